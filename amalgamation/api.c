@@ -1,0 +1,884 @@
+/* api.c: the public calls: arguments are checked, the work is done elsewhere. */
+#include "database.h"
+#include "lifecycle.h"
+#include "records.h"
+#include "rows.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ------------------------------------------------------------------ versions and structs */
+
+OMENDB_API const char *omendb_version(void)
+{
+    return OMENDB_VERSION;
+}
+
+OMENDB_API int omendb_version_number(void)
+{
+    return OMENDB_VERSION_NUMBER;
+}
+
+OMENDB_API int omendb_abi_version(void)
+{
+    return OMENDB_ABI_VERSION;
+}
+
+OMENDB_API int omendb_format_version(void)
+{
+    return OMENDB_FORMAT_VERSION;
+}
+
+OMENDB_API const char *omendb_kernels(void)
+{
+    return kernels_active()->name;
+}
+
+OMENDB_API void omendb_options_init(omendb_options *options)
+{
+    static const omendb_options initial = OMENDB_OPTIONS_INIT;
+    if (options != NULL)
+        *options = initial;
+}
+
+OMENDB_API void omendb_schema_init(omendb_schema *schema)
+{
+    static const omendb_schema initial = OMENDB_SCHEMA_INIT;
+    if (schema != NULL)
+        *schema = initial;
+}
+
+OMENDB_API void omendb_record_init(omendb_record *record)
+{
+    static const omendb_record initial = OMENDB_RECORD_INIT;
+    if (record != NULL)
+        *record = initial;
+}
+
+OMENDB_API void omendb_query_init(omendb_query *query)
+{
+    static const omendb_query initial = OMENDB_QUERY_INIT;
+    if (query != NULL)
+        *query = initial;
+}
+
+/* ------------------------------------------------------------------ arguments */
+
+static int api_null(const char *what)
+{
+    return error_set(OMENDB_MISUSE, "%s is NULL", what);
+}
+
+/* A struct that the caller made with an _INIT of a smaller or larger header. Only this header's size exists yet. */
+static int api_struct(size_t size, size_t expected, const char *what)
+{
+    if (size >= expected)
+        return OMENDB_OK;
+    return error_set(OMENDB_MISUSE, "%s.struct_size is %zu, at least %zu is needed; set it with the _INIT macro", what, size, expected);
+}
+
+static int api_database(const omendb *db)
+{
+    if (db == NULL)
+        return api_null("db");
+    if (db->magic != DATABASE_MAGIC)
+        return error_set(OMENDB_MISUSE, "db is not an open database");
+    if (db->process != platform_process())
+        return error_set(OMENDB_MISUSE, "the database was opened by the parent of this process; open it anew in the child");
+    return atomic_load(&db->released) ? error_set(OMENDB_MISUSE, "the database was released") : OMENDB_OK;
+}
+
+static int api_collection(const omendb_collection *handle)
+{
+    if (handle == NULL)
+        return api_null("collection");
+    if (handle->magic != COLLECTION_MAGIC)
+        return error_set(OMENDB_MISUSE, "collection is not an open collection");
+    int code = api_database(handle->db);
+    if (code == OMENDB_OK && atomic_load(&handle->collection->dropped))
+        return error_set(OMENDB_DROPPED, "collection \"%s\" was dropped", handle->collection->name);
+    return code;
+}
+
+static int api_txn(const omendb_collection *handle, const omendb_txn *txn)
+{
+    if (txn == NULL)
+        return OMENDB_OK;
+    if (txn->magic != TXN_MAGIC || txn->db != handle->db)
+        return error_set(OMENDB_MISUSE, "txn is not an open transaction of this database");
+    return OMENDB_OK;
+}
+
+static int api_writing(const omendb_collection *handle, const omendb_txn *txn)
+{
+    int code = api_collection(handle);
+    if (code == OMENDB_OK)
+        code = api_txn(handle, txn);
+    if (code == OMENDB_OK && handle->db->read_only)
+        return error_set(OMENDB_READONLY, "the database was opened read-only");
+    if (code == OMENDB_OK && txn != NULL && txn->mode == OMENDB_READ_ONLY)
+        return error_set(OMENDB_READONLY, "the transaction was begun read-only");
+    return code;
+}
+
+/* Valid UTF-8 without control characters, 1 to 255 bytes. */
+static int api_name(const char *name)
+{
+    if (name == NULL)
+        return api_null("name");
+    size_t length = strlen(name);
+    if (length == 0 || length > 255)
+        return error_set(OMENDB_INVALID, "a collection's name has %zu bytes; 1 to 255 are allowed", length);
+    for (size_t i = 0; i < length;) {
+        const unsigned char *at = (const unsigned char *)name + i;
+        size_t run = *at < 0x80 ? 1 : (*at & 0xe0) == 0xc0 ? 2 : (*at & 0xf0) == 0xe0 ? 3 : (*at & 0xf8) == 0xf0 ? 4 : 0;
+        int valid = run != 0 && *at >= 0x20 && *at != 0x7f && *at != 0xc0 && *at != 0xc1 && *at < 0xf5;
+        for (size_t k = 1; k < run && valid; k++)
+            valid = (at[k] & 0xc0) == 0x80;
+        if (!valid)
+            return error_set(OMENDB_INVALID, "a collection's name has a control character or bad UTF-8 at byte %zu", i);
+        i += run;
+    }
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ database */
+
+static int api_check_options(const omendb_options *options)
+{
+    int code = api_struct(options->struct_size, sizeof *options, "options");
+    if (code != OMENDB_OK)
+        return code;
+    if (options->sync > OMENDB_SYNC_OFF)
+        return error_set(OMENDB_INVALID, "options.sync is %u; it must be one of OMENDB_SYNC_*", options->sync);
+    if (options->io > OMENDB_IO_PREAD)
+        return error_set(OMENDB_INVALID, "options.io is %u; it must be one of OMENDB_IO_*", options->io);
+    if (options->threads < OMENDB_THREADS_AUTO || options->threads > 1024)
+        return error_set(OMENDB_INVALID, "options.threads is %d; it must be OMENDB_THREADS_AUTO or 0 to 1,024", options->threads);
+    const omendb_allocator *allocator = options->allocator;
+    if (allocator != NULL && (allocator->alloc == NULL || allocator->resize == NULL || allocator->release == NULL))
+        return api_null("a function of options.allocator");
+    return OMENDB_OK;
+}
+
+OMENDB_API int omendb_open(const char *path, const omendb_options *options, omendb **db)
+{
+    omendb_options defaults = OMENDB_OPTIONS_INIT;
+    if (db == NULL)
+        return api_null("db");
+    *db = NULL;
+    if (path == NULL)
+        return api_null("path");
+    if (path[0] == 0)
+        return error_set(OMENDB_INVALID, "the path is empty");
+    options = options == NULL ? &defaults : options;
+    int code = api_check_options(options);
+    return code == OMENDB_OK ? database_open(path, options, db) : code;
+}
+
+OMENDB_API int omendb_close(omendb *db)
+{
+    if (db == NULL)
+        return OMENDB_OK;
+    if (db->magic != DATABASE_MAGIC || atomic_load(&db->released))
+        return error_set(OMENDB_MISUSE, "db is not an open database");
+    uint32_t children = atomic_load(&db->children);
+    if (children != 0 && db->process == platform_process())
+        return error_set(OMENDB_BUSY, "%u collections, transactions or cursors are open; close them first", children);
+    return database_close(db);
+}
+
+OMENDB_API void omendb_release(omendb *db)
+{
+    if (db == NULL || db->magic != DATABASE_MAGIC)
+        return;
+    /* Counted as a child of its own while it is marked, so that exactly one thread finds the last one gone. */
+    atomic_fetch_add(&db->children, 1);
+    atomic_store(&db->released, 1);
+    database_child_done(db);
+}
+
+OMENDB_API int omendb_refresh(omendb *db)
+{
+    int code = api_database(db);
+    if (code != OMENDB_OK || !db->read_only)
+        return code;
+    platform_mutex_lock(&db->txn_mutex);
+    uint64_t open = db->open_transactions;
+    platform_mutex_unlock(&db->txn_mutex);
+    if (open != 0)
+        return error_set(OMENDB_BUSY, "%llu transactions are open", (unsigned long long)open);
+    return recover_refresh(db);
+}
+
+OMENDB_API int omendb_checkpoint(omendb *db)
+{
+    int code = api_database(db);
+    return code == OMENDB_OK ? checkpoint_run(db, 1) : code;
+}
+
+static int api_optimize_collection(omendb *db, struct collection *collection, int (*progress)(void *context, uint64_t done, uint64_t total),
+                                   void *context)
+{
+    int merged;
+    work_merge_begin(db);
+    int code = compact_run(db, &collection, 1, 1, progress, context, &merged);
+    work_merge_end(db);
+    return code;
+}
+
+OMENDB_API int omendb_optimize(omendb *db, int (*progress)(void *context, uint64_t done, uint64_t total), void *context)
+{
+    int code = api_database(db);
+    if (code == OMENDB_OK)
+        code = checkpoint_run(db, 1);
+    for (size_t i = 0; code == OMENDB_OK; i++) {
+        platform_mutex_lock(&db->commit_mutex);
+        struct collection *collection = i < db->catalog.count ? collection_reference(db->catalog.items[i]) : NULL;
+        platform_mutex_unlock(&db->commit_mutex);
+        if (collection == NULL)
+            break;
+        code = api_optimize_collection(db, collection, progress, context);
+        collection_release(collection);
+    }
+    return code == OMENDB_DONE ? OMENDB_OK : code;
+}
+
+OMENDB_API int omendb_work(omendb *db, uint64_t budget_us, int *more)
+{
+    int did = 1, code = api_database(db);
+    if (code != OMENDB_OK)
+        return code;
+    const omendb_vfs *vfs = db->storage.vfs;
+    uint64_t begin = vfs->now_us(vfs->context);
+    do {
+        code = work_step(db, &did);
+    } while (code == OMENDB_OK && did && (budget_us == UINT64_MAX || vfs->now_us(vfs->context) - begin < budget_us));
+    if (more != NULL)
+        *more = did;
+    return code;
+}
+
+OMENDB_API int omendb_backup(omendb *db, const char *path)
+{
+    int code = api_database(db);
+    if (code == OMENDB_OK && path == NULL)
+        return api_null("path");
+    return code == OMENDB_OK ? backup_run(db, path) : code;
+}
+
+OMENDB_API int omendb_check(omendb *db, void (*report)(void *context, const char *line), void *context, uint64_t *problems)
+{
+    int code = api_database(db);
+    return code == OMENDB_OK ? check_run(db, report, context, problems) : code;
+}
+
+static void api_count_collections(omendb *db, omendb_stats *stats)
+{
+    for (size_t i = 0;; i++) {
+        uint64_t commit, count = 0;
+        platform_mutex_lock(&db->commit_mutex);
+        struct collection *collection = i < db->catalog.count ? collection_reference(db->catalog.items[i]) : NULL;
+        platform_mutex_unlock(&db->commit_mutex);
+        if (collection == NULL)
+            return;
+        struct version *version = version_acquire_newest(collection, &commit);
+        version_count(version, commit, &count);
+        version_release(version);
+        collection_release(collection);
+        stats->collections++;
+        stats->records += count;
+    }
+}
+
+OMENDB_API int omendb_database_stats(omendb *db, omendb_stats *stats)
+{
+    int code = api_database(db);
+    if (code != OMENDB_OK)
+        return code;
+    if (stats == NULL)
+        return api_null("stats");
+    code = api_struct(stats->struct_size, sizeof *stats, "stats");
+    if (code != OMENDB_OK)
+        return code;
+    *stats = (omendb_stats){.struct_size = sizeof *stats};
+    stats->commits = atomic_load(&db->visible_commit);
+    stats->memory_bytes = atomic_load(&db->memory.used);
+    stats->memory_peak_bytes = atomic_load(&db->memory.peak);
+    stats->mapped_bytes = atomic_load(&db->storage.mapped_bytes);
+    stats->wal_bytes = atomic_load(&db->log_bytes);
+    stats->written_bytes = atomic_load(&db->storage.written_bytes);
+    stats->syncs = atomic_load(&db->storage.syncs);
+    stats->commit_groups = atomic_load(&db->commit_groups);
+    stats->checkpoints = atomic_load(&db->checkpoints);
+    stats->merges = atomic_load(&db->merges);
+    stats->merges_rebuilt = atomic_load(&db->merges_rebuilt);
+    platform_mutex_lock(&db->txn_mutex);
+    stats->open_transactions = db->open_transactions;
+    platform_mutex_unlock(&db->txn_mutex);
+    platform_mutex_lock(&db->maintenance_mutex);
+    stats->file_bytes = stats->wal_bytes;
+    for (uint32_t i = 0; i < db->published.file_count; i++)
+        stats->file_bytes += db->published.files[i].size;
+    platform_mutex_unlock(&db->maintenance_mutex);
+    api_count_collections(db, stats);
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ collections */
+
+/* A handle for the caller; takes the reference over. */
+static int api_hand_out(omendb *db, struct collection *collection, omendb_collection **handle)
+{
+    omendb_collection *made = memory_zalloc(&db->memory, sizeof *made);
+    if (made == NULL) {
+        collection_release(collection);
+        return OMENDB_NOMEM;
+    }
+    made->magic = COLLECTION_MAGIC;
+    made->db = db;
+    made->collection = collection;
+    atomic_fetch_add(&db->children, 1);
+    *handle = made;
+    return OMENDB_OK;
+}
+
+static struct collection *api_find_collection(omendb *db, const char *name)
+{
+    int found;
+    platform_mutex_lock(&db->commit_mutex);
+    size_t at = catalog_find(&db->catalog, name, &found);
+    struct collection *collection = found ? collection_reference(db->catalog.items[at]) : NULL;
+    platform_mutex_unlock(&db->commit_mutex);
+    return collection;
+}
+
+static int api_check_collection_arguments(omendb *db, const char *name, const omendb_schema *schema, omendb_collection **handle)
+{
+    if (handle == NULL)
+        return api_null("collection");
+    *handle = NULL;
+    int code = api_database(db);
+    if (code == OMENDB_OK)
+        code = api_name(name);
+    if (code == OMENDB_OK && schema != NULL)
+        code = api_struct(schema->struct_size, sizeof *schema, "schema");
+    return code;
+}
+
+OMENDB_API int omendb_collection_create(omendb *db, const char *name, const omendb_schema *schema, omendb_collection **collection)
+{
+    omendb_schema complete;
+    struct collection *made;
+    int code = api_check_collection_arguments(db, name, schema, collection);
+    if (code != OMENDB_OK)
+        return code;
+    if (schema == NULL)
+        return api_null("schema");
+    code = schema_complete(schema, &complete);
+    if (code == OMENDB_OK)
+        code = commit_check_writable(db);
+    if (code == OMENDB_OK)
+        code = collection_create(db, 0, name, &complete, &made);
+    if (code != OMENDB_OK)
+        return code;
+    struct change change = {.kind = CHANGE_CREATE, .collection = made};
+    code = commit_changes(db, &change, 1, UINT64_MAX);
+    if (code == OMENDB_OK)
+        return api_hand_out(db, made, collection);
+    collection_release(made);
+    return code;
+}
+
+OMENDB_API int omendb_collection_open(omendb *db, const char *name, const omendb_schema *schema, omendb_collection **collection)
+{
+    int code = api_check_collection_arguments(db, name, schema, collection);
+    if (code != OMENDB_OK)
+        return code;
+    struct collection *found = api_find_collection(db, name);
+    if (found == NULL)
+        return error_set(OMENDB_NOTFOUND, "there is no collection \"%s\"", name);
+    if (schema != NULL)
+        code = schema_compare(&found->schema, schema, name);
+    if (code == OMENDB_OK)
+        return api_hand_out(db, found, collection);
+    collection_release(found);
+    return code;
+}
+
+OMENDB_API int omendb_collection_open_or_create(omendb *db, const char *name, const omendb_schema *schema, omendb_collection **collection)
+{
+    /* Somebody else may create or drop it between the two calls. */
+    int code = omendb_collection_open(db, name, schema, collection);
+    for (int attempt = 0; attempt < 100 && code == OMENDB_NOTFOUND; attempt++) {
+        code = omendb_collection_create(db, name, schema, collection);
+        if (code == OMENDB_EXISTS)
+            code = omendb_collection_open(db, name, schema, collection);
+    }
+    return code;
+}
+
+OMENDB_API int omendb_collection_drop(omendb *db, const char *name)
+{
+    int code = api_database(db);
+    if (code == OMENDB_OK)
+        code = api_name(name);
+    if (code == OMENDB_OK)
+        code = commit_check_writable(db);
+    if (code != OMENDB_OK)
+        return code;
+    struct collection *collection = api_find_collection(db, name);
+    if (collection == NULL)
+        return error_set(OMENDB_NOTFOUND, "there is no collection \"%s\"", name);
+    struct change change = {.kind = CHANGE_DROP, .collection = collection};
+    code = commit_changes(db, &change, 1, UINT64_MAX);
+    collection_release(collection);
+    return code == OMENDB_DROPPED ? error_set(OMENDB_NOTFOUND, "there is no collection \"%s\"", name) : code;
+}
+
+OMENDB_API void omendb_collection_close(omendb_collection *collection)
+{
+    if (collection == NULL || collection->magic != COLLECTION_MAGIC)
+        return;
+    omendb *db = collection->db;
+    collection->magic = 0;
+    collection_release(collection->collection);
+    memory_free(&db->memory, collection, sizeof *collection);
+    database_child_done(db);
+}
+
+OMENDB_API int omendb_collection_name(omendb *db, size_t index, char *name, size_t capacity)
+{
+    int code = api_database(db);
+    if (code != OMENDB_OK)
+        return code;
+    if (name == NULL)
+        return api_null("name");
+    platform_mutex_lock(&db->commit_mutex);
+    if (index >= db->catalog.count) {
+        code = OMENDB_DONE;
+    } else {
+        size_t length = strlen(db->catalog.items[index]->name);
+        if (length < capacity)
+            memcpy(name, db->catalog.items[index]->name, length + 1);
+        else
+            code = error_set(OMENDB_INVALID, "the name needs %zu bytes, %zu were given", length + 1, capacity);
+    }
+    platform_mutex_unlock(&db->commit_mutex);
+    return code;
+}
+
+OMENDB_API int omendb_collection_schema(omendb_collection *collection, omendb_schema *schema)
+{
+    int code = api_collection(collection);
+    if (code != OMENDB_OK)
+        return code;
+    if (schema == NULL)
+        return api_null("schema");
+    code = api_struct(schema->struct_size, sizeof *schema, "schema");
+    if (code == OMENDB_OK)
+        *schema = collection->collection->schema;
+    return code;
+}
+
+OMENDB_API int omendb_collection_statistics(omendb_collection *collection, omendb_collection_stats *stats)
+{
+    int code = api_collection(collection);
+    if (code != OMENDB_OK)
+        return code;
+    if (stats == NULL)
+        return api_null("stats");
+    code = api_struct(stats->struct_size, sizeof *stats, "stats");
+    if (code != OMENDB_OK)
+        return code;
+    uint64_t commit;
+    struct version *version = version_acquire_newest(collection->collection, &commit);
+    *stats = (omendb_collection_stats){.struct_size = sizeof *stats};
+    code = version_count(version, commit, &stats->records);
+    stats->unindexed_rows = version_unindexed_bytes(version, 1);
+    for (uint32_t i = 0; i < version->memtable_count; i++)
+        stats->memtable_rows += memtable_visible_rows(version->memtables[i], commit);
+    stats->rows = stats->memtable_rows;
+    for (uint32_t i = 0; i < version->segment_count; i++) {
+        stats->rows += version->segments[i]->info.rows;
+        if (version->segments[i]->file->file->part_count == 1)
+            stats->segment_bytes += version->segments[i]->file->entry.size;
+        else
+            stats->segment_bytes += version->segments[i]->info.rows * (uint64_t)collection->collection->vector_bytes;
+    }
+    stats->segments = version->segment_count;
+    stats->next_id = atomic_load(&collection->collection->next_id);
+    version_release(version);
+    return code;
+}
+
+/* ------------------------------------------------------------------ transactions */
+
+OMENDB_API int omendb_txn_begin(omendb *db, int mode, omendb_txn **txn)
+{
+    if (txn == NULL)
+        return api_null("txn");
+    *txn = NULL;
+    int code = api_database(db);
+    if (code == OMENDB_OK && mode != OMENDB_READ_ONLY && mode != OMENDB_READ_WRITE)
+        return error_set(OMENDB_INVALID, "mode is %d; it must be OMENDB_READ_ONLY or OMENDB_READ_WRITE", mode);
+    return code == OMENDB_OK ? txn_begin(db, mode, txn) : code;
+}
+
+static void api_end_txn(omendb_txn *txn)
+{
+    omendb *db = txn->db;
+    txn_end(txn);
+    database_child_done(db);
+}
+
+OMENDB_API int omendb_txn_commit(omendb_txn *txn)
+{
+    if (txn == NULL)
+        return api_null("txn");
+    if (txn->magic != TXN_MAGIC)
+        return error_set(OMENDB_MISUSE, "txn is not an open transaction");
+    int code = OMENDB_OK;
+    if (txn->db->process != platform_process())
+        code = error_set(OMENDB_MISUSE, "the transaction belongs to the parent of this process");
+    if (code == OMENDB_OK)
+        code = txn_commit(txn);
+    api_end_txn(txn);
+    return code;
+}
+
+OMENDB_API void omendb_txn_rollback(omendb_txn *txn)
+{
+    if (txn != NULL && txn->magic == TXN_MAGIC)
+        api_end_txn(txn);
+}
+
+/* ------------------------------------------------------------------ records */
+
+static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint32_t kind, size_t count, const uint64_t *ids,
+                           const void *vectors, uint32_t type, uint64_t *new_ids)
+{
+    struct records records;
+    int code = api_writing(collection, txn);
+    if (code != OMENDB_OK || count == 0)
+        return code;
+    if (vectors == NULL)
+        return api_null("vectors");
+    code = records_prepare(collection->collection, kind, count, ids, vectors, type, &records);
+    if (code == OMENDB_OK)
+        code = records_commit(&records, txn);
+    if (code == OMENDB_OK && new_ids != NULL) {
+        if (records.change.automatic)
+            memcpy(new_ids, records.change.ids, count * sizeof *new_ids);
+        else if (new_ids != ids)
+            memmove(new_ids, ids, count * sizeof *new_ids);
+    }
+    records_destroy(&records);
+    return code;
+}
+
+static int api_write_one(omendb_collection *collection, omendb_txn *txn, uint32_t kind, const omendb_record *record, uint64_t *id)
+{
+    if (record == NULL)
+        return api_null("record");
+    int code = api_struct(record->struct_size, sizeof *record, "record");
+    if (code != OMENDB_OK)
+        return code;
+    if (record->vector == NULL)
+        return api_null("record.vector");
+    return api_write_batch(collection, txn, kind, 1, &record->id, record->vector, record->vector_type, id);
+}
+
+OMENDB_API int omendb_add(omendb_collection *collection, omendb_txn *txn, const omendb_record *record, uint64_t *id)
+{
+    return api_write_one(collection, txn, CHANGE_ADD, record, id);
+}
+
+OMENDB_API int omendb_add_batch(omendb_collection *collection, omendb_txn *txn, size_t count, const uint64_t *ids, const void *vectors,
+                                int vector_type, uint64_t *new_ids)
+{
+    return api_write_batch(collection, txn, CHANGE_ADD, count, ids, vectors, (uint32_t)vector_type, new_ids);
+}
+
+OMENDB_API int omendb_put(omendb_collection *collection, omendb_txn *txn, const omendb_record *record, uint64_t *id)
+{
+    return api_write_one(collection, txn, CHANGE_PUT, record, id);
+}
+
+OMENDB_API int omendb_put_batch(omendb_collection *collection, omendb_txn *txn, size_t count, const uint64_t *ids, const void *vectors,
+                                int vector_type, uint64_t *new_ids)
+{
+    return api_write_batch(collection, txn, CHANGE_PUT, count, ids, vectors, (uint32_t)vector_type, new_ids);
+}
+
+static int api_delete(omendb_collection *collection, omendb_txn *txn, size_t count, const uint64_t *ids, int skip_missing, size_t *deleted)
+{
+    struct records records;
+    int code = api_writing(collection, txn);
+    if (deleted != NULL)
+        *deleted = 0;
+    if (code != OMENDB_OK || count == 0)
+        return code;
+    if (ids == NULL)
+        return api_null("ids");
+    code = records_prepare(collection->collection, CHANGE_DELETE, count, ids, NULL, OMENDB_F32, &records);
+    records.change.skip_missing = skip_missing;
+    if (code == OMENDB_OK)
+        code = records_commit(&records, txn);
+    if (code == OMENDB_OK && deleted != NULL)
+        *deleted = records.change.affected;
+    records_destroy(&records);
+    return code;
+}
+
+OMENDB_API int omendb_delete(omendb_collection *collection, omendb_txn *txn, uint64_t id)
+{
+    if (id == OMENDB_ID_AUTO)
+        return error_set(OMENDB_NOTFOUND, "OMENDB_ID_AUTO is the id of no record");
+    return api_delete(collection, txn, 1, &id, 0, NULL);
+}
+
+OMENDB_API int omendb_delete_batch(omendb_collection *collection, omendb_txn *txn, size_t count, const uint64_t *ids, size_t *deleted)
+{
+    return api_delete(collection, txn, count, ids, 1, deleted);
+}
+
+/* ------------------------------------------------------------------ reading */
+
+/* The state that a call reads: the transaction's, or the newest. */
+static struct version *api_version(omendb_collection *collection, const omendb_txn *txn, uint64_t *commit)
+{
+    if (txn == NULL)
+        return version_acquire_newest(collection->collection, commit);
+    *commit = txn->snapshot;
+    return version_acquire(collection->collection);
+}
+
+static int api_reading(omendb_collection *collection, const omendb_txn *txn)
+{
+    int code = api_collection(collection);
+    return code == OMENDB_OK ? api_txn(collection, txn) : code;
+}
+
+/* The stored vector of a record; points into `version` or the transaction. */
+static int api_find_vector(struct collection *collection, const struct version *version, uint64_t commit, const omendb_txn *txn, uint64_t id,
+                           const uint8_t **vector)
+{
+    const struct txn_write *own = txn_find(txn, collection, id);
+    struct location location = {NULL, NULL, 0};
+    *vector = NULL;
+    if (own != NULL) {
+        *vector = own->vector;
+    } else {
+        int code = version_locate(version, id, commit, &location);
+        if (code == OMENDB_OK && (location.memtable != NULL || location.segment != NULL))
+            code = location_vector(&location, vector);
+        if (code != OMENDB_OK)
+            return code;
+    }
+    return *vector != NULL ? OMENDB_OK : error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"", (unsigned long long)id, collection->name);
+}
+
+OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64_t id, int vector_type, void *vector)
+{
+    const uint8_t *stored;
+    uint64_t commit;
+    int code = api_reading(collection, txn);
+    if (code != OMENDB_OK)
+        return code;
+    struct version *version = api_version(collection, txn, &commit);
+    code = api_find_vector(collection->collection, version, commit, txn, id, &stored);
+    if (code == OMENDB_OK && vector != NULL) {
+        if (vector_type < OMENDB_F32 || vector_type > OMENDB_B1)
+            code = OMENDB_INVALID;
+        else
+            code = scalar_export(&collection->collection->format, stored, (omendb_scalar)vector_type, vector);
+        if (code == OMENDB_INVALID)
+            error_set(code, "vectors of collection \"%s\" cannot be given as type %d; use OMENDB_F32 or the stored type",
+                      collection->collection->name, vector_type);
+    }
+    version_release(version);
+    return code;
+}
+
+OMENDB_API int omendb_count(omendb_collection *collection, omendb_txn *txn, uint64_t *count)
+{
+    uint64_t commit;
+    int code = api_reading(collection, txn);
+    if (code != OMENDB_OK)
+        return code;
+    if (count == NULL)
+        return api_null("count");
+    struct version *version = api_version(collection, txn, &commit);
+    code = version_count(version, commit, count);
+    for (size_t i = 0; txn != NULL && i < txn->write_count && code == OMENDB_OK; i++) {
+        const struct txn_write *write = &txn->writes[i];
+        if (write->collection != collection->collection)
+            continue;
+        *count += write->vector != NULL && write->added;
+        *count -= write->vector == NULL && !write->added;
+    }
+    version_release(version);
+    return code;
+}
+
+OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint64_t from, uint64_t to, omendb_rows **rows)
+{
+    if (rows == NULL)
+        return api_null("rows");
+    *rows = NULL;
+    int code = api_reading(collection, txn);
+    return code == OMENDB_OK ? rows_open(collection->collection, txn, from, to, rows) : code;
+}
+
+OMENDB_API int omendb_rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector)
+{
+    if (!rows_is_valid(rows))
+        return error_set(OMENDB_MISUSE, "rows is not an open cursor");
+    if (vector != NULL && (vector_type < OMENDB_F32 || vector_type > OMENDB_B1))
+        return error_set(OMENDB_INVALID, "vector_type %d is not a type of omendb_scalar", vector_type);
+    return rows_next(rows, id, vector_type, vector);
+}
+
+OMENDB_API void omendb_rows_close(omendb_rows *rows)
+{
+    if (!rows_is_valid(rows))
+        return;
+    omendb *db = rows_database(rows);
+    rows_free(rows);
+    database_child_done(db);
+}
+
+/* ------------------------------------------------------------------ search */
+
+static int api_check_query(omendb_collection *collection, const omendb_txn *txn, const omendb_query *query)
+{
+    int code = api_reading(collection, txn);
+    if (code != OMENDB_OK)
+        return code;
+    if (query == NULL)
+        return api_null("query");
+    code = api_struct(query->struct_size, sizeof *query, "query");
+    if (code != OMENDB_OK)
+        return code;
+    if (query->k == 0)
+        return error_set(OMENDB_INVALID, "query.k is 0; at least 1 hit must be asked for");
+    if (query->ef > 100000)
+        return error_set(OMENDB_INVALID, "query.ef is %u; at most 100,000: use exact", query->ef);
+    if (query->use_radius && isnan(query->radius))
+        return error_set(OMENDB_INVALID, "query.radius is NaN");
+    if (query->explain != NULL)
+        return api_struct(query->explain->struct_size, sizeof *query->explain, "explain");
+    return OMENDB_OK;
+}
+
+static void api_request(omendb_collection *collection, omendb_txn *txn, const omendb_query *query, struct search_request *request)
+{
+    *request = (struct search_request){.collection = collection->collection, .excluded_id = OMENDB_ID_AUTO};
+    request->txn = txn != NULL && txn->write_count != 0 ? txn : NULL;
+    request->k = query->k;
+    request->ef = query->ef == 0 ? collection->collection->schema.ef : query->ef;
+    request->exact = query->exact != 0;
+    request->use_radius = query->use_radius != 0;
+    request->radius = query->radius;
+}
+
+OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn, const omendb_query *query, uint64_t *ids, float *distances,
+                             size_t *count)
+{
+    struct search_request request;
+    omendb_explain explain = OMENDB_EXPLAIN_INIT;
+    if (count == NULL || ids == NULL)
+        return api_null(count == NULL ? "count" : "ids");
+    *count = 0;
+    int code = api_check_query(collection, txn, query);
+    if (code != OMENDB_OK)
+        return code;
+    omendb *db = collection->db;
+    const omendb_vfs *vfs = db->storage.vfs;
+    uint64_t begin = query->explain == NULL ? 0 : vfs->now_us(vfs->context);
+    struct scratch *scratch = scratch_take(db);
+    if (scratch == NULL)
+        return OMENDB_NOMEM;
+    api_request(collection, txn, query, &request);
+    struct version *version = api_version(collection, txn, &request.commit);
+    request.version = version;
+    if (query->vector == NULL) {
+        request.excluded_id = query->id;
+        code = api_find_vector(collection->collection, version, request.commit, txn, query->id, &request.vector);
+    } else {
+        code = scratch_reserve(scratch, 0, 0, collection->collection->vector_bytes);
+        if (code == OMENDB_OK)
+            code = records_convert(collection->collection, query->vector, query->vector_type, scratch->vector, 0);
+        request.vector = scratch->vector;
+    }
+    if (code == OMENDB_OK)
+        code = search_run(&request, scratch, ids, distances, count, &explain);
+    version_release(version);
+    scratch_give(db, scratch);
+    if (query->explain != NULL && code == OMENDB_OK) {
+        explain.time_us = vfs->now_us(vfs->context) - begin;
+        *query->explain = explain;
+    }
+    return code;
+}
+
+struct api_batch {
+    const struct search_request *request;
+    const uint8_t *vectors;
+    size_t vector_bytes;
+    uint32_t vector_type;
+    uint64_t *ids;
+    float *distances;
+    size_t *counts;
+};
+
+static int api_search_row(void *context, uint64_t index)
+{
+    struct api_batch *batch = context;
+    struct search_request request = *batch->request;
+    struct collection *collection = request.collection;
+    omendb_explain explain = OMENDB_EXPLAIN_INIT;
+    uint64_t *ids = batch->ids + index * request.k;
+    float *distances = batch->distances == NULL ? NULL : batch->distances + index * request.k;
+    size_t count = 0;
+    struct scratch *scratch = scratch_take(collection->db);
+    if (scratch == NULL)
+        return OMENDB_NOMEM;
+    int code = scratch_reserve(scratch, 0, 0, collection->vector_bytes);
+    if (code == OMENDB_OK)
+        code = records_convert(collection, batch->vectors + index * batch->vector_bytes, batch->vector_type, scratch->vector, index);
+    request.vector = scratch->vector;
+    if (code == OMENDB_OK)
+        code = search_run(&request, scratch, ids, distances, &count, &explain);
+    scratch_give(collection->db, scratch);
+    for (size_t i = count; i < request.k; i++) {
+        ids[i] = OMENDB_ID_AUTO;
+        if (distances != NULL)
+            distances[i] = INFINITY;
+    }
+    if (batch->counts != NULL)
+        batch->counts[index] = count;
+    return code;
+}
+
+OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *txn, const omendb_query *query, const void *vectors, size_t count,
+                                   uint64_t *ids, float *distances, size_t *counts)
+{
+    struct search_request request;
+    int code = api_check_query(collection, txn, query);
+    if (code != OMENDB_OK || count == 0)
+        return code;
+    if (vectors == NULL || ids == NULL)
+        return api_null(vectors == NULL ? "vectors" : "ids");
+    if (query->vector_type > OMENDB_B1)
+        return error_set(OMENDB_INVALID, "query.vector_type %u is not a type of omendb_scalar", query->vector_type);
+    api_request(collection, txn, query, &request);
+    struct version *version = api_version(collection, txn, &request.commit);
+    request.version = version;
+    struct api_batch batch = {&request, vectors, scalar_bytes((omendb_scalar)query->vector_type, collection->collection->schema.dim),
+                              query->vector_type, ids, distances, counts};
+    code = work_parallel(collection->db, count, api_search_row, &batch);
+    version_release(version);
+    return code;
+}

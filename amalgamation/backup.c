@@ -1,0 +1,162 @@
+/* backup.c: a consistent copy while readers and writers go on.
+ *
+ * After a checkpoint the manifest is the database at its commit S. It is held by a shared lock, as a reader of another process holds it, so
+ * that merges and checkpoints leave its files; then files are copied, each copy is verified block by block, and last a manifest of the
+ * copy's own is published. The copy has no log. */
+#include "database.h"
+
+#include <string.h>
+
+#define BACKUP_BUFFER_BYTES (UINT64_C(1) << 20)
+
+struct backup {
+    omendb *db;
+    struct storage to;
+    struct storage_file lock; /* on the source's manifest */
+    struct manifest manifest;
+    uint8_t *buffer;
+    uint64_t problems;
+    uint32_t copied; /* files of the manifest that were begun */
+};
+
+/* Takes the manifest as it is and keeps its files from being collected. */
+static int backup_hold(struct backup *backup)
+{
+    omendb *db = backup->db;
+    const omendb_vfs *vfs = db->storage.vfs;
+    char name[STORAGE_NAME_BYTES];
+    platform_mutex_lock(&db->maintenance_mutex);
+    int code = manifest_read(&db->storage, &backup->manifest);
+    storage_name(STORAGE_MANIFEST, backup->manifest.number, name);
+    if (code == OMENDB_OK)
+        code = storage_open(&db->storage, name, OMENDB_OPEN_READ, &backup->lock);
+    if (code == OMENDB_OK)
+        code = vfs->lock(vfs->context, backup->lock.handle, OMENDB_LOCK_SHARED);
+    platform_mutex_unlock(&db->maintenance_mutex);
+    return code;
+}
+
+static int backup_any_entry(void *context, const char *name)
+{
+    (void)name;
+    *(int *)context = 1;
+    return 1;
+}
+
+static int backup_open_target(struct backup *backup, const char *path)
+{
+    const omendb_vfs *vfs = backup->db->in_memory ? omendb_default_vfs() : backup->db->storage.vfs;
+    int used = 0;
+    backup->to.vfs = vfs;
+    backup->to.memory = &backup->db->memory;
+    backup->to.io = OMENDB_IO_PREAD;
+    backup->to.sync = OMENDB_SYNC_FULL;
+    int code = vfs->open_directory(vfs->context, path, 1, &backup->to.directory);
+    if (code != OMENDB_OK) {
+        backup->to.directory = NULL;
+        return error_set(code, "the directory \"%s\" cannot be made or opened", path);
+    }
+    vfs->list(vfs->context, backup->to.directory, backup_any_entry, &used);
+    if (!used)
+        return OMENDB_OK;
+    vfs->close_directory(vfs->context, backup->to.directory);
+    backup->to.directory = NULL;
+    return error_set(OMENDB_EXISTS, "\"%s\" is not empty; give a new path", path);
+}
+
+static void backup_count_problem(void *context, const char *sentence)
+{
+    struct backup *backup = context;
+    if (backup->problems++ == 0)
+        error_set(OMENDB_CORRUPT, "backup: %s", sentence);
+}
+
+static int backup_verify(struct backup *backup, const struct manifest_file *file)
+{
+    struct segment_file *copy = NULL;
+    int code = segment_file_open(&backup->to, (enum storage_kind)file->kind, file->number, file->size, file->footer_crc, &copy);
+    if (code == OMENDB_OK)
+        code = segment_file_check(copy, backup_count_problem, backup);
+    segment_file_close(copy);
+    return code == OMENDB_OK && backup->problems != 0 ? OMENDB_CORRUPT : code;
+}
+
+static int backup_copy_file(struct backup *backup, const struct manifest_file *file)
+{
+    struct storage *from = &backup->db->storage;
+    struct storage_file source = {0}, target = {0};
+    char name[STORAGE_NAME_BYTES];
+    storage_name((enum storage_kind)file->kind, file->number, name);
+    int code = storage_open(from, name, OMENDB_OPEN_READ, &source);
+    if (code == OMENDB_OK)
+        code = storage_open(&backup->to, name, OMENDB_OPEN_WRITE | OMENDB_OPEN_CREATE | OMENDB_OPEN_EXCLUSIVE, &target);
+    for (uint64_t at = 0; at < file->size && code == OMENDB_OK; at += BACKUP_BUFFER_BYTES) {
+        size_t run = file->size - at < BACKUP_BUFFER_BYTES ? (size_t)(file->size - at) : (size_t)BACKUP_BUFFER_BYTES;
+        code = storage_read(from, &source, at, backup->buffer, run);
+        if (code == OMENDB_OK)
+            code = storage_write(&backup->to, &target, at, backup->buffer, run);
+    }
+    if (code == OMENDB_OK)
+        code = storage_sync(&backup->to, &target);
+    storage_close(from, &source);
+    int closed = storage_close(&backup->to, &target);
+    code = code == OMENDB_OK ? closed : code;
+    return code == OMENDB_OK ? backup_verify(backup, file) : code;
+}
+
+static int backup_copy(struct backup *backup)
+{
+    int code = OMENDB_OK;
+    backup->buffer = memory_alloc(&backup->db->memory, BACKUP_BUFFER_BYTES);
+    if (backup->buffer == NULL)
+        return OMENDB_NOMEM;
+    for (uint32_t i = 0; i < backup->manifest.file_count && code == OMENDB_OK; i++) {
+        backup->copied = i + 1;
+        code = backup_copy_file(backup, &backup->manifest.files[i]);
+    }
+    backup->manifest.wal_number = 0;
+    if (code == OMENDB_OK)
+        code = manifest_write(&backup->to, &backup->manifest);
+    memory_free(&backup->db->memory, backup->buffer, BACKUP_BUFFER_BYTES);
+    return code;
+}
+
+static void backup_remove(struct backup *backup)
+{
+    char name[STORAGE_NAME_BYTES];
+    storage_unlink(&backup->to, "CURRENT");
+    storage_unlink(&backup->to, "CURRENT.tmp");
+    storage_name(STORAGE_MANIFEST, backup->manifest.number, name);
+    storage_unlink(&backup->to, name);
+    for (uint32_t i = 0; i < backup->copied; i++) {
+        storage_name((enum storage_kind)backup->manifest.files[i].kind, backup->manifest.files[i].number, name);
+        storage_unlink(&backup->to, name);
+    }
+}
+
+OMENDB_INTERNAL int backup_run(omendb *db, const char *path)
+{
+    struct backup backup = {.db = db};
+    int code = checkpoint_run(db, 1);
+    if (code == OMENDB_OK)
+        code = backup_open_target(&backup, path);
+    if (code == OMENDB_OK)
+        code = backup_hold(&backup);
+    if (code == OMENDB_OK) {
+        code = backup_copy(&backup);
+        if (code != OMENDB_OK) {
+            /* Removing sets sentences of its own when it fails, too. */
+            char text[512];
+            memcpy(text, error_text(), strlen(error_text()) + 1);
+            backup_remove(&backup);
+            error_adopt(code, text);
+        }
+    }
+    storage_close(&db->storage, &backup.lock);
+    if (backup.to.directory != NULL)
+        backup.to.vfs->close_directory(backup.to.vfs->context, backup.to.directory);
+    manifest_destroy(&db->memory, &backup.manifest);
+    return code;
+}
+
+#undef BACKUP_BUFFER_BYTES

@@ -1,0 +1,1077 @@
+/* checkpoint.c: from memory and log to segments and manifest.
+ *
+ * 1. Freeze. As leader of syncing and under commit_mutex: sync the rest of the log, begin a new one, take the commit number S, and let
+ *    every memtable stop growing. Nothing else waits: later commits go to new memtables and the new log.
+ * 2. Write. Frozen memtables become parts of segment files (those under 4 MiB share one pack); tombstones with an end <= S become
+ *    an overlay. No graph is built: the rows not yet linked are written as such.
+ * 3. Publish. A manifest with S, then CURRENT. Before it a crash replays the old log and the new one; after it only the new one.
+ * 4. Install. Under commit_mutex versions take the segments in place of the memtables; all memory for that was taken before 3, so it
+ *    cannot fail. A segment shares the memtable's tombstones, since rows keep their numbers.
+ * Any failure before 3 leaves the old state in force: memtables stay frozen and are written by the next checkpoint.
+ *
+ * Overlay: a part for each segment with tombstones, one section of ascending u32 rows. */
+#include "database.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define CHECKPOINT_PACK_BYTES (UINT64_C(4) << 20)
+
+/* A memtable on its way to becoming a segment. */
+struct checkpoint_item {
+    struct collection *collection; /* referenced */
+    struct memtable *memtable;     /* referenced */
+    uint32_t file;                 /* index in checkpoint.files; UINT32_MAX: nothing of it is alive */
+    uint32_t part;
+    struct segment *segment;
+};
+
+struct checkpoint {
+    omendb *db;
+    uint64_t commit;
+    struct manifest manifest;
+    struct collection **collections; /* referenced; parallel to manifest.collections */
+    size_t collection_capacity;
+    struct checkpoint_item *items;
+    size_t item_count, item_capacity;
+    struct manifest_file *files; /* written by this checkpoint */
+    size_t file_count, file_capacity;
+    struct shared_file **opened;
+    struct segment_writer *pack;
+    uint64_t pack_number;
+    /* Overlay */
+    struct segment **marked; /* segments whose tombstones are written anew; referenced by versions or items */
+    size_t marked_count, marked_capacity;
+    struct manifest_file overlay; /* number 0: none */
+    struct version **versions;    /* parallel to collections: to be installed, or NULL */
+    uint64_t log_bytes;           /* of the logs that it makes superfluous */
+};
+
+/* ------------------------------------------------------------------ ids */
+
+struct checkpoint_id {
+    uint64_t id;
+    uint32_t row;
+};
+
+static int checkpoint_compare_ids(const void *left, const void *right)
+{
+    const struct checkpoint_id *a = left, *b = right;
+    if (a->id != b->id)
+        return a->id < b->id ? -1 : 1;
+    return a->row < b->row ? -1 : a->row > b->row;
+}
+
+static int checkpoint_write_sorted(struct segment_writer *writer, struct memory *memory, const uint64_t *ids, uint32_t rows)
+{
+    struct checkpoint_id *sorted = memory_array(memory, rows, sizeof *sorted);
+    if (sorted == NULL)
+        return OMENDB_NOMEM;
+    for (uint32_t i = 0; i < rows; i++)
+        sorted[i] = (struct checkpoint_id){ids[i], i};
+    qsort(sorted, rows, sizeof *sorted, checkpoint_compare_ids);
+    int code = segment_writer_begin_section(writer, SECTION_SORTED_IDS);
+    for (uint32_t i = 0; i < rows && code == OMENDB_OK; i++)
+        code = segment_writer_append(writer, &sorted[i].id, sizeof sorted[i].id);
+    if (code == OMENDB_OK)
+        code = segment_writer_begin_section(writer, SECTION_SORTED_ROWS);
+    for (uint32_t i = 0; i < rows && code == OMENDB_OK; i++)
+        code = segment_writer_append(writer, &sorted[i].row, sizeof sorted[i].row);
+    memory_free(memory, sorted, rows * sizeof *sorted);
+    return code;
+}
+
+static int checkpoint_write_filter(struct segment_writer *writer, struct memory *memory, const uint64_t *ids, uint32_t rows)
+{
+    size_t bytes = idmap_filter_bytes(rows);
+    uint8_t *filter = memory_zalloc(memory, bytes);
+    if (filter == NULL)
+        return OMENDB_NOMEM;
+    for (uint32_t i = 0; i < rows; i++)
+        idmap_filter_add(filter, bytes, ids[i]);
+    int code = segment_writer_begin_section(writer, SECTION_ID_FILTER);
+    if (code == OMENDB_OK)
+        code = segment_writer_append(writer, filter, bytes);
+    memory_free(memory, filter, bytes);
+    return code;
+}
+
+OMENDB_INTERNAL int checkpoint_write_ids(struct segment_writer *writer, struct memory *memory, const uint64_t *ids, uint32_t rows,
+                                         struct part_info *info)
+{
+    int ascend = 1;
+    info->smallest_id = UINT64_MAX;
+    info->largest_id = 0;
+    for (uint32_t i = 0; i < rows; i++) {
+        ascend &= i == 0 || ids[i - 1] <= ids[i];
+        info->smallest_id = ids[i] < info->smallest_id ? ids[i] : info->smallest_id;
+        info->largest_id = ids[i] > info->largest_id ? ids[i] : info->largest_id;
+    }
+    info->flags = ascend ? SEGMENT_IDS_ASCEND : 0;
+    int code = segment_writer_begin_section(writer, SECTION_IDS);
+    if (code == OMENDB_OK)
+        code = segment_writer_append(writer, ids, rows * sizeof *ids);
+    if (code == OMENDB_OK && !ascend)
+        code = checkpoint_write_sorted(writer, memory, ids, rows);
+    if (code == OMENDB_OK)
+        code = checkpoint_write_filter(writer, memory, ids, rows);
+    return code;
+}
+
+/* ------------------------------------------------------------------ one memtable */
+
+OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, uint32_t rows)
+{
+    struct begin_array *begins = memory_zalloc(memory, sizeof *begins + rows * sizeof(uint64_t));
+    if (begins == NULL)
+        return NULL;
+    atomic_init(&begins->references, 1);
+    begins->memory = memory;
+    begins->rows = rows;
+    return begins;
+}
+
+/* Rows of a growing store lie in runs of 64. */
+static int checkpoint_write_rows(struct segment_writer *writer, enum section_type type, const struct rows_view *rows, uint32_t count)
+{
+    int code = segment_writer_begin_section(writer, type);
+    for (uint32_t row = 0; row < count && code == OMENDB_OK; row += rows->mask + 1) {
+        uint32_t run = count - row < rows->mask + 1 ? count - row : rows->mask + 1;
+        code = segment_writer_append(writer, rows_at(rows, row), run * rows->stride);
+    }
+    return code;
+}
+
+OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection, struct part_info *info)
+{
+    memset(info, 0, sizeof *info);
+    info->collection = collection->id;
+    info->M = collection->schema.M;
+    info->vector_stride = (uint32_t)collection->vector_bytes;
+    info->dim = collection->schema.dim;
+    info->scalar = collection->schema.scalar;
+    info->metric = collection->schema.metric;
+}
+
+OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, uint32_t indexed_rows, struct part_info *info)
+{
+    /* An insertion that failed can leave the entry point beyond the finished rows: then the graph is of no use. */
+    info->indexed_rows = view->entry_row < indexed_rows ? indexed_rows : 0;
+    info->upper_count = info->indexed_rows == 0 ? 0 : view->upper_count;
+    info->entry_row = view->entry_row;
+    info->entry_level = view->entry_level;
+}
+
+OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer, const struct graph_view *view, const struct part_info *info)
+{
+    int code = OMENDB_OK;
+    if (info->indexed_rows == 0)
+        return OMENDB_OK;
+    code = checkpoint_write_rows(writer, SECTION_LINKS, &view->links, info->indexed_rows);
+    if (code == OMENDB_OK)
+        code = checkpoint_write_rows(writer, SECTION_LEVELS, &view->levels, info->indexed_rows);
+    if (code == OMENDB_OK)
+        code = checkpoint_write_rows(writer, SECTION_UPPER_INDEX, &view->upper_index, info->indexed_rows);
+    if (code == OMENDB_OK)
+        code = checkpoint_write_rows(writer, SECTION_UPPER_LINKS, &view->upper_links, info->upper_count);
+    return code;
+}
+
+static int checkpoint_write_memtable(struct segment_writer *writer, struct checkpoint_item *item)
+{
+    struct memtable *memtable = item->memtable;
+    struct graph_view view;
+    struct part_info info;
+    graph_get_view(memtable->graph, &view);
+    checkpoint_describe(item->collection, &info);
+    info.rows = atomic_load(&memtable->count);
+    checkpoint_describe_graph(&view, atomic_load(&memtable->indexed), &info);
+    uint64_t *ids = memory_array(memtable->memory, info.rows, sizeof *ids);
+    if (ids == NULL)
+        return OMENDB_NOMEM;
+    for (uint32_t row = 0; row < info.rows; row++)
+        ids[row] = memtable_id(memtable, row);
+    int code = segment_writer_begin_part(writer);
+    if (code == OMENDB_OK)
+        code = checkpoint_write_rows(writer, SECTION_VECTORS, &view.vectors, info.rows);
+    if (code == OMENDB_OK)
+        code = checkpoint_write_links(writer, &view, &info);
+    if (code == OMENDB_OK)
+        code = checkpoint_write_ids(writer, memtable->memory, ids, info.rows, &info);
+    if (code == OMENDB_OK)
+        code = segment_writer_end_part(writer, &info);
+    item->part = segment_writer_parts(writer) - 1;
+    memory_free(memtable->memory, ids, info.rows * sizeof *ids);
+    return code;
+}
+
+static uint64_t checkpoint_memtable_bytes(const struct checkpoint_item *item)
+{
+    uint64_t rows = atomic_load(&item->memtable->count);
+    return rows * (item->collection->vector_bytes + item->collection->schema.M * 2 * sizeof(uint32_t) + 32);
+}
+
+struct checkpoint_alive {
+    uint64_t horizon;
+    uint32_t dead;
+};
+
+static int checkpoint_count_dead(void *context, uint32_t row, uint64_t end)
+{
+    struct checkpoint_alive *alive = context;
+    (void)row;
+    alive->dead += end <= alive->horizon;
+    return 0;
+}
+
+/* Whether any transaction that is open or to come, or a replay from S on, can see a row of it. */
+static int checkpoint_is_alive(const struct checkpoint *checkpoint, const struct memtable *memtable)
+{
+    uint64_t oldest = txn_oldest(checkpoint->db);
+    struct checkpoint_alive alive = {oldest < checkpoint->commit ? oldest : checkpoint->commit, 0};
+    uint32_t rows = atomic_load(&memtable->count);
+    tombstones_each(memtable->tombstones, rows, checkpoint_count_dead, &alive);
+    return alive.dead < rows;
+}
+
+/* ------------------------------------------------------------------ files */
+
+static uint64_t checkpoint_next_file(omendb *db)
+{
+    return atomic_fetch_add(&db->next_file, 1);
+}
+
+OMENDB_INTERNAL int checkpoint_protect(omendb *db, uint64_t *number)
+{
+    int code = OMENDB_BUSY;
+    platform_mutex_lock(&db->maintenance_mutex);
+    for (size_t i = 0; i < DATABASE_UNPUBLISHED && code != OMENDB_OK; i++) {
+        if (db->unpublished[i] != 0)
+            continue;
+        *number = db->unpublished[i] = checkpoint_next_file(db);
+        code = OMENDB_OK;
+    }
+    platform_mutex_unlock(&db->maintenance_mutex);
+    return code == OMENDB_OK ? code : error_set(code, "too many files are being written at once; try again");
+}
+
+OMENDB_INTERNAL void checkpoint_unprotect(omendb *db, uint64_t number)
+{
+    for (size_t i = 0; i < DATABASE_UNPUBLISHED; i++) {
+        if (db->unpublished[i] == number)
+            db->unpublished[i] = 0;
+    }
+}
+
+static int checkpoint_finish_file(struct checkpoint *checkpoint, struct segment_writer *writer, uint64_t number)
+{
+    omendb *db = checkpoint->db;
+    if (checkpoint->file_count == checkpoint->file_capacity) {
+        size_t capacity = checkpoint->file_capacity * 2 + 8;
+        struct manifest_file *files = memory_resize(&db->memory, checkpoint->files, checkpoint->file_capacity * sizeof *files,
+                                                    capacity * sizeof *files);
+        if (files == NULL)
+            return OMENDB_NOMEM;
+        checkpoint->files = files;
+        checkpoint->file_capacity = capacity;
+    }
+    struct manifest_file *file = &checkpoint->files[checkpoint->file_count];
+    *file = (struct manifest_file){number, 0, 0, STORAGE_SEGMENT};
+    int code = segment_writer_finish(writer, &file->size, &file->footer_crc);
+    if (code == OMENDB_OK)
+        checkpoint->file_count++;
+    return code;
+}
+
+static int checkpoint_write_own_file(struct checkpoint *checkpoint, struct checkpoint_item *item)
+{
+    omendb *db = checkpoint->db;
+    struct segment_writer *writer = NULL;
+    uint64_t number = checkpoint_next_file(db);
+    int code = segment_writer_create(&db->storage, STORAGE_SEGMENT, number, checkpoint_memtable_bytes(item), &writer);
+    if (code == OMENDB_OK)
+        code = checkpoint_write_memtable(writer, item);
+    item->file = (uint32_t)checkpoint->file_count;
+    if (code == OMENDB_OK)
+        code = checkpoint_finish_file(checkpoint, writer, number);
+    segment_writer_destroy(writer);
+    return code;
+}
+
+static int checkpoint_write_packed(struct checkpoint *checkpoint, struct checkpoint_item *item)
+{
+    omendb *db = checkpoint->db;
+    int code = OMENDB_OK;
+    if (checkpoint->pack == NULL) {
+        checkpoint->pack_number = checkpoint_next_file(db);
+        code = segment_writer_create(&db->storage, STORAGE_SEGMENT, checkpoint->pack_number, 0, &checkpoint->pack);
+    }
+    return code == OMENDB_OK ? checkpoint_write_memtable(checkpoint->pack, item) : code;
+}
+
+/* Large memtables first, each to its file; then the small ones to a pack, whose index is the last. */
+static int checkpoint_write_items(struct checkpoint *checkpoint)
+{
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < checkpoint->item_count && code == OMENDB_OK; i++) {
+        struct checkpoint_item *item = &checkpoint->items[i];
+        memtable_seal(item->memtable);
+        item->file = UINT32_MAX;
+        if (checkpoint_is_alive(checkpoint, item->memtable) && checkpoint_memtable_bytes(item) >= CHECKPOINT_PACK_BYTES)
+            code = checkpoint_write_own_file(checkpoint, item);
+    }
+    uint32_t pack_index = (uint32_t)checkpoint->file_count;
+    for (size_t i = 0; i < checkpoint->item_count && code == OMENDB_OK; i++) {
+        struct checkpoint_item *item = &checkpoint->items[i];
+        if (item->file != UINT32_MAX || !checkpoint_is_alive(checkpoint, item->memtable))
+            continue;
+        item->file = pack_index;
+        code = checkpoint_write_packed(checkpoint, item);
+    }
+    if (code == OMENDB_OK && checkpoint->pack != NULL)
+        code = checkpoint_finish_file(checkpoint, checkpoint->pack, checkpoint->pack_number);
+    return code;
+}
+
+static int checkpoint_copy_begins(omendb *db, const struct memtable *memtable, struct begin_array **begins)
+{
+    *begins = NULL;
+    uint64_t newest = atomic_load(&memtable->newest_begin);
+    if (txn_oldest(db) >= newest)
+        return OMENDB_OK;
+    uint32_t rows = atomic_load(&memtable->count);
+    struct begin_array *copy = begin_array_create(&db->memory, rows);
+    if (copy == NULL)
+        return OMENDB_NOMEM;
+    copy->newest = newest;
+    for (uint32_t row = 0; row < rows; row++)
+        copy->begin[row] = memtable_begin(memtable, row);
+    *begins = copy;
+    return OMENDB_OK;
+}
+
+static int checkpoint_open_segments(struct checkpoint *checkpoint)
+{
+    omendb *db = checkpoint->db;
+    int code = OMENDB_OK;
+    if (checkpoint->file_count == 0)
+        return OMENDB_OK;
+    checkpoint->opened = memory_zalloc(&db->memory, checkpoint->file_capacity * sizeof *checkpoint->opened);
+    if (checkpoint->opened == NULL)
+        return OMENDB_NOMEM;
+    for (size_t i = 0; i < checkpoint->file_count && code == OMENDB_OK; i++)
+        code = shared_file_open(db, &checkpoint->files[i], &checkpoint->opened[i]);
+    for (size_t i = 0; i < checkpoint->item_count && code == OMENDB_OK; i++) {
+        struct checkpoint_item *item = &checkpoint->items[i];
+        struct begin_array *begins;
+        if (item->file == UINT32_MAX)
+            continue;
+        code = checkpoint_copy_begins(db, item->memtable, &begins);
+        if (code != OMENDB_OK)
+            break;
+        struct tombstones *tombstones = tombstones_reference(item->memtable->tombstones);
+        code = segment_open(db, item->collection, checkpoint->opened[item->file], item->part, tombstones, begins, &item->segment);
+        if (code != OMENDB_OK) {
+            tombstones_release(tombstones);
+            begin_array_release(begins);
+        }
+    }
+    return code;
+}
+
+/* ------------------------------------------------------------------ overlay */
+
+static int checkpoint_mark(struct checkpoint *checkpoint, struct segment *segment)
+{
+    if (atomic_load(&segment->tombstones->newest) <= segment->overlay_commit)
+        return OMENDB_OK;
+    if (checkpoint->marked_count == checkpoint->marked_capacity) {
+        size_t capacity = checkpoint->marked_capacity * 2 + 8;
+        struct segment **marked = memory_resize(&checkpoint->db->memory, checkpoint->marked,
+                                                checkpoint->marked_capacity * sizeof *marked, capacity * sizeof *marked);
+        if (marked == NULL)
+            return OMENDB_NOMEM;
+        checkpoint->marked = marked;
+        checkpoint->marked_capacity = capacity;
+    }
+    checkpoint->marked[checkpoint->marked_count++] = segment;
+    return OMENDB_OK;
+}
+
+struct checkpoint_overlay {
+    struct segment_writer *writer;
+    uint64_t commit;
+    uint32_t rows;
+    int code;
+};
+
+static int checkpoint_write_tombstone(void *context, uint32_t row, uint64_t end)
+{
+    struct checkpoint_overlay *overlay = context;
+    if (end > overlay->commit)
+        return 0;
+    overlay->rows++;
+    overlay->code = segment_writer_append(overlay->writer, &row, sizeof row);
+    return overlay->code;
+}
+
+static int checkpoint_write_overlay_part(struct segment_writer *writer, const struct segment *segment, uint64_t commit)
+{
+    struct part_info info = {0};
+    struct checkpoint_overlay overlay = {writer, commit, 0, OMENDB_OK};
+    int code = segment_writer_begin_part(writer);
+    if (code == OMENDB_OK)
+        code = segment_writer_begin_section(writer, SECTION_TOMBSTONES);
+    if (code == OMENDB_OK)
+        code = tombstones_each(segment->tombstones, segment->info.rows, checkpoint_write_tombstone, &overlay);
+    info.collection = segment->info.collection;
+    info.target_file = segment->file->entry.number;
+    info.target_part = segment->part;
+    info.rows = overlay.rows;
+    if (code == OMENDB_OK)
+        code = segment_writer_end_part(writer, &info);
+    return code;
+}
+
+/* All marked segments to one file; part i is marked[i]. */
+static int checkpoint_write_overlay(struct checkpoint *checkpoint)
+{
+    omendb *db = checkpoint->db;
+    struct segment_writer *writer = NULL;
+    if (checkpoint->marked_count == 0)
+        return OMENDB_OK;
+    uint64_t number = checkpoint_next_file(db);
+    int code = segment_writer_create(&db->storage, STORAGE_OVERLAY, number, 0, &writer);
+    for (size_t i = 0; i < checkpoint->marked_count && code == OMENDB_OK; i++)
+        code = checkpoint_write_overlay_part(writer, checkpoint->marked[i], checkpoint->commit);
+    checkpoint->overlay = (struct manifest_file){number, 0, 0, STORAGE_OVERLAY};
+    if (code == OMENDB_OK)
+        code = segment_writer_finish(writer, &checkpoint->overlay.size, &checkpoint->overlay.footer_crc);
+    segment_writer_destroy(writer);
+    return code;
+}
+
+/* ------------------------------------------------------------------ manifest */
+
+static int checkpoint_add_file(omendb *db, struct manifest *manifest, const struct manifest_file *file, uint32_t *capacity)
+{
+    for (uint32_t i = manifest->file_count; i-- > 0;) {
+        if (manifest->files[i].number == file->number)
+            return OMENDB_OK;
+    }
+    if (manifest->file_count == *capacity) {
+        uint32_t larger = *capacity * 2 + 8;
+        struct manifest_file *files = memory_array(&db->memory, larger, sizeof *files);
+        if (files == NULL)
+            return OMENDB_NOMEM;
+        if (manifest->file_count != 0)
+            memcpy(files, manifest->files, manifest->file_count * sizeof *files);
+        memory_free(&db->memory, manifest->files, *capacity * sizeof *files);
+        manifest->files = files;
+        *capacity = larger;
+    }
+    manifest->files[manifest->file_count++] = *file;
+    return OMENDB_OK;
+}
+
+static const struct manifest_file *checkpoint_find_file(const struct manifest *manifest, uint64_t number)
+{
+    for (uint32_t i = 0; i < manifest->file_count; i++) {
+        if (manifest->files[i].number == number)
+            return &manifest->files[i];
+    }
+    return NULL;
+}
+
+/* The entry of one segment, with the new overlay where it has a part in it. */
+static int checkpoint_enter_segment(struct checkpoint *checkpoint, const struct segment *segment, struct manifest_segment *entry,
+                                    uint32_t *file_capacity)
+{
+    omendb *db = checkpoint->db;
+    *entry = (struct manifest_segment){segment->file->entry.number, segment->part, segment->overlay_part, segment->overlay_file};
+    const struct manifest_file *overlay = segment->overlay_file == 0 ? NULL : checkpoint_find_file(&db->published, segment->overlay_file);
+    for (size_t i = 0; i < checkpoint->marked_count; i++) {
+        if (checkpoint->marked[i] != segment)
+            continue;
+        entry->overlay_file = checkpoint->overlay.number;
+        entry->overlay_part = (uint32_t)i;
+        overlay = &checkpoint->overlay;
+    }
+    int code = checkpoint_add_file(db, &checkpoint->manifest, &segment->file->entry, file_capacity);
+    if (code == OMENDB_OK && overlay != NULL)
+        code = checkpoint_add_file(db, &checkpoint->manifest, overlay, file_capacity);
+    return code;
+}
+
+static uint32_t checkpoint_new_segments(const struct checkpoint *checkpoint, const struct collection *collection)
+{
+    uint32_t count = 0;
+    for (size_t i = 0; i < checkpoint->item_count; i++)
+        count += checkpoint->items[i].collection == collection && checkpoint->items[i].segment != NULL;
+    return count;
+}
+
+/* Segments change only under maintenance_mutex, which the caller holds. */
+static int checkpoint_enter_collection(struct checkpoint *checkpoint, size_t index, uint32_t *file_capacity)
+{
+    omendb *db = checkpoint->db;
+    struct collection *collection = checkpoint->collections[index];
+    struct manifest_collection *entry = &checkpoint->manifest.collections[index];
+    struct version *version = version_acquire(collection);
+    uint32_t count = version->segment_count + checkpoint_new_segments(checkpoint, collection);
+    int code = OMENDB_OK;
+    if (count != 0)
+        entry->segments = memory_array(&db->memory, count, sizeof *entry->segments);
+    if (count != 0 && entry->segments == NULL)
+        code = OMENDB_NOMEM;
+    else
+        entry->segment_count = count;
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++)
+        code = checkpoint_enter_segment(checkpoint, version->segments[i], &entry->segments[at++], file_capacity);
+    for (size_t i = 0; i < checkpoint->item_count && code == OMENDB_OK; i++) {
+        const struct checkpoint_item *item = &checkpoint->items[i];
+        if (item->collection == collection && item->segment != NULL)
+            code = checkpoint_enter_segment(checkpoint, item->segment, &entry->segments[at++], file_capacity);
+    }
+    version_release(version);
+    return code;
+}
+
+/* manifest_destroy frees exactly file_count entries, so the list is cut to that; passes an earlier error on. */
+static int checkpoint_trim_files(struct checkpoint *checkpoint, uint32_t file_capacity, int code)
+{
+    omendb *db = checkpoint->db;
+    struct manifest *manifest = &checkpoint->manifest;
+    if (manifest->files == NULL)
+        return code;
+    struct manifest_file *exact = memory_array(&db->memory, manifest->file_count, sizeof *exact);
+    if (exact != NULL)
+        memcpy(exact, manifest->files, manifest->file_count * sizeof *exact);
+    else
+        manifest->file_count = 0;
+    memory_free(&db->memory, manifest->files, file_capacity * sizeof *exact);
+    manifest->files = exact;
+    return exact == NULL ? OMENDB_NOMEM : code;
+}
+
+static int checkpoint_fill_manifest(struct checkpoint *checkpoint)
+{
+    uint32_t file_capacity = 0;
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < checkpoint->manifest.collection_count && code == OMENDB_OK; i++)
+        code = checkpoint_enter_collection(checkpoint, i, &file_capacity);
+    return checkpoint_trim_files(checkpoint, file_capacity, code);
+}
+
+/* Makes the manifest on disk and keeps it as the published one. */
+static int checkpoint_publish(struct checkpoint *checkpoint)
+{
+    omendb *db = checkpoint->db;
+    struct manifest *manifest = &checkpoint->manifest;
+    manifest->commit = checkpoint->commit;
+    manifest->number = checkpoint_next_file(db);
+    manifest->next_file = atomic_load(&db->next_file);
+    int code = storage_sync_directory(&db->storage);
+    if (code == OMENDB_OK)
+        code = manifest_write(&db->storage, manifest);
+    if (code != OMENDB_OK)
+        return code;
+    for (size_t i = 0; i < DATABASE_RETAINED && db->published.number != 0; i++) {
+        if (db->retained[i] == 0) {
+            db->retained[i] = db->published.number;
+            break;
+        }
+    }
+    manifest_destroy(&db->memory, &db->published);
+    db->published = *manifest;
+    memset(manifest, 0, sizeof *manifest);
+    atomic_store(&db->checkpoint_commit, checkpoint->commit);
+    for (size_t i = 0; i < checkpoint->marked_count; i++) {
+        checkpoint->marked[i]->overlay_file = checkpoint->overlay.number;
+        checkpoint->marked[i]->overlay_part = (uint32_t)i;
+        checkpoint->marked[i]->overlay_commit = checkpoint->commit;
+    }
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ freezing */
+
+static int checkpoint_add_item(struct checkpoint *checkpoint, struct collection *collection, struct memtable *memtable)
+{
+    if (checkpoint->item_count == checkpoint->item_capacity) {
+        size_t capacity = checkpoint->item_capacity * 2 + 8;
+        struct checkpoint_item *items = memory_resize(&checkpoint->db->memory, checkpoint->items,
+                                                      checkpoint->item_capacity * sizeof *items, capacity * sizeof *items);
+        if (items == NULL)
+            return OMENDB_NOMEM;
+        checkpoint->items = items;
+        checkpoint->item_capacity = capacity;
+    }
+    checkpoint->items[checkpoint->item_count++] =
+        (struct checkpoint_item){collection_reference(collection), memtable_reference(memtable), UINT32_MAX, 0, NULL};
+    return OMENDB_OK;
+}
+
+/* Copies the catalog as it is at S. commit_mutex. */
+static int checkpoint_list_collections(struct checkpoint *checkpoint)
+{
+    omendb *db = checkpoint->db;
+    struct manifest *manifest = &checkpoint->manifest;
+    size_t count = db->catalog.count;
+    manifest->next_collection = db->next_collection;
+    if (count == 0)
+        return OMENDB_OK;
+    checkpoint->collections = memory_array(&db->memory, count, sizeof *checkpoint->collections);
+    checkpoint->versions = memory_zalloc(&db->memory, count * sizeof *checkpoint->versions);
+    manifest->collections = memory_zalloc(&db->memory, memory_multiply(count, sizeof *manifest->collections));
+    checkpoint->collection_capacity = count;
+    if (manifest->collections != NULL)
+        manifest->collection_count = (uint32_t)count;
+    if (checkpoint->collections == NULL || checkpoint->versions == NULL || manifest->collections == NULL) {
+        memory_free(&db->memory, checkpoint->collections, count * sizeof *checkpoint->collections);
+        checkpoint->collections = NULL;
+        return OMENDB_NOMEM;
+    }
+    for (size_t i = 0; i < count; i++) {
+        struct collection *collection = db->catalog.items[i];
+        struct manifest_collection *entry = &manifest->collections[i];
+        checkpoint->collections[i] = collection_reference(collection);
+        entry->id = collection->id;
+        entry->next_id = atomic_load(&collection->next_id);
+        memcpy(entry->name, collection->name, sizeof entry->name);
+        entry->schema = collection->schema;
+    }
+    return OMENDB_OK;
+}
+
+static int checkpoint_list_memtables(struct checkpoint *checkpoint)
+{
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < checkpoint->manifest.collection_count && code == OMENDB_OK; i++) {
+        const struct version *version = atomic_load(&checkpoint->collections[i]->version);
+        for (uint32_t m = 0; m < version->memtable_count && code == OMENDB_OK; m++)
+            code = checkpoint_add_item(checkpoint, checkpoint->collections[i], version->memtables[m]);
+    }
+    return code;
+}
+
+/* Replaces the log; what was appended before is synced. Leader, commit_mutex. */
+static int checkpoint_rotate_log(omendb *db)
+{
+    struct wal *next = NULL;
+    if (db->wal == NULL && db->in_memory)
+        return OMENDB_OK;
+    int code = OMENDB_OK;
+    if (db->wal != NULL && db->durable_commit < db->appended_commit) {
+        code = wal_sync(db->wal);
+        if (code != OMENDB_OK)
+            return commit_poison(db, code);
+        wal_set_durable(db->wal, db->wal->length);
+    }
+    next = memory_zalloc(&db->memory, sizeof *next);
+    if (next == NULL)
+        return OMENDB_NOMEM;
+    uint64_t preallocate = db->wal_limit < (UINT64_C(4) << 20) ? db->wal_limit : UINT64_C(4) << 20;
+    /* After recovery there is no log that this one follows: what was replayed is not known to be durable, so nothing may depend on it. */
+    code = wal_create(&db->storage, checkpoint_next_file(db), db->appended_commit + 1, db->wal == NULL ? 0 : db->wal->number,
+                      db->wal == NULL ? 0 : db->wal->length, preallocate, 1, next);
+    if (code != OMENDB_OK) {
+        memory_free(&db->memory, next, sizeof *next);
+        return code;
+    }
+    if (db->wal != NULL) {
+        wal_close(db->wal);
+        memory_free(&db->memory, db->wal, sizeof *db->wal);
+    }
+    db->wal = next;
+    return OMENDB_OK;
+}
+
+static int checkpoint_freeze_locked(struct checkpoint *checkpoint)
+{
+    omendb *db = checkpoint->db;
+    int code = checkpoint_list_collections(checkpoint);
+    if (code == OMENDB_OK)
+        code = checkpoint_list_memtables(checkpoint);
+    if (code == OMENDB_OK)
+        code = checkpoint_rotate_log(db);
+    if (code != OMENDB_OK)
+        return code;
+    checkpoint->commit = db->appended_commit;
+    checkpoint->manifest.wal_number = db->wal == NULL ? 0 : db->wal->number;
+    checkpoint->log_bytes = atomic_exchange(&db->log_bytes, 0);
+    for (size_t i = 0; i < checkpoint->manifest.collection_count; i++)
+        checkpoint->collections[i]->active = NULL;
+    platform_mutex_lock(&db->sync_mutex);
+    db->durable_commit = db->appended_commit;
+    platform_mutex_unlock(&db->sync_mutex);
+    commit_publish(db, db->appended_commit);
+    return OMENDB_OK;
+}
+
+static int checkpoint_freeze(struct checkpoint *checkpoint)
+{
+    omendb *db = checkpoint->db;
+    commit_lead(db);
+    /* Most of the log is synced here, without the mutex; the rest is little. */
+    int code = commit_sync_led(db);
+    if (code == OMENDB_OK) {
+        platform_mutex_lock(&db->commit_mutex);
+        code = checkpoint_freeze_locked(checkpoint);
+        platform_mutex_unlock(&db->commit_mutex);
+    }
+    commit_unlead(db);
+    return code;
+}
+
+/* ------------------------------------------------------------------ installing */
+
+static int checkpoint_is_frozen(const struct checkpoint *checkpoint, const struct memtable *memtable)
+{
+    for (size_t i = 0; i < checkpoint->item_count; i++) {
+        if (checkpoint->items[i].memtable == memtable)
+            return 1;
+    }
+    return 0;
+}
+
+static int checkpoint_has_items(const struct checkpoint *checkpoint, const struct collection *collection)
+{
+    for (size_t i = 0; i < checkpoint->item_count; i++) {
+        if (checkpoint->items[i].collection == collection)
+            return 1;
+    }
+    return 0;
+}
+
+/* Versions with room for what install will put there: since the freeze a collection has got at most one new memtable. */
+static int checkpoint_prepare_versions(struct checkpoint *checkpoint)
+{
+    for (size_t i = 0; i < checkpoint->manifest.collection_count; i++) {
+        struct collection *collection = checkpoint->collections[i];
+        if (!checkpoint_has_items(checkpoint, collection))
+            continue;
+        struct version *version = version_acquire(collection);
+        uint32_t segments = version->segment_count + checkpoint_new_segments(checkpoint, collection);
+        version_release(version);
+        checkpoint->versions[i] = version_create(&checkpoint->db->memory, 1, segments);
+        if (checkpoint->versions[i] == NULL)
+            return OMENDB_NOMEM;
+    }
+    return OMENDB_OK;
+}
+
+static void checkpoint_install_collection(struct checkpoint *checkpoint, size_t index)
+{
+    struct collection *collection = checkpoint->collections[index];
+    struct version *version = checkpoint->versions[index];
+    const struct version *old = atomic_load(&collection->version);
+    uint32_t at = 0;
+    version->memtable_count = 0;
+    for (uint32_t i = 0; i < old->memtable_count; i++) {
+        if (!checkpoint_is_frozen(checkpoint, old->memtables[i]))
+            version->memtables[version->memtable_count++] = memtable_reference(old->memtables[i]);
+    }
+    for (uint32_t i = 0; i < old->segment_count; i++)
+        version->segments[at++] = segment_reference(old->segments[i]);
+    for (size_t i = 0; i < checkpoint->item_count; i++) {
+        struct checkpoint_item *item = &checkpoint->items[i];
+        if (item->collection != collection || item->segment == NULL)
+            continue;
+        version->segments[at++] = item->segment;
+        item->segment = NULL;
+    }
+    checkpoint->versions[index] = NULL;
+    version_install(collection, version);
+}
+
+static void checkpoint_install(struct checkpoint *checkpoint, size_t collections)
+{
+    platform_mutex_lock(&checkpoint->db->commit_mutex);
+    for (size_t i = 0; i < collections; i++) {
+        if (checkpoint->versions[i] != NULL)
+            checkpoint_install_collection(checkpoint, i);
+    }
+    platform_mutex_unlock(&checkpoint->db->commit_mutex);
+    for (size_t i = 0; i < collections; i++)
+        work_notice_merge(checkpoint->collections[i]);
+}
+
+/* ------------------------------------------------------------------ collecting files */
+
+static int checkpoint_is_retained(const omendb *db, uint64_t number)
+{
+    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
+        if (db->retained[i] == number)
+            return 1;
+    }
+    return 0;
+}
+
+/* A manifest that no reader holds any more is forgotten. */
+static void checkpoint_release_manifests(omendb *db)
+{
+    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
+        struct storage_file file = {0};
+        char name[STORAGE_NAME_BYTES];
+        if (db->retained[i] == 0)
+            continue;
+        storage_name(STORAGE_MANIFEST, db->retained[i], name);
+        int code = storage_open(&db->storage, name, OMENDB_OPEN_READ | OMENDB_OPEN_WRITE, &file);
+        if (code == OMENDB_OK) {
+            code = db->storage.vfs->lock(db->storage.vfs->context, file.handle, OMENDB_LOCK_EXCLUSIVE);
+            if (code != OMENDB_BUSY)
+                storage_unlink(&db->storage, name);
+            storage_close(&db->storage, &file);
+        }
+        if (code != OMENDB_BUSY)
+            db->retained[i] = 0;
+    }
+}
+
+static int checkpoint_is_needed(const omendb *db, enum storage_kind kind, uint64_t number)
+{
+    if (kind == STORAGE_MANIFEST)
+        return number == db->published.number || checkpoint_is_retained(db, number);
+    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
+        /* A manifest names only files with smaller numbers than its own. */
+        if (db->retained[i] > number)
+            return 1;
+    }
+    if (kind == STORAGE_WAL)
+        return number >= db->published.wal_number;
+    for (size_t i = 0; i < DATABASE_UNPUBLISHED; i++) {
+        if (db->unpublished[i] == number)
+            return 1;
+    }
+    return checkpoint_find_file(&db->published, number) != NULL;
+}
+
+#define CHECKPOINT_DOOMED 32
+
+struct checkpoint_doomed {
+    omendb *db;
+    size_t count;
+    char names[CHECKPOINT_DOOMED][STORAGE_NAME_BYTES];
+};
+
+static int checkpoint_doom(void *context, const char *name)
+{
+    struct checkpoint_doomed *doomed = context;
+    enum storage_kind kind;
+    uint64_t number;
+    if (!storage_parse_name(name, &kind, &number) || checkpoint_is_needed(doomed->db, kind, number))
+        return 0;
+    memcpy(doomed->names[doomed->count++], name, strlen(name) + 1);
+    return doomed->count == CHECKPOINT_DOOMED;
+}
+
+OMENDB_INTERNAL void checkpoint_collect(omendb *db)
+{
+    struct checkpoint_doomed doomed;
+    doomed.db = db;
+    checkpoint_release_manifests(db);
+    do {
+        doomed.count = 0;
+        db->storage.vfs->list(db->storage.vfs->context, db->storage.directory, checkpoint_doom, &doomed);
+        size_t unlinked = 0;
+        for (size_t i = 0; i < doomed.count; i++)
+            unlinked += storage_unlink(&db->storage, doomed.names[i]) == OMENDB_OK;
+        if (unlinked < doomed.count)
+            break; /* what cannot be unlinked now is tried again after the next checkpoint */
+    } while (doomed.count == CHECKPOINT_DOOMED);
+}
+
+/* ------------------------------------------------------------------ the whole */
+
+static void checkpoint_destroy(struct checkpoint *checkpoint)
+{
+    omendb *db = checkpoint->db;
+    size_t count = checkpoint->collection_capacity;
+    segment_writer_destroy(checkpoint->pack);
+    for (size_t i = 0; i < checkpoint->item_count; i++) {
+        segment_release(checkpoint->items[i].segment);
+        memtable_release(checkpoint->items[i].memtable);
+        collection_release(checkpoint->items[i].collection);
+    }
+    for (size_t i = 0; checkpoint->opened != NULL && i < checkpoint->file_count; i++)
+        shared_file_release(checkpoint->opened[i]);
+    for (size_t i = 0; checkpoint->collections != NULL && i < count; i++) {
+        version_release(checkpoint->versions[i]);
+        collection_release(checkpoint->collections[i]);
+    }
+    memory_free(&db->memory, checkpoint->opened, checkpoint->file_capacity * sizeof *checkpoint->opened);
+    memory_free(&db->memory, checkpoint->items, checkpoint->item_capacity * sizeof *checkpoint->items);
+    memory_free(&db->memory, checkpoint->files, checkpoint->file_capacity * sizeof *checkpoint->files);
+    memory_free(&db->memory, checkpoint->marked, checkpoint->marked_capacity * sizeof *checkpoint->marked);
+    memory_free(&db->memory, checkpoint->collections, count * sizeof *checkpoint->collections);
+    memory_free(&db->memory, checkpoint->versions, count * sizeof *checkpoint->versions);
+    manifest_destroy(&db->memory, &checkpoint->manifest);
+}
+
+static int checkpoint_mark_all(struct checkpoint *checkpoint)
+{
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < checkpoint->manifest.collection_count && code == OMENDB_OK; i++) {
+        struct version *version = version_acquire(checkpoint->collections[i]);
+        for (uint32_t s = 0; s < version->segment_count && code == OMENDB_OK; s++)
+            code = checkpoint_mark(checkpoint, version->segments[s]);
+        version_release(version);
+    }
+    for (size_t i = 0; i < checkpoint->item_count && code == OMENDB_OK; i++) {
+        if (checkpoint->items[i].segment != NULL)
+            code = checkpoint_mark(checkpoint, checkpoint->items[i].segment);
+    }
+    return code;
+}
+
+/* From the list of collections to the published manifest. */
+static int checkpoint_write_and_publish(struct checkpoint *checkpoint)
+{
+    int code = checkpoint_write_items(checkpoint);
+    if (code == OMENDB_OK)
+        code = checkpoint_open_segments(checkpoint);
+    if (code == OMENDB_OK)
+        code = checkpoint_mark_all(checkpoint);
+    if (code == OMENDB_OK)
+        code = checkpoint_write_overlay(checkpoint);
+    if (code == OMENDB_OK)
+        code = checkpoint_fill_manifest(checkpoint);
+    if (code == OMENDB_OK)
+        code = checkpoint_prepare_versions(checkpoint);
+    if (code == OMENDB_OK)
+        code = checkpoint_publish(checkpoint);
+    return code;
+}
+
+/* maintenance_mutex. */
+static int checkpoint_locked(omendb *db)
+{
+    struct checkpoint checkpoint = {.db = db};
+    int code = checkpoint_freeze(&checkpoint);
+    size_t collections = checkpoint.manifest.collection_count;
+    if (code == OMENDB_OK) {
+        code = checkpoint_write_and_publish(&checkpoint);
+        if (code != OMENDB_OK)
+            atomic_fetch_add(&db->log_bytes, checkpoint.log_bytes);
+    }
+    if (code == OMENDB_OK) {
+        checkpoint_install(&checkpoint, collections);
+        atomic_fetch_add(&db->checkpoints, 1);
+        checkpoint_collect(db);
+    }
+    checkpoint_destroy(&checkpoint);
+    return code;
+}
+
+OMENDB_INTERNAL int checkpoint_run(omendb *db, int force)
+{
+    int code = commit_check_writable(db);
+    if (code != OMENDB_OK)
+        return code;
+    platform_mutex_lock(&db->maintenance_mutex);
+    platform_mutex_lock(&db->commit_mutex);
+    int wanted = force ? db->appended_commit > atomic_load(&db->checkpoint_commit) || (db->wal == NULL && !db->in_memory)
+                       : atomic_load(&db->log_bytes) >= db->wal_limit;
+    platform_mutex_unlock(&db->commit_mutex);
+    if (wanted) {
+        code = checkpoint_locked(db);
+        atomic_store(&db->checkpoint_failed, (uint32_t)code);
+    }
+    platform_mutex_unlock(&db->maintenance_mutex);
+    return code;
+}
+
+/* The catalog of the published manifest, whose collections may have been dropped, or joined by others, since. */
+static int checkpoint_list_published(struct checkpoint *checkpoint)
+{
+    omendb *db = checkpoint->db;
+    struct manifest *manifest = &checkpoint->manifest;
+    const struct manifest *published = &db->published;
+    size_t count = published->collection_count;
+    manifest->next_collection = published->next_collection;
+    manifest->wal_number = published->wal_number;
+    checkpoint->commit = published->commit;
+    if (count == 0)
+        return OMENDB_OK;
+    checkpoint->collections = memory_zalloc(&db->memory, count * sizeof *checkpoint->collections);
+    checkpoint->versions = memory_zalloc(&db->memory, count * sizeof *checkpoint->versions);
+    manifest->collections = memory_zalloc(&db->memory, memory_multiply(count, sizeof *manifest->collections));
+    checkpoint->collection_capacity = count;
+    if (checkpoint->collections == NULL || checkpoint->versions == NULL || manifest->collections == NULL) {
+        memory_free(&db->memory, checkpoint->collections, count * sizeof *checkpoint->collections);
+        memory_free(&db->memory, manifest->collections, count * sizeof *manifest->collections);
+        checkpoint->collections = NULL;
+        manifest->collections = NULL;
+        return OMENDB_NOMEM;
+    }
+    memcpy(manifest->collections, published->collections, count * sizeof *manifest->collections);
+    manifest->collection_count = (uint32_t)count;
+    for (size_t i = 0; i < count; i++) {
+        manifest->collections[i].segments = NULL;
+        manifest->collections[i].segment_count = 0;
+    }
+    return OMENDB_OK;
+}
+
+/* A collection that was dropped since keeps the segments it had: the drop may be undone by a crash under the weaker sync modes. */
+static int checkpoint_keep_dropped(struct checkpoint *checkpoint, size_t index, uint32_t *file_capacity)
+{
+    omendb *db = checkpoint->db;
+    const struct manifest_collection *from = &db->published.collections[index];
+    struct manifest_collection *to = &checkpoint->manifest.collections[index];
+    if (from->segment_count == 0)
+        return OMENDB_OK;
+    to->segments = memory_array(&db->memory, from->segment_count, sizeof *to->segments);
+    if (to->segments == NULL)
+        return OMENDB_NOMEM;
+    memcpy(to->segments, from->segments, from->segment_count * sizeof *to->segments);
+    to->segment_count = from->segment_count;
+    int code = OMENDB_OK;
+    for (uint32_t i = 0; i < from->segment_count && code == OMENDB_OK; i++) {
+        const struct manifest_file *file = checkpoint_find_file(&db->published, from->segments[i].file);
+        const struct manifest_file *overlay = checkpoint_find_file(&db->published, from->segments[i].overlay_file);
+        code = file == NULL ? OMENDB_OK : checkpoint_add_file(db, &checkpoint->manifest, file, file_capacity);
+        if (code == OMENDB_OK && overlay != NULL)
+            code = checkpoint_add_file(db, &checkpoint->manifest, overlay, file_capacity);
+    }
+    return code;
+}
+
+OMENDB_INTERNAL int checkpoint_republish(omendb *db)
+{
+    struct checkpoint checkpoint = {.db = db};
+    uint32_t file_capacity = 0;
+    int code = checkpoint_list_published(&checkpoint);
+    platform_mutex_lock(&db->commit_mutex);
+    for (size_t i = 0; i < checkpoint.manifest.collection_count; i++) {
+        struct collection *collection = catalog_by_id(&db->catalog, checkpoint.manifest.collections[i].id);
+        checkpoint.collections[i] = collection == NULL ? NULL : collection_reference(collection);
+    }
+    platform_mutex_unlock(&db->commit_mutex);
+    for (size_t i = 0; i < checkpoint.manifest.collection_count && code == OMENDB_OK; i++) {
+        if (checkpoint.collections[i] == NULL)
+            continue;
+        struct version *version = version_acquire(checkpoint.collections[i]);
+        for (uint32_t s = 0; s < version->segment_count && code == OMENDB_OK; s++)
+            code = checkpoint_mark(&checkpoint, version->segments[s]);
+        version_release(version);
+    }
+    if (code == OMENDB_OK)
+        code = checkpoint_write_overlay(&checkpoint);
+    for (size_t i = 0; i < checkpoint.manifest.collection_count && code == OMENDB_OK; i++) {
+        code = checkpoint.collections[i] == NULL ? checkpoint_keep_dropped(&checkpoint, i, &file_capacity)
+                                                 : checkpoint_enter_collection(&checkpoint, i, &file_capacity);
+    }
+    code = checkpoint_trim_files(&checkpoint, file_capacity, code);
+    if (code == OMENDB_OK)
+        code = checkpoint_publish(&checkpoint);
+    checkpoint_destroy(&checkpoint);
+    if (code == OMENDB_OK)
+        checkpoint_collect(db);
+    return code;
+}
+
+#undef CHECKPOINT_PACK_BYTES
+#undef CHECKPOINT_DOOMED

@@ -1,0 +1,612 @@
+/* commit.c: one path for every change: validate, reserve, log, apply; then sync in groups and publish.
+ *
+ * Under commit_mutex a commit is validated against everything that was appended, published or not, all memory that applying needs is
+ * reserved, the record is appended, and the change is applied with its commit number, which makes it visible to nobody yet. Outside,
+ * one waiting thread at a time becomes the leader, syncs the log for all, and publishes the newest commit that the sync
+ * covers. Since commits are numbered in the order of the log, publishing one number publishes all before it.
+ *
+ * Payload of a record: for each change
+ *   u32 kind, u32 count, u64 collection id, then
+ *   ADD, PUT: count u64 ids, count vectors in the stored type, zeros to a multiple of 8
+ *   DELETE:   count u64 ids
+ *   CREATE:   u32 dim, metric, scalar; f32 scale; u32 M, ef_construction, ef, name bytes; u64 seed; name, zeros to a multiple of 8
+ *   DROP:     nothing */
+#include "database.h"
+
+#include <string.h>
+
+#define COMMIT_HEAD_BYTES   16
+#define COMMIT_CREATE_BYTES 40
+#define COMMIT_PIECES       4
+
+OMENDB_INTERNAL int commit_check_writable(omendb *db)
+{
+    if (db->read_only)
+        return error_set(OMENDB_READONLY, "the database was opened read-only");
+    if (atomic_load(&db->poisoned))
+        return error_set(OMENDB_POISONED, "an earlier sync failed (%s); close and reopen the database", db->poison_text);
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ durability */
+
+OMENDB_INTERNAL int commit_poison(omendb *db, int code)
+{
+    platform_mutex_lock(&db->sync_mutex);
+    if (!atomic_load(&db->poisoned)) {
+        const char *text = error_text();
+        size_t length = strlen(text);
+        length = length < sizeof db->poison_text ? length : sizeof db->poison_text - 1;
+        memcpy(db->poison_text, text, length);
+        db->poison_text[length] = 0;
+        atomic_store(&db->poisoned, 1);
+    }
+    platform_condition_broadcast(&db->sync_condition);
+    platform_mutex_unlock(&db->sync_mutex);
+    return code;
+}
+
+OMENDB_INTERNAL void commit_publish(omendb *db, uint64_t commit)
+{
+    uint64_t visible = atomic_load(&db->visible_commit);
+    while (visible < commit && !atomic_compare_exchange_weak(&db->visible_commit, &visible, commit))
+        ;
+}
+
+OMENDB_INTERNAL int commit_lead(omendb *db)
+{
+    platform_mutex_lock(&db->sync_mutex);
+    while (db->syncing)
+        platform_condition_wait(&db->sync_condition, &db->sync_mutex);
+    db->syncing = 1;
+    platform_mutex_unlock(&db->sync_mutex);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL void commit_unlead(omendb *db)
+{
+    platform_mutex_lock(&db->sync_mutex);
+    db->syncing = 0;
+    platform_condition_broadcast(&db->sync_condition);
+    platform_mutex_unlock(&db->sync_mutex);
+}
+
+OMENDB_INTERNAL int commit_sync_led(omendb *db)
+{
+    if (atomic_load(&db->poisoned))
+        return commit_check_writable(db);
+    platform_mutex_lock(&db->commit_mutex);
+    uint64_t commit = db->appended_commit;
+    uint64_t length = db->wal == NULL ? 0 : db->wal->length;
+    platform_mutex_unlock(&db->commit_mutex);
+    if (db->wal != NULL && db->durable_commit < commit) {
+        /* Only the leader replaces the log, so it stays while it is synced. */
+        int code = wal_sync(db->wal);
+        if (code != OMENDB_OK)
+            return commit_poison(db, code);
+        wal_set_durable(db->wal, length);
+        atomic_fetch_add_explicit(&db->commit_groups, 1, memory_order_relaxed);
+    }
+    platform_mutex_lock(&db->sync_mutex);
+    db->durable_commit = commit;
+    platform_mutex_unlock(&db->sync_mutex);
+    commit_publish(db, commit);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int commit_wait(omendb *db, uint64_t commit)
+{
+    int code = OMENDB_OK;
+    platform_mutex_lock(&db->sync_mutex);
+    while (db->durable_commit < commit && !atomic_load(&db->poisoned)) {
+        if (db->syncing) {
+            platform_condition_wait(&db->sync_condition, &db->sync_mutex);
+            continue;
+        }
+        db->syncing = 1;
+        platform_mutex_unlock(&db->sync_mutex);
+        code = commit_sync_led(db);
+        platform_mutex_lock(&db->sync_mutex);
+        db->syncing = 0;
+        platform_condition_broadcast(&db->sync_condition);
+    }
+    int durable = db->durable_commit >= commit;
+    platform_mutex_unlock(&db->sync_mutex);
+    if (durable)
+        return OMENDB_OK;
+    return code != OMENDB_OK ? code : error_set(OMENDB_IOERR, "the sync of this commit failed: %s; close and reopen the database", db->poison_text);
+}
+
+/* ------------------------------------------------------------------ validating */
+
+/* What one commit needs between validating and applying. */
+struct commit_plan {
+    struct location *victims; /* rows that end, in the order of changes and ids; both pointers NULL: none */
+    size_t victim_count;
+    size_t victim_capacity;
+    uint64_t snapshot;
+    int replay;
+};
+
+static int commit_plan_reserve(omendb *db, struct commit_plan *plan, const struct change *changes, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (changes[i].kind == CHANGE_PUT || changes[i].kind == CHANGE_DELETE || (plan->replay && changes[i].kind == CHANGE_ADD))
+            plan->victim_capacity += changes[i].count;
+    }
+    if (plan->victim_capacity == 0)
+        return OMENDB_OK;
+    plan->victims = memory_array(&db->memory, plan->victim_capacity, sizeof *plan->victims);
+    return plan->victims == NULL ? OMENDB_NOMEM : OMENDB_OK;
+}
+
+static int commit_assign_ids(struct change *change)
+{
+    struct collection *collection = change->collection;
+    uint64_t next = atomic_load_explicit(&collection->next_id, memory_order_relaxed);
+    if (next > UINT64_MAX - 1 - change->count)
+        return error_set(OMENDB_FULL, "collection \"%s\": automatic ids are used up: the largest id is %llu", collection->name,
+                         (unsigned long long)(next - 1));
+    for (uint32_t i = 0; i < change->count; i++)
+        change->ids[i] = next + i;
+    return OMENDB_OK;
+}
+
+/* Finds what one id of the change does to existing rows. `keep` = 0: the id is left out of the commit. */
+static int commit_check_id(struct commit_plan *plan, struct change *change, const struct version *version, uint32_t index, int *keep)
+{
+    struct collection *collection = change->collection;
+    struct location live = {NULL, NULL, 0};
+    uint64_t id = change->ids[index], changed = 0;
+    *keep = 1;
+    /* No id at or above next_id was ever used. */
+    if (id < atomic_load_explicit(&collection->next_id, memory_order_relaxed)) {
+        int code = version_locate_live(version, id, &live, &changed);
+        if (code != OMENDB_OK)
+            return code;
+    }
+    if (changed > plan->snapshot)
+        return error_set(OMENDB_CONFLICT, "record %llu of collection \"%s\" was changed by another transaction; begin again",
+                         (unsigned long long)id, collection->name);
+    int exists = live.memtable != NULL || live.segment != NULL;
+    if (change->kind == CHANGE_ADD && !plan->replay) {
+        if (exists)
+            return error_set(OMENDB_EXISTS, "row %u: id %llu is already in collection \"%s\"; use put to replace it", index,
+                             (unsigned long long)id, collection->name);
+        return OMENDB_OK;
+    }
+    if (change->kind == CHANGE_DELETE && !exists) {
+        if (!change->skip_missing)
+            return error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"", (unsigned long long)id, collection->name);
+        *keep = 0;
+        return OMENDB_OK;
+    }
+    plan->victims[plan->victim_count++] = live;
+    return OMENDB_OK;
+}
+
+static int commit_validate_records(struct commit_plan *plan, struct change *change)
+{
+    int code = OMENDB_OK;
+    if (change->automatic) {
+        code = commit_assign_ids(change);
+        if (code != OMENDB_OK)
+            return code;
+    }
+    const struct version *version = atomic_load_explicit(&change->collection->version, memory_order_relaxed);
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
+        int keep;
+        code = commit_check_id(plan, change, version, i, &keep);
+        if (code == OMENDB_OK && keep)
+            change->ids[kept++] = change->ids[i];
+    }
+    if (code == OMENDB_OK)
+        change->count = kept;
+    change->affected = kept;
+    return code;
+}
+
+static int commit_validate(omendb *db, struct commit_plan *plan, struct change *change)
+{
+    int found;
+    if (change->kind == CHANGE_CREATE) {
+        catalog_find(&db->catalog, change->collection->name, &found);
+        if (found)
+            return error_set(OMENDB_EXISTS, "collection \"%s\" exists", change->collection->name);
+        change->collection->id = db->next_collection;
+        return catalog_reserve(db, &db->catalog, 1);
+    }
+    if (atomic_load(&change->collection->dropped))
+        return error_set(OMENDB_DROPPED, "collection \"%s\" was dropped", change->collection->name);
+    return change->kind == CHANGE_DROP ? OMENDB_OK : commit_validate_records(plan, change);
+}
+
+/* ------------------------------------------------------------------ reserving */
+
+static int commit_add_memtable(omendb *db, struct collection *collection)
+{
+    struct version *old = atomic_load_explicit(&collection->version, memory_order_relaxed);
+    struct version *version = version_create(&db->memory, old->memtable_count + 1, old->segment_count);
+    struct graph_config config;
+    struct memtable *memtable;
+    if (version == NULL)
+        return OMENDB_NOMEM;
+    collection_graph_config(collection, &config);
+    int code = memtable_create(&db->memory, &config, &memtable);
+    if (code != OMENDB_OK) {
+        version_release(version);
+        return code;
+    }
+    for (uint32_t i = 0; i < old->memtable_count; i++)
+        version->memtables[i] = memtable_reference(old->memtables[i]);
+    for (uint32_t i = 0; i < old->segment_count; i++)
+        version->segments[i] = segment_reference(old->segments[i]);
+    version->memtables[old->memtable_count] = memtable;
+    collection->active = memtable;
+    version_install(collection, version);
+    return OMENDB_OK;
+}
+
+/* All memory that applying the change will need. */
+static int commit_reserve(omendb *db, struct change *change)
+{
+    struct collection *collection = change->collection;
+    int code = OMENDB_OK;
+    if ((change->kind != CHANGE_ADD && change->kind != CHANGE_PUT) || change->count == 0)
+        return OMENDB_OK;
+    if (collection->active == NULL)
+        code = commit_add_memtable(db, collection);
+    if (code == OMENDB_OK)
+        code = memtable_reserve(collection->active, change->count);
+    return code;
+}
+
+static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct change *changes, size_t count)
+{
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < count && code == OMENDB_OK; i++)
+        code = commit_reserve(db, &changes[i]);
+    for (size_t i = 0; i < plan->victim_count && code == OMENDB_OK; i++) {
+        const struct location *victim = &plan->victims[i];
+        if (victim->memtable != NULL)
+            code = tombstones_prepare(victim->memtable->tombstones, victim->row);
+        else if (victim->segment != NULL)
+            code = tombstones_prepare(victim->segment->tombstones, victim->row);
+    }
+    return code;
+}
+
+/* ------------------------------------------------------------------ logging */
+
+static void commit_put_u32(uint8_t *at, uint32_t value)
+{
+    memcpy(at, &value, sizeof value);
+}
+
+static void commit_put_u64(uint8_t *at, uint64_t value)
+{
+    memcpy(at, &value, sizeof value);
+}
+
+/* Head of a change, and for CREATE the body; returns the bytes used, a multiple of 8. */
+static size_t commit_encode_head(const struct change *change, uint8_t *out)
+{
+    commit_put_u32(out, change->kind);
+    commit_put_u32(out + 4, change->count);
+    commit_put_u64(out + 8, change->collection->id);
+    if (change->kind != CHANGE_CREATE)
+        return COMMIT_HEAD_BYTES;
+    const omendb_schema *schema = &change->collection->schema;
+    uint8_t *body = out + COMMIT_HEAD_BYTES;
+    size_t name_bytes = strlen(change->collection->name);
+    const uint32_t fields[] = {schema->dim, schema->metric, schema->scalar, 0, schema->M, schema->ef_construction, schema->ef, (uint32_t)name_bytes};
+    memcpy(body, fields, sizeof fields);
+    memcpy(body + 12, &schema->scale, sizeof schema->scale);
+    commit_put_u64(body + 32, schema->seed);
+    size_t padded = (name_bytes + 7) / 8 * 8;
+    memset(body + COMMIT_CREATE_BYTES, 0, padded);
+    memcpy(body + COMMIT_CREATE_BYTES, change->collection->name, name_bytes);
+    return COMMIT_HEAD_BYTES + COMMIT_CREATE_BYTES + padded;
+}
+
+#define COMMIT_HEAD_MAX (COMMIT_HEAD_BYTES + COMMIT_CREATE_BYTES + 256)
+
+static size_t commit_pieces(const struct change *change, uint8_t *head, struct wal_piece pieces[COMMIT_PIECES])
+{
+    static const uint8_t zeros[8];
+    int of_records = change->kind != CHANGE_CREATE && change->kind != CHANGE_DROP;
+    if (of_records && change->count == 0)
+        return 0;
+    pieces[0] = (struct wal_piece){head, commit_encode_head(change, head)};
+    if (!of_records)
+        return 1;
+    pieces[1] = (struct wal_piece){change->ids, change->count * sizeof(uint64_t)};
+    if (change->kind == CHANGE_DELETE)
+        return 2;
+    size_t bytes = change->count * change->collection->vector_bytes;
+    pieces[2] = (struct wal_piece){change->vectors, bytes};
+    pieces[3] = (struct wal_piece){zeros, (8 - bytes % 8) % 8};
+    return COMMIT_PIECES;
+}
+
+static int commit_append(omendb *db, const struct change *changes, size_t count, uint64_t commit)
+{
+    struct wal_piece one_pieces[COMMIT_PIECES], *pieces = one_pieces;
+    uint8_t one_head[COMMIT_HEAD_MAX], *heads = one_head;
+    size_t used = 0, bytes = 0;
+    int code = OMENDB_OK;
+    if (count > 1) {
+        pieces = memory_array(&db->memory, count, COMMIT_PIECES * sizeof *pieces);
+        heads = memory_array(&db->memory, count, COMMIT_HEAD_MAX);
+        if (pieces == NULL || heads == NULL)
+            code = OMENDB_NOMEM;
+    }
+    for (size_t i = 0; i < count && code == OMENDB_OK; i++)
+        used += commit_pieces(&changes[i], heads + i * COMMIT_HEAD_MAX, pieces + used);
+    for (size_t i = 0; i < used; i++)
+        bytes += pieces[i].size;
+    if (code == OMENDB_OK && db->wal != NULL)
+        code = wal_append(db->wal, commit, WAL_COMMIT, pieces, used);
+    if (code == OMENDB_OK)
+        atomic_fetch_add(&db->log_bytes, bytes);
+    if (count > 1) {
+        memory_free(&db->memory, pieces, count * COMMIT_PIECES * sizeof *pieces);
+        memory_free(&db->memory, heads, count * COMMIT_HEAD_MAX);
+    }
+    return code;
+}
+
+/* ------------------------------------------------------------------ applying */
+
+static void commit_end_row(const struct location *victim, uint64_t commit)
+{
+    if (victim->memtable != NULL)
+        tombstones_set(victim->memtable->tombstones, victim->row, commit);
+    else if (victim->segment != NULL)
+        tombstones_set(victim->segment->tombstones, victim->row, commit);
+}
+
+static void commit_apply_catalog(omendb *db, const struct change *change)
+{
+    if (change->kind == CHANGE_CREATE) {
+        catalog_insert(&db->catalog, collection_reference(change->collection));
+        if (change->collection->id >= db->next_collection)
+            db->next_collection = change->collection->id + 1;
+    } else {
+        atomic_store(&change->collection->dropped, 1);
+        catalog_remove(&db->catalog, change->collection);
+        collection_release(change->collection);
+    }
+}
+
+static void commit_apply_rows(const struct change *change, uint64_t commit)
+{
+    struct collection *collection = change->collection;
+    uint64_t next = atomic_load_explicit(&collection->next_id, memory_order_relaxed);
+    for (uint32_t i = 0; i < change->count; i++) {
+        memtable_append(collection->active, change->ids[i], change->vectors + i * collection->vector_bytes, commit);
+        if (change->ids[i] >= next)
+            next = change->ids[i] + 1;
+    }
+    atomic_store_explicit(&collection->next_id, next, memory_order_relaxed);
+}
+
+/* Nothing in here can fail. */
+static void commit_apply(omendb *db, struct commit_plan *plan, const struct change *changes, size_t count, uint64_t commit)
+{
+    for (size_t i = 0; i < plan->victim_count; i++)
+        commit_end_row(&plan->victims[i], commit);
+    for (size_t i = 0; i < count; i++) {
+        if (changes[i].kind == CHANGE_CREATE || changes[i].kind == CHANGE_DROP)
+            commit_apply_catalog(db, &changes[i]);
+        else if (changes[i].kind != CHANGE_DELETE)
+            commit_apply_rows(&changes[i], commit);
+    }
+    db->appended_commit = commit;
+}
+
+/* ------------------------------------------------------------------ the whole */
+
+/* commit_mutex. commit: in for replay; out: the number given, or 0 when nothing was left to do. */
+static int commit_locked(omendb *db, struct change *changes, size_t count, uint64_t snapshot, int replay, uint64_t *commit)
+{
+    struct commit_plan plan = {NULL, 0, 0, snapshot, replay};
+    uint64_t number = replay ? *commit : db->appended_commit + 1;
+    int code = commit_plan_reserve(db, &plan, changes, count);
+    size_t work = 0;
+    for (size_t i = 0; i < count && code == OMENDB_OK; i++) {
+        code = commit_validate(db, &plan, &changes[i]);
+        work += changes[i].count != 0 || changes[i].kind == CHANGE_CREATE || changes[i].kind == CHANGE_DROP;
+    }
+    if (code != OMENDB_OK || work == 0) {
+        *commit = replay ? number : 0;
+        goto done;
+    }
+    code = commit_reserve_all(db, &plan, changes, count);
+    if (code == OMENDB_OK && !replay)
+        code = commit_append(db, changes, count, number);
+    if (code != OMENDB_OK)
+        goto done;
+    commit_apply(db, &plan, changes, count, number);
+    *commit = number;
+done:
+    memory_free(&db->memory, plan.victims, plan.victim_capacity * sizeof *plan.victims);
+    return code;
+}
+
+/* The first write after opening begins a log of its own, and publishes that the one that was replayed is no longer needed. */
+static int commit_begin_log(omendb *db)
+{
+    platform_mutex_lock(&db->commit_mutex);
+    int missing = db->wal == NULL && !db->in_memory;
+    platform_mutex_unlock(&db->commit_mutex);
+    return missing ? checkpoint_run(db, 1) : OMENDB_OK;
+}
+
+static void commit_notice(omendb *db, const struct change *changes, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (changes[i].kind == CHANGE_ADD || changes[i].kind == CHANGE_PUT)
+            work_notice_index(changes[i].collection);
+        if (changes[i].kind == CHANGE_DELETE || changes[i].kind == CHANGE_PUT)
+            work_notice_merge(changes[i].collection);
+    }
+    if (atomic_load(&db->log_bytes) >= db->wal_limit)
+        work_notice_log(db);
+}
+
+static int commit_throttle(const struct change *changes, size_t count)
+{
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < count && code == OMENDB_OK; i++) {
+        if (changes[i].kind == CHANGE_ADD || changes[i].kind == CHANGE_PUT)
+            code = work_throttle(changes[i].collection, changes[i].count * changes[i].collection->vector_bytes);
+    }
+    return code;
+}
+
+OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count, uint64_t snapshot)
+{
+    uint64_t commit = 0;
+    int code = commit_check_writable(db);
+    if (code == OMENDB_OK)
+        code = commit_begin_log(db);
+    if (code == OMENDB_OK)
+        code = commit_throttle(changes, count);
+    if (code != OMENDB_OK)
+        return code;
+    platform_mutex_lock(&db->commit_mutex);
+    code = commit_check_writable(db);
+    if (code == OMENDB_OK)
+        code = commit_locked(db, changes, count, snapshot, 0, &commit);
+    if (code == OMENDB_OK && commit != 0 && (db->wal == NULL || db->sync != OMENDB_SYNC_FULL))
+        commit_publish(db, commit);
+    platform_mutex_unlock(&db->commit_mutex);
+    if (code == OMENDB_POISONED)
+        commit_poison(db, code);
+    if (code != OMENDB_OK || commit == 0)
+        return code;
+    if (db->wal != NULL && db->sync == OMENDB_SYNC_FULL)
+        code = commit_wait(db, commit);
+    if (code == OMENDB_OK)
+        commit_notice(db, changes, count);
+    return code;
+}
+
+/* ------------------------------------------------------------------ replaying */
+
+static int commit_bad_payload(uint64_t commit, size_t at)
+{
+    return error_set(OMENDB_CORRUPT, "log: commit %llu: byte %zu of the payload makes no sense; restore from a backup",
+                     (unsigned long long)commit, at);
+}
+
+static int commit_decode_create(omendb *db, uint64_t id, const uint8_t *body, size_t size, size_t *used, struct collection **collection)
+{
+    omendb_schema schema = OMENDB_SCHEMA_INIT, complete;
+    uint32_t fields[8];
+    char name[256] = {0};
+    *collection = NULL;
+    if (size < COMMIT_CREATE_BYTES)
+        return OMENDB_CORRUPT;
+    memcpy(fields, body, sizeof fields);
+    size_t padded = ((size_t)fields[7] + 7) / 8 * 8;
+    if (fields[7] == 0 || fields[7] > 255 || padded > size - COMMIT_CREATE_BYTES)
+        return OMENDB_CORRUPT;
+    schema.dim = fields[0];
+    schema.metric = fields[1];
+    schema.scalar = fields[2];
+    memcpy(&schema.scale, body + 12, sizeof schema.scale);
+    schema.M = fields[4];
+    schema.ef_construction = fields[5];
+    schema.ef = fields[6];
+    memcpy(&schema.seed, body + 32, sizeof schema.seed);
+    memcpy(name, body + COMMIT_CREATE_BYTES, fields[7]);
+    *used = COMMIT_CREATE_BYTES + padded;
+    if (schema_complete(&schema, &complete) != OMENDB_OK)
+        return OMENDB_CORRUPT;
+    return collection_create(db, id, name, &complete, collection);
+}
+
+static int commit_replay_create(omendb *db, uint64_t commit, struct change *change, uint64_t id, const uint8_t *body, size_t size, size_t *used)
+{
+    struct collection *created;
+    int code = commit_decode_create(db, id, body, size, used, &created);
+    if (code != OMENDB_OK)
+        return code == OMENDB_CORRUPT ? commit_bad_payload(commit, COMMIT_HEAD_BYTES) : code;
+    change->collection = created;
+    code = catalog_reserve(db, &db->catalog, 1);
+    if (code == OMENDB_OK) {
+        struct commit_plan plan = {NULL, 0, 0, UINT64_MAX, 1};
+        commit_apply(db, &plan, change, 1, commit);
+    }
+    collection_release(created);
+    return code;
+}
+
+/* One change at `payload`; *used receives its bytes. */
+static int commit_replay_change(omendb *db, uint64_t commit, const uint8_t *payload, size_t size, size_t *used)
+{
+    struct change change = {0};
+    uint64_t id;
+    if (size < COMMIT_HEAD_BYTES)
+        return commit_bad_payload(commit, 0);
+    memcpy(&change.kind, payload, 4);
+    memcpy(&change.count, payload + 4, 4);
+    memcpy(&id, payload + 8, 8);
+    const uint8_t *body = payload + COMMIT_HEAD_BYTES;
+    size_t left = size - COMMIT_HEAD_BYTES, body_bytes = 0;
+    change.collection = catalog_by_id(&db->catalog, id);
+    if (change.kind == CHANGE_CREATE) {
+        int code = commit_replay_create(db, commit, &change, id, body, left, &body_bytes);
+        *used = COMMIT_HEAD_BYTES + body_bytes;
+        return code;
+    }
+    if (change.kind < CHANGE_ADD || change.kind > CHANGE_DROP || change.collection == NULL)
+        return commit_bad_payload(commit, 0);
+    if (change.kind != CHANGE_DROP)
+        body_bytes = memory_multiply(change.count, sizeof(uint64_t));
+    if (change.kind == CHANGE_ADD || change.kind == CHANGE_PUT)
+        body_bytes = memory_add(body_bytes, (memory_multiply(change.count, change.collection->vector_bytes) + 7) / 8 * 8);
+    if (body_bytes > left)
+        return commit_bad_payload(commit, 4);
+    *used = COMMIT_HEAD_BYTES + body_bytes;
+    /* A delete drops absent ids from the list, so the list is a copy. */
+    uint64_t *ids = memory_array(&db->memory, change.count, sizeof *ids);
+    if (ids == NULL)
+        return OMENDB_NOMEM;
+    memcpy(ids, body, change.kind == CHANGE_DROP ? 0 : change.count * sizeof *ids);
+    size_t id_bytes = change.count * sizeof *ids;
+    change.ids = ids;
+    change.vectors = body + id_bytes;
+    change.skip_missing = 1;
+    int code = commit_locked(db, &change, 1, UINT64_MAX, 1, &commit);
+    memory_free(&db->memory, ids, id_bytes);
+    return code;
+}
+
+OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *payload, size_t size)
+{
+    size_t at = 0;
+    int code = OMENDB_OK;
+    platform_mutex_lock(&db->commit_mutex);
+    while (at < size && code == OMENDB_OK) {
+        size_t used = 0;
+        code = commit_replay_change(db, commit, payload + at, size - at, &used);
+        at += used;
+    }
+    if (code == OMENDB_OK) {
+        db->appended_commit = commit;
+        db->durable_commit = commit;
+        commit_publish(db, commit);
+        atomic_fetch_add(&db->log_bytes, size);
+    }
+    platform_mutex_unlock(&db->commit_mutex);
+    return code;
+}
+
+#undef COMMIT_HEAD_BYTES
+#undef COMMIT_CREATE_BYTES
+#undef COMMIT_PIECES
+#undef COMMIT_HEAD_MAX

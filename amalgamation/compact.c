@@ -1,0 +1,813 @@
+/* compact.c: merging segments.
+ *
+ * Policy. Sort the segments of a collection by rows. Find the first one that is at most four times as large as all smaller ones
+ * together: it and they become one. So each remaining one is more than four times as large as the sum of what follows, which leaves at
+ * most log5(n) segments, never over eight, and a row is written at most some five times a level. Otherwise a segment alone is
+ * rewritten when a quarter of its rows can be dropped, when rows are not in its graph yet, or when its pack is half dead.
+ *
+ * A merge keeps the graph of the input with the most linked rows, drops from it what no transaction can see, relinks around the gaps,
+ * and inserts all other rows. It is accepted if its sampled recall is as good as before and as at the last fresh build; else all rows
+ * are inserted anew.
+ *
+ * What may be dropped: rows whose end is visible to every open transaction and lies at or before the published checkpoint. A later
+ * delete may still be undone by a crash under the weaker sync modes, so its row stays until the next checkpoint.
+ *
+ * Small outputs (under 4 MiB) of one run share a file. Installing holds commit_mutex for the replay of tombstones that came meanwhile. */
+#include "database.h"
+
+#include <math.h>
+#include <string.h>
+
+#define COMPACT_MAX_SEGMENTS  8
+#define COMPACT_GROWTH        4
+#define COMPACT_MAX_INPUTS    64
+#define COMPACT_SLICE         4096 /* rows between looks at `progress` and `stopping` */
+#define COMPACT_GRAIN         16   /* rows a parallel step */
+#define COMPACT_GATE_MIN_ROWS 1000
+#define COMPACT_GATE_QUERIES  400
+#define COMPACT_GATE_K        10
+#define COMPACT_GATE_LOSS     0.005f
+
+struct compact_merge {
+    struct collection *collection; /* the caller's reference */
+    struct version *version;       /* referenced: keeps the inputs */
+    struct segment *inputs[COMPACT_MAX_INPUTS];
+    uint32_t *maps[COMPACT_MAX_INPUTS]; /* old row to new, GRAPH_NO_ROW: dropped */
+    uint32_t input_count;
+    uint32_t base;       /* input whose graph is kept; input_count: none */
+    uint32_t base_rows;  /* its kept linked rows, the first of the output */
+    uint32_t rows;
+    uint64_t *ids;
+    uint64_t drop_limit;
+    struct begin_array *begins;
+    struct part_info info;
+    uint32_t part;
+    int installed;
+};
+
+struct compact {
+    omendb *db;
+    struct compact_merge *merges;
+    size_t merge_count;
+    struct segment_writer *writer;
+    uint64_t number;
+    struct manifest_file file;
+    int (*progress)(void *context, uint64_t done, uint64_t total);
+    void *context;
+};
+
+/* ------------------------------------------------------------------ policy */
+
+static uint64_t compact_drop_limit(omendb *db)
+{
+    uint64_t oldest = txn_oldest(db), checkpoint = atomic_load(&db->checkpoint_commit);
+    return oldest < checkpoint ? oldest : checkpoint;
+}
+
+struct compact_droppable {
+    uint64_t limit;
+    uint32_t rows;
+};
+
+static int compact_count_droppable(void *context, uint32_t row, uint64_t end)
+{
+    struct compact_droppable *droppable = context;
+    (void)row;
+    droppable->rows += end <= droppable->limit;
+    return 0;
+}
+
+static uint32_t compact_droppable_rows(const struct segment *segment, uint64_t limit)
+{
+    struct compact_droppable droppable = {limit, 0};
+    if (atomic_load(&segment->tombstones->dead) != 0)
+        tombstones_each(segment->tombstones, segment->info.rows, compact_count_droppable, &droppable);
+    return droppable.rows;
+}
+
+/* Whether a segment is worth rewriting alone. */
+static int compact_is_stale(const struct collection *collection, const struct segment *segment, uint64_t limit)
+{
+    uint64_t unindexed = (uint64_t)(segment->info.rows - segment->info.indexed_rows) * collection->vector_bytes;
+    uint32_t parts = segment->file->file->part_count;
+    if (unindexed > (UINT64_C(64) << 10) || unindexed * COMPACT_GROWTH >= collection->db->tail_limit)
+        return unindexed != 0;
+    if (parts > 1 && atomic_load(&segment->file->references) * 2 <= parts)
+        return 1;
+    uint32_t dead = atomic_load(&segment->tombstones->dead);
+    return dead != 0 && (uint64_t)dead * 4 >= segment->info.rows && compact_droppable_rows(segment, limit) * UINT64_C(4) >= segment->info.rows;
+}
+
+static uint32_t compact_pick_everything(const struct collection *collection, struct segment **sorted, uint32_t count, uint64_t limit)
+{
+    (void)collection;
+    if (count == 1 && sorted[0]->info.indexed_rows == sorted[0]->info.rows && compact_droppable_rows(sorted[0], limit) == 0)
+        return 0;
+    return count;
+}
+
+/* Puts what is to be merged first in `sorted` (room for COMPACT_MAX_INPUTS); returns how many. */
+static uint32_t compact_pick(const struct collection *collection, const struct version *version, int everything, struct segment **sorted)
+{
+    uint64_t limit = compact_drop_limit(collection->db), smaller = 0;
+    uint32_t count = version->segment_count < COMPACT_MAX_INPUTS ? version->segment_count : COMPACT_MAX_INPUTS;
+    if (count == 0)
+        return 0;
+    for (uint32_t i = 0; i < count; i++) { /* descending by rows */
+        uint32_t at = i;
+        for (; at > 0 && sorted[at - 1]->info.rows < version->segments[i]->info.rows; at--)
+            sorted[at] = sorted[at - 1];
+        sorted[at] = version->segments[i];
+    }
+    if (everything)
+        return compact_pick_everything(collection, sorted, count, limit);
+    uint32_t first = count; /* the earliest that the rule takes */
+    for (uint32_t i = count; i-- > 0;) {
+        if (smaller != 0 && smaller * COMPACT_GROWTH >= sorted[i]->info.rows)
+            first = i;
+        smaller += sorted[i]->info.rows;
+    }
+    if (first == count && count > COMPACT_MAX_SEGMENTS)
+        first = 1;
+    if (first < count) {
+        memmove(sorted, sorted + first, (count - first) * sizeof *sorted);
+        return count - first;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (!compact_is_stale(collection, sorted[i], limit))
+            continue;
+        sorted[0] = sorted[i];
+        return 1;
+    }
+    return 0;
+}
+
+OMENDB_INTERNAL int compact_wanted(struct collection *collection)
+{
+    struct segment *sorted[COMPACT_MAX_INPUTS];
+    struct version *version = version_acquire(collection);
+    int wanted = !atomic_load(&collection->dropped) && compact_pick(collection, version, 0, sorted) != 0;
+    version_release(version);
+    return wanted;
+}
+
+/* ------------------------------------------------------------------ planning */
+
+static int compact_keeps(const struct compact_merge *merge, const struct segment *segment, uint32_t row)
+{
+    uint64_t end = tombstones_get(segment->tombstones, row);
+    return end == 0 || end > merge->drop_limit;
+}
+
+static void compact_map_range(struct compact_merge *merge, uint32_t input, uint32_t first, uint32_t last)
+{
+    for (uint32_t row = first; row < last; row++)
+        merge->maps[input][row] = compact_keeps(merge, merge->inputs[input], row) ? merge->rows++ : GRAPH_NO_ROW;
+}
+
+/* Numbers the kept rows: the base's linked ones first, then its others, then the other inputs. */
+static int compact_map(struct compact_merge *merge)
+{
+    struct memory *memory = &merge->collection->db->memory;
+    uint64_t total = 0;
+    merge->base = merge->input_count;
+    for (uint32_t i = 0; i < merge->input_count; i++) {
+        const struct part_info *info = &merge->inputs[i]->info;
+        total += info->rows;
+        if (info->indexed_rows != 0 && (merge->base == merge->input_count || info->indexed_rows > merge->inputs[merge->base]->info.indexed_rows))
+            merge->base = i;
+        merge->maps[i] = memory_array(memory, info->rows, sizeof **merge->maps);
+        if (merge->maps[i] == NULL)
+            return OMENDB_NOMEM;
+    }
+    if (total >= GRAPH_MAX_ROWS)
+        return error_set(OMENDB_TOOBIG, "collection \"%s\": a segment of %llu rows; at most 2^31", merge->collection->name, (unsigned long long)total);
+    if (merge->base < merge->input_count) {
+        const struct part_info *info = &merge->inputs[merge->base]->info;
+        compact_map_range(merge, merge->base, 0, info->indexed_rows);
+        merge->base_rows = merge->rows;
+        compact_map_range(merge, merge->base, info->indexed_rows, info->rows);
+    }
+    for (uint32_t i = 0; i < merge->input_count; i++) {
+        if (i != merge->base)
+            compact_map_range(merge, i, 0, merge->inputs[i]->info.rows);
+    }
+    return OMENDB_OK;
+}
+
+static int compact_collect_ids(struct compact_merge *merge)
+{
+    struct memory *memory = &merge->collection->db->memory;
+    merge->ids = memory_array(memory, merge->rows, sizeof *merge->ids);
+    if (merge->ids == NULL)
+        return OMENDB_NOMEM;
+    int code = OMENDB_OK;
+    for (uint32_t i = 0; i < merge->input_count; i++) {
+        for (uint32_t row = 0; row < merge->inputs[i]->info.rows && code == OMENDB_OK; row++) {
+            if (merge->maps[i][row] != GRAPH_NO_ROW)
+                code = segment_id(merge->inputs[i], row, &merge->ids[merge->maps[i][row]]);
+        }
+    }
+    return code;
+}
+
+/* Begin commits are carried over while a transaction is open that is older than one of them. */
+static int compact_collect_begins(struct compact_merge *merge)
+{
+    omendb *db = merge->collection->db;
+    uint64_t oldest = txn_oldest(db), newest = 0;
+    for (uint32_t i = 0; i < merge->input_count; i++) {
+        const struct begin_array *begins = merge->inputs[i]->begins;
+        if (begins != NULL && begins->newest > newest)
+            newest = begins->newest;
+    }
+    if (newest <= oldest)
+        return OMENDB_OK;
+    merge->begins = begin_array_create(&db->memory, merge->rows);
+    if (merge->begins == NULL)
+        return OMENDB_NOMEM;
+    merge->begins->newest = newest;
+    for (uint32_t i = 0; i < merge->input_count; i++) {
+        const struct begin_array *begins = merge->inputs[i]->begins;
+        for (uint32_t row = 0; begins != NULL && row < begins->rows; row++) {
+            if (merge->maps[i][row] != GRAPH_NO_ROW)
+                merge->begins->begin[merge->maps[i][row]] = begins->begin[row];
+        }
+    }
+    return OMENDB_OK;
+}
+
+static int compact_plan(struct compact_merge *merge, int everything)
+{
+    merge->version = version_acquire(merge->collection);
+    merge->input_count = compact_pick(merge->collection, merge->version, everything, merge->inputs);
+    if (merge->input_count == 0)
+        return OMENDB_OK;
+    merge->drop_limit = compact_drop_limit(merge->collection->db);
+    int code = compact_map(merge);
+    if (code == OMENDB_OK)
+        code = compact_collect_ids(merge);
+    if (code == OMENDB_OK)
+        code = compact_collect_begins(merge);
+    return code;
+}
+
+/* ------------------------------------------------------------------ vectors */
+
+/* Appends the kept rows of [first, last), runs of neighbours at once. */
+static int compact_write_range(struct segment_writer *writer, const struct compact_merge *merge, uint32_t input, uint32_t first, uint32_t last)
+{
+    const struct segment *segment = merge->inputs[input];
+    const uint32_t *map = merge->maps[input];
+    size_t stride = segment->info.vector_stride;
+    int code = OMENDB_OK;
+    for (uint32_t row = first; row < last && code == OMENDB_OK;) {
+        uint32_t end = row;
+        while (end < last && map[end] != GRAPH_NO_ROW)
+            end++;
+        if (end > row) {
+            code = blocks_touch(segment->graph.file, segment->graph.vectors_offset + row * stride, (end - row) * stride);
+            if (code == OMENDB_OK)
+                code = segment_writer_append(writer, rows_at(&segment->graph.vectors, row), (end - row) * stride);
+        }
+        row = end + 1;
+    }
+    return code;
+}
+
+static int compact_write_vectors(struct segment_writer *writer, const struct compact_merge *merge)
+{
+    int code = segment_writer_begin_section(writer, SECTION_VECTORS);
+    if (code == OMENDB_OK && merge->base < merge->input_count)
+        code = compact_write_range(writer, merge, merge->base, 0, merge->inputs[merge->base]->info.rows);
+    for (uint32_t i = 0; i < merge->input_count && code == OMENDB_OK; i++) {
+        if (i != merge->base)
+            code = compact_write_range(writer, merge, i, 0, merge->inputs[i]->info.rows);
+    }
+    return code;
+}
+
+/* ------------------------------------------------------------------ graph */
+
+struct compact_build {
+    struct compact *compact;
+    const struct compact_merge *merge;
+    struct graph *graph;
+    const struct graph_view *source; /* adopting */
+    uint32_t first, last;            /* of the slice */
+};
+
+static int compact_step(void *context, uint64_t index)
+{
+    struct compact_build *build = context;
+    omendb *db = build->compact->db;
+    if (atomic_load(&db->stopping))
+        return error_set(OMENDB_DONE, "the database is closing");
+    struct scratch *scratch = scratch_take(db);
+    if (scratch == NULL)
+        return OMENDB_NOMEM;
+    uint32_t first = build->first + (uint32_t)index * COMPACT_GRAIN;
+    uint32_t last = build->last - first < COMPACT_GRAIN ? build->last : first + COMPACT_GRAIN;
+    int code = OMENDB_OK;
+    if (build->source != NULL)
+        code = graph_adopt_rows(build->graph, build->source, build->merge->maps[build->merge->base], scratch->graph, first, last);
+    for (uint32_t row = first; build->source == NULL && row < last && code == OMENDB_OK; row++)
+        code = graph_insert(build->graph, scratch->graph, row);
+    scratch_give(db, scratch);
+    return code;
+}
+
+/* Steps over [first, last) in slices, with a look at `progress` after each. */
+static int compact_build_rows(struct compact_build *build, uint32_t first, uint32_t last)
+{
+    struct compact *compact = build->compact;
+    int code = OMENDB_OK;
+    for (uint32_t at = first; at < last && code == OMENDB_OK;) {
+        build->first = at;
+        build->last = last - at < COMPACT_SLICE ? last : at + COMPACT_SLICE;
+        uint64_t steps = (build->last - at + COMPACT_GRAIN - 1) / COMPACT_GRAIN;
+        code = work_parallel(compact->db, steps, compact_step, build);
+        at = build->last;
+        if (code == OMENDB_OK && build->source == NULL && compact->progress != NULL &&
+            compact->progress(compact->context, at, build->merge->rows) != 0)
+            code = error_set(OMENDB_DONE, "stopped by the progress function");
+    }
+    return code;
+}
+
+static int compact_adopt(struct compact_build *build)
+{
+    const struct compact_merge *merge = build->merge;
+    const struct graph_view *source = &merge->inputs[merge->base]->graph;
+    const uint32_t *map = merge->maps[merge->base];
+    int code = graph_adopt_begin(build->graph, source, map, merge->base_rows);
+    build->source = source;
+    if (code == OMENDB_OK)
+        code = compact_build_rows(build, 0, source->count);
+    if (code == OMENDB_OK)
+        code = graph_adopt_end(build->graph, source, map);
+    build->source = NULL;
+    return code;
+}
+
+static int compact_insert(struct compact_build *build, uint32_t first)
+{
+    int code = graph_reserve(build->graph, build->merge->rows);
+    if (code != OMENDB_OK)
+        return code;
+    graph_set_count(build->graph, build->merge->rows);
+    return compact_build_rows(build, first, build->merge->rows);
+}
+
+/* ------------------------------------------------------------------ recall gate */
+
+/* Compares walks of two graphs over the same live rows, on the same queries. Truth is the best of what both find with eight times the effort: an
+ * exact scan would cost more than the merge, and the comparison needs only what either could have found. */
+struct compact_gate {
+    const struct compact_merge *merge;
+    struct graph_view fresh;      /* the merged graph, in new rows */
+    const struct graph_view *old; /* the input's, in old rows, or NULL */
+    struct graph_filter old_filter;
+    struct scratch *scratch;
+    struct graph_hit *hits; /* four lists of eight times ef */
+    float *vectors;         /* two f32 vectors */
+    uint8_t *query;
+    uint64_t random;
+    size_t ef;
+    double fresh_recall, old_recall;
+    uint32_t queries;
+};
+
+static int compact_gate_visible(const void *context, uint32_t row)
+{
+    const struct compact_merge *merge = context;
+    return merge->maps[merge->base][row] != GRAPH_NO_ROW;
+}
+
+/* A query between a row and one of its neighbours: near the data, but not a stored row, which would be found too easily. */
+static int compact_gate_query(struct compact_gate *gate)
+{
+    const struct scalar_format *format = &gate->merge->collection->format;
+    const char *reason;
+    size_t position, dim = format->dim;
+    gate->random = idmap_mix(gate->random + 1);
+    uint32_t row = (uint32_t)(gate->random % gate->fresh.count);
+    const uint32_t *links = (const uint32_t *)(const void *)rows_at(&gate->fresh.links, row);
+    uint32_t neighbour = links[(gate->random >> 40) % gate->fresh.links_per_row];
+    neighbour = neighbour < gate->fresh.count ? neighbour : row;
+    memcpy(gate->query, rows_at(&gate->fresh.vectors, row), gate->merge->collection->vector_bytes);
+    if (format->scalar == OMENDB_B1)
+        return OMENDB_OK;
+    int code = scalar_export(format, rows_at(&gate->fresh.vectors, row), OMENDB_F32, gate->vectors);
+    if (code == OMENDB_OK)
+        code = scalar_export(format, rows_at(&gate->fresh.vectors, neighbour), OMENDB_F32, gate->vectors + dim);
+    for (size_t i = 0; i < dim && code == OMENDB_OK; i++)
+        gate->vectors[i] = 0.5f * gate->vectors[i] + 0.5f * gate->vectors[dim + i];
+    if (code != OMENDB_OK || scalar_convert(format, gate->vectors, OMENDB_F32, gate->query, &reason, &position) != OMENDB_OK)
+        memcpy(gate->query, rows_at(&gate->fresh.vectors, row), gate->merge->collection->vector_bytes);
+    return OMENDB_OK;
+}
+
+/* A walk of one of the graphs; hits in new rows. */
+static int compact_gate_walk(struct compact_gate *gate, int of_old, size_t ef, struct graph_hit *hits, size_t *count)
+{
+    const struct graph_view *view = of_old ? gate->old : &gate->fresh;
+    int code = graph_search(view, gate->scratch->graph, gate->query, ef, of_old ? &gate->old_filter : NULL, hits, count, NULL);
+    for (size_t i = 0; of_old && i < *count && code == OMENDB_OK; i++)
+        hits[i].row = gate->merge->maps[gate->merge->base][hits[i].row];
+    return code;
+}
+
+/* How many of the first k of `hits` are as near as the k-th of the truth. */
+static double compact_gate_score(const struct graph_hit *hits, size_t count, float bound, size_t k)
+{
+    size_t good = 0;
+    for (size_t i = 0; i < count && i < k; i++)
+        good += hits[i].distance <= bound;
+    return (double)good / (double)k;
+}
+
+/* Distance of the k-th nearest in two ascending lists together; a row may be in both. */
+static float compact_gate_bound(const struct graph_hit *a, size_t a_count, const struct graph_hit *b, size_t b_count, size_t k)
+{
+    size_t i = 0, j = 0;
+    float bound = -INFINITY;
+    for (size_t taken = 0; taken < k && (i < a_count || j < b_count); taken++) {
+        if (i < a_count && j < b_count && a[i].row == b[j].row) {
+            bound = a[i].distance;
+            i++;
+            j++;
+        } else if (j == b_count || (i < a_count && a[i].distance <= b[j].distance)) {
+            bound = a[i++].distance;
+        } else {
+            bound = b[j++].distance;
+        }
+    }
+    return bound;
+}
+
+static int compact_gate_ask(struct compact_gate *gate)
+{
+    size_t deep = gate->ef * 8, counts[4] = {0, 0, 0, 0};
+    struct graph_hit *lists[4] = {gate->hits, gate->hits + deep, gate->hits + 2 * deep, gate->hits + 3 * deep};
+    int code = compact_gate_query(gate);
+    if (code == OMENDB_OK)
+        code = compact_gate_walk(gate, 0, deep, lists[0], &counts[0]);
+    if (code == OMENDB_OK)
+        code = compact_gate_walk(gate, 0, gate->ef, lists[1], &counts[1]);
+    if (code == OMENDB_OK && gate->old != NULL)
+        code = compact_gate_walk(gate, 1, deep, lists[2], &counts[2]);
+    if (code == OMENDB_OK && gate->old != NULL)
+        code = compact_gate_walk(gate, 1, gate->ef, lists[3], &counts[3]);
+    if (code != OMENDB_OK)
+        return code;
+    float bound = compact_gate_bound(lists[0], counts[0], lists[2], counts[2], COMPACT_GATE_K);
+    gate->fresh_recall += compact_gate_score(lists[1], counts[1], bound, COMPACT_GATE_K);
+    gate->old_recall += compact_gate_score(lists[3], counts[3], bound, COMPACT_GATE_K);
+    gate->queries++;
+    return OMENDB_OK;
+}
+
+static int compact_gate_run(struct compact_gate *gate)
+{
+    struct collection *collection = gate->merge->collection;
+    omendb *db = collection->db;
+    size_t hit_bytes = gate->ef * 8 * 4 * sizeof *gate->hits, vector_bytes = collection->schema.dim * 2 * sizeof(float);
+    gate->scratch = scratch_take(db);
+    gate->hits = memory_alloc(&db->memory, hit_bytes);
+    gate->vectors = memory_alloc(&db->memory, vector_bytes);
+    gate->query = memory_alloc(&db->memory, collection->vector_bytes);
+    int code = gate->scratch == NULL || gate->hits == NULL || gate->vectors == NULL || gate->query == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    for (uint32_t i = 0; i < COMPACT_GATE_QUERIES && code == OMENDB_OK; i++)
+        code = compact_gate_ask(gate);
+    if (code == OMENDB_OK) {
+        gate->fresh_recall /= gate->queries;
+        gate->old_recall /= gate->queries;
+    }
+    memory_free(&db->memory, gate->hits, hit_bytes);
+    memory_free(&db->memory, gate->vectors, vector_bytes);
+    memory_free(&db->memory, gate->query, collection->vector_bytes);
+    scratch_give(db, gate->scratch);
+    return code;
+}
+
+static void compact_gate_init(struct compact_gate *gate, const struct compact_merge *merge, const struct graph *graph)
+{
+    memset(gate, 0, sizeof *gate);
+    gate->merge = merge;
+    gate->ef = merge->collection->schema.ef < COMPACT_GATE_K ? COMPACT_GATE_K : merge->collection->schema.ef;
+    gate->ef = gate->ef < 1000 ? gate->ef : 1000;
+    gate->random = merge->collection->schema.seed;
+    graph_get_view(graph, &gate->fresh);
+}
+
+/* Whether the relinked graph finds what its source found, and what a fresh build found when there was one. */
+static int compact_gate_passes(const struct compact_merge *merge, const struct graph *graph, int *passes)
+{
+    struct compact_gate gate;
+    const struct segment *base = merge->inputs[merge->base];
+    *passes = 1;
+    if (merge->base_rows < COMPACT_GATE_MIN_ROWS || merge->base_rows == base->info.indexed_rows)
+        return OMENDB_OK;
+    compact_gate_init(&gate, merge, graph);
+    gate.old = &base->graph;
+    gate.old_filter = (struct graph_filter){base->info.indexed_rows, GRAPH_NO_ROW, compact_gate_visible, merge};
+    int code = compact_gate_run(&gate);
+    float fresh = (float)gate.fresh_recall;
+    *passes = fresh >= (float)gate.old_recall - COMPACT_GATE_LOSS && fresh >= base->info.reference_recall - COMPACT_GATE_LOSS;
+    return code;
+}
+
+/* The mark for later merges: taken from a build without drops, carried over by merges until the collection has doubled. */
+static int compact_set_reference(struct compact_merge *merge, const struct graph *graph, int fresh)
+{
+    struct compact_gate gate;
+    const struct part_info *base = fresh || merge->base == merge->input_count ? NULL : &merge->inputs[merge->base]->info;
+    if (merge->rows < COMPACT_GATE_MIN_ROWS)
+        return OMENDB_OK;
+    if (base != NULL && base->reference_recall > 0.0f && merge->rows / 2 <= base->reference_rows) {
+        merge->info.reference_recall = base->reference_recall;
+        merge->info.reference_rows = base->reference_rows;
+        return OMENDB_OK;
+    }
+    compact_gate_init(&gate, merge, graph);
+    int code = compact_gate_run(&gate);
+    merge->info.reference_recall = (float)gate.fresh_recall;
+    merge->info.reference_rows = merge->rows;
+    return code;
+}
+
+/* ------------------------------------------------------------------ one output */
+
+static int compact_create_graph(const struct compact_merge *merge, const struct rows_view *vectors, struct graph **graph)
+{
+    struct graph_config config;
+    collection_graph_config(merge->collection, &config);
+    return graph_create(&merge->collection->db->memory, &config, vectors, NULL, 0, graph);
+}
+
+/* Builds the graph of all output rows over `vectors`. */
+static int compact_build_graph(struct compact *compact, struct compact_merge *merge, const struct rows_view *vectors, struct graph **graph)
+{
+    struct compact_build build = {.compact = compact, .merge = merge};
+    int adopt = merge->base < merge->input_count && merge->base_rows != 0, passes = 1;
+    int code = compact_create_graph(merge, vectors, graph);
+    if (code == OMENDB_OK && adopt) {
+        build.graph = *graph;
+        code = compact_adopt(&build);
+        if (code == OMENDB_OK)
+            code = compact_gate_passes(merge, *graph, &passes);
+        if (code == OMENDB_OK && !passes) {
+            atomic_fetch_add(&compact->db->merges_rebuilt, 1);
+            graph_destroy(*graph);
+            adopt = 0;
+            code = compact_create_graph(merge, vectors, graph);
+        }
+    }
+    build.graph = *graph;
+    if (code == OMENDB_OK)
+        code = compact_insert(&build, adopt ? merge->base_rows : 0);
+    if (code == OMENDB_OK)
+        code = compact_set_reference(merge, *graph, !adopt);
+    return code;
+}
+
+static int compact_write_graph(struct compact *compact, struct compact_merge *merge)
+{
+    struct block_file *written = NULL;
+    struct graph *graph = NULL;
+    struct graph_view view;
+    uint64_t offset;
+    int code = segment_writer_flush(compact->writer, SECTION_VECTORS, &written, &offset);
+    if (code == OMENDB_OK) {
+        uint8_t *chunk = (uint8_t *)(uintptr_t)(written->base + offset);
+        struct rows_view vectors = {&chunk, 31, UINT32_MAX >> 1, merge->info.vector_stride};
+        code = compact_build_graph(compact, merge, &vectors, &graph);
+        if (code == OMENDB_OK) {
+            graph_get_view(graph, &view);
+            checkpoint_describe_graph(&view, merge->rows, &merge->info);
+        }
+        segment_flush_close(compact->writer, written);
+    }
+    if (code == OMENDB_OK)
+        code = checkpoint_write_links(compact->writer, &view, &merge->info);
+    graph_destroy(graph);
+    return code;
+}
+
+static int compact_write_part(struct compact *compact, struct compact_merge *merge)
+{
+    struct segment_writer *writer = compact->writer;
+    checkpoint_describe(merge->collection, &merge->info);
+    merge->info.rows = merge->rows;
+    int code = segment_writer_begin_part(writer);
+    if (code == OMENDB_OK)
+        code = compact_write_vectors(writer, merge);
+    if (code == OMENDB_OK)
+        code = compact_write_graph(compact, merge);
+    if (code == OMENDB_OK)
+        code = checkpoint_write_ids(writer, &compact->db->memory, merge->ids, merge->rows, &merge->info);
+    if (code == OMENDB_OK)
+        code = segment_writer_end_part(writer, &merge->info);
+    merge->part = segment_writer_parts(writer) - 1;
+    return code;
+}
+
+/* ------------------------------------------------------------------ installing */
+
+static int compact_is_input(const struct compact_merge *merge, const struct segment *segment)
+{
+    for (uint32_t i = 0; i < merge->input_count; i++) {
+        if (merge->inputs[i] == segment)
+            return 1;
+    }
+    return 0;
+}
+
+struct compact_carry {
+    const uint32_t *map;
+    struct tombstones *tombstones;
+};
+
+static int compact_carry_tombstone(void *context, uint32_t row, uint64_t end)
+{
+    struct compact_carry *carry = context;
+    if (carry->map[row] == GRAPH_NO_ROW)
+        return OMENDB_OK;
+    int code = tombstones_prepare(carry->tombstones, carry->map[row]);
+    if (code == OMENDB_OK)
+        tombstones_set(carry->tombstones, carry->map[row], end);
+    return code;
+}
+
+/* The version without the inputs, with the output (NULL: no row was left). commit_mutex. */
+static int compact_swap(struct compact_merge *merge, struct segment *output)
+{
+    struct collection *collection = merge->collection;
+    const struct version *old = atomic_load(&collection->version);
+    uint32_t present = 0, at = 0;
+    for (uint32_t i = 0; i < old->segment_count; i++)
+        present += (uint32_t)compact_is_input(merge, old->segments[i]);
+    if (present != merge->input_count || atomic_load(&collection->dropped))
+        return OMENDB_DROPPED;
+    struct version *version = version_create(&collection->db->memory, old->memtable_count, old->segment_count - present + (output != NULL));
+    if (version == NULL)
+        return OMENDB_NOMEM;
+    for (uint32_t i = 0; i < old->memtable_count; i++)
+        version->memtables[i] = memtable_reference(old->memtables[i]);
+    /* The largest first, as it will be searched by most. */
+    if (output != NULL)
+        version->segments[at++] = segment_reference(output);
+    for (uint32_t i = 0; i < old->segment_count; i++) {
+        if (!compact_is_input(merge, old->segments[i]))
+            version->segments[at++] = segment_reference(old->segments[i]);
+    }
+    version_install(collection, version);
+    return OMENDB_OK;
+}
+
+/* maintenance_mutex. */
+static int compact_install(struct compact *compact, struct compact_merge *merge, struct shared_file *file)
+{
+    omendb *db = compact->db;
+    struct segment *output = NULL;
+    int code = OMENDB_OK;
+    if (merge->rows != 0) {
+        code = segment_open(db, merge->collection, file, merge->part, NULL, merge->begins, &output);
+        if (code != OMENDB_OK)
+            return code;
+        merge->begins = NULL;
+    }
+    platform_mutex_lock(&db->commit_mutex);
+    for (uint32_t i = 0; output != NULL && i < merge->input_count && code == OMENDB_OK; i++) {
+        struct compact_carry carry = {merge->maps[i], output->tombstones};
+        code = tombstones_each(merge->inputs[i]->tombstones, merge->inputs[i]->info.rows, compact_carry_tombstone, &carry);
+    }
+    if (code == OMENDB_OK)
+        code = compact_swap(merge, output);
+    platform_mutex_unlock(&db->commit_mutex);
+    segment_release(output);
+    merge->installed = code == OMENDB_OK;
+    /* A collection that went meanwhile has no use for the output. */
+    return code == OMENDB_DROPPED ? OMENDB_OK : code;
+}
+
+static int compact_install_all(struct compact *compact)
+{
+    omendb *db = compact->db;
+    struct shared_file *file = NULL;
+    int code = OMENDB_OK, installed = 0;
+    platform_mutex_lock(&db->maintenance_mutex);
+    if (compact->file.number != 0)
+        code = shared_file_open(db, &compact->file, &file);
+    for (size_t i = 0; i < compact->merge_count && code == OMENDB_OK; i++) {
+        if (compact->merges[i].input_count != 0)
+            code = compact_install(compact, &compact->merges[i], file);
+        installed += compact->merges[i].installed;
+    }
+    shared_file_release(file);
+    if (installed) {
+        /* When this fails the old manifest stays in force with the same records; the next checkpoint names the new file, which stays protected
+         * until then. */
+        int published = checkpoint_republish(db);
+        code = code == OMENDB_OK ? published : code;
+        if (published == OMENDB_OK)
+            checkpoint_unprotect(db, compact->number);
+        atomic_fetch_add(&db->merges, (uint64_t)installed);
+    } else {
+        checkpoint_unprotect(db, compact->number);
+    }
+    platform_mutex_unlock(&db->maintenance_mutex);
+    return code;
+}
+
+/* ------------------------------------------------------------------ the whole */
+
+static void compact_destroy_merge(struct compact_merge *merge)
+{
+    struct memory *memory = &merge->collection->db->memory;
+    for (uint32_t i = 0; i < merge->input_count; i++)
+        memory_free(memory, merge->maps[i], merge->maps[i] == NULL ? 0 : merge->inputs[i]->info.rows * sizeof **merge->maps);
+    memory_free(memory, merge->ids, merge->ids == NULL ? 0 : merge->rows * sizeof *merge->ids);
+    begin_array_release(merge->begins);
+    version_release(merge->version);
+}
+
+static uint64_t compact_expected_bytes(const struct compact *compact)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < compact->merge_count; i++) {
+        const struct collection *collection = compact->merges[i].collection;
+        bytes += compact->merges[i].rows * (uint64_t)(collection->vector_bytes + collection->schema.M * 9 + 40);
+    }
+    return bytes;
+}
+
+/* Writes all outputs to one file and syncs it. */
+static int compact_write(struct compact *compact)
+{
+    omendb *db = compact->db;
+    uint64_t rows = 0;
+    for (size_t i = 0; i < compact->merge_count; i++)
+        rows += compact->merges[i].rows;
+    if (rows == 0)
+        return OMENDB_OK;
+    int code = segment_writer_create(&db->storage, STORAGE_SEGMENT, compact->number, compact_expected_bytes(compact), &compact->writer);
+    for (size_t i = 0; i < compact->merge_count && code == OMENDB_OK; i++) {
+        if (compact->merges[i].rows != 0)
+            code = compact_write_part(compact, &compact->merges[i]);
+    }
+    compact->file = (struct manifest_file){compact->number, 0, 0, STORAGE_SEGMENT};
+    if (code == OMENDB_OK)
+        code = segment_writer_finish(compact->writer, &compact->file.size, &compact->file.footer_crc);
+    segment_writer_destroy(compact->writer);
+    return code;
+}
+
+OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collections, size_t count, int everything,
+                                int (*progress)(void *context, uint64_t done, uint64_t total), void *context, int *merged)
+{
+    struct compact compact = {.db = db, .progress = progress, .context = context, .merge_count = count};
+    uint32_t inputs = 0;
+    size_t planned = 0;
+    *merged = 0;
+    int code = commit_check_writable(db);
+    if (code != OMENDB_OK || count == 0)
+        return code;
+    compact.merges = memory_zalloc(&db->memory, count * sizeof *compact.merges);
+    if (compact.merges == NULL)
+        return OMENDB_NOMEM;
+    for (; planned < count && code == OMENDB_OK; planned++) {
+        compact.merges[planned].collection = collections[planned];
+        code = compact_plan(&compact.merges[planned], everything);
+        inputs += compact.merges[planned].input_count;
+    }
+    if (code == OMENDB_OK && inputs != 0) {
+        code = checkpoint_protect(db, &compact.number);
+        if (code == OMENDB_OK) {
+            code = compact_write(&compact);
+            if (code == OMENDB_OK) {
+                code = compact_install_all(&compact);
+                *merged = code == OMENDB_OK;
+            } else {
+                platform_mutex_lock(&db->maintenance_mutex);
+                checkpoint_unprotect(db, compact.number);
+                platform_mutex_unlock(&db->maintenance_mutex);
+            }
+        }
+    }
+    for (size_t i = 0; i < planned; i++)
+        compact_destroy_merge(&compact.merges[i]);
+    memory_free(&db->memory, compact.merges, count * sizeof *compact.merges);
+    return code;
+}
+
+#undef COMPACT_MAX_SEGMENTS
+#undef COMPACT_GROWTH
+#undef COMPACT_MAX_INPUTS
+#undef COMPACT_SLICE
+#undef COMPACT_GRAIN
+#undef COMPACT_GATE_MIN_ROWS
+#undef COMPACT_GATE_QUERIES
+#undef COMPACT_GATE_K
+#undef COMPACT_GATE_LOSS

@@ -1,0 +1,208 @@
+/* database.c: opening and closing of a database, and what a fork does to it.
+ *
+ * Fork: a list of the open databases of the process. In the child each one's lock descriptor is closed, so that a parent that dies and
+ * starts again is not locked out by its child; everything else is left as it is, since other threads may have been in the midst of
+ * anything, and every call finds out by the process number that it is in a child. */
+#include "database.h"
+#include "lifecycle.h"
+
+#include <string.h>
+
+static pthread_mutex_t database_list_mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t database_fork_once = PTHREAD_ONCE_INIT;
+static omendb *database_list;
+
+static void database_before_fork(void)
+{
+    pthread_mutex_lock(&database_list_mutex);
+}
+
+static void database_after_fork_in_parent(void)
+{
+    pthread_mutex_unlock(&database_list_mutex);
+}
+
+static void database_after_fork_in_child(void)
+{
+    for (omendb *db = database_list; db != NULL; db = db->next_open) {
+        if (db->lock_file.handle != NULL)
+            db->storage.vfs->close(db->storage.vfs->context, db->lock_file.handle);
+        if (db->manifest_lock.handle != NULL)
+            db->storage.vfs->close(db->storage.vfs->context, db->manifest_lock.handle);
+        db->lock_file.handle = NULL;
+        db->manifest_lock.handle = NULL;
+    }
+    pthread_mutex_unlock(&database_list_mutex);
+}
+
+static void database_register_fork(void)
+{
+    pthread_atfork(database_before_fork, database_after_fork_in_parent, database_after_fork_in_child);
+}
+
+static void database_enlist(omendb *db)
+{
+    pthread_once(&database_fork_once, database_register_fork);
+    pthread_mutex_lock(&database_list_mutex);
+    db->next_open = database_list;
+    database_list = db;
+    pthread_mutex_unlock(&database_list_mutex);
+}
+
+static void database_delist(omendb *db)
+{
+    pthread_mutex_lock(&database_list_mutex);
+    for (omendb **link = &database_list; *link != NULL; link = &(*link)->next_open) {
+        if (*link == db) {
+            *link = db->next_open;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&database_list_mutex);
+}
+
+/* ------------------------------------------------------------------ making and freeing */
+
+static int database_init_locks(omendb *db)
+{
+    int code = platform_mutex_init(&db->maintenance_mutex);
+    if (code == OMENDB_OK)
+        code = platform_mutex_init(&db->commit_mutex);
+    if (code == OMENDB_OK)
+        code = platform_mutex_init(&db->sync_mutex);
+    if (code == OMENDB_OK)
+        code = platform_mutex_init(&db->txn_mutex);
+    if (code == OMENDB_OK)
+        code = platform_condition_init(&db->sync_condition);
+    return code;
+}
+
+static void database_free_collections(omendb *db)
+{
+    for (size_t i = 0; i < db->catalog.count; i++)
+        collection_release(db->catalog.items[i]);
+    memory_free(&db->memory, db->catalog.items, db->catalog.capacity * sizeof *db->catalog.items);
+    for (size_t i = 0; i < DATABASE_SCRATCH_SLOTS; i++)
+        scratch_destroy(atomic_load(&db->scratch[i]));
+}
+
+static void database_free_files(omendb *db)
+{
+    if (db->wal != NULL) {
+        wal_close(db->wal);
+        memory_free(&db->memory, db->wal, sizeof *db->wal);
+    }
+    manifest_destroy(&db->memory, &db->published);
+    storage_close(&db->storage, &db->manifest_lock);
+    /* The lock goes last: whoever gets it next finds nothing half done. */
+    storage_close(&db->storage, &db->lock_file);
+    if (db->storage.directory != NULL)
+        db->storage.vfs->close_directory(db->storage.vfs->context, db->storage.directory);
+    if (db->in_memory)
+        vfs_memory_destroy(&db->memory_vfs);
+}
+
+OMENDB_INTERNAL void database_free(omendb *db)
+{
+    struct memory outer;
+    database_delist(db);
+    work_stop(db);
+    work_destroy(db);
+    database_free_collections(db);
+    database_free_files(db);
+    platform_mutex_destroy(&db->maintenance_mutex);
+    platform_mutex_destroy(&db->commit_mutex);
+    platform_mutex_destroy(&db->sync_mutex);
+    platform_mutex_destroy(&db->txn_mutex);
+    platform_condition_destroy(&db->sync_condition);
+    db->magic = 0;
+    memory_init(&outer, &db->allocator, 0);
+    memory_free_aligned(&outer, db, sizeof *db);
+}
+
+static void database_set_options(omendb *db, const omendb_options *options)
+{
+    db->magic = DATABASE_MAGIC;
+    db->process = platform_process();
+    db->read_only = options->read_only != 0;
+    db->sync = options->sync;
+    db->wal_limit = options->wal_limit == 0 ? UINT64_C(64) << 20 : options->wal_limit;
+    db->tail_limit = options->tail_limit == 0 ? UINT64_C(8) << 20 : options->tail_limit;
+    db->stall_timeout_us = (options->stall_timeout_ms == 0 ? UINT64_C(10000) : options->stall_timeout_ms) * 1000;
+    db->log = options->log;
+    db->log_context = options->log_context;
+    db->storage.memory = &db->memory;
+    db->storage.io = options->io;
+    db->storage.sync = options->sync;
+    db->storage.vfs = options->vfs == NULL ? omendb_default_vfs() : options->vfs;
+}
+
+static int database_open_directory(omendb *db, const char *path, const omendb_options *options)
+{
+    if (strcmp(path, ":memory:") == 0) {
+        int code = vfs_memory_create(&db->memory, &db->memory_vfs);
+        if (code != OMENDB_OK)
+            return code;
+        db->in_memory = 1;
+        db->storage.vfs = &db->memory_vfs;
+    }
+    int create = !options->read_only && !options->must_exist;
+    int code = db->storage.vfs->open_directory(db->storage.vfs->context, path, create, &db->storage.directory);
+    if (code == OMENDB_OK)
+        return code;
+    db->storage.directory = NULL;
+    if (code == OMENDB_NOTFOUND)
+        return error_set(code, "there is no database at \"%s\"; the parent directory must exist", path);
+    if (code == OMENDB_FORMAT)
+        return error_set(code, "\"%s\" is not a directory; a database is one", path);
+    return error_set(code, "the directory \"%s\" cannot be opened", path);
+}
+
+OMENDB_INTERNAL int database_open(const char *path, const omendb_options *options, omendb **db)
+{
+    struct memory outer;
+    *db = NULL;
+    memory_init(&outer, options->allocator, 0);
+    omendb *made = memory_alloc_aligned(&outer, sizeof *made);
+    if (made == NULL)
+        return OMENDB_NOMEM;
+    made->allocator = outer.hooks;
+    memory_init(&made->memory, options->allocator, options->memory_limit);
+    database_set_options(made, options);
+    database_enlist(made);
+    int code = database_init_locks(made);
+    if (code == OMENDB_OK)
+        code = database_open_directory(made, path, options);
+    /* Recovery uses the queues, but no thread may run before it is done. */
+    if (code == OMENDB_OK)
+        code = work_create(made, made->read_only ? 0 : options->threads);
+    if (code == OMENDB_OK)
+        code = recover_open(made, options->must_exist != 0);
+    if (code == OMENDB_OK)
+        code = work_start(made);
+    if (code != OMENDB_OK) {
+        database_free(made);
+        return code;
+    }
+    *db = made;
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int database_close(omendb *db)
+{
+    int code = OMENDB_OK;
+    if (db->process == platform_process()) {
+        work_stop(db);
+        int dirty = db->appended_commit > atomic_load(&db->checkpoint_commit);
+        if (dirty && !db->read_only && !db->in_memory && !atomic_load(&db->poisoned))
+            code = checkpoint_run(db, 1);
+    }
+    database_free(db);
+    return code;
+}
+
+OMENDB_INTERNAL void database_child_done(omendb *db)
+{
+    if (atomic_fetch_sub(&db->children, 1) == 1 && atomic_load(&db->released))
+        database_close(db);
+}

@@ -1,0 +1,400 @@
+/* database.h: what an open database is made of, who owns it and what guards it.
+ *
+ *   omendb (struct omendb)      files, log, threads, the list of collections
+ *   struct collection           one collection while the database is open; handles (omendb_collection) point at it
+ *   struct version              immutable list of the memtables and segments that make up a collection now; reference-counted
+ *   struct segment              one part of a segment file, its tombstones, its walkable view; reference-counted
+ *
+ * LOCK ORDER (take from left to right, release before waiting on anything to the left):
+ *   maintenance_mutex  ->  sync leadership (syncing)  ->  commit_mutex  ->  work_mutex | txn_mutex | sync_mutex
+ *   maintenance_mutex  whoever publishes a manifest: checkpoint, install of a merge, collecting of files.
+ *   syncing            at most one thread syncs the log, or replaces it; guarded by sync_mutex, waited for on sync_condition.
+ *   commit_mutex       appending to the log and applying: memtables, tombstones, catalog, versions, next ids. Never held over a
+ *                      sync of commits; held over the small remainder when the log is rotated.
+ *   sync_mutex         durable_commit, poisoned. txn_mutex: the list of transactions. work_mutex: queues.
+ * A reader takes none of them: it pins, copies the version pointer, adds a reference, unpins (version.c), then reads `visible_commit`. */
+#ifndef OMENDB_DATABASE_H
+#define OMENDB_DATABASE_H
+
+#include "internal.h"
+#include "error.h"
+#include "manifest.h"
+#include "memory.h"
+#include "memtable.h"
+#include "platform.h"
+#include "scalar.h"
+#include "segment.h"
+#include "storage.h"
+#include "tombstones.h"
+#include "wal.h"
+
+#define DATABASE_PIN_SLOTS     64
+#define DATABASE_SCRATCH_SLOTS 32
+#define DATABASE_RETAINED      64
+#define DATABASE_UNPUBLISHED   16
+
+/* Magic numbers of handles, to tell a wrong pointer from a right one where that is possible. */
+#define DATABASE_MAGIC   UINT32_C(0x4f6d4442)
+#define COLLECTION_MAGIC UINT32_C(0x4f6d436f)
+#define TXN_MAGIC        UINT32_C(0x4f6d5478)
+#define ROWS_MAGIC       UINT32_C(0x4f6d526f)
+
+/* An open segment or overlay file, shared by the segments in it. */
+struct shared_file {
+    _Atomic uint32_t references;
+    struct segment_file *file;
+    struct memory *memory;
+    struct manifest_file entry;
+};
+
+/* Begin commits of rows that a transaction older than the sealing may not see; shared, immutable. */
+struct begin_array {
+    _Atomic uint32_t references;
+    struct memory *memory;
+    uint32_t rows;
+    uint64_t newest;
+    uint64_t begin[];
+};
+
+struct segment {
+    _Atomic uint32_t references;
+    struct memory *memory;
+    struct shared_file *file;
+    uint32_t part;
+    struct part_info info;
+    uint32_t links_per_row;
+    uint8_t *chunks[5]; /* of the five views: vectors, links, levels, upper index, upper links */
+    struct graph_view graph; /* count = indexed rows */
+    struct section_range ids, sorted_ids, sorted_rows, filter;
+    struct tombstones *tombstones;
+    struct begin_array *begins; /* NULL: visible to everybody */
+    /* Where the manifest finds the tombstones; guarded by maintenance_mutex. */
+    uint64_t overlay_file;
+    uint32_t overlay_part;
+    uint64_t overlay_commit; /* ends up to this one are in the overlay */
+    _Atomic uint32_t merging; /* 1: input of a merge under way */
+};
+
+struct version {
+    _Atomic uint32_t references;
+    struct memory *memory;
+    size_t bytes;            /* allocated */
+    uint32_t memtable_count; /* oldest first */
+    uint32_t segment_count;
+    struct memtable **memtables;
+    struct segment **segments;
+};
+
+struct collection {
+    _Atomic uint32_t references; /* the catalog's, handles', queues' */
+    struct omendb *db;
+    uint64_t id;
+    char name[256];
+    omendb_schema schema; /* complete */
+    struct scalar_format format;
+    const struct kernel *kernel;
+    size_t vector_bytes;
+    float distance_factor;
+    _Atomic uint32_t dropped;
+    _Atomic(struct version *) version; /* replaced under commit_mutex; the old one is released after a grace period */
+    struct memtable *active;           /* the last of the version's memtables, or NULL; commit_mutex */
+    _Atomic uint64_t next_id;          /* commit_mutex */
+    /* Queues of work.c, linked through the collections; work mutex. */
+    _Atomic uint32_t index_queued, merge_queued;
+    struct collection *index_next, *merge_next;
+};
+
+/* Catalog: pointers sorted by name; commit_mutex. */
+struct catalog {
+    struct collection **items;
+    size_t count, capacity;
+};
+
+struct pin_slot {
+    _Alignas(OMENDB_CACHE_LINE) _Atomic uint32_t busy;
+};
+
+struct work_state; /* work.c */
+
+struct omendb {
+    uint32_t magic;
+    uint64_t process;
+    struct memory memory; /* every allocation but this struct itself */
+    omendb_allocator allocator;
+    omendb_vfs memory_vfs;
+    uint32_t in_memory;
+    uint32_t read_only;
+    uint32_t sync;
+    uint64_t wal_limit, tail_limit;
+    uint64_t stall_timeout_us;
+    void (*log)(void *context, int code, const char *message);
+    void *log_context;
+    struct storage storage;
+    struct storage_file lock_file, manifest_lock; /* the latter: shared, of a read-only opener */
+
+    struct platform_mutex maintenance_mutex, commit_mutex, sync_mutex, txn_mutex;
+    struct platform_condition sync_condition;
+
+    /* commit_mutex */
+    struct catalog catalog;
+    struct wal *wal; /* NULL: in memory, or read-only */
+    uint64_t appended_commit;
+    uint64_t next_collection;
+    _Atomic uint64_t log_bytes; /* in the current log and those before it that a checkpoint has not replaced */
+
+    /* sync_mutex */
+    uint32_t syncing;
+    uint64_t durable_commit;
+    _Atomic uint32_t poisoned;
+    char poison_text[256];
+
+    _Atomic uint64_t visible_commit;
+    _Atomic uint64_t checkpoint_commit; /* S of the published manifest */
+
+    /* maintenance_mutex */
+    struct manifest published;
+    _Atomic uint64_t next_file;
+    uint64_t retained[DATABASE_RETAINED]; /* older manifests that readers of other processes may use; 0: free place */
+    uint64_t unpublished[DATABASE_UNPUBLISHED]; /* files that are written, or in use, but not in the manifest yet; 0: free place */
+    _Atomic uint32_t checkpoint_failed; /* code of the last one, 0: fine */
+
+    /* txn_mutex */
+    struct omendb_txn *transactions;
+    uint64_t open_transactions;
+
+    _Atomic uint32_t children; /* handles of collections, transactions, cursors */
+    _Atomic uint32_t released;
+    struct pin_slot pins[DATABASE_PIN_SLOTS];
+    _Atomic(struct scratch *) scratch[DATABASE_SCRATCH_SLOTS];
+    struct work_state *work;
+    _Atomic uint32_t stopping; /* long work ends early */
+
+    /* read-only openers: where replay goes on */
+    uint64_t replay_wal, replay_offset, replay_sequence;
+
+    _Atomic uint64_t commit_groups, checkpoints, merges, merges_rebuilt;
+    struct omendb *next_open; /* of the process-wide list for fork */
+};
+
+struct omendb_collection {
+    uint32_t magic;
+    omendb *db;
+    struct collection *collection;
+};
+
+/* ---- version.c: collections, versions, segments and their lives */
+OMENDB_INTERNAL int collection_create(omendb *db, uint64_t id, const char *name, const omendb_schema *schema, struct collection **collection);
+OMENDB_INTERNAL struct collection *collection_reference(struct collection *collection);
+OMENDB_INTERNAL void collection_release(struct collection *collection);
+OMENDB_INTERNAL void collection_graph_config(const struct collection *collection, struct graph_config *config);
+
+/* Fills defaults and checks ranges; OMENDB_INVALID names the field. */
+OMENDB_INTERNAL int schema_complete(const omendb_schema *given, omendb_schema *complete);
+/* Fields of `given` that are not 0 must equal; OMENDB_MISMATCH names the field. */
+OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_schema *given, const char *name);
+
+/* Index of the name in the catalog, or where it would go with *found = 0. commit_mutex. */
+OMENDB_INTERNAL size_t catalog_find(const struct catalog *catalog, const char *name, int *found);
+OMENDB_INTERNAL struct collection *catalog_by_id(const struct catalog *catalog, uint64_t id);
+OMENDB_INTERNAL int catalog_reserve(omendb *db, struct catalog *catalog, size_t more);
+OMENDB_INTERNAL void catalog_insert(struct catalog *catalog, struct collection *collection); /* takes the reference; reserved before */
+OMENDB_INTERNAL void catalog_remove(struct catalog *catalog, struct collection *collection); /* gives the reference back to the caller */
+
+/* A reference to the current version, without a lock. */
+OMENDB_INTERNAL struct version *version_acquire(struct collection *collection);
+OMENDB_INTERNAL void version_release(struct version *version);
+/* A new version with room; its items are not yet referenced. NULL: no memory. */
+OMENDB_INTERNAL struct version *version_create(struct memory *memory, uint32_t memtables, uint32_t segments);
+/* Makes it current and releases the old one after the grace period. commit_mutex. */
+OMENDB_INTERNAL void version_install(struct collection *collection, struct version *version);
+/* Waits until no reader is between loading a pointer and referencing what it points at. */
+OMENDB_INTERNAL void version_wait_for_readers(omendb *db);
+/* Consistent pair of a version and the commit to read at. */
+OMENDB_INTERNAL struct version *version_acquire_newest(struct collection *collection, uint64_t *commit);
+
+OMENDB_INTERNAL int shared_file_open(omendb *db, const struct manifest_file *entry, struct shared_file **file);
+OMENDB_INTERNAL struct shared_file *shared_file_reference(struct shared_file *file);
+OMENDB_INTERNAL void shared_file_release(struct shared_file *file);
+
+/* tombstones, begins: references taken over on success; tombstones NULL: a new empty object. */
+OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection, struct shared_file *file, uint32_t part,
+                                 struct tombstones *tombstones, struct begin_array *begins, struct segment **segment);
+OMENDB_INTERNAL struct segment *segment_reference(struct segment *segment);
+OMENDB_INTERNAL void segment_release(struct segment *segment);
+OMENDB_INTERNAL int segment_id(const struct segment *segment, uint32_t row, uint64_t *id);
+OMENDB_INTERNAL int segment_vector(const struct segment *segment, uint32_t row, const uint8_t **vector);
+/* Rows with this id, one after the other: *cursor starts at 0; *row = GRAPH_NO_ROW at the end. */
+OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uint64_t *cursor, uint32_t *row);
+OMENDB_INTERNAL int segment_row_visible(const struct segment *segment, uint32_t row, uint64_t commit);
+
+/* Where a row is. */
+struct location {
+    struct memtable *memtable; /* or */
+    struct segment *segment;
+    uint32_t row;
+};
+/* The live row of `id` in the newest state (commit_mutex), or both pointers NULL. *newest_change: largest commit known to have
+ * touched the id (0: none known). */
+OMENDB_INTERNAL int version_locate_live(const struct version *version, uint64_t id, struct location *location, uint64_t *newest_change);
+/* The row of `id` that is visible at `commit`, or both pointers NULL. */
+OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, uint64_t commit, struct location *location);
+OMENDB_INTERNAL int location_vector(const struct location *location, const uint8_t **vector);
+OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit, uint64_t *count);
+OMENDB_INTERNAL uint64_t version_unindexed_bytes(const struct version *version, size_t vector_bytes);
+
+/* Working memory of one search, merge or indexing step at a time; pooled. */
+struct search_hit {
+    float distance;
+    uint64_t id;
+};
+struct scratch {
+    struct memory *memory;
+    struct graph_scratch *graph;
+    struct graph_hit *hits; /* of one source */
+    size_t hit_capacity;
+    struct search_hit *found, *best, *merged; /* of one source, of all before it, of both */
+    size_t found_capacity;
+    uint8_t *vector; /* the query in the stored type */
+    size_t vector_capacity;
+};
+OMENDB_INTERNAL struct scratch *scratch_take(omendb *db); /* NULL: no memory */
+OMENDB_INTERNAL void scratch_give(omendb *db, struct scratch *scratch); /* NULL is OK */
+OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch);          /* NULL is OK */
+OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found, size_t vector_bytes);
+OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message);
+
+/* ---- commit.c */
+enum change_kind { CHANGE_ADD = 1, CHANGE_PUT = 2, CHANGE_DELETE = 3, CHANGE_CREATE = 4, CHANGE_DROP = 5 };
+
+/* One operation over many records of one collection. */
+struct change {
+    uint32_t kind;
+    uint32_t count;
+    struct collection *collection; /* CREATE: the new one; a reference of the caller's */
+    uint64_t *ids;                 /* caller's; automatic ones are filled in when `automatic` */
+    const uint8_t *vectors;        /* count * vector_bytes, stored type */
+    int automatic;
+    int skip_missing;              /* DELETE: absent ids are left out of the commit instead of OMENDB_NOTFOUND */
+    uint32_t affected;             /* out: DELETE: how many existed */
+};
+
+/* Validates, logs, applies and, as the sync mode says, waits until the commit is durable and visible.
+ * snapshot: UINT64_MAX, or OMENDB_CONFLICT where an id changed after it. */
+OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count, uint64_t snapshot);
+/* Applies a logged commit to memory (recovery, read-only openers). */
+OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *payload, size_t size);
+/* Makes `commit` and all before it durable and visible, whatever the sync mode when `force`. */
+OMENDB_INTERNAL int commit_wait(omendb *db, uint64_t commit);
+OMENDB_INTERNAL int commit_check_writable(omendb *db);
+/* Leadership of syncing: begin waits for the thread that has it. */
+OMENDB_INTERNAL int commit_lead(omendb *db);
+OMENDB_INTERNAL void commit_unlead(omendb *db);
+OMENDB_INTERNAL int commit_poison(omendb *db, int code);
+/* As leader: syncs what is in the log now and publishes it. */
+OMENDB_INTERNAL int commit_sync_led(omendb *db);
+OMENDB_INTERNAL void commit_publish(omendb *db, uint64_t commit);
+/* ---- checkpoint.c */
+/* Seals all memtables and tombstones into files and publishes them; the log before it is dropped. force = 0: only when the log is long enough. */
+OMENDB_INTERNAL int checkpoint_run(omendb *db, int force);
+/* Publishes what the versions hold now, as of the last checkpoint's commit. maintenance_mutex. */
+OMENDB_INTERNAL int checkpoint_republish(omendb *db);
+/* Writes ids, their sorted index and filter of a part; fills the fields of `info` that follow from them. */
+OMENDB_INTERNAL int checkpoint_write_ids(struct segment_writer *writer, struct memory *memory, const uint64_t *ids, uint32_t rows,
+                                         struct part_info *info);
+/* Unlinks the files that neither the manifest nor a reader of another process needs. maintenance_mutex. */
+OMENDB_INTERNAL void checkpoint_collect(omendb *db);
+/* A file is about to be written outside of maintenance_mutex, or is done with. */
+OMENDB_INTERNAL int checkpoint_protect(omendb *db, uint64_t *number); /* gives the next number; OMENDB_BUSY when there are too many */
+OMENDB_INTERNAL void checkpoint_unprotect(omendb *db, uint64_t number);
+/* What a part says of its collection, and of the graph in it. */
+OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection, struct part_info *info);
+OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, uint32_t indexed_rows, struct part_info *info);
+/* The sections of a graph, for info->indexed_rows rows. */
+OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer, const struct graph_view *view, const struct part_info *info);
+OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, uint32_t rows);
+OMENDB_INTERNAL void begin_array_release(struct begin_array *begins); /* NULL is OK */
+
+/* ---- recover.c */
+OMENDB_INTERNAL int recover_open(omendb *db, int must_exist);
+OMENDB_INTERNAL int recover_refresh(omendb *db);
+
+/* ---- compact.c */
+/* Merges what the policy picks in these collections (small ones share a file); *merged = 0: nothing to do. The caller has the right to
+ * merge (work_merge_begin). OMENDB_DONE: cancelled by `progress` or by closing. */
+#define COMPACT_BATCH 64
+OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collections, size_t count, int everything,
+                                int (*progress)(void *context, uint64_t done, uint64_t total), void *context, int *merged);
+OMENDB_INTERNAL int compact_wanted(struct collection *collection);
+/* Bytes that a merge of what is picked would write: small ones are gathered into one file. */
+#define COMPACT_SMALL_BYTES (UINT64_C(4) << 20)
+
+/* ---- work.c */
+OMENDB_INTERNAL int work_create(omendb *db, int32_t threads); /* queues only */
+OMENDB_INTERNAL int work_start(omendb *db);                     /* the threads */
+OMENDB_INTERNAL void work_stop(omendb *db);
+OMENDB_INTERNAL void work_destroy(omendb *db);
+/* Something may be to do in the background. */
+OMENDB_INTERNAL void work_notice_index(struct collection *collection);
+OMENDB_INTERNAL void work_notice_merge(struct collection *collection);
+OMENDB_INTERNAL void work_notice_log(omendb *db);
+/* Runs fn(context, i) for i in [0, count) over this thread and idle workers; the first error stops it and is returned. */
+OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count, int (*fn)(void *context, uint64_t index), void *context);
+/* Slows a writer that is about to add `bytes` to the collection; OMENDB_BUSY after stall_timeout. */
+OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes);
+/* One unit of background work in this thread; *did = 0: there was none. */
+OMENDB_INTERNAL int work_step(omendb *db, int *did);
+/* The right to merge, which one thread has at a time. */
+OMENDB_INTERNAL void work_merge_begin(omendb *db);
+OMENDB_INTERNAL void work_merge_end(omendb *db);
+
+/* ---- search.c */
+/* What one call asks, in the engine's terms. */
+struct search_request {
+    struct collection *collection;
+    const struct version *version;
+    uint64_t commit;
+    omendb_txn *txn;         /* NULL, or a writing one: its own changes count */
+    const uint8_t *vector;   /* stored type */
+    uint64_t excluded_id;    /* OMENDB_ID_AUTO: none */
+    size_t k, ef;
+    int exact, use_radius;
+    float radius;
+};
+OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch, uint64_t *ids, float *distances,
+                               size_t *count, omendb_explain *explain);
+
+/* ---- txn.c */
+struct txn_write {
+    struct collection *collection; /* referenced */
+    uint64_t id;
+    uint8_t *vector; /* stored type; NULL: deleted */
+    uint32_t added;  /* 1: the id was free at the snapshot */
+};
+
+struct omendb_txn {
+    uint32_t magic;
+    omendb *db;
+    int mode;
+    uint64_t snapshot;
+    struct omendb_txn *next, *previous; /* txn_mutex */
+    struct txn_write *writes;
+    size_t write_count, write_capacity;
+    uint32_t *table; /* index + 1 of writes by collection and id; open addressing */
+    size_t table_slots;
+};
+
+OMENDB_INTERNAL int txn_begin(omendb *db, int mode, omendb_txn **txn);
+OMENDB_INTERNAL int txn_commit(omendb_txn *txn);
+OMENDB_INTERNAL void txn_end(omendb_txn *txn); /* frees; NULL is OK */
+/* The transaction's own change of a record, or NULL. */
+OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn, const struct collection *collection, uint64_t id);
+/* Takes a validated change over (copies vectors). */
+OMENDB_INTERNAL int txn_apply(omendb_txn *txn, struct change *change);
+/* Smallest commit that a transaction reads at, at most the newest visible one. */
+OMENDB_INTERNAL uint64_t txn_oldest(omendb *db);
+
+/* ---- check.c, backup.c */
+OMENDB_INTERNAL int check_run(omendb *db, void (*report)(void *context, const char *line), void *context, uint64_t *problems);
+OMENDB_INTERNAL int backup_run(omendb *db, const char *path);
+
+#endif

@@ -1,0 +1,277 @@
+/* format.h: every byte on disk. No other file knows a magic, a version or an offset.
+ *
+ * All numbers are little-endian; files are read and written by copying, never by laying a struct
+ * over bytes. The four kinds of file begin with 64 bytes that are arranged alike, so that one check
+ * serves all of them and a later version can still be told from damage:
+ *
+ *    0  8  magic: "OMENDBWL" log, "OMENDBSG" segments, "OMENDBOV" overlays, "OMENDBMF" manifest
+ *    8  4  format version (1). A larger one is refused
+ *   12  4  features that a reader may ignore          (no bit is given out yet)
+ *   16  4  features that forbid writing the database  (likewise; set in the manifest whenever a
+ * file it names has one) 20  4  features that forbid opening the file      (likewise) 24 32  by
+ * kind, see below 56  4  CRC32C of bytes 0 to 55 60  4  zero
+ *
+ * Log (wal.h tells how it is read):
+ *   24  8  log id: random, not 0; repeated in each record
+ *   32  8  sequence of the first record
+ *   40  8  number of the preceding log, 0: none
+ *   48  8  final length of the preceding log
+ *   64     records, each at a multiple of 8:
+ *             0  4  bytes of payload
+ *             4  4  CRC32C of the record's other bytes: 0 to 3, then 8 to the end, padding included
+ *             8  8  sequence
+ *            16  8  log id
+ *            24  8  durable_upto: offset known to be on the device when this was appended; at most
+ * the record's own 32  4  type 36  4  zero 40     payload, zeros to a multiple of 8
+ *
+ * Segments and overlays:
+ *   24  8  file number
+ *   32 24  zero; kept for a key id and the prefix of a nonce
+ *   64     sections, each at a multiple of 64, zeros between and up to a multiple of 16,384: the
+ * data blocks footer, from there to the end of the file: parts, 96 bytes each (FORMAT_PART_*)
+ *             sections, 24 bytes each, ascending by part and offset: u32 part, u32 type, u64
+ * offset, u64 length u32 CRC32C of each data block, begun with u64 file number and u64 block number
+ *             trailer of 32 bytes: "OMENDBFT", u64 bytes of the footer, u32 parts, u32 sections,
+ * u32 zero, u32 CRC32C of the footer's other bytes, begun with u64 file number
+ *
+ * Manifest:
+ *   24  8  bytes of the file
+ *   32  8  its number
+ *   40  4  CRC32C of all bytes from 64 on
+ *   44 12  zero
+ *   64  8  commit: what is later is in the logs
+ *   72  8  first log to replay
+ *   80  8  next number of a file
+ *   88  8  next id of a collection
+ *   96  4  files
+ *  100  4  collections
+ *  104     files, 24 bytes each, ascending: u64 number, u64 bytes, u32 CRC32C of the footer, u32
+ * kind (1 segments, 2 overlays) collections, ascending by name: 72 fixed bytes
+ * (FORMAT_COLLECTION_*), the name, zeros to a multiple of 8, then segments, 24 bytes each: u64
+ * file, u32 part, u32 overlay's part, u64 overlay's file (0: none)
+ *
+ * CURRENT is text: the manifest's name and a newline, the CRC32C of that line in eight hexadecimal
+ * digits and a newline. It is replaced by a rename over it, never written in place.
+ *
+ * Rejected: varints (a few bytes in files of megabytes, for a parser with a loop at each field);
+ * checksums inside the data blocks (sections would not be contiguous when mapped, and a block could
+ * vouch for itself in the wrong place). */
+#ifndef OMENDB_FORMAT_H
+#define OMENDB_FORMAT_H
+
+#include "internal.h"
+
+#include <string.h>
+
+#define FORMAT_VERSION 1
+_Static_assert(FORMAT_VERSION == OMENDB_FORMAT_VERSION,
+               "omendb.h states the version of these files");
+
+#define FORMAT_MAGIC_WAL      "OMENDBWL"
+#define FORMAT_MAGIC_SEGMENT  "OMENDBSG"
+#define FORMAT_MAGIC_OVERLAY  "OMENDBOV"
+#define FORMAT_MAGIC_MANIFEST "OMENDBMF"
+#define FORMAT_MAGIC_FOOTER   "OMENDBFT"
+#define FORMAT_MAGIC_BYTES    8
+
+enum format_header {
+    FORMAT_HEADER_VERSION = 8,
+    FORMAT_HEADER_IGNORE = 12,
+    FORMAT_HEADER_READ_ONLY = 16,
+    FORMAT_HEADER_REFUSE = 20,
+    FORMAT_HEADER_OWN = 24, /* the fields of the kind */
+    FORMAT_HEADER_CRC = 56,
+    FORMAT_HEADER_ZERO = 60,
+    FORMAT_HEADER_BYTES = 64
+};
+_Static_assert(FORMAT_HEADER_VERSION == FORMAT_MAGIC_BYTES &&
+                   FORMAT_HEADER_REFUSE + 4 == FORMAT_HEADER_OWN,
+               "version and masks lie between magic and the fields of the kind");
+_Static_assert(FORMAT_HEADER_OWN + 32 == FORMAT_HEADER_CRC &&
+                   FORMAT_HEADER_ZERO + 4 == FORMAT_HEADER_BYTES,
+               "32 bytes of fields, a checksum, zeros");
+
+enum format_wal {
+    FORMAT_WAL_LOG_ID = 24,
+    FORMAT_WAL_FIRST_SEQUENCE = 32,
+    FORMAT_WAL_PREDECESSOR = 40,
+    FORMAT_WAL_PREDECESSOR_LENGTH = 48
+};
+_Static_assert(FORMAT_WAL_PREDECESSOR_LENGTH + 8 == FORMAT_HEADER_CRC,
+               "four numbers fill the log's header");
+
+enum format_record {
+    FORMAT_RECORD_LENGTH = 0,
+    FORMAT_RECORD_CRC = 4,
+    FORMAT_RECORD_SEQUENCE = 8,
+    FORMAT_RECORD_LOG_ID = 16,
+    FORMAT_RECORD_DURABLE = 24,
+    FORMAT_RECORD_TYPE = 32,
+    FORMAT_RECORD_ZERO = 36,
+    FORMAT_RECORD_BYTES = 40,
+    FORMAT_RECORD_ALIGN = 8
+};
+_Static_assert(FORMAT_RECORD_ZERO + 4 == FORMAT_RECORD_BYTES &&
+                   FORMAT_RECORD_BYTES % FORMAT_RECORD_ALIGN == 0,
+               "a payload begins at a multiple of 8");
+_Static_assert(FORMAT_HEADER_BYTES % FORMAT_RECORD_ALIGN == 0, "so does the first record");
+
+enum format_segment {
+    FORMAT_SEGMENT_NUMBER = 24,
+    FORMAT_SEGMENT_KEPT = 32,
+    FORMAT_SECTION_ALIGN = 64
+};
+_Static_assert(FORMAT_SEGMENT_KEPT + 24 == FORMAT_HEADER_CRC, "24 bytes are kept for encryption");
+_Static_assert(FORMAT_HEADER_BYTES % FORMAT_SECTION_ALIGN == 0,
+               "the first section follows the header");
+
+enum format_part {
+    FORMAT_PART_COLLECTION = 0,
+    FORMAT_PART_TARGET_FILE = 8,
+    FORMAT_PART_SMALLEST_ID = 16,
+    FORMAT_PART_LARGEST_ID = 24,
+    FORMAT_PART_TARGET_PART = 32,
+    FORMAT_PART_FLAGS = 36,
+    FORMAT_PART_ROWS = 40,
+    FORMAT_PART_INDEXED_ROWS = 44,
+    FORMAT_PART_UPPER_COUNT = 48,
+    FORMAT_PART_ENTRY_ROW = 52,
+    FORMAT_PART_ENTRY_LEVEL = 56,
+    FORMAT_PART_M = 60,
+    FORMAT_PART_VECTOR_STRIDE = 64,
+    FORMAT_PART_DIM = 68,
+    FORMAT_PART_SCALAR = 72,
+    FORMAT_PART_METRIC = 76,
+    FORMAT_PART_REFERENCE_RECALL = 80, /* IEEE 754 binary32 */
+    FORMAT_PART_REFERENCE_ROWS = 84,
+    FORMAT_PART_ZERO = 88,
+    FORMAT_PART_BYTES = 96
+};
+_Static_assert(FORMAT_PART_ZERO + 8 == FORMAT_PART_BYTES, "8 bytes of a part are free");
+
+enum format_section {
+    FORMAT_SECTION_PART = 0,
+    FORMAT_SECTION_TYPE = 4,
+    FORMAT_SECTION_OFFSET = 8,
+    FORMAT_SECTION_LENGTH = 16,
+    FORMAT_SECTION_BYTES = 24
+};
+
+enum format_trailer {
+    FORMAT_TRAILER_LENGTH = 8,
+    FORMAT_TRAILER_PARTS = 16,
+    FORMAT_TRAILER_SECTIONS = 20,
+    FORMAT_TRAILER_ZERO = 24,
+    FORMAT_TRAILER_CRC = 28,
+    FORMAT_TRAILER_BYTES = 32
+};
+_Static_assert(FORMAT_TRAILER_CRC + 4 == FORMAT_TRAILER_BYTES,
+               "the footer's checksum ends the file");
+
+enum format_manifest {
+    FORMAT_MANIFEST_LENGTH = 24,
+    FORMAT_MANIFEST_NUMBER = 32,
+    FORMAT_MANIFEST_CRC = 40,
+    FORMAT_MANIFEST_KEPT = 44,
+    FORMAT_MANIFEST_COMMIT = 64,
+    FORMAT_MANIFEST_WAL = 72,
+    FORMAT_MANIFEST_NEXT_FILE = 80,
+    FORMAT_MANIFEST_NEXT_COLLECTION = 88,
+    FORMAT_MANIFEST_FILES = 96,
+    FORMAT_MANIFEST_COLLECTIONS = 100,
+    FORMAT_MANIFEST_BYTES = 104
+};
+_Static_assert(FORMAT_MANIFEST_KEPT + 12 == FORMAT_HEADER_CRC,
+               "12 bytes of the manifest's header are free");
+_Static_assert((int)FORMAT_MANIFEST_COMMIT == (int)FORMAT_HEADER_BYTES,
+               "its fields follow the header");
+
+enum format_file {
+    FORMAT_FILE_NUMBER = 0,
+    FORMAT_FILE_SIZE = 8,
+    FORMAT_FILE_CRC = 16,
+    FORMAT_FILE_KIND = 20,
+    FORMAT_FILE_BYTES = 24,
+    FORMAT_KIND_SEGMENT = 1,
+    FORMAT_KIND_OVERLAY = 2
+};
+
+enum format_collection {
+    FORMAT_COLLECTION_ID = 0,
+    FORMAT_COLLECTION_NEXT_ID = 8,
+    FORMAT_COLLECTION_SEED = 16,
+    FORMAT_COLLECTION_DIM = 24,
+    FORMAT_COLLECTION_METRIC = 28,
+    FORMAT_COLLECTION_SCALAR = 32,
+    FORMAT_COLLECTION_SCALE = 36, /* IEEE 754 binary32 */
+    FORMAT_COLLECTION_M = 40,
+    FORMAT_COLLECTION_EF_CONSTRUCTION = 44,
+    FORMAT_COLLECTION_EF = 48,
+    FORMAT_COLLECTION_NAME_BYTES = 52,
+    FORMAT_COLLECTION_SEGMENTS = 56,
+    FORMAT_COLLECTION_ZERO = 60,
+    FORMAT_COLLECTION_BYTES = 72
+};
+_Static_assert(FORMAT_COLLECTION_ZERO + 12 == FORMAT_COLLECTION_BYTES,
+               "12 bytes of a collection are free");
+
+enum format_reference {
+    FORMAT_REFERENCE_FILE = 0,
+    FORMAT_REFERENCE_PART = 8,
+    FORMAT_REFERENCE_OVERLAY_PART = 12,
+    FORMAT_REFERENCE_OVERLAY_FILE = 16,
+    FORMAT_REFERENCE_BYTES = 24
+};
+
+static inline void format_put32(uint8_t *at, uint32_t value)
+{
+    memcpy(at, &value, sizeof value);
+}
+
+static inline void format_put64(uint8_t *at, uint64_t value)
+{
+    memcpy(at, &value, sizeof value);
+}
+
+static inline void format_put_float(uint8_t *at, float value)
+{
+    memcpy(at, &value, sizeof value);
+}
+
+static inline uint32_t format_get32(const uint8_t *at)
+{
+    uint32_t value;
+    memcpy(&value, at, sizeof value);
+    return value;
+}
+
+static inline uint64_t format_get64(const uint8_t *at)
+{
+    uint64_t value;
+    memcpy(&value, at, sizeof value);
+    return value;
+}
+
+static inline float format_get_float(const uint8_t *at)
+{
+    float value;
+    memcpy(&value, at, sizeof value);
+    return value;
+}
+
+static inline int format_is_zero(const uint8_t *at, size_t size)
+{
+    for (size_t i = 0; i < size; i++) {
+        if (at[i] != 0)
+            return 0;
+    }
+    return 1;
+}
+
+/* `value` rounded up to a multiple of `align`, a power of two; the sum must fit. */
+static inline uint64_t format_align(uint64_t value, uint64_t align)
+{
+    return (value + align - 1) & ~(align - 1);
+}
+
+#endif

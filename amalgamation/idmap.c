@@ -1,0 +1,148 @@
+/* idmap.c: see idmap.h. Hash: the finaliser of MurmurHash3 as tuned by Stafford (mix 13), which is public domain knowledge and enough
+ * here: ids are not secret and a table of row numbers degrades to a longer probe, never to a wrong answer. */
+#include "idmap.h"
+
+#include <string.h>
+
+OMENDB_INTERNAL uint64_t idmap_mix(uint64_t value)
+{
+    value ^= value >> 30;
+    value *= UINT64_C(0xbf58476d1ce4e5b9);
+    value ^= value >> 27;
+    value *= UINT64_C(0x94d049bb133111eb);
+    return value ^ (value >> 31);
+}
+
+static size_t idmap_table_bytes(uint32_t slots)
+{
+    return sizeof(struct idmap_table) + slots * sizeof(_Atomic uint32_t);
+}
+
+OMENDB_INTERNAL void idmap_init(struct idmap *map, struct memory *memory, const struct rows_store *ids)
+{
+    memset(map, 0, sizeof *map);
+    map->memory = memory;
+    map->ids = ids;
+}
+
+OMENDB_INTERNAL void idmap_destroy(struct idmap *map)
+{
+    struct idmap_table *table = atomic_load_explicit(&map->table, memory_order_relaxed);
+    while (table != NULL) {
+        struct idmap_table *older = table->older;
+        memory_free(map->memory, table, idmap_table_bytes(table->mask + 1));
+        table = older;
+    }
+    atomic_store_explicit(&map->table, NULL, memory_order_relaxed);
+}
+
+static uint64_t idmap_row_id(const struct rows_view *ids, uint32_t row)
+{
+    uint64_t id;
+    memcpy(&id, rows_at(ids, row), sizeof id);
+    return id;
+}
+
+/* Slot that holds `id`, or the empty one where it belongs. The table is never full. */
+static uint32_t idmap_probe(const struct idmap_table *table, const struct rows_view *ids, uint64_t id, uint32_t *row)
+{
+    uint32_t at = (uint32_t)idmap_mix(id) & table->mask;
+    for (;; at = (at + 1) & table->mask) {
+        uint32_t value = atomic_load_explicit(&table->slot[at], memory_order_acquire);
+        *row = value - 1;
+        if (value == 0 || idmap_row_id(ids, value - 1) == id)
+            return at;
+    }
+}
+
+OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more)
+{
+    struct idmap_table *old = atomic_load_explicit(&map->table, memory_order_relaxed);
+    uint64_t needed = (uint64_t)map->used + more;
+    if (old != NULL && needed * 3 <= ((uint64_t)old->mask + 1) * 2)
+        return OMENDB_OK;
+    uint64_t slots = old == NULL ? 64 : (uint64_t)old->mask + 1;
+    while (needed * 2 > slots)
+        slots *= 2;
+    struct idmap_table *table = memory_zalloc(map->memory, idmap_table_bytes((uint32_t)slots));
+    if (table == NULL)
+        return OMENDB_NOMEM;
+    table->mask = (uint32_t)(slots - 1);
+    table->older = old;
+    struct rows_view ids = rows_store_view(map->ids);
+    for (uint64_t i = 0; old != NULL && i <= old->mask; i++) {
+        uint32_t row, value = atomic_load_explicit(&old->slot[i], memory_order_relaxed);
+        if (value == 0)
+            continue;
+        uint32_t at = idmap_probe(table, &ids, idmap_row_id(&ids, value - 1), &row);
+        atomic_store_explicit(&table->slot[at], value, memory_order_relaxed);
+    }
+    atomic_store_explicit(&map->table, table, memory_order_release);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL uint32_t idmap_insert(struct idmap *map, uint64_t id, uint32_t row)
+{
+    struct idmap_table *table = atomic_load_explicit(&map->table, memory_order_relaxed);
+    struct rows_view ids = rows_store_view(map->ids);
+    uint32_t previous, at = idmap_probe(table, &ids, id, &previous);
+    if (previous == GRAPH_NO_ROW)
+        map->used++;
+    atomic_store_explicit(&table->slot[at], row + 1, memory_order_release);
+    return previous;
+}
+
+OMENDB_INTERNAL uint32_t idmap_find(const struct idmap *map, uint64_t id)
+{
+    const struct idmap_table *table = atomic_load_explicit(&map->table, memory_order_acquire);
+    if (table == NULL)
+        return GRAPH_NO_ROW;
+    uint32_t at = (uint32_t)idmap_mix(id) & table->mask;
+    for (;; at = (at + 1) & table->mask) {
+        uint32_t value = atomic_load_explicit(&table->slot[at], memory_order_acquire);
+        if (value == 0)
+            return GRAPH_NO_ROW;
+        /* Taken after the slot: the directory that it loads covers the row. */
+        struct rows_view ids = rows_store_view(map->ids);
+        if (idmap_row_id(&ids, value - 1) == id)
+            return value - 1;
+    }
+}
+
+OMENDB_INTERNAL size_t idmap_filter_bytes(uint32_t rows)
+{
+    return ((size_t)rows * 10 + 511) / 512 * IDMAP_FILTER_BLOCK + (rows == 0 ? IDMAP_FILTER_BLOCK : 0);
+}
+
+OMENDB_INTERNAL size_t idmap_filter_offset(size_t bytes, uint64_t id)
+{
+    uint64_t blocks = bytes / IDMAP_FILTER_BLOCK;
+    return (size_t)(((idmap_mix(id) >> 32) * blocks) >> 32) * IDMAP_FILTER_BLOCK;
+}
+
+/* The six bits of `id` in its block, one at a time. */
+static uint32_t idmap_filter_bit(uint64_t bits, int index)
+{
+    return (uint32_t)(bits >> (9 * index)) & 511;
+}
+
+OMENDB_INTERNAL void idmap_filter_add(uint8_t *filter, size_t bytes, uint64_t id)
+{
+    uint8_t *block = filter + idmap_filter_offset(bytes, id);
+    uint64_t bits = idmap_mix(idmap_mix(id));
+    for (int i = 0; i < 6; i++) {
+        uint32_t bit = idmap_filter_bit(bits, i);
+        block[bit >> 3] = (uint8_t)(block[bit >> 3] | (1u << (bit & 7)));
+    }
+}
+
+OMENDB_INTERNAL int idmap_filter_has(const uint8_t *block, uint64_t id)
+{
+    uint64_t bits = idmap_mix(idmap_mix(id));
+    for (int i = 0; i < 6; i++) {
+        uint32_t bit = idmap_filter_bit(bits, i);
+        if (((block[bit >> 3] >> (bit & 7)) & 1) == 0)
+            return 0;
+    }
+    return 1;
+}

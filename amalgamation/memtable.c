@@ -1,0 +1,184 @@
+/* memtable.c: see memtable.h. */
+#include "memtable.h"
+
+#include "error.h"
+#include "platform.h"
+
+#include <string.h>
+
+OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config, struct memtable **memtable)
+{
+    struct memtable *made = memory_zalloc(memory, sizeof *made);
+    *memtable = NULL;
+    if (made == NULL)
+        return OMENDB_NOMEM;
+    made->memory = memory;
+    made->vector_bytes = config->vector_bytes;
+    atomic_init(&made->references, 1);
+    rows_store_init(&made->ids, memory, sizeof(uint64_t));
+    rows_store_init(&made->begins, memory, sizeof(uint64_t));
+    rows_store_init(&made->previous, memory, sizeof(uint32_t));
+    rows_store_init(&made->finished, memory, sizeof(uint8_t));
+    idmap_init(&made->idmap, memory, &made->ids);
+    made->tombstones = tombstones_create(memory);
+    int code = made->tombstones == NULL ? OMENDB_NOMEM : graph_create(memory, config, NULL, NULL, 0, &made->graph);
+    if (code != OMENDB_OK) {
+        memtable_release(made);
+        return code;
+    }
+    *memtable = made;
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL struct memtable *memtable_reference(struct memtable *memtable)
+{
+    atomic_fetch_add_explicit(&memtable->references, 1, memory_order_relaxed);
+    return memtable;
+}
+
+OMENDB_INTERNAL void memtable_release(struct memtable *memtable)
+{
+    if (memtable == NULL || atomic_fetch_sub_explicit(&memtable->references, 1, memory_order_acq_rel) != 1)
+        return;
+    graph_destroy(memtable->graph);
+    idmap_destroy(&memtable->idmap);
+    rows_store_destroy(&memtable->ids);
+    rows_store_destroy(&memtable->begins);
+    rows_store_destroy(&memtable->previous);
+    rows_store_destroy(&memtable->finished);
+    tombstones_release(memtable->tombstones);
+    memory_free(memtable->memory, memtable, sizeof *memtable);
+}
+
+OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
+{
+    uint32_t count = atomic_load_explicit(&memtable->count, memory_order_relaxed);
+    if (more > GRAPH_MAX_ROWS - count)
+        return error_set(OMENDB_TOOBIG, "a memtable of %u rows cannot take %u more: at most 2^31; make a checkpoint", count, more);
+    uint32_t rows = count + more;
+    int code = rows_store_reserve(&memtable->ids, rows);
+    if (code == OMENDB_OK)
+        code = rows_store_reserve(&memtable->begins, rows);
+    if (code == OMENDB_OK)
+        code = rows_store_reserve(&memtable->previous, rows);
+    if (code == OMENDB_OK)
+        code = rows_store_reserve(&memtable->finished, rows);
+    if (code == OMENDB_OK)
+        code = idmap_reserve(&memtable->idmap, more);
+    if (code == OMENDB_OK)
+        code = graph_reserve(memtable->graph, rows);
+    return code;
+}
+
+OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector, uint64_t commit)
+{
+    uint32_t row = atomic_load_explicit(&memtable->count, memory_order_relaxed);
+    struct rows_view ids = rows_store_view(&memtable->ids), begins = rows_store_view(&memtable->begins);
+    struct rows_view previous = rows_store_view(&memtable->previous);
+    memcpy(graph_vector(memtable->graph, row), vector, memtable->vector_bytes);
+    memcpy(rows_at(&ids, row), &id, sizeof id);
+    memcpy(rows_at(&begins, row), &commit, sizeof commit);
+    /* `previous` is read only by those who found the row in the table, so it is written before. */
+    uint32_t older = memtable_find(memtable, id);
+    memcpy(rows_at(&previous, row), &older, sizeof older);
+    idmap_insert(&memtable->idmap, id, row);
+    graph_set_count(memtable->graph, row + 1);
+    atomic_store_explicit(&memtable->newest_begin, commit, memory_order_relaxed);
+    atomic_store_explicit(&memtable->count, row + 1, memory_order_release);
+}
+
+OMENDB_INTERNAL uint64_t memtable_id(const struct memtable *memtable, uint32_t row)
+{
+    struct rows_view view = rows_store_view(&memtable->ids);
+    uint64_t id;
+    memcpy(&id, rows_at(&view, row), sizeof id);
+    return id;
+}
+
+OMENDB_INTERNAL uint64_t memtable_begin(const struct memtable *memtable, uint32_t row)
+{
+    struct rows_view view = rows_store_view(&memtable->begins);
+    uint64_t begin;
+    memcpy(&begin, rows_at(&view, row), sizeof begin);
+    return begin;
+}
+
+OMENDB_INTERNAL uint32_t memtable_find(const struct memtable *memtable, uint64_t id)
+{
+    return idmap_find(&memtable->idmap, id);
+}
+
+OMENDB_INTERNAL uint32_t memtable_previous(const struct memtable *memtable, uint32_t row)
+{
+    struct rows_view view = rows_store_view(&memtable->previous);
+    uint32_t previous;
+    memcpy(&previous, rows_at(&view, row), sizeof previous);
+    return previous;
+}
+
+OMENDB_INTERNAL uint32_t memtable_visible_rows(const struct memtable *memtable, uint64_t commit)
+{
+    uint32_t low = 0, high = atomic_load_explicit(&memtable->count, memory_order_acquire);
+    if (high == 0 || memtable_begin(memtable, high - 1) <= commit)
+        return high;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (memtable_begin(memtable, middle) <= commit)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static _Atomic uint8_t *memtable_finished(const struct rows_view *finished, uint32_t row)
+{
+    return (_Atomic uint8_t *)rows_at(finished, row);
+}
+
+/* Moves `indexed` over all finished rows. Threads race to move it by one; whoever fails sees the other's value and goes on. */
+static void memtable_advance(struct memtable *memtable, uint32_t limit)
+{
+    struct rows_view finished = rows_store_view(&memtable->finished);
+    uint32_t at = atomic_load(&memtable->indexed);
+    while (at < limit && atomic_load(memtable_finished(&finished, at)) != 0) {
+        if (atomic_compare_exchange_strong(&memtable->indexed, &at, at + 1))
+            at++;
+    }
+}
+
+OMENDB_INTERNAL int memtable_index(struct memtable *memtable, struct graph_scratch *scratch, uint64_t commit, uint32_t rows, uint32_t *done)
+{
+    int code = OMENDB_OK;
+    uint32_t limit = memtable_visible_rows(memtable, commit);
+    *done = 0;
+    atomic_fetch_add(&memtable->inserting, 1);
+    while (*done < rows && code == OMENDB_OK && atomic_load(&memtable->sealed) == 0) {
+        uint32_t row = atomic_load(&memtable->claimed);
+        if (row >= limit)
+            break;
+        if (!atomic_compare_exchange_weak(&memtable->claimed, &row, row + 1))
+            continue;
+        code = graph_insert(memtable->graph, scratch, row);
+        if (code != OMENDB_OK) {
+            /* Only this thread's row is unfinished: hand it back when nobody claimed a later one, else the tail stays where it is and
+             * sealing writes the rest as not indexed. */
+            uint32_t next = row + 1;
+            atomic_compare_exchange_strong(&memtable->claimed, &next, row);
+            break;
+        }
+        struct rows_view finished = rows_store_view(&memtable->finished);
+        atomic_store(memtable_finished(&finished, row), 1);
+        memtable_advance(memtable, atomic_load_explicit(&memtable->count, memory_order_acquire));
+        (*done)++;
+    }
+    atomic_fetch_sub(&memtable->inserting, 1);
+    return code;
+}
+
+OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
+{
+    atomic_store(&memtable->sealed, 1);
+    while (atomic_load(&memtable->inserting) != 0)
+        platform_yield();
+}

@@ -1,0 +1,435 @@
+/* recover.c: from files to a running database; and for read-only openers, onwards.
+ *
+ * The manifest gives the collections and their segments as of commit S; the logs from wal_number on give the commits after S. A log that was
+ * read is never appended to: the first write begins a new one and, in the same step, publishes a manifest that no longer needs the old. Where
+ * there was anything to replay that happens at once, so that what was shown after a crash stays whatever happens next.
+ *
+ * Logs form a chain: each names its predecessor and the predecessor's final length, written after the predecessor was synced. A log without
+ * predecessor that the manifest does not name is the debris of a recovery that did not finish. */
+#include "database.h"
+
+#include <string.h>
+
+#define RECOVER_MAX_LOGS 256
+
+/* ------------------------------------------------------------------ what lies in the directory */
+
+struct recover_listing {
+    int has_current;
+    int has_foreign;
+    int has_segments;
+    uint64_t largest;
+    uint64_t logs[RECOVER_MAX_LOGS]; /* ascending */
+    size_t log_count;
+    uint64_t manifests[DATABASE_RETAINED];
+    size_t manifest_count;
+};
+
+static void recover_note_log(struct recover_listing *listing, uint64_t number)
+{
+    if (listing->log_count == RECOVER_MAX_LOGS)
+        return;
+    size_t at = listing->log_count++;
+    for (; at > 0 && listing->logs[at - 1] > number; at--)
+        listing->logs[at] = listing->logs[at - 1];
+    listing->logs[at] = number;
+}
+
+static int recover_note_name(void *context, const char *name)
+{
+    struct recover_listing *listing = context;
+    enum storage_kind kind;
+    uint64_t number;
+    if (strcmp(name, "CURRENT") == 0) {
+        listing->has_current = 1;
+    } else if (storage_parse_name(name, &kind, &number)) {
+        listing->largest = number > listing->largest ? number : listing->largest;
+        listing->has_segments |= kind == STORAGE_SEGMENT || kind == STORAGE_OVERLAY;
+        if (kind == STORAGE_WAL)
+            recover_note_log(listing, number);
+        if (kind == STORAGE_MANIFEST && listing->manifest_count < DATABASE_RETAINED)
+            listing->manifests[listing->manifest_count++] = number;
+    } else if (strcmp(name, "LOCK") != 0 && strcmp(name, "CURRENT.tmp") != 0) {
+        listing->has_foreign = 1;
+    }
+    return 0;
+}
+
+static int recover_list(omendb *db, struct recover_listing *listing)
+{
+    memset(listing, 0, sizeof *listing);
+    int code = db->storage.vfs->list(db->storage.vfs->context, db->storage.directory, recover_note_name, listing);
+    return code == OMENDB_OK ? code : error_set(code, "the directory of the database cannot be listed");
+}
+
+/* ------------------------------------------------------------------ manifest to collections */
+
+struct recover_files {
+    struct shared_file **files; /* parallel to manifest.files */
+};
+
+static struct shared_file *recover_find_file(const omendb *db, const struct recover_files *files, uint64_t number)
+{
+    for (uint32_t i = 0; i < db->published.file_count; i++) {
+        if (db->published.files[i].number == number)
+            return files->files[i];
+    }
+    return NULL;
+}
+
+static int recover_tombstones(omendb *db, const struct recover_files *files, const struct manifest_segment *entry, struct segment *segment)
+{
+    struct shared_file *shared = recover_find_file(db, files, entry->overlay_file);
+    if (entry->overlay_file == 0)
+        return OMENDB_OK;
+    if (shared == NULL || entry->overlay_part >= shared->file->part_count)
+        return error_set(OMENDB_CORRUPT, "MANIFEST-%llu names part %u of ovl-%llu, which is not there; restore from a backup",
+                         (unsigned long long)db->published.number, entry->overlay_part, (unsigned long long)entry->overlay_file);
+    struct section_range range = segment_section(shared->file, entry->overlay_part, SECTION_TOMBSTONES);
+    const struct part_info *info = &shared->file->parts[entry->overlay_part];
+    if (info->target_file != entry->file || info->target_part != entry->part || range.length % sizeof(uint32_t) != 0)
+        return error_set(OMENDB_CORRUPT, "ovl-%llu: part %u does not belong to seg-%llu; restore from a backup",
+                         (unsigned long long)entry->overlay_file, entry->overlay_part, (unsigned long long)entry->file);
+    int code = range.length == 0 ? OMENDB_OK : blocks_touch(&shared->file->blocks, range.offset, range.length);
+    for (uint64_t at = 0; at < range.length && code == OMENDB_OK; at += sizeof(uint32_t)) {
+        uint32_t row;
+        memcpy(&row, shared->file->blocks.base + range.offset + at, sizeof row);
+        if (row >= segment->info.rows)
+            return error_set(OMENDB_CORRUPT, "ovl-%llu: part %u: row %u of %u; restore from a backup",
+                             (unsigned long long)entry->overlay_file, entry->overlay_part, row, segment->info.rows);
+        code = tombstones_prepare(segment->tombstones, row);
+        if (code == OMENDB_OK && tombstones_get(segment->tombstones, row) == 0)
+            tombstones_set(segment->tombstones, row, db->published.commit == 0 ? 1 : db->published.commit);
+    }
+    segment->overlay_file = entry->overlay_file;
+    segment->overlay_part = entry->overlay_part;
+    segment->overlay_commit = db->published.commit;
+    return code;
+}
+
+static int recover_segments(omendb *db, const struct recover_files *files, const struct manifest_collection *entry, struct collection *collection)
+{
+    struct version *version = version_create(&db->memory, 0, entry->segment_count);
+    int code = version == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    for (uint32_t i = 0; i < entry->segment_count && code == OMENDB_OK; i++) {
+        struct shared_file *shared = recover_find_file(db, files, entry->segments[i].file);
+        if (shared == NULL)
+            code = error_set(OMENDB_CORRUPT, "MANIFEST-%llu names seg-%llu, which it does not list; restore from a backup",
+                             (unsigned long long)db->published.number, (unsigned long long)entry->segments[i].file);
+        if (code == OMENDB_OK)
+            code = segment_open(db, collection, shared, entry->segments[i].part, NULL, NULL, &version->segments[i]);
+        if (code == OMENDB_OK)
+            code = recover_tombstones(db, files, &entry->segments[i], version->segments[i]);
+    }
+    if (code != OMENDB_OK) {
+        version_release(version);
+        return code;
+    }
+    collection->active = NULL;
+    version_install(collection, version);
+    return OMENDB_OK;
+}
+
+static int recover_collection(omendb *db, const struct recover_files *files, const struct manifest_collection *entry)
+{
+    struct collection *collection = catalog_by_id(&db->catalog, entry->id);
+    int code = OMENDB_OK;
+    if (collection == NULL) {
+        code = catalog_reserve(db, &db->catalog, 1);
+        if (code == OMENDB_OK)
+            code = collection_create(db, entry->id, entry->name, &entry->schema, &collection);
+        if (code == OMENDB_OK)
+            catalog_insert(&db->catalog, collection);
+    }
+    if (code == OMENDB_OK)
+        code = recover_segments(db, files, entry, collection);
+    if (code == OMENDB_OK)
+        atomic_store(&collection->next_id, entry->next_id);
+    return code;
+}
+
+/* Collections that a refreshed manifest no longer has. */
+static void recover_drop_missing(omendb *db)
+{
+    for (size_t i = db->catalog.count; i-- > 0;) {
+        struct collection *collection = db->catalog.items[i];
+        int found = 0;
+        for (uint32_t m = 0; m < db->published.collection_count && !found; m++)
+            found = db->published.collections[m].id == collection->id;
+        if (found)
+            continue;
+        atomic_store(&collection->dropped, 1);
+        catalog_remove(&db->catalog, collection);
+        collection_release(collection);
+    }
+}
+
+/* From db->published to the catalog. */
+static int recover_load(omendb *db)
+{
+    const struct manifest *manifest = &db->published;
+    struct recover_files files = {NULL};
+    int code = OMENDB_OK;
+    recover_drop_missing(db);
+    files.files = memory_zalloc(&db->memory, manifest->file_count * sizeof *files.files);
+    if (files.files == NULL)
+        return OMENDB_NOMEM;
+    for (uint32_t i = 0; i < manifest->file_count && code == OMENDB_OK; i++)
+        code = shared_file_open(db, &manifest->files[i], &files.files[i]);
+    for (uint32_t i = 0; i < manifest->collection_count && code == OMENDB_OK; i++)
+        code = recover_collection(db, &files, &manifest->collections[i]);
+    for (uint32_t i = 0; i < manifest->file_count; i++)
+        shared_file_release(files.files[i]);
+    memory_free(&db->memory, files.files, manifest->file_count * sizeof *files.files);
+    db->next_collection = manifest->next_collection;
+    db->appended_commit = db->durable_commit = manifest->commit;
+    atomic_store(&db->visible_commit, manifest->commit);
+    atomic_store(&db->checkpoint_commit, manifest->commit);
+    atomic_store(&db->log_bytes, 0);
+    return code;
+}
+
+/* ------------------------------------------------------------------ logs */
+
+struct recover_replay {
+    omendb *db;
+    uint64_t delivered;
+};
+
+static int recover_deliver(void *context, const struct wal_record *record)
+{
+    struct recover_replay *replay = context;
+    if (record->sequence <= replay->db->appended_commit)
+        return OMENDB_OK;
+    if (record->type != WAL_COMMIT)
+        return error_set(OMENDB_FORMAT, "log: record %llu at offset %llu has type %u; a later version of OmenDB wrote it",
+                         (unsigned long long)record->sequence, (unsigned long long)record->offset, record->type);
+    replay->delivered++;
+    return commit_replay(replay->db, record->sequence, record->payload, record->size);
+}
+
+static int recover_stop(void *context, const struct wal_record *record)
+{
+    (void)context;
+    (void)record;
+    return OMENDB_DONE;
+}
+
+/* Whether anything but zeros follows the place of the header. */
+static int recover_has_records(omendb *db, uint64_t number, int *has)
+{
+    struct storage_file file = {0};
+    char name[STORAGE_NAME_BYTES];
+    uint64_t size = 0;
+    uint8_t buffer[4096];
+    storage_name(STORAGE_WAL, number, name);
+    *has = 0;
+    int code = storage_open(&db->storage, name, OMENDB_OPEN_READ, &file);
+    if (code == OMENDB_OK)
+        code = storage_size(&db->storage, &file, &size);
+    for (uint64_t at = WAL_HEADER_BYTES; at < size && code == OMENDB_OK && !*has; at += sizeof buffer) {
+        size_t run = size - at < sizeof buffer ? (size_t)(size - at) : sizeof buffer;
+        code = storage_read(&db->storage, &file, at, buffer, run);
+        for (size_t i = 0; i < run && code == OMENDB_OK && !*has; i++)
+            *has = buffer[i] != 0;
+    }
+    storage_close(&db->storage, &file);
+    return code;
+}
+
+/* The log that says it follows `number`; 0: none. */
+static int recover_successor(omendb *db, const struct recover_listing *listing, uint64_t number, uint64_t *successor, uint64_t *final_length)
+{
+    *successor = 0;
+    *final_length = WAL_LENGTH_UNKNOWN;
+    for (size_t i = 0; i < listing->log_count; i++) {
+        if (listing->logs[i] <= number)
+            continue;
+        struct wal_replay peek = {.number = listing->logs[i], .final_length = WAL_LENGTH_UNKNOWN};
+        int has, code = wal_read(&db->storage, &peek, recover_stop, NULL);
+        if (code == OMENDB_NOTFOUND || code == OMENDB_NOMEM || code == OMENDB_IOERR)
+            return code == OMENDB_NOTFOUND ? OMENDB_OK : code;
+        if (code != OMENDB_OK && code != OMENDB_DONE) {
+            /* A header that never became whole is debris, unless something was logged behind it. */
+            int read = recover_has_records(db, listing->logs[i], &has);
+            if (read != OMENDB_OK || !has)
+                continue;
+            return code;
+        }
+        if (peek.predecessor == number) {
+            *successor = listing->logs[i];
+            *final_length = peek.predecessor_length;
+            return OMENDB_OK;
+        }
+    }
+    return OMENDB_OK;
+}
+
+/* Replays from db->replay_* on. */
+static int recover_logs(omendb *db, const struct recover_listing *listing, uint64_t *delivered)
+{
+    struct recover_replay replay = {db, 0};
+    int code = OMENDB_OK;
+    /* A copy made by backup has no log. */
+    while (code == OMENDB_OK && db->replay_wal != 0) {
+        uint64_t successor, final_length;
+        code = recover_successor(db, listing, db->replay_wal, &successor, &final_length);
+        if (code != OMENDB_OK)
+            break;
+        struct wal_replay log = {.number = db->replay_wal, .final_length = final_length, .start_offset = db->replay_offset};
+        log.live_reader = db->read_only && successor == 0;
+        code = wal_read(&db->storage, &log, recover_deliver, &replay);
+        if (code == OMENDB_NOTFOUND)
+            code = error_set(OMENDB_CORRUPT, "wal-%llu is missing; restore from a backup", (unsigned long long)db->replay_wal);
+        if (code != OMENDB_OK)
+            break;
+        db->replay_offset = log.end;
+        if (log.torn && !db->read_only)
+            database_log(db, OMENDB_OK, "the log ended in a record that was never finished; it was cut");
+        if (successor == 0)
+            break;
+        db->replay_wal = successor;
+        db->replay_offset = 0;
+    }
+    *delivered = replay.delivered;
+    return code;
+}
+
+/* ------------------------------------------------------------------ opening */
+
+static int recover_refuse_foreign(omendb *db, const struct recover_listing *listing, int must_exist)
+{
+    int has;
+    if (listing->has_foreign)
+        return error_set(OMENDB_FORMAT, "the directory holds other things than a database; give a path of its own");
+    if (listing->has_segments)
+        return error_set(OMENDB_CORRUPT, "CURRENT is missing although there are segments; restore from a backup");
+    for (size_t i = 0; i < listing->log_count; i++) {
+        int code = recover_has_records(db, listing->logs[i], &has);
+        if (code == OMENDB_OK && has)
+            code = error_set(OMENDB_CORRUPT, "CURRENT is missing although wal-%llu holds commits; restore from a backup",
+                             (unsigned long long)listing->logs[i]);
+        if (code != OMENDB_OK)
+            return code;
+    }
+    if (must_exist || db->read_only)
+        return error_set(OMENDB_NOTFOUND, "there is no database at this path");
+    return OMENDB_OK;
+}
+
+/* The manifest that CURRENT names, held by a shared lock so that the writer keeps its files. */
+static int recover_read_shared(omendb *db)
+{
+    const omendb_vfs *vfs = db->storage.vfs;
+    for (int attempt = 0; attempt < 100; attempt++) {
+        char name[STORAGE_NAME_BYTES];
+        uint64_t number, again = 0;
+        int code = manifest_current(&db->storage, &number);
+        if (code != OMENDB_OK)
+            return code;
+        storage_name(STORAGE_MANIFEST, number, name);
+        code = storage_open(&db->storage, name, OMENDB_OPEN_READ, &db->manifest_lock);
+        if (code == OMENDB_NOTFOUND)
+            continue; /* collected between the two calls */
+        if (code != OMENDB_OK)
+            return code;
+        code = vfs->lock(vfs->context, db->manifest_lock.handle, OMENDB_LOCK_SHARED);
+        if (code != OMENDB_BUSY)
+            code = manifest_current(&db->storage, &again);
+        if (code == OMENDB_OK && again == number) {
+            manifest_destroy(&db->memory, &db->published);
+            code = manifest_read(&db->storage, &db->published);
+            if (code != OMENDB_OK || db->published.number == number)
+                return code;
+        }
+        storage_close(&db->storage, &db->manifest_lock);
+    }
+    return error_set(OMENDB_BUSY, "the manifest changes faster than it can be read; try again");
+}
+
+static int recover_take_lock(omendb *db)
+{
+    const omendb_vfs *vfs = db->storage.vfs;
+    int code = storage_open(&db->storage, "LOCK", OMENDB_OPEN_WRITE | OMENDB_OPEN_CREATE, &db->lock_file);
+    if (code != OMENDB_OK)
+        return code;
+    code = vfs->lock(vfs->context, db->lock_file.handle, OMENDB_LOCK_EXCLUSIVE);
+    if (code == OMENDB_BUSY)
+        return error_set(code, "the database is open for writing elsewhere; close it there, or open it read_only");
+    return code == OMENDB_OK ? code : error_set(code, "LOCK cannot be locked");
+}
+
+static int recover_open_existing(omendb *db, struct recover_listing *listing)
+{
+    uint64_t delivered = 0;
+    int code = db->read_only ? recover_read_shared(db) : manifest_read(&db->storage, &db->published);
+    /* A writer may have begun another log before the manifest was held. */
+    if (code == OMENDB_OK && db->read_only)
+        code = recover_list(db, listing);
+    if (code == OMENDB_OK)
+        code = recover_load(db);
+    if (code != OMENDB_OK)
+        return code;
+    db->replay_wal = db->published.wal_number;
+    db->replay_offset = 0;
+    code = recover_logs(db, listing, &delivered);
+    if (code != OMENDB_OK || db->read_only)
+        return code;
+    uint64_t next = db->published.next_file;
+    atomic_store(&db->next_file, listing->largest >= next ? listing->largest + 1 : next);
+    size_t kept = 0;
+    for (size_t i = 0; i < listing->manifest_count; i++) {
+        if (listing->manifests[i] != db->published.number)
+            db->retained[kept++] = listing->manifests[i];
+    }
+    if (delivered == 0)
+        return OMENDB_OK;
+    code = checkpoint_run(db, 1);
+    /* A full disk must not keep anybody from reading; the first write tries again. */
+    return code == OMENDB_FULL ? OMENDB_OK : code;
+}
+
+OMENDB_INTERNAL int recover_open(omendb *db, int must_exist)
+{
+    struct recover_listing listing;
+    int code = recover_list(db, &listing);
+    if (code == OMENDB_OK && !listing.has_current)
+        code = recover_refuse_foreign(db, &listing, must_exist);
+    if (code == OMENDB_OK && !db->read_only)
+        code = recover_take_lock(db);
+    /* Once more with the lock: another process may have been at work in between. */
+    if (code == OMENDB_OK)
+        code = recover_list(db, &listing);
+    if (code != OMENDB_OK)
+        return code;
+    if (listing.has_current)
+        return recover_open_existing(db, &listing);
+    atomic_store(&db->next_file, listing.largest + 1);
+    db->next_collection = 1;
+    return checkpoint_run(db, 1);
+}
+
+OMENDB_INTERNAL int recover_refresh(omendb *db)
+{
+    struct recover_listing listing;
+    uint64_t number, delivered;
+    int code = manifest_current(&db->storage, &number);
+    if (code == OMENDB_OK && number != db->published.number) {
+        struct storage_file old_lock = db->manifest_lock;
+        memset(&db->manifest_lock, 0, sizeof db->manifest_lock);
+        code = recover_read_shared(db);
+        storage_close(&db->storage, &old_lock);
+        if (code == OMENDB_OK)
+            code = recover_load(db);
+        db->replay_wal = db->published.wal_number;
+        db->replay_offset = 0;
+    }
+    /* Listed after the manifest was read: the logs that it names are there by then. */
+    if (code == OMENDB_OK)
+        code = recover_list(db, &listing);
+    if (code == OMENDB_OK)
+        code = recover_logs(db, &listing, &delivered);
+    return code;
+}
+
+#undef RECOVER_MAX_LOGS

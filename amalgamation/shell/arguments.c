@@ -1,0 +1,355 @@
+/* arguments.c: `omendb DB COMMAND WORDS... OPTIONS...`, options anywhere behind COMMAND.
+ *
+ * Invariant: every option says which commands know it, what kind of value it takes and between
+ * which limits, in one table; nothing is parsed elsewhere. A command that gets an option that it
+ * would ignore is refused, since the user meant something by it.
+ *
+ * `--name value` and `--name=value` are the same; "--" ends the options; "-" alone is a word (the
+ * standard input). A value may begin with a minus: options that take one take the next word
+ * whatever it is.
+ *
+ * Rejected: getopt, which cannot tell commands apart, permutes argv on one system and stops at the
+ * first word on another. */
+#include "arguments.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "json.h"
+
+#define ON(command) (1u << COMMAND_##command)
+#define ANYWHERE    ((1u << COMMAND_COUNT) - 1)
+
+enum arguments_kind {
+    ARGUMENTS_FLAG,
+    ARGUMENTS_TEXT,
+    ARGUMENTS_WHOLE,
+    ARGUMENTS_FLOAT,
+    ARGUMENTS_METRIC,
+    ARGUMENTS_SCALAR
+};
+
+#define ARGUMENTS_NO_FLAG ((size_t)-1)
+
+struct arguments_option {
+    const char *name;
+    const char *letter; /* short form, or NULL */
+    unsigned int commands;
+    enum arguments_kind kind;
+    size_t offset;
+    size_t given; /* of a flag that is set, or ARGUMENTS_NO_FLAG */
+    uint64_t least, most;
+};
+
+#define AT(field) offsetof(struct arguments, field)
+
+static const struct arguments_option arguments_options[] = {
+    {"--json", NULL, ANYWHERE, ARGUMENTS_FLAG, AT(json), ARGUMENTS_NO_FLAG, 0, 0},
+    {"--collection", NULL, ON(IMPORT) | ON(EXPORT) | ON(SEARCH) | ON(GET) | ON(DELETE) | ON(INFO),
+     ARGUMENTS_TEXT, AT(collection), ARGUMENTS_NO_FLAG, 0, 0},
+    {"--format", NULL, ON(IMPORT) | ON(EXPORT) | ON(SEARCH), ARGUMENTS_TEXT, AT(format),
+     ARGUMENTS_NO_FLAG, 0, 0},
+    {"--limit", NULL, ON(IMPORT) | ON(EXPORT) | ON(SEARCH), ARGUMENTS_WHOLE, AT(limit),
+     AT(limit_given), 0, UINT64_MAX},
+    {"--metric", NULL, ON(IMPORT), ARGUMENTS_METRIC, AT(metric), ARGUMENTS_NO_FLAG, 0, 0},
+    {"--type", NULL, ON(IMPORT), ARGUMENTS_SCALAR, AT(scalar), ARGUMENTS_NO_FLAG, 0, 0},
+    {"--scale", NULL, ON(IMPORT), ARGUMENTS_FLOAT, AT(scale), ARGUMENTS_NO_FLAG, 0, 0},
+    {"--ids-from", NULL, ON(IMPORT), ARGUMENTS_WHOLE, AT(ids_from), AT(ids_from_given), 0,
+     UINT64_MAX - 1},
+    {"--skip", NULL, ON(IMPORT), ARGUMENTS_WHOLE, AT(skip), ARGUMENTS_NO_FLAG, 0, UINT64_MAX},
+    {"--batch", NULL, ON(IMPORT), ARGUMENTS_WHOLE, AT(batch), ARGUMENTS_NO_FLAG, 1, 1000000},
+    {"--m", "-M", ON(IMPORT), ARGUMENTS_WHOLE, AT(M), ARGUMENTS_NO_FLAG, 2, 256},
+    {"--ef-construction", NULL, ON(IMPORT), ARGUMENTS_WHOLE, AT(ef_construction), ARGUMENTS_NO_FLAG,
+     8, 10000},
+    {"--put", NULL, ON(IMPORT), ARGUMENTS_FLAG, AT(put), ARGUMENTS_NO_FLAG, 0, 0},
+    {"--packed", NULL, ON(IMPORT) | ON(SEARCH), ARGUMENTS_FLAG, AT(packed), ARGUMENTS_NO_FLAG, 0,
+     0},
+    {"--optimize", NULL, ON(IMPORT), ARGUMENTS_FLAG, AT(optimize), ARGUMENTS_NO_FLAG, 0, 0},
+    {"--vector", NULL, ON(SEARCH), ARGUMENTS_TEXT, AT(vector), ARGUMENTS_NO_FLAG, 0, 0},
+    {"--file", NULL, ON(SEARCH), ARGUMENTS_TEXT, AT(file), ARGUMENTS_NO_FLAG, 0, 0},
+    {"--id", NULL, ON(SEARCH), ARGUMENTS_WHOLE, AT(id), AT(id_given), 0, UINT64_MAX - 1},
+    {"--row", NULL, ON(SEARCH), ARGUMENTS_WHOLE, AT(row), AT(row_given), 0, UINT64_MAX - 1},
+    {"--k", "-k", ON(SEARCH), ARGUMENTS_WHOLE, AT(k), ARGUMENTS_NO_FLAG, 1, 10000000},
+    {"--ef", NULL, ON(SEARCH), ARGUMENTS_WHOLE, AT(ef), ARGUMENTS_NO_FLAG, 1, 100000},
+    {"--radius", NULL, ON(SEARCH), ARGUMENTS_FLOAT, AT(radius), AT(radius_given), 0, 0},
+    {"--exact", NULL, ON(SEARCH), ARGUMENTS_FLAG, AT(exact), ARGUMENTS_NO_FLAG, 0, 0},
+    {"--explain", NULL, ON(SEARCH), ARGUMENTS_FLAG, AT(explain), ARGUMENTS_NO_FLAG, 0, 0},
+};
+
+struct arguments_command {
+    const char *name;
+    enum command command;
+    size_t least, most; /* words behind it */
+    const char *words;
+};
+
+static const struct arguments_command arguments_commands[] = {
+    {"help", COMMAND_HELP, 0, SIZE_MAX, ""},
+    {"import", COMMAND_IMPORT, 1, 1, "FILE"},
+    {"export", COMMAND_EXPORT, 1, 1, "FILE"},
+    {"search", COMMAND_SEARCH, 0, 0, "--vector '[...]' | --id N | --file FILE"},
+    {"get", COMMAND_GET, 1, SIZE_MAX, "ID..."},
+    {"delete", COMMAND_DELETE, 1, SIZE_MAX, "ID..."},
+    {"info", COMMAND_INFO, 0, 0, ""},
+    {"collections", COMMAND_COLLECTIONS, 0, 0, ""},
+    {"drop", COMMAND_DROP, 1, 1, "COLLECTION"},
+    {"optimize", COMMAND_OPTIMIZE, 0, 0, ""},
+    {"check", COMMAND_CHECK, 0, 0, ""},
+    {"backup", COMMAND_BACKUP, 1, 1, "PATH"},
+};
+
+static const char *const arguments_metrics[] = {"l2", "cosine", "ip", "hamming"};
+static const char *const arguments_scalars[] = {"f32", "f16", "bf16", "i8", "u8", "b1"};
+
+const char *arguments_metric_name(uint32_t metric)
+{
+    return metric < 4 ? arguments_metrics[metric] : "?";
+}
+
+const char *arguments_scalar_name(uint32_t scalar)
+{
+    return scalar < 6 ? arguments_scalars[scalar] : "?";
+}
+
+static int arguments_find_name(const char *const *names, int count, const char *name)
+{
+    int i;
+
+    for (i = 0; i < count; i++) {
+        if (strcmp(names[i], name) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+/* The option that `word` names; *value is behind its '=', or NULL. */
+static const struct arguments_option *arguments_find_option(const char *word, const char **value)
+{
+    const size_t length = strcspn(word, "=");
+    size_t i;
+
+    for (i = 0; i < sizeof arguments_options / sizeof *arguments_options; i++) {
+        const struct arguments_option *option = &arguments_options[i];
+
+        if (strlen(option->name) == length && memcmp(option->name, word, length) == 0) {
+            *value = word[length] == '=' ? word + length + 1 : NULL;
+            return option;
+        }
+        if (option->letter != NULL && strncmp(word, option->letter, 2) == 0) {
+            *value = word[2] != '\0' ? word + 2 : NULL;
+            return option;
+        }
+    }
+    return NULL;
+}
+
+static int arguments_set_whole(struct arguments *arguments, const struct arguments_option *option,
+                               const char *value, struct failure *failure)
+{
+    uint64_t whole;
+
+    if (!json_parse_whole(value, strlen(value), &whole) || whole < option->least ||
+        whole > option->most) {
+        return failure_set(failure, FAILURE_USAGE, "%s: '%s' is no whole number from %llu to %llu",
+                           option->name, value, (unsigned long long)option->least,
+                           (unsigned long long)option->most);
+    }
+    memcpy((char *)arguments + option->offset, &whole, sizeof whole);
+    return OMENDB_OK;
+}
+
+static int arguments_set_float(struct arguments *arguments, const struct arguments_option *option,
+                               const char *value, struct failure *failure)
+{
+    char *end;
+    float number = strtof(value, &end);
+
+    if (end == value || *end != '\0' || !isfinite(number)) {
+        return failure_set(failure, FAILURE_USAGE, "%s: '%s' is no finite number", option->name,
+                           value);
+    }
+    if (option->offset == AT(scale) && !(number > 0)) {
+        return failure_set(failure, FAILURE_USAGE, "--scale: must be above 0");
+    }
+    memcpy((char *)arguments + option->offset, &number, sizeof number);
+    return OMENDB_OK;
+}
+
+static int arguments_set_name(int *number, const char *const *names, int count, const char *option,
+                              const char *value, struct failure *failure)
+{
+    *number = arguments_find_name(names, count, value);
+    if (*number >= 0) {
+        return OMENDB_OK;
+    }
+    failure_set(failure, FAILURE_USAGE, "%s: no '%s'; there are", option, value);
+    for (*number = 0; *number < count; (*number)++) {
+        failure_suffix(failure, " %s", names[*number]);
+    }
+    return FAILURE_USAGE;
+}
+
+static int arguments_set(struct arguments *arguments, const struct arguments_option *option,
+                         const char *value, struct failure *failure)
+{
+    char *field = (char *)arguments + option->offset;
+    const bool yes = true;
+
+    if (option->given != ARGUMENTS_NO_FLAG) {
+        memcpy((char *)arguments + option->given, &yes, sizeof yes);
+    }
+    switch (option->kind) {
+    case ARGUMENTS_FLAG:
+        memcpy(field, &yes, sizeof yes);
+        return OMENDB_OK;
+    case ARGUMENTS_TEXT:
+        memcpy(field, &value, sizeof value);
+        return OMENDB_OK;
+    case ARGUMENTS_WHOLE:
+        return arguments_set_whole(arguments, option, value, failure);
+    case ARGUMENTS_FLOAT:
+        return arguments_set_float(arguments, option, value, failure);
+    case ARGUMENTS_METRIC:
+        return arguments_set_name(&arguments->metric, arguments_metrics, 4, option->name, value,
+                                  failure);
+    case ARGUMENTS_SCALAR:
+        return arguments_set_name(&arguments->scalar, arguments_scalars, 6, option->name, value,
+                                  failure);
+    }
+    return FAILURE_USAGE;
+}
+
+/* The option at values[*i]; moves on to its value where that is the next word. */
+static int arguments_option(struct arguments *arguments, int count, char **values, int *i,
+                            struct failure *failure)
+{
+    const char *value = NULL;
+    const char *word = values[*i];
+    const struct arguments_option *option = arguments_find_option(word, &value);
+
+    if (option == NULL) {
+        return failure_set(failure, FAILURE_USAGE, "no option '%s'; see omendb --help", word);
+    }
+    if ((option->commands & 1u << arguments->command) == 0) {
+        return failure_set(failure, FAILURE_USAGE, "%s does not belong to this command",
+                           option->name);
+    }
+    if (option->kind == ARGUMENTS_FLAG) {
+        return value == NULL
+                   ? arguments_set(arguments, option, NULL, failure)
+                   : failure_set(failure, FAILURE_USAGE, "%s takes no value", option->name);
+    }
+    if (value == NULL && *i + 1 < count) {
+        value = values[++*i];
+    }
+    if (value == NULL) {
+        return failure_set(failure, FAILURE_USAGE, "%s needs a value", option->name);
+    }
+    return arguments_set(arguments, option, value, failure);
+}
+
+static const struct arguments_command *arguments_find_command(const char *name)
+{
+    size_t i;
+
+    for (i = 0; i < sizeof arguments_commands / sizeof *arguments_commands; i++) {
+        if (strcmp(arguments_commands[i].name, name) == 0) {
+            return &arguments_commands[i];
+        }
+    }
+    return NULL;
+}
+
+/* Everything behind the command. */
+static int arguments_rest(struct arguments *arguments, int count, char **values, int first,
+                          const char **words, struct failure *failure)
+{
+    bool options = true;
+    int code = OMENDB_OK, i;
+
+    arguments->words = words;
+    for (i = first; i < count && code == OMENDB_OK; i++) {
+        if (options && strcmp(values[i], "--") == 0) {
+            options = false;
+        } else if (options && (strcmp(values[i], "--help") == 0 || strcmp(values[i], "-h") == 0)) {
+            arguments->command = COMMAND_HELP;
+            return OMENDB_OK;
+        } else if (options && values[i][0] == '-' && values[i][1] != '\0') {
+            code = arguments_option(arguments, count, values, &i, failure);
+        } else {
+            words[arguments->word_count++] = values[i];
+        }
+    }
+    return code;
+}
+
+/* "--json" is found before anything else, so that errors in the rest are JSON as well. */
+static bool arguments_want_json(int count, char **values)
+{
+    int i;
+
+    for (i = 1; i < count; i++) {
+        if (strcmp(values[i], "--json") == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+int arguments_parse(struct arguments *arguments, int count, char **values, const char **words,
+                    struct failure *failure)
+{
+    const struct arguments_command *command;
+    int code;
+
+    memset(arguments, 0, sizeof *arguments);
+    arguments->metric = arguments->scalar = -1;
+    arguments->json = arguments_want_json(count, values);
+    if (count < 2) {
+        return failure_set(failure, FAILURE_USAGE,
+                           "which database? omendb DB COMMAND; see omendb --help");
+    }
+    if (strcmp(values[1], "--help") == 0 || strcmp(values[1], "-h") == 0 ||
+        (strcmp(values[1], "help") == 0 && count == 2)) {
+        return OMENDB_OK;
+    }
+    if (strcmp(values[1], "--version") == 0) {
+        arguments->command = COMMAND_VERSION;
+        return OMENDB_OK;
+    }
+    if (values[1][0] == '-') {
+        return failure_set(failure, FAILURE_USAGE,
+                           "the database comes first: omendb DB COMMAND; see omendb --help");
+    }
+    arguments->database = values[1];
+    if (count < 3) {
+        return failure_set(failure, FAILURE_USAGE,
+                           "which command? omendb %s info, for instance; see omendb --help",
+                           values[1]);
+    }
+    if (strcmp(values[2], "--help") == 0 || strcmp(values[2], "-h") == 0) {
+        return OMENDB_OK;
+    }
+    command = arguments_find_command(values[2]);
+    if (command == NULL) {
+        return failure_set(failure, FAILURE_USAGE, "no command '%s'; see omendb --help", values[2]);
+    }
+    arguments->command = command->command;
+    code = arguments_rest(arguments, count, values, 3, words, failure);
+    if (code == OMENDB_OK && arguments->command == command->command &&
+        (arguments->word_count < command->least || arguments->word_count > command->most)) {
+        code = failure_set(failure, FAILURE_USAGE, "usage: omendb DB %s %s%s", command->name,
+                           command->words,
+                           arguments->word_count > command->most ? " takes no more words" : "");
+    }
+    return code;
+}
+
+#undef ON
+#undef ANYWHERE
+#undef AT
+#undef ARGUMENTS_NO_FLAG

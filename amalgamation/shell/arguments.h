@@ -1,0 +1,78 @@
+/* arguments.h: the command line as a structure. */
+#ifndef OMENDB_SHELL_ARGUMENTS_H
+#define OMENDB_SHELL_ARGUMENTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "failure.h"
+
+enum command {
+    COMMAND_HELP,
+    COMMAND_VERSION,
+    COMMAND_IMPORT,
+    COMMAND_EXPORT,
+    COMMAND_SEARCH,
+    COMMAND_GET,
+    COMMAND_DELETE,
+    COMMAND_INFO,
+    COMMAND_COLLECTIONS,
+    COMMAND_DROP,
+    COMMAND_OPTIMIZE,
+    COMMAND_CHECK,
+    COMMAND_BACKUP,
+    COMMAND_COUNT
+};
+
+/* An option that was not given is 0, false or NULL. */
+struct arguments {
+    enum command command;
+    const char *database;
+    const char *const *words; /* behind the command, options left out */
+    size_t word_count;
+
+    bool json;
+    const char *collection;
+    /* import, export, search --file */
+    const char *format;
+    uint64_t limit;
+    bool limit_given;
+    bool packed;
+    /* import */
+    int metric; /* -1: not given */
+    int scalar; /* -1: not given */
+    float scale;
+    uint64_t ids_from;
+    bool ids_from_given;
+    uint64_t skip;
+    uint64_t batch;
+    uint64_t M;
+    uint64_t ef_construction;
+    bool put;
+    bool optimize;
+    /* search */
+    const char *vector;
+    const char *file;
+    uint64_t id;
+    bool id_given;
+    uint64_t row;
+    bool row_given;
+    uint64_t k;
+    uint64_t ef;
+    float radius;
+    bool radius_given;
+    bool exact;
+    bool explain;
+};
+
+/* Reads the command line. `words` takes the words behind the command: as many places as `count`.
+ * Returns: OMENDB_OK, or sets the failure (FAILURE_USAGE); `json` is set all the same when asked.
+ */
+int arguments_parse(struct arguments *arguments, int count, char **values, const char **words,
+                    struct failure *failure);
+
+/* Names of a metric and of an element type, as options spell them; "?" for others. */
+const char *arguments_metric_name(uint32_t metric);
+const char *arguments_scalar_name(uint32_t scalar);
+
+#endif

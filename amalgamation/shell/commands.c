@@ -1,0 +1,473 @@
+/* commands.c: the short commands: records by id, what is in a database, its upkeep.
+ *
+ * Invariant: with --json exactly one JSON value is printed, on success or failure; a command prints
+ * it only once nothing can fail any more, main() prints the failure otherwise. */
+#include "commands.h"
+
+#include <string.h>
+
+#include "json.h"
+#include "progress.h"
+
+uint64_t *command_parse_ids(struct session *session)
+{
+    const struct arguments *arguments = &session->arguments;
+    uint64_t *ids = failure_allocate(&session->failure, arguments->word_count, sizeof *ids);
+    size_t i;
+
+    for (i = 0; ids != NULL && i < arguments->word_count; i++) {
+        const char *word = arguments->words[i];
+
+        if (!json_parse_whole(word, strlen(word), &ids[i]) || ids[i] == OMENDB_ID_AUTO) {
+            failure_set(&session->failure, FAILURE_USAGE,
+                        "'%s' is no id; ids are whole numbers from 0 to 18446744073709551614",
+                        word);
+            failure_release(ids);
+            return NULL;
+        }
+    }
+    return ids;
+}
+
+/* get */
+
+static void command_print_record(struct session *session, uint64_t id, const float *vector)
+{
+    FILE *file = session->json.file;
+    uint32_t i;
+
+    if (session->arguments.json) {
+        output_open(&session->json, NULL, '{');
+        output_whole(&session->json, "id", id);
+        output_vector(&session->json, "vector", vector, session->schema.dim);
+        output_close(&session->json, '}');
+        return;
+    }
+    fprintf(file, "%llu  [", (unsigned long long)id);
+    for (i = 0; i < session->schema.dim; i++) {
+        char text[OUTPUT_FLOAT_BYTES];
+
+        fprintf(file, "%s%s", i == 0 ? "" : ", ", output_format_float(vector[i], text));
+    }
+    fputs("]\n", file);
+}
+
+static int command_get_records(struct session *session, const uint64_t *ids, float *vectors)
+{
+    const size_t count = session->arguments.word_count, dim = session->schema.dim;
+    int code = OMENDB_OK;
+    size_t i;
+
+    for (i = 0; i < count && code == OMENDB_OK; i++) {
+        code = session_result(
+            session, omendb_get(session->collection, NULL, ids[i], OMENDB_F32, vectors + i * dim));
+    }
+    if (code != OMENDB_OK) {
+        return code;
+    }
+    if (session->arguments.json && count > 1) {
+        output_open(&session->json, NULL, '[');
+    }
+    for (i = 0; i < count; i++) {
+        command_print_record(session, ids[i], vectors + i * dim);
+    }
+    if (session->arguments.json && count > 1) {
+        output_close(&session->json, ']');
+    }
+    return OMENDB_OK;
+}
+
+int command_get(struct session *session)
+{
+    uint64_t *ids = command_parse_ids(session);
+    float *vectors = NULL;
+    int code = ids == NULL ? session->failure.code : session_open(session, SESSION_READ);
+
+    if (code == OMENDB_OK) {
+        code = session_open_collection(session);
+    }
+    if (code == OMENDB_OK) {
+        vectors = failure_allocate(&session->failure, session->arguments.word_count,
+                                   session->schema.dim * sizeof *vectors);
+        code = vectors != NULL ? command_get_records(session, ids, vectors) : OMENDB_NOMEM;
+    }
+    failure_release(vectors);
+    failure_release(ids);
+    return code;
+}
+
+/* delete, drop */
+
+int command_delete(struct session *session)
+{
+    const size_t count = session->arguments.word_count;
+    uint64_t *ids = command_parse_ids(session);
+    size_t deleted = 0;
+    int code = ids == NULL ? session->failure.code : session_open(session, SESSION_WRITE);
+
+    if (code == OMENDB_OK) {
+        code = session_open_collection(session);
+    }
+    if (code == OMENDB_OK) {
+        code = session_result(session,
+                              omendb_delete_batch(session->collection, NULL, count, ids, &deleted));
+    }
+    failure_release(ids);
+    if (code != OMENDB_OK || session_close(session) != OMENDB_OK) {
+        return session->failure.code;
+    }
+    if (session->arguments.json) {
+        output_open(&session->json, NULL, '{');
+        output_whole(&session->json, "deleted", deleted);
+        output_whole(&session->json, "missing", count - deleted);
+        output_close(&session->json, '}');
+    } else {
+        fprintf(session->json.file, "deleted %zu of %zu from %s%s\n", deleted, count, session->name,
+                deleted < count ? "; the others are not there" : "");
+    }
+    return OMENDB_OK;
+}
+
+int command_drop(struct session *session)
+{
+    const char *name = session->arguments.words[0];
+    int code = session_open(session, SESSION_WRITE);
+
+    if (code == OMENDB_OK) {
+        code = session_result(session, omendb_collection_drop(session->db, name));
+        if (code == OMENDB_NOTFOUND) {
+            failure_suffix(&session->failure, "; `omendb %s collections` lists them",
+                           session->arguments.database);
+        }
+    }
+    if (code != OMENDB_OK || session_close(session) != OMENDB_OK) {
+        return session->failure.code;
+    }
+    if (session->arguments.json) {
+        output_open(&session->json, NULL, '{');
+        output_text(&session->json, "dropped", name);
+        output_close(&session->json, '}');
+    } else {
+        fprintf(session->json.file, "dropped %s\n", name);
+    }
+    return OMENDB_OK;
+}
+
+/* info, collections */
+
+static int command_read_collection(struct session *session, const char *name,
+                                   omendb_collection_stats *stats)
+{
+    const omendb_collection_stats empty = OMENDB_COLLECTION_STATS_INIT;
+    int code = session_result(
+        session, omendb_collection_open(session->db, name, NULL, &session->collection));
+
+    *stats = empty;
+    omendb_schema_init(&session->schema);
+    if (code == OMENDB_OK) {
+        code = session_result(session,
+                              omendb_collection_schema(session->collection, &session->schema));
+    }
+    if (code == OMENDB_OK) {
+        code = session_result(session, omendb_collection_statistics(session->collection, stats));
+    }
+    omendb_collection_close(session->collection);
+    session->collection = NULL;
+    return code;
+}
+
+static void command_collection_json(struct session *session, const char *name,
+                                    const omendb_collection_stats *stats)
+{
+    const omendb_schema *schema = &session->schema;
+    struct output_json *json = &session->json;
+
+    output_open(json, NULL, '{');
+    output_text(json, "name", name);
+    output_whole(json, "records", stats->records);
+    output_whole(json, "dim", schema->dim);
+    output_text(json, "metric", arguments_metric_name(schema->metric));
+    output_text(json, "type", arguments_scalar_name(schema->scalar));
+    output_float(json, "scale", schema->scale);
+    output_whole(json, "M", schema->M);
+    output_whole(json, "ef_construction", schema->ef_construction);
+    output_whole(json, "ef", schema->ef);
+    output_whole(json, "rows", stats->rows);
+    output_whole(json, "unindexed_rows", stats->unindexed_rows);
+    output_whole(json, "segments", stats->segments);
+    output_whole(json, "segment_bytes", stats->segment_bytes);
+    output_whole(json, "next_id", stats->next_id);
+    output_close(json, '}');
+}
+
+static void command_collection_cells(struct session *session, struct output_table *table,
+                                     const char *name, const omendb_collection_stats *stats)
+{
+    const omendb_schema *schema = &session->schema;
+    char text[OUTPUT_TEXT_BYTES];
+
+    output_table_cell(table, name);
+    output_table_cell(table, output_format_count(stats->records, text));
+    output_table_cell(table, output_format_count(schema->dim, text));
+    output_table_cell(table, arguments_metric_name(schema->metric));
+    output_table_cell(table, arguments_scalar_name(schema->scalar));
+    output_table_cell(table, output_format_count(schema->M, text));
+    output_table_cell(table, output_format_count(schema->ef_construction, text));
+    output_table_cell(table, output_format_count(stats->rows - stats->records, text));
+    output_table_cell(table, output_format_count(stats->unindexed_rows, text));
+    output_table_cell(table, output_format_count(stats->segments, text));
+    output_table_cell(table, output_format_bytes(stats->segment_bytes, text));
+}
+
+/* Goes through the collections (only one of them with --collection), into JSON or the table. */
+static int command_each_collection(struct session *session, struct output_table *table)
+{
+    omendb_collection_stats stats;
+    char name[256];
+    size_t i;
+    int code;
+
+    for (i = 0;; i++) {
+        code = omendb_collection_name(session->db, i, name, sizeof name);
+        if (code != OMENDB_OK) {
+            return code == OMENDB_DONE ? OMENDB_OK : session_result(session, code);
+        }
+        if (session->arguments.collection != NULL &&
+            strcmp(session->arguments.collection, name) != 0) {
+            continue;
+        }
+        code = command_read_collection(session, name, &stats);
+        if (code != OMENDB_OK) {
+            return code;
+        }
+        if (table != NULL) {
+            command_collection_cells(session, table, name, &stats);
+        } else {
+            command_collection_json(session, name, &stats);
+        }
+    }
+}
+
+static const char command_collection_titles[] =
+    "collection|>records|>dim|metric|type|>M|>ef_construction|>dead|>unindexed|>segments|>size";
+
+static int command_collection_table(struct session *session)
+{
+    struct output_table table;
+    int code;
+
+    output_table_begin(&table, command_collection_titles, &session->failure);
+    code = command_each_collection(session, &table);
+    if (table.cell_count == 0) {
+        fputs("no collections\n", session->json.file);
+        failure_release(table.cells);
+    } else {
+        output_table_print(&table, session->json.file);
+    }
+    return code;
+}
+
+static void command_info_line(FILE *file, const char *name, const char *value)
+{
+    fprintf(file, "%-10s  %s\n", name, value);
+}
+
+static void command_info_text(struct session *session, const omendb_stats *stats)
+{
+    char text[OUTPUT_TEXT_BYTES];
+    FILE *file = session->json.file;
+
+    command_info_line(file, "database", session->arguments.database);
+    command_info_line(file, "records", output_format_count(stats->records, text));
+    command_info_line(file, "commits", output_format_count(stats->commits, text));
+    command_info_line(file, "files", output_format_bytes(stats->file_bytes, text));
+    command_info_line(file, "log", output_format_bytes(stats->wal_bytes, text));
+    command_info_line(file, "memory", output_format_bytes(stats->memory_bytes, text));
+    command_info_line(file, "mapped", output_format_bytes(stats->mapped_bytes, text));
+    fprintf(file, "%-10s  %s, format %d, %s\n\n", "omendb", omendb_version(),
+            omendb_format_version(), omendb_kernels());
+}
+
+static void command_info_json(struct session *session, const omendb_stats *stats)
+{
+    struct output_json *json = &session->json;
+
+    output_text(json, "database", session->arguments.database);
+    output_whole(json, "records", stats->records);
+    output_whole(json, "commits", stats->commits);
+    output_whole(json, "file_bytes", stats->file_bytes);
+    output_whole(json, "wal_bytes", stats->wal_bytes);
+    output_whole(json, "memory_bytes", stats->memory_bytes);
+    output_whole(json, "mapped_bytes", stats->mapped_bytes);
+    output_text(json, "version", omendb_version());
+    output_whole(json, "format_version", (uint64_t)omendb_format_version());
+    output_text(json, "kernels", omendb_kernels());
+}
+
+/* JSON is written while collections are read: on a failure half an object would stand there, so
+ * the collections are read once before. */
+static int command_rehearse(struct session *session)
+{
+    struct output_table table;
+    int code;
+
+    output_table_begin(&table, command_collection_titles, &session->failure);
+    code = command_each_collection(session, &table);
+    failure_release(table.cells);
+    return code != OMENDB_OK ? code : session->failure.code;
+}
+
+int command_info(struct session *session)
+{
+    omendb_stats stats = OMENDB_STATS_INIT;
+    int code = session_open(session, SESSION_READ);
+
+    if (code == OMENDB_OK) {
+        code = command_rehearse(session);
+    }
+    if (code == OMENDB_OK) {
+        code = session_result(session, omendb_database_stats(session->db, &stats));
+    }
+    if (code != OMENDB_OK) {
+        return code;
+    }
+    if (!session->arguments.json) {
+        command_info_text(session, &stats);
+        return command_collection_table(session);
+    }
+    output_open(&session->json, NULL, '{');
+    command_info_json(session, &stats);
+    output_open(&session->json, "collections", '[');
+    code = command_each_collection(session, NULL);
+    output_close(&session->json, ']');
+    output_close(&session->json, '}');
+    return code;
+}
+
+int command_collections(struct session *session)
+{
+    int code = session_open(session, SESSION_READ);
+
+    if (code == OMENDB_OK) {
+        code = command_rehearse(session);
+    }
+    if (code != OMENDB_OK || !session->arguments.json) {
+        return code == OMENDB_OK ? command_collection_table(session) : code;
+    }
+    output_open(&session->json, NULL, '[');
+    code = command_each_collection(session, NULL);
+    output_close(&session->json, ']');
+    return code;
+}
+
+/* optimize, check, backup */
+
+static int command_optimize_progress(void *context, uint64_t done, uint64_t total)
+{
+    progress_update(context, done, total != 0 ? (double)done / (double)total : -1);
+    return session_interrupted();
+}
+
+int command_run_optimize(struct session *session)
+{
+    struct progress progress;
+    int code;
+
+    session_catch_interrupt();
+    progress_begin(&progress, "optimizing", "rows");
+    code = omendb_optimize(session->db, command_optimize_progress, &progress);
+    progress_end(&progress);
+    if (code == OMENDB_OK && session_interrupted()) {
+        return failure_set(&session->failure, OMENDB_BUSY,
+                           "interrupted; what is finished stays, run it again for the rest");
+    }
+    return session_result(session, code);
+}
+
+static void command_print_time(struct session *session, const char *what, uint64_t start_us)
+{
+    const uint64_t us = progress_now_us() - start_us;
+    char text[OUTPUT_TEXT_BYTES];
+
+    if (session->arguments.json) {
+        output_open(&session->json, NULL, '{');
+        output_boolean(&session->json, "ok", true);
+        output_whole(&session->json, "time_us", us);
+        output_close(&session->json, '}');
+    } else {
+        fprintf(session->json.file, "%s in %s\n", what, output_format_time(us, text));
+    }
+}
+
+int command_optimize(struct session *session)
+{
+    const uint64_t start_us = progress_now_us();
+    int code = session_open(session, SESSION_WRITE);
+
+    if (code == OMENDB_OK) {
+        code = command_run_optimize(session);
+    }
+    if (code == OMENDB_OK && session_close(session) == OMENDB_OK) {
+        command_print_time(session, "optimized", start_us);
+    }
+    return session->failure.code;
+}
+
+int command_backup(struct session *session)
+{
+    const uint64_t start_us = progress_now_us();
+    int code = session_open(session, SESSION_READ);
+
+    if (code == OMENDB_OK) {
+        code = session_result(session, omendb_backup(session->db, session->arguments.words[0]));
+    }
+    if (code == OMENDB_OK) {
+        command_print_time(session, "copied", start_us);
+    }
+    return code;
+}
+
+static void command_check_line(void *context, const char *line)
+{
+    struct session *session = context;
+
+    if (session->arguments.json) {
+        output_text(&session->json, NULL, line);
+    } else {
+        fprintf(session->json.file, "%s\n", line);
+    }
+}
+
+int command_check(struct session *session)
+{
+    const bool as_json = session->arguments.json;
+    uint64_t problems = 0;
+    int code = session_open(session, SESSION_READ);
+
+    if (code != OMENDB_OK) {
+        return code;
+    }
+    if (as_json) {
+        output_open(&session->json, NULL, '{');
+        output_open(&session->json, "problems", '[');
+    }
+    code =
+        session_result(session, omendb_check(session->db, command_check_line, session, &problems));
+    if (code == OMENDB_OK && problems != 0) {
+        failure_set(&session->failure, OMENDB_CORRUPT, "%llu problem%s; restore a backup",
+                    (unsigned long long)problems, problems == 1 ? "" : "s");
+    }
+    if (as_json) {
+        output_close(&session->json, ']');
+        output_boolean(&session->json, "ok", session->failure.code == OMENDB_OK);
+        if (session->failure.code != OMENDB_OK) {
+            output_text(&session->json, "error", session->failure.message);
+            output_text(&session->json, "code", omendb_strerror(session->failure.code));
+        }
+        output_close(&session->json, '}');
+        session->reported = true;
+    } else if (session->failure.code == OMENDB_OK) {
+        fprintf(session->json.file, "%s: no problems\n", session->arguments.database);
+    }
+    return session->failure.code;
+}

@@ -1,0 +1,373 @@
+/* import.c: from a file into a collection, and back out.
+ *
+ * Invariant: memory is one batch of rows, at most 16 MiB unless --batch says otherwise, however
+ * long the file is. Every batch is one commit: when an import stops, for whatever reason, exactly
+ * the rows that the message counts are stored, and --skip with that number goes on behind them.
+ *
+ * The file is opened before the database, so that a wrong name creates nothing. A new collection
+ * takes its element type from the file (f64 and text: f32) unless --type says otherwise; for one
+ * that exists every option that was given is compared with it, since it would have no effect.
+ *
+ * The graph is built while rows arrive, so that the time shown is the whole time; --optimize merges
+ * what has come about into one segment at the end. */
+#include "commands.h"
+
+#include <string.h>
+
+#include "progress.h"
+#include "readers.h"
+
+#define IMPORT_BATCH_ROWS  10000u
+#define IMPORT_BATCH_BYTES (16u << 20)
+#define IMPORT_BYTES_MAX   (1u << 30) /* of omendb_add_batch */
+#define IMPORT_TAIL_BYTES  (8u << 20) /* the default of tail_limit: about 1 ms of a search */
+
+struct import {
+    struct session *session;
+    struct reader reader;
+    struct progress progress;
+    int vector_type; /* of the rows, as the library is told */
+    size_t batch;
+    uint64_t *ids;
+    void *vectors;
+    uint64_t stored; /* rows */
+};
+
+/* Schema */
+
+static int import_compare(struct session *session, const char *option, const char *stored,
+                          const char *given)
+{
+    if (strcmp(stored, given) == 0) {
+        return OMENDB_OK;
+    }
+    return failure_set(&session->failure, OMENDB_MISMATCH,
+                       "collection %s has %s %s, not %s; leave the option out, or add "
+                       "--collection with a new name",
+                       session->name, option, stored, given);
+}
+
+static int import_compare_whole(struct session *session, const char *option, uint64_t stored,
+                                uint64_t given)
+{
+    if (given == 0 || stored == given) {
+        return OMENDB_OK;
+    }
+    return failure_set(&session->failure, OMENDB_MISMATCH,
+                       "collection %s has %s %llu, not %llu; leave the option out, or add "
+                       "--collection with a new name",
+                       session->name, option, (unsigned long long)stored,
+                       (unsigned long long)given);
+}
+
+static int import_check_schema(struct session *session, const struct reader *reader)
+{
+    const struct arguments *arguments = &session->arguments;
+    const omendb_schema *schema = &session->schema;
+    const uint32_t elements = arguments->packed ? (schema->dim + 7) / 8 : schema->dim;
+
+    if (elements != reader->dim) {
+        return failure_set(&session->failure, OMENDB_MISMATCH,
+                           "%s: rows of %lu elements, but collection %s holds vectors of %lu; add "
+                           "--collection with a new name",
+                           reader->path, (unsigned long)reader->dim, session->name,
+                           (unsigned long)schema->dim);
+    }
+    if (arguments->metric >= 0) {
+        import_compare(session, "--metric", arguments_metric_name(schema->metric),
+                       arguments_metric_name((uint32_t)arguments->metric));
+    }
+    if (arguments->scalar >= 0) {
+        import_compare(session, "--type", arguments_scalar_name(schema->scalar),
+                       arguments_scalar_name((uint32_t)arguments->scalar));
+    }
+    if (arguments->scale > 0 && arguments->scale != schema->scale) {
+        return failure_set(&session->failure, OMENDB_MISMATCH, "collection %s has --scale %g",
+                           session->name, (double)schema->scale);
+    }
+    import_compare_whole(session, "--m", schema->M, arguments->M);
+    import_compare_whole(session, "--ef-construction", schema->ef_construction,
+                         arguments->ef_construction);
+    return session->failure.code;
+}
+
+/* Whether the rows are bits, given as such or wanted as such. */
+static bool import_wants_bits(const struct arguments *arguments)
+{
+    return arguments->packed || arguments->metric == OMENDB_HAMMING ||
+           arguments->scalar == OMENDB_B1;
+}
+
+static int import_create(struct session *session, const struct reader *reader)
+{
+    const struct arguments *arguments = &session->arguments;
+    const bool bits = import_wants_bits(arguments);
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+
+    if (arguments->packed && reader->dim > READER_DIM_MAX / 8) {
+        return failure_set(&session->failure, OMENDB_TOOBIG, "%s: rows of %lu bytes; %u fit",
+                           reader->path, (unsigned long)reader->dim, READER_DIM_MAX / 8);
+    }
+    schema.dim = arguments->packed ? 8 * reader->dim : reader->dim;
+    schema.metric = bits ? OMENDB_HAMMING : OMENDB_L2;
+    schema.scalar = bits ? OMENDB_B1 : (uint32_t)reader->scalar;
+    if (arguments->metric >= 0) {
+        schema.metric = (uint32_t)arguments->metric;
+    }
+    if (arguments->scalar >= 0) {
+        schema.scalar = (uint32_t)arguments->scalar;
+    }
+    schema.scale = arguments->scale;
+    schema.M = (uint32_t)arguments->M;
+    schema.ef_construction = (uint32_t)arguments->ef_construction;
+    return session_result(session, omendb_collection_create(session->db, session->name, &schema,
+                                                            &session->collection));
+}
+
+static int import_open_collection(struct session *session, const struct reader *reader)
+{
+    int code = session_choose_collection(session, true);
+
+    if (code != OMENDB_OK) {
+        return code;
+    }
+    code = omendb_collection_open(session->db, session->name, NULL, &session->collection);
+    if (code == OMENDB_NOTFOUND) {
+        code = import_create(session, reader);
+    } else {
+        session_result(session, code);
+    }
+    if (code == OMENDB_OK) {
+        omendb_schema_init(&session->schema);
+        code = session_result(session,
+                              omendb_collection_schema(session->collection, &session->schema));
+    }
+    return code == OMENDB_OK ? import_check_schema(session, reader) : code;
+}
+
+/* Batches */
+
+static int import_check_arguments(struct import *import)
+{
+    const struct arguments *arguments = &import->session->arguments;
+    struct failure *failure = &import->session->failure;
+    const size_t bytes = reader_vector_bytes(&import->reader);
+
+    if (arguments->put && !import->reader.has_ids && !arguments->ids_from_given) {
+        return failure_set(failure, FAILURE_USAGE,
+                           "--put replaces records by id, but the file has no ids; add --ids-from");
+    }
+    if (arguments->packed && import->reader.scalar != OMENDB_U8) {
+        return failure_set(failure, FAILURE_USAGE,
+                           "--packed: rows of bytes are expected (npy of u1, bvecs, u8bin)");
+    }
+    import->vector_type = arguments->packed ? OMENDB_B1 : (int)import->reader.scalar;
+    import->batch = arguments->batch != 0 ? (size_t)arguments->batch : IMPORT_BATCH_BYTES / bytes;
+    if (arguments->batch == 0 && import->batch > IMPORT_BATCH_ROWS) {
+        import->batch = IMPORT_BATCH_ROWS;
+    }
+    if (import->batch > IMPORT_BYTES_MAX / bytes) {
+        return failure_set(failure, FAILURE_USAGE,
+                           "--batch: a batch may have 1 GiB, %llu rows here",
+                           (unsigned long long)(IMPORT_BYTES_MAX / bytes));
+    }
+    import->ids = failure_allocate(failure, import->batch, sizeof *import->ids);
+    import->vectors = failure_allocate(failure, import->batch, bytes);
+    return failure->code;
+}
+
+/* 0 to 1, or below 0 when nobody knows. */
+static double import_fraction(const struct import *import)
+{
+    const struct arguments *arguments = &import->session->arguments;
+    const struct reader *reader = &import->reader;
+    uint64_t total;
+
+    if (reader->rows == READER_ROWS_UNKNOWN) {
+        return reader->file_bytes != 0 ? (double)reader->read_bytes / (double)reader->file_bytes
+                                       : -1;
+    }
+    total = reader->rows - arguments->skip;
+    if (arguments->limit_given && arguments->limit < total) {
+        total = arguments->limit;
+    }
+    return total != 0 ? (double)import->stored / (double)total : -1;
+}
+
+static int import_number(struct import *import, size_t count)
+{
+    const struct arguments *arguments = &import->session->arguments;
+    size_t i;
+
+    if (!arguments->ids_from_given) {
+        return OMENDB_OK;
+    }
+    if (count > OMENDB_ID_AUTO - arguments->ids_from ||
+        import->stored > OMENDB_ID_AUTO - arguments->ids_from - count) {
+        return failure_set(&import->session->failure, OMENDB_INVALID,
+                           "--ids-from: the ids go past the largest one");
+    }
+    for (i = 0; i < count; i++) {
+        import->ids[i] = arguments->ids_from + import->stored + i;
+    }
+    return OMENDB_OK;
+}
+
+static int import_store(struct import *import, size_t count)
+{
+    struct session *session = import->session;
+    const uint64_t first = session->arguments.skip + import->stored;
+    const bool has_ids = import->reader.has_ids || session->arguments.ids_from_given;
+    int code = import_number(import, count);
+
+    if (code != OMENDB_OK) {
+        return code;
+    }
+    code = session->arguments.put
+               ? omendb_put_batch(session->collection, NULL, count, import->ids, import->vectors,
+                                  import->vector_type, NULL)
+               : omendb_add_batch(session->collection, NULL, count, has_ids ? import->ids : NULL,
+                                  import->vectors, import->vector_type, NULL);
+    if (code == OMENDB_OK) {
+        import->stored += count;
+        return OMENDB_OK;
+    }
+    session_result(session, code);
+    failure_prefix(&session->failure, "%s: in rows %llu to %llu: ", import->reader.path,
+                   (unsigned long long)first, (unsigned long long)(first + count - 1));
+    if (code == OMENDB_EXISTS) {
+        failure_suffix(&session->failure, "; --put replaces records, --ids-from numbers anew");
+    }
+    return code;
+}
+
+/* Adds to a failure how far the import came. */
+static void import_count_stored(struct import *import)
+{
+    struct failure *failure = &import->session->failure;
+    char text[OUTPUT_TEXT_BYTES];
+
+    if (import->stored == 0) {
+        failure_suffix(failure, ". Nothing was stored");
+    } else {
+        failure_suffix(failure, ". %s row%s stored; --skip %llu goes on behind them",
+                       output_format_count(import->stored, text),
+                       import->stored == 1 ? " was" : "s were",
+                       (unsigned long long)(import->session->arguments.skip + import->stored));
+    }
+}
+
+static int import_rows(struct import *import)
+{
+    const struct arguments *arguments = &import->session->arguments;
+    size_t count = 1;
+    int code = OMENDB_OK;
+
+    while (code == OMENDB_OK && count != 0 && !session_interrupted()) {
+        size_t wanted = import->batch;
+
+        if (arguments->limit_given && arguments->limit - import->stored < wanted) {
+            wanted = (size_t)(arguments->limit - import->stored);
+        }
+        code = reader_next(&import->reader, wanted, import->ids, import->vectors, &count);
+        if (code == OMENDB_OK && count != 0) {
+            code = import_store(import, count);
+            progress_update(&import->progress, import->stored, import_fraction(import));
+        }
+    }
+    if (code == OMENDB_OK && count != 0) {
+        code = failure_set(&import->session->failure, OMENDB_BUSY, "interrupted");
+    }
+    if (code != OMENDB_OK) {
+        import_count_stored(import);
+    }
+    return code;
+}
+
+/* Result */
+
+static void import_print(struct session *session, uint64_t stored, uint64_t us,
+                         const omendb_collection_stats *stats)
+{
+    const double rate = us != 0 ? (double)stored * 1e6 / (double)us : 0;
+    char count[OUTPUT_TEXT_BYTES], time[OUTPUT_TEXT_BYTES], speed[OUTPUT_TEXT_BYTES];
+
+    if (session->arguments.json) {
+        output_open(&session->json, NULL, '{');
+        output_text(&session->json, "collection", session->name);
+        output_whole(&session->json, "imported", stored);
+        output_whole(&session->json, "records", stats->records);
+        output_whole(&session->json, "time_us", us);
+        output_close(&session->json, '}');
+        return;
+    }
+    fprintf(session->json.file, "imported %s row%s of %lu x %s into %s in %s (%s rows/s)\n",
+            output_format_count(stored, count), stored == 1 ? "" : "s",
+            (unsigned long)session->schema.dim, arguments_scalar_name(session->schema.scalar),
+            session->name, output_format_time(us, time),
+            output_format_count((uint64_t)rate, speed));
+    if (stats->unindexed_rows > IMPORT_TAIL_BYTES / session->schema.dim) {
+        fprintf(session->json.file,
+                "%s rows are searched one by one until `omendb %s optimize` has run\n",
+                output_format_count(stats->unindexed_rows, count), session->arguments.database);
+    }
+}
+
+static int import_run(struct import *import)
+{
+    struct session *session = import->session;
+    int code = import_check_arguments(import);
+
+    if (code == OMENDB_OK && session->arguments.skip != 0) {
+        code = reader_skip(&import->reader, session->arguments.skip);
+    }
+    if (code == OMENDB_OK) {
+        code = session_open(session, SESSION_CREATE);
+    }
+    if (code == OMENDB_OK) {
+        code = import_open_collection(session, &import->reader);
+    }
+    if (code == OMENDB_OK) {
+        session_catch_interrupt();
+        progress_begin(&import->progress, "importing", "rows");
+        code = import_rows(import);
+        progress_end(&import->progress);
+    }
+    if (code == OMENDB_OK && session->arguments.optimize) {
+        code = command_run_optimize(session);
+    }
+    return code;
+}
+
+int command_import(struct session *session)
+{
+    omendb_collection_stats stats = OMENDB_COLLECTION_STATS_INIT;
+    const uint64_t start_us = progress_now_us();
+    struct import import = {0};
+    int code;
+
+    import.session = session;
+    code = reader_open(&import.reader, session->arguments.words[0], session->arguments.format,
+                       &session->failure);
+    if (code == OMENDB_OK) {
+        code = import_run(&import);
+    }
+    if (code == OMENDB_OK) {
+        code = session_result(session, omendb_collection_statistics(session->collection, &stats));
+    }
+    if (code == OMENDB_OK) {
+        code = session_close(session);
+    }
+    if (code == OMENDB_OK) {
+        import_print(session, import.stored, progress_now_us() - start_us, &stats);
+    }
+    failure_release(import.ids);
+    failure_release(import.vectors);
+    reader_close(&import.reader);
+    return code;
+}
+
+#undef IMPORT_BATCH_ROWS
+#undef IMPORT_BATCH_BYTES
+#undef IMPORT_BYTES_MAX
+#undef IMPORT_TAIL_BYTES

@@ -1,0 +1,360 @@
+/* search.c: nearest records of a vector, of a stored record, or of every row of a file.
+ *
+ * Invariant: a vector has as many elements as the collection before the library sees it; the
+ * library cannot know how long an array is. Places for hits are bounded by the records that there
+ * are, not by the -k that was typed.
+ *
+ * Rows of a file go through omendb_search_batch in blocks, which uses all cores; with --explain one
+ * by one, since only a single search can tell what it did. */
+#include "commands.h"
+
+#include <string.h>
+
+#include "json.h"
+#include "progress.h"
+#include "readers.h"
+
+#define SEARCH_BLOCK_ROWS   1024u
+#define SEARCH_BLOCK_PLACES (1u << 20) /* hits of one block */
+#define SEARCH_BLOCK_BYTES  (16u << 20)
+
+struct search {
+    struct session *session;
+    omendb_query query;
+    omendb_explain explain;
+    struct reader reader; /* with --file */
+    void *vectors;
+    size_t block; /* rows searched at once */
+    uint64_t *ids;
+    float *distances;
+    size_t *counts;
+    uint64_t time_us;
+};
+
+static int search_check_arguments(struct session *session)
+{
+    const struct arguments *arguments = &session->arguments;
+    const int ways =
+        (arguments->vector != NULL) + (arguments->file != NULL) + (int)arguments->id_given;
+
+    if (ways != 1) {
+        return failure_set(&session->failure, FAILURE_USAGE,
+                           "search for what? one of --vector '[0.5, 0.25]', --id N, --file FILE");
+    }
+    if (arguments->file == NULL && (arguments->row_given || arguments->limit_given ||
+                                    arguments->format != NULL || arguments->packed)) {
+        return failure_set(&session->failure, FAILURE_USAGE,
+                           "--row, --limit, --format and --packed go with --file");
+    }
+    return OMENDB_OK;
+}
+
+/* The array of --vector into search->vectors. */
+static int search_parse_vector(struct search *search)
+{
+    struct session *session = search->session;
+    const char *text = session->arguments.vector;
+    float *vector = search->vectors;
+    enum json_token token;
+    struct json json;
+    size_t count = 0;
+
+    json_begin(&json, text, strlen(text));
+    token = json_next(&json);
+    if (token == JSON_ARRAY) {
+        while ((token = json_next(&json)) == JSON_NUMBER) {
+            float value;
+
+            if (!json_float(&json, &value)) {
+                return failure_set(&session->failure, OMENDB_INVALID,
+                                   "--vector: element %zu does not fit a 32-bit float", count);
+            }
+            if (count < session->schema.dim) {
+                vector[count] = value;
+            }
+            count++;
+        }
+    }
+    if (token != JSON_ARRAY_END || json_next(&json) != JSON_END) {
+        return failure_set(&session->failure, FAILURE_USAGE,
+                           "--vector: %s; an array of numbers is expected: '[0.5, 0.25]'",
+                           json.error != NULL ? json.error : "something else");
+    }
+    if (count != session->schema.dim) {
+        return failure_set(&session->failure, OMENDB_INVALID,
+                           "--vector has %zu elements, collection %s holds vectors of %lu", count,
+                           session->name, (unsigned long)session->schema.dim);
+    }
+    return OMENDB_OK;
+}
+
+static int search_check_file(struct search *search)
+{
+    const struct session *session = search->session;
+    const bool packed = session->arguments.packed;
+    const uint32_t elements = packed ? (session->schema.dim + 7) / 8 : session->schema.dim;
+
+    if (packed && search->reader.scalar != OMENDB_U8) {
+        return failure_set(&search->session->failure, FAILURE_USAGE,
+                           "--packed: rows of bytes are expected (npy of u1, bvecs, u8bin)");
+    }
+    search->query.vector_type = packed ? OMENDB_B1 : (uint32_t)search->reader.scalar;
+    if (elements == search->reader.dim) {
+        return OMENDB_OK;
+    }
+    return failure_set(&search->session->failure, OMENDB_MISMATCH,
+                       "%s: rows of %lu elements, but collection %s holds vectors of %lu",
+                       search->reader.path, (unsigned long)search->reader.dim, session->name,
+                       (unsigned long)session->schema.dim);
+}
+
+static void search_set_query(struct search *search, uint64_t records)
+{
+    const struct arguments *arguments = &search->session->arguments;
+    const uint64_t k = arguments->k != 0 ? arguments->k : 10;
+
+    omendb_query_init(&search->query);
+    search->query.k = (size_t)(k < records || records == 0 ? k : records);
+    search->query.k = records == 0 ? 1 : search->query.k;
+    search->query.ef = (uint32_t)arguments->ef;
+    search->query.exact = arguments->exact;
+    search->query.use_radius = arguments->radius_given;
+    search->query.radius = arguments->radius;
+    search->query.id = arguments->id;
+    search->explain.struct_size = sizeof search->explain;
+    search->query.explain = arguments->explain ? &search->explain : NULL;
+}
+
+static int search_allocate(struct search *search)
+{
+    const struct arguments *arguments = &search->session->arguments;
+    struct failure *failure = &search->session->failure;
+    size_t bytes = search->session->schema.dim * sizeof(float);
+
+    search->block = 1;
+    if (arguments->file != NULL && !arguments->row_given && !arguments->explain) {
+        bytes = reader_vector_bytes(&search->reader);
+        search->block = SEARCH_BLOCK_PLACES / search->query.k;
+        search->block =
+            search->block < SEARCH_BLOCK_BYTES / bytes ? search->block : SEARCH_BLOCK_BYTES / bytes;
+        search->block = search->block < SEARCH_BLOCK_ROWS ? search->block : SEARCH_BLOCK_ROWS;
+        search->block = search->block > 0 ? search->block : 1;
+    }
+    search->vectors = failure_allocate(failure, search->block, bytes);
+    search->counts = failure_allocate(failure, search->block, sizeof *search->counts);
+    search->ids = failure_allocate(failure, search->block * search->query.k, sizeof *search->ids);
+    search->distances =
+        failure_allocate(failure, search->block * search->query.k, sizeof *search->distances);
+    return failure->code;
+}
+
+/* Printing */
+
+static void search_print_explain_json(struct output_json *json, const omendb_explain *explain)
+{
+    output_open(json, "explain", '{');
+    output_whole(json, "graph_rows", explain->graph_rows);
+    output_whole(json, "scanned_rows", explain->scanned_rows);
+    output_whole(json, "expanded", explain->expanded);
+    output_whole(json, "distances", explain->distances);
+    output_whole(json, "segments", explain->segments);
+    output_whole(json, "time_us", explain->time_us);
+    output_close(json, '}');
+}
+
+static void search_print_json(struct search *search, size_t row, uint64_t number)
+{
+    struct output_json *json = &search->session->json;
+    const size_t first = row * search->query.k;
+    size_t i;
+
+    output_open(json, NULL, '{');
+    if (search->session->arguments.file != NULL) {
+        output_whole(json, "row", number);
+    }
+    output_open(json, "hits", '[');
+    for (i = 0; i < search->counts[row]; i++) {
+        output_open(json, NULL, '{');
+        output_whole(json, "id", search->ids[first + i]);
+        output_float(json, "distance", search->distances[first + i]);
+        output_close(json, '}');
+    }
+    output_close(json, ']');
+    if (search->query.explain != NULL) {
+        search_print_explain_json(json, &search->explain);
+    }
+    output_close(json, '}');
+}
+
+static void search_print_explain(FILE *file, const omendb_explain *explain)
+{
+    char graph[OUTPUT_TEXT_BYTES], scanned[OUTPUT_TEXT_BYTES], expanded[OUTPUT_TEXT_BYTES];
+    char distances[OUTPUT_TEXT_BYTES], time[OUTPUT_TEXT_BYTES];
+
+    fprintf(file,
+            "walked a graph of %s rows, read the links of %s, compared %s one by one;\n"
+            "%s distances, %llu segments, %s\n",
+            output_format_count(explain->graph_rows, graph),
+            output_format_count(explain->expanded, expanded),
+            output_format_count(explain->scanned_rows, scanned),
+            output_format_count(explain->distances, distances),
+            (unsigned long long)explain->segments, output_format_time(explain->time_us, time));
+}
+
+static void search_print_table(struct search *search, size_t row, uint64_t number)
+{
+    const size_t first = row * search->query.k;
+    FILE *file = search->session->json.file;
+    struct output_table table;
+    char text[OUTPUT_TEXT_BYTES];
+    size_t i;
+
+    if (search->session->arguments.file != NULL) {
+        fprintf(file, "row %llu\n", (unsigned long long)number);
+    }
+    output_table_begin(&table, ">rank|>id|>distance", &search->session->failure);
+    for (i = 0; i < search->counts[row]; i++) {
+        snprintf(text, sizeof text, "%zu", i + 1);
+        output_table_cell(&table, text);
+        snprintf(text, sizeof text, "%llu", (unsigned long long)search->ids[first + i]);
+        output_table_cell(&table, text);
+        output_table_cell(&table, output_format_float(search->distances[first + i], text));
+    }
+    output_table_print(&table, file);
+    if (search->session->arguments.file == NULL) {
+        fprintf(file, "%zu hit%s in %s\n", search->counts[row], search->counts[row] == 1 ? "" : "s",
+                output_format_time(search->time_us, text));
+    }
+    if (search->query.explain != NULL) {
+        search_print_explain(file, &search->explain);
+    }
+    if (search->session->arguments.file != NULL) {
+        putc('\n', file);
+    }
+}
+
+/* Searching */
+
+/* Searches for `count` vectors and prints the hits; the first is row `number` of the file. */
+static int search_block(struct search *search, size_t count, uint64_t number)
+{
+    struct session *session = search->session;
+    const uint64_t start_us = progress_now_us();
+    size_t i;
+    int code;
+
+    if (search->block == 1) {
+        search->query.vector = session->arguments.id_given ? NULL : search->vectors;
+        code = omendb_search(session->collection, NULL, &search->query, search->ids,
+                             search->distances, search->counts);
+    } else {
+        code = omendb_search_batch(session->collection, NULL, &search->query, search->vectors,
+                                   count, search->ids, search->distances, search->counts);
+    }
+    search->time_us += progress_now_us() - start_us;
+    if (session_result(session, code) != OMENDB_OK) {
+        return code;
+    }
+    for (i = 0; i < count; i++) {
+        if (session->arguments.json) {
+            search_print_json(search, i, number + i);
+        } else {
+            search_print_table(search, i, number + i);
+        }
+    }
+    return session->failure.code;
+}
+
+static int search_file(struct search *search)
+{
+    const struct arguments *arguments = &search->session->arguments;
+    const uint64_t limit = arguments->row_given     ? 1
+                           : arguments->limit_given ? arguments->limit
+                                                    : UINT64_MAX;
+    uint64_t done = 0, unused_id;
+    uint64_t *ids = search->reader.has_ids
+                        ? failure_allocate(&search->session->failure, search->block, sizeof *ids)
+                        : &unused_id;
+    char text[OUTPUT_TEXT_BYTES], time[OUTPUT_TEXT_BYTES];
+    size_t count = 1;
+    int code = ids == NULL ? OMENDB_NOMEM : reader_skip(&search->reader, arguments->row);
+
+    while (code == OMENDB_OK && count != 0) {
+        const size_t wanted = limit - done < search->block ? (size_t)(limit - done) : search->block;
+
+        code = reader_next(&search->reader, wanted, ids, search->vectors, &count);
+        if (code == OMENDB_OK && count != 0) {
+            code = search_block(search, count, arguments->row + done);
+            done += count;
+        }
+    }
+    if (ids != &unused_id) {
+        failure_release(ids);
+    }
+    if (code == OMENDB_OK && arguments->row_given && done == 0) {
+        code = failure_set(&search->session->failure, OMENDB_INVALID, "%s: there is no row %llu",
+                           search->reader.path, (unsigned long long)arguments->row);
+    }
+    if (code == OMENDB_OK && !arguments->json) {
+        fprintf(search->session->json.file, "%s searches in %s\n", output_format_count(done, text),
+                output_format_time(search->time_us, time));
+    }
+    return code;
+}
+
+static int search_run(struct search *search)
+{
+    const struct arguments *arguments = &search->session->arguments;
+    uint64_t records = 0;
+    int code =
+        session_result(search->session, omendb_count(search->session->collection, NULL, &records));
+
+    if (code != OMENDB_OK) {
+        return code;
+    }
+    search_set_query(search, records);
+    if (arguments->file != NULL) {
+        code = search_check_file(search);
+    }
+    if (code == OMENDB_OK) {
+        code = search_allocate(search);
+    }
+    if (code == OMENDB_OK && arguments->vector != NULL) {
+        code = search_parse_vector(search);
+    }
+    if (code != OMENDB_OK) {
+        return code;
+    }
+    return arguments->file != NULL ? search_file(search) : search_block(search, 1, 0);
+}
+
+int command_search(struct session *session)
+{
+    struct search search = {0};
+    int code = search_check_arguments(session);
+
+    search.session = session;
+    if (code == OMENDB_OK && session->arguments.file != NULL) {
+        code = reader_open(&search.reader, session->arguments.file, session->arguments.format,
+                           &session->failure);
+    }
+    if (code == OMENDB_OK) {
+        code = session_open(session, SESSION_READ);
+    }
+    if (code == OMENDB_OK) {
+        code = session_open_collection(session);
+    }
+    if (code == OMENDB_OK) {
+        code = search_run(&search);
+    }
+    failure_release(search.vectors);
+    failure_release(search.ids);
+    failure_release(search.distances);
+    failure_release(search.counts);
+    reader_close(&search.reader);
+    return code;
+}
+
+#undef SEARCH_BLOCK_ROWS
+#undef SEARCH_BLOCK_PLACES
+#undef SEARCH_BLOCK_BYTES

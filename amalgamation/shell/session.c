@@ -1,0 +1,169 @@
+/* session.c: opening and closing what a command works on.
+ *
+ * Invariant: session_close releases children before the database whatever failed before, so that a
+ * command may return at any point. The close of a database that was written to can fail (it writes
+ * what is in memory), and that is a failure of the command.
+ *
+ * Commands that only look open the database read-only: they work while another process writes, on
+ * read-only media, and can never change anything.
+ *
+ * The library says what went wrong; the shell adds what to type, where it knows. */
+#define _POSIX_C_SOURCE 200809L
+
+#include "session.h"
+
+#include <signal.h>
+#include <string.h>
+
+#define SESSION_STALL_MS 3600000u /* a bulk import waits for the index rather than give up */
+
+static volatile sig_atomic_t session_interrupt;
+
+static void session_on_interrupt(int number)
+{
+    (void)number;
+    session_interrupt = 1;
+}
+
+/* The second interrupt ends the process at once: SA_RESETHAND gives the default back. */
+void session_catch_interrupt(void)
+{
+    struct sigaction action;
+
+    memset(&action, 0, sizeof action);
+    action.sa_handler = session_on_interrupt;
+    action.sa_flags = (int)SA_RESETHAND;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+}
+
+bool session_interrupted(void)
+{
+    return session_interrupt != 0;
+}
+
+int session_result(struct session *session, int code)
+{
+    const char *message;
+
+    if (code == OMENDB_OK) {
+        return OMENDB_OK;
+    }
+    message = omendb_errmsg();
+    return failure_set(&session->failure, code, "%s",
+                       message[0] != '\0' ? message : omendb_strerror(code));
+}
+
+int session_open(struct session *session, enum session_mode mode)
+{
+    const char *path = session->arguments.database;
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    int code;
+
+    options.read_only = mode == SESSION_READ;
+    options.must_exist = mode != SESSION_CREATE;
+    options.stall_timeout_ms = SESSION_STALL_MS;
+    code = session_result(session, omendb_open(path, &options, &session->db));
+    if (code == OMENDB_NOTFOUND) {
+        failure_suffix(&session->failure, "; `omendb %s import FILE` creates a database", path);
+    } else if (code == OMENDB_BUSY) {
+        failure_suffix(&session->failure, "; wait for the other program, or close it");
+    }
+    return code;
+}
+
+/* Counts the collections and tells whether one is named "default"; the first is in `name`. */
+static int session_look(struct session *session, size_t *count, bool *has_default)
+{
+    char name[256];
+    int code;
+
+    *has_default = false;
+    for (*count = 0;; (*count)++) {
+        code = omendb_collection_name(session->db, *count, name, sizeof name);
+        if (code != OMENDB_OK) {
+            return code == OMENDB_DONE ? OMENDB_OK : session_result(session, code);
+        }
+        if (*count == 0) {
+            memcpy(session->name, name, sizeof name);
+        }
+        *has_default = *has_default || strcmp(name, "default") == 0;
+    }
+}
+
+static int session_refuse_choice(struct session *session, size_t count)
+{
+    char name[256];
+    size_t i;
+
+    failure_set(&session->failure, OMENDB_NOTFOUND,
+                "there are %zu collections; add --collection with one of", count);
+    for (i = 0; i < 8 && omendb_collection_name(session->db, i, name, sizeof name) == OMENDB_OK;
+         i++) {
+        failure_suffix(&session->failure, "%s %s", i == 0 ? ":" : ",", name);
+    }
+    failure_suffix(&session->failure, "%s", count > i ? ", ..." : "");
+    return OMENDB_NOTFOUND;
+}
+
+int session_choose_collection(struct session *session, bool creating)
+{
+    const char *given = session->arguments.collection;
+    bool has_default = false;
+    size_t count = 0;
+    int code;
+
+    if (given != NULL) {
+        if (strlen(given) >= sizeof session->name) {
+            return failure_set(&session->failure, OMENDB_INVALID,
+                               "--collection: a name has at most 255 bytes");
+        }
+        strcpy(session->name, given);
+        return OMENDB_OK;
+    }
+    code = session_look(session, &count, &has_default);
+    if (code != OMENDB_OK || count == 1) {
+        return code;
+    }
+    if (count > 1 && !has_default) {
+        return session_refuse_choice(session, count);
+    }
+    if (count == 0 && !creating) {
+        return failure_set(&session->failure, OMENDB_NOTFOUND,
+                           "%s has no collections; `omendb %s import FILE` makes one",
+                           session->arguments.database, session->arguments.database);
+    }
+    strcpy(session->name, "default");
+    return OMENDB_OK;
+}
+
+int session_open_collection(struct session *session)
+{
+    int code = session_choose_collection(session, false);
+
+    if (code == OMENDB_OK) {
+        code = session_result(session, omendb_collection_open(session->db, session->name, NULL,
+                                                              &session->collection));
+        if (code == OMENDB_NOTFOUND) {
+            failure_suffix(&session->failure, "; `omendb %s collections` lists them",
+                           session->arguments.database);
+        }
+    }
+    if (code == OMENDB_OK) {
+        omendb_schema_init(&session->schema);
+        code = session_result(session,
+                              omendb_collection_schema(session->collection, &session->schema));
+    }
+    return code;
+}
+
+int session_close(struct session *session)
+{
+    omendb_collection_close(session->collection);
+    session->collection = NULL;
+    session_result(session, omendb_close(session->db));
+    session->db = NULL;
+    return session->failure.code;
+}
+
+#undef SESSION_STALL_MS

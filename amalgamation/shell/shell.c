@@ -1,0 +1,110 @@
+/* shell.c: omendb, the command-line shell of OmenDB.
+ *
+ * It uses the public API only, and is a program that one may learn it from: arguments.c reads the
+ * command line, session.c opens and closes, commands.c, import.c, export.c and search.c do the
+ * work, readers*.c and json.c read files, output.c and progress.c print.
+ *
+ * Invariant: exit status 0 means that everything asked for was done and printed, 1 that something
+ * failed, 2 that the command line was not understood and nothing was done. The reason is printed
+ * once: to the standard error, or with --json to the standard output as {"error": ..., "code":
+ * ...}, where a script reads the result. */
+#include <string.h>
+
+#include "commands.h"
+
+static const char shell_help[] =
+    "omendb DB COMMAND: a vector database in the directory DB\n"
+    "\n"
+    "  import FILE       adds the rows of a .npy, .fvecs, .bvecs, .fbin, .u8bin, .i8bin, .csv\n"
+    "                    (id, elements) or .jsonl ({\"id\": 1, \"vector\": [...]}) file; creates\n"
+    "                    what is missing; \"-\" reads the standard input\n"
+    "      --metric l2|cosine|ip|hamming    --type f32|f16|bf16|i8|u8|b1 (stored; default: the\n"
+    "      file's)    --scale S (i8, u8: stored = round(x * S))    --packed (rows are bits)\n"
+    "      --m N    --ef-construction N    --optimize (afterwards)\n"
+    "      --put (replace equal ids)    --ids-from N (number the rows)    --skip N    --limit N\n"
+    "      --batch N (rows a commit)    --format NAME\n"
+    "  search            the nearest records; one of\n"
+    "      --vector '[0.5, 0.25]'    --id N (like this record)    --file FILE [--row N]\n"
+    "      -k N (10)    --ef N (more finds more)    --exact    --radius R    --explain\n"
+    "  get ID...         prints vectors\n"
+    "  delete ID...      deletes records\n"
+    "  export FILE       writes .csv or .jsonl; --limit N, --format NAME, \"-\"\n"
+    "  info              records, files, memory, collections\n"
+    "  collections       the collections\n"
+    "  drop COLLECTION   deletes a collection\n"
+    "  optimize          finishes graphs, drops deleted rows, merges segments\n"
+    "  check             verifies every checksum and structure\n"
+    "  backup PATH       copies the database as it is now, while others write\n"
+    "\n"
+    "  --collection NAME   needed only where there are several and none is named \"default\"\n"
+    "  --json              results and errors for scripts\n"
+    "\n"
+    "Exit status: 0 done, 1 failed, 2 the command line was not understood.\n";
+
+static int shell_print_help(struct session *session)
+{
+    fputs(shell_help, session->json.file);
+    return OMENDB_OK;
+}
+
+static int shell_print_version(struct session *session)
+{
+    if (session->arguments.json) {
+        output_open(&session->json, NULL, '{');
+        output_text(&session->json, "version", omendb_version());
+        output_whole(&session->json, "format_version", (uint64_t)omendb_format_version());
+        output_text(&session->json, "kernels", omendb_kernels());
+        output_close(&session->json, '}');
+    } else {
+        fprintf(session->json.file, "omendb %s (format %d, %s)\n", omendb_version(),
+                omendb_format_version(), omendb_kernels());
+    }
+    return OMENDB_OK;
+}
+
+static int (*const shell_commands[COMMAND_COUNT])(struct session *) = {
+    [COMMAND_HELP] = shell_print_help,           [COMMAND_VERSION] = shell_print_version,
+    [COMMAND_IMPORT] = command_import,           [COMMAND_EXPORT] = command_export,
+    [COMMAND_SEARCH] = command_search,           [COMMAND_GET] = command_get,
+    [COMMAND_DELETE] = command_delete,           [COMMAND_INFO] = command_info,
+    [COMMAND_COLLECTIONS] = command_collections, [COMMAND_DROP] = command_drop,
+    [COMMAND_OPTIMIZE] = command_optimize,       [COMMAND_CHECK] = command_check,
+    [COMMAND_BACKUP] = command_backup,
+};
+
+static void shell_print_failure(struct session *session)
+{
+    const struct failure *failure = &session->failure;
+
+    if (!session->arguments.json) {
+        fprintf(stderr, "omendb: %s\n", failure->message);
+    } else if (!session->reported) {
+        output_open(&session->json, NULL, '{');
+        output_text(&session->json, "error", failure->message);
+        output_text(&session->json, "code",
+                    failure->code == FAILURE_USAGE ? "usage" : omendb_strerror(failure->code));
+        output_close(&session->json, '}');
+    }
+}
+
+int main(int count, char **values)
+{
+    struct session session = {0};
+    const char **words;
+
+    session.json.file = stdout;
+    words = failure_allocate(&session.failure, (size_t)count, sizeof *words);
+    if (words != NULL &&
+        arguments_parse(&session.arguments, count, values, words, &session.failure) == OMENDB_OK) {
+        shell_commands[session.arguments.command](&session);
+        session_close(&session);
+    }
+    if (session.failure.code == OMENDB_OK && (fflush(stdout) != 0 || ferror(stdout))) {
+        failure_set(&session.failure, OMENDB_IOERR, "the standard output cannot be written");
+    }
+    if (session.failure.code != OMENDB_OK) {
+        shell_print_failure(&session);
+    }
+    failure_release(words);
+    return session.failure.code == OMENDB_OK ? 0 : session.failure.code == FAILURE_USAGE ? 2 : 1;
+}

@@ -1,0 +1,770 @@
+/* version.c: the lives of collections, versions and segments; finding rows by id in them.
+ *
+ * Reference without a lock. A reader marks a pin slot as busy, loads the collection's version pointer, adds a reference, and frees the
+ * slot; who replaces the pointer waits until each slot was seen free once, and only then drops the old version's own reference. Both sides
+ * are sequentially consistent: if the reader loaded the old pointer, its mark came before the swap in the one order, so the
+ * swapper sees it. The pin lasts for a handful of instructions, so the wait is short and needs no signal.
+ *
+ * Consistency. A commit number read while a version was current is complete in that version: appends go to memtables in it, and
+ * what a later version dropped had ended at or before a commit that was already visible (compact.c). Hence the loop in version_acquire_newest. */
+#include "database.h"
+
+#include <string.h>
+
+/* ------------------------------------------------------------------ schema */
+
+struct schema_range {
+    const char *name;
+    uint32_t value, low, high;
+};
+
+static int schema_check_ranges(const omendb_schema *schema)
+{
+    const struct schema_range ranges[] = {
+        {"dim", schema->dim, 1, 65535},
+        {"metric", schema->metric, OMENDB_L2, OMENDB_HAMMING},
+        {"scalar", schema->scalar, OMENDB_F32, OMENDB_B1},
+        {"M", schema->M, 2, 256},
+        {"ef_construction", schema->ef_construction, 8, 10000},
+        {"ef", schema->ef, 1, 100000},
+    };
+    for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
+        if (ranges[i].value < ranges[i].low || ranges[i].value > ranges[i].high)
+            return error_set(OMENDB_INVALID, "schema.%s is %u; it must be between %u and %u", ranges[i].name, ranges[i].value,
+                             ranges[i].low, ranges[i].high);
+    }
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int schema_complete(const omendb_schema *given, omendb_schema *complete)
+{
+    omendb_schema_init(complete);
+    complete->dim = given->dim;
+    complete->metric = given->metric;
+    complete->scalar = given->scalar;
+    complete->scale = given->scale == 0.0f ? 1.0f : given->scale;
+    complete->M = given->M == 0 ? 16 : given->M;
+    complete->ef_construction = given->ef_construction == 0 ? 200 : given->ef_construction;
+    complete->ef = given->ef == 0 ? 64 : given->ef;
+    complete->seed = given->seed;
+    int code = schema_check_ranges(complete);
+    if (code != OMENDB_OK)
+        return code;
+    if (kernels_for((omendb_scalar)complete->scalar, (omendb_metric)complete->metric) == NULL)
+        return error_set(OMENDB_INVALID, "schema.metric %u does not go with schema.scalar %u: hamming is for b1, and b1 only for it",
+                         complete->metric, complete->scalar);
+    if (!(complete->scale > 0.0f) || complete->scale > 1e30f)
+        return error_set(OMENDB_INVALID, "schema.scale is %g; it must be positive and at most 1e30", (double)complete->scale);
+    return OMENDB_OK;
+}
+
+static int schema_differs(const char *name, const char *field, double stored, double given)
+{
+    return error_set(OMENDB_MISMATCH, "collection \"%s\" was made with %s %g, not %g; open it with the stored schema or NULL", name, field,
+                     stored, given);
+}
+
+OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_schema *given, const char *name)
+{
+    if (given->dim != 0 && given->dim != stored->dim)
+        return schema_differs(name, "dim", stored->dim, given->dim);
+    if (given->metric != 0 && given->metric != stored->metric)
+        return schema_differs(name, "metric", stored->metric, given->metric);
+    if (given->scalar != 0 && given->scalar != stored->scalar)
+        return schema_differs(name, "scalar", stored->scalar, given->scalar);
+    if (given->scale != 0.0f && given->scale != stored->scale)
+        return schema_differs(name, "scale", (double)stored->scale, (double)given->scale);
+    if (given->M != 0 && given->M != stored->M)
+        return schema_differs(name, "M", stored->M, given->M);
+    if (given->ef_construction != 0 && given->ef_construction != stored->ef_construction)
+        return schema_differs(name, "ef_construction", stored->ef_construction, given->ef_construction);
+    if (given->ef != 0 && given->ef != stored->ef)
+        return schema_differs(name, "ef", stored->ef, given->ef);
+    if (given->seed != 0 && given->seed != stored->seed)
+        return schema_differs(name, "seed", (double)stored->seed, (double)given->seed);
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ collections */
+
+OMENDB_INTERNAL int collection_create(omendb *db, uint64_t id, const char *name, const omendb_schema *schema, struct collection **collection)
+{
+    *collection = NULL;
+    struct collection *made = memory_zalloc(&db->memory, sizeof *made);
+    if (made == NULL)
+        return OMENDB_NOMEM;
+    made->db = db;
+    made->id = id;
+    atomic_init(&made->references, 1);
+    memcpy(made->name, name, strlen(name) + 1);
+    made->schema = *schema;
+    made->format = (struct scalar_format){(omendb_scalar)schema->scalar, (omendb_metric)schema->metric, schema->dim, schema->scale};
+    made->kernel = kernels_for(made->format.scalar, made->format.metric);
+    made->vector_bytes = scalar_bytes(made->format.scalar, schema->dim);
+    made->distance_factor = scalar_distance_factor(&made->format);
+    struct version *version = version_create(&db->memory, 0, 0);
+    if (version == NULL) {
+        memory_free(&db->memory, made, sizeof *made);
+        return OMENDB_NOMEM;
+    }
+    atomic_init(&made->version, version);
+    *collection = made;
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL struct collection *collection_reference(struct collection *collection)
+{
+    atomic_fetch_add_explicit(&collection->references, 1, memory_order_relaxed);
+    return collection;
+}
+
+OMENDB_INTERNAL void collection_release(struct collection *collection)
+{
+    if (collection == NULL || atomic_fetch_sub_explicit(&collection->references, 1, memory_order_acq_rel) != 1)
+        return;
+    version_release(atomic_load_explicit(&collection->version, memory_order_relaxed));
+    memory_free(&collection->db->memory, collection, sizeof *collection);
+}
+
+OMENDB_INTERNAL void collection_graph_config(const struct collection *collection, struct graph_config *config)
+{
+    config->M = collection->schema.M;
+    config->ef_construction = collection->schema.ef_construction;
+    config->seed = collection->schema.seed;
+    config->dim = collection->schema.dim;
+    config->vector_bytes = collection->vector_bytes;
+    config->kernel = collection->kernel;
+}
+
+OMENDB_INTERNAL size_t catalog_find(const struct catalog *catalog, const char *name, int *found)
+{
+    size_t low = 0, high = catalog->count;
+    *found = 0;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(catalog->items[middle]->name, name);
+        if (order == 0) {
+            *found = 1;
+            return middle;
+        }
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+OMENDB_INTERNAL struct collection *catalog_by_id(const struct catalog *catalog, uint64_t id)
+{
+    for (size_t i = 0; i < catalog->count; i++) {
+        if (catalog->items[i]->id == id)
+            return catalog->items[i];
+    }
+    return NULL;
+}
+
+OMENDB_INTERNAL int catalog_reserve(omendb *db, struct catalog *catalog, size_t more)
+{
+    if (catalog->count + more <= catalog->capacity)
+        return OMENDB_OK;
+    size_t capacity = catalog->capacity * 2 + more;
+    struct collection **items = memory_resize(&db->memory, catalog->items, catalog->capacity * sizeof *items,
+                                              memory_multiply(capacity, sizeof *items));
+    if (items == NULL)
+        return OMENDB_NOMEM;
+    catalog->items = items;
+    catalog->capacity = capacity;
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL void catalog_insert(struct catalog *catalog, struct collection *collection)
+{
+    int found;
+    size_t at = catalog_find(catalog, collection->name, &found);
+    memmove(catalog->items + at + 1, catalog->items + at, (catalog->count - at) * sizeof *catalog->items);
+    catalog->items[at] = collection;
+    catalog->count++;
+}
+
+OMENDB_INTERNAL void catalog_remove(struct catalog *catalog, struct collection *collection)
+{
+    for (size_t i = 0; i < catalog->count; i++) {
+        if (catalog->items[i] != collection)
+            continue;
+        memmove(catalog->items + i, catalog->items + i + 1, (catalog->count - i - 1) * sizeof *catalog->items);
+        catalog->count--;
+        return;
+    }
+}
+
+/* ------------------------------------------------------------------ versions */
+
+static size_t version_bytes(uint32_t memtables, uint32_t segments)
+{
+    return sizeof(struct version) + memtables * sizeof(struct memtable *) + segments * sizeof(struct segment *);
+}
+
+OMENDB_INTERNAL struct version *version_create(struct memory *memory, uint32_t memtables, uint32_t segments)
+{
+    size_t bytes = version_bytes(memtables, segments);
+    struct version *version = memory_zalloc(memory, bytes);
+    if (version == NULL)
+        return NULL;
+    version->bytes = bytes;
+    atomic_init(&version->references, 1);
+    version->memory = memory;
+    version->memtable_count = memtables;
+    version->segment_count = segments;
+    version->memtables = (struct memtable **)(version + 1);
+    version->segments = (struct segment **)(version->memtables + memtables);
+    return version;
+}
+
+OMENDB_INTERNAL void version_release(struct version *version)
+{
+    if (version == NULL || atomic_fetch_sub_explicit(&version->references, 1, memory_order_acq_rel) != 1)
+        return;
+    for (uint32_t i = 0; i < version->memtable_count; i++)
+        memtable_release(version->memtables[i]);
+    for (uint32_t i = 0; i < version->segment_count; i++)
+        segment_release(version->segments[i]);
+    memory_free(version->memory, version, version->bytes);
+}
+
+static struct pin_slot *version_pin(omendb *db)
+{
+    /* Stacks of threads differ in their pages: a cheap way to begin at different slots. */
+    uint32_t at = (uint32_t)(idmap_mix((uintptr_t)&db >> 12) % DATABASE_PIN_SLOTS);
+    while (atomic_exchange(&db->pins[at].busy, 1) != 0)
+        at = (at + 1) % DATABASE_PIN_SLOTS;
+    return &db->pins[at];
+}
+
+OMENDB_INTERNAL struct version *version_acquire(struct collection *collection)
+{
+    struct pin_slot *pin = version_pin(collection->db);
+    struct version *version = atomic_load(&collection->version);
+    atomic_fetch_add_explicit(&version->references, 1, memory_order_relaxed);
+    atomic_store(&pin->busy, 0);
+    return version;
+}
+
+OMENDB_INTERNAL void version_wait_for_readers(omendb *db)
+{
+    for (size_t i = 0; i < DATABASE_PIN_SLOTS; i++) {
+        for (uint32_t spins = 0; atomic_load(&db->pins[i].busy) != 0; spins++) {
+            if (spins < 64)
+                platform_pause();
+            else
+                platform_yield();
+        }
+    }
+}
+
+OMENDB_INTERNAL void version_install(struct collection *collection, struct version *version)
+{
+    struct version *old = atomic_exchange(&collection->version, version);
+    version_wait_for_readers(collection->db);
+    version_release(old);
+}
+
+OMENDB_INTERNAL struct version *version_acquire_newest(struct collection *collection, uint64_t *commit)
+{
+    for (;;) {
+        struct version *version = version_acquire(collection);
+        *commit = atomic_load(&collection->db->visible_commit);
+        if (atomic_load(&collection->version) == version)
+            return version;
+        version_release(version);
+    }
+}
+
+/* ------------------------------------------------------------------ segments */
+
+OMENDB_INTERNAL int shared_file_open(omendb *db, const struct manifest_file *entry, struct shared_file **file)
+{
+    *file = NULL;
+    struct shared_file *made = memory_zalloc(&db->memory, sizeof *made);
+    if (made == NULL)
+        return OMENDB_NOMEM;
+    atomic_init(&made->references, 1);
+    made->memory = &db->memory;
+    made->entry = *entry;
+    int code = segment_file_open(&db->storage, (enum storage_kind)entry->kind, entry->number, entry->size, entry->footer_crc, &made->file);
+    if (code != OMENDB_OK) {
+        memory_free(&db->memory, made, sizeof *made);
+        return code;
+    }
+    *file = made;
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL struct shared_file *shared_file_reference(struct shared_file *file)
+{
+    atomic_fetch_add_explicit(&file->references, 1, memory_order_relaxed);
+    return file;
+}
+
+OMENDB_INTERNAL void shared_file_release(struct shared_file *file)
+{
+    if (file == NULL || atomic_fetch_sub_explicit(&file->references, 1, memory_order_acq_rel) != 1)
+        return;
+    segment_file_close(file->file);
+    memory_free(file->memory, file, sizeof *file);
+}
+
+static int segment_expect(const struct segment_file *file, uint32_t part, enum section_type type, uint64_t expected)
+{
+    struct section_range range = segment_section(file, part, type);
+    if (range.length == expected)
+        return OMENDB_OK;
+    return error_set(OMENDB_CORRUPT, "seg-%llu: part %u: section %d has %llu bytes, expected %llu; restore from a backup",
+                     (unsigned long long)file->number, part, (int)type, (unsigned long long)range.length, (unsigned long long)expected);
+}
+
+static int segment_check_layout(const struct collection *collection, const struct segment_file *file, uint32_t part)
+{
+    const struct part_info *info = &file->parts[part];
+    uint64_t rows = info->rows, indexed = info->indexed_rows;
+    if (info->collection != collection->id || info->dim != collection->schema.dim || info->M != collection->schema.M ||
+        info->scalar != collection->schema.scalar || info->metric != collection->schema.metric ||
+        info->vector_stride != collection->vector_bytes || indexed > rows || rows > GRAPH_MAX_ROWS)
+        return error_set(OMENDB_CORRUPT, "seg-%llu: part %u does not fit collection \"%s\"; restore from a backup",
+                         (unsigned long long)file->number, part, collection->name);
+    const struct {
+        enum section_type type;
+        uint64_t bytes;
+    } expected[] = {
+        {SECTION_VECTORS, rows * info->vector_stride},
+        {SECTION_LINKS, indexed * 2 * info->M * sizeof(uint32_t)},
+        {SECTION_LEVELS, indexed},
+        {SECTION_UPPER_INDEX, indexed * sizeof(uint32_t)},
+        {SECTION_UPPER_LINKS, (uint64_t)info->upper_count * info->M * sizeof(uint32_t)},
+        {SECTION_IDS, rows * sizeof(uint64_t)},
+        {SECTION_SORTED_IDS, (info->flags & SEGMENT_IDS_ASCEND) != 0 ? 0 : rows * sizeof(uint64_t)},
+        {SECTION_SORTED_ROWS, (info->flags & SEGMENT_IDS_ASCEND) != 0 ? 0 : rows * sizeof(uint32_t)},
+        {SECTION_ID_FILTER, idmap_filter_bytes(info->rows)},
+    };
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < sizeof expected / sizeof expected[0] && code == OMENDB_OK; i++)
+        code = segment_expect(file, part, expected[i].type, expected[i].bytes);
+    return code;
+}
+
+static struct rows_view segment_rows(struct segment *segment, size_t index, enum section_type type, size_t stride, uint64_t *offset)
+{
+    struct segment_file *file = segment->file->file;
+    struct section_range range = segment_section(file, segment->part, type);
+    /* The views are shared with growing stores, hence not const; nothing writes through a sealed one. */
+    segment->chunks[index] = (uint8_t *)(uintptr_t)(file->blocks.base + range.offset);
+    *offset = range.offset;
+    return (struct rows_view){&segment->chunks[index], 31, UINT32_MAX >> 1, stride};
+}
+
+static void segment_set_view(struct segment *segment, const struct collection *collection)
+{
+    struct graph_view *view = &segment->graph;
+    const struct part_info *info = &segment->info;
+    view->vectors = segment_rows(segment, 0, SECTION_VECTORS, info->vector_stride, &view->vectors_offset);
+    view->links = segment_rows(segment, 1, SECTION_LINKS, (size_t)info->M * 2 * sizeof(uint32_t), &view->links_offset);
+    view->levels = segment_rows(segment, 2, SECTION_LEVELS, 1, &view->levels_offset);
+    view->upper_index = segment_rows(segment, 3, SECTION_UPPER_INDEX, sizeof(uint32_t), &view->upper_index_offset);
+    view->upper_links = segment_rows(segment, 4, SECTION_UPPER_LINKS, info->M * sizeof(uint32_t), &view->upper_links_offset);
+    view->count = info->indexed_rows;
+    view->upper_count = info->upper_count;
+    view->M = info->M;
+    view->links_per_row = info->M * 2;
+    view->entry_row = info->indexed_rows == 0 || info->entry_row >= info->indexed_rows ? GRAPH_NO_ROW : info->entry_row;
+    view->entry_level = info->entry_level > GRAPH_MAX_LEVEL ? 0 : info->entry_level;
+    view->dim = info->dim;
+    view->kernel = collection->kernel;
+    view->file = &segment->file->file->blocks;
+}
+
+OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection, struct shared_file *file, uint32_t part,
+                                 struct tombstones *tombstones, struct begin_array *begins, struct segment **segment)
+{
+    *segment = NULL;
+    if (part >= file->file->part_count)
+        return error_set(OMENDB_CORRUPT, "seg-%llu has %u parts; the manifest names part %u; restore from a backup",
+                         (unsigned long long)file->file->number, file->file->part_count, part);
+    int code = segment_check_layout(collection, file->file, part);
+    if (code != OMENDB_OK)
+        return code;
+    struct segment *made = memory_zalloc(&db->memory, sizeof *made);
+    if (made == NULL)
+        return OMENDB_NOMEM;
+    struct tombstones *own = tombstones != NULL ? tombstones : tombstones_create(&db->memory);
+    if (own == NULL) {
+        memory_free(&db->memory, made, sizeof *made);
+        return OMENDB_NOMEM;
+    }
+    atomic_init(&made->references, 1);
+    made->memory = &db->memory;
+    made->file = shared_file_reference(file);
+    made->part = part;
+    made->info = file->file->parts[part];
+    made->tombstones = own;
+    made->begins = begins;
+    made->ids = segment_section(file->file, part, SECTION_IDS);
+    made->sorted_ids = segment_section(file->file, part, SECTION_SORTED_IDS);
+    made->sorted_rows = segment_section(file->file, part, SECTION_SORTED_ROWS);
+    made->filter = segment_section(file->file, part, SECTION_ID_FILTER);
+    segment_set_view(made, collection);
+    *segment = made;
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL struct segment *segment_reference(struct segment *segment)
+{
+    atomic_fetch_add_explicit(&segment->references, 1, memory_order_relaxed);
+    return segment;
+}
+
+OMENDB_INTERNAL void begin_array_release(struct begin_array *begins)
+{
+    if (begins != NULL && atomic_fetch_sub_explicit(&begins->references, 1, memory_order_acq_rel) == 1)
+        memory_free(begins->memory, begins, sizeof *begins + begins->rows * sizeof(uint64_t));
+}
+
+OMENDB_INTERNAL void segment_release(struct segment *segment)
+{
+    if (segment == NULL || atomic_fetch_sub_explicit(&segment->references, 1, memory_order_acq_rel) != 1)
+        return;
+    tombstones_release(segment->tombstones);
+    begin_array_release(segment->begins);
+    shared_file_release(segment->file);
+    memory_free(segment->memory, segment, sizeof *segment);
+}
+
+/* Verifies and copies a number out of a section. */
+static int segment_number(const struct segment *segment, struct section_range range, uint64_t index, size_t bytes, void *out)
+{
+    struct block_file *file = &segment->file->file->blocks;
+    uint64_t offset = range.offset + index * bytes;
+    int code = blocks_touch(file, offset, bytes);
+    if (code == OMENDB_OK)
+        memcpy(out, file->base + offset, bytes);
+    return code;
+}
+
+OMENDB_INTERNAL int segment_id(const struct segment *segment, uint32_t row, uint64_t *id)
+{
+    return segment_number(segment, segment->ids, row, sizeof *id, id);
+}
+
+OMENDB_INTERNAL int segment_vector(const struct segment *segment, uint32_t row, const uint8_t **vector)
+{
+    const struct graph_view *view = &segment->graph;
+    int code = blocks_touch(view->file, view->vectors_offset + (uint64_t)row * view->vectors.stride, view->vectors.stride);
+    *vector = rows_at(&view->vectors, row);
+    return code;
+}
+
+OMENDB_INTERNAL int segment_row_visible(const struct segment *segment, uint32_t row, uint64_t commit)
+{
+    uint64_t end = tombstones_get(segment->tombstones, row);
+    if (end != 0 && end <= commit)
+        return 0;
+    return segment->begins == NULL || segment->begins->begin[row] <= commit;
+}
+
+/* First position of the ascending ids that is not below `id`. */
+static int segment_lower_bound(const struct segment *segment, struct section_range range, uint64_t id, uint64_t *position)
+{
+    uint64_t low = 0, high = segment->info.rows;
+    while (low < high) {
+        uint64_t value, middle = low + (high - low) / 2;
+        int code = segment_number(segment, range, middle, sizeof value, &value);
+        if (code != OMENDB_OK)
+            return code;
+        if (value < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    *position = low;
+    return OMENDB_OK;
+}
+
+static int segment_may_have(const struct segment *segment, uint64_t id, int *may)
+{
+    *may = 0;
+    if (id < segment->info.smallest_id || id > segment->info.largest_id)
+        return OMENDB_OK;
+    struct block_file *file = &segment->file->file->blocks;
+    uint64_t offset = segment->filter.offset + idmap_filter_offset((size_t)segment->filter.length, id);
+    int code = blocks_touch(file, offset, IDMAP_FILTER_BLOCK);
+    if (code == OMENDB_OK)
+        *may = idmap_filter_has(file->base + offset, id);
+    return code;
+}
+
+OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uint64_t *cursor, uint32_t *row)
+{
+    int ascend = (segment->info.flags & SEGMENT_IDS_ASCEND) != 0;
+    struct section_range range = ascend ? segment->ids : segment->sorted_ids;
+    uint64_t position = *cursor, value;
+    int code, may;
+    *row = GRAPH_NO_ROW;
+    if (position == 0) {
+        code = segment_may_have(segment, id, &may);
+        if (code != OMENDB_OK || !may)
+            return code;
+        code = segment_lower_bound(segment, range, id, &position);
+        if (code != OMENDB_OK)
+            return code;
+    }
+    *cursor = position + 1;
+    if (position >= segment->info.rows)
+        return OMENDB_OK;
+    code = segment_number(segment, range, position, sizeof value, &value);
+    if (code != OMENDB_OK || value != id)
+        return code;
+    uint32_t found = (uint32_t)position;
+    if (!ascend)
+        code = segment_number(segment, segment->sorted_rows, position, sizeof found, &found);
+    if (code == OMENDB_OK && found >= segment->info.rows)
+        return error_set(OMENDB_CORRUPT, "seg-%llu: part %u: id %llu is said to be row %u of %u; restore from a backup",
+                         (unsigned long long)segment->file->file->number, segment->part, (unsigned long long)id, found, segment->info.rows);
+    *row = found;
+    return code;
+}
+
+/* ------------------------------------------------------------------ rows by id */
+
+static int version_locate_live_in_segments(const struct version *version, uint64_t id, struct location *location, uint64_t *newest_change)
+{
+    for (uint32_t i = version->segment_count; i-- > 0;) {
+        struct segment *segment = version->segments[i];
+        uint64_t cursor = 0;
+        uint32_t row;
+        for (;;) {
+            int code = segment_find(segment, id, &cursor, &row);
+            if (code != OMENDB_OK)
+                return code;
+            if (row == GRAPH_NO_ROW)
+                break;
+            uint64_t end = tombstones_get(segment->tombstones, row);
+            uint64_t begin = segment->begins == NULL ? 0 : segment->begins->begin[row];
+            *newest_change = end > *newest_change ? end : *newest_change;
+            *newest_change = begin > *newest_change ? begin : *newest_change;
+            if (end == 0)
+                *location = (struct location){NULL, segment, row};
+        }
+    }
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int version_locate_live(const struct version *version, uint64_t id, struct location *location, uint64_t *newest_change)
+{
+    memset(location, 0, sizeof *location);
+    *newest_change = 0;
+    for (uint32_t i = version->memtable_count; i-- > 0;) {
+        struct memtable *memtable = version->memtables[i];
+        uint32_t row = memtable_find(memtable, id);
+        if (row == GRAPH_NO_ROW)
+            continue;
+        /* The newest row of an id decides: whatever is older ended before it began. */
+        uint64_t end = tombstones_get(memtable->tombstones, row);
+        *newest_change = end != 0 ? end : memtable_begin(memtable, row);
+        if (end == 0)
+            *location = (struct location){memtable, NULL, row};
+        return OMENDB_OK;
+    }
+    return version_locate_live_in_segments(version, id, location, newest_change);
+}
+
+static int version_locate_in_memtable(struct memtable *memtable, uint64_t id, uint64_t commit, struct location *location)
+{
+    for (uint32_t row = memtable_find(memtable, id); row != GRAPH_NO_ROW; row = memtable_previous(memtable, row)) {
+        uint64_t end = tombstones_get(memtable->tombstones, row);
+        if (memtable_begin(memtable, row) > commit)
+            continue;
+        if (end == 0 || end > commit)
+            *location = (struct location){memtable, NULL, row};
+        return 1;
+    }
+    return 0;
+}
+
+OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, uint64_t commit, struct location *location)
+{
+    memset(location, 0, sizeof *location);
+    for (uint32_t i = version->memtable_count; i-- > 0;) {
+        if (version_locate_in_memtable(version->memtables[i], id, commit, location))
+            return OMENDB_OK;
+    }
+    for (uint32_t i = version->segment_count; i-- > 0;) {
+        uint64_t cursor = 0;
+        uint32_t row;
+        do {
+            int code = segment_find(version->segments[i], id, &cursor, &row);
+            if (code != OMENDB_OK)
+                return code;
+            if (row != GRAPH_NO_ROW && segment_row_visible(version->segments[i], row, commit)) {
+                *location = (struct location){NULL, version->segments[i], row};
+                return OMENDB_OK;
+            }
+        } while (row != GRAPH_NO_ROW);
+    }
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int location_vector(const struct location *location, const uint8_t **vector)
+{
+    if (location->segment != NULL)
+        return segment_vector(location->segment, location->row, vector);
+    *vector = graph_vector(location->memtable->graph, location->row);
+    return OMENDB_OK;
+}
+
+struct version_dead {
+    uint64_t commit;
+    uint64_t dead;
+    const struct begin_array *begins; /* rows that are not counted as begun must not be counted as dead, too */
+};
+
+static int version_count_dead(void *context, uint32_t row, uint64_t end)
+{
+    struct version_dead *dead = context;
+    if (end <= dead->commit && (dead->begins == NULL || dead->begins->begin[row] <= dead->commit))
+        dead->dead++;
+    return 0;
+}
+
+OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit, uint64_t *count)
+{
+    *count = 0;
+    for (uint32_t i = 0; i < version->memtable_count; i++) {
+        struct memtable *memtable = version->memtables[i];
+        uint32_t rows = memtable_visible_rows(memtable, commit);
+        struct version_dead dead = {commit, 0, NULL};
+        tombstones_each(memtable->tombstones, rows, version_count_dead, &dead);
+        *count += rows - dead.dead;
+    }
+    for (uint32_t i = 0; i < version->segment_count; i++) {
+        const struct segment *segment = version->segments[i];
+        struct version_dead dead = {commit, 0, segment->begins};
+        uint64_t rows = segment->info.rows;
+        for (uint32_t row = 0; segment->begins != NULL && segment->begins->newest > commit && row < segment->info.rows; row++)
+            rows -= segment->begins->begin[row] > commit;
+        tombstones_each(segment->tombstones, segment->info.rows, version_count_dead, &dead);
+        *count += rows - dead.dead;
+    }
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL uint64_t version_unindexed_bytes(const struct version *version, size_t vector_bytes)
+{
+    uint64_t rows = 0;
+    for (uint32_t i = 0; i < version->memtable_count; i++) {
+        uint32_t indexed = atomic_load_explicit(&version->memtables[i]->indexed, memory_order_relaxed);
+        rows += atomic_load_explicit(&version->memtables[i]->count, memory_order_relaxed) - indexed;
+    }
+    for (uint32_t i = 0; i < version->segment_count; i++)
+        rows += version->segments[i]->info.rows - version->segments[i]->info.indexed_rows;
+    return rows * vector_bytes;
+}
+
+/* ------------------------------------------------------------------ scratch */
+
+OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch)
+{
+    if (scratch == NULL)
+        return;
+    graph_scratch_destroy(scratch->graph);
+    memory_free(scratch->memory, scratch->hits, scratch->hit_capacity * sizeof *scratch->hits);
+    memory_free(scratch->memory, scratch->found, scratch->found_capacity * sizeof *scratch->found);
+    memory_free(scratch->memory, scratch->best, scratch->found_capacity * sizeof *scratch->best);
+    memory_free(scratch->memory, scratch->merged, scratch->found_capacity * sizeof *scratch->merged);
+    memory_free(scratch->memory, scratch->vector, scratch->vector_capacity);
+    memory_free(scratch->memory, scratch, sizeof *scratch);
+}
+
+static struct scratch *scratch_create(struct memory *memory)
+{
+    struct scratch *scratch = memory_zalloc(memory, sizeof *scratch);
+    if (scratch == NULL)
+        return NULL;
+    scratch->memory = memory;
+    scratch->graph = graph_scratch_create(memory);
+    if (scratch->graph == NULL) {
+        scratch_destroy(scratch);
+        return NULL;
+    }
+    return scratch;
+}
+
+OMENDB_INTERNAL struct scratch *scratch_take(omendb *db)
+{
+    for (size_t i = 0; i < DATABASE_SCRATCH_SLOTS; i++) {
+        if (atomic_load_explicit(&db->scratch[i], memory_order_relaxed) == NULL)
+            continue;
+        struct scratch *scratch = atomic_exchange(&db->scratch[i], NULL);
+        if (scratch != NULL)
+            return scratch;
+    }
+    return scratch_create(&db->memory);
+}
+
+OMENDB_INTERNAL void scratch_give(omendb *db, struct scratch *scratch)
+{
+    if (scratch == NULL)
+        return;
+    for (size_t i = 0; i < DATABASE_SCRATCH_SLOTS; i++) {
+        struct scratch *empty = NULL;
+        if (atomic_compare_exchange_strong(&db->scratch[i], &empty, scratch))
+            return;
+    }
+    scratch_destroy(scratch);
+}
+
+/* A larger block; the content is not kept. */
+static void *scratch_replace(struct memory *memory, void *block, size_t old_bytes, size_t bytes)
+{
+    memory_free(memory, block, old_bytes);
+    return bytes == 0 ? NULL : memory_alloc(memory, bytes);
+}
+
+static int scratch_reserve_found(struct scratch *scratch, size_t found)
+{
+    size_t old_bytes = scratch->found_capacity * sizeof *scratch->found, bytes = memory_multiply(found, sizeof *scratch->found);
+    scratch->found = scratch_replace(scratch->memory, scratch->found, old_bytes, bytes);
+    scratch->best = scratch_replace(scratch->memory, scratch->best, old_bytes, bytes);
+    scratch->merged = scratch_replace(scratch->memory, scratch->merged, old_bytes, bytes);
+    scratch->found_capacity = found;
+    if (scratch->found != NULL && scratch->best != NULL && scratch->merged != NULL)
+        return OMENDB_OK;
+    memory_free(scratch->memory, scratch->found, bytes);
+    memory_free(scratch->memory, scratch->best, bytes);
+    memory_free(scratch->memory, scratch->merged, bytes);
+    scratch->found = scratch->best = scratch->merged = NULL;
+    scratch->found_capacity = 0;
+    return OMENDB_NOMEM;
+}
+
+OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found, size_t vector_bytes)
+{
+    if (hits > scratch->hit_capacity) {
+        size_t bytes = memory_multiply(hits, sizeof *scratch->hits);
+        scratch->hits = scratch_replace(scratch->memory, scratch->hits, scratch->hit_capacity * sizeof *scratch->hits, bytes);
+        scratch->hit_capacity = scratch->hits == NULL ? 0 : hits;
+        if (scratch->hits == NULL)
+            return OMENDB_NOMEM;
+    }
+    if (vector_bytes > scratch->vector_capacity) {
+        scratch->vector = scratch_replace(scratch->memory, scratch->vector, scratch->vector_capacity, vector_bytes);
+        scratch->vector_capacity = scratch->vector == NULL ? 0 : vector_bytes;
+        if (scratch->vector == NULL)
+            return OMENDB_NOMEM;
+    }
+    return found > scratch->found_capacity ? scratch_reserve_found(scratch, found) : OMENDB_OK;
+}
+
+OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message)
+{
+    if (db->log != NULL)
+        db->log(db->log_context, code, message);
+}

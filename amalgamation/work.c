@@ -1,0 +1,470 @@
+/* work.c: background threads, and who does their work where there are none.
+ *
+ * Units, most urgent first: a checkpoint when the log is long; linking rows of memtables, some hundred at a time; a share of a parallel
+ * job (a batch of queries, the building of a merge); a merge. One thread at a time has the right to merge, and spreads the building
+ * over the others. A thread in a parallel job leaves it when something more urgent turns up.
+ *
+ * With threads = 0 the queues fill all the same and omendb_work empties them; a writer that is over a limit does the work itself. */
+#include "database.h"
+
+#include <string.h>
+
+#define WORK_INDEX_ROWS 256
+#define WORK_POLL_US    1000
+
+struct work_job {
+    struct work_job *next;
+    int (*fn)(void *context, uint64_t index);
+    void *context;
+    uint64_t count;
+    _Atomic uint64_t at;
+    _Atomic int code;
+    uint32_t active; /* threads inside; work mutex */
+    char error[512]; /* of the first failure; work mutex */
+};
+
+struct work_queue {
+    struct collection *head, *tail;
+};
+
+struct work_state {
+    omendb *db;
+    struct platform_mutex mutex;
+    struct platform_condition condition; /* something to do, or a job's thread left, or a merge ended */
+    struct platform_thread *threads;
+    uint32_t thread_count;
+    uint32_t started;
+    uint32_t stopping;
+    uint32_t checkpointing;
+    uint32_t merging;
+    struct work_queue index, merge;
+    struct work_job *jobs;
+};
+
+/* ------------------------------------------------------------------ queues */
+
+/* Both queues are linked through the collections; each entry holds a reference. Work mutex. */
+static void work_push_index(struct work_state *work, struct collection *collection)
+{
+    collection->index_next = NULL;
+    if (work->index.tail != NULL)
+        work->index.tail->index_next = collection;
+    else
+        work->index.head = collection;
+    work->index.tail = collection;
+    atomic_store(&collection->index_queued, 1);
+}
+
+static struct collection *work_pop_index(struct work_state *work)
+{
+    struct collection *collection = work->index.head;
+    if (collection == NULL)
+        return NULL;
+    work->index.head = collection->index_next;
+    if (work->index.head == NULL)
+        work->index.tail = NULL;
+    atomic_store(&collection->index_queued, 0);
+    return collection;
+}
+
+static void work_push_merge(struct work_state *work, struct collection *collection)
+{
+    collection->merge_next = NULL;
+    if (work->merge.tail != NULL)
+        work->merge.tail->merge_next = collection;
+    else
+        work->merge.head = collection;
+    work->merge.tail = collection;
+    atomic_store(&collection->merge_queued, 1);
+}
+
+static struct collection *work_pop_merge(struct work_state *work)
+{
+    struct collection *collection = work->merge.head;
+    if (collection == NULL)
+        return NULL;
+    work->merge.head = collection->merge_next;
+    if (work->merge.head == NULL)
+        work->merge.tail = NULL;
+    atomic_store(&collection->merge_queued, 0);
+    return collection;
+}
+
+OMENDB_INTERNAL void work_notice_index(struct collection *collection)
+{
+    struct work_state *work = collection->db->work;
+    if (atomic_load(&collection->index_queued))
+        return;
+    platform_mutex_lock(&work->mutex);
+    if (!atomic_load(&collection->index_queued)) {
+        work_push_index(work, collection_reference(collection));
+        platform_condition_broadcast(&work->condition);
+    }
+    platform_mutex_unlock(&work->mutex);
+}
+
+OMENDB_INTERNAL void work_notice_merge(struct collection *collection)
+{
+    struct work_state *work = collection->db->work;
+    if (atomic_load(&collection->merge_queued) || !compact_wanted(collection))
+        return;
+    platform_mutex_lock(&work->mutex);
+    if (!atomic_load(&collection->merge_queued)) {
+        work_push_merge(work, collection_reference(collection));
+        platform_condition_broadcast(&work->condition);
+    }
+    platform_mutex_unlock(&work->mutex);
+}
+
+OMENDB_INTERNAL void work_notice_log(omendb *db)
+{
+    platform_mutex_lock(&db->work->mutex);
+    platform_condition_broadcast(&db->work->condition);
+    platform_mutex_unlock(&db->work->mutex);
+}
+
+/* ------------------------------------------------------------------ units */
+
+static void work_report(omendb *db, int code)
+{
+    if (code != OMENDB_OK && code != OMENDB_DONE)
+        database_log(db, code, error_text());
+}
+
+/* Whether the log asks for a checkpoint; after a failed one only when it has grown by a quarter of the limit again. Work mutex. */
+static int work_wants_checkpoint(const struct work_state *work)
+{
+    const omendb *db = work->db;
+    uint64_t limit = db->wal_limit;
+    if (atomic_load(&db->checkpoint_failed) != 0)
+        limit += limit / 4;
+    return !work->checkpointing && !db->read_only && !atomic_load(&db->poisoned) && atomic_load(&db->log_bytes) >= limit;
+}
+
+static int work_do_checkpoint(struct work_state *work)
+{
+    int code = checkpoint_run(work->db, 0);
+    work_report(work->db, code);
+    platform_mutex_lock(&work->mutex);
+    work->checkpointing = 0;
+    platform_condition_broadcast(&work->condition);
+    platform_mutex_unlock(&work->mutex);
+    return code;
+}
+
+/* Links rows of the collection's growing memtable; queues it again when more are left. Takes the reference over. */
+static int work_do_index(struct work_state *work, struct collection *collection)
+{
+    omendb *db = work->db;
+    uint64_t commit;
+    uint32_t done = 0;
+    int code = OMENDB_OK, more = 0;
+    struct scratch *scratch = scratch_take(db);
+    struct version *version = version_acquire_newest(collection, &commit);
+    struct memtable *memtable = version->memtable_count == 0 ? NULL : version->memtables[version->memtable_count - 1];
+    if (scratch == NULL)
+        code = OMENDB_NOMEM;
+    else if (memtable != NULL && !atomic_load(&collection->dropped)) {
+        code = memtable_index(memtable, scratch->graph, commit, WORK_INDEX_ROWS, &done);
+        more = done == WORK_INDEX_ROWS;
+    }
+    version_release(version);
+    scratch_give(db, scratch);
+    if (more)
+        work_notice_index(collection);
+    work_report(db, code);
+    collection_release(collection);
+    return code;
+}
+
+static uint64_t work_collection_bytes(struct collection *collection)
+{
+    struct version *version = version_acquire(collection);
+    uint64_t rows = 0;
+    for (uint32_t i = 0; i < version->segment_count; i++)
+        rows += version->segments[i]->info.rows;
+    version_release(version);
+    return rows * collection->vector_bytes;
+}
+
+/* Takes collections off the queue: a large one alone, or many small ones. Work mutex. */
+static size_t work_take_merges(struct work_state *work, struct collection **batch)
+{
+    size_t count = 0;
+    while (count < COMPACT_BATCH && work->merge.head != NULL) {
+        int small = work_collection_bytes(work->merge.head) < COMPACT_SMALL_BYTES;
+        if (!small && count != 0)
+            break;
+        batch[count++] = work_pop_merge(work);
+        if (!small)
+            break;
+    }
+    return count;
+}
+
+static int work_do_merge(struct work_state *work, struct collection **batch, size_t count)
+{
+    int merged = 0;
+    int code = compact_run(work->db, batch, count, 0, NULL, NULL, &merged);
+    work_report(work->db, code);
+    for (size_t i = 0; i < count; i++) {
+        if (code == OMENDB_OK && merged)
+            work_notice_merge(batch[i]);
+        collection_release(batch[i]);
+    }
+    work_merge_end(work->db);
+    return code == OMENDB_DONE ? OMENDB_OK : code;
+}
+
+/* A share of a parallel job; leaves when something more urgent is waiting. Work mutex held on entry and exit. */
+static void work_join_job(struct work_state *work, struct work_job *job, int is_worker)
+{
+    job->active++;
+    while (!(is_worker && (work->index.head != NULL || work_wants_checkpoint(work)))) {
+        platform_mutex_unlock(&work->mutex);
+        uint64_t index = atomic_fetch_add(&job->at, 1);
+        int code = OMENDB_OK, run = index < job->count && atomic_load(&job->code) == OMENDB_OK;
+        if (run)
+            code = job->fn(job->context, index);
+        platform_mutex_lock(&work->mutex);
+        if (code != OMENDB_OK && atomic_load(&job->code) == OMENDB_OK) {
+            const char *text = error_text();
+            size_t length = strlen(text) < sizeof job->error ? strlen(text) : sizeof job->error - 1;
+            memcpy(job->error, text, length);
+            job->error[length] = 0;
+            atomic_store(&job->code, code);
+        }
+        if (!run)
+            break;
+    }
+    job->active--;
+    if (job->active == 0)
+        platform_condition_broadcast(&work->condition);
+}
+
+static struct work_job *work_open_job(const struct work_state *work)
+{
+    struct work_job *job = work->jobs;
+    while (job != NULL && (atomic_load(&job->at) >= job->count || atomic_load(&job->code) != OMENDB_OK))
+        job = job->next;
+    return job;
+}
+
+OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count, int (*fn)(void *context, uint64_t index), void *context)
+{
+    struct work_state *work = db->work;
+    struct work_job job = {.fn = fn, .context = context, .count = count};
+    platform_mutex_lock(&work->mutex);
+    job.next = work->jobs;
+    work->jobs = &job;
+    platform_condition_broadcast(&work->condition);
+    work_join_job(work, &job, 0);
+    struct work_job **link = &work->jobs;
+    while (*link != &job)
+        link = &(*link)->next;
+    *link = job.next;
+    while (job.active != 0)
+        platform_condition_wait(&work->condition, &work->mutex);
+    platform_mutex_unlock(&work->mutex);
+    int code = atomic_load(&job.code);
+    return code == OMENDB_OK ? code : error_adopt(code, job.error);
+}
+
+/* Does the most urgent unit. Work mutex held on entry and exit. */
+static int work_do_one(struct work_state *work, int *did)
+{
+    struct collection *batch[COMPACT_BATCH];
+    struct work_job *job;
+    int code = OMENDB_OK;
+    *did = 1;
+    if (work_wants_checkpoint(work)) {
+        work->checkpointing = 1;
+        platform_mutex_unlock(&work->mutex);
+        code = work_do_checkpoint(work);
+        platform_mutex_lock(&work->mutex);
+        return code;
+    }
+    struct collection *collection = work_pop_index(work);
+    if (collection != NULL) {
+        platform_mutex_unlock(&work->mutex);
+        code = work_do_index(work, collection);
+        platform_mutex_lock(&work->mutex);
+        return code;
+    }
+    if ((job = work_open_job(work)) != NULL) {
+        work_join_job(work, job, 1);
+        return OMENDB_OK;
+    }
+    if (!work->merging && work->merge.head != NULL && !work->db->read_only) {
+        work->merging = 1;
+        size_t count = work_take_merges(work, batch);
+        platform_mutex_unlock(&work->mutex);
+        code = work_do_merge(work, batch, count);
+        platform_mutex_lock(&work->mutex);
+        return code;
+    }
+    *did = 0;
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int work_step(omendb *db, int *did)
+{
+    platform_mutex_lock(&db->work->mutex);
+    int code = work_do_one(db->work, did);
+    platform_mutex_unlock(&db->work->mutex);
+    return code;
+}
+
+OMENDB_INTERNAL void work_merge_begin(omendb *db)
+{
+    struct work_state *work = db->work;
+    platform_mutex_lock(&work->mutex);
+    while (work->merging)
+        platform_condition_wait(&work->condition, &work->mutex);
+    work->merging = 1;
+    platform_mutex_unlock(&work->mutex);
+}
+
+OMENDB_INTERNAL void work_merge_end(omendb *db)
+{
+    struct work_state *work = db->work;
+    platform_mutex_lock(&work->mutex);
+    work->merging = 0;
+    platform_condition_broadcast(&work->condition);
+    platform_mutex_unlock(&work->mutex);
+}
+
+/* ------------------------------------------------------------------ slowing writers */
+
+static int work_is_over(struct collection *collection)
+{
+    omendb *db = collection->db;
+    struct version *version = version_acquire(collection);
+    uint64_t unindexed = version_unindexed_bytes(version, collection->vector_bytes);
+    version_release(version);
+    return unindexed >= db->tail_limit || atomic_load(&db->log_bytes) >= db->wal_limit * 2;
+}
+
+/* A writer without background threads brings things under the limits itself. */
+static int work_throttle_alone(struct collection *collection)
+{
+    omendb *db = collection->db;
+    int code = OMENDB_OK, did = 1;
+    while (code == OMENDB_OK && did && (work_is_over(collection) || atomic_load(&db->log_bytes) >= db->wal_limit)) {
+        if (atomic_load(&db->log_bytes) >= db->wal_limit)
+            code = checkpoint_run(db, 0);
+        else
+            code = work_step(db, &did);
+    }
+    return code;
+}
+
+OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes)
+{
+    omendb *db = collection->db;
+    if (bytes == 0)
+        return OMENDB_OK;
+    if (db->work->thread_count == 0)
+        return work_throttle_alone(collection);
+    uint64_t waited = 0;
+    while (work_is_over(collection)) {
+        uint32_t failed = atomic_load(&db->checkpoint_failed);
+        if (failed != 0 && atomic_load(&db->log_bytes) >= db->wal_limit * 2) {
+            /* The background could not; whoever writes is told why, by trying once more in this thread. */
+            int code = checkpoint_run(db, 1);
+            if (code != OMENDB_OK)
+                return code;
+        }
+        if (waited >= db->stall_timeout_us)
+            return error_set(OMENDB_BUSY, "collection \"%s\": indexing is behind by more than tail_limit for %llu ms; write slower or raise tail_limit",
+                             collection->name, (unsigned long long)(waited / 1000));
+        work_notice_index(collection);
+        work_notice_merge(collection);
+        platform_sleep_us(WORK_POLL_US);
+        waited += WORK_POLL_US;
+    }
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ threads */
+
+static void *work_run(void *argument)
+{
+    struct work_state *work = argument;
+    platform_mutex_lock(&work->mutex);
+    while (!work->stopping) {
+        int did, code = work_do_one(work, &did);
+        if (work->stopping)
+            break;
+        if (!did)
+            platform_condition_wait(&work->condition, &work->mutex);
+        else if (code != OMENDB_OK)
+            platform_condition_wait_for(&work->condition, &work->mutex, WORK_POLL_US * 100);
+    }
+    platform_mutex_unlock(&work->mutex);
+    return NULL;
+}
+
+OMENDB_INTERNAL int work_create(omendb *db, int32_t threads)
+{
+    struct work_state *work = memory_zalloc(&db->memory, sizeof *work);
+    if (work == NULL)
+        return OMENDB_NOMEM;
+    work->db = db;
+    db->work = work;
+    work->thread_count = threads < 0 ? platform_cores() : (uint32_t)threads;
+    int code = platform_mutex_init(&work->mutex);
+    if (code == OMENDB_OK)
+        code = platform_condition_init(&work->condition);
+    return code;
+}
+
+OMENDB_INTERNAL int work_start(omendb *db)
+{
+    struct work_state *work = db->work;
+    int code = OMENDB_OK;
+    if (work->thread_count == 0)
+        return OMENDB_OK;
+    work->threads = memory_zalloc(&db->memory, work->thread_count * sizeof *work->threads);
+    if (work->threads == NULL)
+        return OMENDB_NOMEM;
+    for (; work->started < work->thread_count && code == OMENDB_OK; work->started += code == OMENDB_OK)
+        code = platform_thread_start(&work->threads[work->started], work_run, work);
+    return code;
+}
+
+OMENDB_INTERNAL void work_stop(omendb *db)
+{
+    struct work_state *work = db->work;
+    if (work == NULL)
+        return;
+    atomic_store(&db->stopping, 1);
+    platform_mutex_lock(&work->mutex);
+    work->stopping = 1;
+    platform_condition_broadcast(&work->condition);
+    platform_mutex_unlock(&work->mutex);
+    /* Threads of the parent do not exist in a forked child. */
+    for (uint32_t i = 0; db->process == platform_process() && i < work->started; i++)
+        platform_thread_join(&work->threads[i]);
+    work->started = 0;
+}
+
+OMENDB_INTERNAL void work_destroy(omendb *db)
+{
+    struct work_state *work = db->work;
+    struct collection *collection;
+    if (work == NULL)
+        return;
+    while ((collection = work_pop_index(work)) != NULL)
+        collection_release(collection);
+    while ((collection = work_pop_merge(work)) != NULL)
+        collection_release(collection);
+    platform_condition_destroy(&work->condition);
+    platform_mutex_destroy(&work->mutex);
+    memory_free(&db->memory, work->threads, work->threads == NULL ? 0 : work->thread_count * sizeof *work->threads);
+    memory_free(&db->memory, work, sizeof *work);
+    db->work = NULL;
+}
+
+#undef WORK_INDEX_ROWS
+#undef WORK_POLL_US

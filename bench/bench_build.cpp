@@ -1,0 +1,120 @@
+// bench_build.cpp: building with two threads: seconds, peak memory, bytes a vector.
+//
+// Each library builds in a process of its own, so that one's memory is not another's. What the data
+// set holds is taken off. "bulk" is OmenDB as for a one-time load: large batches, the tail's bound
+// raised, then omendb_optimize; everything is on disk and synced at the end. "streaming" is OmenDB
+// with its defaults, batches of 1,000, until the last row is in a graph, without optimising. The
+// peers build in memory; saving is not in their time. Indexes are left for bench_search.
+
+#include "bench.h"
+#include "peers.h"
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+using namespace bench;
+
+namespace
+{
+
+// Follows the anonymous memory of this process, whose peak the kernel does not keep.
+class AnonymousPeak
+{
+  public:
+    AnonymousPeak()
+        : thread_([this] {
+              while (!stop_) {
+                  peak_ = std::max(peak_.load(), process_memory().anonymous_bytes);
+                  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+              }
+          })
+    {
+    }
+
+    uint64_t finish()
+    {
+        stop_ = true;
+        thread_.join();
+        return peak_;
+    }
+
+  private:
+    std::atomic<bool> stop_{false};
+    std::atomic<uint64_t> peak_{0};
+    std::thread thread_;
+};
+
+void stream_omendb(const std::string &path, const Dataset &data)
+{
+    constexpr size_t kBatch = 1000;
+    Database database;
+    Progress progress("OmenDB streaming", data.rows);
+    remove_tree(path);
+    database.options.threads = kBuildThreads;
+    database.options.stall_timeout_ms = 3600000;
+    database.open(path, data.dim);
+    for (size_t first = 0; first < data.rows; first += kBatch) {
+        database.add(data, first, std::min(kBatch, data.rows - first));
+        progress.update(first);
+    }
+    database.wait_for_graph(data.rows);
+    database.close();
+}
+
+// The child: prints seconds, peak bytes, peak anonymous bytes, bytes of the finished index.
+int build_one(const std::string &name)
+{
+    Dataset data = load_dataset(false);
+    uint64_t before = process_memory().resident_bytes,
+             before_anonymous = process_memory().anonymous_bytes;
+    std::string path = index_path(name);
+    AnonymousPeak anonymous;
+    double begun = seconds_now(), seconds;
+    if (name == "OmenDB" || name == "OmenDB-streaming") {
+        (name == "OmenDB" ? build_omendb : stream_omendb)(path, data);
+        seconds = seconds_now() - begun;
+    } else {
+        std::unique_ptr<Peer> peer = make_peer(name, data.dim);
+        peer->build(data);
+        seconds = seconds_now() - begun;
+        uint64_t peak = process_memory().peak_bytes - before;
+        uint64_t peak_anonymous = anonymous.finish() - before_anonymous;
+        peer->save(path);
+        printf("%f %zu %zu %zu\n", seconds, (size_t)peak, (size_t)peak_anonymous,
+               (size_t)tree_bytes(path));
+        return 0;
+    }
+    printf("%f %zu %zu %zu\n", seconds, (size_t)(process_memory().peak_bytes - before),
+           (size_t)(anonymous.finish() - before_anonymous), (size_t)tree_bytes(path));
+    return 0;
+}
+
+} // namespace
+
+int main(int argc, char **argv)
+{
+    if (argc > 1)
+        return build_one(argv[1]);
+    size_t rows = load_dataset(false).rows;
+    std::vector<std::string> names = peer_names();
+    names.insert(names.begin(), {"OmenDB", "OmenDB-streaming"});
+    Csv csv("build.csv", "library,rows,seconds,rows_per_second,peak_bytes,peak_anonymous_bytes,"
+                         "index_bytes");
+    printf("building %zu x 128 f32 with %d threads, M=%d, ef_construction=%d\n%s, %s\n\n", rows,
+           kBuildThreads, kM, kEfConstruction, machine().c_str(), file_system(directory()).c_str());
+    printf("%-18s %9s %10s %12s %14s %14s\n", "library", "seconds", "rows/s", "peak MB",
+           "peak anon MB", "index B/row");
+    for (const std::string &name : names) {
+        double seconds = 0;
+        size_t peak = 0, anonymous = 0, index = 0;
+        sscanf(run_self({name}).c_str(), "%lf %zu %zu %zu", &seconds, &peak, &anonymous, &index);
+        printf("%-18s %9.1f %10.0f %12.0f %14.0f %14.0f\n", name.c_str(), seconds,
+               (double)rows / seconds, (double)peak / 1e6, (double)anonymous / 1e6,
+               (double)index / (double)rows);
+        fflush(stdout);
+        csv.line("%s,%zu,%.2f,%.1f,%zu,%zu,%zu", name.c_str(), rows, seconds,
+                 (double)rows / seconds, peak, anonymous, index);
+    }
+    return 0;
+}

@@ -1,0 +1,226 @@
+// bench_search.cpp: recall@10 against queries a second, one thread, OmenDB beside hnswlib and
+// FAISS in one run on one data set.
+//
+// OmenDB is measured as a user has it: a database on disk, optimised, closed and opened again. The
+// peers' indexes lie in memory. Indexes that bench_build left are used; missing ones are built.
+// Rounds alternate between the libraries, so that a slow spell of the machine meets all of them,
+// and the best of the rounds counts. Throughput is interpolated between the two points around each
+// recall, in the logarithm of the rate; a library whose curve does not reach a recall has none.
+
+#include "bench.h"
+#include "peers.h"
+
+#include <algorithm>
+#include <cmath>
+
+using namespace bench;
+
+namespace
+{
+
+constexpr int kRounds = 3;
+constexpr double kTargets[] = {0.90, 0.95, 0.99};
+
+struct Point {
+    size_t ef;
+    double recall = 0;
+    double rate = 0; // queries a second
+    double p50_us = 0;
+    double p99_us = 0;
+};
+
+struct Curve {
+    std::string name;
+    std::vector<Point> points;
+};
+
+class OmenDb : public Peer
+{
+  public:
+    OmenDb(const std::string &path, size_t dim)
+    {
+        database_.options.must_exist = 1;
+        dim_ = dim;
+        check(omendb_open(path.c_str(), &database_.options, &database_.db), "omendb_open");
+        check(omendb_collection_open(database_.db, "sift", nullptr, &database_.collection),
+              "omendb_collection_open");
+    }
+
+    ~OmenDb() override
+    {
+        database_.close();
+    }
+
+    const char *name() const override
+    {
+        return "OmenDB";
+    }
+
+    void build(const Dataset &) override
+    {
+    }
+
+    void save(const std::string &) override
+    {
+    }
+
+    void load(const std::string &) override
+    {
+    }
+
+    void set_ef(size_t ef) override
+    {
+        query_.ef = (uint32_t)ef;
+        query_.k = kHits;
+    }
+
+    void search(const float *query, uint64_t *ids) override
+    {
+        size_t count;
+        query_.vector = query;
+        check(omendb_search(database_.collection, nullptr, &query_, ids, distances_, &count),
+              "omendb_search");
+    }
+
+    void search_all(const float *queries, size_t count, uint64_t *ids) override
+    {
+        for (size_t q = 0; q < count; q++)
+            search(queries + q * dim_, ids + q * kHits);
+    }
+
+  private:
+    Database database_;
+    size_t dim_;
+    omendb_query query_ = OMENDB_QUERY_INIT;
+    float distances_[kHits];
+};
+
+std::unique_ptr<Peer> open_library(const std::string &name, const Dataset &data)
+{
+    std::string path = index_path(name);
+    if (name == "OmenDB") {
+        if (!exists(path))
+            build_omendb(path, data);
+        return std::make_unique<OmenDb>(path, data.dim);
+    }
+    std::unique_ptr<Peer> peer = make_peer(name, data.dim);
+    if (exists(path)) {
+        peer->load(path);
+    } else {
+        peer->build(data);
+        peer->save(path);
+    }
+    return peer;
+}
+
+// One round at one ef; keeps the better of it and what was there.
+void measure(Peer &library, const Dataset &data, Point &point)
+{
+    std::vector<uint64_t> found(data.query_count * kHits);
+    std::vector<double> times(data.query_count);
+    library.set_ef(point.ef);
+    double begun = seconds_now();
+    library.search_all(data.queries.data(), data.query_count, found.data());
+    double rate = (double)data.query_count / (seconds_now() - begun);
+    point.recall = recall(data.truth.data(), found.data(), data.query_count);
+    if (rate <= point.rate)
+        return;
+    point.rate = rate;
+    for (size_t q = 0; q < data.query_count; q++) {
+        double before = seconds_now();
+        library.search(&data.queries[q * data.dim], &found[0]);
+        times[q] = (seconds_now() - before) * 1e6;
+    }
+    point.p50_us = percentile(times, 0.50);
+    point.p99_us = percentile(times, 0.99);
+}
+
+// A value of two neighbouring points at `target`, by weight of their recall; 0 outside the curve.
+Point at_recall(const Curve &curve, double target)
+{
+    Point result{0};
+    for (size_t i = 1; i < curve.points.size(); i++) {
+        const Point &low = curve.points[i - 1], &high = curve.points[i];
+        if (low.recall > target || high.recall < target || high.recall <= low.recall)
+            continue;
+        double part = (target - low.recall) / (high.recall - low.recall);
+        auto between = [part](double a, double b) {
+            return std::exp(std::log(a) * (1 - part) + std::log(b) * part);
+        };
+        result.recall = target;
+        result.rate = between(low.rate, high.rate);
+        result.p50_us = between(low.p50_us, high.p50_us);
+        result.p99_us = between(low.p99_us, high.p99_us);
+        result.ef = (size_t)between((double)low.ef, (double)high.ef);
+        break;
+    }
+    return result;
+}
+
+void print_curves(const std::vector<Curve> &curves)
+{
+    Csv csv("search.csv", "library,ef,recall,queries_per_second,p50_us,p99_us");
+    printf("\n%-10s %6s %8s %12s %9s %9s\n", "library", "ef", "recall", "queries/s", "p50 us",
+           "p99 us");
+    for (const Curve &curve : curves)
+        for (const Point &point : curve.points) {
+            printf("%-10s %6zu %8.4f %12.0f %9.1f %9.1f\n", curve.name.c_str(), point.ef,
+                   point.recall, point.rate, point.p50_us, point.p99_us);
+            csv.line("%s,%zu,%.5f,%.1f,%.1f,%.1f", curve.name.c_str(), point.ef, point.recall,
+                     point.rate, point.p50_us, point.p99_us);
+        }
+}
+
+void print_targets(const std::vector<Curve> &curves)
+{
+    Csv csv("search_targets.csv", "library,recall,queries_per_second,p50_us,p99_us,x_hnswlib");
+    printf("\n%-10s %8s %12s %9s %9s %10s\n", "library", "recall", "queries/s", "p50 us", "p99 us",
+           "x hnswlib");
+    for (double target : kTargets) {
+        double base = 0;
+        for (const Curve &curve : curves)
+            if (curve.name == "hnswlib")
+                base = at_recall(curve, target).rate;
+        for (const Curve &curve : curves) {
+            Point point = at_recall(curve, target);
+            double ratio = base > 0 ? point.rate / base : 0;
+            printf("%-10s %8.2f %12.0f %9.1f %9.1f %10.2f\n", curve.name.c_str(), target,
+                   point.rate, point.p50_us, point.p99_us, ratio);
+            csv.line("%s,%.2f,%.1f,%.1f,%.1f,%.3f", curve.name.c_str(), target, point.rate,
+                     point.p50_us, point.p99_us, ratio);
+        }
+    }
+}
+
+} // namespace
+
+int main()
+{
+    Dataset data = load_dataset(true);
+    std::vector<std::unique_ptr<Peer>> libraries;
+    std::vector<Curve> curves;
+    std::vector<std::string> names = peer_names();
+    names.insert(names.begin(), "OmenDB");
+    for (const std::string &name : names) {
+        libraries.push_back(open_library(name, data));
+        Curve curve{name, {}};
+        for (size_t ef : {10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448})
+            curve.points.push_back(Point{ef});
+        curves.push_back(curve);
+    }
+    printf("%s, %zu x %zu, %zu queries, recall@%zu, one thread, best of %d\n%s\n",
+           data.name.c_str(), data.rows, data.dim, data.query_count, kHits, kRounds,
+           machine().c_str());
+    pin_to_core(0);
+    size_t steps = curves[0].points.size(), done = 0;
+    Progress progress("search", (size_t)kRounds * steps * libraries.size());
+    for (int round = 0; round < kRounds; round++)
+        for (size_t step = 0; step < steps; step++)
+            for (size_t i = 0; i < libraries.size(); i++) {
+                measure(*libraries[i], data, curves[i].points[step]);
+                progress.update(++done);
+            }
+    print_curves(curves);
+    print_targets(curves);
+    return 0;
+}

@@ -1,0 +1,78 @@
+#!/bin/sh
+# Runs the benchmarks; tables on the terminal, the same rows as CSV and a plot in build/bench.
+#
+#   make bench                          all of them over 1,000,000 rows: about an hour on two cores
+#   OMENDB_BENCH=quick make bench       all of them over 100,000 rows: minutes
+#   bench/run.sh search open            only these (build first, then search, reuses the indexes)
+#
+# Needs a C++17 compiler. Peers that are not installed (Debian: libhnswlib-dev, libfaiss-dev) are
+# left out. The data set: see bench/bench.cpp. OmenDB is compiled as its users do, without -m flags;
+# hnswlib, which is a header, with -O3 -march=native; FAISS is what the system has.
+set -eu
+cd "$(dirname "$0")/.."
+
+BUILD=${BUILD:-build}
+CC=${CC:-cc}
+CXX=${CXX:-c++}
+CXXFLAGS=${CXXFLAGS:--O3 -march=native}
+results=${OMENDB_BENCH_DIR:-$BUILD/bench}
+objects=$BUILD/bench/objects
+export OMENDB_BENCH_DIR="$results"
+if [ "${OMENDB_BENCH:-}" = quick ]; then
+    export OMENDB_BENCH_ROWS="${OMENDB_BENCH_ROWS:-100000}"
+    export OMENDB_BENCH_QUERIES="${OMENDB_BENCH_QUERIES:-2000}"
+    export OMENDB_BENCH_CHURN_ROWS="${OMENDB_BENCH_CHURN_ROWS:-20000}"
+fi
+# Huge pages for everybody's malloc: without them the libraries in memory lose up to a half.
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
+mkdir -p "$objects" "$results"
+
+# has HEADER LIBRARIES: whether a program that includes it can be linked.
+has() {
+    printf '#include <%s>\nint main(){}\n' "$1" >"$objects/has.cpp"
+    "$CXX" -std=c++17 -fopenmp "$objects/has.cpp" $2 -o "$objects/has" 2>"$objects/has.log"
+}
+
+compile() { # compile OUTPUT SOURCE FLAGS...: only when the source or a header is newer
+    output=$1 source=$2
+    shift 2
+    if [ ! -e "$output" ] || [ -n "$(find "$source" omendb.h bench/*.h -newer "$output")" ]; then
+        "$@" -c "$source" -o "$output"
+    fi
+}
+
+build() {
+    libraries="-lm -lpthread"
+    openmp=
+    if has faiss/IndexHNSW.h "-lfaiss -llapack -lblas"; then
+        openmp=-fopenmp
+        libraries="-lfaiss -llapack -lblas $libraries"
+    else
+        echo "FAISS (libfaiss-dev) is not here and is left out"
+    fi
+    compile "$objects/omendb.o" omendb.c "$CC" -std=c11 -O2
+    for name in bench "$@"; do
+        compile "$objects/$name.o" "bench/$name.cpp" "$CXX" -std=c++17 -O3 -I.
+    done
+    compile "$objects/peers.o" bench/peers.cpp "$CXX" -std=c++17 $CXXFLAGS $openmp -I.
+    for name in "$@"; do
+        "$CXX" $openmp "$objects/$name.o" "$objects/bench.o" "$objects/peers.o" \
+            "$objects/omendb.o" -o "$BUILD/bench/$name" $libraries
+    done
+}
+
+all="build search ingest open churn"
+chosen=${*:-$all}
+build bench_build bench_search bench_ingest bench_open bench_churn
+[ $# -gt 0 ] || [ ! -x "$BUILD/bench/bench_kernels" ] || "$BUILD/bench/bench_kernels"
+
+failed=0
+for name in $chosen; do
+    printf '\n== %s\n' "$name"
+    "$BUILD/bench/bench_$name" || failed=$((failed + 1))
+done
+if [ -s "$results/search.csv" ] && command -v python3 >/dev/null; then
+    python3 bench/plot.py "$results/search.csv" "$results/search.svg"
+    printf '\nplot: %s\n' "$results/search.svg"
+fi
+[ "$failed" -eq 0 ] || { echo "$failed of the benchmarks failed"; exit 1; }

@@ -1,0 +1,798 @@
+"""OmenDB from Python: one file to copy, with numpy and ctypes and nothing to compile.
+
+    import numpy as np
+    import omendb
+
+    with omendb.open("notes.omen") as db:
+        docs = db.collection("docs", dim=384, metric="cosine")
+        ids = docs.add(embeddings)                      # (n, 384) array -> (n,) array of ids
+        ids, distances = docs.search(question, k=5)     # (384,) array
+        ids, distances = docs.search(questions, k=5)    # (m, 384) array -> (m, 5) arrays
+
+The shared library is found by the environment variable OMENDB_LIBRARY, next to this file, in the
+build folder of a source tree around this file, or where the system looks for libraries.
+
+Calls of the library release the interpreter lock, so searches of several threads run at once.
+Every failed call raises omendb.Error or the subclass of its kind, with the library's sentence.
+
+Vectors are numpy arrays, or anything that numpy makes one of: one vector is one-dimensional, many
+are two-dimensional. float32, float16, int8 and uint8 are passed on as they are, every other type
+is converted to float32. For a collection of type i8 or u8, int8 or uint8 arrays hold the stored
+units, and floating-point ones are multiplied by the scale. For a collection of bits, an array with
+`dim` columns counts what is above 0 as 1, and a uint8 array with (dim + 7) // 8 columns holds packed
+bits, the first in the lowest bit (numpy.packbits(..., bitorder="little")).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import operator
+import os
+import pathlib
+import weakref
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+__all__ = [
+    "AUTO", "Busy", "Collection", "Conflict", "Corrupt", "Database", "Error", "Exists", "Full",
+    "Invalid", "Mismatch", "NotFound", "OutOfMemory", "ReadOnly", "Transaction", "kernels", "open",
+    "version",
+]
+
+AUTO = 2**64 - 1
+"""The id that asks for an automatic one; in results of a batch search: no further hit."""
+
+_ABI = 1
+_METRICS = {"l2": 0, "cosine": 1, "ip": 2, "hamming": 3}
+_TYPES = {"f32": 0, "f16": 1, "bf16": 2, "i8": 3, "u8": 4, "b1": 5}
+_SYNC = {"full": 0, "normal": 1, "off": 2}
+_IO = {"map": 0, "pread": 1}
+_NUMPY_TYPES = {np.dtype("<f4"): 0, np.dtype("<f2"): 1, np.dtype("i1"): 3, np.dtype("u1"): 4}
+
+Vectors = Union[np.ndarray, Sequence]
+Ids = Union[np.ndarray, Sequence[int], int]
+
+
+class Error(Exception):
+    """A call failed. `code` is the number, `name` the short name, the text says what happened."""
+
+    code = 0
+    name = "error"
+
+
+class Invalid(Error, ValueError):
+    """A value is wrong: NaN, a zero vector under cosine, k of 0, a malformed name."""
+
+
+class NotFound(Error, LookupError):
+    """There is no such record, collection or database."""
+
+
+class Exists(Error):
+    """The id or the collection is already there."""
+
+
+class Mismatch(Error, ValueError):
+    """A schema differs from the stored one."""
+
+
+class Busy(Error):
+    """Another process or handle has the database open, or a writer waited too long."""
+
+
+class Conflict(Error):
+    """Another transaction changed the same record first; begin again."""
+
+
+class ReadOnly(Error):
+    """A write through a read-only database or snapshot."""
+
+
+class OutOfMemory(Error, MemoryError):
+    """No memory, or memory_limit is reached."""
+
+
+class Full(Error):
+    """The disk is full."""
+
+
+class Corrupt(Error):
+    """Stored bytes are damaged; the text names file and offset."""
+
+
+_ERRORS = {
+    1: Invalid, 2: NotFound, 3: Exists, 4: Mismatch, 5: Busy, 6: Conflict, 7: ReadOnly,
+    9: OutOfMemory, 10: Full, 13: Corrupt,
+}
+_NOT_FOUND = 2
+_DONE = 19
+
+
+# The structures of omendb.h, field by field
+
+
+class _Options(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("memory_limit", ctypes.c_uint64),
+        ("wal_limit", ctypes.c_uint64),
+        ("tail_limit", ctypes.c_uint64),
+        ("stall_timeout_ms", ctypes.c_uint32),
+        ("threads", ctypes.c_int32),
+        ("sync", ctypes.c_uint32),
+        ("io", ctypes.c_uint32),
+        ("read_only", ctypes.c_uint32),
+        ("must_exist", ctypes.c_uint32),
+        ("vfs", ctypes.c_void_p),
+        ("allocator", ctypes.c_void_p),
+        ("log", ctypes.c_void_p),
+        ("log_context", ctypes.c_void_p),
+    ]
+
+
+class _Schema(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("dim", ctypes.c_uint32),
+        ("metric", ctypes.c_uint32),
+        ("scalar", ctypes.c_uint32),
+        ("scale", ctypes.c_float),
+        ("M", ctypes.c_uint32),
+        ("ef_construction", ctypes.c_uint32),
+        ("ef", ctypes.c_uint32),
+        ("seed", ctypes.c_uint64),
+    ]
+
+
+class _Explain(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_size_t)] + [
+        (name, ctypes.c_uint64)
+        for name in ("graph_rows", "scanned_rows", "expanded", "distances", "segments", "time_us")
+    ]
+
+
+class _Query(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("vector", ctypes.c_void_p),
+        ("id", ctypes.c_uint64),
+        ("vector_type", ctypes.c_uint32),
+        ("ef", ctypes.c_uint32),
+        ("k", ctypes.c_size_t),
+        ("exact", ctypes.c_uint32),
+        ("use_radius", ctypes.c_uint32),
+        ("radius", ctypes.c_float),
+        ("explain", ctypes.POINTER(_Explain)),
+    ]
+
+
+class _Stats(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_size_t)] + [
+        (name, ctypes.c_uint64)
+        for name in (
+            "commits", "collections", "records", "memory_bytes", "memory_peak_bytes",
+            "mapped_bytes", "file_bytes", "wal_bytes", "written_bytes", "syncs", "commit_groups",
+            "checkpoints", "merges", "merges_rebuilt", "open_transactions",
+        )
+    ]
+
+
+class _CollectionStats(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_size_t)] + [
+        (name, ctypes.c_uint64)
+        for name in (
+            "records", "rows", "unindexed_rows", "memtable_rows", "segments", "segment_bytes",
+            "next_id",
+        )
+    ]
+
+
+def _new(structure):
+    made = structure()
+    made.struct_size = ctypes.sizeof(structure)
+    return made
+
+
+def _as_dict(structure) -> Dict[str, int]:
+    return {name: getattr(structure, name) for name, _ in structure._fields_[1:]}
+
+
+_Progress = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)
+_Report = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p)
+
+_p, _i, _u64, _size = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_size_t
+_text = ctypes.c_char_p
+
+# Name, result, arguments. Pointers are void pointers: arrays and structures are passed by address.
+_FUNCTIONS = [
+    ("omendb_errmsg", _text, []),
+    ("omendb_strerror", _text, [_i]),
+    ("omendb_version", _text, []),
+    ("omendb_abi_version", _i, []),
+    ("omendb_kernels", _text, []),
+    ("omendb_open", _i, [_text, _p, _p]),
+    ("omendb_close", _i, [_p]),
+    ("omendb_release", None, [_p]),
+    ("omendb_refresh", _i, [_p]),
+    ("omendb_checkpoint", _i, [_p]),
+    ("omendb_optimize", _i, [_p, _Progress, _p]),
+    ("omendb_work", _i, [_p, _u64, _p]),
+    ("omendb_backup", _i, [_p, _text]),
+    ("omendb_check", _i, [_p, _Report, _p, _p]),
+    ("omendb_database_stats", _i, [_p, _p]),
+    ("omendb_collection_create", _i, [_p, _text, _p, _p]),
+    ("omendb_collection_open", _i, [_p, _text, _p, _p]),
+    ("omendb_collection_open_or_create", _i, [_p, _text, _p, _p]),
+    ("omendb_collection_drop", _i, [_p, _text]),
+    ("omendb_collection_close", None, [_p]),
+    ("omendb_collection_name", _i, [_p, _size, _p, _size]),
+    ("omendb_collection_schema", _i, [_p, _p]),
+    ("omendb_collection_statistics", _i, [_p, _p]),
+    ("omendb_txn_begin", _i, [_p, _i, _p]),
+    ("omendb_txn_commit", _i, [_p]),
+    ("omendb_txn_rollback", None, [_p]),
+    ("omendb_add_batch", _i, [_p, _p, _size, _p, _p, _i, _p]),
+    ("omendb_put_batch", _i, [_p, _p, _size, _p, _p, _i, _p]),
+    ("omendb_delete_batch", _i, [_p, _p, _size, _p, _p]),
+    ("omendb_get", _i, [_p, _p, _u64, _i, _p]),
+    ("omendb_count", _i, [_p, _p, _p]),
+    ("omendb_scan", _i, [_p, _p, _u64, _u64, _p]),
+    ("omendb_rows_next", _i, [_p, _p, _i, _p]),
+    ("omendb_rows_close", None, [_p]),
+    ("omendb_search", _i, [_p, _p, _p, _p, _p, _p]),
+    ("omendb_search_batch", _i, [_p, _p, _p, _p, _size, _p, _p, _p]),
+]
+
+
+def _library_places() -> Iterator[str]:
+    given = os.environ.get("OMENDB_LIBRARY")
+    if given:
+        yield given
+        return
+    here = pathlib.Path(__file__).resolve().parent
+    names = ("libomendb.so", "libomendb.dylib")
+    folders = [here] + [folder / "build" for folder in list(here.parents)[:3]]
+    for path in (folder / name for folder in folders for name in names):
+        if path.exists():
+            yield str(path)
+    yield ctypes.util.find_library("omendb") or "libomendb.so"
+
+
+def _load() -> ctypes.CDLL:
+    path = next(_library_places())
+    try:
+        library = ctypes.CDLL(path)
+    except OSError as error:
+        raise ImportError(
+            f"the OmenDB library was not found ({error}); build it with `make` and set "
+            "OMENDB_LIBRARY to libomendb.so, or put it next to omendb.py"
+        ) from error
+    for name, result, arguments in _FUNCTIONS:
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    if library.omendb_abi_version() != _ABI:
+        raise ImportError(f"{path} has another ABI ({library.omendb_abi_version()}, not {_ABI})")
+    return library
+
+
+_library = _load()
+
+
+def _check(code: int) -> None:
+    if code == 0:
+        return
+    name = _library.omendb_strerror(code).decode()
+    message = _library.omendb_errmsg().decode("utf-8", "replace")
+    error = _ERRORS.get(code, Error)(message or name)
+    error.code, error.name = code, name
+    raise error
+
+
+def _encode(text: Union[str, os.PathLike]) -> bytes:
+    encoded = os.fsencode(text)
+    if b"\0" in encoded:
+        raise ValueError("a NUL character in a name")
+    return encoded
+
+
+def _number(names: Dict[str, int], what: str, name: str) -> int:
+    if name not in names:
+        raise ValueError(f"{what} {name!r}; there are {', '.join(names)}")
+    return names[name]
+
+
+def version() -> str:
+    """Version of the library."""
+    return _library.omendb_version().decode()
+
+
+def kernels() -> str:
+    """Instruction set that distances use, as "avx2"."""
+    return _library.omendb_kernels().decode()
+
+
+def open(path: Union[str, os.PathLike], **options: Any) -> Database:
+    """Opens a database, creating it if it is missing; see Database for the options."""
+    return Database(path, **options)
+
+
+class _Handle:
+    """Something that is closed: by close(), by leaving a `with` block, or when it is forgotten.
+
+    Closed handles have no address; using one raises ValueError instead of reaching the library.
+    """
+
+    _address: Optional[int] = None
+
+    @property
+    def _as_parameter_(self) -> int:
+        if self._address is None:
+            raise ValueError(f"the {type(self).__name__.lower()} is closed")
+        return self._address
+
+    def _take(self) -> Optional[int]:
+        address, self._address = self._address, None
+        return address
+
+    @property
+    def closed(self) -> bool:
+        return self._address is None
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self):
+        self._as_parameter_
+        return self
+
+    def __exit__(self, kind, value, traceback) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except Exception:  # an interpreter that shuts down has nobody to tell
+            pass
+
+
+class Database(_Handle):
+    """An open database. Any number of threads may use it at once.
+
+    path:             a directory, or ":memory:".
+    read_only:        opens beside a writer in another process; see refresh().
+    must_exist:       raises NotFound instead of creating.
+    sync:             "full": a commit returns when it is on the device; "normal", "off".
+    io:               "map", or "pread" for files that are not trusted.
+    threads:          of background work; None: the cores of this process.
+    memory_limit, wal_limit, tail_limit (bytes), stall_timeout_ms: 0 is the default.
+    """
+
+    def __init__(
+        self, path: Union[str, os.PathLike], *, read_only: bool = False, must_exist: bool = False,
+        sync: str = "full", io: str = "map", threads: Optional[int] = None, memory_limit: int = 0,
+        wal_limit: int = 0, tail_limit: int = 0, stall_timeout_ms: int = 0,
+    ) -> None:
+        self._children: "weakref.WeakSet[_Handle]" = weakref.WeakSet()
+        self.path = os.fspath(path)
+        options = _new(_Options)
+        options.memory_limit, options.wal_limit = memory_limit, wal_limit
+        options.tail_limit, options.stall_timeout_ms = tail_limit, stall_timeout_ms
+        options.threads = -1 if threads is None else threads
+        options.sync, options.io = _number(_SYNC, "sync", sync), _number(_IO, "io", io)
+        options.read_only, options.must_exist = read_only, must_exist
+        address = _p()
+        _check(_library.omendb_open(_encode(path), ctypes.byref(options), ctypes.byref(address)))
+        self._address = address.value
+
+    def close(self) -> None:
+        """Closes the database, its collections and what else is open in it; writes what is in
+        memory to files. Open transactions are rolled back."""
+        if self.closed:
+            return
+        for kind in (_Rows, Transaction, Collection):
+            for child in list(self._children):
+                if isinstance(child, kind):
+                    child.close()
+        _check(_library.omendb_close(self._take()))
+
+    def __del__(self) -> None:
+        # In a cycle of garbage the children may still be there: the last of them then closes it.
+        _library.omendb_release(self._take())
+
+    # collections
+
+    def collection(
+        self, name: str, *, dim: int = 0, metric: Optional[str] = None, type: Optional[str] = None,
+        scale: float = 0.0, M: int = 0, ef_construction: int = 0, ef: int = 0, seed: int = 0,
+        create: Optional[bool] = None,
+    ) -> Collection:
+        """Opens a collection; with `dim` also creates it if it is missing.
+
+        dim:    elements of a vector (bits for type "b1").
+        metric: "l2" (default: squared Euclidean distance), "cosine", "ip", "hamming".
+        type:   how vectors are stored: "f32" (default), "f16", "bf16", "i8", "u8", "b1".
+        scale:  for "i8" and "u8": stored = round(x * scale).
+        create: True: it must be new; False: it must exist.
+
+        Raises Mismatch if what is given differs from the stored schema.
+        """
+        schema = _new(_Schema)
+        schema.dim, schema.scale, schema.M = dim, scale, M
+        schema.ef_construction, schema.ef, schema.seed = ef_construction, ef, seed
+        schema.metric = _number(_METRICS, "metric", metric or "l2")
+        schema.scalar = _number(_TYPES, "type", type or "f32")
+        if create is None:
+            create_or_open = "open_or_create" if dim else "open"
+        else:
+            create_or_open = "create" if create else "open"
+        call = getattr(_library, f"omendb_collection_{create_or_open}")
+        address = _p()
+        _check(call(self, _encode(name), ctypes.byref(schema), ctypes.byref(address)))
+        opened = Collection(self, name, address.value)
+        if metric not in (None, opened.metric) or type not in (None, opened.type):
+            opened.close()
+            raise Mismatch(
+                f"collection {name!r} has metric {opened.metric} and type {opened.type}")
+        return opened
+
+    def collections(self) -> List[str]:
+        """Names of the collections, in the order of bytes."""
+        names, name = [], ctypes.create_string_buffer(256)
+        while True:
+            code = _library.omendb_collection_name(self, len(names), name, len(name))
+            if code == _DONE:
+                return names
+            _check(code)
+            names.append(os.fsdecode(name.value))
+
+    def drop(self, name: str) -> None:
+        """Deletes a collection with its records."""
+        _check(_library.omendb_collection_drop(self, _encode(name)))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.collections()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.collections())
+
+    # transactions
+
+    def transaction(self) -> Transaction:
+        """Begins a writing transaction. As a context manager it commits at the end of the block,
+        and rolls back if the block raises:
+
+            with db.transaction() as txn:
+                docs.add(vectors, ids, txn=txn)
+                docs.delete(old, txn=txn)
+        """
+        return Transaction(self, 0)
+
+    def snapshot(self) -> Transaction:
+        """Begins a read-only transaction: it sees the database as it is now, whatever others do."""
+        return Transaction(self, 1)
+
+    # upkeep
+
+    def refresh(self) -> None:
+        """Moves a read-only database on to what the writer has made durable since."""
+        _check(_library.omendb_refresh(self))
+
+    def checkpoint(self) -> None:
+        """Writes what is in memory to segment files, which makes the log short."""
+        _check(_library.omendb_checkpoint(self))
+
+    def optimize(self, progress: Optional[Callable[[int, int], Any]] = None) -> None:
+        """Finishes all graphs, drops deleted rows, merges segments. `progress` is called with rows
+        done and rows in all, and stops the work by returning True."""
+        raised: List[BaseException] = []
+
+        def step(_context, done, total):
+            try:
+                return 1 if progress is not None and progress(done, total) is True else 0
+            except BaseException as error:
+                raised.append(error)
+                return 1
+
+        _check(_library.omendb_optimize(self, _Progress(step), None))
+        if raised:
+            raise raised[0]
+
+    def work(self, budget_us: int = AUTO) -> bool:
+        """Does background work in this thread (for threads=0); True if some is left."""
+        more = ctypes.c_int()
+        _check(_library.omendb_work(self, budget_us, ctypes.byref(more)))
+        return bool(more.value)
+
+    def backup(self, path: Union[str, os.PathLike]) -> None:
+        """Writes a consistent copy into a new directory while others read and write."""
+        _check(_library.omendb_backup(self, _encode(path)))
+
+    def check(self) -> List[str]:
+        """Verifies every checksum and structure; the problems, hence [] if all is well."""
+        lines: List[str] = []
+        problems = ctypes.c_uint64()
+
+        def report(_context, line):
+            lines.append(line.decode("utf-8", "replace"))
+
+        _check(_library.omendb_check(self, _Report(report), None, ctypes.byref(problems)))
+        return lines
+
+    def stats(self) -> Dict[str, int]:
+        """Numbers of the whole database (omendb_stats)."""
+        stats = _new(_Stats)
+        _check(_library.omendb_database_stats(self, ctypes.byref(stats)))
+        return _as_dict(stats)
+
+    def __repr__(self) -> str:
+        return f"<omendb.Database {self.path!r}{' closed' if self.closed else ''}>"
+
+
+class Transaction(_Handle):
+    """Changes that are applied together, or a snapshot. For one thread at a time."""
+
+    def __init__(self, db: Database, mode: int) -> None:
+        address = _p()
+        _check(_library.omendb_txn_begin(db, mode, ctypes.byref(address)))
+        self._db, self._writes, self._address = db, mode == 0, address.value
+        db._children.add(self)
+
+    def commit(self) -> None:
+        """Applies the changes: all, or, with Conflict or another error, none."""
+        self._as_parameter_
+        _check(_library.omendb_txn_commit(self._take()))
+
+    def rollback(self) -> None:
+        """Drops the changes, or ends the snapshot."""
+        _library.omendb_txn_rollback(self._take())
+
+    close = rollback
+
+    def __exit__(self, kind, value, traceback) -> None:
+        if self._writes and kind is None and not self.closed:
+            self.commit()
+        else:
+            self.rollback()
+
+
+class Collection(_Handle):
+    """Vectors under ids. Any number of threads may use it at once. Made by Database.collection."""
+
+    def __init__(self, db: Database, name: str, address: Optional[int]) -> None:
+        self._db, self._address, self.name = db, address, name
+        db._children.add(self)
+        schema = _new(_Schema)
+        _check(_library.omendb_collection_schema(self, ctypes.byref(schema)))
+        self.dim: int = schema.dim
+        self.metric: str = list(_METRICS)[schema.metric]
+        self.type: str = list(_TYPES)[schema.scalar]
+        self.scale: float = schema.scale
+        self.M: int = schema.M
+        self.ef_construction: int = schema.ef_construction
+        self.ef: int = schema.ef
+
+    def close(self) -> None:
+        """Releases the collection; the database stays open."""
+        _library.omendb_collection_close(self._take())
+
+    # writing
+
+    def add(
+        self, vectors: Vectors, ids: Optional[Ids] = None, *, txn: Optional[Transaction] = None,
+    ) -> Union[int, np.ndarray]:
+        """Adds vectors as one commit: all, or none. Returns the ids (of one vector: the id).
+
+        ids: one a vector; without: automatic ones. Raises Exists if one is taken.
+        """
+        return self._write(_library.omendb_add_batch, vectors, ids, txn)
+
+    def put(
+        self, vectors: Vectors, ids: Optional[Ids] = None, *, txn: Optional[Transaction] = None,
+    ) -> Union[int, np.ndarray]:
+        """As add, but records with the same ids are replaced."""
+        return self._write(_library.omendb_put_batch, vectors, ids, txn)
+
+    def delete(self, ids: Ids, *, txn: Optional[Transaction] = None) -> int:
+        """Deletes those records that exist, as one commit. Returns how many there were."""
+        array = _id_array(ids)
+        deleted = _size()
+        _check(_library.omendb_delete_batch(
+            self, txn, array.size, array.ctypes.data, ctypes.byref(deleted)))
+        return deleted.value
+
+    # reading
+
+    def get(
+        self, ids: Ids, *, stored: bool = False, txn: Optional[Transaction] = None,
+    ) -> np.ndarray:
+        """The vectors of records as float32: one row an id, or one vector for one id.
+
+        stored: True: as they are stored, where numpy has such a type (not bf16).
+        """
+        array = _id_array(ids)
+        type_name = self.type if stored else "f32"
+        dtypes = {"f32": "<f4", "f16": "<f2", "i8": "i1", "u8": "u1", "b1": "u1"}
+        if type_name not in dtypes:
+            raise ValueError(f"numpy has no type for {type_name}; leave out stored=True")
+        columns = (self.dim + 7) // 8 if type_name == "b1" else self.dim
+        vectors = np.empty((array.size, columns), dtypes[type_name])
+        for row, record in zip(vectors, array.tolist()):
+            _check(_library.omendb_get(self, txn, record, _TYPES[type_name], row.ctypes.data))
+        return vectors[0] if np.ndim(ids) == 0 else vectors
+
+    def __contains__(self, record: object) -> bool:
+        code = _library.omendb_get(self, None, _one_id(record), 0, None)
+        if code == _NOT_FOUND:
+            return False
+        _check(code)
+        return True
+
+    def count(self, *, txn: Optional[Transaction] = None) -> int:
+        """Number of records."""
+        count = _u64()
+        _check(_library.omendb_count(self, txn, ctypes.byref(count)))
+        return count.value
+
+    def __len__(self) -> int:
+        return self.count()
+
+    def scan(
+        self, first: int = 0, last: int = AUTO - 1, *, txn: Optional[Transaction] = None,
+    ) -> Iterator[Tuple[int, np.ndarray]]:
+        """The records with first <= id <= last in the order of ids, as (id, float32 vector)."""
+        with _Rows(self, first, last, txn) as rows:
+            record = _u64()
+            while True:
+                vector = np.empty(self.dim, np.float32)
+                code = _library.omendb_rows_next(rows, ctypes.byref(record), 0, vector.ctypes.data)
+                if code == _DONE:
+                    return
+                _check(code)
+                yield record.value, vector
+
+    def __iter__(self) -> Iterator[Tuple[int, np.ndarray]]:
+        return self.scan()
+
+    # searching
+
+    def search(
+        self, vectors: Vectors, k: int = 10, *, ef: int = 0, exact: bool = False,
+        radius: Optional[float] = None, txn: Optional[Transaction] = None,
+    ) -> Tuple[np.ndarray, np.ndarray]:
+        """The nearest records: ids (uint64) and distances (float32), nearest first.
+
+        vectors: one vector: arrays of as many hits as there are, at most k. Many vectors: arrays of
+                 k columns, searched over all threads; places without a hit are AUTO and infinity.
+        ef:      candidates kept while walking the graph: more is slower and finds more.
+        exact:   compares every record.
+        radius:  only hits that are no farther.
+        """
+        array, vector_type = self._vectors(vectors)
+        query = self._query(k, ef, exact, radius)
+        query.vector_type = vector_type
+        if np.ndim(vectors) == 1:
+            query.vector = array.ctypes.data
+            return self._search_one(query, txn)
+        ids = np.empty((len(array), k), np.uint64)
+        distances = np.empty((len(array), k), np.float32)
+        _check(_library.omendb_search_batch(
+            self, txn, ctypes.byref(query), array.ctypes.data, len(array), ids.ctypes.data,
+            distances.ctypes.data, None))
+        return ids, distances
+
+    def search_like(
+        self, record: int, k: int = 10, *, ef: int = 0, exact: bool = False,
+        radius: Optional[float] = None, txn: Optional[Transaction] = None,
+    ) -> Tuple[np.ndarray, np.ndarray]:
+        """The records nearest to a stored one, itself left out."""
+        query = self._query(k, ef, exact, radius)
+        query.id = _one_id(record)
+        return self._search_one(query, txn)
+
+    def explain(
+        self, vector: Vectors, k: int = 10, *, ef: int = 0, exact: bool = False,
+        radius: Optional[float] = None, txn: Optional[Transaction] = None,
+    ) -> Dict[str, int]:
+        """What a search for one vector does (omendb_explain)."""
+        array, vector_type = self._vectors(vector)
+        explain = _new(_Explain)
+        query = self._query(k, ef, exact, radius)
+        query.vector, query.vector_type = array.ctypes.data, vector_type
+        query.explain = ctypes.pointer(explain)
+        self._search_one(query, txn)
+        return _as_dict(explain)
+
+    def stats(self) -> Dict[str, int]:
+        """Numbers of the collection (omendb_collection_stats)."""
+        stats = _new(_CollectionStats)
+        _check(_library.omendb_collection_statistics(self, ctypes.byref(stats)))
+        return _as_dict(stats)
+
+    def __repr__(self) -> str:
+        state = " closed" if self.closed else ""
+        return f"<omendb.Collection {self.name!r} {self.dim} x {self.type} {self.metric}{state}>"
+
+    # inside
+
+    def _vectors(self, vectors: Vectors) -> Tuple[np.ndarray, int]:
+        """The vectors as a contiguous two-dimensional array, and its element type."""
+        array = np.asarray(vectors)
+        if array.dtype == np.bool_:
+            array = array.astype(np.uint8)
+        elif array.dtype not in _NUMPY_TYPES:
+            with np.errstate(over="ignore"):  # what becomes infinite is refused by the library
+                array = array.astype(np.float32)
+        packed = (self.dim + 7) // 8
+        is_packed = self.type == "b1" and array.dtype == np.uint8 and self.dim != packed and (
+            array.ndim > 0 and array.shape[-1] == packed)
+        columns = packed if is_packed else self.dim
+        if array.ndim not in (1, 2) or array.shape[-1] != columns:
+            raise ValueError(
+                f"an array of shape {array.shape}; collection {self.name!r} holds vectors of "
+                f"{self.dim}")
+        vector_type = _TYPES["b1"] if is_packed else _NUMPY_TYPES[array.dtype]
+        return np.ascontiguousarray(array.reshape(-1, columns)), vector_type
+
+    def _write(self, call, vectors, ids, txn) -> Union[int, np.ndarray]:
+        array, vector_type = self._vectors(vectors)
+        given = None if ids is None else _id_array(ids)
+        if given is not None and given.size != len(array):
+            raise ValueError(f"{given.size} ids for {len(array)} vectors")
+        new_ids = np.empty(len(array), np.uint64)
+        _check(call(
+            self, txn, len(array), None if given is None else given.ctypes.data,
+            array.ctypes.data, vector_type, new_ids.ctypes.data))
+        return int(new_ids[0]) if np.ndim(vectors) == 1 else new_ids
+
+    def _query(self, k: int, ef: int, exact: bool, radius: Optional[float]) -> _Query:
+        query = _new(_Query)
+        if k < 0 or ef < 0:
+            raise ValueError("k and ef are above 0")
+        query.id, query.k, query.ef, query.exact = AUTO, k, ef, exact
+        query.use_radius, query.radius = radius is not None, radius or 0.0
+        return query
+
+    def _search_one(
+        self, query: _Query, txn: Optional[Transaction],
+    ) -> Tuple[np.ndarray, np.ndarray]:
+        ids = np.empty(query.k, np.uint64)
+        distances = np.empty(query.k, np.float32)
+        count = _size()
+        _check(_library.omendb_search(
+            self, txn, ctypes.byref(query), ids.ctypes.data, distances.ctypes.data,
+            ctypes.byref(count)))
+        return ids[:count.value], distances[:count.value]
+
+
+class _Rows(_Handle):
+    """A cursor."""
+
+    def __init__(self, collection: Collection, first: int, last: int, txn) -> None:
+        address = _p()
+        _check(_library.omendb_scan(
+            collection, txn, _one_id(first), _one_id(last), ctypes.byref(address)))
+        self._collection, self._address = collection, address.value
+        collection._db._children.add(self)
+
+    def close(self) -> None:
+        _library.omendb_rows_close(self._take())
+
+
+def _one_id(record: Any) -> int:
+    number = operator.index(record)
+    if not 0 <= number < AUTO:
+        raise ValueError(f"{number} is no id; ids are 0 to {AUTO - 1}")
+    return number
+
+
+def _id_array(ids: Ids) -> np.ndarray:
+    array = np.asarray(ids)
+    if array.size == 0:
+        return np.empty(0, np.uint64)
+    if array.ndim > 1 or array.dtype.kind not in "iu":
+        raise ValueError("ids are whole numbers from 0, in one dimension")
+    if array.dtype.kind == "i" and array.min() < 0:
+        raise ValueError("ids are not negative")
+    return np.ascontiguousarray(array.reshape(-1), np.uint64)

@@ -1,0 +1,514 @@
+/* fault_scenarios.h: what the tests of failing files and failing memory do to a database.
+ *
+ * A scenario starts from a prepared disk, opens it, and acts. A run without faults notes the digest of
+ * the database after each commit; a run with faults counts the commits that were acknowledged. Then the
+ * database is reopened without faults and must hold the state after the last acknowledged commit, or after the one
+ * that failed (a failed commit may be there: point 4 of the contract), unless the code says that nothing was done.
+ *
+ * fault_allocator counts, checks the sizes that are given back, and fails on demand. */
+#ifndef OMENDB_TEST_FAULT_SCENARIOS_H
+#define OMENDB_TEST_FAULT_SCENARIOS_H
+
+#include "crash_vfs.h"
+#include "support.h"
+
+#define FAULT_DOCS   8
+#define FAULT_TAGS   4
+#define FAULT_STATES 64
+
+/* ------------------------------------------------------------------------------------------------
+ * memory that can fail */
+
+struct fault_memory {
+    pthread_mutex_t mutex;
+    uint64_t calls, at, hits; /* at: 0: never */
+    int forever, armed;
+    int64_t balance, blocks;
+    int wrong_sizes;
+};
+
+union fault_header {
+    size_t size;
+    max_align_t align;
+};
+
+static inline int fault_memory_fails(struct fault_memory *memory)
+{
+    if (!memory->armed)
+        return 0;
+    memory->calls++;
+    if (memory->at == 0 || memory->calls < memory->at ||
+        (memory->calls > memory->at && !memory->forever))
+        return 0;
+    memory->hits++;
+    return 1;
+}
+
+static inline void *fault_alloc(void *context, size_t size)
+{
+    struct fault_memory *memory = context;
+    union fault_header *header = NULL;
+    pthread_mutex_lock(&memory->mutex);
+    if (!fault_memory_fails(memory) && size < SIZE_MAX / 2)
+        header = malloc(sizeof *header + size);
+    if (header != NULL) {
+        header->size = size;
+        memory->balance += (int64_t)size;
+        memory->blocks++;
+    }
+    pthread_mutex_unlock(&memory->mutex);
+    return header == NULL ? NULL : header + 1;
+}
+
+static inline void fault_release(void *context, void *block, size_t size)
+{
+    struct fault_memory *memory = context;
+    union fault_header *header = block;
+    if (block == NULL)
+        return;
+    header--;
+    pthread_mutex_lock(&memory->mutex);
+    memory->wrong_sizes += header->size != size;
+    memory->balance -= (int64_t)header->size;
+    memory->blocks--;
+    pthread_mutex_unlock(&memory->mutex);
+    free(header);
+}
+
+static inline void *fault_resize(void *context, void *block, size_t old_size, size_t new_size)
+{
+    void *moved = fault_alloc(context, new_size);
+    if (moved == NULL || block == NULL)
+        return moved;
+    memcpy(moved, block, old_size < new_size ? old_size : new_size);
+    fault_release(context, block, old_size);
+    return moved;
+}
+
+static inline void fault_memory_init(struct fault_memory *memory)
+{
+    memset(memory, 0, sizeof *memory);
+    pthread_mutex_init(&memory->mutex, NULL);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * a run */
+
+struct fault_run {
+    struct crash_fs *fs;
+    struct fault_memory *memory; /* NULL: malloc */
+    omendb *db;
+    omendb_collection *docs, *tags;
+    uint32_t io;
+    int reference; /* notes digests; otherwise counts */
+    uint64_t states[FAULT_STATES];
+    size_t acknowledged; /* index of the newest acknowledged state */
+    int committing;      /* the call that failed, if one did, was a commit */
+    int backed_up;
+};
+
+static inline int fault_open_path(struct fault_run *run, const char *path, int read_only,
+                                  omendb **db)
+{
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb_allocator allocator = {sizeof allocator, run->memory, fault_alloc, fault_resize,
+                                  fault_release};
+    options.vfs = &run->fs->vfs;
+    options.threads = 0;
+    options.wal_limit = 48 * 1024;
+    options.tail_limit = 16 * 1024;
+    options.stall_timeout_ms = 200;
+    options.io = run->io;
+    options.read_only = (uint32_t)read_only;
+    options.allocator = run->memory == NULL ? NULL : &allocator;
+    return omendb_open(path, &options, db);
+}
+
+static inline int fault_open_collections(struct fault_run *run)
+{
+    const int status = omendb_collection_open(run->db, "docs", NULL, &run->docs);
+    return status != OMENDB_OK ? status
+                               : omendb_collection_open(run->db, "tags", NULL, &run->tags);
+}
+
+static inline int fault_open(struct fault_run *run)
+{
+    const int status = fault_open_path(run, "/db", 0, &run->db);
+    return status != OMENDB_OK ? status : fault_open_collections(run);
+}
+
+static inline int fault_close(struct fault_run *run)
+{
+    omendb_collection_close(run->docs);
+    omendb_collection_close(run->tags);
+    run->docs = run->tags = NULL;
+    const int status = omendb_close(run->db);
+    if (status != OMENDB_BUSY)
+        run->db = NULL;
+    return status;
+}
+
+/* After each commit: `status` is its result. */
+static inline int fault_commit(struct fault_run *run, int status)
+{
+    run->committing = status != OMENDB_OK;
+    if (status != OMENDB_OK)
+        return status;
+    run->acknowledged++;
+    if (run->reference && run->acknowledged < FAULT_STATES)
+        return support_digest(run->db, NULL, &run->states[run->acknowledged]);
+    return OMENDB_OK;
+}
+
+static inline int fault_put_many(struct fault_run *run, omendb_collection *collection,
+                                 omendb_txn *txn, uint32_t dim, uint64_t first, uint64_t count,
+                                 uint64_t value)
+{
+    float vectors[256 * FAULT_DOCS];
+    uint64_t ids[256];
+    (void)run;
+    for (uint64_t i = 0; i < count; i++) {
+        ids[i] = first + i;
+        support_vector(value + i, dim, vectors + i * dim);
+    }
+    return omendb_put_batch(collection, txn, (size_t)count, ids, vectors, OMENDB_F32, NULL);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * disks to start from */
+
+static inline void fault_must(int status)
+{
+    if (status == OMENDB_OK)
+        return;
+    fprintf(stderr, "preparing: %s: %s\n", omendb_strerror(status), omendb_errmsg());
+    exit(1);
+}
+
+static inline omendb_schema fault_schema(uint32_t dim)
+{
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    schema.dim = dim;
+    schema.M = 4;
+    schema.ef_construction = 16;
+    return schema;
+}
+
+/* Two segments and tombstones, in `docs`; a few records in `tags`; and, if the process died, a log. */
+static inline struct crash_fs *fault_prepare(int died)
+{
+    struct crash_fs *fs = crash_fs_create(0), *copy;
+    struct fault_run run = {.fs = fs};
+    const omendb_schema docs = fault_schema(FAULT_DOCS), tags = fault_schema(FAULT_TAGS);
+    uint64_t ids[20];
+    fault_must(fault_open_path(&run, "/db", 0, &run.db));
+    fault_must(omendb_collection_create(run.db, "docs", &docs, &run.docs));
+    fault_must(omendb_collection_create(run.db, "tags", &tags, &run.tags));
+    fault_must(fault_put_many(&run, run.docs, NULL, FAULT_DOCS, 0, 200, 1));
+    fault_must(fault_put_many(&run, run.tags, NULL, FAULT_TAGS, 0, 40, 1));
+    fault_must(omendb_optimize(run.db, NULL, NULL));
+    fault_must(fault_put_many(&run, run.docs, NULL, FAULT_DOCS, 180, 60, 1000));
+    fault_must(omendb_checkpoint(run.db));
+    for (uint64_t i = 0; i < 20; i++)
+        ids[i] = i * 5;
+    fault_must(omendb_delete_batch(run.docs, NULL, 20, ids, NULL));
+    fault_must(omendb_checkpoint(run.db));
+    fault_must(fault_put_many(&run, run.docs, NULL, FAULT_DOCS, 300, 30, 2000));
+    fault_must(omendb_delete(run.docs, NULL, 1));
+    copy = died ? crash_fs_copy(fs) : NULL;
+    fault_must(fault_close(&run));
+    if (!died)
+        copy = crash_fs_copy(fs);
+    crash_fs_destroy(fs);
+    return copy;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * what is done; each stops at the first error */
+
+static inline int fault_act_nothing(struct fault_run *run)
+{
+    (void)run;
+    return OMENDB_OK;
+}
+
+static inline int fault_act_add(struct fault_run *run)
+{
+    float vector[FAULT_DOCS];
+    omendb_record record = OMENDB_RECORD_INIT;
+    support_vector(77, FAULT_DOCS, vector);
+    record.vector = vector;
+    return fault_commit(run, omendb_add(run->docs, NULL, &record, NULL));
+}
+
+static inline int fault_act_put_over_sealed(struct fault_run *run)
+{
+    return fault_commit(run, support_put(run->docs, NULL, 17, 5000, FAULT_DOCS));
+}
+
+static inline int fault_act_add_batch(struct fault_run *run)
+{
+    float vectors[100 * FAULT_DOCS];
+    for (uint64_t i = 0; i < 100; i++)
+        support_vector(3000 + i, FAULT_DOCS, vectors + i * FAULT_DOCS);
+    return fault_commit(run,
+                        omendb_add_batch(run->docs, NULL, 100, NULL, vectors, OMENDB_F32, NULL));
+}
+
+static inline int fault_act_put_batch(struct fault_run *run)
+{
+    return fault_commit(run, fault_put_many(run, run->docs, NULL, FAULT_DOCS, 100, 150, 7000));
+}
+
+static inline int fault_act_delete(struct fault_run *run)
+{
+    int status = fault_commit(run, omendb_delete(run->docs, NULL, 33));
+    if (status == OMENDB_OK)
+        status = fault_commit(run, omendb_delete(run->docs, NULL, 310));
+    return status;
+}
+
+static inline int fault_act_delete_batch(struct fault_run *run)
+{
+    uint64_t ids[100];
+    for (uint64_t i = 0; i < 100; i++)
+        ids[i] = i * 3;
+    return fault_commit(run, omendb_delete_batch(run->docs, NULL, 100, ids, NULL));
+}
+
+static inline int fault_act_create(struct fault_run *run)
+{
+    const omendb_schema schema = fault_schema(3);
+    omendb_collection *collection = NULL;
+    const int status =
+        fault_commit(run, omendb_collection_create(run->db, "more", &schema, &collection));
+    omendb_collection_close(collection);
+    return status;
+}
+
+static inline int fault_act_drop(struct fault_run *run)
+{
+    return fault_commit(run, omendb_collection_drop(run->db, "tags"));
+}
+
+static inline int fault_act_transaction(struct fault_run *run)
+{
+    omendb_txn *txn = NULL;
+    int status = omendb_txn_begin(run->db, OMENDB_READ_WRITE, &txn);
+    if (status != OMENDB_OK)
+        return status;
+    status = fault_put_many(run, run->docs, txn, FAULT_DOCS, 10, 40, 8000);
+    if (status == OMENDB_OK)
+        status = omendb_delete(run->tags, txn, 3);
+    if (status == OMENDB_OK)
+        status = fault_put_many(run, run->tags, txn, FAULT_TAGS, 35, 20, 8000);
+    if (status == OMENDB_OK)
+        return fault_commit(run, omendb_txn_commit(txn));
+    omendb_txn_rollback(txn);
+    return status;
+}
+
+static inline int fault_act_checkpoint(struct fault_run *run)
+{
+    int status = fault_act_add(run);
+    if (status == OMENDB_OK)
+        status = omendb_checkpoint(run->db);
+    return status;
+}
+
+static inline int fault_act_checkpoint_of_deletes(struct fault_run *run)
+{
+    int status = fault_commit(run, omendb_delete(run->docs, NULL, 44));
+    if (status == OMENDB_OK)
+        status = omendb_checkpoint(run->db);
+    return status;
+}
+
+static inline int fault_act_optimize(struct fault_run *run)
+{
+    return omendb_optimize(run->db, NULL, NULL);
+}
+
+static inline int fault_act_work(struct fault_run *run)
+{
+    int status = fault_act_put_batch(run);
+    if (status == OMENDB_OK)
+        status = omendb_work(run->db, UINT64_MAX, NULL);
+    return status;
+}
+
+static inline int fault_act_backup(struct fault_run *run)
+{
+    int status = fault_act_add(run);
+    if (status == OMENDB_OK)
+        status = omendb_backup(run->db, "/backup");
+    run->backed_up = status == OMENDB_OK;
+    return status;
+}
+
+static inline int fault_act_close(struct fault_run *run)
+{
+    const int status = fault_act_put_batch(run);
+    return status == OMENDB_OK ? fault_close(run) : status;
+}
+
+/* Commits until the log has been rotated by its limit more than once. */
+static inline int fault_act_fill_the_log(struct fault_run *run)
+{
+    int status = OMENDB_OK;
+    for (uint64_t i = 0; i < 12 && status == OMENDB_OK; i++)
+        status = fault_commit(
+            run, fault_put_many(run, run->docs, NULL, FAULT_DOCS, i * 20, 250, 9000 + i * 300));
+    return status;
+}
+
+static inline int fault_act_read(struct fault_run *run)
+{
+    float vector[FAULT_DOCS];
+    uint64_t digest = 0;
+    int status = omendb_get(run->docs, NULL, 3, OMENDB_F32, vector);
+    if (status == OMENDB_OK)
+        status = support_digest(run->db, NULL, &digest);
+    return status;
+}
+
+static inline int fault_act_search(struct fault_run *run)
+{
+    float vectors[4 * FAULT_DOCS];
+    omendb_query query = OMENDB_QUERY_INIT;
+    uint64_t ids[40];
+    float distances[40];
+    size_t count = 0, counts[4];
+    for (uint64_t i = 0; i < 4; i++)
+        support_vector(i + 50, FAULT_DOCS, vectors + i * FAULT_DOCS);
+    query.vector = vectors;
+    int status = omendb_search(run->docs, NULL, &query, ids, distances, &count);
+    query.exact = 1;
+    if (status == OMENDB_OK)
+        status = omendb_search(run->docs, NULL, &query, ids, distances, &count);
+    query.exact = 0;
+    query.vector = NULL;
+    query.id = 3;
+    if (status == OMENDB_OK)
+        status = omendb_search(run->docs, NULL, &query, ids, distances, &count);
+    if (status == OMENDB_OK)
+        status = omendb_search_batch(run->docs, NULL, &query, vectors, 4, ids, distances, counts);
+    return status;
+}
+
+static inline int fault_act_check(struct fault_run *run)
+{
+    return omendb_check(run->db, NULL, NULL, NULL);
+}
+
+/* A snapshot that is older than a checkpoint and a merge. */
+static inline int fault_act_snapshot(struct fault_run *run)
+{
+    omendb_txn *txn = NULL;
+    uint64_t digest = 0;
+    int status = omendb_txn_begin(run->db, OMENDB_READ_ONLY, &txn);
+    if (status == OMENDB_OK)
+        status = fault_act_put_over_sealed(run);
+    if (status == OMENDB_OK)
+        status = omendb_checkpoint(run->db);
+    if (status == OMENDB_OK)
+        status = omendb_optimize(run->db, NULL, NULL);
+    if (status == OMENDB_OK)
+        status = support_digest(run->db, txn, &digest);
+    if (status == OMENDB_OK && !run->reference && digest != run->states[0])
+        status = OMENDB_MISUSE;
+    omendb_txn_rollback(txn);
+    return status;
+}
+
+static inline int fault_act_create_database(struct fault_run *run)
+{
+    omendb *db = NULL;
+    const int status = fault_open_path(run, "/new", 0, &db);
+    const int closed = omendb_close(db);
+    return status != OMENDB_OK ? status : closed;
+}
+
+static inline int fault_act_read_only(struct fault_run *run)
+{
+    omendb *db = NULL;
+    uint64_t digest = 0;
+    int status = fault_close(run);
+    if (status == OMENDB_OK)
+        status = fault_open_path(run, "/db", 1, &db);
+    if (status == OMENDB_OK)
+        status = support_digest(db, NULL, &digest);
+    if (status == OMENDB_OK)
+        status = omendb_refresh(db);
+    const int closed = omendb_close(db);
+    return status != OMENDB_OK ? status : closed;
+}
+
+struct fault_scenario {
+    const char *name;
+    int died;          /* the disk to start from has a log */
+    int opening_fails; /* the faults begin before opening */
+    int (*act)(struct fault_run *run);
+};
+
+static const struct fault_scenario fault_scenarios[] = {
+    {"create a database", 0, 0, fault_act_create_database},
+    {"open after a clean close", 0, 1, fault_act_nothing},
+    {"open after a death", 1, 1, fault_act_nothing},
+    {"open after a death and read", 1, 1, fault_act_read},
+    {"open after a death and add", 1, 1, fault_act_add},
+    {"open read-only", 1, 0, fault_act_read_only},
+    {"add", 0, 0, fault_act_add},
+    {"add a batch", 0, 0, fault_act_add_batch},
+    {"put over a sealed row", 0, 0, fault_act_put_over_sealed},
+    {"put a batch", 0, 0, fault_act_put_batch},
+    {"delete", 1, 0, fault_act_delete},
+    {"delete a batch", 1, 0, fault_act_delete_batch},
+    {"create a collection", 0, 0, fault_act_create},
+    {"drop a collection", 0, 0, fault_act_drop},
+    {"commit a transaction", 0, 0, fault_act_transaction},
+    {"checkpoint", 1, 0, fault_act_checkpoint},
+    {"checkpoint of deletes only", 0, 0, fault_act_checkpoint_of_deletes},
+    {"optimize", 1, 0, fault_act_optimize},
+    {"background work", 0, 0, fault_act_work},
+    {"backup", 1, 0, fault_act_backup},
+    {"close with changes", 0, 0, fault_act_close},
+    {"fill the log", 0, 0, fault_act_fill_the_log},
+    {"read everything", 0, 0, fault_act_read},
+    {"search", 1, 0, fault_act_search},
+    {"check", 1, 0, fault_act_check},
+    {"snapshot over a merge", 0, 0, fault_act_snapshot}};
+
+#define FAULT_SCENARIOS (sizeof fault_scenarios / sizeof fault_scenarios[0])
+
+/* Opens and acts as the scenario says; `arm` is called where its faults begin. */
+static inline int fault_play(struct fault_run *run, const struct fault_scenario *scenario,
+                             void (*arm)(struct fault_run *run))
+{
+    if (scenario->opening_fails)
+        arm(run);
+    const int status = fault_open(run);
+    if (status != OMENDB_OK)
+        return status;
+    if (run->reference) {
+        const int read = support_digest(run->db, NULL, &run->states[0]);
+        if (read != OMENDB_OK)
+            return read;
+    }
+    if (!scenario->opening_fails)
+        arm(run);
+    return scenario->act(run);
+}
+
+/* 1 when `digest` is a state that a database may have after the run; `failed`: result of the run. */
+static inline int fault_state_is_legal(const struct fault_run *run, int failed, uint64_t digest)
+{
+    const int nothing_was_done = failed == OMENDB_OK || failed == OMENDB_NOMEM ||
+                                 failed == OMENDB_FULL || failed == OMENDB_BUSY ||
+                                 failed == OMENDB_POISONED;
+    if (digest == run->states[run->acknowledged])
+        return 1;
+    return !nothing_was_done && run->committing && digest == run->states[run->acknowledged + 1];
+}
+
+#endif

@@ -1,0 +1,590 @@
+/* test_manifest.c: the root: what is published is read back, or the former one is; damage and
+ * nonsense are refused. */
+#include "omendb.c"
+
+#include "test.h"
+#include "storage_fixture.h"
+
+#define COLLECTIONS 3
+
+/* A manifest whose parts the tests may change, on no heap. */
+struct sample {
+    struct manifest manifest;
+    struct manifest_file files[4];
+    struct manifest_collection collections[COLLECTIONS];
+    struct manifest_segment segments[COLLECTIONS][2];
+};
+
+static void sample_make(struct sample *sample, uint64_t number)
+{
+    static const char *const names[COLLECTIONS] = {"a", "docs", "docs of \xc3\xa9"};
+    static const struct manifest_file files[4] = {{9, 40000, 11, STORAGE_SEGMENT},
+                                                  {3, 50000, 12, STORAGE_OVERLAY},
+                                                  {4, 60000, 13, STORAGE_SEGMENT},
+                                                  {8, 70000, 14, STORAGE_SEGMENT}};
+    memset(sample, 0, sizeof *sample);
+    memcpy(sample->files, files, sizeof files);
+    sample->manifest = (struct manifest){.number = number,
+                                         .commit = 1000 + number,
+                                         .wal_number = 2,
+                                         .next_file = 10,
+                                         .next_collection = 77,
+                                         .file_count = 4,
+                                         .collection_count = COLLECTIONS,
+                                         .files = sample->files,
+                                         .collections = sample->collections};
+    for (uint32_t i = 0; i < COLLECTIONS; i++) {
+        struct manifest_collection *collection = &sample->collections[i];
+        const omendb_schema schema = {
+            sizeof schema, 128 + i, OMENDB_COSINE, OMENDB_I8, 0.5f, 16, 200, 64, 5};
+        collection->id = 76 - i;
+        collection->next_id = UINT64_MAX - i;
+        collection->schema = schema;
+        snprintf(collection->name, sizeof collection->name, "%s", names[i]);
+        collection->segments = sample->segments[i];
+        collection->segment_count = i == 1 ? 0 : 2;
+        sample->segments[i][0] = (struct manifest_segment){4, i, 6 + i, 3};
+        sample->segments[i][1] = (struct manifest_segment){9, i, 0, 0};
+    }
+}
+
+/* Whether it holds what sample_make gave, files in order. */
+static int sample_equals(const struct manifest *manifest, uint64_t number)
+{
+    static const uint64_t order[4] = {3, 4, 8, 9};
+    struct sample sample;
+    sample_make(&sample, number);
+    int equal = manifest->number == number && manifest->commit == 1000 + number &&
+                manifest->wal_number == 2 && manifest->next_file == 10 &&
+                manifest->next_collection == 77 && manifest->file_count == 4 &&
+                manifest->collection_count == COLLECTIONS && manifest->read_only_features == 0;
+    for (uint32_t i = 0; equal && i < 4; i++)
+        equal = manifest->files[i].number == order[i];
+    equal = equal && manifest->files[0].size == 50000 && manifest->files[0].footer_crc == 12 &&
+            manifest->files[0].kind == STORAGE_OVERLAY &&
+            manifest->files[3].kind == STORAGE_SEGMENT;
+    for (uint32_t i = 0; equal && i < COLLECTIONS; i++) {
+        const struct manifest_collection *left = &manifest->collections[i],
+                                         *right = &sample.collections[i];
+        equal = left->id == right->id && left->next_id == right->next_id &&
+                strcmp(left->name, right->name) == 0 &&
+                memcmp(&left->schema, &right->schema, sizeof left->schema) == 0 &&
+                left->segment_count == right->segment_count &&
+                memcmp(left->segments, right->segments,
+                       left->segment_count * sizeof *left->segments) == 0;
+    }
+    return equal;
+}
+
+static int sample_write(uint64_t number)
+{
+    struct sample sample;
+    sample_make(&sample, number);
+    return manifest_write(&fixture.storage, &sample.manifest);
+}
+
+/* The code of reading, or OMENDB_MISUSE when what was read is not the sample of this number. */
+static int sample_read(uint64_t number)
+{
+    struct manifest manifest;
+    const int code = manifest_read(&fixture.storage, &manifest);
+    const int equal = code != OMENDB_OK || sample_equals(&manifest, number);
+    manifest_destroy(&fixture.memory, &manifest);
+    return equal ? code : OMENDB_MISUSE;
+}
+
+/* ---------------------------------------------------------------------------------------------------
+ * writing and reading */
+
+TEST(manifest_gives_back_what_was_published)
+{
+    uint64_t number = 0;
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(sample_read(1), OMENDB_NOTFOUND);
+    CHECK_EQ_INT(manifest_current(&fixture.storage, &number), OMENDB_NOTFOUND);
+    CHECK_EQ_INT(sample_write(5), OMENDB_OK);
+    CHECK_EQ_INT(sample_read(5), OMENDB_OK);
+    CHECK_EQ_INT(sample_write(6), OMENDB_OK);
+    CHECK_EQ_INT(sample_read(6), OMENDB_OK);
+    CHECK_EQ_INT(manifest_current(&fixture.storage, &number), OMENDB_OK);
+    CHECK_EQ_INT(number, 6);
+    CHECK(fixture_exists("MANIFEST-5") && !fixture_exists("CURRENT.tmp"));
+    CHECK_EQ_INT(sample_write(5), OMENDB_EXISTS);
+    CHECK(fixture_exists("MANIFEST-5"));
+    CHECK_EQ_INT(sample_read(6), OMENDB_OK);
+    fixture_end();
+}
+
+TEST(manifest_may_be_empty)
+{
+    struct manifest manifest = {.number = 1, .next_file = 1};
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(manifest_write(&fixture.storage, &manifest), OMENDB_OK);
+    CHECK_EQ_INT(manifest_read(&fixture.storage, &manifest), OMENDB_OK);
+    CHECK(manifest.file_count == 0 && manifest.collection_count == 0 && manifest.number == 1);
+    manifest_destroy(&fixture.memory, &manifest);
+    manifest_destroy(&fixture.memory, &manifest);
+    fixture_end();
+}
+
+TEST(manifest_syncs_both_files_and_the_directory_twice)
+{
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(sample_write(5), OMENDB_OK);
+    CHECK_EQ_INT(fixture.storage.syncs, 4);
+    fixture.storage.sync = OMENDB_SYNC_OFF;
+    fixture_fail(FIXTURE_SYNC | FIXTURE_SYNC_DIRECTORY, 0, 1, OMENDB_IOERR);
+    CHECK_EQ_INT(sample_write(6), OMENDB_OK);
+    CHECK(fixture.storage.syncs == 4 && fixture.calls == 0);
+    CHECK_EQ_INT(sample_read(6), OMENDB_OK);
+    fixture_end();
+}
+
+/* Enough collections that names of all lengths occur. */
+TEST(manifest_holds_many_collections)
+{
+    struct manifest manifest = {
+        .number = 1, .next_file = 1, .next_collection = 2000, .collection_count = 255};
+    fixture_begin(OMENDB_IO_MAP);
+    manifest.collections = calloc(255, sizeof *manifest.collections);
+    for (uint32_t i = 0; i < 255; i++) {
+        memset(manifest.collections[i].name, 'x', i + 1);
+        manifest.collections[i].id = i;
+        manifest.collections[i].schema =
+            (omendb_schema){sizeof(omendb_schema), 1, OMENDB_HAMMING, OMENDB_B1, 0, 2, 8, 1, 0};
+    }
+    CHECK_EQ_INT(manifest_write(&fixture.storage, &manifest), OMENDB_OK);
+    free(manifest.collections);
+    CHECK_EQ_INT(manifest_read(&fixture.storage, &manifest), OMENDB_OK);
+    CHECK_EQ_INT(manifest.collection_count, 255);
+    for (uint32_t i = 0; i < 255; i++)
+        CHECK(strlen(manifest.collections[i].name) == i + 1 && manifest.collections[i].id == i);
+    manifest_destroy(&fixture.memory, &manifest);
+    fixture_end();
+}
+
+/* ---------------------------------------------------------------------------------------------------
+ * damage */
+
+TEST(manifest_flip_of_any_byte_is_refused)
+{
+    static const char *const names[2] = {"MANIFEST-5", "CURRENT"};
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(sample_write(5), OMENDB_OK);
+    for (int i = 0; i < 2; i++) {
+        for (uint64_t offset = 0; offset < fixture_file_size(names[i]); offset++) {
+            for (unsigned mask = 1; mask < 256; mask *= 2) {
+                fixture_flip(names[i], offset, (uint8_t)mask);
+                const int code = sample_read(5);
+                CHECK(code == OMENDB_CORRUPT || (code == OMENDB_FORMAT && offset < 8 && i == 0));
+                CHECK_EQ_INT(fixture_held(), 0);
+                fixture_flip(names[i], offset, (uint8_t)mask);
+            }
+        }
+    }
+    CHECK_EQ_INT(sample_read(5), OMENDB_OK);
+    fixture_end();
+}
+
+TEST(manifest_cut_at_any_length_is_refused)
+{
+    static const char *const names[2] = {"MANIFEST-5", "CURRENT"};
+    uint8_t bytes[4096];
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(sample_write(5), OMENDB_OK);
+    for (int i = 0; i < 2; i++) {
+        const uint64_t size = fixture_file_size(names[i]);
+        CHECK(size < sizeof bytes);
+        fixture_file_read(names[i], 0, bytes, (size_t)size);
+        for (uint64_t length = 0; length < size; length++) {
+            fixture_file_truncate(names[i], length);
+            CHECK_EQ_INT(sample_read(5), OMENDB_CORRUPT);
+            fixture_file_make(names[i], bytes, (size_t)size);
+        }
+        fixture_file_write(names[i], size, "\n", 1);
+        CHECK_EQ_INT(sample_read(5), OMENDB_CORRUPT);
+        fixture_file_make(names[i], bytes, (size_t)size);
+    }
+    fixture_end();
+}
+
+TEST(manifest_that_is_missing_or_another_is_refused)
+{
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(sample_write(5), OMENDB_OK);
+    CHECK_EQ_INT(sample_write(6), OMENDB_OK);
+    fixture.inner.unlink(fixture.inner.context, fixture.storage.directory, "MANIFEST-6");
+    CHECK_EQ_INT(sample_read(6), OMENDB_CORRUPT);
+    CHECK(strstr(error_text(), "MANIFEST-6") != NULL);
+    fixture.inner.rename(fixture.inner.context, fixture.storage.directory, "MANIFEST-5",
+                         "MANIFEST-6");
+    CHECK_EQ_INT(sample_read(6), OMENDB_CORRUPT);
+    fixture_file_make("CURRENT", "LOCK\n00000000\n", 14);
+    CHECK_EQ_INT(sample_read(6), OMENDB_CORRUPT);
+    fixture_end();
+}
+
+static void publish_another(void)
+{
+    fixture.inner.unlink(fixture.inner.context, fixture.storage.directory, "MANIFEST-5");
+    sample_write(6);
+}
+
+/* The writer of another process replaces the root between the two reads. */
+TEST(manifest_that_was_replaced_meanwhile_is_read_anew)
+{
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(sample_write(5), OMENDB_OK);
+    fixture.before_read = NULL;
+    void *handle = fixture_handle("CURRENT"); /* keeps the old text readable */
+    fixture.before_read = publish_another;
+    CHECK_EQ_INT(sample_read(6), OMENDB_OK);
+    fixture.inner.close(fixture.inner.context, handle);
+    fixture_end();
+}
+
+/* Changes bytes and signs anew, so that only the bounds stand between the numbers and memory. */
+static void sign(uint8_t *bytes, size_t size)
+{
+    format_put32(bytes + FORMAT_MANIFEST_CRC, checksum_crc32c(0, bytes + 64, size - 64));
+    storage_header_end(bytes);
+    fixture_file_make("MANIFEST-5", bytes, size);
+}
+
+TEST(manifest_mutated_and_signed_is_bounded)
+{
+    uint64_t state = 1;
+    int read = 0, refused = 0;
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(sample_write(5), OMENDB_OK);
+    const size_t size = (size_t)fixture_file_size("MANIFEST-5");
+    uint8_t *bytes = malloc(size), *mutated = malloc(size);
+    fixture_file_read("MANIFEST-5", 0, bytes, size);
+    for (int round = 0; round < 50000; round++) {
+        static const uint64_t values[] = {0,   1,          2,          3,         255,
+                                          256, UINT32_MAX, UINT64_MAX, INT64_MAX, 65536};
+        struct manifest manifest;
+        memcpy(mutated, bytes, size);
+        for (uint64_t i = fixture_random(&state) % 3; i < 3; i++) {
+            const size_t at = 64 + fixture_random(&state) % (size - 64 - 8);
+            if (fixture_random(&state) % 2)
+                format_put64(mutated + at / 8 * 8, values[fixture_random(&state) % 10]);
+            else
+                format_put32(mutated + at / 4 * 4, (uint32_t)values[fixture_random(&state) % 10]);
+        }
+        sign(mutated, size);
+        const int code = manifest_read(&fixture.storage, &manifest);
+        CHECK(code == OMENDB_OK || code == OMENDB_CORRUPT);
+        read += code == OMENDB_OK;
+        refused += code != OMENDB_OK;
+        manifest_destroy(&fixture.memory, &manifest);
+        CHECK_EQ_INT(fixture_held(), 0);
+    }
+    CHECK(read > 100 && refused > 100);
+    free(bytes);
+    free(mutated);
+    fixture_end();
+}
+
+TEST(manifest_of_a_later_format_is_refused)
+{
+    struct manifest manifest;
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(sample_write(5), OMENDB_OK);
+    const size_t size = (size_t)fixture_file_size("MANIFEST-5");
+    uint8_t *bytes = malloc(size);
+    fixture_file_read("MANIFEST-5", 0, bytes, size);
+    format_put32(bytes + FORMAT_HEADER_VERSION, 2);
+    sign(bytes, size);
+    CHECK_EQ_INT(sample_read(5), OMENDB_FORMAT);
+    format_put32(bytes + FORMAT_HEADER_VERSION, 1);
+    format_put32(bytes + FORMAT_HEADER_REFUSE, 1);
+    sign(bytes, size);
+    CHECK_EQ_INT(sample_read(5), OMENDB_FORMAT);
+    format_put32(bytes + FORMAT_HEADER_REFUSE, 0);
+    format_put32(bytes + FORMAT_HEADER_IGNORE, 1);
+    format_put32(bytes + FORMAT_HEADER_READ_ONLY, 8);
+    sign(bytes, size);
+    CHECK_EQ_INT(manifest_read(&fixture.storage, &manifest), OMENDB_OK);
+    CHECK_EQ_INT(manifest.read_only_features, 8);
+    manifest_destroy(&fixture.memory, &manifest);
+    free(bytes);
+    fixture_end();
+}
+
+/* ---------------------------------------------------------------------------------------------------
+ * what must not be written */
+
+static void spoil(struct sample *sample, int how)
+{
+    struct manifest_collection *collections = sample->collections;
+    switch (how) {
+    case 0:
+        memset(collections[1].name, 0, sizeof collections[1].name);
+        break;
+    case 1:
+        collections[1].name[0] = 'a' - 1;
+        break; /* out of order */
+    case 2:
+        snprintf(collections[1].name, sizeof collections[1].name, "a");
+        break;
+    case 3:
+        collections[1].name[1] = '\n';
+        break;
+    case 4:
+        memset(collections[2].name, 'x', sizeof collections[2].name);
+        break;
+    case 5:
+        collections[0].id = 77;
+        break;
+    case 6:
+        collections[0].id = collections[2].id;
+        break;
+    case 7:
+        sample->files[1].number = 9;
+        break;
+    case 8:
+        sample->files[1].number = 10;
+        break;
+    case 9:
+        sample->files[1].kind = STORAGE_WAL;
+        break;
+    case 10:
+        sample->files[1].kind = STORAGE_SEGMENT;
+        break; /* but is used as an overlay */
+    case 11:
+        sample->segments[0][0].file = 3;
+        break;
+    case 12:
+        sample->segments[0][0].file = 7;
+        break;
+    case 13:
+        sample->segments[0][0].overlay_file = 4;
+        break;
+    case 14:
+        sample->segments[0][1].part = 2;
+        break; /* of collection 2 */
+    case 15:
+        sample->segments[0][0].overlay_part = 8;
+        break;
+    case 16:
+        sample->manifest.wal_number = 10;
+        break;
+    case 17:
+        collections[0].schema.dim = 0;
+        break;
+    case 18:
+        collections[0].schema.dim = 65536;
+        break;
+    case 19:
+        collections[0].schema.metric = 4;
+        break;
+    case 20:
+        collections[0].schema.metric = OMENDB_HAMMING;
+        break;
+    case 21:
+        collections[0].schema.scalar = OMENDB_B1;
+        break;
+    case 22:
+        collections[0].schema.scalar = 6;
+        break;
+    case 23:
+        collections[0].schema.scale = -1;
+        break;
+    case 24:
+        collections[0].schema.scale = INFINITY;
+        break;
+    case 25:
+        collections[0].schema.scale = NAN;
+        break;
+    case 26:
+        collections[0].schema.M = 1;
+        break;
+    case 27:
+        collections[0].schema.M = 257;
+        break;
+    case 28:
+        collections[0].schema.ef_construction = 7;
+        break;
+    case 29:
+        collections[0].schema.ef_construction = 10001;
+        break;
+    case 30:
+        collections[0].schema.ef = 0;
+        break;
+    default:
+        collections[0].schema.ef = 100001;
+        break;
+    }
+}
+
+TEST(manifest_that_would_be_refused_is_not_written)
+{
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(sample_write(5), OMENDB_OK);
+    for (int how = 0; how < 32; how++) {
+        struct sample sample;
+        sample_make(&sample, 6);
+        spoil(&sample, how);
+        const int code = manifest_write(&fixture.storage, &sample.manifest);
+        if (code != OMENDB_MISUSE)
+            fprintf(stderr, "spoiled in way %d\n", how);
+        CHECK_EQ_INT(code, OMENDB_MISUSE);
+        CHECK(!fixture_exists("MANIFEST-6"));
+        CHECK_EQ_INT(sample_read(5), OMENDB_OK);
+    }
+    fixture_end();
+}
+
+/* ---------------------------------------------------------------------------------------------------
+ * failures */
+
+/* After any failing call the old root or the new one is there, and which one when the code says so.
+ */
+TEST(manifest_survives_every_failing_call)
+{
+    for (int for_ever = 0; for_ever < 2; for_ever++) {
+        int poisoned = 0, failed = 0;
+        for (int after = 0;; after++) {
+            fixture_begin(OMENDB_IO_MAP);
+            CHECK_EQ_INT(sample_write(5), OMENDB_OK);
+            fixture_fail(FIXTURE_ALL, after, for_ever, OMENDB_IOERR);
+            const int code = sample_write(6), calls = fixture.calls;
+            fixture_heal();
+            if (calls <= after) {
+                CHECK_EQ_INT(code, OMENDB_OK);
+                fixture_end();
+                break;
+            }
+            CHECK(code == OMENDB_IOERR || code == OMENDB_POISONED);
+            poisoned += code == OMENDB_POISONED;
+            failed++;
+            CHECK(sample_read(5) == OMENDB_OK ||
+                  (code == OMENDB_POISONED && sample_read(6) == OMENDB_OK));
+            if (code == OMENDB_IOERR &&
+                !for_ever) /* the next attempt may use the number again, or another */
+                CHECK(!fixture_exists("MANIFEST-6"));
+            CHECK_EQ_INT(sample_write(7), OMENDB_OK);
+            CHECK_EQ_INT(sample_read(7), OMENDB_OK);
+            fixture_end();
+        }
+        CHECK_EQ_INT(failed, 12);  /* an unlink, 4 calls for each file, a sync, a rename, a sync, */
+        CHECK_EQ_INT(poisoned, 2); /* of which the last two leave it open which root there is */
+    }
+}
+
+TEST(manifest_full_disk_keeps_the_former_one)
+{
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(sample_write(5), OMENDB_OK);
+    for (int after = 0; after < 3; after++) {
+        fixture_fail(FIXTURE_WRITE | FIXTURE_RENAME, after, 1, OMENDB_FULL);
+        CHECK_EQ_INT(sample_write(6), OMENDB_FULL);
+        fixture_heal();
+        CHECK(!fixture_exists("MANIFEST-6") && !fixture_exists("CURRENT.tmp"));
+        CHECK_EQ_INT(sample_read(5), OMENDB_OK);
+    }
+    fixture_end();
+}
+
+TEST(manifest_survives_every_failing_allocation)
+{
+    int after = 0, code = OMENDB_NOMEM;
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(sample_write(5), OMENDB_OK);
+    for (; code != OMENDB_OK; after++) {
+        fixture.allocations_left = after;
+        code = sample_read(5);
+        CHECK(code == OMENDB_OK || code == OMENDB_NOMEM);
+        CHECK_EQ_INT(fixture_held(), 0);
+    }
+    CHECK(after > 6);
+    for (code = OMENDB_NOMEM, after = 0; code != OMENDB_OK; after++) {
+        fixture.allocations_left = after;
+        code = sample_write(6);
+        CHECK(code == OMENDB_OK || code == OMENDB_NOMEM);
+        CHECK_EQ_INT(fixture_held(), 0);
+    }
+    CHECK(after > 3);
+    fixture_heal();
+    CHECK_EQ_INT(sample_read(6), OMENDB_OK);
+    fixture_end();
+}
+
+TEST(manifest_reading_survives_every_failing_call)
+{
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(sample_write(5), OMENDB_OK);
+    for (int after = 0;; after++) {
+        fixture_fail(FIXTURE_ALL, after, 0, OMENDB_IOERR);
+        const int code = sample_read(5);
+        CHECK_EQ_INT(fixture_held(), 0);
+        if (fixture.calls <= after)
+            break;
+        CHECK(code == OMENDB_IOERR ||
+              code == OMENDB_OK); /* a failing close after reading does not matter */
+    }
+    fixture_end();
+}
+
+TEST(storage_names_are_read_strictly)
+{
+    static const char *const wrong[] = {
+        "wal-", "wal-01", "wal-+1",     "wal-1 ", "wal-18446744073709551616",
+        "seg",  "LOCK",   "manifest-1", ""};
+    char name[STORAGE_NAME_BYTES];
+    enum storage_kind kind;
+    uint64_t number;
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        CHECK(!storage_parse_name(wrong[i], &kind, &number));
+    for (int i = STORAGE_WAL; i <= STORAGE_MANIFEST; i++) {
+        storage_name((enum storage_kind)i, UINT64_MAX, name);
+        CHECK(storage_parse_name(name, &kind, &number) && (int)kind == i && number == UINT64_MAX);
+    }
+    CHECK_EQ_STR(name, "MANIFEST-18446744073709551615");
+    CHECK(storage_parse_name("ovl-0", &kind, &number) && kind == STORAGE_OVERLAY && number == 0);
+}
+
+/* Made by hand from the text of format.h. */
+TEST(manifest_bytes_are_as_documented)
+{
+    uint8_t bytes[512];
+    char text[32];
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(sample_write(5), OMENDB_OK);
+    const size_t size = (size_t)fixture_file_size("MANIFEST-5");
+    CHECK_EQ_INT(size, 104 + 4 * 24 + 3 * 72 + (8 + 8 + 16) + 4 * 24);
+    CHECK(size > sizeof bytes - 1);
+    fixture_file_read("MANIFEST-5", 0, bytes, sizeof bytes);
+    CHECK(memcmp(bytes, "OMENDBMF\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24) == 0);
+    CHECK(format_get64(bytes + 24) == size && format_get64(bytes + 32) == 5);
+    CHECK(
+        memcmp(
+            bytes + 64,
+            "\355\3\0\0\0\0\0\0\2\0\0\0\0\0\0\0\12\0\0\0\0\0\0\0\115\0\0\0\0\0\0\0\4\0\0\0\3\0\0\0",
+            40) == 0);
+    CHECK(memcmp(bytes + 104, "\3\0\0\0\0\0\0\0\120\303\0\0\0\0\0\0\14\0\0\0\2\0\0\0", 24) == 0);
+    CHECK(
+        memcmp(
+            bytes + 200,
+            "\114\0\0\0\0\0\0\0\377\377\377\377\377\377\377\377\5\0\0\0\0\0\0\0\200\0\0\0\1\0\0\0\3"
+            "\0\0\0\0\0\0\77"
+            "\20\0\0\0\310\0\0\0\100\0\0\0\1\0\0\0\2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0a\0\0\0\0\0\0\0",
+            80) == 0);
+    CHECK(memcmp(bytes + 280, "\4\0\0\0\0\0\0\0\0\0\0\0\6\0\0\0\3\0\0\0\0\0\0\0", 24) == 0);
+    memset(text, 0, sizeof text);
+    fixture_file_read("CURRENT", 0, text, (size_t)fixture_file_size("CURRENT"));
+    CHECK(strncmp(text, "MANIFEST-5\n", 11) == 0 && strlen(text) == 11 + 9 && text[19] == '\n');
+    CHECK_EQ_INT(strtoul(text + 11, NULL, 16), checksum_crc32c(0, "MANIFEST-5\n", 11));
+    fixture_end();
+}
+
+TEST_MAIN(manifest_gives_back_what_was_published, manifest_may_be_empty,
+          manifest_syncs_both_files_and_the_directory_twice, manifest_holds_many_collections,
+          manifest_flip_of_any_byte_is_refused, manifest_cut_at_any_length_is_refused,
+          manifest_that_is_missing_or_another_is_refused,
+          manifest_that_was_replaced_meanwhile_is_read_anew, manifest_mutated_and_signed_is_bounded,
+          manifest_of_a_later_format_is_refused, manifest_that_would_be_refused_is_not_written,
+          manifest_survives_every_failing_call, manifest_full_disk_keeps_the_former_one,
+          manifest_survives_every_failing_allocation, manifest_reading_survives_every_failing_call,
+          storage_names_are_read_strictly, manifest_bytes_are_as_documented)
