@@ -24,7 +24,7 @@
  *     segment.c wal.c manifest.c memtable.c version.c txn.c commit.c checkpoint.c
  *     compact.c recover.c work.c search.c rows.c backup.c check.c database.c records.c
  *     api.c
- * SHA-256 of the inputs: fadda4cb6cddac78bbed668685819c4db00304de229fbc53ca4465402e1599f2
+ * SHA-256 of the inputs: de158fc3a6743bc96628f499f3edcde31780fd2c60fd210f83eedaca0a55a1a3
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -59,8 +59,8 @@
  * error.h
  * ============================================================================================== */
 
-/* error.h: the thread's last error. A function that fails sets the sentence where the facts are known and returns the code;
- * callers above pass the code on without touching the sentence. */
+/* error.h: the thread's last error. A function that fails sets the sentence where the facts are
+ * known and returns the code; callers above pass the code on without touching the sentence. */
 #ifndef OMENDB_ERROR_H
 #define OMENDB_ERROR_H
 
@@ -70,9 +70,10 @@
 
 /* internal.h: the linkage and the few helpers that every module shares.
  *
- * Invariant: under the amalgamation every function that is not public is `static`, so that a program that
- * links omendb.c sees only omendb_* symbols. Modules that are compiled alone (none is, in the product)
- * would need external linkage instead; the macro keeps that possible without editing a declaration. */
+ * Invariant: under the amalgamation every function that is not public is `static`, so that a
+ * program that links omendb.c sees only omendb_* symbols. Modules that are compiled alone (none is,
+ * in the product) would need external linkage instead; the macro keeps that possible without
+ * editing a declaration. */
 #ifndef OMENDB_INTERNAL_H
 #define OMENDB_INTERNAL_H
 
@@ -80,12 +81,12 @@
 #include <stdint.h>
 
 #if defined(__GNUC__) || defined(__clang__)
-#define OMENDB_INTERNAL  static __attribute__((unused))
-#define OMENDB_LIKELY(x) __builtin_expect(!!(x), 1)
+#define OMENDB_INTERNAL    static __attribute__((unused))
+#define OMENDB_LIKELY(x)   __builtin_expect(!!(x), 1)
 #define OMENDB_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #else
-#define OMENDB_INTERNAL static
-#define OMENDB_LIKELY(x) (x)
+#define OMENDB_INTERNAL    static
+#define OMENDB_LIKELY(x)   (x)
 #define OMENDB_UNLIKELY(x) (x)
 #endif
 
@@ -110,12 +111,14 @@
 OMENDB_INTERNAL int error_set(int code, const char *format, ...) OMENDB_PRINTF(2, 3);
 
 /* As error_set, with ": <reason of errno>" added when `system_error` is not 0. */
-OMENDB_INTERNAL int error_set_system(int code, int system_error, const char *format, ...) OMENDB_PRINTF(3, 4);
+OMENDB_INTERNAL int error_set_system(int code, int system_error, const char *format, ...)
+    OMENDB_PRINTF(3, 4);
 
 /* The sentence of this thread. */
 OMENDB_INTERNAL const char *error_text(void);
 
-/* Puts a sentence that another thread got (a group's leader, a background step) in this thread's place; returns `code`. */
+/* Puts a sentence that another thread got (a group's leader, a background step) in this thread's
+ * place; returns `code`. */
 OMENDB_INTERNAL int error_adopt(int code, const char *text);
 
 #endif
@@ -248,13 +251,14 @@ OMENDB_API const char *omendb_strerror(int code)
 
 /* checksum.c: CRC32C, reflected polynomial 0x82F63B78.
  *
- * Four ways to the same value. The CRC instruction of SSE4.2 takes 8 bytes in 3 cycles but can start
- * in each cycle, so three runs of a chunk go side by side and are joined by carry-less products
- * (Gopal et al., "Fast CRC Computation for iSCSI Polynomial Using CRC32 Instruction", Intel 2011):
- * 23 GB/s instead of 6 over blocks of 16 KiB, on one core of a Zen 3. A processor without that
- * product, and what is left over of a chunk, take one run. ARMv8 has the same instruction; a table of
- * 256 entries (0.4 GB/s) serves the few processors without either. The choice is made at the first
- * call and published as one function pointer; threads that race choose the same.
+ * Four ways to the same value. The CRC instruction of SSE4.2 takes 8 bytes in 3 cycles but can
+ * start in each cycle, so three runs of a chunk go side by side and are joined by carry-less
+ * products (Gopal et al., "Fast CRC Computation for iSCSI Polynomial Using CRC32 Instruction",
+ * Intel 2011): 23 GB/s instead of 6 over blocks of 16 KiB, on one core of a Zen 3. A processor
+ * without that product, and what is left over of a chunk, take one run. ARMv8 has the same
+ * instruction; a table of 256 entries (0.4 GB/s) serves the few processors without either. The
+ * choice is made at the first call and published as one function pointer; threads that race choose
+ * the same.
  *
  * Invariant: checksum_crc32c(checksum_crc32c(0, A), B) equals the checksum of A followed by B; the
  * inversion before and after is inside the call.
@@ -268,7 +272,8 @@ OMENDB_API const char *omendb_strerror(int code)
  * checksum.h
  * ============================================================================================== */
 
-/* checksum.h: CRC32C (Castagnoli, RFC 3720 appendix B.4), by SSE4.2 or ARMv8 CRC instructions where there are some. */
+/* checksum.h: CRC32C (Castagnoli, RFC 3720 appendix B.4), by SSE4.2 or ARMv8 CRC instructions where
+ * there are some. */
 #ifndef OMENDB_CHECKSUM_H
 #define OMENDB_CHECKSUM_H
 
@@ -447,8 +452,8 @@ OMENDB_INTERNAL uint32_t checksum_crc32c(uint32_t crc, const void *data, size_t 
  * platform.h
  * ============================================================================================== */
 
-/* platform.h: threads, time and processes, behind names of our own, so that one file changes for another system.
- * Files are not here: they are behind omendb_vfs (vfs_posix.c, vfs_memory.c). */
+/* platform.h: threads, time and processes, behind names of our own, so that one file changes for
+ * another system. Files are not here: they are behind omendb_vfs (vfs_posix.c, vfs_memory.c). */
 #ifndef OMENDB_PLATFORM_H
 #define OMENDB_PLATFORM_H
 
@@ -464,7 +469,8 @@ struct platform_thread {
     pthread_t handle;
 };
 
-OMENDB_INTERNAL int platform_mutex_init(struct platform_mutex *mutex); /* OMENDB_OK or OMENDB_NOMEM */
+OMENDB_INTERNAL int
+platform_mutex_init(struct platform_mutex *mutex); /* OMENDB_OK or OMENDB_NOMEM */
 OMENDB_INTERNAL void platform_mutex_destroy(struct platform_mutex *mutex);
 OMENDB_INTERNAL void platform_mutex_lock(struct platform_mutex *mutex);
 OMENDB_INTERNAL int platform_mutex_try(struct platform_mutex *mutex); /* 1 when taken */
@@ -472,18 +478,20 @@ OMENDB_INTERNAL void platform_mutex_unlock(struct platform_mutex *mutex);
 
 OMENDB_INTERNAL int platform_condition_init(struct platform_condition *condition);
 OMENDB_INTERNAL void platform_condition_destroy(struct platform_condition *condition);
-OMENDB_INTERNAL void platform_condition_wait(struct platform_condition *condition, struct platform_mutex *mutex);
+OMENDB_INTERNAL void platform_condition_wait(struct platform_condition *condition,
+                                             struct platform_mutex *mutex);
 /* Returns 0 when `timeout_us` went by without a signal. */
-OMENDB_INTERNAL int platform_condition_wait_for(struct platform_condition *condition, struct platform_mutex *mutex,
-                                                uint64_t timeout_us);
+OMENDB_INTERNAL int platform_condition_wait_for(struct platform_condition *condition,
+                                                struct platform_mutex *mutex, uint64_t timeout_us);
 OMENDB_INTERNAL void platform_condition_signal(struct platform_condition *condition);
 OMENDB_INTERNAL void platform_condition_broadcast(struct platform_condition *condition);
 
-OMENDB_INTERNAL int platform_thread_start(struct platform_thread *thread, void *(*run)(void *), void *argument); /* OMENDB_NOMEM */
+OMENDB_INTERNAL int platform_thread_start(struct platform_thread *thread, void *(*run)(void *),
+                                          void *argument); /* OMENDB_NOMEM */
 OMENDB_INTERNAL void platform_thread_join(struct platform_thread *thread);
 OMENDB_INTERNAL void platform_yield(void);
 OMENDB_INTERNAL void platform_sleep_us(uint64_t us);
-OMENDB_INTERNAL uint32_t platform_cores(void); /* that this process may use; at least 1 */
+OMENDB_INTERNAL uint32_t platform_cores(void);   /* that this process may use; at least 1 */
 OMENDB_INTERNAL uint64_t platform_process(void); /* changes in a forked child */
 OMENDB_INTERNAL void platform_advise_huge(void *memory, size_t size);
 OMENDB_INTERNAL void platform_random(void *out, size_t size); /* not for secrets: salts of logs */
@@ -498,7 +506,8 @@ static inline void platform_pause(void)
 #endif
 }
 
-/* vfs_memory.c: a vfs whose files live in `memory`; freed by vfs_memory_destroy. For ":memory:". map gives the file's own bytes. */
+/* vfs_memory.c: a vfs whose files live in `memory`; freed by vfs_memory_destroy. For ":memory:".
+ * map gives the file's own bytes. */
 struct memory;
 OMENDB_INTERNAL int vfs_memory_create(struct memory *memory, omendb_vfs *vfs);
 OMENDB_INTERNAL void vfs_memory_destroy(omendb_vfs *vfs);
@@ -754,8 +763,9 @@ OMENDB_INTERNAL void platform_random(void *out, size_t size)
  * memory.h
  * ============================================================================================== */
 
-/* memory.h: the one place that allocates. Each database has a `struct memory`: the host's hooks, a limit and the
- * count of what is held. Over the limit an allocation fails as if the system had none left. */
+/* memory.h: the one place that allocates. Each database has a `struct memory`: the host's hooks, a
+ * limit and the count of what is held. Over the limit an allocation fails as if the system had none
+ * left. */
 #ifndef OMENDB_MEMORY_H
 #define OMENDB_MEMORY_H
 
@@ -767,16 +777,21 @@ struct memory {
 };
 
 /* hooks: NULL for malloc. */
-OMENDB_INTERNAL void memory_init(struct memory *memory, const omendb_allocator *hooks, uint64_t limit);
+OMENDB_INTERNAL void memory_init(struct memory *memory, const omendb_allocator *hooks,
+                                 uint64_t limit);
 
-/* NULL over the limit or when the hook fails; size 0 gives a valid pointer. Sets the error message on failure. */
+/* NULL over the limit or when the hook fails; size 0 gives a valid pointer. Sets the error message
+ * on failure. */
 OMENDB_INTERNAL void *memory_alloc(struct memory *memory, size_t size);
 OMENDB_INTERNAL void *memory_zalloc(struct memory *memory, size_t size);
-OMENDB_INTERNAL void *memory_array(struct memory *memory, size_t count, size_t element_size); /* checks the product; not zeroed */
-OMENDB_INTERNAL void *memory_resize(struct memory *memory, void *block, size_t old_size, size_t new_size);
+OMENDB_INTERNAL void *memory_array(struct memory *memory, size_t count,
+                                   size_t element_size); /* checks the product; not zeroed */
+OMENDB_INTERNAL void *memory_resize(struct memory *memory, void *block, size_t old_size,
+                                    size_t new_size);
 OMENDB_INTERNAL void memory_free(struct memory *memory, void *block, size_t size); /* NULL is OK */
 
-/* Zeroed, aligned to a cache line, and to 2 MiB with huge pages advised when size >= 4 MiB. Released only by memory_free_aligned. */
+/* Zeroed, aligned to a cache line, and to 2 MiB with huge pages advised when size >= 4 MiB.
+ * Released only by memory_free_aligned. */
 OMENDB_INTERNAL void *memory_alloc_aligned(struct memory *memory, size_t size);
 OMENDB_INTERNAL void memory_free_aligned(struct memory *memory, void *block, size_t size);
 
@@ -5017,11 +5032,14 @@ OMENDB_INTERNAL const struct kernel *kernels_for(omendb_scalar scalar, omendb_me
  * blocks.h
  * ============================================================================================== */
 
-/* blocks.h: the one way to bytes of an immutable file. A file is a run of blocks of 16 KiB; each has a CRC32C, kept in the
- * footer that the manifest names, and is verified when it is first touched, in both io modes:
+/* blocks.h: the one way to bytes of an immutable file. A file is a run of blocks of 16 KiB; each
+ * has a CRC32C, kept in the footer that the manifest names, and is verified when it is first
+ * touched, in both io modes:
  *   OMENDB_IO_MAP    base is the mapping; the first touch of a block verifies it in place.
- *   OMENDB_IO_PREAD  base is anonymous memory of the file's size; the first touch reads the block into it and verifies.
- * Invariant: nobody dereferences base + offset before blocks_touch(offset, length) returned OMENDB_OK, at least once in the life of the object. */
+ *   OMENDB_IO_PREAD  base is anonymous memory of the file's size; the first touch reads the block
+ *                    into it and verifies.
+ * Invariant: nobody dereferences base + offset before blocks_touch(offset, length) returned
+ * OMENDB_OK at least once in the life of the object. */
 #ifndef OMENDB_BLOCKS_H
 #define OMENDB_BLOCKS_H
 
@@ -5029,8 +5047,9 @@ OMENDB_INTERNAL const struct kernel *kernels_for(omendb_scalar scalar, omendb_me
  * storage.h
  * ============================================================================================== */
 
-/* storage.h: files of one database. Wraps omendb_vfs so that each failure has a sentence with the file's name and each byte
- * and sync is counted; knows the names of files. Above this nobody calls the vfs. */
+/* storage.h: files of one database. Wraps omendb_vfs so that each failure has a sentence with the
+ * file's name and each byte and sync is counted; knows the names of files. Above this nobody calls
+ * the vfs. */
 #ifndef OMENDB_STORAGE_H
 #define OMENDB_STORAGE_H
 
@@ -5043,14 +5062,16 @@ struct storage {
     _Atomic uint64_t written_bytes;
     _Atomic uint64_t syncs;
     _Atomic uint64_t mapped_bytes;
-    _Atomic uint32_t sync_failed; /* 1 for ever after a sync failed: the database must be reopened before it is written again */
+    _Atomic uint32_t sync_failed; /* 1 for ever after a sync failed: the database must be reopened
+                                     before it is written again */
 };
 
 enum storage_kind { STORAGE_WAL, STORAGE_SEGMENT, STORAGE_OVERLAY, STORAGE_MANIFEST };
 #define STORAGE_NAME_BYTES 40
 
 /* "wal-17", "seg-17", "ovl-17", "MANIFEST-17". */
-OMENDB_INTERNAL void storage_name(enum storage_kind kind, uint64_t number, char name[STORAGE_NAME_BYTES]);
+OMENDB_INTERNAL void storage_name(enum storage_kind kind, uint64_t number,
+                                  char name[STORAGE_NAME_BYTES]);
 /* The reverse; 0 when the name is none of these. */
 OMENDB_INTERNAL int storage_parse_name(const char *name, enum storage_kind *kind, uint64_t *number);
 
@@ -5058,23 +5079,33 @@ struct storage_file {
     void *handle; /* NULL: closed */
     char name[STORAGE_NAME_BYTES];
 };
-OMENDB_INTERNAL int storage_open(struct storage *storage, const char *name, int flags, struct storage_file *file);
-OMENDB_INTERNAL int storage_close(struct storage *storage, struct storage_file *file); /* a closed one is OK */
-OMENDB_INTERNAL int storage_size(struct storage *storage, struct storage_file *file, uint64_t *size);
-OMENDB_INTERNAL int storage_read(struct storage *storage, struct storage_file *file, uint64_t offset, void *buffer, size_t size);
-OMENDB_INTERNAL int storage_write(struct storage *storage, struct storage_file *file, uint64_t offset, const void *buffer, size_t size);
-OMENDB_INTERNAL int storage_truncate(struct storage *storage, struct storage_file *file, uint64_t size);
-OMENDB_INTERNAL int storage_allocate(struct storage *storage, struct storage_file *file, uint64_t size);
+OMENDB_INTERNAL int storage_open(struct storage *storage, const char *name, int flags,
+                                 struct storage_file *file);
+OMENDB_INTERNAL int storage_close(struct storage *storage,
+                                  struct storage_file *file); /* a closed one is OK */
+OMENDB_INTERNAL int storage_size(struct storage *storage, struct storage_file *file,
+                                 uint64_t *size);
+OMENDB_INTERNAL int storage_read(struct storage *storage, struct storage_file *file,
+                                 uint64_t offset, void *buffer, size_t size);
+OMENDB_INTERNAL int storage_write(struct storage *storage, struct storage_file *file,
+                                  uint64_t offset, const void *buffer, size_t size);
+OMENDB_INTERNAL int storage_truncate(struct storage *storage, struct storage_file *file,
+                                     uint64_t size);
+OMENDB_INTERNAL int storage_allocate(struct storage *storage, struct storage_file *file,
+                                     uint64_t size);
 OMENDB_INTERNAL int storage_sync(struct storage *storage, struct storage_file *file);
 OMENDB_INTERNAL int storage_sync_directory(struct storage *storage);
 OMENDB_INTERNAL int storage_rename(struct storage *storage, const char *from, const char *to);
 OMENDB_INTERNAL int storage_unlink(struct storage *storage, const char *name); /* not there: OK */
 
-/* The first 64 bytes of a file, see format.h: zeroed with magic and version; the checksum, once the kind's fields are in. */
+/* The first 64 bytes of a file, see format.h: zeroed with magic and version; the checksum, once the
+ * kind's fields are in. */
 OMENDB_INTERNAL void storage_header_begin(uint8_t *header, const char *magic);
 OMENDB_INTERNAL void storage_header_end(uint8_t *header);
-/* OMENDB_FORMAT: another magic, a later version, an unknown feature that forbids opening; OMENDB_CORRUPT: the checksum. */
-OMENDB_INTERNAL int storage_header_check(const char *name, const uint8_t *header, const char *magic);
+/* OMENDB_FORMAT: another magic, a later version, an unknown feature that forbids opening;
+ * OMENDB_CORRUPT: the checksum. */
+OMENDB_INTERNAL int storage_header_check(const char *name, const uint8_t *header,
+                                         const char *magic);
 
 #endif
 
@@ -5083,7 +5114,8 @@ OMENDB_INTERNAL int storage_header_check(const char *name, const uint8_t *header
 #define BLOCK_SHIFT 14
 #define BLOCK_BYTES (UINT64_C(1) << BLOCK_SHIFT)
 
-/* `number` and `block` begin the checksum: a block in another place or of another file does not match. */
+/* `number` and `block` begin the checksum: a block in another place or of another file does not
+ * match. */
 OMENDB_INTERNAL uint32_t blocks_checksum(uint64_t number, uint64_t block, const void *data);
 
 struct block_file {
@@ -5094,13 +5126,15 @@ struct block_file {
     struct block_source *source; /* file, checksums, lock of the slow path; private to blocks.c */
 };
 
-/* Verifies all blocks of [offset, offset + length). OMENDB_OK, OMENDB_CORRUPT, OMENDB_IOERR. The range is bounded here against the
- * file, so that nothing outside is read, but callers must have bounded it by a section: once all is verified touches are free. */
+/* Verifies all blocks of [offset, offset + length). OMENDB_OK, OMENDB_CORRUPT, OMENDB_IOERR. The
+ * range is bounded here against the file, so that nothing outside is read, but callers must have
+ * bounded it by a section: once all is verified touches are free. */
 OMENDB_INTERNAL int blocks_touch_slow(struct block_file *file, uint64_t offset, uint64_t length);
 
 static inline int blocks_touch(struct block_file *file, uint64_t offset, uint64_t length)
 {
-    /* Acquire: the last decrement was a release, and each decrement read the one before it, so all blocks are visible. */
+    /* Acquire: the last decrement was a release, and each decrement read the one before it, so all
+     * blocks are visible. */
     if (OMENDB_LIKELY(atomic_load_explicit(&file->unverified, memory_order_acquire) == 0))
         return OMENDB_OK;
     uint64_t first = offset >> BLOCK_SHIFT, last = (offset + length - 1) >> BLOCK_SHIFT;
@@ -5112,16 +5146,21 @@ static inline int blocks_touch(struct block_file *file, uint64_t offset, uint64_
     return blocks_touch_slow(file, offset, length);
 }
 
-/* Opens the data blocks [0, size) of `file`, whose number is in the checksums; reads none of them. size: a multiple of BLOCK_BYTES.
- * checksums: one a block, kept by the caller until blocks_close; NULL: all blocks are taken as verified, and read now where they
- * cannot be mapped. `file` is taken over: kept where blocks are read, closed where they are mapped, left open on failure; with NULL
+/* Opens the data blocks [0, size) of `file`, whose number is in the checksums; reads none of them.
+ * size: a multiple of BLOCK_BYTES. checksums: one a block, kept by the caller until blocks_close;
+ * NULL: all blocks are taken as verified, and read now where they cannot be mapped. `file` is taken
+ * over: kept where blocks are read, closed where they are mapped, left open on failure; with NULL
  * checksums it stays the caller's, and size may be any. */
-OMENDB_INTERNAL int blocks_open(struct storage *storage, struct storage_file *file, uint64_t number, uint64_t size,
-                                const uint32_t *checksums, struct block_file *blocks);
+OMENDB_INTERNAL int blocks_open(struct storage *storage, struct storage_file *file, uint64_t number,
+                                uint64_t size, const uint32_t *checksums,
+                                struct block_file *blocks);
 OMENDB_INTERNAL void blocks_close(struct block_file *blocks); /* a zeroed one is OK */
 
-/* Reads every block again, verified before or not, and gives `report` a sentence for each that is bad or cannot be read. */
-OMENDB_INTERNAL int blocks_check(struct block_file *blocks, void (*report)(void *context, const char *sentence), void *context);
+/* Reads every block again, verified before or not, and gives `report` a sentence for each that is
+ * bad or cannot be read. */
+OMENDB_INTERNAL int blocks_check(struct block_file *blocks,
+                                 void (*report)(void *context, const char *sentence),
+                                 void *context);
 
 #endif
 
@@ -7043,7 +7082,7 @@ static int build_begin(struct build *build, struct graph *graph, struct graph_sc
     build->scratch = scratch;
     build->row = row;
     graph_get_view(graph, &build->view);
-    assert(row < build->view.count && row < graph->reserved);
+    assert(row < build->view.count);
     build->vector = rows_at(&build->view.vectors, row);
     if (graph_scratch_reserve_hop(scratch, graph->links_per_row) != OMENDB_OK) {
         return OMENDB_NOMEM;
@@ -7124,38 +7163,44 @@ OMENDB_INTERNAL int graph_adopt_begin(struct graph *graph, const struct graph_vi
     return code;
 }
 
-/* Collects in scratch->hops[0] kept rows, each once: the row's neighbours and, through dropped ones, theirs; until `room` are
- * found or BUILD_ADOPT_EXPANDED dropped ones looked through. hops[1] is the queue of dropped ones.
- * *lost: whether the row had a dropped neighbour. */
-static int build_adopt_collect(const struct graph_view *source, const uint32_t *old_to_new,
-                               struct graph_scratch *scratch, uint32_t row, uint32_t level,
-                               uint32_t room, uint32_t *kept)
+/* Adds to hops[0] the kept neighbours of `from` that were not met yet, and the dropped ones to hops[1]. */
+static int build_adopt_visit(const struct graph_view *source, const uint32_t *old_to_new,
+                             struct graph_scratch *scratch, uint32_t from, uint32_t level)
 {
     struct graph_hop *found = &scratch->hops[0], *dropped = &scratch->hops[1];
-    uint32_t next = row, expanded = 0;
+    uint32_t *slots, length;
+    int code = graph_view_slots(source, from, level, &slots, &length);
+
+    for (uint32_t i = 0; i < length && code == OMENDB_OK && found->count < BUILD_ADOPT_ROOM; i++) {
+        const uint32_t neighbour = graph_slot_load(&slots[i]);
+        if (neighbour >= source->count || !graph_scratch_mark(scratch, neighbour)) {
+            continue;
+        }
+        if (old_to_new[neighbour] != GRAPH_NO_ROW) {
+            found->rows[found->count++] = neighbour;
+        } else if (dropped->count < BUILD_ADOPT_EXPANDED) {
+            dropped->rows[dropped->count++] = neighbour;
+        }
+    }
+    return code;
+}
+
+/* Collects in hops[0] kept rows, each once: first the row's neighbours (*kept of them) and then, through dropped ones,
+ * theirs. */
+static int build_adopt_collect(const struct graph_view *source, const uint32_t *old_to_new,
+                               struct graph_scratch *scratch, uint32_t row, uint32_t level,
+                               uint32_t *kept)
+{
+    const struct graph_hop *found = &scratch->hops[0], *dropped = &scratch->hops[1];
     int code;
 
-    found->count = dropped->count = 0;
+    scratch->hops[0].count = scratch->hops[1].count = 0;
     (void)graph_scratch_mark(scratch, row);
-    do {
-        uint32_t *slots, length;
-        code = graph_view_slots(source, next, level, &slots, &length);
-        for (uint32_t i = 0; i < length && code == OMENDB_OK && found->count < room; i++) {
-            const uint32_t neighbour = graph_slot_load(&slots[i]);
-            if (neighbour >= source->count || !graph_scratch_mark(scratch, neighbour)) {
-                continue;
-            }
-            if (old_to_new[neighbour] != GRAPH_NO_ROW) {
-                found->rows[found->count++] = neighbour;
-            } else if (dropped->count < BUILD_ADOPT_EXPANDED) {
-                dropped->rows[dropped->count++] = neighbour;
-            }
-        }
-        if (expanded == 0) {
-            *kept = found->count;
-        }
-        next = expanded < dropped->count ? dropped->rows[expanded] : row;
-    } while (code == OMENDB_OK && expanded++ < dropped->count && found->count < room);
+    code = build_adopt_visit(source, old_to_new, scratch, row, level);
+    *kept = found->count;
+    for (uint32_t i = 0; i < dropped->count && code == OMENDB_OK; i++) {
+        code = build_adopt_visit(source, old_to_new, scratch, dropped->rows[i], level);
+    }
     graph_scratch_clear_marks(scratch);
     return code;
 }
@@ -7195,8 +7240,7 @@ static int build_adopt_list(const struct graph_view *view, const struct graph_vi
                             uint32_t level)
 {
     uint32_t *slots, length, kept, chosen;
-    int code =
-        build_adopt_collect(source, old_to_new, scratch, row, level, BUILD_ADOPT_ROOM, &kept);
+    int code = build_adopt_collect(source, old_to_new, scratch, row, level, &kept);
 
     if (code == OMENDB_OK) {
         code = graph_view_slots(view, old_to_new[row], level, &slots, &length);
@@ -7220,19 +7264,18 @@ OMENDB_INTERNAL int graph_adopt_rows(struct graph *graph, const struct graph_vie
 {
     struct graph_view view;
     int code = graph_scratch_reserve_marks(scratch, source->count);
-    const uint32_t room = BUILD_ADOPT_ROOM > source->links_per_row ? BUILD_ADOPT_ROOM : source->links_per_row;
 
     if (code == OMENDB_OK) {
-        code = graph_scratch_reserve_hop(scratch, room);
+        code = graph_scratch_reserve_hop(scratch, BUILD_ADOPT_ROOM);
     }
     graph_get_view(graph, &view);
     for (uint32_t row = first; row < last && code == OMENDB_OK; row++) {
-        if (old_to_new[row] == GRAPH_NO_ROW) {
+        const uint32_t to = old_to_new[row];
+        if (to == GRAPH_NO_ROW) {
             continue;
         }
-        const uint32_t level = *rows_at(&view.levels, old_to_new[row]);
         code = graph_view_touch_vector(source, row);
-        for (uint32_t at = 0; at <= level && code == OMENDB_OK; at++) {
+        for (uint32_t at = 0; at <= *rows_at(&view.levels, to) && code == OMENDB_OK; at++) {
             code = build_adopt_list(&view, source, old_to_new, scratch, row, at);
         }
     }
@@ -7241,31 +7284,31 @@ OMENDB_INTERNAL int graph_adopt_rows(struct graph *graph, const struct graph_vie
 
 /* Repairing */
 
-/* p -> x becomes p -> row -> x. */
+/* Where a list has its first free slot or `row`; the last slot when it has neither. */
+static uint32_t build_slot_for(const uint32_t *slots, uint32_t length, uint32_t owner, uint32_t row)
+{
+    uint32_t at = 0;
+
+    while (at < length - 1 && graph_slot_load(&slots[at]) != owner &&
+           graph_slot_load(&slots[at]) != row) {
+        at++;
+    }
+    return at;
+}
+
+/* Links `from` to `row`. If that takes a slot, the link that stood there starts from `row` instead. */
 static void build_splice(const struct graph_view *view, uint32_t from, uint32_t row)
 {
     uint32_t *from_slots = (uint32_t *)(void *)rows_at(&view->links, from);
     uint32_t *row_slots = (uint32_t *)(void *)rows_at(&view->links, row);
-    const uint32_t last = view->links_per_row - 1;
-    const uint32_t moved = graph_slot_load(&from_slots[last]);
-    uint32_t at;
+    const uint32_t length = view->links_per_row;
+    uint32_t *slot = &from_slots[build_slot_for(from_slots, length, from, row)];
+    const uint32_t moved = graph_slot_load(slot);
 
-    for (at = 0; at < last; at++) {
-        if (graph_slot_load(&from_slots[at]) == from) {
-            break;
-        }
+    if (moved != from && moved != row) {
+        graph_slot_store(&row_slots[build_slot_for(row_slots, length, row, moved)], moved);
     }
-    graph_slot_store(&from_slots[at], row);
-    if (at < last || moved == from) {
-        return;
-    }
-    for (at = 0; at < last; at++) {
-        const uint32_t to = graph_slot_load(&row_slots[at]);
-        if (to == row || to == moved) {
-            break;
-        }
-    }
-    graph_slot_store(&row_slots[at], moved);
+    graph_slot_store(slot, row);
 }
 
 struct build_reach {
@@ -7341,34 +7384,40 @@ OMENDB_INTERNAL int graph_repair(struct graph *graph, struct graph_scratch *scra
     return code;
 }
 
+/* The first row of the highest level is the entry. */
+static void build_adopt_entry(struct graph *graph)
+{
+    const struct rows_view levels = rows_store_view(&graph->levels);
+    uint32_t entry = 0;
+
+    for (uint32_t row = 1; row < graph->adopted; row++) {
+        if (*rows_at(&levels, row) > *rows_at(&levels, entry)) {
+            entry = row;
+        }
+    }
+    (void)graph_offer_entry(graph, entry, *rows_at(&levels, entry));
+}
+
 OMENDB_INTERNAL int graph_adopt_end(struct graph *graph, const struct graph_view *source,
                                     const uint32_t *old_to_new)
 {
-    const uint32_t kept = graph->adopted;
     struct graph_scratch *scratch;
     int code;
 
     (void)source;
     (void)old_to_new;
-    if (kept == 0) {
+    if (graph->adopted == 0) {
         return OMENDB_OK;
     }
     scratch = graph_scratch_create(graph->memory);
     if (scratch == NULL) {
         return OMENDB_NOMEM;
     }
-    if (atomic_load_explicit(&graph->count, memory_order_relaxed) < kept) {
-        graph_set_count(graph, kept);
+    if (atomic_load_explicit(&graph->count, memory_order_relaxed) < graph->adopted) {
+        graph_set_count(graph, graph->adopted);
     }
-    const struct rows_view levels = rows_store_view(&graph->levels);
-    for (uint32_t row = 0; row < kept; row++) {
-        const uint32_t level = *rows_at(&levels, row);
-        const uint64_t entry = atomic_load_explicit(&graph->entry, memory_order_relaxed);
-        if (entry == GRAPH_ENTRY_NONE || level > (uint32_t)(entry >> 32)) {
-            (void)graph_offer_entry(graph, row, level);
-        }
-    }
-    code = graph_repair(graph, scratch, kept);
+    build_adopt_entry(graph);
+    code = graph_repair(graph, scratch, graph->adopted);
     graph_scratch_destroy(scratch);
     return code;
 }
@@ -7381,8 +7430,9 @@ OMENDB_INTERNAL int graph_adopt_end(struct graph *graph, const struct graph_view
  * idmap.c
  * ============================================================================================== */
 
-/* idmap.c: see idmap.h. Hash: the finaliser of MurmurHash3 as tuned by Stafford (mix 13), which is public domain knowledge and enough
- * here: ids are not secret and a table of row numbers degrades to a longer probe, never to a wrong answer. */
+/* idmap.c: see idmap.h. Hash: the finaliser of MurmurHash3 as tuned by Stafford (mix 13), which is
+ * public domain knowledge and enough here: ids are not secret and a table of row numbers degrades
+ * to a longer probe, never to a wrong answer. */
 
 /* ==============================================================================================
  * idmap.h
@@ -7390,13 +7440,14 @@ OMENDB_INTERNAL int graph_adopt_end(struct graph *graph, const struct graph_view
 
 /* idmap.h: from the id of a record to its row.
  *
- * In a memtable: an open-addressing table of row numbers, grown by replacement; a reader that holds an older table misses only rows
- * whose commit it cannot see yet. An id that was replaced keeps its older rows through `previous`.
- * In a segment: ids ascending (the row order itself, or a sorted copy with its rows), and a blocked Bloom filter of 10 bits a row
- * that answers most questions about absent ids with one cache line.
+ * In a memtable: an open-addressing table of row numbers, grown by replacement; a reader that holds
+ * an older table misses only rows whose commit it cannot see yet. An id that was replaced keeps its
+ * older rows through `previous`. In a segment: ids ascending (the row order itself, or a sorted
+ * copy with its rows), and a blocked Bloom filter of 10 bits a row that answers most questions
+ * about absent ids with one cache line.
  *
- * Filter: blocks of 64 bytes, count = max(1, rows * 10 / 512 rounded up). Of h = mix(id): block (h >> 32) * count >> 32; six bits
- * of 9 bits each taken from mix(h). */
+ * Filter: blocks of 64 bytes, count = max(1, rows * 10 / 512 rounded up). Of h = mix(id): block (h
+ * >> 32) * count >> 32; six bits of 9 bits each taken from mix(h). */
 #ifndef OMENDB_IDMAP_H
 #define OMENDB_IDMAP_H
 
@@ -7415,7 +7466,8 @@ struct idmap {
     const struct rows_store *ids; /* of the memtable's rows */
 };
 
-OMENDB_INTERNAL void idmap_init(struct idmap *map, struct memory *memory, const struct rows_store *ids);
+OMENDB_INTERNAL void idmap_init(struct idmap *map, struct memory *memory,
+                                const struct rows_store *ids);
 OMENDB_INTERNAL void idmap_destroy(struct idmap *map);
 /* After it `more` insertions cannot fail. */
 OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more);
@@ -7450,7 +7502,8 @@ static size_t idmap_table_bytes(uint32_t slots)
     return sizeof(struct idmap_table) + slots * sizeof(_Atomic uint32_t);
 }
 
-OMENDB_INTERNAL void idmap_init(struct idmap *map, struct memory *memory, const struct rows_store *ids)
+OMENDB_INTERNAL void idmap_init(struct idmap *map, struct memory *memory,
+                                const struct rows_store *ids)
 {
     memset(map, 0, sizeof *map);
     map->memory = memory;
@@ -7476,7 +7529,8 @@ static uint64_t idmap_row_id(const struct rows_view *ids, uint32_t row)
 }
 
 /* Slot that holds `id`, or the empty one where it belongs. The table is never full. */
-static uint32_t idmap_probe(const struct idmap_table *table, const struct rows_view *ids, uint64_t id, uint32_t *row)
+static uint32_t idmap_probe(const struct idmap_table *table, const struct rows_view *ids,
+                            uint64_t id, uint32_t *row)
 {
     uint32_t at = (uint32_t)idmap_mix(id) & table->mask;
     for (;; at = (at + 1) & table->mask) {
@@ -7543,7 +7597,8 @@ OMENDB_INTERNAL uint32_t idmap_find(const struct idmap *map, uint64_t id)
 
 OMENDB_INTERNAL size_t idmap_filter_bytes(uint32_t rows)
 {
-    return ((size_t)rows * 10 + 511) / 512 * IDMAP_FILTER_BLOCK + (rows == 0 ? IDMAP_FILTER_BLOCK : 0);
+    return ((size_t)rows * 10 + 511) / 512 * IDMAP_FILTER_BLOCK +
+           (rows == 0 ? IDMAP_FILTER_BLOCK : 0);
 }
 
 OMENDB_INTERNAL size_t idmap_filter_offset(size_t bytes, uint64_t id)
@@ -7585,17 +7640,20 @@ OMENDB_INTERNAL int idmap_filter_has(const uint8_t *block, uint64_t id)
 
 /* tombstones.c: see tombstones.h.
  *
- * Rejected: a bitmap beside a hash of commits. It is smaller when few rows of a page are dead, but asks two questions for each
- * dead row in the walk, and growing a hash under readers needs the same care as the directory here. */
+ * Rejected: a bitmap beside a hash of commits. It is smaller when few rows of a page are dead, but
+ * asks two questions for each dead row in the walk, and growing a hash under readers needs the same
+ * care as the directory here. */
 
 /* ==============================================================================================
  * tombstones.h
  * ============================================================================================== */
 
-/* tombstones.h: for each row of a memtable or segment the commit that ended it (deleted or replaced it), or 0.
+/* tombstones.h: for each row of a memtable or segment the commit that ended it (deleted or replaced
+ * it), or 0.
  *
- * Sealing a memtable keeps the numbers of its rows, so the segment takes over the very same object and no delete is lost on the
- * way. Pages of 512 rows come into being at the first delete among them; a walker pays one load for rows of pages without any.
+ * Sealing a memtable keeps the numbers of its rows, so the segment takes over the very same object
+ * and no delete is lost on the way. Pages of 512 rows come into being at the first delete among
+ * them; a walker pays one load for rows of pages without any.
  *
  * Guarded: prepare, set and grow by the commit mutex; get by nothing (acquire loads). */
 #ifndef OMENDB_TOMBSTONES_H
@@ -7618,8 +7676,8 @@ struct tombstones {
     _Atomic uint32_t references;
     struct memory *memory;
     _Atomic(struct tombstone_directory *) directory;
-    _Atomic uint32_t dead;     /* rows that have ended */
-    _Atomic uint64_t newest;   /* largest end */
+    _Atomic uint32_t dead;   /* rows that have ended */
+    _Atomic uint64_t newest; /* largest end */
 };
 
 OMENDB_INTERNAL struct tombstones *tombstones_create(struct memory *memory);
@@ -7630,18 +7688,22 @@ OMENDB_INTERNAL void tombstones_release(struct tombstones *tombstones); /* NULL 
 OMENDB_INTERNAL int tombstones_prepare(struct tombstones *tombstones, uint32_t row);
 OMENDB_INTERNAL void tombstones_set(struct tombstones *tombstones, uint32_t row, uint64_t commit);
 
-/* Calls `each` for every ended row below `rows`, ascending; stops at its first non-zero answer and returns it. */
+/* Calls `each` for every ended row below `rows`, ascending; stops at its first non-zero answer and
+ * returns it. */
 OMENDB_INTERNAL int tombstones_each(const struct tombstones *tombstones, uint32_t rows,
-                                    int (*each)(void *context, uint32_t row, uint64_t end), void *context);
+                                    int (*each)(void *context, uint32_t row, uint64_t end),
+                                    void *context);
 
 /* The commit that ended the row, 0: none. */
 static inline uint64_t tombstones_get(const struct tombstones *tombstones, uint32_t row)
 {
-    struct tombstone_directory *directory = atomic_load_explicit(&tombstones->directory, memory_order_acquire);
+    struct tombstone_directory *directory =
+        atomic_load_explicit(&tombstones->directory, memory_order_acquire);
     uint32_t number = row >> TOMBSTONE_PAGE_SHIFT;
     if (directory == NULL || number >= directory->pages)
         return 0;
-    struct tombstone_page *page = atomic_load_explicit(&directory->page[number], memory_order_acquire);
+    struct tombstone_page *page =
+        atomic_load_explicit(&directory->page[number], memory_order_acquire);
     if (page == NULL)
         return 0;
     return atomic_load_explicit(&page->end[row & (TOMBSTONE_PAGE_ROWS - 1)], memory_order_acquire);
@@ -7674,12 +7736,15 @@ OMENDB_INTERNAL struct tombstones *tombstones_reference(struct tombstones *tombs
 
 OMENDB_INTERNAL void tombstones_release(struct tombstones *tombstones)
 {
-    if (tombstones == NULL || atomic_fetch_sub_explicit(&tombstones->references, 1, memory_order_acq_rel) != 1)
+    if (tombstones == NULL ||
+        atomic_fetch_sub_explicit(&tombstones->references, 1, memory_order_acq_rel) != 1)
         return;
     struct memory *memory = tombstones->memory;
-    struct tombstone_directory *directory = atomic_load_explicit(&tombstones->directory, memory_order_relaxed);
+    struct tombstone_directory *directory =
+        atomic_load_explicit(&tombstones->directory, memory_order_relaxed);
     for (uint32_t i = 0; directory != NULL && i < directory->pages; i++)
-        memory_free(memory, atomic_load_explicit(&directory->page[i], memory_order_relaxed), sizeof(struct tombstone_page));
+        memory_free(memory, atomic_load_explicit(&directory->page[i], memory_order_relaxed),
+                    sizeof(struct tombstone_page));
     while (directory != NULL) {
         struct tombstone_directory *older = directory->older;
         memory_free(memory, directory, tombstones_directory_bytes(directory->pages));
@@ -7688,13 +7753,16 @@ OMENDB_INTERNAL void tombstones_release(struct tombstones *tombstones)
     memory_free(memory, tombstones, sizeof *tombstones);
 }
 
-static struct tombstone_directory *tombstones_grow(struct tombstones *tombstones, uint32_t pages_needed)
+static struct tombstone_directory *tombstones_grow(struct tombstones *tombstones,
+                                                   uint32_t pages_needed)
 {
-    struct tombstone_directory *old = atomic_load_explicit(&tombstones->directory, memory_order_relaxed);
+    struct tombstone_directory *old =
+        atomic_load_explicit(&tombstones->directory, memory_order_relaxed);
     uint32_t pages = old == NULL ? 4 : old->pages;
     while (pages < pages_needed)
         pages *= 2;
-    struct tombstone_directory *directory = memory_zalloc(tombstones->memory, tombstones_directory_bytes(pages));
+    struct tombstone_directory *directory =
+        memory_zalloc(tombstones->memory, tombstones_directory_bytes(pages));
     if (directory == NULL)
         return NULL;
     directory->pages = pages;
@@ -7708,7 +7776,8 @@ static struct tombstone_directory *tombstones_grow(struct tombstones *tombstones
 OMENDB_INTERNAL int tombstones_prepare(struct tombstones *tombstones, uint32_t row)
 {
     uint32_t number = row >> TOMBSTONE_PAGE_SHIFT;
-    struct tombstone_directory *directory = atomic_load_explicit(&tombstones->directory, memory_order_relaxed);
+    struct tombstone_directory *directory =
+        atomic_load_explicit(&tombstones->directory, memory_order_relaxed);
     if (directory == NULL || number >= directory->pages) {
         directory = tombstones_grow(tombstones, number + 1);
         if (directory == NULL)
@@ -7725,20 +7794,26 @@ OMENDB_INTERNAL int tombstones_prepare(struct tombstones *tombstones, uint32_t r
 
 OMENDB_INTERNAL void tombstones_set(struct tombstones *tombstones, uint32_t row, uint64_t commit)
 {
-    struct tombstone_directory *directory = atomic_load_explicit(&tombstones->directory, memory_order_relaxed);
-    struct tombstone_page *page = atomic_load_explicit(&directory->page[row >> TOMBSTONE_PAGE_SHIFT], memory_order_relaxed);
-    atomic_store_explicit(&page->end[row & (TOMBSTONE_PAGE_ROWS - 1)], commit, memory_order_release);
+    struct tombstone_directory *directory =
+        atomic_load_explicit(&tombstones->directory, memory_order_relaxed);
+    struct tombstone_page *page =
+        atomic_load_explicit(&directory->page[row >> TOMBSTONE_PAGE_SHIFT], memory_order_relaxed);
+    atomic_store_explicit(&page->end[row & (TOMBSTONE_PAGE_ROWS - 1)], commit,
+                          memory_order_release);
     atomic_fetch_add_explicit(&tombstones->dead, 1, memory_order_release);
     if (commit > atomic_load_explicit(&tombstones->newest, memory_order_relaxed))
         atomic_store_explicit(&tombstones->newest, commit, memory_order_release);
 }
 
 OMENDB_INTERNAL int tombstones_each(const struct tombstones *tombstones, uint32_t rows,
-                                    int (*each)(void *context, uint32_t row, uint64_t end), void *context)
+                                    int (*each)(void *context, uint32_t row, uint64_t end),
+                                    void *context)
 {
-    struct tombstone_directory *directory = atomic_load_explicit(&tombstones->directory, memory_order_acquire);
+    struct tombstone_directory *directory =
+        atomic_load_explicit(&tombstones->directory, memory_order_acquire);
     for (uint32_t number = 0; directory != NULL && number < directory->pages; number++) {
-        struct tombstone_page *page = atomic_load_explicit(&directory->page[number], memory_order_acquire);
+        struct tombstone_page *page =
+            atomic_load_explicit(&directory->page[number], memory_order_acquire);
         for (uint32_t i = 0; page != NULL && i < TOMBSTONE_PAGE_ROWS; i++) {
             uint32_t row = (number << TOMBSTONE_PAGE_SHIFT) + i;
             uint64_t end = atomic_load_explicit(&page->end[i], memory_order_acquire);
@@ -8575,35 +8650,40 @@ OMENDB_INTERNAL int blocks_check(struct block_file *blocks,
  * segment.h
  * ============================================================================================== */
 
-/* segment.h: immutable files of sections. A seg-<n> carries one or many parts (a pack); a part is one segment of one collection: a fixed
- * description and typed sections. An ovl-<n> is the same container whose parts carry tombstones of segments.
+/* segment.h: immutable files of sections. A seg-<n> carries one or many parts (a pack); a part is
+ * one segment of one collection: a fixed description and typed sections. An ovl-<n> is the same
+ * container whose parts carry tombstones of segments.
  *
- * File, little-endian: header of 64 bytes (magic "OMENDBSG", format version, three feature masks, file number, 24 bytes kept for a
- * key id and a nonce prefix, CRC32C); sections, each at a multiple of 64, zeros between; then at a multiple of 16 KiB (block aligned, so that data
- * blocks are verified by the table and the footer by its own checksum) the footer: part directory, section directory, table of CRC32C of
- * each data block (each checksum begins with file number and block number, so that swapped blocks are caught), counts, and a trailer of
- * 32 bytes at the very end (magic, footer length, footer CRC32C). The manifest names size and footer CRC32C. */
+ * File, little-endian (format.h has the offsets):
+ *   header    64 bytes: magic "OMENDBSG", format version, three feature masks, file number,
+ *             24 bytes kept for a key id and a nonce prefix, CRC32C
+ *   sections  each at a multiple of 64, zeros between
+ *   footer    at a multiple of 16 KiB: part directory, section directory, CRC32C of each data
+ *             block (begun with file and block number: swapped blocks are caught), counts
+ *   trailer   the last 32 bytes: magic, footer length, footer CRC32C
+ * The manifest names the size and the footer's CRC32C. */
 #ifndef OMENDB_SEGMENT_H
 #define OMENDB_SEGMENT_H
 
 enum section_type {
-    SECTION_VECTORS     = 1,  /* rows * vector_stride */
-    SECTION_LINKS       = 2,  /* indexed_rows * 2M u32 */
-    SECTION_LEVELS      = 3,  /* indexed_rows u8 */
-    SECTION_UPPER_INDEX = 4,  /* indexed_rows u32 */
-    SECTION_UPPER_LINKS = 5,  /* upper_count * M u32 */
-    SECTION_IDS         = 6,  /* rows u64, in row order */
-    SECTION_SORTED_IDS  = 7,  /* rows u64 ascending (ties by row); absent when IDS is itself ascending */
-    SECTION_SORTED_ROWS = 8,  /* rows u32: row of each of SORTED_IDS */
-    SECTION_ID_FILTER   = 9,  /* blocked Bloom filter, see idmap.h */
-    SECTION_TOMBSTONES  = 10  /* in overlays: ascending u32 rows */
+    SECTION_VECTORS = 1,     /* rows * vector_stride */
+    SECTION_LINKS = 2,       /* indexed_rows * 2M u32 */
+    SECTION_LEVELS = 3,      /* indexed_rows u8 */
+    SECTION_UPPER_INDEX = 4, /* indexed_rows u32 */
+    SECTION_UPPER_LINKS = 5, /* upper_count * M u32 */
+    SECTION_IDS = 6,         /* rows u64, in row order */
+    SECTION_SORTED_IDS =
+        7, /* rows u64 ascending (ties by row); absent when IDS is itself ascending */
+    SECTION_SORTED_ROWS = 8, /* rows u32: row of each of SORTED_IDS */
+    SECTION_ID_FILTER = 9,   /* blocked Bloom filter, see idmap.h */
+    SECTION_TOMBSTONES = 10  /* in overlays: ascending u32 rows */
 };
 
 #define SEGMENT_IDS_ASCEND 1u /* part flag */
 
 /* Described in the footer, 96 bytes a part. */
 struct part_info {
-    uint64_t collection; /* id of the collection */
+    uint64_t collection;  /* id of the collection */
     uint64_t target_file; /* overlays: segment file and part that the tombstones belong to */
     uint32_t target_part;
     uint32_t flags;
@@ -8618,7 +8698,8 @@ struct part_info {
     uint32_t scalar;
     uint32_t metric;
     uint64_t smallest_id, largest_id;
-    float reference_recall; /* sampled when the graph was last known to be as good as fresh; 0: unknown */
+    float reference_recall; /* sampled when the graph was last known to be as good as fresh; 0:
+                               unknown */
     uint32_t reference_rows;
 };
 
@@ -8628,24 +8709,35 @@ struct section_range {
 };
 
 struct segment_writer;
-/* expected_bytes: a guess for preallocation, 0: none. The file is invisible to readers until the manifest names it. */
-OMENDB_INTERNAL int segment_writer_create(struct storage *storage, enum storage_kind kind, uint64_t number, uint64_t expected_bytes,
+/* expected_bytes: a guess for preallocation, 0: none. The file is invisible to readers until the
+ * manifest names it. */
+OMENDB_INTERNAL int segment_writer_create(struct storage *storage, enum storage_kind kind,
+                                          uint64_t number, uint64_t expected_bytes,
                                           struct segment_writer **writer);
-OMENDB_INTERNAL int segment_writer_begin_part(struct segment_writer *writer); /* sections that follow belong to it */
-OMENDB_INTERNAL int segment_writer_begin_section(struct segment_writer *writer, enum section_type type);
-OMENDB_INTERNAL int segment_writer_append(struct segment_writer *writer, const void *data, size_t size);
-OMENDB_INTERNAL int segment_writer_end_part(struct segment_writer *writer, const struct part_info *info);
-/* Everything appended so far is handed to the file and can be mapped: used by merges, which build the graph over the vectors just
- * written. Gives a read-only block file over [0, size written), blocks taken as verified; closed by segment_flush_close.
- * offset: of the current part's section `type`. */
-OMENDB_INTERNAL int segment_writer_flush(struct segment_writer *writer, enum section_type type, struct block_file **view, uint64_t *offset);
+OMENDB_INTERNAL int
+segment_writer_begin_part(struct segment_writer *writer); /* sections that follow belong to it */
+OMENDB_INTERNAL int segment_writer_begin_section(struct segment_writer *writer,
+                                                 enum section_type type);
+OMENDB_INTERNAL int segment_writer_append(struct segment_writer *writer, const void *data,
+                                          size_t size);
+OMENDB_INTERNAL int segment_writer_end_part(struct segment_writer *writer,
+                                            const struct part_info *info);
+/* Everything appended so far is handed to the file and can be mapped: used by merges, which build
+ * the graph over the vectors just written. Gives a read-only block file over [0, size written),
+ * blocks taken as verified; closed by segment_flush_close, before anything more is appended (a vfs
+ * may refuse to write a file while it is mapped). offset: of the current part's section `type`. */
+OMENDB_INTERNAL int segment_writer_flush(struct segment_writer *writer, enum section_type type,
+                                         struct block_file **view, uint64_t *offset);
 OMENDB_INTERNAL void segment_flush_close(struct segment_writer *writer, struct block_file *view);
 /* Writes the footer, syncs (not the directory), closes. */
-OMENDB_INTERNAL int segment_writer_finish(struct segment_writer *writer, uint64_t *size, uint32_t *footer_crc);
+OMENDB_INTERNAL int segment_writer_finish(struct segment_writer *writer, uint64_t *size,
+                                          uint32_t *footer_crc);
 /* Frees the writer; a file that was not finished is unlinked. NULL is OK. */
 OMENDB_INTERNAL void segment_writer_destroy(struct segment_writer *writer);
-OMENDB_INTERNAL uint32_t segment_writer_parts(const struct segment_writer *writer); /* begun so far */
-OMENDB_INTERNAL uint64_t segment_writer_size(const struct segment_writer *writer); /* bytes so far */
+OMENDB_INTERNAL uint32_t
+segment_writer_parts(const struct segment_writer *writer); /* begun so far */
+OMENDB_INTERNAL uint64_t
+segment_writer_size(const struct segment_writer *writer); /* bytes so far */
 
 /* An opened file; reference-counted by the caller's own means. */
 struct segment_file {
@@ -8658,18 +8750,25 @@ struct segment_file {
     struct storage *storage;
     size_t allocated; /* private */
 };
-/* Verifies size, trailer, footer checksum and that all parts and sections lie inside; data blocks when touched. */
-OMENDB_INTERNAL int segment_file_open(struct storage *storage, enum storage_kind kind, uint64_t number, uint64_t size,
-                                      uint32_t footer_crc, struct segment_file **file);
+/* Verifies size, header, trailer, footer checksum, that all sections lie inside and that those of
+ * segments have the bytes that their part's counts ask for (values inside are for the caller to
+ * bound); data blocks when touched. */
+OMENDB_INTERNAL int segment_file_open(struct storage *storage, enum storage_kind kind,
+                                      uint64_t number, uint64_t size, uint32_t footer_crc,
+                                      struct segment_file **file);
 OMENDB_INTERNAL void segment_file_close(struct segment_file *file); /* NULL is OK */
 
-static inline struct section_range segment_section(const struct segment_file *file, uint32_t part, enum section_type type)
+static inline struct section_range segment_section(const struct segment_file *file, uint32_t part,
+                                                   enum section_type type)
 {
     return file->sections[(size_t)part * (SECTION_TOMBSTONES + 1) + (size_t)type];
 }
 
-/* Verifies every block; `report` gets a sentence for each bad one. Returns OMENDB_OK unless reading is impossible. */
-OMENDB_INTERNAL int segment_file_check(struct segment_file *file, void (*report)(void *context, const char *sentence), void *context);
+/* Reads and verifies every block, touched before or not; `report` gets a sentence for each that is
+ * bad or cannot be read. OMENDB_NOMEM. */
+OMENDB_INTERNAL int segment_file_check(struct segment_file *file,
+                                       void (*report)(void *context, const char *sentence),
+                                       void *context);
 
 #endif
 
@@ -8878,10 +8977,10 @@ static struct segment_writer_part *segment_writer_current(const struct segment_w
 OMENDB_INTERNAL int segment_writer_begin_part(struct segment_writer *writer)
 {
     void *parts = writer->parts;
-    assert(!writer->part_open && !writer->finished);
     int code = segment_writer_state(writer);
     if (code != OMENDB_OK)
         return code;
+    assert(!writer->part_open && !writer->finished);
     code = segment_writer_grow(writer->storage->memory, &parts, &writer->part_capacity,
                                (size_t)writer->part_count + 1, sizeof *writer->parts);
     writer->parts = parts;
@@ -9076,10 +9175,10 @@ static int segment_write_footer(struct segment_writer *writer, uint64_t *size, u
 OMENDB_INTERNAL int segment_writer_finish(struct segment_writer *writer, uint64_t *size,
                                           uint32_t *footer_crc)
 {
-    assert(!writer->part_open && !writer->finished);
     int code = segment_writer_state(writer);
     if (code != OMENDB_OK)
         return code;
+    assert(!writer->part_open && !writer->finished);
     code = segment_writer_pad(writer, BLOCK_BYTES);
     if (code == OMENDB_OK)
         code = segment_writer_drain(writer);
@@ -9450,21 +9549,25 @@ OMENDB_INTERNAL int segment_file_check(struct segment_file *file,
 
 /* wal.h: the log. One file at a time grows; commits are numbered by the caller, each is one record.
  *
- * wal-<n>, little-endian. Header of 64 bytes: magic "OMENDBWL", u32 format version, u32 feature masks (ignore, read-only, refuse: 3 x u32),
- * u64 log id (random, names this file in its records), u64 first sequence, u64 predecessor's number (0: none), u64 predecessor's final
- * length, u32 CRC32C of the bytes before. Then records, each at a multiple of 8:
- *   u32 payload length  u32 CRC32C of all the record's other bytes  u64 sequence  u64 log id  u64 durable_upto
- *   u32 type  u32 zero  payload  zeros up to a multiple of 8
- * `durable_upto` is the offset known to be on the device when the record was appended. The file is preallocated in steps; what follows the last
- * record is zeros.
+ * wal-<n>, little-endian. Header of 64 bytes:
+ *   magic "OMENDBWL", u32 format version, 3 x u32 feature masks (ignore, read-only, refuse),
+ *   u64 log id (random; names this file in its records), u64 first sequence,
+ *   u64 predecessor's number (0: none), u64 predecessor's final length, u32 CRC32C of the above.
+ * Then records, each at a multiple of 8:
+ *   u32 payload length, u32 CRC32C of all the record's other bytes, u64 sequence, u64 log id,
+ *   u64 durable_upto, u32 type, u32 zero, payload, zeros up to a multiple of 8.
+ * durable_upto is the offset that was known to be on the device when the record was appended. The
+ * file is preallocated in steps; what follows the last record is zeros.
  *
- * Reading: records with consecutive sequences from the header's first. At the first that is not valid (offset X) the rest is searched
- * for valid records of this log id: if one says durable_upto > X, or a known final length is > X, it is OMENDB_CORRUPT; else the end.
- * A failed or short append is cut (zeroed or truncated) before the next. Nothing is appended to a log that was read: recovery copies. */
+ * Reading: records with consecutive sequences from the header's first on. At the first one that is
+ * not valid (offset X) the rest is searched for valid records of this log id: if one says that
+ * durable_upto > X, or a known final length is > X, it is OMENDB_CORRUPT; else it is the end.
+ * A failed or short append is cut before the next. Nothing is appended to a log that was read:
+ * recovery begins a new one. */
 #ifndef OMENDB_WAL_H
 #define OMENDB_WAL_H
 
-#define WAL_HEADER_BYTES  64
+#define WAL_HEADER_BYTES   64
 #define WAL_LENGTH_UNKNOWN UINT64_MAX
 
 enum wal_type { WAL_COMMIT = 1 };
@@ -9475,27 +9578,35 @@ struct wal {
     uint64_t number;
     uint64_t log_id;
     uint64_t next_sequence;
-    uint64_t length;             /* end of the last record; guarded by the caller's commit mutex */
-    uint64_t allocated;          /* of the file */
+    uint64_t length;    /* end of the last record; guarded by the caller's commit mutex */
+    uint64_t allocated; /* of the file */
     _Atomic uint64_t durable_upto; /* set by wal_set_durable */
     _Atomic uint32_t poisoned;     /* a sync or a cut failed: nothing more may be appended */
     uint8_t *buffer;               /* gathers the small pieces of a record */
 };
 
-/* Creates the file with room for `allocate` bytes, header written; syncs file and directory when `sync_now`. */
-OMENDB_INTERNAL int wal_create(struct storage *storage, uint64_t number, uint64_t first_sequence, uint64_t predecessor,
-                               uint64_t predecessor_length, uint64_t allocate, int sync_now, struct wal *wal);
+/* Creates the file with room for `allocate` bytes, header written; syncs file and directory when
+ * `sync_now`. What the predecessor has up to `predecessor_length` must be synced before this is
+ * called: readers take that length for durable. On failure the file is gone for good, so that the
+ * predecessor may go on growing; OMENDB_POISONED if that could not be made sure. OMENDB_EXISTS: a
+ * file of that number is there; it is left alone. wal_close is due only after success. */
+OMENDB_INTERNAL int wal_create(struct storage *storage, uint64_t number, uint64_t first_sequence,
+                               uint64_t predecessor, uint64_t predecessor_length, uint64_t allocate,
+                               int sync_now, struct wal *wal);
 
 struct wal_piece {
     const void *data;
     size_t size;
 };
 
-/* Appends one record made of `pieces`; one thread at a time. On failure nothing was appended (what was written is cut);
- * OMENDB_FULL where the disk is, OMENDB_TOOBIG over UINT32_MAX bytes. If even the cut fails: OMENDB_POISONED. */
-OMENDB_INTERNAL int wal_append(struct wal *wal, uint64_t sequence, uint32_t type, const struct wal_piece *pieces, size_t piece_count);
+/* Appends one record made of `pieces`; one thread at a time. On failure nothing was appended (what
+ * was written is cut); OMENDB_FULL where the disk is, OMENDB_TOOBIG over UINT32_MAX bytes. If even
+ * the cut fails: OMENDB_POISONED. */
+OMENDB_INTERNAL int wal_append(struct wal *wal, uint64_t sequence, uint32_t type,
+                               const struct wal_piece *pieces, size_t piece_count);
 
-/* Syncs the file. May run beside wal_append. The caller then calls wal_set_durable with the length it saw before. */
+/* Syncs the file. May run beside wal_append. The caller then calls wal_set_durable with the length
+ * it saw before. */
 OMENDB_INTERNAL int wal_sync(struct wal *wal);
 OMENDB_INTERNAL void wal_set_durable(struct wal *wal, uint64_t length);
 OMENDB_INTERNAL int wal_close(struct wal *wal); /* no sync */
@@ -9510,22 +9621,27 @@ struct wal_record {
 
 struct wal_replay {
     uint64_t number;         /* in: which file */
-    uint64_t final_length;   /* in: known from the manifest or the successor's header, or WAL_LENGTH_UNKNOWN */
+    uint64_t final_length;   /* in: known from the manifest or the successor's header, or
+                                WAL_LENGTH_UNKNOWN */
     uint64_t first_sequence; /* in: expected first sequence, 0: whatever the header says */
-    int live_reader;         /* in: 1: a writer may be appending (read-only opener): records above the largest durable_upto + the record that
-                              * carries it are still delivered only up to what is known durable; an incomplete frame is the end */
-    uint64_t start_offset;   /* in: 0, or go on from here (refresh) */
+    int live_reader;       /* in: 1: a writer may be appending (read-only opener): records above the
+                            * largest durable_upto + the record that       carries it are still delivered
+                            * only       up to what is known durable; an incomplete frame is the end */
+    uint64_t start_offset; /* in: 0, or go on from here (refresh) */
     /* out */
-    uint64_t end;            /* offset after the last delivered record */
+    uint64_t end; /* offset after the last delivered record */
     uint64_t next_sequence;
     uint64_t predecessor, predecessor_length, log_id;
-    int torn;                /* bytes other than zeros were cut after `end` */
+    int torn; /* bytes other than zeros were cut after `end` */
 };
 
 /* Delivers the valid records in order. `deliver` may return an error, which ends the replay.
- * OMENDB_NOTFOUND: no such file. OMENDB_CORRUPT, OMENDB_FORMAT, OMENDB_IOERR, OMENDB_NOMEM. */
+ * OMENDB_NOTFOUND: no such file, or its creation was not completed: it has no valid header and
+ * nothing in it says that anything was durable (for the log that a manifest names, which was synced
+ * before, that is corruption). OMENDB_CORRUPT, OMENDB_FORMAT, OMENDB_IOERR, OMENDB_NOMEM. */
 OMENDB_INTERNAL int wal_read(struct storage *storage, struct wal_replay *replay,
-                             int (*deliver)(void *context, const struct wal_record *record), void *context);
+                             int (*deliver)(void *context, const struct wal_record *record),
+                             void *context);
 
 #endif
 
@@ -10265,10 +10381,12 @@ OMENDB_INTERNAL int wal_read(struct storage *storage, struct wal_replay *replay,
  * manifest.h
  * ============================================================================================== */
 
-/* manifest.h: MANIFEST-<n>, the immutable root of everything, named by CURRENT. In memory it is this plain structure, which the engine fills
- * for each publication; on disk: header of 64 bytes (magic "OMENDBMF", version, three masks, length, CRC32C of all that follows and of
- * the header), then fixed fields, files, collections sorted by the bytes of their names, their schema, counters and segments. manifest.c has
- * the byte layout. CURRENT holds the name of the manifest and a newline, and its CRC32C in hexadecimal. */
+/* manifest.h: MANIFEST-<n>, the immutable root of everything, named by CURRENT. In memory it is
+ * this plain structure, which the engine fills for each publication; on disk: header of 64 bytes
+ * (magic "OMENDBMF", version, three masks, length, CRC32C of all that follows and of the header),
+ * then fixed fields, files, collections sorted by the bytes of their names, their schema, counters
+ * and segments. manifest.c has the byte layout. CURRENT holds the name of the manifest and a
+ * newline, and its CRC32C in hexadecimal. */
 #ifndef OMENDB_MANIFEST_H
 #define OMENDB_MANIFEST_H
 
@@ -10296,25 +10414,33 @@ struct manifest_collection {
 };
 
 struct manifest {
-    uint64_t number;          /* its own */
-    uint64_t commit;          /* S: everything up to it is in the segments; replay applies later ones */
-    uint64_t wal_number;      /* first log to replay */
-    uint64_t next_file;       /* next number of any file */
-    uint64_t next_collection; /* next id of a collection */
-    uint32_t read_only_features; /* from manifest_read: unknown ones; not 0: the database may only be opened read-only */
+    uint64_t number;     /* its own */
+    uint64_t commit;     /* S: everything up to it is in the segments; replay applies later ones */
+    uint64_t wal_number; /* first log to replay */
+    uint64_t next_file;  /* next number of any file */
+    uint64_t next_collection;    /* next id of a collection */
+    uint32_t read_only_features; /* from manifest_read: unknown ones; not 0: the database may only
+                                    be opened read-only */
     uint32_t file_count;
     uint32_t collection_count;
     struct manifest_file *files;
     struct manifest_collection *collections; /* sorted by name */
 };
 
-OMENDB_INTERNAL void manifest_destroy(struct memory *memory, struct manifest *manifest); /* frees the arrays; a zeroed one is OK */
+OMENDB_INTERNAL void
+manifest_destroy(struct memory *memory,
+                 struct manifest *manifest); /* frees the arrays; a zeroed one is OK */
 
-/* Writes MANIFEST-<number>, syncs it and the directory, then publishes it: CURRENT.tmp, sync, rename to CURRENT, sync of the directory. */
+/* Writes MANIFEST-<number> and CURRENT.tmp, syncs both and the directory (so also the entries of
+ * new segments), renames CURRENT.tmp to CURRENT, syncs the directory. OMENDB_POISONED: the new
+ * manifest or the former one may be the current one after a crash; delete nothing that either
+ * needs. Any other error: the former one is. OMENDB_MISUSE: manifest_read would refuse it; nothing
+ * was written. Files may be in any order; manifest_read gives them ascending. */
 OMENDB_INTERNAL int manifest_write(struct storage *storage, const struct manifest *manifest);
 
-/* Reads CURRENT and what it names. OMENDB_NOTFOUND: there is no CURRENT. OMENDB_CORRUPT, OMENDB_FORMAT (magic, later version,
- * unknown "refuse" feature), OMENDB_IOERR. Everything is bounded: counts against the length, names, schema values, ascending order. */
+/* Reads CURRENT and what it names. OMENDB_NOTFOUND: there is no CURRENT. OMENDB_CORRUPT,
+ * OMENDB_FORMAT (magic, later version, unknown "refuse" feature), OMENDB_IOERR. Everything is
+ * bounded: counts against the length, names, schema values, ascending order. */
 OMENDB_INTERNAL int manifest_read(struct storage *storage, struct manifest *manifest);
 /* Only the number that CURRENT names. */
 OMENDB_INTERNAL int manifest_current(struct storage *storage, uint64_t *number);
@@ -11025,11 +11151,13 @@ OMENDB_INTERNAL int manifest_read(struct storage *storage, struct manifest *mani
  * memtable.h
  * ============================================================================================== */
 
-/* memtable.h: the growing segment. Rows are appended in the order of commits and never move; the graph over them is built behind the
- * writers, and the rows not yet in it (the tail) are searched exactly.
+/* memtable.h: the growing segment. Rows are appended in the order of commits and never move; the
+ * graph over them is built behind the writers, and the rows not yet in it (the tail) are searched
+ * exactly.
  *
- * Rows [0, count) are complete. Rows [0, indexed) are in the graph; a few beyond may be, too, while several threads insert.
- * Guarded by the commit mutex: reserve, append, replacing of rows. Anything else reads with acquire. */
+ * Rows [0, count) are complete. Rows [0, indexed) are in the graph; a few beyond may be, too, while
+ * several threads insert. Guarded by the commit mutex: reserve, append, replacing of rows. Anything
+ * else reads with acquire. */
 #ifndef OMENDB_MEMTABLE_H
 #define OMENDB_MEMTABLE_H
 
@@ -11052,13 +11180,15 @@ struct memtable {
     _Atomic uint64_t newest_begin;
 };
 
-OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config, struct memtable **memtable);
+OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config,
+                                    struct memtable **memtable);
 OMENDB_INTERNAL struct memtable *memtable_reference(struct memtable *memtable);
 OMENDB_INTERNAL void memtable_release(struct memtable *memtable); /* NULL is OK */
 
 /* After it `more` appends cannot fail. OMENDB_NOMEM, OMENDB_TOOBIG. */
 OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more);
-OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector, uint64_t commit);
+OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector,
+                                     uint64_t commit);
 
 OMENDB_INTERNAL uint64_t memtable_id(const struct memtable *memtable, uint32_t row);
 OMENDB_INTERNAL uint64_t memtable_begin(const struct memtable *memtable, uint32_t row);
@@ -11068,8 +11198,10 @@ OMENDB_INTERNAL uint32_t memtable_previous(const struct memtable *memtable, uint
 /* Number of rows with begin <= commit; they are the first ones. */
 OMENDB_INTERNAL uint32_t memtable_visible_rows(const struct memtable *memtable, uint64_t commit);
 
-/* Links up to `rows` further rows with begin <= commit. done: receives how many. Any number of threads. */
-OMENDB_INTERNAL int memtable_index(struct memtable *memtable, struct graph_scratch *scratch, uint64_t commit, uint32_t rows, uint32_t *done);
+/* Links up to `rows` further rows with begin <= commit. done: receives how many. Any number of
+ * threads. */
+OMENDB_INTERNAL int memtable_index(struct memtable *memtable, struct graph_scratch *scratch,
+                                   uint64_t commit, uint32_t rows, uint32_t *done);
 /* Stops appending and indexing, and waits for the rows under way. */
 OMENDB_INTERNAL void memtable_seal(struct memtable *memtable);
 
@@ -11077,7 +11209,8 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable);
 
 /* memtable.c, continued */
 
-OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config, struct memtable **memtable)
+OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config,
+                                    struct memtable **memtable)
 {
     struct memtable *made = memory_zalloc(memory, sizeof *made);
     *memtable = NULL;
@@ -11092,7 +11225,8 @@ OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_co
     rows_store_init(&made->finished, memory, sizeof(uint8_t));
     idmap_init(&made->idmap, memory, &made->ids);
     made->tombstones = tombstones_create(memory);
-    int code = made->tombstones == NULL ? OMENDB_NOMEM : graph_create(memory, config, NULL, NULL, 0, &made->graph);
+    int code = made->tombstones == NULL ? OMENDB_NOMEM
+                                        : graph_create(memory, config, NULL, NULL, 0, &made->graph);
     if (code != OMENDB_OK) {
         memtable_release(made);
         return code;
@@ -11109,7 +11243,8 @@ OMENDB_INTERNAL struct memtable *memtable_reference(struct memtable *memtable)
 
 OMENDB_INTERNAL void memtable_release(struct memtable *memtable)
 {
-    if (memtable == NULL || atomic_fetch_sub_explicit(&memtable->references, 1, memory_order_acq_rel) != 1)
+    if (memtable == NULL ||
+        atomic_fetch_sub_explicit(&memtable->references, 1, memory_order_acq_rel) != 1)
         return;
     graph_destroy(memtable->graph);
     idmap_destroy(&memtable->idmap);
@@ -11125,7 +11260,10 @@ OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
 {
     uint32_t count = atomic_load_explicit(&memtable->count, memory_order_relaxed);
     if (more > GRAPH_MAX_ROWS - count)
-        return error_set(OMENDB_TOOBIG, "a memtable of %u rows cannot take %u more: at most 2^31; make a checkpoint", count, more);
+        return error_set(
+            OMENDB_TOOBIG,
+            "a memtable of %u rows cannot take %u more: at most 2^31; make a checkpoint", count,
+            more);
     uint32_t rows = count + more;
     int code = rows_store_reserve(&memtable->ids, rows);
     if (code == OMENDB_OK)
@@ -11141,10 +11279,12 @@ OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
     return code;
 }
 
-OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector, uint64_t commit)
+OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector,
+                                     uint64_t commit)
 {
     uint32_t row = atomic_load_explicit(&memtable->count, memory_order_relaxed);
-    struct rows_view ids = rows_store_view(&memtable->ids), begins = rows_store_view(&memtable->begins);
+    struct rows_view ids = rows_store_view(&memtable->ids),
+                     begins = rows_store_view(&memtable->begins);
     struct rows_view previous = rows_store_view(&memtable->previous);
     memcpy(graph_vector(memtable->graph, row), vector, memtable->vector_bytes);
     memcpy(rows_at(&ids, row), &id, sizeof id);
@@ -11207,7 +11347,8 @@ static _Atomic uint8_t *memtable_finished(const struct rows_view *finished, uint
     return (_Atomic uint8_t *)rows_at(finished, row);
 }
 
-/* Moves `indexed` over all finished rows. Threads race to move it by one; whoever fails sees the other's value and goes on. */
+/* Moves `indexed` over all finished rows. Threads race to move it by one; whoever fails sees the
+ * other's value and goes on. */
 static void memtable_advance(struct memtable *memtable, uint32_t limit)
 {
     struct rows_view finished = rows_store_view(&memtable->finished);
@@ -11218,7 +11359,8 @@ static void memtable_advance(struct memtable *memtable, uint32_t limit)
     }
 }
 
-OMENDB_INTERNAL int memtable_index(struct memtable *memtable, struct graph_scratch *scratch, uint64_t commit, uint32_t rows, uint32_t *done)
+OMENDB_INTERNAL int memtable_index(struct memtable *memtable, struct graph_scratch *scratch,
+                                   uint64_t commit, uint32_t rows, uint32_t *done)
 {
     int code = OMENDB_OK;
     uint32_t limit = memtable_visible_rows(memtable, commit);
@@ -11232,8 +11374,8 @@ OMENDB_INTERNAL int memtable_index(struct memtable *memtable, struct graph_scrat
             continue;
         code = graph_insert(memtable->graph, scratch, row);
         if (code != OMENDB_OK) {
-            /* Only this thread's row is unfinished: hand it back when nobody claimed a later one, else the tail stays where it is and
-             * sealing writes the rest as not indexed. */
+            /* Only this thread's row is unfinished: hand it back when nobody claimed a later one,
+             * else the tail stays where it is and sealing writes the rest as not indexed. */
             uint32_t next = row + 1;
             atomic_compare_exchange_strong(&memtable->claimed, &next, row);
             break;
@@ -11260,13 +11402,16 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
 
 /* version.c: the lives of collections, versions and segments; finding rows by id in them.
  *
- * Reference without a lock. A reader marks a pin slot as busy, loads the collection's version pointer, adds a reference, and frees the
- * slot; who replaces the pointer waits until each slot was seen free once, and only then drops the old version's own reference. Both sides
- * are sequentially consistent: if the reader loaded the old pointer, its mark came before the swap in the one order, so the
- * swapper sees it. The pin lasts for a handful of instructions, so the wait is short and needs no signal.
+ * Reference without a lock. A reader marks a pin slot as busy, loads the collection's version
+ * pointer, adds a reference, and frees the slot; who replaces the pointer waits until each slot was
+ * seen free once, and only then drops the old version's own reference. Both sides are sequentially
+ * consistent: if the reader loaded the old pointer, its mark came before the swap in the one order,
+ * so the swapper sees it. The pin lasts for a handful of instructions, so the wait is short and
+ * needs no signal.
  *
- * Consistency. A commit number read while a version was current is complete in that version: appends go to memtables in it, and
- * what a later version dropped had ended at or before a commit that was already visible (compact.c). Hence the loop in version_acquire_newest. */
+ * Consistency. A commit number read while a version was current is complete in that version:
+ * appends go to memtables in it, and what a later version dropped had ended at or before a commit
+ * that was already visible (compact.c). Hence the loop in version_acquire_newest. */
 
 /* ==============================================================================================
  * database.h
@@ -11274,19 +11419,30 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
 
 /* database.h: what an open database is made of, who owns it and what guards it.
  *
- *   omendb (struct omendb)      files, log, threads, the list of collections
- *   struct collection           one collection while the database is open; handles (omendb_collection) point at it
- *   struct version              immutable list of the memtables and segments that make up a collection now; reference-counted
- *   struct segment              one part of a segment file, its tombstones, its walkable view; reference-counted
+ *   struct omendb      files, log, threads, the list of collections
+ *   struct collection  one collection while the database is open; handles point at it
+ *   struct version     immutable list of the memtables and segments that make up a collection now;
+ *                      reference-counted
+ *   struct segment     one part of a segment file, its tombstones, its walkable view;
+ *                      reference-counted
  *
- * LOCK ORDER (take from left to right, release before waiting on anything to the left):
- *   maintenance_mutex  ->  sync leadership (syncing)  ->  commit_mutex  ->  work_mutex | txn_mutex | sync_mutex
- *   maintenance_mutex  whoever publishes a manifest: checkpoint, install of a merge, collecting of files.
- *   syncing            at most one thread syncs the log, or replaces it; guarded by sync_mutex, waited for on sync_condition.
- *   commit_mutex       appending to the log and applying: memtables, tombstones, catalog, versions, next ids. Never held over a
- *                      sync of commits; held over the small remainder when the log is rotated.
- *   sync_mutex         durable_commit, poisoned. txn_mutex: the list of transactions. work_mutex: queues.
- * A reader takes none of them: it pins, copies the version pointer, adds a reference, unpins (version.c), then reads `visible_commit`. */
+ * LOCK ORDER: take from left to right; before waiting for one, let go of those to its right.
+ *   maintenance_mutex -> sync leadership -> commit_mutex -> work, txn, sync, list mutex
+ *
+ *   maintenance_mutex  whoever publishes a manifest: checkpoint, install of a merge; collecting of
+ *                      files.
+ *   sync leadership    `syncing`: one thread at a time syncs the log, or replaces it. Guarded by
+ *                      sync_mutex, waited for on sync_condition.
+ *   commit_mutex       appending to the log and applying: memtables, tombstones, catalog, versions,
+ *                      next ids. Never held over a sync of commits; held over the small rest when
+ *                      the log is rotated.
+ *   sync_mutex         durable_commit, poisoned
+ *   txn_mutex          the list of transactions
+ *   work mutex         queues and jobs (work.c)
+ *   list mutex         open databases of the process (database.c)
+ *
+ * A reader takes none of them: it pins, copies the version pointer, adds a reference, unpins
+ * (version.c), then reads `visible_commit`. */
 #ifndef OMENDB_DATABASE_H
 #define OMENDB_DATABASE_H
 
@@ -11309,7 +11465,8 @@ struct shared_file {
     struct manifest_file entry;
 };
 
-/* Begin commits of rows that a transaction older than the sealing may not see; shared, immutable. */
+/* Begin commits of rows that a transaction older than the sealing may not see; shared, immutable.
+ */
 struct begin_array {
     _Atomic uint32_t references;
     struct memory *memory;
@@ -11333,7 +11490,7 @@ struct segment {
     /* Where the manifest finds the tombstones; guarded by maintenance_mutex. */
     uint64_t overlay_file;
     uint32_t overlay_part;
-    uint64_t overlay_commit; /* ends up to this one are in the overlay */
+    uint64_t overlay_commit;  /* ends up to this one are in the overlay */
     _Atomic uint32_t merging; /* 1: input of a merge under way */
 };
 
@@ -11358,9 +11515,10 @@ struct collection {
     size_t vector_bytes;
     float distance_factor;
     _Atomic uint32_t dropped;
-    _Atomic(struct version *) version; /* replaced under commit_mutex; the old one is released after a grace period */
-    struct memtable *active;           /* the last of the version's memtables, or NULL; commit_mutex */
-    _Atomic uint64_t next_id;          /* commit_mutex */
+    _Atomic(struct version *)
+        version; /* replaced under commit_mutex; the old one is released after a grace period */
+    struct memtable *active;  /* the last of the version's memtables, or NULL; commit_mutex */
+    _Atomic uint64_t next_id; /* commit_mutex */
     /* Queues of work.c, linked through the collections; work mutex. */
     _Atomic uint32_t index_queued, merge_queued;
     struct collection *index_next, *merge_next;
@@ -11402,7 +11560,8 @@ struct omendb {
     struct wal *wal; /* NULL: in memory, or read-only */
     uint64_t appended_commit;
     uint64_t next_collection;
-    _Atomic uint64_t log_bytes; /* in the current log and those before it that a checkpoint has not replaced */
+    _Atomic uint64_t
+        log_bytes; /* in the current log and those before it that a checkpoint has not replaced */
 
     /* sync_mutex */
     uint32_t syncing;
@@ -11416,9 +11575,11 @@ struct omendb {
     /* maintenance_mutex */
     struct manifest published;
     _Atomic uint64_t next_file;
-    uint64_t retained[DATABASE_RETAINED]; /* older manifests that readers of other processes may use; 0: free place */
-    uint64_t unpublished[DATABASE_UNPUBLISHED]; /* files that are written, or in use, but not in the manifest yet; 0: free place */
-    _Atomic uint32_t checkpoint_failed; /* code of the last one, 0: fine */
+    uint64_t retained[DATABASE_RETAINED]; /* older manifests that readers of other processes may
+                                             use; 0: free place */
+    uint64_t unpublished[DATABASE_UNPUBLISHED]; /* files that are written, or in use, but not in the
+                                                   manifest yet; 0: free place */
+    _Atomic uint32_t checkpoint_failed;         /* code of the last one, 0: fine */
 
     /* txn_mutex */
     struct omendb_txn *transactions;
@@ -11435,7 +11596,8 @@ struct omendb {
     uint64_t replay_wal, replay_offset, replay_sequence;
 
     _Atomic uint64_t commit_groups, checkpoints, merges, merges_rebuilt;
-    struct omendb *next_open; /* of the process-wide list for fork */
+    struct omendb *next_open; /* of the process-wide list; guarded by its mutex */
+    char identity[128];       /* of the directory, while it is open for writing; "": none */
 };
 
 struct omendb_collection {
@@ -11445,49 +11607,64 @@ struct omendb_collection {
 };
 
 /* ---- version.c: collections, versions, segments and their lives */
-OMENDB_INTERNAL int collection_create(omendb *db, uint64_t id, const char *name, const omendb_schema *schema, struct collection **collection);
+OMENDB_INTERNAL int collection_create(omendb *db, uint64_t id, const char *name,
+                                      const omendb_schema *schema, struct collection **collection);
 OMENDB_INTERNAL struct collection *collection_reference(struct collection *collection);
 OMENDB_INTERNAL void collection_release(struct collection *collection);
-OMENDB_INTERNAL void collection_graph_config(const struct collection *collection, struct graph_config *config);
+OMENDB_INTERNAL void collection_graph_config(const struct collection *collection,
+                                             struct graph_config *config);
 
 /* Fills defaults and checks ranges; OMENDB_INVALID names the field. */
 OMENDB_INTERNAL int schema_complete(const omendb_schema *given, omendb_schema *complete);
 /* Fields of `given` that are not 0 must equal; OMENDB_MISMATCH names the field. */
-OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_schema *given, const char *name);
+OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_schema *given,
+                                   const char *name);
 
 /* Index of the name in the catalog, or where it would go with *found = 0. commit_mutex. */
 OMENDB_INTERNAL size_t catalog_find(const struct catalog *catalog, const char *name, int *found);
 OMENDB_INTERNAL struct collection *catalog_by_id(const struct catalog *catalog, uint64_t id);
 OMENDB_INTERNAL int catalog_reserve(omendb *db, struct catalog *catalog, size_t more);
-OMENDB_INTERNAL void catalog_insert(struct catalog *catalog, struct collection *collection); /* takes the reference; reserved before */
-OMENDB_INTERNAL void catalog_remove(struct catalog *catalog, struct collection *collection); /* gives the reference back to the caller */
+OMENDB_INTERNAL void
+catalog_insert(struct catalog *catalog,
+               struct collection *collection); /* takes the reference; reserved before */
+OMENDB_INTERNAL void
+catalog_remove(struct catalog *catalog,
+               struct collection *collection); /* gives the reference back to the caller */
 
 /* A reference to the current version, without a lock. */
 OMENDB_INTERNAL struct version *version_acquire(struct collection *collection);
 OMENDB_INTERNAL void version_release(struct version *version);
 /* A new version with room; its items are not yet referenced. NULL: no memory. */
-OMENDB_INTERNAL struct version *version_create(struct memory *memory, uint32_t memtables, uint32_t segments);
+OMENDB_INTERNAL struct version *version_create(struct memory *memory, uint32_t memtables,
+                                               uint32_t segments);
 /* Makes it current and releases the old one after the grace period. commit_mutex. */
 OMENDB_INTERNAL void version_install(struct collection *collection, struct version *version);
 /* Waits until no reader is between loading a pointer and referencing what it points at. */
 OMENDB_INTERNAL void version_wait_for_readers(omendb *db);
 /* Consistent pair of a version and the commit to read at. */
-OMENDB_INTERNAL struct version *version_acquire_newest(struct collection *collection, uint64_t *commit);
+OMENDB_INTERNAL struct version *version_acquire_newest(struct collection *collection,
+                                                       uint64_t *commit);
 
-OMENDB_INTERNAL int shared_file_open(omendb *db, const struct manifest_file *entry, struct shared_file **file);
+OMENDB_INTERNAL int shared_file_open(omendb *db, const struct manifest_file *entry,
+                                     struct shared_file **file);
 OMENDB_INTERNAL struct shared_file *shared_file_reference(struct shared_file *file);
 OMENDB_INTERNAL void shared_file_release(struct shared_file *file);
 
 /* tombstones, begins: references taken over on success; tombstones NULL: a new empty object. */
-OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection, struct shared_file *file, uint32_t part,
-                                 struct tombstones *tombstones, struct begin_array *begins, struct segment **segment);
+OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection,
+                                 struct shared_file *file, uint32_t part,
+                                 struct tombstones *tombstones, struct begin_array *begins,
+                                 struct segment **segment);
 OMENDB_INTERNAL struct segment *segment_reference(struct segment *segment);
 OMENDB_INTERNAL void segment_release(struct segment *segment);
 OMENDB_INTERNAL int segment_id(const struct segment *segment, uint32_t row, uint64_t *id);
-OMENDB_INTERNAL int segment_vector(const struct segment *segment, uint32_t row, const uint8_t **vector);
+OMENDB_INTERNAL int segment_vector(const struct segment *segment, uint32_t row,
+                                   const uint8_t **vector);
 /* Rows with this id, one after the other: *cursor starts at 0; *row = GRAPH_NO_ROW at the end. */
-OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uint64_t *cursor, uint32_t *row);
-OMENDB_INTERNAL int segment_row_visible(const struct segment *segment, uint32_t row, uint64_t commit);
+OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uint64_t *cursor,
+                                 uint32_t *row);
+OMENDB_INTERNAL int segment_row_visible(const struct segment *segment, uint32_t row,
+                                        uint64_t commit);
 
 /* Where a row is. */
 struct location {
@@ -11495,14 +11672,17 @@ struct location {
     struct segment *segment;
     uint32_t row;
 };
-/* The live row of `id` in the newest state (commit_mutex), or both pointers NULL. *newest_change: largest commit known to have
- * touched the id (0: none known). */
-OMENDB_INTERNAL int version_locate_live(const struct version *version, uint64_t id, struct location *location, uint64_t *newest_change);
+/* The live row of `id` in the newest state (commit_mutex), or both pointers NULL. *newest_change:
+ * largest commit known to have touched the id (0: none known). */
+OMENDB_INTERNAL int version_locate_live(const struct version *version, uint64_t id,
+                                        struct location *location, uint64_t *newest_change);
 /* The row of `id` that is visible at `commit`, or both pointers NULL. */
-OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, uint64_t commit, struct location *location);
+OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, uint64_t commit,
+                                   struct location *location);
 OMENDB_INTERNAL int location_vector(const struct location *location, const uint8_t **vector);
 OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit, uint64_t *count);
-OMENDB_INTERNAL uint64_t version_unindexed_bytes(const struct version *version, size_t vector_bytes);
+OMENDB_INTERNAL uint64_t version_unindexed_bytes(const struct version *version,
+                                                 size_t vector_bytes);
 
 /* Working memory of one search, merge or indexing step at a time; pooled. */
 struct search_hit {
@@ -11519,14 +11699,21 @@ struct scratch {
     uint8_t *vector; /* the query in the stored type */
     size_t vector_capacity;
 };
-OMENDB_INTERNAL struct scratch *scratch_take(omendb *db); /* NULL: no memory */
+OMENDB_INTERNAL struct scratch *scratch_take(omendb *db);               /* NULL: no memory */
 OMENDB_INTERNAL void scratch_give(omendb *db, struct scratch *scratch); /* NULL is OK */
 OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch);          /* NULL is OK */
-OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found, size_t vector_bytes);
+OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found,
+                                    size_t vector_bytes);
 OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message);
 
 /* ---- commit.c */
-enum change_kind { CHANGE_ADD = 1, CHANGE_PUT = 2, CHANGE_DELETE = 3, CHANGE_CREATE = 4, CHANGE_DROP = 5 };
+enum change_kind {
+    CHANGE_ADD = 1,
+    CHANGE_PUT = 2,
+    CHANGE_DELETE = 3,
+    CHANGE_CREATE = 4,
+    CHANGE_DROP = 5
+};
 
 /* One operation over many records of one collection. */
 struct change {
@@ -11536,13 +11723,14 @@ struct change {
     uint64_t *ids;                 /* caller's; automatic ones are filled in when `automatic` */
     const uint8_t *vectors;        /* count * vector_bytes, stored type */
     int automatic;
-    int skip_missing;              /* DELETE: absent ids are left out of the commit instead of OMENDB_NOTFOUND */
-    uint32_t affected;             /* out: DELETE: how many existed */
+    int skip_missing; /* DELETE: absent ids are left out of the commit instead of OMENDB_NOTFOUND */
+    uint32_t affected; /* out: DELETE: how many existed */
 };
 
-/* Validates, logs, applies and, as the sync mode says, waits until the commit is durable and visible.
- * snapshot: UINT64_MAX, or OMENDB_CONFLICT where an id changed after it. */
-OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count, uint64_t snapshot);
+/* Validates, logs, applies and, as the sync mode says, waits until the commit is durable and
+ * visible. snapshot: UINT64_MAX, or OMENDB_CONFLICT where an id changed after it. */
+OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count,
+                                   uint64_t snapshot);
 /* Applies a logged commit to memory (recovery, read-only openers). */
 OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *payload, size_t size);
 /* Makes `commit` and all before it durable and visible, whatever the sync mode when `force`. */
@@ -11556,23 +11744,32 @@ OMENDB_INTERNAL int commit_poison(omendb *db, int code);
 OMENDB_INTERNAL int commit_sync_led(omendb *db);
 OMENDB_INTERNAL void commit_publish(omendb *db, uint64_t commit);
 /* ---- checkpoint.c */
-/* Seals all memtables and tombstones into files and publishes them; the log before it is dropped. force = 0: only when the log is long enough. */
+/* Seals all memtables and tombstones into files and publishes them; the log before it is dropped.
+ * force = 0: only when the log is long enough. */
 OMENDB_INTERNAL int checkpoint_run(omendb *db, int force);
 /* Publishes what the versions hold now, as of the last checkpoint's commit. maintenance_mutex. */
 OMENDB_INTERNAL int checkpoint_republish(omendb *db);
-/* Writes ids, their sorted index and filter of a part; fills the fields of `info` that follow from them. */
-OMENDB_INTERNAL int checkpoint_write_ids(struct segment_writer *writer, struct memory *memory, const uint64_t *ids, uint32_t rows,
+/* Writes ids, their sorted index and filter of a part; fills the fields of `info` that follow from
+ * them. */
+OMENDB_INTERNAL int checkpoint_write_ids(struct segment_writer *writer, struct memory *memory,
+                                         const uint64_t *ids, uint32_t rows,
                                          struct part_info *info);
-/* Unlinks the files that neither the manifest nor a reader of another process needs. maintenance_mutex. */
+/* Unlinks the files that neither the manifest nor a reader of another process needs.
+ * maintenance_mutex. */
 OMENDB_INTERNAL void checkpoint_collect(omendb *db);
 /* A file is about to be written outside of maintenance_mutex, or is done with. */
-OMENDB_INTERNAL int checkpoint_protect(omendb *db, uint64_t *number); /* gives the next number; OMENDB_BUSY when there are too many */
+OMENDB_INTERNAL int checkpoint_protect(
+    omendb *db, uint64_t *number); /* gives the next number; OMENDB_BUSY when there are too many */
 OMENDB_INTERNAL void checkpoint_unprotect(omendb *db, uint64_t number);
 /* What a part says of its collection, and of the graph in it. */
-OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection, struct part_info *info);
-OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, uint32_t indexed_rows, struct part_info *info);
+OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection,
+                                         struct part_info *info);
+OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, uint32_t indexed_rows,
+                                               struct part_info *info);
 /* The sections of a graph, for info->indexed_rows rows. */
-OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer, const struct graph_view *view, const struct part_info *info);
+OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer,
+                                           const struct graph_view *view,
+                                           const struct part_info *info);
 OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, uint32_t rows);
 OMENDB_INTERNAL void begin_array_release(struct begin_array *begins); /* NULL is OK */
 
@@ -11581,27 +11778,33 @@ OMENDB_INTERNAL int recover_open(omendb *db, int must_exist);
 OMENDB_INTERNAL int recover_refresh(omendb *db);
 
 /* ---- compact.c */
-/* Merges what the policy picks in these collections (small ones share a file); *merged = 0: nothing to do. The caller has the right to
- * merge (work_merge_begin). OMENDB_DONE: cancelled by `progress` or by closing. */
+/* Merges what the policy picks in these collections (small ones share a file); *merged = 0: nothing
+ * to do. The caller has the right to merge (work_merge_begin). OMENDB_DONE: cancelled by `progress`
+ * or by closing. */
 #define COMPACT_BATCH 64
-OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collections, size_t count, int everything,
-                                int (*progress)(void *context, uint64_t done, uint64_t total), void *context, int *merged);
+OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collections, size_t count,
+                                int everything,
+                                int (*progress)(void *context, uint64_t done, uint64_t total),
+                                void *context, int *merged);
 OMENDB_INTERNAL int compact_wanted(struct collection *collection);
 /* Bytes that a merge of what is picked would write: small ones are gathered into one file. */
 #define COMPACT_SMALL_BYTES (UINT64_C(4) << 20)
 
 /* ---- work.c */
 OMENDB_INTERNAL int work_create(omendb *db, int32_t threads); /* queues only */
-OMENDB_INTERNAL int work_start(omendb *db);                     /* the threads */
+OMENDB_INTERNAL int work_start(omendb *db);                   /* the threads */
 OMENDB_INTERNAL void work_stop(omendb *db);
 OMENDB_INTERNAL void work_destroy(omendb *db);
 /* Something may be to do in the background. */
 OMENDB_INTERNAL void work_notice_index(struct collection *collection);
 OMENDB_INTERNAL void work_notice_merge(struct collection *collection);
 OMENDB_INTERNAL void work_notice_log(omendb *db);
-/* Runs fn(context, i) for i in [0, count) over this thread and idle workers; the first error stops it and is returned. */
-OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count, int (*fn)(void *context, uint64_t index), void *context);
-/* Slows a writer that is about to add `bytes` to the collection; OMENDB_BUSY after stall_timeout. */
+/* Runs fn(context, i) for i in [0, count) over this thread and idle workers; the first error stops
+ * it and is returned. */
+OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count,
+                                  int (*fn)(void *context, uint64_t index), void *context);
+/* Slows a writer that is about to add `bytes` to the collection; OMENDB_BUSY after stall_timeout.
+ */
 OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes);
 /* One unit of background work in this thread; *did = 0: there was none. */
 OMENDB_INTERNAL int work_step(omendb *db, int *did);
@@ -11615,15 +11818,16 @@ struct search_request {
     struct collection *collection;
     const struct version *version;
     uint64_t commit;
-    omendb_txn *txn;         /* NULL, or a writing one: its own changes count */
-    const uint8_t *vector;   /* stored type */
-    uint64_t excluded_id;    /* OMENDB_ID_AUTO: none */
+    omendb_txn *txn;       /* NULL, or a writing one: its own changes count */
+    const uint8_t *vector; /* stored type */
+    uint64_t excluded_id;  /* OMENDB_ID_AUTO: none */
     size_t k, ef;
     int exact, use_radius;
     float radius;
 };
-OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch, uint64_t *ids, float *distances,
-                               size_t *count, omendb_explain *explain);
+OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch,
+                               uint64_t *ids, float *distances, size_t *count,
+                               omendb_explain *explain);
 
 /* ---- txn.c */
 struct txn_write {
@@ -11649,14 +11853,16 @@ OMENDB_INTERNAL int txn_begin(omendb *db, int mode, omendb_txn **txn);
 OMENDB_INTERNAL int txn_commit(omendb_txn *txn);
 OMENDB_INTERNAL void txn_end(omendb_txn *txn); /* frees; NULL is OK */
 /* The transaction's own change of a record, or NULL. */
-OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn, const struct collection *collection, uint64_t id);
+OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn,
+                                                 const struct collection *collection, uint64_t id);
 /* Takes a validated change over (copies vectors). */
 OMENDB_INTERNAL int txn_apply(omendb_txn *txn, struct change *change);
 /* Smallest commit that a transaction reads at, at most the newest visible one. */
 OMENDB_INTERNAL uint64_t txn_oldest(omendb *db);
 
 /* ---- check.c, backup.c */
-OMENDB_INTERNAL int check_run(omendb *db, void (*report)(void *context, const char *line), void *context, uint64_t *problems);
+OMENDB_INTERNAL int check_run(omendb *db, void (*report)(void *context, const char *line),
+                              void *context, uint64_t *problems);
 OMENDB_INTERNAL int backup_run(omendb *db, const char *path);
 
 #endif
@@ -11682,8 +11888,8 @@ static int schema_check_ranges(const omendb_schema *schema)
     };
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
         if (ranges[i].value < ranges[i].low || ranges[i].value > ranges[i].high)
-            return error_set(OMENDB_INVALID, "schema.%s is %u; it must be between %u and %u", ranges[i].name, ranges[i].value,
-                             ranges[i].low, ranges[i].high);
+            return error_set(OMENDB_INVALID, "schema.%s is %u; it must be between %u and %u",
+                             ranges[i].name, ranges[i].value, ranges[i].low, ranges[i].high);
     }
     return OMENDB_OK;
 }
@@ -11703,20 +11909,26 @@ OMENDB_INTERNAL int schema_complete(const omendb_schema *given, omendb_schema *c
     if (code != OMENDB_OK)
         return code;
     if (kernels_for((omendb_scalar)complete->scalar, (omendb_metric)complete->metric) == NULL)
-        return error_set(OMENDB_INVALID, "schema.metric %u does not go with schema.scalar %u: hamming is for b1, and b1 only for it",
+        return error_set(OMENDB_INVALID,
+                         "schema.metric %u does not go with schema.scalar %u: hamming is for b1, "
+                         "and b1 only for it",
                          complete->metric, complete->scalar);
     if (!(complete->scale > 0.0f) || complete->scale > 1e30f)
-        return error_set(OMENDB_INVALID, "schema.scale is %g; it must be positive and at most 1e30", (double)complete->scale);
+        return error_set(OMENDB_INVALID, "schema.scale is %g; it must be positive and at most 1e30",
+                         (double)complete->scale);
     return OMENDB_OK;
 }
 
 static int schema_differs(const char *name, const char *field, double stored, double given)
 {
-    return error_set(OMENDB_MISMATCH, "collection \"%s\" was made with %s %g, not %g; open it with the stored schema or NULL", name, field,
-                     stored, given);
+    return error_set(
+        OMENDB_MISMATCH,
+        "collection \"%s\" was made with %s %g, not %g; open it with the stored schema or NULL",
+        name, field, stored, given);
 }
 
-OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_schema *given, const char *name)
+OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_schema *given,
+                                   const char *name)
 {
     if (given->dim != 0 && given->dim != stored->dim)
         return schema_differs(name, "dim", stored->dim, given->dim);
@@ -11729,7 +11941,8 @@ OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_sch
     if (given->M != 0 && given->M != stored->M)
         return schema_differs(name, "M", stored->M, given->M);
     if (given->ef_construction != 0 && given->ef_construction != stored->ef_construction)
-        return schema_differs(name, "ef_construction", stored->ef_construction, given->ef_construction);
+        return schema_differs(name, "ef_construction", stored->ef_construction,
+                              given->ef_construction);
     if (given->ef != 0 && given->ef != stored->ef)
         return schema_differs(name, "ef", stored->ef, given->ef);
     if (given->seed != 0 && given->seed != stored->seed)
@@ -11739,7 +11952,8 @@ OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_sch
 
 /* ------------------------------------------------------------------ collections */
 
-OMENDB_INTERNAL int collection_create(omendb *db, uint64_t id, const char *name, const omendb_schema *schema, struct collection **collection)
+OMENDB_INTERNAL int collection_create(omendb *db, uint64_t id, const char *name,
+                                      const omendb_schema *schema, struct collection **collection)
 {
     *collection = NULL;
     struct collection *made = memory_zalloc(&db->memory, sizeof *made);
@@ -11750,7 +11964,8 @@ OMENDB_INTERNAL int collection_create(omendb *db, uint64_t id, const char *name,
     atomic_init(&made->references, 1);
     memcpy(made->name, name, strlen(name) + 1);
     made->schema = *schema;
-    made->format = (struct scalar_format){(omendb_scalar)schema->scalar, (omendb_metric)schema->metric, schema->dim, schema->scale};
+    made->format = (struct scalar_format){
+        (omendb_scalar)schema->scalar, (omendb_metric)schema->metric, schema->dim, schema->scale};
     made->kernel = kernels_for(made->format.scalar, made->format.metric);
     made->vector_bytes = scalar_bytes(made->format.scalar, schema->dim);
     made->distance_factor = scalar_distance_factor(&made->format);
@@ -11772,13 +11987,15 @@ OMENDB_INTERNAL struct collection *collection_reference(struct collection *colle
 
 OMENDB_INTERNAL void collection_release(struct collection *collection)
 {
-    if (collection == NULL || atomic_fetch_sub_explicit(&collection->references, 1, memory_order_acq_rel) != 1)
+    if (collection == NULL ||
+        atomic_fetch_sub_explicit(&collection->references, 1, memory_order_acq_rel) != 1)
         return;
     version_release(atomic_load_explicit(&collection->version, memory_order_relaxed));
     memory_free(&collection->db->memory, collection, sizeof *collection);
 }
 
-OMENDB_INTERNAL void collection_graph_config(const struct collection *collection, struct graph_config *config)
+OMENDB_INTERNAL void collection_graph_config(const struct collection *collection,
+                                             struct graph_config *config)
 {
     config->M = collection->schema.M;
     config->ef_construction = collection->schema.ef_construction;
@@ -11821,8 +12038,9 @@ OMENDB_INTERNAL int catalog_reserve(omendb *db, struct catalog *catalog, size_t 
     if (catalog->count + more <= catalog->capacity)
         return OMENDB_OK;
     size_t capacity = catalog->capacity * 2 + more;
-    struct collection **items = memory_resize(&db->memory, catalog->items, catalog->capacity * sizeof *items,
-                                              memory_multiply(capacity, sizeof *items));
+    struct collection **items =
+        memory_resize(&db->memory, catalog->items, catalog->capacity * sizeof *items,
+                      memory_multiply(capacity, sizeof *items));
     if (items == NULL)
         return OMENDB_NOMEM;
     catalog->items = items;
@@ -11834,7 +12052,8 @@ OMENDB_INTERNAL void catalog_insert(struct catalog *catalog, struct collection *
 {
     int found;
     size_t at = catalog_find(catalog, collection->name, &found);
-    memmove(catalog->items + at + 1, catalog->items + at, (catalog->count - at) * sizeof *catalog->items);
+    memmove(catalog->items + at + 1, catalog->items + at,
+            (catalog->count - at) * sizeof *catalog->items);
     catalog->items[at] = collection;
     catalog->count++;
 }
@@ -11844,7 +12063,8 @@ OMENDB_INTERNAL void catalog_remove(struct catalog *catalog, struct collection *
     for (size_t i = 0; i < catalog->count; i++) {
         if (catalog->items[i] != collection)
             continue;
-        memmove(catalog->items + i, catalog->items + i + 1, (catalog->count - i - 1) * sizeof *catalog->items);
+        memmove(catalog->items + i, catalog->items + i + 1,
+                (catalog->count - i - 1) * sizeof *catalog->items);
         catalog->count--;
         return;
     }
@@ -11854,10 +12074,12 @@ OMENDB_INTERNAL void catalog_remove(struct catalog *catalog, struct collection *
 
 static size_t version_bytes(uint32_t memtables, uint32_t segments)
 {
-    return sizeof(struct version) + memtables * sizeof(struct memtable *) + segments * sizeof(struct segment *);
+    return sizeof(struct version) + memtables * sizeof(struct memtable *) +
+           segments * sizeof(struct segment *);
 }
 
-OMENDB_INTERNAL struct version *version_create(struct memory *memory, uint32_t memtables, uint32_t segments)
+OMENDB_INTERNAL struct version *version_create(struct memory *memory, uint32_t memtables,
+                                               uint32_t segments)
 {
     size_t bytes = version_bytes(memtables, segments);
     struct version *version = memory_zalloc(memory, bytes);
@@ -11875,7 +12097,8 @@ OMENDB_INTERNAL struct version *version_create(struct memory *memory, uint32_t m
 
 OMENDB_INTERNAL void version_release(struct version *version)
 {
-    if (version == NULL || atomic_fetch_sub_explicit(&version->references, 1, memory_order_acq_rel) != 1)
+    if (version == NULL ||
+        atomic_fetch_sub_explicit(&version->references, 1, memory_order_acq_rel) != 1)
         return;
     for (uint32_t i = 0; i < version->memtable_count; i++)
         memtable_release(version->memtables[i]);
@@ -11921,7 +12144,8 @@ OMENDB_INTERNAL void version_install(struct collection *collection, struct versi
     version_release(old);
 }
 
-OMENDB_INTERNAL struct version *version_acquire_newest(struct collection *collection, uint64_t *commit)
+OMENDB_INTERNAL struct version *version_acquire_newest(struct collection *collection,
+                                                       uint64_t *commit)
 {
     for (;;) {
         struct version *version = version_acquire(collection);
@@ -11934,7 +12158,8 @@ OMENDB_INTERNAL struct version *version_acquire_newest(struct collection *collec
 
 /* ------------------------------------------------------------------ segments */
 
-OMENDB_INTERNAL int shared_file_open(omendb *db, const struct manifest_file *entry, struct shared_file **file)
+OMENDB_INTERNAL int shared_file_open(omendb *db, const struct manifest_file *entry,
+                                     struct shared_file **file)
 {
     *file = NULL;
     struct shared_file *made = memory_zalloc(&db->memory, sizeof *made);
@@ -11943,7 +12168,8 @@ OMENDB_INTERNAL int shared_file_open(omendb *db, const struct manifest_file *ent
     atomic_init(&made->references, 1);
     made->memory = &db->memory;
     made->entry = *entry;
-    int code = segment_file_open(&db->storage, (enum storage_kind)entry->kind, entry->number, entry->size, entry->footer_crc, &made->file);
+    int code = segment_file_open(&db->storage, (enum storage_kind)entry->kind, entry->number,
+                                 entry->size, entry->footer_crc, &made->file);
     if (code != OMENDB_OK) {
         memory_free(&db->memory, made, sizeof *made);
         return code;
@@ -11966,23 +12192,30 @@ OMENDB_INTERNAL void shared_file_release(struct shared_file *file)
     memory_free(file->memory, file, sizeof *file);
 }
 
-static int segment_expect(const struct segment_file *file, uint32_t part, enum section_type type, uint64_t expected)
+static int segment_expect(const struct segment_file *file, uint32_t part, enum section_type type,
+                          uint64_t expected)
 {
     struct section_range range = segment_section(file, part, type);
     if (range.length == expected)
         return OMENDB_OK;
-    return error_set(OMENDB_CORRUPT, "seg-%llu: part %u: section %d has %llu bytes, expected %llu; restore from a backup",
-                     (unsigned long long)file->number, part, (int)type, (unsigned long long)range.length, (unsigned long long)expected);
+    return error_set(
+        OMENDB_CORRUPT,
+        "seg-%llu: part %u: section %d has %llu bytes, expected %llu; restore from a backup",
+        (unsigned long long)file->number, part, (int)type, (unsigned long long)range.length,
+        (unsigned long long)expected);
 }
 
-static int segment_check_layout(const struct collection *collection, const struct segment_file *file, uint32_t part)
+static int segment_check_layout(const struct collection *collection,
+                                const struct segment_file *file, uint32_t part)
 {
     const struct part_info *info = &file->parts[part];
     uint64_t rows = info->rows, indexed = info->indexed_rows;
-    if (info->collection != collection->id || info->dim != collection->schema.dim || info->M != collection->schema.M ||
-        info->scalar != collection->schema.scalar || info->metric != collection->schema.metric ||
+    if (info->collection != collection->id || info->dim != collection->schema.dim ||
+        info->M != collection->schema.M || info->scalar != collection->schema.scalar ||
+        info->metric != collection->schema.metric ||
         info->vector_stride != collection->vector_bytes || indexed > rows || rows > GRAPH_MAX_ROWS)
-        return error_set(OMENDB_CORRUPT, "seg-%llu: part %u does not fit collection \"%s\"; restore from a backup",
+        return error_set(OMENDB_CORRUPT,
+                         "seg-%llu: part %u does not fit collection \"%s\"; restore from a backup",
                          (unsigned long long)file->number, part, collection->name);
     const struct {
         enum section_type type;
@@ -11995,7 +12228,8 @@ static int segment_check_layout(const struct collection *collection, const struc
         {SECTION_UPPER_LINKS, (uint64_t)info->upper_count * info->M * sizeof(uint32_t)},
         {SECTION_IDS, rows * sizeof(uint64_t)},
         {SECTION_SORTED_IDS, (info->flags & SEGMENT_IDS_ASCEND) != 0 ? 0 : rows * sizeof(uint64_t)},
-        {SECTION_SORTED_ROWS, (info->flags & SEGMENT_IDS_ASCEND) != 0 ? 0 : rows * sizeof(uint32_t)},
+        {SECTION_SORTED_ROWS,
+         (info->flags & SEGMENT_IDS_ASCEND) != 0 ? 0 : rows * sizeof(uint32_t)},
         {SECTION_ID_FILTER, idmap_filter_bytes(info->rows)},
     };
     int code = OMENDB_OK;
@@ -12004,11 +12238,13 @@ static int segment_check_layout(const struct collection *collection, const struc
     return code;
 }
 
-static struct rows_view segment_rows(struct segment *segment, size_t index, enum section_type type, size_t stride, uint64_t *offset)
+static struct rows_view segment_rows(struct segment *segment, size_t index, enum section_type type,
+                                     size_t stride, uint64_t *offset)
 {
     struct segment_file *file = segment->file->file;
     struct section_range range = segment_section(file, segment->part, type);
-    /* The views are shared with growing stores, hence not const; nothing writes through a sealed one. */
+    /* The views are shared with growing stores, hence not const; nothing writes through a sealed
+     * one. */
     segment->chunks[index] = (uint8_t *)(uintptr_t)(file->blocks.base + range.offset);
     *offset = range.offset;
     return (struct rows_view){&segment->chunks[index], 31, UINT32_MAX >> 1, stride};
@@ -12018,28 +12254,37 @@ static void segment_set_view(struct segment *segment, const struct collection *c
 {
     struct graph_view *view = &segment->graph;
     const struct part_info *info = &segment->info;
-    view->vectors = segment_rows(segment, 0, SECTION_VECTORS, info->vector_stride, &view->vectors_offset);
-    view->links = segment_rows(segment, 1, SECTION_LINKS, (size_t)info->M * 2 * sizeof(uint32_t), &view->links_offset);
+    view->vectors =
+        segment_rows(segment, 0, SECTION_VECTORS, info->vector_stride, &view->vectors_offset);
+    view->links = segment_rows(segment, 1, SECTION_LINKS, (size_t)info->M * 2 * sizeof(uint32_t),
+                               &view->links_offset);
     view->levels = segment_rows(segment, 2, SECTION_LEVELS, 1, &view->levels_offset);
-    view->upper_index = segment_rows(segment, 3, SECTION_UPPER_INDEX, sizeof(uint32_t), &view->upper_index_offset);
-    view->upper_links = segment_rows(segment, 4, SECTION_UPPER_LINKS, info->M * sizeof(uint32_t), &view->upper_links_offset);
+    view->upper_index =
+        segment_rows(segment, 3, SECTION_UPPER_INDEX, sizeof(uint32_t), &view->upper_index_offset);
+    view->upper_links = segment_rows(segment, 4, SECTION_UPPER_LINKS, info->M * sizeof(uint32_t),
+                                     &view->upper_links_offset);
     view->count = info->indexed_rows;
     view->upper_count = info->upper_count;
     view->M = info->M;
     view->links_per_row = info->M * 2;
-    view->entry_row = info->indexed_rows == 0 || info->entry_row >= info->indexed_rows ? GRAPH_NO_ROW : info->entry_row;
+    view->entry_row = info->indexed_rows == 0 || info->entry_row >= info->indexed_rows
+                          ? GRAPH_NO_ROW
+                          : info->entry_row;
     view->entry_level = info->entry_level > GRAPH_MAX_LEVEL ? 0 : info->entry_level;
     view->dim = info->dim;
     view->kernel = collection->kernel;
     view->file = &segment->file->file->blocks;
 }
 
-OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection, struct shared_file *file, uint32_t part,
-                                 struct tombstones *tombstones, struct begin_array *begins, struct segment **segment)
+OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection,
+                                 struct shared_file *file, uint32_t part,
+                                 struct tombstones *tombstones, struct begin_array *begins,
+                                 struct segment **segment)
 {
     *segment = NULL;
     if (part >= file->file->part_count)
-        return error_set(OMENDB_CORRUPT, "seg-%llu has %u parts; the manifest names part %u; restore from a backup",
+        return error_set(OMENDB_CORRUPT,
+                         "seg-%llu has %u parts; the manifest names part %u; restore from a backup",
                          (unsigned long long)file->file->number, file->file->part_count, part);
     int code = segment_check_layout(collection, file->file, part);
     if (code != OMENDB_OK)
@@ -12076,13 +12321,15 @@ OMENDB_INTERNAL struct segment *segment_reference(struct segment *segment)
 
 OMENDB_INTERNAL void begin_array_release(struct begin_array *begins)
 {
-    if (begins != NULL && atomic_fetch_sub_explicit(&begins->references, 1, memory_order_acq_rel) == 1)
+    if (begins != NULL &&
+        atomic_fetch_sub_explicit(&begins->references, 1, memory_order_acq_rel) == 1)
         memory_free(begins->memory, begins, sizeof *begins + begins->rows * sizeof(uint64_t));
 }
 
 OMENDB_INTERNAL void segment_release(struct segment *segment)
 {
-    if (segment == NULL || atomic_fetch_sub_explicit(&segment->references, 1, memory_order_acq_rel) != 1)
+    if (segment == NULL ||
+        atomic_fetch_sub_explicit(&segment->references, 1, memory_order_acq_rel) != 1)
         return;
     tombstones_release(segment->tombstones);
     begin_array_release(segment->begins);
@@ -12091,7 +12338,8 @@ OMENDB_INTERNAL void segment_release(struct segment *segment)
 }
 
 /* Verifies and copies a number out of a section. */
-static int segment_number(const struct segment *segment, struct section_range range, uint64_t index, size_t bytes, void *out)
+static int segment_number(const struct segment *segment, struct section_range range, uint64_t index,
+                          size_t bytes, void *out)
 {
     struct block_file *file = &segment->file->file->blocks;
     uint64_t offset = range.offset + index * bytes;
@@ -12106,15 +12354,18 @@ OMENDB_INTERNAL int segment_id(const struct segment *segment, uint32_t row, uint
     return segment_number(segment, segment->ids, row, sizeof *id, id);
 }
 
-OMENDB_INTERNAL int segment_vector(const struct segment *segment, uint32_t row, const uint8_t **vector)
+OMENDB_INTERNAL int segment_vector(const struct segment *segment, uint32_t row,
+                                   const uint8_t **vector)
 {
     const struct graph_view *view = &segment->graph;
-    int code = blocks_touch(view->file, view->vectors_offset + (uint64_t)row * view->vectors.stride, view->vectors.stride);
+    int code = blocks_touch(view->file, view->vectors_offset + (uint64_t)row * view->vectors.stride,
+                            view->vectors.stride);
     *vector = rows_at(&view->vectors, row);
     return code;
 }
 
-OMENDB_INTERNAL int segment_row_visible(const struct segment *segment, uint32_t row, uint64_t commit)
+OMENDB_INTERNAL int segment_row_visible(const struct segment *segment, uint32_t row,
+                                        uint64_t commit)
 {
     uint64_t end = tombstones_get(segment->tombstones, row);
     if (end != 0 && end <= commit)
@@ -12123,7 +12374,8 @@ OMENDB_INTERNAL int segment_row_visible(const struct segment *segment, uint32_t 
 }
 
 /* First position of the ascending ids that is not below `id`. */
-static int segment_lower_bound(const struct segment *segment, struct section_range range, uint64_t id, uint64_t *position)
+static int segment_lower_bound(const struct segment *segment, struct section_range range,
+                               uint64_t id, uint64_t *position)
 {
     uint64_t low = 0, high = segment->info.rows;
     while (low < high) {
@@ -12146,14 +12398,16 @@ static int segment_may_have(const struct segment *segment, uint64_t id, int *may
     if (id < segment->info.smallest_id || id > segment->info.largest_id)
         return OMENDB_OK;
     struct block_file *file = &segment->file->file->blocks;
-    uint64_t offset = segment->filter.offset + idmap_filter_offset((size_t)segment->filter.length, id);
+    uint64_t offset =
+        segment->filter.offset + idmap_filter_offset((size_t)segment->filter.length, id);
     int code = blocks_touch(file, offset, IDMAP_FILTER_BLOCK);
     if (code == OMENDB_OK)
         *may = idmap_filter_has(file->base + offset, id);
     return code;
 }
 
-OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uint64_t *cursor, uint32_t *row)
+OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uint64_t *cursor,
+                                 uint32_t *row)
 {
     int ascend = (segment->info.flags & SEGMENT_IDS_ASCEND) != 0;
     struct section_range range = ascend ? segment->ids : segment->sorted_ids;
@@ -12178,15 +12432,19 @@ OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uin
     if (!ascend)
         code = segment_number(segment, segment->sorted_rows, position, sizeof found, &found);
     if (code == OMENDB_OK && found >= segment->info.rows)
-        return error_set(OMENDB_CORRUPT, "seg-%llu: part %u: id %llu is said to be row %u of %u; restore from a backup",
-                         (unsigned long long)segment->file->file->number, segment->part, (unsigned long long)id, found, segment->info.rows);
+        return error_set(
+            OMENDB_CORRUPT,
+            "seg-%llu: part %u: id %llu is said to be row %u of %u; restore from a backup",
+            (unsigned long long)segment->file->file->number, segment->part, (unsigned long long)id,
+            found, segment->info.rows);
     *row = found;
     return code;
 }
 
 /* ------------------------------------------------------------------ rows by id */
 
-static int version_locate_live_in_segments(const struct version *version, uint64_t id, struct location *location, uint64_t *newest_change)
+static int version_locate_live_in_segments(const struct version *version, uint64_t id,
+                                           struct location *location, uint64_t *newest_change)
 {
     for (uint32_t i = version->segment_count; i-- > 0;) {
         struct segment *segment = version->segments[i];
@@ -12209,7 +12467,8 @@ static int version_locate_live_in_segments(const struct version *version, uint64
     return OMENDB_OK;
 }
 
-OMENDB_INTERNAL int version_locate_live(const struct version *version, uint64_t id, struct location *location, uint64_t *newest_change)
+OMENDB_INTERNAL int version_locate_live(const struct version *version, uint64_t id,
+                                        struct location *location, uint64_t *newest_change)
 {
     memset(location, 0, sizeof *location);
     *newest_change = 0;
@@ -12228,9 +12487,11 @@ OMENDB_INTERNAL int version_locate_live(const struct version *version, uint64_t 
     return version_locate_live_in_segments(version, id, location, newest_change);
 }
 
-static int version_locate_in_memtable(struct memtable *memtable, uint64_t id, uint64_t commit, struct location *location)
+static int version_locate_in_memtable(struct memtable *memtable, uint64_t id, uint64_t commit,
+                                      struct location *location)
 {
-    for (uint32_t row = memtable_find(memtable, id); row != GRAPH_NO_ROW; row = memtable_previous(memtable, row)) {
+    for (uint32_t row = memtable_find(memtable, id); row != GRAPH_NO_ROW;
+         row = memtable_previous(memtable, row)) {
         uint64_t end = tombstones_get(memtable->tombstones, row);
         if (memtable_begin(memtable, row) > commit)
             continue;
@@ -12241,7 +12502,8 @@ static int version_locate_in_memtable(struct memtable *memtable, uint64_t id, ui
     return 0;
 }
 
-OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, uint64_t commit, struct location *location)
+OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, uint64_t commit,
+                                   struct location *location)
 {
     memset(location, 0, sizeof *location);
     for (uint32_t i = version->memtable_count; i-- > 0;) {
@@ -12275,7 +12537,8 @@ OMENDB_INTERNAL int location_vector(const struct location *location, const uint8
 struct version_dead {
     uint64_t commit;
     uint64_t dead;
-    const struct begin_array *begins; /* rows that are not counted as begun must not be counted as dead, too */
+    const struct begin_array
+        *begins; /* rows that are not counted as begun must not be counted as dead, too */
 };
 
 static int version_count_dead(void *context, uint32_t row, uint64_t end)
@@ -12300,7 +12563,9 @@ OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit
         const struct segment *segment = version->segments[i];
         struct version_dead dead = {commit, 0, segment->begins};
         uint64_t rows = segment->info.rows;
-        for (uint32_t row = 0; segment->begins != NULL && segment->begins->newest > commit && row < segment->info.rows; row++)
+        for (uint32_t row = 0; segment->begins != NULL && segment->begins->newest > commit &&
+                               row < segment->info.rows;
+             row++)
             rows -= segment->begins->begin[row] > commit;
         tombstones_each(segment->tombstones, segment->info.rows, version_count_dead, &dead);
         *count += rows - dead.dead;
@@ -12312,7 +12577,8 @@ OMENDB_INTERNAL uint64_t version_unindexed_bytes(const struct version *version, 
 {
     uint64_t rows = 0;
     for (uint32_t i = 0; i < version->memtable_count; i++) {
-        uint32_t indexed = atomic_load_explicit(&version->memtables[i]->indexed, memory_order_relaxed);
+        uint32_t indexed =
+            atomic_load_explicit(&version->memtables[i]->indexed, memory_order_relaxed);
         rows += atomic_load_explicit(&version->memtables[i]->count, memory_order_relaxed) - indexed;
     }
     for (uint32_t i = 0; i < version->segment_count; i++)
@@ -12330,7 +12596,8 @@ OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch)
     memory_free(scratch->memory, scratch->hits, scratch->hit_capacity * sizeof *scratch->hits);
     memory_free(scratch->memory, scratch->found, scratch->found_capacity * sizeof *scratch->found);
     memory_free(scratch->memory, scratch->best, scratch->found_capacity * sizeof *scratch->best);
-    memory_free(scratch->memory, scratch->merged, scratch->found_capacity * sizeof *scratch->merged);
+    memory_free(scratch->memory, scratch->merged,
+                scratch->found_capacity * sizeof *scratch->merged);
     memory_free(scratch->memory, scratch->vector, scratch->vector_capacity);
     memory_free(scratch->memory, scratch, sizeof *scratch);
 }
@@ -12382,7 +12649,8 @@ static void *scratch_replace(struct memory *memory, void *block, size_t old_byte
 
 static int scratch_reserve_found(struct scratch *scratch, size_t found)
 {
-    size_t old_bytes = scratch->found_capacity * sizeof *scratch->found, bytes = memory_multiply(found, sizeof *scratch->found);
+    size_t old_bytes = scratch->found_capacity * sizeof *scratch->found,
+           bytes = memory_multiply(found, sizeof *scratch->found);
     scratch->found = scratch_replace(scratch->memory, scratch->found, old_bytes, bytes);
     scratch->best = scratch_replace(scratch->memory, scratch->best, old_bytes, bytes);
     scratch->merged = scratch_replace(scratch->memory, scratch->merged, old_bytes, bytes);
@@ -12397,17 +12665,20 @@ static int scratch_reserve_found(struct scratch *scratch, size_t found)
     return OMENDB_NOMEM;
 }
 
-OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found, size_t vector_bytes)
+OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found,
+                                    size_t vector_bytes)
 {
     if (hits > scratch->hit_capacity) {
         size_t bytes = memory_multiply(hits, sizeof *scratch->hits);
-        scratch->hits = scratch_replace(scratch->memory, scratch->hits, scratch->hit_capacity * sizeof *scratch->hits, bytes);
+        scratch->hits = scratch_replace(scratch->memory, scratch->hits,
+                                        scratch->hit_capacity * sizeof *scratch->hits, bytes);
         scratch->hit_capacity = scratch->hits == NULL ? 0 : hits;
         if (scratch->hits == NULL)
             return OMENDB_NOMEM;
     }
     if (vector_bytes > scratch->vector_capacity) {
-        scratch->vector = scratch_replace(scratch->memory, scratch->vector, scratch->vector_capacity, vector_bytes);
+        scratch->vector = scratch_replace(scratch->memory, scratch->vector,
+                                          scratch->vector_capacity, vector_bytes);
         scratch->vector_capacity = scratch->vector == NULL ? 0 : vector_bytes;
         if (scratch->vector == NULL)
             return OMENDB_NOMEM;
@@ -12425,10 +12696,12 @@ OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message)
  * txn.c
  * ============================================================================================== */
 
-/* txn.c: transactions. A read-only one is a commit number in a list, which keeps merges from dropping what it may see. A writing one gathers
- * its changes in memory, by record, and hands them to commit_changes at the end; reads look there first.
+/* txn.c: transactions. A read-only one is a commit number in a list, which keeps merges from
+ * dropping what it may see. A writing one gathers its changes in memory, by record, and hands them
+ * to commit_changes at the end; reads look there first.
  *
- * The list is in the order of beginning, so its head has the smallest snapshot: numbers are taken under the same mutex. */
+ * The list is in the order of beginning, so its head has the smallest snapshot: numbers are taken
+ * under the same mutex. */
 
 OMENDB_INTERNAL int txn_begin(omendb *db, int mode, omendb_txn **txn)
 {
@@ -12465,7 +12738,8 @@ OMENDB_INTERNAL int txn_begin(omendb *db, int mode, omendb_txn **txn)
 OMENDB_INTERNAL uint64_t txn_oldest(omendb *db)
 {
     platform_mutex_lock(&db->txn_mutex);
-    uint64_t oldest = db->transactions != NULL ? db->transactions->snapshot : atomic_load(&db->visible_commit);
+    uint64_t oldest =
+        db->transactions != NULL ? db->transactions->snapshot : atomic_load(&db->visible_commit);
     platform_mutex_unlock(&db->txn_mutex);
     return oldest;
 }
@@ -12487,7 +12761,8 @@ OMENDB_INTERNAL void txn_end(omendb_txn *txn)
     db->open_transactions--;
     platform_mutex_unlock(&db->txn_mutex);
     for (size_t i = 0; i < txn->write_count; i++) {
-        memory_free(&db->memory, txn->writes[i].vector, txn->writes[i].vector == NULL ? 0 : txn->writes[i].collection->vector_bytes);
+        memory_free(&db->memory, txn->writes[i].vector,
+                    txn->writes[i].vector == NULL ? 0 : txn->writes[i].collection->vector_bytes);
         collection_release(txn->writes[i].collection);
     }
     memory_free(&db->memory, txn->writes, txn->write_capacity * sizeof *txn->writes);
@@ -12511,7 +12786,8 @@ static size_t txn_slot(const omendb_txn *txn, const struct collection *collectio
     return at;
 }
 
-OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn, const struct collection *collection, uint64_t id)
+OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn,
+                                                 const struct collection *collection, uint64_t id)
 {
     if (txn == NULL || txn->write_count == 0)
         return NULL;
@@ -12524,10 +12800,13 @@ static int txn_reserve(omendb_txn *txn, size_t more)
     struct memory *memory = &txn->db->memory;
     size_t needed = txn->write_count + more;
     if (needed > UINT32_MAX / 4)
-        return error_set(OMENDB_TOOBIG, "a transaction of %zu changes; at most %u", needed, UINT32_MAX / 4);
+        return error_set(OMENDB_TOOBIG, "a transaction of %zu changes; at most %u", needed,
+                         UINT32_MAX / 4);
     if (needed > txn->write_capacity) {
         size_t capacity = needed + txn->write_capacity;
-        struct txn_write *writes = memory_resize(memory, txn->writes, txn->write_capacity * sizeof *writes, memory_multiply(capacity, sizeof *writes));
+        struct txn_write *writes =
+            memory_resize(memory, txn->writes, txn->write_capacity * sizeof *writes,
+                          memory_multiply(capacity, sizeof *writes));
         if (writes == NULL)
             return OMENDB_NOMEM;
         txn->writes = writes;
@@ -12550,7 +12829,8 @@ static int txn_reserve(omendb_txn *txn, size_t more)
 }
 
 /* Whether the transaction sees the record now, and whether it was there at the snapshot. */
-static int txn_sees(omendb_txn *txn, const struct version *version, struct collection *collection, uint64_t id, int *now, int *then)
+static int txn_sees(omendb_txn *txn, const struct version *version, struct collection *collection,
+                    uint64_t id, int *now, int *then)
 {
     struct location location;
     const struct txn_write *own = txn_find(txn, collection, id);
@@ -12576,32 +12856,40 @@ static int txn_copy_vectors(omendb_txn *txn, const struct change *change, uint8_
     return OMENDB_OK;
 }
 
-static void txn_set(omendb_txn *txn, struct collection *collection, uint64_t id, uint8_t *vector, int existed)
+static void txn_set(omendb_txn *txn, struct collection *collection, uint64_t id, uint8_t *vector,
+                    int existed)
 {
     size_t slot = txn_slot(txn, collection, id);
     if (txn->table[slot] == 0) {
-        txn->writes[txn->write_count] = (struct txn_write){collection_reference(collection), id, NULL, !existed};
+        txn->writes[txn->write_count] =
+            (struct txn_write){collection_reference(collection), id, NULL, !existed};
         txn->table[slot] = (uint32_t)++txn->write_count;
     }
     struct txn_write *write = &txn->writes[txn->table[slot] - 1];
-    memory_free(&txn->db->memory, write->vector, write->vector == NULL ? 0 : collection->vector_bytes);
+    memory_free(&txn->db->memory, write->vector,
+                write->vector == NULL ? 0 : collection->vector_bytes);
     write->vector = vector;
 }
 
 /* Checks every id as the transaction sees it; leaves absent ones out of a delete. */
-static int txn_check(omendb_txn *txn, const struct version *version, struct change *change, uint8_t *existed)
+static int txn_check(omendb_txn *txn, const struct version *version, struct change *change,
+                     uint8_t *existed)
 {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < change->count; i++) {
-        int now, then, code = txn_sees(txn, version, change->collection, change->ids[i], &now, &then);
+        int now, then,
+            code = txn_sees(txn, version, change->collection, change->ids[i], &now, &then);
         if (code != OMENDB_OK)
             return code;
         if (change->kind == CHANGE_ADD && now)
-            return error_set(OMENDB_EXISTS, "row %u: id %llu is already in collection \"%s\"; use put to replace it", i,
-                             (unsigned long long)change->ids[i], change->collection->name);
+            return error_set(
+                OMENDB_EXISTS,
+                "row %u: id %llu is already in collection \"%s\"; use put to replace it", i,
+                (unsigned long long)change->ids[i], change->collection->name);
         if (change->kind == CHANGE_DELETE && !now) {
             if (!change->skip_missing)
-                return error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"", (unsigned long long)change->ids[i], change->collection->name);
+                return error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"",
+                                 (unsigned long long)change->ids[i], change->collection->name);
             continue;
         }
         change->ids[kept] = change->ids[i];
@@ -12618,7 +12906,10 @@ static int txn_assign_ids(omendb_txn *txn, struct change *change)
         return OMENDB_OK;
     platform_mutex_lock(&txn->db->commit_mutex);
     uint64_t next = atomic_load(&collection->next_id);
-    int code = next > UINT64_MAX - 1 - change->count ? error_set(OMENDB_FULL, "collection \"%s\": automatic ids are used up", collection->name) : OMENDB_OK;
+    int code = next > UINT64_MAX - 1 - change->count
+                   ? error_set(OMENDB_FULL, "collection \"%s\": automatic ids are used up",
+                               collection->name)
+                   : OMENDB_OK;
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++)
         change->ids[i] = next + i;
     if (code == OMENDB_OK)
@@ -12653,19 +12944,22 @@ OMENDB_INTERNAL int txn_apply(omendb_txn *txn, struct change *change)
 
 /* ------------------------------------------------------------------ commit */
 
-/* A record that was added and deleted again is no change, but may stand in the way of nobody either. */
+/* A record that was added and deleted again is no change, but may stand in the way of nobody
+ * either. */
 static int txn_is_change(const struct txn_write *write)
 {
     return write->vector != NULL || !write->added;
 }
 
 /* The changes of one kind in one collection, gathered. */
-static int txn_gather(omendb_txn *txn, struct collection *collection, int deletes, struct change *change)
+static int txn_gather(omendb_txn *txn, struct collection *collection, int deletes,
+                      struct change *change)
 {
     struct memory *memory = &txn->db->memory;
     uint32_t count = 0;
     for (size_t i = 0; i < txn->write_count; i++)
-        count += txn->writes[i].collection == collection && (txn->writes[i].vector == NULL) == deletes && txn_is_change(&txn->writes[i]);
+        count += txn->writes[i].collection == collection &&
+                 (txn->writes[i].vector == NULL) == deletes && txn_is_change(&txn->writes[i]);
     memset(change, 0, sizeof *change);
     change->kind = deletes ? CHANGE_DELETE : CHANGE_PUT;
     change->collection = collection;
@@ -12682,11 +12976,13 @@ static int txn_gather(omendb_txn *txn, struct collection *collection, int delete
     uint32_t at = 0;
     for (size_t i = 0; i < txn->write_count; i++) {
         const struct txn_write *write = &txn->writes[i];
-        if (write->collection != collection || (write->vector == NULL) != deletes || !txn_is_change(write))
+        if (write->collection != collection || (write->vector == NULL) != deletes ||
+            !txn_is_change(write))
             continue;
         change->ids[at] = write->id;
         if (!deletes)
-            memcpy(vectors + at * collection->vector_bytes, write->vector, collection->vector_bytes);
+            memcpy(vectors + at * collection->vector_bytes, write->vector,
+                   collection->vector_bytes);
         at++;
     }
     return OMENDB_OK;
@@ -12724,7 +13020,8 @@ static int txn_commit_writes(omendb_txn *txn)
         code = commit_changes(txn->db, changes, collections * 2, txn->snapshot);
     for (size_t i = 0; changes != NULL && gathered != NULL && i < collections * 2; i++) {
         memory_free(memory, changes[i].ids, gathered[i] * sizeof(uint64_t));
-        memory_free(memory, (void *)(uintptr_t)changes[i].vectors, gathered[i] * list[i / 2]->vector_bytes);
+        memory_free(memory, (void *)(uintptr_t)changes[i].vectors,
+                    gathered[i] * list[i / 2]->vector_bytes);
     }
     memory_free(memory, changes, bytes);
     memory_free(memory, gathered, collections * 2 * sizeof *gathered);
@@ -12741,18 +13038,22 @@ OMENDB_INTERNAL int txn_commit(omendb_txn *txn)
  * commit.c
  * ============================================================================================== */
 
-/* commit.c: one path for every change: validate, reserve, log, apply; then sync in groups and publish.
+/* commit.c: one path for every change: validate, reserve, log, apply; then sync in groups and
+ * publish.
  *
- * Under commit_mutex a commit is validated against everything that was appended, published or not, all memory that applying needs is
- * reserved, the record is appended, and the change is applied with its commit number, which makes it visible to nobody yet. Outside,
- * one waiting thread at a time becomes the leader, syncs the log for all, and publishes the newest commit that the sync
- * covers. Since commits are numbered in the order of the log, publishing one number publishes all before it.
+ * Under commit_mutex a commit is validated against everything that was appended, published or not,
+ * all memory that applying needs is reserved, the record is appended, and the change is applied
+ * with its commit number, which makes it visible to nobody yet. Outside, one waiting thread at a
+ * time becomes the leader, syncs the log for all, and publishes the newest commit that the sync
+ * covers. Since commits are numbered in the order of the log, publishing one number publishes all
+ * before it.
  *
  * Payload of a record: for each change
  *   u32 kind, u32 count, u64 collection id, then
  *   ADD, PUT: count u64 ids, count vectors in the stored type, zeros to a multiple of 8
  *   DELETE:   count u64 ids
- *   CREATE:   u32 dim, metric, scalar; f32 scale; u32 M, ef_construction, ef, name bytes; u64 seed; name, zeros to a multiple of 8
+ *   CREATE:   u32 dim, metric, scalar; f32 scale; u32 M, ef_construction, ef, name bytes;
+ *             u64 seed; name, zeros to a multiple of 8
  *   DROP:     nothing */
 
 #define COMMIT_HEAD_BYTES   16
@@ -12764,7 +13065,9 @@ OMENDB_INTERNAL int commit_check_writable(omendb *db)
     if (db->read_only)
         return error_set(OMENDB_READONLY, "the database was opened read-only");
     if (atomic_load(&db->poisoned))
-        return error_set(OMENDB_POISONED, "an earlier sync failed (%s); close and reopen the database", db->poison_text);
+        return error_set(OMENDB_POISONED,
+                         "an earlier sync failed (%s); close and reopen the database",
+                         db->poison_text);
     return OMENDB_OK;
 }
 
@@ -12854,24 +13157,31 @@ OMENDB_INTERNAL int commit_wait(omendb *db, uint64_t commit)
     platform_mutex_unlock(&db->sync_mutex);
     if (durable)
         return OMENDB_OK;
-    return code != OMENDB_OK ? code : error_set(OMENDB_IOERR, "the sync of this commit failed: %s; close and reopen the database", db->poison_text);
+    return code != OMENDB_OK
+               ? code
+               : error_set(OMENDB_IOERR,
+                           "the sync of this commit failed: %s; close and reopen the database",
+                           db->poison_text);
 }
 
 /* ------------------------------------------------------------------ validating */
 
 /* What one commit needs between validating and applying. */
 struct commit_plan {
-    struct location *victims; /* rows that end, in the order of changes and ids; both pointers NULL: none */
+    struct location
+        *victims; /* rows that end, in the order of changes and ids; both pointers NULL: none */
     size_t victim_count;
     size_t victim_capacity;
     uint64_t snapshot;
     int replay;
 };
 
-static int commit_plan_reserve(omendb *db, struct commit_plan *plan, const struct change *changes, size_t count)
+static int commit_plan_reserve(omendb *db, struct commit_plan *plan, const struct change *changes,
+                               size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        if (changes[i].kind == CHANGE_PUT || changes[i].kind == CHANGE_DELETE || (plan->replay && changes[i].kind == CHANGE_ADD))
+        if (changes[i].kind == CHANGE_PUT || changes[i].kind == CHANGE_DELETE ||
+            (plan->replay && changes[i].kind == CHANGE_ADD))
             plan->victim_capacity += changes[i].count;
     }
     if (plan->victim_capacity == 0)
@@ -12885,15 +13195,18 @@ static int commit_assign_ids(struct change *change)
     struct collection *collection = change->collection;
     uint64_t next = atomic_load_explicit(&collection->next_id, memory_order_relaxed);
     if (next > UINT64_MAX - 1 - change->count)
-        return error_set(OMENDB_FULL, "collection \"%s\": automatic ids are used up: the largest id is %llu", collection->name,
-                         (unsigned long long)(next - 1));
+        return error_set(OMENDB_FULL,
+                         "collection \"%s\": automatic ids are used up: the largest id is %llu",
+                         collection->name, (unsigned long long)(next - 1));
     for (uint32_t i = 0; i < change->count; i++)
         change->ids[i] = next + i;
     return OMENDB_OK;
 }
 
-/* Finds what one id of the change does to existing rows. `keep` = 0: the id is left out of the commit. */
-static int commit_check_id(struct commit_plan *plan, struct change *change, const struct version *version, uint32_t index, int *keep)
+/* Finds what one id of the change does to existing rows. `keep` = 0: the id is left out of the
+ * commit. */
+static int commit_check_id(struct commit_plan *plan, struct change *change,
+                           const struct version *version, uint32_t index, int *keep)
 {
     struct collection *collection = change->collection;
     struct location live = {NULL, NULL, 0};
@@ -12906,18 +13219,23 @@ static int commit_check_id(struct commit_plan *plan, struct change *change, cons
             return code;
     }
     if (changed > plan->snapshot)
-        return error_set(OMENDB_CONFLICT, "record %llu of collection \"%s\" was changed by another transaction; begin again",
-                         (unsigned long long)id, collection->name);
+        return error_set(
+            OMENDB_CONFLICT,
+            "record %llu of collection \"%s\" was changed by another transaction; begin again",
+            (unsigned long long)id, collection->name);
     int exists = live.memtable != NULL || live.segment != NULL;
     if (change->kind == CHANGE_ADD && !plan->replay) {
         if (exists)
-            return error_set(OMENDB_EXISTS, "row %u: id %llu is already in collection \"%s\"; use put to replace it", index,
-                             (unsigned long long)id, collection->name);
+            return error_set(
+                OMENDB_EXISTS,
+                "row %u: id %llu is already in collection \"%s\"; use put to replace it", index,
+                (unsigned long long)id, collection->name);
         return OMENDB_OK;
     }
     if (change->kind == CHANGE_DELETE && !exists) {
         if (!change->skip_missing)
-            return error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"", (unsigned long long)id, collection->name);
+            return error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"",
+                             (unsigned long long)id, collection->name);
         *keep = 0;
         return OMENDB_OK;
     }
@@ -12933,7 +13251,8 @@ static int commit_validate_records(struct commit_plan *plan, struct change *chan
         if (code != OMENDB_OK)
             return code;
     }
-    const struct version *version = atomic_load_explicit(&change->collection->version, memory_order_relaxed);
+    const struct version *version =
+        atomic_load_explicit(&change->collection->version, memory_order_relaxed);
     uint32_t kept = 0;
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
         int keep;
@@ -12967,7 +13286,8 @@ static int commit_validate(omendb *db, struct commit_plan *plan, struct change *
 static int commit_add_memtable(omendb *db, struct collection *collection)
 {
     struct version *old = atomic_load_explicit(&collection->version, memory_order_relaxed);
-    struct version *version = version_create(&db->memory, old->memtable_count + 1, old->segment_count);
+    struct version *version =
+        version_create(&db->memory, old->memtable_count + 1, old->segment_count);
     struct graph_config config;
     struct memtable *memtable;
     if (version == NULL)
@@ -13002,7 +13322,8 @@ static int commit_reserve(omendb *db, struct change *change)
     return code;
 }
 
-static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct change *changes, size_t count)
+static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct change *changes,
+                              size_t count)
 {
     int code = OMENDB_OK;
     for (size_t i = 0; i < count && code == OMENDB_OK; i++)
@@ -13040,7 +13361,9 @@ static size_t commit_encode_head(const struct change *change, uint8_t *out)
     const omendb_schema *schema = &change->collection->schema;
     uint8_t *body = out + COMMIT_HEAD_BYTES;
     size_t name_bytes = strlen(change->collection->name);
-    const uint32_t fields[] = {schema->dim, schema->metric, schema->scalar, 0, schema->M, schema->ef_construction, schema->ef, (uint32_t)name_bytes};
+    const uint32_t fields[] = {schema->dim, schema->metric,      schema->scalar,
+                               0,           schema->M,           schema->ef_construction,
+                               schema->ef,  (uint32_t)name_bytes};
     memcpy(body, fields, sizeof fields);
     memcpy(body + 12, &schema->scale, sizeof schema->scale);
     commit_put_u64(body + 32, schema->seed);
@@ -13052,7 +13375,8 @@ static size_t commit_encode_head(const struct change *change, uint8_t *out)
 
 #define COMMIT_HEAD_MAX (COMMIT_HEAD_BYTES + COMMIT_CREATE_BYTES + 256)
 
-static size_t commit_pieces(const struct change *change, uint8_t *head, struct wal_piece pieces[COMMIT_PIECES])
+static size_t commit_pieces(const struct change *change, uint8_t *head,
+                            struct wal_piece pieces[COMMIT_PIECES])
 {
     static const uint8_t zeros[8];
     int of_records = change->kind != CHANGE_CREATE && change->kind != CHANGE_DROP;
@@ -13125,7 +13449,8 @@ static void commit_apply_rows(const struct change *change, uint64_t commit)
     struct collection *collection = change->collection;
     uint64_t next = atomic_load_explicit(&collection->next_id, memory_order_relaxed);
     for (uint32_t i = 0; i < change->count; i++) {
-        memtable_append(collection->active, change->ids[i], change->vectors + i * collection->vector_bytes, commit);
+        memtable_append(collection->active, change->ids[i],
+                        change->vectors + i * collection->vector_bytes, commit);
         if (change->ids[i] >= next)
             next = change->ids[i] + 1;
     }
@@ -13133,7 +13458,8 @@ static void commit_apply_rows(const struct change *change, uint64_t commit)
 }
 
 /* Nothing in here can fail. */
-static void commit_apply(omendb *db, struct commit_plan *plan, const struct change *changes, size_t count, uint64_t commit)
+static void commit_apply(omendb *db, struct commit_plan *plan, const struct change *changes,
+                         size_t count, uint64_t commit)
 {
     for (size_t i = 0; i < plan->victim_count; i++)
         commit_end_row(&plan->victims[i], commit);
@@ -13149,7 +13475,8 @@ static void commit_apply(omendb *db, struct commit_plan *plan, const struct chan
 /* ------------------------------------------------------------------ the whole */
 
 /* commit_mutex. commit: in for replay; out: the number given, or 0 when nothing was left to do. */
-static int commit_locked(omendb *db, struct change *changes, size_t count, uint64_t snapshot, int replay, uint64_t *commit)
+static int commit_locked(omendb *db, struct change *changes, size_t count, uint64_t snapshot,
+                         int replay, uint64_t *commit)
 {
     struct commit_plan plan = {NULL, 0, 0, snapshot, replay};
     uint64_t number = replay ? *commit : db->appended_commit + 1;
@@ -13157,7 +13484,8 @@ static int commit_locked(omendb *db, struct change *changes, size_t count, uint6
     size_t work = 0;
     for (size_t i = 0; i < count && code == OMENDB_OK; i++) {
         code = commit_validate(db, &plan, &changes[i]);
-        work += changes[i].count != 0 || changes[i].kind == CHANGE_CREATE || changes[i].kind == CHANGE_DROP;
+        work += changes[i].count != 0 || changes[i].kind == CHANGE_CREATE ||
+                changes[i].kind == CHANGE_DROP;
     }
     if (code != OMENDB_OK || work == 0) {
         *commit = replay ? number : 0;
@@ -13175,7 +13503,8 @@ done:
     return code;
 }
 
-/* The first write after opening begins a log of its own, and publishes that the one that was replayed is no longer needed. */
+/* The first write after opening begins a log of its own, and publishes that the one that was
+ * replayed is no longer needed. */
 static int commit_begin_log(omendb *db)
 {
     platform_mutex_lock(&db->commit_mutex);
@@ -13201,12 +13530,14 @@ static int commit_throttle(const struct change *changes, size_t count)
     int code = OMENDB_OK;
     for (size_t i = 0; i < count && code == OMENDB_OK; i++) {
         if (changes[i].kind == CHANGE_ADD || changes[i].kind == CHANGE_PUT)
-            code = work_throttle(changes[i].collection, changes[i].count * changes[i].collection->vector_bytes);
+            code = work_throttle(changes[i].collection,
+                                 changes[i].count * changes[i].collection->vector_bytes);
     }
     return code;
 }
 
-OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count, uint64_t snapshot)
+OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count,
+                                   uint64_t snapshot)
 {
     uint64_t commit = 0;
     int code = commit_check_writable(db);
@@ -13220,14 +13551,15 @@ OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t co
     code = commit_check_writable(db);
     if (code == OMENDB_OK)
         code = commit_locked(db, changes, count, snapshot, 0, &commit);
-    if (code == OMENDB_OK && commit != 0 && (db->wal == NULL || db->sync != OMENDB_SYNC_FULL))
+    int wait = !db->in_memory && db->sync == OMENDB_SYNC_FULL;
+    if (code == OMENDB_OK && commit != 0 && !wait)
         commit_publish(db, commit);
     platform_mutex_unlock(&db->commit_mutex);
     if (code == OMENDB_POISONED)
         commit_poison(db, code);
     if (code != OMENDB_OK || commit == 0)
         return code;
-    if (db->wal != NULL && db->sync == OMENDB_SYNC_FULL)
+    if (wait)
         code = commit_wait(db, commit);
     if (code == OMENDB_OK)
         commit_notice(db, changes, count);
@@ -13238,11 +13570,14 @@ OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t co
 
 static int commit_bad_payload(uint64_t commit, size_t at)
 {
-    return error_set(OMENDB_CORRUPT, "log: commit %llu: byte %zu of the payload makes no sense; restore from a backup",
-                     (unsigned long long)commit, at);
+    return error_set(
+        OMENDB_CORRUPT,
+        "log: commit %llu: byte %zu of the payload makes no sense; restore from a backup",
+        (unsigned long long)commit, at);
 }
 
-static int commit_decode_create(omendb *db, uint64_t id, const uint8_t *body, size_t size, size_t *used, struct collection **collection)
+static int commit_decode_create(omendb *db, uint64_t id, const uint8_t *body, size_t size,
+                                size_t *used, struct collection **collection)
 {
     omendb_schema schema = OMENDB_SCHEMA_INIT, complete;
     uint32_t fields[8];
@@ -13269,7 +13604,8 @@ static int commit_decode_create(omendb *db, uint64_t id, const uint8_t *body, si
     return collection_create(db, id, name, &complete, collection);
 }
 
-static int commit_replay_create(omendb *db, uint64_t commit, struct change *change, uint64_t id, const uint8_t *body, size_t size, size_t *used)
+static int commit_replay_create(omendb *db, uint64_t commit, struct change *change, uint64_t id,
+                                const uint8_t *body, size_t size, size_t *used)
 {
     struct collection *created;
     int code = commit_decode_create(db, id, body, size, used, &created);
@@ -13286,7 +13622,8 @@ static int commit_replay_create(omendb *db, uint64_t commit, struct change *chan
 }
 
 /* One change at `payload`; *used receives its bytes. */
-static int commit_replay_change(omendb *db, uint64_t commit, const uint8_t *payload, size_t size, size_t *used)
+static int commit_replay_change(omendb *db, uint64_t commit, const uint8_t *payload, size_t size,
+                                size_t *used)
 {
     struct change change = {0};
     uint64_t id;
@@ -13308,7 +13645,9 @@ static int commit_replay_change(omendb *db, uint64_t commit, const uint8_t *payl
     if (change.kind != CHANGE_DROP)
         body_bytes = memory_multiply(change.count, sizeof(uint64_t));
     if (change.kind == CHANGE_ADD || change.kind == CHANGE_PUT)
-        body_bytes = memory_add(body_bytes, (memory_multiply(change.count, change.collection->vector_bytes) + 7) / 8 * 8);
+        body_bytes = memory_add(
+            body_bytes,
+            (memory_multiply(change.count, change.collection->vector_bytes) + 7) / 8 * 8);
     if (body_bytes > left)
         return commit_bad_payload(commit, 4);
     *used = COMMIT_HEAD_BYTES + body_bytes;
@@ -13357,14 +13696,18 @@ OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *pa
 
 /* checkpoint.c: from memory and log to segments and manifest.
  *
- * 1. Freeze. As leader of syncing and under commit_mutex: sync the rest of the log, begin a new one, take the commit number S, and let
- *    every memtable stop growing. Nothing else waits: later commits go to new memtables and the new log.
- * 2. Write. Frozen memtables become parts of segment files (those under 4 MiB share one pack); tombstones with an end <= S become
- *    an overlay. No graph is built: the rows not yet linked are written as such.
- * 3. Publish. A manifest with S, then CURRENT. Before it a crash replays the old log and the new one; after it only the new one.
- * 4. Install. Under commit_mutex versions take the segments in place of the memtables; all memory for that was taken before 3, so it
- *    cannot fail. A segment shares the memtable's tombstones, since rows keep their numbers.
- * Any failure before 3 leaves the old state in force: memtables stay frozen and are written by the next checkpoint.
+ * 1. Freeze. As leader of syncing and under commit_mutex: sync the rest of the log, begin a new
+ * one, take the commit number S, and let every memtable stop growing. Nothing else waits: later
+ * commits go to new memtables and the new log.
+ * 2. Write. Frozen memtables become parts of segment files (those under 4 MiB share one pack);
+ * tombstones with an end <= S become an overlay. No graph is built: the rows not yet linked are
+ * written as such.
+ * 3. Publish. A manifest with S, then CURRENT. Before it a crash replays the old log and the new
+ * one; after it only the new one.
+ * 4. Install. Under commit_mutex versions take the segments in place of the memtables; all memory
+ * for that was taken before 3, so it cannot fail. A segment shares the memtable's tombstones, since
+ * rows keep their numbers. Any failure before 3 leaves the old state in force: memtables stay
+ * frozen and are written by the next checkpoint.
  *
  * Overlay: a part for each segment with tombstones, one section of ascending u32 rows. */
 
@@ -13374,7 +13717,7 @@ OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *pa
 struct checkpoint_item {
     struct collection *collection; /* referenced */
     struct memtable *memtable;     /* referenced */
-    uint32_t file;                 /* index in checkpoint.files; UINT32_MAX: nothing of it is alive */
+    uint32_t file; /* index in checkpoint.files; UINT32_MAX: nothing of it is alive */
     uint32_t part;
     struct segment *segment;
 };
@@ -13393,7 +13736,8 @@ struct checkpoint {
     struct segment_writer *pack;
     uint64_t pack_number;
     /* Overlay */
-    struct segment **marked; /* segments whose tombstones are written anew; referenced by versions or items */
+    struct segment *
+        *marked; /* segments whose tombstones are written anew; referenced by versions or items */
     size_t marked_count, marked_capacity;
     struct manifest_file overlay; /* number 0: none */
     struct version **versions;    /* parallel to collections: to be installed, or NULL */
@@ -13415,7 +13759,8 @@ static int checkpoint_compare_ids(const void *left, const void *right)
     return a->row < b->row ? -1 : a->row > b->row;
 }
 
-static int checkpoint_write_sorted(struct segment_writer *writer, struct memory *memory, const uint64_t *ids, uint32_t rows)
+static int checkpoint_write_sorted(struct segment_writer *writer, struct memory *memory,
+                                   const uint64_t *ids, uint32_t rows)
 {
     struct checkpoint_id *sorted = memory_array(memory, rows, sizeof *sorted);
     if (sorted == NULL)
@@ -13434,7 +13779,8 @@ static int checkpoint_write_sorted(struct segment_writer *writer, struct memory 
     return code;
 }
 
-static int checkpoint_write_filter(struct segment_writer *writer, struct memory *memory, const uint64_t *ids, uint32_t rows)
+static int checkpoint_write_filter(struct segment_writer *writer, struct memory *memory,
+                                   const uint64_t *ids, uint32_t rows)
 {
     size_t bytes = idmap_filter_bytes(rows);
     uint8_t *filter = memory_zalloc(memory, bytes);
@@ -13449,8 +13795,8 @@ static int checkpoint_write_filter(struct segment_writer *writer, struct memory 
     return code;
 }
 
-OMENDB_INTERNAL int checkpoint_write_ids(struct segment_writer *writer, struct memory *memory, const uint64_t *ids, uint32_t rows,
-                                         struct part_info *info)
+OMENDB_INTERNAL int checkpoint_write_ids(struct segment_writer *writer, struct memory *memory,
+                                         const uint64_t *ids, uint32_t rows, struct part_info *info)
 {
     int ascend = 1;
     info->smallest_id = UINT64_MAX;
@@ -13485,7 +13831,8 @@ OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, ui
 }
 
 /* Rows of a growing store lie in runs of 64. */
-static int checkpoint_write_rows(struct segment_writer *writer, enum section_type type, const struct rows_view *rows, uint32_t count)
+static int checkpoint_write_rows(struct segment_writer *writer, enum section_type type,
+                                 const struct rows_view *rows, uint32_t count)
 {
     int code = segment_writer_begin_section(writer, type);
     for (uint32_t row = 0; row < count && code == OMENDB_OK; row += rows->mask + 1) {
@@ -13495,7 +13842,8 @@ static int checkpoint_write_rows(struct segment_writer *writer, enum section_typ
     return code;
 }
 
-OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection, struct part_info *info)
+OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection,
+                                         struct part_info *info)
 {
     memset(info, 0, sizeof *info);
     info->collection = collection->id;
@@ -13506,16 +13854,20 @@ OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection, st
     info->metric = collection->schema.metric;
 }
 
-OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, uint32_t indexed_rows, struct part_info *info)
+OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, uint32_t indexed_rows,
+                                               struct part_info *info)
 {
-    /* An insertion that failed can leave the entry point beyond the finished rows: then the graph is of no use. */
+    /* An insertion that failed can leave the entry point beyond the finished rows: then the graph
+     * is of no use. */
     info->indexed_rows = view->entry_row < indexed_rows ? indexed_rows : 0;
     info->upper_count = info->indexed_rows == 0 ? 0 : view->upper_count;
     info->entry_row = view->entry_row;
     info->entry_level = view->entry_level;
 }
 
-OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer, const struct graph_view *view, const struct part_info *info)
+OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer,
+                                           const struct graph_view *view,
+                                           const struct part_info *info)
 {
     int code = OMENDB_OK;
     if (info->indexed_rows == 0)
@@ -13524,9 +13876,11 @@ OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer, const 
     if (code == OMENDB_OK)
         code = checkpoint_write_rows(writer, SECTION_LEVELS, &view->levels, info->indexed_rows);
     if (code == OMENDB_OK)
-        code = checkpoint_write_rows(writer, SECTION_UPPER_INDEX, &view->upper_index, info->indexed_rows);
+        code = checkpoint_write_rows(writer, SECTION_UPPER_INDEX, &view->upper_index,
+                                     info->indexed_rows);
     if (code == OMENDB_OK)
-        code = checkpoint_write_rows(writer, SECTION_UPPER_LINKS, &view->upper_links, info->upper_count);
+        code = checkpoint_write_rows(writer, SECTION_UPPER_LINKS, &view->upper_links,
+                                     info->upper_count);
     return code;
 }
 
@@ -13561,7 +13915,8 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
 static uint64_t checkpoint_memtable_bytes(const struct checkpoint_item *item)
 {
     uint64_t rows = atomic_load(&item->memtable->count);
-    return rows * (item->collection->vector_bytes + item->collection->schema.M * 2 * sizeof(uint32_t) + 32);
+    return rows * (item->collection->vector_bytes +
+                   item->collection->schema.M * 2 * sizeof(uint32_t) + 32);
 }
 
 struct checkpoint_alive {
@@ -13605,7 +13960,9 @@ OMENDB_INTERNAL int checkpoint_protect(omendb *db, uint64_t *number)
         code = OMENDB_OK;
     }
     platform_mutex_unlock(&db->maintenance_mutex);
-    return code == OMENDB_OK ? code : error_set(code, "too many files are being written at once; try again");
+    return code == OMENDB_OK
+               ? code
+               : error_set(code, "too many files are being written at once; try again");
 }
 
 OMENDB_INTERNAL void checkpoint_unprotect(omendb *db, uint64_t number)
@@ -13616,13 +13973,15 @@ OMENDB_INTERNAL void checkpoint_unprotect(omendb *db, uint64_t number)
     }
 }
 
-static int checkpoint_finish_file(struct checkpoint *checkpoint, struct segment_writer *writer, uint64_t number)
+static int checkpoint_finish_file(struct checkpoint *checkpoint, struct segment_writer *writer,
+                                  uint64_t number)
 {
     omendb *db = checkpoint->db;
     if (checkpoint->file_count == checkpoint->file_capacity) {
         size_t capacity = checkpoint->file_capacity * 2 + 8;
-        struct manifest_file *files = memory_resize(&db->memory, checkpoint->files, checkpoint->file_capacity * sizeof *files,
-                                                    capacity * sizeof *files);
+        struct manifest_file *files =
+            memory_resize(&db->memory, checkpoint->files, checkpoint->file_capacity * sizeof *files,
+                          capacity * sizeof *files);
         if (files == NULL)
             return OMENDB_NOMEM;
         checkpoint->files = files;
@@ -13641,7 +14000,8 @@ static int checkpoint_write_own_file(struct checkpoint *checkpoint, struct check
     omendb *db = checkpoint->db;
     struct segment_writer *writer = NULL;
     uint64_t number = checkpoint_next_file(db);
-    int code = segment_writer_create(&db->storage, STORAGE_SEGMENT, number, checkpoint_memtable_bytes(item), &writer);
+    int code = segment_writer_create(&db->storage, STORAGE_SEGMENT, number,
+                                     checkpoint_memtable_bytes(item), &writer);
     if (code == OMENDB_OK)
         code = checkpoint_write_memtable(writer, item);
     item->file = (uint32_t)checkpoint->file_count;
@@ -13657,12 +14017,14 @@ static int checkpoint_write_packed(struct checkpoint *checkpoint, struct checkpo
     int code = OMENDB_OK;
     if (checkpoint->pack == NULL) {
         checkpoint->pack_number = checkpoint_next_file(db);
-        code = segment_writer_create(&db->storage, STORAGE_SEGMENT, checkpoint->pack_number, 0, &checkpoint->pack);
+        code = segment_writer_create(&db->storage, STORAGE_SEGMENT, checkpoint->pack_number, 0,
+                                     &checkpoint->pack);
     }
     return code == OMENDB_OK ? checkpoint_write_memtable(checkpoint->pack, item) : code;
 }
 
-/* Large memtables first, each to its file; then the small ones to a pack, whose index is the last. */
+/* Large memtables first, each to its file; then the small ones to a pack, whose index is the last.
+ */
 static int checkpoint_write_items(struct checkpoint *checkpoint)
 {
     int code = OMENDB_OK;
@@ -13670,7 +14032,8 @@ static int checkpoint_write_items(struct checkpoint *checkpoint)
         struct checkpoint_item *item = &checkpoint->items[i];
         memtable_seal(item->memtable);
         item->file = UINT32_MAX;
-        if (checkpoint_is_alive(checkpoint, item->memtable) && checkpoint_memtable_bytes(item) >= CHECKPOINT_PACK_BYTES)
+        if (checkpoint_is_alive(checkpoint, item->memtable) &&
+            checkpoint_memtable_bytes(item) >= CHECKPOINT_PACK_BYTES)
             code = checkpoint_write_own_file(checkpoint, item);
     }
     uint32_t pack_index = (uint32_t)checkpoint->file_count;
@@ -13686,7 +14049,8 @@ static int checkpoint_write_items(struct checkpoint *checkpoint)
     return code;
 }
 
-static int checkpoint_copy_begins(omendb *db, const struct memtable *memtable, struct begin_array **begins)
+static int checkpoint_copy_begins(omendb *db, const struct memtable *memtable,
+                                  struct begin_array **begins)
 {
     *begins = NULL;
     uint64_t newest = atomic_load(&memtable->newest_begin);
@@ -13709,7 +14073,8 @@ static int checkpoint_open_segments(struct checkpoint *checkpoint)
     int code = OMENDB_OK;
     if (checkpoint->file_count == 0)
         return OMENDB_OK;
-    checkpoint->opened = memory_zalloc(&db->memory, checkpoint->file_capacity * sizeof *checkpoint->opened);
+    checkpoint->opened =
+        memory_zalloc(&db->memory, checkpoint->file_capacity * sizeof *checkpoint->opened);
     if (checkpoint->opened == NULL)
         return OMENDB_NOMEM;
     for (size_t i = 0; i < checkpoint->file_count && code == OMENDB_OK; i++)
@@ -13723,7 +14088,8 @@ static int checkpoint_open_segments(struct checkpoint *checkpoint)
         if (code != OMENDB_OK)
             break;
         struct tombstones *tombstones = tombstones_reference(item->memtable->tombstones);
-        code = segment_open(db, item->collection, checkpoint->opened[item->file], item->part, tombstones, begins, &item->segment);
+        code = segment_open(db, item->collection, checkpoint->opened[item->file], item->part,
+                            tombstones, begins, &item->segment);
         if (code != OMENDB_OK) {
             tombstones_release(tombstones);
             begin_array_release(begins);
@@ -13740,8 +14106,9 @@ static int checkpoint_mark(struct checkpoint *checkpoint, struct segment *segmen
         return OMENDB_OK;
     if (checkpoint->marked_count == checkpoint->marked_capacity) {
         size_t capacity = checkpoint->marked_capacity * 2 + 8;
-        struct segment **marked = memory_resize(&checkpoint->db->memory, checkpoint->marked,
-                                                checkpoint->marked_capacity * sizeof *marked, capacity * sizeof *marked);
+        struct segment **marked =
+            memory_resize(&checkpoint->db->memory, checkpoint->marked,
+                          checkpoint->marked_capacity * sizeof *marked, capacity * sizeof *marked);
         if (marked == NULL)
             return OMENDB_NOMEM;
         checkpoint->marked = marked;
@@ -13768,7 +14135,8 @@ static int checkpoint_write_tombstone(void *context, uint32_t row, uint64_t end)
     return overlay->code;
 }
 
-static int checkpoint_write_overlay_part(struct segment_writer *writer, const struct segment *segment, uint64_t commit)
+static int checkpoint_write_overlay_part(struct segment_writer *writer,
+                                         const struct segment *segment, uint64_t commit)
 {
     struct part_info info = {0};
     struct checkpoint_overlay overlay = {writer, commit, 0, OMENDB_OK};
@@ -13776,7 +14144,8 @@ static int checkpoint_write_overlay_part(struct segment_writer *writer, const st
     if (code == OMENDB_OK)
         code = segment_writer_begin_section(writer, SECTION_TOMBSTONES);
     if (code == OMENDB_OK)
-        code = tombstones_each(segment->tombstones, segment->info.rows, checkpoint_write_tombstone, &overlay);
+        code = tombstones_each(segment->tombstones, segment->info.rows, checkpoint_write_tombstone,
+                               &overlay);
     info.collection = segment->info.collection;
     info.target_file = segment->file->entry.number;
     info.target_part = segment->part;
@@ -13799,14 +14168,16 @@ static int checkpoint_write_overlay(struct checkpoint *checkpoint)
         code = checkpoint_write_overlay_part(writer, checkpoint->marked[i], checkpoint->commit);
     checkpoint->overlay = (struct manifest_file){number, 0, 0, STORAGE_OVERLAY};
     if (code == OMENDB_OK)
-        code = segment_writer_finish(writer, &checkpoint->overlay.size, &checkpoint->overlay.footer_crc);
+        code = segment_writer_finish(writer, &checkpoint->overlay.size,
+                                     &checkpoint->overlay.footer_crc);
     segment_writer_destroy(writer);
     return code;
 }
 
 /* ------------------------------------------------------------------ manifest */
 
-static int checkpoint_add_file(omendb *db, struct manifest *manifest, const struct manifest_file *file, uint32_t *capacity)
+static int checkpoint_add_file(omendb *db, struct manifest *manifest,
+                               const struct manifest_file *file, uint32_t *capacity)
 {
     for (uint32_t i = manifest->file_count; i-- > 0;) {
         if (manifest->files[i].number == file->number)
@@ -13827,7 +14198,8 @@ static int checkpoint_add_file(omendb *db, struct manifest *manifest, const stru
     return OMENDB_OK;
 }
 
-static const struct manifest_file *checkpoint_find_file(const struct manifest *manifest, uint64_t number)
+static const struct manifest_file *checkpoint_find_file(const struct manifest *manifest,
+                                                        uint64_t number)
 {
     for (uint32_t i = 0; i < manifest->file_count; i++) {
         if (manifest->files[i].number == number)
@@ -13837,12 +14209,15 @@ static const struct manifest_file *checkpoint_find_file(const struct manifest *m
 }
 
 /* The entry of one segment, with the new overlay where it has a part in it. */
-static int checkpoint_enter_segment(struct checkpoint *checkpoint, const struct segment *segment, struct manifest_segment *entry,
-                                    uint32_t *file_capacity)
+static int checkpoint_enter_segment(struct checkpoint *checkpoint, const struct segment *segment,
+                                    struct manifest_segment *entry, uint32_t *file_capacity)
 {
     omendb *db = checkpoint->db;
-    *entry = (struct manifest_segment){segment->file->entry.number, segment->part, segment->overlay_part, segment->overlay_file};
-    const struct manifest_file *overlay = segment->overlay_file == 0 ? NULL : checkpoint_find_file(&db->published, segment->overlay_file);
+    *entry = (struct manifest_segment){segment->file->entry.number, segment->part,
+                                       segment->overlay_part, segment->overlay_file};
+    const struct manifest_file *overlay =
+        segment->overlay_file == 0 ? NULL
+                                   : checkpoint_find_file(&db->published, segment->overlay_file);
     for (size_t i = 0; i < checkpoint->marked_count; i++) {
         if (checkpoint->marked[i] != segment)
             continue;
@@ -13856,16 +14231,19 @@ static int checkpoint_enter_segment(struct checkpoint *checkpoint, const struct 
     return code;
 }
 
-static uint32_t checkpoint_new_segments(const struct checkpoint *checkpoint, const struct collection *collection)
+static uint32_t checkpoint_new_segments(const struct checkpoint *checkpoint,
+                                        const struct collection *collection)
 {
     uint32_t count = 0;
     for (size_t i = 0; i < checkpoint->item_count; i++)
-        count += checkpoint->items[i].collection == collection && checkpoint->items[i].segment != NULL;
+        count +=
+            checkpoint->items[i].collection == collection && checkpoint->items[i].segment != NULL;
     return count;
 }
 
 /* Segments change only under maintenance_mutex, which the caller holds. */
-static int checkpoint_enter_collection(struct checkpoint *checkpoint, size_t index, uint32_t *file_capacity)
+static int checkpoint_enter_collection(struct checkpoint *checkpoint, size_t index,
+                                       uint32_t *file_capacity)
 {
     omendb *db = checkpoint->db;
     struct collection *collection = checkpoint->collections[index];
@@ -13881,17 +14259,20 @@ static int checkpoint_enter_collection(struct checkpoint *checkpoint, size_t ind
         entry->segment_count = count;
     uint32_t at = 0;
     for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++)
-        code = checkpoint_enter_segment(checkpoint, version->segments[i], &entry->segments[at++], file_capacity);
+        code = checkpoint_enter_segment(checkpoint, version->segments[i], &entry->segments[at++],
+                                        file_capacity);
     for (size_t i = 0; i < checkpoint->item_count && code == OMENDB_OK; i++) {
         const struct checkpoint_item *item = &checkpoint->items[i];
         if (item->collection == collection && item->segment != NULL)
-            code = checkpoint_enter_segment(checkpoint, item->segment, &entry->segments[at++], file_capacity);
+            code = checkpoint_enter_segment(checkpoint, item->segment, &entry->segments[at++],
+                                            file_capacity);
     }
     version_release(version);
     return code;
 }
 
-/* manifest_destroy frees exactly file_count entries, so the list is cut to that; passes an earlier error on. */
+/* manifest_destroy frees exactly file_count entries, so the list is cut to that; passes an earlier
+ * error on. */
 static int checkpoint_trim_files(struct checkpoint *checkpoint, uint32_t file_capacity, int code)
 {
     omendb *db = checkpoint->db;
@@ -13950,19 +14331,21 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
 
 /* ------------------------------------------------------------------ freezing */
 
-static int checkpoint_add_item(struct checkpoint *checkpoint, struct collection *collection, struct memtable *memtable)
+static int checkpoint_add_item(struct checkpoint *checkpoint, struct collection *collection,
+                               struct memtable *memtable)
 {
     if (checkpoint->item_count == checkpoint->item_capacity) {
         size_t capacity = checkpoint->item_capacity * 2 + 8;
-        struct checkpoint_item *items = memory_resize(&checkpoint->db->memory, checkpoint->items,
-                                                      checkpoint->item_capacity * sizeof *items, capacity * sizeof *items);
+        struct checkpoint_item *items =
+            memory_resize(&checkpoint->db->memory, checkpoint->items,
+                          checkpoint->item_capacity * sizeof *items, capacity * sizeof *items);
         if (items == NULL)
             return OMENDB_NOMEM;
         checkpoint->items = items;
         checkpoint->item_capacity = capacity;
     }
-    checkpoint->items[checkpoint->item_count++] =
-        (struct checkpoint_item){collection_reference(collection), memtable_reference(memtable), UINT32_MAX, 0, NULL};
+    checkpoint->items[checkpoint->item_count++] = (struct checkpoint_item){
+        collection_reference(collection), memtable_reference(memtable), UINT32_MAX, 0, NULL};
     return OMENDB_OK;
 }
 
@@ -13977,11 +14360,13 @@ static int checkpoint_list_collections(struct checkpoint *checkpoint)
         return OMENDB_OK;
     checkpoint->collections = memory_array(&db->memory, count, sizeof *checkpoint->collections);
     checkpoint->versions = memory_zalloc(&db->memory, count * sizeof *checkpoint->versions);
-    manifest->collections = memory_zalloc(&db->memory, memory_multiply(count, sizeof *manifest->collections));
+    manifest->collections =
+        memory_zalloc(&db->memory, memory_multiply(count, sizeof *manifest->collections));
     checkpoint->collection_capacity = count;
     if (manifest->collections != NULL)
         manifest->collection_count = (uint32_t)count;
-    if (checkpoint->collections == NULL || checkpoint->versions == NULL || manifest->collections == NULL) {
+    if (checkpoint->collections == NULL || checkpoint->versions == NULL ||
+        manifest->collections == NULL) {
         memory_free(&db->memory, checkpoint->collections, count * sizeof *checkpoint->collections);
         checkpoint->collections = NULL;
         return OMENDB_NOMEM;
@@ -14004,7 +14389,8 @@ static int checkpoint_list_memtables(struct checkpoint *checkpoint)
     for (size_t i = 0; i < checkpoint->manifest.collection_count && code == OMENDB_OK; i++) {
         const struct version *version = atomic_load(&checkpoint->collections[i]->version);
         for (uint32_t m = 0; m < version->memtable_count && code == OMENDB_OK; m++)
-            code = checkpoint_add_item(checkpoint, checkpoint->collections[i], version->memtables[m]);
+            code =
+                checkpoint_add_item(checkpoint, checkpoint->collections[i], version->memtables[m]);
     }
     return code;
 }
@@ -14013,9 +14399,10 @@ static int checkpoint_list_memtables(struct checkpoint *checkpoint)
 static int checkpoint_rotate_log(omendb *db)
 {
     struct wal *next = NULL;
-    if (db->wal == NULL && db->in_memory)
-        return OMENDB_OK;
     int code = OMENDB_OK;
+    /* A log without records, left by a checkpoint that failed later, serves again. */
+    if (db->in_memory || (db->wal != NULL && db->wal->length == WAL_HEADER_BYTES))
+        return OMENDB_OK;
     if (db->wal != NULL && db->durable_commit < db->appended_commit) {
         code = wal_sync(db->wal);
         if (code != OMENDB_OK)
@@ -14026,9 +14413,11 @@ static int checkpoint_rotate_log(omendb *db)
     if (next == NULL)
         return OMENDB_NOMEM;
     uint64_t preallocate = db->wal_limit < (UINT64_C(4) << 20) ? db->wal_limit : UINT64_C(4) << 20;
-    /* After recovery there is no log that this one follows: what was replayed is not known to be durable, so nothing may depend on it. */
-    code = wal_create(&db->storage, checkpoint_next_file(db), db->appended_commit + 1, db->wal == NULL ? 0 : db->wal->number,
-                      db->wal == NULL ? 0 : db->wal->length, preallocate, 1, next);
+    /* After recovery there is no log that this one follows: what was replayed is not known to be
+     * durable, so nothing may depend on it. */
+    code = wal_create(&db->storage, checkpoint_next_file(db), db->appended_commit + 1,
+                      db->wal == NULL ? 0 : db->wal->number, db->wal == NULL ? 0 : db->wal->length,
+                      preallocate, 1, next);
     if (code != OMENDB_OK) {
         memory_free(&db->memory, next, sizeof *next);
         return code;
@@ -14080,7 +14469,8 @@ static int checkpoint_freeze(struct checkpoint *checkpoint)
 
 /* ------------------------------------------------------------------ installing */
 
-static int checkpoint_is_frozen(const struct checkpoint *checkpoint, const struct memtable *memtable)
+static int checkpoint_is_frozen(const struct checkpoint *checkpoint,
+                                const struct memtable *memtable)
 {
     for (size_t i = 0; i < checkpoint->item_count; i++) {
         if (checkpoint->items[i].memtable == memtable)
@@ -14089,7 +14479,8 @@ static int checkpoint_is_frozen(const struct checkpoint *checkpoint, const struc
     return 0;
 }
 
-static int checkpoint_has_items(const struct checkpoint *checkpoint, const struct collection *collection)
+static int checkpoint_has_items(const struct checkpoint *checkpoint,
+                                const struct collection *collection)
 {
     for (size_t i = 0; i < checkpoint->item_count; i++) {
         if (checkpoint->items[i].collection == collection)
@@ -14098,7 +14489,8 @@ static int checkpoint_has_items(const struct checkpoint *checkpoint, const struc
     return 0;
 }
 
-/* Versions with room for what install will put there: since the freeze a collection has got at most one new memtable. */
+/* Versions with room for what install will put there: since the freeze a collection has got at most
+ * one new memtable. */
 static int checkpoint_prepare_versions(struct checkpoint *checkpoint)
 {
     for (size_t i = 0; i < checkpoint->manifest.collection_count; i++) {
@@ -14106,7 +14498,8 @@ static int checkpoint_prepare_versions(struct checkpoint *checkpoint)
         if (!checkpoint_has_items(checkpoint, collection))
             continue;
         struct version *version = version_acquire(collection);
-        uint32_t segments = version->segment_count + checkpoint_new_segments(checkpoint, collection);
+        uint32_t segments =
+            version->segment_count + checkpoint_new_segments(checkpoint, collection);
         version_release(version);
         checkpoint->versions[i] = version_create(&checkpoint->db->memory, 1, segments);
         if (checkpoint->versions[i] == NULL)
@@ -14173,7 +14566,8 @@ static void checkpoint_release_manifests(omendb *db)
         storage_name(STORAGE_MANIFEST, db->retained[i], name);
         int code = storage_open(&db->storage, name, OMENDB_OPEN_READ | OMENDB_OPEN_WRITE, &file);
         if (code == OMENDB_OK) {
-            code = db->storage.vfs->lock(db->storage.vfs->context, file.handle, OMENDB_LOCK_EXCLUSIVE);
+            code =
+                db->storage.vfs->lock(db->storage.vfs->context, file.handle, OMENDB_LOCK_EXCLUSIVE);
             if (code != OMENDB_BUSY)
                 storage_unlink(&db->storage, name);
             storage_close(&db->storage, &file);
@@ -14227,7 +14621,8 @@ OMENDB_INTERNAL void checkpoint_collect(omendb *db)
     checkpoint_release_manifests(db);
     do {
         doomed.count = 0;
-        db->storage.vfs->list(db->storage.vfs->context, db->storage.directory, checkpoint_doom, &doomed);
+        db->storage.vfs->list(db->storage.vfs->context, db->storage.directory, checkpoint_doom,
+                              &doomed);
         size_t unlinked = 0;
         for (size_t i = 0; i < doomed.count; i++)
             unlinked += storage_unlink(&db->storage, doomed.names[i]) == OMENDB_OK;
@@ -14254,10 +14649,14 @@ static void checkpoint_destroy(struct checkpoint *checkpoint)
         version_release(checkpoint->versions[i]);
         collection_release(checkpoint->collections[i]);
     }
-    memory_free(&db->memory, checkpoint->opened, checkpoint->file_capacity * sizeof *checkpoint->opened);
-    memory_free(&db->memory, checkpoint->items, checkpoint->item_capacity * sizeof *checkpoint->items);
-    memory_free(&db->memory, checkpoint->files, checkpoint->file_capacity * sizeof *checkpoint->files);
-    memory_free(&db->memory, checkpoint->marked, checkpoint->marked_capacity * sizeof *checkpoint->marked);
+    memory_free(&db->memory, checkpoint->opened,
+                checkpoint->file_capacity * sizeof *checkpoint->opened);
+    memory_free(&db->memory, checkpoint->items,
+                checkpoint->item_capacity * sizeof *checkpoint->items);
+    memory_free(&db->memory, checkpoint->files,
+                checkpoint->file_capacity * sizeof *checkpoint->files);
+    memory_free(&db->memory, checkpoint->marked,
+                checkpoint->marked_capacity * sizeof *checkpoint->marked);
     memory_free(&db->memory, checkpoint->collections, count * sizeof *checkpoint->collections);
     memory_free(&db->memory, checkpoint->versions, count * sizeof *checkpoint->versions);
     manifest_destroy(&db->memory, &checkpoint->manifest);
@@ -14325,7 +14724,8 @@ OMENDB_INTERNAL int checkpoint_run(omendb *db, int force)
         return code;
     platform_mutex_lock(&db->maintenance_mutex);
     platform_mutex_lock(&db->commit_mutex);
-    int wanted = force ? db->appended_commit > atomic_load(&db->checkpoint_commit) || (db->wal == NULL && !db->in_memory)
+    int wanted = force ? db->appended_commit > atomic_load(&db->checkpoint_commit) ||
+                             (db->wal == NULL && !db->in_memory)
                        : atomic_load(&db->log_bytes) >= db->wal_limit;
     platform_mutex_unlock(&db->commit_mutex);
     if (wanted) {
@@ -14336,7 +14736,8 @@ OMENDB_INTERNAL int checkpoint_run(omendb *db, int force)
     return code;
 }
 
-/* The catalog of the published manifest, whose collections may have been dropped, or joined by others, since. */
+/* The catalog of the published manifest, whose collections may have been dropped, or joined by
+ * others, since. */
 static int checkpoint_list_published(struct checkpoint *checkpoint)
 {
     omendb *db = checkpoint->db;
@@ -14350,9 +14751,11 @@ static int checkpoint_list_published(struct checkpoint *checkpoint)
         return OMENDB_OK;
     checkpoint->collections = memory_zalloc(&db->memory, count * sizeof *checkpoint->collections);
     checkpoint->versions = memory_zalloc(&db->memory, count * sizeof *checkpoint->versions);
-    manifest->collections = memory_zalloc(&db->memory, memory_multiply(count, sizeof *manifest->collections));
+    manifest->collections =
+        memory_zalloc(&db->memory, memory_multiply(count, sizeof *manifest->collections));
     checkpoint->collection_capacity = count;
-    if (checkpoint->collections == NULL || checkpoint->versions == NULL || manifest->collections == NULL) {
+    if (checkpoint->collections == NULL || checkpoint->versions == NULL ||
+        manifest->collections == NULL) {
         memory_free(&db->memory, checkpoint->collections, count * sizeof *checkpoint->collections);
         memory_free(&db->memory, manifest->collections, count * sizeof *manifest->collections);
         checkpoint->collections = NULL;
@@ -14368,8 +14771,10 @@ static int checkpoint_list_published(struct checkpoint *checkpoint)
     return OMENDB_OK;
 }
 
-/* A collection that was dropped since keeps the segments it had: the drop may be undone by a crash under the weaker sync modes. */
-static int checkpoint_keep_dropped(struct checkpoint *checkpoint, size_t index, uint32_t *file_capacity)
+/* A collection that was dropped since keeps the segments it had: the drop may be undone by a crash
+ * under the weaker sync modes. */
+static int checkpoint_keep_dropped(struct checkpoint *checkpoint, size_t index,
+                                   uint32_t *file_capacity)
 {
     omendb *db = checkpoint->db;
     const struct manifest_collection *from = &db->published.collections[index];
@@ -14383,9 +14788,12 @@ static int checkpoint_keep_dropped(struct checkpoint *checkpoint, size_t index, 
     to->segment_count = from->segment_count;
     int code = OMENDB_OK;
     for (uint32_t i = 0; i < from->segment_count && code == OMENDB_OK; i++) {
-        const struct manifest_file *file = checkpoint_find_file(&db->published, from->segments[i].file);
-        const struct manifest_file *overlay = checkpoint_find_file(&db->published, from->segments[i].overlay_file);
-        code = file == NULL ? OMENDB_OK : checkpoint_add_file(db, &checkpoint->manifest, file, file_capacity);
+        const struct manifest_file *file =
+            checkpoint_find_file(&db->published, from->segments[i].file);
+        const struct manifest_file *overlay =
+            checkpoint_find_file(&db->published, from->segments[i].overlay_file);
+        code = file == NULL ? OMENDB_OK
+                            : checkpoint_add_file(db, &checkpoint->manifest, file, file_capacity);
         if (code == OMENDB_OK && overlay != NULL)
             code = checkpoint_add_file(db, &checkpoint->manifest, overlay, file_capacity);
     }
@@ -14399,7 +14807,8 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
     int code = checkpoint_list_published(&checkpoint);
     platform_mutex_lock(&db->commit_mutex);
     for (size_t i = 0; i < checkpoint.manifest.collection_count; i++) {
-        struct collection *collection = catalog_by_id(&db->catalog, checkpoint.manifest.collections[i].id);
+        struct collection *collection =
+            catalog_by_id(&db->catalog, checkpoint.manifest.collections[i].id);
         checkpoint.collections[i] = collection == NULL ? NULL : collection_reference(collection);
     }
     platform_mutex_unlock(&db->commit_mutex);
@@ -14414,8 +14823,9 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
     if (code == OMENDB_OK)
         code = checkpoint_write_overlay(&checkpoint);
     for (size_t i = 0; i < checkpoint.manifest.collection_count && code == OMENDB_OK; i++) {
-        code = checkpoint.collections[i] == NULL ? checkpoint_keep_dropped(&checkpoint, i, &file_capacity)
-                                                 : checkpoint_enter_collection(&checkpoint, i, &file_capacity);
+        code = checkpoint.collections[i] == NULL
+                   ? checkpoint_keep_dropped(&checkpoint, i, &file_capacity)
+                   : checkpoint_enter_collection(&checkpoint, i, &file_capacity);
     }
     code = checkpoint_trim_files(&checkpoint, file_capacity, code);
     if (code == OMENDB_OK)
@@ -14435,19 +14845,23 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
 
 /* compact.c: merging segments.
  *
- * Policy. Sort the segments of a collection by rows. Find the first one that is at most four times as large as all smaller ones
- * together: it and they become one. So each remaining one is more than four times as large as the sum of what follows, which leaves at
- * most log5(n) segments, never over eight, and a row is written at most some five times a level. Otherwise a segment alone is
- * rewritten when a quarter of its rows can be dropped, when rows are not in its graph yet, or when its pack is half dead.
+ * Policy. Sort the segments of a collection by rows. Find the first one that is at most four times
+ * as large as all smaller ones together: it and they become one. So each remaining one is more than
+ * four times as large as the sum of what follows, which leaves at most log5(n) segments, never over
+ * eight, and a row is written at most some five times a level. Otherwise a segment alone is
+ * rewritten when a quarter of its rows can be dropped, when rows are not in its graph yet, or when
+ * its pack is half dead.
  *
- * A merge keeps the graph of the input with the most linked rows, drops from it what no transaction can see, relinks around the gaps,
- * and inserts all other rows. It is accepted if its sampled recall is as good as before and as at the last fresh build; else all rows
- * are inserted anew.
+ * A merge keeps the graph of the input with the most linked rows, drops from it what no transaction
+ * can see, relinks around the gaps, and inserts all other rows. It is accepted if its sampled
+ * recall is as good as before and as at the last fresh build; else all rows are inserted anew.
  *
- * What may be dropped: rows whose end is visible to every open transaction and lies at or before the published checkpoint. A later
- * delete may still be undone by a crash under the weaker sync modes, so its row stays until the next checkpoint.
+ * What may be dropped: rows whose end is visible to every open transaction and lies at or before
+ * the published checkpoint. A later delete may still be undone by a crash under the weaker sync
+ * modes, so its row stays until the next checkpoint.
  *
- * Small outputs (under 4 MiB) of one run share a file. Installing holds commit_mutex for the replay of tombstones that came meanwhile. */
+ * Small outputs (under 4 MiB) of one run share a file. Installing holds commit_mutex for the replay
+ * of tombstones that came meanwhile. */
 
 #define COMPACT_MAX_SEGMENTS  8
 #define COMPACT_GROWTH        4
@@ -14465,8 +14879,8 @@ struct compact_merge {
     struct segment *inputs[COMPACT_MAX_INPUTS];
     uint32_t *maps[COMPACT_MAX_INPUTS]; /* old row to new, GRAPH_NO_ROW: dropped */
     uint32_t input_count;
-    uint32_t base;       /* input whose graph is kept; input_count: none */
-    uint32_t base_rows;  /* its kept linked rows, the first of the output */
+    uint32_t base;      /* input whose graph is kept; input_count: none */
+    uint32_t base_rows; /* its kept linked rows, the first of the output */
     uint32_t rows;
     uint64_t *ids;
     uint64_t drop_limit;
@@ -14512,36 +14926,45 @@ static uint32_t compact_droppable_rows(const struct segment *segment, uint64_t l
 {
     struct compact_droppable droppable = {limit, 0};
     if (atomic_load(&segment->tombstones->dead) != 0)
-        tombstones_each(segment->tombstones, segment->info.rows, compact_count_droppable, &droppable);
+        tombstones_each(segment->tombstones, segment->info.rows, compact_count_droppable,
+                        &droppable);
     return droppable.rows;
 }
 
 /* Whether a segment is worth rewriting alone. */
-static int compact_is_stale(const struct collection *collection, const struct segment *segment, uint64_t limit)
+static int compact_is_stale(const struct collection *collection, const struct segment *segment,
+                            uint64_t limit)
 {
-    uint64_t unindexed = (uint64_t)(segment->info.rows - segment->info.indexed_rows) * collection->vector_bytes;
+    uint64_t unindexed =
+        (uint64_t)(segment->info.rows - segment->info.indexed_rows) * collection->vector_bytes;
     uint32_t parts = segment->file->file->part_count;
-    if (unindexed > (UINT64_C(64) << 10) || unindexed * COMPACT_GROWTH >= collection->db->tail_limit)
+    if (unindexed > (UINT64_C(64) << 10) ||
+        unindexed * COMPACT_GROWTH >= collection->db->tail_limit)
         return unindexed != 0;
     if (parts > 1 && atomic_load(&segment->file->references) * 2 <= parts)
         return 1;
     uint32_t dead = atomic_load(&segment->tombstones->dead);
-    return dead != 0 && (uint64_t)dead * 4 >= segment->info.rows && compact_droppable_rows(segment, limit) * UINT64_C(4) >= segment->info.rows;
+    return dead != 0 && (uint64_t)dead * 4 >= segment->info.rows &&
+           compact_droppable_rows(segment, limit) * UINT64_C(4) >= segment->info.rows;
 }
 
-static uint32_t compact_pick_everything(const struct collection *collection, struct segment **sorted, uint32_t count, uint64_t limit)
+static uint32_t compact_pick_everything(const struct collection *collection,
+                                        struct segment **sorted, uint32_t count, uint64_t limit)
 {
     (void)collection;
-    if (count == 1 && sorted[0]->info.indexed_rows == sorted[0]->info.rows && compact_droppable_rows(sorted[0], limit) == 0)
+    if (count == 1 && sorted[0]->info.indexed_rows == sorted[0]->info.rows &&
+        compact_droppable_rows(sorted[0], limit) == 0)
         return 0;
     return count;
 }
 
 /* Puts what is to be merged first in `sorted` (room for COMPACT_MAX_INPUTS); returns how many. */
-static uint32_t compact_pick(const struct collection *collection, const struct version *version, int everything, struct segment **sorted)
+static uint32_t compact_pick(const struct collection *collection, const struct version *version,
+                             int everything, struct segment **sorted)
 {
     uint64_t limit = compact_drop_limit(collection->db), smaller = 0;
-    uint32_t count = version->segment_count < COMPACT_MAX_INPUTS ? version->segment_count : COMPACT_MAX_INPUTS;
+    uint32_t count =
+        version->segment_count < COMPACT_MAX_INPUTS ? version->segment_count : COMPACT_MAX_INPUTS;
     if (count == 0)
         return 0;
     for (uint32_t i = 0; i < count; i++) { /* descending by rows */
@@ -14577,23 +15000,27 @@ OMENDB_INTERNAL int compact_wanted(struct collection *collection)
 {
     struct segment *sorted[COMPACT_MAX_INPUTS];
     struct version *version = version_acquire(collection);
-    int wanted = !atomic_load(&collection->dropped) && compact_pick(collection, version, 0, sorted) != 0;
+    int wanted =
+        !atomic_load(&collection->dropped) && compact_pick(collection, version, 0, sorted) != 0;
     version_release(version);
     return wanted;
 }
 
 /* ------------------------------------------------------------------ planning */
 
-static int compact_keeps(const struct compact_merge *merge, const struct segment *segment, uint32_t row)
+static int compact_keeps(const struct compact_merge *merge, const struct segment *segment,
+                         uint32_t row)
 {
     uint64_t end = tombstones_get(segment->tombstones, row);
     return end == 0 || end > merge->drop_limit;
 }
 
-static void compact_map_range(struct compact_merge *merge, uint32_t input, uint32_t first, uint32_t last)
+static void compact_map_range(struct compact_merge *merge, uint32_t input, uint32_t first,
+                              uint32_t last)
 {
     for (uint32_t row = first; row < last; row++)
-        merge->maps[input][row] = compact_keeps(merge, merge->inputs[input], row) ? merge->rows++ : GRAPH_NO_ROW;
+        merge->maps[input][row] =
+            compact_keeps(merge, merge->inputs[input], row) ? merge->rows++ : GRAPH_NO_ROW;
 }
 
 /* Numbers the kept rows: the base's linked ones first, then its others, then the other inputs. */
@@ -14605,14 +15032,17 @@ static int compact_map(struct compact_merge *merge)
     for (uint32_t i = 0; i < merge->input_count; i++) {
         const struct part_info *info = &merge->inputs[i]->info;
         total += info->rows;
-        if (info->indexed_rows != 0 && (merge->base == merge->input_count || info->indexed_rows > merge->inputs[merge->base]->info.indexed_rows))
+        if (info->indexed_rows != 0 &&
+            (merge->base == merge->input_count ||
+             info->indexed_rows > merge->inputs[merge->base]->info.indexed_rows))
             merge->base = i;
         merge->maps[i] = memory_array(memory, info->rows, sizeof **merge->maps);
         if (merge->maps[i] == NULL)
             return OMENDB_NOMEM;
     }
     if (total >= GRAPH_MAX_ROWS)
-        return error_set(OMENDB_TOOBIG, "collection \"%s\": a segment of %llu rows; at most 2^31", merge->collection->name, (unsigned long long)total);
+        return error_set(OMENDB_TOOBIG, "collection \"%s\": a segment of %llu rows; at most 2^31",
+                         merge->collection->name, (unsigned long long)total);
     if (merge->base < merge->input_count) {
         const struct part_info *info = &merge->inputs[merge->base]->info;
         compact_map_range(merge, merge->base, 0, info->indexed_rows);
@@ -14686,7 +15116,8 @@ static int compact_plan(struct compact_merge *merge, int everything)
 /* ------------------------------------------------------------------ vectors */
 
 /* Appends the kept rows of [first, last), runs of neighbours at once. */
-static int compact_write_range(struct segment_writer *writer, const struct compact_merge *merge, uint32_t input, uint32_t first, uint32_t last)
+static int compact_write_range(struct segment_writer *writer, const struct compact_merge *merge,
+                               uint32_t input, uint32_t first, uint32_t last)
 {
     const struct segment *segment = merge->inputs[input];
     const uint32_t *map = merge->maps[input];
@@ -14697,9 +15128,11 @@ static int compact_write_range(struct segment_writer *writer, const struct compa
         while (end < last && map[end] != GRAPH_NO_ROW)
             end++;
         if (end > row) {
-            code = blocks_touch(segment->graph.file, segment->graph.vectors_offset + row * stride, (end - row) * stride);
+            code = blocks_touch(segment->graph.file, segment->graph.vectors_offset + row * stride,
+                                (end - row) * stride);
             if (code == OMENDB_OK)
-                code = segment_writer_append(writer, rows_at(&segment->graph.vectors, row), (end - row) * stride);
+                code = segment_writer_append(writer, rows_at(&segment->graph.vectors, row),
+                                             (end - row) * stride);
         }
         row = end + 1;
     }
@@ -14710,7 +15143,8 @@ static int compact_write_vectors(struct segment_writer *writer, const struct com
 {
     int code = segment_writer_begin_section(writer, SECTION_VECTORS);
     if (code == OMENDB_OK && merge->base < merge->input_count)
-        code = compact_write_range(writer, merge, merge->base, 0, merge->inputs[merge->base]->info.rows);
+        code = compact_write_range(writer, merge, merge->base, 0,
+                                   merge->inputs[merge->base]->info.rows);
     for (uint32_t i = 0; i < merge->input_count && code == OMENDB_OK; i++) {
         if (i != merge->base)
             code = compact_write_range(writer, merge, i, 0, merge->inputs[i]->info.rows);
@@ -14741,7 +15175,8 @@ static int compact_step(void *context, uint64_t index)
     uint32_t last = build->last - first < COMPACT_GRAIN ? build->last : first + COMPACT_GRAIN;
     int code = OMENDB_OK;
     if (build->source != NULL)
-        code = graph_adopt_rows(build->graph, build->source, build->merge->maps[build->merge->base], scratch->graph, first, last);
+        code = graph_adopt_rows(build->graph, build->source, build->merge->maps[build->merge->base],
+                                scratch->graph, first, last);
     for (uint32_t row = first; build->source == NULL && row < last && code == OMENDB_OK; row++)
         code = graph_insert(build->graph, scratch->graph, row);
     scratch_give(db, scratch);
@@ -14792,8 +15227,9 @@ static int compact_insert(struct compact_build *build, uint32_t first)
 
 /* ------------------------------------------------------------------ recall gate */
 
-/* Compares walks of two graphs over the same live rows, on the same queries. Truth is the best of what both find with eight times the effort: an
- * exact scan would cost more than the merge, and the comparison needs only what either could have found. */
+/* Compares walks of two graphs over the same live rows, on the same queries. Truth is the best of
+ * what both find with eight times the effort: an exact scan would cost more than the merge, and the
+ * comparison needs only what either could have found. */
 struct compact_gate {
     const struct compact_merge *merge;
     struct graph_view fresh;      /* the merged graph, in new rows */
@@ -14815,7 +15251,8 @@ static int compact_gate_visible(const void *context, uint32_t row)
     return merge->maps[merge->base][row] != GRAPH_NO_ROW;
 }
 
-/* A query between a row and one of its neighbours: near the data, but not a stored row, which would be found too easily. */
+/* A query between a row and one of its neighbours: near the data, but not a stored row, which would
+ * be found too easily. */
 static int compact_gate_query(struct compact_gate *gate)
 {
     const struct scalar_format *format = &gate->merge->collection->format;
@@ -14831,19 +15268,24 @@ static int compact_gate_query(struct compact_gate *gate)
         return OMENDB_OK;
     int code = scalar_export(format, rows_at(&gate->fresh.vectors, row), OMENDB_F32, gate->vectors);
     if (code == OMENDB_OK)
-        code = scalar_export(format, rows_at(&gate->fresh.vectors, neighbour), OMENDB_F32, gate->vectors + dim);
+        code = scalar_export(format, rows_at(&gate->fresh.vectors, neighbour), OMENDB_F32,
+                             gate->vectors + dim);
     for (size_t i = 0; i < dim && code == OMENDB_OK; i++)
         gate->vectors[i] = 0.5f * gate->vectors[i] + 0.5f * gate->vectors[dim + i];
-    if (code != OMENDB_OK || scalar_convert(format, gate->vectors, OMENDB_F32, gate->query, &reason, &position) != OMENDB_OK)
-        memcpy(gate->query, rows_at(&gate->fresh.vectors, row), gate->merge->collection->vector_bytes);
+    if (code != OMENDB_OK || scalar_convert(format, gate->vectors, OMENDB_F32, gate->query, &reason,
+                                            &position) != OMENDB_OK)
+        memcpy(gate->query, rows_at(&gate->fresh.vectors, row),
+               gate->merge->collection->vector_bytes);
     return OMENDB_OK;
 }
 
 /* A walk of one of the graphs; hits in new rows. */
-static int compact_gate_walk(struct compact_gate *gate, int of_old, size_t ef, struct graph_hit *hits, size_t *count)
+static int compact_gate_walk(struct compact_gate *gate, int of_old, size_t ef,
+                             struct graph_hit *hits, size_t *count)
 {
     const struct graph_view *view = of_old ? gate->old : &gate->fresh;
-    int code = graph_search(view, gate->scratch->graph, gate->query, ef, of_old ? &gate->old_filter : NULL, hits, count, NULL);
+    int code = graph_search(view, gate->scratch->graph, gate->query, ef,
+                            of_old ? &gate->old_filter : NULL, hits, count, NULL);
     for (size_t i = 0; of_old && i < *count && code == OMENDB_OK; i++)
         hits[i].row = gate->merge->maps[gate->merge->base][hits[i].row];
     return code;
@@ -14859,7 +15301,8 @@ static double compact_gate_score(const struct graph_hit *hits, size_t count, flo
 }
 
 /* Distance of the k-th nearest in two ascending lists together; a row may be in both. */
-static float compact_gate_bound(const struct graph_hit *a, size_t a_count, const struct graph_hit *b, size_t b_count, size_t k)
+static float compact_gate_bound(const struct graph_hit *a, size_t a_count,
+                                const struct graph_hit *b, size_t b_count, size_t k)
 {
     size_t i = 0, j = 0;
     float bound = -INFINITY;
@@ -14880,7 +15323,8 @@ static float compact_gate_bound(const struct graph_hit *a, size_t a_count, const
 static int compact_gate_ask(struct compact_gate *gate)
 {
     size_t deep = gate->ef * 8, counts[4] = {0, 0, 0, 0};
-    struct graph_hit *lists[4] = {gate->hits, gate->hits + deep, gate->hits + 2 * deep, gate->hits + 3 * deep};
+    struct graph_hit *lists[4] = {gate->hits, gate->hits + deep, gate->hits + 2 * deep,
+                                  gate->hits + 3 * deep};
     int code = compact_gate_query(gate);
     if (code == OMENDB_OK)
         code = compact_gate_walk(gate, 0, deep, lists[0], &counts[0]);
@@ -14903,12 +15347,16 @@ static int compact_gate_run(struct compact_gate *gate)
 {
     struct collection *collection = gate->merge->collection;
     omendb *db = collection->db;
-    size_t hit_bytes = gate->ef * 8 * 4 * sizeof *gate->hits, vector_bytes = collection->schema.dim * 2 * sizeof(float);
+    size_t hit_bytes = gate->ef * 8 * 4 * sizeof *gate->hits,
+           vector_bytes = collection->schema.dim * 2 * sizeof(float);
     gate->scratch = scratch_take(db);
     gate->hits = memory_alloc(&db->memory, hit_bytes);
     gate->vectors = memory_alloc(&db->memory, vector_bytes);
     gate->query = memory_alloc(&db->memory, collection->vector_bytes);
-    int code = gate->scratch == NULL || gate->hits == NULL || gate->vectors == NULL || gate->query == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    int code =
+        gate->scratch == NULL || gate->hits == NULL || gate->vectors == NULL || gate->query == NULL
+            ? OMENDB_NOMEM
+            : OMENDB_OK;
     for (uint32_t i = 0; i < COMPACT_GATE_QUERIES && code == OMENDB_OK; i++)
         code = compact_gate_ask(gate);
     if (code == OMENDB_OK) {
@@ -14922,18 +15370,22 @@ static int compact_gate_run(struct compact_gate *gate)
     return code;
 }
 
-static void compact_gate_init(struct compact_gate *gate, const struct compact_merge *merge, const struct graph *graph)
+static void compact_gate_init(struct compact_gate *gate, const struct compact_merge *merge,
+                              const struct graph *graph)
 {
     memset(gate, 0, sizeof *gate);
     gate->merge = merge;
-    gate->ef = merge->collection->schema.ef < COMPACT_GATE_K ? COMPACT_GATE_K : merge->collection->schema.ef;
+    gate->ef = merge->collection->schema.ef < COMPACT_GATE_K ? COMPACT_GATE_K
+                                                             : merge->collection->schema.ef;
     gate->ef = gate->ef < 1000 ? gate->ef : 1000;
     gate->random = merge->collection->schema.seed;
     graph_get_view(graph, &gate->fresh);
 }
 
-/* Whether the relinked graph finds what its source found, and what a fresh build found when there was one. */
-static int compact_gate_passes(const struct compact_merge *merge, const struct graph *graph, int *passes)
+/* Whether the relinked graph finds what its source found, and what a fresh build found when there
+ * was one. */
+static int compact_gate_passes(const struct compact_merge *merge, const struct graph *graph,
+                               int *passes)
 {
     struct compact_gate gate;
     const struct segment *base = merge->inputs[merge->base];
@@ -14942,18 +15394,22 @@ static int compact_gate_passes(const struct compact_merge *merge, const struct g
         return OMENDB_OK;
     compact_gate_init(&gate, merge, graph);
     gate.old = &base->graph;
-    gate.old_filter = (struct graph_filter){base->info.indexed_rows, GRAPH_NO_ROW, compact_gate_visible, merge};
+    gate.old_filter =
+        (struct graph_filter){base->info.indexed_rows, GRAPH_NO_ROW, compact_gate_visible, merge};
     int code = compact_gate_run(&gate);
     float fresh = (float)gate.fresh_recall;
-    *passes = fresh >= (float)gate.old_recall - COMPACT_GATE_LOSS && fresh >= base->info.reference_recall - COMPACT_GATE_LOSS;
+    *passes = fresh >= (float)gate.old_recall - COMPACT_GATE_LOSS &&
+              fresh >= base->info.reference_recall - COMPACT_GATE_LOSS;
     return code;
 }
 
-/* The mark for later merges: taken from a build without drops, carried over by merges until the collection has doubled. */
+/* The mark for later merges: taken from a build without drops, carried over by merges until the
+ * collection has doubled. */
 static int compact_set_reference(struct compact_merge *merge, const struct graph *graph, int fresh)
 {
     struct compact_gate gate;
-    const struct part_info *base = fresh || merge->base == merge->input_count ? NULL : &merge->inputs[merge->base]->info;
+    const struct part_info *base =
+        fresh || merge->base == merge->input_count ? NULL : &merge->inputs[merge->base]->info;
     if (merge->rows < COMPACT_GATE_MIN_ROWS)
         return OMENDB_OK;
     if (base != NULL && base->reference_recall > 0.0f && merge->rows / 2 <= base->reference_rows) {
@@ -14970,7 +15426,8 @@ static int compact_set_reference(struct compact_merge *merge, const struct graph
 
 /* ------------------------------------------------------------------ one output */
 
-static int compact_create_graph(const struct compact_merge *merge, const struct rows_view *vectors, struct graph **graph)
+static int compact_create_graph(const struct compact_merge *merge, const struct rows_view *vectors,
+                                struct graph **graph)
 {
     struct graph_config config;
     collection_graph_config(merge->collection, &config);
@@ -14978,7 +15435,8 @@ static int compact_create_graph(const struct compact_merge *merge, const struct 
 }
 
 /* Builds the graph of all output rows over `vectors`. */
-static int compact_build_graph(struct compact *compact, struct compact_merge *merge, const struct rows_view *vectors, struct graph **graph)
+static int compact_build_graph(struct compact *compact, struct compact_merge *merge,
+                               const struct rows_view *vectors, struct graph **graph)
 {
     struct compact_build build = {.compact = compact, .merge = merge};
     int adopt = merge->base < merge->input_count && merge->base_rows != 0, passes = 1;
@@ -15037,7 +15495,8 @@ static int compact_write_part(struct compact *compact, struct compact_merge *mer
     if (code == OMENDB_OK)
         code = compact_write_graph(compact, merge);
     if (code == OMENDB_OK)
-        code = checkpoint_write_ids(writer, &compact->db->memory, merge->ids, merge->rows, &merge->info);
+        code = checkpoint_write_ids(writer, &compact->db->memory, merge->ids, merge->rows,
+                                    &merge->info);
     if (code == OMENDB_OK)
         code = segment_writer_end_part(writer, &merge->info);
     merge->part = segment_writer_parts(writer) - 1;
@@ -15081,7 +15540,8 @@ static int compact_swap(struct compact_merge *merge, struct segment *output)
         present += (uint32_t)compact_is_input(merge, old->segments[i]);
     if (present != merge->input_count || atomic_load(&collection->dropped))
         return OMENDB_DROPPED;
-    struct version *version = version_create(&collection->db->memory, old->memtable_count, old->segment_count - present + (output != NULL));
+    struct version *version = version_create(&collection->db->memory, old->memtable_count,
+                                             old->segment_count - present + (output != NULL));
     if (version == NULL)
         return OMENDB_NOMEM;
     for (uint32_t i = 0; i < old->memtable_count; i++)
@@ -15098,7 +15558,8 @@ static int compact_swap(struct compact_merge *merge, struct segment *output)
 }
 
 /* maintenance_mutex. */
-static int compact_install(struct compact *compact, struct compact_merge *merge, struct shared_file *file)
+static int compact_install(struct compact *compact, struct compact_merge *merge,
+                           struct shared_file *file)
 {
     omendb *db = compact->db;
     struct segment *output = NULL;
@@ -15112,7 +15573,8 @@ static int compact_install(struct compact *compact, struct compact_merge *merge,
     platform_mutex_lock(&db->commit_mutex);
     for (uint32_t i = 0; output != NULL && i < merge->input_count && code == OMENDB_OK; i++) {
         struct compact_carry carry = {merge->maps[i], output->tombstones};
-        code = tombstones_each(merge->inputs[i]->tombstones, merge->inputs[i]->info.rows, compact_carry_tombstone, &carry);
+        code = tombstones_each(merge->inputs[i]->tombstones, merge->inputs[i]->info.rows,
+                               compact_carry_tombstone, &carry);
     }
     if (code == OMENDB_OK)
         code = compact_swap(merge, output);
@@ -15138,8 +15600,8 @@ static int compact_install_all(struct compact *compact)
     }
     shared_file_release(file);
     if (installed) {
-        /* When this fails the old manifest stays in force with the same records; the next checkpoint names the new file, which stays protected
-         * until then. */
+        /* When this fails the old manifest stays in force with the same records; the next
+         * checkpoint names the new file, which stays protected until then. */
         int published = checkpoint_republish(db);
         code = code == OMENDB_OK ? published : code;
         if (published == OMENDB_OK)
@@ -15158,7 +15620,9 @@ static void compact_destroy_merge(struct compact_merge *merge)
 {
     struct memory *memory = &merge->collection->db->memory;
     for (uint32_t i = 0; i < merge->input_count; i++)
-        memory_free(memory, merge->maps[i], merge->maps[i] == NULL ? 0 : merge->inputs[i]->info.rows * sizeof **merge->maps);
+        memory_free(memory, merge->maps[i],
+                    merge->maps[i] == NULL ? 0
+                                           : merge->inputs[i]->info.rows * sizeof **merge->maps);
     memory_free(memory, merge->ids, merge->ids == NULL ? 0 : merge->rows * sizeof *merge->ids);
     begin_array_release(merge->begins);
     version_release(merge->version);
@@ -15169,7 +15633,8 @@ static uint64_t compact_expected_bytes(const struct compact *compact)
     uint64_t bytes = 0;
     for (size_t i = 0; i < compact->merge_count; i++) {
         const struct collection *collection = compact->merges[i].collection;
-        bytes += compact->merges[i].rows * (uint64_t)(collection->vector_bytes + collection->schema.M * 9 + 40);
+        bytes += compact->merges[i].rows *
+                 (uint64_t)(collection->vector_bytes + collection->schema.M * 9 + 40);
     }
     return bytes;
 }
@@ -15183,22 +15648,27 @@ static int compact_write(struct compact *compact)
         rows += compact->merges[i].rows;
     if (rows == 0)
         return OMENDB_OK;
-    int code = segment_writer_create(&db->storage, STORAGE_SEGMENT, compact->number, compact_expected_bytes(compact), &compact->writer);
+    int code = segment_writer_create(&db->storage, STORAGE_SEGMENT, compact->number,
+                                     compact_expected_bytes(compact), &compact->writer);
     for (size_t i = 0; i < compact->merge_count && code == OMENDB_OK; i++) {
         if (compact->merges[i].rows != 0)
             code = compact_write_part(compact, &compact->merges[i]);
     }
     compact->file = (struct manifest_file){compact->number, 0, 0, STORAGE_SEGMENT};
     if (code == OMENDB_OK)
-        code = segment_writer_finish(compact->writer, &compact->file.size, &compact->file.footer_crc);
+        code =
+            segment_writer_finish(compact->writer, &compact->file.size, &compact->file.footer_crc);
     segment_writer_destroy(compact->writer);
     return code;
 }
 
-OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collections, size_t count, int everything,
-                                int (*progress)(void *context, uint64_t done, uint64_t total), void *context, int *merged)
+OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collections, size_t count,
+                                int everything,
+                                int (*progress)(void *context, uint64_t done, uint64_t total),
+                                void *context, int *merged)
 {
-    struct compact compact = {.db = db, .progress = progress, .context = context, .merge_count = count};
+    struct compact compact = {
+        .db = db, .progress = progress, .context = context, .merge_count = count};
     uint32_t inputs = 0;
     size_t planned = 0;
     *merged = 0;
@@ -15249,14 +15719,17 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
 
 /* recover.c: from files to a running database; and for read-only openers, onwards.
  *
- * The manifest gives the collections and their segments as of commit S; the logs from wal_number on give the commits after S. A log that was
- * read is never appended to: the first write begins a new one and, in the same step, publishes a manifest that no longer needs the old. Where
- * there was anything to replay that happens at once, so that what was shown after a crash stays whatever happens next.
+ * The manifest gives the collections and their segments as of commit S; the logs from wal_number on
+ * give the commits after S. A log that was read is never appended to: the first write begins a new
+ * one and, in the same step, publishes a manifest that no longer needs the old. Where there was
+ * anything to replay that happens at once, so that what was shown after a crash stays whatever
+ * happens next.
  *
- * Logs form a chain: each names its predecessor and the predecessor's final length, written after the predecessor was synced. A log without
- * predecessor that the manifest does not name is the debris of a recovery that did not finish. */
+ * Logs form a chain: each names its predecessor and the predecessor's final length, written after
+ * the predecessor was synced. A log without predecessor that the manifest does not name is the
+ * debris of a recovery that did not finish. */
 
-#define RECOVER_MAX_LOGS 256
+#define RECOVER_MAX_LOGS 1024
 
 /* ------------------------------------------------------------------ what lies in the directory */
 
@@ -15304,8 +15777,10 @@ static int recover_note_name(void *context, const char *name)
 static int recover_list(omendb *db, struct recover_listing *listing)
 {
     memset(listing, 0, sizeof *listing);
-    int code = db->storage.vfs->list(db->storage.vfs->context, db->storage.directory, recover_note_name, listing);
-    return code == OMENDB_OK ? code : error_set(code, "the directory of the database cannot be listed");
+    int code = db->storage.vfs->list(db->storage.vfs->context, db->storage.directory,
+                                     recover_note_name, listing);
+    return code == OMENDB_OK ? code
+                             : error_set(code, "the directory of the database cannot be listed");
 }
 
 /* ------------------------------------------------------------------ manifest to collections */
@@ -15314,7 +15789,8 @@ struct recover_files {
     struct shared_file **files; /* parallel to manifest.files */
 };
 
-static struct shared_file *recover_find_file(const omendb *db, const struct recover_files *files, uint64_t number)
+static struct shared_file *recover_find_file(const omendb *db, const struct recover_files *files,
+                                             uint64_t number)
 {
     for (uint32_t i = 0; i < db->published.file_count; i++) {
         if (db->published.files[i].number == number)
@@ -15323,29 +15799,41 @@ static struct shared_file *recover_find_file(const omendb *db, const struct reco
     return NULL;
 }
 
-static int recover_tombstones(omendb *db, const struct recover_files *files, const struct manifest_segment *entry, struct segment *segment)
+static int recover_tombstones(omendb *db, const struct recover_files *files,
+                              const struct manifest_segment *entry, struct segment *segment)
 {
     struct shared_file *shared = recover_find_file(db, files, entry->overlay_file);
     if (entry->overlay_file == 0)
         return OMENDB_OK;
     if (shared == NULL || entry->overlay_part >= shared->file->part_count)
-        return error_set(OMENDB_CORRUPT, "MANIFEST-%llu names part %u of ovl-%llu, which is not there; restore from a backup",
-                         (unsigned long long)db->published.number, entry->overlay_part, (unsigned long long)entry->overlay_file);
-    struct section_range range = segment_section(shared->file, entry->overlay_part, SECTION_TOMBSTONES);
+        return error_set(
+            OMENDB_CORRUPT,
+            "MANIFEST-%llu names part %u of ovl-%llu, which is not there; restore from a backup",
+            (unsigned long long)db->published.number, entry->overlay_part,
+            (unsigned long long)entry->overlay_file);
+    struct section_range range =
+        segment_section(shared->file, entry->overlay_part, SECTION_TOMBSTONES);
     const struct part_info *info = &shared->file->parts[entry->overlay_part];
-    if (info->target_file != entry->file || info->target_part != entry->part || range.length % sizeof(uint32_t) != 0)
-        return error_set(OMENDB_CORRUPT, "ovl-%llu: part %u does not belong to seg-%llu; restore from a backup",
-                         (unsigned long long)entry->overlay_file, entry->overlay_part, (unsigned long long)entry->file);
-    int code = range.length == 0 ? OMENDB_OK : blocks_touch(&shared->file->blocks, range.offset, range.length);
+    if (info->target_file != entry->file || info->target_part != entry->part ||
+        range.length % sizeof(uint32_t) != 0)
+        return error_set(OMENDB_CORRUPT,
+                         "ovl-%llu: part %u does not belong to seg-%llu; restore from a backup",
+                         (unsigned long long)entry->overlay_file, entry->overlay_part,
+                         (unsigned long long)entry->file);
+    int code = range.length == 0 ? OMENDB_OK
+                                 : blocks_touch(&shared->file->blocks, range.offset, range.length);
     for (uint64_t at = 0; at < range.length && code == OMENDB_OK; at += sizeof(uint32_t)) {
         uint32_t row;
         memcpy(&row, shared->file->blocks.base + range.offset + at, sizeof row);
         if (row >= segment->info.rows)
-            return error_set(OMENDB_CORRUPT, "ovl-%llu: part %u: row %u of %u; restore from a backup",
-                             (unsigned long long)entry->overlay_file, entry->overlay_part, row, segment->info.rows);
+            return error_set(OMENDB_CORRUPT,
+                             "ovl-%llu: part %u: row %u of %u; restore from a backup",
+                             (unsigned long long)entry->overlay_file, entry->overlay_part, row,
+                             segment->info.rows);
         code = tombstones_prepare(segment->tombstones, row);
         if (code == OMENDB_OK && tombstones_get(segment->tombstones, row) == 0)
-            tombstones_set(segment->tombstones, row, db->published.commit == 0 ? 1 : db->published.commit);
+            tombstones_set(segment->tombstones, row,
+                           db->published.commit == 0 ? 1 : db->published.commit);
     }
     segment->overlay_file = entry->overlay_file;
     segment->overlay_part = entry->overlay_part;
@@ -15353,17 +15841,22 @@ static int recover_tombstones(omendb *db, const struct recover_files *files, con
     return code;
 }
 
-static int recover_segments(omendb *db, const struct recover_files *files, const struct manifest_collection *entry, struct collection *collection)
+static int recover_segments(omendb *db, const struct recover_files *files,
+                            const struct manifest_collection *entry, struct collection *collection)
 {
     struct version *version = version_create(&db->memory, 0, entry->segment_count);
     int code = version == NULL ? OMENDB_NOMEM : OMENDB_OK;
     for (uint32_t i = 0; i < entry->segment_count && code == OMENDB_OK; i++) {
         struct shared_file *shared = recover_find_file(db, files, entry->segments[i].file);
         if (shared == NULL)
-            code = error_set(OMENDB_CORRUPT, "MANIFEST-%llu names seg-%llu, which it does not list; restore from a backup",
-                             (unsigned long long)db->published.number, (unsigned long long)entry->segments[i].file);
+            code = error_set(
+                OMENDB_CORRUPT,
+                "MANIFEST-%llu names seg-%llu, which it does not list; restore from a backup",
+                (unsigned long long)db->published.number,
+                (unsigned long long)entry->segments[i].file);
         if (code == OMENDB_OK)
-            code = segment_open(db, collection, shared, entry->segments[i].part, NULL, NULL, &version->segments[i]);
+            code = segment_open(db, collection, shared, entry->segments[i].part, NULL, NULL,
+                                &version->segments[i]);
         if (code == OMENDB_OK)
             code = recover_tombstones(db, files, &entry->segments[i], version->segments[i]);
     }
@@ -15376,7 +15869,8 @@ static int recover_segments(omendb *db, const struct recover_files *files, const
     return OMENDB_OK;
 }
 
-static int recover_collection(omendb *db, const struct recover_files *files, const struct manifest_collection *entry)
+static int recover_collection(omendb *db, const struct recover_files *files,
+                              const struct manifest_collection *entry)
 {
     struct collection *collection = catalog_by_id(&db->catalog, entry->id);
     int code = OMENDB_OK;
@@ -15448,8 +15942,10 @@ static int recover_deliver(void *context, const struct wal_record *record)
     if (record->sequence <= replay->db->appended_commit)
         return OMENDB_OK;
     if (record->type != WAL_COMMIT)
-        return error_set(OMENDB_FORMAT, "log: record %llu at offset %llu has type %u; a later version of OmenDB wrote it",
-                         (unsigned long long)record->sequence, (unsigned long long)record->offset, record->type);
+        return error_set(
+            OMENDB_FORMAT,
+            "log: record %llu at offset %llu has type %u; a later version of OmenDB wrote it",
+            (unsigned long long)record->sequence, (unsigned long long)record->offset, record->type);
     replay->delivered++;
     return commit_replay(replay->db, record->sequence, record->payload, record->size);
 }
@@ -15473,7 +15969,8 @@ static int recover_has_records(omendb *db, uint64_t number, int *has)
     int code = storage_open(&db->storage, name, OMENDB_OPEN_READ, &file);
     if (code == OMENDB_OK)
         code = storage_size(&db->storage, &file, &size);
-    for (uint64_t at = WAL_HEADER_BYTES; at < size && code == OMENDB_OK && !*has; at += sizeof buffer) {
+    for (uint64_t at = WAL_HEADER_BYTES; at < size && code == OMENDB_OK && !*has;
+         at += sizeof buffer) {
         size_t run = size - at < sizeof buffer ? (size_t)(size - at) : sizeof buffer;
         code = storage_read(&db->storage, &file, at, buffer, run);
         for (size_t i = 0; i < run && code == OMENDB_OK && !*has; i++)
@@ -15484,7 +15981,8 @@ static int recover_has_records(omendb *db, uint64_t number, int *has)
 }
 
 /* The log that says it follows `number`; 0: none. */
-static int recover_successor(omendb *db, const struct recover_listing *listing, uint64_t number, uint64_t *successor, uint64_t *final_length)
+static int recover_successor(omendb *db, const struct recover_listing *listing, uint64_t number,
+                             uint64_t *successor, uint64_t *final_length)
 {
     *successor = 0;
     *final_length = WAL_LENGTH_UNKNOWN;
@@ -15522,16 +16020,20 @@ static int recover_logs(omendb *db, const struct recover_listing *listing, uint6
         code = recover_successor(db, listing, db->replay_wal, &successor, &final_length);
         if (code != OMENDB_OK)
             break;
-        struct wal_replay log = {.number = db->replay_wal, .final_length = final_length, .start_offset = db->replay_offset};
+        struct wal_replay log = {.number = db->replay_wal,
+                                 .final_length = final_length,
+                                 .start_offset = db->replay_offset};
         log.live_reader = db->read_only && successor == 0;
         code = wal_read(&db->storage, &log, recover_deliver, &replay);
         if (code == OMENDB_NOTFOUND)
-            code = error_set(OMENDB_CORRUPT, "wal-%llu is missing; restore from a backup", (unsigned long long)db->replay_wal);
+            code = error_set(OMENDB_CORRUPT, "wal-%llu is missing; restore from a backup",
+                             (unsigned long long)db->replay_wal);
         if (code != OMENDB_OK)
             break;
         db->replay_offset = log.end;
         if (log.torn && !db->read_only)
-            database_log(db, OMENDB_OK, "the log ended in a record that was never finished; it was cut");
+            database_log(db, OMENDB_OK,
+                         "the log ended in a record that was never finished; it was cut");
         if (successor == 0)
             break;
         db->replay_wal = successor;
@@ -15547,14 +16049,19 @@ static int recover_refuse_foreign(omendb *db, const struct recover_listing *list
 {
     int has;
     if (listing->has_foreign)
-        return error_set(OMENDB_FORMAT, "the directory holds other things than a database; give a path of its own");
+        return error_set(
+            OMENDB_FORMAT,
+            "the directory holds other things than a database; give a path of its own");
     if (listing->has_segments)
-        return error_set(OMENDB_CORRUPT, "CURRENT is missing although there are segments; restore from a backup");
+        return error_set(OMENDB_CORRUPT,
+                         "CURRENT is missing although there are segments; restore from a backup");
     for (size_t i = 0; i < listing->log_count; i++) {
         int code = recover_has_records(db, listing->logs[i], &has);
         if (code == OMENDB_OK && has)
-            code = error_set(OMENDB_CORRUPT, "CURRENT is missing although wal-%llu holds commits; restore from a backup",
-                             (unsigned long long)listing->logs[i]);
+            code = error_set(
+                OMENDB_CORRUPT,
+                "CURRENT is missing although wal-%llu holds commits; restore from a backup",
+                (unsigned long long)listing->logs[i]);
         if (code != OMENDB_OK)
             return code;
     }
@@ -15596,19 +16103,23 @@ static int recover_read_shared(omendb *db)
 static int recover_take_lock(omendb *db)
 {
     const omendb_vfs *vfs = db->storage.vfs;
-    int code = storage_open(&db->storage, "LOCK", OMENDB_OPEN_WRITE | OMENDB_OPEN_CREATE, &db->lock_file);
+    int code =
+        storage_open(&db->storage, "LOCK", OMENDB_OPEN_WRITE | OMENDB_OPEN_CREATE, &db->lock_file);
     if (code != OMENDB_OK)
         return code;
     code = vfs->lock(vfs->context, db->lock_file.handle, OMENDB_LOCK_EXCLUSIVE);
     if (code == OMENDB_BUSY)
-        return error_set(code, "the database is open for writing elsewhere; close it there, or open it read_only");
+        return error_set(
+            code,
+            "the database is open for writing elsewhere; close it there, or open it read_only");
     return code == OMENDB_OK ? code : error_set(code, "LOCK cannot be locked");
 }
 
 static int recover_open_existing(omendb *db, struct recover_listing *listing)
 {
     uint64_t delivered = 0;
-    int code = db->read_only ? recover_read_shared(db) : manifest_read(&db->storage, &db->published);
+    int code =
+        db->read_only ? recover_read_shared(db) : manifest_read(&db->storage, &db->published);
     /* A writer may have begun another log before the manifest was held. */
     if (code == OMENDB_OK && db->read_only)
         code = recover_list(db, listing);
@@ -15686,11 +16197,13 @@ OMENDB_INTERNAL int recover_refresh(omendb *db)
 
 /* work.c: background threads, and who does their work where there are none.
  *
- * Units, most urgent first: a checkpoint when the log is long; linking rows of memtables, some hundred at a time; a share of a parallel
- * job (a batch of queries, the building of a merge); a merge. One thread at a time has the right to merge, and spreads the building
- * over the others. A thread in a parallel job leaves it when something more urgent turns up.
+ * Units, most urgent first: a checkpoint when the log is long; linking rows of memtables, some
+ * hundred at a time; a share of a parallel job (a batch of queries, the building of a merge); a
+ * merge. One thread at a time has the right to merge, and spreads the building over the others. A
+ * thread in a parallel job leaves it when something more urgent turns up.
  *
- * With threads = 0 the queues fill all the same and omendb_work empties them; a writer that is over a limit does the work itself. */
+ * With threads = 0 the queues fill all the same and omendb_work empties them; a writer that is over
+ * a limit does the work itself. */
 
 #define WORK_INDEX_ROWS 256
 #define WORK_POLL_US    1000
@@ -15713,7 +16226,8 @@ struct work_queue {
 struct work_state {
     omendb *db;
     struct platform_mutex mutex;
-    struct platform_condition condition; /* something to do, or a job's thread left, or a merge ended */
+    struct platform_condition
+        condition; /* something to do, or a job's thread left, or a merge ended */
     struct platform_thread *threads;
     uint32_t thread_count;
     uint32_t started;
@@ -15814,14 +16328,16 @@ static void work_report(omendb *db, int code)
         database_log(db, code, error_text());
 }
 
-/* Whether the log asks for a checkpoint; after a failed one only when it has grown by a quarter of the limit again. Work mutex. */
+/* Whether the log asks for a checkpoint; after a failed one only when it has grown by a quarter of
+ * the limit again. Work mutex. */
 static int work_wants_checkpoint(const struct work_state *work)
 {
     const omendb *db = work->db;
     uint64_t limit = db->wal_limit;
     if (atomic_load(&db->checkpoint_failed) != 0)
         limit += limit / 4;
-    return !work->checkpointing && !db->read_only && !atomic_load(&db->poisoned) && atomic_load(&db->log_bytes) >= limit;
+    return !work->checkpointing && !db->read_only && !atomic_load(&db->poisoned) &&
+           atomic_load(&db->log_bytes) >= limit;
 }
 
 static int work_do_checkpoint(struct work_state *work)
@@ -15835,7 +16351,8 @@ static int work_do_checkpoint(struct work_state *work)
     return code;
 }
 
-/* Links rows of the collection's growing memtable; queues it again when more are left. Takes the reference over. */
+/* Links rows of the collection's growing memtable; queues it again when more are left. Takes the
+ * reference over. */
 static int work_do_index(struct work_state *work, struct collection *collection)
 {
     omendb *db = work->db;
@@ -15844,7 +16361,8 @@ static int work_do_index(struct work_state *work, struct collection *collection)
     int code = OMENDB_OK, more = 0;
     struct scratch *scratch = scratch_take(db);
     struct version *version = version_acquire_newest(collection, &commit);
-    struct memtable *memtable = version->memtable_count == 0 ? NULL : version->memtables[version->memtable_count - 1];
+    struct memtable *memtable =
+        version->memtable_count == 0 ? NULL : version->memtables[version->memtable_count - 1];
     if (scratch == NULL)
         code = OMENDB_NOMEM;
     else if (memtable != NULL && !atomic_load(&collection->dropped)) {
@@ -15899,7 +16417,8 @@ static int work_do_merge(struct work_state *work, struct collection **batch, siz
     return code == OMENDB_DONE ? OMENDB_OK : code;
 }
 
-/* A share of a parallel job; leaves when something more urgent is waiting. Work mutex held on entry and exit. */
+/* A share of a parallel job; leaves when something more urgent is waiting. Work mutex held on entry
+ * and exit. */
 static void work_join_job(struct work_state *work, struct work_job *job, int is_worker)
 {
     job->active++;
@@ -15928,12 +16447,14 @@ static void work_join_job(struct work_state *work, struct work_job *job, int is_
 static struct work_job *work_open_job(const struct work_state *work)
 {
     struct work_job *job = work->jobs;
-    while (job != NULL && (atomic_load(&job->at) >= job->count || atomic_load(&job->code) != OMENDB_OK))
+    while (job != NULL &&
+           (atomic_load(&job->at) >= job->count || atomic_load(&job->code) != OMENDB_OK))
         job = job->next;
     return job;
 }
 
-OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count, int (*fn)(void *context, uint64_t index), void *context)
+OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count,
+                                  int (*fn)(void *context, uint64_t index), void *context)
 {
     struct work_state *work = db->work;
     struct work_job job = {.fn = fn, .context = context, .count = count};
@@ -16033,7 +16554,8 @@ static int work_throttle_alone(struct collection *collection)
 {
     omendb *db = collection->db;
     int code = OMENDB_OK, did = 1;
-    while (code == OMENDB_OK && did && (work_is_over(collection) || atomic_load(&db->log_bytes) >= db->wal_limit)) {
+    while (code == OMENDB_OK && did &&
+           (work_is_over(collection) || atomic_load(&db->log_bytes) >= db->wal_limit)) {
         if (atomic_load(&db->log_bytes) >= db->wal_limit)
             code = checkpoint_run(db, 0);
         else
@@ -16053,13 +16575,16 @@ OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes)
     while (work_is_over(collection)) {
         uint32_t failed = atomic_load(&db->checkpoint_failed);
         if (failed != 0 && atomic_load(&db->log_bytes) >= db->wal_limit * 2) {
-            /* The background could not; whoever writes is told why, by trying once more in this thread. */
+            /* The background could not; whoever writes is told why, by trying once more in this
+             * thread. */
             int code = checkpoint_run(db, 1);
             if (code != OMENDB_OK)
                 return code;
         }
         if (waited >= db->stall_timeout_us)
-            return error_set(OMENDB_BUSY, "collection \"%s\": indexing is behind by more than tail_limit for %llu ms; write slower or raise tail_limit",
+            return error_set(OMENDB_BUSY,
+                             "collection \"%s\": indexing is behind by more than tail_limit for "
+                             "%llu ms; write slower or raise tail_limit",
                              collection->name, (unsigned long long)(waited / 1000));
         work_notice_index(collection);
         work_notice_merge(collection);
@@ -16111,7 +16636,8 @@ OMENDB_INTERNAL int work_start(omendb *db)
     work->threads = memory_zalloc(&db->memory, work->thread_count * sizeof *work->threads);
     if (work->threads == NULL)
         return OMENDB_NOMEM;
-    for (; work->started < work->thread_count && code == OMENDB_OK; work->started += code == OMENDB_OK)
+    for (; work->started < work->thread_count && code == OMENDB_OK;
+         work->started += code == OMENDB_OK)
         code = platform_thread_start(&work->threads[work->started], work_run, work);
     return code;
 }
@@ -16144,7 +16670,8 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
         collection_release(collection);
     platform_condition_destroy(&work->condition);
     platform_mutex_destroy(&work->mutex);
-    memory_free(&db->memory, work->threads, work->threads == NULL ? 0 : work->thread_count * sizeof *work->threads);
+    memory_free(&db->memory, work->threads,
+                work->threads == NULL ? 0 : work->thread_count * sizeof *work->threads);
     memory_free(&db->memory, work, sizeof *work);
     db->work = NULL;
 }
@@ -16158,18 +16685,20 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
 
 /* search.c: one query over all sources of a version.
  *
- * Each memtable and segment is asked on its own: rows in its graph by a walk, rows not in it one by one; the hits are merged by
- * (distance, id). A source that is small is scanned as a whole: that costs no more than the walk and is exact. When a walk finds
- * fewer than k although more rows are visible (deleted rows can cut a graph in two), the source is scanned: k means k. */
+ * Each memtable and segment is asked on its own: rows in its graph by a walk, rows not in it one by
+ * one; the hits are merged by (distance, id). A source that is small is scanned as a whole: that
+ * costs no more than the walk and is exact. When a walk finds fewer than k although more rows are
+ * visible (deleted rows can cut a graph in two), the source is scanned: k means k. */
 
-/* A walk computes some 10 to 20 distances for each candidate it keeps, at random places; a scan of 8 for each is cheaper. */
+/* A walk computes some 10 to 20 distances for each candidate it keeps, at random places; a scan of
+ * 8 for each is cheaper. */
 #define SEARCH_SCAN_PER_CANDIDATE 8
 
 /* One source of rows, whatever it is. */
 struct search_source {
-    struct graph_view view;  /* count = rows that can be scanned */
-    uint32_t indexed;        /* the first ones, which can be walked */
-    uint32_t row_limit;      /* rows at or beyond are not visible */
+    struct graph_view view; /* count = rows that can be scanned */
+    uint32_t indexed;       /* the first ones, which can be walked */
+    uint32_t row_limit;     /* rows at or beyond are not visible */
     uint64_t commit;
     const struct tombstones *tombstones;
     const struct begin_array *begins; /* NULL: all rows below row_limit have begun */
@@ -16186,7 +16715,8 @@ static int search_visible(const void *context, uint32_t row)
     return source->begins == NULL || source->begins->begin[row] <= source->commit;
 }
 
-static void search_memtable_source(const struct memtable *memtable, uint64_t commit, struct search_source *source)
+static void search_memtable_source(const struct memtable *memtable, uint64_t commit,
+                                   struct search_source *source)
 {
     memset(source, 0, sizeof *source);
     /* In this order: what is indexed is in the view, what is visible is in it, too. */
@@ -16198,7 +16728,8 @@ static void search_memtable_source(const struct memtable *memtable, uint64_t com
     source->memtable = memtable;
 }
 
-static void search_segment_source(const struct segment *segment, uint64_t commit, struct search_source *source)
+static void search_segment_source(const struct segment *segment, uint64_t commit,
+                                  struct search_source *source)
 {
     memset(source, 0, sizeof *source);
     source->view = segment->graph;
@@ -16207,7 +16738,8 @@ static void search_segment_source(const struct segment *segment, uint64_t commit
     source->row_limit = segment->info.rows;
     source->commit = commit;
     source->tombstones = segment->tombstones;
-    source->begins = segment->begins != NULL && segment->begins->newest > commit ? segment->begins : NULL;
+    source->begins =
+        segment->begins != NULL && segment->begins->newest > commit ? segment->begins : NULL;
     source->segment = segment;
 }
 
@@ -16220,11 +16752,14 @@ static int search_source_id(const struct search_source *source, uint32_t row, ui
 }
 
 /* The k nearest rows of a source into scratch->hits. */
-static int search_rows(const struct search_request *request, const struct search_source *source, struct scratch *scratch, size_t k,
-                       size_t *count, struct graph_counters *counters, omendb_explain *explain)
+static int search_rows(const struct search_request *request, const struct search_source *source,
+                       struct scratch *scratch, size_t k, size_t *count,
+                       struct graph_counters *counters, omendb_explain *explain)
 {
-    int filtered = source->begins != NULL || atomic_load_explicit(&source->tombstones->dead, memory_order_acquire) != 0;
-    struct graph_filter filter = {source->row_limit, GRAPH_NO_ROW, filtered ? search_visible : NULL, source};
+    int filtered = source->begins != NULL ||
+                   atomic_load_explicit(&source->tombstones->dead, memory_order_acquire) != 0;
+    struct graph_filter filter = {source->row_limit, GRAPH_NO_ROW, filtered ? search_visible : NULL,
+                                  source};
     uint32_t walked = source->indexed < source->row_limit ? source->indexed : source->row_limit;
     size_t ef = request->ef < k ? k : request->ef;
     ef = ef < source->row_limit ? ef : source->row_limit;
@@ -16240,14 +16775,16 @@ static int search_rows(const struct search_request *request, const struct search
         in_graph.row_limit = walked;
         if (source->segment != NULL)
             view.count = source->indexed;
-        code = graph_search(&view, scratch->graph, request->vector, ef, &in_graph, scratch->hits, count, counters);
+        code = graph_search(&view, scratch->graph, request->vector, ef, &in_graph, scratch->hits,
+                            count, counters);
         *count = *count < k ? *count : k;
         explain->graph_rows += walked;
         if (*count < k && *count < walked)
             *count = walked = 0;
     }
     if (code == OMENDB_OK && walked < source->row_limit) {
-        code = graph_scan(&source->view, scratch->graph, request->vector, walked, source->row_limit, k, &filter, scratch->hits, count, counters);
+        code = graph_scan(&source->view, scratch->graph, request->vector, walked, source->row_limit,
+                          k, &filter, scratch->hits, count, counters);
         explain->scanned_rows += source->row_limit - walked;
     }
     return code;
@@ -16258,18 +16795,21 @@ static int search_before(const struct search_hit *a, const struct search_hit *b)
     return a->distance < b->distance || (a->distance == b->distance && a->id < b->id);
 }
 
-/* Rows to ids; equal distances, which came in the order of rows, into the order of ids. Records that the transaction changed, and the
- * excluded one, are left out. */
-static int search_name_hits(const struct search_request *request, const struct search_source *source, struct scratch *scratch,
+/* Rows to ids; equal distances, which came in the order of rows, into the order of ids. Records
+ * that the transaction changed, and the excluded one, are left out. */
+static int search_name_hits(const struct search_request *request,
+                            const struct search_source *source, struct scratch *scratch,
                             size_t count, size_t *named)
 {
     size_t used = 0;
     for (size_t i = 0; i < count; i++) {
-        struct search_hit hit = {scratch->hits[i].distance * request->collection->distance_factor, 0};
+        struct search_hit hit = {scratch->hits[i].distance * request->collection->distance_factor,
+                                 0};
         int code = search_source_id(source, scratch->hits[i].row, &hit.id);
         if (code != OMENDB_OK)
             return code;
-        if (hit.id == request->excluded_id || (request->txn != NULL && txn_find(request->txn, request->collection, hit.id) != NULL))
+        if (hit.id == request->excluded_id ||
+            (request->txn != NULL && txn_find(request->txn, request->collection, hit.id) != NULL))
             continue;
         size_t at = used++;
         for (; at > 0 && search_before(&hit, &scratch->found[at - 1]); at--)
@@ -16285,7 +16825,8 @@ static void search_merge(struct scratch *scratch, size_t found, size_t k, size_t
 {
     size_t a = 0, b = 0, out = 0;
     while (out < k && (a < *best || b < found)) {
-        int take_best = b == found || (a < *best && search_before(&scratch->best[a], &scratch->found[b]));
+        int take_best =
+            b == found || (a < *best && search_before(&scratch->best[a], &scratch->found[b]));
         scratch->merged[out++] = take_best ? scratch->best[a++] : scratch->found[b++];
     }
     struct search_hit *merged = scratch->merged;
@@ -16295,15 +16836,19 @@ static void search_merge(struct scratch *scratch, size_t found, size_t k, size_t
 }
 
 /* The transaction's own records, compared one by one. */
-static void search_own_writes(const struct search_request *request, struct scratch *scratch, size_t k, size_t *best, struct graph_counters *counters)
+static void search_own_writes(const struct search_request *request, struct scratch *scratch,
+                              size_t k, size_t *best, struct graph_counters *counters)
 {
     const omendb_txn *txn = request->txn;
     for (size_t i = 0; txn != NULL && i < txn->write_count; i++) {
         const struct txn_write *write = &txn->writes[i];
-        if (write->collection != request->collection || write->vector == NULL || write->id == request->excluded_id)
+        if (write->collection != request->collection || write->vector == NULL ||
+            write->id == request->excluded_id)
             continue;
-        float distance = request->collection->kernel->pair(request->vector, write->vector, request->collection->schema.dim);
-        scratch->found[0] = (struct search_hit){distance * request->collection->distance_factor, write->id};
+        float distance = request->collection->kernel->pair(request->vector, write->vector,
+                                                           request->collection->schema.dim);
+        scratch->found[0] =
+            (struct search_hit){distance * request->collection->distance_factor, write->id};
         search_merge(scratch, 1, k, best);
         counters->distances++;
     }
@@ -16319,8 +16864,9 @@ static uint64_t search_total_rows(const struct version *version)
     return rows;
 }
 
-static int search_source(const struct search_request *request, const struct search_source *source, struct scratch *scratch, size_t k,
-                         size_t *best, struct graph_counters *counters, omendb_explain *explain)
+static int search_source(const struct search_request *request, const struct search_source *source,
+                         struct scratch *scratch, size_t k, size_t *best,
+                         struct graph_counters *counters, omendb_explain *explain)
 {
     size_t count, named;
     int code = search_rows(request, source, scratch, k, &count, counters, explain);
@@ -16332,8 +16878,9 @@ static int search_source(const struct search_request *request, const struct sear
     return code;
 }
 
-OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch, uint64_t *ids, float *distances,
-                               size_t *count, omendb_explain *explain)
+OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch,
+                               uint64_t *ids, float *distances, size_t *count,
+                               omendb_explain *explain)
 {
     const struct version *version = request->version;
     struct graph_counters counters = {0, 0};
@@ -16376,8 +16923,8 @@ OMENDB_INTERNAL int search_run(const struct search_request *request, struct scra
  * rows.c
  * ============================================================================================== */
 
-/* rows.c: the cursor of omendb_scan. It holds the version and a sorted list of (id, source, row), made at the beginning: a source
- * is a memtable, a segment, or the transaction's own changes. */
+/* rows.c: the cursor of omendb_scan. It holds the version and a sorted list of (id, source, row),
+ * made at the beginning: a source is a memtable, a segment, or the transaction's own changes. */
 
 /* ==============================================================================================
  * rows.h
@@ -16387,7 +16934,8 @@ OMENDB_INTERNAL int search_run(const struct search_request *request, struct scra
 #ifndef OMENDB_ROWS_H
 #define OMENDB_ROWS_H
 
-OMENDB_INTERNAL int rows_open(struct collection *collection, const omendb_txn *txn, uint64_t from, uint64_t to, omendb_rows **rows);
+OMENDB_INTERNAL int rows_open(struct collection *collection, const omendb_txn *txn, uint64_t from,
+                              uint64_t to, omendb_rows **rows);
 OMENDB_INTERNAL int rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector);
 OMENDB_INTERNAL void rows_free(omendb_rows *rows);
 OMENDB_INTERNAL int rows_is_valid(const omendb_rows *rows);
@@ -16425,8 +16973,9 @@ static int rows_add(struct omendb_rows *rows, uint64_t id, uint32_t source, uint
 {
     if (rows->count == rows->capacity) {
         size_t capacity = rows->capacity * 2 + 64;
-        struct rows_entry *entries = memory_resize(&rows->db->memory, rows->entries, rows->capacity * sizeof *entries,
-                                                   memory_multiply(capacity, sizeof *entries));
+        struct rows_entry *entries =
+            memory_resize(&rows->db->memory, rows->entries, rows->capacity * sizeof *entries,
+                          memory_multiply(capacity, sizeof *entries));
         if (entries == NULL)
             return OMENDB_NOMEM;
         rows->entries = entries;
@@ -16436,20 +16985,23 @@ static int rows_add(struct omendb_rows *rows, uint64_t id, uint32_t source, uint
     return OMENDB_OK;
 }
 
-static int rows_add_memtable(struct omendb_rows *rows, uint32_t source, uint64_t commit, uint64_t from, uint64_t to)
+static int rows_add_memtable(struct omendb_rows *rows, uint32_t source, uint64_t commit,
+                             uint64_t from, uint64_t to)
 {
     const struct memtable *memtable = rows->version->memtables[source];
     uint32_t limit = memtable_visible_rows(memtable, commit);
     int code = OMENDB_OK;
     for (uint32_t row = 0; row < limit && code == OMENDB_OK; row++) {
         uint64_t id = memtable_id(memtable, row), end = tombstones_get(memtable->tombstones, row);
-        if (id >= from && id <= to && (end == 0 || end > commit) && txn_find(rows->txn, rows->collection, id) == NULL)
+        if (id >= from && id <= to && (end == 0 || end > commit) &&
+            txn_find(rows->txn, rows->collection, id) == NULL)
             code = rows_add(rows, id, source, row);
     }
     return code;
 }
 
-static int rows_add_segment(struct omendb_rows *rows, uint32_t index, uint64_t commit, uint64_t from, uint64_t to)
+static int rows_add_segment(struct omendb_rows *rows, uint32_t index, uint64_t commit,
+                            uint64_t from, uint64_t to)
 {
     const struct segment *segment = rows->version->segments[index];
     int code = OMENDB_OK;
@@ -16458,7 +17010,8 @@ static int rows_add_segment(struct omendb_rows *rows, uint32_t index, uint64_t c
     for (uint32_t row = 0; row < segment->info.rows && code == OMENDB_OK; row++) {
         uint64_t id;
         code = segment_id(segment, row, &id);
-        if (code == OMENDB_OK && id >= from && id <= to && segment_row_visible(segment, row, commit) &&
+        if (code == OMENDB_OK && id >= from && id <= to &&
+            segment_row_visible(segment, row, commit) &&
             txn_find(rows->txn, rows->collection, id) == NULL)
             code = rows_add(rows, id, rows->version->memtable_count + index, row);
     }
@@ -16470,13 +17023,15 @@ static int rows_add_own(struct omendb_rows *rows, uint64_t from, uint64_t to)
     int code = OMENDB_OK;
     for (size_t i = 0; rows->txn != NULL && i < rows->txn->write_count && code == OMENDB_OK; i++) {
         const struct txn_write *write = &rows->txn->writes[i];
-        if (write->collection == rows->collection && write->vector != NULL && write->id >= from && write->id <= to)
+        if (write->collection == rows->collection && write->vector != NULL && write->id >= from &&
+            write->id <= to)
             code = rows_add(rows, write->id, ROWS_OWN, (uint32_t)i);
     }
     return code;
 }
 
-OMENDB_INTERNAL int rows_open(struct collection *collection, const omendb_txn *txn, uint64_t from, uint64_t to, omendb_rows **rows)
+OMENDB_INTERNAL int rows_open(struct collection *collection, const omendb_txn *txn, uint64_t from,
+                              uint64_t to, omendb_rows **rows)
 {
     omendb *db = collection->db;
     uint64_t commit;
@@ -16508,18 +17063,23 @@ OMENDB_INTERNAL int rows_open(struct collection *collection, const omendb_txn *t
     return OMENDB_OK;
 }
 
-static int rows_vector(const omendb_rows *rows, const struct rows_entry *entry, const uint8_t **vector)
+static int rows_vector(const omendb_rows *rows, const struct rows_entry *entry,
+                       const uint8_t **vector)
 {
     const struct version *version = rows->version;
     if (entry->source == ROWS_OWN) {
         *vector = rows->txn->writes[entry->row].vector;
-        return *vector != NULL ? OMENDB_OK : error_set(OMENDB_NOTFOUND, "id %llu was deleted by this transaction", (unsigned long long)entry->id);
+        return *vector != NULL
+                   ? OMENDB_OK
+                   : error_set(OMENDB_NOTFOUND, "id %llu was deleted by this transaction",
+                               (unsigned long long)entry->id);
     }
     if (entry->source < version->memtable_count) {
         *vector = graph_vector(version->memtables[entry->source]->graph, entry->row);
         return OMENDB_OK;
     }
-    return segment_vector(version->segments[entry->source - version->memtable_count], entry->row, vector);
+    return segment_vector(version->segments[entry->source - version->memtable_count], entry->row,
+                          vector);
 }
 
 OMENDB_INTERNAL int rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector)
@@ -16531,11 +17091,15 @@ OMENDB_INTERNAL int rows_next(omendb_rows *rows, uint64_t *id, int vector_type, 
     if (vector != NULL) {
         int code = rows_vector(rows, entry, &stored);
         if (code == OMENDB_OK)
-            code = scalar_export(&rows->collection->format, stored, (omendb_scalar)vector_type, vector);
+            code = scalar_export(&rows->collection->format, stored, (omendb_scalar)vector_type,
+                                 vector);
         if (code != OMENDB_OK)
-            return code == OMENDB_INVALID ? error_set(code, "vectors of collection \"%s\" cannot be given as type %d; use OMENDB_F32 or the stored type",
-                                                      rows->collection->name, vector_type)
-                                          : code;
+            return code == OMENDB_INVALID
+                       ? error_set(code,
+                                   "vectors of collection \"%s\" cannot be given as type %d; use "
+                                   "OMENDB_F32 or the stored type",
+                                   rows->collection->name, vector_type)
+                       : code;
     }
     if (id != NULL)
         *id = entry->id;
@@ -16570,9 +17134,10 @@ OMENDB_INTERNAL omendb *rows_database(const omendb_rows *rows)
 
 /* backup.c: a consistent copy while readers and writers go on.
  *
- * After a checkpoint the manifest is the database at its commit S. It is held by a shared lock, as a reader of another process holds it, so
- * that merges and checkpoints leave its files; then files are copied, each copy is verified block by block, and last a manifest of the
- * copy's own is published. The copy has no log. */
+ * After a checkpoint the manifest is the database at its commit S. It is held by a shared lock, as
+ * a reader of another process holds it, so that merges and checkpoints leave its files; then files
+ * are copied, each copy is verified block by block, and last a manifest of the copy's own is
+ * published. The copy has no log. */
 
 #define BACKUP_BUFFER_BYTES (UINT64_C(1) << 20)
 
@@ -16641,7 +17206,8 @@ static void backup_count_problem(void *context, const char *sentence)
 static int backup_verify(struct backup *backup, const struct manifest_file *file)
 {
     struct segment_file *copy = NULL;
-    int code = segment_file_open(&backup->to, (enum storage_kind)file->kind, file->number, file->size, file->footer_crc, &copy);
+    int code = segment_file_open(&backup->to, (enum storage_kind)file->kind, file->number,
+                                 file->size, file->footer_crc, &copy);
     if (code == OMENDB_OK)
         code = segment_file_check(copy, backup_count_problem, backup);
     segment_file_close(copy);
@@ -16656,9 +17222,12 @@ static int backup_copy_file(struct backup *backup, const struct manifest_file *f
     storage_name((enum storage_kind)file->kind, file->number, name);
     int code = storage_open(from, name, OMENDB_OPEN_READ, &source);
     if (code == OMENDB_OK)
-        code = storage_open(&backup->to, name, OMENDB_OPEN_WRITE | OMENDB_OPEN_CREATE | OMENDB_OPEN_EXCLUSIVE, &target);
+        code =
+            storage_open(&backup->to, name,
+                         OMENDB_OPEN_WRITE | OMENDB_OPEN_CREATE | OMENDB_OPEN_EXCLUSIVE, &target);
     for (uint64_t at = 0; at < file->size && code == OMENDB_OK; at += BACKUP_BUFFER_BYTES) {
-        size_t run = file->size - at < BACKUP_BUFFER_BYTES ? (size_t)(file->size - at) : (size_t)BACKUP_BUFFER_BYTES;
+        size_t run = file->size - at < BACKUP_BUFFER_BYTES ? (size_t)(file->size - at)
+                                                           : (size_t)BACKUP_BUFFER_BYTES;
         code = storage_read(from, &source, at, backup->buffer, run);
         if (code == OMENDB_OK)
             code = storage_write(&backup->to, &target, at, backup->buffer, run);
@@ -16696,7 +17265,8 @@ static void backup_remove(struct backup *backup)
     storage_name(STORAGE_MANIFEST, backup->manifest.number, name);
     storage_unlink(&backup->to, name);
     for (uint32_t i = 0; i < backup->copied; i++) {
-        storage_name((enum storage_kind)backup->manifest.files[i].kind, backup->manifest.files[i].number, name);
+        storage_name((enum storage_kind)backup->manifest.files[i].kind,
+                     backup->manifest.files[i].number, name);
         storage_unlink(&backup->to, name);
     }
 }
@@ -16734,7 +17304,8 @@ OMENDB_INTERNAL int backup_run(omendb *db, const char *path)
 
 /* check.c: every checksum and every structural invariant, while the database is in use.
  *
- * maintenance_mutex is held: the manifest and the segments stay as they are; commits and searches go on. */
+ * maintenance_mutex is held: the manifest and the segments stay as they are; commits and searches
+ * go on. */
 
 struct check {
     omendb *db;
@@ -16753,8 +17324,9 @@ static void check_problem(void *context, const char *sentence)
     if (check->report == NULL)
         return;
     if (check->segment != NULL)
-        snprintf(line, sizeof line, "collection \"%s\": seg-%llu, part %u: %s", check->collection->name,
-                 (unsigned long long)check->segment->file->entry.number, check->segment->part, sentence);
+        snprintf(line, sizeof line, "collection \"%s\": seg-%llu, part %u: %s",
+                 check->collection->name, (unsigned long long)check->segment->file->entry.number,
+                 check->segment->part, sentence);
     else if (check->collection != NULL)
         snprintf(line, sizeof line, "collection \"%s\": %s", check->collection->name, sentence);
     else
@@ -16778,7 +17350,8 @@ static int check_files(struct check *check)
     for (uint32_t i = 0; i < manifest->file_count && code == OMENDB_OK; i++) {
         const struct manifest_file *entry = &manifest->files[i];
         struct segment_file *file = NULL;
-        code = segment_file_open(&check->db->storage, (enum storage_kind)entry->kind, entry->number, entry->size, entry->footer_crc, &file);
+        code = segment_file_open(&check->db->storage, (enum storage_kind)entry->kind, entry->number,
+                                 entry->size, entry->footer_crc, &file);
         if (code == OMENDB_OK)
             code = segment_file_check(file, check_problem, check);
         segment_file_close(file);
@@ -16833,7 +17406,9 @@ static int check_ids(struct check *check, const struct segment *segment)
             return code;
         if (found != row) {
             char text[128];
-            snprintf(text, sizeof text, "row %u has id %llu, which the index of ids does not lead to", row, (unsigned long long)id);
+            snprintf(text, sizeof text,
+                     "row %u has id %llu, which the index of ids does not lead to", row,
+                     (unsigned long long)id);
             check_problem(check, text);
             return OMENDB_OK;
         }
@@ -16848,7 +17423,8 @@ static int check_segment(struct check *check, const struct segment *segment)
     if (code == OMENDB_OK)
         code = check_ids(check, segment);
     if (code == OMENDB_OK && segment->info.indexed_rows != 0)
-        code = graph_check(&segment->graph, segment->info.indexed_rows, &check->db->memory, check_problem, check);
+        code = graph_check(&segment->graph, segment->info.indexed_rows, &check->db->memory,
+                           check_problem, check);
     code = check_error(check, code);
     check->segment = NULL;
     return code;
@@ -16880,7 +17456,8 @@ static int check_unique(struct check *check, const struct version *version, uint
     }
     for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++) {
         const struct segment *segment = version->segments[i];
-        for (uint32_t row = 0; row < segment->info.rows && count < capacity && code == OMENDB_OK; row++) {
+        for (uint32_t row = 0; row < segment->info.rows && count < capacity && code == OMENDB_OK;
+             row++) {
             if (segment_row_visible(segment, row, commit))
                 code = segment_id(segment, row, &ids[count++]);
         }
@@ -16910,7 +17487,8 @@ static int check_collection(struct check *check, struct collection *collection)
         struct graph_view view;
         uint32_t indexed = atomic_load(&version->memtables[i]->indexed);
         graph_get_view(version->memtables[i]->graph, &view);
-        code = indexed == 0 ? OMENDB_OK : graph_check(&view, indexed, &check->db->memory, check_problem, check);
+        code = indexed == 0 ? OMENDB_OK
+                            : graph_check(&view, indexed, &check->db->memory, check_problem, check);
     }
     if (code == OMENDB_OK)
         code = check_error(check, check_unique(check, version, commit));
@@ -16925,7 +17503,8 @@ static int check_collections(struct check *check)
     int code = OMENDB_OK;
     for (size_t i = 0; code == OMENDB_OK; i++) {
         platform_mutex_lock(&db->commit_mutex);
-        struct collection *collection = i < db->catalog.count ? collection_reference(db->catalog.items[i]) : NULL;
+        struct collection *collection =
+            i < db->catalog.count ? collection_reference(db->catalog.items[i]) : NULL;
         platform_mutex_unlock(&db->commit_mutex);
         if (collection == NULL)
             break;
@@ -16935,7 +17514,8 @@ static int check_collections(struct check *check)
     return code;
 }
 
-OMENDB_INTERNAL int check_run(omendb *db, void (*report)(void *context, const char *line), void *context, uint64_t *problems)
+OMENDB_INTERNAL int check_run(omendb *db, void (*report)(void *context, const char *line),
+                              void *context, uint64_t *problems)
 {
     struct check check = {.db = db, .report = report, .context = context};
     platform_mutex_lock(&db->maintenance_mutex);
@@ -16960,9 +17540,12 @@ OMENDB_INTERNAL int check_run(omendb *db, void (*report)(void *context, const ch
 
 /* database.c: opening and closing of a database, and what a fork does to it.
  *
- * Fork: a list of the open databases of the process. In the child each one's lock descriptor is closed, so that a parent that dies and
- * starts again is not locked out by its child; everything else is left as it is, since other threads may have been in the midst of
- * anything, and every call finds out by the process number that it is in a child. */
+ * A list of the open databases of the process serves two ends. A directory is opened for writing
+ * once, also where file locks are owned by the process and would let a second open pass. And fork:
+ * in the child each one's lock descriptor is closed, so that a parent that dies and starts again is
+ * not locked out by its child; everything else is left as it is, since other threads may have been
+ * in the midst of anything, and every call finds out by the process number that it is in a child.
+ */
 
 /* ==============================================================================================
  * lifecycle.h
@@ -17011,7 +17594,8 @@ static void database_after_fork_in_child(void)
 
 static void database_register_fork(void)
 {
-    pthread_atfork(database_before_fork, database_after_fork_in_parent, database_after_fork_in_child);
+    pthread_atfork(database_before_fork, database_after_fork_in_parent,
+                   database_after_fork_in_child);
 }
 
 static void database_enlist(omendb *db)
@@ -17033,6 +17617,27 @@ static void database_delist(omendb *db)
         }
     }
     pthread_mutex_unlock(&database_list_mutex);
+}
+
+/* Claims the directory for writing in this process. */
+static int database_claim(omendb *db)
+{
+    const omendb_vfs *vfs = db->storage.vfs;
+    char identity[sizeof db->identity] = "";
+    if (db->read_only || db->in_memory ||
+        vfs->identity(vfs->context, db->storage.directory, identity, sizeof identity) != OMENDB_OK)
+        return OMENDB_OK; /* a vfs that cannot tell relies on its locks */
+    int code = OMENDB_OK;
+    pthread_mutex_lock(&database_list_mutex);
+    for (const omendb *other = database_list; other != NULL; other = other->next_open) {
+        if (other != db && other->storage.vfs == vfs && strcmp(other->identity, identity) == 0)
+            code = error_set(OMENDB_BUSY, "the database is open for writing in this process "
+                                          "already; share that handle, or close it");
+    }
+    if (code == OMENDB_OK)
+        memcpy(db->identity, identity, sizeof identity);
+    pthread_mutex_unlock(&database_list_mutex);
+    return code;
 }
 
 /* ------------------------------------------------------------------ making and freeing */
@@ -17102,7 +17707,8 @@ static void database_set_options(omendb *db, const omendb_options *options)
     db->sync = options->sync;
     db->wal_limit = options->wal_limit == 0 ? UINT64_C(64) << 20 : options->wal_limit;
     db->tail_limit = options->tail_limit == 0 ? UINT64_C(8) << 20 : options->tail_limit;
-    db->stall_timeout_us = (options->stall_timeout_ms == 0 ? UINT64_C(10000) : options->stall_timeout_ms) * 1000;
+    db->stall_timeout_us =
+        (options->stall_timeout_ms == 0 ? UINT64_C(10000) : options->stall_timeout_ms) * 1000;
     db->log = options->log;
     db->log_context = options->log_context;
     db->storage.memory = &db->memory;
@@ -17121,12 +17727,14 @@ static int database_open_directory(omendb *db, const char *path, const omendb_op
         db->storage.vfs = &db->memory_vfs;
     }
     int create = !options->read_only && !options->must_exist;
-    int code = db->storage.vfs->open_directory(db->storage.vfs->context, path, create, &db->storage.directory);
+    int code = db->storage.vfs->open_directory(db->storage.vfs->context, path, create,
+                                               &db->storage.directory);
     if (code == OMENDB_OK)
         return code;
     db->storage.directory = NULL;
     if (code == OMENDB_NOTFOUND)
-        return error_set(code, "there is no database at \"%s\"; the parent directory must exist", path);
+        return error_set(code, "there is no database at \"%s\"; the parent directory must exist",
+                         path);
     if (code == OMENDB_FORMAT)
         return error_set(code, "\"%s\" is not a directory; a database is one", path);
     return error_set(code, "the directory \"%s\" cannot be opened", path);
@@ -17147,6 +17755,8 @@ OMENDB_INTERNAL int database_open(const char *path, const omendb_options *option
     int code = database_init_locks(made);
     if (code == OMENDB_OK)
         code = database_open_directory(made, path, options);
+    if (code == OMENDB_OK)
+        code = database_claim(made);
     /* Recovery uses the queues, but no thread may run before it is done. */
     if (code == OMENDB_OK)
         code = work_create(made, made->read_only ? 0 : options->threads);
@@ -17185,8 +17795,9 @@ OMENDB_INTERNAL void database_child_done(omendb *db)
  * records.c
  * ============================================================================================== */
 
-/* records.c: from the caller's arrays to a change: vectors converted to the stored type and checked, ids copied, equal ids in one batch
- * settled. Everything that can be refused without knowing the database is refused here, before any lock is taken. */
+/* records.c: from the caller's arrays to a change: vectors converted to the stored type and
+ * checked, ids copied, equal ids in one batch settled. Everything that can be refused without
+ * knowing the database is refused here, before any lock is taken. */
 
 /* ==============================================================================================
  * records.h
@@ -17202,14 +17813,17 @@ struct records {
     uint32_t capacity;
 };
 
-/* Converts and checks. ids NULL, or all OMENDB_ID_AUTO: automatic. records_destroy also after a failure. */
-OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind, size_t count, const uint64_t *ids, const void *vectors,
-                                    uint32_t type, struct records *records);
+/* Converts and checks. ids NULL, or all OMENDB_ID_AUTO: automatic. records_destroy also after a
+ * failure. */
+OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind, size_t count,
+                                    const uint64_t *ids, const void *vectors, uint32_t type,
+                                    struct records *records);
 OMENDB_INTERNAL int records_commit(struct records *records, omendb_txn *txn);
 OMENDB_INTERNAL void records_destroy(struct records *records);
 
 /* One vector to the stored type; the sentence names `row`. */
-OMENDB_INTERNAL int records_convert(const struct collection *collection, const void *vector, uint32_t type, void *out, uint64_t row);
+OMENDB_INTERNAL int records_convert(const struct collection *collection, const void *vector,
+                                    uint32_t type, void *out, uint64_t row);
 
 #endif
 
@@ -17223,21 +17837,26 @@ static const char *records_type_name(uint32_t type)
     return type <= OMENDB_B1 ? names[type] : "unknown";
 }
 
-OMENDB_INTERNAL int records_convert(const struct collection *collection, const void *vector, uint32_t type, void *out, uint64_t row)
+OMENDB_INTERNAL int records_convert(const struct collection *collection, const void *vector,
+                                    uint32_t type, void *out, uint64_t row)
 {
     const char *reason = "cannot be stored";
     size_t position = SIZE_MAX;
     if (type > OMENDB_B1)
         return error_set(OMENDB_INVALID, "vector_type %u is not a type of omendb_scalar", type);
-    int code = scalar_convert(&collection->format, vector, (omendb_scalar)type, out, &reason, &position);
+    int code =
+        scalar_convert(&collection->format, vector, (omendb_scalar)type, out, &reason, &position);
     if (code == OMENDB_OK)
         return code;
     if (position == SIZE_MAX)
-        return error_set(code, "row %llu: the %s vector %s", (unsigned long long)row, records_type_name(type), reason);
-    return error_set(code, "row %llu: element %zu of the %s vector %s", (unsigned long long)row, position, records_type_name(type), reason);
+        return error_set(code, "row %llu: the %s vector %s", (unsigned long long)row,
+                         records_type_name(type), reason);
+    return error_set(code, "row %llu: element %zu of the %s vector %s", (unsigned long long)row,
+                     position, records_type_name(type), reason);
 }
 
-static int records_convert_all(const struct collection *collection, struct records *records, const void *vectors, uint32_t type)
+static int records_convert_all(const struct collection *collection, struct records *records,
+                               const void *vectors, uint32_t type)
 {
     if (type > OMENDB_B1)
         return error_set(OMENDB_INVALID, "vector_type %u is not a type of omendb_scalar", type);
@@ -17262,8 +17881,10 @@ static int records_compare(const void *left, const void *right)
     return a->row < b->row ? -1 : a->row > b->row;
 }
 
-/* Leaves the last of equal ids (put, delete), keeping the order of the rest. `sorted` is ascending by (id, row). */
-static void records_keep_last(struct records *records, const struct records_id *sorted, size_t vector_bytes)
+/* Leaves the last of equal ids (put, delete), keeping the order of the rest. `sorted` is ascending
+ * by (id, row). */
+static void records_keep_last(struct records *records, const struct records_id *sorted,
+                              size_t vector_bytes)
 {
     uint32_t kept = 0, count = records->change.count;
     /* An id that is overtaken by a later row is marked by the one value that is no id. */
@@ -17276,7 +17897,8 @@ static void records_keep_last(struct records *records, const struct records_id *
             continue;
         records->change.ids[kept] = records->change.ids[i];
         if (records->vectors != NULL && kept != i)
-            memcpy(records->vectors + kept * vector_bytes, records->vectors + i * vector_bytes, vector_bytes);
+            memcpy(records->vectors + kept * vector_bytes, records->vectors + i * vector_bytes,
+                   vector_bytes);
         kept++;
     }
     records->change.count = kept;
@@ -17302,8 +17924,9 @@ static int records_settle_equal_ids(struct records *records)
     if (records->change.kind == CHANGE_ADD) {
         for (uint32_t i = 1; i < count && code == OMENDB_OK; i++) {
             if (sorted[i].id == sorted[i - 1].id)
-                code = error_set(OMENDB_EXISTS, "rows %u and %u of the batch have the same id %llu", sorted[i - 1].row, sorted[i].row,
-                                 (unsigned long long)sorted[i].id);
+                code =
+                    error_set(OMENDB_EXISTS, "rows %u and %u of the batch have the same id %llu",
+                              sorted[i - 1].row, sorted[i].row, (unsigned long long)sorted[i].id);
         }
     } else {
         records_keep_last(records, sorted, collection->vector_bytes);
@@ -17322,20 +17945,24 @@ static int records_take_ids(struct records *records, const uint64_t *ids)
         return OMENDB_OK;
     }
     if (automatic != 0)
-        return error_set(OMENDB_INVALID, "%u of %u ids are OMENDB_ID_AUTO; give all or none", automatic, count);
+        return error_set(OMENDB_INVALID, "%u of %u ids are OMENDB_ID_AUTO; give all or none",
+                         automatic, count);
     memcpy(records->change.ids, ids, count * sizeof *ids);
     return records_settle_equal_ids(records);
 }
 
-OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind, size_t count, const uint64_t *ids, const void *vectors,
-                                    uint32_t type, struct records *records)
+OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind, size_t count,
+                                    const uint64_t *ids, const void *vectors, uint32_t type,
+                                    struct records *records)
 {
     struct memory *memory = &collection->db->memory;
     memset(records, 0, sizeof *records);
     records->change.kind = kind;
     records->change.collection = collection;
     if (count > UINT32_MAX || memory_multiply(count, collection->vector_bytes) > RECORDS_MAX_BYTES)
-        return error_set(OMENDB_TOOBIG, "a batch of %zu records of %zu bytes; at most 1 GiB: split it", count, collection->vector_bytes);
+        return error_set(OMENDB_TOOBIG,
+                         "a batch of %zu records of %zu bytes; at most 1 GiB: split it", count,
+                         collection->vector_bytes);
     records->capacity = records->change.count = (uint32_t)count;
     records->change.ids = memory_array(memory, count, sizeof(uint64_t));
     if (records->change.ids == NULL)
@@ -17365,8 +17992,10 @@ OMENDB_INTERNAL void records_destroy(struct records *records)
 {
     const struct collection *collection = records->change.collection;
     struct memory *memory = &collection->db->memory;
-    memory_free(memory, records->change.ids, records->change.ids == NULL ? 0 : records->capacity * sizeof(uint64_t));
-    memory_free(memory, records->vectors, records->vectors == NULL ? 0 : records->capacity * collection->vector_bytes);
+    memory_free(memory, records->change.ids,
+                records->change.ids == NULL ? 0 : records->capacity * sizeof(uint64_t));
+    memory_free(memory, records->vectors,
+                records->vectors == NULL ? 0 : records->capacity * collection->vector_bytes);
 }
 
 #undef RECORDS_MAX_BYTES
@@ -17439,12 +18068,15 @@ static int api_null(const char *what)
     return error_set(OMENDB_MISUSE, "%s is NULL", what);
 }
 
-/* A struct that the caller made with an _INIT of a smaller or larger header. Only this header's size exists yet. */
+/* A struct that the caller made with an _INIT of a smaller or larger header. Only this header's
+ * size exists yet. */
 static int api_struct(size_t size, size_t expected, const char *what)
 {
     if (size >= expected)
         return OMENDB_OK;
-    return error_set(OMENDB_MISUSE, "%s.struct_size is %zu, at least %zu is needed; set it with the _INIT macro", what, size, expected);
+    return error_set(OMENDB_MISUSE,
+                     "%s.struct_size is %zu, at least %zu is needed; set it with the _INIT macro",
+                     what, size, expected);
 }
 
 static int api_database(const omendb *db)
@@ -17454,8 +18086,11 @@ static int api_database(const omendb *db)
     if (db->magic != DATABASE_MAGIC)
         return error_set(OMENDB_MISUSE, "db is not an open database");
     if (db->process != platform_process())
-        return error_set(OMENDB_MISUSE, "the database was opened by the parent of this process; open it anew in the child");
-    return atomic_load(&db->released) ? error_set(OMENDB_MISUSE, "the database was released") : OMENDB_OK;
+        return error_set(
+            OMENDB_MISUSE,
+            "the database was opened by the parent of this process; open it anew in the child");
+    return atomic_load(&db->released) ? error_set(OMENDB_MISUSE, "the database was released")
+                                      : OMENDB_OK;
 }
 
 static int api_collection(const omendb_collection *handle)
@@ -17498,15 +18133,23 @@ static int api_name(const char *name)
         return api_null("name");
     size_t length = strlen(name);
     if (length == 0 || length > 255)
-        return error_set(OMENDB_INVALID, "a collection's name has %zu bytes; 1 to 255 are allowed", length);
+        return error_set(OMENDB_INVALID, "a collection's name has %zu bytes; 1 to 255 are allowed",
+                         length);
     for (size_t i = 0; i < length;) {
         const unsigned char *at = (const unsigned char *)name + i;
-        size_t run = *at < 0x80 ? 1 : (*at & 0xe0) == 0xc0 ? 2 : (*at & 0xf0) == 0xe0 ? 3 : (*at & 0xf8) == 0xf0 ? 4 : 0;
-        int valid = run != 0 && *at >= 0x20 && *at != 0x7f && *at != 0xc0 && *at != 0xc1 && *at < 0xf5;
+        size_t run = *at < 0x80             ? 1
+                     : (*at & 0xe0) == 0xc0 ? 2
+                     : (*at & 0xf0) == 0xe0 ? 3
+                     : (*at & 0xf8) == 0xf0 ? 4
+                                            : 0;
+        int valid =
+            run != 0 && *at >= 0x20 && *at != 0x7f && *at != 0xc0 && *at != 0xc1 && *at < 0xf5;
         for (size_t k = 1; k < run && valid; k++)
             valid = (at[k] & 0xc0) == 0x80;
         if (!valid)
-            return error_set(OMENDB_INVALID, "a collection's name has a control character or bad UTF-8 at byte %zu", i);
+            return error_set(OMENDB_INVALID,
+                             "a collection's name has a control character or bad UTF-8 at byte %zu",
+                             i);
         i += run;
     }
     return OMENDB_OK;
@@ -17520,13 +18163,18 @@ static int api_check_options(const omendb_options *options)
     if (code != OMENDB_OK)
         return code;
     if (options->sync > OMENDB_SYNC_OFF)
-        return error_set(OMENDB_INVALID, "options.sync is %u; it must be one of OMENDB_SYNC_*", options->sync);
+        return error_set(OMENDB_INVALID, "options.sync is %u; it must be one of OMENDB_SYNC_*",
+                         options->sync);
     if (options->io > OMENDB_IO_PREAD)
-        return error_set(OMENDB_INVALID, "options.io is %u; it must be one of OMENDB_IO_*", options->io);
+        return error_set(OMENDB_INVALID, "options.io is %u; it must be one of OMENDB_IO_*",
+                         options->io);
     if (options->threads < OMENDB_THREADS_AUTO || options->threads > 1024)
-        return error_set(OMENDB_INVALID, "options.threads is %d; it must be OMENDB_THREADS_AUTO or 0 to 1,024", options->threads);
+        return error_set(OMENDB_INVALID,
+                         "options.threads is %d; it must be OMENDB_THREADS_AUTO or 0 to 1,024",
+                         options->threads);
     const omendb_allocator *allocator = options->allocator;
-    if (allocator != NULL && (allocator->alloc == NULL || allocator->resize == NULL || allocator->release == NULL))
+    if (allocator != NULL &&
+        (allocator->alloc == NULL || allocator->resize == NULL || allocator->release == NULL))
         return api_null("a function of options.allocator");
     return OMENDB_OK;
 }
@@ -17554,7 +18202,9 @@ OMENDB_API int omendb_close(omendb *db)
         return error_set(OMENDB_MISUSE, "db is not an open database");
     uint32_t children = atomic_load(&db->children);
     if (children != 0 && db->process == platform_process())
-        return error_set(OMENDB_BUSY, "%u collections, transactions or cursors are open; close them first", children);
+        return error_set(OMENDB_BUSY,
+                         "%u collections, transactions or cursors are open; close them first",
+                         children);
     return database_close(db);
 }
 
@@ -17562,7 +18212,8 @@ OMENDB_API void omendb_release(omendb *db)
 {
     if (db == NULL || db->magic != DATABASE_MAGIC)
         return;
-    /* Counted as a child of its own while it is marked, so that exactly one thread finds the last one gone. */
+    /* Counted as a child of its own while it is marked, so that exactly one thread finds the last
+     * one gone. */
     atomic_fetch_add(&db->children, 1);
     atomic_store(&db->released, 1);
     database_child_done(db);
@@ -17587,7 +18238,8 @@ OMENDB_API int omendb_checkpoint(omendb *db)
     return code == OMENDB_OK ? checkpoint_run(db, 1) : code;
 }
 
-static int api_optimize_collection(omendb *db, struct collection *collection, int (*progress)(void *context, uint64_t done, uint64_t total),
+static int api_optimize_collection(omendb *db, struct collection *collection,
+                                   int (*progress)(void *context, uint64_t done, uint64_t total),
                                    void *context)
 {
     int merged;
@@ -17597,14 +18249,17 @@ static int api_optimize_collection(omendb *db, struct collection *collection, in
     return code;
 }
 
-OMENDB_API int omendb_optimize(omendb *db, int (*progress)(void *context, uint64_t done, uint64_t total), void *context)
+OMENDB_API int omendb_optimize(omendb *db,
+                               int (*progress)(void *context, uint64_t done, uint64_t total),
+                               void *context)
 {
     int code = api_database(db);
     if (code == OMENDB_OK)
         code = checkpoint_run(db, 1);
     for (size_t i = 0; code == OMENDB_OK; i++) {
         platform_mutex_lock(&db->commit_mutex);
-        struct collection *collection = i < db->catalog.count ? collection_reference(db->catalog.items[i]) : NULL;
+        struct collection *collection =
+            i < db->catalog.count ? collection_reference(db->catalog.items[i]) : NULL;
         platform_mutex_unlock(&db->commit_mutex);
         if (collection == NULL)
             break;
@@ -17623,7 +18278,8 @@ OMENDB_API int omendb_work(omendb *db, uint64_t budget_us, int *more)
     uint64_t begin = vfs->now_us(vfs->context);
     do {
         code = work_step(db, &did);
-    } while (code == OMENDB_OK && did && (budget_us == UINT64_MAX || vfs->now_us(vfs->context) - begin < budget_us));
+    } while (code == OMENDB_OK && did &&
+             (budget_us == UINT64_MAX || vfs->now_us(vfs->context) - begin < budget_us));
     if (more != NULL)
         *more = did;
     return code;
@@ -17637,7 +18293,8 @@ OMENDB_API int omendb_backup(omendb *db, const char *path)
     return code == OMENDB_OK ? backup_run(db, path) : code;
 }
 
-OMENDB_API int omendb_check(omendb *db, void (*report)(void *context, const char *line), void *context, uint64_t *problems)
+OMENDB_API int omendb_check(omendb *db, void (*report)(void *context, const char *line),
+                            void *context, uint64_t *problems)
 {
     int code = api_database(db);
     return code == OMENDB_OK ? check_run(db, report, context, problems) : code;
@@ -17648,7 +18305,8 @@ static void api_count_collections(omendb *db, omendb_stats *stats)
     for (size_t i = 0;; i++) {
         uint64_t commit, count = 0;
         platform_mutex_lock(&db->commit_mutex);
-        struct collection *collection = i < db->catalog.count ? collection_reference(db->catalog.items[i]) : NULL;
+        struct collection *collection =
+            i < db->catalog.count ? collection_reference(db->catalog.items[i]) : NULL;
         platform_mutex_unlock(&db->commit_mutex);
         if (collection == NULL)
             return;
@@ -17723,7 +18381,8 @@ static struct collection *api_find_collection(omendb *db, const char *name)
     return collection;
 }
 
-static int api_check_collection_arguments(omendb *db, const char *name, const omendb_schema *schema, omendb_collection **handle)
+static int api_check_collection_arguments(omendb *db, const char *name, const omendb_schema *schema,
+                                          omendb_collection **handle)
 {
     if (handle == NULL)
         return api_null("collection");
@@ -17736,7 +18395,8 @@ static int api_check_collection_arguments(omendb *db, const char *name, const om
     return code;
 }
 
-OMENDB_API int omendb_collection_create(omendb *db, const char *name, const omendb_schema *schema, omendb_collection **collection)
+OMENDB_API int omendb_collection_create(omendb *db, const char *name, const omendb_schema *schema,
+                                        omendb_collection **collection)
 {
     omendb_schema complete;
     struct collection *made;
@@ -17760,7 +18420,8 @@ OMENDB_API int omendb_collection_create(omendb *db, const char *name, const omen
     return code;
 }
 
-OMENDB_API int omendb_collection_open(omendb *db, const char *name, const omendb_schema *schema, omendb_collection **collection)
+OMENDB_API int omendb_collection_open(omendb *db, const char *name, const omendb_schema *schema,
+                                      omendb_collection **collection)
 {
     int code = api_check_collection_arguments(db, name, schema, collection);
     if (code != OMENDB_OK)
@@ -17776,7 +18437,9 @@ OMENDB_API int omendb_collection_open(omendb *db, const char *name, const omendb
     return code;
 }
 
-OMENDB_API int omendb_collection_open_or_create(omendb *db, const char *name, const omendb_schema *schema, omendb_collection **collection)
+OMENDB_API int omendb_collection_open_or_create(omendb *db, const char *name,
+                                                const omendb_schema *schema,
+                                                omendb_collection **collection)
 {
     /* Somebody else may create or drop it between the two calls. */
     int code = omendb_collection_open(db, name, schema, collection);
@@ -17803,7 +18466,9 @@ OMENDB_API int omendb_collection_drop(omendb *db, const char *name)
     struct change change = {.kind = CHANGE_DROP, .collection = collection};
     code = commit_changes(db, &change, 1, UINT64_MAX);
     collection_release(collection);
-    return code == OMENDB_DROPPED ? error_set(OMENDB_NOTFOUND, "there is no collection \"%s\"", name) : code;
+    return code == OMENDB_DROPPED
+               ? error_set(OMENDB_NOTFOUND, "there is no collection \"%s\"", name)
+               : code;
 }
 
 OMENDB_API void omendb_collection_close(omendb_collection *collection)
@@ -17832,7 +18497,8 @@ OMENDB_API int omendb_collection_name(omendb *db, size_t index, char *name, size
         if (length < capacity)
             memcpy(name, db->catalog.items[index]->name, length + 1);
         else
-            code = error_set(OMENDB_INVALID, "the name needs %zu bytes, %zu were given", length + 1, capacity);
+            code = error_set(OMENDB_INVALID, "the name needs %zu bytes, %zu were given", length + 1,
+                             capacity);
     }
     platform_mutex_unlock(&db->commit_mutex);
     return code;
@@ -17851,7 +18517,8 @@ OMENDB_API int omendb_collection_schema(omendb_collection *collection, omendb_sc
     return code;
 }
 
-OMENDB_API int omendb_collection_statistics(omendb_collection *collection, omendb_collection_stats *stats)
+OMENDB_API int omendb_collection_statistics(omendb_collection *collection,
+                                            omendb_collection_stats *stats)
 {
     int code = api_collection(collection);
     if (code != OMENDB_OK)
@@ -17874,7 +18541,8 @@ OMENDB_API int omendb_collection_statistics(omendb_collection *collection, omend
         if (version->segments[i]->file->file->part_count == 1)
             stats->segment_bytes += version->segments[i]->file->entry.size;
         else
-            stats->segment_bytes += version->segments[i]->info.rows * (uint64_t)collection->collection->vector_bytes;
+            stats->segment_bytes +=
+                version->segments[i]->info.rows * (uint64_t)collection->collection->vector_bytes;
     }
     stats->segments = version->segment_count;
     stats->next_id = atomic_load(&collection->collection->next_id);
@@ -17891,7 +18559,8 @@ OMENDB_API int omendb_txn_begin(omendb *db, int mode, omendb_txn **txn)
     *txn = NULL;
     int code = api_database(db);
     if (code == OMENDB_OK && mode != OMENDB_READ_ONLY && mode != OMENDB_READ_WRITE)
-        return error_set(OMENDB_INVALID, "mode is %d; it must be OMENDB_READ_ONLY or OMENDB_READ_WRITE", mode);
+        return error_set(OMENDB_INVALID,
+                         "mode is %d; it must be OMENDB_READ_ONLY or OMENDB_READ_WRITE", mode);
     return code == OMENDB_OK ? txn_begin(db, mode, txn) : code;
 }
 
@@ -17925,8 +18594,9 @@ OMENDB_API void omendb_txn_rollback(omendb_txn *txn)
 
 /* ------------------------------------------------------------------ records */
 
-static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint32_t kind, size_t count, const uint64_t *ids,
-                           const void *vectors, uint32_t type, uint64_t *new_ids)
+static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
+                           size_t count, const uint64_t *ids, const void *vectors, uint32_t type,
+                           uint64_t *new_ids)
 {
     struct records records;
     int code = api_writing(collection, txn);
@@ -17947,7 +18617,8 @@ static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint3
     return code;
 }
 
-static int api_write_one(omendb_collection *collection, omendb_txn *txn, uint32_t kind, const omendb_record *record, uint64_t *id)
+static int api_write_one(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
+                         const omendb_record *record, uint64_t *id)
 {
     if (record == NULL)
         return api_null("record");
@@ -17956,32 +18627,40 @@ static int api_write_one(omendb_collection *collection, omendb_txn *txn, uint32_
         return code;
     if (record->vector == NULL)
         return api_null("record.vector");
-    return api_write_batch(collection, txn, kind, 1, &record->id, record->vector, record->vector_type, id);
+    return api_write_batch(collection, txn, kind, 1, &record->id, record->vector,
+                           record->vector_type, id);
 }
 
-OMENDB_API int omendb_add(omendb_collection *collection, omendb_txn *txn, const omendb_record *record, uint64_t *id)
+OMENDB_API int omendb_add(omendb_collection *collection, omendb_txn *txn,
+                          const omendb_record *record, uint64_t *id)
 {
     return api_write_one(collection, txn, CHANGE_ADD, record, id);
 }
 
-OMENDB_API int omendb_add_batch(omendb_collection *collection, omendb_txn *txn, size_t count, const uint64_t *ids, const void *vectors,
-                                int vector_type, uint64_t *new_ids)
+OMENDB_API int omendb_add_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
+                                const uint64_t *ids, const void *vectors, int vector_type,
+                                uint64_t *new_ids)
 {
-    return api_write_batch(collection, txn, CHANGE_ADD, count, ids, vectors, (uint32_t)vector_type, new_ids);
+    return api_write_batch(collection, txn, CHANGE_ADD, count, ids, vectors, (uint32_t)vector_type,
+                           new_ids);
 }
 
-OMENDB_API int omendb_put(omendb_collection *collection, omendb_txn *txn, const omendb_record *record, uint64_t *id)
+OMENDB_API int omendb_put(omendb_collection *collection, omendb_txn *txn,
+                          const omendb_record *record, uint64_t *id)
 {
     return api_write_one(collection, txn, CHANGE_PUT, record, id);
 }
 
-OMENDB_API int omendb_put_batch(omendb_collection *collection, omendb_txn *txn, size_t count, const uint64_t *ids, const void *vectors,
-                                int vector_type, uint64_t *new_ids)
+OMENDB_API int omendb_put_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
+                                const uint64_t *ids, const void *vectors, int vector_type,
+                                uint64_t *new_ids)
 {
-    return api_write_batch(collection, txn, CHANGE_PUT, count, ids, vectors, (uint32_t)vector_type, new_ids);
+    return api_write_batch(collection, txn, CHANGE_PUT, count, ids, vectors, (uint32_t)vector_type,
+                           new_ids);
 }
 
-static int api_delete(omendb_collection *collection, omendb_txn *txn, size_t count, const uint64_t *ids, int skip_missing, size_t *deleted)
+static int api_delete(omendb_collection *collection, omendb_txn *txn, size_t count,
+                      const uint64_t *ids, int skip_missing, size_t *deleted)
 {
     struct records records;
     int code = api_writing(collection, txn);
@@ -17991,7 +18670,8 @@ static int api_delete(omendb_collection *collection, omendb_txn *txn, size_t cou
         return code;
     if (ids == NULL)
         return api_null("ids");
-    code = records_prepare(collection->collection, CHANGE_DELETE, count, ids, NULL, OMENDB_F32, &records);
+    code = records_prepare(collection->collection, CHANGE_DELETE, count, ids, NULL, OMENDB_F32,
+                           &records);
     records.change.skip_missing = skip_missing;
     if (code == OMENDB_OK)
         code = records_commit(&records, txn);
@@ -18008,7 +18688,8 @@ OMENDB_API int omendb_delete(omendb_collection *collection, omendb_txn *txn, uin
     return api_delete(collection, txn, 1, &id, 0, NULL);
 }
 
-OMENDB_API int omendb_delete_batch(omendb_collection *collection, omendb_txn *txn, size_t count, const uint64_t *ids, size_t *deleted)
+OMENDB_API int omendb_delete_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
+                                   const uint64_t *ids, size_t *deleted)
 {
     return api_delete(collection, txn, count, ids, 1, deleted);
 }
@@ -18016,7 +18697,8 @@ OMENDB_API int omendb_delete_batch(omendb_collection *collection, omendb_txn *tx
 /* ------------------------------------------------------------------ reading */
 
 /* The state that a call reads: the transaction's, or the newest. */
-static struct version *api_version(omendb_collection *collection, const omendb_txn *txn, uint64_t *commit)
+static struct version *api_version(omendb_collection *collection, const omendb_txn *txn,
+                                   uint64_t *commit)
 {
     if (txn == NULL)
         return version_acquire_newest(collection->collection, commit);
@@ -18031,7 +18713,8 @@ static int api_reading(omendb_collection *collection, const omendb_txn *txn)
 }
 
 /* The stored vector of a record; points into `version` or the transaction. */
-static int api_find_vector(struct collection *collection, const struct version *version, uint64_t commit, const omendb_txn *txn, uint64_t id,
+static int api_find_vector(struct collection *collection, const struct version *version,
+                           uint64_t commit, const omendb_txn *txn, uint64_t id,
                            const uint8_t **vector)
 {
     const struct txn_write *own = txn_find(txn, collection, id);
@@ -18046,10 +18729,13 @@ static int api_find_vector(struct collection *collection, const struct version *
         if (code != OMENDB_OK)
             return code;
     }
-    return *vector != NULL ? OMENDB_OK : error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"", (unsigned long long)id, collection->name);
+    return *vector != NULL ? OMENDB_OK
+                           : error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"",
+                                       (unsigned long long)id, collection->name);
 }
 
-OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64_t id, int vector_type, void *vector)
+OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64_t id,
+                          int vector_type, void *vector)
 {
     const uint8_t *stored;
     uint64_t commit;
@@ -18062,9 +18748,12 @@ OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64
         if (vector_type < OMENDB_F32 || vector_type > OMENDB_B1)
             code = OMENDB_INVALID;
         else
-            code = scalar_export(&collection->collection->format, stored, (omendb_scalar)vector_type, vector);
+            code = scalar_export(&collection->collection->format, stored,
+                                 (omendb_scalar)vector_type, vector);
         if (code == OMENDB_INVALID)
-            error_set(code, "vectors of collection \"%s\" cannot be given as type %d; use OMENDB_F32 or the stored type",
+            error_set(code,
+                      "vectors of collection \"%s\" cannot be given as type %d; use OMENDB_F32 or "
+                      "the stored type",
                       collection->collection->name, vector_type);
     }
     version_release(version);
@@ -18092,7 +18781,8 @@ OMENDB_API int omendb_count(omendb_collection *collection, omendb_txn *txn, uint
     return code;
 }
 
-OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint64_t from, uint64_t to, omendb_rows **rows)
+OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint64_t from,
+                           uint64_t to, omendb_rows **rows)
 {
     if (rows == NULL)
         return api_null("rows");
@@ -18106,7 +18796,8 @@ OMENDB_API int omendb_rows_next(omendb_rows *rows, uint64_t *id, int vector_type
     if (!rows_is_valid(rows))
         return error_set(OMENDB_MISUSE, "rows is not an open cursor");
     if (vector != NULL && (vector_type < OMENDB_F32 || vector_type > OMENDB_B1))
-        return error_set(OMENDB_INVALID, "vector_type %d is not a type of omendb_scalar", vector_type);
+        return error_set(OMENDB_INVALID, "vector_type %d is not a type of omendb_scalar",
+                         vector_type);
     return rows_next(rows, id, vector_type, vector);
 }
 
@@ -18121,7 +18812,8 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows)
 
 /* ------------------------------------------------------------------ search */
 
-static int api_check_query(omendb_collection *collection, const omendb_txn *txn, const omendb_query *query)
+static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
+                           const omendb_query *query)
 {
     int code = api_reading(collection, txn);
     if (code != OMENDB_OK)
@@ -18142,9 +18834,11 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
     return OMENDB_OK;
 }
 
-static void api_request(omendb_collection *collection, omendb_txn *txn, const omendb_query *query, struct search_request *request)
+static void api_request(omendb_collection *collection, omendb_txn *txn, const omendb_query *query,
+                        struct search_request *request)
 {
-    *request = (struct search_request){.collection = collection->collection, .excluded_id = OMENDB_ID_AUTO};
+    *request = (struct search_request){.collection = collection->collection,
+                                       .excluded_id = OMENDB_ID_AUTO};
     request->txn = txn != NULL && txn->write_count != 0 ? txn : NULL;
     request->k = query->k;
     request->ef = query->ef == 0 ? collection->collection->schema.ef : query->ef;
@@ -18153,7 +18847,8 @@ static void api_request(omendb_collection *collection, omendb_txn *txn, const om
     request->radius = query->radius;
 }
 
-OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn, const omendb_query *query, uint64_t *ids, float *distances,
+OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
+                             const omendb_query *query, uint64_t *ids, float *distances,
                              size_t *count)
 {
     struct search_request request;
@@ -18175,11 +18870,13 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn, con
     request.version = version;
     if (query->vector == NULL) {
         request.excluded_id = query->id;
-        code = api_find_vector(collection->collection, version, request.commit, txn, query->id, &request.vector);
+        code = api_find_vector(collection->collection, version, request.commit, txn, query->id,
+                               &request.vector);
     } else {
         code = scratch_reserve(scratch, 0, 0, collection->collection->vector_bytes);
         if (code == OMENDB_OK)
-            code = records_convert(collection->collection, query->vector, query->vector_type, scratch->vector, 0);
+            code = records_convert(collection->collection, query->vector, query->vector_type,
+                                   scratch->vector, 0);
         request.vector = scratch->vector;
     }
     if (code == OMENDB_OK)
@@ -18217,7 +18914,8 @@ static int api_search_row(void *context, uint64_t index)
         return OMENDB_NOMEM;
     int code = scratch_reserve(scratch, 0, 0, collection->vector_bytes);
     if (code == OMENDB_OK)
-        code = records_convert(collection, batch->vectors + index * batch->vector_bytes, batch->vector_type, scratch->vector, index);
+        code = records_convert(collection, batch->vectors + index * batch->vector_bytes,
+                               batch->vector_type, scratch->vector, index);
     request.vector = scratch->vector;
     if (code == OMENDB_OK)
         code = search_run(&request, scratch, ids, distances, &count, &explain);
@@ -18232,7 +18930,8 @@ static int api_search_row(void *context, uint64_t index)
     return code;
 }
 
-OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *txn, const omendb_query *query, const void *vectors, size_t count,
+OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *txn,
+                                   const omendb_query *query, const void *vectors, size_t count,
                                    uint64_t *ids, float *distances, size_t *counts)
 {
     struct search_request request;
@@ -18242,12 +18941,19 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
     if (vectors == NULL || ids == NULL)
         return api_null(vectors == NULL ? "vectors" : "ids");
     if (query->vector_type > OMENDB_B1)
-        return error_set(OMENDB_INVALID, "query.vector_type %u is not a type of omendb_scalar", query->vector_type);
+        return error_set(OMENDB_INVALID, "query.vector_type %u is not a type of omendb_scalar",
+                         query->vector_type);
     api_request(collection, txn, query, &request);
     struct version *version = api_version(collection, txn, &request.commit);
     request.version = version;
-    struct api_batch batch = {&request, vectors, scalar_bytes((omendb_scalar)query->vector_type, collection->collection->schema.dim),
-                              query->vector_type, ids, distances, counts};
+    struct api_batch batch = {
+        &request,
+        vectors,
+        scalar_bytes((omendb_scalar)query->vector_type, collection->collection->schema.dim),
+        query->vector_type,
+        ids,
+        distances,
+        counts};
     code = work_parallel(collection->db, count, api_search_row, &batch);
     version_release(version);
     return code;

@@ -81,8 +81,7 @@ extern "C" {
 #define OMENDB_ABI_VERSION    1   /* changes when a compiled caller must be compiled again */
 #define OMENDB_FORMAT_VERSION 1   /* of the files; see amalgamation/format.h */
 
-/* ------------------------------------------------------------------------------------------------
- * results */
+/* -------------------------------- results */
 
 /* Values are only ever appended. */
 typedef enum omendb_code {
@@ -128,8 +127,7 @@ OMENDB_API int omendb_format_version(void);
  * OMENDB_KERNELS forces one (a level that the CPU lacks falls back to the best one below it). */
 OMENDB_API const char *omendb_kernels(void);
 
-/* ------------------------------------------------------------------------------------------------
- * element types, metrics */
+/* -------------------------------- element types, metrics */
 
 /* Element type of vectors, stored or given. Converting to the stored type: f32 to f16 and bf16
  * rounds to nearest even and refuses overflow; to i8 and u8 stores saturate(round(x * scale)), and
@@ -151,8 +149,7 @@ typedef enum omendb_metric {
     OMENDB_HAMMING = 3        /* number of differing bits; for OMENDB_B1, and only for it */
 } omendb_metric;
 
-/* ------------------------------------------------------------------------------------------------
- * memory and files from the host */
+/* -------------------------------- memory and files from the host */
 
 /* Where a database takes its memory. Each function gets `context`. `alloc` and `resize` may return
  * NULL; `release` gets the size that was asked for. Memory is aligned for max_align_t. Threads:
@@ -203,7 +200,7 @@ typedef struct omendb_vfs {
     void (*close_directory)(void *context, void *directory);
     int (*sync_directory)(void *context, void *directory);
     /* Calls `each` for every entry other than "." and "..", in any order; stops at its first
-     * non-zero answer. */
+     * non-zero answer and returns it. */
     int (*list)(void *context, void *directory, int (*each)(void *argument, const char *name),
                 void *argument);
     int (*rename)(void *context, void *directory, const char *from, const char *to);
@@ -233,8 +230,7 @@ typedef struct omendb_vfs {
 /* The vfs of the operating system. Lifetime: static. */
 OMENDB_API const omendb_vfs *omendb_default_vfs(void);
 
-/* ------------------------------------------------------------------------------------------------
- * database */
+/* -------------------------------- database */
 
 typedef struct omendb omendb;
 typedef struct omendb_collection omendb_collection;
@@ -257,26 +253,26 @@ enum {
 
 enum { OMENDB_THREADS_AUTO = -1 };
 
-/* How a database is opened. */
+/* How a database is opened. OMENDB_OPTIONS_INIT, or omendb_options_init, gives the defaults. */
 typedef struct omendb_options {
     size_t struct_size;
-    uint64_t memory_limit; /* bytes that the database may allocate; 0: no limit. Over it calls
-                              return OMENDB_NOMEM */
+    uint64_t memory_limit; /* bytes the database may allocate; 0: no limit. Over it: OMENDB_NOMEM */
     uint64_t wal_limit;    /* bytes of log after which a checkpoint is made; 0: 64 MiB */
-    uint64_t tail_limit;   /* bytes of vectors not yet in a graph, a collection; 0: 8 MiB (a scan of
-                              about 1 ms). Raise it for bulk loads */
-    uint32_t stall_timeout_ms; /* how long a writer may be slowed by the two limits before
-                                  OMENDB_BUSY; 0: 10,000 */
-    int32_t threads; /* background threads; OMENDB_THREADS_AUTO: the cores of this process; 0: none,
-                        see omendb_work */
-    uint32_t sync;   /* OMENDB_SYNC_* */
-    uint32_t io;     /* OMENDB_IO_* */
-    uint32_t read_only;    /* 1: no lock for writing, no write of any kind; see omendb_refresh */
-    uint32_t must_exist;   /* 1: OMENDB_NOTFOUND instead of creating a database */
-    const omendb_vfs *vfs; /* NULL: the operating system's. Borrowed until close */
+    uint64_t tail_limit;   /* bytes of vectors, a collection, that are not yet in a graph and are
+                            * scanned by each search; 0: 8 MiB, some 1 ms. Raise it for bulk loads */
+    uint32_t stall_timeout_ms; /* how long a writer is slowed at those limits before OMENDB_BUSY;
+                                * 0: 10,000 */
+    int32_t threads;           /* background threads; OMENDB_THREADS_AUTO: as many as this process
+                                * has cores; 0: none, see omendb_work */
+    uint32_t sync;             /* OMENDB_SYNC_* */
+    uint32_t io;               /* OMENDB_IO_* */
+    uint32_t read_only;        /* 1: writes nothing, needs no lock, sees what was durable when it
+                                * was opened or last refreshed; see omendb_refresh */
+    uint32_t must_exist;       /* 1: OMENDB_NOTFOUND instead of creating a database */
+    const omendb_vfs *vfs;     /* NULL: the operating system's. Borrowed until close */
     const omendb_allocator *allocator; /* NULL: malloc. Copied */
-    /* Called with a line of text worth noting (a torn log tail was cut, a background step failed);
-     * NULL: nothing. From any thread. */
+    /* NULL, or called, from any thread, with a line of text worth noting: a torn tail of the
+     * log was cut, a background step failed. It must not call the database. */
     void (*log)(void *context, int code, const char *message);
     void *log_context;
 } omendb_options;
@@ -288,83 +284,116 @@ typedef struct omendb_options {
     }
 OMENDB_API void omendb_options_init(omendb_options *options);
 
-/* Opens a database, creating it if it is missing.
+/* Opens a database, creating it if it is missing. After a crash the log is replayed first, at most
+ * twice wal_limit.
  *
  * path:     a directory; ":memory:" is a database without files that goes at close. The parent must
- * exist. options:  NULL for defaults. db:       receives the handle, or NULL. Returns:  OMENDB_OK,
- * OMENDB_BUSY (open elsewhere, in this process or another), OMENDB_NOTFOUND (read_only or
- * must_exist and not there), OMENDB_FORMAT (a file, or a directory that holds other things, or a
- * later format), OMENDB_CORRUPT, OMENDB_PERMISSION, OMENDB_IOERR, OMENDB_FULL, OMENDB_INVALID. */
+ *           exist. Copied.
+ * options:  NULL for defaults.
+ * db:       receives the handle; NULL on failure.
+ * Lifetime: until omendb_close.
+ * Threads:  any.
+ * Returns:  OMENDB_OK; OMENDB_BUSY (open for writing elsewhere, in this process or another);
+ *           OMENDB_NOTFOUND (read_only or must_exist, and not there); OMENDB_FORMAT (a file, or a
+ *           directory with other things in it, or a later format); OMENDB_CORRUPT;
+ *           OMENDB_PERMISSION; OMENDB_IOERR; OMENDB_FULL; OMENDB_INVALID (a field of options). */
 OMENDB_API int omendb_open(const char *path, const omendb_options *options, omendb **db);
 
-/* Writes what is only in the log and in memory to segments, and closes. Never builds graph: bounded
- * by the bytes to write.
+/* Writes what is only in the log and in memory to segments, and closes. Never builds graph: the
+ * time is bounded by the bytes to write.
  *
- * db:       NULL is OK. Freed unless OMENDB_BUSY or OMENDB_MISUSE is returned.
- * Returns:  OMENDB_OK; OMENDB_BUSY while collections, transactions or cursors are open (nothing
- * happens); any error of the last checkpoint (the handle is freed all the same, committed data
- * stays in the log). */
+ * db:       NULL is OK. Freed, whatever is returned but OMENDB_BUSY and OMENDB_MISUSE.
+ * Threads:  none may use the handle any more.
+ * Returns:  OMENDB_OK; OMENDB_BUSY (collections, transactions or cursors are open; nothing was
+ *           done); or the error of the last checkpoint: what was committed stays in the log. */
 OMENDB_API int omendb_close(omendb *db);
 
-/* For languages with garbage collectors: marks the handle closed; the last child that goes closes
- * it. Later calls on it are OMENDB_MISUSE. NULL is OK. */
+/* Marks the handle closed; when its last collection, transaction or cursor is closed, it closes
+ * itself. For languages that free objects in any order.
+ *
+ * db:       NULL is OK. Later calls on it are OMENDB_MISUSE; calls on its children, too, but for
+ *           those that close them.
+ * Threads:  once, from any. */
 OMENDB_API void omendb_release(omendb *db);
 
-/* A read-only handle moves on to what the writer has made durable since. On a writing handle:
- * nothing. Returns: OMENDB_OK, OMENDB_BUSY if read-only transactions or cursors are open,
- * OMENDB_CORRUPT, OMENDB_IOERR, OMENDB_NOTFOUND. */
+/* Moves a read-only handle on to what the writer has made durable since. The newest commit of a
+ * writer that pauses may come only with its next commit or checkpoint, which prove it durable.
+ *
+ * db:       a writing handle is always up to date: nothing happens.
+ * Threads:  no other call on the handle or its children may run meanwhile.
+ * Returns:  OMENDB_OK; OMENDB_BUSY (transactions are open); OMENDB_NOTFOUND (the database is gone);
+ *           OMENDB_CORRUPT; OMENDB_IOERR. */
 OMENDB_API int omendb_refresh(omendb *db);
 
-/* Makes the log short: seals what is in memory into segment files and syncs them. Bounded by the
- * bytes to write. Returns: OMENDB_OK, OMENDB_READONLY, OMENDB_FULL, OMENDB_IOERR, OMENDB_POISONED.
- */
+/* Makes the log empty: seals what is in memory into segment files and syncs them. Happens by itself
+ * when the log reaches wal_limit, and at close. Bounded by the bytes to write.
+ *
+ * Threads:  any; readers and writers go on.
+ * Returns:  OMENDB_OK, OMENDB_READONLY, OMENDB_FULL, OMENDB_IOERR, OMENDB_POISONED. */
 OMENDB_API int omendb_checkpoint(omendb *db);
 
-/* Finishes all graphs, drops deleted rows, and merges every collection into one segment. Searches
- * and writes go on meanwhile. May take as long as building the graph of all rows that were not in
- * the largest segment. progress: NULL, or called now and then from this thread with rows done and
- * rows in all (of the current collection); a non-zero answer stops the work with OMENDB_OK, leaving
- * what is finished. Returns: OMENDB_OK, OMENDB_READONLY, OMENDB_FULL, OMENDB_IOERR, OMENDB_CORRUPT,
- * OMENDB_POISONED. */
+/* Finishes all graphs, drops deleted rows, and merges every collection into one segment: the state
+ * that is fastest to search. Takes as long as building the graph of all rows that are not in the
+ * largest segment.
+ *
+ * progress: NULL, or called now and then, from this thread, with rows done and rows in all of the
+ *           collection under way; an answer other than 0 ends the work with OMENDB_OK, leaving
+ *           finished collections finished.
+ * context:  given to progress.
+ * Threads:  any; readers and writers go on. What is committed meanwhile is not waited for.
+ * Returns:  OMENDB_OK, OMENDB_READONLY, OMENDB_FULL, OMENDB_IOERR, OMENDB_CORRUPT,
+ *           OMENDB_POISONED. */
 OMENDB_API int omendb_optimize(omendb *db,
                                int (*progress)(void *context, uint64_t done, uint64_t total),
                                void *context);
 
-/* Does background work in this thread for about `budget_us` microseconds (one step at least;
- * UINT64_MAX: until none is left). For databases with threads = 0. more: NULL, or receives 1 if
- * work is left. Returns: OMENDB_OK or the error of a step. */
+/* Does background work in this thread. For databases with threads = 0; harmless with others.
+ *
+ * budget_us: microseconds after which no further step is begun; one step is done at least, and a
+ *            merge is one step. UINT64_MAX: until nothing is left.
+ * more:      NULL, or receives 1 if work may be left, else 0.
+ * Threads:   any.
+ * Returns:   OMENDB_OK or the error of a step. */
 OMENDB_API int omendb_work(omendb *db, uint64_t budget_us, int *more);
 
-/* Writes a consistent copy to a new directory while readers and writers go on: the database as it
- * is at one commit. path: must not exist, or be an empty directory. On failure what was written is
- * removed. Returns: OMENDB_OK, OMENDB_EXISTS, OMENDB_FULL, OMENDB_IOERR, OMENDB_CORRUPT (a source
- * block is damaged), OMENDB_PERMISSION. */
+/* Writes a consistent copy to another directory: the database as it is at one commit, which is not
+ * before the last one that returned when the call began. Every block of the copy is verified.
+ *
+ * path:     must not exist, or be an empty directory. On failure the files written are removed.
+ * Threads:  any; readers and writers go on.
+ * Returns:  OMENDB_OK, OMENDB_EXISTS (not empty), OMENDB_FULL, OMENDB_IOERR, OMENDB_PERMISSION,
+ *           OMENDB_CORRUPT (a block of the source is damaged), OMENDB_READONLY, OMENDB_POISONED. */
 OMENDB_API int omendb_backup(omendb *db, const char *path);
 
-/* Verifies every checksum and every structural invariant (bounds of links, reachable entry points,
- * id indexes against rows, overlays, catalog, log). report:   NULL, or called with one line for
- * each problem, from this thread. problems: NULL, or receives how many there are. Returns:
- * OMENDB_OK (even when `problems` is not 0), OMENDB_IOERR. */
+/* Verifies every checksum and every structural invariant: catalog, log, bounds of links, that the
+ * rows of graphs can be reached, id indexes against rows, one visible row for an id. Reads all
+ * files.
+ *
+ * report:   NULL, or called from this thread with one line for each problem.
+ * context:  given to report.
+ * problems: NULL, or receives their number.
+ * Threads:  any; readers and writers go on, checkpoints and merges wait.
+ * Returns:  OMENDB_OK (also when there are problems), OMENDB_IOERR. */
 OMENDB_API int omendb_check(omendb *db, void (*report)(void *context, const char *line),
                             void *context, uint64_t *problems);
 
-/* Numbers of the whole database, at this moment. */
+/* Numbers of a whole database, at one moment. */
 typedef struct omendb_stats {
     size_t struct_size;
     uint64_t commits; /* number of the newest visible commit */
     uint64_t collections;
-    uint64_t records;      /* visible records in all collections */
-    uint64_t memory_bytes; /* allocated now through the allocator */
+    uint64_t records;      /* visible, in all collections */
+    uint64_t memory_bytes; /* allocated now */
     uint64_t memory_peak_bytes;
-    uint64_t mapped_bytes;  /* of files, not counted above */
-    uint64_t file_bytes;    /* of segments, overlays and logs */
-    uint64_t wal_bytes;     /* to be replayed if the process died now */
-    uint64_t written_bytes; /* to files since opening */
-    uint64_t syncs;         /* of files and directories since opening */
-    uint64_t commit_groups; /* syncs of the log that acknowledged commits */
-    uint64_t checkpoints;
-    uint64_t merges;         /* of segments */
-    uint64_t merges_rebuilt; /* of them, those whose recall made a fresh build necessary */
+    uint64_t mapped_bytes;   /* of files; not in memory_bytes */
+    uint64_t file_bytes;     /* of segments, overlays and the log */
+    uint64_t wal_bytes;      /* to be replayed if the process died now */
+    uint64_t written_bytes;  /* to files, since opening */
+    uint64_t syncs;          /* of files and directories, since opening */
+    uint64_t commit_groups;  /* syncs of the log that acknowledged commits */
+    uint64_t checkpoints;    /* since opening */
+    uint64_t merges;         /* of segments, since opening */
+    uint64_t merges_rebuilt; /* of them, those whose sampled recall made a fresh build necessary */
     uint64_t open_transactions;
 } omendb_stats;
 #define OMENDB_STATS_INIT                                                                          \
@@ -372,24 +401,30 @@ typedef struct omendb_stats {
         sizeof(omendb_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0                          \
     }
 
-/* Returns: OMENDB_OK. */
+/* Fills the numbers of a database. Counts the records, so it takes time in proportion to the
+ * deleted rows.
+ *
+ * stats:    struct_size must be set.
+ * Threads:  any.
+ * Returns:  OMENDB_OK. */
 OMENDB_API int omendb_database_stats(omendb *db, omendb_stats *stats);
 
-/* ------------------------------------------------------------------------------------------------
- * collections */
+/* -------------------------------- collections */
 
-/* What a collection holds and how its graph is built (HNSW: Malkov and Yashunin, arXiv 1603.09320).
- */
+/* What a collection holds, and how its graph is built. M, ef_construction and ef have the meaning
+ * of the paper: Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search
+ * using Hierarchical Navigable Small World graphs", arXiv 1603.09320. */
 typedef struct omendb_schema {
     size_t struct_size;
     uint32_t dim;    /* elements of a vector (bits for OMENDB_B1), 1..65,535 */
     uint32_t metric; /* omendb_metric; 0: L2 */
-    uint32_t scalar; /* omendb_scalar: stored type; 0: f32 */
+    uint32_t scalar; /* omendb_scalar, the stored type; 0: f32 */
     float scale;     /* for stored i8 and u8: stored = round(x * scale); 0: 1 */
-    uint32_t M;      /* links a node in upper layers, twice as many at the base, 2..256; 0: 16 */
+    uint32_t M;      /* links a row in the upper layers, twice as many at the base; 2..256; 0: 16 */
     uint32_t ef_construction; /* candidates while building, 8..10,000; 0: 200 */
-    uint32_t ef;              /* default candidates of a search, 1..100,000; 0: 64 */
-    uint64_t seed; /* of the layer of each node; equal seeds and one thread give equal graphs */
+    uint32_t ef;              /* candidates of a search that names none, 1..100,000; 0: 64 */
+    uint64_t seed;            /* of the layers of rows; with one thread equal seeds and equal
+                               * insertions give equal graphs */
 } omendb_schema;
 #define OMENDB_SCHEMA_INIT                                                                         \
     {                                                                                              \
@@ -398,89 +433,129 @@ typedef struct omendb_schema {
 OMENDB_API void omendb_schema_init(omendb_schema *schema);
 
 /* Creates a collection. Durable when it returns, as a commit is.
- * Returns: OMENDB_OK, OMENDB_EXISTS, OMENDB_INVALID (the message names the field), OMENDB_READONLY,
- * and the errors of omendb_add. */
+ *
+ * name:       1 to 255 bytes of UTF-8 without control characters. Copied.
+ * schema:     dim must be given.
+ * collection: receives the handle; NULL on failure.
+ * Lifetime:   until omendb_collection_close.
+ * Threads:    any.
+ * Returns:    OMENDB_OK, OMENDB_EXISTS, OMENDB_INVALID (the message names the field),
+ *             OMENDB_READONLY, OMENDB_FULL, OMENDB_IOERR, OMENDB_POISONED. */
 OMENDB_API int omendb_collection_create(omendb *db, const char *name, const omendb_schema *schema,
                                         omendb_collection **collection);
 
 /* Opens a collection.
- * schema:  NULL, or compared with the stored one: fields left 0 are not compared.
- * Returns: OMENDB_OK, OMENDB_NOTFOUND, OMENDB_MISMATCH, OMENDB_CORRUPT, OMENDB_IOERR. */
+ *
+ * name:       as above.
+ * schema:     NULL, or compared with the stored one: fields left 0 are not compared.
+ * collection: receives a handle of its own for each call; NULL on failure.
+ * Lifetime:   until omendb_collection_close.
+ * Threads:    any.
+ * Returns:    OMENDB_OK, OMENDB_NOTFOUND, OMENDB_MISMATCH (the message names the field),
+ *             OMENDB_INVALID. */
 OMENDB_API int omendb_collection_open(omendb *db, const char *name, const omendb_schema *schema,
                                       omendb_collection **collection);
 
-/* The one or the other. */
+/* Opens the collection, or creates it where it is missing. Parameters and returns of both. */
 OMENDB_API int omendb_collection_open_or_create(omendb *db, const char *name,
                                                 const omendb_schema *schema,
                                                 omendb_collection **collection);
 
-/* Deletes a collection with its records. Open handles then get OMENDB_DROPPED and must still be
- * closed. Returns: OMENDB_OK, OMENDB_NOTFOUND, OMENDB_READONLY, and the errors of omendb_add. */
+/* Deletes a collection with all its records. Durable when it returns.
+ *
+ * name:     as above. Open handles of the collection get OMENDB_DROPPED from then on, and must
+ *           still be closed.
+ * Threads:  any.
+ * Returns:  OMENDB_OK, OMENDB_NOTFOUND, OMENDB_READONLY, OMENDB_FULL, OMENDB_IOERR,
+ *           OMENDB_POISONED. */
 OMENDB_API int omendb_collection_drop(omendb *db, const char *name);
 
-/* Releases the handle. NULL is OK. */
+/* Releases a handle.
+ *
+ * collection: NULL is OK.
+ * Threads:    none may use the handle any more. */
 OMENDB_API void omendb_collection_close(omendb_collection *collection);
 
-/* Name number `index`, in the order of bytes, of the collections.
- * name: caller-owned, at least 256 bytes.
- * Returns: OMENDB_OK, OMENDB_DONE when index is past the last. */
+/* Copies the name of collection number `index`, in the order of their bytes.
+ *
+ * index:    from 0. Others may create and drop between two calls.
+ * name:     caller-owned, `capacity` bytes; 256 are always enough.
+ * Threads:  any.
+ * Returns:  OMENDB_OK, OMENDB_DONE (index is past the last), OMENDB_INVALID (capacity). */
 OMENDB_API int omendb_collection_name(omendb *db, size_t index, char *name, size_t capacity);
 
-/* The schema, defaults filled in. Returns: OMENDB_OK, OMENDB_DROPPED. */
+/* Copies the schema of a collection, defaults filled in.
+ *
+ * schema:   struct_size must be set.
+ * Threads:  any.
+ * Returns:  OMENDB_OK, OMENDB_DROPPED. */
 OMENDB_API int omendb_collection_schema(omendb_collection *collection, omendb_schema *schema);
 
-/* Numbers of a collection, at this moment. */
+/* Numbers of a collection, at one moment. */
 typedef struct omendb_collection_stats {
     size_t struct_size;
-    uint64_t records; /* visible */
-    uint64_t rows;    /* stored, deleted and replaced ones included */
-    uint64_t
-        unindexed_rows; /* of them, those searched exactly because they are not in a graph yet */
-    uint64_t memtable_rows;
+    uint64_t records;        /* visible */
+    uint64_t rows;           /* stored; deleted and replaced ones included */
+    uint64_t unindexed_rows; /* of them, those that are searched exactly: not in a graph yet */
+    uint64_t memtable_rows;  /* of them, those in memory and in the log */
     uint64_t segments;
-    uint64_t segment_bytes; /* of files */
+    uint64_t segment_bytes; /* of files; of small collections, which share files, their vectors */
     uint64_t next_id;       /* the next automatic one */
 } omendb_collection_stats;
 #define OMENDB_COLLECTION_STATS_INIT                                                               \
     {                                                                                              \
         sizeof(omendb_collection_stats), 0, 0, 0, 0, 0, 0, 0                                       \
     }
-/* Returns: OMENDB_OK, OMENDB_DROPPED. */
+
+/* Fills the numbers of a collection.
+ *
+ * stats:    struct_size must be set.
+ * Threads:  any.
+ * Returns:  OMENDB_OK, OMENDB_DROPPED. */
 OMENDB_API int omendb_collection_statistics(omendb_collection *collection,
                                             omendb_collection_stats *stats);
 
-/* ------------------------------------------------------------------------------------------------
- * transactions */
+/* -------------------------------- transactions */
 
 enum { OMENDB_READ_WRITE = 0, OMENDB_READ_ONLY = 1 };
 
-/* Begins a transaction over all collections of the database. A read-only one is a snapshot: it
- * gives the same answers whatever others commit; it costs nothing to begin and never blocks, but
- * keeps deleted rows from being dropped while it is open. A writing one gathers changes, sees them
- * itself, and applies them at commit: all or none, isolated as a snapshot, first committer wins.
- * mode:    OMENDB_READ_ONLY or OMENDB_READ_WRITE.
- * Returns: OMENDB_OK, OMENDB_READONLY (a writing one on a read-only handle), OMENDB_POISONED. */
+/* Begins a transaction over all collections of a database. A read-only one is a snapshot: it gives
+ * the same answers whatever others commit; beginning costs nothing and waits for nobody, but while
+ * it is open, rows that others delete are not dropped. A writing one keeps its changes in memory,
+ * sees them itself, and applies them at commit: all or none; isolated as a snapshot; when two
+ * change the same record, the first to commit wins.
+ *
+ * mode:     OMENDB_READ_ONLY or OMENDB_READ_WRITE.
+ * txn:      receives the handle; NULL on failure.
+ * Lifetime: until omendb_txn_commit or omendb_txn_rollback.
+ * Threads:  any may begin; one at a time may use it.
+ * Returns:  OMENDB_OK, OMENDB_READONLY (a writing one on a read-only handle), OMENDB_POISONED,
+ *           OMENDB_INVALID. */
 OMENDB_API int omendb_txn_begin(omendb *db, int mode, omendb_txn **txn);
 
-/* Commits and frees the transaction, whatever is returned.
- * Returns: OMENDB_OK; OMENDB_CONFLICT (another transaction changed one of the records since this
- * one began; nothing was done) and the errors of omendb_add. */
+/* Commits, and frees the transaction whatever is returned. Durable when it returns OMENDB_OK.
+ *
+ * txn:      cursors opened with it must be closed.
+ * Returns:  OMENDB_OK; OMENDB_CONFLICT (another transaction changed one of its records since it
+ *           began; nothing was done); and the errors of omendb_add. */
 OMENDB_API int omendb_txn_commit(omendb_txn *txn);
 
-/* Drops the changes and frees the transaction. NULL is OK. */
+/* Drops the changes, and frees the transaction.
+ *
+ * txn:      NULL is OK; cursors opened with it must be closed. */
 OMENDB_API void omendb_txn_rollback(omendb_txn *txn);
 
-/* ------------------------------------------------------------------------------------------------
- * records */
+/* -------------------------------- records */
 
-/* Every id below UINT64_MAX is legal. An automatic one is one more than the largest ever used in
- * the collection, from 0. */
+/* In place of an id: the next automatic one, which is one more than the largest id that the
+ * collection ever had, from 0. Every id below it is legal. */
 #define OMENDB_ID_AUTO UINT64_MAX
 
+/* A record to be stored. */
 typedef struct omendb_record {
     size_t struct_size;
     uint64_t id;          /* or OMENDB_ID_AUTO */
-    const void *vector;   /* schema.dim elements */
+    const void *vector;   /* schema.dim elements; copied by the call */
     uint32_t vector_type; /* omendb_scalar of `vector` */
 } omendb_record;
 #define OMENDB_RECORD_INIT                                                                         \
@@ -492,79 +567,116 @@ OMENDB_API void omendb_record_init(omendb_record *record);
 /* Adds one record.
  *
  * txn:      NULL: this call alone, durable when it returns; else a writing transaction: checked
- * now, done at its commit. id:       NULL, or receives the id. Lifetime: the vector is copied.
- * Returns:  OMENDB_OK; OMENDB_EXISTS (the id is taken); OMENDB_INVALID (NaN, infinity, zero under
- * cosine, a norm that overflows, a value that the stored type cannot hold); OMENDB_CONFLICT;
- * OMENDB_BUSY (slowed for longer than stall_timeout_ms); OMENDB_FULL; OMENDB_READONLY;
- * OMENDB_DROPPED; OMENDB_IOERR; OMENDB_POISONED. On any of them nothing was done, but after
- * OMENDB_IOERR and OMENDB_POISONED see point 4 of the contract. */
+ *           now, done at its commit.
+ * record:   its vector is copied.
+ * id:       NULL, or receives the id.
+ * Threads:  any; commits of several threads are synced together.
+ * Returns:  OMENDB_OK;
+ *           OMENDB_EXISTS (the id is taken);
+ *           OMENDB_INVALID (NaN, infinity, zero under cosine, a norm that overflows, a value that
+ *           the stored type cannot hold);
+ *           OMENDB_BUSY (indexing was behind for longer than stall_timeout_ms);
+ *           OMENDB_FULL (of the disk, or of automatic ids);
+ *           OMENDB_TOOBIG, OMENDB_READONLY, OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR,
+ *           OMENDB_POISONED. On any of them nothing was done; for OMENDB_IOERR and OMENDB_POISONED
+ *           see point 4 of the contract. */
 OMENDB_API int omendb_add(omendb_collection *collection, omendb_txn *txn,
                           const omendb_record *record, uint64_t *id);
 
 /* Adds `count` records as one commit: all or none.
  *
- * ids:      `count` ids, or NULL: all automatic. An id may not occur twice.
- * vectors:  count * dim elements of `vector_type`, without gaps (each row of b1 begins on a byte).
- * new_ids:  NULL, or `count` ids received. May be the same array as `ids`.
- * Returns:  as omendb_add, and OMENDB_TOOBIG over 1 GiB of vectors. The message names the row. */
+ * txn:      as omendb_add.
+ * ids:      `count` ids, no two equal; or NULL, or all OMENDB_ID_AUTO: automatic, ascending.
+ * vectors:  count * dim elements without gaps (b1: each vector begins on a byte); copied.
+ * vector_type: omendb_scalar of `vectors`.
+ * new_ids:  NULL, or receives `count` ids; may be the array `ids`.
+ * Threads:  any.
+ * Returns:  as omendb_add (the message names the row), and OMENDB_TOOBIG over 1 GiB of vectors. */
 OMENDB_API int omendb_add_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
                                 const uint64_t *ids, const void *vectors, int vector_type,
                                 uint64_t *new_ids);
 
-/* As omendb_add and omendb_add_batch, but a record with the same id is replaced. In a batch the
- * last of equal ids wins. */
+/* Stores one record, replacing the one with the same id where there is one. Otherwise as
+ * omendb_add. */
 OMENDB_API int omendb_put(omendb_collection *collection, omendb_txn *txn,
                           const omendb_record *record, uint64_t *id);
+
+/* Stores `count` records as one commit, replacing those with the same ids; of equal ids in the
+ * batch the last one wins. Otherwise as omendb_add_batch. */
 OMENDB_API int omendb_put_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
                                 const uint64_t *ids, const void *vectors, int vector_type,
                                 uint64_t *new_ids);
 
-/* Deletes one record. Returns: OMENDB_OK, OMENDB_NOTFOUND, and those of omendb_add. */
+/* Deletes one record.
+ *
+ * txn:      as omendb_add.
+ * Threads:  any.
+ * Returns:  OMENDB_OK, OMENDB_NOTFOUND, and the errors of omendb_add. */
 OMENDB_API int omendb_delete(omendb_collection *collection, omendb_txn *txn, uint64_t id);
 
 /* Deletes those of `count` records that exist, as one commit.
- * deleted: NULL, or receives how many existed. Returns: as omendb_add. */
+ *
+ * txn:      as omendb_add.
+ * ids:      `count` ids; the same one may occur again.
+ * deleted:  NULL, or receives how many existed.
+ * Threads:  any.
+ * Returns:  OMENDB_OK and the errors of omendb_add. */
 OMENDB_API int omendb_delete_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
                                    const uint64_t *ids, size_t *deleted);
 
-/* Copies the vector stored under `id` into `vector`.
+/* Copies the vector stored under `id`.
  *
+ * txn:         NULL: as of now; else as the transaction sees it.
  * vector_type: OMENDB_F32, or the stored type.
- * vector:      caller-owned, dim elements; NULL: only tells whether the record is there. Untouched
- * on failure. Returns:     OMENDB_OK, OMENDB_NOTFOUND, OMENDB_INVALID (a vector_type that cannot be
- * given), OMENDB_CORRUPT, OMENDB_IOERR, OMENDB_DROPPED. */
+ * vector:      caller-owned, dim elements, untouched on failure; NULL: only tells whether the
+ *              record is there.
+ * Lifetime:    nothing is borrowed.
+ * Threads:     any; waits for no writer.
+ * Returns:     OMENDB_OK, OMENDB_NOTFOUND, OMENDB_INVALID (vector_type), OMENDB_DROPPED,
+ *              OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64_t id,
                           int vector_type, void *vector);
 
-/* Number of visible records. Returns: OMENDB_OK, OMENDB_DROPPED. */
+/* Counts the visible records.
+ *
+ * txn:      as omendb_get.
+ * count:    receives the number.
+ * Threads:  any; waits for no writer.
+ * Returns:  OMENDB_OK, OMENDB_DROPPED. */
 OMENDB_API int omendb_count(omendb_collection *collection, omendb_txn *txn, uint64_t *count);
 
-/* Opens a cursor over the records with from <= id <= to, in the order of ids, as they are at this
- * moment. Costs 16 bytes a record in that range while open. Returns: OMENDB_OK, OMENDB_DROPPED,
- * OMENDB_CORRUPT, OMENDB_IOERR. */
+/* Opens a cursor over the records with from <= id <= to, ascending, as they are at this moment.
+ *
+ * txn:      as omendb_get; the cursor must be closed before a transaction with changes of its own
+ *           goes on.
+ * rows:     receives the cursor; NULL on failure. Takes 16 bytes a record in the range.
+ * Lifetime: until omendb_rows_close.
+ * Threads:  any may open; one at a time may use it.
+ * Returns:  OMENDB_OK, OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint64_t from,
                            uint64_t to, omendb_rows **rows);
 
-/* Moves to the next (at first: the first) record.
- * id:      NULL, or receives the id.
- * vector:  NULL, or receives dim elements of `vector_type` (as omendb_get).
- * Returns: OMENDB_OK, OMENDB_DONE (no further record), OMENDB_CORRUPT, OMENDB_IOERR,
- * OMENDB_INVALID. */
+/* Moves to the next record; at first, to the first.
+ *
+ * id:          NULL, or receives the id.
+ * vector_type: OMENDB_F32, or the stored type.
+ * vector:      NULL, or caller-owned, receives dim elements.
+ * Returns:     OMENDB_OK, OMENDB_DONE (no further record), OMENDB_INVALID (vector_type),
+ *              OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_API int omendb_rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector);
 
-/* Closes the cursor. NULL is OK. */
+/* Closes a cursor. NULL is OK. */
 OMENDB_API void omendb_rows_close(omendb_rows *rows);
 
-/* ------------------------------------------------------------------------------------------------
- * search */
+/* -------------------------------- search */
 
 /* What a search did; filled where omendb_query.explain points. */
 typedef struct omendb_explain {
     size_t struct_size;
-    uint64_t graph_rows;   /* rows that lie in the graphs that were walked */
+    uint64_t graph_rows;   /* rows in the graphs that were walked */
     uint64_t scanned_rows; /* rows compared one by one */
     uint64_t expanded;     /* graph nodes whose links were read */
-    uint64_t distances;    /* computed in all */
+    uint64_t distances;    /* computed, of both kinds */
     uint64_t segments;     /* searched, memtables included */
     uint64_t time_us;
 } omendb_explain;
@@ -576,17 +688,17 @@ typedef struct omendb_explain {
 /* What is asked. */
 typedef struct omendb_query {
     size_t struct_size;
-    const void *
-        vector; /* dim elements; NULL: the stored record `id`, which is then left out of the hits */
-    uint64_t id;
+    const void *vector;   /* dim elements; NULL: that of the stored record `id`, which is then left
+                           * out of the hits */
+    uint64_t id;          /* used when vector is NULL */
     uint32_t vector_type; /* omendb_scalar of `vector` */
-    uint32_t ef;    /* candidates kept while walking: more is slower and finds more; at least k is
-                       used; 0: schema.ef */
-    size_t k;       /* hits wanted, 1.. */
-    uint32_t exact; /* 1: compares every record */
-    uint32_t use_radius; /* 1: only hits with distance <= radius, the nearest k of them */
+    uint32_t ef;          /* candidates kept while walking, at most 100,000: more finds more and
+                           * takes longer; at least k are kept; 0: schema.ef */
+    size_t k;             /* hits wanted, at least 1 */
+    uint32_t exact;       /* 1: compares every record */
+    uint32_t use_radius;  /* 1: only hits with distance <= radius, the k nearest of them */
     float radius;
-    omendb_explain *explain; /* NULL, or filled */
+    omendb_explain *explain; /* NULL, or filled on success */
 } omendb_query;
 #define OMENDB_QUERY_INIT                                                                          \
     {                                                                                              \
@@ -596,23 +708,33 @@ OMENDB_API void omendb_query_init(omendb_query *query);
 
 /* Finds the records nearest to a vector.
  *
- * ids, distances: caller-owned, query->k places each, filled in order of distance, equal ones by
- * id; distances may be NULL. count:          receives how many hits there are: min(k, visible
- * records) without a radius. Lifetime:       nothing is borrowed. Threads: never waits for a
- * writer. Returns:        OMENDB_OK, OMENDB_INVALID (k of 0, NaN, zero under cosine),
- * OMENDB_NOTFOUND (the record to compare with), OMENDB_CORRUPT, OMENDB_IOERR, OMENDB_DROPPED. */
+ * txn:       NULL: as of now, which includes every commit that returned before; else as the
+ *            transaction sees it.
+ * query:     its vector is converted to the stored type first, as a record's is.
+ * ids:       caller-owned, query->k places: filled in the order of distance, equal ones by id.
+ * distances: NULL, or caller-owned, query->k places, in the metric's terms (omendb_metric).
+ * count:     receives how many places are filled: without a radius, min(k, visible records).
+ * Lifetime:  nothing is borrowed.
+ * Threads:   any; waits for no writer.
+ * Returns:   OMENDB_OK, OMENDB_INVALID (k of 0, NaN, zero under cosine), OMENDB_NOTFOUND (the
+ *            record to compare with), OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
                              const omendb_query *query, uint64_t *ids, float *distances,
                              size_t *count);
 
-/* Searches for `count` vectors at once, over the threads of the database and this one.
+/* Searches for `count` vectors, over the threads of the database and this one. All see the same
+ * state of the database.
  *
- * query:          its vector, id and explain are not used.
- * vectors:        count * dim elements of query->vector_type.
- * ids, distances: count * k places, row by row; places past a row's hits get OMENDB_ID_AUTO and
- * infinity. distances may be NULL. counts:         `count` places, or NULL. Returns:        as
- * omendb_search; on an error the arrays hold nothing of use. All see the same state of the
- * database. */
+ * txn:       as omendb_search.
+ * query:     its vector, id and explain are not used.
+ * vectors:   count * dim elements of query->vector_type, without gaps.
+ * ids:       caller-owned, count * k places, row by row; places past a row's hits get
+ *            OMENDB_ID_AUTO.
+ * distances: NULL, or caller-owned, count * k places; past a row's hits infinity.
+ * counts:    NULL, or caller-owned, `count` places: hits of each row.
+ * Lifetime:  nothing is borrowed.
+ * Threads:   any; waits for no writer.
+ * Returns:   as omendb_search; on an error the arrays hold nothing of use. */
 OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *txn,
                                    const omendb_query *query, const void *vectors, size_t count,
                                    uint64_t *ids, float *distances, size_t *counts);

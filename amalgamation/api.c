@@ -69,12 +69,15 @@ static int api_null(const char *what)
     return error_set(OMENDB_MISUSE, "%s is NULL", what);
 }
 
-/* A struct that the caller made with an _INIT of a smaller or larger header. Only this header's size exists yet. */
+/* A struct that the caller made with an _INIT of a smaller or larger header. Only this header's
+ * size exists yet. */
 static int api_struct(size_t size, size_t expected, const char *what)
 {
     if (size >= expected)
         return OMENDB_OK;
-    return error_set(OMENDB_MISUSE, "%s.struct_size is %zu, at least %zu is needed; set it with the _INIT macro", what, size, expected);
+    return error_set(OMENDB_MISUSE,
+                     "%s.struct_size is %zu, at least %zu is needed; set it with the _INIT macro",
+                     what, size, expected);
 }
 
 static int api_database(const omendb *db)
@@ -84,8 +87,11 @@ static int api_database(const omendb *db)
     if (db->magic != DATABASE_MAGIC)
         return error_set(OMENDB_MISUSE, "db is not an open database");
     if (db->process != platform_process())
-        return error_set(OMENDB_MISUSE, "the database was opened by the parent of this process; open it anew in the child");
-    return atomic_load(&db->released) ? error_set(OMENDB_MISUSE, "the database was released") : OMENDB_OK;
+        return error_set(
+            OMENDB_MISUSE,
+            "the database was opened by the parent of this process; open it anew in the child");
+    return atomic_load(&db->released) ? error_set(OMENDB_MISUSE, "the database was released")
+                                      : OMENDB_OK;
 }
 
 static int api_collection(const omendb_collection *handle)
@@ -128,15 +134,23 @@ static int api_name(const char *name)
         return api_null("name");
     size_t length = strlen(name);
     if (length == 0 || length > 255)
-        return error_set(OMENDB_INVALID, "a collection's name has %zu bytes; 1 to 255 are allowed", length);
+        return error_set(OMENDB_INVALID, "a collection's name has %zu bytes; 1 to 255 are allowed",
+                         length);
     for (size_t i = 0; i < length;) {
         const unsigned char *at = (const unsigned char *)name + i;
-        size_t run = *at < 0x80 ? 1 : (*at & 0xe0) == 0xc0 ? 2 : (*at & 0xf0) == 0xe0 ? 3 : (*at & 0xf8) == 0xf0 ? 4 : 0;
-        int valid = run != 0 && *at >= 0x20 && *at != 0x7f && *at != 0xc0 && *at != 0xc1 && *at < 0xf5;
+        size_t run = *at < 0x80             ? 1
+                     : (*at & 0xe0) == 0xc0 ? 2
+                     : (*at & 0xf0) == 0xe0 ? 3
+                     : (*at & 0xf8) == 0xf0 ? 4
+                                            : 0;
+        int valid =
+            run != 0 && *at >= 0x20 && *at != 0x7f && *at != 0xc0 && *at != 0xc1 && *at < 0xf5;
         for (size_t k = 1; k < run && valid; k++)
             valid = (at[k] & 0xc0) == 0x80;
         if (!valid)
-            return error_set(OMENDB_INVALID, "a collection's name has a control character or bad UTF-8 at byte %zu", i);
+            return error_set(OMENDB_INVALID,
+                             "a collection's name has a control character or bad UTF-8 at byte %zu",
+                             i);
         i += run;
     }
     return OMENDB_OK;
@@ -150,13 +164,18 @@ static int api_check_options(const omendb_options *options)
     if (code != OMENDB_OK)
         return code;
     if (options->sync > OMENDB_SYNC_OFF)
-        return error_set(OMENDB_INVALID, "options.sync is %u; it must be one of OMENDB_SYNC_*", options->sync);
+        return error_set(OMENDB_INVALID, "options.sync is %u; it must be one of OMENDB_SYNC_*",
+                         options->sync);
     if (options->io > OMENDB_IO_PREAD)
-        return error_set(OMENDB_INVALID, "options.io is %u; it must be one of OMENDB_IO_*", options->io);
+        return error_set(OMENDB_INVALID, "options.io is %u; it must be one of OMENDB_IO_*",
+                         options->io);
     if (options->threads < OMENDB_THREADS_AUTO || options->threads > 1024)
-        return error_set(OMENDB_INVALID, "options.threads is %d; it must be OMENDB_THREADS_AUTO or 0 to 1,024", options->threads);
+        return error_set(OMENDB_INVALID,
+                         "options.threads is %d; it must be OMENDB_THREADS_AUTO or 0 to 1,024",
+                         options->threads);
     const omendb_allocator *allocator = options->allocator;
-    if (allocator != NULL && (allocator->alloc == NULL || allocator->resize == NULL || allocator->release == NULL))
+    if (allocator != NULL &&
+        (allocator->alloc == NULL || allocator->resize == NULL || allocator->release == NULL))
         return api_null("a function of options.allocator");
     return OMENDB_OK;
 }
@@ -184,7 +203,9 @@ OMENDB_API int omendb_close(omendb *db)
         return error_set(OMENDB_MISUSE, "db is not an open database");
     uint32_t children = atomic_load(&db->children);
     if (children != 0 && db->process == platform_process())
-        return error_set(OMENDB_BUSY, "%u collections, transactions or cursors are open; close them first", children);
+        return error_set(OMENDB_BUSY,
+                         "%u collections, transactions or cursors are open; close them first",
+                         children);
     return database_close(db);
 }
 
@@ -192,7 +213,8 @@ OMENDB_API void omendb_release(omendb *db)
 {
     if (db == NULL || db->magic != DATABASE_MAGIC)
         return;
-    /* Counted as a child of its own while it is marked, so that exactly one thread finds the last one gone. */
+    /* Counted as a child of its own while it is marked, so that exactly one thread finds the last
+     * one gone. */
     atomic_fetch_add(&db->children, 1);
     atomic_store(&db->released, 1);
     database_child_done(db);
@@ -217,7 +239,8 @@ OMENDB_API int omendb_checkpoint(omendb *db)
     return code == OMENDB_OK ? checkpoint_run(db, 1) : code;
 }
 
-static int api_optimize_collection(omendb *db, struct collection *collection, int (*progress)(void *context, uint64_t done, uint64_t total),
+static int api_optimize_collection(omendb *db, struct collection *collection,
+                                   int (*progress)(void *context, uint64_t done, uint64_t total),
                                    void *context)
 {
     int merged;
@@ -227,14 +250,17 @@ static int api_optimize_collection(omendb *db, struct collection *collection, in
     return code;
 }
 
-OMENDB_API int omendb_optimize(omendb *db, int (*progress)(void *context, uint64_t done, uint64_t total), void *context)
+OMENDB_API int omendb_optimize(omendb *db,
+                               int (*progress)(void *context, uint64_t done, uint64_t total),
+                               void *context)
 {
     int code = api_database(db);
     if (code == OMENDB_OK)
         code = checkpoint_run(db, 1);
     for (size_t i = 0; code == OMENDB_OK; i++) {
         platform_mutex_lock(&db->commit_mutex);
-        struct collection *collection = i < db->catalog.count ? collection_reference(db->catalog.items[i]) : NULL;
+        struct collection *collection =
+            i < db->catalog.count ? collection_reference(db->catalog.items[i]) : NULL;
         platform_mutex_unlock(&db->commit_mutex);
         if (collection == NULL)
             break;
@@ -253,7 +279,8 @@ OMENDB_API int omendb_work(omendb *db, uint64_t budget_us, int *more)
     uint64_t begin = vfs->now_us(vfs->context);
     do {
         code = work_step(db, &did);
-    } while (code == OMENDB_OK && did && (budget_us == UINT64_MAX || vfs->now_us(vfs->context) - begin < budget_us));
+    } while (code == OMENDB_OK && did &&
+             (budget_us == UINT64_MAX || vfs->now_us(vfs->context) - begin < budget_us));
     if (more != NULL)
         *more = did;
     return code;
@@ -267,7 +294,8 @@ OMENDB_API int omendb_backup(omendb *db, const char *path)
     return code == OMENDB_OK ? backup_run(db, path) : code;
 }
 
-OMENDB_API int omendb_check(omendb *db, void (*report)(void *context, const char *line), void *context, uint64_t *problems)
+OMENDB_API int omendb_check(omendb *db, void (*report)(void *context, const char *line),
+                            void *context, uint64_t *problems)
 {
     int code = api_database(db);
     return code == OMENDB_OK ? check_run(db, report, context, problems) : code;
@@ -278,7 +306,8 @@ static void api_count_collections(omendb *db, omendb_stats *stats)
     for (size_t i = 0;; i++) {
         uint64_t commit, count = 0;
         platform_mutex_lock(&db->commit_mutex);
-        struct collection *collection = i < db->catalog.count ? collection_reference(db->catalog.items[i]) : NULL;
+        struct collection *collection =
+            i < db->catalog.count ? collection_reference(db->catalog.items[i]) : NULL;
         platform_mutex_unlock(&db->commit_mutex);
         if (collection == NULL)
             return;
@@ -353,7 +382,8 @@ static struct collection *api_find_collection(omendb *db, const char *name)
     return collection;
 }
 
-static int api_check_collection_arguments(omendb *db, const char *name, const omendb_schema *schema, omendb_collection **handle)
+static int api_check_collection_arguments(omendb *db, const char *name, const omendb_schema *schema,
+                                          omendb_collection **handle)
 {
     if (handle == NULL)
         return api_null("collection");
@@ -366,7 +396,8 @@ static int api_check_collection_arguments(omendb *db, const char *name, const om
     return code;
 }
 
-OMENDB_API int omendb_collection_create(omendb *db, const char *name, const omendb_schema *schema, omendb_collection **collection)
+OMENDB_API int omendb_collection_create(omendb *db, const char *name, const omendb_schema *schema,
+                                        omendb_collection **collection)
 {
     omendb_schema complete;
     struct collection *made;
@@ -390,7 +421,8 @@ OMENDB_API int omendb_collection_create(omendb *db, const char *name, const omen
     return code;
 }
 
-OMENDB_API int omendb_collection_open(omendb *db, const char *name, const omendb_schema *schema, omendb_collection **collection)
+OMENDB_API int omendb_collection_open(omendb *db, const char *name, const omendb_schema *schema,
+                                      omendb_collection **collection)
 {
     int code = api_check_collection_arguments(db, name, schema, collection);
     if (code != OMENDB_OK)
@@ -406,7 +438,9 @@ OMENDB_API int omendb_collection_open(omendb *db, const char *name, const omendb
     return code;
 }
 
-OMENDB_API int omendb_collection_open_or_create(omendb *db, const char *name, const omendb_schema *schema, omendb_collection **collection)
+OMENDB_API int omendb_collection_open_or_create(omendb *db, const char *name,
+                                                const omendb_schema *schema,
+                                                omendb_collection **collection)
 {
     /* Somebody else may create or drop it between the two calls. */
     int code = omendb_collection_open(db, name, schema, collection);
@@ -433,7 +467,9 @@ OMENDB_API int omendb_collection_drop(omendb *db, const char *name)
     struct change change = {.kind = CHANGE_DROP, .collection = collection};
     code = commit_changes(db, &change, 1, UINT64_MAX);
     collection_release(collection);
-    return code == OMENDB_DROPPED ? error_set(OMENDB_NOTFOUND, "there is no collection \"%s\"", name) : code;
+    return code == OMENDB_DROPPED
+               ? error_set(OMENDB_NOTFOUND, "there is no collection \"%s\"", name)
+               : code;
 }
 
 OMENDB_API void omendb_collection_close(omendb_collection *collection)
@@ -462,7 +498,8 @@ OMENDB_API int omendb_collection_name(omendb *db, size_t index, char *name, size
         if (length < capacity)
             memcpy(name, db->catalog.items[index]->name, length + 1);
         else
-            code = error_set(OMENDB_INVALID, "the name needs %zu bytes, %zu were given", length + 1, capacity);
+            code = error_set(OMENDB_INVALID, "the name needs %zu bytes, %zu were given", length + 1,
+                             capacity);
     }
     platform_mutex_unlock(&db->commit_mutex);
     return code;
@@ -481,7 +518,8 @@ OMENDB_API int omendb_collection_schema(omendb_collection *collection, omendb_sc
     return code;
 }
 
-OMENDB_API int omendb_collection_statistics(omendb_collection *collection, omendb_collection_stats *stats)
+OMENDB_API int omendb_collection_statistics(omendb_collection *collection,
+                                            omendb_collection_stats *stats)
 {
     int code = api_collection(collection);
     if (code != OMENDB_OK)
@@ -504,7 +542,8 @@ OMENDB_API int omendb_collection_statistics(omendb_collection *collection, omend
         if (version->segments[i]->file->file->part_count == 1)
             stats->segment_bytes += version->segments[i]->file->entry.size;
         else
-            stats->segment_bytes += version->segments[i]->info.rows * (uint64_t)collection->collection->vector_bytes;
+            stats->segment_bytes +=
+                version->segments[i]->info.rows * (uint64_t)collection->collection->vector_bytes;
     }
     stats->segments = version->segment_count;
     stats->next_id = atomic_load(&collection->collection->next_id);
@@ -521,7 +560,8 @@ OMENDB_API int omendb_txn_begin(omendb *db, int mode, omendb_txn **txn)
     *txn = NULL;
     int code = api_database(db);
     if (code == OMENDB_OK && mode != OMENDB_READ_ONLY && mode != OMENDB_READ_WRITE)
-        return error_set(OMENDB_INVALID, "mode is %d; it must be OMENDB_READ_ONLY or OMENDB_READ_WRITE", mode);
+        return error_set(OMENDB_INVALID,
+                         "mode is %d; it must be OMENDB_READ_ONLY or OMENDB_READ_WRITE", mode);
     return code == OMENDB_OK ? txn_begin(db, mode, txn) : code;
 }
 
@@ -555,8 +595,9 @@ OMENDB_API void omendb_txn_rollback(omendb_txn *txn)
 
 /* ------------------------------------------------------------------ records */
 
-static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint32_t kind, size_t count, const uint64_t *ids,
-                           const void *vectors, uint32_t type, uint64_t *new_ids)
+static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
+                           size_t count, const uint64_t *ids, const void *vectors, uint32_t type,
+                           uint64_t *new_ids)
 {
     struct records records;
     int code = api_writing(collection, txn);
@@ -577,7 +618,8 @@ static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint3
     return code;
 }
 
-static int api_write_one(omendb_collection *collection, omendb_txn *txn, uint32_t kind, const omendb_record *record, uint64_t *id)
+static int api_write_one(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
+                         const omendb_record *record, uint64_t *id)
 {
     if (record == NULL)
         return api_null("record");
@@ -586,32 +628,40 @@ static int api_write_one(omendb_collection *collection, omendb_txn *txn, uint32_
         return code;
     if (record->vector == NULL)
         return api_null("record.vector");
-    return api_write_batch(collection, txn, kind, 1, &record->id, record->vector, record->vector_type, id);
+    return api_write_batch(collection, txn, kind, 1, &record->id, record->vector,
+                           record->vector_type, id);
 }
 
-OMENDB_API int omendb_add(omendb_collection *collection, omendb_txn *txn, const omendb_record *record, uint64_t *id)
+OMENDB_API int omendb_add(omendb_collection *collection, omendb_txn *txn,
+                          const omendb_record *record, uint64_t *id)
 {
     return api_write_one(collection, txn, CHANGE_ADD, record, id);
 }
 
-OMENDB_API int omendb_add_batch(omendb_collection *collection, omendb_txn *txn, size_t count, const uint64_t *ids, const void *vectors,
-                                int vector_type, uint64_t *new_ids)
+OMENDB_API int omendb_add_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
+                                const uint64_t *ids, const void *vectors, int vector_type,
+                                uint64_t *new_ids)
 {
-    return api_write_batch(collection, txn, CHANGE_ADD, count, ids, vectors, (uint32_t)vector_type, new_ids);
+    return api_write_batch(collection, txn, CHANGE_ADD, count, ids, vectors, (uint32_t)vector_type,
+                           new_ids);
 }
 
-OMENDB_API int omendb_put(omendb_collection *collection, omendb_txn *txn, const omendb_record *record, uint64_t *id)
+OMENDB_API int omendb_put(omendb_collection *collection, omendb_txn *txn,
+                          const omendb_record *record, uint64_t *id)
 {
     return api_write_one(collection, txn, CHANGE_PUT, record, id);
 }
 
-OMENDB_API int omendb_put_batch(omendb_collection *collection, omendb_txn *txn, size_t count, const uint64_t *ids, const void *vectors,
-                                int vector_type, uint64_t *new_ids)
+OMENDB_API int omendb_put_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
+                                const uint64_t *ids, const void *vectors, int vector_type,
+                                uint64_t *new_ids)
 {
-    return api_write_batch(collection, txn, CHANGE_PUT, count, ids, vectors, (uint32_t)vector_type, new_ids);
+    return api_write_batch(collection, txn, CHANGE_PUT, count, ids, vectors, (uint32_t)vector_type,
+                           new_ids);
 }
 
-static int api_delete(omendb_collection *collection, omendb_txn *txn, size_t count, const uint64_t *ids, int skip_missing, size_t *deleted)
+static int api_delete(omendb_collection *collection, omendb_txn *txn, size_t count,
+                      const uint64_t *ids, int skip_missing, size_t *deleted)
 {
     struct records records;
     int code = api_writing(collection, txn);
@@ -621,7 +671,8 @@ static int api_delete(omendb_collection *collection, omendb_txn *txn, size_t cou
         return code;
     if (ids == NULL)
         return api_null("ids");
-    code = records_prepare(collection->collection, CHANGE_DELETE, count, ids, NULL, OMENDB_F32, &records);
+    code = records_prepare(collection->collection, CHANGE_DELETE, count, ids, NULL, OMENDB_F32,
+                           &records);
     records.change.skip_missing = skip_missing;
     if (code == OMENDB_OK)
         code = records_commit(&records, txn);
@@ -638,7 +689,8 @@ OMENDB_API int omendb_delete(omendb_collection *collection, omendb_txn *txn, uin
     return api_delete(collection, txn, 1, &id, 0, NULL);
 }
 
-OMENDB_API int omendb_delete_batch(omendb_collection *collection, omendb_txn *txn, size_t count, const uint64_t *ids, size_t *deleted)
+OMENDB_API int omendb_delete_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
+                                   const uint64_t *ids, size_t *deleted)
 {
     return api_delete(collection, txn, count, ids, 1, deleted);
 }
@@ -646,7 +698,8 @@ OMENDB_API int omendb_delete_batch(omendb_collection *collection, omendb_txn *tx
 /* ------------------------------------------------------------------ reading */
 
 /* The state that a call reads: the transaction's, or the newest. */
-static struct version *api_version(omendb_collection *collection, const omendb_txn *txn, uint64_t *commit)
+static struct version *api_version(omendb_collection *collection, const omendb_txn *txn,
+                                   uint64_t *commit)
 {
     if (txn == NULL)
         return version_acquire_newest(collection->collection, commit);
@@ -661,7 +714,8 @@ static int api_reading(omendb_collection *collection, const omendb_txn *txn)
 }
 
 /* The stored vector of a record; points into `version` or the transaction. */
-static int api_find_vector(struct collection *collection, const struct version *version, uint64_t commit, const omendb_txn *txn, uint64_t id,
+static int api_find_vector(struct collection *collection, const struct version *version,
+                           uint64_t commit, const omendb_txn *txn, uint64_t id,
                            const uint8_t **vector)
 {
     const struct txn_write *own = txn_find(txn, collection, id);
@@ -676,10 +730,13 @@ static int api_find_vector(struct collection *collection, const struct version *
         if (code != OMENDB_OK)
             return code;
     }
-    return *vector != NULL ? OMENDB_OK : error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"", (unsigned long long)id, collection->name);
+    return *vector != NULL ? OMENDB_OK
+                           : error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"",
+                                       (unsigned long long)id, collection->name);
 }
 
-OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64_t id, int vector_type, void *vector)
+OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64_t id,
+                          int vector_type, void *vector)
 {
     const uint8_t *stored;
     uint64_t commit;
@@ -692,9 +749,12 @@ OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64
         if (vector_type < OMENDB_F32 || vector_type > OMENDB_B1)
             code = OMENDB_INVALID;
         else
-            code = scalar_export(&collection->collection->format, stored, (omendb_scalar)vector_type, vector);
+            code = scalar_export(&collection->collection->format, stored,
+                                 (omendb_scalar)vector_type, vector);
         if (code == OMENDB_INVALID)
-            error_set(code, "vectors of collection \"%s\" cannot be given as type %d; use OMENDB_F32 or the stored type",
+            error_set(code,
+                      "vectors of collection \"%s\" cannot be given as type %d; use OMENDB_F32 or "
+                      "the stored type",
                       collection->collection->name, vector_type);
     }
     version_release(version);
@@ -722,7 +782,8 @@ OMENDB_API int omendb_count(omendb_collection *collection, omendb_txn *txn, uint
     return code;
 }
 
-OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint64_t from, uint64_t to, omendb_rows **rows)
+OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint64_t from,
+                           uint64_t to, omendb_rows **rows)
 {
     if (rows == NULL)
         return api_null("rows");
@@ -736,7 +797,8 @@ OMENDB_API int omendb_rows_next(omendb_rows *rows, uint64_t *id, int vector_type
     if (!rows_is_valid(rows))
         return error_set(OMENDB_MISUSE, "rows is not an open cursor");
     if (vector != NULL && (vector_type < OMENDB_F32 || vector_type > OMENDB_B1))
-        return error_set(OMENDB_INVALID, "vector_type %d is not a type of omendb_scalar", vector_type);
+        return error_set(OMENDB_INVALID, "vector_type %d is not a type of omendb_scalar",
+                         vector_type);
     return rows_next(rows, id, vector_type, vector);
 }
 
@@ -751,7 +813,8 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows)
 
 /* ------------------------------------------------------------------ search */
 
-static int api_check_query(omendb_collection *collection, const omendb_txn *txn, const omendb_query *query)
+static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
+                           const omendb_query *query)
 {
     int code = api_reading(collection, txn);
     if (code != OMENDB_OK)
@@ -772,9 +835,11 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
     return OMENDB_OK;
 }
 
-static void api_request(omendb_collection *collection, omendb_txn *txn, const omendb_query *query, struct search_request *request)
+static void api_request(omendb_collection *collection, omendb_txn *txn, const omendb_query *query,
+                        struct search_request *request)
 {
-    *request = (struct search_request){.collection = collection->collection, .excluded_id = OMENDB_ID_AUTO};
+    *request = (struct search_request){.collection = collection->collection,
+                                       .excluded_id = OMENDB_ID_AUTO};
     request->txn = txn != NULL && txn->write_count != 0 ? txn : NULL;
     request->k = query->k;
     request->ef = query->ef == 0 ? collection->collection->schema.ef : query->ef;
@@ -783,7 +848,8 @@ static void api_request(omendb_collection *collection, omendb_txn *txn, const om
     request->radius = query->radius;
 }
 
-OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn, const omendb_query *query, uint64_t *ids, float *distances,
+OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
+                             const omendb_query *query, uint64_t *ids, float *distances,
                              size_t *count)
 {
     struct search_request request;
@@ -805,11 +871,13 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn, con
     request.version = version;
     if (query->vector == NULL) {
         request.excluded_id = query->id;
-        code = api_find_vector(collection->collection, version, request.commit, txn, query->id, &request.vector);
+        code = api_find_vector(collection->collection, version, request.commit, txn, query->id,
+                               &request.vector);
     } else {
         code = scratch_reserve(scratch, 0, 0, collection->collection->vector_bytes);
         if (code == OMENDB_OK)
-            code = records_convert(collection->collection, query->vector, query->vector_type, scratch->vector, 0);
+            code = records_convert(collection->collection, query->vector, query->vector_type,
+                                   scratch->vector, 0);
         request.vector = scratch->vector;
     }
     if (code == OMENDB_OK)
@@ -847,7 +915,8 @@ static int api_search_row(void *context, uint64_t index)
         return OMENDB_NOMEM;
     int code = scratch_reserve(scratch, 0, 0, collection->vector_bytes);
     if (code == OMENDB_OK)
-        code = records_convert(collection, batch->vectors + index * batch->vector_bytes, batch->vector_type, scratch->vector, index);
+        code = records_convert(collection, batch->vectors + index * batch->vector_bytes,
+                               batch->vector_type, scratch->vector, index);
     request.vector = scratch->vector;
     if (code == OMENDB_OK)
         code = search_run(&request, scratch, ids, distances, &count, &explain);
@@ -862,7 +931,8 @@ static int api_search_row(void *context, uint64_t index)
     return code;
 }
 
-OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *txn, const omendb_query *query, const void *vectors, size_t count,
+OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *txn,
+                                   const omendb_query *query, const void *vectors, size_t count,
                                    uint64_t *ids, float *distances, size_t *counts)
 {
     struct search_request request;
@@ -872,12 +942,19 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
     if (vectors == NULL || ids == NULL)
         return api_null(vectors == NULL ? "vectors" : "ids");
     if (query->vector_type > OMENDB_B1)
-        return error_set(OMENDB_INVALID, "query.vector_type %u is not a type of omendb_scalar", query->vector_type);
+        return error_set(OMENDB_INVALID, "query.vector_type %u is not a type of omendb_scalar",
+                         query->vector_type);
     api_request(collection, txn, query, &request);
     struct version *version = api_version(collection, txn, &request.commit);
     request.version = version;
-    struct api_batch batch = {&request, vectors, scalar_bytes((omendb_scalar)query->vector_type, collection->collection->schema.dim),
-                              query->vector_type, ids, distances, counts};
+    struct api_batch batch = {
+        &request,
+        vectors,
+        scalar_bytes((omendb_scalar)query->vector_type, collection->collection->schema.dim),
+        query->vector_type,
+        ids,
+        distances,
+        counts};
     code = work_parallel(collection->db, count, api_search_row, &batch);
     version_release(version);
     return code;

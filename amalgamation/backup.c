@@ -1,8 +1,9 @@
 /* backup.c: a consistent copy while readers and writers go on.
  *
- * After a checkpoint the manifest is the database at its commit S. It is held by a shared lock, as a reader of another process holds it, so
- * that merges and checkpoints leave its files; then files are copied, each copy is verified block by block, and last a manifest of the
- * copy's own is published. The copy has no log. */
+ * After a checkpoint the manifest is the database at its commit S. It is held by a shared lock, as
+ * a reader of another process holds it, so that merges and checkpoints leave its files; then files
+ * are copied, each copy is verified block by block, and last a manifest of the copy's own is
+ * published. The copy has no log. */
 #include "database.h"
 
 #include <string.h>
@@ -74,7 +75,8 @@ static void backup_count_problem(void *context, const char *sentence)
 static int backup_verify(struct backup *backup, const struct manifest_file *file)
 {
     struct segment_file *copy = NULL;
-    int code = segment_file_open(&backup->to, (enum storage_kind)file->kind, file->number, file->size, file->footer_crc, &copy);
+    int code = segment_file_open(&backup->to, (enum storage_kind)file->kind, file->number,
+                                 file->size, file->footer_crc, &copy);
     if (code == OMENDB_OK)
         code = segment_file_check(copy, backup_count_problem, backup);
     segment_file_close(copy);
@@ -89,9 +91,12 @@ static int backup_copy_file(struct backup *backup, const struct manifest_file *f
     storage_name((enum storage_kind)file->kind, file->number, name);
     int code = storage_open(from, name, OMENDB_OPEN_READ, &source);
     if (code == OMENDB_OK)
-        code = storage_open(&backup->to, name, OMENDB_OPEN_WRITE | OMENDB_OPEN_CREATE | OMENDB_OPEN_EXCLUSIVE, &target);
+        code =
+            storage_open(&backup->to, name,
+                         OMENDB_OPEN_WRITE | OMENDB_OPEN_CREATE | OMENDB_OPEN_EXCLUSIVE, &target);
     for (uint64_t at = 0; at < file->size && code == OMENDB_OK; at += BACKUP_BUFFER_BYTES) {
-        size_t run = file->size - at < BACKUP_BUFFER_BYTES ? (size_t)(file->size - at) : (size_t)BACKUP_BUFFER_BYTES;
+        size_t run = file->size - at < BACKUP_BUFFER_BYTES ? (size_t)(file->size - at)
+                                                           : (size_t)BACKUP_BUFFER_BYTES;
         code = storage_read(from, &source, at, backup->buffer, run);
         if (code == OMENDB_OK)
             code = storage_write(&backup->to, &target, at, backup->buffer, run);
@@ -129,7 +134,8 @@ static void backup_remove(struct backup *backup)
     storage_name(STORAGE_MANIFEST, backup->manifest.number, name);
     storage_unlink(&backup->to, name);
     for (uint32_t i = 0; i < backup->copied; i++) {
-        storage_name((enum storage_kind)backup->manifest.files[i].kind, backup->manifest.files[i].number, name);
+        storage_name((enum storage_kind)backup->manifest.files[i].kind,
+                     backup->manifest.files[i].number, name);
         storage_unlink(&backup->to, name);
     }
 }

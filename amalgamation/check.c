@@ -1,6 +1,7 @@
 /* check.c: every checksum and every structural invariant, while the database is in use.
  *
- * maintenance_mutex is held: the manifest and the segments stay as they are; commits and searches go on. */
+ * maintenance_mutex is held: the manifest and the segments stay as they are; commits and searches
+ * go on. */
 #include "database.h"
 
 #include <stdio.h>
@@ -24,8 +25,9 @@ static void check_problem(void *context, const char *sentence)
     if (check->report == NULL)
         return;
     if (check->segment != NULL)
-        snprintf(line, sizeof line, "collection \"%s\": seg-%llu, part %u: %s", check->collection->name,
-                 (unsigned long long)check->segment->file->entry.number, check->segment->part, sentence);
+        snprintf(line, sizeof line, "collection \"%s\": seg-%llu, part %u: %s",
+                 check->collection->name, (unsigned long long)check->segment->file->entry.number,
+                 check->segment->part, sentence);
     else if (check->collection != NULL)
         snprintf(line, sizeof line, "collection \"%s\": %s", check->collection->name, sentence);
     else
@@ -49,7 +51,8 @@ static int check_files(struct check *check)
     for (uint32_t i = 0; i < manifest->file_count && code == OMENDB_OK; i++) {
         const struct manifest_file *entry = &manifest->files[i];
         struct segment_file *file = NULL;
-        code = segment_file_open(&check->db->storage, (enum storage_kind)entry->kind, entry->number, entry->size, entry->footer_crc, &file);
+        code = segment_file_open(&check->db->storage, (enum storage_kind)entry->kind, entry->number,
+                                 entry->size, entry->footer_crc, &file);
         if (code == OMENDB_OK)
             code = segment_file_check(file, check_problem, check);
         segment_file_close(file);
@@ -104,7 +107,9 @@ static int check_ids(struct check *check, const struct segment *segment)
             return code;
         if (found != row) {
             char text[128];
-            snprintf(text, sizeof text, "row %u has id %llu, which the index of ids does not lead to", row, (unsigned long long)id);
+            snprintf(text, sizeof text,
+                     "row %u has id %llu, which the index of ids does not lead to", row,
+                     (unsigned long long)id);
             check_problem(check, text);
             return OMENDB_OK;
         }
@@ -119,7 +124,8 @@ static int check_segment(struct check *check, const struct segment *segment)
     if (code == OMENDB_OK)
         code = check_ids(check, segment);
     if (code == OMENDB_OK && segment->info.indexed_rows != 0)
-        code = graph_check(&segment->graph, segment->info.indexed_rows, &check->db->memory, check_problem, check);
+        code = graph_check(&segment->graph, segment->info.indexed_rows, &check->db->memory,
+                           check_problem, check);
     code = check_error(check, code);
     check->segment = NULL;
     return code;
@@ -151,7 +157,8 @@ static int check_unique(struct check *check, const struct version *version, uint
     }
     for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++) {
         const struct segment *segment = version->segments[i];
-        for (uint32_t row = 0; row < segment->info.rows && count < capacity && code == OMENDB_OK; row++) {
+        for (uint32_t row = 0; row < segment->info.rows && count < capacity && code == OMENDB_OK;
+             row++) {
             if (segment_row_visible(segment, row, commit))
                 code = segment_id(segment, row, &ids[count++]);
         }
@@ -181,7 +188,8 @@ static int check_collection(struct check *check, struct collection *collection)
         struct graph_view view;
         uint32_t indexed = atomic_load(&version->memtables[i]->indexed);
         graph_get_view(version->memtables[i]->graph, &view);
-        code = indexed == 0 ? OMENDB_OK : graph_check(&view, indexed, &check->db->memory, check_problem, check);
+        code = indexed == 0 ? OMENDB_OK
+                            : graph_check(&view, indexed, &check->db->memory, check_problem, check);
     }
     if (code == OMENDB_OK)
         code = check_error(check, check_unique(check, version, commit));
@@ -196,7 +204,8 @@ static int check_collections(struct check *check)
     int code = OMENDB_OK;
     for (size_t i = 0; code == OMENDB_OK; i++) {
         platform_mutex_lock(&db->commit_mutex);
-        struct collection *collection = i < db->catalog.count ? collection_reference(db->catalog.items[i]) : NULL;
+        struct collection *collection =
+            i < db->catalog.count ? collection_reference(db->catalog.items[i]) : NULL;
         platform_mutex_unlock(&db->commit_mutex);
         if (collection == NULL)
             break;
@@ -206,7 +215,8 @@ static int check_collections(struct check *check)
     return code;
 }
 
-OMENDB_INTERNAL int check_run(omendb *db, void (*report)(void *context, const char *line), void *context, uint64_t *problems)
+OMENDB_INTERNAL int check_run(omendb *db, void (*report)(void *context, const char *line),
+                              void *context, uint64_t *problems)
 {
     struct check check = {.db = db, .report = report, .context = context};
     platform_mutex_lock(&db->maintenance_mutex);

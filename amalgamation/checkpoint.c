@@ -1,13 +1,17 @@
 /* checkpoint.c: from memory and log to segments and manifest.
  *
- * 1. Freeze. As leader of syncing and under commit_mutex: sync the rest of the log, begin a new one, take the commit number S, and let
- *    every memtable stop growing. Nothing else waits: later commits go to new memtables and the new log.
- * 2. Write. Frozen memtables become parts of segment files (those under 4 MiB share one pack); tombstones with an end <= S become
- *    an overlay. No graph is built: the rows not yet linked are written as such.
- * 3. Publish. A manifest with S, then CURRENT. Before it a crash replays the old log and the new one; after it only the new one.
- * 4. Install. Under commit_mutex versions take the segments in place of the memtables; all memory for that was taken before 3, so it
- *    cannot fail. A segment shares the memtable's tombstones, since rows keep their numbers.
- * Any failure before 3 leaves the old state in force: memtables stay frozen and are written by the next checkpoint.
+ * 1. Freeze. As leader of syncing and under commit_mutex: sync the rest of the log, begin a new
+ * one, take the commit number S, and let every memtable stop growing. Nothing else waits: later
+ * commits go to new memtables and the new log.
+ * 2. Write. Frozen memtables become parts of segment files (those under 4 MiB share one pack);
+ * tombstones with an end <= S become an overlay. No graph is built: the rows not yet linked are
+ * written as such.
+ * 3. Publish. A manifest with S, then CURRENT. Before it a crash replays the old log and the new
+ * one; after it only the new one.
+ * 4. Install. Under commit_mutex versions take the segments in place of the memtables; all memory
+ * for that was taken before 3, so it cannot fail. A segment shares the memtable's tombstones, since
+ * rows keep their numbers. Any failure before 3 leaves the old state in force: memtables stay
+ * frozen and are written by the next checkpoint.
  *
  * Overlay: a part for each segment with tombstones, one section of ascending u32 rows. */
 #include "database.h"
@@ -21,7 +25,7 @@
 struct checkpoint_item {
     struct collection *collection; /* referenced */
     struct memtable *memtable;     /* referenced */
-    uint32_t file;                 /* index in checkpoint.files; UINT32_MAX: nothing of it is alive */
+    uint32_t file; /* index in checkpoint.files; UINT32_MAX: nothing of it is alive */
     uint32_t part;
     struct segment *segment;
 };
@@ -40,7 +44,8 @@ struct checkpoint {
     struct segment_writer *pack;
     uint64_t pack_number;
     /* Overlay */
-    struct segment **marked; /* segments whose tombstones are written anew; referenced by versions or items */
+    struct segment *
+        *marked; /* segments whose tombstones are written anew; referenced by versions or items */
     size_t marked_count, marked_capacity;
     struct manifest_file overlay; /* number 0: none */
     struct version **versions;    /* parallel to collections: to be installed, or NULL */
@@ -62,7 +67,8 @@ static int checkpoint_compare_ids(const void *left, const void *right)
     return a->row < b->row ? -1 : a->row > b->row;
 }
 
-static int checkpoint_write_sorted(struct segment_writer *writer, struct memory *memory, const uint64_t *ids, uint32_t rows)
+static int checkpoint_write_sorted(struct segment_writer *writer, struct memory *memory,
+                                   const uint64_t *ids, uint32_t rows)
 {
     struct checkpoint_id *sorted = memory_array(memory, rows, sizeof *sorted);
     if (sorted == NULL)
@@ -81,7 +87,8 @@ static int checkpoint_write_sorted(struct segment_writer *writer, struct memory 
     return code;
 }
 
-static int checkpoint_write_filter(struct segment_writer *writer, struct memory *memory, const uint64_t *ids, uint32_t rows)
+static int checkpoint_write_filter(struct segment_writer *writer, struct memory *memory,
+                                   const uint64_t *ids, uint32_t rows)
 {
     size_t bytes = idmap_filter_bytes(rows);
     uint8_t *filter = memory_zalloc(memory, bytes);
@@ -96,8 +103,8 @@ static int checkpoint_write_filter(struct segment_writer *writer, struct memory 
     return code;
 }
 
-OMENDB_INTERNAL int checkpoint_write_ids(struct segment_writer *writer, struct memory *memory, const uint64_t *ids, uint32_t rows,
-                                         struct part_info *info)
+OMENDB_INTERNAL int checkpoint_write_ids(struct segment_writer *writer, struct memory *memory,
+                                         const uint64_t *ids, uint32_t rows, struct part_info *info)
 {
     int ascend = 1;
     info->smallest_id = UINT64_MAX;
@@ -132,7 +139,8 @@ OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, ui
 }
 
 /* Rows of a growing store lie in runs of 64. */
-static int checkpoint_write_rows(struct segment_writer *writer, enum section_type type, const struct rows_view *rows, uint32_t count)
+static int checkpoint_write_rows(struct segment_writer *writer, enum section_type type,
+                                 const struct rows_view *rows, uint32_t count)
 {
     int code = segment_writer_begin_section(writer, type);
     for (uint32_t row = 0; row < count && code == OMENDB_OK; row += rows->mask + 1) {
@@ -142,7 +150,8 @@ static int checkpoint_write_rows(struct segment_writer *writer, enum section_typ
     return code;
 }
 
-OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection, struct part_info *info)
+OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection,
+                                         struct part_info *info)
 {
     memset(info, 0, sizeof *info);
     info->collection = collection->id;
@@ -153,16 +162,20 @@ OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection, st
     info->metric = collection->schema.metric;
 }
 
-OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, uint32_t indexed_rows, struct part_info *info)
+OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, uint32_t indexed_rows,
+                                               struct part_info *info)
 {
-    /* An insertion that failed can leave the entry point beyond the finished rows: then the graph is of no use. */
+    /* An insertion that failed can leave the entry point beyond the finished rows: then the graph
+     * is of no use. */
     info->indexed_rows = view->entry_row < indexed_rows ? indexed_rows : 0;
     info->upper_count = info->indexed_rows == 0 ? 0 : view->upper_count;
     info->entry_row = view->entry_row;
     info->entry_level = view->entry_level;
 }
 
-OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer, const struct graph_view *view, const struct part_info *info)
+OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer,
+                                           const struct graph_view *view,
+                                           const struct part_info *info)
 {
     int code = OMENDB_OK;
     if (info->indexed_rows == 0)
@@ -171,9 +184,11 @@ OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer, const 
     if (code == OMENDB_OK)
         code = checkpoint_write_rows(writer, SECTION_LEVELS, &view->levels, info->indexed_rows);
     if (code == OMENDB_OK)
-        code = checkpoint_write_rows(writer, SECTION_UPPER_INDEX, &view->upper_index, info->indexed_rows);
+        code = checkpoint_write_rows(writer, SECTION_UPPER_INDEX, &view->upper_index,
+                                     info->indexed_rows);
     if (code == OMENDB_OK)
-        code = checkpoint_write_rows(writer, SECTION_UPPER_LINKS, &view->upper_links, info->upper_count);
+        code = checkpoint_write_rows(writer, SECTION_UPPER_LINKS, &view->upper_links,
+                                     info->upper_count);
     return code;
 }
 
@@ -208,7 +223,8 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
 static uint64_t checkpoint_memtable_bytes(const struct checkpoint_item *item)
 {
     uint64_t rows = atomic_load(&item->memtable->count);
-    return rows * (item->collection->vector_bytes + item->collection->schema.M * 2 * sizeof(uint32_t) + 32);
+    return rows * (item->collection->vector_bytes +
+                   item->collection->schema.M * 2 * sizeof(uint32_t) + 32);
 }
 
 struct checkpoint_alive {
@@ -252,7 +268,9 @@ OMENDB_INTERNAL int checkpoint_protect(omendb *db, uint64_t *number)
         code = OMENDB_OK;
     }
     platform_mutex_unlock(&db->maintenance_mutex);
-    return code == OMENDB_OK ? code : error_set(code, "too many files are being written at once; try again");
+    return code == OMENDB_OK
+               ? code
+               : error_set(code, "too many files are being written at once; try again");
 }
 
 OMENDB_INTERNAL void checkpoint_unprotect(omendb *db, uint64_t number)
@@ -263,13 +281,15 @@ OMENDB_INTERNAL void checkpoint_unprotect(omendb *db, uint64_t number)
     }
 }
 
-static int checkpoint_finish_file(struct checkpoint *checkpoint, struct segment_writer *writer, uint64_t number)
+static int checkpoint_finish_file(struct checkpoint *checkpoint, struct segment_writer *writer,
+                                  uint64_t number)
 {
     omendb *db = checkpoint->db;
     if (checkpoint->file_count == checkpoint->file_capacity) {
         size_t capacity = checkpoint->file_capacity * 2 + 8;
-        struct manifest_file *files = memory_resize(&db->memory, checkpoint->files, checkpoint->file_capacity * sizeof *files,
-                                                    capacity * sizeof *files);
+        struct manifest_file *files =
+            memory_resize(&db->memory, checkpoint->files, checkpoint->file_capacity * sizeof *files,
+                          capacity * sizeof *files);
         if (files == NULL)
             return OMENDB_NOMEM;
         checkpoint->files = files;
@@ -288,7 +308,8 @@ static int checkpoint_write_own_file(struct checkpoint *checkpoint, struct check
     omendb *db = checkpoint->db;
     struct segment_writer *writer = NULL;
     uint64_t number = checkpoint_next_file(db);
-    int code = segment_writer_create(&db->storage, STORAGE_SEGMENT, number, checkpoint_memtable_bytes(item), &writer);
+    int code = segment_writer_create(&db->storage, STORAGE_SEGMENT, number,
+                                     checkpoint_memtable_bytes(item), &writer);
     if (code == OMENDB_OK)
         code = checkpoint_write_memtable(writer, item);
     item->file = (uint32_t)checkpoint->file_count;
@@ -304,12 +325,14 @@ static int checkpoint_write_packed(struct checkpoint *checkpoint, struct checkpo
     int code = OMENDB_OK;
     if (checkpoint->pack == NULL) {
         checkpoint->pack_number = checkpoint_next_file(db);
-        code = segment_writer_create(&db->storage, STORAGE_SEGMENT, checkpoint->pack_number, 0, &checkpoint->pack);
+        code = segment_writer_create(&db->storage, STORAGE_SEGMENT, checkpoint->pack_number, 0,
+                                     &checkpoint->pack);
     }
     return code == OMENDB_OK ? checkpoint_write_memtable(checkpoint->pack, item) : code;
 }
 
-/* Large memtables first, each to its file; then the small ones to a pack, whose index is the last. */
+/* Large memtables first, each to its file; then the small ones to a pack, whose index is the last.
+ */
 static int checkpoint_write_items(struct checkpoint *checkpoint)
 {
     int code = OMENDB_OK;
@@ -317,7 +340,8 @@ static int checkpoint_write_items(struct checkpoint *checkpoint)
         struct checkpoint_item *item = &checkpoint->items[i];
         memtable_seal(item->memtable);
         item->file = UINT32_MAX;
-        if (checkpoint_is_alive(checkpoint, item->memtable) && checkpoint_memtable_bytes(item) >= CHECKPOINT_PACK_BYTES)
+        if (checkpoint_is_alive(checkpoint, item->memtable) &&
+            checkpoint_memtable_bytes(item) >= CHECKPOINT_PACK_BYTES)
             code = checkpoint_write_own_file(checkpoint, item);
     }
     uint32_t pack_index = (uint32_t)checkpoint->file_count;
@@ -333,7 +357,8 @@ static int checkpoint_write_items(struct checkpoint *checkpoint)
     return code;
 }
 
-static int checkpoint_copy_begins(omendb *db, const struct memtable *memtable, struct begin_array **begins)
+static int checkpoint_copy_begins(omendb *db, const struct memtable *memtable,
+                                  struct begin_array **begins)
 {
     *begins = NULL;
     uint64_t newest = atomic_load(&memtable->newest_begin);
@@ -356,7 +381,8 @@ static int checkpoint_open_segments(struct checkpoint *checkpoint)
     int code = OMENDB_OK;
     if (checkpoint->file_count == 0)
         return OMENDB_OK;
-    checkpoint->opened = memory_zalloc(&db->memory, checkpoint->file_capacity * sizeof *checkpoint->opened);
+    checkpoint->opened =
+        memory_zalloc(&db->memory, checkpoint->file_capacity * sizeof *checkpoint->opened);
     if (checkpoint->opened == NULL)
         return OMENDB_NOMEM;
     for (size_t i = 0; i < checkpoint->file_count && code == OMENDB_OK; i++)
@@ -370,7 +396,8 @@ static int checkpoint_open_segments(struct checkpoint *checkpoint)
         if (code != OMENDB_OK)
             break;
         struct tombstones *tombstones = tombstones_reference(item->memtable->tombstones);
-        code = segment_open(db, item->collection, checkpoint->opened[item->file], item->part, tombstones, begins, &item->segment);
+        code = segment_open(db, item->collection, checkpoint->opened[item->file], item->part,
+                            tombstones, begins, &item->segment);
         if (code != OMENDB_OK) {
             tombstones_release(tombstones);
             begin_array_release(begins);
@@ -387,8 +414,9 @@ static int checkpoint_mark(struct checkpoint *checkpoint, struct segment *segmen
         return OMENDB_OK;
     if (checkpoint->marked_count == checkpoint->marked_capacity) {
         size_t capacity = checkpoint->marked_capacity * 2 + 8;
-        struct segment **marked = memory_resize(&checkpoint->db->memory, checkpoint->marked,
-                                                checkpoint->marked_capacity * sizeof *marked, capacity * sizeof *marked);
+        struct segment **marked =
+            memory_resize(&checkpoint->db->memory, checkpoint->marked,
+                          checkpoint->marked_capacity * sizeof *marked, capacity * sizeof *marked);
         if (marked == NULL)
             return OMENDB_NOMEM;
         checkpoint->marked = marked;
@@ -415,7 +443,8 @@ static int checkpoint_write_tombstone(void *context, uint32_t row, uint64_t end)
     return overlay->code;
 }
 
-static int checkpoint_write_overlay_part(struct segment_writer *writer, const struct segment *segment, uint64_t commit)
+static int checkpoint_write_overlay_part(struct segment_writer *writer,
+                                         const struct segment *segment, uint64_t commit)
 {
     struct part_info info = {0};
     struct checkpoint_overlay overlay = {writer, commit, 0, OMENDB_OK};
@@ -423,7 +452,8 @@ static int checkpoint_write_overlay_part(struct segment_writer *writer, const st
     if (code == OMENDB_OK)
         code = segment_writer_begin_section(writer, SECTION_TOMBSTONES);
     if (code == OMENDB_OK)
-        code = tombstones_each(segment->tombstones, segment->info.rows, checkpoint_write_tombstone, &overlay);
+        code = tombstones_each(segment->tombstones, segment->info.rows, checkpoint_write_tombstone,
+                               &overlay);
     info.collection = segment->info.collection;
     info.target_file = segment->file->entry.number;
     info.target_part = segment->part;
@@ -446,14 +476,16 @@ static int checkpoint_write_overlay(struct checkpoint *checkpoint)
         code = checkpoint_write_overlay_part(writer, checkpoint->marked[i], checkpoint->commit);
     checkpoint->overlay = (struct manifest_file){number, 0, 0, STORAGE_OVERLAY};
     if (code == OMENDB_OK)
-        code = segment_writer_finish(writer, &checkpoint->overlay.size, &checkpoint->overlay.footer_crc);
+        code = segment_writer_finish(writer, &checkpoint->overlay.size,
+                                     &checkpoint->overlay.footer_crc);
     segment_writer_destroy(writer);
     return code;
 }
 
 /* ------------------------------------------------------------------ manifest */
 
-static int checkpoint_add_file(omendb *db, struct manifest *manifest, const struct manifest_file *file, uint32_t *capacity)
+static int checkpoint_add_file(omendb *db, struct manifest *manifest,
+                               const struct manifest_file *file, uint32_t *capacity)
 {
     for (uint32_t i = manifest->file_count; i-- > 0;) {
         if (manifest->files[i].number == file->number)
@@ -474,7 +506,8 @@ static int checkpoint_add_file(omendb *db, struct manifest *manifest, const stru
     return OMENDB_OK;
 }
 
-static const struct manifest_file *checkpoint_find_file(const struct manifest *manifest, uint64_t number)
+static const struct manifest_file *checkpoint_find_file(const struct manifest *manifest,
+                                                        uint64_t number)
 {
     for (uint32_t i = 0; i < manifest->file_count; i++) {
         if (manifest->files[i].number == number)
@@ -484,12 +517,15 @@ static const struct manifest_file *checkpoint_find_file(const struct manifest *m
 }
 
 /* The entry of one segment, with the new overlay where it has a part in it. */
-static int checkpoint_enter_segment(struct checkpoint *checkpoint, const struct segment *segment, struct manifest_segment *entry,
-                                    uint32_t *file_capacity)
+static int checkpoint_enter_segment(struct checkpoint *checkpoint, const struct segment *segment,
+                                    struct manifest_segment *entry, uint32_t *file_capacity)
 {
     omendb *db = checkpoint->db;
-    *entry = (struct manifest_segment){segment->file->entry.number, segment->part, segment->overlay_part, segment->overlay_file};
-    const struct manifest_file *overlay = segment->overlay_file == 0 ? NULL : checkpoint_find_file(&db->published, segment->overlay_file);
+    *entry = (struct manifest_segment){segment->file->entry.number, segment->part,
+                                       segment->overlay_part, segment->overlay_file};
+    const struct manifest_file *overlay =
+        segment->overlay_file == 0 ? NULL
+                                   : checkpoint_find_file(&db->published, segment->overlay_file);
     for (size_t i = 0; i < checkpoint->marked_count; i++) {
         if (checkpoint->marked[i] != segment)
             continue;
@@ -503,16 +539,19 @@ static int checkpoint_enter_segment(struct checkpoint *checkpoint, const struct 
     return code;
 }
 
-static uint32_t checkpoint_new_segments(const struct checkpoint *checkpoint, const struct collection *collection)
+static uint32_t checkpoint_new_segments(const struct checkpoint *checkpoint,
+                                        const struct collection *collection)
 {
     uint32_t count = 0;
     for (size_t i = 0; i < checkpoint->item_count; i++)
-        count += checkpoint->items[i].collection == collection && checkpoint->items[i].segment != NULL;
+        count +=
+            checkpoint->items[i].collection == collection && checkpoint->items[i].segment != NULL;
     return count;
 }
 
 /* Segments change only under maintenance_mutex, which the caller holds. */
-static int checkpoint_enter_collection(struct checkpoint *checkpoint, size_t index, uint32_t *file_capacity)
+static int checkpoint_enter_collection(struct checkpoint *checkpoint, size_t index,
+                                       uint32_t *file_capacity)
 {
     omendb *db = checkpoint->db;
     struct collection *collection = checkpoint->collections[index];
@@ -528,17 +567,20 @@ static int checkpoint_enter_collection(struct checkpoint *checkpoint, size_t ind
         entry->segment_count = count;
     uint32_t at = 0;
     for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++)
-        code = checkpoint_enter_segment(checkpoint, version->segments[i], &entry->segments[at++], file_capacity);
+        code = checkpoint_enter_segment(checkpoint, version->segments[i], &entry->segments[at++],
+                                        file_capacity);
     for (size_t i = 0; i < checkpoint->item_count && code == OMENDB_OK; i++) {
         const struct checkpoint_item *item = &checkpoint->items[i];
         if (item->collection == collection && item->segment != NULL)
-            code = checkpoint_enter_segment(checkpoint, item->segment, &entry->segments[at++], file_capacity);
+            code = checkpoint_enter_segment(checkpoint, item->segment, &entry->segments[at++],
+                                            file_capacity);
     }
     version_release(version);
     return code;
 }
 
-/* manifest_destroy frees exactly file_count entries, so the list is cut to that; passes an earlier error on. */
+/* manifest_destroy frees exactly file_count entries, so the list is cut to that; passes an earlier
+ * error on. */
 static int checkpoint_trim_files(struct checkpoint *checkpoint, uint32_t file_capacity, int code)
 {
     omendb *db = checkpoint->db;
@@ -597,19 +639,21 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
 
 /* ------------------------------------------------------------------ freezing */
 
-static int checkpoint_add_item(struct checkpoint *checkpoint, struct collection *collection, struct memtable *memtable)
+static int checkpoint_add_item(struct checkpoint *checkpoint, struct collection *collection,
+                               struct memtable *memtable)
 {
     if (checkpoint->item_count == checkpoint->item_capacity) {
         size_t capacity = checkpoint->item_capacity * 2 + 8;
-        struct checkpoint_item *items = memory_resize(&checkpoint->db->memory, checkpoint->items,
-                                                      checkpoint->item_capacity * sizeof *items, capacity * sizeof *items);
+        struct checkpoint_item *items =
+            memory_resize(&checkpoint->db->memory, checkpoint->items,
+                          checkpoint->item_capacity * sizeof *items, capacity * sizeof *items);
         if (items == NULL)
             return OMENDB_NOMEM;
         checkpoint->items = items;
         checkpoint->item_capacity = capacity;
     }
-    checkpoint->items[checkpoint->item_count++] =
-        (struct checkpoint_item){collection_reference(collection), memtable_reference(memtable), UINT32_MAX, 0, NULL};
+    checkpoint->items[checkpoint->item_count++] = (struct checkpoint_item){
+        collection_reference(collection), memtable_reference(memtable), UINT32_MAX, 0, NULL};
     return OMENDB_OK;
 }
 
@@ -624,11 +668,13 @@ static int checkpoint_list_collections(struct checkpoint *checkpoint)
         return OMENDB_OK;
     checkpoint->collections = memory_array(&db->memory, count, sizeof *checkpoint->collections);
     checkpoint->versions = memory_zalloc(&db->memory, count * sizeof *checkpoint->versions);
-    manifest->collections = memory_zalloc(&db->memory, memory_multiply(count, sizeof *manifest->collections));
+    manifest->collections =
+        memory_zalloc(&db->memory, memory_multiply(count, sizeof *manifest->collections));
     checkpoint->collection_capacity = count;
     if (manifest->collections != NULL)
         manifest->collection_count = (uint32_t)count;
-    if (checkpoint->collections == NULL || checkpoint->versions == NULL || manifest->collections == NULL) {
+    if (checkpoint->collections == NULL || checkpoint->versions == NULL ||
+        manifest->collections == NULL) {
         memory_free(&db->memory, checkpoint->collections, count * sizeof *checkpoint->collections);
         checkpoint->collections = NULL;
         return OMENDB_NOMEM;
@@ -651,7 +697,8 @@ static int checkpoint_list_memtables(struct checkpoint *checkpoint)
     for (size_t i = 0; i < checkpoint->manifest.collection_count && code == OMENDB_OK; i++) {
         const struct version *version = atomic_load(&checkpoint->collections[i]->version);
         for (uint32_t m = 0; m < version->memtable_count && code == OMENDB_OK; m++)
-            code = checkpoint_add_item(checkpoint, checkpoint->collections[i], version->memtables[m]);
+            code =
+                checkpoint_add_item(checkpoint, checkpoint->collections[i], version->memtables[m]);
     }
     return code;
 }
@@ -660,9 +707,10 @@ static int checkpoint_list_memtables(struct checkpoint *checkpoint)
 static int checkpoint_rotate_log(omendb *db)
 {
     struct wal *next = NULL;
-    if (db->wal == NULL && db->in_memory)
-        return OMENDB_OK;
     int code = OMENDB_OK;
+    /* A log without records, left by a checkpoint that failed later, serves again. */
+    if (db->in_memory || (db->wal != NULL && db->wal->length == WAL_HEADER_BYTES))
+        return OMENDB_OK;
     if (db->wal != NULL && db->durable_commit < db->appended_commit) {
         code = wal_sync(db->wal);
         if (code != OMENDB_OK)
@@ -673,9 +721,11 @@ static int checkpoint_rotate_log(omendb *db)
     if (next == NULL)
         return OMENDB_NOMEM;
     uint64_t preallocate = db->wal_limit < (UINT64_C(4) << 20) ? db->wal_limit : UINT64_C(4) << 20;
-    /* After recovery there is no log that this one follows: what was replayed is not known to be durable, so nothing may depend on it. */
-    code = wal_create(&db->storage, checkpoint_next_file(db), db->appended_commit + 1, db->wal == NULL ? 0 : db->wal->number,
-                      db->wal == NULL ? 0 : db->wal->length, preallocate, 1, next);
+    /* After recovery there is no log that this one follows: what was replayed is not known to be
+     * durable, so nothing may depend on it. */
+    code = wal_create(&db->storage, checkpoint_next_file(db), db->appended_commit + 1,
+                      db->wal == NULL ? 0 : db->wal->number, db->wal == NULL ? 0 : db->wal->length,
+                      preallocate, 1, next);
     if (code != OMENDB_OK) {
         memory_free(&db->memory, next, sizeof *next);
         return code;
@@ -727,7 +777,8 @@ static int checkpoint_freeze(struct checkpoint *checkpoint)
 
 /* ------------------------------------------------------------------ installing */
 
-static int checkpoint_is_frozen(const struct checkpoint *checkpoint, const struct memtable *memtable)
+static int checkpoint_is_frozen(const struct checkpoint *checkpoint,
+                                const struct memtable *memtable)
 {
     for (size_t i = 0; i < checkpoint->item_count; i++) {
         if (checkpoint->items[i].memtable == memtable)
@@ -736,7 +787,8 @@ static int checkpoint_is_frozen(const struct checkpoint *checkpoint, const struc
     return 0;
 }
 
-static int checkpoint_has_items(const struct checkpoint *checkpoint, const struct collection *collection)
+static int checkpoint_has_items(const struct checkpoint *checkpoint,
+                                const struct collection *collection)
 {
     for (size_t i = 0; i < checkpoint->item_count; i++) {
         if (checkpoint->items[i].collection == collection)
@@ -745,7 +797,8 @@ static int checkpoint_has_items(const struct checkpoint *checkpoint, const struc
     return 0;
 }
 
-/* Versions with room for what install will put there: since the freeze a collection has got at most one new memtable. */
+/* Versions with room for what install will put there: since the freeze a collection has got at most
+ * one new memtable. */
 static int checkpoint_prepare_versions(struct checkpoint *checkpoint)
 {
     for (size_t i = 0; i < checkpoint->manifest.collection_count; i++) {
@@ -753,7 +806,8 @@ static int checkpoint_prepare_versions(struct checkpoint *checkpoint)
         if (!checkpoint_has_items(checkpoint, collection))
             continue;
         struct version *version = version_acquire(collection);
-        uint32_t segments = version->segment_count + checkpoint_new_segments(checkpoint, collection);
+        uint32_t segments =
+            version->segment_count + checkpoint_new_segments(checkpoint, collection);
         version_release(version);
         checkpoint->versions[i] = version_create(&checkpoint->db->memory, 1, segments);
         if (checkpoint->versions[i] == NULL)
@@ -820,7 +874,8 @@ static void checkpoint_release_manifests(omendb *db)
         storage_name(STORAGE_MANIFEST, db->retained[i], name);
         int code = storage_open(&db->storage, name, OMENDB_OPEN_READ | OMENDB_OPEN_WRITE, &file);
         if (code == OMENDB_OK) {
-            code = db->storage.vfs->lock(db->storage.vfs->context, file.handle, OMENDB_LOCK_EXCLUSIVE);
+            code =
+                db->storage.vfs->lock(db->storage.vfs->context, file.handle, OMENDB_LOCK_EXCLUSIVE);
             if (code != OMENDB_BUSY)
                 storage_unlink(&db->storage, name);
             storage_close(&db->storage, &file);
@@ -874,7 +929,8 @@ OMENDB_INTERNAL void checkpoint_collect(omendb *db)
     checkpoint_release_manifests(db);
     do {
         doomed.count = 0;
-        db->storage.vfs->list(db->storage.vfs->context, db->storage.directory, checkpoint_doom, &doomed);
+        db->storage.vfs->list(db->storage.vfs->context, db->storage.directory, checkpoint_doom,
+                              &doomed);
         size_t unlinked = 0;
         for (size_t i = 0; i < doomed.count; i++)
             unlinked += storage_unlink(&db->storage, doomed.names[i]) == OMENDB_OK;
@@ -901,10 +957,14 @@ static void checkpoint_destroy(struct checkpoint *checkpoint)
         version_release(checkpoint->versions[i]);
         collection_release(checkpoint->collections[i]);
     }
-    memory_free(&db->memory, checkpoint->opened, checkpoint->file_capacity * sizeof *checkpoint->opened);
-    memory_free(&db->memory, checkpoint->items, checkpoint->item_capacity * sizeof *checkpoint->items);
-    memory_free(&db->memory, checkpoint->files, checkpoint->file_capacity * sizeof *checkpoint->files);
-    memory_free(&db->memory, checkpoint->marked, checkpoint->marked_capacity * sizeof *checkpoint->marked);
+    memory_free(&db->memory, checkpoint->opened,
+                checkpoint->file_capacity * sizeof *checkpoint->opened);
+    memory_free(&db->memory, checkpoint->items,
+                checkpoint->item_capacity * sizeof *checkpoint->items);
+    memory_free(&db->memory, checkpoint->files,
+                checkpoint->file_capacity * sizeof *checkpoint->files);
+    memory_free(&db->memory, checkpoint->marked,
+                checkpoint->marked_capacity * sizeof *checkpoint->marked);
     memory_free(&db->memory, checkpoint->collections, count * sizeof *checkpoint->collections);
     memory_free(&db->memory, checkpoint->versions, count * sizeof *checkpoint->versions);
     manifest_destroy(&db->memory, &checkpoint->manifest);
@@ -972,7 +1032,8 @@ OMENDB_INTERNAL int checkpoint_run(omendb *db, int force)
         return code;
     platform_mutex_lock(&db->maintenance_mutex);
     platform_mutex_lock(&db->commit_mutex);
-    int wanted = force ? db->appended_commit > atomic_load(&db->checkpoint_commit) || (db->wal == NULL && !db->in_memory)
+    int wanted = force ? db->appended_commit > atomic_load(&db->checkpoint_commit) ||
+                             (db->wal == NULL && !db->in_memory)
                        : atomic_load(&db->log_bytes) >= db->wal_limit;
     platform_mutex_unlock(&db->commit_mutex);
     if (wanted) {
@@ -983,7 +1044,8 @@ OMENDB_INTERNAL int checkpoint_run(omendb *db, int force)
     return code;
 }
 
-/* The catalog of the published manifest, whose collections may have been dropped, or joined by others, since. */
+/* The catalog of the published manifest, whose collections may have been dropped, or joined by
+ * others, since. */
 static int checkpoint_list_published(struct checkpoint *checkpoint)
 {
     omendb *db = checkpoint->db;
@@ -997,9 +1059,11 @@ static int checkpoint_list_published(struct checkpoint *checkpoint)
         return OMENDB_OK;
     checkpoint->collections = memory_zalloc(&db->memory, count * sizeof *checkpoint->collections);
     checkpoint->versions = memory_zalloc(&db->memory, count * sizeof *checkpoint->versions);
-    manifest->collections = memory_zalloc(&db->memory, memory_multiply(count, sizeof *manifest->collections));
+    manifest->collections =
+        memory_zalloc(&db->memory, memory_multiply(count, sizeof *manifest->collections));
     checkpoint->collection_capacity = count;
-    if (checkpoint->collections == NULL || checkpoint->versions == NULL || manifest->collections == NULL) {
+    if (checkpoint->collections == NULL || checkpoint->versions == NULL ||
+        manifest->collections == NULL) {
         memory_free(&db->memory, checkpoint->collections, count * sizeof *checkpoint->collections);
         memory_free(&db->memory, manifest->collections, count * sizeof *manifest->collections);
         checkpoint->collections = NULL;
@@ -1015,8 +1079,10 @@ static int checkpoint_list_published(struct checkpoint *checkpoint)
     return OMENDB_OK;
 }
 
-/* A collection that was dropped since keeps the segments it had: the drop may be undone by a crash under the weaker sync modes. */
-static int checkpoint_keep_dropped(struct checkpoint *checkpoint, size_t index, uint32_t *file_capacity)
+/* A collection that was dropped since keeps the segments it had: the drop may be undone by a crash
+ * under the weaker sync modes. */
+static int checkpoint_keep_dropped(struct checkpoint *checkpoint, size_t index,
+                                   uint32_t *file_capacity)
 {
     omendb *db = checkpoint->db;
     const struct manifest_collection *from = &db->published.collections[index];
@@ -1030,9 +1096,12 @@ static int checkpoint_keep_dropped(struct checkpoint *checkpoint, size_t index, 
     to->segment_count = from->segment_count;
     int code = OMENDB_OK;
     for (uint32_t i = 0; i < from->segment_count && code == OMENDB_OK; i++) {
-        const struct manifest_file *file = checkpoint_find_file(&db->published, from->segments[i].file);
-        const struct manifest_file *overlay = checkpoint_find_file(&db->published, from->segments[i].overlay_file);
-        code = file == NULL ? OMENDB_OK : checkpoint_add_file(db, &checkpoint->manifest, file, file_capacity);
+        const struct manifest_file *file =
+            checkpoint_find_file(&db->published, from->segments[i].file);
+        const struct manifest_file *overlay =
+            checkpoint_find_file(&db->published, from->segments[i].overlay_file);
+        code = file == NULL ? OMENDB_OK
+                            : checkpoint_add_file(db, &checkpoint->manifest, file, file_capacity);
         if (code == OMENDB_OK && overlay != NULL)
             code = checkpoint_add_file(db, &checkpoint->manifest, overlay, file_capacity);
     }
@@ -1046,7 +1115,8 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
     int code = checkpoint_list_published(&checkpoint);
     platform_mutex_lock(&db->commit_mutex);
     for (size_t i = 0; i < checkpoint.manifest.collection_count; i++) {
-        struct collection *collection = catalog_by_id(&db->catalog, checkpoint.manifest.collections[i].id);
+        struct collection *collection =
+            catalog_by_id(&db->catalog, checkpoint.manifest.collections[i].id);
         checkpoint.collections[i] = collection == NULL ? NULL : collection_reference(collection);
     }
     platform_mutex_unlock(&db->commit_mutex);
@@ -1061,8 +1131,9 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
     if (code == OMENDB_OK)
         code = checkpoint_write_overlay(&checkpoint);
     for (size_t i = 0; i < checkpoint.manifest.collection_count && code == OMENDB_OK; i++) {
-        code = checkpoint.collections[i] == NULL ? checkpoint_keep_dropped(&checkpoint, i, &file_capacity)
-                                                 : checkpoint_enter_collection(&checkpoint, i, &file_capacity);
+        code = checkpoint.collections[i] == NULL
+                   ? checkpoint_keep_dropped(&checkpoint, i, &file_capacity)
+                   : checkpoint_enter_collection(&checkpoint, i, &file_capacity);
     }
     code = checkpoint_trim_files(&checkpoint, file_capacity, code);
     if (code == OMENDB_OK)

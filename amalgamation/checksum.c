@@ -1,12 +1,13 @@
 /* checksum.c: CRC32C, reflected polynomial 0x82F63B78.
  *
- * Four ways to the same value. The CRC instruction of SSE4.2 takes 8 bytes in 3 cycles but can start
- * in each cycle, so three runs of a chunk go side by side and are joined by carry-less products
- * (Gopal et al., "Fast CRC Computation for iSCSI Polynomial Using CRC32 Instruction", Intel 2011):
- * 23 GB/s instead of 6 over blocks of 16 KiB, on one core of a Zen 3. A processor without that
- * product, and what is left over of a chunk, take one run. ARMv8 has the same instruction; a table of
- * 256 entries (0.4 GB/s) serves the few processors without either. The choice is made at the first
- * call and published as one function pointer; threads that race choose the same.
+ * Four ways to the same value. The CRC instruction of SSE4.2 takes 8 bytes in 3 cycles but can
+ * start in each cycle, so three runs of a chunk go side by side and are joined by carry-less
+ * products (Gopal et al., "Fast CRC Computation for iSCSI Polynomial Using CRC32 Instruction",
+ * Intel 2011): 23 GB/s instead of 6 over blocks of 16 KiB, on one core of a Zen 3. A processor
+ * without that product, and what is left over of a chunk, take one run. ARMv8 has the same
+ * instruction; a table of 256 entries (0.4 GB/s) serves the few processors without either. The
+ * choice is made at the first call and published as one function pointer; threads that race choose
+ * the same.
  *
  * Invariant: checksum_crc32c(checksum_crc32c(0, A), B) equals the checksum of A followed by B; the
  * inversion before and after is inside the call.

@@ -1,4 +1,5 @@
-/* checksum.h: CRC32C (Castagnoli, RFC 3720 appendix B.4), by SSE4.2 or ARMv8 CRC instructions where there are some. */
+/* checksum.h: CRC32C (Castagnoli, RFC 3720 appendix B.4), by SSE4.2 or ARMv8 CRC instructions where
+ * there are some. */
 #ifndef OMENDB_CHECKSUM_H
 #define OMENDB_CHECKSUM_H
 

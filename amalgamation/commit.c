@@ -1,15 +1,19 @@
-/* commit.c: one path for every change: validate, reserve, log, apply; then sync in groups and publish.
+/* commit.c: one path for every change: validate, reserve, log, apply; then sync in groups and
+ * publish.
  *
- * Under commit_mutex a commit is validated against everything that was appended, published or not, all memory that applying needs is
- * reserved, the record is appended, and the change is applied with its commit number, which makes it visible to nobody yet. Outside,
- * one waiting thread at a time becomes the leader, syncs the log for all, and publishes the newest commit that the sync
- * covers. Since commits are numbered in the order of the log, publishing one number publishes all before it.
+ * Under commit_mutex a commit is validated against everything that was appended, published or not,
+ * all memory that applying needs is reserved, the record is appended, and the change is applied
+ * with its commit number, which makes it visible to nobody yet. Outside, one waiting thread at a
+ * time becomes the leader, syncs the log for all, and publishes the newest commit that the sync
+ * covers. Since commits are numbered in the order of the log, publishing one number publishes all
+ * before it.
  *
  * Payload of a record: for each change
  *   u32 kind, u32 count, u64 collection id, then
  *   ADD, PUT: count u64 ids, count vectors in the stored type, zeros to a multiple of 8
  *   DELETE:   count u64 ids
- *   CREATE:   u32 dim, metric, scalar; f32 scale; u32 M, ef_construction, ef, name bytes; u64 seed; name, zeros to a multiple of 8
+ *   CREATE:   u32 dim, metric, scalar; f32 scale; u32 M, ef_construction, ef, name bytes;
+ *             u64 seed; name, zeros to a multiple of 8
  *   DROP:     nothing */
 #include "database.h"
 
@@ -24,7 +28,9 @@ OMENDB_INTERNAL int commit_check_writable(omendb *db)
     if (db->read_only)
         return error_set(OMENDB_READONLY, "the database was opened read-only");
     if (atomic_load(&db->poisoned))
-        return error_set(OMENDB_POISONED, "an earlier sync failed (%s); close and reopen the database", db->poison_text);
+        return error_set(OMENDB_POISONED,
+                         "an earlier sync failed (%s); close and reopen the database",
+                         db->poison_text);
     return OMENDB_OK;
 }
 
@@ -114,24 +120,31 @@ OMENDB_INTERNAL int commit_wait(omendb *db, uint64_t commit)
     platform_mutex_unlock(&db->sync_mutex);
     if (durable)
         return OMENDB_OK;
-    return code != OMENDB_OK ? code : error_set(OMENDB_IOERR, "the sync of this commit failed: %s; close and reopen the database", db->poison_text);
+    return code != OMENDB_OK
+               ? code
+               : error_set(OMENDB_IOERR,
+                           "the sync of this commit failed: %s; close and reopen the database",
+                           db->poison_text);
 }
 
 /* ------------------------------------------------------------------ validating */
 
 /* What one commit needs between validating and applying. */
 struct commit_plan {
-    struct location *victims; /* rows that end, in the order of changes and ids; both pointers NULL: none */
+    struct location
+        *victims; /* rows that end, in the order of changes and ids; both pointers NULL: none */
     size_t victim_count;
     size_t victim_capacity;
     uint64_t snapshot;
     int replay;
 };
 
-static int commit_plan_reserve(omendb *db, struct commit_plan *plan, const struct change *changes, size_t count)
+static int commit_plan_reserve(omendb *db, struct commit_plan *plan, const struct change *changes,
+                               size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        if (changes[i].kind == CHANGE_PUT || changes[i].kind == CHANGE_DELETE || (plan->replay && changes[i].kind == CHANGE_ADD))
+        if (changes[i].kind == CHANGE_PUT || changes[i].kind == CHANGE_DELETE ||
+            (plan->replay && changes[i].kind == CHANGE_ADD))
             plan->victim_capacity += changes[i].count;
     }
     if (plan->victim_capacity == 0)
@@ -145,15 +158,18 @@ static int commit_assign_ids(struct change *change)
     struct collection *collection = change->collection;
     uint64_t next = atomic_load_explicit(&collection->next_id, memory_order_relaxed);
     if (next > UINT64_MAX - 1 - change->count)
-        return error_set(OMENDB_FULL, "collection \"%s\": automatic ids are used up: the largest id is %llu", collection->name,
-                         (unsigned long long)(next - 1));
+        return error_set(OMENDB_FULL,
+                         "collection \"%s\": automatic ids are used up: the largest id is %llu",
+                         collection->name, (unsigned long long)(next - 1));
     for (uint32_t i = 0; i < change->count; i++)
         change->ids[i] = next + i;
     return OMENDB_OK;
 }
 
-/* Finds what one id of the change does to existing rows. `keep` = 0: the id is left out of the commit. */
-static int commit_check_id(struct commit_plan *plan, struct change *change, const struct version *version, uint32_t index, int *keep)
+/* Finds what one id of the change does to existing rows. `keep` = 0: the id is left out of the
+ * commit. */
+static int commit_check_id(struct commit_plan *plan, struct change *change,
+                           const struct version *version, uint32_t index, int *keep)
 {
     struct collection *collection = change->collection;
     struct location live = {NULL, NULL, 0};
@@ -166,18 +182,23 @@ static int commit_check_id(struct commit_plan *plan, struct change *change, cons
             return code;
     }
     if (changed > plan->snapshot)
-        return error_set(OMENDB_CONFLICT, "record %llu of collection \"%s\" was changed by another transaction; begin again",
-                         (unsigned long long)id, collection->name);
+        return error_set(
+            OMENDB_CONFLICT,
+            "record %llu of collection \"%s\" was changed by another transaction; begin again",
+            (unsigned long long)id, collection->name);
     int exists = live.memtable != NULL || live.segment != NULL;
     if (change->kind == CHANGE_ADD && !plan->replay) {
         if (exists)
-            return error_set(OMENDB_EXISTS, "row %u: id %llu is already in collection \"%s\"; use put to replace it", index,
-                             (unsigned long long)id, collection->name);
+            return error_set(
+                OMENDB_EXISTS,
+                "row %u: id %llu is already in collection \"%s\"; use put to replace it", index,
+                (unsigned long long)id, collection->name);
         return OMENDB_OK;
     }
     if (change->kind == CHANGE_DELETE && !exists) {
         if (!change->skip_missing)
-            return error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"", (unsigned long long)id, collection->name);
+            return error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"",
+                             (unsigned long long)id, collection->name);
         *keep = 0;
         return OMENDB_OK;
     }
@@ -193,7 +214,8 @@ static int commit_validate_records(struct commit_plan *plan, struct change *chan
         if (code != OMENDB_OK)
             return code;
     }
-    const struct version *version = atomic_load_explicit(&change->collection->version, memory_order_relaxed);
+    const struct version *version =
+        atomic_load_explicit(&change->collection->version, memory_order_relaxed);
     uint32_t kept = 0;
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
         int keep;
@@ -227,7 +249,8 @@ static int commit_validate(omendb *db, struct commit_plan *plan, struct change *
 static int commit_add_memtable(omendb *db, struct collection *collection)
 {
     struct version *old = atomic_load_explicit(&collection->version, memory_order_relaxed);
-    struct version *version = version_create(&db->memory, old->memtable_count + 1, old->segment_count);
+    struct version *version =
+        version_create(&db->memory, old->memtable_count + 1, old->segment_count);
     struct graph_config config;
     struct memtable *memtable;
     if (version == NULL)
@@ -262,7 +285,8 @@ static int commit_reserve(omendb *db, struct change *change)
     return code;
 }
 
-static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct change *changes, size_t count)
+static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct change *changes,
+                              size_t count)
 {
     int code = OMENDB_OK;
     for (size_t i = 0; i < count && code == OMENDB_OK; i++)
@@ -300,7 +324,9 @@ static size_t commit_encode_head(const struct change *change, uint8_t *out)
     const omendb_schema *schema = &change->collection->schema;
     uint8_t *body = out + COMMIT_HEAD_BYTES;
     size_t name_bytes = strlen(change->collection->name);
-    const uint32_t fields[] = {schema->dim, schema->metric, schema->scalar, 0, schema->M, schema->ef_construction, schema->ef, (uint32_t)name_bytes};
+    const uint32_t fields[] = {schema->dim, schema->metric,      schema->scalar,
+                               0,           schema->M,           schema->ef_construction,
+                               schema->ef,  (uint32_t)name_bytes};
     memcpy(body, fields, sizeof fields);
     memcpy(body + 12, &schema->scale, sizeof schema->scale);
     commit_put_u64(body + 32, schema->seed);
@@ -312,7 +338,8 @@ static size_t commit_encode_head(const struct change *change, uint8_t *out)
 
 #define COMMIT_HEAD_MAX (COMMIT_HEAD_BYTES + COMMIT_CREATE_BYTES + 256)
 
-static size_t commit_pieces(const struct change *change, uint8_t *head, struct wal_piece pieces[COMMIT_PIECES])
+static size_t commit_pieces(const struct change *change, uint8_t *head,
+                            struct wal_piece pieces[COMMIT_PIECES])
 {
     static const uint8_t zeros[8];
     int of_records = change->kind != CHANGE_CREATE && change->kind != CHANGE_DROP;
@@ -385,7 +412,8 @@ static void commit_apply_rows(const struct change *change, uint64_t commit)
     struct collection *collection = change->collection;
     uint64_t next = atomic_load_explicit(&collection->next_id, memory_order_relaxed);
     for (uint32_t i = 0; i < change->count; i++) {
-        memtable_append(collection->active, change->ids[i], change->vectors + i * collection->vector_bytes, commit);
+        memtable_append(collection->active, change->ids[i],
+                        change->vectors + i * collection->vector_bytes, commit);
         if (change->ids[i] >= next)
             next = change->ids[i] + 1;
     }
@@ -393,7 +421,8 @@ static void commit_apply_rows(const struct change *change, uint64_t commit)
 }
 
 /* Nothing in here can fail. */
-static void commit_apply(omendb *db, struct commit_plan *plan, const struct change *changes, size_t count, uint64_t commit)
+static void commit_apply(omendb *db, struct commit_plan *plan, const struct change *changes,
+                         size_t count, uint64_t commit)
 {
     for (size_t i = 0; i < plan->victim_count; i++)
         commit_end_row(&plan->victims[i], commit);
@@ -409,7 +438,8 @@ static void commit_apply(omendb *db, struct commit_plan *plan, const struct chan
 /* ------------------------------------------------------------------ the whole */
 
 /* commit_mutex. commit: in for replay; out: the number given, or 0 when nothing was left to do. */
-static int commit_locked(omendb *db, struct change *changes, size_t count, uint64_t snapshot, int replay, uint64_t *commit)
+static int commit_locked(omendb *db, struct change *changes, size_t count, uint64_t snapshot,
+                         int replay, uint64_t *commit)
 {
     struct commit_plan plan = {NULL, 0, 0, snapshot, replay};
     uint64_t number = replay ? *commit : db->appended_commit + 1;
@@ -417,7 +447,8 @@ static int commit_locked(omendb *db, struct change *changes, size_t count, uint6
     size_t work = 0;
     for (size_t i = 0; i < count && code == OMENDB_OK; i++) {
         code = commit_validate(db, &plan, &changes[i]);
-        work += changes[i].count != 0 || changes[i].kind == CHANGE_CREATE || changes[i].kind == CHANGE_DROP;
+        work += changes[i].count != 0 || changes[i].kind == CHANGE_CREATE ||
+                changes[i].kind == CHANGE_DROP;
     }
     if (code != OMENDB_OK || work == 0) {
         *commit = replay ? number : 0;
@@ -435,7 +466,8 @@ done:
     return code;
 }
 
-/* The first write after opening begins a log of its own, and publishes that the one that was replayed is no longer needed. */
+/* The first write after opening begins a log of its own, and publishes that the one that was
+ * replayed is no longer needed. */
 static int commit_begin_log(omendb *db)
 {
     platform_mutex_lock(&db->commit_mutex);
@@ -461,12 +493,14 @@ static int commit_throttle(const struct change *changes, size_t count)
     int code = OMENDB_OK;
     for (size_t i = 0; i < count && code == OMENDB_OK; i++) {
         if (changes[i].kind == CHANGE_ADD || changes[i].kind == CHANGE_PUT)
-            code = work_throttle(changes[i].collection, changes[i].count * changes[i].collection->vector_bytes);
+            code = work_throttle(changes[i].collection,
+                                 changes[i].count * changes[i].collection->vector_bytes);
     }
     return code;
 }
 
-OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count, uint64_t snapshot)
+OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count,
+                                   uint64_t snapshot)
 {
     uint64_t commit = 0;
     int code = commit_check_writable(db);
@@ -480,14 +514,15 @@ OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t co
     code = commit_check_writable(db);
     if (code == OMENDB_OK)
         code = commit_locked(db, changes, count, snapshot, 0, &commit);
-    if (code == OMENDB_OK && commit != 0 && (db->wal == NULL || db->sync != OMENDB_SYNC_FULL))
+    int wait = !db->in_memory && db->sync == OMENDB_SYNC_FULL;
+    if (code == OMENDB_OK && commit != 0 && !wait)
         commit_publish(db, commit);
     platform_mutex_unlock(&db->commit_mutex);
     if (code == OMENDB_POISONED)
         commit_poison(db, code);
     if (code != OMENDB_OK || commit == 0)
         return code;
-    if (db->wal != NULL && db->sync == OMENDB_SYNC_FULL)
+    if (wait)
         code = commit_wait(db, commit);
     if (code == OMENDB_OK)
         commit_notice(db, changes, count);
@@ -498,11 +533,14 @@ OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t co
 
 static int commit_bad_payload(uint64_t commit, size_t at)
 {
-    return error_set(OMENDB_CORRUPT, "log: commit %llu: byte %zu of the payload makes no sense; restore from a backup",
-                     (unsigned long long)commit, at);
+    return error_set(
+        OMENDB_CORRUPT,
+        "log: commit %llu: byte %zu of the payload makes no sense; restore from a backup",
+        (unsigned long long)commit, at);
 }
 
-static int commit_decode_create(omendb *db, uint64_t id, const uint8_t *body, size_t size, size_t *used, struct collection **collection)
+static int commit_decode_create(omendb *db, uint64_t id, const uint8_t *body, size_t size,
+                                size_t *used, struct collection **collection)
 {
     omendb_schema schema = OMENDB_SCHEMA_INIT, complete;
     uint32_t fields[8];
@@ -529,7 +567,8 @@ static int commit_decode_create(omendb *db, uint64_t id, const uint8_t *body, si
     return collection_create(db, id, name, &complete, collection);
 }
 
-static int commit_replay_create(omendb *db, uint64_t commit, struct change *change, uint64_t id, const uint8_t *body, size_t size, size_t *used)
+static int commit_replay_create(omendb *db, uint64_t commit, struct change *change, uint64_t id,
+                                const uint8_t *body, size_t size, size_t *used)
 {
     struct collection *created;
     int code = commit_decode_create(db, id, body, size, used, &created);
@@ -546,7 +585,8 @@ static int commit_replay_create(omendb *db, uint64_t commit, struct change *chan
 }
 
 /* One change at `payload`; *used receives its bytes. */
-static int commit_replay_change(omendb *db, uint64_t commit, const uint8_t *payload, size_t size, size_t *used)
+static int commit_replay_change(omendb *db, uint64_t commit, const uint8_t *payload, size_t size,
+                                size_t *used)
 {
     struct change change = {0};
     uint64_t id;
@@ -568,7 +608,9 @@ static int commit_replay_change(omendb *db, uint64_t commit, const uint8_t *payl
     if (change.kind != CHANGE_DROP)
         body_bytes = memory_multiply(change.count, sizeof(uint64_t));
     if (change.kind == CHANGE_ADD || change.kind == CHANGE_PUT)
-        body_bytes = memory_add(body_bytes, (memory_multiply(change.count, change.collection->vector_bytes) + 7) / 8 * 8);
+        body_bytes = memory_add(
+            body_bytes,
+            (memory_multiply(change.count, change.collection->vector_bytes) + 7) / 8 * 8);
     if (body_bytes > left)
         return commit_bad_payload(commit, 4);
     *used = COMMIT_HEAD_BYTES + body_bytes;

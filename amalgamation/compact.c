@@ -1,18 +1,22 @@
 /* compact.c: merging segments.
  *
- * Policy. Sort the segments of a collection by rows. Find the first one that is at most four times as large as all smaller ones
- * together: it and they become one. So each remaining one is more than four times as large as the sum of what follows, which leaves at
- * most log5(n) segments, never over eight, and a row is written at most some five times a level. Otherwise a segment alone is
- * rewritten when a quarter of its rows can be dropped, when rows are not in its graph yet, or when its pack is half dead.
+ * Policy. Sort the segments of a collection by rows. Find the first one that is at most four times
+ * as large as all smaller ones together: it and they become one. So each remaining one is more than
+ * four times as large as the sum of what follows, which leaves at most log5(n) segments, never over
+ * eight, and a row is written at most some five times a level. Otherwise a segment alone is
+ * rewritten when a quarter of its rows can be dropped, when rows are not in its graph yet, or when
+ * its pack is half dead.
  *
- * A merge keeps the graph of the input with the most linked rows, drops from it what no transaction can see, relinks around the gaps,
- * and inserts all other rows. It is accepted if its sampled recall is as good as before and as at the last fresh build; else all rows
- * are inserted anew.
+ * A merge keeps the graph of the input with the most linked rows, drops from it what no transaction
+ * can see, relinks around the gaps, and inserts all other rows. It is accepted if its sampled
+ * recall is as good as before and as at the last fresh build; else all rows are inserted anew.
  *
- * What may be dropped: rows whose end is visible to every open transaction and lies at or before the published checkpoint. A later
- * delete may still be undone by a crash under the weaker sync modes, so its row stays until the next checkpoint.
+ * What may be dropped: rows whose end is visible to every open transaction and lies at or before
+ * the published checkpoint. A later delete may still be undone by a crash under the weaker sync
+ * modes, so its row stays until the next checkpoint.
  *
- * Small outputs (under 4 MiB) of one run share a file. Installing holds commit_mutex for the replay of tombstones that came meanwhile. */
+ * Small outputs (under 4 MiB) of one run share a file. Installing holds commit_mutex for the replay
+ * of tombstones that came meanwhile. */
 #include "database.h"
 
 #include <math.h>
@@ -34,8 +38,8 @@ struct compact_merge {
     struct segment *inputs[COMPACT_MAX_INPUTS];
     uint32_t *maps[COMPACT_MAX_INPUTS]; /* old row to new, GRAPH_NO_ROW: dropped */
     uint32_t input_count;
-    uint32_t base;       /* input whose graph is kept; input_count: none */
-    uint32_t base_rows;  /* its kept linked rows, the first of the output */
+    uint32_t base;      /* input whose graph is kept; input_count: none */
+    uint32_t base_rows; /* its kept linked rows, the first of the output */
     uint32_t rows;
     uint64_t *ids;
     uint64_t drop_limit;
@@ -81,36 +85,45 @@ static uint32_t compact_droppable_rows(const struct segment *segment, uint64_t l
 {
     struct compact_droppable droppable = {limit, 0};
     if (atomic_load(&segment->tombstones->dead) != 0)
-        tombstones_each(segment->tombstones, segment->info.rows, compact_count_droppable, &droppable);
+        tombstones_each(segment->tombstones, segment->info.rows, compact_count_droppable,
+                        &droppable);
     return droppable.rows;
 }
 
 /* Whether a segment is worth rewriting alone. */
-static int compact_is_stale(const struct collection *collection, const struct segment *segment, uint64_t limit)
+static int compact_is_stale(const struct collection *collection, const struct segment *segment,
+                            uint64_t limit)
 {
-    uint64_t unindexed = (uint64_t)(segment->info.rows - segment->info.indexed_rows) * collection->vector_bytes;
+    uint64_t unindexed =
+        (uint64_t)(segment->info.rows - segment->info.indexed_rows) * collection->vector_bytes;
     uint32_t parts = segment->file->file->part_count;
-    if (unindexed > (UINT64_C(64) << 10) || unindexed * COMPACT_GROWTH >= collection->db->tail_limit)
+    if (unindexed > (UINT64_C(64) << 10) ||
+        unindexed * COMPACT_GROWTH >= collection->db->tail_limit)
         return unindexed != 0;
     if (parts > 1 && atomic_load(&segment->file->references) * 2 <= parts)
         return 1;
     uint32_t dead = atomic_load(&segment->tombstones->dead);
-    return dead != 0 && (uint64_t)dead * 4 >= segment->info.rows && compact_droppable_rows(segment, limit) * UINT64_C(4) >= segment->info.rows;
+    return dead != 0 && (uint64_t)dead * 4 >= segment->info.rows &&
+           compact_droppable_rows(segment, limit) * UINT64_C(4) >= segment->info.rows;
 }
 
-static uint32_t compact_pick_everything(const struct collection *collection, struct segment **sorted, uint32_t count, uint64_t limit)
+static uint32_t compact_pick_everything(const struct collection *collection,
+                                        struct segment **sorted, uint32_t count, uint64_t limit)
 {
     (void)collection;
-    if (count == 1 && sorted[0]->info.indexed_rows == sorted[0]->info.rows && compact_droppable_rows(sorted[0], limit) == 0)
+    if (count == 1 && sorted[0]->info.indexed_rows == sorted[0]->info.rows &&
+        compact_droppable_rows(sorted[0], limit) == 0)
         return 0;
     return count;
 }
 
 /* Puts what is to be merged first in `sorted` (room for COMPACT_MAX_INPUTS); returns how many. */
-static uint32_t compact_pick(const struct collection *collection, const struct version *version, int everything, struct segment **sorted)
+static uint32_t compact_pick(const struct collection *collection, const struct version *version,
+                             int everything, struct segment **sorted)
 {
     uint64_t limit = compact_drop_limit(collection->db), smaller = 0;
-    uint32_t count = version->segment_count < COMPACT_MAX_INPUTS ? version->segment_count : COMPACT_MAX_INPUTS;
+    uint32_t count =
+        version->segment_count < COMPACT_MAX_INPUTS ? version->segment_count : COMPACT_MAX_INPUTS;
     if (count == 0)
         return 0;
     for (uint32_t i = 0; i < count; i++) { /* descending by rows */
@@ -146,23 +159,27 @@ OMENDB_INTERNAL int compact_wanted(struct collection *collection)
 {
     struct segment *sorted[COMPACT_MAX_INPUTS];
     struct version *version = version_acquire(collection);
-    int wanted = !atomic_load(&collection->dropped) && compact_pick(collection, version, 0, sorted) != 0;
+    int wanted =
+        !atomic_load(&collection->dropped) && compact_pick(collection, version, 0, sorted) != 0;
     version_release(version);
     return wanted;
 }
 
 /* ------------------------------------------------------------------ planning */
 
-static int compact_keeps(const struct compact_merge *merge, const struct segment *segment, uint32_t row)
+static int compact_keeps(const struct compact_merge *merge, const struct segment *segment,
+                         uint32_t row)
 {
     uint64_t end = tombstones_get(segment->tombstones, row);
     return end == 0 || end > merge->drop_limit;
 }
 
-static void compact_map_range(struct compact_merge *merge, uint32_t input, uint32_t first, uint32_t last)
+static void compact_map_range(struct compact_merge *merge, uint32_t input, uint32_t first,
+                              uint32_t last)
 {
     for (uint32_t row = first; row < last; row++)
-        merge->maps[input][row] = compact_keeps(merge, merge->inputs[input], row) ? merge->rows++ : GRAPH_NO_ROW;
+        merge->maps[input][row] =
+            compact_keeps(merge, merge->inputs[input], row) ? merge->rows++ : GRAPH_NO_ROW;
 }
 
 /* Numbers the kept rows: the base's linked ones first, then its others, then the other inputs. */
@@ -174,14 +191,17 @@ static int compact_map(struct compact_merge *merge)
     for (uint32_t i = 0; i < merge->input_count; i++) {
         const struct part_info *info = &merge->inputs[i]->info;
         total += info->rows;
-        if (info->indexed_rows != 0 && (merge->base == merge->input_count || info->indexed_rows > merge->inputs[merge->base]->info.indexed_rows))
+        if (info->indexed_rows != 0 &&
+            (merge->base == merge->input_count ||
+             info->indexed_rows > merge->inputs[merge->base]->info.indexed_rows))
             merge->base = i;
         merge->maps[i] = memory_array(memory, info->rows, sizeof **merge->maps);
         if (merge->maps[i] == NULL)
             return OMENDB_NOMEM;
     }
     if (total >= GRAPH_MAX_ROWS)
-        return error_set(OMENDB_TOOBIG, "collection \"%s\": a segment of %llu rows; at most 2^31", merge->collection->name, (unsigned long long)total);
+        return error_set(OMENDB_TOOBIG, "collection \"%s\": a segment of %llu rows; at most 2^31",
+                         merge->collection->name, (unsigned long long)total);
     if (merge->base < merge->input_count) {
         const struct part_info *info = &merge->inputs[merge->base]->info;
         compact_map_range(merge, merge->base, 0, info->indexed_rows);
@@ -255,7 +275,8 @@ static int compact_plan(struct compact_merge *merge, int everything)
 /* ------------------------------------------------------------------ vectors */
 
 /* Appends the kept rows of [first, last), runs of neighbours at once. */
-static int compact_write_range(struct segment_writer *writer, const struct compact_merge *merge, uint32_t input, uint32_t first, uint32_t last)
+static int compact_write_range(struct segment_writer *writer, const struct compact_merge *merge,
+                               uint32_t input, uint32_t first, uint32_t last)
 {
     const struct segment *segment = merge->inputs[input];
     const uint32_t *map = merge->maps[input];
@@ -266,9 +287,11 @@ static int compact_write_range(struct segment_writer *writer, const struct compa
         while (end < last && map[end] != GRAPH_NO_ROW)
             end++;
         if (end > row) {
-            code = blocks_touch(segment->graph.file, segment->graph.vectors_offset + row * stride, (end - row) * stride);
+            code = blocks_touch(segment->graph.file, segment->graph.vectors_offset + row * stride,
+                                (end - row) * stride);
             if (code == OMENDB_OK)
-                code = segment_writer_append(writer, rows_at(&segment->graph.vectors, row), (end - row) * stride);
+                code = segment_writer_append(writer, rows_at(&segment->graph.vectors, row),
+                                             (end - row) * stride);
         }
         row = end + 1;
     }
@@ -279,7 +302,8 @@ static int compact_write_vectors(struct segment_writer *writer, const struct com
 {
     int code = segment_writer_begin_section(writer, SECTION_VECTORS);
     if (code == OMENDB_OK && merge->base < merge->input_count)
-        code = compact_write_range(writer, merge, merge->base, 0, merge->inputs[merge->base]->info.rows);
+        code = compact_write_range(writer, merge, merge->base, 0,
+                                   merge->inputs[merge->base]->info.rows);
     for (uint32_t i = 0; i < merge->input_count && code == OMENDB_OK; i++) {
         if (i != merge->base)
             code = compact_write_range(writer, merge, i, 0, merge->inputs[i]->info.rows);
@@ -310,7 +334,8 @@ static int compact_step(void *context, uint64_t index)
     uint32_t last = build->last - first < COMPACT_GRAIN ? build->last : first + COMPACT_GRAIN;
     int code = OMENDB_OK;
     if (build->source != NULL)
-        code = graph_adopt_rows(build->graph, build->source, build->merge->maps[build->merge->base], scratch->graph, first, last);
+        code = graph_adopt_rows(build->graph, build->source, build->merge->maps[build->merge->base],
+                                scratch->graph, first, last);
     for (uint32_t row = first; build->source == NULL && row < last && code == OMENDB_OK; row++)
         code = graph_insert(build->graph, scratch->graph, row);
     scratch_give(db, scratch);
@@ -361,8 +386,9 @@ static int compact_insert(struct compact_build *build, uint32_t first)
 
 /* ------------------------------------------------------------------ recall gate */
 
-/* Compares walks of two graphs over the same live rows, on the same queries. Truth is the best of what both find with eight times the effort: an
- * exact scan would cost more than the merge, and the comparison needs only what either could have found. */
+/* Compares walks of two graphs over the same live rows, on the same queries. Truth is the best of
+ * what both find with eight times the effort: an exact scan would cost more than the merge, and the
+ * comparison needs only what either could have found. */
 struct compact_gate {
     const struct compact_merge *merge;
     struct graph_view fresh;      /* the merged graph, in new rows */
@@ -384,7 +410,8 @@ static int compact_gate_visible(const void *context, uint32_t row)
     return merge->maps[merge->base][row] != GRAPH_NO_ROW;
 }
 
-/* A query between a row and one of its neighbours: near the data, but not a stored row, which would be found too easily. */
+/* A query between a row and one of its neighbours: near the data, but not a stored row, which would
+ * be found too easily. */
 static int compact_gate_query(struct compact_gate *gate)
 {
     const struct scalar_format *format = &gate->merge->collection->format;
@@ -400,19 +427,24 @@ static int compact_gate_query(struct compact_gate *gate)
         return OMENDB_OK;
     int code = scalar_export(format, rows_at(&gate->fresh.vectors, row), OMENDB_F32, gate->vectors);
     if (code == OMENDB_OK)
-        code = scalar_export(format, rows_at(&gate->fresh.vectors, neighbour), OMENDB_F32, gate->vectors + dim);
+        code = scalar_export(format, rows_at(&gate->fresh.vectors, neighbour), OMENDB_F32,
+                             gate->vectors + dim);
     for (size_t i = 0; i < dim && code == OMENDB_OK; i++)
         gate->vectors[i] = 0.5f * gate->vectors[i] + 0.5f * gate->vectors[dim + i];
-    if (code != OMENDB_OK || scalar_convert(format, gate->vectors, OMENDB_F32, gate->query, &reason, &position) != OMENDB_OK)
-        memcpy(gate->query, rows_at(&gate->fresh.vectors, row), gate->merge->collection->vector_bytes);
+    if (code != OMENDB_OK || scalar_convert(format, gate->vectors, OMENDB_F32, gate->query, &reason,
+                                            &position) != OMENDB_OK)
+        memcpy(gate->query, rows_at(&gate->fresh.vectors, row),
+               gate->merge->collection->vector_bytes);
     return OMENDB_OK;
 }
 
 /* A walk of one of the graphs; hits in new rows. */
-static int compact_gate_walk(struct compact_gate *gate, int of_old, size_t ef, struct graph_hit *hits, size_t *count)
+static int compact_gate_walk(struct compact_gate *gate, int of_old, size_t ef,
+                             struct graph_hit *hits, size_t *count)
 {
     const struct graph_view *view = of_old ? gate->old : &gate->fresh;
-    int code = graph_search(view, gate->scratch->graph, gate->query, ef, of_old ? &gate->old_filter : NULL, hits, count, NULL);
+    int code = graph_search(view, gate->scratch->graph, gate->query, ef,
+                            of_old ? &gate->old_filter : NULL, hits, count, NULL);
     for (size_t i = 0; of_old && i < *count && code == OMENDB_OK; i++)
         hits[i].row = gate->merge->maps[gate->merge->base][hits[i].row];
     return code;
@@ -428,7 +460,8 @@ static double compact_gate_score(const struct graph_hit *hits, size_t count, flo
 }
 
 /* Distance of the k-th nearest in two ascending lists together; a row may be in both. */
-static float compact_gate_bound(const struct graph_hit *a, size_t a_count, const struct graph_hit *b, size_t b_count, size_t k)
+static float compact_gate_bound(const struct graph_hit *a, size_t a_count,
+                                const struct graph_hit *b, size_t b_count, size_t k)
 {
     size_t i = 0, j = 0;
     float bound = -INFINITY;
@@ -449,7 +482,8 @@ static float compact_gate_bound(const struct graph_hit *a, size_t a_count, const
 static int compact_gate_ask(struct compact_gate *gate)
 {
     size_t deep = gate->ef * 8, counts[4] = {0, 0, 0, 0};
-    struct graph_hit *lists[4] = {gate->hits, gate->hits + deep, gate->hits + 2 * deep, gate->hits + 3 * deep};
+    struct graph_hit *lists[4] = {gate->hits, gate->hits + deep, gate->hits + 2 * deep,
+                                  gate->hits + 3 * deep};
     int code = compact_gate_query(gate);
     if (code == OMENDB_OK)
         code = compact_gate_walk(gate, 0, deep, lists[0], &counts[0]);
@@ -472,12 +506,16 @@ static int compact_gate_run(struct compact_gate *gate)
 {
     struct collection *collection = gate->merge->collection;
     omendb *db = collection->db;
-    size_t hit_bytes = gate->ef * 8 * 4 * sizeof *gate->hits, vector_bytes = collection->schema.dim * 2 * sizeof(float);
+    size_t hit_bytes = gate->ef * 8 * 4 * sizeof *gate->hits,
+           vector_bytes = collection->schema.dim * 2 * sizeof(float);
     gate->scratch = scratch_take(db);
     gate->hits = memory_alloc(&db->memory, hit_bytes);
     gate->vectors = memory_alloc(&db->memory, vector_bytes);
     gate->query = memory_alloc(&db->memory, collection->vector_bytes);
-    int code = gate->scratch == NULL || gate->hits == NULL || gate->vectors == NULL || gate->query == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    int code =
+        gate->scratch == NULL || gate->hits == NULL || gate->vectors == NULL || gate->query == NULL
+            ? OMENDB_NOMEM
+            : OMENDB_OK;
     for (uint32_t i = 0; i < COMPACT_GATE_QUERIES && code == OMENDB_OK; i++)
         code = compact_gate_ask(gate);
     if (code == OMENDB_OK) {
@@ -491,18 +529,22 @@ static int compact_gate_run(struct compact_gate *gate)
     return code;
 }
 
-static void compact_gate_init(struct compact_gate *gate, const struct compact_merge *merge, const struct graph *graph)
+static void compact_gate_init(struct compact_gate *gate, const struct compact_merge *merge,
+                              const struct graph *graph)
 {
     memset(gate, 0, sizeof *gate);
     gate->merge = merge;
-    gate->ef = merge->collection->schema.ef < COMPACT_GATE_K ? COMPACT_GATE_K : merge->collection->schema.ef;
+    gate->ef = merge->collection->schema.ef < COMPACT_GATE_K ? COMPACT_GATE_K
+                                                             : merge->collection->schema.ef;
     gate->ef = gate->ef < 1000 ? gate->ef : 1000;
     gate->random = merge->collection->schema.seed;
     graph_get_view(graph, &gate->fresh);
 }
 
-/* Whether the relinked graph finds what its source found, and what a fresh build found when there was one. */
-static int compact_gate_passes(const struct compact_merge *merge, const struct graph *graph, int *passes)
+/* Whether the relinked graph finds what its source found, and what a fresh build found when there
+ * was one. */
+static int compact_gate_passes(const struct compact_merge *merge, const struct graph *graph,
+                               int *passes)
 {
     struct compact_gate gate;
     const struct segment *base = merge->inputs[merge->base];
@@ -511,18 +553,22 @@ static int compact_gate_passes(const struct compact_merge *merge, const struct g
         return OMENDB_OK;
     compact_gate_init(&gate, merge, graph);
     gate.old = &base->graph;
-    gate.old_filter = (struct graph_filter){base->info.indexed_rows, GRAPH_NO_ROW, compact_gate_visible, merge};
+    gate.old_filter =
+        (struct graph_filter){base->info.indexed_rows, GRAPH_NO_ROW, compact_gate_visible, merge};
     int code = compact_gate_run(&gate);
     float fresh = (float)gate.fresh_recall;
-    *passes = fresh >= (float)gate.old_recall - COMPACT_GATE_LOSS && fresh >= base->info.reference_recall - COMPACT_GATE_LOSS;
+    *passes = fresh >= (float)gate.old_recall - COMPACT_GATE_LOSS &&
+              fresh >= base->info.reference_recall - COMPACT_GATE_LOSS;
     return code;
 }
 
-/* The mark for later merges: taken from a build without drops, carried over by merges until the collection has doubled. */
+/* The mark for later merges: taken from a build without drops, carried over by merges until the
+ * collection has doubled. */
 static int compact_set_reference(struct compact_merge *merge, const struct graph *graph, int fresh)
 {
     struct compact_gate gate;
-    const struct part_info *base = fresh || merge->base == merge->input_count ? NULL : &merge->inputs[merge->base]->info;
+    const struct part_info *base =
+        fresh || merge->base == merge->input_count ? NULL : &merge->inputs[merge->base]->info;
     if (merge->rows < COMPACT_GATE_MIN_ROWS)
         return OMENDB_OK;
     if (base != NULL && base->reference_recall > 0.0f && merge->rows / 2 <= base->reference_rows) {
@@ -539,7 +585,8 @@ static int compact_set_reference(struct compact_merge *merge, const struct graph
 
 /* ------------------------------------------------------------------ one output */
 
-static int compact_create_graph(const struct compact_merge *merge, const struct rows_view *vectors, struct graph **graph)
+static int compact_create_graph(const struct compact_merge *merge, const struct rows_view *vectors,
+                                struct graph **graph)
 {
     struct graph_config config;
     collection_graph_config(merge->collection, &config);
@@ -547,7 +594,8 @@ static int compact_create_graph(const struct compact_merge *merge, const struct 
 }
 
 /* Builds the graph of all output rows over `vectors`. */
-static int compact_build_graph(struct compact *compact, struct compact_merge *merge, const struct rows_view *vectors, struct graph **graph)
+static int compact_build_graph(struct compact *compact, struct compact_merge *merge,
+                               const struct rows_view *vectors, struct graph **graph)
 {
     struct compact_build build = {.compact = compact, .merge = merge};
     int adopt = merge->base < merge->input_count && merge->base_rows != 0, passes = 1;
@@ -606,7 +654,8 @@ static int compact_write_part(struct compact *compact, struct compact_merge *mer
     if (code == OMENDB_OK)
         code = compact_write_graph(compact, merge);
     if (code == OMENDB_OK)
-        code = checkpoint_write_ids(writer, &compact->db->memory, merge->ids, merge->rows, &merge->info);
+        code = checkpoint_write_ids(writer, &compact->db->memory, merge->ids, merge->rows,
+                                    &merge->info);
     if (code == OMENDB_OK)
         code = segment_writer_end_part(writer, &merge->info);
     merge->part = segment_writer_parts(writer) - 1;
@@ -650,7 +699,8 @@ static int compact_swap(struct compact_merge *merge, struct segment *output)
         present += (uint32_t)compact_is_input(merge, old->segments[i]);
     if (present != merge->input_count || atomic_load(&collection->dropped))
         return OMENDB_DROPPED;
-    struct version *version = version_create(&collection->db->memory, old->memtable_count, old->segment_count - present + (output != NULL));
+    struct version *version = version_create(&collection->db->memory, old->memtable_count,
+                                             old->segment_count - present + (output != NULL));
     if (version == NULL)
         return OMENDB_NOMEM;
     for (uint32_t i = 0; i < old->memtable_count; i++)
@@ -667,7 +717,8 @@ static int compact_swap(struct compact_merge *merge, struct segment *output)
 }
 
 /* maintenance_mutex. */
-static int compact_install(struct compact *compact, struct compact_merge *merge, struct shared_file *file)
+static int compact_install(struct compact *compact, struct compact_merge *merge,
+                           struct shared_file *file)
 {
     omendb *db = compact->db;
     struct segment *output = NULL;
@@ -681,7 +732,8 @@ static int compact_install(struct compact *compact, struct compact_merge *merge,
     platform_mutex_lock(&db->commit_mutex);
     for (uint32_t i = 0; output != NULL && i < merge->input_count && code == OMENDB_OK; i++) {
         struct compact_carry carry = {merge->maps[i], output->tombstones};
-        code = tombstones_each(merge->inputs[i]->tombstones, merge->inputs[i]->info.rows, compact_carry_tombstone, &carry);
+        code = tombstones_each(merge->inputs[i]->tombstones, merge->inputs[i]->info.rows,
+                               compact_carry_tombstone, &carry);
     }
     if (code == OMENDB_OK)
         code = compact_swap(merge, output);
@@ -707,8 +759,8 @@ static int compact_install_all(struct compact *compact)
     }
     shared_file_release(file);
     if (installed) {
-        /* When this fails the old manifest stays in force with the same records; the next checkpoint names the new file, which stays protected
-         * until then. */
+        /* When this fails the old manifest stays in force with the same records; the next
+         * checkpoint names the new file, which stays protected until then. */
         int published = checkpoint_republish(db);
         code = code == OMENDB_OK ? published : code;
         if (published == OMENDB_OK)
@@ -727,7 +779,9 @@ static void compact_destroy_merge(struct compact_merge *merge)
 {
     struct memory *memory = &merge->collection->db->memory;
     for (uint32_t i = 0; i < merge->input_count; i++)
-        memory_free(memory, merge->maps[i], merge->maps[i] == NULL ? 0 : merge->inputs[i]->info.rows * sizeof **merge->maps);
+        memory_free(memory, merge->maps[i],
+                    merge->maps[i] == NULL ? 0
+                                           : merge->inputs[i]->info.rows * sizeof **merge->maps);
     memory_free(memory, merge->ids, merge->ids == NULL ? 0 : merge->rows * sizeof *merge->ids);
     begin_array_release(merge->begins);
     version_release(merge->version);
@@ -738,7 +792,8 @@ static uint64_t compact_expected_bytes(const struct compact *compact)
     uint64_t bytes = 0;
     for (size_t i = 0; i < compact->merge_count; i++) {
         const struct collection *collection = compact->merges[i].collection;
-        bytes += compact->merges[i].rows * (uint64_t)(collection->vector_bytes + collection->schema.M * 9 + 40);
+        bytes += compact->merges[i].rows *
+                 (uint64_t)(collection->vector_bytes + collection->schema.M * 9 + 40);
     }
     return bytes;
 }
@@ -752,22 +807,27 @@ static int compact_write(struct compact *compact)
         rows += compact->merges[i].rows;
     if (rows == 0)
         return OMENDB_OK;
-    int code = segment_writer_create(&db->storage, STORAGE_SEGMENT, compact->number, compact_expected_bytes(compact), &compact->writer);
+    int code = segment_writer_create(&db->storage, STORAGE_SEGMENT, compact->number,
+                                     compact_expected_bytes(compact), &compact->writer);
     for (size_t i = 0; i < compact->merge_count && code == OMENDB_OK; i++) {
         if (compact->merges[i].rows != 0)
             code = compact_write_part(compact, &compact->merges[i]);
     }
     compact->file = (struct manifest_file){compact->number, 0, 0, STORAGE_SEGMENT};
     if (code == OMENDB_OK)
-        code = segment_writer_finish(compact->writer, &compact->file.size, &compact->file.footer_crc);
+        code =
+            segment_writer_finish(compact->writer, &compact->file.size, &compact->file.footer_crc);
     segment_writer_destroy(compact->writer);
     return code;
 }
 
-OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collections, size_t count, int everything,
-                                int (*progress)(void *context, uint64_t done, uint64_t total), void *context, int *merged)
+OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collections, size_t count,
+                                int everything,
+                                int (*progress)(void *context, uint64_t done, uint64_t total),
+                                void *context, int *merged)
 {
-    struct compact compact = {.db = db, .progress = progress, .context = context, .merge_count = count};
+    struct compact compact = {
+        .db = db, .progress = progress, .context = context, .merge_count = count};
     uint32_t inputs = 0;
     size_t planned = 0;
     *merged = 0;

@@ -1,8 +1,11 @@
 /* database.c: opening and closing of a database, and what a fork does to it.
  *
- * Fork: a list of the open databases of the process. In the child each one's lock descriptor is closed, so that a parent that dies and
- * starts again is not locked out by its child; everything else is left as it is, since other threads may have been in the midst of
- * anything, and every call finds out by the process number that it is in a child. */
+ * A list of the open databases of the process serves two ends. A directory is opened for writing
+ * once, also where file locks are owned by the process and would let a second open pass. And fork:
+ * in the child each one's lock descriptor is closed, so that a parent that dies and starts again is
+ * not locked out by its child; everything else is left as it is, since other threads may have been
+ * in the midst of anything, and every call finds out by the process number that it is in a child.
+ */
 #include "database.h"
 #include "lifecycle.h"
 
@@ -37,7 +40,8 @@ static void database_after_fork_in_child(void)
 
 static void database_register_fork(void)
 {
-    pthread_atfork(database_before_fork, database_after_fork_in_parent, database_after_fork_in_child);
+    pthread_atfork(database_before_fork, database_after_fork_in_parent,
+                   database_after_fork_in_child);
 }
 
 static void database_enlist(omendb *db)
@@ -59,6 +63,27 @@ static void database_delist(omendb *db)
         }
     }
     pthread_mutex_unlock(&database_list_mutex);
+}
+
+/* Claims the directory for writing in this process. */
+static int database_claim(omendb *db)
+{
+    const omendb_vfs *vfs = db->storage.vfs;
+    char identity[sizeof db->identity] = "";
+    if (db->read_only || db->in_memory ||
+        vfs->identity(vfs->context, db->storage.directory, identity, sizeof identity) != OMENDB_OK)
+        return OMENDB_OK; /* a vfs that cannot tell relies on its locks */
+    int code = OMENDB_OK;
+    pthread_mutex_lock(&database_list_mutex);
+    for (const omendb *other = database_list; other != NULL; other = other->next_open) {
+        if (other != db && other->storage.vfs == vfs && strcmp(other->identity, identity) == 0)
+            code = error_set(OMENDB_BUSY, "the database is open for writing in this process "
+                                          "already; share that handle, or close it");
+    }
+    if (code == OMENDB_OK)
+        memcpy(db->identity, identity, sizeof identity);
+    pthread_mutex_unlock(&database_list_mutex);
+    return code;
 }
 
 /* ------------------------------------------------------------------ making and freeing */
@@ -128,7 +153,8 @@ static void database_set_options(omendb *db, const omendb_options *options)
     db->sync = options->sync;
     db->wal_limit = options->wal_limit == 0 ? UINT64_C(64) << 20 : options->wal_limit;
     db->tail_limit = options->tail_limit == 0 ? UINT64_C(8) << 20 : options->tail_limit;
-    db->stall_timeout_us = (options->stall_timeout_ms == 0 ? UINT64_C(10000) : options->stall_timeout_ms) * 1000;
+    db->stall_timeout_us =
+        (options->stall_timeout_ms == 0 ? UINT64_C(10000) : options->stall_timeout_ms) * 1000;
     db->log = options->log;
     db->log_context = options->log_context;
     db->storage.memory = &db->memory;
@@ -147,12 +173,14 @@ static int database_open_directory(omendb *db, const char *path, const omendb_op
         db->storage.vfs = &db->memory_vfs;
     }
     int create = !options->read_only && !options->must_exist;
-    int code = db->storage.vfs->open_directory(db->storage.vfs->context, path, create, &db->storage.directory);
+    int code = db->storage.vfs->open_directory(db->storage.vfs->context, path, create,
+                                               &db->storage.directory);
     if (code == OMENDB_OK)
         return code;
     db->storage.directory = NULL;
     if (code == OMENDB_NOTFOUND)
-        return error_set(code, "there is no database at \"%s\"; the parent directory must exist", path);
+        return error_set(code, "there is no database at \"%s\"; the parent directory must exist",
+                         path);
     if (code == OMENDB_FORMAT)
         return error_set(code, "\"%s\" is not a directory; a database is one", path);
     return error_set(code, "the directory \"%s\" cannot be opened", path);
@@ -173,6 +201,8 @@ OMENDB_INTERNAL int database_open(const char *path, const omendb_options *option
     int code = database_init_locks(made);
     if (code == OMENDB_OK)
         code = database_open_directory(made, path, options);
+    if (code == OMENDB_OK)
+        code = database_claim(made);
     /* Recovery uses the queues, but no thread may run before it is done. */
     if (code == OMENDB_OK)
         code = work_create(made, made->read_only ? 0 : options->threads);

@@ -1,18 +1,29 @@
 /* database.h: what an open database is made of, who owns it and what guards it.
  *
- *   omendb (struct omendb)      files, log, threads, the list of collections
- *   struct collection           one collection while the database is open; handles (omendb_collection) point at it
- *   struct version              immutable list of the memtables and segments that make up a collection now; reference-counted
- *   struct segment              one part of a segment file, its tombstones, its walkable view; reference-counted
+ *   struct omendb      files, log, threads, the list of collections
+ *   struct collection  one collection while the database is open; handles point at it
+ *   struct version     immutable list of the memtables and segments that make up a collection now;
+ *                      reference-counted
+ *   struct segment     one part of a segment file, its tombstones, its walkable view;
+ *                      reference-counted
  *
- * LOCK ORDER (take from left to right, release before waiting on anything to the left):
- *   maintenance_mutex  ->  sync leadership (syncing)  ->  commit_mutex  ->  work_mutex | txn_mutex | sync_mutex
- *   maintenance_mutex  whoever publishes a manifest: checkpoint, install of a merge, collecting of files.
- *   syncing            at most one thread syncs the log, or replaces it; guarded by sync_mutex, waited for on sync_condition.
- *   commit_mutex       appending to the log and applying: memtables, tombstones, catalog, versions, next ids. Never held over a
- *                      sync of commits; held over the small remainder when the log is rotated.
- *   sync_mutex         durable_commit, poisoned. txn_mutex: the list of transactions. work_mutex: queues.
- * A reader takes none of them: it pins, copies the version pointer, adds a reference, unpins (version.c), then reads `visible_commit`. */
+ * LOCK ORDER: take from left to right; before waiting for one, let go of those to its right.
+ *   maintenance_mutex -> sync leadership -> commit_mutex -> work, txn, sync, list mutex
+ *
+ *   maintenance_mutex  whoever publishes a manifest: checkpoint, install of a merge; collecting of
+ *                      files.
+ *   sync leadership    `syncing`: one thread at a time syncs the log, or replaces it. Guarded by
+ *                      sync_mutex, waited for on sync_condition.
+ *   commit_mutex       appending to the log and applying: memtables, tombstones, catalog, versions,
+ *                      next ids. Never held over a sync of commits; held over the small rest when
+ *                      the log is rotated.
+ *   sync_mutex         durable_commit, poisoned
+ *   txn_mutex          the list of transactions
+ *   work mutex         queues and jobs (work.c)
+ *   list mutex         open databases of the process (database.c)
+ *
+ * A reader takes none of them: it pins, copies the version pointer, adds a reference, unpins
+ * (version.c), then reads `visible_commit`. */
 #ifndef OMENDB_DATABASE_H
 #define OMENDB_DATABASE_H
 
@@ -47,7 +58,8 @@ struct shared_file {
     struct manifest_file entry;
 };
 
-/* Begin commits of rows that a transaction older than the sealing may not see; shared, immutable. */
+/* Begin commits of rows that a transaction older than the sealing may not see; shared, immutable.
+ */
 struct begin_array {
     _Atomic uint32_t references;
     struct memory *memory;
@@ -71,7 +83,7 @@ struct segment {
     /* Where the manifest finds the tombstones; guarded by maintenance_mutex. */
     uint64_t overlay_file;
     uint32_t overlay_part;
-    uint64_t overlay_commit; /* ends up to this one are in the overlay */
+    uint64_t overlay_commit;  /* ends up to this one are in the overlay */
     _Atomic uint32_t merging; /* 1: input of a merge under way */
 };
 
@@ -96,9 +108,10 @@ struct collection {
     size_t vector_bytes;
     float distance_factor;
     _Atomic uint32_t dropped;
-    _Atomic(struct version *) version; /* replaced under commit_mutex; the old one is released after a grace period */
-    struct memtable *active;           /* the last of the version's memtables, or NULL; commit_mutex */
-    _Atomic uint64_t next_id;          /* commit_mutex */
+    _Atomic(struct version *)
+        version; /* replaced under commit_mutex; the old one is released after a grace period */
+    struct memtable *active;  /* the last of the version's memtables, or NULL; commit_mutex */
+    _Atomic uint64_t next_id; /* commit_mutex */
     /* Queues of work.c, linked through the collections; work mutex. */
     _Atomic uint32_t index_queued, merge_queued;
     struct collection *index_next, *merge_next;
@@ -140,7 +153,8 @@ struct omendb {
     struct wal *wal; /* NULL: in memory, or read-only */
     uint64_t appended_commit;
     uint64_t next_collection;
-    _Atomic uint64_t log_bytes; /* in the current log and those before it that a checkpoint has not replaced */
+    _Atomic uint64_t
+        log_bytes; /* in the current log and those before it that a checkpoint has not replaced */
 
     /* sync_mutex */
     uint32_t syncing;
@@ -154,9 +168,11 @@ struct omendb {
     /* maintenance_mutex */
     struct manifest published;
     _Atomic uint64_t next_file;
-    uint64_t retained[DATABASE_RETAINED]; /* older manifests that readers of other processes may use; 0: free place */
-    uint64_t unpublished[DATABASE_UNPUBLISHED]; /* files that are written, or in use, but not in the manifest yet; 0: free place */
-    _Atomic uint32_t checkpoint_failed; /* code of the last one, 0: fine */
+    uint64_t retained[DATABASE_RETAINED]; /* older manifests that readers of other processes may
+                                             use; 0: free place */
+    uint64_t unpublished[DATABASE_UNPUBLISHED]; /* files that are written, or in use, but not in the
+                                                   manifest yet; 0: free place */
+    _Atomic uint32_t checkpoint_failed;         /* code of the last one, 0: fine */
 
     /* txn_mutex */
     struct omendb_txn *transactions;
@@ -173,7 +189,8 @@ struct omendb {
     uint64_t replay_wal, replay_offset, replay_sequence;
 
     _Atomic uint64_t commit_groups, checkpoints, merges, merges_rebuilt;
-    struct omendb *next_open; /* of the process-wide list for fork */
+    struct omendb *next_open; /* of the process-wide list; guarded by its mutex */
+    char identity[128];       /* of the directory, while it is open for writing; "": none */
 };
 
 struct omendb_collection {
@@ -183,49 +200,64 @@ struct omendb_collection {
 };
 
 /* ---- version.c: collections, versions, segments and their lives */
-OMENDB_INTERNAL int collection_create(omendb *db, uint64_t id, const char *name, const omendb_schema *schema, struct collection **collection);
+OMENDB_INTERNAL int collection_create(omendb *db, uint64_t id, const char *name,
+                                      const omendb_schema *schema, struct collection **collection);
 OMENDB_INTERNAL struct collection *collection_reference(struct collection *collection);
 OMENDB_INTERNAL void collection_release(struct collection *collection);
-OMENDB_INTERNAL void collection_graph_config(const struct collection *collection, struct graph_config *config);
+OMENDB_INTERNAL void collection_graph_config(const struct collection *collection,
+                                             struct graph_config *config);
 
 /* Fills defaults and checks ranges; OMENDB_INVALID names the field. */
 OMENDB_INTERNAL int schema_complete(const omendb_schema *given, omendb_schema *complete);
 /* Fields of `given` that are not 0 must equal; OMENDB_MISMATCH names the field. */
-OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_schema *given, const char *name);
+OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_schema *given,
+                                   const char *name);
 
 /* Index of the name in the catalog, or where it would go with *found = 0. commit_mutex. */
 OMENDB_INTERNAL size_t catalog_find(const struct catalog *catalog, const char *name, int *found);
 OMENDB_INTERNAL struct collection *catalog_by_id(const struct catalog *catalog, uint64_t id);
 OMENDB_INTERNAL int catalog_reserve(omendb *db, struct catalog *catalog, size_t more);
-OMENDB_INTERNAL void catalog_insert(struct catalog *catalog, struct collection *collection); /* takes the reference; reserved before */
-OMENDB_INTERNAL void catalog_remove(struct catalog *catalog, struct collection *collection); /* gives the reference back to the caller */
+OMENDB_INTERNAL void
+catalog_insert(struct catalog *catalog,
+               struct collection *collection); /* takes the reference; reserved before */
+OMENDB_INTERNAL void
+catalog_remove(struct catalog *catalog,
+               struct collection *collection); /* gives the reference back to the caller */
 
 /* A reference to the current version, without a lock. */
 OMENDB_INTERNAL struct version *version_acquire(struct collection *collection);
 OMENDB_INTERNAL void version_release(struct version *version);
 /* A new version with room; its items are not yet referenced. NULL: no memory. */
-OMENDB_INTERNAL struct version *version_create(struct memory *memory, uint32_t memtables, uint32_t segments);
+OMENDB_INTERNAL struct version *version_create(struct memory *memory, uint32_t memtables,
+                                               uint32_t segments);
 /* Makes it current and releases the old one after the grace period. commit_mutex. */
 OMENDB_INTERNAL void version_install(struct collection *collection, struct version *version);
 /* Waits until no reader is between loading a pointer and referencing what it points at. */
 OMENDB_INTERNAL void version_wait_for_readers(omendb *db);
 /* Consistent pair of a version and the commit to read at. */
-OMENDB_INTERNAL struct version *version_acquire_newest(struct collection *collection, uint64_t *commit);
+OMENDB_INTERNAL struct version *version_acquire_newest(struct collection *collection,
+                                                       uint64_t *commit);
 
-OMENDB_INTERNAL int shared_file_open(omendb *db, const struct manifest_file *entry, struct shared_file **file);
+OMENDB_INTERNAL int shared_file_open(omendb *db, const struct manifest_file *entry,
+                                     struct shared_file **file);
 OMENDB_INTERNAL struct shared_file *shared_file_reference(struct shared_file *file);
 OMENDB_INTERNAL void shared_file_release(struct shared_file *file);
 
 /* tombstones, begins: references taken over on success; tombstones NULL: a new empty object. */
-OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection, struct shared_file *file, uint32_t part,
-                                 struct tombstones *tombstones, struct begin_array *begins, struct segment **segment);
+OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection,
+                                 struct shared_file *file, uint32_t part,
+                                 struct tombstones *tombstones, struct begin_array *begins,
+                                 struct segment **segment);
 OMENDB_INTERNAL struct segment *segment_reference(struct segment *segment);
 OMENDB_INTERNAL void segment_release(struct segment *segment);
 OMENDB_INTERNAL int segment_id(const struct segment *segment, uint32_t row, uint64_t *id);
-OMENDB_INTERNAL int segment_vector(const struct segment *segment, uint32_t row, const uint8_t **vector);
+OMENDB_INTERNAL int segment_vector(const struct segment *segment, uint32_t row,
+                                   const uint8_t **vector);
 /* Rows with this id, one after the other: *cursor starts at 0; *row = GRAPH_NO_ROW at the end. */
-OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uint64_t *cursor, uint32_t *row);
-OMENDB_INTERNAL int segment_row_visible(const struct segment *segment, uint32_t row, uint64_t commit);
+OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uint64_t *cursor,
+                                 uint32_t *row);
+OMENDB_INTERNAL int segment_row_visible(const struct segment *segment, uint32_t row,
+                                        uint64_t commit);
 
 /* Where a row is. */
 struct location {
@@ -233,14 +265,17 @@ struct location {
     struct segment *segment;
     uint32_t row;
 };
-/* The live row of `id` in the newest state (commit_mutex), or both pointers NULL. *newest_change: largest commit known to have
- * touched the id (0: none known). */
-OMENDB_INTERNAL int version_locate_live(const struct version *version, uint64_t id, struct location *location, uint64_t *newest_change);
+/* The live row of `id` in the newest state (commit_mutex), or both pointers NULL. *newest_change:
+ * largest commit known to have touched the id (0: none known). */
+OMENDB_INTERNAL int version_locate_live(const struct version *version, uint64_t id,
+                                        struct location *location, uint64_t *newest_change);
 /* The row of `id` that is visible at `commit`, or both pointers NULL. */
-OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, uint64_t commit, struct location *location);
+OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, uint64_t commit,
+                                   struct location *location);
 OMENDB_INTERNAL int location_vector(const struct location *location, const uint8_t **vector);
 OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit, uint64_t *count);
-OMENDB_INTERNAL uint64_t version_unindexed_bytes(const struct version *version, size_t vector_bytes);
+OMENDB_INTERNAL uint64_t version_unindexed_bytes(const struct version *version,
+                                                 size_t vector_bytes);
 
 /* Working memory of one search, merge or indexing step at a time; pooled. */
 struct search_hit {
@@ -257,14 +292,21 @@ struct scratch {
     uint8_t *vector; /* the query in the stored type */
     size_t vector_capacity;
 };
-OMENDB_INTERNAL struct scratch *scratch_take(omendb *db); /* NULL: no memory */
+OMENDB_INTERNAL struct scratch *scratch_take(omendb *db);               /* NULL: no memory */
 OMENDB_INTERNAL void scratch_give(omendb *db, struct scratch *scratch); /* NULL is OK */
 OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch);          /* NULL is OK */
-OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found, size_t vector_bytes);
+OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found,
+                                    size_t vector_bytes);
 OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message);
 
 /* ---- commit.c */
-enum change_kind { CHANGE_ADD = 1, CHANGE_PUT = 2, CHANGE_DELETE = 3, CHANGE_CREATE = 4, CHANGE_DROP = 5 };
+enum change_kind {
+    CHANGE_ADD = 1,
+    CHANGE_PUT = 2,
+    CHANGE_DELETE = 3,
+    CHANGE_CREATE = 4,
+    CHANGE_DROP = 5
+};
 
 /* One operation over many records of one collection. */
 struct change {
@@ -274,13 +316,14 @@ struct change {
     uint64_t *ids;                 /* caller's; automatic ones are filled in when `automatic` */
     const uint8_t *vectors;        /* count * vector_bytes, stored type */
     int automatic;
-    int skip_missing;              /* DELETE: absent ids are left out of the commit instead of OMENDB_NOTFOUND */
-    uint32_t affected;             /* out: DELETE: how many existed */
+    int skip_missing; /* DELETE: absent ids are left out of the commit instead of OMENDB_NOTFOUND */
+    uint32_t affected; /* out: DELETE: how many existed */
 };
 
-/* Validates, logs, applies and, as the sync mode says, waits until the commit is durable and visible.
- * snapshot: UINT64_MAX, or OMENDB_CONFLICT where an id changed after it. */
-OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count, uint64_t snapshot);
+/* Validates, logs, applies and, as the sync mode says, waits until the commit is durable and
+ * visible. snapshot: UINT64_MAX, or OMENDB_CONFLICT where an id changed after it. */
+OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count,
+                                   uint64_t snapshot);
 /* Applies a logged commit to memory (recovery, read-only openers). */
 OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *payload, size_t size);
 /* Makes `commit` and all before it durable and visible, whatever the sync mode when `force`. */
@@ -294,23 +337,32 @@ OMENDB_INTERNAL int commit_poison(omendb *db, int code);
 OMENDB_INTERNAL int commit_sync_led(omendb *db);
 OMENDB_INTERNAL void commit_publish(omendb *db, uint64_t commit);
 /* ---- checkpoint.c */
-/* Seals all memtables and tombstones into files and publishes them; the log before it is dropped. force = 0: only when the log is long enough. */
+/* Seals all memtables and tombstones into files and publishes them; the log before it is dropped.
+ * force = 0: only when the log is long enough. */
 OMENDB_INTERNAL int checkpoint_run(omendb *db, int force);
 /* Publishes what the versions hold now, as of the last checkpoint's commit. maintenance_mutex. */
 OMENDB_INTERNAL int checkpoint_republish(omendb *db);
-/* Writes ids, their sorted index and filter of a part; fills the fields of `info` that follow from them. */
-OMENDB_INTERNAL int checkpoint_write_ids(struct segment_writer *writer, struct memory *memory, const uint64_t *ids, uint32_t rows,
+/* Writes ids, their sorted index and filter of a part; fills the fields of `info` that follow from
+ * them. */
+OMENDB_INTERNAL int checkpoint_write_ids(struct segment_writer *writer, struct memory *memory,
+                                         const uint64_t *ids, uint32_t rows,
                                          struct part_info *info);
-/* Unlinks the files that neither the manifest nor a reader of another process needs. maintenance_mutex. */
+/* Unlinks the files that neither the manifest nor a reader of another process needs.
+ * maintenance_mutex. */
 OMENDB_INTERNAL void checkpoint_collect(omendb *db);
 /* A file is about to be written outside of maintenance_mutex, or is done with. */
-OMENDB_INTERNAL int checkpoint_protect(omendb *db, uint64_t *number); /* gives the next number; OMENDB_BUSY when there are too many */
+OMENDB_INTERNAL int checkpoint_protect(
+    omendb *db, uint64_t *number); /* gives the next number; OMENDB_BUSY when there are too many */
 OMENDB_INTERNAL void checkpoint_unprotect(omendb *db, uint64_t number);
 /* What a part says of its collection, and of the graph in it. */
-OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection, struct part_info *info);
-OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, uint32_t indexed_rows, struct part_info *info);
+OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection,
+                                         struct part_info *info);
+OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, uint32_t indexed_rows,
+                                               struct part_info *info);
 /* The sections of a graph, for info->indexed_rows rows. */
-OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer, const struct graph_view *view, const struct part_info *info);
+OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer,
+                                           const struct graph_view *view,
+                                           const struct part_info *info);
 OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, uint32_t rows);
 OMENDB_INTERNAL void begin_array_release(struct begin_array *begins); /* NULL is OK */
 
@@ -319,27 +371,33 @@ OMENDB_INTERNAL int recover_open(omendb *db, int must_exist);
 OMENDB_INTERNAL int recover_refresh(omendb *db);
 
 /* ---- compact.c */
-/* Merges what the policy picks in these collections (small ones share a file); *merged = 0: nothing to do. The caller has the right to
- * merge (work_merge_begin). OMENDB_DONE: cancelled by `progress` or by closing. */
+/* Merges what the policy picks in these collections (small ones share a file); *merged = 0: nothing
+ * to do. The caller has the right to merge (work_merge_begin). OMENDB_DONE: cancelled by `progress`
+ * or by closing. */
 #define COMPACT_BATCH 64
-OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collections, size_t count, int everything,
-                                int (*progress)(void *context, uint64_t done, uint64_t total), void *context, int *merged);
+OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collections, size_t count,
+                                int everything,
+                                int (*progress)(void *context, uint64_t done, uint64_t total),
+                                void *context, int *merged);
 OMENDB_INTERNAL int compact_wanted(struct collection *collection);
 /* Bytes that a merge of what is picked would write: small ones are gathered into one file. */
 #define COMPACT_SMALL_BYTES (UINT64_C(4) << 20)
 
 /* ---- work.c */
 OMENDB_INTERNAL int work_create(omendb *db, int32_t threads); /* queues only */
-OMENDB_INTERNAL int work_start(omendb *db);                     /* the threads */
+OMENDB_INTERNAL int work_start(omendb *db);                   /* the threads */
 OMENDB_INTERNAL void work_stop(omendb *db);
 OMENDB_INTERNAL void work_destroy(omendb *db);
 /* Something may be to do in the background. */
 OMENDB_INTERNAL void work_notice_index(struct collection *collection);
 OMENDB_INTERNAL void work_notice_merge(struct collection *collection);
 OMENDB_INTERNAL void work_notice_log(omendb *db);
-/* Runs fn(context, i) for i in [0, count) over this thread and idle workers; the first error stops it and is returned. */
-OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count, int (*fn)(void *context, uint64_t index), void *context);
-/* Slows a writer that is about to add `bytes` to the collection; OMENDB_BUSY after stall_timeout. */
+/* Runs fn(context, i) for i in [0, count) over this thread and idle workers; the first error stops
+ * it and is returned. */
+OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count,
+                                  int (*fn)(void *context, uint64_t index), void *context);
+/* Slows a writer that is about to add `bytes` to the collection; OMENDB_BUSY after stall_timeout.
+ */
 OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes);
 /* One unit of background work in this thread; *did = 0: there was none. */
 OMENDB_INTERNAL int work_step(omendb *db, int *did);
@@ -353,15 +411,16 @@ struct search_request {
     struct collection *collection;
     const struct version *version;
     uint64_t commit;
-    omendb_txn *txn;         /* NULL, or a writing one: its own changes count */
-    const uint8_t *vector;   /* stored type */
-    uint64_t excluded_id;    /* OMENDB_ID_AUTO: none */
+    omendb_txn *txn;       /* NULL, or a writing one: its own changes count */
+    const uint8_t *vector; /* stored type */
+    uint64_t excluded_id;  /* OMENDB_ID_AUTO: none */
     size_t k, ef;
     int exact, use_radius;
     float radius;
 };
-OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch, uint64_t *ids, float *distances,
-                               size_t *count, omendb_explain *explain);
+OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch,
+                               uint64_t *ids, float *distances, size_t *count,
+                               omendb_explain *explain);
 
 /* ---- txn.c */
 struct txn_write {
@@ -387,14 +446,16 @@ OMENDB_INTERNAL int txn_begin(omendb *db, int mode, omendb_txn **txn);
 OMENDB_INTERNAL int txn_commit(omendb_txn *txn);
 OMENDB_INTERNAL void txn_end(omendb_txn *txn); /* frees; NULL is OK */
 /* The transaction's own change of a record, or NULL. */
-OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn, const struct collection *collection, uint64_t id);
+OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn,
+                                                 const struct collection *collection, uint64_t id);
 /* Takes a validated change over (copies vectors). */
 OMENDB_INTERNAL int txn_apply(omendb_txn *txn, struct change *change);
 /* Smallest commit that a transaction reads at, at most the newest visible one. */
 OMENDB_INTERNAL uint64_t txn_oldest(omendb *db);
 
 /* ---- check.c, backup.c */
-OMENDB_INTERNAL int check_run(omendb *db, void (*report)(void *context, const char *line), void *context, uint64_t *problems);
+OMENDB_INTERNAL int check_run(omendb *db, void (*report)(void *context, const char *line),
+                              void *context, uint64_t *problems);
 OMENDB_INTERNAL int backup_run(omendb *db, const char *path);
 
 #endif

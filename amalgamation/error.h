@@ -1,5 +1,5 @@
-/* error.h: the thread's last error. A function that fails sets the sentence where the facts are known and returns the code;
- * callers above pass the code on without touching the sentence. */
+/* error.h: the thread's last error. A function that fails sets the sentence where the facts are
+ * known and returns the code; callers above pass the code on without touching the sentence. */
 #ifndef OMENDB_ERROR_H
 #define OMENDB_ERROR_H
 
@@ -15,12 +15,14 @@
 OMENDB_INTERNAL int error_set(int code, const char *format, ...) OMENDB_PRINTF(2, 3);
 
 /* As error_set, with ": <reason of errno>" added when `system_error` is not 0. */
-OMENDB_INTERNAL int error_set_system(int code, int system_error, const char *format, ...) OMENDB_PRINTF(3, 4);
+OMENDB_INTERNAL int error_set_system(int code, int system_error, const char *format, ...)
+    OMENDB_PRINTF(3, 4);
 
 /* The sentence of this thread. */
 OMENDB_INTERNAL const char *error_text(void);
 
-/* Puts a sentence that another thread got (a group's leader, a background step) in this thread's place; returns `code`. */
+/* Puts a sentence that another thread got (a group's leader, a background step) in this thread's
+ * place; returns `code`. */
 OMENDB_INTERNAL int error_adopt(int code, const char *text);
 
 #endif

@@ -32,6 +32,7 @@ struct build {
     const void *vector;
 };
 
+static _Thread_local uint32_t build_cover, build_ev[600][2], build_evn;
 /* 1 if a chosen row is nearer to the candidate than the owner of the list is. */
 static int build_is_covered(const struct graph_view *view, const struct graph_scratch *scratch,
                             uint32_t chosen, uint64_t candidate_key, uint32_t candidate,
@@ -44,6 +45,7 @@ static int build_is_covered(const struct graph_view *view, const struct graph_sc
         view->kernel->many(vector, scratch->selected_vectors + i, group, view->dim, distances);
         for (uint32_t j = 0; j < group; j++) {
             if (graph_key(distances[j], scratch->selected[i + j] ^ candidate) < candidate_key) {
+                build_cover = scratch->selected[i + j];
                 return 1;
             }
         }
@@ -69,7 +71,7 @@ static uint32_t build_select(const struct graph_view *view, struct graph_scratch
             !build_is_covered(view, scratch, chosen, keys[i], candidate, vector)) {
             scratch->selected[chosen] = candidate;
             scratch->selected_vectors[chosen++] = vector;
-        }
+        } else if (build_evn < 600 ) { build_ev[build_evn][0] = candidate; build_ev[build_evn++][1] = build_cover; }
     }
     return chosen;
 }
@@ -118,9 +120,10 @@ static void build_store_selected(const struct graph_scratch *scratch, uint32_t c
     }
 }
 
-/* Under the stripe of `owner`, whose list is full: the list and `added` compete for it. */
+/* Under the stripe of `owner`, whose list is full: the list and `added` compete for it. *taken: whether `added` won a
+ * place. */
 static int build_choose_again(struct build *build, uint32_t owner, uint32_t *slots, uint32_t length,
-                              uint32_t added)
+                              uint32_t added, int *taken)
 {
     struct graph_scratch *scratch = build->scratch;
     struct graph_hop *hop = &scratch->hops[0];
@@ -141,8 +144,12 @@ static int build_choose_again(struct build *build, uint32_t owner, uint32_t *slo
     if (code != OMENDB_OK) {
         return code;
     }
+    build_evn = 0;
     chosen = build_select(&build->view, scratch, owner, scratch->pool.keys, scratch->pool.count, 0, length);
     build_store_selected(scratch, chosen, slots, length, owner);
+    for (uint32_t i = 0; i < chosen; i++) {
+        *taken |= scratch->selected[i] == added;
+    }
     return OMENDB_OK;
 }
 
@@ -151,8 +158,9 @@ static struct platform_mutex *build_stripe(struct graph *graph, uint32_t row)
     return &graph->stripes[(row * UINT32_C(2654435769)) >> 24 & (GRAPH_STRIPES - 1)];
 }
 
-/* The link from `owner` to `added`. */
-static int build_link_back(struct build *build, uint32_t level, uint32_t owner, uint32_t added)
+/* The link from `owner` to `added`; *taken is set if it is there now. */
+static int build_link_back(struct build *build, uint32_t level, uint32_t owner, uint32_t added,
+                           int *taken)
 {
     struct platform_mutex *stripe = build_stripe(build->graph, owner);
     uint32_t *slots, length, i;
@@ -166,13 +174,31 @@ static int build_link_back(struct build *build, uint32_t level, uint32_t owner, 
         const uint32_t row = graph_slot_load(&slots[i]);
         if (row == owner || row == added) {
             graph_slot_store(&slots[i], added);
+            *taken = 1;
             break;
         }
     }
+    build_evn = 0;
     if (i == length) {
-        code = build_choose_again(build, owner, slots, length, added);
+        code = build_choose_again(build, owner, slots, length, added, taken);
     }
     platform_mutex_unlock(stripe);
+#ifdef HANDOVER
+    if (level == 0)
+    for (uint32_t e = 0; e < build_evn; e++) {
+        uint32_t x = build_ev[e][0], sx = build_ev[e][1];
+        if (x == added) continue;
+        stripe = build_stripe(build->graph, sx);
+        graph_view_slots(&build->view, sx, level, &slots, &length);
+        platform_mutex_lock(stripe);
+        for (i = 0; i < length; i++) {
+            const uint32_t row = graph_slot_load(&slots[i]);
+            if (row == x) break;
+            if (row == sx) { graph_slot_store(&slots[i], x); break; }
+        }
+        platform_mutex_unlock(stripe);
+    }
+#endif
     return code;
 }
 
@@ -208,20 +234,57 @@ static int build_own_lists(struct build *build, uint32_t level, uint64_t start)
     return OMENDB_OK;
 }
 
+/* Where a list has its first free slot or `row`; the last slot when it has neither. */
+static uint32_t build_slot_for(const uint32_t *slots, uint32_t length, uint32_t owner, uint32_t row)
+{
+    uint32_t at = 0;
+
+    while (at < length - 1 && graph_slot_load(&slots[at]) != owner &&
+           graph_slot_load(&slots[at]) != row) {
+        at++;
+    }
+    return at;
+}
+
+/* Links `from` to `row` at the base. If that takes a slot, the link that stood there starts from `row` instead, so
+ * that a path through it stays one. `row` has a free slot or is not reachable itself. */
+static void build_splice(struct graph *graph, const struct graph_view *view, uint32_t from, uint32_t row)
+{
+    uint32_t *from_slots = (uint32_t *)(void *)rows_at(&view->links, from);
+    uint32_t *row_slots = (uint32_t *)(void *)rows_at(&view->links, row);
+    const uint32_t length = view->links_per_row;
+    struct platform_mutex *stripe = build_stripe(graph, from);
+    uint32_t *slot, moved;
+
+    platform_mutex_lock(stripe);
+    slot = &from_slots[build_slot_for(from_slots, length, from, row)];
+    moved = graph_slot_load(slot);
+    if (moved != from && moved != row) {
+        graph_slot_store(&row_slots[build_slot_for(row_slots, length, row, moved)], moved);
+    }
+    graph_slot_store(slot, row);
+    platform_mutex_unlock(stripe);
+}
+
 /* Writes the links back to the row from the base up. A damaged file under one of them does not stop the others. */
 static int build_links_back(struct build *build, uint32_t level)
 {
     int result = OMENDB_OK;
 
     for (uint32_t at = 0; at <= level; at++) {
-        uint32_t *slots, length;
+        uint32_t *slots, length, nearest = build->row;
+        int taken = 0;
         int code = graph_view_slots(&build->view, build->row, at, &slots, &length);
         for (uint32_t i = 0; i < length && code == OMENDB_OK; i++) {
             const uint32_t neighbour = graph_slot_load(&slots[i]);
             if (neighbour != build->row && neighbour < build->view.count) {
-                const int failed = build_link_back(build, at, neighbour, build->row);
+                const int failed = build_link_back(build, at, neighbour, build->row, &taken);
                 result = failed != OMENDB_OK ? failed : result;
+                nearest = nearest == build->row ? neighbour : nearest;
             }
+        }
+        if (at == 0 && !taken && nearest != build->row) {
+            build_splice(build->graph, &build->view, nearest, build->row);
         }
         result = code != OMENDB_OK ? code : result;
     }
@@ -234,7 +297,7 @@ static int build_begin(struct build *build, struct graph *graph, struct graph_sc
     build->scratch = scratch;
     build->row = row;
     graph_get_view(graph, &build->view);
-    assert(row < build->view.count && row < graph->reserved);
+    assert(row < build->view.count);
     build->vector = rows_at(&build->view.vectors, row);
     if (graph_scratch_reserve_hop(scratch, graph->links_per_row) != OMENDB_OK) {
         return OMENDB_NOMEM;
@@ -436,33 +499,6 @@ OMENDB_INTERNAL int graph_adopt_rows(struct graph *graph, const struct graph_vie
 
 /* Repairing */
 
-/* Where a list has its first free slot or `row`; the last slot when it has neither. */
-static uint32_t build_slot_for(const uint32_t *slots, uint32_t length, uint32_t owner, uint32_t row)
-{
-    uint32_t at = 0;
-
-    while (at < length - 1 && graph_slot_load(&slots[at]) != owner &&
-           graph_slot_load(&slots[at]) != row) {
-        at++;
-    }
-    return at;
-}
-
-/* Links `from` to `row`. If that takes a slot, the link that stood there starts from `row` instead. */
-static void build_splice(const struct graph_view *view, uint32_t from, uint32_t row)
-{
-    uint32_t *from_slots = (uint32_t *)(void *)rows_at(&view->links, from);
-    uint32_t *row_slots = (uint32_t *)(void *)rows_at(&view->links, row);
-    const uint32_t length = view->links_per_row;
-    uint32_t *slot = &from_slots[build_slot_for(from_slots, length, from, row)];
-    const uint32_t moved = graph_slot_load(slot);
-
-    if (moved != from && moved != row) {
-        graph_slot_store(&row_slots[build_slot_for(row_slots, length, row, moved)], moved);
-    }
-    graph_slot_store(slot, row);
-}
-
 struct build_reach {
     uint64_t *reached;
     uint32_t *queue;
@@ -507,7 +543,7 @@ static int build_repair_rows(struct graph *graph, struct graph_scratch *scratch,
         }
         code = build_nearest_reached(graph, scratch, view, reach, row, &nearest);
         if (code == OMENDB_OK) {
-            build_splice(view, nearest, row);
+            build_splice(graph, view, nearest, row);
             code = graph_view_reach(view, row, reach->reached, reach->queue, &reach->found);
         }
     }

@@ -1,5 +1,6 @@
-/* idmap.c: see idmap.h. Hash: the finaliser of MurmurHash3 as tuned by Stafford (mix 13), which is public domain knowledge and enough
- * here: ids are not secret and a table of row numbers degrades to a longer probe, never to a wrong answer. */
+/* idmap.c: see idmap.h. Hash: the finaliser of MurmurHash3 as tuned by Stafford (mix 13), which is
+ * public domain knowledge and enough here: ids are not secret and a table of row numbers degrades
+ * to a longer probe, never to a wrong answer. */
 #include "idmap.h"
 
 #include <string.h>
@@ -18,7 +19,8 @@ static size_t idmap_table_bytes(uint32_t slots)
     return sizeof(struct idmap_table) + slots * sizeof(_Atomic uint32_t);
 }
 
-OMENDB_INTERNAL void idmap_init(struct idmap *map, struct memory *memory, const struct rows_store *ids)
+OMENDB_INTERNAL void idmap_init(struct idmap *map, struct memory *memory,
+                                const struct rows_store *ids)
 {
     memset(map, 0, sizeof *map);
     map->memory = memory;
@@ -44,7 +46,8 @@ static uint64_t idmap_row_id(const struct rows_view *ids, uint32_t row)
 }
 
 /* Slot that holds `id`, or the empty one where it belongs. The table is never full. */
-static uint32_t idmap_probe(const struct idmap_table *table, const struct rows_view *ids, uint64_t id, uint32_t *row)
+static uint32_t idmap_probe(const struct idmap_table *table, const struct rows_view *ids,
+                            uint64_t id, uint32_t *row)
 {
     uint32_t at = (uint32_t)idmap_mix(id) & table->mask;
     for (;; at = (at + 1) & table->mask) {
@@ -111,7 +114,8 @@ OMENDB_INTERNAL uint32_t idmap_find(const struct idmap *map, uint64_t id)
 
 OMENDB_INTERNAL size_t idmap_filter_bytes(uint32_t rows)
 {
-    return ((size_t)rows * 10 + 511) / 512 * IDMAP_FILTER_BLOCK + (rows == 0 ? IDMAP_FILTER_BLOCK : 0);
+    return ((size_t)rows * 10 + 511) / 512 * IDMAP_FILTER_BLOCK +
+           (rows == 0 ? IDMAP_FILTER_BLOCK : 0);
 }
 
 OMENDB_INTERNAL size_t idmap_filter_offset(size_t bytes, uint64_t id)

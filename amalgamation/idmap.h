@@ -1,12 +1,13 @@
 /* idmap.h: from the id of a record to its row.
  *
- * In a memtable: an open-addressing table of row numbers, grown by replacement; a reader that holds an older table misses only rows
- * whose commit it cannot see yet. An id that was replaced keeps its older rows through `previous`.
- * In a segment: ids ascending (the row order itself, or a sorted copy with its rows), and a blocked Bloom filter of 10 bits a row
- * that answers most questions about absent ids with one cache line.
+ * In a memtable: an open-addressing table of row numbers, grown by replacement; a reader that holds
+ * an older table misses only rows whose commit it cannot see yet. An id that was replaced keeps its
+ * older rows through `previous`. In a segment: ids ascending (the row order itself, or a sorted
+ * copy with its rows), and a blocked Bloom filter of 10 bits a row that answers most questions
+ * about absent ids with one cache line.
  *
- * Filter: blocks of 64 bytes, count = max(1, rows * 10 / 512 rounded up). Of h = mix(id): block (h >> 32) * count >> 32; six bits
- * of 9 bits each taken from mix(h). */
+ * Filter: blocks of 64 bytes, count = max(1, rows * 10 / 512 rounded up). Of h = mix(id): block (h
+ * >> 32) * count >> 32; six bits of 9 bits each taken from mix(h). */
 #ifndef OMENDB_IDMAP_H
 #define OMENDB_IDMAP_H
 
@@ -28,7 +29,8 @@ struct idmap {
     const struct rows_store *ids; /* of the memtable's rows */
 };
 
-OMENDB_INTERNAL void idmap_init(struct idmap *map, struct memory *memory, const struct rows_store *ids);
+OMENDB_INTERNAL void idmap_init(struct idmap *map, struct memory *memory,
+                                const struct rows_store *ids);
 OMENDB_INTERNAL void idmap_destroy(struct idmap *map);
 /* After it `more` insertions cannot fail. */
 OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more);

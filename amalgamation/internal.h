@@ -1,8 +1,9 @@
 /* internal.h: the linkage and the few helpers that every module shares.
  *
- * Invariant: under the amalgamation every function that is not public is `static`, so that a program that
- * links omendb.c sees only omendb_* symbols. Modules that are compiled alone (none is, in the product)
- * would need external linkage instead; the macro keeps that possible without editing a declaration. */
+ * Invariant: under the amalgamation every function that is not public is `static`, so that a
+ * program that links omendb.c sees only omendb_* symbols. Modules that are compiled alone (none is,
+ * in the product) would need external linkage instead; the macro keeps that possible without
+ * editing a declaration. */
 #ifndef OMENDB_INTERNAL_H
 #define OMENDB_INTERNAL_H
 
@@ -12,12 +13,12 @@
 #include "omendb.h"
 
 #if defined(__GNUC__) || defined(__clang__)
-#define OMENDB_INTERNAL  static __attribute__((unused))
-#define OMENDB_LIKELY(x) __builtin_expect(!!(x), 1)
+#define OMENDB_INTERNAL    static __attribute__((unused))
+#define OMENDB_LIKELY(x)   __builtin_expect(!!(x), 1)
 #define OMENDB_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #else
-#define OMENDB_INTERNAL static
-#define OMENDB_LIKELY(x) (x)
+#define OMENDB_INTERNAL    static
+#define OMENDB_LIKELY(x)   (x)
 #define OMENDB_UNLIKELY(x) (x)
 #endif
 

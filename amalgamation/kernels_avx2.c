@@ -433,13 +433,14 @@ AVX2_INLINE void avx2_int_many(omendb_scalar type, omendb_metric metric, const v
     }
 }
 
-/* Up to 8 bytes as a word. */
-AVX2_INLINE uint64_t avx2_load_word(const unsigned char *from, size_t length)
+/* Differing bits of up to 8 bytes. */
+AVX2_INLINE uint64_t avx2_differing(const unsigned char *a, const unsigned char *b, size_t length)
 {
-    uint64_t word = 0;
+    uint64_t left = 0, right = 0;
 
-    memcpy(&word, from, length);
-    return word;
+    memcpy(&left, a, length);
+    memcpy(&right, b, length);
+    return (uint64_t)__builtin_popcountll(left ^ right);
 }
 
 KERNELS_AVX2 static float avx2_hamming_pair(const void *a, const void *b, size_t dim)
@@ -447,15 +448,18 @@ KERNELS_AVX2 static float avx2_hamming_pair(const void *a, const void *b, size_t
     const unsigned char *x = a, *y = b;
     const size_t bytes = (dim + 7) / 8;
     uint64_t sum = 0;
-    size_t i;
+    size_t i = 0;
 
-    for (i = 0; i + 8 <= bytes; i += 8) {
-        sum += (uint64_t)__builtin_popcountll(avx2_load_word(x + i, 8) ^ avx2_load_word(y + i, 8));
+    for (; i + 32 <= bytes; i += 32) {
+        sum +=
+            (avx2_differing(x + i, y + i, 8) + avx2_differing(x + i + 8, y + i + 8, 8)) +
+            (avx2_differing(x + i + 16, y + i + 16, 8) + avx2_differing(x + i + 24, y + i + 24, 8));
+    }
+    for (; i + 8 <= bytes; i += 8) {
+        sum += avx2_differing(x + i, y + i, 8);
     }
     if (i < bytes) {
-        const size_t length = bytes - i;
-        sum += (uint64_t)__builtin_popcountll(avx2_load_word(x + i, length) ^
-                                              avx2_load_word(y + i, length));
+        sum += avx2_differing(x + i, y + i, bytes - i);
     }
     return (float)sum;
 }

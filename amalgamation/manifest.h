@@ -1,7 +1,9 @@
-/* manifest.h: MANIFEST-<n>, the immutable root of everything, named by CURRENT. In memory it is this plain structure, which the engine fills
- * for each publication; on disk: header of 64 bytes (magic "OMENDBMF", version, three masks, length, CRC32C of all that follows and of
- * the header), then fixed fields, files, collections sorted by the bytes of their names, their schema, counters and segments. manifest.c has
- * the byte layout. CURRENT holds the name of the manifest and a newline, and its CRC32C in hexadecimal. */
+/* manifest.h: MANIFEST-<n>, the immutable root of everything, named by CURRENT. In memory it is
+ * this plain structure, which the engine fills for each publication; on disk: header of 64 bytes
+ * (magic "OMENDBMF", version, three masks, length, CRC32C of all that follows and of the header),
+ * then fixed fields, files, collections sorted by the bytes of their names, their schema, counters
+ * and segments. manifest.c has the byte layout. CURRENT holds the name of the manifest and a
+ * newline, and its CRC32C in hexadecimal. */
 #ifndef OMENDB_MANIFEST_H
 #define OMENDB_MANIFEST_H
 
@@ -32,28 +34,33 @@ struct manifest_collection {
 };
 
 struct manifest {
-    uint64_t number;          /* its own */
-    uint64_t commit;          /* S: everything up to it is in the segments; replay applies later ones */
-    uint64_t wal_number;      /* first log to replay */
-    uint64_t next_file;       /* next number of any file */
-    uint64_t next_collection; /* next id of a collection */
-    uint32_t read_only_features; /* from manifest_read: unknown ones; not 0: the database may only be opened read-only */
+    uint64_t number;     /* its own */
+    uint64_t commit;     /* S: everything up to it is in the segments; replay applies later ones */
+    uint64_t wal_number; /* first log to replay */
+    uint64_t next_file;  /* next number of any file */
+    uint64_t next_collection;    /* next id of a collection */
+    uint32_t read_only_features; /* from manifest_read: unknown ones; not 0: the database may only
+                                    be opened read-only */
     uint32_t file_count;
     uint32_t collection_count;
     struct manifest_file *files;
     struct manifest_collection *collections; /* sorted by name */
 };
 
-OMENDB_INTERNAL void manifest_destroy(struct memory *memory, struct manifest *manifest); /* frees the arrays; a zeroed one is OK */
+OMENDB_INTERNAL void
+manifest_destroy(struct memory *memory,
+                 struct manifest *manifest); /* frees the arrays; a zeroed one is OK */
 
-/* Writes MANIFEST-<number> and CURRENT.tmp, syncs both and the directory (so also the entries of new segments), renames CURRENT.tmp to CURRENT,
- * syncs the directory. OMENDB_POISONED: the new manifest or the former one may be the current one after a crash; delete nothing that
- * either needs. Any other error: the former one is. OMENDB_MISUSE: manifest_read would refuse it; nothing was written. Files may be in
- * any order; manifest_read gives them ascending. */
+/* Writes MANIFEST-<number> and CURRENT.tmp, syncs both and the directory (so also the entries of
+ * new segments), renames CURRENT.tmp to CURRENT, syncs the directory. OMENDB_POISONED: the new
+ * manifest or the former one may be the current one after a crash; delete nothing that either
+ * needs. Any other error: the former one is. OMENDB_MISUSE: manifest_read would refuse it; nothing
+ * was written. Files may be in any order; manifest_read gives them ascending. */
 OMENDB_INTERNAL int manifest_write(struct storage *storage, const struct manifest *manifest);
 
-/* Reads CURRENT and what it names. OMENDB_NOTFOUND: there is no CURRENT. OMENDB_CORRUPT, OMENDB_FORMAT (magic, later version,
- * unknown "refuse" feature), OMENDB_IOERR. Everything is bounded: counts against the length, names, schema values, ascending order. */
+/* Reads CURRENT and what it names. OMENDB_NOTFOUND: there is no CURRENT. OMENDB_CORRUPT,
+ * OMENDB_FORMAT (magic, later version, unknown "refuse" feature), OMENDB_IOERR. Everything is
+ * bounded: counts against the length, names, schema values, ascending order. */
 OMENDB_INTERNAL int manifest_read(struct storage *storage, struct manifest *manifest);
 /* Only the number that CURRENT names. */
 OMENDB_INTERNAL int manifest_current(struct storage *storage, uint64_t *number);

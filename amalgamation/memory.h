@@ -1,5 +1,6 @@
-/* memory.h: the one place that allocates. Each database has a `struct memory`: the host's hooks, a limit and the
- * count of what is held. Over the limit an allocation fails as if the system had none left. */
+/* memory.h: the one place that allocates. Each database has a `struct memory`: the host's hooks, a
+ * limit and the count of what is held. Over the limit an allocation fails as if the system had none
+ * left. */
 #ifndef OMENDB_MEMORY_H
 #define OMENDB_MEMORY_H
 
@@ -15,16 +16,21 @@ struct memory {
 };
 
 /* hooks: NULL for malloc. */
-OMENDB_INTERNAL void memory_init(struct memory *memory, const omendb_allocator *hooks, uint64_t limit);
+OMENDB_INTERNAL void memory_init(struct memory *memory, const omendb_allocator *hooks,
+                                 uint64_t limit);
 
-/* NULL over the limit or when the hook fails; size 0 gives a valid pointer. Sets the error message on failure. */
+/* NULL over the limit or when the hook fails; size 0 gives a valid pointer. Sets the error message
+ * on failure. */
 OMENDB_INTERNAL void *memory_alloc(struct memory *memory, size_t size);
 OMENDB_INTERNAL void *memory_zalloc(struct memory *memory, size_t size);
-OMENDB_INTERNAL void *memory_array(struct memory *memory, size_t count, size_t element_size); /* checks the product; not zeroed */
-OMENDB_INTERNAL void *memory_resize(struct memory *memory, void *block, size_t old_size, size_t new_size);
+OMENDB_INTERNAL void *memory_array(struct memory *memory, size_t count,
+                                   size_t element_size); /* checks the product; not zeroed */
+OMENDB_INTERNAL void *memory_resize(struct memory *memory, void *block, size_t old_size,
+                                    size_t new_size);
 OMENDB_INTERNAL void memory_free(struct memory *memory, void *block, size_t size); /* NULL is OK */
 
-/* Zeroed, aligned to a cache line, and to 2 MiB with huge pages advised when size >= 4 MiB. Released only by memory_free_aligned. */
+/* Zeroed, aligned to a cache line, and to 2 MiB with huge pages advised when size >= 4 MiB.
+ * Released only by memory_free_aligned. */
 OMENDB_INTERNAL void *memory_alloc_aligned(struct memory *memory, size_t size);
 OMENDB_INTERNAL void memory_free_aligned(struct memory *memory, void *block, size_t size);
 

@@ -6,7 +6,8 @@
 
 #include <string.h>
 
-OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config, struct memtable **memtable)
+OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config,
+                                    struct memtable **memtable)
 {
     struct memtable *made = memory_zalloc(memory, sizeof *made);
     *memtable = NULL;
@@ -21,7 +22,8 @@ OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_co
     rows_store_init(&made->finished, memory, sizeof(uint8_t));
     idmap_init(&made->idmap, memory, &made->ids);
     made->tombstones = tombstones_create(memory);
-    int code = made->tombstones == NULL ? OMENDB_NOMEM : graph_create(memory, config, NULL, NULL, 0, &made->graph);
+    int code = made->tombstones == NULL ? OMENDB_NOMEM
+                                        : graph_create(memory, config, NULL, NULL, 0, &made->graph);
     if (code != OMENDB_OK) {
         memtable_release(made);
         return code;
@@ -38,7 +40,8 @@ OMENDB_INTERNAL struct memtable *memtable_reference(struct memtable *memtable)
 
 OMENDB_INTERNAL void memtable_release(struct memtable *memtable)
 {
-    if (memtable == NULL || atomic_fetch_sub_explicit(&memtable->references, 1, memory_order_acq_rel) != 1)
+    if (memtable == NULL ||
+        atomic_fetch_sub_explicit(&memtable->references, 1, memory_order_acq_rel) != 1)
         return;
     graph_destroy(memtable->graph);
     idmap_destroy(&memtable->idmap);
@@ -54,7 +57,10 @@ OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
 {
     uint32_t count = atomic_load_explicit(&memtable->count, memory_order_relaxed);
     if (more > GRAPH_MAX_ROWS - count)
-        return error_set(OMENDB_TOOBIG, "a memtable of %u rows cannot take %u more: at most 2^31; make a checkpoint", count, more);
+        return error_set(
+            OMENDB_TOOBIG,
+            "a memtable of %u rows cannot take %u more: at most 2^31; make a checkpoint", count,
+            more);
     uint32_t rows = count + more;
     int code = rows_store_reserve(&memtable->ids, rows);
     if (code == OMENDB_OK)
@@ -70,10 +76,12 @@ OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
     return code;
 }
 
-OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector, uint64_t commit)
+OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector,
+                                     uint64_t commit)
 {
     uint32_t row = atomic_load_explicit(&memtable->count, memory_order_relaxed);
-    struct rows_view ids = rows_store_view(&memtable->ids), begins = rows_store_view(&memtable->begins);
+    struct rows_view ids = rows_store_view(&memtable->ids),
+                     begins = rows_store_view(&memtable->begins);
     struct rows_view previous = rows_store_view(&memtable->previous);
     memcpy(graph_vector(memtable->graph, row), vector, memtable->vector_bytes);
     memcpy(rows_at(&ids, row), &id, sizeof id);
@@ -136,7 +144,8 @@ static _Atomic uint8_t *memtable_finished(const struct rows_view *finished, uint
     return (_Atomic uint8_t *)rows_at(finished, row);
 }
 
-/* Moves `indexed` over all finished rows. Threads race to move it by one; whoever fails sees the other's value and goes on. */
+/* Moves `indexed` over all finished rows. Threads race to move it by one; whoever fails sees the
+ * other's value and goes on. */
 static void memtable_advance(struct memtable *memtable, uint32_t limit)
 {
     struct rows_view finished = rows_store_view(&memtable->finished);
@@ -147,7 +156,8 @@ static void memtable_advance(struct memtable *memtable, uint32_t limit)
     }
 }
 
-OMENDB_INTERNAL int memtable_index(struct memtable *memtable, struct graph_scratch *scratch, uint64_t commit, uint32_t rows, uint32_t *done)
+OMENDB_INTERNAL int memtable_index(struct memtable *memtable, struct graph_scratch *scratch,
+                                   uint64_t commit, uint32_t rows, uint32_t *done)
 {
     int code = OMENDB_OK;
     uint32_t limit = memtable_visible_rows(memtable, commit);
@@ -161,8 +171,8 @@ OMENDB_INTERNAL int memtable_index(struct memtable *memtable, struct graph_scrat
             continue;
         code = graph_insert(memtable->graph, scratch, row);
         if (code != OMENDB_OK) {
-            /* Only this thread's row is unfinished: hand it back when nobody claimed a later one, else the tail stays where it is and
-             * sealing writes the rest as not indexed. */
+            /* Only this thread's row is unfinished: hand it back when nobody claimed a later one,
+             * else the tail stays where it is and sealing writes the rest as not indexed. */
             uint32_t next = row + 1;
             atomic_compare_exchange_strong(&memtable->claimed, &next, row);
             break;

@@ -1,8 +1,10 @@
-/* memtable.h: the growing segment. Rows are appended in the order of commits and never move; the graph over them is built behind the
- * writers, and the rows not yet in it (the tail) are searched exactly.
+/* memtable.h: the growing segment. Rows are appended in the order of commits and never move; the
+ * graph over them is built behind the writers, and the rows not yet in it (the tail) are searched
+ * exactly.
  *
- * Rows [0, count) are complete. Rows [0, indexed) are in the graph; a few beyond may be, too, while several threads insert.
- * Guarded by the commit mutex: reserve, append, replacing of rows. Anything else reads with acquire. */
+ * Rows [0, count) are complete. Rows [0, indexed) are in the graph; a few beyond may be, too, while
+ * several threads insert. Guarded by the commit mutex: reserve, append, replacing of rows. Anything
+ * else reads with acquire. */
 #ifndef OMENDB_MEMTABLE_H
 #define OMENDB_MEMTABLE_H
 
@@ -30,13 +32,15 @@ struct memtable {
     _Atomic uint64_t newest_begin;
 };
 
-OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config, struct memtable **memtable);
+OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config,
+                                    struct memtable **memtable);
 OMENDB_INTERNAL struct memtable *memtable_reference(struct memtable *memtable);
 OMENDB_INTERNAL void memtable_release(struct memtable *memtable); /* NULL is OK */
 
 /* After it `more` appends cannot fail. OMENDB_NOMEM, OMENDB_TOOBIG. */
 OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more);
-OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector, uint64_t commit);
+OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector,
+                                     uint64_t commit);
 
 OMENDB_INTERNAL uint64_t memtable_id(const struct memtable *memtable, uint32_t row);
 OMENDB_INTERNAL uint64_t memtable_begin(const struct memtable *memtable, uint32_t row);
@@ -46,8 +50,10 @@ OMENDB_INTERNAL uint32_t memtable_previous(const struct memtable *memtable, uint
 /* Number of rows with begin <= commit; they are the first ones. */
 OMENDB_INTERNAL uint32_t memtable_visible_rows(const struct memtable *memtable, uint64_t commit);
 
-/* Links up to `rows` further rows with begin <= commit. done: receives how many. Any number of threads. */
-OMENDB_INTERNAL int memtable_index(struct memtable *memtable, struct graph_scratch *scratch, uint64_t commit, uint32_t rows, uint32_t *done);
+/* Links up to `rows` further rows with begin <= commit. done: receives how many. Any number of
+ * threads. */
+OMENDB_INTERNAL int memtable_index(struct memtable *memtable, struct graph_scratch *scratch,
+                                   uint64_t commit, uint32_t rows, uint32_t *done);
 /* Stops appending and indexing, and waits for the rows under way. */
 OMENDB_INTERNAL void memtable_seal(struct memtable *memtable);
 

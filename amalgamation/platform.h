@@ -1,5 +1,5 @@
-/* platform.h: threads, time and processes, behind names of our own, so that one file changes for another system.
- * Files are not here: they are behind omendb_vfs (vfs_posix.c, vfs_memory.c). */
+/* platform.h: threads, time and processes, behind names of our own, so that one file changes for
+ * another system. Files are not here: they are behind omendb_vfs (vfs_posix.c, vfs_memory.c). */
 #ifndef OMENDB_PLATFORM_H
 #define OMENDB_PLATFORM_H
 
@@ -17,7 +17,8 @@ struct platform_thread {
     pthread_t handle;
 };
 
-OMENDB_INTERNAL int platform_mutex_init(struct platform_mutex *mutex); /* OMENDB_OK or OMENDB_NOMEM */
+OMENDB_INTERNAL int
+platform_mutex_init(struct platform_mutex *mutex); /* OMENDB_OK or OMENDB_NOMEM */
 OMENDB_INTERNAL void platform_mutex_destroy(struct platform_mutex *mutex);
 OMENDB_INTERNAL void platform_mutex_lock(struct platform_mutex *mutex);
 OMENDB_INTERNAL int platform_mutex_try(struct platform_mutex *mutex); /* 1 when taken */
@@ -25,18 +26,20 @@ OMENDB_INTERNAL void platform_mutex_unlock(struct platform_mutex *mutex);
 
 OMENDB_INTERNAL int platform_condition_init(struct platform_condition *condition);
 OMENDB_INTERNAL void platform_condition_destroy(struct platform_condition *condition);
-OMENDB_INTERNAL void platform_condition_wait(struct platform_condition *condition, struct platform_mutex *mutex);
+OMENDB_INTERNAL void platform_condition_wait(struct platform_condition *condition,
+                                             struct platform_mutex *mutex);
 /* Returns 0 when `timeout_us` went by without a signal. */
-OMENDB_INTERNAL int platform_condition_wait_for(struct platform_condition *condition, struct platform_mutex *mutex,
-                                                uint64_t timeout_us);
+OMENDB_INTERNAL int platform_condition_wait_for(struct platform_condition *condition,
+                                                struct platform_mutex *mutex, uint64_t timeout_us);
 OMENDB_INTERNAL void platform_condition_signal(struct platform_condition *condition);
 OMENDB_INTERNAL void platform_condition_broadcast(struct platform_condition *condition);
 
-OMENDB_INTERNAL int platform_thread_start(struct platform_thread *thread, void *(*run)(void *), void *argument); /* OMENDB_NOMEM */
+OMENDB_INTERNAL int platform_thread_start(struct platform_thread *thread, void *(*run)(void *),
+                                          void *argument); /* OMENDB_NOMEM */
 OMENDB_INTERNAL void platform_thread_join(struct platform_thread *thread);
 OMENDB_INTERNAL void platform_yield(void);
 OMENDB_INTERNAL void platform_sleep_us(uint64_t us);
-OMENDB_INTERNAL uint32_t platform_cores(void); /* that this process may use; at least 1 */
+OMENDB_INTERNAL uint32_t platform_cores(void);   /* that this process may use; at least 1 */
 OMENDB_INTERNAL uint64_t platform_process(void); /* changes in a forked child */
 OMENDB_INTERNAL void platform_advise_huge(void *memory, size_t size);
 OMENDB_INTERNAL void platform_random(void *out, size_t size); /* not for secrets: salts of logs */
@@ -51,7 +54,8 @@ static inline void platform_pause(void)
 #endif
 }
 
-/* vfs_memory.c: a vfs whose files live in `memory`; freed by vfs_memory_destroy. For ":memory:". map gives the file's own bytes. */
+/* vfs_memory.c: a vfs whose files live in `memory`; freed by vfs_memory_destroy. For ":memory:".
+ * map gives the file's own bytes. */
 struct memory;
 OMENDB_INTERNAL int vfs_memory_create(struct memory *memory, omendb_vfs *vfs);
 OMENDB_INTERNAL void vfs_memory_destroy(omendb_vfs *vfs);

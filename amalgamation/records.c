@@ -1,5 +1,6 @@
-/* records.c: from the caller's arrays to a change: vectors converted to the stored type and checked, ids copied, equal ids in one batch
- * settled. Everything that can be refused without knowing the database is refused here, before any lock is taken. */
+/* records.c: from the caller's arrays to a change: vectors converted to the stored type and
+ * checked, ids copied, equal ids in one batch settled. Everything that can be refused without
+ * knowing the database is refused here, before any lock is taken. */
 #include "records.h"
 
 #include <stdlib.h>
@@ -13,21 +14,26 @@ static const char *records_type_name(uint32_t type)
     return type <= OMENDB_B1 ? names[type] : "unknown";
 }
 
-OMENDB_INTERNAL int records_convert(const struct collection *collection, const void *vector, uint32_t type, void *out, uint64_t row)
+OMENDB_INTERNAL int records_convert(const struct collection *collection, const void *vector,
+                                    uint32_t type, void *out, uint64_t row)
 {
     const char *reason = "cannot be stored";
     size_t position = SIZE_MAX;
     if (type > OMENDB_B1)
         return error_set(OMENDB_INVALID, "vector_type %u is not a type of omendb_scalar", type);
-    int code = scalar_convert(&collection->format, vector, (omendb_scalar)type, out, &reason, &position);
+    int code =
+        scalar_convert(&collection->format, vector, (omendb_scalar)type, out, &reason, &position);
     if (code == OMENDB_OK)
         return code;
     if (position == SIZE_MAX)
-        return error_set(code, "row %llu: the %s vector %s", (unsigned long long)row, records_type_name(type), reason);
-    return error_set(code, "row %llu: element %zu of the %s vector %s", (unsigned long long)row, position, records_type_name(type), reason);
+        return error_set(code, "row %llu: the %s vector %s", (unsigned long long)row,
+                         records_type_name(type), reason);
+    return error_set(code, "row %llu: element %zu of the %s vector %s", (unsigned long long)row,
+                     position, records_type_name(type), reason);
 }
 
-static int records_convert_all(const struct collection *collection, struct records *records, const void *vectors, uint32_t type)
+static int records_convert_all(const struct collection *collection, struct records *records,
+                               const void *vectors, uint32_t type)
 {
     if (type > OMENDB_B1)
         return error_set(OMENDB_INVALID, "vector_type %u is not a type of omendb_scalar", type);
@@ -52,8 +58,10 @@ static int records_compare(const void *left, const void *right)
     return a->row < b->row ? -1 : a->row > b->row;
 }
 
-/* Leaves the last of equal ids (put, delete), keeping the order of the rest. `sorted` is ascending by (id, row). */
-static void records_keep_last(struct records *records, const struct records_id *sorted, size_t vector_bytes)
+/* Leaves the last of equal ids (put, delete), keeping the order of the rest. `sorted` is ascending
+ * by (id, row). */
+static void records_keep_last(struct records *records, const struct records_id *sorted,
+                              size_t vector_bytes)
 {
     uint32_t kept = 0, count = records->change.count;
     /* An id that is overtaken by a later row is marked by the one value that is no id. */
@@ -66,7 +74,8 @@ static void records_keep_last(struct records *records, const struct records_id *
             continue;
         records->change.ids[kept] = records->change.ids[i];
         if (records->vectors != NULL && kept != i)
-            memcpy(records->vectors + kept * vector_bytes, records->vectors + i * vector_bytes, vector_bytes);
+            memcpy(records->vectors + kept * vector_bytes, records->vectors + i * vector_bytes,
+                   vector_bytes);
         kept++;
     }
     records->change.count = kept;
@@ -92,8 +101,9 @@ static int records_settle_equal_ids(struct records *records)
     if (records->change.kind == CHANGE_ADD) {
         for (uint32_t i = 1; i < count && code == OMENDB_OK; i++) {
             if (sorted[i].id == sorted[i - 1].id)
-                code = error_set(OMENDB_EXISTS, "rows %u and %u of the batch have the same id %llu", sorted[i - 1].row, sorted[i].row,
-                                 (unsigned long long)sorted[i].id);
+                code =
+                    error_set(OMENDB_EXISTS, "rows %u and %u of the batch have the same id %llu",
+                              sorted[i - 1].row, sorted[i].row, (unsigned long long)sorted[i].id);
         }
     } else {
         records_keep_last(records, sorted, collection->vector_bytes);
@@ -112,20 +122,24 @@ static int records_take_ids(struct records *records, const uint64_t *ids)
         return OMENDB_OK;
     }
     if (automatic != 0)
-        return error_set(OMENDB_INVALID, "%u of %u ids are OMENDB_ID_AUTO; give all or none", automatic, count);
+        return error_set(OMENDB_INVALID, "%u of %u ids are OMENDB_ID_AUTO; give all or none",
+                         automatic, count);
     memcpy(records->change.ids, ids, count * sizeof *ids);
     return records_settle_equal_ids(records);
 }
 
-OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind, size_t count, const uint64_t *ids, const void *vectors,
-                                    uint32_t type, struct records *records)
+OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind, size_t count,
+                                    const uint64_t *ids, const void *vectors, uint32_t type,
+                                    struct records *records)
 {
     struct memory *memory = &collection->db->memory;
     memset(records, 0, sizeof *records);
     records->change.kind = kind;
     records->change.collection = collection;
     if (count > UINT32_MAX || memory_multiply(count, collection->vector_bytes) > RECORDS_MAX_BYTES)
-        return error_set(OMENDB_TOOBIG, "a batch of %zu records of %zu bytes; at most 1 GiB: split it", count, collection->vector_bytes);
+        return error_set(OMENDB_TOOBIG,
+                         "a batch of %zu records of %zu bytes; at most 1 GiB: split it", count,
+                         collection->vector_bytes);
     records->capacity = records->change.count = (uint32_t)count;
     records->change.ids = memory_array(memory, count, sizeof(uint64_t));
     if (records->change.ids == NULL)
@@ -155,8 +169,10 @@ OMENDB_INTERNAL void records_destroy(struct records *records)
 {
     const struct collection *collection = records->change.collection;
     struct memory *memory = &collection->db->memory;
-    memory_free(memory, records->change.ids, records->change.ids == NULL ? 0 : records->capacity * sizeof(uint64_t));
-    memory_free(memory, records->vectors, records->vectors == NULL ? 0 : records->capacity * collection->vector_bytes);
+    memory_free(memory, records->change.ids,
+                records->change.ids == NULL ? 0 : records->capacity * sizeof(uint64_t));
+    memory_free(memory, records->vectors,
+                records->vectors == NULL ? 0 : records->capacity * collection->vector_bytes);
 }
 
 #undef RECORDS_MAX_BYTES

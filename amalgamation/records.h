@@ -10,13 +10,16 @@ struct records {
     uint32_t capacity;
 };
 
-/* Converts and checks. ids NULL, or all OMENDB_ID_AUTO: automatic. records_destroy also after a failure. */
-OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind, size_t count, const uint64_t *ids, const void *vectors,
-                                    uint32_t type, struct records *records);
+/* Converts and checks. ids NULL, or all OMENDB_ID_AUTO: automatic. records_destroy also after a
+ * failure. */
+OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind, size_t count,
+                                    const uint64_t *ids, const void *vectors, uint32_t type,
+                                    struct records *records);
 OMENDB_INTERNAL int records_commit(struct records *records, omendb_txn *txn);
 OMENDB_INTERNAL void records_destroy(struct records *records);
 
 /* One vector to the stored type; the sentence names `row`. */
-OMENDB_INTERNAL int records_convert(const struct collection *collection, const void *vector, uint32_t type, void *out, uint64_t row);
+OMENDB_INTERNAL int records_convert(const struct collection *collection, const void *vector,
+                                    uint32_t type, void *out, uint64_t row);
 
 #endif

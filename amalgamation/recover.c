@@ -1,16 +1,19 @@
 /* recover.c: from files to a running database; and for read-only openers, onwards.
  *
- * The manifest gives the collections and their segments as of commit S; the logs from wal_number on give the commits after S. A log that was
- * read is never appended to: the first write begins a new one and, in the same step, publishes a manifest that no longer needs the old. Where
- * there was anything to replay that happens at once, so that what was shown after a crash stays whatever happens next.
+ * The manifest gives the collections and their segments as of commit S; the logs from wal_number on
+ * give the commits after S. A log that was read is never appended to: the first write begins a new
+ * one and, in the same step, publishes a manifest that no longer needs the old. Where there was
+ * anything to replay that happens at once, so that what was shown after a crash stays whatever
+ * happens next.
  *
- * Logs form a chain: each names its predecessor and the predecessor's final length, written after the predecessor was synced. A log without
- * predecessor that the manifest does not name is the debris of a recovery that did not finish. */
+ * Logs form a chain: each names its predecessor and the predecessor's final length, written after
+ * the predecessor was synced. A log without predecessor that the manifest does not name is the
+ * debris of a recovery that did not finish. */
 #include "database.h"
 
 #include <string.h>
 
-#define RECOVER_MAX_LOGS 256
+#define RECOVER_MAX_LOGS 1024
 
 /* ------------------------------------------------------------------ what lies in the directory */
 
@@ -58,8 +61,10 @@ static int recover_note_name(void *context, const char *name)
 static int recover_list(omendb *db, struct recover_listing *listing)
 {
     memset(listing, 0, sizeof *listing);
-    int code = db->storage.vfs->list(db->storage.vfs->context, db->storage.directory, recover_note_name, listing);
-    return code == OMENDB_OK ? code : error_set(code, "the directory of the database cannot be listed");
+    int code = db->storage.vfs->list(db->storage.vfs->context, db->storage.directory,
+                                     recover_note_name, listing);
+    return code == OMENDB_OK ? code
+                             : error_set(code, "the directory of the database cannot be listed");
 }
 
 /* ------------------------------------------------------------------ manifest to collections */
@@ -68,7 +73,8 @@ struct recover_files {
     struct shared_file **files; /* parallel to manifest.files */
 };
 
-static struct shared_file *recover_find_file(const omendb *db, const struct recover_files *files, uint64_t number)
+static struct shared_file *recover_find_file(const omendb *db, const struct recover_files *files,
+                                             uint64_t number)
 {
     for (uint32_t i = 0; i < db->published.file_count; i++) {
         if (db->published.files[i].number == number)
@@ -77,29 +83,41 @@ static struct shared_file *recover_find_file(const omendb *db, const struct reco
     return NULL;
 }
 
-static int recover_tombstones(omendb *db, const struct recover_files *files, const struct manifest_segment *entry, struct segment *segment)
+static int recover_tombstones(omendb *db, const struct recover_files *files,
+                              const struct manifest_segment *entry, struct segment *segment)
 {
     struct shared_file *shared = recover_find_file(db, files, entry->overlay_file);
     if (entry->overlay_file == 0)
         return OMENDB_OK;
     if (shared == NULL || entry->overlay_part >= shared->file->part_count)
-        return error_set(OMENDB_CORRUPT, "MANIFEST-%llu names part %u of ovl-%llu, which is not there; restore from a backup",
-                         (unsigned long long)db->published.number, entry->overlay_part, (unsigned long long)entry->overlay_file);
-    struct section_range range = segment_section(shared->file, entry->overlay_part, SECTION_TOMBSTONES);
+        return error_set(
+            OMENDB_CORRUPT,
+            "MANIFEST-%llu names part %u of ovl-%llu, which is not there; restore from a backup",
+            (unsigned long long)db->published.number, entry->overlay_part,
+            (unsigned long long)entry->overlay_file);
+    struct section_range range =
+        segment_section(shared->file, entry->overlay_part, SECTION_TOMBSTONES);
     const struct part_info *info = &shared->file->parts[entry->overlay_part];
-    if (info->target_file != entry->file || info->target_part != entry->part || range.length % sizeof(uint32_t) != 0)
-        return error_set(OMENDB_CORRUPT, "ovl-%llu: part %u does not belong to seg-%llu; restore from a backup",
-                         (unsigned long long)entry->overlay_file, entry->overlay_part, (unsigned long long)entry->file);
-    int code = range.length == 0 ? OMENDB_OK : blocks_touch(&shared->file->blocks, range.offset, range.length);
+    if (info->target_file != entry->file || info->target_part != entry->part ||
+        range.length % sizeof(uint32_t) != 0)
+        return error_set(OMENDB_CORRUPT,
+                         "ovl-%llu: part %u does not belong to seg-%llu; restore from a backup",
+                         (unsigned long long)entry->overlay_file, entry->overlay_part,
+                         (unsigned long long)entry->file);
+    int code = range.length == 0 ? OMENDB_OK
+                                 : blocks_touch(&shared->file->blocks, range.offset, range.length);
     for (uint64_t at = 0; at < range.length && code == OMENDB_OK; at += sizeof(uint32_t)) {
         uint32_t row;
         memcpy(&row, shared->file->blocks.base + range.offset + at, sizeof row);
         if (row >= segment->info.rows)
-            return error_set(OMENDB_CORRUPT, "ovl-%llu: part %u: row %u of %u; restore from a backup",
-                             (unsigned long long)entry->overlay_file, entry->overlay_part, row, segment->info.rows);
+            return error_set(OMENDB_CORRUPT,
+                             "ovl-%llu: part %u: row %u of %u; restore from a backup",
+                             (unsigned long long)entry->overlay_file, entry->overlay_part, row,
+                             segment->info.rows);
         code = tombstones_prepare(segment->tombstones, row);
         if (code == OMENDB_OK && tombstones_get(segment->tombstones, row) == 0)
-            tombstones_set(segment->tombstones, row, db->published.commit == 0 ? 1 : db->published.commit);
+            tombstones_set(segment->tombstones, row,
+                           db->published.commit == 0 ? 1 : db->published.commit);
     }
     segment->overlay_file = entry->overlay_file;
     segment->overlay_part = entry->overlay_part;
@@ -107,17 +125,22 @@ static int recover_tombstones(omendb *db, const struct recover_files *files, con
     return code;
 }
 
-static int recover_segments(omendb *db, const struct recover_files *files, const struct manifest_collection *entry, struct collection *collection)
+static int recover_segments(omendb *db, const struct recover_files *files,
+                            const struct manifest_collection *entry, struct collection *collection)
 {
     struct version *version = version_create(&db->memory, 0, entry->segment_count);
     int code = version == NULL ? OMENDB_NOMEM : OMENDB_OK;
     for (uint32_t i = 0; i < entry->segment_count && code == OMENDB_OK; i++) {
         struct shared_file *shared = recover_find_file(db, files, entry->segments[i].file);
         if (shared == NULL)
-            code = error_set(OMENDB_CORRUPT, "MANIFEST-%llu names seg-%llu, which it does not list; restore from a backup",
-                             (unsigned long long)db->published.number, (unsigned long long)entry->segments[i].file);
+            code = error_set(
+                OMENDB_CORRUPT,
+                "MANIFEST-%llu names seg-%llu, which it does not list; restore from a backup",
+                (unsigned long long)db->published.number,
+                (unsigned long long)entry->segments[i].file);
         if (code == OMENDB_OK)
-            code = segment_open(db, collection, shared, entry->segments[i].part, NULL, NULL, &version->segments[i]);
+            code = segment_open(db, collection, shared, entry->segments[i].part, NULL, NULL,
+                                &version->segments[i]);
         if (code == OMENDB_OK)
             code = recover_tombstones(db, files, &entry->segments[i], version->segments[i]);
     }
@@ -130,7 +153,8 @@ static int recover_segments(omendb *db, const struct recover_files *files, const
     return OMENDB_OK;
 }
 
-static int recover_collection(omendb *db, const struct recover_files *files, const struct manifest_collection *entry)
+static int recover_collection(omendb *db, const struct recover_files *files,
+                              const struct manifest_collection *entry)
 {
     struct collection *collection = catalog_by_id(&db->catalog, entry->id);
     int code = OMENDB_OK;
@@ -202,8 +226,10 @@ static int recover_deliver(void *context, const struct wal_record *record)
     if (record->sequence <= replay->db->appended_commit)
         return OMENDB_OK;
     if (record->type != WAL_COMMIT)
-        return error_set(OMENDB_FORMAT, "log: record %llu at offset %llu has type %u; a later version of OmenDB wrote it",
-                         (unsigned long long)record->sequence, (unsigned long long)record->offset, record->type);
+        return error_set(
+            OMENDB_FORMAT,
+            "log: record %llu at offset %llu has type %u; a later version of OmenDB wrote it",
+            (unsigned long long)record->sequence, (unsigned long long)record->offset, record->type);
     replay->delivered++;
     return commit_replay(replay->db, record->sequence, record->payload, record->size);
 }
@@ -227,7 +253,8 @@ static int recover_has_records(omendb *db, uint64_t number, int *has)
     int code = storage_open(&db->storage, name, OMENDB_OPEN_READ, &file);
     if (code == OMENDB_OK)
         code = storage_size(&db->storage, &file, &size);
-    for (uint64_t at = WAL_HEADER_BYTES; at < size && code == OMENDB_OK && !*has; at += sizeof buffer) {
+    for (uint64_t at = WAL_HEADER_BYTES; at < size && code == OMENDB_OK && !*has;
+         at += sizeof buffer) {
         size_t run = size - at < sizeof buffer ? (size_t)(size - at) : sizeof buffer;
         code = storage_read(&db->storage, &file, at, buffer, run);
         for (size_t i = 0; i < run && code == OMENDB_OK && !*has; i++)
@@ -238,7 +265,8 @@ static int recover_has_records(omendb *db, uint64_t number, int *has)
 }
 
 /* The log that says it follows `number`; 0: none. */
-static int recover_successor(omendb *db, const struct recover_listing *listing, uint64_t number, uint64_t *successor, uint64_t *final_length)
+static int recover_successor(omendb *db, const struct recover_listing *listing, uint64_t number,
+                             uint64_t *successor, uint64_t *final_length)
 {
     *successor = 0;
     *final_length = WAL_LENGTH_UNKNOWN;
@@ -276,16 +304,20 @@ static int recover_logs(omendb *db, const struct recover_listing *listing, uint6
         code = recover_successor(db, listing, db->replay_wal, &successor, &final_length);
         if (code != OMENDB_OK)
             break;
-        struct wal_replay log = {.number = db->replay_wal, .final_length = final_length, .start_offset = db->replay_offset};
+        struct wal_replay log = {.number = db->replay_wal,
+                                 .final_length = final_length,
+                                 .start_offset = db->replay_offset};
         log.live_reader = db->read_only && successor == 0;
         code = wal_read(&db->storage, &log, recover_deliver, &replay);
         if (code == OMENDB_NOTFOUND)
-            code = error_set(OMENDB_CORRUPT, "wal-%llu is missing; restore from a backup", (unsigned long long)db->replay_wal);
+            code = error_set(OMENDB_CORRUPT, "wal-%llu is missing; restore from a backup",
+                             (unsigned long long)db->replay_wal);
         if (code != OMENDB_OK)
             break;
         db->replay_offset = log.end;
         if (log.torn && !db->read_only)
-            database_log(db, OMENDB_OK, "the log ended in a record that was never finished; it was cut");
+            database_log(db, OMENDB_OK,
+                         "the log ended in a record that was never finished; it was cut");
         if (successor == 0)
             break;
         db->replay_wal = successor;
@@ -301,14 +333,19 @@ static int recover_refuse_foreign(omendb *db, const struct recover_listing *list
 {
     int has;
     if (listing->has_foreign)
-        return error_set(OMENDB_FORMAT, "the directory holds other things than a database; give a path of its own");
+        return error_set(
+            OMENDB_FORMAT,
+            "the directory holds other things than a database; give a path of its own");
     if (listing->has_segments)
-        return error_set(OMENDB_CORRUPT, "CURRENT is missing although there are segments; restore from a backup");
+        return error_set(OMENDB_CORRUPT,
+                         "CURRENT is missing although there are segments; restore from a backup");
     for (size_t i = 0; i < listing->log_count; i++) {
         int code = recover_has_records(db, listing->logs[i], &has);
         if (code == OMENDB_OK && has)
-            code = error_set(OMENDB_CORRUPT, "CURRENT is missing although wal-%llu holds commits; restore from a backup",
-                             (unsigned long long)listing->logs[i]);
+            code = error_set(
+                OMENDB_CORRUPT,
+                "CURRENT is missing although wal-%llu holds commits; restore from a backup",
+                (unsigned long long)listing->logs[i]);
         if (code != OMENDB_OK)
             return code;
     }
@@ -350,19 +387,23 @@ static int recover_read_shared(omendb *db)
 static int recover_take_lock(omendb *db)
 {
     const omendb_vfs *vfs = db->storage.vfs;
-    int code = storage_open(&db->storage, "LOCK", OMENDB_OPEN_WRITE | OMENDB_OPEN_CREATE, &db->lock_file);
+    int code =
+        storage_open(&db->storage, "LOCK", OMENDB_OPEN_WRITE | OMENDB_OPEN_CREATE, &db->lock_file);
     if (code != OMENDB_OK)
         return code;
     code = vfs->lock(vfs->context, db->lock_file.handle, OMENDB_LOCK_EXCLUSIVE);
     if (code == OMENDB_BUSY)
-        return error_set(code, "the database is open for writing elsewhere; close it there, or open it read_only");
+        return error_set(
+            code,
+            "the database is open for writing elsewhere; close it there, or open it read_only");
     return code == OMENDB_OK ? code : error_set(code, "LOCK cannot be locked");
 }
 
 static int recover_open_existing(omendb *db, struct recover_listing *listing)
 {
     uint64_t delivered = 0;
-    int code = db->read_only ? recover_read_shared(db) : manifest_read(&db->storage, &db->published);
+    int code =
+        db->read_only ? recover_read_shared(db) : manifest_read(&db->storage, &db->published);
     /* A writer may have begun another log before the manifest was held. */
     if (code == OMENDB_OK && db->read_only)
         code = recover_list(db, listing);

@@ -1,5 +1,5 @@
-/* rows.c: the cursor of omendb_scan. It holds the version and a sorted list of (id, source, row), made at the beginning: a source
- * is a memtable, a segment, or the transaction's own changes. */
+/* rows.c: the cursor of omendb_scan. It holds the version and a sorted list of (id, source, row),
+ * made at the beginning: a source is a memtable, a segment, or the transaction's own changes. */
 #include "rows.h"
 
 #include <stdlib.h>
@@ -33,8 +33,9 @@ static int rows_add(struct omendb_rows *rows, uint64_t id, uint32_t source, uint
 {
     if (rows->count == rows->capacity) {
         size_t capacity = rows->capacity * 2 + 64;
-        struct rows_entry *entries = memory_resize(&rows->db->memory, rows->entries, rows->capacity * sizeof *entries,
-                                                   memory_multiply(capacity, sizeof *entries));
+        struct rows_entry *entries =
+            memory_resize(&rows->db->memory, rows->entries, rows->capacity * sizeof *entries,
+                          memory_multiply(capacity, sizeof *entries));
         if (entries == NULL)
             return OMENDB_NOMEM;
         rows->entries = entries;
@@ -44,20 +45,23 @@ static int rows_add(struct omendb_rows *rows, uint64_t id, uint32_t source, uint
     return OMENDB_OK;
 }
 
-static int rows_add_memtable(struct omendb_rows *rows, uint32_t source, uint64_t commit, uint64_t from, uint64_t to)
+static int rows_add_memtable(struct omendb_rows *rows, uint32_t source, uint64_t commit,
+                             uint64_t from, uint64_t to)
 {
     const struct memtable *memtable = rows->version->memtables[source];
     uint32_t limit = memtable_visible_rows(memtable, commit);
     int code = OMENDB_OK;
     for (uint32_t row = 0; row < limit && code == OMENDB_OK; row++) {
         uint64_t id = memtable_id(memtable, row), end = tombstones_get(memtable->tombstones, row);
-        if (id >= from && id <= to && (end == 0 || end > commit) && txn_find(rows->txn, rows->collection, id) == NULL)
+        if (id >= from && id <= to && (end == 0 || end > commit) &&
+            txn_find(rows->txn, rows->collection, id) == NULL)
             code = rows_add(rows, id, source, row);
     }
     return code;
 }
 
-static int rows_add_segment(struct omendb_rows *rows, uint32_t index, uint64_t commit, uint64_t from, uint64_t to)
+static int rows_add_segment(struct omendb_rows *rows, uint32_t index, uint64_t commit,
+                            uint64_t from, uint64_t to)
 {
     const struct segment *segment = rows->version->segments[index];
     int code = OMENDB_OK;
@@ -66,7 +70,8 @@ static int rows_add_segment(struct omendb_rows *rows, uint32_t index, uint64_t c
     for (uint32_t row = 0; row < segment->info.rows && code == OMENDB_OK; row++) {
         uint64_t id;
         code = segment_id(segment, row, &id);
-        if (code == OMENDB_OK && id >= from && id <= to && segment_row_visible(segment, row, commit) &&
+        if (code == OMENDB_OK && id >= from && id <= to &&
+            segment_row_visible(segment, row, commit) &&
             txn_find(rows->txn, rows->collection, id) == NULL)
             code = rows_add(rows, id, rows->version->memtable_count + index, row);
     }
@@ -78,13 +83,15 @@ static int rows_add_own(struct omendb_rows *rows, uint64_t from, uint64_t to)
     int code = OMENDB_OK;
     for (size_t i = 0; rows->txn != NULL && i < rows->txn->write_count && code == OMENDB_OK; i++) {
         const struct txn_write *write = &rows->txn->writes[i];
-        if (write->collection == rows->collection && write->vector != NULL && write->id >= from && write->id <= to)
+        if (write->collection == rows->collection && write->vector != NULL && write->id >= from &&
+            write->id <= to)
             code = rows_add(rows, write->id, ROWS_OWN, (uint32_t)i);
     }
     return code;
 }
 
-OMENDB_INTERNAL int rows_open(struct collection *collection, const omendb_txn *txn, uint64_t from, uint64_t to, omendb_rows **rows)
+OMENDB_INTERNAL int rows_open(struct collection *collection, const omendb_txn *txn, uint64_t from,
+                              uint64_t to, omendb_rows **rows)
 {
     omendb *db = collection->db;
     uint64_t commit;
@@ -116,18 +123,23 @@ OMENDB_INTERNAL int rows_open(struct collection *collection, const omendb_txn *t
     return OMENDB_OK;
 }
 
-static int rows_vector(const omendb_rows *rows, const struct rows_entry *entry, const uint8_t **vector)
+static int rows_vector(const omendb_rows *rows, const struct rows_entry *entry,
+                       const uint8_t **vector)
 {
     const struct version *version = rows->version;
     if (entry->source == ROWS_OWN) {
         *vector = rows->txn->writes[entry->row].vector;
-        return *vector != NULL ? OMENDB_OK : error_set(OMENDB_NOTFOUND, "id %llu was deleted by this transaction", (unsigned long long)entry->id);
+        return *vector != NULL
+                   ? OMENDB_OK
+                   : error_set(OMENDB_NOTFOUND, "id %llu was deleted by this transaction",
+                               (unsigned long long)entry->id);
     }
     if (entry->source < version->memtable_count) {
         *vector = graph_vector(version->memtables[entry->source]->graph, entry->row);
         return OMENDB_OK;
     }
-    return segment_vector(version->segments[entry->source - version->memtable_count], entry->row, vector);
+    return segment_vector(version->segments[entry->source - version->memtable_count], entry->row,
+                          vector);
 }
 
 OMENDB_INTERNAL int rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector)
@@ -139,11 +151,15 @@ OMENDB_INTERNAL int rows_next(omendb_rows *rows, uint64_t *id, int vector_type, 
     if (vector != NULL) {
         int code = rows_vector(rows, entry, &stored);
         if (code == OMENDB_OK)
-            code = scalar_export(&rows->collection->format, stored, (omendb_scalar)vector_type, vector);
+            code = scalar_export(&rows->collection->format, stored, (omendb_scalar)vector_type,
+                                 vector);
         if (code != OMENDB_OK)
-            return code == OMENDB_INVALID ? error_set(code, "vectors of collection \"%s\" cannot be given as type %d; use OMENDB_F32 or the stored type",
-                                                      rows->collection->name, vector_type)
-                                          : code;
+            return code == OMENDB_INVALID
+                       ? error_set(code,
+                                   "vectors of collection \"%s\" cannot be given as type %d; use "
+                                   "OMENDB_F32 or the stored type",
+                                   rows->collection->name, vector_type)
+                       : code;
     }
     if (id != NULL)
         *id = entry->id;

@@ -1,20 +1,22 @@
 /* search.c: one query over all sources of a version.
  *
- * Each memtable and segment is asked on its own: rows in its graph by a walk, rows not in it one by one; the hits are merged by
- * (distance, id). A source that is small is scanned as a whole: that costs no more than the walk and is exact. When a walk finds
- * fewer than k although more rows are visible (deleted rows can cut a graph in two), the source is scanned: k means k. */
+ * Each memtable and segment is asked on its own: rows in its graph by a walk, rows not in it one by
+ * one; the hits are merged by (distance, id). A source that is small is scanned as a whole: that
+ * costs no more than the walk and is exact. When a walk finds fewer than k although more rows are
+ * visible (deleted rows can cut a graph in two), the source is scanned: k means k. */
 #include "database.h"
 
 #include <string.h>
 
-/* A walk computes some 10 to 20 distances for each candidate it keeps, at random places; a scan of 8 for each is cheaper. */
+/* A walk computes some 10 to 20 distances for each candidate it keeps, at random places; a scan of
+ * 8 for each is cheaper. */
 #define SEARCH_SCAN_PER_CANDIDATE 8
 
 /* One source of rows, whatever it is. */
 struct search_source {
-    struct graph_view view;  /* count = rows that can be scanned */
-    uint32_t indexed;        /* the first ones, which can be walked */
-    uint32_t row_limit;      /* rows at or beyond are not visible */
+    struct graph_view view; /* count = rows that can be scanned */
+    uint32_t indexed;       /* the first ones, which can be walked */
+    uint32_t row_limit;     /* rows at or beyond are not visible */
     uint64_t commit;
     const struct tombstones *tombstones;
     const struct begin_array *begins; /* NULL: all rows below row_limit have begun */
@@ -31,7 +33,8 @@ static int search_visible(const void *context, uint32_t row)
     return source->begins == NULL || source->begins->begin[row] <= source->commit;
 }
 
-static void search_memtable_source(const struct memtable *memtable, uint64_t commit, struct search_source *source)
+static void search_memtable_source(const struct memtable *memtable, uint64_t commit,
+                                   struct search_source *source)
 {
     memset(source, 0, sizeof *source);
     /* In this order: what is indexed is in the view, what is visible is in it, too. */
@@ -43,7 +46,8 @@ static void search_memtable_source(const struct memtable *memtable, uint64_t com
     source->memtable = memtable;
 }
 
-static void search_segment_source(const struct segment *segment, uint64_t commit, struct search_source *source)
+static void search_segment_source(const struct segment *segment, uint64_t commit,
+                                  struct search_source *source)
 {
     memset(source, 0, sizeof *source);
     source->view = segment->graph;
@@ -52,7 +56,8 @@ static void search_segment_source(const struct segment *segment, uint64_t commit
     source->row_limit = segment->info.rows;
     source->commit = commit;
     source->tombstones = segment->tombstones;
-    source->begins = segment->begins != NULL && segment->begins->newest > commit ? segment->begins : NULL;
+    source->begins =
+        segment->begins != NULL && segment->begins->newest > commit ? segment->begins : NULL;
     source->segment = segment;
 }
 
@@ -65,11 +70,14 @@ static int search_source_id(const struct search_source *source, uint32_t row, ui
 }
 
 /* The k nearest rows of a source into scratch->hits. */
-static int search_rows(const struct search_request *request, const struct search_source *source, struct scratch *scratch, size_t k,
-                       size_t *count, struct graph_counters *counters, omendb_explain *explain)
+static int search_rows(const struct search_request *request, const struct search_source *source,
+                       struct scratch *scratch, size_t k, size_t *count,
+                       struct graph_counters *counters, omendb_explain *explain)
 {
-    int filtered = source->begins != NULL || atomic_load_explicit(&source->tombstones->dead, memory_order_acquire) != 0;
-    struct graph_filter filter = {source->row_limit, GRAPH_NO_ROW, filtered ? search_visible : NULL, source};
+    int filtered = source->begins != NULL ||
+                   atomic_load_explicit(&source->tombstones->dead, memory_order_acquire) != 0;
+    struct graph_filter filter = {source->row_limit, GRAPH_NO_ROW, filtered ? search_visible : NULL,
+                                  source};
     uint32_t walked = source->indexed < source->row_limit ? source->indexed : source->row_limit;
     size_t ef = request->ef < k ? k : request->ef;
     ef = ef < source->row_limit ? ef : source->row_limit;
@@ -85,14 +93,16 @@ static int search_rows(const struct search_request *request, const struct search
         in_graph.row_limit = walked;
         if (source->segment != NULL)
             view.count = source->indexed;
-        code = graph_search(&view, scratch->graph, request->vector, ef, &in_graph, scratch->hits, count, counters);
+        code = graph_search(&view, scratch->graph, request->vector, ef, &in_graph, scratch->hits,
+                            count, counters);
         *count = *count < k ? *count : k;
         explain->graph_rows += walked;
         if (*count < k && *count < walked)
             *count = walked = 0;
     }
     if (code == OMENDB_OK && walked < source->row_limit) {
-        code = graph_scan(&source->view, scratch->graph, request->vector, walked, source->row_limit, k, &filter, scratch->hits, count, counters);
+        code = graph_scan(&source->view, scratch->graph, request->vector, walked, source->row_limit,
+                          k, &filter, scratch->hits, count, counters);
         explain->scanned_rows += source->row_limit - walked;
     }
     return code;
@@ -103,18 +113,21 @@ static int search_before(const struct search_hit *a, const struct search_hit *b)
     return a->distance < b->distance || (a->distance == b->distance && a->id < b->id);
 }
 
-/* Rows to ids; equal distances, which came in the order of rows, into the order of ids. Records that the transaction changed, and the
- * excluded one, are left out. */
-static int search_name_hits(const struct search_request *request, const struct search_source *source, struct scratch *scratch,
+/* Rows to ids; equal distances, which came in the order of rows, into the order of ids. Records
+ * that the transaction changed, and the excluded one, are left out. */
+static int search_name_hits(const struct search_request *request,
+                            const struct search_source *source, struct scratch *scratch,
                             size_t count, size_t *named)
 {
     size_t used = 0;
     for (size_t i = 0; i < count; i++) {
-        struct search_hit hit = {scratch->hits[i].distance * request->collection->distance_factor, 0};
+        struct search_hit hit = {scratch->hits[i].distance * request->collection->distance_factor,
+                                 0};
         int code = search_source_id(source, scratch->hits[i].row, &hit.id);
         if (code != OMENDB_OK)
             return code;
-        if (hit.id == request->excluded_id || (request->txn != NULL && txn_find(request->txn, request->collection, hit.id) != NULL))
+        if (hit.id == request->excluded_id ||
+            (request->txn != NULL && txn_find(request->txn, request->collection, hit.id) != NULL))
             continue;
         size_t at = used++;
         for (; at > 0 && search_before(&hit, &scratch->found[at - 1]); at--)
@@ -130,7 +143,8 @@ static void search_merge(struct scratch *scratch, size_t found, size_t k, size_t
 {
     size_t a = 0, b = 0, out = 0;
     while (out < k && (a < *best || b < found)) {
-        int take_best = b == found || (a < *best && search_before(&scratch->best[a], &scratch->found[b]));
+        int take_best =
+            b == found || (a < *best && search_before(&scratch->best[a], &scratch->found[b]));
         scratch->merged[out++] = take_best ? scratch->best[a++] : scratch->found[b++];
     }
     struct search_hit *merged = scratch->merged;
@@ -140,15 +154,19 @@ static void search_merge(struct scratch *scratch, size_t found, size_t k, size_t
 }
 
 /* The transaction's own records, compared one by one. */
-static void search_own_writes(const struct search_request *request, struct scratch *scratch, size_t k, size_t *best, struct graph_counters *counters)
+static void search_own_writes(const struct search_request *request, struct scratch *scratch,
+                              size_t k, size_t *best, struct graph_counters *counters)
 {
     const omendb_txn *txn = request->txn;
     for (size_t i = 0; txn != NULL && i < txn->write_count; i++) {
         const struct txn_write *write = &txn->writes[i];
-        if (write->collection != request->collection || write->vector == NULL || write->id == request->excluded_id)
+        if (write->collection != request->collection || write->vector == NULL ||
+            write->id == request->excluded_id)
             continue;
-        float distance = request->collection->kernel->pair(request->vector, write->vector, request->collection->schema.dim);
-        scratch->found[0] = (struct search_hit){distance * request->collection->distance_factor, write->id};
+        float distance = request->collection->kernel->pair(request->vector, write->vector,
+                                                           request->collection->schema.dim);
+        scratch->found[0] =
+            (struct search_hit){distance * request->collection->distance_factor, write->id};
         search_merge(scratch, 1, k, best);
         counters->distances++;
     }
@@ -164,8 +182,9 @@ static uint64_t search_total_rows(const struct version *version)
     return rows;
 }
 
-static int search_source(const struct search_request *request, const struct search_source *source, struct scratch *scratch, size_t k,
-                         size_t *best, struct graph_counters *counters, omendb_explain *explain)
+static int search_source(const struct search_request *request, const struct search_source *source,
+                         struct scratch *scratch, size_t k, size_t *best,
+                         struct graph_counters *counters, omendb_explain *explain)
 {
     size_t count, named;
     int code = search_rows(request, source, scratch, k, &count, counters, explain);
@@ -177,8 +196,9 @@ static int search_source(const struct search_request *request, const struct sear
     return code;
 }
 
-OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch, uint64_t *ids, float *distances,
-                               size_t *count, omendb_explain *explain)
+OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch,
+                               uint64_t *ids, float *distances, size_t *count,
+                               omendb_explain *explain)
 {
     const struct version *version = request->version;
     struct graph_counters counters = {0, 0};

@@ -228,10 +228,10 @@ static struct segment_writer_part *segment_writer_current(const struct segment_w
 OMENDB_INTERNAL int segment_writer_begin_part(struct segment_writer *writer)
 {
     void *parts = writer->parts;
-    assert(!writer->part_open && !writer->finished);
     int code = segment_writer_state(writer);
     if (code != OMENDB_OK)
         return code;
+    assert(!writer->part_open && !writer->finished);
     code = segment_writer_grow(writer->storage->memory, &parts, &writer->part_capacity,
                                (size_t)writer->part_count + 1, sizeof *writer->parts);
     writer->parts = parts;
@@ -426,10 +426,10 @@ static int segment_write_footer(struct segment_writer *writer, uint64_t *size, u
 OMENDB_INTERNAL int segment_writer_finish(struct segment_writer *writer, uint64_t *size,
                                           uint32_t *footer_crc)
 {
-    assert(!writer->part_open && !writer->finished);
     int code = segment_writer_state(writer);
     if (code != OMENDB_OK)
         return code;
+    assert(!writer->part_open && !writer->finished);
     code = segment_writer_pad(writer, BLOCK_BYTES);
     if (code == OMENDB_OK)
         code = segment_writer_drain(writer);

@@ -1,11 +1,15 @@
-/* segment.h: immutable files of sections. A seg-<n> carries one or many parts (a pack); a part is one segment of one collection: a fixed
- * description and typed sections. An ovl-<n> is the same container whose parts carry tombstones of segments.
+/* segment.h: immutable files of sections. A seg-<n> carries one or many parts (a pack); a part is
+ * one segment of one collection: a fixed description and typed sections. An ovl-<n> is the same
+ * container whose parts carry tombstones of segments.
  *
- * File, little-endian: header of 64 bytes (magic "OMENDBSG", format version, three feature masks, file number, 24 bytes kept for a
- * key id and a nonce prefix, CRC32C); sections, each at a multiple of 64, zeros between; then at a multiple of 16 KiB (block aligned, so that data
- * blocks are verified by the table and the footer by its own checksum) the footer: part directory, section directory, table of CRC32C of
- * each data block (each checksum begins with file number and block number, so that swapped blocks are caught), counts, and a trailer of
- * 32 bytes at the very end (magic, footer length, footer CRC32C). The manifest names size and footer CRC32C. */
+ * File, little-endian (format.h has the offsets):
+ *   header    64 bytes: magic "OMENDBSG", format version, three feature masks, file number,
+ *             24 bytes kept for a key id and a nonce prefix, CRC32C
+ *   sections  each at a multiple of 64, zeros between
+ *   footer    at a multiple of 16 KiB: part directory, section directory, CRC32C of each data
+ *             block (begun with file and block number: swapped blocks are caught), counts
+ *   trailer   the last 32 bytes: magic, footer length, footer CRC32C
+ * The manifest names the size and the footer's CRC32C. */
 #ifndef OMENDB_SEGMENT_H
 #define OMENDB_SEGMENT_H
 
@@ -14,23 +18,24 @@
 #include "storage.h"
 
 enum section_type {
-    SECTION_VECTORS     = 1,  /* rows * vector_stride */
-    SECTION_LINKS       = 2,  /* indexed_rows * 2M u32 */
-    SECTION_LEVELS      = 3,  /* indexed_rows u8 */
-    SECTION_UPPER_INDEX = 4,  /* indexed_rows u32 */
-    SECTION_UPPER_LINKS = 5,  /* upper_count * M u32 */
-    SECTION_IDS         = 6,  /* rows u64, in row order */
-    SECTION_SORTED_IDS  = 7,  /* rows u64 ascending (ties by row); absent when IDS is itself ascending */
-    SECTION_SORTED_ROWS = 8,  /* rows u32: row of each of SORTED_IDS */
-    SECTION_ID_FILTER   = 9,  /* blocked Bloom filter, see idmap.h */
-    SECTION_TOMBSTONES  = 10  /* in overlays: ascending u32 rows */
+    SECTION_VECTORS = 1,     /* rows * vector_stride */
+    SECTION_LINKS = 2,       /* indexed_rows * 2M u32 */
+    SECTION_LEVELS = 3,      /* indexed_rows u8 */
+    SECTION_UPPER_INDEX = 4, /* indexed_rows u32 */
+    SECTION_UPPER_LINKS = 5, /* upper_count * M u32 */
+    SECTION_IDS = 6,         /* rows u64, in row order */
+    SECTION_SORTED_IDS =
+        7, /* rows u64 ascending (ties by row); absent when IDS is itself ascending */
+    SECTION_SORTED_ROWS = 8, /* rows u32: row of each of SORTED_IDS */
+    SECTION_ID_FILTER = 9,   /* blocked Bloom filter, see idmap.h */
+    SECTION_TOMBSTONES = 10  /* in overlays: ascending u32 rows */
 };
 
 #define SEGMENT_IDS_ASCEND 1u /* part flag */
 
 /* Described in the footer, 96 bytes a part. */
 struct part_info {
-    uint64_t collection; /* id of the collection */
+    uint64_t collection;  /* id of the collection */
     uint64_t target_file; /* overlays: segment file and part that the tombstones belong to */
     uint32_t target_part;
     uint32_t flags;
@@ -45,7 +50,8 @@ struct part_info {
     uint32_t scalar;
     uint32_t metric;
     uint64_t smallest_id, largest_id;
-    float reference_recall; /* sampled when the graph was last known to be as good as fresh; 0: unknown */
+    float reference_recall; /* sampled when the graph was last known to be as good as fresh; 0:
+                               unknown */
     uint32_t reference_rows;
 };
 
@@ -55,25 +61,35 @@ struct section_range {
 };
 
 struct segment_writer;
-/* expected_bytes: a guess for preallocation, 0: none. The file is invisible to readers until the manifest names it. */
-OMENDB_INTERNAL int segment_writer_create(struct storage *storage, enum storage_kind kind, uint64_t number, uint64_t expected_bytes,
+/* expected_bytes: a guess for preallocation, 0: none. The file is invisible to readers until the
+ * manifest names it. */
+OMENDB_INTERNAL int segment_writer_create(struct storage *storage, enum storage_kind kind,
+                                          uint64_t number, uint64_t expected_bytes,
                                           struct segment_writer **writer);
-OMENDB_INTERNAL int segment_writer_begin_part(struct segment_writer *writer); /* sections that follow belong to it */
-OMENDB_INTERNAL int segment_writer_begin_section(struct segment_writer *writer, enum section_type type);
-OMENDB_INTERNAL int segment_writer_append(struct segment_writer *writer, const void *data, size_t size);
-OMENDB_INTERNAL int segment_writer_end_part(struct segment_writer *writer, const struct part_info *info);
-/* Everything appended so far is handed to the file and can be mapped: used by merges, which build the graph over the vectors just
- * written. Gives a read-only block file over [0, size written), blocks taken as verified; closed by segment_flush_close, before anything
- * more is appended (a vfs may refuse to write a file while it is mapped).
- * offset: of the current part's section `type`. */
-OMENDB_INTERNAL int segment_writer_flush(struct segment_writer *writer, enum section_type type, struct block_file **view, uint64_t *offset);
+OMENDB_INTERNAL int
+segment_writer_begin_part(struct segment_writer *writer); /* sections that follow belong to it */
+OMENDB_INTERNAL int segment_writer_begin_section(struct segment_writer *writer,
+                                                 enum section_type type);
+OMENDB_INTERNAL int segment_writer_append(struct segment_writer *writer, const void *data,
+                                          size_t size);
+OMENDB_INTERNAL int segment_writer_end_part(struct segment_writer *writer,
+                                            const struct part_info *info);
+/* Everything appended so far is handed to the file and can be mapped: used by merges, which build
+ * the graph over the vectors just written. Gives a read-only block file over [0, size written),
+ * blocks taken as verified; closed by segment_flush_close, before anything more is appended (a vfs
+ * may refuse to write a file while it is mapped). offset: of the current part's section `type`. */
+OMENDB_INTERNAL int segment_writer_flush(struct segment_writer *writer, enum section_type type,
+                                         struct block_file **view, uint64_t *offset);
 OMENDB_INTERNAL void segment_flush_close(struct segment_writer *writer, struct block_file *view);
 /* Writes the footer, syncs (not the directory), closes. */
-OMENDB_INTERNAL int segment_writer_finish(struct segment_writer *writer, uint64_t *size, uint32_t *footer_crc);
+OMENDB_INTERNAL int segment_writer_finish(struct segment_writer *writer, uint64_t *size,
+                                          uint32_t *footer_crc);
 /* Frees the writer; a file that was not finished is unlinked. NULL is OK. */
 OMENDB_INTERNAL void segment_writer_destroy(struct segment_writer *writer);
-OMENDB_INTERNAL uint32_t segment_writer_parts(const struct segment_writer *writer); /* begun so far */
-OMENDB_INTERNAL uint64_t segment_writer_size(const struct segment_writer *writer); /* bytes so far */
+OMENDB_INTERNAL uint32_t
+segment_writer_parts(const struct segment_writer *writer); /* begun so far */
+OMENDB_INTERNAL uint64_t
+segment_writer_size(const struct segment_writer *writer); /* bytes so far */
 
 /* An opened file; reference-counted by the caller's own means. */
 struct segment_file {
@@ -86,18 +102,24 @@ struct segment_file {
     struct storage *storage;
     size_t allocated; /* private */
 };
-/* Verifies size, header, trailer, footer checksum, that all sections lie inside and that those of segments have the bytes that their part's
- * counts ask for (values inside are for the caller to bound); data blocks when touched. */
-OMENDB_INTERNAL int segment_file_open(struct storage *storage, enum storage_kind kind, uint64_t number, uint64_t size,
-                                      uint32_t footer_crc, struct segment_file **file);
+/* Verifies size, header, trailer, footer checksum, that all sections lie inside and that those of
+ * segments have the bytes that their part's counts ask for (values inside are for the caller to
+ * bound); data blocks when touched. */
+OMENDB_INTERNAL int segment_file_open(struct storage *storage, enum storage_kind kind,
+                                      uint64_t number, uint64_t size, uint32_t footer_crc,
+                                      struct segment_file **file);
 OMENDB_INTERNAL void segment_file_close(struct segment_file *file); /* NULL is OK */
 
-static inline struct section_range segment_section(const struct segment_file *file, uint32_t part, enum section_type type)
+static inline struct section_range segment_section(const struct segment_file *file, uint32_t part,
+                                                   enum section_type type)
 {
     return file->sections[(size_t)part * (SECTION_TOMBSTONES + 1) + (size_t)type];
 }
 
-/* Reads and verifies every block, touched before or not; `report` gets a sentence for each that is bad or cannot be read. OMENDB_NOMEM. */
-OMENDB_INTERNAL int segment_file_check(struct segment_file *file, void (*report)(void *context, const char *sentence), void *context);
+/* Reads and verifies every block, touched before or not; `report` gets a sentence for each that is
+ * bad or cannot be read. OMENDB_NOMEM. */
+OMENDB_INTERNAL int segment_file_check(struct segment_file *file,
+                                       void (*report)(void *context, const char *sentence),
+                                       void *context);
 
 #endif

@@ -1,7 +1,9 @@
-/* tombstones.h: for each row of a memtable or segment the commit that ended it (deleted or replaced it), or 0.
+/* tombstones.h: for each row of a memtable or segment the commit that ended it (deleted or replaced
+ * it), or 0.
  *
- * Sealing a memtable keeps the numbers of its rows, so the segment takes over the very same object and no delete is lost on the
- * way. Pages of 512 rows come into being at the first delete among them; a walker pays one load for rows of pages without any.
+ * Sealing a memtable keeps the numbers of its rows, so the segment takes over the very same object
+ * and no delete is lost on the way. Pages of 512 rows come into being at the first delete among
+ * them; a walker pays one load for rows of pages without any.
  *
  * Guarded: prepare, set and grow by the commit mutex; get by nothing (acquire loads). */
 #ifndef OMENDB_TOMBSTONES_H
@@ -29,8 +31,8 @@ struct tombstones {
     _Atomic uint32_t references;
     struct memory *memory;
     _Atomic(struct tombstone_directory *) directory;
-    _Atomic uint32_t dead;     /* rows that have ended */
-    _Atomic uint64_t newest;   /* largest end */
+    _Atomic uint32_t dead;   /* rows that have ended */
+    _Atomic uint64_t newest; /* largest end */
 };
 
 OMENDB_INTERNAL struct tombstones *tombstones_create(struct memory *memory);
@@ -41,18 +43,22 @@ OMENDB_INTERNAL void tombstones_release(struct tombstones *tombstones); /* NULL 
 OMENDB_INTERNAL int tombstones_prepare(struct tombstones *tombstones, uint32_t row);
 OMENDB_INTERNAL void tombstones_set(struct tombstones *tombstones, uint32_t row, uint64_t commit);
 
-/* Calls `each` for every ended row below `rows`, ascending; stops at its first non-zero answer and returns it. */
+/* Calls `each` for every ended row below `rows`, ascending; stops at its first non-zero answer and
+ * returns it. */
 OMENDB_INTERNAL int tombstones_each(const struct tombstones *tombstones, uint32_t rows,
-                                    int (*each)(void *context, uint32_t row, uint64_t end), void *context);
+                                    int (*each)(void *context, uint32_t row, uint64_t end),
+                                    void *context);
 
 /* The commit that ended the row, 0: none. */
 static inline uint64_t tombstones_get(const struct tombstones *tombstones, uint32_t row)
 {
-    struct tombstone_directory *directory = atomic_load_explicit(&tombstones->directory, memory_order_acquire);
+    struct tombstone_directory *directory =
+        atomic_load_explicit(&tombstones->directory, memory_order_acquire);
     uint32_t number = row >> TOMBSTONE_PAGE_SHIFT;
     if (directory == NULL || number >= directory->pages)
         return 0;
-    struct tombstone_page *page = atomic_load_explicit(&directory->page[number], memory_order_acquire);
+    struct tombstone_page *page =
+        atomic_load_explicit(&directory->page[number], memory_order_acquire);
     if (page == NULL)
         return 0;
     return atomic_load_explicit(&page->end[row & (TOMBSTONE_PAGE_ROWS - 1)], memory_order_acquire);

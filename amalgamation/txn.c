@@ -1,7 +1,9 @@
-/* txn.c: transactions. A read-only one is a commit number in a list, which keeps merges from dropping what it may see. A writing one gathers
- * its changes in memory, by record, and hands them to commit_changes at the end; reads look there first.
+/* txn.c: transactions. A read-only one is a commit number in a list, which keeps merges from
+ * dropping what it may see. A writing one gathers its changes in memory, by record, and hands them
+ * to commit_changes at the end; reads look there first.
  *
- * The list is in the order of beginning, so its head has the smallest snapshot: numbers are taken under the same mutex. */
+ * The list is in the order of beginning, so its head has the smallest snapshot: numbers are taken
+ * under the same mutex. */
 #include "database.h"
 
 #include <string.h>
@@ -41,7 +43,8 @@ OMENDB_INTERNAL int txn_begin(omendb *db, int mode, omendb_txn **txn)
 OMENDB_INTERNAL uint64_t txn_oldest(omendb *db)
 {
     platform_mutex_lock(&db->txn_mutex);
-    uint64_t oldest = db->transactions != NULL ? db->transactions->snapshot : atomic_load(&db->visible_commit);
+    uint64_t oldest =
+        db->transactions != NULL ? db->transactions->snapshot : atomic_load(&db->visible_commit);
     platform_mutex_unlock(&db->txn_mutex);
     return oldest;
 }
@@ -63,7 +66,8 @@ OMENDB_INTERNAL void txn_end(omendb_txn *txn)
     db->open_transactions--;
     platform_mutex_unlock(&db->txn_mutex);
     for (size_t i = 0; i < txn->write_count; i++) {
-        memory_free(&db->memory, txn->writes[i].vector, txn->writes[i].vector == NULL ? 0 : txn->writes[i].collection->vector_bytes);
+        memory_free(&db->memory, txn->writes[i].vector,
+                    txn->writes[i].vector == NULL ? 0 : txn->writes[i].collection->vector_bytes);
         collection_release(txn->writes[i].collection);
     }
     memory_free(&db->memory, txn->writes, txn->write_capacity * sizeof *txn->writes);
@@ -87,7 +91,8 @@ static size_t txn_slot(const omendb_txn *txn, const struct collection *collectio
     return at;
 }
 
-OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn, const struct collection *collection, uint64_t id)
+OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn,
+                                                 const struct collection *collection, uint64_t id)
 {
     if (txn == NULL || txn->write_count == 0)
         return NULL;
@@ -100,10 +105,13 @@ static int txn_reserve(omendb_txn *txn, size_t more)
     struct memory *memory = &txn->db->memory;
     size_t needed = txn->write_count + more;
     if (needed > UINT32_MAX / 4)
-        return error_set(OMENDB_TOOBIG, "a transaction of %zu changes; at most %u", needed, UINT32_MAX / 4);
+        return error_set(OMENDB_TOOBIG, "a transaction of %zu changes; at most %u", needed,
+                         UINT32_MAX / 4);
     if (needed > txn->write_capacity) {
         size_t capacity = needed + txn->write_capacity;
-        struct txn_write *writes = memory_resize(memory, txn->writes, txn->write_capacity * sizeof *writes, memory_multiply(capacity, sizeof *writes));
+        struct txn_write *writes =
+            memory_resize(memory, txn->writes, txn->write_capacity * sizeof *writes,
+                          memory_multiply(capacity, sizeof *writes));
         if (writes == NULL)
             return OMENDB_NOMEM;
         txn->writes = writes;
@@ -126,7 +134,8 @@ static int txn_reserve(omendb_txn *txn, size_t more)
 }
 
 /* Whether the transaction sees the record now, and whether it was there at the snapshot. */
-static int txn_sees(omendb_txn *txn, const struct version *version, struct collection *collection, uint64_t id, int *now, int *then)
+static int txn_sees(omendb_txn *txn, const struct version *version, struct collection *collection,
+                    uint64_t id, int *now, int *then)
 {
     struct location location;
     const struct txn_write *own = txn_find(txn, collection, id);
@@ -152,32 +161,40 @@ static int txn_copy_vectors(omendb_txn *txn, const struct change *change, uint8_
     return OMENDB_OK;
 }
 
-static void txn_set(omendb_txn *txn, struct collection *collection, uint64_t id, uint8_t *vector, int existed)
+static void txn_set(omendb_txn *txn, struct collection *collection, uint64_t id, uint8_t *vector,
+                    int existed)
 {
     size_t slot = txn_slot(txn, collection, id);
     if (txn->table[slot] == 0) {
-        txn->writes[txn->write_count] = (struct txn_write){collection_reference(collection), id, NULL, !existed};
+        txn->writes[txn->write_count] =
+            (struct txn_write){collection_reference(collection), id, NULL, !existed};
         txn->table[slot] = (uint32_t)++txn->write_count;
     }
     struct txn_write *write = &txn->writes[txn->table[slot] - 1];
-    memory_free(&txn->db->memory, write->vector, write->vector == NULL ? 0 : collection->vector_bytes);
+    memory_free(&txn->db->memory, write->vector,
+                write->vector == NULL ? 0 : collection->vector_bytes);
     write->vector = vector;
 }
 
 /* Checks every id as the transaction sees it; leaves absent ones out of a delete. */
-static int txn_check(omendb_txn *txn, const struct version *version, struct change *change, uint8_t *existed)
+static int txn_check(omendb_txn *txn, const struct version *version, struct change *change,
+                     uint8_t *existed)
 {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < change->count; i++) {
-        int now, then, code = txn_sees(txn, version, change->collection, change->ids[i], &now, &then);
+        int now, then,
+            code = txn_sees(txn, version, change->collection, change->ids[i], &now, &then);
         if (code != OMENDB_OK)
             return code;
         if (change->kind == CHANGE_ADD && now)
-            return error_set(OMENDB_EXISTS, "row %u: id %llu is already in collection \"%s\"; use put to replace it", i,
-                             (unsigned long long)change->ids[i], change->collection->name);
+            return error_set(
+                OMENDB_EXISTS,
+                "row %u: id %llu is already in collection \"%s\"; use put to replace it", i,
+                (unsigned long long)change->ids[i], change->collection->name);
         if (change->kind == CHANGE_DELETE && !now) {
             if (!change->skip_missing)
-                return error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"", (unsigned long long)change->ids[i], change->collection->name);
+                return error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"",
+                                 (unsigned long long)change->ids[i], change->collection->name);
             continue;
         }
         change->ids[kept] = change->ids[i];
@@ -194,7 +211,10 @@ static int txn_assign_ids(omendb_txn *txn, struct change *change)
         return OMENDB_OK;
     platform_mutex_lock(&txn->db->commit_mutex);
     uint64_t next = atomic_load(&collection->next_id);
-    int code = next > UINT64_MAX - 1 - change->count ? error_set(OMENDB_FULL, "collection \"%s\": automatic ids are used up", collection->name) : OMENDB_OK;
+    int code = next > UINT64_MAX - 1 - change->count
+                   ? error_set(OMENDB_FULL, "collection \"%s\": automatic ids are used up",
+                               collection->name)
+                   : OMENDB_OK;
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++)
         change->ids[i] = next + i;
     if (code == OMENDB_OK)
@@ -229,19 +249,22 @@ OMENDB_INTERNAL int txn_apply(omendb_txn *txn, struct change *change)
 
 /* ------------------------------------------------------------------ commit */
 
-/* A record that was added and deleted again is no change, but may stand in the way of nobody either. */
+/* A record that was added and deleted again is no change, but may stand in the way of nobody
+ * either. */
 static int txn_is_change(const struct txn_write *write)
 {
     return write->vector != NULL || !write->added;
 }
 
 /* The changes of one kind in one collection, gathered. */
-static int txn_gather(omendb_txn *txn, struct collection *collection, int deletes, struct change *change)
+static int txn_gather(omendb_txn *txn, struct collection *collection, int deletes,
+                      struct change *change)
 {
     struct memory *memory = &txn->db->memory;
     uint32_t count = 0;
     for (size_t i = 0; i < txn->write_count; i++)
-        count += txn->writes[i].collection == collection && (txn->writes[i].vector == NULL) == deletes && txn_is_change(&txn->writes[i]);
+        count += txn->writes[i].collection == collection &&
+                 (txn->writes[i].vector == NULL) == deletes && txn_is_change(&txn->writes[i]);
     memset(change, 0, sizeof *change);
     change->kind = deletes ? CHANGE_DELETE : CHANGE_PUT;
     change->collection = collection;
@@ -258,11 +281,13 @@ static int txn_gather(omendb_txn *txn, struct collection *collection, int delete
     uint32_t at = 0;
     for (size_t i = 0; i < txn->write_count; i++) {
         const struct txn_write *write = &txn->writes[i];
-        if (write->collection != collection || (write->vector == NULL) != deletes || !txn_is_change(write))
+        if (write->collection != collection || (write->vector == NULL) != deletes ||
+            !txn_is_change(write))
             continue;
         change->ids[at] = write->id;
         if (!deletes)
-            memcpy(vectors + at * collection->vector_bytes, write->vector, collection->vector_bytes);
+            memcpy(vectors + at * collection->vector_bytes, write->vector,
+                   collection->vector_bytes);
         at++;
     }
     return OMENDB_OK;
@@ -300,7 +325,8 @@ static int txn_commit_writes(omendb_txn *txn)
         code = commit_changes(txn->db, changes, collections * 2, txn->snapshot);
     for (size_t i = 0; changes != NULL && gathered != NULL && i < collections * 2; i++) {
         memory_free(memory, changes[i].ids, gathered[i] * sizeof(uint64_t));
-        memory_free(memory, (void *)(uintptr_t)changes[i].vectors, gathered[i] * list[i / 2]->vector_bytes);
+        memory_free(memory, (void *)(uintptr_t)changes[i].vectors,
+                    gathered[i] * list[i / 2]->vector_bytes);
     }
     memory_free(memory, changes, bytes);
     memory_free(memory, gathered, collections * 2 * sizeof *gathered);

@@ -1,12 +1,15 @@
 /* version.c: the lives of collections, versions and segments; finding rows by id in them.
  *
- * Reference without a lock. A reader marks a pin slot as busy, loads the collection's version pointer, adds a reference, and frees the
- * slot; who replaces the pointer waits until each slot was seen free once, and only then drops the old version's own reference. Both sides
- * are sequentially consistent: if the reader loaded the old pointer, its mark came before the swap in the one order, so the
- * swapper sees it. The pin lasts for a handful of instructions, so the wait is short and needs no signal.
+ * Reference without a lock. A reader marks a pin slot as busy, loads the collection's version
+ * pointer, adds a reference, and frees the slot; who replaces the pointer waits until each slot was
+ * seen free once, and only then drops the old version's own reference. Both sides are sequentially
+ * consistent: if the reader loaded the old pointer, its mark came before the swap in the one order,
+ * so the swapper sees it. The pin lasts for a handful of instructions, so the wait is short and
+ * needs no signal.
  *
- * Consistency. A commit number read while a version was current is complete in that version: appends go to memtables in it, and
- * what a later version dropped had ended at or before a commit that was already visible (compact.c). Hence the loop in version_acquire_newest. */
+ * Consistency. A commit number read while a version was current is complete in that version:
+ * appends go to memtables in it, and what a later version dropped had ended at or before a commit
+ * that was already visible (compact.c). Hence the loop in version_acquire_newest. */
 #include "database.h"
 
 #include <string.h>
@@ -30,8 +33,8 @@ static int schema_check_ranges(const omendb_schema *schema)
     };
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
         if (ranges[i].value < ranges[i].low || ranges[i].value > ranges[i].high)
-            return error_set(OMENDB_INVALID, "schema.%s is %u; it must be between %u and %u", ranges[i].name, ranges[i].value,
-                             ranges[i].low, ranges[i].high);
+            return error_set(OMENDB_INVALID, "schema.%s is %u; it must be between %u and %u",
+                             ranges[i].name, ranges[i].value, ranges[i].low, ranges[i].high);
     }
     return OMENDB_OK;
 }
@@ -51,20 +54,26 @@ OMENDB_INTERNAL int schema_complete(const omendb_schema *given, omendb_schema *c
     if (code != OMENDB_OK)
         return code;
     if (kernels_for((omendb_scalar)complete->scalar, (omendb_metric)complete->metric) == NULL)
-        return error_set(OMENDB_INVALID, "schema.metric %u does not go with schema.scalar %u: hamming is for b1, and b1 only for it",
+        return error_set(OMENDB_INVALID,
+                         "schema.metric %u does not go with schema.scalar %u: hamming is for b1, "
+                         "and b1 only for it",
                          complete->metric, complete->scalar);
     if (!(complete->scale > 0.0f) || complete->scale > 1e30f)
-        return error_set(OMENDB_INVALID, "schema.scale is %g; it must be positive and at most 1e30", (double)complete->scale);
+        return error_set(OMENDB_INVALID, "schema.scale is %g; it must be positive and at most 1e30",
+                         (double)complete->scale);
     return OMENDB_OK;
 }
 
 static int schema_differs(const char *name, const char *field, double stored, double given)
 {
-    return error_set(OMENDB_MISMATCH, "collection \"%s\" was made with %s %g, not %g; open it with the stored schema or NULL", name, field,
-                     stored, given);
+    return error_set(
+        OMENDB_MISMATCH,
+        "collection \"%s\" was made with %s %g, not %g; open it with the stored schema or NULL",
+        name, field, stored, given);
 }
 
-OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_schema *given, const char *name)
+OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_schema *given,
+                                   const char *name)
 {
     if (given->dim != 0 && given->dim != stored->dim)
         return schema_differs(name, "dim", stored->dim, given->dim);
@@ -77,7 +86,8 @@ OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_sch
     if (given->M != 0 && given->M != stored->M)
         return schema_differs(name, "M", stored->M, given->M);
     if (given->ef_construction != 0 && given->ef_construction != stored->ef_construction)
-        return schema_differs(name, "ef_construction", stored->ef_construction, given->ef_construction);
+        return schema_differs(name, "ef_construction", stored->ef_construction,
+                              given->ef_construction);
     if (given->ef != 0 && given->ef != stored->ef)
         return schema_differs(name, "ef", stored->ef, given->ef);
     if (given->seed != 0 && given->seed != stored->seed)
@@ -87,7 +97,8 @@ OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_sch
 
 /* ------------------------------------------------------------------ collections */
 
-OMENDB_INTERNAL int collection_create(omendb *db, uint64_t id, const char *name, const omendb_schema *schema, struct collection **collection)
+OMENDB_INTERNAL int collection_create(omendb *db, uint64_t id, const char *name,
+                                      const omendb_schema *schema, struct collection **collection)
 {
     *collection = NULL;
     struct collection *made = memory_zalloc(&db->memory, sizeof *made);
@@ -98,7 +109,8 @@ OMENDB_INTERNAL int collection_create(omendb *db, uint64_t id, const char *name,
     atomic_init(&made->references, 1);
     memcpy(made->name, name, strlen(name) + 1);
     made->schema = *schema;
-    made->format = (struct scalar_format){(omendb_scalar)schema->scalar, (omendb_metric)schema->metric, schema->dim, schema->scale};
+    made->format = (struct scalar_format){
+        (omendb_scalar)schema->scalar, (omendb_metric)schema->metric, schema->dim, schema->scale};
     made->kernel = kernels_for(made->format.scalar, made->format.metric);
     made->vector_bytes = scalar_bytes(made->format.scalar, schema->dim);
     made->distance_factor = scalar_distance_factor(&made->format);
@@ -120,13 +132,15 @@ OMENDB_INTERNAL struct collection *collection_reference(struct collection *colle
 
 OMENDB_INTERNAL void collection_release(struct collection *collection)
 {
-    if (collection == NULL || atomic_fetch_sub_explicit(&collection->references, 1, memory_order_acq_rel) != 1)
+    if (collection == NULL ||
+        atomic_fetch_sub_explicit(&collection->references, 1, memory_order_acq_rel) != 1)
         return;
     version_release(atomic_load_explicit(&collection->version, memory_order_relaxed));
     memory_free(&collection->db->memory, collection, sizeof *collection);
 }
 
-OMENDB_INTERNAL void collection_graph_config(const struct collection *collection, struct graph_config *config)
+OMENDB_INTERNAL void collection_graph_config(const struct collection *collection,
+                                             struct graph_config *config)
 {
     config->M = collection->schema.M;
     config->ef_construction = collection->schema.ef_construction;
@@ -169,8 +183,9 @@ OMENDB_INTERNAL int catalog_reserve(omendb *db, struct catalog *catalog, size_t 
     if (catalog->count + more <= catalog->capacity)
         return OMENDB_OK;
     size_t capacity = catalog->capacity * 2 + more;
-    struct collection **items = memory_resize(&db->memory, catalog->items, catalog->capacity * sizeof *items,
-                                              memory_multiply(capacity, sizeof *items));
+    struct collection **items =
+        memory_resize(&db->memory, catalog->items, catalog->capacity * sizeof *items,
+                      memory_multiply(capacity, sizeof *items));
     if (items == NULL)
         return OMENDB_NOMEM;
     catalog->items = items;
@@ -182,7 +197,8 @@ OMENDB_INTERNAL void catalog_insert(struct catalog *catalog, struct collection *
 {
     int found;
     size_t at = catalog_find(catalog, collection->name, &found);
-    memmove(catalog->items + at + 1, catalog->items + at, (catalog->count - at) * sizeof *catalog->items);
+    memmove(catalog->items + at + 1, catalog->items + at,
+            (catalog->count - at) * sizeof *catalog->items);
     catalog->items[at] = collection;
     catalog->count++;
 }
@@ -192,7 +208,8 @@ OMENDB_INTERNAL void catalog_remove(struct catalog *catalog, struct collection *
     for (size_t i = 0; i < catalog->count; i++) {
         if (catalog->items[i] != collection)
             continue;
-        memmove(catalog->items + i, catalog->items + i + 1, (catalog->count - i - 1) * sizeof *catalog->items);
+        memmove(catalog->items + i, catalog->items + i + 1,
+                (catalog->count - i - 1) * sizeof *catalog->items);
         catalog->count--;
         return;
     }
@@ -202,10 +219,12 @@ OMENDB_INTERNAL void catalog_remove(struct catalog *catalog, struct collection *
 
 static size_t version_bytes(uint32_t memtables, uint32_t segments)
 {
-    return sizeof(struct version) + memtables * sizeof(struct memtable *) + segments * sizeof(struct segment *);
+    return sizeof(struct version) + memtables * sizeof(struct memtable *) +
+           segments * sizeof(struct segment *);
 }
 
-OMENDB_INTERNAL struct version *version_create(struct memory *memory, uint32_t memtables, uint32_t segments)
+OMENDB_INTERNAL struct version *version_create(struct memory *memory, uint32_t memtables,
+                                               uint32_t segments)
 {
     size_t bytes = version_bytes(memtables, segments);
     struct version *version = memory_zalloc(memory, bytes);
@@ -223,7 +242,8 @@ OMENDB_INTERNAL struct version *version_create(struct memory *memory, uint32_t m
 
 OMENDB_INTERNAL void version_release(struct version *version)
 {
-    if (version == NULL || atomic_fetch_sub_explicit(&version->references, 1, memory_order_acq_rel) != 1)
+    if (version == NULL ||
+        atomic_fetch_sub_explicit(&version->references, 1, memory_order_acq_rel) != 1)
         return;
     for (uint32_t i = 0; i < version->memtable_count; i++)
         memtable_release(version->memtables[i]);
@@ -269,7 +289,8 @@ OMENDB_INTERNAL void version_install(struct collection *collection, struct versi
     version_release(old);
 }
 
-OMENDB_INTERNAL struct version *version_acquire_newest(struct collection *collection, uint64_t *commit)
+OMENDB_INTERNAL struct version *version_acquire_newest(struct collection *collection,
+                                                       uint64_t *commit)
 {
     for (;;) {
         struct version *version = version_acquire(collection);
@@ -282,7 +303,8 @@ OMENDB_INTERNAL struct version *version_acquire_newest(struct collection *collec
 
 /* ------------------------------------------------------------------ segments */
 
-OMENDB_INTERNAL int shared_file_open(omendb *db, const struct manifest_file *entry, struct shared_file **file)
+OMENDB_INTERNAL int shared_file_open(omendb *db, const struct manifest_file *entry,
+                                     struct shared_file **file)
 {
     *file = NULL;
     struct shared_file *made = memory_zalloc(&db->memory, sizeof *made);
@@ -291,7 +313,8 @@ OMENDB_INTERNAL int shared_file_open(omendb *db, const struct manifest_file *ent
     atomic_init(&made->references, 1);
     made->memory = &db->memory;
     made->entry = *entry;
-    int code = segment_file_open(&db->storage, (enum storage_kind)entry->kind, entry->number, entry->size, entry->footer_crc, &made->file);
+    int code = segment_file_open(&db->storage, (enum storage_kind)entry->kind, entry->number,
+                                 entry->size, entry->footer_crc, &made->file);
     if (code != OMENDB_OK) {
         memory_free(&db->memory, made, sizeof *made);
         return code;
@@ -314,23 +337,30 @@ OMENDB_INTERNAL void shared_file_release(struct shared_file *file)
     memory_free(file->memory, file, sizeof *file);
 }
 
-static int segment_expect(const struct segment_file *file, uint32_t part, enum section_type type, uint64_t expected)
+static int segment_expect(const struct segment_file *file, uint32_t part, enum section_type type,
+                          uint64_t expected)
 {
     struct section_range range = segment_section(file, part, type);
     if (range.length == expected)
         return OMENDB_OK;
-    return error_set(OMENDB_CORRUPT, "seg-%llu: part %u: section %d has %llu bytes, expected %llu; restore from a backup",
-                     (unsigned long long)file->number, part, (int)type, (unsigned long long)range.length, (unsigned long long)expected);
+    return error_set(
+        OMENDB_CORRUPT,
+        "seg-%llu: part %u: section %d has %llu bytes, expected %llu; restore from a backup",
+        (unsigned long long)file->number, part, (int)type, (unsigned long long)range.length,
+        (unsigned long long)expected);
 }
 
-static int segment_check_layout(const struct collection *collection, const struct segment_file *file, uint32_t part)
+static int segment_check_layout(const struct collection *collection,
+                                const struct segment_file *file, uint32_t part)
 {
     const struct part_info *info = &file->parts[part];
     uint64_t rows = info->rows, indexed = info->indexed_rows;
-    if (info->collection != collection->id || info->dim != collection->schema.dim || info->M != collection->schema.M ||
-        info->scalar != collection->schema.scalar || info->metric != collection->schema.metric ||
+    if (info->collection != collection->id || info->dim != collection->schema.dim ||
+        info->M != collection->schema.M || info->scalar != collection->schema.scalar ||
+        info->metric != collection->schema.metric ||
         info->vector_stride != collection->vector_bytes || indexed > rows || rows > GRAPH_MAX_ROWS)
-        return error_set(OMENDB_CORRUPT, "seg-%llu: part %u does not fit collection \"%s\"; restore from a backup",
+        return error_set(OMENDB_CORRUPT,
+                         "seg-%llu: part %u does not fit collection \"%s\"; restore from a backup",
                          (unsigned long long)file->number, part, collection->name);
     const struct {
         enum section_type type;
@@ -343,7 +373,8 @@ static int segment_check_layout(const struct collection *collection, const struc
         {SECTION_UPPER_LINKS, (uint64_t)info->upper_count * info->M * sizeof(uint32_t)},
         {SECTION_IDS, rows * sizeof(uint64_t)},
         {SECTION_SORTED_IDS, (info->flags & SEGMENT_IDS_ASCEND) != 0 ? 0 : rows * sizeof(uint64_t)},
-        {SECTION_SORTED_ROWS, (info->flags & SEGMENT_IDS_ASCEND) != 0 ? 0 : rows * sizeof(uint32_t)},
+        {SECTION_SORTED_ROWS,
+         (info->flags & SEGMENT_IDS_ASCEND) != 0 ? 0 : rows * sizeof(uint32_t)},
         {SECTION_ID_FILTER, idmap_filter_bytes(info->rows)},
     };
     int code = OMENDB_OK;
@@ -352,11 +383,13 @@ static int segment_check_layout(const struct collection *collection, const struc
     return code;
 }
 
-static struct rows_view segment_rows(struct segment *segment, size_t index, enum section_type type, size_t stride, uint64_t *offset)
+static struct rows_view segment_rows(struct segment *segment, size_t index, enum section_type type,
+                                     size_t stride, uint64_t *offset)
 {
     struct segment_file *file = segment->file->file;
     struct section_range range = segment_section(file, segment->part, type);
-    /* The views are shared with growing stores, hence not const; nothing writes through a sealed one. */
+    /* The views are shared with growing stores, hence not const; nothing writes through a sealed
+     * one. */
     segment->chunks[index] = (uint8_t *)(uintptr_t)(file->blocks.base + range.offset);
     *offset = range.offset;
     return (struct rows_view){&segment->chunks[index], 31, UINT32_MAX >> 1, stride};
@@ -366,28 +399,37 @@ static void segment_set_view(struct segment *segment, const struct collection *c
 {
     struct graph_view *view = &segment->graph;
     const struct part_info *info = &segment->info;
-    view->vectors = segment_rows(segment, 0, SECTION_VECTORS, info->vector_stride, &view->vectors_offset);
-    view->links = segment_rows(segment, 1, SECTION_LINKS, (size_t)info->M * 2 * sizeof(uint32_t), &view->links_offset);
+    view->vectors =
+        segment_rows(segment, 0, SECTION_VECTORS, info->vector_stride, &view->vectors_offset);
+    view->links = segment_rows(segment, 1, SECTION_LINKS, (size_t)info->M * 2 * sizeof(uint32_t),
+                               &view->links_offset);
     view->levels = segment_rows(segment, 2, SECTION_LEVELS, 1, &view->levels_offset);
-    view->upper_index = segment_rows(segment, 3, SECTION_UPPER_INDEX, sizeof(uint32_t), &view->upper_index_offset);
-    view->upper_links = segment_rows(segment, 4, SECTION_UPPER_LINKS, info->M * sizeof(uint32_t), &view->upper_links_offset);
+    view->upper_index =
+        segment_rows(segment, 3, SECTION_UPPER_INDEX, sizeof(uint32_t), &view->upper_index_offset);
+    view->upper_links = segment_rows(segment, 4, SECTION_UPPER_LINKS, info->M * sizeof(uint32_t),
+                                     &view->upper_links_offset);
     view->count = info->indexed_rows;
     view->upper_count = info->upper_count;
     view->M = info->M;
     view->links_per_row = info->M * 2;
-    view->entry_row = info->indexed_rows == 0 || info->entry_row >= info->indexed_rows ? GRAPH_NO_ROW : info->entry_row;
+    view->entry_row = info->indexed_rows == 0 || info->entry_row >= info->indexed_rows
+                          ? GRAPH_NO_ROW
+                          : info->entry_row;
     view->entry_level = info->entry_level > GRAPH_MAX_LEVEL ? 0 : info->entry_level;
     view->dim = info->dim;
     view->kernel = collection->kernel;
     view->file = &segment->file->file->blocks;
 }
 
-OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection, struct shared_file *file, uint32_t part,
-                                 struct tombstones *tombstones, struct begin_array *begins, struct segment **segment)
+OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection,
+                                 struct shared_file *file, uint32_t part,
+                                 struct tombstones *tombstones, struct begin_array *begins,
+                                 struct segment **segment)
 {
     *segment = NULL;
     if (part >= file->file->part_count)
-        return error_set(OMENDB_CORRUPT, "seg-%llu has %u parts; the manifest names part %u; restore from a backup",
+        return error_set(OMENDB_CORRUPT,
+                         "seg-%llu has %u parts; the manifest names part %u; restore from a backup",
                          (unsigned long long)file->file->number, file->file->part_count, part);
     int code = segment_check_layout(collection, file->file, part);
     if (code != OMENDB_OK)
@@ -424,13 +466,15 @@ OMENDB_INTERNAL struct segment *segment_reference(struct segment *segment)
 
 OMENDB_INTERNAL void begin_array_release(struct begin_array *begins)
 {
-    if (begins != NULL && atomic_fetch_sub_explicit(&begins->references, 1, memory_order_acq_rel) == 1)
+    if (begins != NULL &&
+        atomic_fetch_sub_explicit(&begins->references, 1, memory_order_acq_rel) == 1)
         memory_free(begins->memory, begins, sizeof *begins + begins->rows * sizeof(uint64_t));
 }
 
 OMENDB_INTERNAL void segment_release(struct segment *segment)
 {
-    if (segment == NULL || atomic_fetch_sub_explicit(&segment->references, 1, memory_order_acq_rel) != 1)
+    if (segment == NULL ||
+        atomic_fetch_sub_explicit(&segment->references, 1, memory_order_acq_rel) != 1)
         return;
     tombstones_release(segment->tombstones);
     begin_array_release(segment->begins);
@@ -439,7 +483,8 @@ OMENDB_INTERNAL void segment_release(struct segment *segment)
 }
 
 /* Verifies and copies a number out of a section. */
-static int segment_number(const struct segment *segment, struct section_range range, uint64_t index, size_t bytes, void *out)
+static int segment_number(const struct segment *segment, struct section_range range, uint64_t index,
+                          size_t bytes, void *out)
 {
     struct block_file *file = &segment->file->file->blocks;
     uint64_t offset = range.offset + index * bytes;
@@ -454,15 +499,18 @@ OMENDB_INTERNAL int segment_id(const struct segment *segment, uint32_t row, uint
     return segment_number(segment, segment->ids, row, sizeof *id, id);
 }
 
-OMENDB_INTERNAL int segment_vector(const struct segment *segment, uint32_t row, const uint8_t **vector)
+OMENDB_INTERNAL int segment_vector(const struct segment *segment, uint32_t row,
+                                   const uint8_t **vector)
 {
     const struct graph_view *view = &segment->graph;
-    int code = blocks_touch(view->file, view->vectors_offset + (uint64_t)row * view->vectors.stride, view->vectors.stride);
+    int code = blocks_touch(view->file, view->vectors_offset + (uint64_t)row * view->vectors.stride,
+                            view->vectors.stride);
     *vector = rows_at(&view->vectors, row);
     return code;
 }
 
-OMENDB_INTERNAL int segment_row_visible(const struct segment *segment, uint32_t row, uint64_t commit)
+OMENDB_INTERNAL int segment_row_visible(const struct segment *segment, uint32_t row,
+                                        uint64_t commit)
 {
     uint64_t end = tombstones_get(segment->tombstones, row);
     if (end != 0 && end <= commit)
@@ -471,7 +519,8 @@ OMENDB_INTERNAL int segment_row_visible(const struct segment *segment, uint32_t 
 }
 
 /* First position of the ascending ids that is not below `id`. */
-static int segment_lower_bound(const struct segment *segment, struct section_range range, uint64_t id, uint64_t *position)
+static int segment_lower_bound(const struct segment *segment, struct section_range range,
+                               uint64_t id, uint64_t *position)
 {
     uint64_t low = 0, high = segment->info.rows;
     while (low < high) {
@@ -494,14 +543,16 @@ static int segment_may_have(const struct segment *segment, uint64_t id, int *may
     if (id < segment->info.smallest_id || id > segment->info.largest_id)
         return OMENDB_OK;
     struct block_file *file = &segment->file->file->blocks;
-    uint64_t offset = segment->filter.offset + idmap_filter_offset((size_t)segment->filter.length, id);
+    uint64_t offset =
+        segment->filter.offset + idmap_filter_offset((size_t)segment->filter.length, id);
     int code = blocks_touch(file, offset, IDMAP_FILTER_BLOCK);
     if (code == OMENDB_OK)
         *may = idmap_filter_has(file->base + offset, id);
     return code;
 }
 
-OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uint64_t *cursor, uint32_t *row)
+OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uint64_t *cursor,
+                                 uint32_t *row)
 {
     int ascend = (segment->info.flags & SEGMENT_IDS_ASCEND) != 0;
     struct section_range range = ascend ? segment->ids : segment->sorted_ids;
@@ -526,15 +577,19 @@ OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uin
     if (!ascend)
         code = segment_number(segment, segment->sorted_rows, position, sizeof found, &found);
     if (code == OMENDB_OK && found >= segment->info.rows)
-        return error_set(OMENDB_CORRUPT, "seg-%llu: part %u: id %llu is said to be row %u of %u; restore from a backup",
-                         (unsigned long long)segment->file->file->number, segment->part, (unsigned long long)id, found, segment->info.rows);
+        return error_set(
+            OMENDB_CORRUPT,
+            "seg-%llu: part %u: id %llu is said to be row %u of %u; restore from a backup",
+            (unsigned long long)segment->file->file->number, segment->part, (unsigned long long)id,
+            found, segment->info.rows);
     *row = found;
     return code;
 }
 
 /* ------------------------------------------------------------------ rows by id */
 
-static int version_locate_live_in_segments(const struct version *version, uint64_t id, struct location *location, uint64_t *newest_change)
+static int version_locate_live_in_segments(const struct version *version, uint64_t id,
+                                           struct location *location, uint64_t *newest_change)
 {
     for (uint32_t i = version->segment_count; i-- > 0;) {
         struct segment *segment = version->segments[i];
@@ -557,7 +612,8 @@ static int version_locate_live_in_segments(const struct version *version, uint64
     return OMENDB_OK;
 }
 
-OMENDB_INTERNAL int version_locate_live(const struct version *version, uint64_t id, struct location *location, uint64_t *newest_change)
+OMENDB_INTERNAL int version_locate_live(const struct version *version, uint64_t id,
+                                        struct location *location, uint64_t *newest_change)
 {
     memset(location, 0, sizeof *location);
     *newest_change = 0;
@@ -576,9 +632,11 @@ OMENDB_INTERNAL int version_locate_live(const struct version *version, uint64_t 
     return version_locate_live_in_segments(version, id, location, newest_change);
 }
 
-static int version_locate_in_memtable(struct memtable *memtable, uint64_t id, uint64_t commit, struct location *location)
+static int version_locate_in_memtable(struct memtable *memtable, uint64_t id, uint64_t commit,
+                                      struct location *location)
 {
-    for (uint32_t row = memtable_find(memtable, id); row != GRAPH_NO_ROW; row = memtable_previous(memtable, row)) {
+    for (uint32_t row = memtable_find(memtable, id); row != GRAPH_NO_ROW;
+         row = memtable_previous(memtable, row)) {
         uint64_t end = tombstones_get(memtable->tombstones, row);
         if (memtable_begin(memtable, row) > commit)
             continue;
@@ -589,7 +647,8 @@ static int version_locate_in_memtable(struct memtable *memtable, uint64_t id, ui
     return 0;
 }
 
-OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, uint64_t commit, struct location *location)
+OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, uint64_t commit,
+                                   struct location *location)
 {
     memset(location, 0, sizeof *location);
     for (uint32_t i = version->memtable_count; i-- > 0;) {
@@ -623,7 +682,8 @@ OMENDB_INTERNAL int location_vector(const struct location *location, const uint8
 struct version_dead {
     uint64_t commit;
     uint64_t dead;
-    const struct begin_array *begins; /* rows that are not counted as begun must not be counted as dead, too */
+    const struct begin_array
+        *begins; /* rows that are not counted as begun must not be counted as dead, too */
 };
 
 static int version_count_dead(void *context, uint32_t row, uint64_t end)
@@ -648,7 +708,9 @@ OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit
         const struct segment *segment = version->segments[i];
         struct version_dead dead = {commit, 0, segment->begins};
         uint64_t rows = segment->info.rows;
-        for (uint32_t row = 0; segment->begins != NULL && segment->begins->newest > commit && row < segment->info.rows; row++)
+        for (uint32_t row = 0; segment->begins != NULL && segment->begins->newest > commit &&
+                               row < segment->info.rows;
+             row++)
             rows -= segment->begins->begin[row] > commit;
         tombstones_each(segment->tombstones, segment->info.rows, version_count_dead, &dead);
         *count += rows - dead.dead;
@@ -660,7 +722,8 @@ OMENDB_INTERNAL uint64_t version_unindexed_bytes(const struct version *version, 
 {
     uint64_t rows = 0;
     for (uint32_t i = 0; i < version->memtable_count; i++) {
-        uint32_t indexed = atomic_load_explicit(&version->memtables[i]->indexed, memory_order_relaxed);
+        uint32_t indexed =
+            atomic_load_explicit(&version->memtables[i]->indexed, memory_order_relaxed);
         rows += atomic_load_explicit(&version->memtables[i]->count, memory_order_relaxed) - indexed;
     }
     for (uint32_t i = 0; i < version->segment_count; i++)
@@ -678,7 +741,8 @@ OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch)
     memory_free(scratch->memory, scratch->hits, scratch->hit_capacity * sizeof *scratch->hits);
     memory_free(scratch->memory, scratch->found, scratch->found_capacity * sizeof *scratch->found);
     memory_free(scratch->memory, scratch->best, scratch->found_capacity * sizeof *scratch->best);
-    memory_free(scratch->memory, scratch->merged, scratch->found_capacity * sizeof *scratch->merged);
+    memory_free(scratch->memory, scratch->merged,
+                scratch->found_capacity * sizeof *scratch->merged);
     memory_free(scratch->memory, scratch->vector, scratch->vector_capacity);
     memory_free(scratch->memory, scratch, sizeof *scratch);
 }
@@ -730,7 +794,8 @@ static void *scratch_replace(struct memory *memory, void *block, size_t old_byte
 
 static int scratch_reserve_found(struct scratch *scratch, size_t found)
 {
-    size_t old_bytes = scratch->found_capacity * sizeof *scratch->found, bytes = memory_multiply(found, sizeof *scratch->found);
+    size_t old_bytes = scratch->found_capacity * sizeof *scratch->found,
+           bytes = memory_multiply(found, sizeof *scratch->found);
     scratch->found = scratch_replace(scratch->memory, scratch->found, old_bytes, bytes);
     scratch->best = scratch_replace(scratch->memory, scratch->best, old_bytes, bytes);
     scratch->merged = scratch_replace(scratch->memory, scratch->merged, old_bytes, bytes);
@@ -745,17 +810,20 @@ static int scratch_reserve_found(struct scratch *scratch, size_t found)
     return OMENDB_NOMEM;
 }
 
-OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found, size_t vector_bytes)
+OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found,
+                                    size_t vector_bytes)
 {
     if (hits > scratch->hit_capacity) {
         size_t bytes = memory_multiply(hits, sizeof *scratch->hits);
-        scratch->hits = scratch_replace(scratch->memory, scratch->hits, scratch->hit_capacity * sizeof *scratch->hits, bytes);
+        scratch->hits = scratch_replace(scratch->memory, scratch->hits,
+                                        scratch->hit_capacity * sizeof *scratch->hits, bytes);
         scratch->hit_capacity = scratch->hits == NULL ? 0 : hits;
         if (scratch->hits == NULL)
             return OMENDB_NOMEM;
     }
     if (vector_bytes > scratch->vector_capacity) {
-        scratch->vector = scratch_replace(scratch->memory, scratch->vector, scratch->vector_capacity, vector_bytes);
+        scratch->vector = scratch_replace(scratch->memory, scratch->vector,
+                                          scratch->vector_capacity, vector_bytes);
         scratch->vector_capacity = scratch->vector == NULL ? 0 : vector_bytes;
         if (scratch->vector == NULL)
             return OMENDB_NOMEM;

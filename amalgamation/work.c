@@ -1,10 +1,12 @@
 /* work.c: background threads, and who does their work where there are none.
  *
- * Units, most urgent first: a checkpoint when the log is long; linking rows of memtables, some hundred at a time; a share of a parallel
- * job (a batch of queries, the building of a merge); a merge. One thread at a time has the right to merge, and spreads the building
- * over the others. A thread in a parallel job leaves it when something more urgent turns up.
+ * Units, most urgent first: a checkpoint when the log is long; linking rows of memtables, some
+ * hundred at a time; a share of a parallel job (a batch of queries, the building of a merge); a
+ * merge. One thread at a time has the right to merge, and spreads the building over the others. A
+ * thread in a parallel job leaves it when something more urgent turns up.
  *
- * With threads = 0 the queues fill all the same and omendb_work empties them; a writer that is over a limit does the work itself. */
+ * With threads = 0 the queues fill all the same and omendb_work empties them; a writer that is over
+ * a limit does the work itself. */
 #include "database.h"
 
 #include <string.h>
@@ -30,7 +32,8 @@ struct work_queue {
 struct work_state {
     omendb *db;
     struct platform_mutex mutex;
-    struct platform_condition condition; /* something to do, or a job's thread left, or a merge ended */
+    struct platform_condition
+        condition; /* something to do, or a job's thread left, or a merge ended */
     struct platform_thread *threads;
     uint32_t thread_count;
     uint32_t started;
@@ -131,14 +134,16 @@ static void work_report(omendb *db, int code)
         database_log(db, code, error_text());
 }
 
-/* Whether the log asks for a checkpoint; after a failed one only when it has grown by a quarter of the limit again. Work mutex. */
+/* Whether the log asks for a checkpoint; after a failed one only when it has grown by a quarter of
+ * the limit again. Work mutex. */
 static int work_wants_checkpoint(const struct work_state *work)
 {
     const omendb *db = work->db;
     uint64_t limit = db->wal_limit;
     if (atomic_load(&db->checkpoint_failed) != 0)
         limit += limit / 4;
-    return !work->checkpointing && !db->read_only && !atomic_load(&db->poisoned) && atomic_load(&db->log_bytes) >= limit;
+    return !work->checkpointing && !db->read_only && !atomic_load(&db->poisoned) &&
+           atomic_load(&db->log_bytes) >= limit;
 }
 
 static int work_do_checkpoint(struct work_state *work)
@@ -152,7 +157,8 @@ static int work_do_checkpoint(struct work_state *work)
     return code;
 }
 
-/* Links rows of the collection's growing memtable; queues it again when more are left. Takes the reference over. */
+/* Links rows of the collection's growing memtable; queues it again when more are left. Takes the
+ * reference over. */
 static int work_do_index(struct work_state *work, struct collection *collection)
 {
     omendb *db = work->db;
@@ -161,7 +167,8 @@ static int work_do_index(struct work_state *work, struct collection *collection)
     int code = OMENDB_OK, more = 0;
     struct scratch *scratch = scratch_take(db);
     struct version *version = version_acquire_newest(collection, &commit);
-    struct memtable *memtable = version->memtable_count == 0 ? NULL : version->memtables[version->memtable_count - 1];
+    struct memtable *memtable =
+        version->memtable_count == 0 ? NULL : version->memtables[version->memtable_count - 1];
     if (scratch == NULL)
         code = OMENDB_NOMEM;
     else if (memtable != NULL && !atomic_load(&collection->dropped)) {
@@ -216,7 +223,8 @@ static int work_do_merge(struct work_state *work, struct collection **batch, siz
     return code == OMENDB_DONE ? OMENDB_OK : code;
 }
 
-/* A share of a parallel job; leaves when something more urgent is waiting. Work mutex held on entry and exit. */
+/* A share of a parallel job; leaves when something more urgent is waiting. Work mutex held on entry
+ * and exit. */
 static void work_join_job(struct work_state *work, struct work_job *job, int is_worker)
 {
     job->active++;
@@ -245,12 +253,14 @@ static void work_join_job(struct work_state *work, struct work_job *job, int is_
 static struct work_job *work_open_job(const struct work_state *work)
 {
     struct work_job *job = work->jobs;
-    while (job != NULL && (atomic_load(&job->at) >= job->count || atomic_load(&job->code) != OMENDB_OK))
+    while (job != NULL &&
+           (atomic_load(&job->at) >= job->count || atomic_load(&job->code) != OMENDB_OK))
         job = job->next;
     return job;
 }
 
-OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count, int (*fn)(void *context, uint64_t index), void *context)
+OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count,
+                                  int (*fn)(void *context, uint64_t index), void *context)
 {
     struct work_state *work = db->work;
     struct work_job job = {.fn = fn, .context = context, .count = count};
@@ -350,7 +360,8 @@ static int work_throttle_alone(struct collection *collection)
 {
     omendb *db = collection->db;
     int code = OMENDB_OK, did = 1;
-    while (code == OMENDB_OK && did && (work_is_over(collection) || atomic_load(&db->log_bytes) >= db->wal_limit)) {
+    while (code == OMENDB_OK && did &&
+           (work_is_over(collection) || atomic_load(&db->log_bytes) >= db->wal_limit)) {
         if (atomic_load(&db->log_bytes) >= db->wal_limit)
             code = checkpoint_run(db, 0);
         else
@@ -370,13 +381,16 @@ OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes)
     while (work_is_over(collection)) {
         uint32_t failed = atomic_load(&db->checkpoint_failed);
         if (failed != 0 && atomic_load(&db->log_bytes) >= db->wal_limit * 2) {
-            /* The background could not; whoever writes is told why, by trying once more in this thread. */
+            /* The background could not; whoever writes is told why, by trying once more in this
+             * thread. */
             int code = checkpoint_run(db, 1);
             if (code != OMENDB_OK)
                 return code;
         }
         if (waited >= db->stall_timeout_us)
-            return error_set(OMENDB_BUSY, "collection \"%s\": indexing is behind by more than tail_limit for %llu ms; write slower or raise tail_limit",
+            return error_set(OMENDB_BUSY,
+                             "collection \"%s\": indexing is behind by more than tail_limit for "
+                             "%llu ms; write slower or raise tail_limit",
                              collection->name, (unsigned long long)(waited / 1000));
         work_notice_index(collection);
         work_notice_merge(collection);
@@ -428,7 +442,8 @@ OMENDB_INTERNAL int work_start(omendb *db)
     work->threads = memory_zalloc(&db->memory, work->thread_count * sizeof *work->threads);
     if (work->threads == NULL)
         return OMENDB_NOMEM;
-    for (; work->started < work->thread_count && code == OMENDB_OK; work->started += code == OMENDB_OK)
+    for (; work->started < work->thread_count && code == OMENDB_OK;
+         work->started += code == OMENDB_OK)
         code = platform_thread_start(&work->threads[work->started], work_run, work);
     return code;
 }
@@ -461,7 +476,8 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
         collection_release(collection);
     platform_condition_destroy(&work->condition);
     platform_mutex_destroy(&work->mutex);
-    memory_free(&db->memory, work->threads, work->threads == NULL ? 0 : work->thread_count * sizeof *work->threads);
+    memory_free(&db->memory, work->threads,
+                work->threads == NULL ? 0 : work->thread_count * sizeof *work->threads);
     memory_free(&db->memory, work, sizeof *work);
     db->work = NULL;
 }

@@ -106,6 +106,7 @@ struct crash_faults {
     int forever;
     int code, reason;
     uint64_t calls, hits;
+    const char *call; /* the one that failed last */
 };
 
 struct crash_fs {
@@ -211,7 +212,7 @@ static inline void crash_since(struct crash_directory *directory, const char *wh
 }
 
 /* 1 when this call is to fail; errno is then set. */
-static inline int crash_fails(struct crash_fs *fs, int kind)
+static inline int crash_fails_in(struct crash_fs *fs, int kind, const char *call)
 {
     struct crash_faults *faults = &fs->faults;
     if (faults->kinds == 0 || (faults->kinds & kind) == 0)
@@ -221,14 +222,17 @@ static inline int crash_fails(struct crash_fs *fs, int kind)
         (faults->calls > faults->at && !faults->forever))
         return 0;
     faults->hits++;
+    faults->call = call;
     errno = faults->reason;
     return 1;
 }
 
+#define crash_fails(fs, kind) crash_fails_in(fs, kind, __func__)
+
 static inline void crash_faults_begin(struct crash_fs *fs, int kinds, uint64_t at, int forever,
                                       int code, int reason)
 {
-    const struct crash_faults faults = {kinds, at, forever, code, reason, 0, 0};
+    const struct crash_faults faults = {kinds, at, forever, code, reason, 0, 0, "none"};
     fs->faults = faults;
 }
 

@@ -29,6 +29,7 @@ static const struct io_fault *io_fault; /* of the run */
 static uint64_t io_at;
 static const char *io_filter;
 static uint64_t io_runs;
+static const char *io_call;
 
 static void io_arm(struct fault_run *run)
 {
@@ -45,8 +46,8 @@ static int io_code_is_right(int status)
 
 static int io_complain(const struct fault_scenario *scenario, const char *what, int status)
 {
-    fprintf(stderr, "%s, %s at call %llu: %s: %s (%s)\n", scenario->name, io_fault->name,
-            (unsigned long long)io_at, what, omendb_strerror(status), omendb_errmsg());
+    fprintf(stderr, "%s, %s at call %llu (%s): %s: %s (%s)\n", scenario->name, io_fault->name,
+            (unsigned long long)io_at, io_call, what, omendb_strerror(status), omendb_errmsg());
     return 0;
 }
 
@@ -63,6 +64,9 @@ static int io_reopen(const struct fault_scenario *scenario, const struct fault_r
     if (good && (status = support_digest(again.db, NULL, &digest)) != OMENDB_OK)
         good = io_complain(scenario, which, status);
     if (good && !fault_state_is_legal(run, failed, digest)) {
+        for (size_t i = 0; i < FAULT_STATES; i++)
+            if (run->states[i] == digest)
+                fprintf(stderr, "    it is state %zu\n", i);
         fprintf(stderr, "    run returned %s, %zu commits acknowledged, committing %d\n",
                 omendb_strerror(failed), run->acknowledged, run->committing);
         good = io_complain(scenario, which, OMENDB_CORRUPT);
@@ -123,6 +127,7 @@ static int io_run(const struct fault_scenario *scenario, const struct crash_fs *
     io_runs++;
     const int status = fault_play(&run, scenario, io_arm);
     *done = run.fs->faults.hits == 0;
+    io_call = run.fs->faults.call;
     if (!io_code_is_right(status))
         good = io_complain(scenario, "code", status);
     if (good && status != OMENDB_OK && omendb_errmsg()[0] == '\0')

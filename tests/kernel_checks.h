@@ -232,9 +232,9 @@ static void checks_many(const struct checks_case *c, const void *query, const vo
     }
 }
 
-/* Memory that ends where an unreadable page begins. */
+/* Memory between two unreadable pages. */
 struct checks_arena {
-    unsigned char *map, *end;
+    unsigned char *map, *begin, *end;
     size_t bytes;
 };
 
@@ -242,13 +242,15 @@ static void checks_arena_open(struct checks_arena *arena, size_t bytes)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
 
-    arena->bytes = (bytes + page - 1) / page * page + page;
+    arena->bytes = (bytes + page - 1) / page * page + 2 * page;
     arena->map =
         mmap(NULL, arena->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (arena->map == MAP_FAILED) {
         abort();
     }
+    arena->begin = arena->map + page;
     arena->end = arena->map + arena->bytes - page;
+    mprotect(arena->map, page, PROT_NONE);
     mprotect(arena->end, page, PROT_NONE);
 }
 
@@ -257,12 +259,9 @@ static void checks_arena_close(struct checks_arena *arena)
     munmap(arena->map, arena->bytes);
 }
 
-/* Both vectors end at an unreadable page. */
-static void checks_at_page_end(const struct checks_case *c, enum checks_fill fill_a,
-                               enum checks_fill fill_b, struct checks_arena *arenas)
+static void checks_two(const struct checks_case *c, enum checks_fill fill_a, unsigned char *a,
+                       enum checks_fill fill_b, unsigned char *b)
 {
-    const size_t bytes = checks_bytes(c->type, c->dim);
-    unsigned char *a = arenas[0].end - bytes, *b = arenas[1].end - bytes;
     const void *rows[CHECKS_ROWS];
     size_t i;
 
@@ -273,6 +272,15 @@ static void checks_at_page_end(const struct checks_case *c, enum checks_fill fil
         rows[i] = i % 3 == 1 ? a : b;
     }
     checks_many(c, a, rows, 1 + c->dim % CHECKS_ROWS);
+}
+
+/* Both vectors end where an unreadable page begins. */
+static void checks_at_page_end(const struct checks_case *c, enum checks_fill fill_a,
+                               enum checks_fill fill_b, struct checks_arena *arenas)
+{
+    const size_t bytes = checks_bytes(c->type, c->dim);
+
+    checks_two(c, fill_a, arenas[0].end - bytes, fill_b, arenas[1].end - bytes);
 }
 
 /* Nine vectors at nine different misalignments, the query at `offset`, with 0xff (NaN in the types
@@ -332,10 +340,14 @@ static void checks_visit_small(struct checks_case *c, void *context)
     }
 }
 
+/* Both vectors at the end and at the beginning of what may be read. */
 static void checks_visit_page_ends(struct checks_case *c, void *context)
 {
+    struct checks_arena *arenas = context;
+
     for (c->dim = 0; c->dim <= 260; c->dim++) {
         checks_at_page_end(c, CHECKS_RANDOM, CHECKS_RANDOM, context);
+        checks_two(c, CHECKS_RANDOM, arenas[0].begin, CHECKS_RANDOM, arenas[1].begin);
     }
 }
 

@@ -7,10 +7,10 @@
  *     }
  *     TEST_MAIN(search_finds_what_was_added)
  *
- * A failed check prints where and what and leaves the function it is in (which returns void); the test
- * is then counted as failed, also if the check was in a helper. Each test prints one line, and the last
- * line of the program is "N passed, M failed". The program's argument, if any, is a part of the names of
- * the tests to run. */
+ * A failed check prints where and what and leaves the function it is in (which returns void); the
+ * test is then counted as failed, also if the check was in a helper. Each test prints one line, and
+ * the last line of the program is "N passed, M failed". The program's argument, if any, is a part
+ * of the names of the tests to run. */
 #ifndef OMENDB_TEST_H
 #define OMENDB_TEST_H
 

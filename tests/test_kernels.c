@@ -34,7 +34,7 @@ TEST(small_dimensions_at_every_offset_agree_with_the_reference)
     }
 }
 
-TEST(nothing_is_read_past_the_end_of_a_vector)
+TEST(nothing_is_read_around_a_vector)
 {
     find_levels();
     for (size_t i = 0; i < level_count; i++) {
@@ -136,7 +136,7 @@ TEST(threads_agree_on_the_level)
 
 TEST_MAIN(threads_agree_on_the_level, levels_are_listed_from_scalar_to_best,
           small_dimensions_at_every_offset_agree_with_the_reference,
-          nothing_is_read_past_the_end_of_a_vector,
+          nothing_is_read_around_a_vector,
           large_dimensions_and_extreme_values_agree_with_the_reference,
           zero_vectors_have_distance_0_and_cosine_1, integer_levels_agree_to_the_bit,
           impossible_combinations_have_no_kernel, a_named_level_is_the_best_at_or_below_it,

@@ -612,7 +612,6 @@ TEST(segment_errors_stick)
     CHECK(strstr(error_text(), FILE_NAME) != NULL);
     CHECK_EQ_INT(segment_writer_begin_section(writer, SECTION_LEVELS), OMENDB_FULL);
     CHECK_EQ_INT(segment_writer_end_part(writer, &info), OMENDB_FULL);
-    writer->part_open = 0;
     CHECK_EQ_INT(segment_writer_begin_part(writer), OMENDB_FULL);
     CHECK_EQ_INT(segment_writer_finish(writer, &built.size, &built.crc), OMENDB_FULL);
     CHECK(fixture_exists(FILE_NAME));
@@ -735,6 +734,22 @@ TEST(segment_blocks_are_verified_once_by_many_threads)
     }
 }
 
+/* Two threads may both find a block unverified and both verify it; one of them counts. */
+TEST(segment_block_verified_twice_is_counted_once)
+{
+    struct built built;
+    struct segment_file *file;
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(build(FILE_NUMBER, 3, 0, &built), OMENDB_OK);
+    CHECK_EQ_INT(open_built(&built, &file), OMENDB_OK);
+    const uint64_t before = file->blocks.unverified;
+    CHECK_EQ_INT(blocks_verify_run(&file->blocks, 1, 2), OMENDB_OK);
+    CHECK_EQ_INT(blocks_verify_run(&file->blocks, 1, 2), OMENDB_OK);
+    CHECK_EQ_INT(file->blocks.unverified, before - 1);
+    segment_file_close(file);
+    fixture_end();
+}
+
 /* Made by hand from the text of format.h. */
 TEST(segment_bytes_are_as_documented)
 {
@@ -767,4 +782,5 @@ TEST_MAIN(segment_gives_back_its_sections_when_mapped, segment_gives_back_its_se
           segment_touch_outside_the_data_is_refused, segment_check_names_every_bad_block,
           segment_footers_mutated_and_signed_stay_in_bounds, segment_footer_that_lies_is_refused,
           segment_errors_stick, segment_survives_every_failing_call_and_allocation,
-          segment_blocks_are_verified_once_by_many_threads, segment_bytes_are_as_documented)
+          segment_blocks_are_verified_once_by_many_threads,
+          segment_block_verified_twice_is_counted_once, segment_bytes_are_as_documented)

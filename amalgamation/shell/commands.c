@@ -416,7 +416,7 @@ int command_optimize(struct session *session)
 int command_backup(struct session *session)
 {
     const uint64_t start_us = progress_now_us();
-    int code = session_open(session, SESSION_READ);
+    int code = session_open(session, SESSION_WRITE); /* a backup begins with a checkpoint */
 
     if (code == OMENDB_OK) {
         code = session_result(session, omendb_backup(session->db, session->arguments.words[0]));

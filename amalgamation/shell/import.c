@@ -275,7 +275,8 @@ static int import_rows(struct import *import)
             progress_update(&import->progress, import->stored, import_fraction(import));
         }
     }
-    if (code == OMENDB_OK && count != 0) {
+    if (session_interrupted() && (code == OMENDB_IOERR || count != 0)) {
+        import->session->failure.code = OMENDB_OK; /* a read that the signal broke off */
         code = failure_set(&import->session->failure, OMENDB_BUSY, "interrupted");
     }
     if (code != OMENDB_OK) {

@@ -34,7 +34,7 @@ static const char shell_help[] =
     "  drop COLLECTION   deletes a collection\n"
     "  optimize          finishes graphs, drops deleted rows, merges segments\n"
     "  check             verifies every checksum and structure\n"
-    "  backup PATH       copies the database as it is now, while others write\n"
+    "  backup PATH       copies the database into a new directory\n"
     "\n"
     "  --collection NAME   needed only where there are several and none is named \"default\"\n"
     "  --json              results and errors for scripts\n"

@@ -327,7 +327,7 @@ class _Handle:
     _address: Optional[int] = None
 
     @property
-    def _as_parameter_(self) -> int:
+    def _pointer(self) -> int:
         if self._address is None:
             raise ValueError(f"the {type(self).__name__.lower()} is closed")
         return self._address
@@ -344,7 +344,7 @@ class _Handle:
         raise NotImplementedError
 
     def __enter__(self):
-        self._as_parameter_
+        self._pointer
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
@@ -355,6 +355,10 @@ class _Handle:
             self.close()
         except Exception:  # an interpreter that shuts down has nobody to tell
             pass
+
+
+def _optional(txn: Optional[Transaction]) -> Optional[int]:
+    return None if txn is None else txn._pointer
 
 
 class Database(_Handle):
@@ -395,11 +399,11 @@ class Database(_Handle):
             for child in list(self._children):
                 if isinstance(child, kind):
                     child.close()
-        _check(_library.omendb_close(self._take()))
+        _check(_library.omendb_close(self._pointer._take()))
 
     def __del__(self) -> None:
         # In a cycle of garbage the children may still be there: the last of them then closes it.
-        _library.omendb_release(self._take())
+        _library.omendb_release(self._pointer._take())
 
     # collections
 
@@ -429,7 +433,7 @@ class Database(_Handle):
             create_or_open = "create" if create else "open"
         call = getattr(_library, f"omendb_collection_{create_or_open}")
         address = _p()
-        _check(call(self, _encode(name), ctypes.byref(schema), ctypes.byref(address)))
+        _check(call(self._pointer, _encode(name), ctypes.byref(schema), ctypes.byref(address)))
         opened = Collection(self, name, address.value)
         if metric not in (None, opened.metric) or type not in (None, opened.type):
             opened.close()
@@ -441,7 +445,7 @@ class Database(_Handle):
         """Names of the collections, in the order of bytes."""
         names, name = [], ctypes.create_string_buffer(256)
         while True:
-            code = _library.omendb_collection_name(self, len(names), name, len(name))
+            code = _library.omendb_collection_name(self._pointer, len(names), name, len(name))
             if code == _DONE:
                 return names
             _check(code)
@@ -449,7 +453,7 @@ class Database(_Handle):
 
     def drop(self, name: str) -> None:
         """Deletes a collection with its records."""
-        _check(_library.omendb_collection_drop(self, _encode(name)))
+        _check(_library.omendb_collection_drop(self._pointer, _encode(name)))
 
     def __contains__(self, name: object) -> bool:
         return name in self.collections()
@@ -477,11 +481,11 @@ class Database(_Handle):
 
     def refresh(self) -> None:
         """Moves a read-only database on to what the writer has made durable since."""
-        _check(_library.omendb_refresh(self))
+        _check(_library.omendb_refresh(self._pointer))
 
     def checkpoint(self) -> None:
         """Writes what is in memory to segment files, which makes the log short."""
-        _check(_library.omendb_checkpoint(self))
+        _check(_library.omendb_checkpoint(self._pointer))
 
     def optimize(self, progress: Optional[Callable[[int, int], Any]] = None) -> None:
         """Finishes all graphs, drops deleted rows, merges segments. `progress` is called with rows
@@ -495,19 +499,19 @@ class Database(_Handle):
                 raised.append(error)
                 return 1
 
-        _check(_library.omendb_optimize(self, _Progress(step), None))
+        _check(_library.omendb_optimize(self._pointer, _Progress(step), None))
         if raised:
             raise raised[0]
 
     def work(self, budget_us: int = AUTO) -> bool:
         """Does background work in this thread (for threads=0); True if some is left."""
         more = ctypes.c_int()
-        _check(_library.omendb_work(self, budget_us, ctypes.byref(more)))
+        _check(_library.omendb_work(self._pointer, budget_us, ctypes.byref(more)))
         return bool(more.value)
 
     def backup(self, path: Union[str, os.PathLike]) -> None:
         """Writes a consistent copy into a new directory while others read and write."""
-        _check(_library.omendb_backup(self, _encode(path)))
+        _check(_library.omendb_backup(self._pointer, _encode(path)))
 
     def check(self) -> List[str]:
         """Verifies every checksum and structure; the problems, hence [] if all is well."""
@@ -517,13 +521,13 @@ class Database(_Handle):
         def report(_context, line):
             lines.append(line.decode("utf-8", "replace"))
 
-        _check(_library.omendb_check(self, _Report(report), None, ctypes.byref(problems)))
+        _check(_library.omendb_check(self._pointer, _Report(report), None, ctypes.byref(problems)))
         return lines
 
     def stats(self) -> Dict[str, int]:
         """Numbers of the whole database (omendb_stats)."""
         stats = _new(_Stats)
-        _check(_library.omendb_database_stats(self, ctypes.byref(stats)))
+        _check(_library.omendb_database_stats(self._pointer, ctypes.byref(stats)))
         return _as_dict(stats)
 
     def __repr__(self) -> str:
@@ -535,18 +539,18 @@ class Transaction(_Handle):
 
     def __init__(self, db: Database, mode: int) -> None:
         address = _p()
-        _check(_library.omendb_txn_begin(db, mode, ctypes.byref(address)))
+        _check(_library.omendb_txn_begin(db._pointer, mode, ctypes.byref(address)))
         self._db, self._writes, self._address = db, mode == 0, address.value
         db._children.add(self)
 
     def commit(self) -> None:
         """Applies the changes: all, or, with Conflict or another error, none."""
-        self._as_parameter_
-        _check(_library.omendb_txn_commit(self._take()))
+        self._pointer
+        _check(_library.omendb_txn_commit(self._pointer._take()))
 
     def rollback(self) -> None:
         """Drops the changes, or ends the snapshot."""
-        _library.omendb_txn_rollback(self._take())
+        _library.omendb_txn_rollback(self._pointer._take())
 
     close = rollback
 
@@ -564,7 +568,7 @@ class Collection(_Handle):
         self._db, self._address, self.name = db, address, name
         db._children.add(self)
         schema = _new(_Schema)
-        _check(_library.omendb_collection_schema(self, ctypes.byref(schema)))
+        _check(_library.omendb_collection_schema(self._pointer, ctypes.byref(schema)))
         self.dim: int = schema.dim
         self.metric: str = list(_METRICS)[schema.metric]
         self.type: str = list(_TYPES)[schema.scalar]
@@ -575,7 +579,7 @@ class Collection(_Handle):
 
     def close(self) -> None:
         """Releases the collection; the database stays open."""
-        _library.omendb_collection_close(self._take())
+        _library.omendb_collection_close(self._pointer._take())
 
     # writing
 
@@ -599,7 +603,7 @@ class Collection(_Handle):
         array = _id_array(ids)
         deleted = _size()
         _check(_library.omendb_delete_batch(
-            self, txn, array.size, array.ctypes.data, ctypes.byref(deleted)))
+            self._pointer, _optional(txn), array.size, array.ctypes.data, ctypes.byref(deleted)))
         return deleted.value
 
     # reading
@@ -619,11 +623,11 @@ class Collection(_Handle):
         columns = (self.dim + 7) // 8 if type_name == "b1" else self.dim
         vectors = np.empty((array.size, columns), dtypes[type_name])
         for row, record in zip(vectors, array.tolist()):
-            _check(_library.omendb_get(self, txn, record, _TYPES[type_name], row.ctypes.data))
+            _check(_library.omendb_get(self._pointer, _optional(txn), record, _TYPES[type_name], row.ctypes.data))
         return vectors[0] if np.ndim(ids) == 0 else vectors
 
     def __contains__(self, record: object) -> bool:
-        code = _library.omendb_get(self, None, _one_id(record), 0, None)
+        code = _library.omendb_get(self._pointer, None, _one_id(record), 0, None)
         if code == _NOT_FOUND:
             return False
         _check(code)
@@ -632,7 +636,7 @@ class Collection(_Handle):
     def count(self, *, txn: Optional[Transaction] = None) -> int:
         """Number of records."""
         count = _u64()
-        _check(_library.omendb_count(self, txn, ctypes.byref(count)))
+        _check(_library.omendb_count(self._pointer, _optional(txn), ctypes.byref(count)))
         return count.value
 
     def __len__(self) -> int:
@@ -646,7 +650,7 @@ class Collection(_Handle):
             record = _u64()
             while True:
                 vector = np.empty(self.dim, np.float32)
-                code = _library.omendb_rows_next(rows, ctypes.byref(record), 0, vector.ctypes.data)
+                code = _library.omendb_rows_next(rows._pointer, ctypes.byref(record), 0, vector.ctypes.data)
                 if code == _DONE:
                     return
                 _check(code)
@@ -678,7 +682,7 @@ class Collection(_Handle):
         ids = np.empty((len(array), k), np.uint64)
         distances = np.empty((len(array), k), np.float32)
         _check(_library.omendb_search_batch(
-            self, txn, ctypes.byref(query), array.ctypes.data, len(array), ids.ctypes.data,
+            self._pointer, _optional(txn), ctypes.byref(query), array.ctypes.data, len(array), ids.ctypes.data,
             distances.ctypes.data, None))
         return ids, distances
 
@@ -707,7 +711,7 @@ class Collection(_Handle):
     def stats(self) -> Dict[str, int]:
         """Numbers of the collection (omendb_collection_stats)."""
         stats = _new(_CollectionStats)
-        _check(_library.omendb_collection_statistics(self, ctypes.byref(stats)))
+        _check(_library.omendb_collection_statistics(self._pointer, ctypes.byref(stats)))
         return _as_dict(stats)
 
     def __repr__(self) -> str:
@@ -742,7 +746,7 @@ class Collection(_Handle):
             raise ValueError(f"{given.size} ids for {len(array)} vectors")
         new_ids = np.empty(len(array), np.uint64)
         _check(call(
-            self, txn, len(array), None if given is None else given.ctypes.data,
+            self._pointer, _optional(txn), len(array), None if given is None else given.ctypes.data,
             array.ctypes.data, vector_type, new_ids.ctypes.data))
         return int(new_ids[0]) if np.ndim(vectors) == 1 else new_ids
 
@@ -761,7 +765,7 @@ class Collection(_Handle):
         distances = np.empty(query.k, np.float32)
         count = _size()
         _check(_library.omendb_search(
-            self, txn, ctypes.byref(query), ids.ctypes.data, distances.ctypes.data,
+            self._pointer, _optional(txn), ctypes.byref(query), ids.ctypes.data, distances.ctypes.data,
             ctypes.byref(count)))
         return ids[:count.value], distances[:count.value]
 
@@ -772,12 +776,12 @@ class _Rows(_Handle):
     def __init__(self, collection: Collection, first: int, last: int, txn) -> None:
         address = _p()
         _check(_library.omendb_scan(
-            collection, txn, _one_id(first), _one_id(last), ctypes.byref(address)))
+            collection._pointer, _optional(txn), _one_id(first), _one_id(last), ctypes.byref(address)))
         self._collection, self._address = collection, address.value
         collection._db._children.add(self)
 
     def close(self) -> None:
-        _library.omendb_rows_close(self._take())
+        _library.omendb_rows_close(self._pointer._take())
 
 
 def _one_id(record: Any) -> int:

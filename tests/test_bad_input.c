@@ -1,0 +1,553 @@
+/* test_bad_input.c: each wrong argument and each hostile place gets its named error and a sentence with the facts, and what was stored stays.
+ *
+ * Every case runs on a database with records; afterwards its digest must be the same. */
+#define _DEFAULT_SOURCE 1 /* setgroups is in no standard */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <math.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+
+#include "crash_vfs.h"
+#include "support.h"
+#include "test.h"
+
+#define INPUT_DIM 4
+
+static char input_path[4096];
+static omendb *input_db;
+static omendb_collection *input_l2, *input_cosine, *input_small;
+
+static omendb_schema input_schema(uint32_t metric, uint32_t scalar)
+{
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    schema.dim = INPUT_DIM;
+    schema.metric = metric;
+    schema.scalar = scalar;
+    return schema;
+}
+
+/* Ten records in each of three collections. 1 when all went well. */
+static int input_begin(const char *name)
+{
+    const omendb_schema l2 = input_schema(OMENDB_L2, OMENDB_F32),
+                        cosine = input_schema(OMENDB_COSINE, OMENDB_F32),
+                        small = input_schema(OMENDB_L2, OMENDB_F16);
+    snprintf(input_path, sizeof input_path, "%s", support_path(name));
+    int good = omendb_open(input_path, NULL, &input_db) == OMENDB_OK;
+    good = good && omendb_collection_create(input_db, "l2", &l2, &input_l2) == OMENDB_OK;
+    good =
+        good && omendb_collection_create(input_db, "cosine", &cosine, &input_cosine) == OMENDB_OK;
+    good = good && omendb_collection_create(input_db, "small", &small, &input_small) == OMENDB_OK;
+    for (uint64_t i = 0; i < 10 && good; i++) {
+        good = support_put(input_l2, NULL, i, i + 1, INPUT_DIM) == OMENDB_OK &&
+               support_put(input_cosine, NULL, i, i + 1, INPUT_DIM) == OMENDB_OK &&
+               support_put(input_small, NULL, i, i + 1, INPUT_DIM) == OMENDB_OK;
+    }
+    return good;
+}
+
+static uint64_t input_digest(void)
+{
+    uint64_t digest = 0;
+    return support_digest(input_db, NULL, &digest) == OMENDB_OK ? digest : 0;
+}
+
+static int input_end(void)
+{
+    omendb_collection_close(input_l2);
+    omendb_collection_close(input_cosine);
+    omendb_collection_close(input_small);
+    input_l2 = input_cosine = input_small = NULL;
+    const int status = omendb_close(input_db);
+    input_db = NULL;
+    return status;
+}
+
+/* 1 where the code is the expected one and the sentence has the word. */
+static int input_is(int status, int expected, const char *word)
+{
+    if (status == expected && strlen(omendb_errmsg()) > 5 && strstr(omendb_errmsg(), word) != NULL)
+        return 1;
+    fprintf(stderr, "    got \"%s\" (%s), expected \"%s\" with the word \"%s\"\n",
+            omendb_strerror(status), omendb_errmsg(), omendb_strerror(expected), word);
+    return 0;
+}
+
+static int input_add(omendb_collection *collection, uint64_t id, const float *vector)
+{
+    omendb_record record = OMENDB_RECORD_INIT;
+    record.id = id;
+    record.vector = vector;
+    return omendb_add(collection, NULL, &record, NULL);
+}
+
+TEST(vectors_that_are_no_vectors_are_refused)
+{
+    const float nan_vector[INPUT_DIM] = {1, NAN, 0, 0}, infinite[INPUT_DIM] = {0, 0, INFINITY, 0},
+                zero[INPUT_DIM] = {0, 0, 0, 0}, huge[INPUT_DIM] = {1e30f, 1e30f, 1e30f, 1e30f},
+                over_f16[INPUT_DIM] = {70000.0f, 0, 0, 0};
+    CHECK(input_begin("vectors"));
+    const uint64_t before = input_digest();
+    CHECK(input_is(input_add(input_l2, 100, nan_vector), OMENDB_INVALID, "1"));
+    CHECK(input_is(input_add(input_l2, 100, infinite), OMENDB_INVALID, "2"));
+    CHECK(input_is(input_add(input_cosine, 100, zero), OMENDB_INVALID, "zero"));
+    CHECK(input_is(input_add(input_l2, 100, huge), OMENDB_INVALID, ""));
+    CHECK(input_is(input_add(input_small, 100, over_f16), OMENDB_INVALID, ""));
+    CHECK_EQ_INT(input_add(input_l2, 100, zero), OMENDB_OK);
+    CHECK_EQ_INT(omendb_delete(input_l2, NULL, 100), OMENDB_OK);
+    CHECK(input_digest() == before);
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+}
+
+TEST(a_batch_with_one_bad_row_changes_nothing_and_names_the_row)
+{
+    float vectors[6 * INPUT_DIM];
+    uint64_t ids[6] = {20, 21, 22, 23, 24, 25};
+    for (uint64_t i = 0; i < 6; i++)
+        support_vector(i + 90, INPUT_DIM, vectors + i * INPUT_DIM);
+    CHECK(input_begin("batches"));
+    const uint64_t before = input_digest();
+    vectors[4 * INPUT_DIM + 2] = NAN;
+    CHECK(input_is(omendb_add_batch(input_l2, NULL, 6, ids, vectors, OMENDB_F32, NULL),
+                   OMENDB_INVALID, "4"));
+    CHECK(input_is(omendb_put_batch(input_l2, NULL, 6, ids, vectors, OMENDB_F32, NULL),
+                   OMENDB_INVALID, "4"));
+    vectors[4 * INPUT_DIM + 2] = 1.0f;
+    ids[3] = 5;
+    CHECK(input_is(omendb_add_batch(input_l2, NULL, 6, ids, vectors, OMENDB_F32, NULL),
+                   OMENDB_EXISTS, "5"));
+    ids[3] = 20;
+    const int twice = omendb_add_batch(input_l2, NULL, 6, ids, vectors, OMENDB_F32, NULL);
+    CHECK(twice == OMENDB_INVALID || twice == OMENDB_EXISTS);
+    CHECK(strstr(omendb_errmsg(), "20") != NULL);
+    ids[3] = OMENDB_ID_AUTO;
+    CHECK(input_digest() == before);
+    CHECK(input_is(omendb_add_batch(input_l2, NULL, 6, ids, NULL, OMENDB_F32, NULL), OMENDB_MISUSE,
+                   ""));
+    CHECK(input_is(omendb_add_batch(input_l2, NULL, 6, NULL, vectors, 77, NULL), OMENDB_INVALID,
+                   "77"));
+    CHECK(input_is(omendb_add_batch(input_l2, NULL, SIZE_MAX / 2, NULL, vectors, OMENDB_F32, NULL),
+                   OMENDB_TOOBIG, ""));
+    CHECK(input_digest() == before);
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+}
+
+TEST(ids_that_are_taken_or_absent_are_named)
+{
+    float vector[INPUT_DIM];
+    support_vector(4, INPUT_DIM, vector);
+    CHECK(input_begin("ids"));
+    const uint64_t before = input_digest();
+    CHECK(input_is(input_add(input_l2, 7, vector), OMENDB_EXISTS, "7"));
+    CHECK(input_is(omendb_delete(input_l2, NULL, 12345), OMENDB_NOTFOUND, "12345"));
+    CHECK(input_is(omendb_get(input_l2, NULL, 12345, OMENDB_F32, vector), OMENDB_NOTFOUND,
+                   "12345"));
+    CHECK(input_is(omendb_get(input_l2, NULL, 1, OMENDB_I8, vector), OMENDB_INVALID, ""));
+    CHECK(input_digest() == before);
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+}
+
+TEST(a_query_without_sense_is_refused)
+{
+    float vector[INPUT_DIM] = {1, 2, 3, 4};
+    const float zero[INPUT_DIM] = {0, 0, 0, 0};
+    uint64_t ids[10];
+    size_t count = 77;
+    omendb_query query = OMENDB_QUERY_INIT;
+    CHECK(input_begin("queries"));
+    query.vector = vector;
+    query.k = 0;
+    CHECK(input_is(omendb_search(input_l2, NULL, &query, ids, NULL, &count), OMENDB_INVALID, "k"));
+    query.k = 10;
+    vector[0] = NAN;
+    CHECK(input_is(omendb_search(input_l2, NULL, &query, ids, NULL, &count), OMENDB_INVALID, ""));
+    vector[0] = INFINITY;
+    CHECK(input_is(omendb_search(input_l2, NULL, &query, ids, NULL, &count), OMENDB_INVALID, ""));
+    query.vector = zero;
+    CHECK(
+        input_is(omendb_search(input_cosine, NULL, &query, ids, NULL, &count), OMENDB_INVALID, ""));
+    query.vector_type = 99;
+    CHECK(input_is(omendb_search(input_l2, NULL, &query, ids, NULL, &count), OMENDB_INVALID, ""));
+    query.vector_type = OMENDB_F32;
+    query.vector = NULL;
+    query.id = 999;
+    CHECK(
+        input_is(omendb_search(input_l2, NULL, &query, ids, NULL, &count), OMENDB_NOTFOUND, "999"));
+    query.vector = zero;
+    query.use_radius = 1;
+    query.radius = NAN;
+    CHECK(input_is(omendb_search(input_l2, NULL, &query, ids, NULL, &count), OMENDB_INVALID, ""));
+    query.use_radius = 0;
+    query.ef = UINT32_MAX;
+    const int status = omendb_search(input_l2, NULL, &query, ids, NULL, &count);
+    CHECK(status == OMENDB_OK || status == OMENDB_INVALID);
+    query.ef = 0;
+    CHECK_EQ_INT(omendb_search(input_l2, NULL, &query, ids, NULL, &count), OMENDB_OK);
+    CHECK_EQ_INT(count, 10);
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+}
+
+TEST(null_where_none_is_allowed_is_misuse)
+{
+    float vector[INPUT_DIM];
+    uint64_t ids[10], count = 0;
+    size_t found = 0;
+    omendb *db = NULL;
+    omendb_collection *collection = (omendb_collection *)&db;
+    omendb_query query = OMENDB_QUERY_INIT;
+    omendb_record record = OMENDB_RECORD_INIT;
+    omendb_txn *txn = NULL;
+    omendb_rows *rows = NULL;
+    CHECK(input_begin("null"));
+    const uint64_t before = input_digest();
+    query.vector = vector;
+    CHECK(input_is(omendb_open(NULL, NULL, &db), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_open("x", NULL, NULL), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_collection_open(NULL, "l2", NULL, &collection), OMENDB_MISUSE, ""));
+    CHECK(collection == NULL);
+    CHECK(input_is(omendb_collection_open(input_db, NULL, NULL, &collection), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_collection_open(input_db, "l2", NULL, NULL), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_collection_create(input_db, "x", NULL, &collection), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_add(NULL, NULL, &record, NULL), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_add(input_l2, NULL, NULL, NULL), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_add(input_l2, NULL, &record, NULL), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_delete_batch(input_l2, NULL, 3, NULL, NULL), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_count(input_l2, NULL, NULL), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_count(NULL, NULL, &count), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_scan(input_l2, NULL, 0, 9, NULL), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_rows_next(NULL, ids, OMENDB_F32, NULL), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_search(input_l2, NULL, NULL, ids, NULL, &found), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_search(input_l2, NULL, &query, NULL, NULL, &found), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_search(input_l2, NULL, &query, ids, NULL, NULL), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_txn_begin(input_db, OMENDB_READ_WRITE, NULL), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_txn_begin(NULL, OMENDB_READ_WRITE, &txn), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_txn_commit(NULL), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_checkpoint(NULL), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_optimize(NULL, NULL, NULL), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_backup(input_db, NULL), OMENDB_MISUSE, ""));
+    omendb_txn_rollback(NULL);
+    omendb_rows_close(rows);
+    omendb_collection_close(NULL);
+    omendb_release(NULL);
+    CHECK_EQ_INT(omendb_close(NULL), OMENDB_OK);
+    CHECK(input_digest() == before);
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+}
+
+TEST(wrong_use_of_transactions_is_refused)
+{
+    omendb_txn *txn = NULL;
+    omendb *other = NULL;
+    omendb_collection *elsewhere = NULL;
+    const omendb_schema schema = input_schema(OMENDB_L2, OMENDB_F32);
+    CHECK(input_begin("transactions"));
+    CHECK_EQ_INT(omendb_txn_begin(input_db, OMENDB_READ_ONLY, &txn), OMENDB_OK);
+    CHECK(input_is(support_put(input_l2, txn, 1, 1, INPUT_DIM), OMENDB_READONLY, ""));
+    CHECK(input_is(omendb_close(input_db), OMENDB_BUSY, ""));
+    CHECK_EQ_INT(omendb_open(":memory:", NULL, &other), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_create(other, "l2", &schema, &elsewhere), OMENDB_OK);
+    CHECK(input_is(support_put(elsewhere, txn, 1, 1, INPUT_DIM), OMENDB_MISUSE, ""));
+    omendb_txn_rollback(txn);
+    CHECK(input_is(omendb_txn_begin(input_db, 99, &txn), OMENDB_INVALID, ""));
+    CHECK(txn == NULL);
+    CHECK(input_is(omendb_collection_drop(other, "absent"), OMENDB_NOTFOUND, "absent"));
+    CHECK_EQ_INT(omendb_collection_drop(other, "l2"), OMENDB_OK);
+    CHECK(input_is(support_put(elsewhere, NULL, 1, 1, INPUT_DIM), OMENDB_DROPPED, "l2"));
+    omendb_collection_close(elsewhere);
+    CHECK_EQ_INT(omendb_close(other), OMENDB_OK);
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+}
+
+TEST(schemas_and_names_that_make_no_sense_are_refused)
+{
+    char long_name[300];
+    omendb_collection *collection = NULL;
+    omendb_schema schema = input_schema(OMENDB_L2, OMENDB_F32);
+    memset(long_name, 'x', sizeof long_name);
+    long_name[256] = '\0';
+    CHECK(input_begin("schemas"));
+    const uint64_t before = input_digest();
+    CHECK(input_is(omendb_collection_create(input_db, "", &schema, &collection), OMENDB_INVALID,
+                   "name"));
+    CHECK(input_is(omendb_collection_create(input_db, long_name, &schema, &collection),
+                   OMENDB_INVALID, ""));
+    CHECK(input_is(omendb_collection_create(input_db, "a\nb", &schema, &collection), OMENDB_INVALID,
+                   ""));
+    CHECK(input_is(omendb_collection_create(input_db, "l2", &schema, &collection), OMENDB_EXISTS,
+                   "l2"));
+    CHECK(input_is(omendb_collection_open(input_db, "absent", NULL, &collection), OMENDB_NOTFOUND,
+                   "absent"));
+    schema.dim = 0;
+    CHECK(input_is(omendb_collection_create(input_db, "x", &schema, &collection), OMENDB_INVALID,
+                   "dim"));
+    schema.dim = 65536;
+    CHECK(input_is(omendb_collection_create(input_db, "x", &schema, &collection), OMENDB_INVALID,
+                   "65536"));
+    schema = input_schema(OMENDB_HAMMING, OMENDB_F32);
+    CHECK(input_is(omendb_collection_create(input_db, "x", &schema, &collection), OMENDB_INVALID,
+                   ""));
+    schema = input_schema(77, OMENDB_F32);
+    CHECK(input_is(omendb_collection_create(input_db, "x", &schema, &collection), OMENDB_INVALID,
+                   "metric"));
+    schema = input_schema(OMENDB_L2, 77);
+    CHECK(input_is(omendb_collection_create(input_db, "x", &schema, &collection), OMENDB_INVALID,
+                   "scalar"));
+    schema = input_schema(OMENDB_L2, OMENDB_F32);
+    schema.M = 1;
+    CHECK(input_is(omendb_collection_create(input_db, "x", &schema, &collection), OMENDB_INVALID,
+                   "M"));
+    schema = input_schema(OMENDB_L2, OMENDB_F32);
+    schema.dim = INPUT_DIM + 1;
+    CHECK(input_is(omendb_collection_open(input_db, "l2", &schema, &collection), OMENDB_MISMATCH,
+                   "dim"));
+    schema.dim = 0;
+    schema.metric = OMENDB_COSINE;
+    CHECK(input_is(omendb_collection_open(input_db, "l2", &schema, &collection), OMENDB_MISMATCH,
+                   "metric"));
+    CHECK(collection == NULL);
+    CHECK(input_digest() == before);
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+}
+
+static int input_write_file(const char *path, const void *data, size_t size)
+{
+    FILE *file = fopen(path, "wb");
+    if (file == NULL)
+        return 0;
+    const size_t written = size == 0 ? 0 : fwrite(data, 1, size, file);
+    return fclose(file) == 0 && written == size;
+}
+
+TEST(paths_that_are_no_databases_are_refused)
+{
+    char path[4096], inside[4200];
+    omendb *db = (omendb *)path;
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    options.must_exist = 1;
+    snprintf(path, sizeof path, "%s", support_path("nothing"));
+    CHECK(input_is(omendb_open(path, &options, &db), OMENDB_NOTFOUND, ""));
+    CHECK(db == NULL);
+    options.must_exist = 0;
+    options.read_only = 1;
+    CHECK(input_is(omendb_open(path, &options, &db), OMENDB_NOTFOUND, ""));
+    CHECK(access(path, F_OK) != 0);
+    CHECK(input_write_file(path, "hello", 5));
+    CHECK(input_is(omendb_open(path, NULL, &db), OMENDB_FORMAT, ""));
+    CHECK(access(path, F_OK) == 0);
+    unlink(path);
+    CHECK(mkdir(path, 0700) == 0);
+    snprintf(inside, sizeof inside, "%s/letter.txt", path);
+    CHECK(input_write_file(inside, "dear", 4));
+    CHECK(input_is(omendb_open(path, NULL, &db), OMENDB_FORMAT, ""));
+    CHECK(access(inside, F_OK) == 0);
+    unlink(inside);
+    CHECK_EQ_INT(omendb_open(path, NULL, &db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    support_remove(path);
+    snprintf(inside, sizeof inside, "%s/absent/parent", support_folder());
+    CHECK(input_is(omendb_open(inside, NULL, &db), OMENDB_NOTFOUND, ""));
+    CHECK(input_is(omendb_open("", NULL, &db), OMENDB_INVALID, ""));
+}
+
+/* Name of the first file that begins with `prefix`, in the database of the test. */
+static int input_find_file(const char *prefix, char *found, size_t capacity)
+{
+    DIR *entries = opendir(input_path);
+    struct dirent *entry;
+    int status = 0;
+    while (entries != NULL && !status && (entry = readdir(entries)) != NULL)
+        if (strncmp(entry->d_name, prefix, strlen(prefix)) == 0) {
+            snprintf(found, capacity, "%s/%s", input_path, entry->d_name);
+            status = 1;
+        }
+    if (entries != NULL)
+        closedir(entries);
+    return status;
+}
+
+/* Replaces the file by `data`, opens, expects an error with the file's kind, and puts it back. */
+static int input_refuses_with(const char *prefix, const void *data, size_t size)
+{
+    static unsigned char kept[1 << 20];
+    char path[4400];
+    omendb *db = NULL;
+    if (!input_find_file(prefix, path, sizeof path))
+        return 0;
+    FILE *file = fopen(path, "rb");
+    const size_t length = file == NULL ? 0 : fread(kept, 1, sizeof kept, file);
+    if (file != NULL)
+        fclose(file);
+    if (length == sizeof kept || !input_write_file(path, size == SIZE_MAX ? kept : data,
+                                                   size == SIZE_MAX ? length / 2 : size))
+        return 0;
+    const int status = omendb_open(input_path, NULL, &db);
+    const int good = (status == OMENDB_CORRUPT || status == OMENDB_FORMAT) &&
+                     strlen(omendb_errmsg()) > 10 && strstr(omendb_errmsg(), prefix) != NULL;
+    if (!good)
+        fprintf(stderr, "    %s: %s (%s)\n", prefix, omendb_strerror(status), omendb_errmsg());
+    omendb_close(db);
+    return good && input_write_file(path, kept, length);
+}
+
+TEST(foreign_truncated_and_missing_files_are_named)
+{
+    static const char *const prefixes[] = {"CURRENT", "MANIFEST-", "seg-"};
+    char path[4400], away[4500];
+    omendb *db = NULL;
+    uint64_t digest = 0;
+    CHECK(input_begin("files"));
+    const uint64_t before = input_digest();
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+    for (size_t i = 0; i < 3; i++) {
+        CHECK(input_refuses_with(prefixes[i], "this is a text and no database file\n", 36));
+        CHECK(input_refuses_with(prefixes[i], "", 0));
+        CHECK(input_refuses_with(prefixes[i], NULL, SIZE_MAX));
+        CHECK(input_find_file(prefixes[i], path, sizeof path));
+        snprintf(away, sizeof away, "%s.away", input_path);
+        CHECK(rename(path, away) == 0);
+        CHECK(input_is(omendb_open(input_path, NULL, &db), OMENDB_CORRUPT, prefixes[i]));
+        CHECK(rename(away, path) == 0);
+    }
+    CHECK_EQ_INT(omendb_open(input_path, NULL, &db), OMENDB_OK);
+    CHECK_EQ_INT(support_digest(db, NULL, &digest), OMENDB_OK);
+    CHECK(digest == before);
+    CHECK_EQ_INT(support_check(db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+}
+
+/* In a child that is nobody: opens, expects OMENDB_PERMISSION. */
+static int input_as_nobody(uint32_t read_only)
+{
+    int status = 0;
+    const pid_t child = fork();
+    if (child == 0) {
+        omendb *db = NULL;
+        omendb_options options = OMENDB_OPTIONS_INIT;
+        options.read_only = read_only;
+        if (getuid() == 0 &&
+            (setgroups(0, NULL) != 0 || setgid(65534) != 0 || setuid(65534) != 0))
+            _exit(2);
+        const int opened = omendb_open(input_path, &options, &db);
+        _exit(input_is(opened, OMENDB_PERMISSION, "ermission") ? 0 : 1);
+    }
+    if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status))
+        return 1;
+    return WEXITSTATUS(status);
+}
+
+TEST(no_permission_is_named)
+{
+    omendb *db = NULL;
+    CHECK(input_begin("permission"));
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+    CHECK(chmod(input_path, 0) == 0);
+    int status = input_as_nobody(0);
+    if (status != 2)
+        CHECK_EQ_INT(status, 0);
+    status = input_as_nobody(1);
+    if (status != 2)
+        CHECK_EQ_INT(status, 0);
+    CHECK(chmod(input_path, 0700) == 0);
+    CHECK_EQ_INT(omendb_open(input_path, NULL, &db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+}
+
+TEST(files_are_for_their_owner_only)
+{
+    struct stat facts;
+    char path[4400];
+    CHECK(input_begin("modes"));
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+    CHECK(stat(input_path, &facts) == 0);
+    CHECK_EQ_INT(facts.st_mode & 0777, 0700);
+    CHECK(input_find_file("MANIFEST-", path, sizeof path));
+    CHECK(stat(path, &facts) == 0);
+    CHECK_EQ_INT(facts.st_mode & 0777, 0600);
+}
+
+/* Puts until the disk is full; returns the code. *last: the newest that was acknowledged. */
+static int input_fill(omendb_collection *collection, uint64_t *last)
+{
+    float vectors[64 * INPUT_DIM];
+    uint64_t ids[64];
+    for (uint64_t round = 0; round < 100000; round++) {
+        for (uint64_t i = 0; i < 64; i++) {
+            ids[i] = round * 64 + i;
+            support_vector(ids[i], INPUT_DIM, vectors + i * INPUT_DIM);
+        }
+        const int status = omendb_add_batch(collection, NULL, 64, ids, vectors, OMENDB_F32, NULL);
+        if (status != OMENDB_OK)
+            return status;
+        *last = ids[63];
+    }
+    return OMENDB_OK;
+}
+
+TEST(a_full_disk_is_named_and_reading_and_deleting_go_on)
+{
+    struct crash_fs *fs = crash_fs_create(0);
+    omendb *db = NULL;
+    omendb_collection *collection = NULL;
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    const omendb_schema schema = input_schema(OMENDB_L2, OMENDB_F32);
+    float vector[INPUT_DIM];
+    uint64_t last = 0, count = 0;
+    options.vfs = &fs->vfs;
+    options.threads = 0;
+    options.wal_limit = 32 * 1024;
+    CHECK_EQ_INT(omendb_open("/db", &options, &db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_create(db, "c", &schema, &collection), OMENDB_OK);
+    crash_faults_begin(fs, CRASH_CALL_WRITE | CRASH_CALL_SPACE, 60, 1, OMENDB_FULL, ENOSPC);
+    CHECK(input_is(input_fill(collection, &last), OMENDB_FULL, ""));
+    CHECK(last > 0);
+    CHECK_EQ_INT(omendb_get(collection, NULL, last, OMENDB_F32, vector), OMENDB_OK);
+    CHECK_EQ_INT(omendb_count(collection, NULL, &count), OMENDB_OK);
+    CHECK_EQ_INT(count, last + 1);
+    crash_faults_begin(fs, 0, 0, 0, 0, 0);
+    CHECK_EQ_INT(support_put(collection, NULL, 7777777, 1, INPUT_DIM), OMENDB_OK);
+    omendb_collection_close(collection);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_open("/db", &options, &db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_open(db, "c", NULL, &collection), OMENDB_OK);
+    CHECK_EQ_INT(omendb_count(collection, NULL, &count), OMENDB_OK);
+    CHECK_EQ_INT(count, last + 2);
+    CHECK_EQ_INT(support_check(db), OMENDB_OK);
+    omendb_collection_close(collection);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    crash_fs_destroy(fs);
+}
+
+TEST(a_write_through_a_read_only_handle_is_refused)
+{
+    omendb *db = NULL;
+    omendb_collection *collection = NULL;
+    omendb_txn *txn = NULL;
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    const omendb_schema schema = input_schema(OMENDB_L2, OMENDB_F32);
+    CHECK(input_begin("readonly"));
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+    options.read_only = 1;
+    CHECK_EQ_INT(omendb_open(input_path, &options, &db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_open(db, "l2", NULL, &collection), OMENDB_OK);
+    CHECK(input_is(support_put(collection, NULL, 1, 1, INPUT_DIM), OMENDB_READONLY, ""));
+    CHECK(input_is(omendb_delete(collection, NULL, 1), OMENDB_READONLY, ""));
+    CHECK(input_is(omendb_collection_drop(db, "l2"), OMENDB_READONLY, ""));
+    CHECK(input_is(omendb_checkpoint(db), OMENDB_READONLY, ""));
+    CHECK(input_is(omendb_optimize(db, NULL, NULL), OMENDB_READONLY, ""));
+    CHECK(input_is(omendb_txn_begin(db, OMENDB_READ_WRITE, &txn), OMENDB_READONLY, ""));
+    omendb_collection_close(collection);
+    CHECK(input_is(omendb_collection_create(db, "new", &schema, &collection), OMENDB_READONLY, ""));
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+}
+
+TEST_MAIN(vectors_that_are_no_vectors_are_refused,
+          a_batch_with_one_bad_row_changes_nothing_and_names_the_row,
+          ids_that_are_taken_or_absent_are_named, a_query_without_sense_is_refused,
+          null_where_none_is_allowed_is_misuse, wrong_use_of_transactions_is_refused,
+          schemas_and_names_that_make_no_sense_are_refused, paths_that_are_no_databases_are_refused,
+          foreign_truncated_and_missing_files_are_named, no_permission_is_named,
+          files_are_for_their_owner_only, a_full_disk_is_named_and_reading_and_deleting_go_on,
+          a_write_through_a_read_only_handle_is_refused)

@@ -1,0 +1,384 @@
+/* test_damage.c: each byte of a small database is flipped, each file is cut at each length, blocks and files are
+ * swapped, files are missing.
+ *
+ * The damaged database is opened, checked, and read in every way. Then must hold: nothing crashes; an answer that is given is the right
+ * one; otherwise there is an error that says damage. The one exception is the documented one: damage in the last record of the log
+ * cannot be told from a torn tail, and a log that was cut is shorter; then the state is that of an earlier commit.
+ *
+ * Each damage is tried with mapped files or with OMENDB_IO_PREAD in turn (the next byte gets the other one). */
+#define _POSIX_C_SOURCE 200809L
+
+#include "crash_vfs.h"
+#include "support.h"
+#include "test.h"
+
+#define DAMAGE_DIM    3
+#define DAMAGE_STATES 16
+#define DAMAGE_BLOCK  16384
+
+/* What is asked of an undamaged database, and of a damaged one. */
+struct damage_answers {
+    uint64_t digest;
+    uint64_t ids[3][5];
+    size_t counts[3];
+};
+
+struct damage_world {
+    struct crash_fs *fs;
+    uint64_t states[DAMAGE_STATES]; /* digests after the commits since the last checkpoint */
+    size_t state_count;
+    struct damage_answers answers;
+    uint64_t tried, refused, silent, reported;
+};
+
+static void damage_must(int status)
+{
+    if (status == OMENDB_OK)
+        return;
+    fprintf(stderr, "preparing: %s: %s\n", omendb_strerror(status), omendb_errmsg());
+    exit(1);
+}
+
+static int damage_open(struct crash_fs *fs, uint32_t io, omendb **db)
+{
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    options.vfs = &fs->vfs;
+    options.threads = 0;
+    options.wal_limit = 2048;
+    options.tail_limit = 4096;
+    options.io = io;
+    return omendb_open("/db", &options, db);
+}
+
+static void damage_put(omendb_collection *collection, uint64_t first, uint64_t count)
+{
+    float vectors[64 * DAMAGE_DIM];
+    uint64_t ids[64];
+    for (uint64_t i = 0; i < count; i++) {
+        ids[i] = first + i;
+        support_vector(first * 100 + i, DAMAGE_DIM, vectors + i * DAMAGE_DIM);
+    }
+    damage_must(omendb_put_batch(collection, NULL, (size_t)count, ids, vectors, OMENDB_F32, NULL));
+}
+
+/* Answers of the first collection; an error is passed on. */
+static int damage_ask(omendb *db, struct damage_answers *answers)
+{
+    float vector[DAMAGE_DIM], distances[5];
+    omendb_collection *collection = NULL;
+    omendb_query query = OMENDB_QUERY_INIT;
+    int status = support_digest(db, NULL, &answers->digest);
+    if (status == OMENDB_OK)
+        status = omendb_collection_open(db, "a", NULL, &collection);
+    query.k = 5;
+    for (size_t i = 0; i < 3 && status == OMENDB_OK; i++) {
+        support_vector(i + 7, DAMAGE_DIM, vector);
+        query.vector = i == 2 ? NULL : vector;
+        query.id = 12;
+        query.exact = i == 1;
+        status = omendb_search(collection, NULL, &query, answers->ids[i], distances,
+                               &answers->counts[i]);
+    }
+    omendb_collection_close(collection);
+    return status;
+}
+
+/* Two segments, tombstones, and a log that a process left behind. */
+static void damage_prepare(struct damage_world *world)
+{
+    struct crash_fs *fs = crash_fs_create(0);
+    omendb *db = NULL;
+    omendb_collection *a = NULL, *b = NULL;
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    memset(world, 0, sizeof *world);
+    schema.dim = DAMAGE_DIM;
+    schema.M = 2;
+    schema.ef_construction = 8;
+    damage_must(damage_open(fs, OMENDB_IO_MAP, &db));
+    damage_must(omendb_collection_create(db, "a", &schema, &a));
+    schema.scalar = OMENDB_I8;
+    damage_must(omendb_collection_create(db, "b", &schema, &b));
+    damage_put(a, 0, 60);
+    damage_put(b, 0, 9);
+    damage_must(omendb_optimize(db, NULL, NULL));
+    damage_put(a, 50, 20);
+    damage_must(omendb_checkpoint(db));
+    damage_must(omendb_delete(a, NULL, 3));
+    damage_must(omendb_checkpoint(db));
+    damage_must(support_digest(db, NULL, &world->states[world->state_count++]));
+    for (uint64_t i = 0; i < 4; i++) {
+        damage_put(i % 2 ? b : a, 200 + i, 2);
+        damage_must(support_digest(db, NULL, &world->states[world->state_count++]));
+    }
+    damage_must(omendb_delete(a, NULL, 4));
+    damage_must(support_digest(db, NULL, &world->states[world->state_count++]));
+    world->fs = crash_fs_copy(fs);
+    omendb_collection_close(a);
+    omendb_collection_close(b);
+    damage_must(omendb_close(db));
+    crash_fs_destroy(fs);
+    struct crash_fs *copy = crash_fs_copy(world->fs);
+    damage_must(damage_open(copy, OMENDB_IO_MAP, &db));
+    damage_must(damage_ask(db, &world->answers));
+    damage_must(omendb_close(db));
+    crash_fs_destroy(copy);
+}
+
+/* Which of the states since the checkpoint this is; SIZE_MAX: none. */
+static size_t damage_state(const struct damage_world *world, uint64_t digest)
+{
+    for (size_t i = 0; i < world->state_count; i++)
+        if (world->states[i] == digest)
+            return i;
+    return SIZE_MAX;
+}
+
+static void damage_count_problem(void *context, const char *line)
+{
+    *(uint64_t *)context += strstr(line, "cannot be reached from the entry") == NULL;
+}
+
+static int damage_code_is_right(int status)
+{
+    return status == OMENDB_CORRUPT || status == OMENDB_FORMAT || status == OMENDB_IOERR;
+}
+
+/* Compares what is read with what is right. `oldest`: the oldest state allowed. */
+static int damage_compare(struct damage_world *world, omendb *db, size_t oldest)
+{
+    struct damage_answers answers;
+    memset(&answers, 0, sizeof answers);
+    const int status = damage_ask(db, &answers);
+    if (status != OMENDB_OK) {
+        world->refused++;
+        if (damage_code_is_right(status) && omendb_errmsg()[0] != '\0')
+            return 1;
+        fprintf(stderr, "    reading: %s: %s\n", omendb_strerror(status), omendb_errmsg());
+        return 0;
+    }
+    const size_t state = damage_state(world, answers.digest);
+    world->silent++;
+    if (state == SIZE_MAX || state < oldest) {
+        fprintf(stderr, "    a wrong state is read without an error (%zd)\n", (ssize_t)state);
+        return 0;
+    }
+    if (state + 1 < world->state_count)
+        return 1;
+    for (size_t i = 0; i < 3; i++)
+        if (answers.counts[i] != world->answers.counts[i] ||
+            memcmp(answers.ids[i], world->answers.ids[i], answers.counts[i] * 8) != 0) {
+            fprintf(stderr, "    search %zu gives another answer without an error\n", i);
+            return 0;
+        }
+    return 1;
+}
+
+/* Opens the damaged disk, frees it. 1: all is as it must be. */
+static int damage_try(struct damage_world *world, struct crash_fs *disk, size_t oldest)
+{
+    omendb *db = NULL;
+    uint64_t problems = 0;
+    int good = 1;
+    const int status = damage_open(disk, world->tried++ % 2 ? OMENDB_IO_PREAD : OMENDB_IO_MAP, &db);
+    if (status != OMENDB_OK) {
+        world->refused++;
+        good = damage_code_is_right(status) && omendb_errmsg()[0] != '\0';
+        if (!good)
+            fprintf(stderr, "    opening: %s: %s\n", omendb_strerror(status), omendb_errmsg());
+    } else {
+        const int checked = omendb_check(db, damage_count_problem, &problems, NULL);
+        world->reported += problems != 0;
+        if (checked != OMENDB_OK && checked != OMENDB_IOERR) {
+            fprintf(stderr, "    check: %s: %s\n", omendb_strerror(checked), omendb_errmsg());
+            good = 0;
+        }
+        good = good && damage_compare(world, db, oldest);
+    }
+    omendb_close(db);
+    crash_fs_destroy(disk);
+    return good;
+}
+
+static int damage_is_log(const struct crash_entry *entry)
+{
+    return strncmp(entry->name, "wal-", 4) == 0;
+}
+
+/* The inode behind a name in a copy of the disk. */
+static struct crash_inode *damage_inode(struct crash_fs *disk, const char *name)
+{
+    return &disk->inodes[crash_find(&disk->directories[0], name)->inode];
+}
+
+static int damage_bad(const char *name, const char *what, uint64_t at)
+{
+    fprintf(stderr, "FAILED: %s, %s %llu\n", name, what, (unsigned long long)at);
+    return 1;
+}
+
+static void damage_print(const struct damage_world *world, const char *what)
+{
+    printf("  %-8s %7llu tried: %llu refused, %llu unaffected or cut, check reported %llu\n", what,
+           (unsigned long long)world->tried, (unsigned long long)world->refused,
+           (unsigned long long)world->silent, (unsigned long long)world->reported);
+}
+
+/* 1 where the byte and those around it are zero: padding, of which not each byte is tried. */
+static int damage_is_padding(const struct crash_inode *inode, uint64_t at)
+{
+    const uint64_t from = at < 64 ? 0 : at - 64;
+    const uint64_t to = at + 64 > inode->size ? inode->size : at + 64;
+    for (uint64_t i = from; i < to; i++)
+        if (inode->data[i] != 0)
+            return 0;
+    return 1;
+}
+
+static int damage_flip_file(struct damage_world *world, const struct crash_entry *entry)
+{
+    const struct crash_inode *inode = &world->fs->inodes[entry->inode];
+    const size_t last = world->state_count - 1;
+    const uint64_t step = support_scale() >= 1.0 ? 1 : (uint64_t)(1.0 / support_scale());
+    int bad = 0;
+    for (uint64_t at = 0; at < inode->size && bad < 3; at += step) {
+        if (damage_is_padding(inode, at) && at % 37 != 0)
+            continue;
+        struct crash_fs *disk = crash_fs_copy(world->fs);
+        damage_inode(disk, entry->name)->data[at] ^= (uint8_t)(at % 3 == 0 ? 0xff : 1u << (at % 8));
+        if (!damage_try(world, disk, damage_is_log(entry) ? last - 1 : last))
+            bad += damage_bad(entry->name, "flipped byte", at);
+    }
+    return bad;
+}
+
+TEST(a_flipped_byte_is_an_error_or_of_no_effect)
+{
+    static struct damage_world world;
+    int bad = 0;
+    damage_prepare(&world);
+    for (size_t i = 0; i < world.fs->directories[0].count; i++)
+        bad += damage_flip_file(&world, &world.fs->directories[0].entries[i]);
+    damage_print(&world, "flipped");
+    crash_fs_destroy(world.fs);
+    CHECK_EQ_INT(bad, 0);
+}
+
+static int damage_cut_file(struct damage_world *world, const struct crash_entry *entry)
+{
+    const struct crash_inode *inode = &world->fs->inodes[entry->inode];
+    const uint64_t step = support_scale() >= 1.0 ? 1 : (uint64_t)(1.0 / support_scale());
+    int bad = 0;
+    for (uint64_t size = 0; size < inode->size && bad < 3; size += step) {
+        if (damage_is_padding(inode, size) && size % 37 != 0)
+            continue;
+        struct crash_fs *disk = crash_fs_copy(world->fs);
+        damage_inode(disk, entry->name)->size = size;
+        if (!damage_try(world, disk, damage_is_log(entry) ? 0 : world->state_count - 1))
+            bad += damage_bad(entry->name, "cut at", size);
+    }
+    return bad;
+}
+
+TEST(a_file_cut_at_any_length_is_an_error_or_of_no_effect)
+{
+    static struct damage_world world;
+    int bad = 0;
+    damage_prepare(&world);
+    for (size_t i = 0; i < world.fs->directories[0].count; i++)
+        bad += damage_cut_file(&world, &world.fs->directories[0].entries[i]);
+    damage_print(&world, "cut");
+    crash_fs_destroy(world.fs);
+    CHECK_EQ_INT(bad, 0);
+}
+
+TEST(a_missing_file_is_an_error_or_of_no_effect)
+{
+    static struct damage_world world;
+    int bad = 0;
+    damage_prepare(&world);
+    for (size_t i = 0; i < world.fs->directories[0].count; i++) {
+        const char *name = world.fs->directories[0].entries[i].name;
+        struct crash_fs *disk = crash_fs_copy(world.fs);
+        crash_unlink_entry(disk, &disk->directories[0],
+                           crash_find(&disk->directories[0], name));
+        if (!damage_try(&world, disk, world.state_count - 1))
+            bad += damage_bad(name, "missing", 0);
+    }
+    damage_print(&world, "missing");
+    crash_fs_destroy(world.fs);
+    CHECK_EQ_INT(bad, 0);
+}
+
+/* Swaps two blocks of one file, or of two. */
+static int damage_swap_blocks(struct damage_world *world, const char *one, uint64_t one_at,
+                              const char *other, uint64_t other_at)
+{
+    static uint8_t kept[DAMAGE_BLOCK];
+    struct crash_fs *disk = crash_fs_copy(world->fs);
+    struct crash_inode *a = damage_inode(disk, one), *b = damage_inode(disk, other);
+    if (one_at + DAMAGE_BLOCK > a->size || other_at + DAMAGE_BLOCK > b->size) {
+        crash_fs_destroy(disk);
+        return 1;
+    }
+    memcpy(kept, a->data + one_at, DAMAGE_BLOCK);
+    memcpy(a->data + one_at, b->data + other_at, DAMAGE_BLOCK);
+    memcpy(b->data + other_at, kept, DAMAGE_BLOCK);
+    return damage_try(world, disk, world->state_count - 1);
+}
+
+TEST(swapped_files_and_blocks_are_an_error)
+{
+    static struct damage_world world;
+    int bad = 0;
+    damage_prepare(&world);
+    const struct crash_directory *directory = &world.fs->directories[0];
+    for (size_t i = 0; i < directory->count; i++)
+        for (size_t j = 0; j < i; j++) {
+            const char *one = directory->entries[i].name, *other = directory->entries[j].name;
+            struct crash_fs *disk = crash_fs_copy(world.fs);
+            struct crash_entry *a = crash_find(&disk->directories[0], one);
+            struct crash_entry *b = crash_find(&disk->directories[0], other);
+            const uint32_t inode = a->inode;
+            a->inode = b->inode;
+            b->inode = inode;
+            if (!damage_try(&world, disk, world.state_count - 1))
+                bad += damage_bad(one, "swapped with file", j);
+            if (!damage_swap_blocks(&world, one, 0, other, 0))
+                bad += damage_bad(one, "first block swapped with that of file", j);
+        }
+    damage_print(&world, "swapped");
+    crash_fs_destroy(world.fs);
+    CHECK_EQ_INT(bad, 0);
+}
+
+TEST(random_bytes_in_any_place_do_not_crash)
+{
+    static struct damage_world world;
+    struct support_random random = {support_seed(1)};
+    const uint64_t rounds = support_scaled(2000, 100);
+    int bad = 0;
+    damage_prepare(&world);
+    for (uint64_t i = 0; i < rounds && bad < 3; i++) {
+        struct crash_fs *disk = crash_fs_copy(world.fs);
+        const size_t file = (size_t)support_below(&random, disk->directories[0].count);
+        const struct crash_entry *entry = &disk->directories[0].entries[file];
+        struct crash_inode *inode = &disk->inodes[entry->inode];
+        uint64_t count = 1 + support_below(&random, 200);
+        const uint64_t at = inode->size == 0 ? 0 : support_below(&random, inode->size);
+        for (; count > 0 && at + count <= inode->size; count--)
+            inode->data[at + count - 1] = (uint8_t)support_next(&random);
+        char name[CRASH_NAME];
+        memcpy(name, entry->name, sizeof name);
+        if (!damage_try(&world, disk,
+                        strncmp(name, "wal-", 4) == 0 ? 0 : world.state_count - 1))
+            bad += damage_bad(name, "random bytes, round", i);
+    }
+    damage_print(&world, "random");
+    crash_fs_destroy(world.fs);
+    CHECK_EQ_INT(bad, 0);
+}
+
+TEST_MAIN(a_flipped_byte_is_an_error_or_of_no_effect,
+          a_file_cut_at_any_length_is_an_error_or_of_no_effect,
+          a_missing_file_is_an_error_or_of_no_effect, swapped_files_and_blocks_are_an_error,
+          random_bytes_in_any_place_do_not_crash)

@@ -1,0 +1,817 @@
+/* test_graph.c: the graph from inside: what it finds, what it survives, what it takes over.
+ *
+ * Vectors are small clusters of random points, made anew by each test from a fixed seed. */
+#include "omendb.c"
+
+#include "test.h"
+
+#include <stdlib.h>
+
+#define DIM        16
+#define LINKS      8 /* M */
+#define HITS       10
+#define MAX_ROWS   20000
+#define CLUSTERS   50
+#define EF         64
+#define ENOUGH     0.97 /* recall that every healthy graph of these sets has at EF */
+
+static uint64_t random_state;
+
+static uint32_t random_below(uint32_t bound)
+{
+    random_state = random_state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (uint32_t)((random_state >> 33) % bound);
+}
+
+static float random_unit(void)
+{
+    return (float)random_below(1u << 24) / (float)(1u << 24);
+}
+
+static float centers[CLUSTERS][DIM];
+
+static void start_random(uint64_t seed)
+{
+    random_state = seed;
+    for (size_t i = 0; i < CLUSTERS; i++) {
+        for (size_t j = 0; j < DIM; j++) {
+            centers[i][j] = random_unit();
+        }
+    }
+}
+
+static void random_vector(float *vector)
+{
+    const float *center = centers[random_below(CLUSTERS)];
+
+    for (size_t j = 0; j < DIM; j++) {
+        vector[j] = center[j] + 0.3f * (random_unit() - 0.5f);
+    }
+}
+
+/* One graph and what is needed to use it. */
+struct fixture {
+    struct memory memory;
+    struct graph *graph;
+    struct graph_scratch *scratch;
+    uint32_t rows;
+};
+
+static int fixture_create(struct fixture *fixture, omendb_metric metric, uint32_t rows)
+{
+    struct graph_config config = {0};
+
+    memory_init(&fixture->memory, NULL, 0);
+    config.M = LINKS;
+    config.ef_construction = 100;
+    config.seed = 7;
+    config.dim = DIM;
+    config.vector_bytes = DIM * sizeof(float);
+    config.kernel = kernels_for(OMENDB_F32, metric);
+    fixture->rows = rows;
+    fixture->scratch = graph_scratch_create(&fixture->memory);
+    if (fixture->scratch == NULL ||
+        graph_create(&fixture->memory, &config, NULL, NULL, 0, &fixture->graph) != OMENDB_OK) {
+        return 0;
+    }
+    return graph_reserve(fixture->graph, rows) == OMENDB_OK;
+}
+
+static float *fixture_vector(struct fixture *fixture, uint32_t row)
+{
+    return (float *)(void *)graph_vector(fixture->graph, row);
+}
+
+static int fixture_insert(struct fixture *fixture, uint32_t first, uint32_t last)
+{
+    int code = OMENDB_OK;
+
+    graph_set_count(fixture->graph, last);
+    for (uint32_t row = first; row < last && code == OMENDB_OK; row++) {
+        code = graph_insert(fixture->graph, fixture->scratch, row);
+    }
+    return code == OMENDB_OK;
+}
+
+static int fixture_fill(struct fixture *fixture, omendb_metric metric, uint32_t rows)
+{
+    if (!fixture_create(fixture, metric, rows)) {
+        return 0;
+    }
+    for (uint32_t row = 0; row < rows; row++) {
+        random_vector(fixture_vector(fixture, row));
+    }
+    return fixture_insert(fixture, 0, rows);
+}
+
+/* 1 if all memory came back. */
+static int fixture_destroy(struct fixture *fixture)
+{
+    graph_scratch_destroy(fixture->scratch);
+    graph_destroy(fixture->graph);
+    return fixture->memory.used == 0;
+}
+
+static void count_report(void *context, const char *sentence)
+{
+    fprintf(stderr, "%s\n", sentence);
+    ++*(int *)context;
+}
+
+/* How many defects graph_check names, unreachable rows among them. */
+static int defects(struct fixture *fixture)
+{
+    struct graph_view view;
+    int count = 0;
+
+    graph_get_view(fixture->graph, &view);
+    return graph_check(&view, fixture->rows, &fixture->memory, count_report, &count) == OMENDB_OK
+               ? count
+               : count + 1;
+}
+
+static size_t shared_rows(const struct graph_hit *a, size_t a_count, const struct graph_hit *b,
+                          size_t b_count)
+{
+    size_t shared = 0;
+
+    for (size_t i = 0; i < a_count; i++) {
+        for (size_t j = 0; j < b_count; j++) {
+            shared += a[i].row == b[j].row;
+        }
+    }
+    return shared;
+}
+
+/* Mean recall at HITS of 100 random queries against the scan of the same view; -1 on a failed call, on fewer hits
+ * than the scan has, or on hits out of order. */
+static double recall_of(struct fixture *fixture, size_t ef, const struct graph_filter *filter)
+{
+    struct graph_hit *walked = malloc(ef * sizeof *walked);
+    struct graph_hit exact[HITS];
+    struct graph_view view;
+    size_t shared = 0, wanted = 0;
+
+    graph_get_view(fixture->graph, &view);
+    for (int query = 0; query < 100; query++) {
+        float vector[DIM];
+        size_t walked_count, exact_count = 0;
+        random_vector(vector);
+        if (graph_search(&view, fixture->scratch, vector, ef, filter, walked, &walked_count, NULL) !=
+                OMENDB_OK ||
+            graph_scan(&view, fixture->scratch, vector, 0, view.count, HITS, filter, exact,
+                       &exact_count, NULL) != OMENDB_OK ||
+            walked_count < exact_count) {
+            free(walked);
+            return -1;
+        }
+        for (size_t i = 1; i < walked_count; i++) {
+            if (walked[i].distance < walked[i - 1].distance ||
+                (walked[i].distance == walked[i - 1].distance && walked[i].row <= walked[i - 1].row)) {
+                free(walked);
+                return -1;
+            }
+        }
+        shared += shared_rows(exact, exact_count, walked,
+                              walked_count < HITS ? walked_count : HITS);
+        wanted += exact_count;
+    }
+    free(walked);
+    return wanted == 0 ? 1 : (double)shared / (double)wanted;
+}
+
+TEST(an_empty_graph_finds_nothing)
+{
+    struct fixture fixture;
+    struct graph_view view;
+    struct graph_hit hits[HITS];
+    float vector[DIM] = {0};
+    size_t count = 1;
+
+    CHECK(fixture_create(&fixture, OMENDB_L2, 0));
+    graph_get_view(fixture.graph, &view);
+    CHECK_EQ_INT(graph_search(&view, fixture.scratch, vector, HITS, NULL, hits, &count, NULL),
+                 OMENDB_OK);
+    CHECK_EQ_INT(count, 0);
+    CHECK_EQ_INT(defects(&fixture), 0);
+    CHECK(fixture_destroy(&fixture));
+}
+
+TEST(small_graphs_find_every_row)
+{
+    for (uint32_t rows = 1; rows <= 70; rows += rows < 5 ? 1 : 13) {
+        struct fixture fixture;
+        start_random(rows);
+        CHECK(fixture_fill(&fixture, OMENDB_L2, rows));
+        CHECK(recall_of(&fixture, 100, NULL) == 1);
+        CHECK_EQ_INT(defects(&fixture), 0);
+        CHECK(fixture_destroy(&fixture));
+    }
+}
+
+TEST(every_metric_has_good_recall)
+{
+    static const omendb_metric metrics[] = {OMENDB_L2, OMENDB_COSINE, OMENDB_INNER_PRODUCT};
+
+    for (size_t i = 0; i < sizeof metrics / sizeof metrics[0]; i++) {
+        struct fixture fixture;
+        start_random(1);
+        CHECK(fixture_fill(&fixture, metrics[i], 5000));
+        CHECK(recall_of(&fixture, EF, NULL) > (metrics[i] == OMENDB_INNER_PRODUCT ? 0.9 : ENOUGH));
+        if (metrics[i] != OMENDB_INNER_PRODUCT) {
+            CHECK_EQ_INT(defects(&fixture), 0);
+        }
+        CHECK(fixture_destroy(&fixture));
+    }
+}
+
+TEST(a_scan_is_exact_and_merges_into_earlier_hits)
+{
+    struct fixture fixture;
+    struct graph_view view;
+    struct graph_hit once[HITS], twice[HITS];
+    float vector[DIM];
+    size_t once_count = 0, twice_count = 0;
+    uint32_t nearer = 0;
+
+    start_random(2);
+    CHECK(fixture_fill(&fixture, OMENDB_L2, 500));
+    graph_get_view(fixture.graph, &view);
+    random_vector(vector);
+    CHECK_EQ_INT(graph_scan(&view, fixture.scratch, vector, 0, 500, HITS, NULL, once, &once_count, NULL),
+                 OMENDB_OK);
+    for (uint32_t first = 0; first < 600; first += 77) {
+        CHECK_EQ_INT(graph_scan(&view, fixture.scratch, vector, first, first + 77, HITS, NULL, twice,
+                                &twice_count, NULL),
+                     OMENDB_OK);
+    }
+    CHECK_EQ_INT(once_count, HITS);
+    CHECK_EQ_INT(twice_count, HITS);
+    CHECK_EQ_INT(memcmp(once, twice, sizeof once), 0);
+    for (uint32_t row = 0; row < 500; row++) {
+        nearer += view.kernel->pair(vector, rows_at(&view.vectors, row), DIM) < once[HITS - 1].distance;
+    }
+    CHECK_EQ_INT(nearer, HITS - 1);
+    CHECK(fixture_destroy(&fixture));
+}
+
+TEST(a_wide_walk_equals_a_scan)
+{
+    struct fixture fixture;
+    struct graph_view view;
+    struct graph_hit *walked = calloc(6000, sizeof *walked), *exact = calloc(6000, sizeof *exact);
+    float vector[DIM];
+    size_t walked_count, exact_count = 0;
+
+    start_random(3);
+    CHECK(fixture_fill(&fixture, OMENDB_L2, 3000));
+    graph_get_view(fixture.graph, &view);
+    random_vector(vector);
+    CHECK_EQ_INT(graph_search(&view, fixture.scratch, vector, 6000, NULL, walked, &walked_count, NULL),
+                 OMENDB_OK);
+    CHECK_EQ_INT(graph_scan(&view, fixture.scratch, vector, 0, 3000, 6000, NULL, exact, &exact_count,
+                            NULL),
+                 OMENDB_OK);
+    CHECK_EQ_INT(walked_count, 3000);
+    CHECK_EQ_INT(exact_count, 3000);
+    CHECK_EQ_INT(memcmp(walked, exact, 3000 * sizeof *walked), 0);
+    CHECK_EQ_INT(graph_search(&view, fixture.scratch, vector, 2500, NULL, walked, &walked_count, NULL),
+                 OMENDB_OK);
+    CHECK_EQ_INT(walked_count, 2500);
+    CHECK(shared_rows(walked, 2500, exact, 2500) > 2490);
+    free(walked);
+    free(exact);
+    CHECK(fixture_destroy(&fixture));
+}
+
+struct share {
+    uint32_t of_100;
+};
+
+static int share_visible(const void *context, uint32_t row)
+{
+    const struct share *share = context;
+    return row * UINT32_C(2654435761) >> 8 & 1023 ? (row * UINT32_C(40503) >> 4) % 100 < share->of_100
+                                                  : 0;
+}
+
+TEST(filters_hide_rows_and_the_walk_goes_through_them)
+{
+    static const uint32_t shares[] = {99, 70, 30, 5, 1, 0};
+    struct fixture fixture;
+
+    start_random(4);
+    CHECK(fixture_fill(&fixture, OMENDB_L2, 5000));
+    for (size_t i = 0; i < sizeof shares / sizeof shares[0]; i++) {
+        const struct share share = {shares[i]};
+        const struct graph_filter filter = {GRAPH_NO_ROW, GRAPH_NO_ROW, share_visible, &share};
+        CHECK(recall_of(&fixture, EF, &filter) > ENOUGH);
+        CHECK(share.of_100 == 0 || recall_of(&fixture, 3000, &filter) > 0.999);
+    }
+    CHECK(fixture_destroy(&fixture));
+}
+
+TEST(filters_exclude_a_row_and_those_beyond_a_limit)
+{
+    struct fixture fixture;
+    struct graph_view view;
+    struct graph_hit hits[EF];
+    struct graph_filter filter = {GRAPH_NO_ROW, 17, NULL, NULL};
+    size_t count;
+
+    start_random(5);
+    CHECK(fixture_fill(&fixture, OMENDB_L2, 1000));
+    graph_get_view(fixture.graph, &view);
+    CHECK_EQ_INT(graph_search(&view, fixture.scratch, rows_at(&view.vectors, 17), EF, &filter, hits,
+                              &count, NULL),
+                 OMENDB_OK);
+    CHECK_EQ_INT(count, EF);
+    for (size_t i = 0; i < count; i++) {
+        CHECK(hits[i].row != 17);
+    }
+    filter.row_limit = 40;
+    CHECK_EQ_INT(graph_search(&view, fixture.scratch, rows_at(&view.vectors, 17), EF, &filter, hits,
+                              &count, NULL),
+                 OMENDB_OK);
+    CHECK_EQ_INT(count, 39);
+    CHECK(recall_of(&fixture, EF, &filter) == 1);
+    CHECK(fixture_destroy(&fixture));
+}
+
+/* Every `one_in`-th row is a point of its own, the others are copies of one vector. */
+static int fill_with_copies(struct fixture *fixture, uint32_t rows, uint32_t one_in)
+{
+    float copy[DIM];
+
+    if (!fixture_create(fixture, OMENDB_L2, rows)) {
+        return 0;
+    }
+    random_vector(copy);
+    for (uint32_t row = 0; row < rows; row++) {
+        if (one_in != 0 && row % one_in == 0) {
+            random_vector(fixture_vector(fixture, row));
+        } else {
+            memcpy(fixture_vector(fixture, row), copy, sizeof copy);
+        }
+    }
+    return fixture_insert(fixture, 0, rows);
+}
+
+TEST(copies_of_one_vector_stay_reachable)
+{
+    static const uint32_t one_in[] = {0, 2, 50};
+
+    for (size_t i = 0; i < sizeof one_in / sizeof one_in[0]; i++) {
+        struct fixture fixture;
+        struct graph_view view;
+        struct graph_hit hits[EF];
+        struct graph_counters counters = {0, 0};
+        size_t count;
+        start_random(6);
+        CHECK(fill_with_copies(&fixture, MAX_ROWS / 2, one_in[i]));
+        CHECK_EQ_INT(defects(&fixture), 0);
+        graph_get_view(fixture.graph, &view);
+        CHECK_EQ_INT(graph_search(&view, fixture.scratch, rows_at(&view.vectors, 1), EF, NULL, hits,
+                                  &count, &counters),
+                     OMENDB_OK);
+        CHECK_EQ_INT(count, EF);
+        CHECK(hits[0].distance == 0 && hits[EF - 1].distance == 0);
+        CHECK_EQ_INT(hits[0].row, one_in[i] != 0);
+        CHECK(counters.distances < 5000);
+        CHECK(fixture_destroy(&fixture));
+    }
+}
+
+TEST(points_among_copies_are_found)
+{
+    struct fixture fixture;
+    struct graph_view view;
+    uint32_t found = 0;
+
+    start_random(7);
+    CHECK(fill_with_copies(&fixture, 8000, 4));
+    graph_get_view(fixture.graph, &view);
+    for (uint32_t row = 0; row < 8000; row += 4) {
+        struct graph_hit hits[EF];
+        size_t count;
+        CHECK_EQ_INT(graph_search(&view, fixture.scratch, rows_at(&view.vectors, row), EF, NULL, hits,
+                                  &count, NULL),
+                     OMENDB_OK);
+        found += count > 0 && hits[0].row == row;
+    }
+    CHECK(found > 1980);
+    CHECK(fixture_destroy(&fixture));
+}
+
+TEST(one_thread_builds_the_same_graph_twice)
+{
+    struct fixture a, b;
+    struct graph_view view_a, view_b;
+
+    start_random(8);
+    CHECK(fixture_fill(&a, OMENDB_L2, 2000));
+    start_random(8);
+    CHECK(fixture_create(&b, OMENDB_L2, 100)); /* grows step by step */
+    for (uint32_t row = 0; row < 2000; row++) {
+        CHECK_EQ_INT(graph_reserve(b.graph, row + 1), OMENDB_OK);
+        random_vector(fixture_vector(&b, row));
+        CHECK(fixture_insert(&b, row, row + 1));
+    }
+    b.rows = 2000;
+    graph_get_view(a.graph, &view_a);
+    graph_get_view(b.graph, &view_b);
+    CHECK_EQ_INT(view_a.entry_row, view_b.entry_row);
+    CHECK_EQ_INT(view_a.upper_count, view_b.upper_count);
+    for (uint32_t row = 0; row < 2000; row++) {
+        CHECK_EQ_INT(*rows_at(&view_a.levels, row), *rows_at(&view_b.levels, row));
+        CHECK_EQ_INT(memcmp(rows_at(&view_a.links, row), rows_at(&view_b.links, row),
+                            2 * LINKS * sizeof(uint32_t)),
+                     0);
+    }
+    CHECK_EQ_INT(defects(&b), 0);
+    CHECK(fixture_destroy(&a));
+    CHECK(fixture_destroy(&b));
+}
+
+TEST(levels_thin_out_by_M)
+{
+    struct fixture fixture;
+    struct graph_view view;
+    uint32_t at_least[3] = {0, 0, 0};
+
+    CHECK(fixture_create(&fixture, OMENDB_L2, MAX_ROWS));
+    graph_set_count(fixture.graph, MAX_ROWS);
+    graph_get_view(fixture.graph, &view);
+    for (uint32_t row = 0; row < MAX_ROWS; row++) {
+        for (uint32_t level = 0; level < 3; level++) {
+            at_least[level] += *rows_at(&view.levels, row) >= level;
+        }
+    }
+    CHECK(at_least[1] > MAX_ROWS / LINKS * 0.9 && at_least[1] < MAX_ROWS / LINKS * 1.1);
+    CHECK(at_least[2] > MAX_ROWS / LINKS / LINKS * 0.7 && at_least[2] < MAX_ROWS / LINKS / LINKS * 1.3);
+    CHECK(fixture_destroy(&fixture));
+}
+
+/* Several threads insert the rows r with r % parts == part; others search meanwhile. */
+struct worker {
+    struct fixture *fixture;
+    uint32_t part;
+    uint32_t parts;
+    _Atomic int *stop;
+    int failed;
+    struct platform_thread thread;
+};
+
+static void *worker_insert(void *argument)
+{
+    struct worker *worker = argument;
+    struct graph_scratch *scratch = graph_scratch_create(&worker->fixture->memory);
+    const uint32_t rows = atomic_load(&worker->fixture->graph->count);
+
+    for (uint32_t row = worker->part; row < rows; row += worker->parts) {
+        if (row % 8 != 0 || row >= rows / 2) {
+            worker->failed |= graph_insert(worker->fixture->graph, scratch, row) != OMENDB_OK;
+        }
+    }
+    graph_scratch_destroy(scratch);
+    return NULL;
+}
+
+static void *worker_search(void *argument)
+{
+    struct worker *worker = argument;
+    struct graph_scratch *scratch = graph_scratch_create(&worker->fixture->memory);
+
+    while (!atomic_load(worker->stop)) {
+        struct graph_view view;
+        struct graph_hit hits[EF];
+        size_t count;
+        graph_get_view(worker->fixture->graph, &view);
+        worker->failed |= graph_search(&view, scratch, rows_at(&view.vectors, worker->part), EF, NULL,
+                                       hits, &count, NULL) != OMENDB_OK;
+        worker->failed |= count == 0;
+        platform_yield();
+    }
+    graph_scratch_destroy(scratch);
+    return NULL;
+}
+
+static int insert_and_search_in_threads(struct fixture *fixture)
+{
+    struct worker writers[3], readers[2];
+    _Atomic int stop = 0;
+    int failed = 0;
+
+    for (uint32_t i = 0; i < 2; i++) {
+        readers[i] = (struct worker){.fixture = fixture, .part = i, .stop = &stop};
+        failed |= platform_thread_start(&readers[i].thread, worker_search, &readers[i]);
+    }
+    for (uint32_t i = 0; i < 3; i++) {
+        writers[i] = (struct worker){.fixture = fixture, .part = i, .parts = 3};
+        failed |= platform_thread_start(&writers[i].thread, worker_insert, &writers[i]);
+    }
+    for (uint32_t i = 0; i < 3; i++) {
+        platform_thread_join(&writers[i].thread);
+        failed |= writers[i].failed;
+    }
+    atomic_store(&stop, 1);
+    for (uint32_t i = 0; i < 2; i++) {
+        platform_thread_join(&readers[i].thread);
+        failed |= readers[i].failed;
+    }
+    return !failed;
+}
+
+TEST(rows_are_inserted_and_searched_by_many_threads)
+{
+    struct fixture fixture;
+
+    start_random(9);
+    CHECK(fixture_create(&fixture, OMENDB_L2, 3000));
+    for (uint32_t row = 0; row < 3000; row++) {
+        random_vector(fixture_vector(&fixture, row));
+    }
+    graph_set_count(fixture.graph, 3000);
+    for (uint32_t row = 0; row < 1500; row += 8) {
+        CHECK_EQ_INT(graph_insert(fixture.graph, fixture.scratch, row), OMENDB_OK);
+    }
+    CHECK(insert_and_search_in_threads(&fixture));
+    CHECK_EQ_INT(graph_repair(fixture.graph, fixture.scratch, 3000), OMENDB_OK);
+    CHECK_EQ_INT(defects(&fixture), 0);
+    CHECK(recall_of(&fixture, EF, NULL) > ENOUGH);
+    CHECK(fixture_destroy(&fixture));
+}
+
+struct grower {
+    struct fixture *fixture;
+    _Atomic int *stop;
+    int failed;
+};
+
+/* Searches what is there so far; what was inserted before the view must be found. */
+static void *grower_search(void *argument)
+{
+    struct grower *grower = argument;
+    struct graph_scratch *scratch = graph_scratch_create(&grower->fixture->memory);
+
+    while (!atomic_load(grower->stop)) {
+        struct graph_view view;
+        struct graph_hit hits[EF];
+        size_t count;
+        graph_get_view(grower->fixture->graph, &view);
+        if (view.entry_row != GRAPH_NO_ROW) {
+            grower->failed |= graph_search(&view, scratch, rows_at(&view.vectors, view.entry_row), EF,
+                                           NULL, hits, &count, NULL) != OMENDB_OK;
+            grower->failed |= count == 0 || hits[0].distance != 0;
+        }
+    }
+    graph_scratch_destroy(scratch);
+    return NULL;
+}
+
+TEST(a_graph_grows_under_its_readers)
+{
+    struct fixture fixture;
+    _Atomic int stop = 0;
+    struct grower grower = {&fixture, &stop, 0};
+    struct platform_thread thread;
+
+    start_random(10);
+    CHECK(fixture_create(&fixture, OMENDB_L2, 0));
+    CHECK_EQ_INT(platform_thread_start(&thread, grower_search, &grower), OMENDB_OK);
+    for (uint32_t row = 0; row < 3000; row++) {
+        CHECK_EQ_INT(graph_reserve(fixture.graph, row + 1), OMENDB_OK);
+        random_vector(fixture_vector(&fixture, row));
+        CHECK(fixture_insert(&fixture, row, row + 1));
+    }
+    atomic_store(&stop, 1);
+    platform_thread_join(&thread);
+    CHECK(!grower.failed);
+    fixture.rows = 3000;
+    CHECK_EQ_INT(defects(&fixture), 0);
+    CHECK(recall_of(&fixture, EF, NULL) > ENOUGH);
+    CHECK(fixture_destroy(&fixture));
+}
+
+/* `to` takes over the rows of `from` that old_to_new keeps. */
+static int adopt(struct fixture *from, struct fixture *to, const uint32_t *old_to_new, uint32_t kept)
+{
+    struct graph_view view;
+
+    graph_get_view(from->graph, &view);
+    if (graph_adopt_begin(to->graph, &view, old_to_new, kept) != OMENDB_OK) {
+        return 0;
+    }
+    for (uint32_t row = 0; row < view.count; row++) {
+        if (old_to_new[row] != GRAPH_NO_ROW) {
+            memcpy(fixture_vector(to, old_to_new[row]), rows_at(&view.vectors, row),
+                   DIM * sizeof(float));
+        }
+    }
+    for (uint32_t first = 0; first < view.count; first += 700) {
+        const uint32_t last = view.count - first < 700 ? view.count : first + 700;
+        if (graph_adopt_rows(to->graph, &view, old_to_new, to->scratch, first, last) != OMENDB_OK) {
+            return 0;
+        }
+    }
+    to->rows = kept;
+    return graph_adopt_end(to->graph, &view, old_to_new) == OMENDB_OK;
+}
+
+TEST(taking_over_everything_is_a_copy)
+{
+    static uint32_t same[2000];
+    struct fixture from, to;
+    struct graph_view view_from, view_to;
+
+    start_random(11);
+    CHECK(fixture_fill(&from, OMENDB_L2, 2000));
+    CHECK(fixture_create(&to, OMENDB_L2, 0));
+    for (uint32_t row = 0; row < 2000; row++) {
+        same[row] = row;
+    }
+    CHECK(adopt(&from, &to, same, 2000));
+    graph_get_view(from.graph, &view_from);
+    graph_get_view(to.graph, &view_to);
+    CHECK_EQ_INT(view_from.entry_level, view_to.entry_level);
+    CHECK_EQ_INT(view_from.upper_count, view_to.upper_count);
+    for (uint32_t row = 0; row < 2000; row++) {
+        CHECK_EQ_INT(memcmp(rows_at(&view_from.links, row), rows_at(&view_to.links, row),
+                            2 * LINKS * sizeof(uint32_t)),
+                     0);
+    }
+    for (uint32_t block = 0; block < view_to.upper_count; block++) {
+        CHECK_EQ_INT(memcmp(rows_at(&view_from.upper_links, block),
+                            rows_at(&view_to.upper_links, block), LINKS * sizeof(uint32_t)),
+                     0);
+    }
+    CHECK_EQ_INT(defects(&to), 0);
+    CHECK(fixture_destroy(&from));
+    CHECK(fixture_destroy(&to));
+}
+
+/* Takes over about `of_100` percent of the rows, and inserts new ones afterwards. */
+static void check_adoption(struct fixture *from, uint32_t of_100, double wanted)
+{
+    static uint32_t old_to_new[MAX_ROWS];
+    struct fixture to;
+    uint32_t kept = 0;
+
+    for (uint32_t row = 0; row < from->rows; row++) {
+        old_to_new[row] = random_below(100) < of_100 ? kept++ : GRAPH_NO_ROW;
+    }
+    CHECK(fixture_create(&to, OMENDB_L2, 0));
+    CHECK(adopt(from, &to, old_to_new, kept));
+    CHECK_EQ_INT(defects(&to), 0);
+    CHECK(recall_of(&to, EF, NULL) >= wanted);
+    CHECK_EQ_INT(graph_reserve(to.graph, kept + 500), OMENDB_OK);
+    for (uint32_t row = kept; row < kept + 500; row++) {
+        random_vector(fixture_vector(&to, row));
+    }
+    CHECK(fixture_insert(&to, kept, kept + 500));
+    to.rows = kept + 500;
+    CHECK_EQ_INT(graph_repair(to.graph, to.scratch, to.rows), OMENDB_OK);
+    CHECK_EQ_INT(defects(&to), 0);
+    CHECK(recall_of(&to, EF, NULL) >= wanted);
+    CHECK(fixture_destroy(&to));
+}
+
+TEST(taking_over_a_part_keeps_recall_and_reach)
+{
+    struct fixture from;
+    double recall;
+
+    start_random(12);
+    CHECK(fixture_fill(&from, OMENDB_L2, 4000));
+    recall = recall_of(&from, EF, NULL);
+    check_adoption(&from, 95, recall - 0.01);
+    check_adoption(&from, 70, recall - 0.01);
+    check_adoption(&from, 20, recall - 0.03);
+    check_adoption(&from, 1, 0.9);
+    check_adoption(&from, 0, 0.9);
+    CHECK(fixture_destroy(&from));
+}
+
+TEST(taking_over_copies_keeps_reach)
+{
+    struct fixture from;
+
+    start_random(13);
+    CHECK(fill_with_copies(&from, 4000, 3));
+    check_adoption(&from, 70, 0);
+    check_adoption(&from, 10, 0);
+    CHECK(fixture_destroy(&from));
+}
+
+static void hostile_fill(void *bytes, size_t words, uint32_t bound)
+{
+    uint32_t *numbers = bytes;
+
+    for (size_t i = 0; i < words; i++) {
+        numbers[i] = random_below(10) == 0 ? random_below(UINT32_MAX) * 2 + 1 : random_below(bound);
+    }
+}
+
+static struct rows_view hostile_rows(uint8_t **chunk, size_t rows, size_t stride)
+{
+    struct rows_view view;
+
+    *chunk = calloc(rows, stride);
+    view.chunks = chunk;
+    view.shift = 31;
+    view.mask = GRAPH_ROW_MASK;
+    view.stride = stride;
+    return view;
+}
+
+/* A view as of a file, all of whose numbers were replaced at random. */
+static void hostile_view(struct graph_view *view, uint8_t **chunks, uint32_t rows)
+{
+    memset(view, 0, sizeof *view);
+    view->count = rows;
+    view->upper_count = rows / 2;
+    view->M = LINKS;
+    view->links_per_row = 2 * LINKS;
+    view->dim = DIM;
+    view->kernel = kernels_for(OMENDB_F32, OMENDB_L2);
+    view->vectors = hostile_rows(&chunks[0], rows, DIM * sizeof(float));
+    view->links = hostile_rows(&chunks[1], rows, 2 * LINKS * sizeof(uint32_t));
+    view->upper_index = hostile_rows(&chunks[2], rows, sizeof(uint32_t));
+    view->upper_links = hostile_rows(&chunks[3], rows / 2, LINKS * sizeof(uint32_t));
+    view->levels = hostile_rows(&chunks[4], rows, 1);
+    hostile_fill(chunks[0], (size_t)rows * DIM, UINT32_MAX); /* NaN and infinity among them */
+    hostile_fill(chunks[1], (size_t)rows * 2 * LINKS, rows);
+    hostile_fill(chunks[2], rows, rows / 2);
+    hostile_fill(chunks[3], (size_t)rows / 2 * LINKS, rows);
+    for (uint32_t row = 0; row < rows; row++) {
+        chunks[4][row] = (uint8_t)random_below(row % 2 ? 4 : 256);
+    }
+    view->entry_row = random_below(8) == 0 ? rows + random_below(100) : random_below(rows);
+    view->entry_level = random_below(2) ? random_below(5) : random_below(UINT32_MAX);
+}
+
+TEST(numbers_of_a_damaged_file_are_bounded)
+{
+    struct fixture fixture;
+    int defect_count = 0;
+
+    CHECK(fixture_create(&fixture, OMENDB_L2, 0));
+    for (uint32_t seed = 1; seed <= 100; seed++) {
+        uint8_t *chunks[5];
+        struct graph_view view;
+        struct graph_hit hits[EF];
+        float vector[DIM];
+        size_t count;
+        start_random(seed);
+        hostile_view(&view, chunks, 50 + random_below(500));
+        random_vector(vector);
+        CHECK_EQ_INT(graph_search(&view, fixture.scratch, vector, EF, NULL, hits, &count, NULL),
+                     OMENDB_OK);
+        for (size_t i = 0; i < count; i++) {
+            CHECK(hits[i].row < view.count);
+        }
+        CHECK_EQ_INT(graph_check(&view, view.count, &fixture.memory, count_report, &defect_count),
+                     OMENDB_CORRUPT);
+        for (size_t i = 0; i < 5; i++) {
+            free(chunks[i]);
+        }
+    }
+    CHECK(defect_count > 100);
+    CHECK(fixture_destroy(&fixture));
+}
+
+TEST(a_limit_of_memory_fails_cleanly)
+{
+    struct fixture fixture;
+    struct graph_scratch *scratch;
+    struct graph_view view;
+    struct graph_hit hits[HITS];
+    float vector[DIM] = {0};
+    size_t count;
+
+    start_random(14);
+    CHECK(fixture_fill(&fixture, OMENDB_L2, 1000));
+    fixture.memory.limit = fixture.memory.used + 300;
+    CHECK_EQ_INT(graph_reserve(fixture.graph, 100000), OMENDB_NOMEM);
+    CHECK_EQ_INT(defects(&fixture) > 1, 0);
+    scratch = graph_scratch_create(&fixture.memory);
+    CHECK(scratch != NULL);
+    graph_get_view(fixture.graph, &view);
+    CHECK_EQ_INT(graph_search(&view, scratch, vector, HITS, NULL, hits, &count, NULL), OMENDB_NOMEM);
+    fixture.memory.limit = 0;
+    CHECK_EQ_INT(graph_search(&view, scratch, vector, HITS, NULL, hits, &count, NULL), OMENDB_OK);
+    CHECK_EQ_INT(count, HITS);
+    CHECK_EQ_INT(graph_reserve(fixture.graph, 2000), OMENDB_OK);
+    graph_scratch_destroy(scratch);
+    CHECK(fixture_destroy(&fixture));
+}
+
+TEST_MAIN(an_empty_graph_finds_nothing, small_graphs_find_every_row, every_metric_has_good_recall,
+          a_scan_is_exact_and_merges_into_earlier_hits, a_wide_walk_equals_a_scan,
+          filters_hide_rows_and_the_walk_goes_through_them,
+          filters_exclude_a_row_and_those_beyond_a_limit, copies_of_one_vector_stay_reachable,
+          points_among_copies_are_found, one_thread_builds_the_same_graph_twice,
+          levels_thin_out_by_M, rows_are_inserted_and_searched_by_many_threads,
+          a_graph_grows_under_its_readers, taking_over_everything_is_a_copy,
+          taking_over_a_part_keeps_recall_and_reach, taking_over_copies_keeps_reach,
+          numbers_of_a_damaged_file_are_bounded, a_limit_of_memory_fails_cleanly)

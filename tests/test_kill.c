@@ -1,0 +1,206 @@
+/* test_kill.c: a child writes and is killed with SIGKILL at a random moment; the parent opens the database and looks.
+ *
+ * Commit n is one transaction over two collections: it puts three records into "data" and deletes one, and writes n into record 0
+ * of "last". The child says n over a pipe after each commit returned. So the parent knows from record 0 how far the database is: not behind what was
+ * said, at most one commit ahead; and replaying that many commits on an array must give the same records.
+ *
+ *     test_kill [CYCLES]        200 cycles */
+#define _POSIX_C_SOURCE 200809L
+
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "support.h"
+#include "test.h"
+
+#define KILL_DIM 16
+#define KILL_IDS 500
+
+static uint64_t kill_cycles;
+
+static uint64_t kill_put_id(uint64_t commit, uint64_t i)
+{
+    return support_mix(commit * 8 + i) % KILL_IDS;
+}
+
+static uint64_t kill_delete_id(uint64_t commit)
+{
+    return support_mix(commit * 8 + 7) % KILL_IDS;
+}
+
+/* The same on an array: value of each id, 0 where it is absent. A deletion comes last. */
+static void kill_model_commit(uint64_t *values, uint64_t commit)
+{
+    for (uint64_t i = 0; i < 3; i++)
+        values[kill_put_id(commit, i)] = commit * 8 + i;
+    values[kill_delete_id(commit)] = 0;
+}
+
+static int kill_open(const char *path, uint64_t seed, omendb **db, omendb_collection **data,
+                     omendb_collection **last)
+{
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    options.threads = (int32_t)(seed % 3);
+    options.wal_limit = 32 * 1024;
+    options.tail_limit = 16 * 1024;
+    options.io = seed % 4 == 0 ? OMENDB_IO_PREAD : OMENDB_IO_MAP;
+    schema.dim = KILL_DIM;
+    schema.M = 6;
+    schema.ef_construction = 24;
+    int status = omendb_open(path, &options, db);
+    if (status == OMENDB_OK)
+        status = omendb_collection_open_or_create(*db, "data", &schema, data);
+    schema.dim = 4;
+    if (status == OMENDB_OK)
+        status = omendb_collection_open_or_create(*db, "last", &schema, last);
+    return status;
+}
+
+static int kill_commit(omendb *db, omendb_collection *data, omendb_collection *last,
+                       uint64_t commit)
+{
+    float number[4] = {(float)(commit % 1000), (float)(commit / 1000), 1.0f, 0.0f};
+    omendb_record record = OMENDB_RECORD_INIT;
+    omendb_txn *txn = NULL;
+    int status = omendb_txn_begin(db, OMENDB_READ_WRITE, &txn);
+    for (uint64_t i = 0; i < 3 && status == OMENDB_OK; i++)
+        status = support_put(data, txn, kill_put_id(commit, i), commit * 8 + i, KILL_DIM);
+    const uint64_t gone = kill_delete_id(commit);
+    if (status == OMENDB_OK)
+        status = omendb_delete_batch(data, txn, 1, &gone, NULL);
+    record.id = 0;
+    record.vector = number;
+    if (status == OMENDB_OK)
+        status = omendb_put(last, txn, &record, NULL);
+    if (status == OMENDB_OK)
+        return omendb_txn_commit(txn);
+    omendb_txn_rollback(txn);
+    return status;
+}
+
+/* Writes commits from `first` on until it is killed. */
+static void kill_child(const char *path, uint64_t first, uint64_t seed, int pipe_end)
+{
+    omendb *db = NULL;
+    omendb_collection *data = NULL, *last = NULL;
+    struct support_random random = {seed};
+    int status = kill_open(path, seed, &db, &data, &last);
+    for (uint64_t commit = first; status == OMENDB_OK; commit++) {
+        status = kill_commit(db, data, last, commit);
+        if (status == OMENDB_OK &&
+            write(pipe_end, &commit, sizeof commit) != (ssize_t)sizeof commit)
+            break;
+        const uint64_t dice = support_below(&random, 100);
+        if (dice == 0)
+            status = omendb_optimize(db, NULL, NULL);
+        else if (dice < 4)
+            status = omendb_checkpoint(db);
+    }
+    fprintf(stderr, "the child: %s: %s\n", omendb_strerror(status), omendb_errmsg());
+    _exit(1);
+}
+
+/* Starts a child, kills it after a while. Returns the last commit that it said, or `before`. */
+static uint64_t kill_run(const char *path, uint64_t before, uint64_t seed, int *died_alone)
+{
+    int ends[2], status = 0;
+    uint64_t said = before, commit;
+    struct support_random random = {seed * 3 + 1};
+    if (pipe(ends) != 0)
+        return before;
+    const pid_t child = fork();
+    if (child == 0) {
+        close(ends[0]);
+        kill_child(path, before + 1, seed, ends[1]);
+    }
+    close(ends[1]);
+    const struct timespec pause = {0, (long)(1000000 + support_below(&random, 60000000))};
+    nanosleep(&pause, NULL);
+    kill(child, SIGKILL);
+    while (read(ends[0], &commit, sizeof commit) == (ssize_t)sizeof commit)
+        said = commit;
+    close(ends[0]);
+    waitpid(child, &status, 0);
+    *died_alone = !WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL;
+    return said;
+}
+
+/* The commit that the database is at; SIZE_MAX on an error. */
+static uint64_t kill_position(omendb_collection *last)
+{
+    float number[4];
+    const int status = omendb_get(last, NULL, 0, OMENDB_F32, number);
+    if (status == OMENDB_NOTFOUND)
+        return 0;
+    return status == OMENDB_OK ? (uint64_t)number[0] + (uint64_t)number[1] * 1000 : UINT64_MAX;
+}
+
+static int kill_records_are_right(omendb_collection *data, const uint64_t *values)
+{
+    float vector[KILL_DIM], wanted[KILL_DIM];
+    for (uint64_t id = 0; id < KILL_IDS; id++) {
+        const int status = omendb_get(data, NULL, id, OMENDB_F32, vector);
+        if (status != (values[id] == 0 ? OMENDB_NOTFOUND : OMENDB_OK)) {
+            fprintf(stderr, "record %llu: %s\n", (unsigned long long)id, omendb_strerror(status));
+            return 0;
+        }
+        support_vector(values[id], KILL_DIM, wanted);
+        if (values[id] != 0 && memcmp(vector, wanted, sizeof vector) != 0) {
+            fprintf(stderr, "record %llu has another vector\n", (unsigned long long)id);
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* Opens after the kill and compares; moves values and *commit on. */
+static int kill_check(const char *path, uint64_t said, uint64_t seed, uint64_t *values,
+                      uint64_t *commit)
+{
+    omendb *db = NULL;
+    omendb_collection *data = NULL, *last = NULL;
+    int good = 0;
+    const int status = kill_open(path, seed + 1, &db, &data, &last);
+    const uint64_t position = status == OMENDB_OK ? kill_position(last) : UINT64_MAX;
+    if (position == UINT64_MAX) {
+        fprintf(stderr, "opening: %s: %s\n", omendb_strerror(status), omendb_errmsg());
+    } else if (position < said || position > said + 1) {
+        fprintf(stderr, "commit %llu was acknowledged, the database is at %llu\n",
+                (unsigned long long)said, (unsigned long long)position);
+    } else {
+        while (*commit < position)
+            kill_model_commit(values, ++*commit);
+        good = kill_records_are_right(data, values) && support_check(db) == OMENDB_OK;
+    }
+    omendb_collection_close(data);
+    omendb_collection_close(last);
+    if (omendb_close(db) != OMENDB_OK)
+        good = 0;
+    return good;
+}
+
+TEST(kill_9_loses_nothing_that_was_acknowledged)
+{
+    static uint64_t values[KILL_IDS];
+    char path[4096];
+    uint64_t commit = 0, cycle;
+    int good = 1, died_alone = 0;
+    snprintf(path, sizeof path, "%s", support_path("killed"));
+    for (cycle = 0; cycle < kill_cycles && good; cycle++) {
+        const uint64_t seed = support_seed(1) + cycle;
+        const uint64_t said = kill_run(path, commit, seed, &died_alone);
+        good = kill_check(path, said, seed, values, &commit) && !died_alone;
+    }
+    printf("  %llu cycles, %llu commits\n", (unsigned long long)cycle, (unsigned long long)commit);
+    CHECK(good);
+    CHECK(commit > 0);
+}
+
+int main(int argc, char **argv)
+{
+    static void (*const all[])(void) = {kill_9_loses_nothing_that_was_acknowledged};
+    kill_cycles = argc > 1 ? strtoull(argv[1], NULL, 0) : support_scaled(200, 20);
+    return test_run(1, argv, all, 1, "kill_9_loses_nothing_that_was_acknowledged");
+}

@@ -1,0 +1,307 @@
+#!/usr/bin/env python3
+"""examples/python/omendb.py: what it promises, and that Python programs cannot crash the library.
+
+Needs numpy and the shared library: OMENDB_LIBRARY, or libomendb.so in BUILD. Without either it says
+so and passes. The last line is "N passed, M failed".
+"""
+
+import gc
+import os
+import pathlib
+import sys
+import tempfile
+import threading
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BUILD = pathlib.Path(os.environ.get("BUILD", ROOT / "build")).resolve()
+sys.path.insert(0, str(ROOT / "examples" / "python"))
+sys.dont_write_bytecode = True
+
+try:
+    import numpy as np
+except ImportError:
+    print("skipped: numpy is not installed")
+    print("0 passed, 0 failed")
+    sys.exit(0)
+
+if "OMENDB_LIBRARY" not in os.environ:
+    for library in (BUILD / "libomendb.so", BUILD / "libomendb.dylib"):
+        if library.exists():
+            os.environ["OMENDB_LIBRARY"] = str(library)
+            break
+    else:
+        print(f"skipped: there is no shared library in {BUILD}")
+        print("0 passed, 0 failed")
+        sys.exit(0)
+
+import omendb  # noqa: E402
+
+RNG = np.random.default_rng(11)
+
+
+def exact(rows, query, k):
+    distances = ((rows.astype(np.float64) - query) ** 2).sum(axis=1)
+    return np.argsort(distances, kind="stable")[:k]
+
+
+class InMemory(unittest.TestCase):
+    def setUp(self):
+        self.db = omendb.open(":memory:")
+        self.addCleanup(self.db.close)
+        self.rows = RNG.standard_normal((500, 16), dtype=np.float32)
+
+    def filled(self, **options):
+        docs = self.db.collection("docs", dim=16, **options)
+        docs.add(self.rows)
+        return docs
+
+    def test_adding_gives_ids(self):
+        docs = self.db.collection("docs", dim=16)
+        self.assertEqual(docs.add(self.rows[0]), 0)
+        self.assertEqual(docs.add(self.rows[1], 77), 77)
+        ids = docs.add(self.rows[2:5])
+        self.assertEqual((ids.dtype, ids.tolist()), (np.uint64, [78, 79, 80]))
+        self.assertEqual(docs.add(self.rows[5:7], [5, 3]).tolist(), [5, 3])
+        self.assertEqual(len(docs), 7)
+        self.assertIn(77, docs)
+        self.assertNotIn(78123, docs)
+        with self.assertRaises(omendb.Exists):
+            docs.add(self.rows[0], 77)
+
+    def test_one_search_gives_short_arrays_and_many_give_padded_ones(self):
+        docs = self.filled()
+        ids, distances = docs.search(self.rows[7], k=5, exact=True)
+        np.testing.assert_array_equal(ids, exact(self.rows, self.rows[7], 5))
+        self.assertEqual((distances.dtype, float(distances[0])), (np.float32, 0.0))
+        ids, distances = docs.search(self.rows[:20], k=600, exact=True)
+        self.assertEqual(ids.shape, (20, 600))
+        self.assertTrue((ids[:, 500:] == omendb.AUTO).all())
+        self.assertTrue(np.isinf(distances[:, 500:]).all())
+        self.assertEqual(docs.search(self.rows[0], k=600)[0].shape, (500,))
+        self.assertEqual(docs.search(self.rows[0], radius=1e-6)[0].tolist(), [0])
+        self.assertEqual(docs.search(np.zeros((0, 16)), k=3)[0].shape, (0, 3))
+
+    def test_the_graph_finds_what_is_there(self):
+        docs = self.filled()
+        self.db.optimize()
+        found, _ = docs.search(self.rows, k=10, ef=200)
+        wanted, _ = docs.search(self.rows, k=10, exact=True)
+        hits = sum(len(np.intersect1d(a, b)) for a, b in zip(found, wanted))
+        self.assertGreater(hits / wanted.size, 0.97)
+        self.assertGreater(docs.explain(self.rows[0])["distances"], 0)
+
+    def test_like_a_stored_record(self):
+        docs = self.filled()
+        ids, _ = docs.search_like(3, k=4, exact=True)
+        np.testing.assert_array_equal(ids, exact(self.rows, self.rows[3], 5)[1:])
+        with self.assertRaises(omendb.NotFound):
+            docs.search_like(12345)
+
+    def test_every_type_of_array_is_taken(self):
+        docs = self.db.collection("docs", dim=4)
+        for i, dtype in enumerate(("f4", "f2", "f8", "i1", "u1", "i8", "u4", "?", ">f4")):
+            docs.add(np.array([0, 1, 1, 0], dtype), i)
+            np.testing.assert_array_equal(docs.get(i), [0, 1, 1, 0])
+        docs.add([1, 2, 3, 4], 100)
+        docs.add(np.arange(80.0).reshape(4, 20).T[:, :4], range(200, 220))
+        np.testing.assert_array_equal(docs.get(203), [3, 23, 43, 63])
+
+    def test_types_of_storage(self):
+        vector = np.array([0.5, -0.25, 0.125, 1], np.float32)
+        for scalar in ("f32", "f16", "bf16", "i8"):
+            docs = self.db.collection(scalar, dim=4, type=scalar, scale=100 if scalar == "i8" else 0)
+            docs.add(vector, 1)
+            np.testing.assert_allclose(docs.get(1), vector, atol=0.006)
+        np.testing.assert_array_equal(docs.get(1, stored=True), np.array([50, -25, 12, 100], "i1"))
+        bits = self.db.collection("bits", dim=12, type="b1", metric="hamming")
+        flags = np.arange(12) % 3 == 0
+        bits.add(flags, 1)
+        bits.add(np.packbits(flags, bitorder="little"), 2)
+        np.testing.assert_array_equal(bits.get([1, 2]), [flags, flags])
+        self.assertEqual(bits.search(~flags)[1].tolist(), [12, 12])
+
+    def test_putting_deleting_scanning(self):
+        docs = self.filled()
+        docs.put(np.ones((2, 16)), [3, 1000])
+        self.assertEqual(docs.delete([3, 4, 5, 5000]), 3)
+        self.assertEqual(docs.delete([]), 0)
+        self.assertEqual([i for i, _ in docs.scan(0, 7)], [0, 1, 2, 6, 7])
+        for i, vector in docs.scan(10, 12):
+            np.testing.assert_array_equal(vector, self.rows[i])
+        self.assertEqual(sum(1 for _ in docs), 498)
+
+    def test_a_snapshot_stays_as_it_was(self):
+        docs = self.filled()
+        with self.db.snapshot() as before:
+            docs.delete(range(400))
+            docs.add(np.zeros(16), 9999)
+            self.assertEqual((docs.count(), docs.count(txn=before)), (101, 500))
+            ids, _ = docs.search(self.rows[5], k=1, txn=before)
+            self.assertEqual(ids.tolist(), [5])
+            with self.assertRaises(omendb.ReadOnly):
+                docs.add(np.zeros(16), txn=before)
+
+    def test_a_transaction_commits_or_rolls_back(self):
+        docs = self.filled()
+        with self.db.transaction() as txn:
+            docs.add(np.ones(16), 1000, txn=txn)
+            docs.delete(0, txn=txn)
+            self.assertEqual(docs.count(), 500)
+        self.assertIn(1000, docs)
+        self.assertNotIn(0, docs)
+        with self.assertRaises(RuntimeError):
+            with self.db.transaction() as txn:
+                docs.delete(1, txn=txn)
+                raise RuntimeError
+        self.assertIn(1, docs)
+
+    def test_errors_have_kind_code_and_sentence(self):
+        docs = self.filled()
+        with self.assertRaises(omendb.Invalid) as caught:
+            docs.add(np.full(16, np.nan))
+        self.assertEqual((caught.exception.code, caught.exception.name), (1, "invalid"))
+        self.assertIn("NaN", str(caught.exception))
+        self.assertIsInstance(caught.exception, ValueError)
+        with self.assertRaises(omendb.NotFound):
+            docs.get(12345)
+        with self.assertRaises(omendb.NotFound):
+            self.db.collection("nothing")
+        with self.assertRaises(omendb.Invalid):
+            docs.search(self.rows[0], k=0)
+        with self.assertRaises(omendb.Mismatch):
+            self.db.collection("docs", dim=17)
+        with self.assertRaises(omendb.Mismatch):
+            self.db.collection("docs", dim=16, metric="cosine")
+        for wrong in (np.zeros(15), np.zeros((2, 2, 16)), np.zeros((16, 1)), 3.0):
+            with self.assertRaises(ValueError):
+                docs.search(wrong)
+        for wrong in (-1, 2**64 - 1, 2**70):
+            with self.assertRaises((ValueError, OverflowError)):
+                docs.search_like(wrong)
+        with self.assertRaises(ValueError):
+            docs.delete([0.5])
+        with self.assertRaises(ValueError):
+            docs.add(self.rows[:2], [1])
+        with self.assertRaises(ValueError):
+            self.db.collection("new", dim=3, metric="l3")
+
+    def test_closed_handles_are_refused(self):
+        docs = self.filled()
+        docs.close()
+        docs.close()
+        self.assertTrue(docs.closed)
+        with self.assertRaises(ValueError):
+            docs.count()
+        docs = self.db.collection("docs")
+        rows = docs.scan()
+        next(rows)
+        snapshot = self.db.snapshot()
+        self.db.close()
+        self.db.close()
+        for call in (docs.count, self.db.stats, lambda: next(rows), snapshot.commit):
+            with self.assertRaises(ValueError):
+                call()
+        self.assertIn("closed", repr(docs))
+
+    def test_forgotten_handles_close_themselves(self):
+        for _ in range(20):
+            db = omendb.open(":memory:")
+            docs = db.collection("docs", dim=16)
+            docs.add(self.rows)
+            next(docs.scan())
+            db.cycle = [docs, db.snapshot(), db]
+        del db, docs
+        gc.collect()
+
+    def test_progress_is_called_and_may_raise(self):
+        docs = self.filled()
+        self.db.optimize(lambda done, total: None)
+        docs.add(self.rows, range(1000, 1500))
+
+        def stop(done, total):
+            raise KeyboardInterrupt
+
+        try:
+            self.db.optimize(stop)
+        except KeyboardInterrupt:
+            pass
+        self.assertEqual(len(docs), 1000)
+
+    def test_threads_search_while_one_adds(self):
+        docs = self.filled()
+        failures = []
+
+        def search():
+            try:
+                for row in self.rows[:100]:
+                    ids, _ = docs.search(row, k=5)
+                    assert len(ids) == 5
+            except Exception as error:  # of another thread: told below
+                failures.append(error)
+
+        threads = [threading.Thread(target=search) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for start in range(1000, 2000, 100):
+            docs.add(self.rows[:100], range(start, start + 100))
+        for thread in threads:
+            thread.join()
+        self.assertEqual((failures, len(docs)), ([], 1500))
+
+
+class OnDisk(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(dir=os.environ.get("OMENDB_TEST_DIRECTORY"))
+        self.addCleanup(folder.cleanup)
+        self.path = pathlib.Path(folder.name) / "notes.omen"
+
+    def test_records_survive_and_readers_see_them(self):
+        rows = RNG.standard_normal((100, 8), dtype=np.float32)
+        with omendb.open(self.path) as db:
+            db.collection("docs", dim=8, metric="cosine").add(rows)
+            self.assertEqual(db.collections(), ["docs"])
+            self.assertEqual(db.stats()["records"], 100)
+            self.assertEqual(db.check(), [])
+            with self.assertRaises(omendb.Busy):
+                omendb.open(self.path)
+        with omendb.open(self.path, read_only=True, io="pread") as db:
+            docs = db.collection("docs")
+            self.assertEqual((docs.dim, docs.metric, docs.type, len(docs)), (8, "cosine", "f32", 100))
+            np.testing.assert_array_equal(docs.get(np.arange(100)), rows)
+            self.assertEqual(docs.stats()["records"], 100)
+            db.refresh()
+            with self.assertRaises(omendb.ReadOnly):
+                docs.add(rows)
+
+    def test_upkeep(self):
+        with omendb.open(self.path, sync="off", threads=0) as db:
+            docs = db.collection("docs", dim=8)
+            docs.add(RNG.standard_normal((300, 8)))
+            while db.work():
+                pass
+            db.checkpoint()
+            db.optimize()
+            db.backup(self.path.with_name("copy.omen"))
+            db.drop("docs")
+            self.assertNotIn("docs", db)
+        with omendb.open(self.path.with_name("copy.omen"), must_exist=True) as db:
+            self.assertEqual(len(db.collection("docs")), 300)
+
+    def test_what_is_not_there(self):
+        with self.assertRaises(omendb.NotFound):
+            omendb.open(self.path, must_exist=True)
+        with self.assertRaises(ValueError):
+            omendb.open("a\0b")
+
+
+def main():
+    suite = unittest.defaultTestLoader.loadTestsFromModule(sys.modules[__name__])
+    result = unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(suite)
+    failed = len(result.failures) + len(result.errors)
+    print(f"{result.testsRun - failed} passed, {failed} failed")
+    return failed != 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
