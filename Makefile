@@ -144,7 +144,7 @@ $(BUILD)/examples/%_cpp: examples/%.cpp $(BUILD)/libomendb.a omendb.h $(wildcard
 	$(CXX) $(cxx_flags) $(LDFLAGS) $< $(BUILD)/libomendb.a -o $@ $(libraries)
 
 # TESTS given by the user: only those, and neither the shell nor the examples.
-TESTS    ?= $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
+TESTS    ?= $(patsubst tests/%.c,%,$(wildcard tests/test_*.c tests/fault_*.c tests/crash_*.c))
 tests    := $(TESTS:%=$(BUILD)/tests/%)
 ifeq ($(origin TESTS),file)
 examples := $(patsubst %.c,$(BUILD)/%,$(wildcard examples/*.c)) \

@@ -356,20 +356,15 @@ OMENDB_API int omendb_database_stats(omendb *db, omendb_stats *stats)
 
 /* ------------------------------------------------------------------ collections */
 
-/* A handle for the caller; takes the reference over. */
-static int api_hand_out(omendb *db, struct collection *collection, omendb_collection **handle)
+/* Fills a handle for the caller; takes both over. */
+static void api_hand_out(omendb *db, struct collection *collection, omendb_collection *made,
+                         omendb_collection **handle)
 {
-    omendb_collection *made = memory_zalloc(&db->memory, sizeof *made);
-    if (made == NULL) {
-        collection_release(collection);
-        return OMENDB_NOMEM;
-    }
     made->magic = COLLECTION_MAGIC;
     made->db = db;
     made->collection = collection;
     atomic_fetch_add(&db->children, 1);
     *handle = made;
-    return OMENDB_OK;
 }
 
 static struct collection *api_find_collection(omendb *db, const char *name)
@@ -400,7 +395,7 @@ OMENDB_API int omendb_collection_create(omendb *db, const char *name, const omen
                                         omendb_collection **collection)
 {
     omendb_schema complete;
-    struct collection *made;
+    struct collection *made = NULL;
     int code = api_check_collection_arguments(db, name, schema, collection);
     if (code != OMENDB_OK)
         return code;
@@ -413,10 +408,15 @@ OMENDB_API int omendb_collection_create(omendb *db, const char *name, const omen
         code = collection_create(db, 0, name, &complete, &made);
     if (code != OMENDB_OK)
         return code;
+    /* Nothing may fail for want of memory once the collection is there. */
     struct change change = {.kind = CHANGE_CREATE, .collection = made};
-    code = commit_changes(db, &change, 1, UINT64_MAX);
-    if (code == OMENDB_OK)
-        return api_hand_out(db, made, collection);
+    omendb_collection *handle = memory_zalloc(&db->memory, sizeof *handle);
+    code = handle == NULL ? OMENDB_NOMEM : commit_changes(db, &change, 1, UINT64_MAX);
+    if (code == OMENDB_OK) {
+        api_hand_out(db, made, handle, collection);
+        return OMENDB_OK;
+    }
+    memory_free(&db->memory, handle, sizeof *handle);
     collection_release(made);
     return code;
 }
@@ -432,9 +432,15 @@ OMENDB_API int omendb_collection_open(omendb *db, const char *name, const omendb
         return error_set(OMENDB_NOTFOUND, "there is no collection \"%s\"", name);
     if (schema != NULL)
         code = schema_compare(&found->schema, schema, name);
+    omendb_collection *handle = NULL;
+    if (code == OMENDB_OK) {
+        handle = memory_zalloc(&db->memory, sizeof *handle);
+        code = handle == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    }
     if (code == OMENDB_OK)
-        return api_hand_out(db, found, collection);
-    collection_release(found);
+        api_hand_out(db, found, handle, collection);
+    else
+        collection_release(found);
     return code;
 }
 

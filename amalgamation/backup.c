@@ -152,7 +152,7 @@ OMENDB_INTERNAL int backup_run(omendb *db, const char *path)
         code = backup_copy(&backup);
         if (code != OMENDB_OK) {
             /* Removing sets sentences of its own when it fails, too. */
-            char text[512];
+            char text[ERROR_TEXT_BYTES];
             memcpy(text, error_text(), strlen(error_text()) + 1);
             backup_remove(&backup);
             error_adopt(code, text);

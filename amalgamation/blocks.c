@@ -247,12 +247,13 @@ OMENDB_INTERNAL int blocks_check(struct block_file *blocks,
 {
     struct block_source *source = blocks->source;
     uint8_t *copy = NULL;
+    int result = OMENDB_OK;
     if (source->memory != NULL) {
         copy = memory_alloc(source->storage->memory, BLOCK_BYTES);
         if (copy == NULL)
             return OMENDB_NOMEM;
     }
-    for (uint64_t block = 0; block < blocks->size >> BLOCK_SHIFT; block++) {
+    for (uint64_t block = 0; block < blocks->size >> BLOCK_SHIFT && result == OMENDB_OK; block++) {
         const uint8_t *data = copy != NULL ? copy : blocks->base + (block << BLOCK_SHIFT);
         int code = OMENDB_OK;
         if (copy != NULL)
@@ -260,11 +261,13 @@ OMENDB_INTERNAL int blocks_check(struct block_file *blocks,
                                 BLOCK_BYTES);
         if (code == OMENDB_OK)
             code = blocks_compare(source, block, data);
-        if (code != OMENDB_OK)
+        if (code == OMENDB_CORRUPT)
             report(context, error_text());
+        else if (code != OMENDB_OK)
+            result = code;
     }
     memory_free(source->storage->memory, copy, BLOCK_BYTES);
-    return OMENDB_OK;
+    return result;
 }
 
 #undef BLOCKS_RUN

@@ -614,9 +614,8 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
     manifest->commit = checkpoint->commit;
     manifest->number = checkpoint_next_file(db);
     manifest->next_file = atomic_load(&db->next_file);
-    int code = storage_sync_directory(&db->storage);
-    if (code == OMENDB_OK)
-        code = manifest_write(&db->storage, manifest);
+    /* It syncs the directory before CURRENT is renamed, which covers the files that it names. */
+    int code = manifest_write(&db->storage, manifest);
     if (code != OMENDB_OK)
         return code;
     for (size_t i = 0; i < DATABASE_RETAINED && db->published.number != 0; i++) {
@@ -629,6 +628,10 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
     db->published = *manifest;
     memset(manifest, 0, sizeof *manifest);
     atomic_store(&db->checkpoint_commit, checkpoint->commit);
+    platform_mutex_lock(&db->commit_mutex);
+    if (db->wal != NULL && db->wal->number == db->published.wal_number)
+        db->log_published = 1;
+    platform_mutex_unlock(&db->commit_mutex);
     for (size_t i = 0; i < checkpoint->marked_count; i++) {
         checkpoint->marked[i]->overlay_file = checkpoint->overlay.number;
         checkpoint->marked[i]->overlay_part = (uint32_t)i;
@@ -730,11 +733,15 @@ static int checkpoint_rotate_log(omendb *db)
         memory_free(&db->memory, next, sizeof *next);
         return code;
     }
-    if (db->wal != NULL) {
-        wal_close(db->wal);
-        memory_free(&db->memory, db->wal, sizeof *db->wal);
-    }
+    struct wal *last = db->wal;
+    /* One that follows none is reached only once a manifest names it. */
+    if (db->wal == NULL)
+        db->log_published = 0;
     db->wal = next;
+    if (last != NULL) {
+        wal_close(last);
+        memory_free(&db->memory, last, sizeof *last);
+    }
     return OMENDB_OK;
 }
 
@@ -1033,7 +1040,7 @@ OMENDB_INTERNAL int checkpoint_run(omendb *db, int force)
     platform_mutex_lock(&db->maintenance_mutex);
     platform_mutex_lock(&db->commit_mutex);
     int wanted = force ? db->appended_commit > atomic_load(&db->checkpoint_commit) ||
-                             (db->wal == NULL && !db->in_memory)
+                             (!db->log_published && !db->in_memory)
                        : atomic_load(&db->log_bytes) >= db->wal_limit;
     platform_mutex_unlock(&db->commit_mutex);
     if (wanted) {

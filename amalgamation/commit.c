@@ -471,7 +471,7 @@ done:
 static int commit_begin_log(omendb *db)
 {
     platform_mutex_lock(&db->commit_mutex);
-    int missing = db->wal == NULL && !db->in_memory;
+    int missing = !db->log_published && !db->in_memory;
     platform_mutex_unlock(&db->commit_mutex);
     return missing ? checkpoint_run(db, 1) : OMENDB_OK;
 }

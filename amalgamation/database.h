@@ -150,7 +150,8 @@ struct omendb {
 
     /* commit_mutex */
     struct catalog catalog;
-    struct wal *wal; /* NULL: in memory, or read-only */
+    struct wal *wal;        /* NULL: nothing was written yet, in memory, or read-only */
+    uint32_t log_published; /* 1: the manifest, or the chain that it begins, leads to `wal` */
     uint64_t appended_commit;
     uint64_t next_collection;
     _Atomic uint64_t

@@ -14,7 +14,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define ERROR_TEXT_BYTES 512
 
 static _Thread_local char error_buffer[ERROR_TEXT_BYTES];
 
@@ -128,4 +127,3 @@ OMENDB_API const char *omendb_strerror(int code)
     return names[code];
 }
 
-#undef ERROR_TEXT_BYTES

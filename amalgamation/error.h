@@ -11,6 +11,9 @@
 #define OMENDB_PRINTF(format_index, first)
 #endif
 
+/* A sentence with its NUL fits this. */
+#define ERROR_TEXT_BYTES 512
+
 /* Formats the sentence (cut at 511 bytes) and returns `code`. */
 OMENDB_INTERNAL int error_set(int code, const char *format, ...) OMENDB_PRINTF(2, 3);
 

@@ -1,13 +1,15 @@
 /* graph.h: the HNSW graph (Malkov and Yashunin, arXiv 1603.09320): building and walking.
  *
- * One kind of graph serves the growing memtable, the building of a merged segment, and (as a view only) a sealed segment.
- * A row is a uint32_t. Per row: its vector, `links_per_row` = 2 * M neighbour slots at the base, a level, and for levels above 0 a
- * run of `level` upper blocks of M slots each. An empty slot holds the row's own number, so that no degree is
- * stored and a walker, which has marked the row as visited, skips it without a branch of its own.
+ * One kind of graph serves the growing memtable, the building of a merged segment, and (as a view
+ * only) a sealed segment. A row is a uint32_t. Per row: its vector, `links_per_row` = 2 * M
+ * neighbour slots at the base, a level, and for levels above 0 a run of `level` upper blocks of M
+ * slots each. An empty slot holds the row's own number, so that no degree is stored and a walker,
+ * which has marked the row as visited, skips it without a branch of its own.
  *
- * Memory order. A row's vector, level and own links are written before its number is stored (release) in any other row's slot or
- * as the entry point; a walker loads slots with acquire, so whatever row it learns of is complete. Walkers never lock and accept
- * a stale mix and duplicates. Writers of one row's slots exclude each other by a striped lock. */
+ * Memory order. A row's vector, level and own links are written before its number is stored
+ * (release) in any other row's slot or as the entry point; a walker loads slots with acquire, so
+ * whatever row it learns of is complete. Walkers never lock and accept a stale mix and duplicates.
+ * Writers of one row's slots exclude each other by a striped lock. */
 #ifndef OMENDB_GRAPH_H
 #define OMENDB_GRAPH_H
 
@@ -22,8 +24,8 @@
 #define GRAPH_MAX_LEVEL 16
 #define GRAPH_MAX_ROWS  (UINT32_C(1) << 31)
 
-/* Rows of fixed stride in chunks that never move: address = chunks[row >> shift] + (row & mask) * stride. One chunk
- * (shift 31) for a section of a sealed segment. */
+/* Rows of fixed stride in chunks that never move: address = chunks[row >> shift] + (row & mask) *
+ * stride. One chunk (shift 31) for a section of a sealed segment. */
 struct rows_view {
     uint8_t *const *chunks;
     uint32_t shift;
@@ -36,9 +38,10 @@ static inline uint8_t *rows_at(const struct rows_view *rows, uint32_t row)
     return rows->chunks[row >> rows->shift] + (size_t)(row & rows->mask) * rows->stride;
 }
 
-/* A growing array of rows. Readers take a view after they learned of a row (acquire); the writer is one at a time. Granules of 64 rows
- * carved from allocations that grow from 64 rows to about 1 MiB. The directory is replaced when it grows; old ones are kept until the end, so
- * that a view taken earlier stays valid. */
+/* A growing array of rows. Readers take a view after they learned of a row (acquire); the writer is
+ * one at a time. Granules of 64 rows carved from allocations that grow from 64 rows to about 1 MiB.
+ * The directory is replaced when it grows; old ones are kept until the end, so that a view taken
+ * earlier stays valid. */
 #define ROWS_SHIFT 6
 struct rows_store {
     struct memory *memory;
@@ -49,17 +52,21 @@ struct rows_store {
     uint32_t first_rows;         /* rows of the first allocation, written once */
     struct rows_allocation *allocations;
 };
-OMENDB_INTERNAL void rows_store_init(struct rows_store *store, struct memory *memory, size_t stride);
-OMENDB_INTERNAL int rows_store_reserve(struct rows_store *store, uint32_t rows); /* zeroed; OMENDB_NOMEM leaves it usable */
+OMENDB_INTERNAL void rows_store_init(struct rows_store *store, struct memory *memory,
+                                     size_t stride);
+OMENDB_INTERNAL int rows_store_reserve(struct rows_store *store,
+                                       uint32_t rows); /* zeroed; OMENDB_NOMEM leaves it usable */
 OMENDB_INTERNAL void rows_store_destroy(struct rows_store *store);
 OMENDB_INTERNAL struct rows_view rows_store_view(const struct rows_store *store);
 
 /* What a walk needs; plain values, cheap to copy. */
 struct graph_view {
     struct rows_view vectors;
-    struct rows_view links;       /* uint32_t[links_per_row] */
-    struct rows_view upper_index; /* uint32_t: first upper block of the row; meaningless at level 0 */
-    struct rows_view upper_links; /* uint32_t[M] a block: block upper_index + (level - 1) is the row's at `level` */
+    struct rows_view links; /* uint32_t[links_per_row] */
+    struct rows_view
+        upper_index; /* uint32_t: first upper block of the row; meaningless at level 0 */
+    struct rows_view upper_links; /* uint32_t[M] a block: block upper_index + (level - 1) is the
+                                     row's at `level` */
     struct rows_view levels;      /* uint8_t */
     uint32_t count;               /* rows; every number read from a slot is checked against it */
     uint32_t upper_count;         /* upper blocks */
@@ -69,7 +76,8 @@ struct graph_view {
     uint32_t entry_level;
     size_t dim;
     const struct kernel *kernel;
-    /* A sealed segment: blocks must be verified before use (blocks_touch). NULL file: nothing to verify. */
+    /* A sealed segment: blocks must be verified before use (blocks_touch). NULL file: nothing to
+     * verify. */
     struct block_file *file;
     uint64_t vectors_offset, links_offset, upper_index_offset, upper_links_offset, levels_offset;
 };
@@ -81,8 +89,8 @@ struct graph_hit {
 
 /* Which rows may be returned. Rows that may not are still walked through. */
 struct graph_filter {
-    uint32_t row_limit; /* rows at or beyond are not returned */
-    uint32_t excluded_row; /* not returned; GRAPH_NO_ROW: none */
+    uint32_t row_limit;                                /* rows at or beyond are not returned */
+    uint32_t excluded_row;                             /* not returned; GRAPH_NO_ROW: none */
     int (*visible)(const void *context, uint32_t row); /* NULL: all */
     const void *context;
 };
@@ -92,22 +100,27 @@ struct graph_counters {
     uint64_t distances;
 };
 
-/* Working memory of one walk at a time: visited marks, pools. Grows on demand, is kept between walks. */
+/* Working memory of one walk at a time: visited marks, pools. Grows on demand, is kept between
+ * walks. */
 struct graph_scratch;
-OMENDB_INTERNAL struct graph_scratch *graph_scratch_create(struct memory *memory); /* NULL: no memory */
+OMENDB_INTERNAL struct graph_scratch *
+graph_scratch_create(struct memory *memory); /* NULL: no memory */
 OMENDB_INTERNAL void graph_scratch_destroy(struct graph_scratch *scratch);
 
-/* The `ef` nearest returnable rows that a walk finds, ascending by (distance, row). hits: `ef` places.
- * filter: NULL: all. counters: added to; NULL: none. Returns OMENDB_OK, OMENDB_NOMEM, OMENDB_CORRUPT, OMENDB_IOERR. */
-OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scratch *scratch, const void *query, size_t ef,
-                                 const struct graph_filter *filter, struct graph_hit *hits, size_t *count,
+/* The `ef` nearest returnable rows that a walk finds, ascending by (distance, row). hits: `ef`
+ * places. filter: NULL: all. counters: added to; NULL: none. Returns OMENDB_OK, OMENDB_NOMEM,
+ * OMENDB_CORRUPT, OMENDB_IOERR. */
+OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scratch *scratch,
+                                 const void *query, size_t ef, const struct graph_filter *filter,
+                                 struct graph_hit *hits, size_t *count,
                                  struct graph_counters *counters);
 
-/* The `k` nearest returnable rows among [first, last), merged into `hits`, which holds *count ascending hits (at most k) already:
- * exact. The same returns. */
-OMENDB_INTERNAL int graph_scan(const struct graph_view *view, struct graph_scratch *scratch, const void *query, uint32_t first,
-                               uint32_t last, size_t k, const struct graph_filter *filter, struct graph_hit *hits, size_t *count,
-                               struct graph_counters *counters);
+/* The `k` nearest returnable rows among [first, last), merged into `hits`, which holds *count
+ * ascending hits (at most k) already: exact. The same returns. */
+OMENDB_INTERNAL int graph_scan(const struct graph_view *view, struct graph_scratch *scratch,
+                               const void *query, uint32_t first, uint32_t last, size_t k,
+                               const struct graph_filter *filter, struct graph_hit *hits,
+                               size_t *count, struct graph_counters *counters);
 
 /* A graph under construction. */
 struct graph_config {
@@ -121,46 +134,61 @@ struct graph_config {
 
 struct graph;
 
-/* vectors: NULL: the graph keeps them itself (see graph_vector); else a view of all rows that will ever be, borrowed until destroyed, with
- * `vectors_file` to verify blocks through (or NULL) and `vectors_offset` of its section. */
-OMENDB_INTERNAL int graph_create(struct memory *memory, const struct graph_config *config, const struct rows_view *vectors,
-                                 struct block_file *vectors_file, uint64_t vectors_offset, struct graph **graph);
+/* vectors: NULL: the graph keeps them itself (see graph_vector); else a view of all rows that will
+ * ever be, borrowed until destroyed, with `vectors_file` to verify blocks through (or NULL) and
+ * `vectors_offset` of its section. */
+OMENDB_INTERNAL int graph_create(struct memory *memory, const struct graph_config *config,
+                                 const struct rows_view *vectors, struct block_file *vectors_file,
+                                 uint64_t vectors_offset, struct graph **graph);
 OMENDB_INTERNAL void graph_destroy(struct graph *graph);
 
-/* Makes room for rows [0, rows), their links, and assigns their levels (a hash of seed and row, so independent of the order of insertion)
- * and upper blocks: after it nothing needs memory but the scratch. One thread at a time; walkers may run. */
+/* Makes room for rows [0, rows), their links, and assigns their levels (a hash of seed and row, so
+ * independent of the order of insertion) and upper blocks: after it nothing needs memory but the
+ * scratch. One thread at a time; walkers may run. */
 OMENDB_INTERNAL int graph_reserve(struct graph *graph, uint32_t rows);
 
-/* Address of the row's own vector (graphs that keep them); the caller writes it before graph_insert or graph_set_count shows it. */
+/* Address of the row's own vector (graphs that keep them); the caller writes it before graph_insert
+ * or graph_set_count shows it. */
 OMENDB_INTERNAL uint8_t *graph_vector(struct graph *graph, uint32_t row);
 
 /* Rows [0, count) hold vectors (release). Rows are linked later, by graph_insert. */
 OMENDB_INTERNAL void graph_set_count(struct graph *graph, uint32_t count);
 
-/* Links one row. Any number of threads, each with its own scratch and row; walkers may run. Row < count; once a row.
- * Returns OMENDB_OK, OMENDB_NOMEM (nothing linked), OMENDB_CORRUPT, OMENDB_IOERR. */
+/* Links one row. Any number of threads, each with its own scratch and row; walkers may run. Row <
+ * count; once a row. Returns OMENDB_OK, OMENDB_NOMEM (nothing linked), OMENDB_CORRUPT,
+ * OMENDB_IOERR. */
 OMENDB_INTERNAL int graph_insert(struct graph *graph, struct graph_scratch *scratch, uint32_t row);
 
-/* Takes over a finished graph: row r of `source` ([0, source->count), all linked) becomes old_to_new[r], or is dropped (GRAPH_NO_ROW).
- * Kept rows keep their levels (call graph_reserve afterwards for the rest; rows of `graph` that receive one must be [0, kept)).
- * Links to dropped rows are replaced: candidates are the remaining neighbours and, through dropped ones, their kept neighbours, picked by
- * the same heuristic as in building. Threads: split by calling graph_adopt_begin once, then graph_adopt_rows for disjoint ranges of source
- * rows from any threads, then graph_adopt_end. */
-OMENDB_INTERNAL int graph_adopt_begin(struct graph *graph, const struct graph_view *source, const uint32_t *old_to_new, uint32_t kept);
-OMENDB_INTERNAL int graph_adopt_rows(struct graph *graph, const struct graph_view *source, const uint32_t *old_to_new,
-                                     struct graph_scratch *scratch, uint32_t first, uint32_t last);
-OMENDB_INTERNAL int graph_adopt_end(struct graph *graph, const struct graph_view *source, const uint32_t *old_to_new);
+/* Takes over a finished graph: row r of `source` ([0, source->count), all linked) becomes
+ * old_to_new[r], or is dropped (GRAPH_NO_ROW). Kept rows keep their levels (call graph_reserve
+ * afterwards for the rest; rows of `graph` that receive one must be [0, kept)). Links to dropped
+ * rows are replaced: candidates are the remaining neighbours and, through dropped ones, their kept
+ * neighbours, picked by the same heuristic as in building. Threads: split by calling
+ * graph_adopt_begin once, then graph_adopt_rows for disjoint ranges of source rows from any
+ * threads, then graph_adopt_end. */
+OMENDB_INTERNAL int graph_adopt_begin(struct graph *graph, const struct graph_view *source,
+                                      const uint32_t *old_to_new, uint32_t kept);
+OMENDB_INTERNAL int graph_adopt_rows(struct graph *graph, const struct graph_view *source,
+                                     const uint32_t *old_to_new, struct graph_scratch *scratch,
+                                     uint32_t first, uint32_t last);
+OMENDB_INTERNAL int graph_adopt_end(struct graph *graph, const struct graph_view *source,
+                                    const uint32_t *old_to_new);
 
-/* Makes sure that the base has a path from the entry to each of rows [0, indexed), all linked: the few that lost their last incoming
- * link are linked again. No insertion at the same time. Returns OMENDB_OK, OMENDB_NOMEM, OMENDB_CORRUPT, OMENDB_IOERR. */
-OMENDB_INTERNAL int graph_repair(struct graph *graph, struct graph_scratch *scratch, uint32_t indexed);
+/* Makes sure that the base has a path from the entry to each of rows [0, indexed), all linked: the
+ * few that lost their last incoming link are linked again. No insertion at the same time. Returns
+ * OMENDB_OK, OMENDB_NOMEM, OMENDB_CORRUPT, OMENDB_IOERR. */
+OMENDB_INTERNAL int graph_repair(struct graph *graph, struct graph_scratch *scratch,
+                                 uint32_t indexed);
 
-/* What walkers may use now: count, entry and stores are loaded in the order that makes every number reachable from them safe. */
+/* What walkers may use now: count, entry and stores are loaded in the order that makes every number
+ * reachable from them safe. */
 OMENDB_INTERNAL void graph_get_view(const struct graph *graph, struct graph_view *view);
 
-/* Structural check of a view: every link < count, levels <= GRAPH_MAX_LEVEL, upper blocks in bounds, entry valid, how many of rows [0, indexed)
- * cannot be reached from the entry at the base. Calls `report` for each kind of defect with a sentence. */
-OMENDB_INTERNAL int graph_check(const struct graph_view *view, uint32_t indexed, struct memory *memory,
+/* Structural check of a view: every link < count, levels <= GRAPH_MAX_LEVEL, upper blocks in
+ * bounds, entry valid, how many of rows [0, indexed) cannot be reached from the entry at the base.
+ * Calls `report` for each kind of defect with a sentence. */
+OMENDB_INTERNAL int graph_check(const struct graph_view *view, uint32_t indexed,
+                                struct memory *memory,
                                 void (*report)(void *context, const char *sentence), void *context);
 
 #endif

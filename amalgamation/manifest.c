@@ -343,7 +343,7 @@ static int manifest_write_file(struct storage *storage, const char *name, const 
     if (code == OMENDB_OK)
         code = storage_sync(storage, &file);
     if (code != OMENDB_OK) {
-        char text[512];
+        char text[ERROR_TEXT_BYTES];
         snprintf(text, sizeof text, "%s", error_text());
         storage_close(storage, &file);
         storage_unlink(storage, name);
@@ -383,7 +383,7 @@ static int manifest_prepare(struct storage *storage, const char *name, uint64_t 
 /* The old manifest stays the current one; what was prepared for the new one goes. */
 static int manifest_abandon(struct storage *storage, const char *name, int code)
 {
-    char text[512];
+    char text[ERROR_TEXT_BYTES];
     snprintf(text, sizeof text, "%s", error_text());
     storage_unlink(storage, name);
     storage_unlink(storage, MANIFEST_CURRENT_TMP);
@@ -393,7 +393,7 @@ static int manifest_abandon(struct storage *storage, const char *name, int code)
 static int manifest_publish(struct storage *storage, uint64_t number, const uint8_t *bytes,
                             size_t length)
 {
-    char name[STORAGE_NAME_BYTES], text[512];
+    char name[STORAGE_NAME_BYTES], text[ERROR_TEXT_BYTES];
     storage_name(STORAGE_MANIFEST, number, name);
     int code = manifest_prepare(storage, name, number, bytes, length);
     if (code == OMENDB_EXISTS)

@@ -70,7 +70,7 @@ struct segment_writer {
     uint32_t views;            /* given out by segment_writer_flush */
     int finished;
     int code; /* the first error, with its sentence */
-    char text[512];
+    char text[ERROR_TEXT_BYTES];
 };
 
 static int segment_writer_fail(struct segment_writer *writer, int code)
@@ -288,6 +288,7 @@ OMENDB_INTERNAL int segment_writer_flush(struct segment_writer *writer, enum sec
 {
     struct memory *memory = writer->storage->memory;
     *view = NULL;
+    *offset = 0;
     int code = segment_writer_state(writer);
     if (code == OMENDB_OK)
         code = segment_writer_fail(writer, segment_writer_drain(writer));
@@ -452,9 +453,12 @@ OMENDB_INTERNAL void segment_writer_destroy(struct segment_writer *writer)
     /* An open file was created here and not finished. Its failure to go is of no account: no
      * manifest names it. */
     if (!writer->finished && writer->file.handle != NULL) {
+        /* Whoever failed before has the last word, in this writer or elsewhere. */
+        char text[ERROR_TEXT_BYTES];
+        memcpy(text, error_text(), strlen(error_text()) + 1);
         storage_close(writer->storage, &writer->file);
         storage_unlink(writer->storage, writer->file.name);
-        error_adopt(writer->code, writer->text);
+        error_adopt(writer->code, text);
     }
     memory_free(memory, writer->buffer, SEGMENT_BUFFER_BYTES);
     memory_free(memory, writer->checksums, writer->checksum_capacity * sizeof *writer->checksums);
@@ -736,6 +740,8 @@ OMENDB_INTERNAL int segment_file_open(struct storage *storage, enum storage_kind
     *file = NULL;
     storage_name(kind, number, name);
     int code = storage_open(storage, name, OMENDB_OPEN_READ, &handle);
+    if (code == OMENDB_NOTFOUND)
+        return error_set(OMENDB_CORRUPT, "%s is missing; restore from a backup", name);
     if (code != OMENDB_OK)
         return code;
     code = segment_read_footer(storage, &handle, number, size, footer_crc, &footer);

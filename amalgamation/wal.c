@@ -51,7 +51,7 @@ static uint64_t wal_record_bytes(uint64_t payload)
 static int wal_discard(struct wal *wal, int code)
 {
     struct storage *storage = wal->storage;
-    char text[512];
+    char text[ERROR_TEXT_BYTES];
     snprintf(text, sizeof text, "%s", error_text());
     wal_close(wal);
     if (storage_unlink(storage, wal->file.name) != OMENDB_OK ||
@@ -197,7 +197,7 @@ static int wal_write_record(struct wal *wal, const uint8_t *header, const struct
 /* Takes back what a failed append may have written; the sentence of the failure stays. */
 static int wal_cut(struct wal *wal, int code)
 {
-    char text[512];
+    char text[ERROR_TEXT_BYTES];
     snprintf(text, sizeof text, "%s", error_text());
     if (storage_truncate(wal->storage, &wal->file, wal->length) != OMENDB_OK) {
         atomic_store_explicit(&wal->poisoned, 1, memory_order_release);
@@ -336,7 +336,7 @@ static int wal_reader_grow(struct wal_reader *reader, size_t capacity)
 static int wal_reader_cut(struct wal_reader *reader, uint64_t end, int code)
 {
     uint64_t size;
-    char text[512];
+    char text[ERROR_TEXT_BYTES];
     if (!reader->live)
         return code;
     snprintf(text, sizeof text, "%s", error_text());

@@ -21,8 +21,8 @@ struct work_job {
     uint64_t count;
     _Atomic uint64_t at;
     _Atomic int code;
-    uint32_t active; /* threads inside; work mutex */
-    char error[512]; /* of the first failure; work mutex */
+    uint32_t active;              /* threads inside; work mutex */
+    char error[ERROR_TEXT_BYTES]; /* of the first failure; work mutex */
 };
 
 struct work_queue {

@@ -399,11 +399,11 @@ class Database(_Handle):
             for child in list(self._children):
                 if isinstance(child, kind):
                     child.close()
-        _check(_library.omendb_close(self._pointer._take()))
+        _check(_library.omendb_close(self._take()))
 
     def __del__(self) -> None:
         # In a cycle of garbage the children may still be there: the last of them then closes it.
-        _library.omendb_release(self._pointer._take())
+        _library.omendb_release(self._take())
 
     # collections
 
@@ -546,11 +546,11 @@ class Transaction(_Handle):
     def commit(self) -> None:
         """Applies the changes: all, or, with Conflict or another error, none."""
         self._pointer
-        _check(_library.omendb_txn_commit(self._pointer._take()))
+        _check(_library.omendb_txn_commit(self._take()))
 
     def rollback(self) -> None:
         """Drops the changes, or ends the snapshot."""
-        _library.omendb_txn_rollback(self._pointer._take())
+        _library.omendb_txn_rollback(self._take())
 
     close = rollback
 
@@ -579,7 +579,7 @@ class Collection(_Handle):
 
     def close(self) -> None:
         """Releases the collection; the database stays open."""
-        _library.omendb_collection_close(self._pointer._take())
+        _library.omendb_collection_close(self._take())
 
     # writing
 
@@ -623,7 +623,8 @@ class Collection(_Handle):
         columns = (self.dim + 7) // 8 if type_name == "b1" else self.dim
         vectors = np.empty((array.size, columns), dtypes[type_name])
         for row, record in zip(vectors, array.tolist()):
-            _check(_library.omendb_get(self._pointer, _optional(txn), record, _TYPES[type_name], row.ctypes.data))
+            _check(_library.omendb_get(
+                self._pointer, _optional(txn), record, _TYPES[type_name], row.ctypes.data))
         return vectors[0] if np.ndim(ids) == 0 else vectors
 
     def __contains__(self, record: object) -> bool:
@@ -650,7 +651,8 @@ class Collection(_Handle):
             record = _u64()
             while True:
                 vector = np.empty(self.dim, np.float32)
-                code = _library.omendb_rows_next(rows._pointer, ctypes.byref(record), 0, vector.ctypes.data)
+                code = _library.omendb_rows_next(
+                    rows._pointer, ctypes.byref(record), 0, vector.ctypes.data)
                 if code == _DONE:
                     return
                 _check(code)
@@ -682,8 +684,8 @@ class Collection(_Handle):
         ids = np.empty((len(array), k), np.uint64)
         distances = np.empty((len(array), k), np.float32)
         _check(_library.omendb_search_batch(
-            self._pointer, _optional(txn), ctypes.byref(query), array.ctypes.data, len(array), ids.ctypes.data,
-            distances.ctypes.data, None))
+            self._pointer, _optional(txn), ctypes.byref(query), array.ctypes.data, len(array),
+            ids.ctypes.data, distances.ctypes.data, None))
         return ids, distances
 
     def search_like(
@@ -765,8 +767,8 @@ class Collection(_Handle):
         distances = np.empty(query.k, np.float32)
         count = _size()
         _check(_library.omendb_search(
-            self._pointer, _optional(txn), ctypes.byref(query), ids.ctypes.data, distances.ctypes.data,
-            ctypes.byref(count)))
+            self._pointer, _optional(txn), ctypes.byref(query), ids.ctypes.data,
+            distances.ctypes.data, ctypes.byref(count)))
         return ids[:count.value], distances[:count.value]
 
 
@@ -776,12 +778,13 @@ class _Rows(_Handle):
     def __init__(self, collection: Collection, first: int, last: int, txn) -> None:
         address = _p()
         _check(_library.omendb_scan(
-            collection._pointer, _optional(txn), _one_id(first), _one_id(last), ctypes.byref(address)))
+            collection._pointer, _optional(txn), _one_id(first), _one_id(last),
+            ctypes.byref(address)))
         self._collection, self._address = collection, address.value
         collection._db._children.add(self)
 
     def close(self) -> None:
-        _library.omendb_rows_close(self._pointer._take())
+        _library.omendb_rows_close(self._take())
 
 
 def _one_id(record: Any) -> int:
