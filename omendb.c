@@ -24,7 +24,7 @@
  *     segment.c wal.c manifest.c memtable.c version.c txn.c commit.c checkpoint.c
  *     compact.c recover.c work.c search.c rows.c backup.c check.c database.c records.c
  *     api.c
- * SHA-256 of the inputs: 671f81d73036c7ff8724c537c2b7ac8229295f4b79f0b67d331aa9480837c74b
+ * SHA-256 of the inputs: 29f32a58785908b24826b2dbc11c442778b69ab5d33a240d1738531734b304a4
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -5012,7 +5012,9 @@ OMENDB_INTERNAL const struct kernel *kernels_for(omendb_scalar scalar, omendb_me
  * building uses the row that owns the list as the mask: rows at equal distance are then compared by the XOR
  * of their numbers, which is a metric of its own. So a million copies of one vector are not a heap of equals
  * of which all choose the same few as neighbours and leave the rest unreachable, but points of a space that
- * the same algorithm knows how to connect, with about log2(n) links a row, at the same cost as any others. */
+ * the same algorithm knows how to connect, with about log2(n) links a row, at the same cost as any others.
+ * In building at most half of a pool may be rows at one distance: a point beside a mass of copies would
+ * otherwise meet nothing but copies, and be cut off from the points around it. */
 #ifndef OMENDB_GRAPH_INTERNAL_H
 #define OMENDB_GRAPH_INTERNAL_H
 
@@ -5164,7 +5166,7 @@ OMENDB_INTERNAL int blocks_open(struct storage *storage, struct storage_file *fi
 OMENDB_INTERNAL void blocks_close(struct block_file *blocks); /* a zeroed one is OK */
 
 /* Reads every block again, verified before or not, and gives `report` a sentence for each that is
- * bad or cannot be read. */
+ * bad. OMENDB_IOERR where one cannot be read, OMENDB_NOMEM. */
 OMENDB_INTERNAL int blocks_check(struct block_file *blocks,
                                  void (*report)(void *context, const char *sentence),
                                  void *context);
@@ -5448,6 +5450,7 @@ struct graph_scratch {
     float *distances;
     const void **selected_vectors;
     uint32_t *selected;
+    uint32_t *covers; /* of the rows that the heuristic rejected, in hops[1]: the chosen row that is nearer */
 };
 
 OMENDB_INTERNAL int graph_keys_reserve(struct memory *memory, struct graph_keys *keys, size_t capacity);
@@ -5482,6 +5485,7 @@ struct graph_walk_terms {
     uint32_t level;
     uint32_t tie_mask;
     size_t ef;
+    size_t tie_limit; /* rows at one distance that the pool holds; 0: any number */
     const struct graph_filter *filter;
     struct graph_counters *counters;
 };
@@ -6235,7 +6239,7 @@ OMENDB_INTERNAL int graph_scratch_reserve_hop(struct graph_scratch *scratch, uin
 {
     const size_t room = (size_t)links + 1;
     const size_t bytes =
-        room * (3 * sizeof(void *) + 3 * sizeof(uint32_t) + sizeof(float));
+        room * (3 * sizeof(void *) + 4 * sizeof(uint32_t) + sizeof(float));
     unsigned char *block;
 
     if (links <= scratch->hop_capacity) {
@@ -6255,7 +6259,8 @@ OMENDB_INTERNAL int graph_scratch_reserve_hop(struct graph_scratch *scratch, uin
     scratch->hops[0].rows = (uint32_t *)(void *)(scratch->selected_vectors + room);
     scratch->hops[1].rows = scratch->hops[0].rows + room;
     scratch->selected = scratch->hops[1].rows + room;
-    scratch->distances = (float *)(void *)(scratch->selected + room);
+    scratch->covers = scratch->selected + room;
+    scratch->distances = (float *)(void *)(scratch->covers + room);
     return OMENDB_OK;
 }
 
@@ -6361,26 +6366,23 @@ static void walk_heap_sort(uint64_t *keys, size_t count)
     }
 }
 
-/* Of one that keeps the `capacity` smallest: sorted or, when wide, a heap with the greatest on top. Returns where
- * the key went (0 when wide). The key is smaller than the worst when full. */
-static size_t walk_keep(uint64_t *keys, size_t *count, size_t capacity, int wide, uint64_t key)
+/* Sorted ones that keep the `capacity` smallest: the key goes to its position, the worst out when full. */
+static void walk_put(uint64_t *keys, size_t *count, size_t capacity, size_t at, uint64_t key)
 {
-    size_t at;
-
-    if (wide) {
-        if (*count == capacity) {
-            walk_heap_down(keys, *count, key, ~UINT64_C(0));
-        } else {
-            walk_heap_up(keys, (*count)++, key, ~UINT64_C(0));
-        }
-        return 0;
-    }
-    at = walk_position(keys, *count, key);
     *count -= *count == capacity;
     memmove(keys + at + 1, keys + at, (*count - at) * sizeof *keys);
     keys[at] = key;
     (*count)++;
-    return at;
+}
+
+/* The same with a heap that has the greatest on top. */
+static void walk_put_wide(uint64_t *keys, size_t *count, size_t capacity, uint64_t key)
+{
+    if (*count == capacity) {
+        walk_heap_down(keys, *count, key, ~UINT64_C(0));
+    } else {
+        walk_heap_up(keys, (*count)++, key, ~UINT64_C(0));
+    }
 }
 
 /* The worst of a full one, which a key must be below; else anything is welcome. */
@@ -6405,6 +6407,7 @@ struct walk {
     size_t next; /* not wide: all before are expanded */
     uint64_t bound;
     size_t prefetch_bytes;
+    size_t tie_limit;
     uint32_t level;
     uint32_t tie_mask;
     int wide;
@@ -6439,7 +6442,7 @@ static int walk_push_pending(struct walk *walk, uint64_t key)
     return OMENDB_OK;
 }
 
-/* A row whose distance is known. */
+/* A row whose distance is known; its key is below the bound. */
 static int walk_offer(struct walk *walk, uint64_t key)
 {
     size_t at;
@@ -6448,10 +6451,19 @@ static int walk_offer(struct walk *walk, uint64_t key)
         !walk_returnable(walk->filter, graph_key_row(key, walk->tie_mask))) {
         return walk_push_pending(walk, key);
     }
-    at = walk_keep(walk->pool, &walk->size, walk->ef, walk->wide, key);
+    if (walk->wide) {
+        walk_put_wide(walk->pool, &walk->size, walk->ef, key);
+        walk->bound = walk_bound(walk->pool, walk->size, walk->ef, 1);
+        return walk_push_pending(walk, key);
+    }
+    at = walk_position(walk->pool, walk->size, key);
+    if (at >= walk->tie_limit && walk->pool[at - walk->tie_limit] >> 32 == key >> 32) {
+        return OMENDB_OK;
+    }
+    walk_put(walk->pool, &walk->size, walk->ef, at, key);
     walk->next = at < walk->next ? at : walk->next;
-    walk->bound = walk_bound(walk->pool, walk->size, walk->ef, walk->wide);
-    return walk->wide ? walk_push_pending(walk, key) : OMENDB_OK;
+    walk->bound = walk_bound(walk->pool, walk->size, walk->ef, 0);
+    return OMENDB_OK;
 }
 
 /* The nearest row that is worth expanding and was not; GRAPH_NO_ROW when there is none. */
@@ -6574,8 +6586,7 @@ static int walk_gather(struct walk *walk, uint32_t row, struct graph_hop *hop)
     return code;
 }
 
-/* Distances of a hop into scratch->distances. `after`: the hop that follows, whose vectors are fetched when those of
- * this one are on the way. */
+/* Distances of a hop into scratch->distances. */
 static void walk_compute(struct walk *walk, const struct graph_hop *hop)
 {
     const struct graph_view *view = walk->view;
@@ -6645,6 +6656,7 @@ static int walk_prepare(struct walk *walk, const struct graph_walk_terms *terms)
     walk->ef = ef;
     walk->wide = ef > WALK_WIDE;
     walk->bound = GRAPH_KEY_NONE;
+    walk->tie_limit = terms->tie_limit != 0 ? terms->tie_limit : SIZE_MAX;
     walk->level = terms->level;
     walk->tie_mask = terms->tie_mask;
     walk->verifies = graph_view_verifies(view);
@@ -6808,16 +6820,26 @@ struct scan {
     const void *vectors[SCAN_BATCH];
 };
 
+static void scan_keep(struct scan *scan, uint64_t key)
+{
+    if (key >= walk_bound(scan->keys, scan->count, scan->capacity, scan->wide)) {
+        return;
+    }
+    if (scan->wide) {
+        walk_put_wide(scan->keys, &scan->count, scan->capacity, key);
+    } else {
+        walk_put(scan->keys, &scan->count, scan->capacity,
+                 walk_position(scan->keys, scan->count, key), key);
+    }
+}
+
 static void scan_finish_batch(struct scan *scan, const struct graph_view *view, const void *query)
 {
     float distances[SCAN_BATCH];
 
     view->kernel->many(query, scan->vectors, scan->batch_count, view->dim, distances);
     for (uint32_t i = 0; i < scan->batch_count; i++) {
-        const uint64_t key = graph_key(distances[i], scan->rows[i]);
-        if (key < walk_bound(scan->keys, scan->count, scan->capacity, scan->wide)) {
-            (void)walk_keep(scan->keys, &scan->count, scan->capacity, scan->wide, key);
-        }
+        scan_keep(scan, graph_key(distances[i], scan->rows[i]));
     }
     scan->distances += scan->batch_count;
     scan->batch_count = 0;
@@ -6868,8 +6890,7 @@ OMENDB_INTERNAL int graph_scan(const struct graph_view *view, struct graph_scrat
     }
     scan.keys = scratch->pool.keys;
     for (size_t i = 0; i < *count; i++) {
-        const uint64_t key = graph_key(hits[i].distance, hits[i].row);
-        (void)walk_keep(scan.keys, &scan.count, scan.capacity, scan.wide, key);
+        scan_keep(&scan, graph_key(hits[i].distance, hits[i].row));
     }
     code = scan_rows(&scan, view, query, first, last, walk_needed_filter(filter, view->count));
     if (code != OMENDB_OK) {
@@ -6928,11 +6949,10 @@ struct build {
     const void *vector;
 };
 
-static _Thread_local uint32_t build_cover, build_ev[600][2], build_evn;
-/* 1 if a chosen row is nearer to the candidate than the owner of the list is. */
-static int build_is_covered(const struct graph_view *view, const struct graph_scratch *scratch,
-                            uint32_t chosen, uint64_t candidate_key, uint32_t candidate,
-                            const void *vector)
+/* The first chosen row that is nearer to the candidate than the owner of the list is, or GRAPH_NO_ROW. */
+static uint32_t build_cover_of(const struct graph_view *view, const struct graph_scratch *scratch,
+                               uint32_t chosen, uint64_t candidate_key, uint32_t candidate,
+                               const void *vector)
 {
     float distances[BUILD_GROUP];
 
@@ -6940,34 +6960,45 @@ static int build_is_covered(const struct graph_view *view, const struct graph_sc
         const uint32_t group = chosen - i < BUILD_GROUP ? chosen - i : BUILD_GROUP;
         view->kernel->many(vector, scratch->selected_vectors + i, group, view->dim, distances);
         for (uint32_t j = 0; j < group; j++) {
-            if (graph_key(distances[j], scratch->selected[i + j] ^ candidate) < candidate_key) {
-                build_cover = scratch->selected[i + j];
-                return 1;
+            const uint32_t cover = scratch->selected[i + j];
+            if (graph_key(distances[j], cover ^ candidate) < candidate_key) {
+                return cover;
             }
         }
     }
-    return 0;
+    return GRAPH_NO_ROW;
 }
 
-/* Picks at most `limit` of the ascending keys of row `owner` into scratch->selected, after `chosen` that are there already.
- * Every candidate's vector was verified before. */
-static uint32_t build_select(const struct graph_view *view, struct graph_scratch *scratch, uint32_t owner,
-                             const uint64_t *keys, size_t count, uint32_t chosen, uint32_t limit)
+/* Picks at most `limit` of the ascending keys of row `owner` into scratch->selected, after `chosen` that are there
+ * already, and returns how many there are then. Every candidate's vector was verified before. rejected: NULL, or
+ * hops[1], which has room for all candidates and gets the rejected ones, with scratch->covers. */
+static uint32_t build_select(const struct graph_view *view, struct graph_scratch *scratch,
+                             uint32_t owner, uint32_t chosen, uint32_t limit,
+                             struct graph_hop *rejected)
 {
+    const uint64_t *keys = scratch->pool.keys;
+    const size_t count = scratch->pool.count;
     const size_t bytes =
         view->vectors.stride < GRAPH_PREFETCH_BYTES ? view->vectors.stride : GRAPH_PREFETCH_BYTES;
 
     for (size_t i = 0; i < count && chosen < limit; i++) {
         const uint32_t candidate = graph_key_row(keys[i], owner);
         const void *vector = rows_at(&view->vectors, candidate);
+        uint32_t cover;
         if (i + 2 < count) {
             graph_prefetch_bytes(rows_at(&view->vectors, graph_key_row(keys[i + 2], owner)), bytes);
         }
-        if (candidate != owner &&
-            !build_is_covered(view, scratch, chosen, keys[i], candidate, vector)) {
+        if (candidate == owner) {
+            continue;
+        }
+        cover = build_cover_of(view, scratch, chosen, keys[i], candidate, vector);
+        if (cover == GRAPH_NO_ROW) {
             scratch->selected[chosen] = candidate;
             scratch->selected_vectors[chosen++] = vector;
-        } else if (build_evn < 600 ) { build_ev[build_evn][0] = candidate; build_ev[build_evn++][1] = build_cover; }
+        } else if (rejected != NULL) {
+            scratch->covers[rejected->count] = cover;
+            rejected->rows[rejected->count++] = candidate;
+        }
     }
     return chosen;
 }
@@ -7040,8 +7071,7 @@ static int build_choose_again(struct build *build, uint32_t owner, uint32_t *slo
     if (code != OMENDB_OK) {
         return code;
     }
-    build_evn = 0;
-    chosen = build_select(&build->view, scratch, owner, scratch->pool.keys, scratch->pool.count, 0, length);
+    chosen = build_select(&build->view, scratch, owner, 0, length, &scratch->hops[1]);
     build_store_selected(scratch, chosen, slots, length, owner);
     for (uint32_t i = 0; i < chosen; i++) {
         *taken |= scratch->selected[i] == added;
@@ -7052,6 +7082,33 @@ static int build_choose_again(struct build *build, uint32_t owner, uint32_t *slo
 static struct platform_mutex *build_stripe(struct graph *graph, uint32_t row)
 {
     return &graph->stripes[(row * UINT32_C(2654435769)) >> 24 & (GRAPH_STRIPES - 1)];
+}
+
+/* A row that lost its place in a list is offered to the chosen one that covers it, where there is room: the path to it
+ * then has one more step, but it is there. Without this some rows among copies of one vector are lost, and lists
+ * are thinner than their hops allow; with it recall at equal distances is the same, and at equal ef higher. */
+static void build_hand_over(struct build *build, uint32_t added)
+{
+    const struct graph_scratch *scratch = build->scratch;
+    const struct graph_hop *rejected = &scratch->hops[1];
+
+    for (uint32_t i = 0; i < rejected->count; i++) {
+        const uint32_t row = rejected->rows[i], cover = scratch->covers[i];
+        uint32_t *slots = (uint32_t *)(void *)rows_at(&build->view.links, cover);
+        struct platform_mutex *stripe = build_stripe(build->graph, cover);
+        if (row == added) {
+            continue;
+        }
+        platform_mutex_lock(stripe);
+        for (uint32_t at = 0; at < build->view.links_per_row; at++) {
+            const uint32_t there = graph_slot_load(&slots[at]);
+            if (there == cover || there == row) {
+                graph_slot_store(&slots[at], row);
+                break;
+            }
+        }
+        platform_mutex_unlock(stripe);
+    }
 }
 
 /* The link from `owner` to `added`; *taken is set if it is there now. */
@@ -7065,6 +7122,7 @@ static int build_link_back(struct build *build, uint32_t level, uint32_t owner, 
     if (code != OMENDB_OK) {
         return code;
     }
+    build->scratch->hops[1].count = 0;
     platform_mutex_lock(stripe);
     for (i = 0; i < length; i++) {
         const uint32_t row = graph_slot_load(&slots[i]);
@@ -7074,27 +7132,13 @@ static int build_link_back(struct build *build, uint32_t level, uint32_t owner, 
             break;
         }
     }
-    build_evn = 0;
     if (i == length) {
         code = build_choose_again(build, owner, slots, length, added, taken);
     }
     platform_mutex_unlock(stripe);
-#ifdef HANDOVER
-    if (level == 0)
-    for (uint32_t e = 0; e < build_evn; e++) {
-        uint32_t x = build_ev[e][0], sx = build_ev[e][1];
-        if (x == added) continue;
-        stripe = build_stripe(build->graph, sx);
-        graph_view_slots(&build->view, sx, level, &slots, &length);
-        platform_mutex_lock(stripe);
-        for (i = 0; i < length; i++) {
-            const uint32_t row = graph_slot_load(&slots[i]);
-            if (row == x) break;
-            if (row == sx) { graph_slot_store(&slots[i], x); break; }
-        }
-        platform_mutex_unlock(stripe);
+    if (level == 0) {
+        build_hand_over(build, added);
     }
-#endif
     return code;
 }
 
@@ -7105,7 +7149,8 @@ static int build_own_lists(struct build *build, uint32_t level, uint64_t start)
                                      .scratch = build->scratch,
                                      .query = build->vector,
                                      .tie_mask = build->row,
-                                     .ef = build->graph->config.ef_construction};
+                                     .ef = build->graph->config.ef_construction,
+                                     .tie_limit = build->graph->config.ef_construction / 2};
 
     for (uint32_t above = level + 1; above > 0; above--) {
         const struct graph_keys *pool = &build->scratch->pool;
@@ -7123,8 +7168,7 @@ static int build_own_lists(struct build *build, uint32_t level, uint64_t start)
             continue;
         }
         start = pool->keys[0];
-        chosen = build_select(&build->view, build->scratch, build->row, pool->keys, pool->count, 0,
-                              build->view.M);
+        chosen = build_select(&build->view, build->scratch, build->row, 0, build->view.M, NULL);
         build_store_selected(build->scratch, chosen, slots, length, build->row);
     }
     return OMENDB_OK;
@@ -7339,8 +7383,7 @@ static int build_adopt_select(const struct graph_view *source, struct graph_scra
     memmove(found->rows, found->rows + kept, found->count * sizeof *found->rows);
     code = build_keys_of_hop(source, scratch, row);
     if (code == OMENDB_OK) {
-        *chosen = build_select(source, scratch, row, scratch->pool.keys, scratch->pool.count, kept,
-                               length);
+        *chosen = build_select(source, scratch, row, kept, length, NULL);
     }
     return code;
 }
@@ -8852,7 +8895,7 @@ static inline struct section_range segment_section(const struct segment_file *fi
 }
 
 /* Reads and verifies every block, touched before or not; `report` gets a sentence for each that is
- * bad or cannot be read. OMENDB_NOMEM. */
+ * bad. OMENDB_IOERR where one cannot be read, OMENDB_NOMEM. */
 OMENDB_INTERNAL int segment_file_check(struct segment_file *file,
                                        void (*report)(void *context, const char *sentence),
                                        void *context);
@@ -8906,7 +8949,7 @@ struct segment_writer {
     uint32_t views;            /* given out by segment_writer_flush */
     int finished;
     int code; /* the first error, with its sentence */
-    char text[512];
+    char text[ERROR_TEXT_BYTES];
 };
 
 static int segment_writer_fail(struct segment_writer *writer, int code)
@@ -9760,7 +9803,7 @@ static uint64_t wal_record_bytes(uint64_t payload)
 static int wal_discard(struct wal *wal, int code)
 {
     struct storage *storage = wal->storage;
-    char text[512];
+    char text[ERROR_TEXT_BYTES];
     snprintf(text, sizeof text, "%s", error_text());
     wal_close(wal);
     if (storage_unlink(storage, wal->file.name) != OMENDB_OK ||
@@ -9906,7 +9949,7 @@ static int wal_write_record(struct wal *wal, const uint8_t *header, const struct
 /* Takes back what a failed append may have written; the sentence of the failure stays. */
 static int wal_cut(struct wal *wal, int code)
 {
-    char text[512];
+    char text[ERROR_TEXT_BYTES];
     snprintf(text, sizeof text, "%s", error_text());
     if (storage_truncate(wal->storage, &wal->file, wal->length) != OMENDB_OK) {
         atomic_store_explicit(&wal->poisoned, 1, memory_order_release);
@@ -10045,7 +10088,7 @@ static int wal_reader_grow(struct wal_reader *reader, size_t capacity)
 static int wal_reader_cut(struct wal_reader *reader, uint64_t end, int code)
 {
     uint64_t size;
-    char text[512];
+    char text[ERROR_TEXT_BYTES];
     if (!reader->live)
         return code;
     snprintf(text, sizeof text, "%s", error_text());
@@ -10853,7 +10896,7 @@ static int manifest_write_file(struct storage *storage, const char *name, const 
     if (code == OMENDB_OK)
         code = storage_sync(storage, &file);
     if (code != OMENDB_OK) {
-        char text[512];
+        char text[ERROR_TEXT_BYTES];
         snprintf(text, sizeof text, "%s", error_text());
         storage_close(storage, &file);
         storage_unlink(storage, name);
@@ -10893,7 +10936,7 @@ static int manifest_prepare(struct storage *storage, const char *name, uint64_t 
 /* The old manifest stays the current one; what was prepared for the new one goes. */
 static int manifest_abandon(struct storage *storage, const char *name, int code)
 {
-    char text[512];
+    char text[ERROR_TEXT_BYTES];
     snprintf(text, sizeof text, "%s", error_text());
     storage_unlink(storage, name);
     storage_unlink(storage, MANIFEST_CURRENT_TMP);
@@ -10903,7 +10946,7 @@ static int manifest_abandon(struct storage *storage, const char *name, int code)
 static int manifest_publish(struct storage *storage, uint64_t number, const uint8_t *bytes,
                             size_t length)
 {
-    char name[STORAGE_NAME_BYTES], text[512];
+    char name[STORAGE_NAME_BYTES], text[ERROR_TEXT_BYTES];
     storage_name(STORAGE_MANIFEST, number, name);
     int code = manifest_prepare(storage, name, number, bytes, length);
     if (code == OMENDB_EXISTS)
@@ -11684,7 +11727,8 @@ struct omendb {
     struct pin_slot pins[DATABASE_PIN_SLOTS];
     _Atomic(struct scratch *) scratch[DATABASE_SCRATCH_SLOTS];
     struct work_state *work;
-    _Atomic uint32_t stopping; /* long work ends early */
+    _Atomic uint32_t stopping;               /* long work ends early */
+    _Atomic uint64_t merge_done, merge_rows; /* of the graph that a merge is building */
 
     /* read-only openers: where replay goes on */
     uint64_t replay_wal, replay_offset, replay_sequence;
@@ -11902,8 +11946,11 @@ OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count,
 OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes);
 /* One unit of background work in this thread; *did = 0: there was none. */
 OMENDB_INTERNAL int work_step(omendb *db, int *did);
-/* The right to merge, which one thread has at a time. */
-OMENDB_INTERNAL void work_merge_begin(omendb *db);
+/* The right to merge, which one thread has at a time. While another thread has it, `progress`
+ * (NULL: none) is told how far that one is; OMENDB_DONE when it says to stop. */
+OMENDB_INTERNAL int work_merge_begin(omendb *db,
+                                     int (*progress)(void *context, uint64_t done, uint64_t total),
+                                     void *context);
 OMENDB_INTERNAL void work_merge_end(omendb *db);
 
 /* ---- search.c */
@@ -14402,6 +14449,10 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
     manifest->next_file = atomic_load(&db->next_file);
     /* It syncs the directory before CURRENT is renamed, which covers the files that it names. */
     int code = manifest_write(&db->storage, manifest);
+    /* Which manifest a crash would find, and whether the entries of its files are on the device, is
+     * not known any more. */
+    if (code == OMENDB_IOERR)
+        return commit_poison(db, code);
     if (code != OMENDB_OK)
         return code;
     for (size_t i = 0; i < DATABASE_RETAINED && db->published.number != 0; i++) {
@@ -15295,6 +15346,10 @@ static int compact_build_rows(struct compact_build *build, uint32_t first, uint3
         uint64_t steps = (build->last - at + COMPACT_GRAIN - 1) / COMPACT_GRAIN;
         code = work_parallel(compact->db, steps, compact_step, build);
         at = build->last;
+        if (build->source == NULL) {
+            atomic_store(&compact->db->merge_rows, build->merge->rows);
+            atomic_store(&compact->db->merge_done, at);
+        }
         if (code == OMENDB_OK && build->source == NULL && compact->progress != NULL &&
             compact->progress(compact->context, at, build->merge->rows) != 0)
             code = error_set(OMENDB_DONE, "stopped by the progress function");
@@ -16620,14 +16675,25 @@ OMENDB_INTERNAL int work_step(omendb *db, int *did)
     return code;
 }
 
-OMENDB_INTERNAL void work_merge_begin(omendb *db)
+OMENDB_INTERNAL int work_merge_begin(omendb *db,
+                                     int (*progress)(void *context, uint64_t done, uint64_t total),
+                                     void *context)
 {
     struct work_state *work = db->work;
+    int code = OMENDB_OK;
     platform_mutex_lock(&work->mutex);
-    while (work->merging)
-        platform_condition_wait(&work->condition, &work->mutex);
-    work->merging = 1;
+    while (work->merging && code == OMENDB_OK) {
+        platform_condition_wait_for(&work->condition, &work->mutex, WORK_POLL_US * 100);
+        platform_mutex_unlock(&work->mutex);
+        if (progress != NULL &&
+            progress(context, atomic_load(&db->merge_done), atomic_load(&db->merge_rows)) != 0)
+            code = error_set(OMENDB_DONE, "stopped by the progress function");
+        platform_mutex_lock(&work->mutex);
+    }
+    if (code == OMENDB_OK)
+        work->merging = 1;
     platform_mutex_unlock(&work->mutex);
+    return code;
 }
 
 OMENDB_INTERNAL void work_merge_end(omendb *db)
@@ -18343,9 +18409,10 @@ static int api_optimize_collection(omendb *db, struct collection *collection,
                                    int (*progress)(void *context, uint64_t done, uint64_t total),
                                    void *context)
 {
-    int merged;
-    work_merge_begin(db);
-    int code = compact_run(db, &collection, 1, 1, progress, context, &merged);
+    int merged, code = work_merge_begin(db, progress, context);
+    if (code != OMENDB_OK)
+        return code;
+    code = compact_run(db, &collection, 1, 1, progress, context, &merged);
     work_merge_end(db);
     return code;
 }

@@ -243,9 +243,10 @@ static int api_optimize_collection(omendb *db, struct collection *collection,
                                    int (*progress)(void *context, uint64_t done, uint64_t total),
                                    void *context)
 {
-    int merged;
-    work_merge_begin(db);
-    int code = compact_run(db, &collection, 1, 1, progress, context, &merged);
+    int merged, code = work_merge_begin(db, progress, context);
+    if (code != OMENDB_OK)
+        return code;
+    code = compact_run(db, &collection, 1, 1, progress, context, &merged);
     work_merge_end(db);
     return code;
 }

@@ -60,7 +60,7 @@ OMENDB_INTERNAL int blocks_open(struct storage *storage, struct storage_file *fi
 OMENDB_INTERNAL void blocks_close(struct block_file *blocks); /* a zeroed one is OK */
 
 /* Reads every block again, verified before or not, and gives `report` a sentence for each that is
- * bad or cannot be read. */
+ * bad. OMENDB_IOERR where one cannot be read, OMENDB_NOMEM. */
 OMENDB_INTERNAL int blocks_check(struct block_file *blocks,
                                  void (*report)(void *context, const char *sentence),
                                  void *context);

@@ -616,6 +616,10 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
     manifest->next_file = atomic_load(&db->next_file);
     /* It syncs the directory before CURRENT is renamed, which covers the files that it names. */
     int code = manifest_write(&db->storage, manifest);
+    /* Which manifest a crash would find, and whether the entries of its files are on the device, is
+     * not known any more. */
+    if (code == OMENDB_IOERR)
+        return commit_poison(db, code);
     if (code != OMENDB_OK)
         return code;
     for (size_t i = 0; i < DATABASE_RETAINED && db->published.number != 0; i++) {

@@ -353,6 +353,10 @@ static int compact_build_rows(struct compact_build *build, uint32_t first, uint3
         uint64_t steps = (build->last - at + COMPACT_GRAIN - 1) / COMPACT_GRAIN;
         code = work_parallel(compact->db, steps, compact_step, build);
         at = build->last;
+        if (build->source == NULL) {
+            atomic_store(&compact->db->merge_rows, build->merge->rows);
+            atomic_store(&compact->db->merge_done, at);
+        }
         if (code == OMENDB_OK && build->source == NULL && compact->progress != NULL &&
             compact->progress(compact->context, at, build->merge->rows) != 0)
             code = error_set(OMENDB_DONE, "stopped by the progress function");

@@ -184,7 +184,8 @@ struct omendb {
     struct pin_slot pins[DATABASE_PIN_SLOTS];
     _Atomic(struct scratch *) scratch[DATABASE_SCRATCH_SLOTS];
     struct work_state *work;
-    _Atomic uint32_t stopping; /* long work ends early */
+    _Atomic uint32_t stopping;               /* long work ends early */
+    _Atomic uint64_t merge_done, merge_rows; /* of the graph that a merge is building */
 
     /* read-only openers: where replay goes on */
     uint64_t replay_wal, replay_offset, replay_sequence;
@@ -402,8 +403,11 @@ OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count,
 OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes);
 /* One unit of background work in this thread; *did = 0: there was none. */
 OMENDB_INTERNAL int work_step(omendb *db, int *did);
-/* The right to merge, which one thread has at a time. */
-OMENDB_INTERNAL void work_merge_begin(omendb *db);
+/* The right to merge, which one thread has at a time. While another thread has it, `progress`
+ * (NULL: none) is told how far that one is; OMENDB_DONE when it says to stop. */
+OMENDB_INTERNAL int work_merge_begin(omendb *db,
+                                     int (*progress)(void *context, uint64_t done, uint64_t total),
+                                     void *context);
 OMENDB_INTERNAL void work_merge_end(omendb *db);
 
 /* ---- search.c */

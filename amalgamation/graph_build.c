@@ -32,11 +32,10 @@ struct build {
     const void *vector;
 };
 
-static _Thread_local uint32_t build_cover, build_ev[600][2], build_evn;
-/* 1 if a chosen row is nearer to the candidate than the owner of the list is. */
-static int build_is_covered(const struct graph_view *view, const struct graph_scratch *scratch,
-                            uint32_t chosen, uint64_t candidate_key, uint32_t candidate,
-                            const void *vector)
+/* The first chosen row that is nearer to the candidate than the owner of the list is, or GRAPH_NO_ROW. */
+static uint32_t build_cover_of(const struct graph_view *view, const struct graph_scratch *scratch,
+                               uint32_t chosen, uint64_t candidate_key, uint32_t candidate,
+                               const void *vector)
 {
     float distances[BUILD_GROUP];
 
@@ -44,34 +43,45 @@ static int build_is_covered(const struct graph_view *view, const struct graph_sc
         const uint32_t group = chosen - i < BUILD_GROUP ? chosen - i : BUILD_GROUP;
         view->kernel->many(vector, scratch->selected_vectors + i, group, view->dim, distances);
         for (uint32_t j = 0; j < group; j++) {
-            if (graph_key(distances[j], scratch->selected[i + j] ^ candidate) < candidate_key) {
-                build_cover = scratch->selected[i + j];
-                return 1;
+            const uint32_t cover = scratch->selected[i + j];
+            if (graph_key(distances[j], cover ^ candidate) < candidate_key) {
+                return cover;
             }
         }
     }
-    return 0;
+    return GRAPH_NO_ROW;
 }
 
-/* Picks at most `limit` of the ascending keys of row `owner` into scratch->selected, after `chosen` that are there already.
- * Every candidate's vector was verified before. */
-static uint32_t build_select(const struct graph_view *view, struct graph_scratch *scratch, uint32_t owner,
-                             const uint64_t *keys, size_t count, uint32_t chosen, uint32_t limit)
+/* Picks at most `limit` of the ascending keys of row `owner` into scratch->selected, after `chosen` that are there
+ * already, and returns how many there are then. Every candidate's vector was verified before. rejected: NULL, or
+ * hops[1], which has room for all candidates and gets the rejected ones, with scratch->covers. */
+static uint32_t build_select(const struct graph_view *view, struct graph_scratch *scratch,
+                             uint32_t owner, uint32_t chosen, uint32_t limit,
+                             struct graph_hop *rejected)
 {
+    const uint64_t *keys = scratch->pool.keys;
+    const size_t count = scratch->pool.count;
     const size_t bytes =
         view->vectors.stride < GRAPH_PREFETCH_BYTES ? view->vectors.stride : GRAPH_PREFETCH_BYTES;
 
     for (size_t i = 0; i < count && chosen < limit; i++) {
         const uint32_t candidate = graph_key_row(keys[i], owner);
         const void *vector = rows_at(&view->vectors, candidate);
+        uint32_t cover;
         if (i + 2 < count) {
             graph_prefetch_bytes(rows_at(&view->vectors, graph_key_row(keys[i + 2], owner)), bytes);
         }
-        if (candidate != owner &&
-            !build_is_covered(view, scratch, chosen, keys[i], candidate, vector)) {
+        if (candidate == owner) {
+            continue;
+        }
+        cover = build_cover_of(view, scratch, chosen, keys[i], candidate, vector);
+        if (cover == GRAPH_NO_ROW) {
             scratch->selected[chosen] = candidate;
             scratch->selected_vectors[chosen++] = vector;
-        } else if (build_evn < 600 ) { build_ev[build_evn][0] = candidate; build_ev[build_evn++][1] = build_cover; }
+        } else if (rejected != NULL) {
+            scratch->covers[rejected->count] = cover;
+            rejected->rows[rejected->count++] = candidate;
+        }
     }
     return chosen;
 }
@@ -144,8 +154,7 @@ static int build_choose_again(struct build *build, uint32_t owner, uint32_t *slo
     if (code != OMENDB_OK) {
         return code;
     }
-    build_evn = 0;
-    chosen = build_select(&build->view, scratch, owner, scratch->pool.keys, scratch->pool.count, 0, length);
+    chosen = build_select(&build->view, scratch, owner, 0, length, &scratch->hops[1]);
     build_store_selected(scratch, chosen, slots, length, owner);
     for (uint32_t i = 0; i < chosen; i++) {
         *taken |= scratch->selected[i] == added;
@@ -156,6 +165,33 @@ static int build_choose_again(struct build *build, uint32_t owner, uint32_t *slo
 static struct platform_mutex *build_stripe(struct graph *graph, uint32_t row)
 {
     return &graph->stripes[(row * UINT32_C(2654435769)) >> 24 & (GRAPH_STRIPES - 1)];
+}
+
+/* A row that lost its place in a list is offered to the chosen one that covers it, where there is room: the path to it
+ * then has one more step, but it is there. Without this some rows among copies of one vector are lost, and lists
+ * are thinner than their hops allow; with it recall at equal distances is the same, and at equal ef higher. */
+static void build_hand_over(struct build *build, uint32_t added)
+{
+    const struct graph_scratch *scratch = build->scratch;
+    const struct graph_hop *rejected = &scratch->hops[1];
+
+    for (uint32_t i = 0; i < rejected->count; i++) {
+        const uint32_t row = rejected->rows[i], cover = scratch->covers[i];
+        uint32_t *slots = (uint32_t *)(void *)rows_at(&build->view.links, cover);
+        struct platform_mutex *stripe = build_stripe(build->graph, cover);
+        if (row == added) {
+            continue;
+        }
+        platform_mutex_lock(stripe);
+        for (uint32_t at = 0; at < build->view.links_per_row; at++) {
+            const uint32_t there = graph_slot_load(&slots[at]);
+            if (there == cover || there == row) {
+                graph_slot_store(&slots[at], row);
+                break;
+            }
+        }
+        platform_mutex_unlock(stripe);
+    }
 }
 
 /* The link from `owner` to `added`; *taken is set if it is there now. */
@@ -169,6 +205,7 @@ static int build_link_back(struct build *build, uint32_t level, uint32_t owner, 
     if (code != OMENDB_OK) {
         return code;
     }
+    build->scratch->hops[1].count = 0;
     platform_mutex_lock(stripe);
     for (i = 0; i < length; i++) {
         const uint32_t row = graph_slot_load(&slots[i]);
@@ -178,27 +215,13 @@ static int build_link_back(struct build *build, uint32_t level, uint32_t owner, 
             break;
         }
     }
-    build_evn = 0;
     if (i == length) {
         code = build_choose_again(build, owner, slots, length, added, taken);
     }
     platform_mutex_unlock(stripe);
-#ifdef HANDOVER
-    if (level == 0)
-    for (uint32_t e = 0; e < build_evn; e++) {
-        uint32_t x = build_ev[e][0], sx = build_ev[e][1];
-        if (x == added) continue;
-        stripe = build_stripe(build->graph, sx);
-        graph_view_slots(&build->view, sx, level, &slots, &length);
-        platform_mutex_lock(stripe);
-        for (i = 0; i < length; i++) {
-            const uint32_t row = graph_slot_load(&slots[i]);
-            if (row == x) break;
-            if (row == sx) { graph_slot_store(&slots[i], x); break; }
-        }
-        platform_mutex_unlock(stripe);
+    if (level == 0) {
+        build_hand_over(build, added);
     }
-#endif
     return code;
 }
 
@@ -209,7 +232,8 @@ static int build_own_lists(struct build *build, uint32_t level, uint64_t start)
                                      .scratch = build->scratch,
                                      .query = build->vector,
                                      .tie_mask = build->row,
-                                     .ef = build->graph->config.ef_construction};
+                                     .ef = build->graph->config.ef_construction,
+                                     .tie_limit = build->graph->config.ef_construction / 2};
 
     for (uint32_t above = level + 1; above > 0; above--) {
         const struct graph_keys *pool = &build->scratch->pool;
@@ -227,8 +251,7 @@ static int build_own_lists(struct build *build, uint32_t level, uint64_t start)
             continue;
         }
         start = pool->keys[0];
-        chosen = build_select(&build->view, build->scratch, build->row, pool->keys, pool->count, 0,
-                              build->view.M);
+        chosen = build_select(&build->view, build->scratch, build->row, 0, build->view.M, NULL);
         build_store_selected(build->scratch, chosen, slots, length, build->row);
     }
     return OMENDB_OK;
@@ -443,8 +466,7 @@ static int build_adopt_select(const struct graph_view *source, struct graph_scra
     memmove(found->rows, found->rows + kept, found->count * sizeof *found->rows);
     code = build_keys_of_hop(source, scratch, row);
     if (code == OMENDB_OK) {
-        *chosen = build_select(source, scratch, row, scratch->pool.keys, scratch->pool.count, kept,
-                               length);
+        *chosen = build_select(source, scratch, row, kept, length, NULL);
     }
     return code;
 }

@@ -9,7 +9,9 @@
  * building uses the row that owns the list as the mask: rows at equal distance are then compared by the XOR
  * of their numbers, which is a metric of its own. So a million copies of one vector are not a heap of equals
  * of which all choose the same few as neighbours and leave the rest unreachable, but points of a space that
- * the same algorithm knows how to connect, with about log2(n) links a row, at the same cost as any others. */
+ * the same algorithm knows how to connect, with about log2(n) links a row, at the same cost as any others.
+ * In building at most half of a pool may be rows at one distance: a point beside a mass of copies would
+ * otherwise meet nothing but copies, and be cut off from the points around it. */
 #ifndef OMENDB_GRAPH_INTERNAL_H
 #define OMENDB_GRAPH_INTERNAL_H
 
@@ -118,6 +120,7 @@ struct graph_scratch {
     float *distances;
     const void **selected_vectors;
     uint32_t *selected;
+    uint32_t *covers; /* of the rows that the heuristic rejected, in hops[1]: the chosen row that is nearer */
 };
 
 OMENDB_INTERNAL int graph_keys_reserve(struct memory *memory, struct graph_keys *keys, size_t capacity);
@@ -152,6 +155,7 @@ struct graph_walk_terms {
     uint32_t level;
     uint32_t tie_mask;
     size_t ef;
+    size_t tie_limit; /* rows at one distance that the pool holds; 0: any number */
     const struct graph_filter *filter;
     struct graph_counters *counters;
 };

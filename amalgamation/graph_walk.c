@@ -75,7 +75,7 @@ OMENDB_INTERNAL int graph_scratch_reserve_hop(struct graph_scratch *scratch, uin
 {
     const size_t room = (size_t)links + 1;
     const size_t bytes =
-        room * (3 * sizeof(void *) + 3 * sizeof(uint32_t) + sizeof(float));
+        room * (3 * sizeof(void *) + 4 * sizeof(uint32_t) + sizeof(float));
     unsigned char *block;
 
     if (links <= scratch->hop_capacity) {
@@ -95,7 +95,8 @@ OMENDB_INTERNAL int graph_scratch_reserve_hop(struct graph_scratch *scratch, uin
     scratch->hops[0].rows = (uint32_t *)(void *)(scratch->selected_vectors + room);
     scratch->hops[1].rows = scratch->hops[0].rows + room;
     scratch->selected = scratch->hops[1].rows + room;
-    scratch->distances = (float *)(void *)(scratch->selected + room);
+    scratch->covers = scratch->selected + room;
+    scratch->distances = (float *)(void *)(scratch->covers + room);
     return OMENDB_OK;
 }
 
@@ -201,26 +202,23 @@ static void walk_heap_sort(uint64_t *keys, size_t count)
     }
 }
 
-/* Of one that keeps the `capacity` smallest: sorted or, when wide, a heap with the greatest on top. Returns where
- * the key went (0 when wide). The key is smaller than the worst when full. */
-static size_t walk_keep(uint64_t *keys, size_t *count, size_t capacity, int wide, uint64_t key)
+/* Sorted ones that keep the `capacity` smallest: the key goes to its position, the worst out when full. */
+static void walk_put(uint64_t *keys, size_t *count, size_t capacity, size_t at, uint64_t key)
 {
-    size_t at;
-
-    if (wide) {
-        if (*count == capacity) {
-            walk_heap_down(keys, *count, key, ~UINT64_C(0));
-        } else {
-            walk_heap_up(keys, (*count)++, key, ~UINT64_C(0));
-        }
-        return 0;
-    }
-    at = walk_position(keys, *count, key);
     *count -= *count == capacity;
     memmove(keys + at + 1, keys + at, (*count - at) * sizeof *keys);
     keys[at] = key;
     (*count)++;
-    return at;
+}
+
+/* The same with a heap that has the greatest on top. */
+static void walk_put_wide(uint64_t *keys, size_t *count, size_t capacity, uint64_t key)
+{
+    if (*count == capacity) {
+        walk_heap_down(keys, *count, key, ~UINT64_C(0));
+    } else {
+        walk_heap_up(keys, (*count)++, key, ~UINT64_C(0));
+    }
 }
 
 /* The worst of a full one, which a key must be below; else anything is welcome. */
@@ -245,6 +243,7 @@ struct walk {
     size_t next; /* not wide: all before are expanded */
     uint64_t bound;
     size_t prefetch_bytes;
+    size_t tie_limit;
     uint32_t level;
     uint32_t tie_mask;
     int wide;
@@ -279,7 +278,7 @@ static int walk_push_pending(struct walk *walk, uint64_t key)
     return OMENDB_OK;
 }
 
-/* A row whose distance is known. */
+/* A row whose distance is known; its key is below the bound. */
 static int walk_offer(struct walk *walk, uint64_t key)
 {
     size_t at;
@@ -288,10 +287,19 @@ static int walk_offer(struct walk *walk, uint64_t key)
         !walk_returnable(walk->filter, graph_key_row(key, walk->tie_mask))) {
         return walk_push_pending(walk, key);
     }
-    at = walk_keep(walk->pool, &walk->size, walk->ef, walk->wide, key);
+    if (walk->wide) {
+        walk_put_wide(walk->pool, &walk->size, walk->ef, key);
+        walk->bound = walk_bound(walk->pool, walk->size, walk->ef, 1);
+        return walk_push_pending(walk, key);
+    }
+    at = walk_position(walk->pool, walk->size, key);
+    if (at >= walk->tie_limit && walk->pool[at - walk->tie_limit] >> 32 == key >> 32) {
+        return OMENDB_OK;
+    }
+    walk_put(walk->pool, &walk->size, walk->ef, at, key);
     walk->next = at < walk->next ? at : walk->next;
-    walk->bound = walk_bound(walk->pool, walk->size, walk->ef, walk->wide);
-    return walk->wide ? walk_push_pending(walk, key) : OMENDB_OK;
+    walk->bound = walk_bound(walk->pool, walk->size, walk->ef, 0);
+    return OMENDB_OK;
 }
 
 /* The nearest row that is worth expanding and was not; GRAPH_NO_ROW when there is none. */
@@ -414,8 +422,7 @@ static int walk_gather(struct walk *walk, uint32_t row, struct graph_hop *hop)
     return code;
 }
 
-/* Distances of a hop into scratch->distances. `after`: the hop that follows, whose vectors are fetched when those of
- * this one are on the way. */
+/* Distances of a hop into scratch->distances. */
 static void walk_compute(struct walk *walk, const struct graph_hop *hop)
 {
     const struct graph_view *view = walk->view;
@@ -485,6 +492,7 @@ static int walk_prepare(struct walk *walk, const struct graph_walk_terms *terms)
     walk->ef = ef;
     walk->wide = ef > WALK_WIDE;
     walk->bound = GRAPH_KEY_NONE;
+    walk->tie_limit = terms->tie_limit != 0 ? terms->tie_limit : SIZE_MAX;
     walk->level = terms->level;
     walk->tie_mask = terms->tie_mask;
     walk->verifies = graph_view_verifies(view);
@@ -648,16 +656,26 @@ struct scan {
     const void *vectors[SCAN_BATCH];
 };
 
+static void scan_keep(struct scan *scan, uint64_t key)
+{
+    if (key >= walk_bound(scan->keys, scan->count, scan->capacity, scan->wide)) {
+        return;
+    }
+    if (scan->wide) {
+        walk_put_wide(scan->keys, &scan->count, scan->capacity, key);
+    } else {
+        walk_put(scan->keys, &scan->count, scan->capacity,
+                 walk_position(scan->keys, scan->count, key), key);
+    }
+}
+
 static void scan_finish_batch(struct scan *scan, const struct graph_view *view, const void *query)
 {
     float distances[SCAN_BATCH];
 
     view->kernel->many(query, scan->vectors, scan->batch_count, view->dim, distances);
     for (uint32_t i = 0; i < scan->batch_count; i++) {
-        const uint64_t key = graph_key(distances[i], scan->rows[i]);
-        if (key < walk_bound(scan->keys, scan->count, scan->capacity, scan->wide)) {
-            (void)walk_keep(scan->keys, &scan->count, scan->capacity, scan->wide, key);
-        }
+        scan_keep(scan, graph_key(distances[i], scan->rows[i]));
     }
     scan->distances += scan->batch_count;
     scan->batch_count = 0;
@@ -708,8 +726,7 @@ OMENDB_INTERNAL int graph_scan(const struct graph_view *view, struct graph_scrat
     }
     scan.keys = scratch->pool.keys;
     for (size_t i = 0; i < *count; i++) {
-        const uint64_t key = graph_key(hits[i].distance, hits[i].row);
-        (void)walk_keep(scan.keys, &scan.count, scan.capacity, scan.wide, key);
+        scan_keep(&scan, graph_key(hits[i].distance, hits[i].row));
     }
     code = scan_rows(&scan, view, query, first, last, walk_needed_filter(filter, view->count));
     if (code != OMENDB_OK) {

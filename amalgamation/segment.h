@@ -117,7 +117,7 @@ static inline struct section_range segment_section(const struct segment_file *fi
 }
 
 /* Reads and verifies every block, touched before or not; `report` gets a sentence for each that is
- * bad or cannot be read. OMENDB_NOMEM. */
+ * bad. OMENDB_IOERR where one cannot be read, OMENDB_NOMEM. */
 OMENDB_INTERNAL int segment_file_check(struct segment_file *file,
                                        void (*report)(void *context, const char *sentence),
                                        void *context);

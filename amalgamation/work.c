@@ -325,14 +325,25 @@ OMENDB_INTERNAL int work_step(omendb *db, int *did)
     return code;
 }
 
-OMENDB_INTERNAL void work_merge_begin(omendb *db)
+OMENDB_INTERNAL int work_merge_begin(omendb *db,
+                                     int (*progress)(void *context, uint64_t done, uint64_t total),
+                                     void *context)
 {
     struct work_state *work = db->work;
+    int code = OMENDB_OK;
     platform_mutex_lock(&work->mutex);
-    while (work->merging)
-        platform_condition_wait(&work->condition, &work->mutex);
-    work->merging = 1;
+    while (work->merging && code == OMENDB_OK) {
+        platform_condition_wait_for(&work->condition, &work->mutex, WORK_POLL_US * 100);
+        platform_mutex_unlock(&work->mutex);
+        if (progress != NULL &&
+            progress(context, atomic_load(&db->merge_done), atomic_load(&db->merge_rows)) != 0)
+            code = error_set(OMENDB_DONE, "stopped by the progress function");
+        platform_mutex_lock(&work->mutex);
+    }
+    if (code == OMENDB_OK)
+        work->merging = 1;
     platform_mutex_unlock(&work->mutex);
+    return code;
 }
 
 OMENDB_INTERNAL void work_merge_end(omendb *db)

@@ -373,9 +373,9 @@ static void print_answer(const struct demo *demo, const char *question, const st
     join_names(demo, answer->ids[1], answer->counts[1], exact, sizeof exact);
     printf("  ");
     column(question, 36);
-    column(found, 44);
-    column(strcmp(found, exact) == 0 ? "the same" : "see below", 12);
-    printf("%3zu/%-2d %6.0f %6.0f\n", answer->common, K, answer->us[0], answer->us[1]);
+    column(found, 40);
+    column(strcmp(found, exact) == 0 ? "the same" : "below", 8);
+    printf("%3zu/%-2d %6.0f %9.0f\n", answer->common, K, answer->us[0], answer->us[1]);
     if (strcmp(found, exact) != 0) {
         printf("  %36s  %s\n", "exact:", exact);
     }
@@ -389,9 +389,9 @@ static void answer_questions(struct demo *demo)
 
     printf("  ");
     column("question", 36);
-    column("found by the graph", 44);
-    column("exact answer", 12);
-    printf("%6s %6s %6s\n", "recall", "us", "exact");
+    column("found by the graph", 40);
+    column("exact", 8);
+    printf("%6s %6s %9s\n", "recall", "us", "exact us");
     for (i = 0; i < demo->question_count; i++) {
         ask(demo, demo->question_vectors + i * DIM, &answer);
         print_answer(demo, demo->questions[i], &answer);

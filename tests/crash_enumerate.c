@@ -166,7 +166,6 @@ static void workload_create(struct workload *work, int c)
     schema.scalar = enumerate_scalars[c];
     schema.M = 4;
     schema.ef_construction = 16;
-    work->fs->phase = "create collection";
     work->model.present[c] = 1;
     workload_attempt(work);
     if (workload_expect(work,
@@ -180,7 +179,6 @@ static void workload_drop(struct workload *work, int c)
 {
     omendb_collection_close(work->collections[c]);
     work->collections[c] = NULL;
-    work->fs->phase = "drop collection";
     work->model.present[c] = 0;
     memset(work->model.value[c], 0, sizeof work->model.value[c]);
     workload_attempt(work);
@@ -200,7 +198,6 @@ static void workload_put(struct workload *work, omendb_txn *txn, int c, uint64_t
         work->model.value[c][ids[i]] = ++work->model.next_value;
         model_vector(work->model.value[c][ids[i]], dim, vectors + i * dim);
     }
-    work->fs->phase = "commit";
     if (txn == NULL)
         workload_attempt(work);
     if (workload_expect(work,
@@ -219,7 +216,6 @@ static void workload_delete(struct workload *work, omendb_txn *txn, int c, uint6
         ids[i] = (first + i) % ENUMERATE_IDS;
         work->model.value[c][ids[i]] = 0;
     }
-    work->fs->phase = "commit";
     if (txn == NULL)
         workload_attempt(work);
     if (workload_expect(work,
@@ -268,7 +264,6 @@ static void workload_backup(struct workload *work)
     if (work->backups == ENUMERATE_BACKUPS)
         return;
     snprintf(path, sizeof path, "/backup-%d", work->backups++);
-    work->fs->phase = "backup";
     if (workload_expect(work, omendb_backup(work->db, path), "backup"))
         crash_mark(work->fs, MARK_BACKUP, work->history->count - 1);
 }
@@ -276,11 +271,9 @@ static void workload_backup(struct workload *work)
 static void workload_reopen(struct workload *work)
 {
     workload_close_collections(work);
-    work->fs->phase = "close";
     if (!workload_expect(work, omendb_close(work->db), "close"))
         return;
     work->db = NULL;
-    work->fs->phase = "reopen";
     if (workload_expect(work, workload_open(work, "/db", 1, &work->db), "reopen"))
         workload_open_collections(work);
 }
@@ -289,7 +282,6 @@ static void workload_reopen(struct workload *work)
 static void workload_fail_checkpoint(struct workload *work)
 {
     const uint64_t at = 1 + support_below(&work->random, 6);
-    work->fs->phase = "checkpoint";
     crash_faults_begin(work->fs, CRASH_CALL_WRITE | CRASH_CALL_SPACE, at, 0, OMENDB_FULL, ENOSPC);
     const int status = omendb_checkpoint(work->db);
     crash_faults_begin(work->fs, 0, 0, 0, 0, 0);
@@ -302,17 +294,14 @@ static void workload_maintain(struct workload *work, uint64_t dice)
     if (dice < 2) {
         workload_fail_checkpoint(work);
     } else if (dice < 4) {
-        work->fs->phase = "checkpoint";
         workload_expect(work, omendb_checkpoint(work->db), "checkpoint");
     } else if (dice < 6) {
-        work->fs->phase = "optimize";
         workload_expect(work, omendb_optimize(work->db, NULL, NULL), "optimize");
     } else if (dice < 9) {
         workload_reopen(work);
     } else if (dice < 10) {
         workload_backup(work);
     } else {
-        work->fs->phase = "work";
         workload_expect(work, omendb_work(work->db, 200 + support_below(&work->random, 2000), NULL),
                         "work");
     }
@@ -487,7 +476,6 @@ static void campaign_try(struct campaign *campaign, struct crash_fs *image,
     work.random.state = support_next(&campaign->random);
     work.backups = ENUMERATE_BACKUPS;
     work.io = support_below(&work.random, 4) == 0 ? OMENDB_IO_PREAD : OMENDB_IO_MAP;
-    image->phase = "recovery";
     for (size_t i = bounds->acknowledged; i <= bounds->attempted; i++)
         history_add(&own, history->digests[i]);
     const struct bounds before = {.acknowledged = 0, .attempted = own.count - 1};
@@ -509,7 +497,6 @@ static void campaign_try(struct campaign *campaign, struct crash_fs *image,
             campaign_fail(campaign, "cannot be worked on", omendb_errmsg());
     }
     workload_close_collections(&work);
-    image->phase = "close";
     if (omendb_close(work.db) != OMENDB_OK && !work.broken)
         campaign_fail(campaign, "cannot be closed", omendb_errmsg());
     if (found != SIZE_MAX && bounds->backup_count > 0 && depth == 0 &&
@@ -560,21 +547,37 @@ static void campaign_image(struct campaign *campaign, const struct crash_replay 
                 depth, lucks[luck]);
 }
 
-/* About `images` images over the whole log, at least one at every event where the share is above 1. */
+/* Number of events after which an image is of interest: all; with a sync left out those where that shows. */
+static size_t campaign_places(const struct campaign *campaign, const struct crash_fs *fs,
+                              const struct crash_fs *start)
+{
+    struct crash_replay replay;
+    size_t places = 0;
+    crash_replay_begin(&replay, fs, start, campaign->omitted);
+    while (replay.position < fs->event_count) {
+        crash_replay_step(&replay);
+        places += campaign->omitted == NULL || replay.tainted > 0;
+    }
+    crash_replay_end(&replay);
+    return places;
+}
+
+/* About `images` images over the whole log. */
 static void campaign_walk(struct campaign *campaign, const struct crash_fs *fs,
                           const struct crash_fs *start, const struct history *history,
                           struct bounds bounds, uint64_t images, const struct model *known,
                           int depth)
 {
     struct crash_replay replay;
-    const size_t count = fs->event_count; /* images append to their own logs only */
+    const size_t places = campaign_places(campaign, fs, start);
     crash_replay_begin(&replay, fs, start, campaign->omitted);
-    while (replay.position < count && !campaign_is_over(campaign)) {
+    while (places > 0 && replay.position < fs->event_count && !campaign_is_over(campaign)) {
         const struct crash_event *event = crash_replay_step(&replay);
         bounds_note(&bounds, event);
-        if (event->kind == CRASH_MARK && event->size != MARK_ACKNOWLEDGED)
+        if (campaign->omitted != NULL && replay.tainted == 0)
             continue;
-        uint64_t here = images / count + (support_below(&campaign->random, count) < images % count);
+        uint64_t here = images / places +
+                        (support_below(&campaign->random, places) < images % places);
         while (here-- > 0 && !campaign_is_over(campaign))
             campaign_image(campaign, &replay, history, &bounds, known, depth);
     }
@@ -590,14 +593,12 @@ static struct crash_fs *campaign_record(struct workload *work, struct history *h
     work->history = history;
     work->random.state = seed;
     work->io = seed % 4 == 3 ? OMENDB_IO_PREAD : OMENDB_IO_MAP;
-    work->fs->phase = "create database";
     history_add(history, 0);
     if (workload_expect(work, workload_open(work, "/db", 0, &work->db), "first open"))
         workload_create(work, 0);
     for (int i = 0; i < steps && !work->broken; i++)
         workload_step(work);
     workload_close_collections(work);
-    work->fs->phase = "close";
     if (work->db != NULL)
         workload_expect(work, omendb_close(work->db), "last close");
     if (!work->broken)
@@ -686,12 +687,12 @@ TEST(every_sync_is_necessary)
     int useless = 0;
     table.count = 0;
     sites_collect(&table, 4);
-    printf("%-62s %8s  %s\n", "sync left out", "images", "what is seen");
+    printf("%-44s %8s  %s\n", "sync left out", "images", "what is seen");
     for (size_t i = 0; i < table.count; i++) {
         struct campaign campaign = {.failures_allowed = 1, .omitted = table.names[i], .quiet = 1};
-        for (uint64_t w = 0; w < 4 && campaign.failures == 0; w++)
-            crash_fs_destroy(campaign_run(&campaign, enumerate_seed + w, 3000, 250));
-        printf("%-62s %8llu  %s\n", table.names[i], (unsigned long long)campaign.images,
+        for (uint64_t w = 0; w < 8 && campaign.failures == 0; w++)
+            crash_fs_destroy(campaign_run(&campaign, enumerate_seed + w % 4, 150 << w / 4, 250));
+        printf("%-44s %8llu  %s\n", table.names[i], (unsigned long long)campaign.images,
                campaign.failures == 0 ? "NOTHING" : campaign.deepest);
         fflush(stdout);
         useless += campaign.failures == 0;

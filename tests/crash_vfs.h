@@ -18,9 +18,9 @@
  * - A sync that failed stabilises nothing, and the writes before it are never made stable by a
  *   later sync that succeeds (the kernel marks the pages clean); they may be on the disk by chance.
  *
- * SYNC SITES. Each sync gets a class in words: the phase that the test has set (commit, checkpoint, ...), the kind of
- * file (its name without the number) and whether it is the file's first sync, or for a directory what happened
- * to it since its last one. A replay may leave out a class, as if the library did not have the call.
+ * SYNC SITES. Each sync gets a class in words, which tells the calls in the library apart: the directory, the kind of file (its
+ * name without the number), and whether it is the file's first sync; for a sync of a directory the last name that was made in
+ * it. A replay may leave out a class, as if the library did not have the call; it then knows where that makes a difference ("tainted").
  *
  * FAULTS. The n-th call since crash_faults_begin, counting those in `kinds`, fails with a code and errno, once or from
  * then on; a failing write leaves its first half written (a short write).
@@ -75,6 +75,7 @@ struct crash_inode {
     uint32_t references; /* names and open handles */
     uint32_t syncs;
     uint32_t shared_locks, exclusive_locks;
+    uint32_t directory; /* where it was made */
     char kind[CRASH_NAME];
 };
 
@@ -87,7 +88,7 @@ struct crash_directory {
     char path[128];
     struct crash_entry *entries;
     size_t count, capacity;
-    char since[160]; /* kinds of operations since the last sync */
+    char since[CRASH_NAME + 16]; /* the last name that was made since the last sync */
 };
 
 /* Kinds of calls that may fail. */
@@ -122,7 +123,6 @@ struct crash_fs {
     char sites[CRASH_SITES][256];
     uint64_t site_hits[CRASH_SITES];
     uint32_t site_count;
-    const char *phase;
     int can_map;
     struct crash_faults faults;
     uint64_t now;
@@ -202,13 +202,10 @@ static inline void crash_kind_of(const char *name, char kind[CRASH_NAME])
 
 static inline void crash_since(struct crash_directory *directory, const char *what, const char *name)
 {
-    char kind[CRASH_NAME], text[CRASH_NAME + 16];
-    const size_t used = strlen(directory->since);
+    char kind[CRASH_NAME];
     crash_kind_of(name, kind);
-    snprintf(text, sizeof text, "%s %s", what, kind);
-    if (strstr(directory->since, text) == NULL)
-        snprintf(directory->since + used, sizeof directory->since - used, "%s%s",
-                 used == 0 ? "" : ", ", text);
+    if (strcmp(kind, "LOCK") != 0)
+        snprintf(directory->since, sizeof directory->since, "%s %s", what, kind);
 }
 
 /* 1 when this call is to fail; errno is then set. */
@@ -377,7 +374,7 @@ static inline int crash_sync_directory(void *context, void *handle)
     struct crash_fs *fs = crash_enter(context);
     struct crash_directory *directory = handle;
     char text[256];
-    snprintf(text, sizeof text, "%.24s: directory after %s", fs->phase,
+    snprintf(text, sizeof text, "%.20s: directory, after %s", directory->path,
              directory->since[0] == '\0' ? "nothing" : directory->since);
     const int fails = crash_fails(fs, CRASH_CALL_SYNC);
     struct crash_event *event = crash_record(fs, CRASH_SYNC_DIRECTORY);
@@ -443,7 +440,6 @@ static inline int crash_unlink(void *context, void *handle, const char *name)
     event->directory = crash_directory_number(fs, directory);
     event->inode = entry->inode;
     snprintf(event->name, sizeof event->name, "%s", name);
-    crash_since(directory, "unlink", name);
     crash_unlink_entry(fs, directory, entry);
     return crash_leave(fs, OMENDB_OK, 0);
 }
@@ -456,6 +452,7 @@ static inline uint32_t crash_create(struct crash_fs *fs, struct crash_directory 
     event->directory = crash_directory_number(fs, directory);
     event->inode = inode;
     snprintf(event->name, sizeof event->name, "%s", name);
+    fs->inodes[inode].directory = crash_directory_number(fs, directory);
     crash_since(directory, "create", name);
     crash_link(fs, directory, name, inode);
     return inode;
@@ -596,8 +593,8 @@ static inline int crash_sync(void *context, void *handle)
     const struct crash_handle *file = handle;
     struct crash_inode *inode = &fs->inodes[file->inode];
     char text[256];
-    snprintf(text, sizeof text, "%.24s: %s, %s sync", fs->phase, inode->kind,
-             inode->syncs == 0 ? "first" : "later");
+    snprintf(text, sizeof text, "%.20s: %s, %s sync", fs->directories[inode->directory].path,
+             inode->kind, inode->syncs == 0 ? "first" : "later");
     inode->syncs++;
     const int fails = crash_fails(fs, CRASH_CALL_SYNC);
     struct crash_event *event = crash_record(fs, CRASH_SYNC);
@@ -712,7 +709,6 @@ static inline struct crash_fs *crash_fs_create(int recording)
     fs->vfs = vfs;
     fs->vfs.context = fs;
     fs->recording = recording;
-    fs->phase = "any";
     fs->can_map = 1;
     fs->identity = ++made;
     pthread_mutex_init(&fs->mutex, NULL);
@@ -758,10 +754,11 @@ struct crash_disk_file {
     size_t *pending; /* WRITE and SIZE events not synced, in order */
     unsigned char *orphan; /* 1: a sync of it failed, no later sync will do it */
     size_t count, capacity;
+    int tainted; /* a sync was left out and none came since */
 };
 
 struct crash_disk_directory {
-    int made;
+    int made, tainted;
     struct crash_entry *entries;
     size_t count, capacity;
     size_t *pending;
@@ -775,7 +772,7 @@ struct crash_replay {
     struct crash_disk_directory directories[CRASH_DIRECTORIES];
     size_t directory_count;
     const char *omitted; /* class of syncs left out, or NULL */
-    uint64_t omissions;
+    int tainted; /* files and directories that are */
 };
 
 /* `start`: the state before the first event, as an image made it; NULL: nothing. All of it stable. */
@@ -873,7 +870,6 @@ static inline int crash_replay_omits(struct crash_replay *replay, const struct c
     if (replay->omitted == NULL || event->site == CRASH_NO_SITE ||
         strcmp(replay->fs->sites[event->site], replay->omitted) != 0)
         return 0;
-    replay->omissions++;
     return 1;
 }
 
@@ -881,8 +877,13 @@ static inline void crash_replay_sync(struct crash_replay *replay, const struct c
 {
     struct crash_disk_file *file = &replay->files[event->inode];
     size_t kept = 0;
-    if (crash_replay_omits(replay, event))
+    if (crash_replay_omits(replay, event)) {
+        replay->tainted += !file->tainted;
+        file->tainted = 1;
         return;
+    }
+    replay->tainted -= file->tainted;
+    file->tainted = 0;
     for (size_t i = 0; i < file->count; i++) {
         if (event->failed)
             file->orphan[i] = 1;
@@ -900,8 +901,15 @@ static inline void crash_replay_sync_directory(struct crash_replay *replay,
                                                const struct crash_event *event)
 {
     struct crash_disk_directory *directory = &replay->directories[event->directory];
-    if (event->failed || crash_replay_omits(replay, event))
+    if (event->failed)
         return;
+    if (crash_replay_omits(replay, event)) {
+        replay->tainted += !directory->tainted;
+        directory->tainted = 1;
+        return;
+    }
+    replay->tainted -= directory->tainted;
+    directory->tainted = 0;
     for (size_t i = 0; i < directory->pending_count; i++)
         crash_apply_name(directory, &replay->fs->events[directory->pending[i]], 0);
     directory->pending_count = 0;
@@ -1098,6 +1106,7 @@ static inline struct crash_fs *crash_image(const struct crash_replay *replay, en
     for (size_t i = 0; i < replay->fs->inode_count; i++) {
         const uint32_t inode = crash_new_inode(image, "");
         memcpy(image->inodes[inode].kind, replay->fs->inodes[i].kind, CRASH_NAME);
+        image->inodes[inode].directory = replay->fs->inodes[i].directory;
     }
     for (size_t i = 0; i < CRASH_DIRECTORIES && replay->directories[i].made; i++)
         crash_image_directory(replay, i, image, &choice);
@@ -1114,6 +1123,7 @@ static inline struct crash_fs *crash_fs_copy(const struct crash_fs *fs)
     for (size_t i = 0; i < fs->inode_count; i++) {
         const uint32_t inode = crash_new_inode(copy, "");
         memcpy(copy->inodes[inode].kind, fs->inodes[i].kind, CRASH_NAME);
+        copy->inodes[inode].directory = fs->inodes[i].directory;
         if (fs->inodes[i].size > 0) {
             crash_resize(&copy->inodes[inode], fs->inodes[i].size);
             memcpy(copy->inodes[inode].data, fs->inodes[i].data, (size_t)fs->inodes[i].size);

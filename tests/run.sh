@@ -26,6 +26,12 @@ case $work in
 *) folder=$PWD/$work ;; # a program may change to another
 esac
 command -v timeout >/dev/null || limit=0
+absolute=$(cd "$build" && pwd) || exit 1
+# A system's own Python often has numpy where the first one in the path has not.
+if ! "$python" -c 'import numpy' 2>/dev/null && [ "$python" = python3 ] &&
+    /usr/bin/python3 -c 'import numpy' 2>/dev/null; then
+    python=/usr/bin/python3
+fi
 
 # run NAME COMMAND...: runs, adds to the totals, prints the line.
 run() {
@@ -70,6 +76,8 @@ for program in "$@"; do
     name=$(basename "$program")
     case $program in
     */examples/*) run "$name" $RUNNER "$program" "$folder/$name/database" ;;
+    *.py) BUILD=$absolute run "$name" "$python" "$program" ;;
+    *.sh) BUILD=$absolute PYTHON=$python run "$name" sh "$program" ;;
     *) run "$name" $RUNNER "$program" ;;
     esac
 done

@@ -228,6 +228,7 @@ static inline const char *support_folder(void)
         snprintf(support_own_folder, sizeof support_own_folder, "/tmp/omendb-test-XXXXXX");
         if (mkdtemp(support_own_folder) == NULL)
             abort();
+        chmod(support_own_folder, 0711);
         support_remove_own_folder();
         atexit(support_remove_own_folder);
     }

@@ -24,7 +24,7 @@ static const char *path_of(const char *name)
     static char path[1024];
     const char *directory = getenv("OMENDB_TEST_DIRECTORY");
 
-    snprintf(path, sizeof path, "%s/readers-%s", directory != NULL ? directory : "/tmp", name);
+    snprintf(path, sizeof path, "%s/readers-%s", directory != NULL ? directory : ".", name);
     return path;
 }
 

@@ -353,7 +353,8 @@ def a_reader_works_beside_a_writer_and_a_second_writer_is_told():
             time.sleep(0.02)
         assert run("db", "delete", "1", "--json", status=1).json["code"] == "busy"
         writer.send_signal(signal.SIGINT)
-        out, err = writer.communicate(timeout=60)
+        writer.wait(timeout=60)  # before its input is closed, which would end the import as well
+        err = writer.stderr.read()
         assert writer.returncode == 1 and b"interrupted" in err and b"stored; --skip" in err, err
     finally:
         writer.kill()

@@ -1,0 +1,347 @@
+/* test_concurrency.c: threads that search, get and scan while others add, put, delete, checkpoint and merge.
+ *
+ * Every writer owns a range of ids and puts the number of its round into all records of a batch, so that a reader can tell half a batch
+ * from a whole one: in one snapshot all records of an owner are of one round. Readers keep snapshots over checkpoints and merges and must get equal answers.
+ * Hits must be visible records at their true distance. Short, so that it runs under the thread sanitizer. */
+#define _POSIX_C_SOURCE 200809L
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <time.h>
+
+#include "support.h"
+#include "test.h"
+
+#define THREADS_DIM     8
+#define THREADS_WRITERS 2
+#define THREADS_READERS 3
+#define THREADS_BATCH   40
+#define THREADS_K       10
+
+struct threads_world {
+    omendb *db;
+    omendb_collection *collection;
+    atomic_int stop;
+    atomic_int bad;
+    _Atomic uint64_t rounds[THREADS_WRITERS]; /* acknowledged */
+    _Atomic uint64_t searches, scans, snapshots, batches;
+};
+
+struct threads_one {
+    struct threads_world *world;
+    uint64_t number;
+};
+
+static int threads_expect(struct threads_world *world, int condition, const char *what)
+{
+    if (condition)
+        return 1;
+    if (!atomic_exchange(&world->bad, 1))
+        fprintf(stderr, "    %s (%s)\n", what, omendb_errmsg());
+    atomic_store(&world->stop, 1);
+    return 0;
+}
+
+/* Component 0 is the round, the others are of the id. */
+static void threads_vector(uint64_t id, uint64_t round, float *vector)
+{
+    support_vector(id + 1, THREADS_DIM, vector);
+    vector[0] = (float)(round % 4096);
+}
+
+/* Rounds: put the whole batch; every fifth round deletes it first, in the same transaction, every seventh goes without one. */
+static void *threads_write(void *argument)
+{
+    struct threads_one *one = argument;
+    struct threads_world *world = one->world;
+    float vectors[THREADS_BATCH * THREADS_DIM];
+    uint64_t ids[THREADS_BATCH];
+    for (uint64_t round = 1; !atomic_load(&world->stop); round++) {
+        omendb_txn *txn = NULL;
+        int status = OMENDB_OK;
+        for (uint64_t i = 0; i < THREADS_BATCH; i++) {
+            ids[i] = one->number * 1000 + i;
+            threads_vector(ids[i], round, vectors + i * THREADS_DIM);
+        }
+        if (round % 5 == 0)
+            status = omendb_txn_begin(world->db, OMENDB_READ_WRITE, &txn);
+        if (status == OMENDB_OK && txn != NULL)
+            status = omendb_delete_batch(world->collection, txn, THREADS_BATCH, ids, NULL);
+        if (status == OMENDB_OK)
+            status = omendb_put_batch(world->collection, txn, THREADS_BATCH, ids, vectors,
+                                      OMENDB_F32, NULL);
+        if (txn != NULL && status == OMENDB_OK)
+            status = omendb_txn_commit(txn);
+        else
+            omendb_txn_rollback(txn);
+        if (!threads_expect(world, status == OMENDB_OK, "a write failed"))
+            break;
+        atomic_store(&world->rounds[one->number], round);
+        atomic_fetch_add(&world->batches, 1);
+    }
+    return NULL;
+}
+
+/* Adds records with ids of their own, and deletes them. */
+static void *threads_churn(void *argument)
+{
+    struct threads_world *world = ((struct threads_one *)argument)->world;
+    float vector[THREADS_DIM];
+    omendb_record record = OMENDB_RECORD_INIT;
+    record.vector = vector;
+    for (uint64_t i = 0; !atomic_load(&world->stop); i++) {
+        record.id = 100000 + i;
+        threads_vector(record.id, i, vector);
+        if (!threads_expect(world,
+                            omendb_add(world->collection, NULL, &record, NULL) == OMENDB_OK,
+                            "an add failed"))
+            break;
+        if (i >= 20 &&
+            !threads_expect(world,
+                            omendb_delete(world->collection, NULL, record.id - 20) == OMENDB_OK,
+                            "a delete failed"))
+            break;
+    }
+    return NULL;
+}
+
+static void *threads_maintain(void *argument)
+{
+    struct threads_world *world = ((struct threads_one *)argument)->world;
+    for (uint64_t i = 0; !atomic_load(&world->stop); i++) {
+        const struct timespec pause = {0, 3000000};
+        const int status = i % 4 == 3 ? omendb_optimize(world->db, NULL, NULL)
+                                      : omendb_checkpoint(world->db);
+        if (!threads_expect(world, status == OMENDB_OK, "maintenance failed"))
+            break;
+        nanosleep(&pause, NULL);
+    }
+    return NULL;
+}
+
+/* All records of one owner are of one round, at least `least`. */
+static void threads_read_owner(struct threads_world *world, omendb_txn *txn, uint64_t owner,
+                               uint64_t least)
+{
+    float vector[THREADS_DIM], wanted[THREADS_DIM], round = -1.0f;
+    omendb_rows *rows = NULL;
+    uint64_t id = 0, seen = 0;
+    int status = omendb_scan(world->collection, txn, owner * 1000, owner * 1000 + 999, &rows);
+    while (status == OMENDB_OK) {
+        status = omendb_rows_next(rows, &id, OMENDB_F32, vector);
+        if (status != OMENDB_OK)
+            break;
+        threads_vector(id, 0, wanted);
+        threads_expect(world,
+                       memcmp(vector + 1, wanted + 1, (THREADS_DIM - 1) * sizeof(float)) == 0,
+                       "a record has another's vector");
+        threads_expect(world, seen == 0 || vector[0] == round, "half a batch was seen");
+        round = vector[0];
+        seen++;
+    }
+    omendb_rows_close(rows);
+    threads_expect(world, status == OMENDB_DONE, "a scan failed");
+    threads_expect(world, seen == THREADS_BATCH || (seen == 0 && least == 0),
+                   "a batch is not complete");
+    threads_expect(world, least >= 4096 || seen == 0 || (uint64_t)round >= least || round < 100.0f,
+                   "an acknowledged batch is not seen");
+    atomic_fetch_add(&world->scans, 1);
+}
+
+static int threads_search(struct threads_world *world, omendb_txn *txn, uint64_t value, int exact,
+                          uint64_t *ids, float *distances, size_t *count)
+{
+    float vector[THREADS_DIM];
+    omendb_query query = OMENDB_QUERY_INIT;
+    support_vector(value, THREADS_DIM, vector);
+    query.vector = vector;
+    query.k = THREADS_K;
+    query.exact = (uint32_t)exact;
+    const int status = omendb_search(world->collection, txn, &query, ids, distances, count);
+    atomic_fetch_add(&world->searches, 1);
+    return threads_expect(world, status == OMENDB_OK, "a search failed");
+}
+
+/* Each hit of a snapshot is a record of it, at its distance. */
+static void threads_check_hits(struct threads_world *world, omendb_txn *txn, uint64_t value,
+                               const uint64_t *ids, const float *distances, size_t count)
+{
+    float vector[THREADS_DIM], asked[THREADS_DIM];
+    support_vector(value, THREADS_DIM, asked);
+    for (size_t i = 0; i < count; i++) {
+        const int status = omendb_get(world->collection, txn, ids[i], OMENDB_F32, vector);
+        if (!threads_expect(world, status == OMENDB_OK, "a hit is not in the snapshot"))
+            return;
+        threads_expect(world, support_l2(vector, asked, THREADS_DIM) == distances[i],
+                       "a hit has another distance");
+        threads_expect(world, i == 0 || distances[i - 1] <= distances[i], "hits are not sorted");
+    }
+}
+
+static void *threads_read(void *argument)
+{
+    struct threads_one *one = argument;
+    struct threads_world *world = one->world;
+    struct support_random random = {one->number + 77};
+    uint64_t ids[THREADS_K], again[THREADS_K], before[THREADS_WRITERS], digest = 0, same = 0;
+    float distances[THREADS_K];
+    while (!atomic_load(&world->stop)) {
+        omendb_txn *txn = NULL;
+        size_t count = 0, count_again = 0;
+        const uint64_t value = support_next(&random);
+        for (size_t i = 0; i < THREADS_WRITERS; i++)
+            before[i] = atomic_load(&world->rounds[i]);
+        if (!threads_expect(world,
+                            omendb_txn_begin(world->db, OMENDB_READ_ONLY, &txn) == OMENDB_OK,
+                            "a snapshot failed"))
+            break;
+        for (uint64_t i = 0; i < THREADS_WRITERS; i++)
+            threads_read_owner(world, txn, i, before[i]);
+        threads_search(world, NULL, value, 0, ids, distances, &count);
+        if (threads_search(world, txn, value, (int)(value % 2), ids, distances, &count))
+            threads_check_hits(world, txn, value, ids, distances, count);
+        if (value % 4 == 0) {
+            const struct timespec pause = {0, 8000000};
+            threads_search(world, txn, value, 1, ids, distances, &count);
+            threads_expect(world, support_digest(world->db, txn, &digest) == OMENDB_OK, "digest");
+            nanosleep(&pause, NULL);
+            threads_expect(world, support_digest(world->db, txn, &same) == OMENDB_OK, "digest");
+            threads_expect(world, digest == same, "a snapshot changed");
+            threads_search(world, txn, value, 1, again, distances, &count_again);
+            threads_expect(world,
+                           count == count_again && memcmp(ids, again, count * sizeof *ids) == 0,
+                           "a snapshot answers differently");
+        }
+        omendb_txn_rollback(txn);
+        atomic_fetch_add(&world->snapshots, 1);
+    }
+    return NULL;
+}
+
+static int threads_open(struct threads_world *world, const char *path, uint32_t io)
+{
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    options.threads = 2;
+    options.wal_limit = 256 * 1024;
+    options.tail_limit = 16 * 1024;
+    options.sync = OMENDB_SYNC_NORMAL;
+    options.io = io;
+    schema.dim = THREADS_DIM;
+    schema.M = 8;
+    schema.ef_construction = 40;
+    if (omendb_open(path, &options, &world->db) != OMENDB_OK)
+        return 0;
+    return omendb_collection_open_or_create(world->db, "c", &schema, &world->collection) ==
+           OMENDB_OK;
+}
+
+static void threads_run(const char *path, uint32_t io, int writers_only)
+{
+    static struct threads_world world;
+    static void *(*const kinds[])(void *) = {threads_write, threads_write, threads_churn,
+                                             threads_maintain, threads_read, threads_read,
+                                             threads_read};
+    const size_t count = writers_only ? 4 : 4 + THREADS_READERS;
+    struct threads_one ones[4 + THREADS_READERS];
+    pthread_t threads[4 + THREADS_READERS];
+    const double seconds = 1.5 * (support_scale() < 1.0 ? 0.5 + support_scale() / 2 : support_scale());
+    const struct timespec run = {(time_t)seconds,
+                                 (long)((seconds - (double)(time_t)seconds) * 1e9)};
+    memset(&world, 0, sizeof world);
+    CHECK(threads_open(&world, path, io));
+    for (size_t i = 0; i < count; i++) {
+        ones[i] = (struct threads_one){&world, i};
+        CHECK(pthread_create(&threads[i], NULL, kinds[i], &ones[i]) == 0);
+    }
+    nanosleep(&run, NULL);
+    atomic_store(&world.stop, 1);
+    for (size_t i = 0; i < count; i++)
+        pthread_join(threads[i], NULL);
+    printf("  %llu batches, %llu snapshots, %llu scans, %llu searches\n",
+           (unsigned long long)world.batches, (unsigned long long)world.snapshots,
+           (unsigned long long)world.scans, (unsigned long long)world.searches);
+    if (!world.bad)
+        threads_expect(&world, support_check(world.db) == OMENDB_OK, "check finds problems");
+    for (uint64_t i = 0; i < THREADS_WRITERS && !world.bad; i++)
+        threads_read_owner(&world, NULL, i, world.rounds[i]);
+    omendb_collection_close(world.collection);
+    CHECK_EQ_INT(omendb_close(world.db), OMENDB_OK);
+    CHECK(!world.bad);
+    CHECK(world.batches > 0);
+    if (strcmp(path, ":memory:") == 0)
+        return;
+    CHECK(threads_open(&world, path, io));
+    world.bad = 0;
+    for (uint64_t i = 0; i < THREADS_WRITERS; i++)
+        threads_read_owner(&world, NULL, i, world.rounds[i]);
+    CHECK_EQ_INT(support_check(world.db), OMENDB_OK);
+    omendb_collection_close(world.collection);
+    CHECK_EQ_INT(omendb_close(world.db), OMENDB_OK);
+    CHECK(!world.bad);
+}
+
+TEST(snapshots_stand_still_while_others_write_and_merge)
+{
+    threads_run(support_path("threads"), OMENDB_IO_MAP, 0);
+}
+TEST(so_they_do_without_mapping)
+{
+    threads_run(support_path("threads-pread"), OMENDB_IO_PREAD, 0);
+}
+TEST(so_they_do_in_memory)
+{
+    threads_run(":memory:", OMENDB_IO_MAP, 0);
+}
+TEST(writers_alone_lose_nothing)
+{
+    threads_run(support_path("threads-writers"), OMENDB_IO_MAP, 1);
+}
+
+/* Each thread adds with automatic ids: every id is given once. */
+static void *threads_add_automatic(void *argument)
+{
+    struct threads_one *one = argument;
+    float vector[THREADS_DIM];
+    uint64_t id = 0;
+    omendb_record record = OMENDB_RECORD_INIT;
+    record.vector = vector;
+    for (uint64_t i = 0; i < 60; i++) {
+        support_vector(one->number * 1000 + i, THREADS_DIM, vector);
+        record.id = OMENDB_ID_AUTO;
+        if (!threads_expect(one->world,
+                            omendb_add(one->world->collection, NULL, &record, &id) == OMENDB_OK,
+                            "an automatic add failed"))
+            break;
+        float stored[THREADS_DIM];
+        const int status = omendb_get(one->world->collection, NULL, id, OMENDB_F32, stored);
+        threads_expect(one->world,
+                       status == OMENDB_OK && memcmp(stored, vector, sizeof stored) == 0,
+                       "an automatic id was given twice, or is not seen at once");
+    }
+    return NULL;
+}
+
+TEST(automatic_ids_are_given_once)
+{
+    static struct threads_world world;
+    struct threads_one ones[4];
+    pthread_t threads[4];
+    uint64_t count = 0;
+    memset(&world, 0, sizeof world);
+    CHECK(threads_open(&world, support_path("automatic"), OMENDB_IO_MAP));
+    for (size_t i = 0; i < 4; i++) {
+        ones[i] = (struct threads_one){&world, i};
+        CHECK(pthread_create(&threads[i], NULL, threads_add_automatic, &ones[i]) == 0);
+    }
+    for (size_t i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+    CHECK_EQ_INT(omendb_count(world.collection, NULL, &count), OMENDB_OK);
+    omendb_collection_close(world.collection);
+    CHECK_EQ_INT(omendb_close(world.db), OMENDB_OK);
+    CHECK(!world.bad);
+    CHECK_EQ_INT(count, 240);
+}
+
+TEST_MAIN(snapshots_stand_still_while_others_write_and_merge, so_they_do_without_mapping,
+          so_they_do_in_memory, writers_alone_lose_nothing, automatic_ids_are_given_once)
