@@ -50,9 +50,10 @@
  *
  * CAVEATS
  *  - fork: in the child every call on an inherited handle returns OMENDB_MISUSE; only omendb_close
- * may be called, which frees memory and touches no file. Open the database anew in the child.
+ *    may be called, which touches no file; the memory stays until the child ends, as other threads
+ *    of the parent may have been at work in it. Open the database anew in the child.
  *  - OMENDB_IO_MAP (the default) maps files: a device error, or another program that truncates
- * them, faults the process (SIGBUS). Use OMENDB_IO_PREAD for untrusted or network files.
+ *    them, faults the process (SIGBUS). Use OMENDB_IO_PREAD for untrusted or network files.
  *  - Network file systems often lack working locks: keep databases on local ones.
  *  - Big-endian machines are refused at compile time.
  */
@@ -316,8 +317,9 @@ OMENDB_API int omendb_close(omendb *db);
  * Threads:  once, from any. */
 OMENDB_API void omendb_release(omendb *db);
 
-/* Moves a read-only handle on to what the writer has made durable since. The newest commit of a
- * writer that pauses may come only with its next commit or checkpoint, which prove it durable.
+/* Moves a read-only handle on to what the writer has committed since. What it shows is durable: the
+ * log is synced by the reader where the system allows that, which read-only media may not; there
+ * the newest commit comes with the writer's next commit or checkpoint.
  *
  * db:       a writing handle is always up to date: nothing happens.
  * Threads:  no other call on the handle or its children may run meanwhile.
@@ -337,8 +339,8 @@ OMENDB_API int omendb_checkpoint(omendb *db);
  * largest segment.
  *
  * progress: NULL, or called now and then, from this thread, with rows done and rows in all of the
- *           collection under way; an answer other than 0 ends the work with OMENDB_OK, leaving
- *           finished collections finished.
+ *           collection under way; it must not call the database. An answer other than 0 ends the
+ *           work with OMENDB_OK, leaving finished collections finished.
  * context:  given to progress.
  * Threads:  any; readers and writers go on. What is committed meanwhile is not waited for.
  * Returns:  OMENDB_OK, OMENDB_READONLY, OMENDB_FULL, OMENDB_IOERR, OMENDB_CORRUPT,
@@ -369,7 +371,8 @@ OMENDB_API int omendb_backup(omendb *db, const char *path);
  * rows of graphs can be reached, id indexes against rows, one visible row for an id. Reads all
  * files.
  *
- * report:   NULL, or called from this thread with one line for each problem.
+ * report:   NULL, or called from this thread with one line for each problem. It must not call the
+ *           database.
  * context:  given to report.
  * problems: NULL, or receives their number.
  * Threads:  any; readers and writers go on, checkpoints and merges wait.

@@ -147,6 +147,9 @@ static int api_name(const char *name)
             run != 0 && *at >= 0x20 && *at != 0x7f && *at != 0xc0 && *at != 0xc1 && *at < 0xf5;
         for (size_t k = 1; k < run && valid; k++)
             valid = (at[k] & 0xc0) == 0x80;
+        /* Overlong forms, surrogates, and what is beyond U+10FFFF. */
+        valid = valid && !(*at == 0xe0 && at[1] < 0xa0) && !(*at == 0xed && at[1] >= 0xa0) &&
+                !(*at == 0xf0 && at[1] < 0x90) && !(*at == 0xf4 && at[1] >= 0x90);
         if (!valid)
             return error_set(OMENDB_INVALID,
                              "a collection's name has a control character or bad UTF-8 at byte %zu",
@@ -213,11 +216,10 @@ OMENDB_API void omendb_release(omendb *db)
 {
     if (db == NULL || db->magic != DATABASE_MAGIC)
         return;
-    /* Counted as a child of its own while it is marked, so that exactly one thread finds the last
-     * one gone. */
-    atomic_fetch_add(&db->children, 1);
+    /* Count and mark are one number, so that exactly one thread finds the last child gone. */
     atomic_store(&db->released, 1);
-    database_child_done(db);
+    if (atomic_fetch_or(&db->children, DATABASE_RELEASED) == 0)
+        database_close(db);
 }
 
 OMENDB_API int omendb_refresh(omendb *db)
@@ -481,7 +483,8 @@ OMENDB_API int omendb_collection_drop(omendb *db, const char *name)
 
 OMENDB_API void omendb_collection_close(omendb_collection *collection)
 {
-    if (collection == NULL || collection->magic != COLLECTION_MAGIC)
+    if (collection == NULL || collection->magic != COLLECTION_MAGIC ||
+        collection->db->process != platform_process())
         return;
     omendb *db = collection->db;
     collection->magic = 0;
@@ -585,18 +588,16 @@ OMENDB_API int omendb_txn_commit(omendb_txn *txn)
         return api_null("txn");
     if (txn->magic != TXN_MAGIC)
         return error_set(OMENDB_MISUSE, "txn is not an open transaction");
-    int code = OMENDB_OK;
     if (txn->db->process != platform_process())
-        code = error_set(OMENDB_MISUSE, "the transaction belongs to the parent of this process");
-    if (code == OMENDB_OK)
-        code = txn_commit(txn);
+        return error_set(OMENDB_MISUSE, "the transaction belongs to the parent of this process");
+    int code = txn_commit(txn);
     api_end_txn(txn);
     return code;
 }
 
 OMENDB_API void omendb_txn_rollback(omendb_txn *txn)
 {
-    if (txn != NULL && txn->magic == TXN_MAGIC)
+    if (txn != NULL && txn->magic == TXN_MAGIC && txn->db->process == platform_process())
         api_end_txn(txn);
 }
 
@@ -803,6 +804,9 @@ OMENDB_API int omendb_rows_next(omendb_rows *rows, uint64_t *id, int vector_type
 {
     if (!rows_is_valid(rows))
         return error_set(OMENDB_MISUSE, "rows is not an open cursor");
+    int code = api_database(rows_database(rows));
+    if (code != OMENDB_OK)
+        return code;
     if (vector != NULL && (vector_type < OMENDB_F32 || vector_type > OMENDB_B1))
         return error_set(OMENDB_INVALID, "vector_type %d is not a type of omendb_scalar",
                          vector_type);
@@ -814,6 +818,8 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows)
     if (!rows_is_valid(rows))
         return;
     omendb *db = rows_database(rows);
+    if (db->process != platform_process())
+        return;
     rows_free(rows);
     database_child_done(db);
 }

@@ -57,11 +57,13 @@ static int backup_open_target(struct backup *backup, const char *path)
         backup->to.directory = NULL;
         return error_set(code, "the directory \"%s\" cannot be made or opened", path);
     }
-    vfs->list(vfs->context, backup->to.directory, backup_any_entry, &used);
-    if (!used)
+    code = vfs->list(vfs->context, backup->to.directory, backup_any_entry, &used);
+    if (!used && code == OMENDB_OK)
         return OMENDB_OK;
     vfs->close_directory(vfs->context, backup->to.directory);
     backup->to.directory = NULL;
+    if (!used)
+        return error_set(code, "the directory \"%s\" cannot be listed", path);
     return error_set(OMENDB_EXISTS, "\"%s\" is not empty; give a new path", path);
 }
 
@@ -116,8 +118,9 @@ static int backup_copy(struct backup *backup)
     if (backup->buffer == NULL)
         return OMENDB_NOMEM;
     for (uint32_t i = 0; i < backup->manifest.file_count && code == OMENDB_OK; i++) {
-        backup->copied = i + 1;
         code = backup_copy_file(backup, &backup->manifest.files[i]);
+        if (code != OMENDB_EXISTS) /* then it is not ours to remove */
+            backup->copied = i + 1;
     }
     backup->manifest.wal_number = 0;
     if (code == OMENDB_OK)

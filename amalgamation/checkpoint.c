@@ -606,6 +606,21 @@ static int checkpoint_fill_manifest(struct checkpoint *checkpoint)
     return checkpoint_trim_files(checkpoint, file_capacity, code);
 }
 
+/* The former manifest: its files stay until it is known that no reader of another process holds it.
+ */
+static void checkpoint_retain(omendb *db, uint64_t number)
+{
+    if (number == 0)
+        return;
+    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
+        if (db->retained[i] == 0) {
+            db->retained[i] = number;
+            return;
+        }
+    }
+    db->retained_overflow = 1;
+}
+
 /* Makes the manifest on disk and keeps it as the published one. */
 static int checkpoint_publish(struct checkpoint *checkpoint)
 {
@@ -618,19 +633,19 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
     int code = manifest_write(&db->storage, manifest);
     /* Which manifest a crash would find, and whether the entries of its files are on the device, is
      * not known any more. */
-    if (code == OMENDB_IOERR)
+    if (code == OMENDB_IOERR || code == OMENDB_POISONED)
         return commit_poison(db, code);
     if (code != OMENDB_OK)
         return code;
-    for (size_t i = 0; i < DATABASE_RETAINED && db->published.number != 0; i++) {
-        if (db->retained[i] == 0) {
-            db->retained[i] = db->published.number;
-            break;
-        }
-    }
+    checkpoint_retain(db, db->published.number);
     manifest_destroy(&db->memory, &db->published);
     db->published = *manifest;
     memset(manifest, 0, sizeof *manifest);
+    /* Outputs of merges whose own publishing failed need no protection any more. */
+    for (size_t i = 0; i < DATABASE_UNPUBLISHED; i++) {
+        if (checkpoint_find_file(&db->published, db->unpublished[i]) != NULL)
+            db->unpublished[i] = 0;
+    }
     atomic_store(&db->checkpoint_commit, checkpoint->commit);
     platform_mutex_lock(&db->commit_mutex);
     if (db->wal != NULL && db->wal->number == db->published.wal_number)
@@ -710,6 +725,14 @@ static int checkpoint_list_memtables(struct checkpoint *checkpoint)
     return code;
 }
 
+/* After a sync that failed, or files of which it is not known whether a crash brings them back. */
+static int checkpoint_poison_if_unsure(omendb *db, int code)
+{
+    if (code == OMENDB_POISONED || (code != OMENDB_OK && atomic_load(&db->storage.sync_failed)))
+        return commit_poison(db, code);
+    return code;
+}
+
 /* Replaces the log; what was appended before is synced. Leader, commit_mutex. */
 static int checkpoint_rotate_log(omendb *db)
 {
@@ -735,7 +758,8 @@ static int checkpoint_rotate_log(omendb *db)
                       preallocate, 1, next);
     if (code != OMENDB_OK) {
         memory_free(&db->memory, next, sizeof *next);
-        return code;
+        /* Before the present log grows: after a crash the new one might come back and end it. */
+        return checkpoint_poison_if_unsure(db, code);
     }
     struct wal *last = db->wal;
     /* One that follows none is reached only once a manifest names it. */
@@ -764,10 +788,10 @@ static int checkpoint_freeze_locked(struct checkpoint *checkpoint)
     checkpoint->log_bytes = atomic_exchange(&db->log_bytes, 0);
     for (size_t i = 0; i < checkpoint->manifest.collection_count; i++)
         checkpoint->collections[i]->active = NULL;
+    commit_publish(db, db->appended_commit);
     platform_mutex_lock(&db->sync_mutex);
     db->durable_commit = db->appended_commit;
     platform_mutex_unlock(&db->sync_mutex);
-    commit_publish(db, db->appended_commit);
     return OMENDB_OK;
 }
 
@@ -887,11 +911,12 @@ static void checkpoint_release_manifests(omendb *db)
         if (code == OMENDB_OK) {
             code =
                 db->storage.vfs->lock(db->storage.vfs->context, file.handle, OMENDB_LOCK_EXCLUSIVE);
-            if (code != OMENDB_BUSY)
+            if (code == OMENDB_OK || code == OMENDB_UNSUPPORTED)
                 storage_unlink(&db->storage, name);
             storage_close(&db->storage, &file);
         }
-        if (code != OMENDB_BUSY)
+        /* Not being able to ask is no answer: a reader may hold it. */
+        if (code == OMENDB_OK || code == OMENDB_UNSUPPORTED || code == OMENDB_NOTFOUND)
             db->retained[i] = 0;
     }
 }
@@ -938,6 +963,8 @@ OMENDB_INTERNAL void checkpoint_collect(omendb *db)
     struct checkpoint_doomed doomed;
     doomed.db = db;
     checkpoint_release_manifests(db);
+    if (db->retained_overflow)
+        return;
     do {
         doomed.count = 0;
         db->storage.vfs->list(db->storage.vfs->context, db->storage.directory, checkpoint_doom,
@@ -1016,6 +1043,21 @@ static int checkpoint_write_and_publish(struct checkpoint *checkpoint)
     return code;
 }
 
+/* The old manifest stays in force; files that were finished go, so that trying again does not fill
+ * the disk. */
+static int checkpoint_give_up(struct checkpoint *checkpoint, int code)
+{
+    omendb *db = checkpoint->db;
+    char text[ERROR_TEXT_BYTES];
+    atomic_fetch_add(&db->log_bytes, checkpoint->log_bytes);
+    checkpoint_poison_if_unsure(db, code);
+    if (atomic_load(&db->poisoned))
+        return code;
+    memcpy(text, error_text(), strlen(error_text()) + 1);
+    checkpoint_collect(db);
+    return error_adopt(code, text);
+}
+
 /* maintenance_mutex. */
 static int checkpoint_locked(omendb *db)
 {
@@ -1025,7 +1067,7 @@ static int checkpoint_locked(omendb *db)
     if (code == OMENDB_OK) {
         code = checkpoint_write_and_publish(&checkpoint);
         if (code != OMENDB_OK)
-            atomic_fetch_add(&db->log_bytes, checkpoint.log_bytes);
+            code = checkpoint_give_up(&checkpoint, code);
     }
     if (code == OMENDB_OK) {
         checkpoint_install(&checkpoint, collections);
@@ -1152,7 +1194,7 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
     checkpoint_destroy(&checkpoint);
     if (code == OMENDB_OK)
         checkpoint_collect(db);
-    return code;
+    return checkpoint_poison_if_unsure(db, code);
 }
 
 #undef CHECKPOINT_PACK_BYTES

@@ -93,10 +93,11 @@ OMENDB_INTERNAL int commit_sync_led(omendb *db)
         wal_set_durable(db->wal, length);
         atomic_fetch_add_explicit(&db->commit_groups, 1, memory_order_relaxed);
     }
+    /* Visible first: whoever finds its commit durable returns, and must then see it. */
+    commit_publish(db, commit);
     platform_mutex_lock(&db->sync_mutex);
     db->durable_commit = commit;
     platform_mutex_unlock(&db->sync_mutex);
-    commit_publish(db, commit);
     return OMENDB_OK;
 }
 
@@ -571,11 +572,18 @@ static int commit_replay_create(omendb *db, uint64_t commit, struct change *chan
                                 const uint8_t *body, size_t size, size_t *used)
 {
     struct collection *created;
-    int code = commit_decode_create(db, id, body, size, used, &created);
+    int found, code = commit_decode_create(db, id, body, size, used, &created);
     if (code != OMENDB_OK)
         return code == OMENDB_CORRUPT ? commit_bad_payload(commit, COMMIT_HEAD_BYTES) : code;
+    /* A refreshed reader has it already, emptied; its handles stay good. */
+    if (catalog_by_id(&db->catalog, id) != NULL) {
+        collection_release(created);
+        return OMENDB_OK;
+    }
+    catalog_find(&db->catalog, created->name, &found);
     change->collection = created;
-    code = catalog_reserve(db, &db->catalog, 1);
+    code = found ? commit_bad_payload(commit, COMMIT_HEAD_BYTES)
+                 : catalog_reserve(db, &db->catalog, 1);
     if (code == OMENDB_OK) {
         struct commit_plan plan = {NULL, 0, 0, UINT64_MAX, 1};
         commit_apply(db, &plan, change, 1, commit);
@@ -598,6 +606,8 @@ static int commit_replay_change(omendb *db, uint64_t commit, const uint8_t *payl
     const uint8_t *body = payload + COMMIT_HEAD_BYTES;
     size_t left = size - COMMIT_HEAD_BYTES, body_bytes = 0;
     change.collection = catalog_by_id(&db->catalog, id);
+    if (change.kind == CHANGE_CREATE && change.collection != NULL)
+        return commit_bad_payload(commit, 8);
     if (change.kind == CHANGE_CREATE) {
         int code = commit_replay_create(db, commit, &change, id, body, left, &body_bytes);
         *used = COMMIT_HEAD_BYTES + body_bytes;
@@ -605,12 +615,13 @@ static int commit_replay_change(omendb *db, uint64_t commit, const uint8_t *payl
     }
     if (change.kind < CHANGE_ADD || change.kind > CHANGE_DROP || change.collection == NULL)
         return commit_bad_payload(commit, 0);
-    if (change.kind != CHANGE_DROP)
-        body_bytes = memory_multiply(change.count, sizeof(uint64_t));
+    if (change.kind == CHANGE_DROP)
+        change.count = 0;
+    body_bytes = memory_multiply(change.count, sizeof(uint64_t));
     if (change.kind == CHANGE_ADD || change.kind == CHANGE_PUT)
         body_bytes = memory_add(
             body_bytes,
-            (memory_multiply(change.count, change.collection->vector_bytes) + 7) / 8 * 8);
+            memory_add(memory_multiply(change.count, change.collection->vector_bytes), 7) / 8 * 8);
     if (body_bytes > left)
         return commit_bad_payload(commit, 4);
     *used = COMMIT_HEAD_BYTES + body_bytes;
@@ -618,12 +629,16 @@ static int commit_replay_change(omendb *db, uint64_t commit, const uint8_t *payl
     uint64_t *ids = memory_array(&db->memory, change.count, sizeof *ids);
     if (ids == NULL)
         return OMENDB_NOMEM;
-    memcpy(ids, body, change.kind == CHANGE_DROP ? 0 : change.count * sizeof *ids);
     size_t id_bytes = change.count * sizeof *ids;
+    memcpy(ids, body, id_bytes);
     change.ids = ids;
     change.vectors = body + id_bytes;
     change.skip_missing = 1;
-    int code = commit_locked(db, &change, 1, UINT64_MAX, 1, &commit);
+    int code = OMENDB_OK;
+    for (uint32_t i = 0; i < change.count && code == OMENDB_OK; i++)
+        code = ids[i] == OMENDB_ID_AUTO ? commit_bad_payload(commit, COMMIT_HEAD_BYTES) : code;
+    if (code == OMENDB_OK)
+        code = commit_locked(db, &change, 1, UINT64_MAX, 1, &commit);
     memory_free(&db->memory, ids, id_bytes);
     return code;
 }
@@ -633,6 +648,7 @@ OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *pa
     size_t at = 0;
     int code = OMENDB_OK;
     platform_mutex_lock(&db->commit_mutex);
+    uint64_t before = db->appended_commit;
     while (at < size && code == OMENDB_OK) {
         size_t used = 0;
         code = commit_replay_change(db, commit, payload + at, size - at, &used);
@@ -643,6 +659,8 @@ OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *pa
         db->durable_commit = commit;
         commit_publish(db, commit);
         atomic_fetch_add(&db->log_bytes, size);
+    } else {
+        db->appended_commit = before; /* a refresh that is tried again applies the whole commit */
     }
     platform_mutex_unlock(&db->commit_mutex);
     return code;

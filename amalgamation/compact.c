@@ -854,6 +854,8 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
                 code = compact_install_all(&compact);
                 *merged = code == OMENDB_OK;
             } else {
+                if (atomic_load(&db->storage.sync_failed))
+                    commit_poison(db, code);
                 platform_mutex_lock(&db->maintenance_mutex);
                 checkpoint_unprotect(db, compact.number);
                 platform_mutex_unlock(&db->maintenance_mutex);

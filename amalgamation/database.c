@@ -76,7 +76,9 @@ static int database_claim(omendb *db)
     int code = OMENDB_OK;
     pthread_mutex_lock(&database_list_mutex);
     for (const omendb *other = database_list; other != NULL; other = other->next_open) {
-        if (other != db && other->storage.vfs == vfs && strcmp(other->identity, identity) == 0)
+        /* What a parent had open is not open in this process. */
+        if (other != db && other->process == db->process && other->storage.vfs == vfs &&
+            strcmp(other->identity, identity) == 0)
             code = error_set(OMENDB_BUSY, "the database is open for writing in this process "
                                           "already; share that handle, or close it");
     }
@@ -152,6 +154,8 @@ static void database_set_options(omendb *db, const omendb_options *options)
     db->read_only = options->read_only != 0;
     db->sync = options->sync;
     db->wal_limit = options->wal_limit == 0 ? UINT64_C(64) << 20 : options->wal_limit;
+    if (db->wal_limit > UINT64_MAX / 4) /* twice as much is a number, too */
+        db->wal_limit = UINT64_MAX / 4;
     db->tail_limit = options->tail_limit == 0 ? UINT64_C(8) << 20 : options->tail_limit;
     db->stall_timeout_us =
         (options->stall_timeout_ms == 0 ? UINT64_C(10000) : options->stall_timeout_ms) * 1000;
@@ -221,18 +225,23 @@ OMENDB_INTERNAL int database_open(const char *path, const omendb_options *option
 OMENDB_INTERNAL int database_close(omendb *db)
 {
     int code = OMENDB_OK;
-    if (db->process == platform_process()) {
-        work_stop(db);
-        int dirty = db->appended_commit > atomic_load(&db->checkpoint_commit);
-        if (dirty && !db->read_only && !db->in_memory && !atomic_load(&db->poisoned))
-            code = checkpoint_run(db, 1);
+    if (db->process != platform_process()) {
+        /* A thread that the child does not have may hold any lock, or wait for any condition, for
+         * ever: nothing of it can be freed. */
+        database_delist(db);
+        db->magic = 0;
+        return OMENDB_OK;
     }
+    work_stop(db);
+    int dirty = db->appended_commit > atomic_load(&db->checkpoint_commit);
+    if (dirty && !db->read_only && !db->in_memory && !atomic_load(&db->poisoned))
+        code = checkpoint_run(db, 1);
     database_free(db);
     return code;
 }
 
 OMENDB_INTERNAL void database_child_done(omendb *db)
 {
-    if (atomic_fetch_sub(&db->children, 1) == 1 && atomic_load(&db->released))
+    if (atomic_fetch_sub(&db->children, 1) == (DATABASE_RELEASED | 1))
         database_close(db);
 }

@@ -43,6 +43,7 @@
 #define DATABASE_SCRATCH_SLOTS 32
 #define DATABASE_RETAINED      64
 #define DATABASE_UNPUBLISHED   16
+#define DATABASE_RELEASED      (UINT32_C(1) << 31) /* of `children`: the last one closes */
 
 /* Magic numbers of handles, to tell a wrong pointer from a right one where that is possible. */
 #define DATABASE_MAGIC   UINT32_C(0x4f6d4442)
@@ -83,8 +84,7 @@ struct segment {
     /* Where the manifest finds the tombstones; guarded by maintenance_mutex. */
     uint64_t overlay_file;
     uint32_t overlay_part;
-    uint64_t overlay_commit;  /* ends up to this one are in the overlay */
-    _Atomic uint32_t merging; /* 1: input of a merge under way */
+    uint64_t overlay_commit; /* ends up to this one are in the overlay */
 };
 
 struct version {
@@ -121,6 +121,7 @@ struct collection {
 struct catalog {
     struct collection **items;
     size_t count, capacity;
+    size_t last; /* where an id was found last: a log names the same ones again and again */
 };
 
 struct pin_slot {
@@ -169,6 +170,8 @@ struct omendb {
     /* maintenance_mutex */
     struct manifest published;
     _Atomic uint64_t next_file;
+    uint32_t
+        retained_overflow; /* 1: one had no place: nothing is collected until the next opening */
     uint64_t retained[DATABASE_RETAINED]; /* older manifests that readers of other processes may
                                              use; 0: free place */
     uint64_t unpublished[DATABASE_UNPUBLISHED]; /* files that are written, or in use, but not in the
@@ -179,7 +182,8 @@ struct omendb {
     struct omendb_txn *transactions;
     uint64_t open_transactions;
 
-    _Atomic uint32_t children; /* handles of collections, transactions, cursors */
+    _Atomic uint32_t children; /* handles of collections, transactions, cursors; and
+                                  DATABASE_RELEASED */
     _Atomic uint32_t released;
     struct pin_slot pins[DATABASE_PIN_SLOTS];
     _Atomic(struct scratch *) scratch[DATABASE_SCRATCH_SLOTS];
@@ -188,7 +192,7 @@ struct omendb {
     _Atomic uint64_t merge_done, merge_rows; /* of the graph that a merge is building */
 
     /* read-only openers: where replay goes on */
-    uint64_t replay_wal, replay_offset, replay_sequence;
+    uint64_t replay_wal, replay_offset;
 
     _Atomic uint64_t commit_groups, checkpoints, merges, merges_rebuilt;
     struct omendb *next_open; /* of the process-wide list; guarded by its mutex */
@@ -217,7 +221,7 @@ OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_sch
 
 /* Index of the name in the catalog, or where it would go with *found = 0. commit_mutex. */
 OMENDB_INTERNAL size_t catalog_find(const struct catalog *catalog, const char *name, int *found);
-OMENDB_INTERNAL struct collection *catalog_by_id(const struct catalog *catalog, uint64_t id);
+OMENDB_INTERNAL struct collection *catalog_by_id(struct catalog *catalog, uint64_t id);
 OMENDB_INTERNAL int catalog_reserve(omendb *db, struct catalog *catalog, size_t more);
 OMENDB_INTERNAL void
 catalog_insert(struct catalog *catalog,
@@ -276,6 +280,9 @@ OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, u
                                    struct location *location);
 OMENDB_INTERNAL int location_vector(const struct location *location, const uint8_t **vector);
 OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit, uint64_t *count);
+/* Bytes of vectors not in a graph: of the newest memtable, and of everything. */
+OMENDB_INTERNAL uint64_t version_growing_tail_bytes(const struct version *version,
+                                                    size_t vector_bytes);
 OMENDB_INTERNAL uint64_t version_unindexed_bytes(const struct version *version,
                                                  size_t vector_bytes);
 

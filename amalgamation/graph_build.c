@@ -1,26 +1,29 @@
-/* graph_build.c: linking rows into the graph (algorithms 1 and 4 of the HNSW paper), and taking over a finished one.
+/* graph_build.c: linking rows into the graph (algorithms 1 and 4 of the HNSW paper), and taking
+ * over a finished one.
  *
- * Insertion finds the neighbours of a row at all its levels, writes its own lists, and only then the links back to it,
- * from the base upward: whoever meets the row, at whatever level, finds its lists below complete. As in hnswlib a
- * row takes M neighbours at every level and lists hold 2M at the base; a full list is chosen anew by the heuristic.
+ * Insertion finds the neighbours of a row at all its levels, writes its own lists, and only then
+ * the links back to it, from the base upward: whoever meets the row, at whatever level, finds its
+ * lists below complete. As in hnswlib a row takes M neighbours at every level and lists hold 2M at
+ * the base; a full list is chosen anew by the heuristic.
  *
- * The heuristic goes through the candidates from near to far and keeps one unless a kept one is nearer to it than the
- * owner is. Distances to the kept ones are computed four at a time, most rejections come within the first four.
- * Equal distances are decided by the XOR of row numbers (graph_internal.h), in the walk and in the heuristic.
+ * The heuristic goes through the candidates from near to far and keeps one unless a kept one is
+ * nearer to it than the owner is. Distances to the kept ones are computed four at a time, most
+ * rejections come within the first four. Equal distances are decided by the XOR of row numbers
+ * (graph_internal.h), in the walk and in the heuristic.
  *
- * A taken-over graph (adopt) keeps levels and lists; only lists that lost a row are chosen anew, from what is left of
- * them and what the dropped rows knew. Rows that no path leads to any more are then linked once again:
- * the nearest row that is reachable gives up a slot to the lost one, which takes over the link that stood there, so
- * that nothing else is lost by it.
+ * A taken-over graph (adopt) keeps levels and lists; only lists that lost a row are chosen anew,
+ * from what is left of them and what the dropped rows knew. Rows that no path leads to any more are
+ * then linked once again: the nearest row that is reachable gives up a slot to the lost one, which
+ * takes over the link that stood there, so that nothing else is lost by it.
  *
- * Rejected: one lock for the whole insertion of a row that tops the graph (hnswlib): two such rows at once merely do not
- * see each other at a level that is new to both. Rejected: refilling a list with the pruned candidates ("keepPruned"),
- * longer hops for no recall. */
+ * Rejected: one lock for the whole insertion of a row that tops the graph (hnswlib): two such rows
+ * at once merely do not see each other at a level that is new to both. Rejected: refilling a list
+ * with the pruned candidates ("keepPruned"), longer hops for no recall. */
 #include "graph_internal.h"
 
 #include <assert.h>
 
-#define BUILD_GROUP 4
+#define BUILD_GROUP          4
 #define BUILD_ADOPT_ROOM     512 /* candidates for one list */
 #define BUILD_ADOPT_EXPANDED 256 /* dropped rows looked through for one list */
 
@@ -32,7 +35,8 @@ struct build {
     const void *vector;
 };
 
-/* The first chosen row that is nearer to the candidate than the owner of the list is, or GRAPH_NO_ROW. */
+/* The first chosen row that is nearer to the candidate than the owner of the list is, or
+ * GRAPH_NO_ROW. */
 static uint32_t build_cover_of(const struct graph_view *view, const struct graph_scratch *scratch,
                                uint32_t chosen, uint64_t candidate_key, uint32_t candidate,
                                const void *vector)
@@ -52,9 +56,10 @@ static uint32_t build_cover_of(const struct graph_view *view, const struct graph
     return GRAPH_NO_ROW;
 }
 
-/* Picks at most `limit` of the ascending keys of row `owner` into scratch->selected, after `chosen` that are there
- * already, and returns how many there are then. Every candidate's vector was verified before. rejected: NULL, or
- * hops[1], which has room for all candidates and gets the rejected ones, with scratch->covers. */
+/* Picks at most `limit` of the ascending keys of row `owner` into scratch->selected, after `chosen`
+ * that are there already, and returns how many there are then. Every candidate's vector was
+ * verified before. rejected: NULL, or hops[1], which has room for all candidates and gets the
+ * rejected ones, with scratch->covers. */
 static uint32_t build_select(const struct graph_view *view, struct graph_scratch *scratch,
                              uint32_t owner, uint32_t chosen, uint32_t limit,
                              struct graph_hop *rejected)
@@ -99,7 +104,8 @@ static void build_sort_keys(uint64_t *keys, size_t count)
 }
 
 /* Ascending keys, relative to `owner`, of the rows in scratch->hops[0] into scratch->pool. */
-static int build_keys_of_hop(const struct graph_view *view, struct graph_scratch *scratch, uint32_t owner)
+static int build_keys_of_hop(const struct graph_view *view, struct graph_scratch *scratch,
+                             uint32_t owner)
 {
     struct graph_hop *hop = &scratch->hops[0];
     const void *query = rows_at(&view->vectors, owner);
@@ -108,7 +114,8 @@ static int build_keys_of_hop(const struct graph_view *view, struct graph_scratch
     for (uint32_t i = 0; i < hop->count && code == OMENDB_OK; i++) {
         code = graph_view_touch_vector(view, hop->rows[i]);
         hop->vectors[i] = rows_at(&view->vectors, hop->rows[i]);
-        graph_prefetch_bytes(hop->vectors[i], view->vectors.stride < 512 ? view->vectors.stride : 512);
+        graph_prefetch_bytes(hop->vectors[i],
+                             view->vectors.stride < 512 ? view->vectors.stride : 512);
     }
     if (code != OMENDB_OK) {
         return code;
@@ -122,16 +129,16 @@ static int build_keys_of_hop(const struct graph_view *view, struct graph_scratch
     return OMENDB_OK;
 }
 
-static void build_store_selected(const struct graph_scratch *scratch, uint32_t chosen, uint32_t *slots,
-                                 uint32_t length, uint32_t owner)
+static void build_store_selected(const struct graph_scratch *scratch, uint32_t chosen,
+                                 uint32_t *slots, uint32_t length, uint32_t owner)
 {
     for (uint32_t i = 0; i < length; i++) {
         graph_slot_store(&slots[i], i < chosen ? scratch->selected[i] : owner);
     }
 }
 
-/* Under the stripe of `owner`, whose list is full: the list and `added` compete for it. *taken: whether `added` won a
- * place. */
+/* Under the stripe of `owner`, whose list is full: the list and `added` compete for it. *taken:
+ * whether `added` won a place. */
 static int build_choose_again(struct build *build, uint32_t owner, uint32_t *slots, uint32_t length,
                               uint32_t added, int *taken)
 {
@@ -167,9 +174,10 @@ static struct platform_mutex *build_stripe(struct graph *graph, uint32_t row)
     return &graph->stripes[(row * UINT32_C(2654435769)) >> 24 & (GRAPH_STRIPES - 1)];
 }
 
-/* A row that lost its place in a list is offered to the chosen one that covers it, where there is room: the path to it
- * then has one more step, but it is there. Without this some rows among copies of one vector are lost, and lists
- * are thinner than their hops allow; with it recall at equal distances is the same, and at equal ef higher. */
+/* A row that lost its place in a list is offered to the chosen one that covers it, where there is
+ * room: the path to it then has one more step, but it is there. Without this some rows among copies
+ * of one vector are lost, and lists are thinner than their hops allow; with it recall at equal
+ * distances is the same, and at equal ef higher. */
 static void build_hand_over(struct build *build, uint32_t added)
 {
     const struct graph_scratch *scratch = build->scratch;
@@ -269,9 +277,11 @@ static uint32_t build_slot_for(const uint32_t *slots, uint32_t length, uint32_t 
     return at;
 }
 
-/* Links `from` to `row` at the base. If that takes a slot, the link that stood there starts from `row` instead, so
- * that a path through it stays one. `row` has a free slot or is not reachable itself. */
-static void build_splice(struct graph *graph, const struct graph_view *view, uint32_t from, uint32_t row)
+/* Links `from` to `row` at the base. If that takes a slot, the link that stood there starts from
+ * `row` instead, so that a path through it stays one. `row` has a free slot or is not reachable
+ * itself. */
+static void build_splice(struct graph *graph, const struct graph_view *view, uint32_t from,
+                         uint32_t row)
 {
     uint32_t *from_slots = (uint32_t *)(void *)rows_at(&view->links, from);
     uint32_t *row_slots = (uint32_t *)(void *)rows_at(&view->links, row);
@@ -289,7 +299,8 @@ static void build_splice(struct graph *graph, const struct graph_view *view, uin
     platform_mutex_unlock(stripe);
 }
 
-/* Writes the links back to the row from the base up. A damaged file under one of them does not stop the others. */
+/* Writes the links back to the row from the base up. A damaged file under one of them does not stop
+ * the others. */
 static int build_links_back(struct build *build, uint32_t level)
 {
     int result = OMENDB_OK;
@@ -314,7 +325,8 @@ static int build_links_back(struct build *build, uint32_t level)
     return result;
 }
 
-static int build_begin(struct build *build, struct graph *graph, struct graph_scratch *scratch, uint32_t row)
+static int build_begin(struct build *build, struct graph *graph, struct graph_scratch *scratch,
+                       uint32_t row)
 {
     build->graph = graph;
     build->scratch = scratch;
@@ -401,7 +413,8 @@ OMENDB_INTERNAL int graph_adopt_begin(struct graph *graph, const struct graph_vi
     return code;
 }
 
-/* Adds to hops[0] the kept neighbours of `from` that were not met yet, and the dropped ones to hops[1]. */
+/* Adds to hops[0] the kept neighbours of `from` that were not met yet, and the dropped ones to
+ * hops[1]. */
 static int build_adopt_visit(const struct graph_view *source, const uint32_t *old_to_new,
                              struct graph_scratch *scratch, uint32_t from, uint32_t level)
 {
@@ -423,8 +436,8 @@ static int build_adopt_visit(const struct graph_view *source, const uint32_t *ol
     return code;
 }
 
-/* Collects in hops[0] kept rows, each once: first the row's neighbours (*kept of them) and then, through dropped ones,
- * theirs. */
+/* Collects in hops[0] kept rows, each once: first the row's neighbours (*kept of them) and then,
+ * through dropped ones, theirs. */
 static int build_adopt_collect(const struct graph_view *source, const uint32_t *old_to_new,
                                struct graph_scratch *scratch, uint32_t row, uint32_t level,
                                uint32_t *kept)
@@ -443,9 +456,10 @@ static int build_adopt_collect(const struct graph_view *source, const uint32_t *
     return code;
 }
 
-/* Leaves in scratch->selected what row `row` of the source is to be linked to: all that is left of its list, which is a good
- * choice still, and into the free slots what the heuristic takes of the others. Choosing everything anew costs the most
- * navigable links: 0.02 of recall at 30 % dropped. Considering only the nearest of the others costs 0.007. */
+/* Leaves in scratch->selected what row `row` of the source is to be linked to: all that is left of
+ * its list, which is a good choice still, and into the free slots what the heuristic takes of the
+ * others. Choosing everything anew costs the most navigable links: 0.02 of recall at 30 % dropped.
+ * Considering only the nearest of the others costs 0.007. */
 static int build_adopt_select(const struct graph_view *source, struct graph_scratch *scratch,
                               uint32_t row, uint32_t kept, uint32_t length, uint32_t *chosen)
 {
@@ -528,11 +542,15 @@ struct build_reach {
 };
 
 /* The nearest row to `row` that a path leads to. */
-static int build_nearest_reached(struct graph *graph, struct graph_scratch *scratch, const struct graph_view *view,
-                                 const struct build_reach *reach, uint32_t row, uint32_t *nearest)
+static int build_nearest_reached(struct graph *graph, struct graph_scratch *scratch,
+                                 const struct graph_view *view, const struct build_reach *reach,
+                                 uint32_t row, uint32_t *nearest)
 {
-    struct graph_walk_terms terms = {.view = view, .scratch = scratch, .tie_mask = row,
-        .query = rows_at(&view->vectors, row), .ef = graph->config.ef_construction};
+    struct graph_walk_terms terms = {.view = view,
+                                     .scratch = scratch,
+                                     .tie_mask = row,
+                                     .query = rows_at(&view->vectors, row),
+                                     .ef = graph->config.ef_construction};
     uint64_t start;
     int code = graph_view_touch_vector(view, row);
 
@@ -553,8 +571,9 @@ static int build_nearest_reached(struct graph *graph, struct graph_scratch *scra
     return code;
 }
 
-static int build_repair_rows(struct graph *graph, struct graph_scratch *scratch, const struct graph_view *view,
-                             uint32_t indexed, struct build_reach *reach)
+static int build_repair_rows(struct graph *graph, struct graph_scratch *scratch,
+                             const struct graph_view *view, uint32_t indexed,
+                             struct build_reach *reach)
 {
     int code = graph_view_reach(view, view->entry_row, reach->reached, reach->queue, &reach->found);
 
@@ -572,7 +591,8 @@ static int build_repair_rows(struct graph *graph, struct graph_scratch *scratch,
     return code;
 }
 
-OMENDB_INTERNAL int graph_repair(struct graph *graph, struct graph_scratch *scratch, uint32_t indexed)
+OMENDB_INTERNAL int graph_repair(struct graph *graph, struct graph_scratch *scratch,
+                                 uint32_t indexed)
 {
     struct graph_view view;
     struct build_reach reach = {NULL, NULL, 0};

@@ -1,17 +1,18 @@
-/* graph_internal.h: what the three files of the graph share: the keys that order rows, the scratch, and the
- * graph under construction.
+/* graph_internal.h: what the three files of the graph share: the keys that order rows, the scratch,
+ * and the graph under construction.
  *
- * Keys. A candidate is one 64-bit number: distance, then row, then whether it was expanded. Floats become
- * unsigned numbers of the same order, so that one integer comparison decides, and a NaN out of a damaged
- * file has some place too: every loop that goes to smaller keys ends.
+ * Keys. A candidate is one 64-bit number: distance, then row, then whether it was expanded. Floats
+ * become unsigned numbers of the same order, so that one integer comparison decides, and a NaN out
+ * of a damaged file has some place too: every loop that goes to smaller keys ends.
  *
- * Ties. The row part is row ^ mask. A search uses mask 0, so that equal distances are ordered by row. The
- * building uses the row that owns the list as the mask: rows at equal distance are then compared by the XOR
- * of their numbers, which is a metric of its own. So a million copies of one vector are not a heap of equals
- * of which all choose the same few as neighbours and leave the rest unreachable, but points of a space that
- * the same algorithm knows how to connect, with about log2(n) links a row, at the same cost as any others.
- * In building at most half of a pool may be rows at one distance: a point beside a mass of copies would
- * otherwise meet nothing but copies, and be cut off from the points around it. */
+ * Ties. The row part is row ^ mask. A search uses mask 0, so that equal distances are ordered by
+ * row. The building uses the row that owns the list as the mask: rows at equal distance are then
+ * compared by the XOR of their numbers, which is a metric of its own. So a million copies of one
+ * vector are not a heap of equals of which all choose the same few as neighbours and leave the rest
+ * unreachable, but points of a space that the same algorithm knows how to connect, with about
+ * log2(n) links a row, at the same cost as any others. In building at most half of a pool may be
+ * rows at one distance: a point beside a mass of copies would otherwise meet nothing but copies,
+ * and be cut off from the points around it. */
 #ifndef OMENDB_GRAPH_INTERNAL_H
 #define OMENDB_GRAPH_INTERNAL_H
 
@@ -53,7 +54,8 @@ static inline float graph_key_distance(uint64_t key)
     return distance;
 }
 
-/* Assembly, because GCC 12 takes a static function that only prefetches for a pure one and drops the calls. */
+/* Assembly, because GCC 12 takes a static function that only prefetches for a pure one and drops
+ * the calls. */
 static inline void graph_prefetch(const void *address)
 {
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
@@ -77,8 +79,8 @@ static inline void graph_prefetch_bytes(const void *address, size_t bytes)
     }
 }
 
-/* Slots are plain uint32_t in memory and in files; a uint32_t and its atomic have one representation on every
- * platform with a lock-free 32-bit atomic. */
+/* Slots are plain uint32_t in memory and in files; a uint32_t and its atomic have one
+ * representation on every platform with a lock-free 32-bit atomic. */
 _Static_assert(sizeof(_Atomic uint32_t) == sizeof(uint32_t), "a slot is a lock-free atomic");
 
 static inline uint32_t graph_slot_load(const uint32_t *slot)
@@ -111,7 +113,7 @@ struct graph_scratch {
     uint32_t *touched; /* words of `marks` to clear; a count beyond the capacity: all of them */
     size_t touched_count;
     size_t touched_capacity;
-    struct graph_keys pool;    /* the best so far; sorted, or a heap with the worst on top when wide */
+    struct graph_keys pool; /* the best so far; sorted, or a heap with the worst on top when wide */
     struct graph_keys pending; /* a heap with the nearest on top: to expand, but not in the pool */
     void *hop_block;           /* the arrays below */
     size_t hop_bytes;
@@ -120,10 +122,12 @@ struct graph_scratch {
     float *distances;
     const void **selected_vectors;
     uint32_t *selected;
-    uint32_t *covers; /* of the rows that the heuristic rejected, in hops[1]: the chosen row that is nearer */
+    uint32_t *covers; /* of the rows that the heuristic rejected, in hops[1]: the chosen row that is
+                         nearer */
 };
 
-OMENDB_INTERNAL int graph_keys_reserve(struct memory *memory, struct graph_keys *keys, size_t capacity);
+OMENDB_INTERNAL int graph_keys_reserve(struct memory *memory, struct graph_keys *keys,
+                                       size_t capacity);
 
 /* Room for lists of `links` rows and one more. */
 OMENDB_INTERNAL int graph_scratch_reserve_hop(struct graph_scratch *scratch, uint32_t links);
@@ -163,20 +167,23 @@ struct graph_walk_terms {
 /* From `start` (a key) at terms->level: leaves the best keys, ascending, in scratch->pool. */
 OMENDB_INTERNAL int graph_walk(const struct graph_walk_terms *terms, uint64_t start);
 
-/* From the view's entry greedily down to terms->level: the key of the row reached; GRAPH_KEY_NONE in an empty graph. */
+/* From the view's entry greedily down to terms->level: the key of the row reached; GRAPH_KEY_NONE
+ * in an empty graph. */
 OMENDB_INTERNAL int graph_walk_descend(const struct graph_walk_terms *terms, uint64_t *reached);
 
 /* The list of a row at a level; *length 0 where it has none (only damaged files ask for that). */
-OMENDB_INTERNAL int graph_view_slots(const struct graph_view *view, uint32_t row, uint32_t level, uint32_t **slots,
-                                     uint32_t *length);
+OMENDB_INTERNAL int graph_view_slots(const struct graph_view *view, uint32_t row, uint32_t level,
+                                     uint32_t **slots, uint32_t *length);
 
 /* Whether bytes of the view need blocks_touch at all; callers ask once a walk. */
 static inline int graph_view_verifies(const struct graph_view *view)
 {
-    return view->file != NULL && atomic_load_explicit(&view->file->unverified, memory_order_acquire) != 0;
+    return view->file != NULL &&
+           atomic_load_explicit(&view->file->unverified, memory_order_acquire) != 0;
 }
 
-static inline int graph_view_touch(const struct graph_view *view, uint64_t section, uint64_t index, size_t bytes)
+static inline int graph_view_touch(const struct graph_view *view, uint64_t section, uint64_t index,
+                                   size_t bytes)
 {
     if (view->file == NULL || section == GRAPH_NOT_IN_FILE) {
         return OMENDB_OK;
@@ -209,22 +216,25 @@ struct graph {
     uint32_t adopted;  /* rows taken over; between graph_adopt_begin and graph_adopt_end */
     _Atomic uint32_t count;
     _Atomic uint32_t upper_count;
-    _Atomic uint64_t entry;                       /* level << 32 | row, or GRAPH_ENTRY_NONE; written under entry_lock */
-    struct platform_mutex entry_lock;             /* taken alone */
-    struct platform_mutex stripes[GRAPH_STRIPES]; /* writers of a row's slots; at most one is held at a time */
+    _Atomic uint64_t entry; /* level << 32 | row, or GRAPH_ENTRY_NONE; written under entry_lock */
+    struct platform_mutex entry_lock; /* taken alone */
+    struct platform_mutex
+        stripes[GRAPH_STRIPES]; /* writers of a row's slots; at most one is held at a time */
 };
 
 #define GRAPH_ENTRY_NONE UINT64_MAX
 
-/* Makes the row the entry if it is the first or its level is above the entry's; 1 if it was the first. */
+/* Makes the row the entry if it is the first or its level is above the entry's; 1 if it was the
+ * first. */
 OMENDB_INTERNAL int graph_offer_entry(struct graph *graph, uint32_t row, uint32_t level);
 
-/* Makes room for rows up to `rows`; levels[i] is that of row graph->reserved + i; NULL: by the hash. */
+/* Makes room for rows up to `rows`; levels[i] is that of row graph->reserved + i; NULL: by the
+ * hash. */
 OMENDB_INTERNAL int graph_reserve_levels(struct graph *graph, uint32_t rows, const uint8_t *levels);
 
-/* Marks in `reached` (a bit a row) what can be reached at the base from `start`, adds to *found how many were new.
- * queue: view->count places. */
-OMENDB_INTERNAL int graph_view_reach(const struct graph_view *view, uint32_t start, uint64_t *reached, uint32_t *queue,
-                                     uint32_t *found);
+/* Marks in `reached` (a bit a row) what can be reached at the base from `start`, adds to *found how
+ * many were new. queue: view->count places. */
+OMENDB_INTERNAL int graph_view_reach(const struct graph_view *view, uint32_t start,
+                                     uint64_t *reached, uint32_t *queue, uint32_t *found);
 
 #endif

@@ -3,6 +3,8 @@
  * to a longer probe, never to a wrong answer. */
 #include "idmap.h"
 
+#include "error.h"
+
 #include <string.h>
 
 OMENDB_INTERNAL uint64_t idmap_mix(uint64_t value)
@@ -67,6 +69,9 @@ OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more)
     uint64_t slots = old == NULL ? 64 : (uint64_t)old->mask + 1;
     while (needed * 2 > slots)
         slots *= 2;
+    if (slots > UINT32_C(1) << 31)
+        return error_set(OMENDB_TOOBIG, "a memtable of %llu ids; at most 2^30: make a checkpoint",
+                         (unsigned long long)needed);
     struct idmap_table *table = memory_zalloc(map->memory, idmap_table_bytes((uint32_t)slots));
     if (table == NULL)
         return OMENDB_NOMEM;

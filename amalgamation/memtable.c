@@ -6,6 +6,9 @@
 
 #include <string.h>
 
+/* What a row's byte in `finished` says; new ones are zero. */
+enum { MEMTABLE_FREE = 0, MEMTABLE_LINKED = 1, MEMTABLE_TAKEN = 2 };
+
 OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config,
                                     struct memtable **memtable)
 {
@@ -150,7 +153,7 @@ static void memtable_advance(struct memtable *memtable, uint32_t limit)
 {
     struct rows_view finished = rows_store_view(&memtable->finished);
     uint32_t at = atomic_load(&memtable->indexed);
-    while (at < limit && atomic_load(memtable_finished(&finished, at)) != 0) {
+    while (at < limit && atomic_load(memtable_finished(&finished, at)) == MEMTABLE_LINKED) {
         if (atomic_compare_exchange_strong(&memtable->indexed, &at, at + 1))
             at++;
     }
@@ -169,16 +172,21 @@ OMENDB_INTERNAL int memtable_index(struct memtable *memtable, struct graph_scrat
             break;
         if (!atomic_compare_exchange_weak(&memtable->claimed, &row, row + 1))
             continue;
+        struct rows_view finished = rows_store_view(&memtable->finished);
+        uint8_t state = MEMTABLE_FREE;
+        /* Claimed before: another thread failed at an earlier row and set `claimed` back. */
+        if (!atomic_compare_exchange_strong(memtable_finished(&finished, row), &state,
+                                            MEMTABLE_TAKEN))
+            continue;
         code = graph_insert(memtable->graph, scratch, row);
         if (code != OMENDB_OK) {
-            /* Only this thread's row is unfinished: hand it back when nobody claimed a later one,
-             * else the tail stays where it is and sealing writes the rest as not indexed. */
-            uint32_t next = row + 1;
-            atomic_compare_exchange_strong(&memtable->claimed, &next, row);
+            atomic_store(memtable_finished(&finished, row), MEMTABLE_FREE);
+            uint32_t next = atomic_load(&memtable->claimed);
+            while (next > row && !atomic_compare_exchange_weak(&memtable->claimed, &next, row))
+                ;
             break;
         }
-        struct rows_view finished = rows_store_view(&memtable->finished);
-        atomic_store(memtable_finished(&finished, row), 1);
+        atomic_store(memtable_finished(&finished, row), MEMTABLE_LINKED);
         memtable_advance(memtable, atomic_load_explicit(&memtable->count, memory_order_acquire));
         (*done)++;
     }

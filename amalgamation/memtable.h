@@ -28,7 +28,7 @@ struct memtable {
     _Atomic uint32_t claimed;   /* next row to index */
     _Atomic uint32_t inserting; /* threads inside memtable_index */
     _Atomic uint32_t sealed;    /* 1: no append, no further indexing */
-    struct rows_store finished; /* uint8_t (atomic): 1 when the row is linked; moves `indexed` on */
+    struct rows_store finished; /* uint8_t (atomic): free, taken, linked; moves `indexed` on */
     _Atomic uint64_t newest_begin;
 };
 

@@ -24,14 +24,18 @@ struct recover_listing {
     uint64_t largest;
     uint64_t logs[RECOVER_MAX_LOGS]; /* ascending */
     size_t log_count;
+    int too_many_logs;
     uint64_t manifests[DATABASE_RETAINED];
     size_t manifest_count;
+    uint32_t manifest_overflow;
 };
 
 static void recover_note_log(struct recover_listing *listing, uint64_t number)
 {
-    if (listing->log_count == RECOVER_MAX_LOGS)
+    if (listing->log_count == RECOVER_MAX_LOGS) {
+        listing->too_many_logs = 1;
         return;
+    }
     size_t at = listing->log_count++;
     for (; at > 0 && listing->logs[at - 1] > number; at--)
         listing->logs[at] = listing->logs[at - 1];
@@ -50,8 +54,12 @@ static int recover_note_name(void *context, const char *name)
         listing->has_segments |= kind == STORAGE_SEGMENT || kind == STORAGE_OVERLAY;
         if (kind == STORAGE_WAL)
             recover_note_log(listing, number);
-        if (kind == STORAGE_MANIFEST && listing->manifest_count < DATABASE_RETAINED)
-            listing->manifests[listing->manifest_count++] = number;
+        if (kind == STORAGE_MANIFEST) {
+            if (listing->manifest_count < DATABASE_RETAINED)
+                listing->manifests[listing->manifest_count++] = number;
+            else
+                listing->manifest_overflow = 1;
+        }
     } else if (strcmp(name, "LOCK") != 0 && strcmp(name, "CURRENT.tmp") != 0) {
         listing->has_foreign = 1;
     }
@@ -63,8 +71,13 @@ static int recover_list(omendb *db, struct recover_listing *listing)
     memset(listing, 0, sizeof *listing);
     int code = db->storage.vfs->list(db->storage.vfs->context, db->storage.directory,
                                      recover_note_name, listing);
-    return code == OMENDB_OK ? code
-                             : error_set(code, "the directory of the database cannot be listed");
+    if (code != OMENDB_OK)
+        return error_set(code, "the directory of the database cannot be listed");
+    if (listing->largest == UINT64_MAX)
+        return error_set(OMENDB_FORMAT, "a file of the database has the largest number there is");
+    return listing->too_many_logs
+               ? error_set(OMENDB_TOOBIG, "there are more than %d logs", RECOVER_MAX_LOGS)
+               : OMENDB_OK;
 }
 
 /* ------------------------------------------------------------------ manifest to collections */
@@ -172,20 +185,40 @@ static int recover_collection(omendb *db, const struct recover_files *files,
     return code;
 }
 
-/* Collections that a refreshed manifest no longer has. */
-static void recover_drop_missing(omendb *db)
+static void recover_drop(omendb *db, struct collection *collection)
 {
-    for (size_t i = db->catalog.count; i-- > 0;) {
+    atomic_store(&collection->dropped, 1);
+    catalog_remove(&db->catalog, collection);
+    collection_release(collection);
+}
+
+/* A collection that was created after the manifest's commit: the log has all of it. */
+static int recover_empty(omendb *db, struct collection *collection)
+{
+    struct version *version = version_create(&db->memory, 0, 0);
+    if (version == NULL)
+        return OMENDB_NOMEM;
+    collection->active = NULL;
+    atomic_store(&collection->next_id, 0);
+    version_install(collection, version);
+    return OMENDB_OK;
+}
+
+/* What a refreshed manifest no longer has, or does not have yet. */
+static int recover_drop_missing(omendb *db)
+{
+    int code = OMENDB_OK;
+    for (size_t i = db->catalog.count; i-- > 0 && code == OMENDB_OK;) {
         struct collection *collection = db->catalog.items[i];
         int found = 0;
         for (uint32_t m = 0; m < db->published.collection_count && !found; m++)
             found = db->published.collections[m].id == collection->id;
-        if (found)
-            continue;
-        atomic_store(&collection->dropped, 1);
-        catalog_remove(&db->catalog, collection);
-        collection_release(collection);
+        if (!found && collection->id < db->published.next_collection)
+            recover_drop(db, collection);
+        else if (!found)
+            code = recover_empty(db, collection);
     }
+    return code;
 }
 
 /* From db->published to the catalog. */
@@ -193,8 +226,9 @@ static int recover_load(omendb *db)
 {
     const struct manifest *manifest = &db->published;
     struct recover_files files = {NULL};
-    int code = OMENDB_OK;
-    recover_drop_missing(db);
+    int code = recover_drop_missing(db);
+    if (code != OMENDB_OK)
+        return code;
     files.files = memory_zalloc(&db->memory, manifest->file_count * sizeof *files.files);
     if (files.files == NULL)
         return OMENDB_NOMEM;
@@ -230,6 +264,10 @@ static int recover_deliver(void *context, const struct wal_record *record)
             OMENDB_FORMAT,
             "log: record %llu at offset %llu has type %u; a later version of OmenDB wrote it",
             (unsigned long long)record->sequence, (unsigned long long)record->offset, record->type);
+    if (record->sequence != replay->db->appended_commit + 1)
+        return error_set(
+            OMENDB_CORRUPT, "log: commit %llu follows on commit %llu; restore from a backup",
+            (unsigned long long)record->sequence, (unsigned long long)replay->db->appended_commit);
     replay->delivered++;
     return commit_replay(replay->db, record->sequence, record->payload, record->size);
 }
@@ -273,10 +311,14 @@ static int recover_successor(omendb *db, const struct recover_listing *listing, 
     for (size_t i = 0; i < listing->log_count; i++) {
         if (listing->logs[i] <= number)
             continue;
-        struct wal_replay peek = {.number = listing->logs[i], .final_length = WAL_LENGTH_UNKNOWN};
+        struct wal_replay peek = {.number = listing->logs[i],
+                                  .final_length = WAL_LENGTH_UNKNOWN,
+                                  .live_reader = db->read_only != 0};
         int has, code = wal_read(&db->storage, &peek, recover_stop, NULL);
-        if (code == OMENDB_NOTFOUND || code == OMENDB_NOMEM || code == OMENDB_IOERR)
-            return code == OMENDB_NOTFOUND ? OMENDB_OK : code;
+        if (code == OMENDB_NOTFOUND)
+            continue; /* never completed, or collected meanwhile */
+        if (code == OMENDB_NOMEM || code == OMENDB_IOERR)
+            return code;
         if (code != OMENDB_OK && code != OMENDB_DONE) {
             /* A header that never became whole is debris, unless something was logged behind it. */
             int read = recover_has_records(db, listing->logs[i], &has);
@@ -308,6 +350,7 @@ static int recover_logs(omendb *db, const struct recover_listing *listing, uint6
                                  .final_length = final_length,
                                  .start_offset = db->replay_offset};
         log.live_reader = db->read_only && successor == 0;
+        log.may_sync = log.live_reader;
         code = wal_read(&db->storage, &log, recover_deliver, &replay);
         if (code == OMENDB_NOTFOUND)
             code = error_set(OMENDB_CORRUPT, "wal-%llu is missing; restore from a backup",
@@ -407,6 +450,10 @@ static int recover_open_existing(omendb *db, struct recover_listing *listing)
     /* A writer may have begun another log before the manifest was held. */
     if (code == OMENDB_OK && db->read_only)
         code = recover_list(db, listing);
+    if (code == OMENDB_OK && !db->read_only && db->published.read_only_features != 0)
+        code = error_set(OMENDB_FORMAT,
+                         "a later version of OmenDB wrote it with features %08x; open it read_only",
+                         db->published.read_only_features);
     if (code == OMENDB_OK)
         code = recover_load(db);
     if (code != OMENDB_OK)
@@ -423,6 +470,7 @@ static int recover_open_existing(omendb *db, struct recover_listing *listing)
         if (listing->manifests[i] != db->published.number)
             db->retained[kept++] = listing->manifests[i];
     }
+    db->retained_overflow = listing->manifest_overflow;
     if (delivered == 0)
         return OMENDB_OK;
     code = checkpoint_run(db, 1);
@@ -459,9 +507,15 @@ OMENDB_INTERNAL int recover_refresh(omendb *db)
         struct storage_file old_lock = db->manifest_lock;
         memset(&db->manifest_lock, 0, sizeof db->manifest_lock);
         code = recover_read_shared(db);
-        storage_close(&db->storage, &old_lock);
+        /* Where it failed, what the handle shows now is still held. */
+        struct storage_file *idle = code == OMENDB_OK ? &old_lock : &db->manifest_lock;
+        storage_close(&db->storage, idle);
+        if (code != OMENDB_OK)
+            db->manifest_lock = old_lock;
         if (code == OMENDB_OK)
             code = recover_load(db);
+        if (code != OMENDB_OK)
+            db->published.number = 0; /* the next refresh loads everything again */
         db->replay_wal = db->published.wal_number;
         db->replay_offset = 0;
     }

@@ -169,11 +169,15 @@ OMENDB_INTERNAL size_t catalog_find(const struct catalog *catalog, const char *n
     return low;
 }
 
-OMENDB_INTERNAL struct collection *catalog_by_id(const struct catalog *catalog, uint64_t id)
+OMENDB_INTERNAL struct collection *catalog_by_id(struct catalog *catalog, uint64_t id)
 {
+    if (catalog->last < catalog->count && catalog->items[catalog->last]->id == id)
+        return catalog->items[catalog->last];
     for (size_t i = 0; i < catalog->count; i++) {
-        if (catalog->items[i]->id == id)
+        if (catalog->items[i]->id == id) {
+            catalog->last = i;
             return catalog->items[i];
+        }
     }
     return NULL;
 }
@@ -718,12 +722,24 @@ OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit
     return OMENDB_OK;
 }
 
+OMENDB_INTERNAL uint64_t version_growing_tail_bytes(const struct version *version,
+                                                    size_t vector_bytes)
+{
+    if (version->memtable_count == 0)
+        return 0;
+    const struct memtable *memtable = version->memtables[version->memtable_count - 1];
+    uint32_t indexed = atomic_load_explicit(&memtable->indexed, memory_order_acquire);
+    uint32_t count = atomic_load_explicit(&memtable->count, memory_order_relaxed);
+    return (uint64_t)(count - indexed) * vector_bytes;
+}
+
 OMENDB_INTERNAL uint64_t version_unindexed_bytes(const struct version *version, size_t vector_bytes)
 {
     uint64_t rows = 0;
     for (uint32_t i = 0; i < version->memtable_count; i++) {
+        /* Acquire: the count that is read next is not behind it. */
         uint32_t indexed =
-            atomic_load_explicit(&version->memtables[i]->indexed, memory_order_relaxed);
+            atomic_load_explicit(&version->memtables[i]->indexed, memory_order_acquire);
         rows += atomic_load_explicit(&version->memtables[i]->count, memory_order_relaxed) - indexed;
     }
     for (uint32_t i = 0; i < version->segment_count; i++)

@@ -618,7 +618,17 @@ static int wal_judge(struct wal_reader *reader, uint64_t offset, int retried, in
     return OMENDB_OK;
 }
 
-/* For a live reader: how far the log is known to be durable by what its records say. */
+/* Whole records end at `offset`; they were read before this sync, so when it succeeds they are on
+ * the device. A reader of read-only media may not sync, and goes by what the records say. */
+static void wal_make_durable(struct wal_reader *reader, uint64_t offset, uint64_t *durable)
+{
+    const omendb_vfs *vfs = reader->storage->vfs;
+    if (offset > *durable && vfs->sync(vfs->context, reader->file.handle) == OMENDB_OK)
+        *durable = offset;
+}
+
+/* For a live reader: how far the log is known to be durable, by what its records say or by a sync.
+ */
 static int wal_find_durable(struct wal_reader *reader, const struct wal_replay *replay,
                             uint64_t *durable)
 {
@@ -631,6 +641,8 @@ static int wal_find_durable(struct wal_reader *reader, const struct wal_replay *
             return code;
         if (frame.total == 0) {
             code = wal_judge(reader, offset, retried == offset, &torn, &again);
+            if (code == OMENDB_OK && !again && replay->may_sync)
+                wal_make_durable(reader, offset, durable);
             if (code != OMENDB_OK || !again)
                 return code;
             retried = offset;

@@ -78,9 +78,10 @@ struct wal_replay {
     uint64_t final_length;   /* in: known from the manifest or the successor's header, or
                                 WAL_LENGTH_UNKNOWN */
     uint64_t first_sequence; /* in: expected first sequence, 0: whatever the header says */
-    int live_reader;       /* in: 1: a writer may be appending (read-only opener): records above the
-                            * largest durable_upto + the record that       carries it are still delivered
-                            * only       up to what is known durable; an incomplete frame is the end */
+    int live_reader; /* in: 1: a writer may be appending (read-only opener): records are delivered
+                      * up to what is known durable; an incomplete frame is the end */
+    int may_sync;    /* in, with live_reader: 1: the records that are there are made durable by a
+                      * sync of the reader's own, where the system allows it */
     uint64_t start_offset; /* in: 0, or go on from here (refresh) */
     /* out */
     uint64_t end; /* offset after the last delivered record */

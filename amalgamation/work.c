@@ -11,8 +11,9 @@
 
 #include <string.h>
 
-#define WORK_INDEX_ROWS 256
-#define WORK_POLL_US    1000
+#define WORK_INDEX_ROWS   256
+#define WORK_POLL_US      1000
+#define WORK_SEALED_TAILS 4
 
 struct work_job {
     struct work_job *next;
@@ -39,6 +40,7 @@ struct work_state {
     uint32_t started;
     uint32_t stopping;
     uint32_t checkpointing;
+    uint64_t retry_bytes; /* of log, at which a checkpoint that failed is tried again */
     uint32_t merging;
     struct work_queue index, merge;
     struct work_job *jobs;
@@ -140,8 +142,8 @@ static int work_wants_checkpoint(const struct work_state *work)
 {
     const omendb *db = work->db;
     uint64_t limit = db->wal_limit;
-    if (atomic_load(&db->checkpoint_failed) != 0)
-        limit += limit / 4;
+    if (atomic_load(&db->checkpoint_failed) != 0 && work->retry_bytes > limit)
+        limit = work->retry_bytes;
     return !work->checkpointing && !db->read_only && !atomic_load(&db->poisoned) &&
            atomic_load(&db->log_bytes) >= limit;
 }
@@ -152,6 +154,8 @@ static int work_do_checkpoint(struct work_state *work)
     work_report(work->db, code);
     platform_mutex_lock(&work->mutex);
     work->checkpointing = 0;
+    work->retry_bytes =
+        code == OMENDB_OK ? 0 : atomic_load(&work->db->log_bytes) + work->db->wal_limit / 4;
     platform_condition_broadcast(&work->condition);
     platform_mutex_unlock(&work->mutex);
     return code;
@@ -361,9 +365,13 @@ static int work_is_over(struct collection *collection)
 {
     omendb *db = collection->db;
     struct version *version = version_acquire(collection);
-    uint64_t unindexed = version_unindexed_bytes(version, collection->vector_bytes);
+    uint64_t growing = version_growing_tail_bytes(version, collection->vector_bytes);
+    uint64_t all = version_unindexed_bytes(version, collection->vector_bytes);
     version_release(version);
-    return unindexed >= db->tail_limit || atomic_load(&db->log_bytes) >= db->wal_limit * 2;
+    /* What was sealed before it was linked waits for a merge, which takes longer than writers can
+     * be kept waiting: it gets room for some checkpoints. */
+    return growing >= db->tail_limit || all / WORK_SEALED_TAILS >= db->tail_limit ||
+           atomic_load(&db->log_bytes) >= db->wal_limit * 2;
 }
 
 /* A writer without background threads brings things under the limits itself. */
@@ -391,9 +399,10 @@ OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes)
     uint64_t waited = 0;
     while (work_is_over(collection)) {
         uint32_t failed = atomic_load(&db->checkpoint_failed);
-        if (failed != 0 && atomic_load(&db->log_bytes) >= db->wal_limit * 2) {
-            /* The background could not; whoever writes is told why, by trying once more in this
-             * thread. */
+        if (failed != 0 &&
+            (atomic_load(&db->log_bytes) >= db->wal_limit * 2 || waited >= db->stall_timeout_us)) {
+            /* The background could not, and what it sealed cannot be indexed before a checkpoint is
+             * made; whoever writes is told why, by trying once more in this thread. */
             int code = checkpoint_run(db, 1);
             if (code != OMENDB_OK)
                 return code;
@@ -469,8 +478,7 @@ OMENDB_INTERNAL void work_stop(omendb *db)
     work->stopping = 1;
     platform_condition_broadcast(&work->condition);
     platform_mutex_unlock(&work->mutex);
-    /* Threads of the parent do not exist in a forked child. */
-    for (uint32_t i = 0; db->process == platform_process() && i < work->started; i++)
+    for (uint32_t i = 0; i < work->started; i++)
         platform_thread_join(&work->threads[i]);
     work->started = 0;
 }
@@ -495,3 +503,4 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
 
 #undef WORK_INDEX_ROWS
 #undef WORK_POLL_US
+#undef WORK_SEALED_TAILS

@@ -18,6 +18,7 @@
 #include <cstdarg>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 #include <random>
 #include <sstream>
@@ -361,6 +362,23 @@ double seconds_now()
 {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
         .count();
+}
+
+static double clock_seconds(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+double thread_cpu_seconds()
+{
+    return clock_seconds(CLOCK_THREAD_CPUTIME_ID);
+}
+
+double process_cpu_seconds()
+{
+    return clock_seconds(CLOCK_PROCESS_CPUTIME_ID);
 }
 
 double percentile(std::vector<double> values, double share)

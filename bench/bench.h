@@ -63,6 +63,8 @@ uint64_t tree_bytes(const std::string &path);
 bool exists(const std::string &path);
 
 double seconds_now();
+double thread_cpu_seconds();                                 // used by this thread
+double process_cpu_seconds();                                // used by all threads of this process
 double percentile(std::vector<double> values, double share); // 0..1
 void pin_to_core(int core);
 void run_threads(int count, const std::function<void(int)> &work);

@@ -1,12 +1,14 @@
-// bench_graph.cpp: the bare graph beside hnswlib's, on the same vectors in the same run: building with two threads,
-// the curve of recall@10 and queries a second of one thread, and with "churn" the graph after 30 % of its rows were dropped.
+// bench_graph.cpp: the bare graph beside hnswlib's, on the same vectors in the same run: building
+// with two threads, the curve of recall@10 and queries a second of one thread, and with "churn" the
+// graph after 30 % of its rows were dropped.
 //
 //   cc -std=c11 -O2 -I. -c bench/graph_core.c -o graph_core.o
-//   c++ -std=c++17 -O3 -march=native -I. bench/bench_graph.cpp graph_core.o -o bench_graph -lpthread
-//   taskset -c 0,1 ./bench_graph build/data [rows [file for hnswlib's index [churn]]]
+//   c++ -std=c++17 -O3 -march=native -I. bench/bench_graph.cpp graph_core.o -o bench_graph
+//   -lpthread taskset -c 0,1 ./bench_graph build/data [rows [file for hnswlib's index [churn]]]
 //
-// The folder (or OMENDB_DATA) holds sift-dev.base.u8bin and sift-dev.query.u8bin. The file keeps hnswlib's index for the next
-// run, which then has no building time of it; "-" leaves hnswlib out. hnswlib is compiled for this machine, the graph for any.
+// The folder (or OMENDB_DATA) holds sift-dev.base.u8bin and sift-dev.query.u8bin. The file keeps
+// hnswlib's index for the next run, which then has no building time of it; "-" leaves hnswlib out.
+// hnswlib is compiled for this machine, the graph for any.
 #include "graph_core.h"
 
 #include "omendb.h"
@@ -71,10 +73,11 @@ Matrix read_matrix(const std::string &path, uint32_t limit)
     Matrix matrix;
     uint32_t header[2];
     if (!file.read(reinterpret_cast<char *>(header), sizeof header)) {
-        std::fprintf(stderr,
-                     "%s cannot be read. Give the folder with sift-dev.*.u8bin as the argument or in "
-                     "OMENDB_DATA.\n",
-                     path.c_str());
+        std::fprintf(
+            stderr,
+            "%s cannot be read. Give the folder with sift-dev.*.u8bin as the argument or in "
+            "OMENDB_DATA.\n",
+            path.c_str());
         std::exit(1);
     }
     matrix.rows = std::min(header[0], limit);
@@ -99,7 +102,8 @@ void in_threads(unsigned threads, const std::function<void(uint32_t)> &work, uin
         thread.join();
 }
 
-// Exact nearest kHits of each query among the rows whose `hidden` is 0; an empty `hidden` hides none.
+// Exact nearest kHits of each query among the rows whose `hidden` is 0; an empty `hidden` hides
+// none.
 std::vector<uint32_t> exact(const Matrix &base, const Matrix &queries,
                             const std::vector<unsigned char> &hidden)
 {
@@ -118,8 +122,9 @@ std::vector<uint32_t> exact(const Matrix &base, const Matrix &queries,
                     distance += (query[i] - vector[i]) * (query[i] - vector[i]);
                 if (best.size() == kHits && distance >= best.back().first)
                     continue;
-                best.insert(std::upper_bound(best.begin(), best.end(), std::make_pair(distance, row)),
-                            {distance, row});
+                best.insert(
+                    std::upper_bound(best.begin(), best.end(), std::make_pair(distance, row)),
+                    {distance, row});
                 if (best.size() > kHits)
                     best.pop_back();
             }
@@ -271,8 +276,8 @@ void churn(graph_core *core, const Matrix &base, const Matrix &queries, int repe
         const Point a = measure(queries, truth, ef, repeats, filtered);
         const Point b = measure(queries, new_truth, ef, repeats, ours(adopted, {}));
         const Point c = measure(queries, new_truth, ef, repeats, ours(fresh, {}));
-        std::printf("%5zu  filtered %.4f %7.0f   adopted %.4f %7.0f   fresh %.4f %7.0f\n", ef, a.recall,
-                    a.rate, b.recall, b.rate, c.recall, c.rate);
+        std::printf("%5zu  filtered %.4f %7.0f   adopted %.4f %7.0f   fresh %.4f %7.0f\n", ef,
+                    a.recall, a.rate, b.recall, b.rate, c.recall, c.rate);
     }
     graph_core_destroy(adopted);
     graph_core_destroy(fresh);

@@ -116,7 +116,8 @@ struct graph_core *graph_core_build(const struct graph_core_settings *settings, 
     core_require(graph_reserve(core->graph, rows));
     for (uint32_t row = 0; row < rows; row++) {
         memcpy(graph_vector(core->graph, row),
-               (const unsigned char *)vectors + row * settings->vector_bytes, settings->vector_bytes);
+               (const unsigned char *)vectors + row * settings->vector_bytes,
+               settings->vector_bytes);
     }
     graph_set_count(core->graph, rows);
     core_run(core, threads, NULL, NULL);

@@ -1,5 +1,5 @@
-/* graph_core.h: the bare graph behind a plain C interface, because bench_graph.cpp is C++ (for hnswlib) and the
- * graph is C11 with atomics inside omendb.c. */
+/* graph_core.h: the bare graph behind a plain C interface, because bench_graph.cpp is C++ (for
+ * hnswlib) and the graph is C11 with atomics inside omendb.c. */
 #ifndef GRAPH_CORE_H
 #define GRAPH_CORE_H
 
@@ -23,14 +23,15 @@ struct graph_core_settings {
 /* All functions end the program when a call of the graph fails. */
 struct graph_core *graph_core_build(const struct graph_core_settings *settings, const void *vectors,
                                     uint32_t rows, unsigned threads);
-/* A graph of those of `core`'s rows whose keep[row] is not 0, taken over with `threads`; order of rows kept. */
+/* A graph of those of `core`'s rows whose keep[row] is not 0, taken over with `threads`; order of
+ * rows kept. */
 struct graph_core *graph_core_adopt(const struct graph_core *core, const unsigned char *keep,
                                     unsigned threads);
 void graph_core_destroy(struct graph_core *core);
 uint64_t graph_core_bytes(const struct graph_core *core);
 
-/* The nearest `k` of a walk with `ef`; returns how many. `hidden`: rows with a byte that is not 0 are not
- * returned; NULL: all are. One thread at a time. */
+/* The nearest `k` of a walk with `ef`; returns how many. `hidden`: rows with a byte that is not 0
+ * are not returned; NULL: all are. One thread at a time. */
 size_t graph_core_search(struct graph_core *core, const void *query, size_t ef, size_t k,
                          const unsigned char *hidden, uint32_t *rows);
 

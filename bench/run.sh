@@ -25,6 +25,7 @@ if [ "${OMENDB_BENCH:-}" = quick ]; then
 fi
 # Huge pages for everybody's malloc: without them the libraries in memory lose up to a half.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}" # idle threads of FAISS do not spin
 mkdir -p "$objects" "$results"
 
 # has HEADER LIBRARIES: whether a program that includes it can be linked.

@@ -1,23 +1,24 @@
 /* crash_enumerate.c: what a database is after the power went, at every moment of a mixed workload.
  *
  * A workload of single records, batches, transactions over two collections, deletes, creations and
- * drops, checkpoints, merges, backups and reopenings runs on the recording file system of crash_vfs.h, with
- * limits so small that logs are rotated and segments merged every few commits. Beside it a model is
- * kept; after every commit the digest of all that it holds is noted in a history.
+ * drops, checkpoints, merges, backups and reopenings runs on the recording file system of
+ * crash_vfs.h, with limits so small that logs are rotated and segments merged every few commits.
+ * Beside it a model is kept; after every commit the digest of all that it holds is noted in a
+ * history.
  *
- * Then the log of the file system is walked. At each event disks are made as a crash might leave them,
- * and on each the database is opened: its digest must be that of a commit which is not older than the last
- * acknowledged one and not newer than the last attempted one, and omendb_check must find nothing.
- * Some images go on working, with a model of their own, and crash again, in recovery or later.
- * A finished backup must be there, whole.
+ * Then the log of the file system is walked. At each event disks are made as a crash might leave
+ * them, and on each the database is opened: its digest must be that of a commit which is not older
+ * than the last acknowledged one and not newer than the last attempted one, and omendb_check must
+ * find nothing. Some images go on working, with a model of their own, and crash again, in recovery
+ * or later. A finished backup must be there, whole.
  *
- * Invariant: threads = 0 and one seed make a run repeatable; a failure prints the seed, the event and
- * the kind of image.
+ * Invariant: threads = 0 and one seed make a run repeatable; a failure prints the seed, the event
+ * and the kind of image.
  *
- *     crash_enumerate                         10,000 images, then every class of sync left out in turn
- *     crash_enumerate --images N --seed S     a campaign
- *     crash_enumerate --omit-syncs            only the second part
- *     crash_enumerate --keep-going 1          counts failures instead of stopping at the tenth */
+ *     crash_enumerate                         10,000 images, then every class of sync left out in
+ * turn crash_enumerate --images N --seed S     a campaign crash_enumerate --omit-syncs only the
+ * second part crash_enumerate --keep-going 1          counts failures instead of stopping at the
+ * tenth */
 #define _POSIX_C_SOURCE 200809L
 
 #include "crash_vfs.h"
@@ -44,7 +45,8 @@ struct model {
     uint64_t next_value;
 };
 
-/* The first five components are the digits of the value to the base 15, so that it can be read back. */
+/* The first five components are the digits of the value to the base 15, so that it can be read
+ * back. */
 static void model_vector(uint64_t value, uint32_t dim, float *vector)
 {
     support_vector(value, dim, vector);
@@ -145,10 +147,10 @@ static void workload_open_collections(struct workload *work)
 {
     for (int c = 0; c < ENUMERATE_COLLECTIONS && !work->broken; c++)
         if (work->model.present[c])
-            workload_expect(work,
-                            omendb_collection_open(work->db, enumerate_names[c], NULL,
-                                                   &work->collections[c]),
-                            "open of a collection");
+            workload_expect(
+                work,
+                omendb_collection_open(work->db, enumerate_names[c], NULL, &work->collections[c]),
+                "open of a collection");
 }
 
 static void workload_close_collections(struct workload *work)
@@ -168,10 +170,10 @@ static void workload_create(struct workload *work, int c)
     schema.ef_construction = 16;
     work->model.present[c] = 1;
     workload_attempt(work);
-    if (workload_expect(work,
-                        omendb_collection_create(work->db, enumerate_names[c], &schema,
-                                                 &work->collections[c]),
-                        "create"))
+    if (workload_expect(
+            work,
+            omendb_collection_create(work->db, enumerate_names[c], &schema, &work->collections[c]),
+            "create"))
         workload_acknowledge(work);
 }
 
@@ -382,8 +384,9 @@ static size_t campaign_match(struct campaign *campaign, const struct history *hi
         if (history->digests[i] == digest) {
             snprintf(text, sizeof text, "state %zu of %zu..%zu", i, bounds->acknowledged,
                      bounds->attempted);
-            campaign_fail(campaign, i < bounds->acknowledged ? "acknowledged commits are lost"
-                                                              : "a commit from the future",
+            campaign_fail(campaign,
+                          i < bounds->acknowledged ? "acknowledged commits are lost"
+                                                   : "a commit from the future",
                           text);
             return SIZE_MAX;
         }
@@ -531,9 +534,8 @@ static void campaign_image(struct campaign *campaign, const struct crash_replay 
                            const struct history *history, const struct bounds *bounds,
                            const struct model *known, int depth)
 {
-    static const char *const lucks[CRASH_LUCKS] = {"nothing",      "everything", "random",
-                                                   "all but one",  "only one",   "names only",
-                                                   "bytes only"};
+    static const char *const lucks[CRASH_LUCKS] = {
+        "nothing", "everything", "random", "all but one", "only one", "names only", "bytes only"};
     const uint64_t failures = campaign->failures;
     uint64_t luck = support_below(&campaign->random, CRASH_LUCKS + 4);
     if (luck >= CRASH_LUCKS)
@@ -547,7 +549,8 @@ static void campaign_image(struct campaign *campaign, const struct crash_replay 
                 depth, lucks[luck]);
 }
 
-/* Number of events after which an image is of interest: all; with a sync left out those where that shows. */
+/* Number of events after which an image is of interest: all; with a sync left out those where that
+ * shows. */
 static size_t campaign_places(const struct campaign *campaign, const struct crash_fs *fs,
                               const struct crash_fs *start)
 {
@@ -576,8 +579,8 @@ static void campaign_walk(struct campaign *campaign, const struct crash_fs *fs,
         bounds_note(&bounds, event);
         if (campaign->omitted != NULL && replay.tainted == 0)
             continue;
-        uint64_t here = images / places +
-                        (support_below(&campaign->random, places) < images % places);
+        uint64_t here =
+            images / places + (support_below(&campaign->random, places) < images % places);
         while (here-- > 0 && !campaign_is_over(campaign))
             campaign_image(campaign, &replay, history, &bounds, known, depth);
     }
@@ -646,11 +649,190 @@ TEST(every_crash_leaves_a_prefix_with_all_that_was_acknowledged)
         crash_fs_destroy(campaign_run(&campaign, enumerate_seed + i, each, 250));
         if (campaign.images == images)
             break;
-        if (i % 4 == 3)
+        if (i % 40 == 39)
             campaign_print(&campaign);
     }
     campaign_print(&campaign);
     CHECK_EQ_INT(campaign.failures, 0);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * writers at once: group commit, and commits while the log is rotated */
+
+#define CONCURRENT_WRITERS 3
+#define CONCURRENT_BATCH   6
+#define CONCURRENT_COMMITS 400
+
+enum { MARK_WRITER_ATTEMPT = 16, MARK_WRITER_ACKNOWLEDGED = 32 };
+
+struct concurrent_writer {
+    struct crash_fs *fs;
+    omendb_collection *collection;
+    uint64_t number, commits;
+    int status;
+};
+
+/* What the log says of each writer; what a commit of one needs of the others: those that were
+ * acknowledged before it. */
+struct concurrent_bounds {
+    uint64_t attempted[CONCURRENT_WRITERS], acknowledged[CONCURRENT_WRITERS];
+    uint64_t needs[CONCURRENT_WRITERS][CONCURRENT_COMMITS + 1][CONCURRENT_WRITERS];
+};
+
+static int concurrent_open(struct crash_fs *fs, int32_t threads, omendb **db,
+                           omendb_collection **collection)
+{
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    options.vfs = &fs->vfs;
+    options.threads = threads;
+    options.wal_limit = 16 * 1024;
+    options.tail_limit = 64 * 1024;
+    schema.dim = 4;
+    schema.M = 4;
+    schema.ef_construction = 16;
+    const int status = omendb_open("/db", &options, db);
+    return status != OMENDB_OK ? status
+                               : omendb_collection_open_or_create(*db, "c", &schema, collection);
+}
+
+/* Commit n puts n into all records of the writer. */
+static void *concurrent_write(void *argument)
+{
+    struct concurrent_writer *writer = argument;
+    float vectors[CONCURRENT_BATCH * 4] = {0};
+    uint64_t ids[CONCURRENT_BATCH];
+    for (uint64_t n = 1; n <= writer->commits && writer->status == OMENDB_OK; n++) {
+        for (uint64_t i = 0; i < CONCURRENT_BATCH; i++) {
+            ids[i] = writer->number * 100 + i;
+            vectors[i * 4] = (float)n;
+        }
+        crash_mark(writer->fs, MARK_WRITER_ATTEMPT + writer->number, n);
+        writer->status = omendb_put_batch(writer->collection, NULL, CONCURRENT_BATCH, ids, vectors,
+                                          OMENDB_F32, NULL);
+        if (writer->status == OMENDB_OK)
+            crash_mark(writer->fs, MARK_WRITER_ACKNOWLEDGED + writer->number, n);
+    }
+    return NULL;
+}
+
+/* Records one workload; NULL where a call failed. */
+static struct crash_fs *concurrent_record(uint64_t commits)
+{
+    struct crash_fs *fs = crash_fs_create(1);
+    struct concurrent_writer writers[CONCURRENT_WRITERS];
+    pthread_t threads[CONCURRENT_WRITERS];
+    omendb *db = NULL;
+    omendb_collection *collection = NULL;
+    int good = concurrent_open(fs, 1, &db, &collection) == OMENDB_OK;
+    for (uint64_t i = 0; i < CONCURRENT_WRITERS && good; i++) {
+        writers[i] = (struct concurrent_writer){fs, collection, i, commits, OMENDB_OK};
+        good = pthread_create(&threads[i], NULL, concurrent_write, &writers[i]) == 0;
+    }
+    for (int i = 0; i < 6 && good; i++)
+        good = (i == 5 ? omendb_optimize(db, NULL, NULL) : omendb_checkpoint(db)) == OMENDB_OK;
+    for (size_t i = 0; i < CONCURRENT_WRITERS && good; i++) {
+        pthread_join(threads[i], NULL);
+        good = writers[i].status == OMENDB_OK;
+    }
+    omendb_collection_close(collection);
+    good = omendb_close(db) == OMENDB_OK && good;
+    if (good)
+        return fs;
+    fprintf(stderr, "  writers at once: %s\n", omendb_errmsg());
+    return NULL;
+}
+
+static void concurrent_note(struct concurrent_bounds *bounds, const struct crash_event *event)
+{
+    if (event->kind != CRASH_MARK)
+        return;
+    for (uint64_t w = 0; w < CONCURRENT_WRITERS; w++) {
+        if (event->size == MARK_WRITER_ACKNOWLEDGED + w)
+            bounds->acknowledged[w] = event->offset;
+        if (event->size != MARK_WRITER_ATTEMPT + w)
+            continue;
+        bounds->attempted[w] = event->offset;
+        memcpy(bounds->needs[w][event->offset], bounds->acknowledged, sizeof bounds->acknowledged);
+    }
+}
+
+/* The commit that a writer's records are of; UINT64_MAX: not all of one. */
+static uint64_t concurrent_state(omendb_collection *collection, uint64_t writer)
+{
+    float vector[4];
+    uint64_t state = 0, seen = 0;
+    for (uint64_t i = 0; i < CONCURRENT_BATCH; i++) {
+        const int status = omendb_get(collection, NULL, writer * 100 + i, OMENDB_F32, vector);
+        if (status == OMENDB_NOTFOUND)
+            continue;
+        if (status != OMENDB_OK || (seen++ > 0 && (uint64_t)vector[0] != state))
+            return UINT64_MAX;
+        state = (uint64_t)vector[0];
+    }
+    return seen == 0 || seen == CONCURRENT_BATCH ? state : UINT64_MAX;
+}
+
+static void concurrent_compare(struct campaign *campaign, omendb_collection *collection,
+                               const struct concurrent_bounds *bounds)
+{
+    uint64_t states[CONCURRENT_WRITERS];
+    for (uint64_t w = 0; w < CONCURRENT_WRITERS; w++) {
+        states[w] = concurrent_state(collection, w);
+        if (states[w] == UINT64_MAX)
+            campaign_fail(campaign, "half a batch", omendb_errmsg());
+        else if (states[w] < bounds->acknowledged[w])
+            campaign_fail(campaign, "acknowledged commits are lost", "writers at once");
+        else if (states[w] > bounds->attempted[w])
+            campaign_fail(campaign, "a commit from the future", "writers at once");
+    }
+    for (size_t w = 0; w < CONCURRENT_WRITERS && campaign->failures == 0; w++)
+        for (size_t other = 0; other < CONCURRENT_WRITERS; other++)
+            if (states[other] < bounds->needs[w][states[w]][other])
+                campaign_fail(campaign, "a hole: a commit without those before it", "");
+}
+
+static void concurrent_try(struct campaign *campaign, const struct crash_replay *replay,
+                           const struct concurrent_bounds *bounds)
+{
+    omendb *db = NULL;
+    omendb_collection *collection = NULL;
+    const uint64_t luck = support_below(&campaign->random, CRASH_LUCKS);
+    struct crash_fs *image = crash_image(replay, (enum crash_luck)luck, &campaign->random);
+    campaign->images++;
+    if (concurrent_open(image, 0, &db, &collection) != OMENDB_OK) {
+        campaign_fail(campaign, "cannot be opened", omendb_errmsg());
+    } else {
+        concurrent_compare(campaign, collection, bounds);
+        if (support_check(db) != OMENDB_OK)
+            campaign_fail(campaign, "check finds problems", omendb_errmsg());
+    }
+    omendb_collection_close(collection);
+    omendb_close(db);
+    crash_fs_destroy(image);
+}
+
+TEST(crashes_of_writers_at_once_leave_a_prefix_of_whole_batches)
+{
+    static struct concurrent_bounds bounds;
+    struct campaign campaign = {.failures_allowed = 5};
+    const uint64_t images = enumerate_images / 5;
+    struct crash_fs *fs = concurrent_record(CONCURRENT_COMMITS);
+    struct crash_replay replay;
+    memset(&bounds, 0, sizeof bounds);
+    campaign.random.state = enumerate_seed;
+    CHECK(fs != NULL);
+    crash_replay_begin(&replay, fs, NULL, NULL);
+    while (replay.position < fs->event_count && !campaign_is_over(&campaign)) {
+        concurrent_note(&bounds, crash_replay_step(&replay));
+        if (support_below(&campaign.random, fs->event_count) < images)
+            concurrent_try(&campaign, &replay, &bounds);
+    }
+    crash_replay_end(&replay);
+    crash_fs_destroy(fs);
+    campaign_print(&campaign);
+    CHECK_EQ_INT(campaign.failures, 0);
+    CHECK(campaign.images > 0);
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -704,6 +886,7 @@ TEST(every_sync_is_necessary)
 int main(int argc, char **argv)
 {
     static void (*const all[])(void) = {every_crash_leaves_a_prefix_with_all_that_was_acknowledged,
+                                        crashes_of_writers_at_once_leave_a_prefix_of_whole_batches,
                                         every_sync_is_necessary};
     const int campaign_only = support_argument(argc, argv, "--images", 0) != 0;
     const int syncs_only = support_flag(argc, argv, "--omit-syncs");
@@ -711,8 +894,9 @@ int main(int argc, char **argv)
     enumerate_seed = support_argument(argc, argv, "--seed", support_seed(1));
     enumerate_failures = support_argument(argc, argv, "--keep-going", 0) ? UINT64_MAX : 10;
     if (syncs_only)
-        return test_run(1, argv, all + 1, 1, "every_sync_is_necessary");
-    return test_run(1, argv, all, campaign_only ? 1 : 2,
+        return test_run(1, argv, all + 2, 1, "every_sync_is_necessary");
+    return test_run(1, argv, all, campaign_only ? 2 : 3,
                     "every_crash_leaves_a_prefix_with_all_that_was_acknowledged, "
+                    "crashes_of_writers_at_once_leave_a_prefix_of_whole_batches, "
                     "every_sync_is_necessary");
 }

@@ -1,11 +1,12 @@
-/* crash_vfs.h: a file system in memory, behind omendb_vfs, that records what is done to it, can fail any
- * call, and can say what a disk may hold after the power went at any moment. Header only: a program
- * of tests is one file.
+/* crash_vfs.h: a file system in memory, behind omendb_vfs, that records what is done to it, can
+ * fail any call, and can say what a disk may hold after the power went at any moment. Header only:
+ * a program of tests is one file.
  *
- * THE MODEL of a crash, weaker than any file system we know, so that what survives it survives them:
- * - A write is a run of sectors of 512 bytes, at multiples of 512 in the file. Until the file is synced, a
- *   write is on the disk whole, not at all, or for any subset of its sectors (a prefix, a suffix, a
- *   random choice); later writes to the same sectors may be there without earlier ones.
+ * THE MODEL of a crash, weaker than any file system we know, so that what survives it survives
+ * them:
+ * - A write is a run of sectors of 512 bytes, at multiples of 512 in the file. Until the file is
+ * synced, a write is on the disk whole, not at all, or for any subset of its sectors (a prefix, a
+ * suffix, a random choice); later writes to the same sectors may be there without earlier ones.
  * - The size of a file is a thing of its own: growth by writing, by allocate, and cuts by truncate
  *   are journalled in order, and since the last sync any prefix of them is on the disk, whether the
  *   bytes are or not. Bytes within the size that never arrived read as zero.
@@ -18,12 +19,14 @@
  * - A sync that failed stabilises nothing, and the writes before it are never made stable by a
  *   later sync that succeeds (the kernel marks the pages clean); they may be on the disk by chance.
  *
- * SYNC SITES. Each sync gets a class in words, which tells the calls in the library apart: the directory, the kind of file (its
- * name without the number), and whether it is the file's first sync; for a sync of a directory the last name that was made in
- * it. A replay may leave out a class, as if the library did not have the call; it then knows where that makes a difference ("tainted").
+ * SYNC SITES. Each sync gets a class in words, which tells the calls in the library apart: the kind
+ * of file (its name without the number), for segments the directory (a copy by a backup is another
+ * call), and whether it is the file's first sync; for a sync of a directory the last name that was
+ * made in it. A replay may leave out a class, as if the library did not have the call; it then
+ * knows where that makes a difference ("tainted").
  *
- * FAULTS. The n-th call since crash_faults_begin, counting those in `kinds`, fails with a code and errno, once or from
- * then on; a failing write leaves its first half written (a short write).
+ * FAULTS. The n-th call since crash_faults_begin, counting those in `kinds`, fails with a code and
+ * errno, once or from then on; a failing write leaves its first half written (a short write).
  *
  * Threads: every call takes one mutex. */
 #ifndef OMENDB_TEST_CRASH_VFS_H
@@ -164,14 +167,6 @@ static inline struct crash_event *crash_record(struct crash_fs *fs, enum crash_k
     return event;
 }
 
-/* Puts a number of the test's own into the log. */
-static inline void crash_mark(struct crash_fs *fs, uint64_t which, uint64_t value)
-{
-    struct crash_event *event = crash_record(fs, CRASH_MARK);
-    event->size = which;
-    event->offset = value;
-}
-
 static inline uint32_t crash_site(struct crash_fs *fs, const char *text)
 {
     for (uint32_t i = 0; i < fs->site_count; i++)
@@ -200,12 +195,23 @@ static inline void crash_kind_of(const char *name, char kind[CRASH_NAME])
     kind[length] = '\0';
 }
 
-static inline void crash_since(struct crash_directory *directory, const char *what, const char *name)
+static inline void crash_since(struct crash_directory *directory, const char *what,
+                               const char *name)
 {
     char kind[CRASH_NAME];
     crash_kind_of(name, kind);
     if (strcmp(kind, "LOCK") != 0)
         snprintf(directory->since, sizeof directory->since, "%s %s", what, kind);
+}
+
+/* Puts a number of the test's own into the log. */
+static inline void crash_mark(struct crash_fs *fs, uint64_t which, uint64_t value)
+{
+    pthread_mutex_lock(&fs->mutex);
+    struct crash_event *event = crash_record(fs, CRASH_MARK);
+    event->size = which;
+    event->offset = value;
+    pthread_mutex_unlock(&fs->mutex);
 }
 
 /* 1 when this call is to fail; errno is then set. */
@@ -374,7 +380,7 @@ static inline int crash_sync_directory(void *context, void *handle)
     struct crash_fs *fs = crash_enter(context);
     struct crash_directory *directory = handle;
     char text[256];
-    snprintf(text, sizeof text, "%.20s: directory, after %s", directory->path,
+    snprintf(text, sizeof text, "directory, after %s",
              directory->since[0] == '\0' ? "nothing" : directory->since);
     const int fails = crash_fails(fs, CRASH_CALL_SYNC);
     struct crash_event *event = crash_record(fs, CRASH_SYNC_DIRECTORY);
@@ -510,7 +516,8 @@ static inline int crash_size(void *context, void *handle, uint64_t *size)
     return crash_leave(fs, OMENDB_OK, 0);
 }
 
-static inline int crash_read(void *context, void *handle, uint64_t offset, void *buffer, size_t size)
+static inline int crash_read(void *context, void *handle, uint64_t offset, void *buffer,
+                             size_t size)
 {
     struct crash_fs *fs = crash_enter(context);
     const struct crash_handle *file = handle;
@@ -593,8 +600,12 @@ static inline int crash_sync(void *context, void *handle)
     const struct crash_handle *file = handle;
     struct crash_inode *inode = &fs->inodes[file->inode];
     char text[256];
-    snprintf(text, sizeof text, "%.20s: %s, %s sync", fs->directories[inode->directory].path,
-             inode->kind, inode->syncs == 0 ? "first" : "later");
+    char where[CRASH_NAME];
+    crash_kind_of(fs->directories[inode->directory].path, where);
+    snprintf(text, sizeof text, "%s%s%s, %s sync",
+             strstr(inode->kind, "ovl") || strstr(inode->kind, "seg") ? where : "",
+             strstr(inode->kind, "ovl") || strstr(inode->kind, "seg") ? "/" : "", inode->kind,
+             inode->syncs == 0 ? "first" : "later");
     inode->syncs++;
     const int fails = crash_fails(fs, CRASH_CALL_SYNC);
     struct crash_event *event = crash_record(fs, CRASH_SYNC);
@@ -751,7 +762,7 @@ static inline void crash_fs_add_file(struct crash_fs *fs, const char *path, cons
 
 struct crash_disk_file {
     struct crash_inode stable;
-    size_t *pending; /* WRITE and SIZE events not synced, in order */
+    size_t *pending;       /* WRITE and SIZE events not synced, in order */
     unsigned char *orphan; /* 1: a sync of it failed, no later sync will do it */
     size_t count, capacity;
     int tainted; /* a sync was left out and none came since */
@@ -772,10 +783,11 @@ struct crash_replay {
     struct crash_disk_directory directories[CRASH_DIRECTORIES];
     size_t directory_count;
     const char *omitted; /* class of syncs left out, or NULL */
-    int tainted; /* files and directories that are */
+    int tainted;         /* files and directories that are */
 };
 
-/* `start`: the state before the first event, as an image made it; NULL: nothing. All of it stable. */
+/* `start`: the state before the first event, as an image made it; NULL: nothing. All of it stable.
+ */
 static inline void crash_replay_begin(struct crash_replay *replay, const struct crash_fs *fs,
                                       const struct crash_fs *start, const char *omitted)
 {
@@ -1095,7 +1107,8 @@ static inline void crash_image_directory(const struct crash_replay *replay, size
     free(names.entries);
 }
 
-/* A disk as the crash may leave it; the inodes keep their numbers, those without a name are empty. Recording is on. */
+/* A disk as the crash may leave it; the inodes keep their numbers, those without a name are empty.
+ * Recording is on. */
 static inline struct crash_fs *crash_image(const struct crash_replay *replay, enum crash_luck luck,
                                            struct support_random *random)
 {

@@ -1,12 +1,14 @@
 /* fault_io.c: every call of the file system fails, one after the other, in every scenario.
  *
- * For k = 1, 2, ... the k-th call fails with EIO, once or from then on, or the k-th call that needs space fails with
- * ENOSPC (a failing write is short: half of it is there). Then must hold:
- * - the call returns a code that says so, and not, for instance, that the file was damaged or absent;
+ * For k = 1, 2, ... the k-th call fails with EIO, once or from then on, or the k-th call that needs
+ * space fails with ENOSPC (a failing write is short: half of it is there). Then must hold:
+ * - the call returns a code that says so, and not, for instance, that the file was damaged or
+ * absent;
  * - the handle still answers, if only with errors, and closes;
- * - the database, reopened, holds all that was acknowledged and nothing that was refused, and check finds nothing;
- * - so it does after the power goes at that moment and what no sync had confirmed is lost: the writes before a failed
- *   sync are gone for good there, whatever later syncs said.
+ * - the database, reopened, holds all that was acknowledged and nothing that was refused, and check
+ * finds nothing;
+ * - so it does after the power goes at that moment and what no sync had confirmed is lost: the
+ * writes before a failed sync are gone for good there, whatever later syncs said.
  *
  * Argument: a part of the scenarios' names. */
 #define _POSIX_C_SOURCE 200809L
@@ -164,8 +166,8 @@ static int io_scenario(const struct fault_scenario *scenario)
         int done = 0;
         io_fault = &io_faults[i];
         for (io_at = 1; !done && bad < 3; io_at += step)
-            bad += !io_run(scenario, start, &reference,
-                           io_at % 2 ? OMENDB_IO_MAP : OMENDB_IO_PREAD, &done);
+            bad += !io_run(scenario, start, &reference, io_at % 2 ? OMENDB_IO_MAP : OMENDB_IO_PREAD,
+                           &done);
     }
     printf("  %-32s %6llu runs%s\n", scenario->name, (unsigned long long)(io_runs - before),
            bad ? "  FAILED" : "");

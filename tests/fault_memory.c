@@ -1,8 +1,9 @@
-/* fault_memory.c: every allocation fails, one after the other, in every scenario, once and from then on.
+/* fault_memory.c: every allocation fails, one after the other, in every scenario, once and from
+ * then on.
  *
- * Then must hold: the call returns OMENDB_OK or OMENDB_NOMEM and nothing else; after NOMEM nothing was done; the
- * handle still answers and closes; every byte was given back, with the size it was asked with; and the database,
- * reopened with memory, holds all that was acknowledged.
+ * Then must hold: the call returns OMENDB_OK or OMENDB_NOMEM and nothing else; after NOMEM nothing
+ * was done; the handle still answers and closes; every byte was given back, with the size it was
+ * asked with; and the database, reopened with memory, holds all that was acknowledged.
  *
  * Argument: a part of the scenarios' names. */
 #define _POSIX_C_SOURCE 200809L

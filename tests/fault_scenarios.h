@@ -1,9 +1,10 @@
 /* fault_scenarios.h: what the tests of failing files and failing memory do to a database.
  *
- * A scenario starts from a prepared disk, opens it, and acts. A run without faults notes the digest of
- * the database after each commit; a run with faults counts the commits that were acknowledged. Then the
- * database is reopened without faults and must hold the state after the last acknowledged commit, or after the one
- * that failed (a failed commit may be there: point 4 of the contract), unless the code says that nothing was done.
+ * A scenario starts from a prepared disk, opens it, and acts. A run without faults notes the digest
+ * of the database after each commit; a run with faults counts the commits that were acknowledged.
+ * Then the database is reopened without faults and must hold the state after the last acknowledged
+ * commit, or after the one that failed (a failed commit may be there: point 4 of the contract),
+ * unless the code says that nothing was done.
  *
  * fault_allocator counts, checks the sizes that are given back, and fails on demand. */
 #ifndef OMENDB_TEST_FAULT_SCENARIOS_H
@@ -127,8 +128,7 @@ static inline int fault_open_path(struct fault_run *run, const char *path, int r
 static inline int fault_open_collections(struct fault_run *run)
 {
     const int status = omendb_collection_open(run->db, "docs", NULL, &run->docs);
-    return status != OMENDB_OK ? status
-                               : omendb_collection_open(run->db, "tags", NULL, &run->tags);
+    return status != OMENDB_OK ? status : omendb_collection_open(run->db, "tags", NULL, &run->tags);
 }
 
 static inline int fault_open(struct fault_run *run)
@@ -194,7 +194,8 @@ static inline omendb_schema fault_schema(uint32_t dim)
     return schema;
 }
 
-/* Two segments and tombstones, in `docs`; a few records in `tags`; and, if the process died, a log. */
+/* Two segments and tombstones, in `docs`; a few records in `tags`; and, if the process died, a log.
+ */
 static inline struct crash_fs *fault_prepare(int died)
 {
     struct crash_fs *fs = crash_fs_create(0), *copy;
@@ -500,7 +501,8 @@ static inline int fault_play(struct fault_run *run, const struct fault_scenario 
     return scenario->act(run);
 }
 
-/* 1 when `digest` is a state that a database may have after the run; `failed`: result of the run. */
+/* 1 when `digest` is a state that a database may have after the run; `failed`: result of the run.
+ */
 static inline int fault_state_is_legal(const struct fault_run *run, int failed, uint64_t digest)
 {
     const int nothing_was_done = failed == OMENDB_OK || failed == OMENDB_NOMEM ||

@@ -1,6 +1,6 @@
 /* support.h: what the tests of the whole library share: a generator of random numbers that one seed
- * replays, vectors whose distances are exact in f32, a folder to work in, and a digest of everything
- * that a database holds.
+ * replays, vectors whose distances are exact in f32, a folder to work in, and a digest of
+ * everything that a database holds.
  *
  * Invariant: component values are small integers, so that sums of products are exact in every order
  * of addition and in every stored type; a test may compare distances and vectors by ==.
@@ -247,8 +247,8 @@ static inline const char *support_path(const char *name)
 /* ------------------------------------------------------------------------------------------------
  * talk */
 
-/* A row that no link leads to is no damage: the heuristic of HNSW promises none, and a search that finds
- * fewer than k rows scans. How many there are is held down by the floor of recall. */
+/* A row that no link leads to is no damage: the heuristic of HNSW promises none, and a search that
+ * finds fewer than k rows scans. How many there are is held down by the floor of recall. */
 static inline void support_count_problem(void *context, const char *line)
 {
     if (strstr(line, "cannot be reached from the entry") != NULL)

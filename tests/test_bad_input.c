@@ -1,4 +1,5 @@
-/* test_bad_input.c: each wrong argument and each hostile place gets its named error and a sentence with the facts, and what was stored stays.
+/* test_bad_input.c: each wrong argument and each hostile place gets its named error and a sentence
+ * with the facts, and what was stored stays.
  *
  * Every case runs on a database with records; afterwards its digest must be the same. */
 #define _DEFAULT_SOURCE 1 /* setgroups is in no standard */
@@ -143,8 +144,8 @@ TEST(ids_that_are_taken_or_absent_are_named)
     const uint64_t before = input_digest();
     CHECK(input_is(input_add(input_l2, 7, vector), OMENDB_EXISTS, "7"));
     CHECK(input_is(omendb_delete(input_l2, NULL, 12345), OMENDB_NOTFOUND, "12345"));
-    CHECK(input_is(omendb_get(input_l2, NULL, 12345, OMENDB_F32, vector), OMENDB_NOTFOUND,
-                   "12345"));
+    CHECK(
+        input_is(omendb_get(input_l2, NULL, 12345, OMENDB_F32, vector), OMENDB_NOTFOUND, "12345"));
     CHECK(input_is(omendb_get(input_l2, NULL, 1, OMENDB_I8, vector), OMENDB_INVALID, ""));
     CHECK(input_digest() == before);
     CHECK_EQ_INT(input_end(), OMENDB_OK);
@@ -427,8 +428,7 @@ static int input_as_nobody(uint32_t read_only)
         omendb *db = NULL;
         omendb_options options = OMENDB_OPTIONS_INIT;
         options.read_only = read_only;
-        if (getuid() == 0 &&
-            (setgroups(0, NULL) != 0 || setgid(65534) != 0 || setuid(65534) != 0))
+        if (getuid() == 0 && (setgroups(0, NULL) != 0 || setgid(65534) != 0 || setuid(65534) != 0))
             _exit(2);
         const int opened = omendb_open(input_path, &options, &db);
         _exit(input_is(opened, OMENDB_PERMISSION, "ermission") ? 0 : 1);

@@ -1,8 +1,11 @@
-/* test_concurrency.c: threads that search, get and scan while others add, put, delete, checkpoint and merge.
+/* test_concurrency.c: threads that search, get and scan while others add, put, delete, checkpoint
+ * and merge.
  *
- * Every writer owns a range of ids and puts the number of its round into all records of a batch, so that a reader can tell half a batch
- * from a whole one: in one snapshot all records of an owner are of one round. Readers keep snapshots over checkpoints and merges and must get equal answers.
- * Hits must be visible records at their true distance. Short, so that it runs under the thread sanitizer. */
+ * Every writer owns a range of ids and puts the number of its round into all records of a batch, so
+ * that a reader can tell half a batch from a whole one: in one snapshot all records of an owner are
+ * of one round. Readers keep snapshots over checkpoints and merges and must get equal answers. Hits
+ * must be visible records at their true distance. Short, so that it runs under the thread
+ * sanitizer. */
 #define _POSIX_C_SOURCE 200809L
 
 #include <pthread.h>
@@ -49,7 +52,8 @@ static void threads_vector(uint64_t id, uint64_t round, float *vector)
     vector[0] = (float)(round % 4096);
 }
 
-/* Rounds: put the whole batch; every fifth round deletes it first, in the same transaction, every seventh goes without one. */
+/* Rounds: put the whole batch; every fifth round deletes it first, in the same transaction, every
+ * seventh goes without one. */
 static void *threads_write(void *argument)
 {
     struct threads_one *one = argument;
@@ -92,8 +96,7 @@ static void *threads_churn(void *argument)
     for (uint64_t i = 0; !atomic_load(&world->stop); i++) {
         record.id = 100000 + i;
         threads_vector(record.id, i, vector);
-        if (!threads_expect(world,
-                            omendb_add(world->collection, NULL, &record, NULL) == OMENDB_OK,
+        if (!threads_expect(world, omendb_add(world->collection, NULL, &record, NULL) == OMENDB_OK,
                             "an add failed"))
             break;
         if (i >= 20 &&
@@ -110,8 +113,8 @@ static void *threads_maintain(void *argument)
     struct threads_world *world = ((struct threads_one *)argument)->world;
     for (uint64_t i = 0; !atomic_load(&world->stop); i++) {
         const struct timespec pause = {0, 3000000};
-        const int status = i % 4 == 3 ? omendb_optimize(world->db, NULL, NULL)
-                                      : omendb_checkpoint(world->db);
+        const int status =
+            i % 4 == 3 ? omendb_optimize(world->db, NULL, NULL) : omendb_checkpoint(world->db);
         if (!threads_expect(world, status == OMENDB_OK, "maintenance failed"))
             break;
         nanosleep(&pause, NULL);
@@ -191,8 +194,7 @@ static void *threads_read(void *argument)
         const uint64_t value = support_next(&random);
         for (size_t i = 0; i < THREADS_WRITERS; i++)
             before[i] = atomic_load(&world->rounds[i]);
-        if (!threads_expect(world,
-                            omendb_txn_begin(world->db, OMENDB_READ_ONLY, &txn) == OMENDB_OK,
+        if (!threads_expect(world, omendb_txn_begin(world->db, OMENDB_READ_ONLY, &txn) == OMENDB_OK,
                             "a snapshot failed"))
             break;
         for (uint64_t i = 0; i < THREADS_WRITERS; i++)
@@ -239,13 +241,14 @@ static int threads_open(struct threads_world *world, const char *path, uint32_t 
 static void threads_run(const char *path, uint32_t io, int writers_only)
 {
     static struct threads_world world;
-    static void *(*const kinds[])(void *) = {threads_write, threads_write, threads_churn,
-                                             threads_maintain, threads_read, threads_read,
+    static void *(*const kinds[])(void *) = {threads_write,    threads_write, threads_churn,
+                                             threads_maintain, threads_read,  threads_read,
                                              threads_read};
     const size_t count = writers_only ? 4 : 4 + THREADS_READERS;
     struct threads_one ones[4 + THREADS_READERS];
     pthread_t threads[4 + THREADS_READERS];
-    const double seconds = 1.5 * (support_scale() < 1.0 ? 0.5 + support_scale() / 2 : support_scale());
+    const double seconds =
+        1.5 * (support_scale() < 1.0 ? 0.5 + support_scale() / 2 : support_scale());
     const struct timespec run = {(time_t)seconds,
                                  (long)((seconds - (double)(time_t)seconds) * 1e9)};
     memset(&world, 0, sizeof world);

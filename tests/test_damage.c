@@ -1,11 +1,13 @@
-/* test_damage.c: each byte of a small database is flipped, each file is cut at each length, blocks and files are
- * swapped, files are missing.
+/* test_damage.c: each byte of a small database is flipped, each file is cut at each length, blocks
+ * and files are swapped, files are missing.
  *
- * The damaged database is opened, checked, and read in every way. Then must hold: nothing crashes; an answer that is given is the right
- * one; otherwise there is an error that says damage. The one exception is the documented one: damage in the last record of the log
- * cannot be told from a torn tail, and a log that was cut is shorter; then the state is that of an earlier commit.
+ * The damaged database is opened, checked, and read in every way. Then must hold: nothing crashes;
+ * an answer that is given is the right one; otherwise there is an error that says damage. The one
+ * exception is the documented one: damage in the last record of the log cannot be told from a torn
+ * tail, and a log that was cut is shorter; then the state is that of an earlier commit.
  *
- * Each damage is tried with mapped files or with OMENDB_IO_PREAD in turn (the next byte gets the other one). */
+ * Each damage is tried with mapped files or with OMENDB_IO_PREAD in turn (the next byte gets the
+ * other one). */
 #define _POSIX_C_SOURCE 200809L
 
 #include "crash_vfs.h"
@@ -299,8 +301,7 @@ TEST(a_missing_file_is_an_error_or_of_no_effect)
     for (size_t i = 0; i < world.fs->directories[0].count; i++) {
         const char *name = world.fs->directories[0].entries[i].name;
         struct crash_fs *disk = crash_fs_copy(world.fs);
-        crash_unlink_entry(disk, &disk->directories[0],
-                           crash_find(&disk->directories[0], name));
+        crash_unlink_entry(disk, &disk->directories[0], crash_find(&disk->directories[0], name));
         if (!damage_try(&world, disk, world.state_count - 1))
             bad += damage_bad(name, "missing", 0);
     }
@@ -369,8 +370,7 @@ TEST(random_bytes_in_any_place_do_not_crash)
             inode->data[at + count - 1] = (uint8_t)support_next(&random);
         char name[CRASH_NAME];
         memcpy(name, entry->name, sizeof name);
-        if (!damage_try(&world, disk,
-                        strncmp(name, "wal-", 4) == 0 ? 0 : world.state_count - 1))
+        if (!damage_try(&world, disk, strncmp(name, "wal-", 4) == 0 ? 0 : world.state_count - 1))
             bad += damage_bad(name, "random bytes, round", i);
     }
     damage_print(&world, "random");

@@ -7,13 +7,13 @@
 
 #include <stdlib.h>
 
-#define DIM        16
-#define LINKS      8 /* M */
-#define HITS       10
-#define MAX_ROWS   20000
-#define CLUSTERS   50
-#define EF         64
-#define ENOUGH     0.97 /* recall that every healthy graph of these sets has at EF */
+#define DIM      16
+#define LINKS    8 /* M */
+#define HITS     10
+#define MAX_ROWS 20000
+#define CLUSTERS 50
+#define EF       64
+#define ENOUGH   0.97 /* recall that every healthy graph of these sets has at EF */
 
 static uint64_t random_state;
 
@@ -142,8 +142,8 @@ static size_t shared_rows(const struct graph_hit *a, size_t a_count, const struc
     return shared;
 }
 
-/* Mean recall at HITS of 100 random queries against the scan of the same view; -1 on a failed call, on fewer hits
- * than the scan has, or on hits out of order. */
+/* Mean recall at HITS of 100 random queries against the scan of the same view; -1 on a failed call,
+ * on fewer hits than the scan has, or on hits out of order. */
 static double recall_of(struct fixture *fixture, size_t ef, const struct graph_filter *filter)
 {
     struct graph_hit *walked = malloc(ef * sizeof *walked);
@@ -156,8 +156,8 @@ static double recall_of(struct fixture *fixture, size_t ef, const struct graph_f
         float vector[DIM];
         size_t walked_count, exact_count = 0;
         random_vector(vector);
-        if (graph_search(&view, fixture->scratch, vector, ef, filter, walked, &walked_count, NULL) !=
-                OMENDB_OK ||
+        if (graph_search(&view, fixture->scratch, vector, ef, filter, walked, &walked_count,
+                         NULL) != OMENDB_OK ||
             graph_scan(&view, fixture->scratch, vector, 0, view.count, HITS, filter, exact,
                        &exact_count, NULL) != OMENDB_OK ||
             walked_count < exact_count) {
@@ -166,13 +166,14 @@ static double recall_of(struct fixture *fixture, size_t ef, const struct graph_f
         }
         for (size_t i = 1; i < walked_count; i++) {
             if (walked[i].distance < walked[i - 1].distance ||
-                (walked[i].distance == walked[i - 1].distance && walked[i].row <= walked[i - 1].row)) {
+                (walked[i].distance == walked[i - 1].distance &&
+                 walked[i].row <= walked[i - 1].row)) {
                 free(walked);
                 return -1;
             }
         }
-        shared += shared_rows(exact, exact_count, walked,
-                              walked_count < HITS ? walked_count : HITS);
+        shared +=
+            shared_rows(exact, exact_count, walked, walked_count < HITS ? walked_count : HITS);
         wanted += exact_count;
     }
     free(walked);
@@ -237,18 +238,20 @@ TEST(a_scan_is_exact_and_merges_into_earlier_hits)
     CHECK(fixture_fill(&fixture, OMENDB_L2, 500));
     graph_get_view(fixture.graph, &view);
     random_vector(vector);
-    CHECK_EQ_INT(graph_scan(&view, fixture.scratch, vector, 0, 500, HITS, NULL, once, &once_count, NULL),
-                 OMENDB_OK);
+    CHECK_EQ_INT(
+        graph_scan(&view, fixture.scratch, vector, 0, 500, HITS, NULL, once, &once_count, NULL),
+        OMENDB_OK);
     for (uint32_t first = 0; first < 600; first += 77) {
-        CHECK_EQ_INT(graph_scan(&view, fixture.scratch, vector, first, first + 77, HITS, NULL, twice,
-                                &twice_count, NULL),
+        CHECK_EQ_INT(graph_scan(&view, fixture.scratch, vector, first, first + 77, HITS, NULL,
+                                twice, &twice_count, NULL),
                      OMENDB_OK);
     }
     CHECK_EQ_INT(once_count, HITS);
     CHECK_EQ_INT(twice_count, HITS);
     CHECK_EQ_INT(memcmp(once, twice, sizeof once), 0);
     for (uint32_t row = 0; row < 500; row++) {
-        nearer += view.kernel->pair(vector, rows_at(&view.vectors, row), DIM) < once[HITS - 1].distance;
+        nearer +=
+            view.kernel->pair(vector, rows_at(&view.vectors, row), DIM) < once[HITS - 1].distance;
     }
     CHECK_EQ_INT(nearer, HITS - 1);
     CHECK(fixture_destroy(&fixture));
@@ -266,16 +269,18 @@ TEST(a_wide_walk_equals_a_scan)
     CHECK(fixture_fill(&fixture, OMENDB_L2, 3000));
     graph_get_view(fixture.graph, &view);
     random_vector(vector);
-    CHECK_EQ_INT(graph_search(&view, fixture.scratch, vector, 6000, NULL, walked, &walked_count, NULL),
-                 OMENDB_OK);
-    CHECK_EQ_INT(graph_scan(&view, fixture.scratch, vector, 0, 3000, 6000, NULL, exact, &exact_count,
-                            NULL),
-                 OMENDB_OK);
+    CHECK_EQ_INT(
+        graph_search(&view, fixture.scratch, vector, 6000, NULL, walked, &walked_count, NULL),
+        OMENDB_OK);
+    CHECK_EQ_INT(
+        graph_scan(&view, fixture.scratch, vector, 0, 3000, 6000, NULL, exact, &exact_count, NULL),
+        OMENDB_OK);
     CHECK_EQ_INT(walked_count, 3000);
     CHECK_EQ_INT(exact_count, 3000);
     CHECK_EQ_INT(memcmp(walked, exact, 3000 * sizeof *walked), 0);
-    CHECK_EQ_INT(graph_search(&view, fixture.scratch, vector, 2500, NULL, walked, &walked_count, NULL),
-                 OMENDB_OK);
+    CHECK_EQ_INT(
+        graph_search(&view, fixture.scratch, vector, 2500, NULL, walked, &walked_count, NULL),
+        OMENDB_OK);
     CHECK_EQ_INT(walked_count, 2500);
     CHECK(shared_rows(walked, 2500, exact, 2500) > 2490);
     free(walked);
@@ -290,8 +295,9 @@ struct share {
 static int share_visible(const void *context, uint32_t row)
 {
     const struct share *share = context;
-    return row * UINT32_C(2654435761) >> 8 & 1023 ? (row * UINT32_C(40503) >> 4) % 100 < share->of_100
-                                                  : 0;
+    return row * UINT32_C(2654435761) >> 8 & 1023
+               ? (row * UINT32_C(40503) >> 4) % 100 < share->of_100
+               : 0;
 }
 
 TEST(filters_hide_rows_and_the_walk_goes_through_them)
@@ -393,8 +399,8 @@ TEST(points_among_copies_are_found)
     for (uint32_t row = 0; row < 8000; row += 4) {
         struct graph_hit hits[EF];
         size_t count;
-        CHECK_EQ_INT(graph_search(&view, fixture.scratch, rows_at(&view.vectors, row), EF, NULL, hits,
-                                  &count, NULL),
+        CHECK_EQ_INT(graph_search(&view, fixture.scratch, rows_at(&view.vectors, row), EF, NULL,
+                                  hits, &count, NULL),
                      OMENDB_OK);
         found += count > 0 && hits[0].row == row;
     }
@@ -447,7 +453,8 @@ TEST(levels_thin_out_by_M)
         }
     }
     CHECK(at_least[1] > MAX_ROWS / LINKS * 0.9 && at_least[1] < MAX_ROWS / LINKS * 1.1);
-    CHECK(at_least[2] > MAX_ROWS / LINKS / LINKS * 0.7 && at_least[2] < MAX_ROWS / LINKS / LINKS * 1.3);
+    CHECK(at_least[2] > MAX_ROWS / LINKS / LINKS * 0.7 &&
+          at_least[2] < MAX_ROWS / LINKS / LINKS * 1.3);
     CHECK(fixture_destroy(&fixture));
 }
 
@@ -486,8 +493,8 @@ static void *worker_search(void *argument)
         struct graph_hit hits[EF];
         size_t count;
         graph_get_view(worker->fixture->graph, &view);
-        worker->failed |= graph_search(&view, scratch, rows_at(&view.vectors, worker->part), EF, NULL,
-                                       hits, &count, NULL) != OMENDB_OK;
+        worker->failed |= graph_search(&view, scratch, rows_at(&view.vectors, worker->part), EF,
+                                       NULL, hits, &count, NULL) != OMENDB_OK;
         worker->failed |= count == 0;
         platform_yield();
     }
@@ -559,8 +566,8 @@ static void *grower_search(void *argument)
         size_t count;
         graph_get_view(grower->fixture->graph, &view);
         if (view.entry_row != GRAPH_NO_ROW) {
-            grower->failed |= graph_search(&view, scratch, rows_at(&view.vectors, view.entry_row), EF,
-                                           NULL, hits, &count, NULL) != OMENDB_OK;
+            grower->failed |= graph_search(&view, scratch, rows_at(&view.vectors, view.entry_row),
+                                           EF, NULL, hits, &count, NULL) != OMENDB_OK;
             grower->failed |= count == 0 || hits[0].distance != 0;
         }
     }
@@ -593,7 +600,8 @@ TEST(a_graph_grows_under_its_readers)
 }
 
 /* `to` takes over the rows of `from` that old_to_new keeps. */
-static int adopt(struct fixture *from, struct fixture *to, const uint32_t *old_to_new, uint32_t kept)
+static int adopt(struct fixture *from, struct fixture *to, const uint32_t *old_to_new,
+                 uint32_t kept)
 {
     struct graph_view view;
 
@@ -796,7 +804,8 @@ TEST(a_limit_of_memory_fails_cleanly)
     scratch = graph_scratch_create(&fixture.memory);
     CHECK(scratch != NULL);
     graph_get_view(fixture.graph, &view);
-    CHECK_EQ_INT(graph_search(&view, scratch, vector, HITS, NULL, hits, &count, NULL), OMENDB_NOMEM);
+    CHECK_EQ_INT(graph_search(&view, scratch, vector, HITS, NULL, hits, &count, NULL),
+                 OMENDB_NOMEM);
     fixture.memory.limit = 0;
     CHECK_EQ_INT(graph_search(&view, scratch, vector, HITS, NULL, hits, &count, NULL), OMENDB_OK);
     CHECK_EQ_INT(count, HITS);

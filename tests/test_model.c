@@ -1,11 +1,13 @@
 /* test_model.c: random operations against a flat array with versions.
  *
- * The model is a list of rows (id, value, first commit, last commit) for each collection, and nothing else;
- * whatever the database answers is compared with a walk over that list: what exists, what exists for a snapshot, what a
- * transaction sees of itself, what is nearest. Exact answers must be equal, approximate ones sorted, unique, visible, as many
- * as asked for, with the right distances, and of a recall above a floor.
+ * The model is a list of rows (id, value, first commit, last commit) for each collection, and
+ * nothing else; whatever the database answers is compared with a walk over that list: what exists,
+ * what exists for a snapshot, what a transaction sees of itself, what is nearest. Exact answers
+ * must be equal, approximate ones sorted, unique, visible, as many as asked for, with the right
+ * distances, and of a recall above a floor.
  *
- * Phases: in memory on the file system of crash_vfs.h without threads (repeatable), with two, on the real file system, and ":memory:".
+ * Phases: in memory on the file system of crash_vfs.h without threads (repeatable), with two, on
+ * the real file system, and ":memory:".
  *
  *     test_model                          about 100,000 operations
  *     test_model --operations N --seed S  a campaign; a failure prints its seed */
@@ -49,7 +51,8 @@ struct model_collection {
 /* Own changes of the open writing transaction: value, 0 deleted, MODEL_NEVER untouched. */
 struct model_writes {
     uint64_t value[MODEL_COLLECTIONS][MODEL_IDS];
-    int undone[MODEL_COLLECTIONS][MODEL_IDS]; /* added and deleted again: nothing is left to conflict */
+    int undone[MODEL_COLLECTIONS]
+              [MODEL_IDS]; /* added and deleted again: nothing is left to conflict */
     uint64_t snapshot;
 };
 
@@ -264,7 +267,9 @@ static void model_do_get(struct model *model, int c)
     const uint64_t id = support_below(&model->random, MODEL_IDS);
     const uint64_t value = model_read(model, c, id, &reader);
     float vector[SUPPORT_DIM_MAX], wanted[SUPPORT_DIM_MAX];
-    model->doing = reader.writes ? "get in a transaction" : reader.txn ? "get in a snapshot" : "get";
+    model->doing = reader.writes ? "get in a transaction"
+                   : reader.txn  ? "get in a snapshot"
+                                 : "get";
     const int status = model_get(model, c, reader.txn, id, vector);
     if (!model_expect_code(model, status, value == 0 ? OMENDB_NOTFOUND : OMENDB_OK) || value == 0)
         return;
@@ -417,8 +422,7 @@ static void model_check_answer(struct model *model, const struct model_question 
     if (question->query.exact || !question->query.use_radius)
         model_expect(model, count == wanted || kind->tolerance > 0.0f, "another number of hits");
     for (size_t i = 0; i < wanted && question->query.exact && i < count; i++) {
-        model_expect(model,
-                     fabsf(distances[i] - question->hits[i].distance) <= kind->tolerance,
+        model_expect(model, fabsf(distances[i] - question->hits[i].distance) <= kind->tolerance,
                      "exact search missed a record");
         /* Of equal distances, which straddle the end, any may be given. */
         model_expect(model,
@@ -561,8 +565,8 @@ static void model_do_write(struct model *model, int c, int add, size_t count)
         values[i] = ++model->next_value;
         taken |= model_read(model, c, ids[i], &reader) != 0;
     }
-    model->doing = in_txn ? (add ? "add in a transaction" : "put in a transaction")
-                          : (add ? "add" : "put");
+    model->doing =
+        in_txn ? (add ? "add in a transaction" : "put in a transaction") : (add ? "add" : "put");
     status = model_write(model, c, reader.txn, add, count, ids, values);
     if (in_txn && status == OMENDB_CONFLICT && model_has_conflict(model, c, count, ids))
         return;
@@ -785,9 +789,9 @@ static void model_run(int threads, int kind, double share)
     model_open(&model);
     for (; model.done < operations && !model.bad; model.done++)
         model_step(&model);
-    const double recall = model.approximate_wanted == 0 ? 1.0
-                                                        : (double)model.approximate_found /
-                                                              (double)model.approximate_wanted;
+    const double recall = model.approximate_wanted == 0
+                              ? 1.0
+                              : (double)model.approximate_found / (double)model.approximate_wanted;
     if (!model.bad)
         model.doing = "last close";
     model_close(&model);
@@ -822,13 +826,12 @@ TEST(answers_equal_a_flat_array_without_files)
 
 int main(int argc, char **argv)
 {
-    static void (*const all[])(void) = {
-        answers_equal_a_flat_array_without_threads, answers_equal_a_flat_array_with_two_threads,
-        answers_equal_a_flat_array_on_the_real_file_system,
-        answers_equal_a_flat_array_without_files};
+    static void (*const all[])(void) = {answers_equal_a_flat_array_without_threads,
+                                        answers_equal_a_flat_array_with_two_threads,
+                                        answers_equal_a_flat_array_on_the_real_file_system,
+                                        answers_equal_a_flat_array_without_files};
     model_seed = support_argument(argc, argv, "--seed", support_seed(1));
-    model_operations =
-        support_argument(argc, argv, "--operations", support_scaled(100000, 4000));
+    model_operations = support_argument(argc, argv, "--operations", support_scaled(100000, 4000));
     return test_run(1, argv, all, 4,
                     "answers_equal_a_flat_array_without_threads, "
                     "answers_equal_a_flat_array_with_two_threads, "

@@ -1,8 +1,9 @@
 /* test_processes.c: what other processes, and forked ones, may do with a database.
  *
- * A reader in another process follows a writer that commits, checkpoints and merges: it must never see half a batch, never go back,
- * and be at most one commit behind what was acknowledged before its refresh: that the newest record of a log is durable is
- * known from the next one. After a checkpoint it sees all. */
+ * A reader in another process follows a writer that commits, checkpoints and merges: it must never
+ * see half a batch, never go back, and be at most one commit behind what was acknowledged before
+ * its refresh: that the newest record of a log is durable is known from the next one. After a
+ * checkpoint it sees all. */
 #define _POSIX_C_SOURCE 200809L
 
 #include <signal.h>
@@ -35,8 +36,7 @@ static int processes_create(const char *name, omendb **db, omendb_collection **c
     schema.ef_construction = 24;
     snprintf(processes_path, sizeof processes_path, "%s", support_path(name));
     const int status = processes_open(processes_path, 0, db);
-    return status != OMENDB_OK ? status
-                               : omendb_collection_create(*db, "c", &schema, collection);
+    return status != OMENDB_OK ? status : omendb_collection_create(*db, "c", &schema, collection);
 }
 
 /* Round n: a batch in which component 0 of each vector is n. */
@@ -79,11 +79,20 @@ static int64_t processes_read_round(omendb_collection *collection)
     return -1;
 }
 
+/* A child that hangs is killed by its alarm. */
+static pid_t processes_fork(void)
+{
+    const pid_t child = fork();
+    if (child == 0)
+        alarm(100);
+    return child;
+}
+
 /* Runs `body` in a child; 0 where it returned 0. */
 static int processes_in_child(int (*body)(void *argument), void *argument)
 {
     int status = 0;
-    const pid_t child = fork();
+    const pid_t child = processes_fork();
     if (child == 0)
         _exit(body(argument));
     if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status))
@@ -114,6 +123,80 @@ TEST(a_second_writer_gets_busy_at_once)
     CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
     CHECK_EQ_INT(processes_open(processes_path, 0, &db), OMENDB_OK);
     CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+}
+
+/* Waits for a byte; then expects what argument 2 says of opening for writing. */
+static int processes_child_opens_when_told(void *argument)
+{
+    const int *plan = argument;
+    char byte = 0;
+    omendb *db = NULL;
+    close(plan[1]);
+    if (read(plan[0], &byte, 1) != 1)
+        return 2;
+    const int status = processes_open(processes_path, 0, &db);
+    const int closed = omendb_close(db);
+    if (status == plan[2] && closed == OMENDB_OK)
+        return 0;
+    fprintf(stderr, "    opening: %s: %s\n", omendb_strerror(status), omendb_errmsg());
+    return 1;
+}
+
+/* Starts that child; *tell is where the byte goes. */
+static pid_t processes_start_opener(int expected, int *tell)
+{
+    int ends[2];
+    if (pipe(ends) != 0)
+        return -1;
+    int plan[3] = {ends[0], ends[1], expected};
+    const pid_t child = processes_fork();
+    if (child == 0)
+        _exit(processes_child_opens_when_told(plan));
+    close(ends[0]);
+    *tell = ends[1];
+    return child;
+}
+
+static int processes_finish_opener(pid_t child, int tell)
+{
+    int status = 0;
+    const int told = write(tell, "g", 1) == 1;
+    close(tell);
+    return told && waitpid(child, &status, 0) == child && WIFEXITED(status) ? WEXITSTATUS(status)
+                                                                            : 255;
+}
+
+/* The child knows nothing of the parent's handle: only the lock of the file can tell it. */
+TEST(a_writer_in_a_process_of_its_own_gets_busy)
+{
+    omendb *db = NULL;
+    omendb_collection *collection = NULL;
+    int tell = -1;
+    CHECK_EQ_INT(processes_create("stranger", &db, &collection), OMENDB_OK);
+    omendb_collection_close(collection);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    const pid_t child = processes_start_opener(OMENDB_BUSY, &tell);
+    const int opened = processes_open(processes_path, 0, &db);
+    const int result = processes_finish_opener(child, tell);
+    const int closed = omendb_close(db);
+    CHECK_EQ_INT(opened, OMENDB_OK);
+    CHECK_EQ_INT(result, 0);
+    CHECK_EQ_INT(closed, OMENDB_OK);
+}
+
+/* The child was forked from the owner, who then closed: nothing is open any more. */
+TEST(a_forked_child_may_open_what_its_parent_closed)
+{
+    omendb *db = NULL;
+    omendb_collection *collection = NULL;
+    int tell = -1;
+    CHECK_EQ_INT(processes_create("heir", &db, &collection), OMENDB_OK);
+    const pid_t child = processes_start_opener(OMENDB_OK, &tell);
+    omendb_collection_close(collection);
+    const int closed = omendb_close(db);
+    const int result = processes_finish_opener(child, tell);
+    CHECK_EQ_INT(closed, OMENDB_OK);
+    CHECK_EQ_INT(result, 0);
 }
 
 TEST(another_name_of_the_same_directory_is_the_same_database)
@@ -189,7 +272,7 @@ TEST(a_forked_child_does_not_hold_the_lock)
     char byte = 0;
     CHECK_EQ_INT(processes_create("lock", &db, &collection), OMENDB_OK);
     CHECK(pipe(ends) == 0);
-    const pid_t child = fork();
+    const pid_t child = processes_fork();
     if (child == 0) {
         close(ends[1]);
         _exit(read(ends[0], &byte, 1) < 0);
@@ -251,7 +334,7 @@ TEST(a_reader_in_another_process_follows_and_sees_no_half_batch)
     CHECK_EQ_INT(processes_put_round(collection, 1), OMENDB_OK);
     CHECK_EQ_INT(omendb_checkpoint(db), OMENDB_OK);
     CHECK(pipe(ends) == 0);
-    const pid_t child = fork();
+    const pid_t child = processes_fork();
     if (child == 0)
         _exit(processes_child_follows(ends));
     close(ends[0]);
@@ -307,7 +390,7 @@ TEST(readers_open_while_the_writer_checkpoints)
     CHECK_EQ_INT(processes_put_round(collection, 1), OMENDB_OK);
     CHECK_EQ_INT(omendb_checkpoint(db), OMENDB_OK);
     CHECK(pipe(ends) == 0);
-    const pid_t child = fork();
+    const pid_t child = processes_fork();
     if (child == 0)
         _exit(processes_child_reopens(ends));
     close(ends[0]);
@@ -353,7 +436,7 @@ TEST(a_reader_that_does_not_refresh_keeps_its_state)
     CHECK_EQ_INT(processes_put_round(collection, 1), OMENDB_OK);
     CHECK_EQ_INT(omendb_checkpoint(db), OMENDB_OK);
     CHECK(pipe(to_parent) == 0 && pipe(to_child) == 0);
-    const pid_t child = fork();
+    const pid_t child = processes_fork();
     if (child == 0) {
         int ends[3] = {to_parent[0], to_parent[1], to_child[0]};
         close(to_child[1]);
@@ -456,7 +539,8 @@ TEST(a_moved_directory_opens_as_before)
     CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
 }
 
-TEST_MAIN(a_second_writer_gets_busy_at_once,
+TEST_MAIN(a_second_writer_gets_busy_at_once, a_writer_in_a_process_of_its_own_gets_busy,
+          a_forked_child_may_open_what_its_parent_closed,
           another_name_of_the_same_directory_is_the_same_database,
           a_forked_child_gets_misuse_and_harms_nothing, a_forked_child_does_not_hold_the_lock,
           a_reader_in_another_process_follows_and_sees_no_half_batch,
