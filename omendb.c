@@ -24,7 +24,7 @@
  *     segment.c wal.c manifest.c memtable.c version.c txn.c commit.c checkpoint.c
  *     compact.c recover.c work.c search.c rows.c backup.c check.c database.c records.c
  *     api.c
- * SHA-256 of the inputs: 6912647fbbd35bdacdf971e443a1550109ae00794aad3a1c00fd0841cdce3ba7
+ * SHA-256 of the inputs: e61cc01c52064147b5f79ea53076bbc2fa0288fb37a7c7ef336ee116d183d192
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -5342,7 +5342,9 @@ OMENDB_INTERNAL void graph_get_view(const struct graph *graph, struct graph_view
 
 /* Structural check of a view: every link < count, levels <= GRAPH_MAX_LEVEL, upper blocks in
  * bounds, entry valid, how many of rows [0, indexed) cannot be reached from the entry at the base.
- * Calls `report` for each kind of defect with a sentence. */
+ * Calls `report` for each kind of defect with a sentence. OMENDB_CORRUPT if there was one
+ * other than rows that cannot be reached (which graph_repair rules out and concurrent insertion
+ * does not). */
 OMENDB_INTERNAL int graph_check(const struct graph_view *view, uint32_t indexed,
                                 struct memory *memory,
                                 void (*report)(void *context, const char *sentence), void *context);
@@ -15032,7 +15034,7 @@ OMENDB_INTERNAL int checkpoint_run(omendb *db, int force)
     platform_mutex_lock(&db->maintenance_mutex);
     platform_mutex_lock(&db->commit_mutex);
     int wanted = force ? db->appended_commit > atomic_load(&db->checkpoint_commit) ||
-                             (!db->log_published && !db->in_memory)
+                             (!db->log_published && !db->in_memory) || db->published.number == 0
                        : atomic_load(&db->log_bytes) >= db->wal_limit;
     platform_mutex_unlock(&db->commit_mutex);
     if (wanted) {
@@ -16471,6 +16473,20 @@ static int recover_take_lock(omendb *db)
     return code == OMENDB_OK ? code : error_set(code, "LOCK cannot be locked");
 }
 
+/* What was replayed may be in the page cache only; it is about to be shown, so it must stay. Logs
+ * before the last were synced when it began. */
+static int recover_sync_log(omendb *db)
+{
+    struct storage_file file = {0};
+    char name[STORAGE_NAME_BYTES];
+    storage_name(STORAGE_WAL, db->replay_wal, name);
+    int code = storage_open(&db->storage, name, OMENDB_OPEN_READ | OMENDB_OPEN_WRITE, &file);
+    if (code == OMENDB_OK)
+        code = storage_sync(&db->storage, &file);
+    storage_close(&db->storage, &file);
+    return code;
+}
+
 static int recover_open_existing(omendb *db, struct recover_listing *listing)
 {
     uint64_t delivered = 0;
@@ -16504,7 +16520,7 @@ static int recover_open_existing(omendb *db, struct recover_listing *listing)
         return OMENDB_OK;
     code = checkpoint_run(db, 1);
     /* A full disk must not keep anybody from reading; the first write tries again. */
-    return code == OMENDB_FULL ? OMENDB_OK : code;
+    return code == OMENDB_FULL ? recover_sync_log(db) : code;
 }
 
 OMENDB_INTERNAL int recover_open(omendb *db, int must_exist)

@@ -1086,7 +1086,7 @@ OMENDB_INTERNAL int checkpoint_run(omendb *db, int force)
     platform_mutex_lock(&db->maintenance_mutex);
     platform_mutex_lock(&db->commit_mutex);
     int wanted = force ? db->appended_commit > atomic_load(&db->checkpoint_commit) ||
-                             (!db->log_published && !db->in_memory)
+                             (!db->log_published && !db->in_memory) || db->published.number == 0
                        : atomic_load(&db->log_bytes) >= db->wal_limit;
     platform_mutex_unlock(&db->commit_mutex);
     if (wanted) {

@@ -14,7 +14,6 @@
 #include <stdio.h>
 #include <string.h>
 
-
 static _Thread_local char error_buffer[ERROR_TEXT_BYTES];
 
 /* Drops the last character if the cut at the end of the buffer went through it. */
@@ -126,4 +125,3 @@ OMENDB_API const char *omendb_strerror(int code)
         return "unknown code";
     return names[code];
 }
-

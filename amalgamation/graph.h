@@ -186,7 +186,9 @@ OMENDB_INTERNAL void graph_get_view(const struct graph *graph, struct graph_view
 
 /* Structural check of a view: every link < count, levels <= GRAPH_MAX_LEVEL, upper blocks in
  * bounds, entry valid, how many of rows [0, indexed) cannot be reached from the entry at the base.
- * Calls `report` for each kind of defect with a sentence. */
+ * Calls `report` for each kind of defect with a sentence. OMENDB_CORRUPT if there was one
+ * other than rows that cannot be reached (which graph_repair rules out and concurrent insertion
+ * does not). */
 OMENDB_INTERNAL int graph_check(const struct graph_view *view, uint32_t indexed,
                                 struct memory *memory,
                                 void (*report)(void *context, const char *sentence), void *context);

@@ -442,6 +442,20 @@ static int recover_take_lock(omendb *db)
     return code == OMENDB_OK ? code : error_set(code, "LOCK cannot be locked");
 }
 
+/* What was replayed may be in the page cache only; it is about to be shown, so it must stay. Logs
+ * before the last were synced when it began. */
+static int recover_sync_log(omendb *db)
+{
+    struct storage_file file = {0};
+    char name[STORAGE_NAME_BYTES];
+    storage_name(STORAGE_WAL, db->replay_wal, name);
+    int code = storage_open(&db->storage, name, OMENDB_OPEN_READ | OMENDB_OPEN_WRITE, &file);
+    if (code == OMENDB_OK)
+        code = storage_sync(&db->storage, &file);
+    storage_close(&db->storage, &file);
+    return code;
+}
+
 static int recover_open_existing(omendb *db, struct recover_listing *listing)
 {
     uint64_t delivered = 0;
@@ -475,7 +489,7 @@ static int recover_open_existing(omendb *db, struct recover_listing *listing)
         return OMENDB_OK;
     code = checkpoint_run(db, 1);
     /* A full disk must not keep anybody from reading; the first write tries again. */
-    return code == OMENDB_FULL ? OMENDB_OK : code;
+    return code == OMENDB_FULL ? recover_sync_log(db) : code;
 }
 
 OMENDB_INTERNAL int recover_open(omendb *db, int must_exist)

@@ -873,7 +873,8 @@ TEST(every_sync_is_necessary)
     for (size_t i = 0; i < table.count; i++) {
         struct campaign campaign = {.failures_allowed = 1, .omitted = table.names[i], .quiet = 1};
         for (uint64_t w = 0; w < 8 && campaign.failures == 0; w++)
-            crash_fs_destroy(campaign_run(&campaign, enumerate_seed + w % 4, 150 << w / 4, 250));
+            crash_fs_destroy(
+                campaign_run(&campaign, enumerate_seed + w % 4, UINT64_C(150) << (w / 4), 250));
         printf("%-44s %8llu  %s\n", table.names[i], (unsigned long long)campaign.images,
                campaign.failures == 0 ? "NOTHING" : campaign.deepest);
         fflush(stdout);

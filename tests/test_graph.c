@@ -787,6 +787,58 @@ TEST(numbers_of_a_damaged_file_are_bounded)
     CHECK(fixture_destroy(&fixture));
 }
 
+/* A file of which every block but the last is verified, so that each touch looks at the bits. */
+static void verified_file(struct block_file *file, _Atomic uint64_t *verified, size_t words,
+                          uint64_t size)
+{
+    for (size_t i = 0; i < words; i++) {
+        verified[i] = UINT64_MAX;
+    }
+    file->base = NULL;
+    file->size = size;
+    file->verified = verified;
+    file->unverified = 1;
+    file->source = NULL;
+}
+
+TEST(borrowed_vectors_in_a_file_give_the_same_graph)
+{
+    static _Atomic uint64_t verified[1];
+    struct fixture own, borrowing;
+    struct block_file file;
+    struct rows_view vectors;
+    struct graph_view view_own, view_borrowing;
+    uint8_t *chunk;
+
+    start_random(15);
+    CHECK(fixture_fill(&own, OMENDB_L2, 1000));
+    graph_get_view(own.graph, &view_own);
+    CHECK(fixture_create(&borrowing, OMENDB_L2, 0));
+    vectors = hostile_rows(&chunk, 1000, DIM * sizeof(float));
+    for (uint32_t row = 0; row < 1000; row++) {
+        memcpy(rows_at(&vectors, row), rows_at(&view_own.vectors, row), DIM * sizeof(float));
+    }
+    verified_file(&file, verified, 1, 64 * BLOCK_BYTES);
+    graph_destroy(borrowing.graph);
+    CHECK_EQ_INT(graph_create(&borrowing.memory, &own.graph->config, &vectors, &file, 4096,
+                              &borrowing.graph),
+                 OMENDB_OK);
+    CHECK_EQ_INT(graph_reserve(borrowing.graph, 1000), OMENDB_OK);
+    borrowing.rows = 1000;
+    CHECK(fixture_insert(&borrowing, 0, 1000));
+    graph_get_view(borrowing.graph, &view_borrowing);
+    for (uint32_t row = 0; row < 1000; row++) {
+        CHECK_EQ_INT(memcmp(rows_at(&view_own.links, row), rows_at(&view_borrowing.links, row),
+                            2 * LINKS * sizeof(uint32_t)),
+                     0);
+    }
+    CHECK_EQ_INT(defects(&borrowing), 0);
+    CHECK(recall_of(&borrowing, EF, NULL) > ENOUGH);
+    CHECK(fixture_destroy(&own));
+    CHECK(fixture_destroy(&borrowing));
+    free(chunk);
+}
+
 TEST(a_limit_of_memory_fails_cleanly)
 {
     struct fixture fixture;
@@ -822,4 +874,5 @@ TEST_MAIN(an_empty_graph_finds_nothing, small_graphs_find_every_row, every_metri
           levels_thin_out_by_M, rows_are_inserted_and_searched_by_many_threads,
           a_graph_grows_under_its_readers, taking_over_everything_is_a_copy,
           taking_over_a_part_keeps_recall_and_reach, taking_over_copies_keeps_reach,
-          numbers_of_a_damaged_file_are_bounded, a_limit_of_memory_fails_cleanly)
+          numbers_of_a_damaged_file_are_bounded, borrowed_vectors_in_a_file_give_the_same_graph,
+          a_limit_of_memory_fails_cleanly)
