@@ -24,7 +24,7 @@
  *     segment.c wal.c manifest.c memtable.c version.c txn.c commit.c checkpoint.c
  *     compact.c recover.c work.c search.c rows.c backup.c check.c database.c records.c
  *     api.c
- * SHA-256 of the inputs: e61cc01c52064147b5f79ea53076bbc2fa0288fb37a7c7ef336ee116d183d192
+ * SHA-256 of the inputs: 9c6ccca43005917c896673cb57059a25ee340d8c34c67e4a1c2f091e082b9478
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -5233,7 +5233,7 @@ struct graph_view {
     size_t dim;
     const struct kernel *kernel;
     /* A sealed segment: blocks must be verified before use (blocks_touch). NULL file: nothing to
-     * verify. */
+     * verify. A section with the offset UINT64_MAX is not in the file. */
     struct block_file *file;
     uint64_t vectors_offset, links_offset, upper_index_offset, upper_links_offset, levels_offset;
 };
@@ -5321,7 +5321,8 @@ OMENDB_INTERNAL int graph_insert(struct graph *graph, struct graph_scratch *scra
  * rows are replaced: candidates are the remaining neighbours and, through dropped ones, their kept
  * neighbours, picked by the same heuristic as in building. Threads: split by calling
  * graph_adopt_begin once, then graph_adopt_rows for disjoint ranges of source rows from any
- * threads, then graph_adopt_end. */
+ * threads, then graph_adopt_end, before which the vectors of rows [0, kept) must be there; it shows
+ * them. */
 OMENDB_INTERNAL int graph_adopt_begin(struct graph *graph, const struct graph_view *source,
                                       const uint32_t *old_to_new, uint32_t kept);
 OMENDB_INTERNAL int graph_adopt_rows(struct graph *graph, const struct graph_view *source,
@@ -5892,7 +5893,7 @@ OMENDB_INTERNAL uint8_t *graph_vector(struct graph *graph, uint32_t row)
 {
     const struct rows_view vectors = rows_store_view(&graph->vectors);
 
-    assert(graph->keeps_vectors && row < graph->vectors.reserved);
+    assert(graph->keeps_vectors);
     return rows_at(&vectors, row);
 }
 
@@ -8036,10 +8037,13 @@ OMENDB_INTERNAL int tombstones_each(const struct tombstones *tombstones, uint32_
  *
  *    0  8  magic: "OMENDBWL" log, "OMENDBSG" segments, "OMENDBOV" overlays, "OMENDBMF" manifest
  *    8  4  format version (1). A larger one is refused
- *   12  4  features that a reader may ignore          (no bit is given out yet)
- *   16  4  features that forbid writing the database  (likewise; set in the manifest whenever a
- * file it names has one) 20  4  features that forbid opening the file      (likewise) 24 32  by
- * kind, see below 56  4  CRC32C of bytes 0 to 55 60  4  zero
+ *   12  4  features that a reader may ignore            (no bit is given out yet)
+ *   16  4  features that forbid writing the database    (likewise; the manifest has those of the
+ *          files that it names)
+ *   20  4  features that forbid opening the file        (likewise)
+ *   24 32  by kind, see below
+ *   56  4  CRC32C of bytes 0 to 55
+ *   60  4  zero
  *
  * Log (wal.h tells how it is read):
  *   24  8  log id: random, not 0; repeated in each record
@@ -8048,21 +8052,27 @@ OMENDB_INTERNAL int tombstones_each(const struct tombstones *tombstones, uint32_
  *   48  8  final length of the preceding log
  *   64     records, each at a multiple of 8:
  *             0  4  bytes of payload
- *             4  4  CRC32C of the record's other bytes: 0 to 3, then 8 to the end, padding included
+ *             4  4  CRC32C of the record's other bytes: 0 to 3, then 8 to the end, with padding
  *             8  8  sequence
  *            16  8  log id
- *            24  8  durable_upto: offset known to be on the device when this was appended; at most
- * the record's own 32  4  type 36  4  zero 40     payload, zeros to a multiple of 8
+ *            24  8  durable_upto: offset known to be on the device when this was appended; at
+ *                   most the record's own
+ *            32  4  type
+ *            36  4  zero
+ *            40     payload (commit.c has its layout), zeros to a multiple of 8
  *
  * Segments and overlays:
  *   24  8  file number
  *   32 24  zero; kept for a key id and the prefix of a nonce
  *   64     sections, each at a multiple of 64, zeros between and up to a multiple of 16,384: the
- * data blocks footer, from there to the end of the file: parts, 96 bytes each (FORMAT_PART_*)
- *             sections, 24 bytes each, ascending by part and offset: u32 part, u32 type, u64
- * offset, u64 length u32 CRC32C of each data block, begun with u64 file number and u64 block number
+ *          data blocks
+ *          footer, from there to the end of the file:
+ *             parts, 96 bytes each (FORMAT_PART_*)
+ *             sections, 24 bytes each, ascending by part and offset:
+ *                u32 part, u32 type, u64 offset, u64 length
+ *             u32 CRC32C of each data block, begun with u64 file number and u64 block number
  *             trailer of 32 bytes: "OMENDBFT", u64 bytes of the footer, u32 parts, u32 sections,
- * u32 zero, u32 CRC32C of the footer's other bytes, begun with u64 file number
+ *                u32 zero, u32 CRC32C of the footer's other bytes, begun with u64 file number
  *
  * Manifest:
  *   24  8  bytes of the file
@@ -8070,15 +8080,16 @@ OMENDB_INTERNAL int tombstones_each(const struct tombstones *tombstones, uint32_
  *   40  4  CRC32C of all bytes from 64 on
  *   44 12  zero
  *   64  8  commit: what is later is in the logs
- *   72  8  first log to replay
+ *   72  8  first log to replay, 0: none
  *   80  8  next number of a file
  *   88  8  next id of a collection
  *   96  4  files
  *  100  4  collections
- *  104     files, 24 bytes each, ascending: u64 number, u64 bytes, u32 CRC32C of the footer, u32
- * kind (1 segments, 2 overlays) collections, ascending by name: 72 fixed bytes
- * (FORMAT_COLLECTION_*), the name, zeros to a multiple of 8, then segments, 24 bytes each: u64
- * file, u32 part, u32 overlay's part, u64 overlay's file (0: none)
+ *  104     files, 24 bytes each, ascending:
+ *             u64 number, u64 bytes, u32 CRC32C of the footer, u32 kind (1 segments, 2 overlays)
+ *          collections, ascending by name: 72 fixed bytes (FORMAT_COLLECTION_*), the name, zeros
+ *          to a multiple of 8, then segments, 24 bytes each:
+ *             u64 file, u32 part, u32 overlay's part, u64 overlay's file (0: none)
  *
  * CURRENT is text: the manifest's name and a newline, the CRC32C of that line in eight hexadecimal
  * digits and a newline. It is replaced by a rename over it, never written in place.

@@ -6,10 +6,13 @@
  *
  *    0  8  magic: "OMENDBWL" log, "OMENDBSG" segments, "OMENDBOV" overlays, "OMENDBMF" manifest
  *    8  4  format version (1). A larger one is refused
- *   12  4  features that a reader may ignore          (no bit is given out yet)
- *   16  4  features that forbid writing the database  (likewise; set in the manifest whenever a
- * file it names has one) 20  4  features that forbid opening the file      (likewise) 24 32  by
- * kind, see below 56  4  CRC32C of bytes 0 to 55 60  4  zero
+ *   12  4  features that a reader may ignore            (no bit is given out yet)
+ *   16  4  features that forbid writing the database    (likewise; the manifest has those of the
+ *          files that it names)
+ *   20  4  features that forbid opening the file        (likewise)
+ *   24 32  by kind, see below
+ *   56  4  CRC32C of bytes 0 to 55
+ *   60  4  zero
  *
  * Log (wal.h tells how it is read):
  *   24  8  log id: random, not 0; repeated in each record
@@ -18,21 +21,27 @@
  *   48  8  final length of the preceding log
  *   64     records, each at a multiple of 8:
  *             0  4  bytes of payload
- *             4  4  CRC32C of the record's other bytes: 0 to 3, then 8 to the end, padding included
+ *             4  4  CRC32C of the record's other bytes: 0 to 3, then 8 to the end, with padding
  *             8  8  sequence
  *            16  8  log id
- *            24  8  durable_upto: offset known to be on the device when this was appended; at most
- * the record's own 32  4  type 36  4  zero 40     payload, zeros to a multiple of 8
+ *            24  8  durable_upto: offset known to be on the device when this was appended; at
+ *                   most the record's own
+ *            32  4  type
+ *            36  4  zero
+ *            40     payload (commit.c has its layout), zeros to a multiple of 8
  *
  * Segments and overlays:
  *   24  8  file number
  *   32 24  zero; kept for a key id and the prefix of a nonce
  *   64     sections, each at a multiple of 64, zeros between and up to a multiple of 16,384: the
- * data blocks footer, from there to the end of the file: parts, 96 bytes each (FORMAT_PART_*)
- *             sections, 24 bytes each, ascending by part and offset: u32 part, u32 type, u64
- * offset, u64 length u32 CRC32C of each data block, begun with u64 file number and u64 block number
+ *          data blocks
+ *          footer, from there to the end of the file:
+ *             parts, 96 bytes each (FORMAT_PART_*)
+ *             sections, 24 bytes each, ascending by part and offset:
+ *                u32 part, u32 type, u64 offset, u64 length
+ *             u32 CRC32C of each data block, begun with u64 file number and u64 block number
  *             trailer of 32 bytes: "OMENDBFT", u64 bytes of the footer, u32 parts, u32 sections,
- * u32 zero, u32 CRC32C of the footer's other bytes, begun with u64 file number
+ *                u32 zero, u32 CRC32C of the footer's other bytes, begun with u64 file number
  *
  * Manifest:
  *   24  8  bytes of the file
@@ -40,15 +49,16 @@
  *   40  4  CRC32C of all bytes from 64 on
  *   44 12  zero
  *   64  8  commit: what is later is in the logs
- *   72  8  first log to replay
+ *   72  8  first log to replay, 0: none
  *   80  8  next number of a file
  *   88  8  next id of a collection
  *   96  4  files
  *  100  4  collections
- *  104     files, 24 bytes each, ascending: u64 number, u64 bytes, u32 CRC32C of the footer, u32
- * kind (1 segments, 2 overlays) collections, ascending by name: 72 fixed bytes
- * (FORMAT_COLLECTION_*), the name, zeros to a multiple of 8, then segments, 24 bytes each: u64
- * file, u32 part, u32 overlay's part, u64 overlay's file (0: none)
+ *  104     files, 24 bytes each, ascending:
+ *             u64 number, u64 bytes, u32 CRC32C of the footer, u32 kind (1 segments, 2 overlays)
+ *          collections, ascending by name: 72 fixed bytes (FORMAT_COLLECTION_*), the name, zeros
+ *          to a multiple of 8, then segments, 24 bytes each:
+ *             u64 file, u32 part, u32 overlay's part, u64 overlay's file (0: none)
  *
  * CURRENT is text: the manifest's name and a newline, the CRC32C of that line in eight hexadecimal
  * digits and a newline. It is replaced by a rename over it, never written in place.

@@ -339,7 +339,7 @@ OMENDB_INTERNAL uint8_t *graph_vector(struct graph *graph, uint32_t row)
 {
     const struct rows_view vectors = rows_store_view(&graph->vectors);
 
-    assert(graph->keeps_vectors && row < graph->vectors.reserved);
+    assert(graph->keeps_vectors);
     return rows_at(&vectors, row);
 }
 

@@ -77,7 +77,7 @@ struct graph_view {
     size_t dim;
     const struct kernel *kernel;
     /* A sealed segment: blocks must be verified before use (blocks_touch). NULL file: nothing to
-     * verify. */
+     * verify. A section with the offset UINT64_MAX is not in the file. */
     struct block_file *file;
     uint64_t vectors_offset, links_offset, upper_index_offset, upper_links_offset, levels_offset;
 };
@@ -165,7 +165,8 @@ OMENDB_INTERNAL int graph_insert(struct graph *graph, struct graph_scratch *scra
  * rows are replaced: candidates are the remaining neighbours and, through dropped ones, their kept
  * neighbours, picked by the same heuristic as in building. Threads: split by calling
  * graph_adopt_begin once, then graph_adopt_rows for disjoint ranges of source rows from any
- * threads, then graph_adopt_end. */
+ * threads, then graph_adopt_end, before which the vectors of rows [0, kept) must be there; it shows
+ * them. */
 OMENDB_INTERNAL int graph_adopt_begin(struct graph *graph, const struct graph_view *source,
                                       const uint32_t *old_to_new, uint32_t kept);
 OMENDB_INTERNAL int graph_adopt_rows(struct graph *graph, const struct graph_view *source,

@@ -2,13 +2,14 @@
 // with two threads, the curve of recall@10 and queries a second of one thread, and with "churn" the
 // graph after 30 % of its rows were dropped.
 //
-//   cc -std=c11 -O2 -I. -c bench/graph_core.c -o graph_core.o
-//   c++ -std=c++17 -O3 -march=native -I. bench/bench_graph.cpp graph_core.o -o bench_graph
-//   -lpthread taskset -c 0,1 ./bench_graph build/data [rows [file for hnswlib's index [churn]]]
+//   cc -std=c11 -O2 -I. -c bench/graph_core.c -o build/graph_core.o
+//   c++ -std=c++17 -O3 -march=native -I. bench/bench_graph.cpp build/graph_core.o -o
+//   build/bench_graph GLIBC_TUNABLES=glibc.malloc.hugetlb=1 build/bench_graph build/data [rows
+//   [index file [churn]]]
 //
-// The folder (or OMENDB_DATA) holds sift-dev.base.u8bin and sift-dev.query.u8bin. The file keeps
-// hnswlib's index for the next run, which then has no building time of it; "-" leaves hnswlib out.
-// hnswlib is compiled for this machine, the graph for any.
+// The folder (or OMENDB_DATA) holds sift-dev.base.u8bin and sift-dev.query.u8bin. The index
+// file keeps hnswlib's for the next run, which then has no building time of it; "-" leaves hnswlib
+// out. hnswlib is compiled for this machine, the graph for any.
 #include "graph_core.h"
 
 #include "omendb.h"

@@ -649,7 +649,7 @@ TEST(every_crash_leaves_a_prefix_with_all_that_was_acknowledged)
         crash_fs_destroy(campaign_run(&campaign, enumerate_seed + i, each, 250));
         if (campaign.images == images)
             break;
-        if (i % 40 == 39)
+        if (i % 20 == 19)
             campaign_print(&campaign);
     }
     campaign_print(&campaign);

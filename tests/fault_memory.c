@@ -13,6 +13,7 @@
 
 static uint64_t memory_at;
 static int memory_forever;
+static uint32_t memory_io;
 static const char *memory_filter;
 static uint64_t memory_runs;
 
@@ -49,6 +50,8 @@ static int memory_reopen(const struct fault_scenario *scenario, const struct fau
     uint64_t digest = 0;
     int good = 1;
     int status = fault_open_path(&again, "/db", 0, &again.db);
+    if (status == OMENDB_OK && run->extra)
+        status = fault_extra_take(again.db);
     if (status == OMENDB_OK)
         status = support_digest(again.db, NULL, &digest);
     if (status != OMENDB_OK)
@@ -77,6 +80,9 @@ static int memory_afterwards(const struct fault_scenario *scenario, struct fault
         return memory_complain(scenario, "reading afterwards", status);
     if (!fault_state_is_legal(run, failed, digest))
         return memory_complain(scenario, "the handle shows a state that is not legal", failed);
+    fault_extra_put(run);
+    if (run->docs != NULL && !run->extra)
+        return memory_complain(scenario, "a put afterwards", OMENDB_NOMEM);
     status = fault_close(run);
     return status == OMENDB_OK ? 1 : memory_complain(scenario, "close afterwards", status);
 }
@@ -90,7 +96,7 @@ static int memory_run(const struct fault_scenario *scenario, const struct crash_
     fault_memory_init(&memory);
     memcpy(run.states, reference->states, sizeof run.states);
     run.fs->recording = 0;
-    run.io = memory_at % 2 ? OMENDB_IO_MAP : OMENDB_IO_PREAD;
+    run.io = memory_io;
     memory_runs++;
     const int status = fault_play(&run, scenario, memory_arm);
     *done = memory.hits == 0;
@@ -125,8 +131,10 @@ static int memory_scenario(const struct fault_scenario *scenario)
     if (status != OMENDB_OK)
         bad += !memory_complain(scenario, "without a fault", status);
     fault_close(&reference);
-    for (memory_forever = 0; memory_forever < 2 && bad == 0; memory_forever++) {
+    for (int i = 0; i < 4 && bad == 0; i++) {
         int done = 0;
+        memory_forever = i / 2;
+        memory_io = i % 2 ? OMENDB_IO_MAP : OMENDB_IO_PREAD;
         for (memory_at = 1; !done && bad < 3; memory_at += step)
             bad += !memory_run(scenario, start, &reference, &done);
     }
