@@ -24,7 +24,7 @@
  *     segment.c wal.c manifest.c memtable.c version.c txn.c commit.c checkpoint.c
  *     compact.c recover.c work.c search.c rows.c backup.c check.c database.c records.c
  *     api.c
- * SHA-256 of the inputs: 9c6ccca43005917c896673cb57059a25ee340d8c34c67e4a1c2f091e082b9478
+ * SHA-256 of the inputs: f1b9e5b20bbf613e369a0775eba5dc8782c7375614a7d782eabb9f89dc9018d9
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -15546,7 +15546,13 @@ static int compact_insert(struct compact_build *build, uint32_t first)
     if (code != OMENDB_OK)
         return code;
     graph_set_count(build->graph, build->merge->rows);
-    return compact_build_rows(build, first, build->merge->rows);
+    code = compact_build_rows(build, first, build->merge->rows);
+    struct scratch *scratch = code == OMENDB_OK ? scratch_take(build->compact->db) : NULL;
+    if (code == OMENDB_OK)
+        code = scratch == NULL ? OMENDB_NOMEM
+                               : graph_repair(build->graph, scratch->graph, build->merge->rows);
+    scratch_give(build->compact->db, scratch);
+    return code;
 }
 
 /* ------------------------------------------------------------------ recall gate */

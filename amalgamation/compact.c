@@ -385,7 +385,13 @@ static int compact_insert(struct compact_build *build, uint32_t first)
     if (code != OMENDB_OK)
         return code;
     graph_set_count(build->graph, build->merge->rows);
-    return compact_build_rows(build, first, build->merge->rows);
+    code = compact_build_rows(build, first, build->merge->rows);
+    struct scratch *scratch = code == OMENDB_OK ? scratch_take(build->compact->db) : NULL;
+    if (code == OMENDB_OK)
+        code = scratch == NULL ? OMENDB_NOMEM
+                               : graph_repair(build->graph, scratch->graph, build->merge->rows);
+    scratch_give(build->compact->db, scratch);
+    return code;
 }
 
 /* ------------------------------------------------------------------ recall gate */

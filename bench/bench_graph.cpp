@@ -3,9 +3,8 @@
 // graph after 30 % of its rows were dropped.
 //
 //   cc -std=c11 -O2 -I. -c bench/graph_core.c -o build/graph_core.o
-//   c++ -std=c++17 -O3 -march=native -I. bench/bench_graph.cpp build/graph_core.o -o
-//   build/bench_graph GLIBC_TUNABLES=glibc.malloc.hugetlb=1 build/bench_graph build/data [rows
-//   [index file [churn]]]
+//   c++ -std=c++17 -O3 -march=native -I. bench/bench_graph.cpp build/graph_core.o -o build/graph
+//   GLIBC_TUNABLES=glibc.malloc.hugetlb=1 build/graph build/data [rows [index file [churn]]]
 //
 // The folder (or OMENDB_DATA) holds sift-dev.base.u8bin and sift-dev.query.u8bin. The index
 // file keeps hnswlib's for the next run, which then has no building time of it; "-" leaves hnswlib

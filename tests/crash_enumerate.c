@@ -114,7 +114,8 @@ static int workload_expect(struct workload *work, int status, const char *what)
 {
     if (status == OMENDB_OK)
         return 1;
-    fprintf(stderr, "  %s: %s: %s\n", what, omendb_strerror(status), omendb_errmsg());
+    if (!work->fs->faults.dying)
+        fprintf(stderr, "  %s: %s: %s\n", what, omendb_strerror(status), omendb_errmsg());
     work->broken = 1;
     return 0;
 }
@@ -291,6 +292,71 @@ static void workload_fail_checkpoint(struct workload *work)
         workload_expect(work, status, "checkpoint on a full disk");
 }
 
+/* Reads what the recovered database holds into the model, by id. */
+static int workload_load(struct workload *work)
+{
+    float vector[SUPPORT_DIM_MAX];
+    const struct model known = work->model;
+    memset(&work->model, 0, sizeof work->model);
+    work->model.next_value = known.next_value;
+    for (int c = 0; c < ENUMERATE_COLLECTIONS; c++) {
+        const int status =
+            omendb_collection_open(work->db, enumerate_names[c], NULL, &work->collections[c]);
+        if (status == OMENDB_NOTFOUND)
+            continue;
+        if (status != OMENDB_OK)
+            return status;
+        work->model.present[c] = 1;
+        for (uint64_t id = 0; id < ENUMERATE_IDS; id++)
+            if (omendb_get(work->collections[c], NULL, id, OMENDB_F32, vector) == OMENDB_OK)
+                work->model.value[c][id] = model_value(vector);
+    }
+    return OMENDB_OK;
+}
+
+/* Half of the time the disk is full just then, so that what was replayed cannot be written to a
+ * segment, and is shown all the same. */
+static int workload_reopen_after_death(struct workload *work)
+{
+    int status = OMENDB_FULL;
+    if (support_below(&work->random, 2) == 0) {
+        crash_faults_begin(work->fs, CRASH_CALL_WRITE | CRASH_CALL_SPACE,
+                           1 + support_below(&work->random, 6), 0, OMENDB_FULL, ENOSPC);
+        status = workload_open(work, "/db", 1, &work->db);
+    }
+    crash_faults_begin(work->fs, 0, 0, 0, 0, 0);
+    return status == OMENDB_FULL ? workload_open(work, "/db", 1, &work->db) : status;
+}
+
+/* Kills the process inside a commit or a checkpoint, opens again on what it left, unsynced as it
+ * is, and goes on from there. What is shown then counts as acknowledged. */
+static void workload_die(struct workload *work)
+{
+    struct history *history = work->history;
+    const int c = workload_pick(work);
+    const size_t before = history->count - 1;
+    uint64_t digest = 0;
+    if (work->broken)
+        return;
+    crash_die_at(work->fs, 1 + support_below(&work->random, 9));
+    workload_put(work, NULL, c, support_below(&work->random, ENUMERATE_IDS), 3);
+    if (!work->broken)
+        omendb_checkpoint(work->db);
+    workload_close_collections(work);
+    omendb_close(work->db);
+    work->db = NULL;
+    work->broken = 0;
+    if (!workload_expect(work, workload_reopen_after_death(work), "open after a death") ||
+        !workload_expect(work, support_digest(work->db, NULL, &digest), "read after a death"))
+        return;
+    if (digest != history->digests[before] && digest != history->digests[history->count - 1])
+        workload_expect(work, OMENDB_CORRUPT, "another state after a death");
+    history_add(history, digest);
+    crash_mark(work->fs, MARK_ATTEMPT, history->count - 1);
+    workload_acknowledge(work);
+    workload_expect(work, workload_load(work), "reading all records after a death");
+}
+
 static void workload_maintain(struct workload *work, uint64_t dice)
 {
     if (dice < 2) {
@@ -303,6 +369,8 @@ static void workload_maintain(struct workload *work, uint64_t dice)
         workload_reopen(work);
     } else if (dice < 10) {
         workload_backup(work);
+    } else if (dice < 13) {
+        workload_die(work);
     } else {
         workload_expect(work, omendb_work(work->db, 200 + support_below(&work->random, 2000), NULL),
                         "work");
@@ -394,28 +462,6 @@ static size_t campaign_match(struct campaign *campaign, const struct history *hi
              bounds->attempted);
     campaign_fail(campaign, "a state that never was", text);
     return SIZE_MAX;
-}
-
-/* Reads what the recovered database holds into the model, by id. */
-static int workload_load(struct workload *work)
-{
-    float vector[SUPPORT_DIM_MAX];
-    const struct model known = work->model;
-    memset(&work->model, 0, sizeof work->model);
-    work->model.next_value = known.next_value;
-    for (int c = 0; c < ENUMERATE_COLLECTIONS; c++) {
-        const int status =
-            omendb_collection_open(work->db, enumerate_names[c], NULL, &work->collections[c]);
-        if (status == OMENDB_NOTFOUND)
-            continue;
-        if (status != OMENDB_OK)
-            return status;
-        work->model.present[c] = 1;
-        for (uint64_t id = 0; id < ENUMERATE_IDS; id++)
-            if (omendb_get(work->collections[c], NULL, id, OMENDB_F32, vector) == OMENDB_OK)
-                work->model.value[c][id] = model_value(vector);
-    }
-    return OMENDB_OK;
 }
 
 /* Opens a finished backup of the image. */
@@ -872,7 +918,7 @@ TEST(every_sync_is_necessary)
     printf("%-44s %8s  %s\n", "sync left out", "images", "what is seen");
     for (size_t i = 0; i < table.count; i++) {
         struct campaign campaign = {.failures_allowed = 1, .omitted = table.names[i], .quiet = 1};
-        for (uint64_t w = 0; w < 8 && campaign.failures == 0; w++)
+        for (uint64_t w = 0; w < 12 && campaign.failures == 0; w++)
             crash_fs_destroy(
                 campaign_run(&campaign, enumerate_seed + w % 4, UINT64_C(150) << (w / 4), 250));
         printf("%-44s %8llu  %s\n", table.names[i], (unsigned long long)campaign.images,

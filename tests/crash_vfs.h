@@ -25,6 +25,10 @@
  * made in it. A replay may leave out a class, as if the library did not have the call; it then
  * knows where that makes a difference ("tainted").
  *
+ * DEATH. crash_die_at stops the process in a call: later calls fail without any effect, until the
+ * test has closed the handle and takes the faults away. The next opening finds all that was
+ * written, though no sync confirmed it.
+ *
  * FAULTS. The n-th call since crash_faults_begin, counting those in `kinds`, fails with a code and
  * errno, once or from then on; a failing write leaves its first half written (a short write).
  *
@@ -106,6 +110,7 @@ enum {
 
 struct crash_faults {
     int kinds;
+    int dying;   /* the process is killed in that call: nothing has an effect any more */
     uint64_t at; /* 0: never */
     int forever;
     int code, reason;
@@ -136,6 +141,7 @@ struct crash_handle {
     uint32_t inode;
     int lock;
     int writable;
+    int created; /* by this open */
 };
 
 static inline void *crash_memory(void *memory, size_t size)
@@ -235,8 +241,15 @@ static inline int crash_fails_in(struct crash_fs *fs, int kind, const char *call
 static inline void crash_faults_begin(struct crash_fs *fs, int kinds, uint64_t at, int forever,
                                       int code, int reason)
 {
-    const struct crash_faults faults = {kinds, at, forever, code, reason, 0, 0, "none"};
+    const struct crash_faults faults = {kinds, 0, at, forever, code, reason, 0, 0, "none"};
     fs->faults = faults;
+}
+
+/* The process dies in the n-th call from now; what it did before stays, on its way to the disk. */
+static inline void crash_die_at(struct crash_fs *fs, uint64_t at)
+{
+    crash_faults_begin(fs, CRASH_CALL_ALL, at, 1, OMENDB_IOERR, EIO);
+    fs->faults.dying = 1;
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -383,6 +396,8 @@ static inline int crash_sync_directory(void *context, void *handle)
     snprintf(text, sizeof text, "directory, after %s",
              directory->since[0] == '\0' ? "nothing" : directory->since);
     const int fails = crash_fails(fs, CRASH_CALL_SYNC);
+    if (fails && fs->faults.dying)
+        return crash_leave_failed(fs);
     struct crash_event *event = crash_record(fs, CRASH_SYNC_DIRECTORY);
     event->directory = crash_directory_number(fs, directory);
     event->site = crash_site(fs, text);
@@ -480,6 +495,7 @@ static inline int crash_open(void *context, void *handle, const char *name, int 
     struct crash_handle *file = crash_memory(NULL, sizeof *file);
     file->inode = entry != NULL ? entry->inode : crash_create(fs, directory, name);
     file->lock = OMENDB_LOCK_NONE;
+    file->created = entry == NULL;
     file->writable = (flags & OMENDB_OPEN_WRITE) != 0;
     fs->inodes[file->inode].references++;
     *out = file;
@@ -565,7 +581,8 @@ static inline int crash_write(void *context, void *handle, uint64_t offset, cons
     if (!file->writable)
         return crash_leave(fs, OMENDB_IOERR, EBADF);
     const int fails = crash_fails(fs, CRASH_CALL_WRITE);
-    crash_put(fs, file->inode, offset, buffer, fails ? size / 2 : size);
+    if (!fails || !fs->faults.dying || fs->faults.hits == 1)
+        crash_put(fs, file->inode, offset, buffer, fails ? size / 2 : size);
     return fails ? crash_leave_failed(fs) : crash_leave(fs, OMENDB_OK, 0);
 }
 
@@ -605,9 +622,13 @@ static inline int crash_sync(void *context, void *handle)
     snprintf(text, sizeof text, "%s%s%s, %s sync",
              strstr(inode->kind, "ovl") || strstr(inode->kind, "seg") ? where : "",
              strstr(inode->kind, "ovl") || strstr(inode->kind, "seg") ? "/" : "", inode->kind,
-             inode->syncs == 0 ? "first" : "later");
+             !file->created      ? "another process's"
+             : inode->syncs == 0 ? "first"
+                                 : "later");
     inode->syncs++;
     const int fails = crash_fails(fs, CRASH_CALL_SYNC);
+    if (fails && fs->faults.dying)
+        return crash_leave_failed(fs);
     struct crash_event *event = crash_record(fs, CRASH_SYNC);
     event->inode = file->inode;
     event->site = crash_site(fs, text);
