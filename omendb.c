@@ -24,7 +24,7 @@
  *     segment.c wal.c manifest.c memtable.c version.c txn.c commit.c checkpoint.c
  *     compact.c recover.c work.c search.c rows.c backup.c check.c database.c records.c
  *     api.c
- * SHA-256 of the inputs: f1b9e5b20bbf613e369a0775eba5dc8782c7375614a7d782eabb9f89dc9018d9
+ * SHA-256 of the inputs: c75079b7e983d1b6bdf1d255f04a50147351bba7e597892d43a22b670afed8b3
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -5141,6 +5141,10 @@ struct block_file {
  * bounded it by a section: once all is verified touches are free. */
 OMENDB_INTERNAL int blocks_touch_slow(struct block_file *file, uint64_t offset, uint64_t length);
 
+/* The bytes will not be read again soon: a mapping gives its pages back (they come again when they
+ * are touched). Nothing happens to files that are read into memory. */
+OMENDB_INTERNAL void blocks_release(struct block_file *file, uint64_t offset, uint64_t length);
+
 static inline int blocks_touch(struct block_file *file, uint64_t offset, uint64_t length)
 {
     /* Acquire: the last decrement was a release, and each decrement read the one before it, so all
@@ -8788,6 +8792,18 @@ OMENDB_INTERNAL void blocks_close(struct block_file *blocks)
     platform_mutex_destroy(&source->lock);
     memory_free(storage->memory, source, sizeof *source);
     memset(blocks, 0, sizeof *blocks);
+}
+
+OMENDB_INTERNAL void blocks_release(struct block_file *file, uint64_t offset, uint64_t length)
+{
+    const struct block_source *source = file->source;
+    const omendb_vfs *vfs = source->storage->vfs;
+    uint64_t first = (offset + BLOCK_BYTES - 1) >> BLOCK_SHIFT,
+             end = (offset + length) >> BLOCK_SHIFT;
+    if (source->memory != NULL || vfs->advise == NULL || first >= end)
+        return;
+    vfs->advise(vfs->context, file->base + (first << BLOCK_SHIFT), (end - first) << BLOCK_SHIFT,
+                OMENDB_ADVISE_DONTNEED);
 }
 
 OMENDB_INTERNAL int blocks_check(struct block_file *blocks,
@@ -15456,6 +15472,9 @@ static int compact_write_range(struct segment_writer *writer, const struct compa
         }
         row = end + 1;
     }
+    /* Else a merge would hold input and output resident at once. */
+    blocks_release(segment->graph.file, segment->graph.vectors_offset + first * (uint64_t)stride,
+                   (uint64_t)(last - first) * stride);
     return code;
 }
 

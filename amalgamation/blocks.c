@@ -242,6 +242,18 @@ OMENDB_INTERNAL void blocks_close(struct block_file *blocks)
     memset(blocks, 0, sizeof *blocks);
 }
 
+OMENDB_INTERNAL void blocks_release(struct block_file *file, uint64_t offset, uint64_t length)
+{
+    const struct block_source *source = file->source;
+    const omendb_vfs *vfs = source->storage->vfs;
+    uint64_t first = (offset + BLOCK_BYTES - 1) >> BLOCK_SHIFT,
+             end = (offset + length) >> BLOCK_SHIFT;
+    if (source->memory != NULL || vfs->advise == NULL || first >= end)
+        return;
+    vfs->advise(vfs->context, file->base + (first << BLOCK_SHIFT), (end - first) << BLOCK_SHIFT,
+                OMENDB_ADVISE_DONTNEED);
+}
+
 OMENDB_INTERNAL int blocks_check(struct block_file *blocks,
                                  void (*report)(void *context, const char *sentence), void *context)
 {

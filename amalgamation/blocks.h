@@ -34,6 +34,10 @@ struct block_file {
  * bounded it by a section: once all is verified touches are free. */
 OMENDB_INTERNAL int blocks_touch_slow(struct block_file *file, uint64_t offset, uint64_t length);
 
+/* The bytes will not be read again soon: a mapping gives its pages back (they come again when they
+ * are touched). Nothing happens to files that are read into memory. */
+OMENDB_INTERNAL void blocks_release(struct block_file *file, uint64_t offset, uint64_t length);
+
 static inline int blocks_touch(struct block_file *file, uint64_t offset, uint64_t length)
 {
     /* Acquire: the last decrement was a release, and each decrement read the one before it, so all

@@ -295,6 +295,9 @@ static int compact_write_range(struct segment_writer *writer, const struct compa
         }
         row = end + 1;
     }
+    /* Else a merge would hold input and output resident at once. */
+    blocks_release(segment->graph.file, segment->graph.vectors_offset + first * (uint64_t)stride,
+                   (uint64_t)(last - first) * stride);
     return code;
 }
 
