@@ -24,7 +24,7 @@
  *     segment.c wal.c manifest.c memtable.c version.c txn.c commit.c checkpoint.c
  *     compact.c recover.c work.c search.c rows.c backup.c check.c database.c records.c
  *     api.c
- * SHA-256 of the inputs: c75079b7e983d1b6bdf1d255f04a50147351bba7e597892d43a22b670afed8b3
+ * SHA-256 of the inputs: e87231bcf08f4933a32f44c93bd09211d83689265e1762bb6ec609a29a1c153c
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -12086,6 +12086,12 @@ struct txn_write {
     uint32_t added;  /* 1: the id was free at the snapshot */
 };
 
+/* A cursor that reads a transaction's own changes; the transaction tells it when they go. */
+struct txn_cursor {
+    struct txn_cursor *next;
+    int ended;
+};
+
 struct omendb_txn {
     uint32_t magic;
     omendb *db;
@@ -12096,6 +12102,7 @@ struct omendb_txn {
     size_t write_count, write_capacity;
     uint32_t *table; /* index + 1 of writes by collection and id; open addressing */
     size_t table_slots;
+    struct txn_cursor *cursors;
 };
 
 OMENDB_INTERNAL int txn_begin(omendb *db, int mode, omendb_txn **txn);
@@ -12104,6 +12111,9 @@ OMENDB_INTERNAL void txn_end(omendb_txn *txn); /* frees; NULL is OK */
 /* The transaction's own change of a record, or NULL. */
 OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn,
                                                  const struct collection *collection, uint64_t id);
+/* The cursor is told when the transaction ends, unless it is removed before. */
+OMENDB_INTERNAL void txn_add_cursor(omendb_txn *txn, struct txn_cursor *cursor);
+OMENDB_INTERNAL void txn_remove_cursor(omendb_txn *txn, struct txn_cursor *cursor);
 /* Takes a validated change over (copies vectors). */
 OMENDB_INTERNAL int txn_apply(omendb_txn *txn, struct change *change);
 /* Smallest commit that a transaction reads at, at most the newest visible one. */
@@ -12162,6 +12172,9 @@ OMENDB_INTERNAL int schema_complete(const omendb_schema *given, omendb_schema *c
                          "schema.metric %u does not go with schema.scalar %u: hamming is for b1, "
                          "and b1 only for it",
                          complete->metric, complete->scalar);
+    if (complete->scale != 1.0f && complete->scalar != OMENDB_I8 && complete->scalar != OMENDB_U8)
+        return error_set(OMENDB_INVALID, "schema.scale is %g; only stored i8 and u8 have a scale",
+                         (double)complete->scale);
     if (!(complete->scale > 0.0f) || complete->scale > 1e30f)
         return error_set(OMENDB_INVALID, "schema.scale is %g; it must be positive and at most 1e30",
                          (double)complete->scale);
@@ -12181,9 +12194,9 @@ OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_sch
 {
     if (given->dim != 0 && given->dim != stored->dim)
         return schema_differs(name, "dim", stored->dim, given->dim);
-    if (given->metric != 0 && given->metric != stored->metric)
+    if (given->metric != stored->metric)
         return schema_differs(name, "metric", stored->metric, given->metric);
-    if (given->scalar != 0 && given->scalar != stored->scalar)
+    if (given->scalar != stored->scalar)
         return schema_differs(name, "scalar", stored->scalar, given->scalar);
     if (given->scale != 0.0f && given->scale != stored->scale)
         return schema_differs(name, "scale", (double)stored->scale, (double)given->scale);
@@ -13025,6 +13038,8 @@ OMENDB_INTERNAL void txn_end(omendb_txn *txn)
     }
     db->open_transactions--;
     platform_mutex_unlock(&db->txn_mutex);
+    for (struct txn_cursor *cursor = txn->cursors; cursor != NULL; cursor = cursor->next)
+        cursor->ended = 1;
     for (size_t i = 0; i < txn->write_count; i++) {
         memory_free(&db->memory, txn->writes[i].vector,
                     txn->writes[i].vector == NULL ? 0 : txn->writes[i].collection->vector_bytes);
@@ -13049,6 +13064,20 @@ static size_t txn_slot(const omendb_txn *txn, const struct collection *collectio
         at = (at + 1) & (txn->table_slots - 1);
     }
     return at;
+}
+
+OMENDB_INTERNAL void txn_add_cursor(omendb_txn *txn, struct txn_cursor *cursor)
+{
+    cursor->next = txn->cursors;
+    txn->cursors = cursor;
+}
+
+OMENDB_INTERNAL void txn_remove_cursor(omendb_txn *txn, struct txn_cursor *cursor)
+{
+    struct txn_cursor **link = &txn->cursors;
+    while (*link != cursor)
+        link = &(*link)->next;
+    *link = cursor->next;
 }
 
 OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn,
@@ -16749,6 +16778,15 @@ static void work_report(omendb *db, int code)
         database_log(db, code, error_text());
 }
 
+/* More than `quarters` of what the limit allows is in use, and a checkpoint would give a part back.
+ */
+static int work_is_pressed(const omendb *db, uint64_t quarters)
+{
+    uint64_t limit = db->memory.limit;
+    return limit != 0 && atomic_load(&db->memory.used) >= limit / 4 * quarters &&
+           atomic_load(&db->log_bytes) >= limit / 8;
+}
+
 /* Whether the log asks for a checkpoint; after a failed one only when it has grown by a quarter of
  * the limit again. Work mutex. */
 static int work_wants_checkpoint(const struct work_state *work)
@@ -16758,12 +16796,13 @@ static int work_wants_checkpoint(const struct work_state *work)
     if (atomic_load(&db->checkpoint_failed) != 0 && work->retry_bytes > limit)
         limit = work->retry_bytes;
     return !work->checkpointing && !db->read_only && !atomic_load(&db->poisoned) &&
-           atomic_load(&db->log_bytes) >= limit;
+           (atomic_load(&db->log_bytes) >= limit ||
+            (atomic_load(&db->checkpoint_failed) == 0 && work_is_pressed(db, 2)));
 }
 
 static int work_do_checkpoint(struct work_state *work)
 {
-    int code = checkpoint_run(work->db, 0);
+    int code = checkpoint_run(work->db, work_is_pressed(work->db, 2));
     work_report(work->db, code);
     platform_mutex_lock(&work->mutex);
     work->checkpointing = 0;
@@ -16984,7 +17023,7 @@ static int work_is_over(struct collection *collection)
     /* What was sealed before it was linked waits for a merge, which takes longer than writers can
      * be kept waiting: it gets room for some checkpoints. */
     return growing >= db->tail_limit || all / WORK_SEALED_TAILS >= db->tail_limit ||
-           atomic_load(&db->log_bytes) >= db->wal_limit * 2;
+           atomic_load(&db->log_bytes) >= db->wal_limit * 2 || work_is_pressed(db, 3);
 }
 
 /* A writer without background threads brings things under the limits itself. */
@@ -16994,8 +17033,8 @@ static int work_throttle_alone(struct collection *collection)
     int code = OMENDB_OK, did = 1;
     while (code == OMENDB_OK && did &&
            (work_is_over(collection) || atomic_load(&db->log_bytes) >= db->wal_limit)) {
-        if (atomic_load(&db->log_bytes) >= db->wal_limit)
-            code = checkpoint_run(db, 0);
+        if (atomic_load(&db->log_bytes) >= db->wal_limit || work_is_pressed(db, 2))
+            code = checkpoint_run(db, 1);
         else
             code = work_step(db, &did);
     }
@@ -17373,7 +17412,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *request, struct scra
 #ifndef OMENDB_ROWS_H
 #define OMENDB_ROWS_H
 
-OMENDB_INTERNAL int rows_open(struct collection *collection, const omendb_txn *txn, uint64_t from,
+OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, uint64_t from,
                               uint64_t to, omendb_rows **rows);
 OMENDB_INTERNAL int rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector);
 OMENDB_INTERNAL void rows_free(omendb_rows *rows);
@@ -17397,7 +17436,8 @@ struct omendb_rows {
     omendb *db;
     struct collection *collection;
     struct version *version;
-    const omendb_txn *txn;
+    omendb_txn *txn; /* NULL: none, or one without changes */
+    struct txn_cursor cursor;
     struct rows_entry *entries;
     size_t count, capacity, next;
 };
@@ -17469,7 +17509,7 @@ static int rows_add_own(struct omendb_rows *rows, uint64_t from, uint64_t to)
     return code;
 }
 
-OMENDB_INTERNAL int rows_open(struct collection *collection, const omendb_txn *txn, uint64_t from,
+OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, uint64_t from,
                               uint64_t to, omendb_rows **rows)
 {
     omendb *db = collection->db;
@@ -17484,6 +17524,8 @@ OMENDB_INTERNAL int rows_open(struct collection *collection, const omendb_txn *t
     made->collection = collection_reference(collection);
     made->version = version_acquire_newest(collection, &commit);
     made->txn = txn != NULL && txn->write_count != 0 ? txn : NULL;
+    if (made->txn != NULL)
+        txn_add_cursor(made->txn, &made->cursor);
     commit = txn != NULL ? txn->snapshot : commit;
     for (uint32_t i = 0; i < made->version->memtable_count && code == OMENDB_OK; i++)
         code = rows_add_memtable(made, i, commit, from, to);
@@ -17524,6 +17566,8 @@ static int rows_vector(const omendb_rows *rows, const struct rows_entry *entry,
 OMENDB_INTERNAL int rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector)
 {
     const uint8_t *stored;
+    if (rows->cursor.ended)
+        return error_set(OMENDB_MISUSE, "the transaction of this cursor has ended");
     if (rows->next >= rows->count)
         return OMENDB_DONE;
     const struct rows_entry *entry = &rows->entries[rows->next];
@@ -17549,6 +17593,8 @@ OMENDB_INTERNAL int rows_next(omendb_rows *rows, uint64_t *id, int vector_type, 
 OMENDB_INTERNAL void rows_free(omendb_rows *rows)
 {
     rows->magic = 0;
+    if (rows->txn != NULL && !rows->cursor.ended)
+        txn_remove_cursor(rows->txn, &rows->cursor);
     version_release(rows->version);
     collection_release(rows->collection);
     memory_free(&rows->db->memory, rows->entries, rows->capacity * sizeof *rows->entries);
@@ -18179,7 +18225,9 @@ static int database_open_directory(omendb *db, const char *path, const omendb_op
         return code;
     db->storage.directory = NULL;
     if (code == OMENDB_NOTFOUND)
-        return error_set(code, "there is no database at \"%s\"; the parent directory must exist",
+        return error_set(code,
+                         create ? "\"%s\" cannot be created: its parent directory is not there"
+                                : "there is no database at \"%s\"",
                          path);
     if (code == OMENDB_FORMAT)
         return error_set(code, "\"%s\" is not a directory; a database is one", path);
@@ -18521,10 +18569,15 @@ static int api_null(const char *what)
 
 /* A struct that the caller made with an _INIT of a smaller or larger header. Only this header's
  * size exists yet. */
+#define API_STRUCT_MAX 4096
+
 static int api_struct(size_t size, size_t expected, const char *what)
 {
-    if (size >= expected)
+    if (size >= expected && size <= API_STRUCT_MAX)
         return OMENDB_OK;
+    if (size > API_STRUCT_MAX)
+        return error_set(OMENDB_MISUSE,
+                         "%s.struct_size is %zu: it was not set; use the _INIT macro", what, size);
     return error_set(OMENDB_MISUSE,
                      "%s.struct_size is %zu, at least %zu is needed; set it with the _INIT macro",
                      what, size, expected);
@@ -18744,6 +18797,9 @@ OMENDB_API int omendb_backup(omendb *db, const char *path)
     int code = api_database(db);
     if (code == OMENDB_OK && path == NULL)
         return api_null("path");
+    if (code == OMENDB_OK && (path[0] == 0 || strcmp(path, ":memory:") == 0))
+        return error_set(OMENDB_INVALID, "a backup needs the path of a directory, not \"%s\"",
+                         path);
     return code == OMENDB_OK ? backup_run(db, path) : code;
 }
 
@@ -18874,15 +18930,18 @@ OMENDB_API int omendb_collection_create(omendb *db, const char *name, const omen
     return code;
 }
 
-OMENDB_API int omendb_collection_open(omendb *db, const char *name, const omendb_schema *schema,
-                                      omendb_collection **collection)
+/* *missing = 1: there is none, and no sentence was set. */
+static int api_open_collection(omendb *db, const char *name, const omendb_schema *schema,
+                               omendb_collection **collection, int *missing)
 {
     int code = api_check_collection_arguments(db, name, schema, collection);
+    *missing = 0;
     if (code != OMENDB_OK)
         return code;
     struct collection *found = api_find_collection(db, name);
+    *missing = found == NULL;
     if (found == NULL)
-        return error_set(OMENDB_NOTFOUND, "there is no collection \"%s\"", name);
+        return OMENDB_NOTFOUND;
     if (schema != NULL)
         code = schema_compare(&found->schema, schema, name);
     omendb_collection *handle = NULL;
@@ -18897,18 +18956,27 @@ OMENDB_API int omendb_collection_open(omendb *db, const char *name, const omendb
     return code;
 }
 
+OMENDB_API int omendb_collection_open(omendb *db, const char *name, const omendb_schema *schema,
+                                      omendb_collection **collection)
+{
+    int missing, code = api_open_collection(db, name, schema, collection, &missing);
+    return missing ? error_set(code, "there is no collection \"%s\"", name) : code;
+}
+
 OMENDB_API int omendb_collection_open_or_create(omendb *db, const char *name,
                                                 const omendb_schema *schema,
                                                 omendb_collection **collection)
 {
     /* Somebody else may create or drop it between the two calls. */
-    int code = omendb_collection_open(db, name, schema, collection);
-    for (int attempt = 0; attempt < 100 && code == OMENDB_NOTFOUND; attempt++) {
+    int missing, code = api_open_collection(db, name, schema, collection, &missing);
+    for (int attempt = 0; attempt < 100 && missing; attempt++) {
         code = omendb_collection_create(db, name, schema, collection);
+        missing = 0;
         if (code == OMENDB_EXISTS)
-            code = omendb_collection_open(db, name, schema, collection);
+            code = api_open_collection(db, name, schema, collection, &missing);
     }
-    return code;
+    return missing ? error_set(OMENDB_BUSY, "collection \"%s\" comes and goes; try again", name)
+                   : code;
 }
 
 OMENDB_API int omendb_collection_drop(omendb *db, const char *name)
@@ -19277,7 +19345,7 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows)
 /* ------------------------------------------------------------------ search */
 
 static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
-                           const omendb_query *query)
+                           const omendb_query *query, int one)
 {
     int code = api_reading(collection, txn);
     if (code != OMENDB_OK)
@@ -19287,13 +19355,15 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
     code = api_struct(query->struct_size, sizeof *query, "query");
     if (code != OMENDB_OK)
         return code;
+    if (query->vector == NULL && query->id == OMENDB_ID_AUTO && one)
+        return error_set(OMENDB_INVALID, "query.vector is NULL and query.id is not set");
     if (query->k == 0)
         return error_set(OMENDB_INVALID, "query.k is 0; at least 1 hit must be asked for");
     if (query->ef > 100000)
         return error_set(OMENDB_INVALID, "query.ef is %u; at most 100,000: use exact", query->ef);
     if (query->use_radius && isnan(query->radius))
         return error_set(OMENDB_INVALID, "query.radius is NaN");
-    if (query->explain != NULL)
+    if (query->explain != NULL && one)
         return api_struct(query->explain->struct_size, sizeof *query->explain, "explain");
     return OMENDB_OK;
 }
@@ -19320,7 +19390,7 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
     if (count == NULL || ids == NULL)
         return api_null(count == NULL ? "count" : "ids");
     *count = 0;
-    int code = api_check_query(collection, txn, query);
+    int code = api_check_query(collection, txn, query, 1);
     if (code != OMENDB_OK)
         return code;
     omendb *db = collection->db;
@@ -19399,7 +19469,7 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
                                    uint64_t *ids, float *distances, size_t *counts)
 {
     struct search_request request;
-    int code = api_check_query(collection, txn, query);
+    int code = api_check_query(collection, txn, query, 0);
     if (code != OMENDB_OK || count == 0)
         return code;
     if (vectors == NULL || ids == NULL)
@@ -19422,3 +19492,5 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
     version_release(version);
     return code;
 }
+
+#undef API_STRUCT_MAX

@@ -2,7 +2,7 @@
  *
  * Copyright 2026 The OmenDB Authors. SPDX-License-Identifier: Apache-2.0
  *
- * Build:   cc -std=c11 app.c omendb.c -lm -lpthread          (gcc or clang, no -m flags)
+ * Build:   cc -std=c11 -O2 app.c omendb.c -lm -lpthread      (gcc or clang, no -m flags)
  *
  * In ten lines:
  *
@@ -13,7 +13,7 @@
  *     omendb_query query = OMENDB_QUERY_INIT;      query.vector = v;  query.k = 5;
  *     omendb_open("notes.omen", NULL, &db);
  *     omendb_collection_open_or_create(db, "docs", &schema, &docs);
- *     omendb_add(docs, NULL, &record, NULL);
+ *     omendb_put(docs, NULL, &record, NULL);
  *     omendb_search(docs, NULL, &query, ids, distances, &found);
  *     omendb_collection_close(docs);   omendb_close(db);
  *
@@ -43,8 +43,8 @@
  * they are not repeated at each.
  *
  * STRUCTS carry their size in `struct_size`; set it with the _INIT macro or the *_init function
- * (for callers without a C compiler). Fields are only ever appended. A field left 0 means its
- * default.
+ * (for callers without a C compiler). Fields are only ever appended. A field left 0 means
+ * its default unless it says otherwise.
  *
  * TEXT is UTF-8, NUL-terminated. Names of collections: 1 to 255 bytes, no control characters.
  *
@@ -87,7 +87,7 @@ extern "C" {
 /* Values are only ever appended. */
 typedef enum omendb_code {
     OMENDB_OK = 0,
-    OMENDB_INVALID = 1,  /* an argument's value: NaN, wrong dimension, k of 0, malformed name ... */
+    OMENDB_INVALID = 1,  /* an argument's value: NaN, k of 0, a malformed name ... */
     OMENDB_NOTFOUND = 2, /* no such record, collection or database */
     OMENDB_EXISTS = 3,   /* the id or the collection is already there */
     OMENDB_MISMATCH = 4, /* a schema differs from the stored one; the message names the field */
@@ -106,7 +106,7 @@ typedef enum omendb_code {
     OMENDB_DROPPED = 16,    /* the collection was dropped */
     OMENDB_TOOBIG = 17, /* over a stated limit: one batch, one dimension, rows of a collection */
     OMENDB_UNSUPPORTED = 18, /* this platform or vfs cannot do it */
-    OMENDB_DONE = 19         /* a cursor has no further row */
+    OMENDB_DONE = 19         /* a cursor has no further row: not a failure, no sentence */
 } omendb_code;
 
 /* The sentence for the last failed call of this thread, with file, offset and the offending number
@@ -130,9 +130,11 @@ OMENDB_API const char *omendb_kernels(void);
 
 /* -------------------------------- element types, metrics */
 
-/* Element type of vectors, stored or given. Converting to the stored type: f32 to f16 and bf16
- * rounds to nearest even and refuses overflow; to i8 and u8 stores saturate(round(x * scale)), and
- * reading back divides by scale; to b1 stores x > 0. */
+/* Element type of vectors, stored or given. Vectors given in the stored type are stored as they
+ * are. Others are converted: to f16 and bf16 rounding to nearest even, overflow is OMENDB_INVALID;
+ * to i8 and u8 as saturate(round(x * scale)), and reading back as f32 divides by scale (values in
+ * 0..1: stored u8 with scale 255; bytes of a picture: given as u8, scale 1); to b1 as x > 0, and
+ * back as 0 or 1. b1 is converted to nothing else. */
 typedef enum omendb_scalar {
     OMENDB_F32 = 0,  /* IEEE 754 binary32 */
     OMENDB_F16 = 1,  /* IEEE 754 binary16 */
@@ -257,10 +259,11 @@ enum { OMENDB_THREADS_AUTO = -1 };
 /* How a database is opened. OMENDB_OPTIONS_INIT, or omendb_options_init, gives the defaults. */
 typedef struct omendb_options {
     size_t struct_size;
-    uint64_t memory_limit; /* bytes the database may allocate; 0: no limit. Over it: OMENDB_NOMEM */
+    uint64_t memory_limit; /* bytes the database may allocate; 0: no limit. Checkpoints come earlier
+                            * near it; over it: OMENDB_NOMEM. Less than 16 MiB is hardly of use */
     uint64_t wal_limit;    /* bytes of log after which a checkpoint is made; 0: 64 MiB */
-    uint64_t tail_limit;   /* bytes of vectors, a collection, that are not yet in a graph and are
-                            * scanned by each search; 0: 8 MiB, some 1 ms. Raise it for bulk loads */
+    uint64_t tail_limit;   /* bytes of vectors, per collection, that are not yet in a graph and are
+                            * scanned by each search; 0: 8 MiB, 1 ms. Raise it for bulk loads */
     uint32_t stall_timeout_ms; /* how long a writer is slowed at those limits before OMENDB_BUSY;
                                 * 0: 10,000 */
     int32_t threads;           /* background threads; OMENDB_THREADS_AUTO: as many as this process
@@ -363,7 +366,8 @@ OMENDB_API int omendb_work(omendb *db, uint64_t budget_us, int *more);
  *
  * path:     must not exist, or be an empty directory. On failure the files written are removed.
  * Threads:  any; readers and writers go on.
- * Returns:  OMENDB_OK, OMENDB_EXISTS (not empty), OMENDB_FULL, OMENDB_IOERR, OMENDB_PERMISSION,
+ * Returns:  OMENDB_OK, OMENDB_EXISTS (not empty), OMENDB_FORMAT (a file), OMENDB_NOTFOUND (its
+ *           parent), OMENDB_INVALID (":memory:"), OMENDB_FULL, OMENDB_IOERR, OMENDB_PERMISSION,
  *           OMENDB_CORRUPT (a block of the source is damaged), OMENDB_READONLY, OMENDB_POISONED. */
 OMENDB_API int omendb_backup(omendb *db, const char *path);
 
@@ -450,7 +454,8 @@ OMENDB_API int omendb_collection_create(omendb *db, const char *name, const omen
 /* Opens a collection.
  *
  * name:       as above.
- * schema:     NULL, or compared with the stored one: fields left 0 are not compared.
+ * schema:     NULL, or compared with the stored one: metric and scalar always, other fields unless
+ *             they are 0.
  * collection: receives a handle of its own for each call; NULL on failure.
  * Lifetime:   until omendb_collection_close.
  * Threads:    any.
@@ -523,10 +528,11 @@ OMENDB_API int omendb_collection_statistics(omendb_collection *collection,
 enum { OMENDB_READ_WRITE = 0, OMENDB_READ_ONLY = 1 };
 
 /* Begins a transaction over all collections of a database. A read-only one is a snapshot: it gives
- * the same answers whatever others commit; beginning costs nothing and waits for nobody, but while
- * it is open, rows that others delete are not dropped. A writing one keeps its changes in memory,
- * sees them itself, and applies them at commit: all or none; isolated as a snapshot; when two
- * change the same record, the first to commit wins.
+ * the same answers whatever others commit (but a dropped collection is gone for it, too); beginning
+ * costs nothing and waits for nobody, but while it is open, rows that others delete are not
+ * dropped. A writing one keeps its changes in memory, sees them itself, and applies them at commit:
+ * all or none; isolated as a snapshot; when two change the same record, or a call without
+ * transaction does, the first to commit wins.
  *
  * mode:     OMENDB_READ_ONLY or OMENDB_READ_WRITE.
  * txn:      receives the handle; NULL on failure.
@@ -538,27 +544,28 @@ OMENDB_API int omendb_txn_begin(omendb *db, int mode, omendb_txn **txn);
 
 /* Commits, and frees the transaction whatever is returned. Durable when it returns OMENDB_OK.
  *
- * txn:      cursors opened with it must be closed.
+ * txn:      its cursors get OMENDB_MISUSE from then on.
  * Returns:  OMENDB_OK; OMENDB_CONFLICT (another transaction changed one of its records since it
  *           began; nothing was done); and the errors of omendb_add. */
 OMENDB_API int omendb_txn_commit(omendb_txn *txn);
 
 /* Drops the changes, and frees the transaction.
  *
- * txn:      NULL is OK; cursors opened with it must be closed. */
+ * txn:      NULL is OK; its cursors get OMENDB_MISUSE from then on. */
 OMENDB_API void omendb_txn_rollback(omendb_txn *txn);
 
 /* -------------------------------- records */
 
 /* In place of an id: the next automatic one, which is one more than the largest id that the
- * collection ever had, from 0. Every id below it is legal. */
+ * collection ever had, from 0. Every id below it is legal; but after a very large one, such as a
+ * hash, few or no automatic ones are left (OMENDB_FULL). */
 #define OMENDB_ID_AUTO UINT64_MAX
 
 /* A record to be stored. */
 typedef struct omendb_record {
     size_t struct_size;
-    uint64_t id;          /* or OMENDB_ID_AUTO */
-    const void *vector;   /* schema.dim elements; copied by the call */
+    uint64_t id;          /* or OMENDB_ID_AUTO, which _INIT gives; 0 is an id */
+    const void *vector;   /* must hold schema.dim elements, which no call can check; copied */
     uint32_t vector_type; /* omendb_scalar of `vector` */
 } omendb_record;
 #define OMENDB_RECORD_INIT                                                                         \
@@ -650,8 +657,7 @@ OMENDB_API int omendb_count(omendb_collection *collection, omendb_txn *txn, uint
 
 /* Opens a cursor over the records with from <= id <= to, ascending, as they are at this moment.
  *
- * txn:      as omendb_get; the cursor must be closed before a transaction with changes of its own
- *           goes on.
+ * txn:      as omendb_get; after further changes in it the cursor may or may not show them.
  * rows:     receives the cursor; NULL on failure. Takes 16 bytes a record in the range.
  * Lifetime: until omendb_rows_close.
  * Threads:  any may open; one at a time may use it.
@@ -697,10 +703,10 @@ typedef struct omendb_query {
     uint32_t vector_type; /* omendb_scalar of `vector` */
     uint32_t ef;          /* candidates kept while walking, at most 100,000: more finds more and
                            * takes longer; at least k are kept; 0: schema.ef */
-    size_t k;             /* hits wanted, at least 1 */
+    size_t k;             /* hits wanted, at least 1; _INIT gives 10 */
     uint32_t exact;       /* 1: compares every record */
     uint32_t use_radius;  /* 1: only hits with distance <= radius, the k nearest of them */
-    float radius;
+    float radius;         /* in the metric's terms: under OMENDB_L2 the square of the distance */
     omendb_explain *explain; /* NULL, or filled on success */
 } omendb_query;
 #define OMENDB_QUERY_INIT                                                                          \

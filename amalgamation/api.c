@@ -71,10 +71,15 @@ static int api_null(const char *what)
 
 /* A struct that the caller made with an _INIT of a smaller or larger header. Only this header's
  * size exists yet. */
+#define API_STRUCT_MAX 4096
+
 static int api_struct(size_t size, size_t expected, const char *what)
 {
-    if (size >= expected)
+    if (size >= expected && size <= API_STRUCT_MAX)
         return OMENDB_OK;
+    if (size > API_STRUCT_MAX)
+        return error_set(OMENDB_MISUSE,
+                         "%s.struct_size is %zu: it was not set; use the _INIT macro", what, size);
     return error_set(OMENDB_MISUSE,
                      "%s.struct_size is %zu, at least %zu is needed; set it with the _INIT macro",
                      what, size, expected);
@@ -294,6 +299,9 @@ OMENDB_API int omendb_backup(omendb *db, const char *path)
     int code = api_database(db);
     if (code == OMENDB_OK && path == NULL)
         return api_null("path");
+    if (code == OMENDB_OK && (path[0] == 0 || strcmp(path, ":memory:") == 0))
+        return error_set(OMENDB_INVALID, "a backup needs the path of a directory, not \"%s\"",
+                         path);
     return code == OMENDB_OK ? backup_run(db, path) : code;
 }
 
@@ -424,15 +432,18 @@ OMENDB_API int omendb_collection_create(omendb *db, const char *name, const omen
     return code;
 }
 
-OMENDB_API int omendb_collection_open(omendb *db, const char *name, const omendb_schema *schema,
-                                      omendb_collection **collection)
+/* *missing = 1: there is none, and no sentence was set. */
+static int api_open_collection(omendb *db, const char *name, const omendb_schema *schema,
+                               omendb_collection **collection, int *missing)
 {
     int code = api_check_collection_arguments(db, name, schema, collection);
+    *missing = 0;
     if (code != OMENDB_OK)
         return code;
     struct collection *found = api_find_collection(db, name);
+    *missing = found == NULL;
     if (found == NULL)
-        return error_set(OMENDB_NOTFOUND, "there is no collection \"%s\"", name);
+        return OMENDB_NOTFOUND;
     if (schema != NULL)
         code = schema_compare(&found->schema, schema, name);
     omendb_collection *handle = NULL;
@@ -447,18 +458,27 @@ OMENDB_API int omendb_collection_open(omendb *db, const char *name, const omendb
     return code;
 }
 
+OMENDB_API int omendb_collection_open(omendb *db, const char *name, const omendb_schema *schema,
+                                      omendb_collection **collection)
+{
+    int missing, code = api_open_collection(db, name, schema, collection, &missing);
+    return missing ? error_set(code, "there is no collection \"%s\"", name) : code;
+}
+
 OMENDB_API int omendb_collection_open_or_create(omendb *db, const char *name,
                                                 const omendb_schema *schema,
                                                 omendb_collection **collection)
 {
     /* Somebody else may create or drop it between the two calls. */
-    int code = omendb_collection_open(db, name, schema, collection);
-    for (int attempt = 0; attempt < 100 && code == OMENDB_NOTFOUND; attempt++) {
+    int missing, code = api_open_collection(db, name, schema, collection, &missing);
+    for (int attempt = 0; attempt < 100 && missing; attempt++) {
         code = omendb_collection_create(db, name, schema, collection);
+        missing = 0;
         if (code == OMENDB_EXISTS)
-            code = omendb_collection_open(db, name, schema, collection);
+            code = api_open_collection(db, name, schema, collection, &missing);
     }
-    return code;
+    return missing ? error_set(OMENDB_BUSY, "collection \"%s\" comes and goes; try again", name)
+                   : code;
 }
 
 OMENDB_API int omendb_collection_drop(omendb *db, const char *name)
@@ -827,7 +847,7 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows)
 /* ------------------------------------------------------------------ search */
 
 static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
-                           const omendb_query *query)
+                           const omendb_query *query, int one)
 {
     int code = api_reading(collection, txn);
     if (code != OMENDB_OK)
@@ -837,13 +857,15 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
     code = api_struct(query->struct_size, sizeof *query, "query");
     if (code != OMENDB_OK)
         return code;
+    if (query->vector == NULL && query->id == OMENDB_ID_AUTO && one)
+        return error_set(OMENDB_INVALID, "query.vector is NULL and query.id is not set");
     if (query->k == 0)
         return error_set(OMENDB_INVALID, "query.k is 0; at least 1 hit must be asked for");
     if (query->ef > 100000)
         return error_set(OMENDB_INVALID, "query.ef is %u; at most 100,000: use exact", query->ef);
     if (query->use_radius && isnan(query->radius))
         return error_set(OMENDB_INVALID, "query.radius is NaN");
-    if (query->explain != NULL)
+    if (query->explain != NULL && one)
         return api_struct(query->explain->struct_size, sizeof *query->explain, "explain");
     return OMENDB_OK;
 }
@@ -870,7 +892,7 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
     if (count == NULL || ids == NULL)
         return api_null(count == NULL ? "count" : "ids");
     *count = 0;
-    int code = api_check_query(collection, txn, query);
+    int code = api_check_query(collection, txn, query, 1);
     if (code != OMENDB_OK)
         return code;
     omendb *db = collection->db;
@@ -949,7 +971,7 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
                                    uint64_t *ids, float *distances, size_t *counts)
 {
     struct search_request request;
-    int code = api_check_query(collection, txn, query);
+    int code = api_check_query(collection, txn, query, 0);
     if (code != OMENDB_OK || count == 0)
         return code;
     if (vectors == NULL || ids == NULL)
@@ -972,3 +994,5 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
     version_release(version);
     return code;
 }
+
+#undef API_STRUCT_MAX

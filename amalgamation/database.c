@@ -183,7 +183,9 @@ static int database_open_directory(omendb *db, const char *path, const omendb_op
         return code;
     db->storage.directory = NULL;
     if (code == OMENDB_NOTFOUND)
-        return error_set(code, "there is no database at \"%s\"; the parent directory must exist",
+        return error_set(code,
+                         create ? "\"%s\" cannot be created: its parent directory is not there"
+                                : "there is no database at \"%s\"",
                          path);
     if (code == OMENDB_FORMAT)
         return error_set(code, "\"%s\" is not a directory; a database is one", path);

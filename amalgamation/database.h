@@ -442,6 +442,12 @@ struct txn_write {
     uint32_t added;  /* 1: the id was free at the snapshot */
 };
 
+/* A cursor that reads a transaction's own changes; the transaction tells it when they go. */
+struct txn_cursor {
+    struct txn_cursor *next;
+    int ended;
+};
+
 struct omendb_txn {
     uint32_t magic;
     omendb *db;
@@ -452,6 +458,7 @@ struct omendb_txn {
     size_t write_count, write_capacity;
     uint32_t *table; /* index + 1 of writes by collection and id; open addressing */
     size_t table_slots;
+    struct txn_cursor *cursors;
 };
 
 OMENDB_INTERNAL int txn_begin(omendb *db, int mode, omendb_txn **txn);
@@ -460,6 +467,9 @@ OMENDB_INTERNAL void txn_end(omendb_txn *txn); /* frees; NULL is OK */
 /* The transaction's own change of a record, or NULL. */
 OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn,
                                                  const struct collection *collection, uint64_t id);
+/* The cursor is told when the transaction ends, unless it is removed before. */
+OMENDB_INTERNAL void txn_add_cursor(omendb_txn *txn, struct txn_cursor *cursor);
+OMENDB_INTERNAL void txn_remove_cursor(omendb_txn *txn, struct txn_cursor *cursor);
 /* Takes a validated change over (copies vectors). */
 OMENDB_INTERNAL int txn_apply(omendb_txn *txn, struct change *change);
 /* Smallest commit that a transaction reads at, at most the newest visible one. */

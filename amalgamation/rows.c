@@ -18,7 +18,8 @@ struct omendb_rows {
     omendb *db;
     struct collection *collection;
     struct version *version;
-    const omendb_txn *txn;
+    omendb_txn *txn; /* NULL: none, or one without changes */
+    struct txn_cursor cursor;
     struct rows_entry *entries;
     size_t count, capacity, next;
 };
@@ -90,7 +91,7 @@ static int rows_add_own(struct omendb_rows *rows, uint64_t from, uint64_t to)
     return code;
 }
 
-OMENDB_INTERNAL int rows_open(struct collection *collection, const omendb_txn *txn, uint64_t from,
+OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, uint64_t from,
                               uint64_t to, omendb_rows **rows)
 {
     omendb *db = collection->db;
@@ -105,6 +106,8 @@ OMENDB_INTERNAL int rows_open(struct collection *collection, const omendb_txn *t
     made->collection = collection_reference(collection);
     made->version = version_acquire_newest(collection, &commit);
     made->txn = txn != NULL && txn->write_count != 0 ? txn : NULL;
+    if (made->txn != NULL)
+        txn_add_cursor(made->txn, &made->cursor);
     commit = txn != NULL ? txn->snapshot : commit;
     for (uint32_t i = 0; i < made->version->memtable_count && code == OMENDB_OK; i++)
         code = rows_add_memtable(made, i, commit, from, to);
@@ -145,6 +148,8 @@ static int rows_vector(const omendb_rows *rows, const struct rows_entry *entry,
 OMENDB_INTERNAL int rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector)
 {
     const uint8_t *stored;
+    if (rows->cursor.ended)
+        return error_set(OMENDB_MISUSE, "the transaction of this cursor has ended");
     if (rows->next >= rows->count)
         return OMENDB_DONE;
     const struct rows_entry *entry = &rows->entries[rows->next];
@@ -170,6 +175,8 @@ OMENDB_INTERNAL int rows_next(omendb_rows *rows, uint64_t *id, int vector_type, 
 OMENDB_INTERNAL void rows_free(omendb_rows *rows)
 {
     rows->magic = 0;
+    if (rows->txn != NULL && !rows->cursor.ended)
+        txn_remove_cursor(rows->txn, &rows->cursor);
     version_release(rows->version);
     collection_release(rows->collection);
     memory_free(&rows->db->memory, rows->entries, rows->capacity * sizeof *rows->entries);

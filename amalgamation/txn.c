@@ -65,6 +65,8 @@ OMENDB_INTERNAL void txn_end(omendb_txn *txn)
     }
     db->open_transactions--;
     platform_mutex_unlock(&db->txn_mutex);
+    for (struct txn_cursor *cursor = txn->cursors; cursor != NULL; cursor = cursor->next)
+        cursor->ended = 1;
     for (size_t i = 0; i < txn->write_count; i++) {
         memory_free(&db->memory, txn->writes[i].vector,
                     txn->writes[i].vector == NULL ? 0 : txn->writes[i].collection->vector_bytes);
@@ -89,6 +91,20 @@ static size_t txn_slot(const omendb_txn *txn, const struct collection *collectio
         at = (at + 1) & (txn->table_slots - 1);
     }
     return at;
+}
+
+OMENDB_INTERNAL void txn_add_cursor(omendb_txn *txn, struct txn_cursor *cursor)
+{
+    cursor->next = txn->cursors;
+    txn->cursors = cursor;
+}
+
+OMENDB_INTERNAL void txn_remove_cursor(omendb_txn *txn, struct txn_cursor *cursor)
+{
+    struct txn_cursor **link = &txn->cursors;
+    while (*link != cursor)
+        link = &(*link)->next;
+    *link = cursor->next;
 }
 
 OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn,

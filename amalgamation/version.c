@@ -58,6 +58,9 @@ OMENDB_INTERNAL int schema_complete(const omendb_schema *given, omendb_schema *c
                          "schema.metric %u does not go with schema.scalar %u: hamming is for b1, "
                          "and b1 only for it",
                          complete->metric, complete->scalar);
+    if (complete->scale != 1.0f && complete->scalar != OMENDB_I8 && complete->scalar != OMENDB_U8)
+        return error_set(OMENDB_INVALID, "schema.scale is %g; only stored i8 and u8 have a scale",
+                         (double)complete->scale);
     if (!(complete->scale > 0.0f) || complete->scale > 1e30f)
         return error_set(OMENDB_INVALID, "schema.scale is %g; it must be positive and at most 1e30",
                          (double)complete->scale);
@@ -77,9 +80,9 @@ OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_sch
 {
     if (given->dim != 0 && given->dim != stored->dim)
         return schema_differs(name, "dim", stored->dim, given->dim);
-    if (given->metric != 0 && given->metric != stored->metric)
+    if (given->metric != stored->metric)
         return schema_differs(name, "metric", stored->metric, given->metric);
-    if (given->scalar != 0 && given->scalar != stored->scalar)
+    if (given->scalar != stored->scalar)
         return schema_differs(name, "scalar", stored->scalar, given->scalar);
     if (given->scale != 0.0f && given->scale != stored->scale)
         return schema_differs(name, "scale", (double)stored->scale, (double)given->scale);

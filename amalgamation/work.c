@@ -136,6 +136,15 @@ static void work_report(omendb *db, int code)
         database_log(db, code, error_text());
 }
 
+/* More than `quarters` of what the limit allows is in use, and a checkpoint would give a part back.
+ */
+static int work_is_pressed(const omendb *db, uint64_t quarters)
+{
+    uint64_t limit = db->memory.limit;
+    return limit != 0 && atomic_load(&db->memory.used) >= limit / 4 * quarters &&
+           atomic_load(&db->log_bytes) >= limit / 8;
+}
+
 /* Whether the log asks for a checkpoint; after a failed one only when it has grown by a quarter of
  * the limit again. Work mutex. */
 static int work_wants_checkpoint(const struct work_state *work)
@@ -145,12 +154,13 @@ static int work_wants_checkpoint(const struct work_state *work)
     if (atomic_load(&db->checkpoint_failed) != 0 && work->retry_bytes > limit)
         limit = work->retry_bytes;
     return !work->checkpointing && !db->read_only && !atomic_load(&db->poisoned) &&
-           atomic_load(&db->log_bytes) >= limit;
+           (atomic_load(&db->log_bytes) >= limit ||
+            (atomic_load(&db->checkpoint_failed) == 0 && work_is_pressed(db, 2)));
 }
 
 static int work_do_checkpoint(struct work_state *work)
 {
-    int code = checkpoint_run(work->db, 0);
+    int code = checkpoint_run(work->db, work_is_pressed(work->db, 2));
     work_report(work->db, code);
     platform_mutex_lock(&work->mutex);
     work->checkpointing = 0;
@@ -371,7 +381,7 @@ static int work_is_over(struct collection *collection)
     /* What was sealed before it was linked waits for a merge, which takes longer than writers can
      * be kept waiting: it gets room for some checkpoints. */
     return growing >= db->tail_limit || all / WORK_SEALED_TAILS >= db->tail_limit ||
-           atomic_load(&db->log_bytes) >= db->wal_limit * 2;
+           atomic_load(&db->log_bytes) >= db->wal_limit * 2 || work_is_pressed(db, 3);
 }
 
 /* A writer without background threads brings things under the limits itself. */
@@ -381,8 +391,8 @@ static int work_throttle_alone(struct collection *collection)
     int code = OMENDB_OK, did = 1;
     while (code == OMENDB_OK && did &&
            (work_is_over(collection) || atomic_load(&db->log_bytes) >= db->wal_limit)) {
-        if (atomic_load(&db->log_bytes) >= db->wal_limit)
-            code = checkpoint_run(db, 0);
+        if (atomic_load(&db->log_bytes) >= db->wal_limit || work_is_pressed(db, 2))
+            code = checkpoint_run(db, 1);
         else
             code = work_step(db, &did);
     }

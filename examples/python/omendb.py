@@ -420,7 +420,8 @@ class Database(_Handle):
         scale:  for "i8" and "u8": stored = round(x * scale).
         create: True: it must be new; False: it must exist.
 
-        Raises Mismatch if what is given differs from the stored schema.
+        Raises Mismatch if what is given differs from the stored schema; metric and type count as
+        given with their defaults when anything is.
         """
         schema = _new(_Schema)
         schema.dim, schema.scale, schema.M = dim, scale, M
@@ -433,7 +434,9 @@ class Database(_Handle):
             create_or_open = "create" if create else "open"
         call = getattr(_library, f"omendb_collection_{create_or_open}")
         address = _p()
-        _check(call(self._pointer, _encode(name), ctypes.byref(schema), ctypes.byref(address)))
+        given = any((dim, metric, type, scale, M, ef_construction, ef, seed)) or create
+        _check(call(self._pointer, _encode(name), ctypes.byref(schema) if given else None,
+                    ctypes.byref(address)))
         opened = Collection(self, name, address.value)
         if metric not in (None, opened.metric) or type not in (None, opened.type):
             opened.close()
