@@ -84,7 +84,7 @@ check_clang() {
 
 check_asan() {
     build_and_test "$BUILD/asan" "$CHECK_SCALE" CC=gcc CXX=g++ SANITIZE=address,undefined \
-        CFLAGS="-O1 -g" CXXFLAGS="-O1 -g" WERROR=
+        CFLAGS="-O1 -g" CXXFLAGS="-O1 -g" WERROR= PYTHON=false
 }
 
 # One test opens a database in a forked child, which TSan otherwise ends when it starts a thread.
@@ -97,7 +97,7 @@ check_tsan() {
 check_arm64() {
     build_and_test "$BUILD/arm64" "$CHECK_SCALE" CC=aarch64-linux-gnu-gcc \
         CXX=aarch64-linux-gnu-g++ AR=aarch64-linux-gnu-ar LDFLAGS=-static \
-        RUNNER="qemu-aarch64 -cpu max"
+        RUNNER="qemu-aarch64 -cpu max" PYTHON=false
 }
 
 # tests_without PATTERN: test programs in C but those of that pattern.
