@@ -87,9 +87,7 @@ check_asan() {
         CFLAGS="-O1 -g" CXXFLAGS="-O1 -g" WERROR= PYTHON=false
 }
 
-# One test opens a database in a forked child, which TSan otherwise ends when it starts a thread.
 check_tsan() {
-    export TSAN_OPTIONS="die_after_fork=0 ${TSAN_OPTIONS:-}"
     build_and_test "$BUILD/tsan" "$CHECK_SCALE" CC=gcc CXX=g++ SANITIZE=thread \
         CFLAGS="-O1 -g" CXXFLAGS="-O1 -g" WERROR= TESTS="$(tests_without kernels)"
 }

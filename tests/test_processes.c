@@ -132,7 +132,9 @@ static int processes_child_opens_when_told(void *argument)
     close(plan[1]);
     if (read(plan[0], &byte, 1) != 1)
         return 2;
-    const int status = processes_open(processes_path, 0, &db);
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    options.threads = 0; /* neither TSan nor qemu-user starts threads in a forked child */
+    const int status = omendb_open(processes_path, &options, &db);
     const int closed = omendb_close(db);
     if (status == plan[2] && closed == OMENDB_OK)
         return 0;
