@@ -24,7 +24,7 @@
  *     segment.c wal.c manifest.c memtable.c version.c txn.c commit.c checkpoint.c
  *     compact.c recover.c work.c search.c rows.c backup.c check.c database.c records.c
  *     api.c
- * SHA-256 of the inputs: e87231bcf08f4933a32f44c93bd09211d83689265e1762bb6ec609a29a1c153c
+ * SHA-256 of the inputs: 2ed7aa4344c020b749abf23335bc3fd0b90c2994baf052c2100b290e78fd4036
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -18163,7 +18163,11 @@ static void database_free_files(omendb *db)
     }
     manifest_destroy(&db->memory, &db->published);
     storage_close(&db->storage, &db->manifest_lock);
-    /* The lock goes last: whoever gets it next finds nothing half done. */
+    /* The lock goes last: whoever gets it next finds nothing half done. Closing alone would leave
+     * it to a child that was forked a moment ago and has not yet closed its copy of the descriptor.
+     */
+    if (db->lock_file.handle != NULL)
+        db->storage.vfs->lock(db->storage.vfs->context, db->lock_file.handle, OMENDB_LOCK_NONE);
     storage_close(&db->storage, &db->lock_file);
     if (db->storage.directory != NULL)
         db->storage.vfs->close_directory(db->storage.vfs->context, db->storage.directory);

@@ -121,7 +121,11 @@ static void database_free_files(omendb *db)
     }
     manifest_destroy(&db->memory, &db->published);
     storage_close(&db->storage, &db->manifest_lock);
-    /* The lock goes last: whoever gets it next finds nothing half done. */
+    /* The lock goes last: whoever gets it next finds nothing half done. Closing alone would leave
+     * it to a child that was forked a moment ago and has not yet closed its copy of the descriptor.
+     */
+    if (db->lock_file.handle != NULL)
+        db->storage.vfs->lock(db->storage.vfs->context, db->lock_file.handle, OMENDB_LOCK_NONE);
     storage_close(&db->storage, &db->lock_file);
     if (db->storage.directory != NULL)
         db->storage.vfs->close_directory(db->storage.vfs->context, db->storage.directory);
