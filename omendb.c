@@ -24,7 +24,7 @@
  *     segment.c wal.c manifest.c memtable.c version.c txn.c commit.c checkpoint.c
  *     compact.c recover.c work.c search.c rows.c backup.c check.c database.c records.c
  *     api.c
- * SHA-256 of the inputs: 2ed7aa4344c020b749abf23335bc3fd0b90c2994baf052c2100b290e78fd4036
+ * SHA-256 of the inputs: c6177d914cdb08e37d8fc4f0871fcbf4853878a2f901ef2eedeacd5f5cbf604d
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -17436,7 +17436,7 @@ struct omendb_rows {
     omendb *db;
     struct collection *collection;
     struct version *version;
-    omendb_txn *txn; /* NULL: none, or one without changes */
+    omendb_txn *txn; /* NULL: none */
     struct txn_cursor cursor;
     struct rows_entry *entries;
     size_t count, capacity, next;
@@ -17523,7 +17523,7 @@ OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, ui
     made->db = db;
     made->collection = collection_reference(collection);
     made->version = version_acquire_newest(collection, &commit);
-    made->txn = txn != NULL && txn->write_count != 0 ? txn : NULL;
+    made->txn = txn;
     if (made->txn != NULL)
         txn_add_cursor(made->txn, &made->cursor);
     commit = txn != NULL ? txn->snapshot : commit;

@@ -18,7 +18,7 @@ struct omendb_rows {
     omendb *db;
     struct collection *collection;
     struct version *version;
-    omendb_txn *txn; /* NULL: none, or one without changes */
+    omendb_txn *txn; /* NULL: none */
     struct txn_cursor cursor;
     struct rows_entry *entries;
     size_t count, capacity, next;
@@ -105,7 +105,7 @@ OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, ui
     made->db = db;
     made->collection = collection_reference(collection);
     made->version = version_acquire_newest(collection, &commit);
-    made->txn = txn != NULL && txn->write_count != 0 ? txn : NULL;
+    made->txn = txn;
     if (made->txn != NULL)
         txn_add_cursor(made->txn, &made->cursor);
     commit = txn != NULL ? txn->snapshot : commit;

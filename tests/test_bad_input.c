@@ -262,6 +262,33 @@ TEST(wrong_use_of_transactions_is_refused)
     CHECK_EQ_INT(input_end(), OMENDB_OK);
 }
 
+TEST(a_cursor_of_an_ended_transaction_is_refused)
+{
+    for (int mode = OMENDB_READ_WRITE; mode <= OMENDB_READ_ONLY; mode++) {
+        omendb_txn *txn = NULL;
+        omendb_rows *rows = NULL;
+        CHECK(input_begin("cursor"));
+        CHECK_EQ_INT(omendb_txn_begin(input_db, mode, &txn), OMENDB_OK);
+        if (mode == OMENDB_READ_WRITE)
+            CHECK_EQ_INT(support_put(input_l2, txn, 77, 1, INPUT_DIM), OMENDB_OK);
+        CHECK_EQ_INT(omendb_scan(input_l2, txn, 0, UINT64_MAX - 1, &rows), OMENDB_OK);
+        CHECK_EQ_INT(omendb_txn_commit(txn), OMENDB_OK);
+        CHECK(input_is(omendb_rows_next(rows, NULL, OMENDB_F32, NULL), OMENDB_MISUSE, "ended"));
+        omendb_rows_close(rows);
+        if (mode == OMENDB_READ_WRITE)
+            CHECK_EQ_INT(omendb_delete(input_l2, NULL, 77), OMENDB_OK);
+        CHECK_EQ_INT(input_end(), OMENDB_OK);
+    }
+}
+
+TEST(a_backup_to_no_directory_is_refused)
+{
+    CHECK(input_begin("backup"));
+    CHECK(input_is(omendb_backup(input_db, ":memory:"), OMENDB_INVALID, "directory"));
+    CHECK(input_is(omendb_backup(input_db, ""), OMENDB_INVALID, "directory"));
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+}
+
 TEST(schemas_and_names_that_make_no_sense_are_refused)
 {
     char long_name[300];
@@ -547,6 +574,7 @@ TEST_MAIN(vectors_that_are_no_vectors_are_refused,
           a_batch_with_one_bad_row_changes_nothing_and_names_the_row,
           ids_that_are_taken_or_absent_are_named, a_query_without_sense_is_refused,
           null_where_none_is_allowed_is_misuse, wrong_use_of_transactions_is_refused,
+          a_cursor_of_an_ended_transaction_is_refused, a_backup_to_no_directory_is_refused,
           schemas_and_names_that_make_no_sense_are_refused, paths_that_are_no_databases_are_refused,
           foreign_truncated_and_missing_files_are_named, no_permission_is_named,
           files_are_for_their_owner_only, a_full_disk_is_named_and_reading_and_deleting_go_on,
