@@ -1,6 +1,6 @@
 /* omendb.c: the OmenDB library in one file. Compile it with any program:
  *
- *     cc -std=c11 app.c omendb.c -lm -lpthread
+ *     cc -std=c11 -O2 app.c omendb.c -lm -lpthread
  *
  * GENERATED from the modules in amalgamation/ by amalgamation/amalgamate.py: do not edit. The manual
  * is omendb.h. Only omendb_* symbols are global; everything else is static.
@@ -18,13 +18,13 @@
  * or implied. See the License for the specific language governing permissions and limitations under
  * the License.
  *
- * Modules: error.c checksum.c platform.c memory.c vfs_posix.c vfs_memory.c cpu.c scalar.c
- *     kernels_scalar.c kernels_avx2.c kernels_avx512.c kernels_neon.c kernels.c
- *     graph.c graph_walk.c graph_build.c idmap.c tombstones.c storage.c blocks.c
- *     segment.c wal.c manifest.c memtable.c version.c txn.c commit.c checkpoint.c
- *     compact.c recover.c work.c search.c rows.c backup.c check.c database.c records.c
- *     api.c
- * SHA-256 of the inputs: c6177d914cdb08e37d8fc4f0871fcbf4853878a2f901ef2eedeacd5f5cbf604d
+ * Modules: error.c checksum.c platform.c memory.c sort.c vfs_posix.c vfs_memory.c cpu.c
+ *     scalar.c kernels_scalar.c kernels_avx2.c kernels_avx512.c kernels_neon.c
+ *     kernels.c graph.c graph_walk.c graph_build.c idmap.c tombstones.c storage.c
+ *     blocks.c segment.c wal.c manifest.c memtable.c version.c txn.c commit.c
+ *     checkpoint.c compact.c recover.c work.c search.c rows.c backup.c check.c
+ *     database.c records.c api.c
+ * SHA-256 of the inputs: 203cbdf3054ff7f6cd42a7665f02338ae21eb18fceeb771ce504a362c82dae1d
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -472,7 +472,6 @@ OMENDB_INTERNAL int
 platform_mutex_init(struct platform_mutex *mutex); /* OMENDB_OK or OMENDB_NOMEM */
 OMENDB_INTERNAL void platform_mutex_destroy(struct platform_mutex *mutex);
 OMENDB_INTERNAL void platform_mutex_lock(struct platform_mutex *mutex);
-OMENDB_INTERNAL int platform_mutex_try(struct platform_mutex *mutex); /* 1 when taken */
 OMENDB_INTERNAL void platform_mutex_unlock(struct platform_mutex *mutex);
 
 OMENDB_INTERNAL int platform_condition_init(struct platform_condition *condition);
@@ -482,7 +481,6 @@ OMENDB_INTERNAL void platform_condition_wait(struct platform_condition *conditio
 /* Returns 0 when `timeout_us` went by without a signal. */
 OMENDB_INTERNAL int platform_condition_wait_for(struct platform_condition *condition,
                                                 struct platform_mutex *mutex, uint64_t timeout_us);
-OMENDB_INTERNAL void platform_condition_signal(struct platform_condition *condition);
 OMENDB_INTERNAL void platform_condition_broadcast(struct platform_condition *condition);
 
 OMENDB_INTERNAL int platform_thread_start(struct platform_thread *thread, void *(*run)(void *),
@@ -544,13 +542,6 @@ OMENDB_INTERNAL void platform_mutex_lock(struct platform_mutex *mutex)
     const int failed = pthread_mutex_lock(&mutex->handle);
     assert(!failed);
     (void)failed;
-}
-
-OMENDB_INTERNAL int platform_mutex_try(struct platform_mutex *mutex)
-{
-    const int status = pthread_mutex_trylock(&mutex->handle);
-    assert(status == 0 || status == EBUSY);
-    return status == 0;
 }
 
 OMENDB_INTERNAL void platform_mutex_unlock(struct platform_mutex *mutex)
@@ -616,13 +607,6 @@ OMENDB_INTERNAL int platform_condition_wait_for(struct platform_condition *condi
 #endif
     assert(status == 0 || status == ETIMEDOUT);
     return status == 0;
-}
-
-OMENDB_INTERNAL void platform_condition_signal(struct platform_condition *condition)
-{
-    const int failed = pthread_cond_signal(&condition->handle);
-    assert(!failed);
-    (void)failed;
 }
 
 OMENDB_INTERNAL void platform_condition_broadcast(struct platform_condition *condition)
@@ -764,13 +748,15 @@ OMENDB_INTERNAL void platform_random(void *out, size_t size)
 
 /* memory.h: the one place that allocates. Each database has a `struct memory`: the host's hooks, a
  * limit and the count of what is held. Over the limit an allocation fails as if the system had none
- * left. */
+ * left. A part of the limit, the reserve, is kept for maintenance, so that what writers filled can
+ * always be written down and freed. */
 #ifndef OMENDB_MEMORY_H
 #define OMENDB_MEMORY_H
 
 struct memory {
     omendb_allocator hooks;
-    uint64_t limit; /* 0: none */
+    uint64_t limit;   /* 0: none */
+    uint64_t reserve; /* of the limit: what only threads in maintenance get */
     _Atomic uint64_t used;
     _Atomic uint64_t peak;
 };
@@ -778,6 +764,10 @@ struct memory {
 /* hooks: NULL for malloc. */
 OMENDB_INTERNAL void memory_init(struct memory *memory, const omendb_allocator *hooks,
                                  uint64_t limit);
+
+/* Between the two calls, which nest, this thread gets the reserve, too. */
+OMENDB_INTERNAL void memory_begin_maintenance(void);
+OMENDB_INTERNAL void memory_end_maintenance(void);
 
 /* NULL over the limit or when the hook fails; size 0 gives a valid pointer. Sets the error message
  * on failure. */
@@ -808,6 +798,18 @@ OMENDB_INTERNAL size_t memory_add(size_t a, size_t b);
 #define MEMORY_HUGE_PAGE      ((size_t)2 << 20)
 #define MEMORY_HUGE_THRESHOLD ((size_t)4 << 20)
 
+static _Thread_local uint32_t memory_maintenance; /* how deep in it this thread is */
+
+OMENDB_INTERNAL void memory_begin_maintenance(void)
+{
+    memory_maintenance++;
+}
+
+OMENDB_INTERNAL void memory_end_maintenance(void)
+{
+    memory_maintenance--;
+}
+
 static void *memory_system_alloc(void *context, size_t size)
 {
     (void)context;
@@ -835,6 +837,7 @@ OMENDB_INTERNAL void memory_init(struct memory *memory, const omendb_allocator *
                                      memory_system_resize, memory_system_release};
     memory->hooks = hooks != NULL ? *hooks : system;
     memory->limit = limit;
+    memory->reserve = 0;
     atomic_init(&memory->used, 0);
     atomic_init(&memory->peak, 0);
 }
@@ -854,16 +857,18 @@ OMENDB_INTERNAL size_t memory_add(size_t a, size_t b)
 static int memory_reserve(struct memory *memory, size_t size)
 {
     uint64_t used = atomic_load_explicit(&memory->used, memory_order_relaxed);
+    const uint64_t kept = memory_maintenance != 0 ? 0 : memory->reserve;
+    const uint64_t limit = memory->limit - kept;
     if (size > (size_t)PTRDIFF_MAX) {
         error_set(OMENDB_NOMEM, "no memory for %zu bytes", size);
         return 0;
     }
     do {
-        if (memory->limit != 0 && (used > memory->limit || size > memory->limit - used)) {
+        if (memory->limit != 0 && (used > limit || size > limit - used)) {
             error_set(OMENDB_NOMEM,
-                      "memory_limit of %" PRIu64 " bytes reached: %" PRIu64
-                      " are in use and %zu more are needed",
-                      memory->limit, used, size);
+                      "memory_limit of %" PRIu64 " bytes reached: in use %" PRIu64
+                      ", kept for checkpoints %" PRIu64 ", wanted %zu more",
+                      memory->limit, used, kept, size);
             return 0;
         }
     } while (!atomic_compare_exchange_weak_explicit(&memory->used, &used, used + size,
@@ -1004,6 +1009,156 @@ OMENDB_INTERNAL void memory_free_aligned(struct memory *memory, void *block, siz
 
 #undef MEMORY_HUGE_PAGE
 #undef MEMORY_HUGE_THRESHOLD
+
+/* ==============================================================================================
+ * sort.c
+ * ============================================================================================== */
+
+/* sort.c: introsort (Musser 1997): quicksort with the median of three, a heap once the recursion is
+ * deeper than 2 log2(n), insertion for the last few.
+ *
+ * Rejected: qsort of the C library. That of glibc takes memory for large arrays, out of reach of
+ * the allocator hooks and the limit. */
+
+/* ==============================================================================================
+ * sort.h
+ * ============================================================================================== */
+
+/* sort.h: sorting without memory. */
+#ifndef OMENDB_SORT_H
+#define OMENDB_SORT_H
+
+#define SORT_MAX_SIZE 64 /* bytes of an item */
+
+/* Sorts `count` items of `size` bytes ascending; not stable. compare: as for qsort of the C
+ * library. At most about n log n comparisons, whatever the order was. */
+OMENDB_INTERNAL void sort_array(void *items, size_t count, size_t size,
+                                int (*compare)(const void *left, const void *right));
+
+#endif
+
+/* sort.c, continued */
+
+#define SORT_FEW 16
+
+struct sort {
+    size_t size;
+    int (*compare)(const void *left, const void *right);
+};
+
+static void sort_swap(const struct sort *sort, char *a, char *b)
+{
+    char kept[SORT_MAX_SIZE];
+    memcpy(kept, a, sort->size);
+    memmove(a, b, sort->size);
+    memcpy(b, kept, sort->size);
+}
+
+static void sort_insert(const struct sort *sort, char *items, size_t count)
+{
+    const size_t size = sort->size;
+    char moved[SORT_MAX_SIZE];
+    for (size_t i = 1; i < count; i++) {
+        size_t at = i;
+        memcpy(moved, items + i * size, size);
+        for (; at > 0 && sort->compare(items + (at - 1) * size, moved) > 0; at--)
+            memcpy(items + at * size, items + (at - 1) * size, size);
+        memcpy(items + at * size, moved, size);
+    }
+}
+
+/* Lets the item at `at` sink in a heap with the largest on top. */
+static void sort_sink(const struct sort *sort, char *items, size_t at, size_t count)
+{
+    const size_t size = sort->size;
+    for (size_t child; (child = 2 * at + 1) < count; at = child) {
+        if (child + 1 < count &&
+            sort->compare(items + child * size, items + (child + 1) * size) < 0)
+            child++;
+        if (sort->compare(items + at * size, items + child * size) >= 0)
+            return;
+        sort_swap(sort, items + at * size, items + child * size);
+    }
+}
+
+static void sort_heap(const struct sort *sort, char *items, size_t count)
+{
+    for (size_t i = count / 2; i-- > 0;)
+        sort_sink(sort, items, i, count);
+    for (size_t i = count; i-- > 1;) {
+        sort_swap(sort, items, items + i * sort->size);
+        sort_sink(sort, items, 0, i);
+    }
+}
+
+/* Moves the median of the first, the middle and the last item to the front. */
+static void sort_choose_pivot(const struct sort *sort, char *items, size_t count)
+{
+    char *first = items, *middle = items + count / 2 * sort->size;
+    char *last = items + (count - 1) * sort->size;
+    if (sort->compare(middle, last) > 0)
+        sort_swap(sort, middle, last);
+    if (sort->compare(first, last) > 0)
+        sort_swap(sort, first, last);
+    if (sort->compare(first, middle) < 0)
+        sort_swap(sort, first, middle);
+}
+
+/* Hoare's partition around the first item: returns where it ends up. Both scans stop at items equal
+ * to it, so that many equal ones are split evenly. */
+static size_t sort_partition(const struct sort *sort, char *items, size_t count)
+{
+    const size_t size = sort->size;
+    size_t low = 0, high = count;
+    sort_choose_pivot(sort, items, count);
+    for (;;) {
+        while (++low < count && sort->compare(items + low * size, items) < 0)
+            ;
+        while (sort->compare(items + --high * size, items) > 0)
+            ;
+        if (low >= high)
+            break;
+        sort_swap(sort, items + low * size, items + high * size);
+    }
+    sort_swap(sort, items, items + high * size);
+    return high;
+}
+
+/* The larger side is left to the loop, so the recursion is never deeper than log2(n). */
+static void sort_range(const struct sort *sort, char *items, size_t count, unsigned depth)
+{
+    while (count > SORT_FEW) {
+        if (depth == 0) {
+            sort_heap(sort, items, count);
+            return;
+        }
+        depth--;
+        const size_t middle = sort_partition(sort, items, count), after = count - middle - 1;
+        char *upper = items + (middle + 1) * sort->size;
+        if (middle < after) {
+            sort_range(sort, items, middle, depth);
+            items = upper;
+            count = after;
+        } else {
+            sort_range(sort, upper, after, depth);
+            count = middle;
+        }
+    }
+    sort_insert(sort, items, count);
+}
+
+OMENDB_INTERNAL void sort_array(void *items, size_t count, size_t size,
+                                int (*compare)(const void *left, const void *right))
+{
+    const struct sort sort = {size, compare};
+    unsigned depth = 0;
+    assert(size <= SORT_MAX_SIZE);
+    for (size_t left = count; left > 1; left /= 2)
+        depth += 2;
+    sort_range(&sort, items, count, depth);
+}
+
+#undef SORT_FEW
 
 /* ==============================================================================================
  * vfs_posix.c
@@ -5332,8 +5487,12 @@ OMENDB_INTERNAL int graph_adopt_begin(struct graph *graph, const struct graph_vi
 OMENDB_INTERNAL int graph_adopt_rows(struct graph *graph, const struct graph_view *source,
                                      const uint32_t *old_to_new, struct graph_scratch *scratch,
                                      uint32_t first, uint32_t last);
-OMENDB_INTERNAL int graph_adopt_end(struct graph *graph, const struct graph_view *source,
-                                    const uint32_t *old_to_new);
+OMENDB_INTERNAL int graph_adopt_end(struct graph *graph);
+
+/* Takes all rows from `rows` on out of the lists of those before: of an insertion that failed
+ * half-way, and of rows that were linked ahead of it, nothing is left there. No insertion at the
+ * same time; walkers may go on. */
+OMENDB_INTERNAL void graph_cut(struct graph *graph, uint32_t rows);
 
 /* Makes sure that the base has a path from the entry to each of rows [0, indexed), all linked: the
  * few that lost their last incoming link are linked again. No insertion at the same time. Returns
@@ -6119,9 +6278,9 @@ static int graph_check_reach(struct graph_check_state *state, uint32_t indexed,
         for (uint32_t row = 0; row < indexed; row++) {
             missing += (reached[row >> 6] >> (row & 63) & 1) == 0;
         }
-        /* Shortening full lists can cut off a row here and there in any HNSW graph; many are
-         * damage. */
-        if (missing > GRAPH_CHECK_STRAYS + indexed / 50) {
+        /* Shortening full lists can cut off a row here and there while a graph grows; many are
+         * damage. In a sealed one graph_repair has left none. */
+        if (missing > (view->file != NULL ? 0 : GRAPH_CHECK_STRAYS + indexed / 50)) {
             (void)graph_check_say(state, missing, "rows cannot be reached from the entry");
         }
     }
@@ -7566,6 +7725,24 @@ OMENDB_INTERNAL int graph_repair(struct graph *graph, struct graph_scratch *scra
     return code;
 }
 
+OMENDB_INTERNAL void graph_cut(struct graph *graph, uint32_t rows)
+{
+    struct graph_view view;
+
+    graph_get_view(graph, &view);
+    for (uint32_t row = 0; row < rows; row++) {
+        for (uint32_t level = 0; level <= *rows_at(&view.levels, row); level++) {
+            uint32_t *slots, length;
+            const int code = graph_view_slots(&view, row, level, &slots, &length);
+            for (uint32_t i = 0; code == OMENDB_OK && i < length; i++) {
+                if (graph_slot_load(&slots[i]) >= rows) {
+                    graph_slot_store(&slots[i], row);
+                }
+            }
+        }
+    }
+}
+
 /* The first row of the highest level is the entry. */
 static void build_adopt_entry(struct graph *graph)
 {
@@ -7580,14 +7757,11 @@ static void build_adopt_entry(struct graph *graph)
     (void)graph_offer_entry(graph, entry, *rows_at(&levels, entry));
 }
 
-OMENDB_INTERNAL int graph_adopt_end(struct graph *graph, const struct graph_view *source,
-                                    const uint32_t *old_to_new)
+OMENDB_INTERNAL int graph_adopt_end(struct graph *graph)
 {
     struct graph_scratch *scratch;
     int code;
 
-    (void)source;
-    (void)old_to_new;
     if (graph->adopted == 0) {
         return OMENDB_OK;
     }
@@ -8946,8 +9120,6 @@ OMENDB_INTERNAL int segment_writer_finish(struct segment_writer *writer, uint64_
 OMENDB_INTERNAL void segment_writer_destroy(struct segment_writer *writer);
 OMENDB_INTERNAL uint32_t
 segment_writer_parts(const struct segment_writer *writer); /* begun so far */
-OMENDB_INTERNAL uint64_t
-segment_writer_size(const struct segment_writer *writer); /* bytes so far */
 
 /* An opened file; reference-counted by the caller's own means. */
 struct segment_file {
@@ -9428,11 +9600,6 @@ OMENDB_INTERNAL void segment_writer_destroy(struct segment_writer *writer)
 OMENDB_INTERNAL uint32_t segment_writer_parts(const struct segment_writer *writer)
 {
     return writer->part_count;
-}
-
-OMENDB_INTERNAL uint64_t segment_writer_size(const struct segment_writer *writer)
-{
-    return writer->size;
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -10841,7 +11008,7 @@ static int manifest_check_unique_ids(const struct manifest_check *check, struct 
         return OMENDB_NOMEM;
     for (size_t i = 0; i < count; i++)
         ids[i] = manifest->collections[i].id;
-    qsort(ids, count, sizeof *ids, manifest_compare_ids);
+    sort_array(ids, count, sizeof *ids, manifest_compare_ids);
     for (size_t i = 1; i < count && code == OMENDB_OK; i++) {
         if (ids[i] == ids[i - 1])
             code = manifest_refuse(check, "an id", "belongs to two collections");
@@ -10870,7 +11037,7 @@ static int manifest_check_unique_parts(const struct manifest_check *check, struc
                                                       STORAGE_OVERLAY};
         }
     }
-    qsort(uses, count, sizeof *uses, manifest_compare_uses);
+    sort_array(uses, count, sizeof *uses, manifest_compare_uses);
     for (size_t i = 1; i < count && code == OMENDB_OK; i++) {
         if (manifest_compare_uses(&uses[i - 1], &uses[i]) == 0)
             code = manifest_refuse(check, "a part of a file", "belongs to two segments");
@@ -11070,7 +11237,7 @@ static int manifest_sort_files(struct memory *memory, const struct manifest *man
         return OMENDB_NOMEM;
     if (manifest->file_count > 0)
         memcpy(sorted->files, manifest->files, manifest->file_count * sizeof *sorted->files);
-    qsort(sorted->files, manifest->file_count, sizeof *sorted->files, manifest_compare_files);
+    sort_array(sorted->files, manifest->file_count, sizeof *sorted->files, manifest_compare_files);
     return OMENDB_OK;
 }
 
@@ -11703,10 +11870,8 @@ struct shared_file {
     struct manifest_file entry;
 };
 
-/* Begin commits of rows that a transaction older than the sealing may not see; shared, immutable.
- */
+/* Begin commits of rows that a transaction older than the sealing may not see; immutable. */
 struct begin_array {
-    _Atomic uint32_t references;
     struct memory *memory;
     uint32_t rows;
     uint64_t newest;
@@ -11725,6 +11890,9 @@ struct segment {
     struct section_range ids, sorted_ids, sorted_rows, filter;
     struct tombstones *tombstones;
     struct begin_array *begins; /* NULL: visible to everybody */
+    /* What may be dropped depends on a limit that only grows: up to this one a look at the
+     * tombstones found too little. */
+    _Atomic uint64_t not_stale_limit;
     /* Where the manifest finds the tombstones; guarded by maintenance_mutex. */
     uint64_t overlay_file;
     uint32_t overlay_part;
@@ -11826,8 +11994,9 @@ struct omendb {
     struct omendb_txn *transactions;
     uint64_t open_transactions;
 
-    _Atomic uint32_t children; /* handles of collections, transactions, cursors; and
-                                  DATABASE_RELEASED */
+    _Atomic uint32_t children;     /* handles of collections, transactions, cursors; and
+                                      DATABASE_RELEASED */
+    _Atomic uint32_t open_cursors; /* of the children */
     _Atomic uint32_t released;
     struct pin_slot pins[DATABASE_PIN_SLOTS];
     _Atomic(struct scratch *) scratch[DATABASE_SCRATCH_SLOTS];
@@ -11835,6 +12004,9 @@ struct omendb {
     _Atomic uint32_t stopping;               /* long work ends early */
     _Atomic uint64_t merge_done, merge_rows; /* of the graph that a merge is building */
 
+    /* A refresh left collections of two manifests side by side: reading is refused until one
+     * succeeds. Read-only openers. */
+    _Atomic uint32_t half_refreshed;
     /* read-only openers: where replay goes on */
     uint64_t replay_wal, replay_offset;
 
@@ -11977,13 +12149,16 @@ struct change {
  * visible. snapshot: UINT64_MAX, or OMENDB_CONFLICT where an id changed after it. */
 OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count,
                                    uint64_t snapshot);
+/* OMENDB_EXISTS, OMENDB_FULL with their sentences; the row is named where there are several. */
+OMENDB_INTERNAL int commit_refuse_taken_id(const struct change *change, uint32_t index);
+OMENDB_INTERNAL int commit_refuse_automatic_ids(const struct collection *collection, uint64_t next);
 /* Applies a logged commit to memory (recovery, read-only openers). */
 OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *payload, size_t size);
 /* Makes `commit` and all before it durable and visible, whatever the sync mode when `force`. */
 OMENDB_INTERNAL int commit_wait(omendb *db, uint64_t commit);
 OMENDB_INTERNAL int commit_check_writable(omendb *db);
 /* Leadership of syncing: begin waits for the thread that has it. */
-OMENDB_INTERNAL int commit_lead(omendb *db);
+OMENDB_INTERNAL void commit_lead(omendb *db);
 OMENDB_INTERNAL void commit_unlead(omendb *db);
 OMENDB_INTERNAL int commit_poison(omendb *db, int code);
 /* As leader: syncs what is in the log now and publishes it. */
@@ -12017,7 +12192,7 @@ OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer,
                                            const struct graph_view *view,
                                            const struct part_info *info);
 OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, uint32_t rows);
-OMENDB_INTERNAL void begin_array_release(struct begin_array *begins); /* NULL is OK */
+OMENDB_INTERNAL void begin_array_destroy(struct begin_array *begins); /* NULL is OK */
 
 /* ---- recover.c */
 OMENDB_INTERNAL int recover_open(omendb *db, int must_exist);
@@ -12049,6 +12224,12 @@ OMENDB_INTERNAL void work_notice_log(omendb *db);
  * it and is returned. */
 OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count,
                                   int (*fn)(void *context, uint64_t index), void *context);
+/* checkpoint_run with all the memory there is. */
+OMENDB_INTERNAL int work_checkpoint(omendb *db, int force);
+/* After OMENDB_NOMEM under memory_limit: makes a checkpoint, or waits for a merge, where that gives
+ * memory back; 1: try again. Else the sentence stays. *waited: 0 at first; stall_timeout bounds it.
+ */
+OMENDB_INTERNAL int work_relieve(omendb *db, uint64_t *waited);
 /* Slows a writer that is about to add `bytes` to the collection; OMENDB_BUSY after stall_timeout.
  */
 OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes);
@@ -12139,8 +12320,6 @@ static int schema_check_ranges(const omendb_schema *schema)
 {
     const struct schema_range ranges[] = {
         {"dim", schema->dim, 1, 65535},
-        {"metric", schema->metric, OMENDB_L2, OMENDB_HAMMING},
-        {"scalar", schema->scalar, OMENDB_F32, OMENDB_B1},
         {"M", schema->M, 2, 256},
         {"ef_construction", schema->ef_construction, 8, 10000},
         {"ef", schema->ef, 1, 100000},
@@ -12150,6 +12329,22 @@ static int schema_check_ranges(const omendb_schema *schema)
             return error_set(OMENDB_INVALID, "schema.%s is %u; it must be between %u and %u",
                              ranges[i].name, ranges[i].value, ranges[i].low, ranges[i].high);
     }
+    return OMENDB_OK;
+}
+
+static int schema_check_names(const omendb_schema *schema)
+{
+    if (schema->metric > OMENDB_HAMMING)
+        return error_set(
+            OMENDB_INVALID,
+            "schema.metric is %u; there are l2 (0), cosine (1), ip (2) and hamming (3)",
+            schema->metric);
+    if (schema->scalar > OMENDB_B1)
+        return error_set(
+            OMENDB_INVALID,
+            "schema.scalar is %u; there are f32 (0), f16 (1), bf16 (2), i8 (3), u8 (4) "
+            "and b1 (5)",
+            schema->scalar);
     return OMENDB_OK;
 }
 
@@ -12165,13 +12360,16 @@ OMENDB_INTERNAL int schema_complete(const omendb_schema *given, omendb_schema *c
     complete->ef = given->ef == 0 ? 64 : given->ef;
     complete->seed = given->seed;
     int code = schema_check_ranges(complete);
+    if (code == OMENDB_OK)
+        code = schema_check_names(complete);
     if (code != OMENDB_OK)
         return code;
     if (kernels_for((omendb_scalar)complete->scalar, (omendb_metric)complete->metric) == NULL)
         return error_set(OMENDB_INVALID,
-                         "schema.metric %u does not go with schema.scalar %u: hamming is for b1, "
-                         "and b1 only for it",
-                         complete->metric, complete->scalar);
+                         "metric %s does not go with scalar %s: hamming is for b1, and b1 only for "
+                         "it",
+                         omendb_metric_name((int)complete->metric),
+                         omendb_scalar_name((int)complete->scalar));
     if (complete->scale != 1.0f && complete->scalar != OMENDB_I8 && complete->scalar != OMENDB_U8)
         return error_set(OMENDB_INVALID, "schema.scale is %g; only stored i8 and u8 have a scale",
                          (double)complete->scale);
@@ -12181,12 +12379,21 @@ OMENDB_INTERNAL int schema_complete(const omendb_schema *given, omendb_schema *c
     return OMENDB_OK;
 }
 
-static int schema_differs(const char *name, const char *field, double stored, double given)
+static int schema_name_differs(const char *name, const char *field, const char *stored,
+                               const char *given)
 {
     return error_set(
         OMENDB_MISMATCH,
-        "collection \"%s\" was made with %s %g, not %g; open it with the stored schema or NULL",
+        "collection \"%s\" was made with %s %s, not %s; open it with the stored schema or NULL",
         name, field, stored, given);
+}
+
+static int schema_differs(const char *name, const char *field, double stored, double given)
+{
+    char numbers[2][32];
+    snprintf(numbers[0], sizeof numbers[0], "%g", stored);
+    snprintf(numbers[1], sizeof numbers[1], "%g", given);
+    return schema_name_differs(name, field, numbers[0], numbers[1]);
 }
 
 OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_schema *given,
@@ -12195,9 +12402,11 @@ OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_sch
     if (given->dim != 0 && given->dim != stored->dim)
         return schema_differs(name, "dim", stored->dim, given->dim);
     if (given->metric != stored->metric)
-        return schema_differs(name, "metric", stored->metric, given->metric);
+        return schema_name_differs(name, "metric", omendb_metric_name((int)stored->metric),
+                                   omendb_metric_name((int)given->metric));
     if (given->scalar != stored->scalar)
-        return schema_differs(name, "scalar", stored->scalar, given->scalar);
+        return schema_name_differs(name, "scalar", omendb_scalar_name((int)stored->scalar),
+                                   omendb_scalar_name((int)given->scalar));
     if (given->scale != 0.0f && given->scale != stored->scale)
         return schema_differs(name, "scale", (double)stored->scale, (double)given->scale);
     if (given->M != 0 && given->M != stored->M)
@@ -12585,10 +12794,9 @@ OMENDB_INTERNAL struct segment *segment_reference(struct segment *segment)
     return segment;
 }
 
-OMENDB_INTERNAL void begin_array_release(struct begin_array *begins)
+OMENDB_INTERNAL void begin_array_destroy(struct begin_array *begins)
 {
-    if (begins != NULL &&
-        atomic_fetch_sub_explicit(&begins->references, 1, memory_order_acq_rel) == 1)
+    if (begins != NULL)
         memory_free(begins->memory, begins, sizeof *begins + begins->rows * sizeof(uint64_t));
 }
 
@@ -12598,7 +12806,7 @@ OMENDB_INTERNAL void segment_release(struct segment *segment)
         atomic_fetch_sub_explicit(&segment->references, 1, memory_order_acq_rel) != 1)
         return;
     tombstones_release(segment->tombstones);
-    begin_array_release(segment->begins);
+    begin_array_destroy(segment->begins);
     shared_file_release(segment->file);
     memory_free(segment->memory, segment, sizeof *segment);
 }
@@ -13176,10 +13384,7 @@ static int txn_check(omendb_txn *txn, const struct version *version, struct chan
         if (code != OMENDB_OK)
             return code;
         if (change->kind == CHANGE_ADD && now)
-            return error_set(
-                OMENDB_EXISTS,
-                "row %u: id %llu is already in collection \"%s\"; use put to replace it", i,
-                (unsigned long long)change->ids[i], change->collection->name);
+            return commit_refuse_taken_id(change, i);
         if (change->kind == CHANGE_DELETE && !now) {
             if (!change->skip_missing)
                 return error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"",
@@ -13200,10 +13405,8 @@ static int txn_assign_ids(omendb_txn *txn, struct change *change)
         return OMENDB_OK;
     platform_mutex_lock(&txn->db->commit_mutex);
     uint64_t next = atomic_load(&collection->next_id);
-    int code = next > UINT64_MAX - 1 - change->count
-                   ? error_set(OMENDB_FULL, "collection \"%s\": automatic ids are used up",
-                               collection->name)
-                   : OMENDB_OK;
+    int code = next > UINT64_MAX - 1 - change->count ? commit_refuse_automatic_ids(collection, next)
+                                                     : OMENDB_OK;
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++)
         change->ids[i] = next + i;
     if (code == OMENDB_OK)
@@ -13245,81 +13448,103 @@ static int txn_is_change(const struct txn_write *write)
     return write->vector != NULL || !write->added;
 }
 
-/* The changes of one kind in one collection, gathered. */
-static int txn_gather(omendb_txn *txn, struct collection *collection, int deletes,
+/* Order of commit: by collection, deletes before puts, else as they were made. */
+static int txn_compare(const void *left, const void *right)
+{
+    const struct txn_write *a = *(const struct txn_write *const *)left;
+    const struct txn_write *b = *(const struct txn_write *const *)right;
+    if (a->collection->id != b->collection->id)
+        return a->collection->id < b->collection->id ? -1 : 1;
+    if ((a->vector == NULL) != (b->vector == NULL))
+        return a->vector == NULL ? -1 : 1;
+    return a < b ? -1 : a > b;
+}
+
+static int txn_is_same_change(const struct txn_write *a, const struct txn_write *b)
+{
+    return a->collection == b->collection && (a->vector == NULL) == (b->vector == NULL);
+}
+
+/* `count` writes of one kind in one collection as one change over arrays of its own. */
+static int txn_gather(struct memory *memory, const struct txn_write *const *writes, size_t count,
                       struct change *change)
 {
-    struct memory *memory = &txn->db->memory;
-    uint32_t count = 0;
-    for (size_t i = 0; i < txn->write_count; i++)
-        count += txn->writes[i].collection == collection &&
-                 (txn->writes[i].vector == NULL) == deletes && txn_is_change(&txn->writes[i]);
-    memset(change, 0, sizeof *change);
+    size_t bytes = writes[0]->collection->vector_bytes;
+    int deletes = writes[0]->vector == NULL;
+    uint8_t *vectors = deletes ? NULL : memory_array(memory, count, bytes);
     change->kind = deletes ? CHANGE_DELETE : CHANGE_PUT;
-    change->collection = collection;
-    if (count == 0)
-        return OMENDB_OK;
-    uint8_t *vectors = NULL;
+    change->collection = writes[0]->collection;
+    change->count = (uint32_t)count;
     change->ids = memory_array(memory, count, sizeof *change->ids);
-    if (!deletes)
-        vectors = memory_array(memory, count, collection->vector_bytes);
     change->vectors = vectors;
-    change->count = change->affected = count;
     if (change->ids == NULL || (!deletes && vectors == NULL))
         return OMENDB_NOMEM;
-    uint32_t at = 0;
-    for (size_t i = 0; i < txn->write_count; i++) {
-        const struct txn_write *write = &txn->writes[i];
-        if (write->collection != collection || (write->vector == NULL) != deletes ||
-            !txn_is_change(write))
-            continue;
-        change->ids[at] = write->id;
+    for (size_t i = 0; i < count; i++) {
+        change->ids[i] = writes[i]->id;
         if (!deletes)
-            memcpy(vectors + at * collection->vector_bytes, write->vector,
-                   collection->vector_bytes);
-        at++;
+            memcpy(vectors + i * bytes, writes[i]->vector, bytes);
     }
     return OMENDB_OK;
 }
 
-static size_t txn_collections(const omendb_txn *txn, struct collection **list)
+/* The real changes in order; returns how many. *groups: runs of one kind in one collection. */
+static size_t txn_sort_writes(const omendb_txn *txn, const struct txn_write **sorted,
+                              size_t *groups)
 {
     size_t count = 0;
     for (size_t i = 0; i < txn->write_count; i++) {
-        size_t at = 0;
-        while (at < count && list[at] != txn->writes[i].collection)
-            at++;
-        if (at == count)
-            list[count++] = txn->writes[i].collection;
+        if (txn_is_change(&txn->writes[i]))
+            sorted[count++] = &txn->writes[i];
     }
+    sort_array(sorted, count, sizeof *sorted, txn_compare);
+    *groups = count != 0;
+    for (size_t i = 1; i < count; i++)
+        *groups += (size_t)!txn_is_same_change(sorted[i - 1], sorted[i]);
     return count;
+}
+
+/* End of the run of one change that begins at `first`. */
+static size_t txn_run_end(const struct txn_write *const *sorted, size_t first, size_t count)
+{
+    size_t end = first + 1;
+    while (end < count && txn_is_same_change(sorted[first], sorted[end]))
+        end++;
+    return end;
+}
+
+static int txn_commit_sorted(omendb_txn *txn, const struct txn_write *const *sorted, size_t count,
+                             size_t groups)
+{
+    struct memory *memory = &txn->db->memory;
+    size_t bytes = memory_multiply(groups, sizeof(struct change)), gathered = 0;
+    struct change *changes = memory_zalloc(memory, bytes);
+    int code = changes == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    for (size_t first = 0, end; first < count && code == OMENDB_OK; first = end) {
+        end = txn_run_end(sorted, first, count);
+        code = txn_gather(memory, sorted + first, end - first, &changes[gathered++]);
+    }
+    if (code == OMENDB_OK)
+        code = commit_changes(txn->db, changes, groups, txn->snapshot);
+    for (size_t i = 0, first = 0, end; i < gathered; i++, first = end) {
+        end = txn_run_end(sorted, first, count);
+        memory_free(memory, changes[i].ids, (end - first) * sizeof *changes[i].ids);
+        memory_free(memory, (void *)(uintptr_t)changes[i].vectors,
+                    (end - first) * changes[i].collection->vector_bytes);
+    }
+    memory_free(memory, changes, bytes);
+    return code;
 }
 
 static int txn_commit_writes(omendb_txn *txn)
 {
     struct memory *memory = &txn->db->memory;
-    struct collection **list = memory_array(memory, txn->write_count, sizeof *list);
-    if (list == NULL)
+    size_t groups, bytes = memory_multiply(txn->write_count, sizeof(struct txn_write *));
+    const struct txn_write **sorted = memory_alloc(memory, bytes);
+    if (sorted == NULL)
         return OMENDB_NOMEM;
-    size_t collections = txn_collections(txn, list);
-    size_t bytes = memory_multiply(collections * 2, sizeof(struct change));
-    struct change *changes = memory_zalloc(memory, bytes);
-    uint32_t *gathered = memory_zalloc(memory, collections * 2 * sizeof *gathered);
-    int code = changes == NULL || gathered == NULL ? OMENDB_NOMEM : OMENDB_OK;
-    for (size_t i = 0; i < collections * 2 && code == OMENDB_OK; i++) {
-        code = txn_gather(txn, list[i / 2], i % 2 == 0, &changes[i]);
-        gathered[i] = changes[i].count;
-    }
-    if (code == OMENDB_OK)
-        code = commit_changes(txn->db, changes, collections * 2, txn->snapshot);
-    for (size_t i = 0; changes != NULL && gathered != NULL && i < collections * 2; i++) {
-        memory_free(memory, changes[i].ids, gathered[i] * sizeof(uint64_t));
-        memory_free(memory, (void *)(uintptr_t)changes[i].vectors,
-                    gathered[i] * list[i / 2]->vector_bytes);
-    }
-    memory_free(memory, changes, bytes);
-    memory_free(memory, gathered, collections * 2 * sizeof *gathered);
-    memory_free(memory, list, txn->write_count * sizeof *list);
+    size_t count = txn_sort_writes(txn, sorted, &groups);
+    int code = groups == 0 ? OMENDB_OK : txn_commit_sorted(txn, sorted, count, groups);
+    memory_free(memory, (void *)sorted, bytes);
     return code;
 }
 
@@ -13390,14 +13615,13 @@ OMENDB_INTERNAL void commit_publish(omendb *db, uint64_t commit)
         ;
 }
 
-OMENDB_INTERNAL int commit_lead(omendb *db)
+OMENDB_INTERNAL void commit_lead(omendb *db)
 {
     platform_mutex_lock(&db->sync_mutex);
     while (db->syncing)
         platform_condition_wait(&db->sync_condition, &db->sync_mutex);
     db->syncing = 1;
     platform_mutex_unlock(&db->sync_mutex);
-    return OMENDB_OK;
 }
 
 OMENDB_INTERNAL void commit_unlead(omendb *db)
@@ -13485,14 +13709,30 @@ static int commit_plan_reserve(omendb *db, struct commit_plan *plan, const struc
     return plan->victims == NULL ? OMENDB_NOMEM : OMENDB_OK;
 }
 
+OMENDB_INTERNAL int commit_refuse_automatic_ids(const struct collection *collection, uint64_t next)
+{
+    return error_set(OMENDB_FULL,
+                     "collection \"%s\" has had id %llu, and automatic ids go on from the largest: "
+                     "none are left; give ids yourself",
+                     collection->name, (unsigned long long)(next - 1));
+}
+
+OMENDB_INTERNAL int commit_refuse_taken_id(const struct change *change, uint32_t index)
+{
+    char place[32] = "";
+    if (change->count > 1)
+        snprintf(place, sizeof place, "row %u: ", index);
+    return error_set(OMENDB_EXISTS,
+                     "%sid %llu is already in collection \"%s\"; use put to replace it", place,
+                     (unsigned long long)change->ids[index], change->collection->name);
+}
+
 static int commit_assign_ids(struct change *change)
 {
     struct collection *collection = change->collection;
     uint64_t next = atomic_load_explicit(&collection->next_id, memory_order_relaxed);
     if (next > UINT64_MAX - 1 - change->count)
-        return error_set(OMENDB_FULL,
-                         "collection \"%s\": automatic ids are used up: the largest id is %llu",
-                         collection->name, (unsigned long long)(next - 1));
+        return commit_refuse_automatic_ids(collection, next);
     for (uint32_t i = 0; i < change->count; i++)
         change->ids[i] = next + i;
     return OMENDB_OK;
@@ -13516,15 +13756,12 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
     if (changed > plan->snapshot)
         return error_set(
             OMENDB_CONFLICT,
-            "record %llu of collection \"%s\" was changed by another transaction; begin again",
+            "record %llu of collection \"%s\" was changed by another commit; begin again",
             (unsigned long long)id, collection->name);
     int exists = live.memtable != NULL || live.segment != NULL;
     if (change->kind == CHANGE_ADD && !plan->replay) {
         if (exists)
-            return error_set(
-                OMENDB_EXISTS,
-                "row %u: id %llu is already in collection \"%s\"; use put to replace it", index,
-                (unsigned long long)id, collection->name);
+            return commit_refuse_taken_id(change, index);
         return OMENDB_OK;
     }
     if (change->kind == CHANGE_DELETE && !exists) {
@@ -14079,7 +14316,7 @@ static int checkpoint_write_sorted(struct segment_writer *writer, struct memory 
         return OMENDB_NOMEM;
     for (uint32_t i = 0; i < rows; i++)
         sorted[i] = (struct checkpoint_id){ids[i], i};
-    qsort(sorted, rows, sizeof *sorted, checkpoint_compare_ids);
+    sort_array(sorted, rows, sizeof *sorted, checkpoint_compare_ids);
     int code = segment_writer_begin_section(writer, SECTION_SORTED_IDS);
     for (uint32_t i = 0; i < rows && code == OMENDB_OK; i++)
         code = segment_writer_append(writer, &sorted[i].id, sizeof sorted[i].id);
@@ -14136,7 +14373,6 @@ OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, ui
     struct begin_array *begins = memory_zalloc(memory, sizeof *begins + rows * sizeof(uint64_t));
     if (begins == NULL)
         return NULL;
-    atomic_init(&begins->references, 1);
     begins->memory = memory;
     begins->rows = rows;
     return begins;
@@ -14221,6 +14457,20 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
         code = segment_writer_end_part(writer, &info);
     item->part = segment_writer_parts(writer) - 1;
     memory_free(memtable->memory, ids, info.rows * sizeof *ids);
+    return code;
+}
+
+/* Nothing is inserted after this, and every row of the graph can be reached. */
+static int checkpoint_seal(omendb *db, struct memtable *memtable)
+{
+    memtable_seal(memtable);
+    uint32_t indexed = atomic_load(&memtable->indexed);
+    struct scratch *scratch = scratch_take(db);
+    if (scratch == NULL)
+        return OMENDB_NOMEM;
+    graph_cut(memtable->graph, indexed);
+    int code = indexed == 0 ? OMENDB_OK : graph_repair(memtable->graph, scratch->graph, indexed);
+    scratch_give(db, scratch);
     return code;
 }
 
@@ -14342,9 +14592,9 @@ static int checkpoint_write_items(struct checkpoint *checkpoint)
     int code = OMENDB_OK;
     for (size_t i = 0; i < checkpoint->item_count && code == OMENDB_OK; i++) {
         struct checkpoint_item *item = &checkpoint->items[i];
-        memtable_seal(item->memtable);
         item->file = UINT32_MAX;
-        if (checkpoint_is_alive(checkpoint, item->memtable) &&
+        code = checkpoint_seal(checkpoint->db, item->memtable);
+        if (code == OMENDB_OK && checkpoint_is_alive(checkpoint, item->memtable) &&
             checkpoint_memtable_bytes(item) >= CHECKPOINT_PACK_BYTES)
             code = checkpoint_write_own_file(checkpoint, item);
     }
@@ -14404,7 +14654,7 @@ static int checkpoint_open_segments(struct checkpoint *checkpoint)
                             tombstones, begins, &item->segment);
         if (code != OMENDB_OK) {
             tombstones_release(tombstones);
-            begin_array_release(begins);
+            begin_array_destroy(begins);
         }
     }
     return code;
@@ -15297,7 +15547,7 @@ static uint32_t compact_droppable_rows(const struct segment *segment, uint64_t l
 }
 
 /* Whether a segment is worth rewriting alone. */
-static int compact_is_stale(const struct collection *collection, const struct segment *segment,
+static int compact_is_stale(const struct collection *collection, struct segment *segment,
                             uint64_t limit)
 {
     uint64_t unindexed =
@@ -15309,14 +15559,18 @@ static int compact_is_stale(const struct collection *collection, const struct se
     if (parts > 1 && atomic_load(&segment->file->references) * 2 <= parts)
         return 1;
     uint32_t dead = atomic_load(&segment->tombstones->dead);
-    return dead != 0 && (uint64_t)dead * 4 >= segment->info.rows &&
-           compact_droppable_rows(segment, limit) * UINT64_C(4) >= segment->info.rows;
+    if (dead == 0 || (uint64_t)dead * 4 < segment->info.rows ||
+        limit <= atomic_load(&segment->not_stale_limit))
+        return 0;
+    if (compact_droppable_rows(segment, limit) * UINT64_C(4) >= segment->info.rows)
+        return 1;
+    atomic_store(&segment->not_stale_limit, limit);
+    return 0;
 }
 
-static uint32_t compact_pick_everything(const struct collection *collection,
-                                        struct segment **sorted, uint32_t count, uint64_t limit)
+static uint32_t compact_pick_everything(struct segment *const *sorted, uint32_t count,
+                                        uint64_t limit)
 {
-    (void)collection;
     if (count == 1 && sorted[0]->info.indexed_rows == sorted[0]->info.rows &&
         compact_droppable_rows(sorted[0], limit) == 0)
         return 0;
@@ -15339,7 +15593,7 @@ static uint32_t compact_pick(const struct collection *collection, const struct v
         sorted[at] = version->segments[i];
     }
     if (everything)
-        return compact_pick_everything(collection, sorted, count, limit);
+        return compact_pick_everything(sorted, count, limit);
     uint32_t first = count; /* the earliest that the rule takes */
     for (uint32_t i = count; i-- > 0;) {
         if (smaller != 0 && smaller * COMPACT_GROWTH >= sorted[i]->info.rows)
@@ -15583,7 +15837,7 @@ static int compact_adopt(struct compact_build *build)
     if (code == OMENDB_OK)
         code = compact_build_rows(build, 0, source->count);
     if (code == OMENDB_OK)
-        code = graph_adopt_end(build->graph, source, map);
+        code = graph_adopt_end(build->graph);
     build->source = NULL;
     return code;
 }
@@ -16002,7 +16256,7 @@ static void compact_destroy_merge(struct compact_merge *merge)
                     merge->maps[i] == NULL ? 0
                                            : merge->inputs[i]->info.rows * sizeof **merge->maps);
     memory_free(memory, merge->ids, merge->ids == NULL ? 0 : merge->rows * sizeof *merge->ids);
-    begin_array_release(merge->begins);
+    begin_array_destroy(merge->begins);
     version_release(merge->version);
 }
 
@@ -16622,8 +16876,10 @@ OMENDB_INTERNAL int recover_refresh(omendb *db)
         storage_close(&db->storage, idle);
         if (code != OMENDB_OK)
             db->manifest_lock = old_lock;
-        if (code == OMENDB_OK)
+        if (code == OMENDB_OK) {
             code = recover_load(db);
+            atomic_store(&db->half_refreshed, code != OMENDB_OK);
+        }
         if (code != OMENDB_OK)
             db->published.number = 0; /* the next refresh loads everything again */
         db->replay_wal = db->published.wal_number;
@@ -16683,6 +16939,10 @@ struct work_state {
     uint32_t stopping;
     uint32_t checkpointing;
     uint64_t retry_bytes; /* of log, at which a checkpoint that failed is tried again */
+    /* Memory in use after the last checkpoint, or the least since: what came on top is what the
+     * next one can give back. */
+    _Atomic uint64_t settled_bytes;
+    _Atomic uint32_t merge_starved; /* 1: the last merge failed for want of memory */
     uint32_t merging;
     struct work_queue index, merge;
     struct work_job *jobs;
@@ -16778,13 +17038,65 @@ static void work_report(omendb *db, int code)
         database_log(db, code, error_text());
 }
 
-/* More than `quarters` of what the limit allows is in use, and a checkpoint would give a part back.
- */
+/* At least `quarters` of what writers may use is in use, and a checkpoint would give an eighth
+ * back. A database in memory has nowhere to move its rows to. */
 static int work_is_pressed(const omendb *db, uint64_t quarters)
 {
-    uint64_t limit = db->memory.limit;
-    return limit != 0 && atomic_load(&db->memory.used) >= limit / 4 * quarters &&
-           atomic_load(&db->log_bytes) >= limit / 8;
+    const struct memory *memory = &db->memory;
+    if (memory->limit == 0 || db->in_memory || atomic_load(&db->log_bytes) == 0)
+        return 0;
+    uint64_t allowed = memory->limit - memory->reserve, used = atomic_load(&memory->used);
+    uint64_t settled = atomic_load(&db->work->settled_bytes);
+    if (used < settled)
+        atomic_store(&db->work->settled_bytes, settled = used);
+    return used >= allowed / 4 * quarters && used - settled >= allowed / 8;
+}
+
+OMENDB_INTERNAL int work_checkpoint(omendb *db, int force)
+{
+    memory_begin_maintenance();
+    int code = checkpoint_run(db, force);
+    memory_end_maintenance();
+    if (code == OMENDB_OK)
+        atomic_store(&db->work->settled_bytes, atomic_load(&db->memory.used));
+    return code;
+}
+
+static int work_is_merging(struct work_state *work)
+{
+    platform_mutex_lock(&work->mutex);
+    int merging = work->merging != 0;
+    platform_mutex_unlock(&work->mutex);
+    return merging;
+}
+
+OMENDB_INTERNAL int work_relieve(omendb *db, uint64_t *waited)
+{
+    char text[ERROR_TEXT_BYTES];
+    uint64_t before = atomic_load(&db->memory.used);
+    if (db->memory.limit == 0)
+        return 0;
+    /* A merge gives back more than a checkpoint of little, which would only make a small segment.
+     */
+    if (*waited < db->stall_timeout_us && !work_is_pressed(db, 0) && work_is_merging(db->work)) {
+        do {
+            platform_sleep_us(WORK_POLL_US);
+            *waited += WORK_POLL_US;
+        } while (*waited < db->stall_timeout_us && atomic_load(&db->memory.used) >= before &&
+                 work_is_merging(db->work));
+        return 1;
+    }
+    if (db->in_memory)
+        return 0;
+    /* Where another thread is at a checkpoint this waits for it; it may be over already, so the
+     * first time is worth a try. */
+    int first = (*waited)++ == 0;
+    memcpy(text, error_text(), strlen(error_text()) + 1);
+    int code = work_checkpoint(db, 1);
+    if (code != OMENDB_NOMEM && code != OMENDB_OK)
+        return 1; /* trying again tells the writer why */
+    error_adopt(OMENDB_NOMEM, text);
+    return code == OMENDB_OK && (first || atomic_load(&db->memory.used) < before);
 }
 
 /* Whether the log asks for a checkpoint; after a failed one only when it has grown by a quarter of
@@ -16802,7 +17114,7 @@ static int work_wants_checkpoint(const struct work_state *work)
 
 static int work_do_checkpoint(struct work_state *work)
 {
-    int code = checkpoint_run(work->db, work_is_pressed(work->db, 2));
+    int code = work_checkpoint(work->db, work_is_pressed(work->db, 2));
     work_report(work->db, code);
     platform_mutex_lock(&work->mutex);
     work->checkpointing = 0;
@@ -16869,6 +17181,7 @@ static int work_do_merge(struct work_state *work, struct collection **batch, siz
 {
     int merged = 0;
     int code = compact_run(work->db, batch, count, 0, NULL, NULL, &merged);
+    atomic_store(&work->merge_starved, code == OMENDB_NOMEM);
     work_report(work->db, code);
     for (size_t i = 0; i < count; i++) {
         if (code == OMENDB_OK && merged)
@@ -17034,11 +17347,26 @@ static int work_throttle_alone(struct collection *collection)
     while (code == OMENDB_OK && did &&
            (work_is_over(collection) || atomic_load(&db->log_bytes) >= db->wal_limit)) {
         if (atomic_load(&db->log_bytes) >= db->wal_limit || work_is_pressed(db, 2))
-            code = checkpoint_run(db, 1);
+            code = work_checkpoint(db, 1);
         else
             code = work_step(db, &did);
     }
     return code;
+}
+
+/* What a writer waited for in vain. */
+static int work_refuse(const struct collection *collection, uint64_t waited)
+{
+    const omendb *db = collection->db;
+    const char *reason = "indexing is behind by more than tail_limit; write slower or raise it";
+    if (work_is_pressed(db, 3))
+        reason = "checkpoints do not free memory as fast as it fills up; raise memory_limit";
+    else if (atomic_load(&db->log_bytes) >= db->wal_limit * 2)
+        reason = "checkpoints are behind by more than wal_limit; write slower or raise it";
+    else if (atomic_load(&db->work->merge_starved))
+        reason = "indexing is behind, as a merge lacks memory; raise memory_limit";
+    return error_set(OMENDB_BUSY, "collection \"%s\": after waiting for %llu ms: %s",
+                     collection->name, (unsigned long long)(waited / 1000), reason);
 }
 
 OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes)
@@ -17055,15 +17383,12 @@ OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes)
             (atomic_load(&db->log_bytes) >= db->wal_limit * 2 || waited >= db->stall_timeout_us)) {
             /* The background could not, and what it sealed cannot be indexed before a checkpoint is
              * made; whoever writes is told why, by trying once more in this thread. */
-            int code = checkpoint_run(db, 1);
+            int code = work_checkpoint(db, 1);
             if (code != OMENDB_OK)
                 return code;
         }
         if (waited >= db->stall_timeout_us)
-            return error_set(OMENDB_BUSY,
-                             "collection \"%s\": indexing is behind by more than tail_limit for "
-                             "%llu ms; write slower or raise tail_limit",
-                             collection->name, (unsigned long long)(waited / 1000));
+            return work_refuse(collection, waited);
         work_notice_index(collection);
         work_notice_merge(collection);
         platform_sleep_us(WORK_POLL_US);
@@ -17414,10 +17739,12 @@ OMENDB_INTERNAL int search_run(const struct search_request *request, struct scra
 
 OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, uint64_t from,
                               uint64_t to, omendb_rows **rows);
+/* OMENDB_INVALID, without a sentence: the vector cannot be given as this type. */
 OMENDB_INTERNAL int rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector);
 OMENDB_INTERNAL void rows_free(omendb_rows *rows);
 OMENDB_INTERNAL int rows_is_valid(const omendb_rows *rows);
 OMENDB_INTERNAL omendb *rows_database(const omendb_rows *rows);
+OMENDB_INTERNAL const struct collection *rows_collection(const omendb_rows *rows);
 
 #endif
 
@@ -17538,8 +17865,9 @@ OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, ui
         return code;
     }
     if (made->count > 1)
-        qsort(made->entries, made->count, sizeof *made->entries, rows_compare);
+        sort_array(made->entries, made->count, sizeof *made->entries, rows_compare);
     atomic_fetch_add(&db->children, 1);
+    atomic_fetch_add(&db->open_cursors, 1);
     *rows = made;
     return OMENDB_OK;
 }
@@ -17573,16 +17901,13 @@ OMENDB_INTERNAL int rows_next(omendb_rows *rows, uint64_t *id, int vector_type, 
     const struct rows_entry *entry = &rows->entries[rows->next];
     if (vector != NULL) {
         int code = rows_vector(rows, entry, &stored);
+        if (code == OMENDB_OK && (vector_type < OMENDB_F32 || vector_type > OMENDB_B1))
+            code = OMENDB_INVALID;
         if (code == OMENDB_OK)
             code = scalar_export(&rows->collection->format, stored, (omendb_scalar)vector_type,
                                  vector);
         if (code != OMENDB_OK)
-            return code == OMENDB_INVALID
-                       ? error_set(code,
-                                   "vectors of collection \"%s\" cannot be given as type %d; use "
-                                   "OMENDB_F32 or the stored type",
-                                   rows->collection->name, vector_type)
-                       : code;
+            return code;
     }
     if (id != NULL)
         *id = entry->id;
@@ -17609,6 +17934,11 @@ OMENDB_INTERNAL int rows_is_valid(const omendb_rows *rows)
 OMENDB_INTERNAL omendb *rows_database(const omendb_rows *rows)
 {
     return rows->db;
+}
+
+OMENDB_INTERNAL const struct collection *rows_collection(const omendb_rows *rows)
+{
+    return rows->collection;
 }
 
 #undef ROWS_OWN
@@ -17671,6 +18001,11 @@ static int backup_open_target(struct backup *backup, const char *path)
     int code = vfs->open_directory(vfs->context, path, 1, &backup->to.directory);
     if (code != OMENDB_OK) {
         backup->to.directory = NULL;
+        if (code == OMENDB_FORMAT)
+            return error_set(code, "\"%s\" is not a directory; a backup is one", path);
+        if (code == OMENDB_NOTFOUND)
+            return error_set(code, "\"%s\" cannot be created: its parent directory is not there",
+                             path);
         return error_set(code, "the directory \"%s\" cannot be made or opened", path);
     }
     code = vfs->list(vfs->context, backup->to.directory, backup_any_entry, &used);
@@ -17951,7 +18286,7 @@ static int check_unique(struct check *check, const struct version *version, uint
         }
     }
     if (code == OMENDB_OK && count > 1)
-        qsort(ids, (size_t)count, sizeof *ids, check_compare_ids);
+        sort_array(ids, (size_t)count, sizeof *ids, check_compare_ids);
     for (uint64_t i = 1; i < count && code == OMENDB_OK; i++) {
         char text[96];
         if (ids[i] != ids[i - 1])
@@ -18107,8 +18442,14 @@ static void database_delist(omendb *db)
     pthread_mutex_unlock(&database_list_mutex);
 }
 
+/* Adds the path to the sentence: last, since a long one may be cut. */
+static int database_name_path(int code, const char *path)
+{
+    return error_set(code, "%s (\"%s\")", error_text(), path);
+}
+
 /* Claims the directory for writing in this process. */
-static int database_claim(omendb *db)
+static int database_claim(omendb *db, const char *path)
 {
     const omendb_vfs *vfs = db->storage.vfs;
     char identity[sizeof db->identity] = "";
@@ -18127,7 +18468,7 @@ static int database_claim(omendb *db)
     if (code == OMENDB_OK)
         memcpy(db->identity, identity, sizeof identity);
     pthread_mutex_unlock(&database_list_mutex);
-    return code;
+    return code == OMENDB_OK ? code : database_name_path(code, path);
 }
 
 /* ------------------------------------------------------------------ making and freeing */
@@ -18213,9 +18554,22 @@ static void database_set_options(omendb *db, const omendb_options *options)
     db->storage.vfs = options->vfs == NULL ? omendb_default_vfs() : options->vfs;
 }
 
+/* What a checkpoint needs beside the rows that it writes: buffers of two writers and of the reader
+ * of the log, and 26 bytes a row, where a row in memory takes 60 at least. What is read instead of
+ * mapped is for a moment there twice. */
+static uint64_t database_reserve(const omendb *db, uint64_t limit)
+{
+    if (limit == 0 || db->in_memory || db->read_only)
+        return 0;
+    return (UINT64_C(3) << 20) + limit / (db->storage.io == OMENDB_IO_MAP ? 4 : 2);
+}
+
 static int database_open_directory(omendb *db, const char *path, const omendb_options *options)
 {
     if (strcmp(path, ":memory:") == 0) {
+        if (options->read_only || options->must_exist)
+            return error_set(OMENDB_INVALID, "\":memory:\" begins empty: it can be opened neither "
+                                             "read_only nor with must_exist");
         int code = vfs_memory_create(&db->memory, &db->memory_vfs);
         if (code != OMENDB_OK)
             return code;
@@ -18238,6 +18592,14 @@ static int database_open_directory(omendb *db, const char *path, const omendb_op
     return error_set(code, "the directory \"%s\" cannot be opened", path);
 }
 
+static int database_recover(omendb *db, const char *path, const omendb_options *options)
+{
+    memory_begin_maintenance();
+    int code = recover_open(db, options->must_exist != 0);
+    memory_end_maintenance();
+    return code == OMENDB_OK ? code : database_name_path(code, path);
+}
+
 OMENDB_INTERNAL int database_open(const char *path, const omendb_options *options, omendb **db)
 {
     struct memory outer;
@@ -18254,12 +18616,13 @@ OMENDB_INTERNAL int database_open(const char *path, const omendb_options *option
     if (code == OMENDB_OK)
         code = database_open_directory(made, path, options);
     if (code == OMENDB_OK)
-        code = database_claim(made);
+        code = database_claim(made, path);
+    made->memory.reserve = database_reserve(made, options->memory_limit);
     /* Recovery uses the queues, but no thread may run before it is done. */
     if (code == OMENDB_OK)
         code = work_create(made, made->read_only ? 0 : options->threads);
     if (code == OMENDB_OK)
-        code = recover_open(made, options->must_exist != 0);
+        code = database_recover(made, path, options);
     if (code == OMENDB_OK)
         code = work_start(made);
     if (code != OMENDB_OK) {
@@ -18283,7 +18646,7 @@ OMENDB_INTERNAL int database_close(omendb *db)
     work_stop(db);
     int dirty = db->appended_commit > atomic_load(&db->checkpoint_commit);
     if (dirty && !db->read_only && !db->in_memory && !atomic_load(&db->poisoned))
-        code = checkpoint_run(db, 1);
+        code = work_checkpoint(db, 1);
     database_free(db);
     return code;
 }
@@ -18324,6 +18687,13 @@ OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind
 OMENDB_INTERNAL int records_commit(struct records *records, omendb_txn *txn);
 OMENDB_INTERNAL void records_destroy(struct records *records);
 
+/* Of no batch: the sentence names no row. */
+#define RECORDS_ALONE UINT64_MAX
+
+/* Whether it is one of omendb_scalar. */
+OMENDB_INTERNAL int records_check_type(uint32_t type);
+/* OMENDB_INVALID: stored vectors cannot be given as `type`. */
+OMENDB_INTERNAL int records_refuse_type(const struct collection *collection, int type);
 /* One vector to the stored type; the sentence names `row`. */
 OMENDB_INTERNAL int records_convert(const struct collection *collection, const void *vector,
                                     uint32_t type, void *out, uint64_t row);
@@ -18334,40 +18704,59 @@ OMENDB_INTERNAL int records_convert(const struct collection *collection, const v
 
 #define RECORDS_MAX_BYTES (UINT64_C(1) << 30)
 
-static const char *records_type_name(uint32_t type)
+OMENDB_INTERNAL int records_check_type(uint32_t type)
 {
-    static const char *const names[] = {"f32", "f16", "bf16", "i8", "u8", "b1"};
-    return type <= OMENDB_B1 ? names[type] : "unknown";
+    if (type <= OMENDB_B1)
+        return OMENDB_OK;
+    return error_set(OMENDB_INVALID,
+                     "vector_type is %u; there are f32 (0), f16 (1), bf16 (2), i8 (3), u8 (4) and "
+                     "b1 (5)",
+                     type);
+}
+
+OMENDB_INTERNAL int records_refuse_type(const struct collection *collection, int type)
+{
+    const char *stored = omendb_scalar_name((int)collection->schema.scalar);
+    if (type < OMENDB_F32 || type > OMENDB_B1)
+        return records_check_type((uint32_t)type);
+    return error_set(
+        OMENDB_INVALID,
+        "collection \"%s\" stores %s vectors, which cannot be given as %s; ask for f32 "
+        "or %s",
+        collection->name, stored, omendb_scalar_name(type), stored);
 }
 
 OMENDB_INTERNAL int records_convert(const struct collection *collection, const void *vector,
                                     uint32_t type, void *out, uint64_t row)
 {
-    const char *reason = "cannot be stored";
+    const char *reason = "cannot be stored", *name = omendb_scalar_name((int)type);
+    char place[32] = "";
     size_t position = SIZE_MAX;
-    if (type > OMENDB_B1)
-        return error_set(OMENDB_INVALID, "vector_type %u is not a type of omendb_scalar", type);
-    int code =
+    int code = records_check_type(type);
+    if (code != OMENDB_OK)
+        return code;
+    code =
         scalar_convert(&collection->format, vector, (omendb_scalar)type, out, &reason, &position);
     if (code == OMENDB_OK)
         return code;
+    if (row != RECORDS_ALONE)
+        snprintf(place, sizeof place, "row %llu: ", (unsigned long long)row);
     if (position == SIZE_MAX)
-        return error_set(code, "row %llu: the %s vector %s", (unsigned long long)row,
-                         records_type_name(type), reason);
-    return error_set(code, "row %llu: element %zu of the %s vector %s", (unsigned long long)row,
-                     position, records_type_name(type), reason);
+        return error_set(code, "%sthe %s vector %s", place, name, reason);
+    return error_set(code, "%selement %zu of the %s vector %s", place, position, name, reason);
 }
 
 static int records_convert_all(const struct collection *collection, struct records *records,
                                const void *vectors, uint32_t type)
 {
-    if (type > OMENDB_B1)
-        return error_set(OMENDB_INVALID, "vector_type %u is not a type of omendb_scalar", type);
+    int code = records_check_type(type);
+    if (code != OMENDB_OK)
+        return code;
     size_t given_bytes = scalar_bytes((omendb_scalar)type, collection->schema.dim);
-    int code = OMENDB_OK;
     for (uint32_t i = 0; i < records->change.count && code == OMENDB_OK; i++)
         code = records_convert(collection, (const uint8_t *)vectors + i * given_bytes, type,
-                               records->vectors + i * collection->vector_bytes, i);
+                               records->vectors + i * collection->vector_bytes,
+                               records->change.count == 1 ? RECORDS_ALONE : i);
     return code;
 }
 
@@ -18422,7 +18811,7 @@ static int records_settle_equal_ids(struct records *records)
         return OMENDB_NOMEM;
     for (uint32_t i = 0; i < count; i++)
         sorted[i] = (struct records_id){ids[i], i};
-    qsort(sorted, count, sizeof *sorted, records_compare);
+    sort_array(sorted, count, sizeof *sorted, records_compare);
     int code = OMENDB_OK;
     if (records->change.kind == CHANGE_ADD) {
         for (uint32_t i = 1; i < count && code == OMENDB_OK; i++) {
@@ -18448,8 +18837,9 @@ static int records_take_ids(struct records *records, const uint64_t *ids)
         return OMENDB_OK;
     }
     if (automatic != 0)
-        return error_set(OMENDB_INVALID, "%u of %u ids are OMENDB_ID_AUTO; give all or none",
-                         automatic, count);
+        return error_set(OMENDB_INVALID,
+                         "OMENDB_ID_AUTO stands in %u of %u places; give all or none", automatic,
+                         count);
     memcpy(records->change.ids, ids, count * sizeof *ids);
     return records_settle_equal_ids(records);
 }
@@ -18536,6 +18926,18 @@ OMENDB_API const char *omendb_kernels(void)
     return kernels_active()->name;
 }
 
+OMENDB_API const char *omendb_scalar_name(int scalar)
+{
+    static const char *const names[] = {"f32", "f16", "bf16", "i8", "u8", "b1"};
+    return scalar < OMENDB_F32 || scalar > OMENDB_B1 ? "unknown type" : names[scalar];
+}
+
+OMENDB_API const char *omendb_metric_name(int metric)
+{
+    static const char *const names[] = {"l2", "cosine", "ip", "hamming"};
+    return metric < OMENDB_L2 || metric > OMENDB_HAMMING ? "unknown metric" : names[metric];
+}
+
 OMENDB_API void omendb_options_init(omendb_options *options)
 {
     static const omendb_options initial = OMENDB_OPTIONS_INIT;
@@ -18564,6 +18966,27 @@ OMENDB_API void omendb_query_init(omendb_query *query)
         *query = initial;
 }
 
+OMENDB_API void omendb_explain_init(omendb_explain *explain)
+{
+    static const omendb_explain initial = OMENDB_EXPLAIN_INIT;
+    if (explain != NULL)
+        *explain = initial;
+}
+
+OMENDB_API void omendb_stats_init(omendb_stats *stats)
+{
+    static const omendb_stats initial = OMENDB_STATS_INIT;
+    if (stats != NULL)
+        *stats = initial;
+}
+
+OMENDB_API void omendb_collection_stats_init(omendb_collection_stats *stats)
+{
+    static const omendb_collection_stats initial = OMENDB_COLLECTION_STATS_INIT;
+    if (stats != NULL)
+        *stats = initial;
+}
+
 /* ------------------------------------------------------------------ arguments */
 
 static int api_null(const char *what)
@@ -18571,8 +18994,8 @@ static int api_null(const char *what)
     return error_set(OMENDB_MISUSE, "%s is NULL", what);
 }
 
-/* A struct that the caller made with an _INIT of a smaller or larger header. Only this header's
- * size exists yet. */
+/* A struct that the caller fills or has filled, made with the _INIT of this header or of a later,
+ * larger one. No smaller size exists yet. */
 #define API_STRUCT_MAX 4096
 
 static int api_struct(size_t size, size_t expected, const char *what)
@@ -18585,6 +19008,22 @@ static int api_struct(size_t size, size_t expected, const char *what)
     return error_set(OMENDB_MISUSE,
                      "%s.struct_size is %zu, at least %zu is needed; set it with the _INIT macro",
                      what, size, expected);
+}
+
+/* A struct that is read: what a later header has on top must be 0, for it cannot be heeded. */
+static int api_struct_read(const void *given, size_t expected, const char *what)
+{
+    size_t size;
+    memcpy(&size, given, sizeof size);
+    int code = api_struct(size, expected, what);
+    for (size_t at = expected; at < size && code == OMENDB_OK; at++) {
+        if (((const unsigned char *)given)[at] != 0)
+            return error_set(OMENDB_INVALID,
+                             "%s has a field at byte %zu that version " OMENDB_VERSION
+                             " does not know, and it is set",
+                             what, at);
+    }
+    return code;
 }
 
 static int api_database(const omendb *db)
@@ -18608,6 +19047,8 @@ static int api_collection(const omendb_collection *handle)
     if (handle->magic != COLLECTION_MAGIC)
         return error_set(OMENDB_MISUSE, "collection is not an open collection");
     int code = api_database(handle->db);
+    if (code == OMENDB_OK && atomic_load(&handle->db->half_refreshed))
+        return error_set(OMENDB_IOERR, "the last omendb_refresh failed half-way; call it again");
     if (code == OMENDB_OK && atomic_load(&handle->collection->dropped))
         return error_set(OMENDB_DROPPED, "collection \"%s\" was dropped", handle->collection->name);
     return code;
@@ -18668,26 +19109,61 @@ static int api_name(const char *name)
 
 /* ------------------------------------------------------------------ database */
 
+static int api_check_allocator(const omendb_allocator *allocator)
+{
+    if (allocator == NULL)
+        return OMENDB_OK;
+    int code = api_struct_read(allocator, sizeof *allocator, "options.allocator");
+    if (code != OMENDB_OK)
+        return code;
+    return allocator->alloc == NULL || allocator->resize == NULL || allocator->release == NULL
+               ? api_null("a function of options.allocator")
+               : OMENDB_OK;
+}
+
+/* map, unmap and advise go together; without them files are read. */
+static int api_check_vfs(const omendb_vfs *vfs)
+{
+    if (vfs == NULL)
+        return OMENDB_OK;
+    int code = api_struct_read(vfs, sizeof *vfs, "options.vfs");
+    if (code != OMENDB_OK)
+        return code;
+    if (vfs->open_directory == NULL || vfs->close_directory == NULL ||
+        vfs->sync_directory == NULL || vfs->list == NULL || vfs->rename == NULL ||
+        vfs->unlink == NULL || vfs->open == NULL || vfs->close == NULL || vfs->size == NULL ||
+        vfs->read == NULL || vfs->write == NULL || vfs->truncate == NULL || vfs->allocate == NULL ||
+        vfs->sync == NULL || vfs->lock == NULL || vfs->identity == NULL || vfs->now_us == NULL ||
+        (vfs->map != NULL && vfs->unmap == NULL))
+        return api_null("a function of options.vfs");
+    return OMENDB_OK;
+}
+
 static int api_check_options(const omendb_options *options)
 {
-    int code = api_struct(options->struct_size, sizeof *options, "options");
+    int code = api_struct_read(options, sizeof *options, "options");
     if (code != OMENDB_OK)
         return code;
     if (options->sync > OMENDB_SYNC_OFF)
-        return error_set(OMENDB_INVALID, "options.sync is %u; it must be one of OMENDB_SYNC_*",
+        return error_set(OMENDB_INVALID,
+                         "options.sync is %u; there are OMENDB_SYNC_FULL (0), OMENDB_SYNC_NORMAL "
+                         "(1) and OMENDB_SYNC_OFF (2)",
                          options->sync);
     if (options->io > OMENDB_IO_PREAD)
-        return error_set(OMENDB_INVALID, "options.io is %u; it must be one of OMENDB_IO_*",
+        return error_set(OMENDB_INVALID,
+                         "options.io is %u; there are OMENDB_IO_MAP (0) and OMENDB_IO_PREAD (1)",
                          options->io);
+    if (options->memory_limit != 0 && options->memory_limit < OMENDB_MEMORY_LIMIT_MIN)
+        return error_set(
+            OMENDB_INVALID,
+            "options.memory_limit is %llu bytes; it must be at least %llu, or 0 for none",
+            (unsigned long long)options->memory_limit, (unsigned long long)OMENDB_MEMORY_LIMIT_MIN);
     if (options->threads < OMENDB_THREADS_AUTO || options->threads > 1024)
         return error_set(OMENDB_INVALID,
                          "options.threads is %d; it must be OMENDB_THREADS_AUTO or 0 to 1,024",
                          options->threads);
-    const omendb_allocator *allocator = options->allocator;
-    if (allocator != NULL &&
-        (allocator->alloc == NULL || allocator->resize == NULL || allocator->release == NULL))
-        return api_null("a function of options.allocator");
-    return OMENDB_OK;
+    code = api_check_allocator(options->allocator);
+    return code == OMENDB_OK ? api_check_vfs(options->vfs) : code;
 }
 
 OMENDB_API int omendb_open(const char *path, const omendb_options *options, omendb **db)
@@ -18705,17 +19181,63 @@ OMENDB_API int omendb_open(const char *path, const omendb_options *options, omen
     return code == OMENDB_OK ? database_open(path, options, db) : code;
 }
 
+struct api_count {
+    uint64_t count;
+    const char *one, *many;
+};
+
+/* "1 collection and 2 cursors are open; close them first" */
+static int api_busy(const struct api_count *counts, size_t kinds)
+{
+    char text[160] = "";
+    uint64_t total = 0;
+    size_t length = 0, left = 0;
+    for (size_t i = 0; i < kinds; i++) {
+        total += counts[i].count;
+        left += counts[i].count != 0;
+    }
+    for (size_t i = 0; i < kinds && length < sizeof text; i++) {
+        if (counts[i].count == 0)
+            continue;
+        left--;
+        const char *before = length == 0 ? "" : left == 0 ? " and " : ", ";
+        length += (size_t)snprintf(text + length, sizeof text - length, "%s%llu %s", before,
+                                   (unsigned long long)counts[i].count,
+                                   counts[i].count == 1 ? counts[i].one : counts[i].many);
+    }
+    return error_set(OMENDB_BUSY,
+                     total == 1 ? "%s is open; close it first" : "%s are open; close them first",
+                     text);
+}
+
+static uint64_t api_open_transactions(omendb *db)
+{
+    platform_mutex_lock(&db->txn_mutex);
+    uint64_t open = db->open_transactions;
+    platform_mutex_unlock(&db->txn_mutex);
+    return open;
+}
+
+static int api_children_open(omendb *db)
+{
+    uint64_t transactions = api_open_transactions(db), cursors = atomic_load(&db->open_cursors);
+    uint64_t children = atomic_load(&db->children), others = transactions + cursors;
+    const struct api_count counts[] = {
+        {children > others ? children - others : 0, "collection", "collections"},
+        {transactions, "transaction", "transactions"},
+        {cursors, "cursor", "cursors"},
+    };
+    return api_busy(counts, 3);
+}
+
 OMENDB_API int omendb_close(omendb *db)
 {
     if (db == NULL)
         return OMENDB_OK;
     if (db->magic != DATABASE_MAGIC || atomic_load(&db->released))
         return error_set(OMENDB_MISUSE, "db is not an open database");
-    uint32_t children = atomic_load(&db->children);
-    if (children != 0 && db->process == platform_process())
-        return error_set(OMENDB_BUSY,
-                         "%u collections, transactions or cursors are open; close them first",
-                         children);
+    if (atomic_load(&db->children) != 0 && db->process == platform_process())
+        return api_children_open(db);
     return database_close(db);
 }
 
@@ -18734,18 +19256,14 @@ OMENDB_API int omendb_refresh(omendb *db)
     int code = api_database(db);
     if (code != OMENDB_OK || !db->read_only)
         return code;
-    platform_mutex_lock(&db->txn_mutex);
-    uint64_t open = db->open_transactions;
-    platform_mutex_unlock(&db->txn_mutex);
-    if (open != 0)
-        return error_set(OMENDB_BUSY, "%llu transactions are open", (unsigned long long)open);
-    return recover_refresh(db);
+    const struct api_count open = {api_open_transactions(db), "transaction", "transactions"};
+    return open.count != 0 ? api_busy(&open, 1) : recover_refresh(db);
 }
 
 OMENDB_API int omendb_checkpoint(omendb *db)
 {
     int code = api_database(db);
-    return code == OMENDB_OK ? checkpoint_run(db, 1) : code;
+    return code == OMENDB_OK ? work_checkpoint(db, 1) : code;
 }
 
 static int api_optimize_collection(omendb *db, struct collection *collection,
@@ -18766,7 +19284,7 @@ OMENDB_API int omendb_optimize(omendb *db,
 {
     int code = api_database(db);
     if (code == OMENDB_OK)
-        code = checkpoint_run(db, 1);
+        code = work_checkpoint(db, 1);
     for (size_t i = 0; code == OMENDB_OK; i++) {
         platform_mutex_lock(&db->commit_mutex);
         struct collection *collection =
@@ -18804,14 +19322,27 @@ OMENDB_API int omendb_backup(omendb *db, const char *path)
     if (code == OMENDB_OK && (path[0] == 0 || strcmp(path, ":memory:") == 0))
         return error_set(OMENDB_INVALID, "a backup needs the path of a directory, not \"%s\"",
                          path);
-    return code == OMENDB_OK ? backup_run(db, path) : code;
+    if (code == OMENDB_OK && db->read_only)
+        return error_set(OMENDB_READONLY, "a backup begins with a checkpoint, which a read_only "
+                                          "handle cannot make; back up through the writing one");
+    if (code != OMENDB_OK)
+        return code;
+    memory_begin_maintenance();
+    code = backup_run(db, path);
+    memory_end_maintenance();
+    return code;
 }
 
 OMENDB_API int omendb_check(omendb *db, void (*report)(void *context, const char *line),
                             void *context, uint64_t *problems)
 {
     int code = api_database(db);
-    return code == OMENDB_OK ? check_run(db, report, context, problems) : code;
+    if (code != OMENDB_OK)
+        return code;
+    memory_begin_maintenance();
+    code = check_run(db, report, context, problems);
+    memory_end_maintenance();
+    return code;
 }
 
 static void api_count_collections(omendb *db, omendb_stats *stats)
@@ -18833,7 +19364,7 @@ static void api_count_collections(omendb *db, omendb_stats *stats)
     }
 }
 
-OMENDB_API int omendb_database_stats(omendb *db, omendb_stats *stats)
+OMENDB_API int omendb_get_stats(omendb *db, omendb_stats *stats)
 {
     int code = api_database(db);
     if (code != OMENDB_OK)
@@ -18855,9 +19386,7 @@ OMENDB_API int omendb_database_stats(omendb *db, omendb_stats *stats)
     stats->checkpoints = atomic_load(&db->checkpoints);
     stats->merges = atomic_load(&db->merges);
     stats->merges_rebuilt = atomic_load(&db->merges_rebuilt);
-    platform_mutex_lock(&db->txn_mutex);
-    stats->open_transactions = db->open_transactions;
-    platform_mutex_unlock(&db->txn_mutex);
+    stats->open_transactions = api_open_transactions(db);
     platform_mutex_lock(&db->maintenance_mutex);
     stats->file_bytes = stats->wal_bytes;
     for (uint32_t i = 0; i < db->published.file_count; i++)
@@ -18900,7 +19429,7 @@ static int api_check_collection_arguments(omendb *db, const char *name, const om
     if (code == OMENDB_OK)
         code = api_name(name);
     if (code == OMENDB_OK && schema != NULL)
-        code = api_struct(schema->struct_size, sizeof *schema, "schema");
+        code = api_struct_read(schema, sizeof *schema, "schema");
     return code;
 }
 
@@ -18971,6 +19500,10 @@ OMENDB_API int omendb_collection_open_or_create(omendb *db, const char *name,
                                                 const omendb_schema *schema,
                                                 omendb_collection **collection)
 {
+    if (collection != NULL)
+        *collection = NULL;
+    if (schema == NULL)
+        return api_null("schema");
     /* Somebody else may create or drop it between the two calls. */
     int missing, code = api_open_collection(db, name, schema, collection, &missing);
     for (int attempt = 0; attempt < 100 && missing; attempt++) {
@@ -19030,8 +19563,8 @@ OMENDB_API int omendb_collection_name(omendb *db, size_t index, char *name, size
         if (length < capacity)
             memcpy(name, db->catalog.items[index]->name, length + 1);
         else
-            code = error_set(OMENDB_INVALID, "the name needs %zu bytes, %zu were given", length + 1,
-                             capacity);
+            code = error_set(OMENDB_INVALID, "capacity is %zu; the name needs %zu bytes", capacity,
+                             length + 1);
     }
     platform_mutex_unlock(&db->commit_mutex);
     return code;
@@ -19050,8 +19583,8 @@ OMENDB_API int omendb_collection_schema(omendb_collection *collection, omendb_sc
     return code;
 }
 
-OMENDB_API int omendb_collection_statistics(omendb_collection *collection,
-                                            omendb_collection_stats *stats)
+OMENDB_API int omendb_collection_get_stats(omendb_collection *collection,
+                                           omendb_collection_stats *stats)
 {
     int code = api_collection(collection);
     if (code != OMENDB_OK)
@@ -19112,7 +19645,10 @@ OMENDB_API int omendb_txn_commit(omendb_txn *txn)
         return error_set(OMENDB_MISUSE, "txn is not an open transaction");
     if (txn->db->process != platform_process())
         return error_set(OMENDB_MISUSE, "the transaction belongs to the parent of this process");
+    uint64_t waited = 0;
     int code = txn_commit(txn);
+    while (code == OMENDB_NOMEM && work_relieve(txn->db, &waited))
+        code = txn_commit(txn);
     api_end_txn(txn);
     return code;
 }
@@ -19125,17 +19661,12 @@ OMENDB_API void omendb_txn_rollback(omendb_txn *txn)
 
 /* ------------------------------------------------------------------ records */
 
-static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
-                           size_t count, const uint64_t *ids, const void *vectors, uint32_t type,
-                           uint64_t *new_ids)
+static int api_try_write(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
+                         size_t count, const uint64_t *ids, const void *vectors, uint32_t type,
+                         uint64_t *new_ids)
 {
     struct records records;
-    int code = api_writing(collection, txn);
-    if (code != OMENDB_OK || count == 0)
-        return code;
-    if (vectors == NULL)
-        return api_null("vectors");
-    code = records_prepare(collection->collection, kind, count, ids, vectors, type, &records);
+    int code = records_prepare(collection->collection, kind, count, ids, vectors, type, &records);
     if (code == OMENDB_OK)
         code = records_commit(&records, txn);
     if (code == OMENDB_OK && new_ids != NULL) {
@@ -19148,12 +19679,28 @@ static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint3
     return code;
 }
 
+static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
+                           size_t count, const uint64_t *ids, const void *vectors, uint32_t type,
+                           uint64_t *new_ids)
+{
+    int code = api_writing(collection, txn);
+    if (code != OMENDB_OK || count == 0)
+        return code;
+    if (vectors == NULL)
+        return api_null("vectors");
+    uint64_t waited = 0;
+    code = api_try_write(collection, txn, kind, count, ids, vectors, type, new_ids);
+    while (code == OMENDB_NOMEM && work_relieve(collection->db, &waited))
+        code = api_try_write(collection, txn, kind, count, ids, vectors, type, new_ids);
+    return code;
+}
+
 static int api_write_one(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
                          const omendb_record *record, uint64_t *id)
 {
     if (record == NULL)
         return api_null("record");
-    int code = api_struct(record->struct_size, sizeof *record, "record");
+    int code = api_struct_read(record, sizeof *record, "record");
     if (code != OMENDB_OK)
         return code;
     if (record->vector == NULL)
@@ -19190,10 +19737,24 @@ OMENDB_API int omendb_put_batch(omendb_collection *collection, omendb_txn *txn, 
                            new_ids);
 }
 
+static int api_try_delete(omendb_collection *collection, omendb_txn *txn, size_t count,
+                          const uint64_t *ids, int skip_missing, size_t *deleted)
+{
+    struct records records;
+    int code = records_prepare(collection->collection, CHANGE_DELETE, count, ids, NULL, OMENDB_F32,
+                               &records);
+    records.change.skip_missing = skip_missing;
+    if (code == OMENDB_OK)
+        code = records_commit(&records, txn);
+    if (code == OMENDB_OK && deleted != NULL)
+        *deleted = records.change.affected;
+    records_destroy(&records);
+    return code;
+}
+
 static int api_delete(omendb_collection *collection, omendb_txn *txn, size_t count,
                       const uint64_t *ids, int skip_missing, size_t *deleted)
 {
-    struct records records;
     int code = api_writing(collection, txn);
     if (deleted != NULL)
         *deleted = 0;
@@ -19201,14 +19762,10 @@ static int api_delete(omendb_collection *collection, omendb_txn *txn, size_t cou
         return code;
     if (ids == NULL)
         return api_null("ids");
-    code = records_prepare(collection->collection, CHANGE_DELETE, count, ids, NULL, OMENDB_F32,
-                           &records);
-    records.change.skip_missing = skip_missing;
-    if (code == OMENDB_OK)
-        code = records_commit(&records, txn);
-    if (code == OMENDB_OK && deleted != NULL)
-        *deleted = records.change.affected;
-    records_destroy(&records);
+    uint64_t waited = 0;
+    code = api_try_delete(collection, txn, count, ids, skip_missing, deleted);
+    while (code == OMENDB_NOMEM && work_relieve(collection->db, &waited))
+        code = api_try_delete(collection, txn, count, ids, skip_missing, deleted);
     return code;
 }
 
@@ -19282,10 +19839,7 @@ OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64
             code = scalar_export(&collection->collection->format, stored,
                                  (omendb_scalar)vector_type, vector);
         if (code == OMENDB_INVALID)
-            error_set(code,
-                      "vectors of collection \"%s\" cannot be given as type %d; use OMENDB_F32 or "
-                      "the stored type",
-                      collection->collection->name, vector_type);
+            records_refuse_type(collection->collection, vector_type);
     }
     version_release(version);
     return code;
@@ -19329,10 +19883,8 @@ OMENDB_API int omendb_rows_next(omendb_rows *rows, uint64_t *id, int vector_type
     int code = api_database(rows_database(rows));
     if (code != OMENDB_OK)
         return code;
-    if (vector != NULL && (vector_type < OMENDB_F32 || vector_type > OMENDB_B1))
-        return error_set(OMENDB_INVALID, "vector_type %d is not a type of omendb_scalar",
-                         vector_type);
-    return rows_next(rows, id, vector_type, vector);
+    code = rows_next(rows, id, vector_type, vector);
+    return code == OMENDB_INVALID ? records_refuse_type(rows_collection(rows), vector_type) : code;
 }
 
 OMENDB_API void omendb_rows_close(omendb_rows *rows)
@@ -19343,6 +19895,7 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows)
     if (db->process != platform_process())
         return;
     rows_free(rows);
+    atomic_fetch_sub(&db->open_cursors, 1);
     database_child_done(db);
 }
 
@@ -19356,7 +19909,7 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
         return code;
     if (query == NULL)
         return api_null("query");
-    code = api_struct(query->struct_size, sizeof *query, "query");
+    code = api_struct_read(query, sizeof *query, "query");
     if (code != OMENDB_OK)
         return code;
     if (query->vector == NULL && query->id == OMENDB_ID_AUTO && one)
@@ -19414,7 +19967,7 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
         code = scratch_reserve(scratch, 0, 0, collection->collection->vector_bytes);
         if (code == OMENDB_OK)
             code = records_convert(collection->collection, query->vector, query->vector_type,
-                                   scratch->vector, 0);
+                                   scratch->vector, RECORDS_ALONE);
         request.vector = scratch->vector;
     }
     if (code == OMENDB_OK)
@@ -19478,9 +20031,9 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
         return code;
     if (vectors == NULL || ids == NULL)
         return api_null(vectors == NULL ? "vectors" : "ids");
-    if (query->vector_type > OMENDB_B1)
-        return error_set(OMENDB_INVALID, "query.vector_type %u is not a type of omendb_scalar",
-                         query->vector_type);
+    code = records_check_type(query->vector_type);
+    if (code != OMENDB_OK)
+        return code;
     api_request(collection, txn, query, &request);
     struct version *version = api_version(collection, txn, &request.commit);
     request.version = version;

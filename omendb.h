@@ -17,6 +17,8 @@
  *     omendb_search(docs, NULL, &query, ids, distances, &found);
  *     omendb_collection_close(docs);   omendb_close(db);
  *
+ * Each call that can fail gives a code, which a program checks; README.md has a whole one.
+ *
  * THE CONTRACT
  *  1. A commit acknowledged under OMENDB_SYNC_FULL survives kill -9, an operating-system crash and
  * power loss, if the device honours flush.
@@ -31,7 +33,8 @@
  *
  * HANDLES. `omendb` is one open database, `omendb_collection` a named set of vectors in it,
  * `omendb_txn` a transaction, `omendb_rows` a cursor. A call that fails to make a handle stores
- * NULL. Every handle is released by its own close call, children before parents.
+ * NULL. Every handle is released by its own call, which frees it, in any order but that the
+ * database goes last; a cursor ends with its transaction and must be closed all the same.
  *
  * THREADS. Any number of threads may use one handle at once, unless a call says otherwise. A search
  * never waits for a writer. One omendb_txn or omendb_rows is for one thread at a time. A handle
@@ -39,12 +42,18 @@
  *
  * RETURNS. Functions that can fail return OMENDB_OK (0) or a positive code of `omendb_code`;
  * omendb_errmsg() then has the sentence for people. Every function may return OMENDB_MISUSE (NULL
- * where none is allowed, a closed or foreign handle, a call in a forked child) and OMENDB_NOMEM;
- * they are not repeated at each.
+ * where none is allowed, a handle of another database or kind, a call in a forked child) and
+ * OMENDB_NOMEM; they are not repeated at each. A handle that was closed is freed memory: that it is
+ * used again is found out by luck only.
  *
- * STRUCTS carry their size in `struct_size`; set it with the _INIT macro or the *_init function
- * (for callers without a C compiler). Fields are only ever appended. A field left 0 means
- * its default unless it says otherwise.
+ * STRUCTS carry their size in `struct_size`. A call that takes one refuses a size that is too small
+ * (OMENDB_MISUSE). Set it with the _INIT macro where the struct is declared, or with the *_init
+ * function at any time; to reset one in C: `schema = (omendb_schema)OMENDB_SCHEMA_INIT`. The two
+ * structs of functions have neither: omendb_allocator has no defaults (struct_size is its sizeof),
+ * and an omendb_vfs begins as a copy of omendb_default_vfs(). Fields are only ever appended. A
+ * field left 0 means its default unless it says otherwise. A larger struct, of a later header, is
+ * accepted while what this library does not know in it is 0, and OMENDB_INVALID otherwise; where
+ * the library fills one, struct_size tells how much was filled.
  *
  * TEXT is UTF-8, NUL-terminated. Names of collections: 1 to 255 bytes, no control characters.
  *
@@ -55,6 +64,8 @@
  *  - OMENDB_IO_MAP (the default) maps files: a device error, or another program that truncates
  *    them, faults the process (SIGBUS). Use OMENDB_IO_PREAD for untrusted or network files.
  *  - Network file systems often lack working locks: keep databases on local ones.
+ *  - A directory that is removed while it is open is noticed late: commits go on into
+ *    files that have no name any more, until the next checkpoint fails.
  *  - Big-endian machines are refused at compile time.
  */
 #ifndef OMENDB_H
@@ -93,7 +104,7 @@ typedef enum omendb_code {
     OMENDB_MISMATCH = 4, /* a schema differs from the stored one; the message names the field */
     OMENDB_BUSY = 5, /* another process or handle has it, children are open, or a stall timed out;
                         nothing was done */
-    OMENDB_CONFLICT = 6,    /* another transaction committed a change to the same record first */
+    OMENDB_CONFLICT = 6,    /* another commit changed the same record first */
     OMENDB_READONLY = 7,    /* a write through a read-only handle or transaction */
     OMENDB_MISUSE = 8,      /* a call that the contract forbids */
     OMENDB_NOMEM = 9,       /* no memory, or memory_limit reached; nothing was done */
@@ -104,7 +115,8 @@ typedef enum omendb_code {
     OMENDB_FORMAT = 14,     /* not an OmenDB database, or one of a later format */
     OMENDB_POISONED = 15,   /* a sync failed earlier; close and reopen */
     OMENDB_DROPPED = 16,    /* the collection was dropped */
-    OMENDB_TOOBIG = 17, /* over a stated limit: one batch, one dimension, rows of a collection */
+    OMENDB_TOOBIG = 17, /* over a limit: 1 GiB of vectors a batch, 2^31 rows of a segment (of what
+                           is merged into one, or waits for one checkpoint) */
     OMENDB_UNSUPPORTED = 18, /* this platform or vfs cannot do it */
     OMENDB_DONE = 19         /* a cursor has no further row: not a failure, no sentence */
 } omendb_code;
@@ -130,11 +142,23 @@ OMENDB_API const char *omendb_kernels(void);
 
 /* -------------------------------- element types, metrics */
 
-/* Element type of vectors, stored or given. Vectors given in the stored type are stored as they
- * are. Others are converted: to f16 and bf16 rounding to nearest even, overflow is OMENDB_INVALID;
- * to i8 and u8 as saturate(round(x * scale)), and reading back as f32 divides by scale (values in
- * 0..1: stored u8 with scale 255; bytes of a picture: given as u8, scale 1); to b1 as x > 0, and
- * back as 0 or 1. b1 is converted to nothing else. */
+/* Element type of vectors, stored or given. What becomes of an element x:
+ *
+ *   stored as    given in that type    given in another (b1 goes into b1 only)
+ *   f32          x                     x
+ *   f16, bf16    x                     x, rounded to nearest even; OMENDB_INVALID on overflow
+ *   i8, u8       x: in stored units    x * scale, rounded, then saturated: 2.0 in u8 of scale 255
+ *                                      is 255, silently
+ *   b1           x                     x > 0
+ *
+ * and when it is read back:
+ *
+ *   stored as    as that type    as f32
+ *   i8, u8       stored units    divided by scale
+ *   b1           bits            0 or 1
+ *
+ * For values in 0..1: u8 with scale 255, given as f32. For bytes of a picture: u8 with scale 1,
+ * given as u8. */
 typedef enum omendb_scalar {
     OMENDB_F32 = 0,  /* IEEE 754 binary32 */
     OMENDB_F16 = 1,  /* IEEE 754 binary16 */
@@ -144,6 +168,9 @@ typedef enum omendb_scalar {
     OMENDB_B1 = 5 /* bits, packed from the least significant of each byte: (dim + 7) / 8 bytes */
 } omendb_scalar;
 
+/* "f32", "f16", "bf16", "i8", "u8", "b1". Never NULL; "unknown type" for others. */
+OMENDB_API const char *omendb_scalar_name(int scalar);
+
 /* Distances: smaller is nearer, whatever the metric. */
 typedef enum omendb_metric {
     OMENDB_L2 = 0,            /* squared Euclidean distance, in the units of the vectors given */
@@ -152,11 +179,14 @@ typedef enum omendb_metric {
     OMENDB_HAMMING = 3        /* number of differing bits; for OMENDB_B1, and only for it */
 } omendb_metric;
 
+/* "l2", "cosine", "ip", "hamming". Never NULL; "unknown metric" for others. */
+OMENDB_API const char *omendb_metric_name(int metric);
+
 /* -------------------------------- memory and files from the host */
 
-/* Where a database takes its memory. Each function gets `context`. `alloc` and `resize` may return
- * NULL; `release` gets the size that was asked for. Memory is aligned for max_align_t. Threads:
- * called from any thread at once. */
+/* Where a database takes its memory. All three functions are needed. Each gets `context`. `alloc`
+ * and `resize` may return NULL; `release` gets the size that was asked for. Memory is aligned for
+ * max_align_t. Threads: called from any thread at once. */
 typedef struct omendb_allocator {
     size_t struct_size;
     void *context;
@@ -192,8 +222,9 @@ enum {
  * Functions return OMENDB_OK, or a code (OMENDB_IOERR, OMENDB_FULL, OMENDB_PERMISSION,
  * OMENDB_NOTFOUND, OMENDB_EXISTS, OMENDB_BUSY, OMENDB_NOMEM, OMENDB_UNSUPPORTED) and leave the
  * reason in errno. `read` and `write` do all of the bytes or fail (interrupted and short calls are
- * repeated inside); `read` past the end is OMENDB_IOERR. Threads: called from any thread at once.
- * omendb_default_vfs() gives the one of the operating system; copy it to wrap it. */
+ * repeated inside); `read` past the end is OMENDB_IOERR. Only `map` (then also `unmap`) and
+ * `advise` may be NULL. Threads: called from any thread at once. omendb_default_vfs() gives the one
+ * of the operating system; copy it to wrap it. */
 typedef struct omendb_vfs {
     size_t struct_size;
     void *context;
@@ -256,18 +287,24 @@ enum {
 
 enum { OMENDB_THREADS_AUTO = -1 };
 
+#define OMENDB_MEMORY_LIMIT_MIN 8388608 /* bytes: 8 MiB */
+
 /* How a database is opened. OMENDB_OPTIONS_INIT, or omendb_options_init, gives the defaults. */
 typedef struct omendb_options {
     size_t struct_size;
-    uint64_t memory_limit; /* bytes the database may allocate; 0: no limit. Checkpoints come earlier
-                            * near it; over it: OMENDB_NOMEM. Less than 16 MiB is hardly of use */
+    uint64_t memory_limit; /* bytes the database may allocate; 0: no limit; else at least
+                            * OMENDB_MEMORY_LIMIT_MIN. 3 MiB and a quarter (with OMENDB_IO_PREAD a
+                            * half) of it are kept for checkpoints, which come early as the rest
+                            * fills up; what fits nowhere is OMENDB_NOMEM. Merging a segment takes
+                            * some 8 * M + 90 bytes a row while it lasts; with less, segments stay
+                            * small and writers that outrun the graph get OMENDB_BUSY */
     uint64_t wal_limit;    /* bytes of log after which a checkpoint is made; 0: 64 MiB */
     uint64_t tail_limit;   /* bytes of vectors, per collection, that are not yet in a graph and are
                             * scanned by each search; 0: 8 MiB, 1 ms. Raise it for bulk loads */
     uint32_t stall_timeout_ms; /* how long a writer is slowed at those limits before OMENDB_BUSY;
                                 * 0: 10,000 */
-    int32_t threads;           /* background threads; OMENDB_THREADS_AUTO: as many as this process
-                                * has cores; 0: none, see omendb_work */
+    int32_t threads;           /* background threads; OMENDB_THREADS_AUTO, which _INIT gives: as
+                                * many as this process has cores; 0: none, see omendb_work */
     uint32_t sync;             /* OMENDB_SYNC_* */
     uint32_t io;               /* OMENDB_IO_* */
     uint32_t read_only;        /* 1: writes nothing, needs no lock, sees what was durable when it
@@ -289,18 +326,20 @@ typedef struct omendb_options {
 OMENDB_API void omendb_options_init(omendb_options *options);
 
 /* Opens a database, creating it if it is missing. After a crash the log is replayed first, at most
- * twice wal_limit.
+ * twice wal_limit. Space for the log is reserved ahead, so that three vectors take 4 MiB of disk
+ * until they are checkpointed.
  *
- * path:     a directory; ":memory:" is a database without files that goes at close. The parent must
- *           exist. Copied.
+ * path:     a directory; ":memory:" is a database without files that goes at close (omendb_backup
+ *           saves it). The parent must exist. Copied.
  * options:  NULL for defaults.
  * db:       receives the handle; NULL on failure.
  * Lifetime: until omendb_close.
  * Threads:  any.
  * Returns:  OMENDB_OK; OMENDB_BUSY (open for writing elsewhere, in this process or another);
- *           OMENDB_NOTFOUND (read_only or must_exist, and not there); OMENDB_FORMAT (a file, or a
- *           directory with other things in it, or a later format); OMENDB_CORRUPT;
- *           OMENDB_PERMISSION; OMENDB_IOERR; OMENDB_FULL; OMENDB_INVALID (a field of options). */
+ *           OMENDB_NOTFOUND (read_only or must_exist, and not there; or no parent to create it
+ *           in); OMENDB_FORMAT (a file, or a directory with other things in it, or a later format);
+ *           OMENDB_CORRUPT; OMENDB_PERMISSION; OMENDB_IOERR; OMENDB_FULL; OMENDB_INVALID (a field
+ *           of options; ":memory:" with read_only or must_exist). */
 OMENDB_API int omendb_open(const char *path, const omendb_options *options, omendb **db);
 
 /* Writes what is only in the log and in memory to segments, and closes. Never builds graph: the
@@ -324,7 +363,8 @@ OMENDB_API void omendb_release(omendb *db);
  * log is synced by the reader where the system allows that, which read-only media may not; there
  * the newest commit comes with the writer's next commit or checkpoint.
  *
- * db:       a writing handle is always up to date: nothing happens.
+ * db:       a writing handle is always up to date: nothing happens. Open cursors go on with the
+ *           state that they were opened at.
  * Threads:  no other call on the handle or its children may run meanwhile.
  * Returns:  OMENDB_OK; OMENDB_BUSY (transactions are open); OMENDB_NOTFOUND (the database is gone);
  *           OMENDB_CORRUPT; OMENDB_IOERR. */
@@ -352,17 +392,21 @@ OMENDB_API int omendb_optimize(omendb *db,
                                int (*progress)(void *context, uint64_t done, uint64_t total),
                                void *context);
 
-/* Does background work in this thread. For databases with threads = 0; harmless with others.
+/* Does background work in this thread. For databases with threads = 0; harmless with others. Who
+ * never calls it gets no error: writers then do what is needed when wal_limit or tail_limit is
+ * reached, each for itself. Called when there is time, it keeps them fast.
  *
- * budget_us: microseconds after which no further step is begun; one step is done at least, and a
- *            merge is one step. UINT64_MAX: until nothing is left.
+ * budget_us: microseconds after which no further step is begun; one step is done at least, which
+ *            may take some 100 ms, and a merge, which may take minutes, is one step. UINT64_MAX:
+ *            until nothing is left.
  * more:      NULL, or receives 1 if work may be left, else 0.
  * Threads:   any.
  * Returns:   OMENDB_OK or the error of a step. */
 OMENDB_API int omendb_work(omendb *db, uint64_t budget_us, int *more);
 
 /* Writes a consistent copy to another directory: the database as it is at one commit, which is not
- * before the last one that returned when the call began. Every block of the copy is verified.
+ * before the last one that returned when the call began. Every block of the copy is verified. It
+ * begins with a checkpoint, so a read_only handle cannot do it. Of ":memory:" it is a "save as".
  *
  * path:     must not exist, or be an empty directory. On failure the files written are removed.
  * Threads:  any; readers and writers go on.
@@ -387,7 +431,7 @@ OMENDB_API int omendb_check(omendb *db, void (*report)(void *context, const char
 /* Numbers of a whole database, at one moment. */
 typedef struct omendb_stats {
     size_t struct_size;
-    uint64_t commits; /* number of the newest visible commit */
+    uint64_t commits; /* visible, counted since the database was made */
     uint64_t collections;
     uint64_t records;      /* visible, in all collections */
     uint64_t memory_bytes; /* allocated now */
@@ -397,7 +441,7 @@ typedef struct omendb_stats {
     uint64_t wal_bytes;      /* to be replayed if the process died now */
     uint64_t written_bytes;  /* to files, since opening */
     uint64_t syncs;          /* of files and directories, since opening */
-    uint64_t commit_groups;  /* syncs of the log that acknowledged commits */
+    uint64_t commit_groups;  /* syncs of the log, each for one or more commits */
     uint64_t checkpoints;    /* since opening */
     uint64_t merges;         /* of segments, since opening */
     uint64_t merges_rebuilt; /* of them, those whose sampled recall made a fresh build necessary */
@@ -408,13 +452,15 @@ typedef struct omendb_stats {
         sizeof(omendb_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0                          \
     }
 
+OMENDB_API void omendb_stats_init(omendb_stats *stats);
+
 /* Fills the numbers of a database. Counts the records, so it takes time in proportion to the
  * deleted rows.
  *
  * stats:    struct_size must be set.
  * Threads:  any.
  * Returns:  OMENDB_OK. */
-OMENDB_API int omendb_database_stats(omendb *db, omendb_stats *stats);
+OMENDB_API int omendb_get_stats(omendb *db, omendb_stats *stats);
 
 /* -------------------------------- collections */
 
@@ -464,7 +510,8 @@ OMENDB_API int omendb_collection_create(omendb *db, const char *name, const omen
 OMENDB_API int omendb_collection_open(omendb *db, const char *name, const omendb_schema *schema,
                                       omendb_collection **collection);
 
-/* Opens the collection, or creates it where it is missing. Parameters and returns of both. */
+/* Opens the collection, or creates it where it is missing. Parameters and returns of both; schema
+ * must not be NULL, and dim must be given where it is missing. */
 OMENDB_API int omendb_collection_open_or_create(omendb *db, const char *name,
                                                 const omendb_schema *schema,
                                                 omendb_collection **collection);
@@ -515,24 +562,29 @@ typedef struct omendb_collection_stats {
         sizeof(omendb_collection_stats), 0, 0, 0, 0, 0, 0, 0                                       \
     }
 
+OMENDB_API void omendb_collection_stats_init(omendb_collection_stats *stats);
+
 /* Fills the numbers of a collection.
  *
  * stats:    struct_size must be set.
  * Threads:  any.
  * Returns:  OMENDB_OK, OMENDB_DROPPED. */
-OMENDB_API int omendb_collection_statistics(omendb_collection *collection,
-                                            omendb_collection_stats *stats);
+OMENDB_API int omendb_collection_get_stats(omendb_collection *collection,
+                                           omendb_collection_stats *stats);
 
 /* -------------------------------- transactions */
 
 enum { OMENDB_READ_WRITE = 0, OMENDB_READ_ONLY = 1 };
 
 /* Begins a transaction over all collections of a database. A read-only one is a snapshot: it gives
- * the same answers whatever others commit (but a dropped collection is gone for it, too); beginning
- * costs nothing and waits for nobody, but while it is open, rows that others delete are not
- * dropped. A writing one keeps its changes in memory, sees them itself, and applies them at commit:
- * all or none; isolated as a snapshot; when two change the same record, or a call without
- * transaction does, the first to commit wins.
+ * the same answers whatever others commit (but a dropped collection is gone for it, too, and one
+ * that was created since is empty); beginning costs nothing and waits for nobody, but while it is
+ * open, rows that others delete are not dropped. A writing one keeps its changes in memory, sees
+ * them itself, and applies them at commit: all or none; isolated as a snapshot; when two change the
+ * same record, or a call without transaction does, the first to commit wins. So of two that add the
+ * same new id both calls succeed, and the second commit is OMENDB_CONFLICT; OMENDB_EXISTS means
+ * that the transaction sees the id. A call that fails in a transaction changes nothing and leaves
+ * it as it was. Automatic ids are given at the call; those of two transactions never collide.
  *
  * mode:     OMENDB_READ_ONLY or OMENDB_READ_WRITE.
  * txn:      receives the handle; NULL on failure.
@@ -545,8 +597,9 @@ OMENDB_API int omendb_txn_begin(omendb *db, int mode, omendb_txn **txn);
 /* Commits, and frees the transaction whatever is returned. Durable when it returns OMENDB_OK.
  *
  * txn:      its cursors get OMENDB_MISUSE from then on.
- * Returns:  OMENDB_OK; OMENDB_CONFLICT (another transaction changed one of its records since it
- *           began; nothing was done); and the errors of omendb_add. */
+ * Returns:  OMENDB_OK; OMENDB_CONFLICT (another commit changed one of its records since it began);
+ *           OMENDB_DROPPED (a collection that it changed was dropped); and the errors of
+ *           omendb_add. On the first two nothing was done. */
 OMENDB_API int omendb_txn_commit(omendb_txn *txn);
 
 /* Drops the changes, and frees the transaction.
@@ -558,7 +611,8 @@ OMENDB_API void omendb_txn_rollback(omendb_txn *txn);
 
 /* In place of an id: the next automatic one, which is one more than the largest id that the
  * collection ever had, from 0. Every id below it is legal; but after a very large one, such as a
- * hash, few or no automatic ones are left (OMENDB_FULL). */
+ * hash or a random number, few or no automatic ones are left (OMENDB_FULL), even once it is
+ * deleted: use one kind or the other in a collection. */
 #define OMENDB_ID_AUTO UINT64_MAX
 
 /* A record to be stored. */
@@ -583,8 +637,8 @@ OMENDB_API void omendb_record_init(omendb_record *record);
  * Threads:  any; commits of several threads are synced together.
  * Returns:  OMENDB_OK;
  *           OMENDB_EXISTS (the id is taken);
- *           OMENDB_INVALID (NaN, infinity, zero under cosine, a norm that overflows, a value that
- *           the stored type cannot hold);
+ *           OMENDB_INVALID (NaN, infinity, zero under cosine, a norm that overflows, a value over
+ *           the range of f16 or bf16);
  *           OMENDB_BUSY (indexing was behind for longer than stall_timeout_ms);
  *           OMENDB_FULL (of the disk, or of automatic ids);
  *           OMENDB_TOOBIG, OMENDB_READONLY, OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR,
@@ -655,7 +709,8 @@ OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64
  * Returns:  OMENDB_OK, OMENDB_DROPPED. */
 OMENDB_API int omendb_count(omendb_collection *collection, omendb_txn *txn, uint64_t *count);
 
-/* Opens a cursor over the records with from <= id <= to, ascending, as they are at this moment.
+/* Opens a cursor over the records with from <= id <= to, ascending, as they are at this moment: it
+ * shows them also after others deleted them or dropped the collection.
  *
  * txn:      as omendb_get; after further changes in it the cursor may or may not show them.
  * rows:     receives the cursor; NULL on failure. Takes 16 bytes a record in the range.
@@ -671,7 +726,8 @@ OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint6
  * vector_type: OMENDB_F32, or the stored type.
  * vector:      NULL, or caller-owned, receives dim elements.
  * Returns:     OMENDB_OK, OMENDB_DONE (no further record), OMENDB_INVALID (vector_type),
- *              OMENDB_CORRUPT, OMENDB_IOERR. */
+ *              OMENDB_MISUSE (also after the transaction of the cursor ended), OMENDB_CORRUPT,
+ *              OMENDB_IOERR. */
 OMENDB_API int omendb_rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector);
 
 /* Closes a cursor. NULL is OK. */
@@ -694,12 +750,15 @@ typedef struct omendb_explain {
         sizeof(omendb_explain), 0, 0, 0, 0, 0, 0                                                   \
     }
 
+OMENDB_API void omendb_explain_init(omendb_explain *explain);
+
 /* What is asked. */
 typedef struct omendb_query {
     size_t struct_size;
-    const void *vector;   /* dim elements; NULL: that of the stored record `id`, which is then left
-                           * out of the hits */
-    uint64_t id;          /* used when vector is NULL */
+    const void *vector;   /* must hold schema.dim elements, which no call can check; NULL: that of
+                           * the stored record `id`, which is then left out of the hits */
+    uint64_t id;          /* used, and left out, only when vector is NULL; _INIT gives
+                           * OMENDB_ID_AUTO, no record; 0 is an id */
     uint32_t vector_type; /* omendb_scalar of `vector` */
     uint32_t ef;          /* candidates kept while walking, at most 100,000: more finds more and
                            * takes longer; at least k are kept; 0: schema.ef */

@@ -34,7 +34,7 @@ GUARD = re.compile(r"\s*#\s*ifndef\s+OMENDB_\w+_H\b")
 PROLOGUE = """\
 /* omendb.c: the OmenDB library in one file. Compile it with any program:
  *
- *     cc -std=c11 app.c omendb.c -lm -lpthread
+ *     cc -std=c11 -O2 app.c omendb.c -lm -lpthread
  *
  * GENERATED from the modules in amalgamation/ by amalgamation/amalgamate.py: do not edit. The manual
  * is omendb.h. Only omendb_* symbols are global; everything else is static.

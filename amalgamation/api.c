@@ -5,6 +5,7 @@
 #include "rows.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* ------------------------------------------------------------------ versions and structs */
@@ -32,6 +33,18 @@ OMENDB_API int omendb_format_version(void)
 OMENDB_API const char *omendb_kernels(void)
 {
     return kernels_active()->name;
+}
+
+OMENDB_API const char *omendb_scalar_name(int scalar)
+{
+    static const char *const names[] = {"f32", "f16", "bf16", "i8", "u8", "b1"};
+    return scalar < OMENDB_F32 || scalar > OMENDB_B1 ? "unknown type" : names[scalar];
+}
+
+OMENDB_API const char *omendb_metric_name(int metric)
+{
+    static const char *const names[] = {"l2", "cosine", "ip", "hamming"};
+    return metric < OMENDB_L2 || metric > OMENDB_HAMMING ? "unknown metric" : names[metric];
 }
 
 OMENDB_API void omendb_options_init(omendb_options *options)
@@ -62,6 +75,27 @@ OMENDB_API void omendb_query_init(omendb_query *query)
         *query = initial;
 }
 
+OMENDB_API void omendb_explain_init(omendb_explain *explain)
+{
+    static const omendb_explain initial = OMENDB_EXPLAIN_INIT;
+    if (explain != NULL)
+        *explain = initial;
+}
+
+OMENDB_API void omendb_stats_init(omendb_stats *stats)
+{
+    static const omendb_stats initial = OMENDB_STATS_INIT;
+    if (stats != NULL)
+        *stats = initial;
+}
+
+OMENDB_API void omendb_collection_stats_init(omendb_collection_stats *stats)
+{
+    static const omendb_collection_stats initial = OMENDB_COLLECTION_STATS_INIT;
+    if (stats != NULL)
+        *stats = initial;
+}
+
 /* ------------------------------------------------------------------ arguments */
 
 static int api_null(const char *what)
@@ -69,8 +103,8 @@ static int api_null(const char *what)
     return error_set(OMENDB_MISUSE, "%s is NULL", what);
 }
 
-/* A struct that the caller made with an _INIT of a smaller or larger header. Only this header's
- * size exists yet. */
+/* A struct that the caller fills or has filled, made with the _INIT of this header or of a later,
+ * larger one. No smaller size exists yet. */
 #define API_STRUCT_MAX 4096
 
 static int api_struct(size_t size, size_t expected, const char *what)
@@ -83,6 +117,22 @@ static int api_struct(size_t size, size_t expected, const char *what)
     return error_set(OMENDB_MISUSE,
                      "%s.struct_size is %zu, at least %zu is needed; set it with the _INIT macro",
                      what, size, expected);
+}
+
+/* A struct that is read: what a later header has on top must be 0, for it cannot be heeded. */
+static int api_struct_read(const void *given, size_t expected, const char *what)
+{
+    size_t size;
+    memcpy(&size, given, sizeof size);
+    int code = api_struct(size, expected, what);
+    for (size_t at = expected; at < size && code == OMENDB_OK; at++) {
+        if (((const unsigned char *)given)[at] != 0)
+            return error_set(OMENDB_INVALID,
+                             "%s has a field at byte %zu that version " OMENDB_VERSION
+                             " does not know, and it is set",
+                             what, at);
+    }
+    return code;
 }
 
 static int api_database(const omendb *db)
@@ -106,6 +156,8 @@ static int api_collection(const omendb_collection *handle)
     if (handle->magic != COLLECTION_MAGIC)
         return error_set(OMENDB_MISUSE, "collection is not an open collection");
     int code = api_database(handle->db);
+    if (code == OMENDB_OK && atomic_load(&handle->db->half_refreshed))
+        return error_set(OMENDB_IOERR, "the last omendb_refresh failed half-way; call it again");
     if (code == OMENDB_OK && atomic_load(&handle->collection->dropped))
         return error_set(OMENDB_DROPPED, "collection \"%s\" was dropped", handle->collection->name);
     return code;
@@ -166,26 +218,61 @@ static int api_name(const char *name)
 
 /* ------------------------------------------------------------------ database */
 
+static int api_check_allocator(const omendb_allocator *allocator)
+{
+    if (allocator == NULL)
+        return OMENDB_OK;
+    int code = api_struct_read(allocator, sizeof *allocator, "options.allocator");
+    if (code != OMENDB_OK)
+        return code;
+    return allocator->alloc == NULL || allocator->resize == NULL || allocator->release == NULL
+               ? api_null("a function of options.allocator")
+               : OMENDB_OK;
+}
+
+/* map, unmap and advise go together; without them files are read. */
+static int api_check_vfs(const omendb_vfs *vfs)
+{
+    if (vfs == NULL)
+        return OMENDB_OK;
+    int code = api_struct_read(vfs, sizeof *vfs, "options.vfs");
+    if (code != OMENDB_OK)
+        return code;
+    if (vfs->open_directory == NULL || vfs->close_directory == NULL ||
+        vfs->sync_directory == NULL || vfs->list == NULL || vfs->rename == NULL ||
+        vfs->unlink == NULL || vfs->open == NULL || vfs->close == NULL || vfs->size == NULL ||
+        vfs->read == NULL || vfs->write == NULL || vfs->truncate == NULL || vfs->allocate == NULL ||
+        vfs->sync == NULL || vfs->lock == NULL || vfs->identity == NULL || vfs->now_us == NULL ||
+        (vfs->map != NULL && vfs->unmap == NULL))
+        return api_null("a function of options.vfs");
+    return OMENDB_OK;
+}
+
 static int api_check_options(const omendb_options *options)
 {
-    int code = api_struct(options->struct_size, sizeof *options, "options");
+    int code = api_struct_read(options, sizeof *options, "options");
     if (code != OMENDB_OK)
         return code;
     if (options->sync > OMENDB_SYNC_OFF)
-        return error_set(OMENDB_INVALID, "options.sync is %u; it must be one of OMENDB_SYNC_*",
+        return error_set(OMENDB_INVALID,
+                         "options.sync is %u; there are OMENDB_SYNC_FULL (0), OMENDB_SYNC_NORMAL "
+                         "(1) and OMENDB_SYNC_OFF (2)",
                          options->sync);
     if (options->io > OMENDB_IO_PREAD)
-        return error_set(OMENDB_INVALID, "options.io is %u; it must be one of OMENDB_IO_*",
+        return error_set(OMENDB_INVALID,
+                         "options.io is %u; there are OMENDB_IO_MAP (0) and OMENDB_IO_PREAD (1)",
                          options->io);
+    if (options->memory_limit != 0 && options->memory_limit < OMENDB_MEMORY_LIMIT_MIN)
+        return error_set(
+            OMENDB_INVALID,
+            "options.memory_limit is %llu bytes; it must be at least %llu, or 0 for none",
+            (unsigned long long)options->memory_limit, (unsigned long long)OMENDB_MEMORY_LIMIT_MIN);
     if (options->threads < OMENDB_THREADS_AUTO || options->threads > 1024)
         return error_set(OMENDB_INVALID,
                          "options.threads is %d; it must be OMENDB_THREADS_AUTO or 0 to 1,024",
                          options->threads);
-    const omendb_allocator *allocator = options->allocator;
-    if (allocator != NULL &&
-        (allocator->alloc == NULL || allocator->resize == NULL || allocator->release == NULL))
-        return api_null("a function of options.allocator");
-    return OMENDB_OK;
+    code = api_check_allocator(options->allocator);
+    return code == OMENDB_OK ? api_check_vfs(options->vfs) : code;
 }
 
 OMENDB_API int omendb_open(const char *path, const omendb_options *options, omendb **db)
@@ -203,17 +290,63 @@ OMENDB_API int omendb_open(const char *path, const omendb_options *options, omen
     return code == OMENDB_OK ? database_open(path, options, db) : code;
 }
 
+struct api_count {
+    uint64_t count;
+    const char *one, *many;
+};
+
+/* "1 collection and 2 cursors are open; close them first" */
+static int api_busy(const struct api_count *counts, size_t kinds)
+{
+    char text[160] = "";
+    uint64_t total = 0;
+    size_t length = 0, left = 0;
+    for (size_t i = 0; i < kinds; i++) {
+        total += counts[i].count;
+        left += counts[i].count != 0;
+    }
+    for (size_t i = 0; i < kinds && length < sizeof text; i++) {
+        if (counts[i].count == 0)
+            continue;
+        left--;
+        const char *before = length == 0 ? "" : left == 0 ? " and " : ", ";
+        length += (size_t)snprintf(text + length, sizeof text - length, "%s%llu %s", before,
+                                   (unsigned long long)counts[i].count,
+                                   counts[i].count == 1 ? counts[i].one : counts[i].many);
+    }
+    return error_set(OMENDB_BUSY,
+                     total == 1 ? "%s is open; close it first" : "%s are open; close them first",
+                     text);
+}
+
+static uint64_t api_open_transactions(omendb *db)
+{
+    platform_mutex_lock(&db->txn_mutex);
+    uint64_t open = db->open_transactions;
+    platform_mutex_unlock(&db->txn_mutex);
+    return open;
+}
+
+static int api_children_open(omendb *db)
+{
+    uint64_t transactions = api_open_transactions(db), cursors = atomic_load(&db->open_cursors);
+    uint64_t children = atomic_load(&db->children), others = transactions + cursors;
+    const struct api_count counts[] = {
+        {children > others ? children - others : 0, "collection", "collections"},
+        {transactions, "transaction", "transactions"},
+        {cursors, "cursor", "cursors"},
+    };
+    return api_busy(counts, 3);
+}
+
 OMENDB_API int omendb_close(omendb *db)
 {
     if (db == NULL)
         return OMENDB_OK;
     if (db->magic != DATABASE_MAGIC || atomic_load(&db->released))
         return error_set(OMENDB_MISUSE, "db is not an open database");
-    uint32_t children = atomic_load(&db->children);
-    if (children != 0 && db->process == platform_process())
-        return error_set(OMENDB_BUSY,
-                         "%u collections, transactions or cursors are open; close them first",
-                         children);
+    if (atomic_load(&db->children) != 0 && db->process == platform_process())
+        return api_children_open(db);
     return database_close(db);
 }
 
@@ -232,18 +365,14 @@ OMENDB_API int omendb_refresh(omendb *db)
     int code = api_database(db);
     if (code != OMENDB_OK || !db->read_only)
         return code;
-    platform_mutex_lock(&db->txn_mutex);
-    uint64_t open = db->open_transactions;
-    platform_mutex_unlock(&db->txn_mutex);
-    if (open != 0)
-        return error_set(OMENDB_BUSY, "%llu transactions are open", (unsigned long long)open);
-    return recover_refresh(db);
+    const struct api_count open = {api_open_transactions(db), "transaction", "transactions"};
+    return open.count != 0 ? api_busy(&open, 1) : recover_refresh(db);
 }
 
 OMENDB_API int omendb_checkpoint(omendb *db)
 {
     int code = api_database(db);
-    return code == OMENDB_OK ? checkpoint_run(db, 1) : code;
+    return code == OMENDB_OK ? work_checkpoint(db, 1) : code;
 }
 
 static int api_optimize_collection(omendb *db, struct collection *collection,
@@ -264,7 +393,7 @@ OMENDB_API int omendb_optimize(omendb *db,
 {
     int code = api_database(db);
     if (code == OMENDB_OK)
-        code = checkpoint_run(db, 1);
+        code = work_checkpoint(db, 1);
     for (size_t i = 0; code == OMENDB_OK; i++) {
         platform_mutex_lock(&db->commit_mutex);
         struct collection *collection =
@@ -302,14 +431,27 @@ OMENDB_API int omendb_backup(omendb *db, const char *path)
     if (code == OMENDB_OK && (path[0] == 0 || strcmp(path, ":memory:") == 0))
         return error_set(OMENDB_INVALID, "a backup needs the path of a directory, not \"%s\"",
                          path);
-    return code == OMENDB_OK ? backup_run(db, path) : code;
+    if (code == OMENDB_OK && db->read_only)
+        return error_set(OMENDB_READONLY, "a backup begins with a checkpoint, which a read_only "
+                                          "handle cannot make; back up through the writing one");
+    if (code != OMENDB_OK)
+        return code;
+    memory_begin_maintenance();
+    code = backup_run(db, path);
+    memory_end_maintenance();
+    return code;
 }
 
 OMENDB_API int omendb_check(omendb *db, void (*report)(void *context, const char *line),
                             void *context, uint64_t *problems)
 {
     int code = api_database(db);
-    return code == OMENDB_OK ? check_run(db, report, context, problems) : code;
+    if (code != OMENDB_OK)
+        return code;
+    memory_begin_maintenance();
+    code = check_run(db, report, context, problems);
+    memory_end_maintenance();
+    return code;
 }
 
 static void api_count_collections(omendb *db, omendb_stats *stats)
@@ -331,7 +473,7 @@ static void api_count_collections(omendb *db, omendb_stats *stats)
     }
 }
 
-OMENDB_API int omendb_database_stats(omendb *db, omendb_stats *stats)
+OMENDB_API int omendb_get_stats(omendb *db, omendb_stats *stats)
 {
     int code = api_database(db);
     if (code != OMENDB_OK)
@@ -353,9 +495,7 @@ OMENDB_API int omendb_database_stats(omendb *db, omendb_stats *stats)
     stats->checkpoints = atomic_load(&db->checkpoints);
     stats->merges = atomic_load(&db->merges);
     stats->merges_rebuilt = atomic_load(&db->merges_rebuilt);
-    platform_mutex_lock(&db->txn_mutex);
-    stats->open_transactions = db->open_transactions;
-    platform_mutex_unlock(&db->txn_mutex);
+    stats->open_transactions = api_open_transactions(db);
     platform_mutex_lock(&db->maintenance_mutex);
     stats->file_bytes = stats->wal_bytes;
     for (uint32_t i = 0; i < db->published.file_count; i++)
@@ -398,7 +538,7 @@ static int api_check_collection_arguments(omendb *db, const char *name, const om
     if (code == OMENDB_OK)
         code = api_name(name);
     if (code == OMENDB_OK && schema != NULL)
-        code = api_struct(schema->struct_size, sizeof *schema, "schema");
+        code = api_struct_read(schema, sizeof *schema, "schema");
     return code;
 }
 
@@ -469,6 +609,10 @@ OMENDB_API int omendb_collection_open_or_create(omendb *db, const char *name,
                                                 const omendb_schema *schema,
                                                 omendb_collection **collection)
 {
+    if (collection != NULL)
+        *collection = NULL;
+    if (schema == NULL)
+        return api_null("schema");
     /* Somebody else may create or drop it between the two calls. */
     int missing, code = api_open_collection(db, name, schema, collection, &missing);
     for (int attempt = 0; attempt < 100 && missing; attempt++) {
@@ -528,8 +672,8 @@ OMENDB_API int omendb_collection_name(omendb *db, size_t index, char *name, size
         if (length < capacity)
             memcpy(name, db->catalog.items[index]->name, length + 1);
         else
-            code = error_set(OMENDB_INVALID, "the name needs %zu bytes, %zu were given", length + 1,
-                             capacity);
+            code = error_set(OMENDB_INVALID, "capacity is %zu; the name needs %zu bytes", capacity,
+                             length + 1);
     }
     platform_mutex_unlock(&db->commit_mutex);
     return code;
@@ -548,8 +692,8 @@ OMENDB_API int omendb_collection_schema(omendb_collection *collection, omendb_sc
     return code;
 }
 
-OMENDB_API int omendb_collection_statistics(omendb_collection *collection,
-                                            omendb_collection_stats *stats)
+OMENDB_API int omendb_collection_get_stats(omendb_collection *collection,
+                                           omendb_collection_stats *stats)
 {
     int code = api_collection(collection);
     if (code != OMENDB_OK)
@@ -610,7 +754,10 @@ OMENDB_API int omendb_txn_commit(omendb_txn *txn)
         return error_set(OMENDB_MISUSE, "txn is not an open transaction");
     if (txn->db->process != platform_process())
         return error_set(OMENDB_MISUSE, "the transaction belongs to the parent of this process");
+    uint64_t waited = 0;
     int code = txn_commit(txn);
+    while (code == OMENDB_NOMEM && work_relieve(txn->db, &waited))
+        code = txn_commit(txn);
     api_end_txn(txn);
     return code;
 }
@@ -623,17 +770,12 @@ OMENDB_API void omendb_txn_rollback(omendb_txn *txn)
 
 /* ------------------------------------------------------------------ records */
 
-static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
-                           size_t count, const uint64_t *ids, const void *vectors, uint32_t type,
-                           uint64_t *new_ids)
+static int api_try_write(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
+                         size_t count, const uint64_t *ids, const void *vectors, uint32_t type,
+                         uint64_t *new_ids)
 {
     struct records records;
-    int code = api_writing(collection, txn);
-    if (code != OMENDB_OK || count == 0)
-        return code;
-    if (vectors == NULL)
-        return api_null("vectors");
-    code = records_prepare(collection->collection, kind, count, ids, vectors, type, &records);
+    int code = records_prepare(collection->collection, kind, count, ids, vectors, type, &records);
     if (code == OMENDB_OK)
         code = records_commit(&records, txn);
     if (code == OMENDB_OK && new_ids != NULL) {
@@ -646,12 +788,28 @@ static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint3
     return code;
 }
 
+static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
+                           size_t count, const uint64_t *ids, const void *vectors, uint32_t type,
+                           uint64_t *new_ids)
+{
+    int code = api_writing(collection, txn);
+    if (code != OMENDB_OK || count == 0)
+        return code;
+    if (vectors == NULL)
+        return api_null("vectors");
+    uint64_t waited = 0;
+    code = api_try_write(collection, txn, kind, count, ids, vectors, type, new_ids);
+    while (code == OMENDB_NOMEM && work_relieve(collection->db, &waited))
+        code = api_try_write(collection, txn, kind, count, ids, vectors, type, new_ids);
+    return code;
+}
+
 static int api_write_one(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
                          const omendb_record *record, uint64_t *id)
 {
     if (record == NULL)
         return api_null("record");
-    int code = api_struct(record->struct_size, sizeof *record, "record");
+    int code = api_struct_read(record, sizeof *record, "record");
     if (code != OMENDB_OK)
         return code;
     if (record->vector == NULL)
@@ -688,10 +846,24 @@ OMENDB_API int omendb_put_batch(omendb_collection *collection, omendb_txn *txn, 
                            new_ids);
 }
 
+static int api_try_delete(omendb_collection *collection, omendb_txn *txn, size_t count,
+                          const uint64_t *ids, int skip_missing, size_t *deleted)
+{
+    struct records records;
+    int code = records_prepare(collection->collection, CHANGE_DELETE, count, ids, NULL, OMENDB_F32,
+                               &records);
+    records.change.skip_missing = skip_missing;
+    if (code == OMENDB_OK)
+        code = records_commit(&records, txn);
+    if (code == OMENDB_OK && deleted != NULL)
+        *deleted = records.change.affected;
+    records_destroy(&records);
+    return code;
+}
+
 static int api_delete(omendb_collection *collection, omendb_txn *txn, size_t count,
                       const uint64_t *ids, int skip_missing, size_t *deleted)
 {
-    struct records records;
     int code = api_writing(collection, txn);
     if (deleted != NULL)
         *deleted = 0;
@@ -699,14 +871,10 @@ static int api_delete(omendb_collection *collection, omendb_txn *txn, size_t cou
         return code;
     if (ids == NULL)
         return api_null("ids");
-    code = records_prepare(collection->collection, CHANGE_DELETE, count, ids, NULL, OMENDB_F32,
-                           &records);
-    records.change.skip_missing = skip_missing;
-    if (code == OMENDB_OK)
-        code = records_commit(&records, txn);
-    if (code == OMENDB_OK && deleted != NULL)
-        *deleted = records.change.affected;
-    records_destroy(&records);
+    uint64_t waited = 0;
+    code = api_try_delete(collection, txn, count, ids, skip_missing, deleted);
+    while (code == OMENDB_NOMEM && work_relieve(collection->db, &waited))
+        code = api_try_delete(collection, txn, count, ids, skip_missing, deleted);
     return code;
 }
 
@@ -780,10 +948,7 @@ OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64
             code = scalar_export(&collection->collection->format, stored,
                                  (omendb_scalar)vector_type, vector);
         if (code == OMENDB_INVALID)
-            error_set(code,
-                      "vectors of collection \"%s\" cannot be given as type %d; use OMENDB_F32 or "
-                      "the stored type",
-                      collection->collection->name, vector_type);
+            records_refuse_type(collection->collection, vector_type);
     }
     version_release(version);
     return code;
@@ -827,10 +992,8 @@ OMENDB_API int omendb_rows_next(omendb_rows *rows, uint64_t *id, int vector_type
     int code = api_database(rows_database(rows));
     if (code != OMENDB_OK)
         return code;
-    if (vector != NULL && (vector_type < OMENDB_F32 || vector_type > OMENDB_B1))
-        return error_set(OMENDB_INVALID, "vector_type %d is not a type of omendb_scalar",
-                         vector_type);
-    return rows_next(rows, id, vector_type, vector);
+    code = rows_next(rows, id, vector_type, vector);
+    return code == OMENDB_INVALID ? records_refuse_type(rows_collection(rows), vector_type) : code;
 }
 
 OMENDB_API void omendb_rows_close(omendb_rows *rows)
@@ -841,6 +1004,7 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows)
     if (db->process != platform_process())
         return;
     rows_free(rows);
+    atomic_fetch_sub(&db->open_cursors, 1);
     database_child_done(db);
 }
 
@@ -854,7 +1018,7 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
         return code;
     if (query == NULL)
         return api_null("query");
-    code = api_struct(query->struct_size, sizeof *query, "query");
+    code = api_struct_read(query, sizeof *query, "query");
     if (code != OMENDB_OK)
         return code;
     if (query->vector == NULL && query->id == OMENDB_ID_AUTO && one)
@@ -912,7 +1076,7 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
         code = scratch_reserve(scratch, 0, 0, collection->collection->vector_bytes);
         if (code == OMENDB_OK)
             code = records_convert(collection->collection, query->vector, query->vector_type,
-                                   scratch->vector, 0);
+                                   scratch->vector, RECORDS_ALONE);
         request.vector = scratch->vector;
     }
     if (code == OMENDB_OK)
@@ -976,9 +1140,9 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
         return code;
     if (vectors == NULL || ids == NULL)
         return api_null(vectors == NULL ? "vectors" : "ids");
-    if (query->vector_type > OMENDB_B1)
-        return error_set(OMENDB_INVALID, "query.vector_type %u is not a type of omendb_scalar",
-                         query->vector_type);
+    code = records_check_type(query->vector_type);
+    if (code != OMENDB_OK)
+        return code;
     api_request(collection, txn, query, &request);
     struct version *version = api_version(collection, txn, &request.commit);
     request.version = version;

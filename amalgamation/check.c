@@ -5,7 +5,6 @@
 #include "database.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 struct check {
@@ -164,7 +163,7 @@ static int check_unique(struct check *check, const struct version *version, uint
         }
     }
     if (code == OMENDB_OK && count > 1)
-        qsort(ids, (size_t)count, sizeof *ids, check_compare_ids);
+        sort_array(ids, (size_t)count, sizeof *ids, check_compare_ids);
     for (uint64_t i = 1; i < count && code == OMENDB_OK; i++) {
         char text[96];
         if (ids[i] != ids[i - 1])

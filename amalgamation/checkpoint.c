@@ -16,7 +16,6 @@
  * Overlay: a part for each segment with tombstones, one section of ascending u32 rows. */
 #include "database.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define CHECKPOINT_PACK_BYTES (UINT64_C(4) << 20)
@@ -75,7 +74,7 @@ static int checkpoint_write_sorted(struct segment_writer *writer, struct memory 
         return OMENDB_NOMEM;
     for (uint32_t i = 0; i < rows; i++)
         sorted[i] = (struct checkpoint_id){ids[i], i};
-    qsort(sorted, rows, sizeof *sorted, checkpoint_compare_ids);
+    sort_array(sorted, rows, sizeof *sorted, checkpoint_compare_ids);
     int code = segment_writer_begin_section(writer, SECTION_SORTED_IDS);
     for (uint32_t i = 0; i < rows && code == OMENDB_OK; i++)
         code = segment_writer_append(writer, &sorted[i].id, sizeof sorted[i].id);
@@ -132,7 +131,6 @@ OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, ui
     struct begin_array *begins = memory_zalloc(memory, sizeof *begins + rows * sizeof(uint64_t));
     if (begins == NULL)
         return NULL;
-    atomic_init(&begins->references, 1);
     begins->memory = memory;
     begins->rows = rows;
     return begins;
@@ -217,6 +215,20 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
         code = segment_writer_end_part(writer, &info);
     item->part = segment_writer_parts(writer) - 1;
     memory_free(memtable->memory, ids, info.rows * sizeof *ids);
+    return code;
+}
+
+/* Nothing is inserted after this, and every row of the graph can be reached. */
+static int checkpoint_seal(omendb *db, struct memtable *memtable)
+{
+    memtable_seal(memtable);
+    uint32_t indexed = atomic_load(&memtable->indexed);
+    struct scratch *scratch = scratch_take(db);
+    if (scratch == NULL)
+        return OMENDB_NOMEM;
+    graph_cut(memtable->graph, indexed);
+    int code = indexed == 0 ? OMENDB_OK : graph_repair(memtable->graph, scratch->graph, indexed);
+    scratch_give(db, scratch);
     return code;
 }
 
@@ -338,9 +350,9 @@ static int checkpoint_write_items(struct checkpoint *checkpoint)
     int code = OMENDB_OK;
     for (size_t i = 0; i < checkpoint->item_count && code == OMENDB_OK; i++) {
         struct checkpoint_item *item = &checkpoint->items[i];
-        memtable_seal(item->memtable);
         item->file = UINT32_MAX;
-        if (checkpoint_is_alive(checkpoint, item->memtable) &&
+        code = checkpoint_seal(checkpoint->db, item->memtable);
+        if (code == OMENDB_OK && checkpoint_is_alive(checkpoint, item->memtable) &&
             checkpoint_memtable_bytes(item) >= CHECKPOINT_PACK_BYTES)
             code = checkpoint_write_own_file(checkpoint, item);
     }
@@ -400,7 +412,7 @@ static int checkpoint_open_segments(struct checkpoint *checkpoint)
                             tombstones, begins, &item->segment);
         if (code != OMENDB_OK) {
             tombstones_release(tombstones);
-            begin_array_release(begins);
+            begin_array_destroy(begins);
         }
     }
     return code;

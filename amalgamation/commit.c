@@ -17,6 +17,7 @@
  *   DROP:     nothing */
 #include "database.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define COMMIT_HEAD_BYTES   16
@@ -59,14 +60,13 @@ OMENDB_INTERNAL void commit_publish(omendb *db, uint64_t commit)
         ;
 }
 
-OMENDB_INTERNAL int commit_lead(omendb *db)
+OMENDB_INTERNAL void commit_lead(omendb *db)
 {
     platform_mutex_lock(&db->sync_mutex);
     while (db->syncing)
         platform_condition_wait(&db->sync_condition, &db->sync_mutex);
     db->syncing = 1;
     platform_mutex_unlock(&db->sync_mutex);
-    return OMENDB_OK;
 }
 
 OMENDB_INTERNAL void commit_unlead(omendb *db)
@@ -154,14 +154,30 @@ static int commit_plan_reserve(omendb *db, struct commit_plan *plan, const struc
     return plan->victims == NULL ? OMENDB_NOMEM : OMENDB_OK;
 }
 
+OMENDB_INTERNAL int commit_refuse_automatic_ids(const struct collection *collection, uint64_t next)
+{
+    return error_set(OMENDB_FULL,
+                     "collection \"%s\" has had id %llu, and automatic ids go on from the largest: "
+                     "none are left; give ids yourself",
+                     collection->name, (unsigned long long)(next - 1));
+}
+
+OMENDB_INTERNAL int commit_refuse_taken_id(const struct change *change, uint32_t index)
+{
+    char place[32] = "";
+    if (change->count > 1)
+        snprintf(place, sizeof place, "row %u: ", index);
+    return error_set(OMENDB_EXISTS,
+                     "%sid %llu is already in collection \"%s\"; use put to replace it", place,
+                     (unsigned long long)change->ids[index], change->collection->name);
+}
+
 static int commit_assign_ids(struct change *change)
 {
     struct collection *collection = change->collection;
     uint64_t next = atomic_load_explicit(&collection->next_id, memory_order_relaxed);
     if (next > UINT64_MAX - 1 - change->count)
-        return error_set(OMENDB_FULL,
-                         "collection \"%s\": automatic ids are used up: the largest id is %llu",
-                         collection->name, (unsigned long long)(next - 1));
+        return commit_refuse_automatic_ids(collection, next);
     for (uint32_t i = 0; i < change->count; i++)
         change->ids[i] = next + i;
     return OMENDB_OK;
@@ -185,15 +201,12 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
     if (changed > plan->snapshot)
         return error_set(
             OMENDB_CONFLICT,
-            "record %llu of collection \"%s\" was changed by another transaction; begin again",
+            "record %llu of collection \"%s\" was changed by another commit; begin again",
             (unsigned long long)id, collection->name);
     int exists = live.memtable != NULL || live.segment != NULL;
     if (change->kind == CHANGE_ADD && !plan->replay) {
         if (exists)
-            return error_set(
-                OMENDB_EXISTS,
-                "row %u: id %llu is already in collection \"%s\"; use put to replace it", index,
-                (unsigned long long)id, collection->name);
+            return commit_refuse_taken_id(change, index);
         return OMENDB_OK;
     }
     if (change->kind == CHANGE_DELETE && !exists) {

@@ -91,7 +91,7 @@ static uint32_t compact_droppable_rows(const struct segment *segment, uint64_t l
 }
 
 /* Whether a segment is worth rewriting alone. */
-static int compact_is_stale(const struct collection *collection, const struct segment *segment,
+static int compact_is_stale(const struct collection *collection, struct segment *segment,
                             uint64_t limit)
 {
     uint64_t unindexed =
@@ -103,14 +103,18 @@ static int compact_is_stale(const struct collection *collection, const struct se
     if (parts > 1 && atomic_load(&segment->file->references) * 2 <= parts)
         return 1;
     uint32_t dead = atomic_load(&segment->tombstones->dead);
-    return dead != 0 && (uint64_t)dead * 4 >= segment->info.rows &&
-           compact_droppable_rows(segment, limit) * UINT64_C(4) >= segment->info.rows;
+    if (dead == 0 || (uint64_t)dead * 4 < segment->info.rows ||
+        limit <= atomic_load(&segment->not_stale_limit))
+        return 0;
+    if (compact_droppable_rows(segment, limit) * UINT64_C(4) >= segment->info.rows)
+        return 1;
+    atomic_store(&segment->not_stale_limit, limit);
+    return 0;
 }
 
-static uint32_t compact_pick_everything(const struct collection *collection,
-                                        struct segment **sorted, uint32_t count, uint64_t limit)
+static uint32_t compact_pick_everything(struct segment *const *sorted, uint32_t count,
+                                        uint64_t limit)
 {
-    (void)collection;
     if (count == 1 && sorted[0]->info.indexed_rows == sorted[0]->info.rows &&
         compact_droppable_rows(sorted[0], limit) == 0)
         return 0;
@@ -133,7 +137,7 @@ static uint32_t compact_pick(const struct collection *collection, const struct v
         sorted[at] = version->segments[i];
     }
     if (everything)
-        return compact_pick_everything(collection, sorted, count, limit);
+        return compact_pick_everything(sorted, count, limit);
     uint32_t first = count; /* the earliest that the rule takes */
     for (uint32_t i = count; i-- > 0;) {
         if (smaller != 0 && smaller * COMPACT_GROWTH >= sorted[i]->info.rows)
@@ -377,7 +381,7 @@ static int compact_adopt(struct compact_build *build)
     if (code == OMENDB_OK)
         code = compact_build_rows(build, 0, source->count);
     if (code == OMENDB_OK)
-        code = graph_adopt_end(build->graph, source, map);
+        code = graph_adopt_end(build->graph);
     build->source = NULL;
     return code;
 }
@@ -796,7 +800,7 @@ static void compact_destroy_merge(struct compact_merge *merge)
                     merge->maps[i] == NULL ? 0
                                            : merge->inputs[i]->info.rows * sizeof **merge->maps);
     memory_free(memory, merge->ids, merge->ids == NULL ? 0 : merge->rows * sizeof *merge->ids);
-    begin_array_release(merge->begins);
+    begin_array_destroy(merge->begins);
     version_release(merge->version);
 }
 

@@ -65,8 +65,14 @@ static void database_delist(omendb *db)
     pthread_mutex_unlock(&database_list_mutex);
 }
 
+/* Adds the path to the sentence: last, since a long one may be cut. */
+static int database_name_path(int code, const char *path)
+{
+    return error_set(code, "%s (\"%s\")", error_text(), path);
+}
+
 /* Claims the directory for writing in this process. */
-static int database_claim(omendb *db)
+static int database_claim(omendb *db, const char *path)
 {
     const omendb_vfs *vfs = db->storage.vfs;
     char identity[sizeof db->identity] = "";
@@ -85,7 +91,7 @@ static int database_claim(omendb *db)
     if (code == OMENDB_OK)
         memcpy(db->identity, identity, sizeof identity);
     pthread_mutex_unlock(&database_list_mutex);
-    return code;
+    return code == OMENDB_OK ? code : database_name_path(code, path);
 }
 
 /* ------------------------------------------------------------------ making and freeing */
@@ -171,9 +177,22 @@ static void database_set_options(omendb *db, const omendb_options *options)
     db->storage.vfs = options->vfs == NULL ? omendb_default_vfs() : options->vfs;
 }
 
+/* What a checkpoint needs beside the rows that it writes: buffers of two writers and of the reader
+ * of the log, and 26 bytes a row, where a row in memory takes 60 at least. What is read instead of
+ * mapped is for a moment there twice. */
+static uint64_t database_reserve(const omendb *db, uint64_t limit)
+{
+    if (limit == 0 || db->in_memory || db->read_only)
+        return 0;
+    return (UINT64_C(3) << 20) + limit / (db->storage.io == OMENDB_IO_MAP ? 4 : 2);
+}
+
 static int database_open_directory(omendb *db, const char *path, const omendb_options *options)
 {
     if (strcmp(path, ":memory:") == 0) {
+        if (options->read_only || options->must_exist)
+            return error_set(OMENDB_INVALID, "\":memory:\" begins empty: it can be opened neither "
+                                             "read_only nor with must_exist");
         int code = vfs_memory_create(&db->memory, &db->memory_vfs);
         if (code != OMENDB_OK)
             return code;
@@ -196,6 +215,14 @@ static int database_open_directory(omendb *db, const char *path, const omendb_op
     return error_set(code, "the directory \"%s\" cannot be opened", path);
 }
 
+static int database_recover(omendb *db, const char *path, const omendb_options *options)
+{
+    memory_begin_maintenance();
+    int code = recover_open(db, options->must_exist != 0);
+    memory_end_maintenance();
+    return code == OMENDB_OK ? code : database_name_path(code, path);
+}
+
 OMENDB_INTERNAL int database_open(const char *path, const omendb_options *options, omendb **db)
 {
     struct memory outer;
@@ -212,12 +239,13 @@ OMENDB_INTERNAL int database_open(const char *path, const omendb_options *option
     if (code == OMENDB_OK)
         code = database_open_directory(made, path, options);
     if (code == OMENDB_OK)
-        code = database_claim(made);
+        code = database_claim(made, path);
+    made->memory.reserve = database_reserve(made, options->memory_limit);
     /* Recovery uses the queues, but no thread may run before it is done. */
     if (code == OMENDB_OK)
         code = work_create(made, made->read_only ? 0 : options->threads);
     if (code == OMENDB_OK)
-        code = recover_open(made, options->must_exist != 0);
+        code = database_recover(made, path, options);
     if (code == OMENDB_OK)
         code = work_start(made);
     if (code != OMENDB_OK) {
@@ -241,7 +269,7 @@ OMENDB_INTERNAL int database_close(omendb *db)
     work_stop(db);
     int dirty = db->appended_commit > atomic_load(&db->checkpoint_commit);
     if (dirty && !db->read_only && !db->in_memory && !atomic_load(&db->poisoned))
-        code = checkpoint_run(db, 1);
+        code = work_checkpoint(db, 1);
     database_free(db);
     return code;
 }

@@ -35,6 +35,7 @@
 #include "platform.h"
 #include "scalar.h"
 #include "segment.h"
+#include "sort.h"
 #include "storage.h"
 #include "tombstones.h"
 #include "wal.h"
@@ -59,10 +60,8 @@ struct shared_file {
     struct manifest_file entry;
 };
 
-/* Begin commits of rows that a transaction older than the sealing may not see; shared, immutable.
- */
+/* Begin commits of rows that a transaction older than the sealing may not see; immutable. */
 struct begin_array {
-    _Atomic uint32_t references;
     struct memory *memory;
     uint32_t rows;
     uint64_t newest;
@@ -81,6 +80,9 @@ struct segment {
     struct section_range ids, sorted_ids, sorted_rows, filter;
     struct tombstones *tombstones;
     struct begin_array *begins; /* NULL: visible to everybody */
+    /* What may be dropped depends on a limit that only grows: up to this one a look at the
+     * tombstones found too little. */
+    _Atomic uint64_t not_stale_limit;
     /* Where the manifest finds the tombstones; guarded by maintenance_mutex. */
     uint64_t overlay_file;
     uint32_t overlay_part;
@@ -182,8 +184,9 @@ struct omendb {
     struct omendb_txn *transactions;
     uint64_t open_transactions;
 
-    _Atomic uint32_t children; /* handles of collections, transactions, cursors; and
-                                  DATABASE_RELEASED */
+    _Atomic uint32_t children;     /* handles of collections, transactions, cursors; and
+                                      DATABASE_RELEASED */
+    _Atomic uint32_t open_cursors; /* of the children */
     _Atomic uint32_t released;
     struct pin_slot pins[DATABASE_PIN_SLOTS];
     _Atomic(struct scratch *) scratch[DATABASE_SCRATCH_SLOTS];
@@ -191,6 +194,9 @@ struct omendb {
     _Atomic uint32_t stopping;               /* long work ends early */
     _Atomic uint64_t merge_done, merge_rows; /* of the graph that a merge is building */
 
+    /* A refresh left collections of two manifests side by side: reading is refused until one
+     * succeeds. Read-only openers. */
+    _Atomic uint32_t half_refreshed;
     /* read-only openers: where replay goes on */
     uint64_t replay_wal, replay_offset;
 
@@ -333,13 +339,16 @@ struct change {
  * visible. snapshot: UINT64_MAX, or OMENDB_CONFLICT where an id changed after it. */
 OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count,
                                    uint64_t snapshot);
+/* OMENDB_EXISTS, OMENDB_FULL with their sentences; the row is named where there are several. */
+OMENDB_INTERNAL int commit_refuse_taken_id(const struct change *change, uint32_t index);
+OMENDB_INTERNAL int commit_refuse_automatic_ids(const struct collection *collection, uint64_t next);
 /* Applies a logged commit to memory (recovery, read-only openers). */
 OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *payload, size_t size);
 /* Makes `commit` and all before it durable and visible, whatever the sync mode when `force`. */
 OMENDB_INTERNAL int commit_wait(omendb *db, uint64_t commit);
 OMENDB_INTERNAL int commit_check_writable(omendb *db);
 /* Leadership of syncing: begin waits for the thread that has it. */
-OMENDB_INTERNAL int commit_lead(omendb *db);
+OMENDB_INTERNAL void commit_lead(omendb *db);
 OMENDB_INTERNAL void commit_unlead(omendb *db);
 OMENDB_INTERNAL int commit_poison(omendb *db, int code);
 /* As leader: syncs what is in the log now and publishes it. */
@@ -373,7 +382,7 @@ OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer,
                                            const struct graph_view *view,
                                            const struct part_info *info);
 OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, uint32_t rows);
-OMENDB_INTERNAL void begin_array_release(struct begin_array *begins); /* NULL is OK */
+OMENDB_INTERNAL void begin_array_destroy(struct begin_array *begins); /* NULL is OK */
 
 /* ---- recover.c */
 OMENDB_INTERNAL int recover_open(omendb *db, int must_exist);
@@ -405,6 +414,12 @@ OMENDB_INTERNAL void work_notice_log(omendb *db);
  * it and is returned. */
 OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count,
                                   int (*fn)(void *context, uint64_t index), void *context);
+/* checkpoint_run with all the memory there is. */
+OMENDB_INTERNAL int work_checkpoint(omendb *db, int force);
+/* After OMENDB_NOMEM under memory_limit: makes a checkpoint, or waits for a merge, where that gives
+ * memory back; 1: try again. Else the sentence stays. *waited: 0 at first; stall_timeout bounds it.
+ */
+OMENDB_INTERNAL int work_relieve(omendb *db, uint64_t *waited);
 /* Slows a writer that is about to add `bytes` to the collection; OMENDB_BUSY after stall_timeout.
  */
 OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes);

@@ -172,8 +172,12 @@ OMENDB_INTERNAL int graph_adopt_begin(struct graph *graph, const struct graph_vi
 OMENDB_INTERNAL int graph_adopt_rows(struct graph *graph, const struct graph_view *source,
                                      const uint32_t *old_to_new, struct graph_scratch *scratch,
                                      uint32_t first, uint32_t last);
-OMENDB_INTERNAL int graph_adopt_end(struct graph *graph, const struct graph_view *source,
-                                    const uint32_t *old_to_new);
+OMENDB_INTERNAL int graph_adopt_end(struct graph *graph);
+
+/* Takes all rows from `rows` on out of the lists of those before: of an insertion that failed
+ * half-way, and of rows that were linked ahead of it, nothing is left there. No insertion at the
+ * same time; walkers may go on. */
+OMENDB_INTERNAL void graph_cut(struct graph *graph, uint32_t rows);
 
 /* Makes sure that the base has a path from the entry to each of rows [0, indexed), all linked: the
  * few that lost their last incoming link are linked again. No insertion at the same time. Returns

@@ -614,6 +614,24 @@ OMENDB_INTERNAL int graph_repair(struct graph *graph, struct graph_scratch *scra
     return code;
 }
 
+OMENDB_INTERNAL void graph_cut(struct graph *graph, uint32_t rows)
+{
+    struct graph_view view;
+
+    graph_get_view(graph, &view);
+    for (uint32_t row = 0; row < rows; row++) {
+        for (uint32_t level = 0; level <= *rows_at(&view.levels, row); level++) {
+            uint32_t *slots, length;
+            const int code = graph_view_slots(&view, row, level, &slots, &length);
+            for (uint32_t i = 0; code == OMENDB_OK && i < length; i++) {
+                if (graph_slot_load(&slots[i]) >= rows) {
+                    graph_slot_store(&slots[i], row);
+                }
+            }
+        }
+    }
+}
+
 /* The first row of the highest level is the entry. */
 static void build_adopt_entry(struct graph *graph)
 {
@@ -628,14 +646,11 @@ static void build_adopt_entry(struct graph *graph)
     (void)graph_offer_entry(graph, entry, *rows_at(&levels, entry));
 }
 
-OMENDB_INTERNAL int graph_adopt_end(struct graph *graph, const struct graph_view *source,
-                                    const uint32_t *old_to_new)
+OMENDB_INTERNAL int graph_adopt_end(struct graph *graph)
 {
     struct graph_scratch *scratch;
     int code;
 
-    (void)source;
-    (void)old_to_new;
     if (graph->adopted == 0) {
         return OMENDB_OK;
     }

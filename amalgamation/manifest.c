@@ -29,7 +29,6 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define MANIFEST_CURRENT       "CURRENT"
@@ -195,7 +194,7 @@ static int manifest_check_unique_ids(const struct manifest_check *check, struct 
         return OMENDB_NOMEM;
     for (size_t i = 0; i < count; i++)
         ids[i] = manifest->collections[i].id;
-    qsort(ids, count, sizeof *ids, manifest_compare_ids);
+    sort_array(ids, count, sizeof *ids, manifest_compare_ids);
     for (size_t i = 1; i < count && code == OMENDB_OK; i++) {
         if (ids[i] == ids[i - 1])
             code = manifest_refuse(check, "an id", "belongs to two collections");
@@ -224,7 +223,7 @@ static int manifest_check_unique_parts(const struct manifest_check *check, struc
                                                       STORAGE_OVERLAY};
         }
     }
-    qsort(uses, count, sizeof *uses, manifest_compare_uses);
+    sort_array(uses, count, sizeof *uses, manifest_compare_uses);
     for (size_t i = 1; i < count && code == OMENDB_OK; i++) {
         if (manifest_compare_uses(&uses[i - 1], &uses[i]) == 0)
             code = manifest_refuse(check, "a part of a file", "belongs to two segments");
@@ -424,7 +423,7 @@ static int manifest_sort_files(struct memory *memory, const struct manifest *man
         return OMENDB_NOMEM;
     if (manifest->file_count > 0)
         memcpy(sorted->files, manifest->files, manifest->file_count * sizeof *sorted->files);
-    qsort(sorted->files, manifest->file_count, sizeof *sorted->files, manifest_compare_files);
+    sort_array(sorted->files, manifest->file_count, sizeof *sorted->files, manifest_compare_files);
     return OMENDB_OK;
 }
 

@@ -30,6 +30,18 @@
 #define MEMORY_HUGE_PAGE      ((size_t)2 << 20)
 #define MEMORY_HUGE_THRESHOLD ((size_t)4 << 20)
 
+static _Thread_local uint32_t memory_maintenance; /* how deep in it this thread is */
+
+OMENDB_INTERNAL void memory_begin_maintenance(void)
+{
+    memory_maintenance++;
+}
+
+OMENDB_INTERNAL void memory_end_maintenance(void)
+{
+    memory_maintenance--;
+}
+
 static void *memory_system_alloc(void *context, size_t size)
 {
     (void)context;
@@ -57,6 +69,7 @@ OMENDB_INTERNAL void memory_init(struct memory *memory, const omendb_allocator *
                                      memory_system_resize, memory_system_release};
     memory->hooks = hooks != NULL ? *hooks : system;
     memory->limit = limit;
+    memory->reserve = 0;
     atomic_init(&memory->used, 0);
     atomic_init(&memory->peak, 0);
 }
@@ -76,16 +89,18 @@ OMENDB_INTERNAL size_t memory_add(size_t a, size_t b)
 static int memory_reserve(struct memory *memory, size_t size)
 {
     uint64_t used = atomic_load_explicit(&memory->used, memory_order_relaxed);
+    const uint64_t kept = memory_maintenance != 0 ? 0 : memory->reserve;
+    const uint64_t limit = memory->limit - kept;
     if (size > (size_t)PTRDIFF_MAX) {
         error_set(OMENDB_NOMEM, "no memory for %zu bytes", size);
         return 0;
     }
     do {
-        if (memory->limit != 0 && (used > memory->limit || size > memory->limit - used)) {
+        if (memory->limit != 0 && (used > limit || size > limit - used)) {
             error_set(OMENDB_NOMEM,
-                      "memory_limit of %" PRIu64 " bytes reached: %" PRIu64
-                      " are in use and %zu more are needed",
-                      memory->limit, used, size);
+                      "memory_limit of %" PRIu64 " bytes reached: in use %" PRIu64
+                      ", kept for checkpoints %" PRIu64 ", wanted %zu more",
+                      memory->limit, used, kept, size);
             return 0;
         }
     } while (!atomic_compare_exchange_weak_explicit(&memory->used, &used, used + size,

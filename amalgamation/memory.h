@@ -1,6 +1,7 @@
 /* memory.h: the one place that allocates. Each database has a `struct memory`: the host's hooks, a
  * limit and the count of what is held. Over the limit an allocation fails as if the system had none
- * left. */
+ * left. A part of the limit, the reserve, is kept for maintenance, so that what writers filled can
+ * always be written down and freed. */
 #ifndef OMENDB_MEMORY_H
 #define OMENDB_MEMORY_H
 
@@ -10,7 +11,8 @@
 
 struct memory {
     omendb_allocator hooks;
-    uint64_t limit; /* 0: none */
+    uint64_t limit;   /* 0: none */
+    uint64_t reserve; /* of the limit: what only threads in maintenance get */
     _Atomic uint64_t used;
     _Atomic uint64_t peak;
 };
@@ -18,6 +20,10 @@ struct memory {
 /* hooks: NULL for malloc. */
 OMENDB_INTERNAL void memory_init(struct memory *memory, const omendb_allocator *hooks,
                                  uint64_t limit);
+
+/* Between the two calls, which nest, this thread gets the reserve, too. */
+OMENDB_INTERNAL void memory_begin_maintenance(void);
+OMENDB_INTERNAL void memory_end_maintenance(void);
 
 /* NULL over the limit or when the hook fails; size 0 gives a valid pointer. Sets the error message
  * on failure. */

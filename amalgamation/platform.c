@@ -45,13 +45,6 @@ OMENDB_INTERNAL void platform_mutex_lock(struct platform_mutex *mutex)
     (void)failed;
 }
 
-OMENDB_INTERNAL int platform_mutex_try(struct platform_mutex *mutex)
-{
-    const int status = pthread_mutex_trylock(&mutex->handle);
-    assert(status == 0 || status == EBUSY);
-    return status == 0;
-}
-
 OMENDB_INTERNAL void platform_mutex_unlock(struct platform_mutex *mutex)
 {
     const int failed = pthread_mutex_unlock(&mutex->handle);
@@ -115,13 +108,6 @@ OMENDB_INTERNAL int platform_condition_wait_for(struct platform_condition *condi
 #endif
     assert(status == 0 || status == ETIMEDOUT);
     return status == 0;
-}
-
-OMENDB_INTERNAL void platform_condition_signal(struct platform_condition *condition)
-{
-    const int failed = pthread_cond_signal(&condition->handle);
-    assert(!failed);
-    (void)failed;
 }
 
 OMENDB_INTERNAL void platform_condition_broadcast(struct platform_condition *condition)

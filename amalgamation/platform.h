@@ -21,7 +21,6 @@ OMENDB_INTERNAL int
 platform_mutex_init(struct platform_mutex *mutex); /* OMENDB_OK or OMENDB_NOMEM */
 OMENDB_INTERNAL void platform_mutex_destroy(struct platform_mutex *mutex);
 OMENDB_INTERNAL void platform_mutex_lock(struct platform_mutex *mutex);
-OMENDB_INTERNAL int platform_mutex_try(struct platform_mutex *mutex); /* 1 when taken */
 OMENDB_INTERNAL void platform_mutex_unlock(struct platform_mutex *mutex);
 
 OMENDB_INTERNAL int platform_condition_init(struct platform_condition *condition);
@@ -31,7 +30,6 @@ OMENDB_INTERNAL void platform_condition_wait(struct platform_condition *conditio
 /* Returns 0 when `timeout_us` went by without a signal. */
 OMENDB_INTERNAL int platform_condition_wait_for(struct platform_condition *condition,
                                                 struct platform_mutex *mutex, uint64_t timeout_us);
-OMENDB_INTERNAL void platform_condition_signal(struct platform_condition *condition);
 OMENDB_INTERNAL void platform_condition_broadcast(struct platform_condition *condition);
 
 OMENDB_INTERNAL int platform_thread_start(struct platform_thread *thread, void *(*run)(void *),

@@ -3,45 +3,64 @@
  * knowing the database is refused here, before any lock is taken. */
 #include "records.h"
 
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 #define RECORDS_MAX_BYTES (UINT64_C(1) << 30)
 
-static const char *records_type_name(uint32_t type)
+OMENDB_INTERNAL int records_check_type(uint32_t type)
 {
-    static const char *const names[] = {"f32", "f16", "bf16", "i8", "u8", "b1"};
-    return type <= OMENDB_B1 ? names[type] : "unknown";
+    if (type <= OMENDB_B1)
+        return OMENDB_OK;
+    return error_set(OMENDB_INVALID,
+                     "vector_type is %u; there are f32 (0), f16 (1), bf16 (2), i8 (3), u8 (4) and "
+                     "b1 (5)",
+                     type);
+}
+
+OMENDB_INTERNAL int records_refuse_type(const struct collection *collection, int type)
+{
+    const char *stored = omendb_scalar_name((int)collection->schema.scalar);
+    if (type < OMENDB_F32 || type > OMENDB_B1)
+        return records_check_type((uint32_t)type);
+    return error_set(
+        OMENDB_INVALID,
+        "collection \"%s\" stores %s vectors, which cannot be given as %s; ask for f32 "
+        "or %s",
+        collection->name, stored, omendb_scalar_name(type), stored);
 }
 
 OMENDB_INTERNAL int records_convert(const struct collection *collection, const void *vector,
                                     uint32_t type, void *out, uint64_t row)
 {
-    const char *reason = "cannot be stored";
+    const char *reason = "cannot be stored", *name = omendb_scalar_name((int)type);
+    char place[32] = "";
     size_t position = SIZE_MAX;
-    if (type > OMENDB_B1)
-        return error_set(OMENDB_INVALID, "vector_type %u is not a type of omendb_scalar", type);
-    int code =
+    int code = records_check_type(type);
+    if (code != OMENDB_OK)
+        return code;
+    code =
         scalar_convert(&collection->format, vector, (omendb_scalar)type, out, &reason, &position);
     if (code == OMENDB_OK)
         return code;
+    if (row != RECORDS_ALONE)
+        snprintf(place, sizeof place, "row %llu: ", (unsigned long long)row);
     if (position == SIZE_MAX)
-        return error_set(code, "row %llu: the %s vector %s", (unsigned long long)row,
-                         records_type_name(type), reason);
-    return error_set(code, "row %llu: element %zu of the %s vector %s", (unsigned long long)row,
-                     position, records_type_name(type), reason);
+        return error_set(code, "%sthe %s vector %s", place, name, reason);
+    return error_set(code, "%selement %zu of the %s vector %s", place, position, name, reason);
 }
 
 static int records_convert_all(const struct collection *collection, struct records *records,
                                const void *vectors, uint32_t type)
 {
-    if (type > OMENDB_B1)
-        return error_set(OMENDB_INVALID, "vector_type %u is not a type of omendb_scalar", type);
+    int code = records_check_type(type);
+    if (code != OMENDB_OK)
+        return code;
     size_t given_bytes = scalar_bytes((omendb_scalar)type, collection->schema.dim);
-    int code = OMENDB_OK;
     for (uint32_t i = 0; i < records->change.count && code == OMENDB_OK; i++)
         code = records_convert(collection, (const uint8_t *)vectors + i * given_bytes, type,
-                               records->vectors + i * collection->vector_bytes, i);
+                               records->vectors + i * collection->vector_bytes,
+                               records->change.count == 1 ? RECORDS_ALONE : i);
     return code;
 }
 
@@ -96,7 +115,7 @@ static int records_settle_equal_ids(struct records *records)
         return OMENDB_NOMEM;
     for (uint32_t i = 0; i < count; i++)
         sorted[i] = (struct records_id){ids[i], i};
-    qsort(sorted, count, sizeof *sorted, records_compare);
+    sort_array(sorted, count, sizeof *sorted, records_compare);
     int code = OMENDB_OK;
     if (records->change.kind == CHANGE_ADD) {
         for (uint32_t i = 1; i < count && code == OMENDB_OK; i++) {
@@ -122,8 +141,9 @@ static int records_take_ids(struct records *records, const uint64_t *ids)
         return OMENDB_OK;
     }
     if (automatic != 0)
-        return error_set(OMENDB_INVALID, "%u of %u ids are OMENDB_ID_AUTO; give all or none",
-                         automatic, count);
+        return error_set(OMENDB_INVALID,
+                         "OMENDB_ID_AUTO stands in %u of %u places; give all or none", automatic,
+                         count);
     memcpy(records->change.ids, ids, count * sizeof *ids);
     return records_settle_equal_ids(records);
 }

@@ -18,6 +18,13 @@ OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind
 OMENDB_INTERNAL int records_commit(struct records *records, omendb_txn *txn);
 OMENDB_INTERNAL void records_destroy(struct records *records);
 
+/* Of no batch: the sentence names no row. */
+#define RECORDS_ALONE UINT64_MAX
+
+/* Whether it is one of omendb_scalar. */
+OMENDB_INTERNAL int records_check_type(uint32_t type);
+/* OMENDB_INVALID: stored vectors cannot be given as `type`. */
+OMENDB_INTERNAL int records_refuse_type(const struct collection *collection, int type);
 /* One vector to the stored type; the sentence names `row`. */
 OMENDB_INTERNAL int records_convert(const struct collection *collection, const void *vector,
                                     uint32_t type, void *out, uint64_t row);

@@ -526,8 +526,10 @@ OMENDB_INTERNAL int recover_refresh(omendb *db)
         storage_close(&db->storage, idle);
         if (code != OMENDB_OK)
             db->manifest_lock = old_lock;
-        if (code == OMENDB_OK)
+        if (code == OMENDB_OK) {
             code = recover_load(db);
+            atomic_store(&db->half_refreshed, code != OMENDB_OK);
+        }
         if (code != OMENDB_OK)
             db->published.number = 0; /* the next refresh loads everything again */
         db->replay_wal = db->published.wal_number;

@@ -2,7 +2,6 @@
  * made at the beginning: a source is a memtable, a segment, or the transaction's own changes. */
 #include "rows.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define ROWS_OWN UINT32_MAX /* source: a change of the transaction */
@@ -120,8 +119,9 @@ OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, ui
         return code;
     }
     if (made->count > 1)
-        qsort(made->entries, made->count, sizeof *made->entries, rows_compare);
+        sort_array(made->entries, made->count, sizeof *made->entries, rows_compare);
     atomic_fetch_add(&db->children, 1);
+    atomic_fetch_add(&db->open_cursors, 1);
     *rows = made;
     return OMENDB_OK;
 }
@@ -155,16 +155,13 @@ OMENDB_INTERNAL int rows_next(omendb_rows *rows, uint64_t *id, int vector_type, 
     const struct rows_entry *entry = &rows->entries[rows->next];
     if (vector != NULL) {
         int code = rows_vector(rows, entry, &stored);
+        if (code == OMENDB_OK && (vector_type < OMENDB_F32 || vector_type > OMENDB_B1))
+            code = OMENDB_INVALID;
         if (code == OMENDB_OK)
             code = scalar_export(&rows->collection->format, stored, (omendb_scalar)vector_type,
                                  vector);
         if (code != OMENDB_OK)
-            return code == OMENDB_INVALID
-                       ? error_set(code,
-                                   "vectors of collection \"%s\" cannot be given as type %d; use "
-                                   "OMENDB_F32 or the stored type",
-                                   rows->collection->name, vector_type)
-                       : code;
+            return code;
     }
     if (id != NULL)
         *id = entry->id;
@@ -191,6 +188,11 @@ OMENDB_INTERNAL int rows_is_valid(const omendb_rows *rows)
 OMENDB_INTERNAL omendb *rows_database(const omendb_rows *rows)
 {
     return rows->db;
+}
+
+OMENDB_INTERNAL const struct collection *rows_collection(const omendb_rows *rows)
+{
+    return rows->collection;
 }
 
 #undef ROWS_OWN

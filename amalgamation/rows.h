@@ -6,9 +6,11 @@
 
 OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, uint64_t from,
                               uint64_t to, omendb_rows **rows);
+/* OMENDB_INVALID, without a sentence: the vector cannot be given as this type. */
 OMENDB_INTERNAL int rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector);
 OMENDB_INTERNAL void rows_free(omendb_rows *rows);
 OMENDB_INTERNAL int rows_is_valid(const omendb_rows *rows);
 OMENDB_INTERNAL omendb *rows_database(const omendb_rows *rows);
+OMENDB_INTERNAL const struct collection *rows_collection(const omendb_rows *rows);
 
 #endif

@@ -471,11 +471,6 @@ OMENDB_INTERNAL uint32_t segment_writer_parts(const struct segment_writer *write
     return writer->part_count;
 }
 
-OMENDB_INTERNAL uint64_t segment_writer_size(const struct segment_writer *writer)
-{
-    return writer->size;
-}
-
 /* ------------------------------------------------------------------------------------------------
  * opening */
 

@@ -88,8 +88,6 @@ OMENDB_INTERNAL int segment_writer_finish(struct segment_writer *writer, uint64_
 OMENDB_INTERNAL void segment_writer_destroy(struct segment_writer *writer);
 OMENDB_INTERNAL uint32_t
 segment_writer_parts(const struct segment_writer *writer); /* begun so far */
-OMENDB_INTERNAL uint64_t
-segment_writer_size(const struct segment_writer *writer); /* bytes so far */
 
 /* An opened file; reference-counted by the caller's own means. */
 struct segment_file {

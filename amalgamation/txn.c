@@ -203,10 +203,7 @@ static int txn_check(omendb_txn *txn, const struct version *version, struct chan
         if (code != OMENDB_OK)
             return code;
         if (change->kind == CHANGE_ADD && now)
-            return error_set(
-                OMENDB_EXISTS,
-                "row %u: id %llu is already in collection \"%s\"; use put to replace it", i,
-                (unsigned long long)change->ids[i], change->collection->name);
+            return commit_refuse_taken_id(change, i);
         if (change->kind == CHANGE_DELETE && !now) {
             if (!change->skip_missing)
                 return error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"",
@@ -227,10 +224,8 @@ static int txn_assign_ids(omendb_txn *txn, struct change *change)
         return OMENDB_OK;
     platform_mutex_lock(&txn->db->commit_mutex);
     uint64_t next = atomic_load(&collection->next_id);
-    int code = next > UINT64_MAX - 1 - change->count
-                   ? error_set(OMENDB_FULL, "collection \"%s\": automatic ids are used up",
-                               collection->name)
-                   : OMENDB_OK;
+    int code = next > UINT64_MAX - 1 - change->count ? commit_refuse_automatic_ids(collection, next)
+                                                     : OMENDB_OK;
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++)
         change->ids[i] = next + i;
     if (code == OMENDB_OK)
@@ -272,81 +267,103 @@ static int txn_is_change(const struct txn_write *write)
     return write->vector != NULL || !write->added;
 }
 
-/* The changes of one kind in one collection, gathered. */
-static int txn_gather(omendb_txn *txn, struct collection *collection, int deletes,
+/* Order of commit: by collection, deletes before puts, else as they were made. */
+static int txn_compare(const void *left, const void *right)
+{
+    const struct txn_write *a = *(const struct txn_write *const *)left;
+    const struct txn_write *b = *(const struct txn_write *const *)right;
+    if (a->collection->id != b->collection->id)
+        return a->collection->id < b->collection->id ? -1 : 1;
+    if ((a->vector == NULL) != (b->vector == NULL))
+        return a->vector == NULL ? -1 : 1;
+    return a < b ? -1 : a > b;
+}
+
+static int txn_is_same_change(const struct txn_write *a, const struct txn_write *b)
+{
+    return a->collection == b->collection && (a->vector == NULL) == (b->vector == NULL);
+}
+
+/* `count` writes of one kind in one collection as one change over arrays of its own. */
+static int txn_gather(struct memory *memory, const struct txn_write *const *writes, size_t count,
                       struct change *change)
 {
-    struct memory *memory = &txn->db->memory;
-    uint32_t count = 0;
-    for (size_t i = 0; i < txn->write_count; i++)
-        count += txn->writes[i].collection == collection &&
-                 (txn->writes[i].vector == NULL) == deletes && txn_is_change(&txn->writes[i]);
-    memset(change, 0, sizeof *change);
+    size_t bytes = writes[0]->collection->vector_bytes;
+    int deletes = writes[0]->vector == NULL;
+    uint8_t *vectors = deletes ? NULL : memory_array(memory, count, bytes);
     change->kind = deletes ? CHANGE_DELETE : CHANGE_PUT;
-    change->collection = collection;
-    if (count == 0)
-        return OMENDB_OK;
-    uint8_t *vectors = NULL;
+    change->collection = writes[0]->collection;
+    change->count = (uint32_t)count;
     change->ids = memory_array(memory, count, sizeof *change->ids);
-    if (!deletes)
-        vectors = memory_array(memory, count, collection->vector_bytes);
     change->vectors = vectors;
-    change->count = change->affected = count;
     if (change->ids == NULL || (!deletes && vectors == NULL))
         return OMENDB_NOMEM;
-    uint32_t at = 0;
-    for (size_t i = 0; i < txn->write_count; i++) {
-        const struct txn_write *write = &txn->writes[i];
-        if (write->collection != collection || (write->vector == NULL) != deletes ||
-            !txn_is_change(write))
-            continue;
-        change->ids[at] = write->id;
+    for (size_t i = 0; i < count; i++) {
+        change->ids[i] = writes[i]->id;
         if (!deletes)
-            memcpy(vectors + at * collection->vector_bytes, write->vector,
-                   collection->vector_bytes);
-        at++;
+            memcpy(vectors + i * bytes, writes[i]->vector, bytes);
     }
     return OMENDB_OK;
 }
 
-static size_t txn_collections(const omendb_txn *txn, struct collection **list)
+/* The real changes in order; returns how many. *groups: runs of one kind in one collection. */
+static size_t txn_sort_writes(const omendb_txn *txn, const struct txn_write **sorted,
+                              size_t *groups)
 {
     size_t count = 0;
     for (size_t i = 0; i < txn->write_count; i++) {
-        size_t at = 0;
-        while (at < count && list[at] != txn->writes[i].collection)
-            at++;
-        if (at == count)
-            list[count++] = txn->writes[i].collection;
+        if (txn_is_change(&txn->writes[i]))
+            sorted[count++] = &txn->writes[i];
     }
+    sort_array(sorted, count, sizeof *sorted, txn_compare);
+    *groups = count != 0;
+    for (size_t i = 1; i < count; i++)
+        *groups += (size_t)!txn_is_same_change(sorted[i - 1], sorted[i]);
     return count;
+}
+
+/* End of the run of one change that begins at `first`. */
+static size_t txn_run_end(const struct txn_write *const *sorted, size_t first, size_t count)
+{
+    size_t end = first + 1;
+    while (end < count && txn_is_same_change(sorted[first], sorted[end]))
+        end++;
+    return end;
+}
+
+static int txn_commit_sorted(omendb_txn *txn, const struct txn_write *const *sorted, size_t count,
+                             size_t groups)
+{
+    struct memory *memory = &txn->db->memory;
+    size_t bytes = memory_multiply(groups, sizeof(struct change)), gathered = 0;
+    struct change *changes = memory_zalloc(memory, bytes);
+    int code = changes == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    for (size_t first = 0, end; first < count && code == OMENDB_OK; first = end) {
+        end = txn_run_end(sorted, first, count);
+        code = txn_gather(memory, sorted + first, end - first, &changes[gathered++]);
+    }
+    if (code == OMENDB_OK)
+        code = commit_changes(txn->db, changes, groups, txn->snapshot);
+    for (size_t i = 0, first = 0, end; i < gathered; i++, first = end) {
+        end = txn_run_end(sorted, first, count);
+        memory_free(memory, changes[i].ids, (end - first) * sizeof *changes[i].ids);
+        memory_free(memory, (void *)(uintptr_t)changes[i].vectors,
+                    (end - first) * changes[i].collection->vector_bytes);
+    }
+    memory_free(memory, changes, bytes);
+    return code;
 }
 
 static int txn_commit_writes(omendb_txn *txn)
 {
     struct memory *memory = &txn->db->memory;
-    struct collection **list = memory_array(memory, txn->write_count, sizeof *list);
-    if (list == NULL)
+    size_t groups, bytes = memory_multiply(txn->write_count, sizeof(struct txn_write *));
+    const struct txn_write **sorted = memory_alloc(memory, bytes);
+    if (sorted == NULL)
         return OMENDB_NOMEM;
-    size_t collections = txn_collections(txn, list);
-    size_t bytes = memory_multiply(collections * 2, sizeof(struct change));
-    struct change *changes = memory_zalloc(memory, bytes);
-    uint32_t *gathered = memory_zalloc(memory, collections * 2 * sizeof *gathered);
-    int code = changes == NULL || gathered == NULL ? OMENDB_NOMEM : OMENDB_OK;
-    for (size_t i = 0; i < collections * 2 && code == OMENDB_OK; i++) {
-        code = txn_gather(txn, list[i / 2], i % 2 == 0, &changes[i]);
-        gathered[i] = changes[i].count;
-    }
-    if (code == OMENDB_OK)
-        code = commit_changes(txn->db, changes, collections * 2, txn->snapshot);
-    for (size_t i = 0; changes != NULL && gathered != NULL && i < collections * 2; i++) {
-        memory_free(memory, changes[i].ids, gathered[i] * sizeof(uint64_t));
-        memory_free(memory, (void *)(uintptr_t)changes[i].vectors,
-                    gathered[i] * list[i / 2]->vector_bytes);
-    }
-    memory_free(memory, changes, bytes);
-    memory_free(memory, gathered, collections * 2 * sizeof *gathered);
-    memory_free(memory, list, txn->write_count * sizeof *list);
+    size_t count = txn_sort_writes(txn, sorted, &groups);
+    int code = groups == 0 ? OMENDB_OK : txn_commit_sorted(txn, sorted, count, groups);
+    memory_free(memory, (void *)sorted, bytes);
     return code;
 }
 

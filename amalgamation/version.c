@@ -12,6 +12,7 @@
  * that was already visible (compact.c). Hence the loop in version_acquire_newest. */
 #include "database.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* ------------------------------------------------------------------ schema */
@@ -25,8 +26,6 @@ static int schema_check_ranges(const omendb_schema *schema)
 {
     const struct schema_range ranges[] = {
         {"dim", schema->dim, 1, 65535},
-        {"metric", schema->metric, OMENDB_L2, OMENDB_HAMMING},
-        {"scalar", schema->scalar, OMENDB_F32, OMENDB_B1},
         {"M", schema->M, 2, 256},
         {"ef_construction", schema->ef_construction, 8, 10000},
         {"ef", schema->ef, 1, 100000},
@@ -36,6 +35,22 @@ static int schema_check_ranges(const omendb_schema *schema)
             return error_set(OMENDB_INVALID, "schema.%s is %u; it must be between %u and %u",
                              ranges[i].name, ranges[i].value, ranges[i].low, ranges[i].high);
     }
+    return OMENDB_OK;
+}
+
+static int schema_check_names(const omendb_schema *schema)
+{
+    if (schema->metric > OMENDB_HAMMING)
+        return error_set(
+            OMENDB_INVALID,
+            "schema.metric is %u; there are l2 (0), cosine (1), ip (2) and hamming (3)",
+            schema->metric);
+    if (schema->scalar > OMENDB_B1)
+        return error_set(
+            OMENDB_INVALID,
+            "schema.scalar is %u; there are f32 (0), f16 (1), bf16 (2), i8 (3), u8 (4) "
+            "and b1 (5)",
+            schema->scalar);
     return OMENDB_OK;
 }
 
@@ -51,13 +66,16 @@ OMENDB_INTERNAL int schema_complete(const omendb_schema *given, omendb_schema *c
     complete->ef = given->ef == 0 ? 64 : given->ef;
     complete->seed = given->seed;
     int code = schema_check_ranges(complete);
+    if (code == OMENDB_OK)
+        code = schema_check_names(complete);
     if (code != OMENDB_OK)
         return code;
     if (kernels_for((omendb_scalar)complete->scalar, (omendb_metric)complete->metric) == NULL)
         return error_set(OMENDB_INVALID,
-                         "schema.metric %u does not go with schema.scalar %u: hamming is for b1, "
-                         "and b1 only for it",
-                         complete->metric, complete->scalar);
+                         "metric %s does not go with scalar %s: hamming is for b1, and b1 only for "
+                         "it",
+                         omendb_metric_name((int)complete->metric),
+                         omendb_scalar_name((int)complete->scalar));
     if (complete->scale != 1.0f && complete->scalar != OMENDB_I8 && complete->scalar != OMENDB_U8)
         return error_set(OMENDB_INVALID, "schema.scale is %g; only stored i8 and u8 have a scale",
                          (double)complete->scale);
@@ -67,12 +85,21 @@ OMENDB_INTERNAL int schema_complete(const omendb_schema *given, omendb_schema *c
     return OMENDB_OK;
 }
 
-static int schema_differs(const char *name, const char *field, double stored, double given)
+static int schema_name_differs(const char *name, const char *field, const char *stored,
+                               const char *given)
 {
     return error_set(
         OMENDB_MISMATCH,
-        "collection \"%s\" was made with %s %g, not %g; open it with the stored schema or NULL",
+        "collection \"%s\" was made with %s %s, not %s; open it with the stored schema or NULL",
         name, field, stored, given);
+}
+
+static int schema_differs(const char *name, const char *field, double stored, double given)
+{
+    char numbers[2][32];
+    snprintf(numbers[0], sizeof numbers[0], "%g", stored);
+    snprintf(numbers[1], sizeof numbers[1], "%g", given);
+    return schema_name_differs(name, field, numbers[0], numbers[1]);
 }
 
 OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_schema *given,
@@ -81,9 +108,11 @@ OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_sch
     if (given->dim != 0 && given->dim != stored->dim)
         return schema_differs(name, "dim", stored->dim, given->dim);
     if (given->metric != stored->metric)
-        return schema_differs(name, "metric", stored->metric, given->metric);
+        return schema_name_differs(name, "metric", omendb_metric_name((int)stored->metric),
+                                   omendb_metric_name((int)given->metric));
     if (given->scalar != stored->scalar)
-        return schema_differs(name, "scalar", stored->scalar, given->scalar);
+        return schema_name_differs(name, "scalar", omendb_scalar_name((int)stored->scalar),
+                                   omendb_scalar_name((int)given->scalar));
     if (given->scale != 0.0f && given->scale != stored->scale)
         return schema_differs(name, "scale", (double)stored->scale, (double)given->scale);
     if (given->M != 0 && given->M != stored->M)
@@ -471,10 +500,9 @@ OMENDB_INTERNAL struct segment *segment_reference(struct segment *segment)
     return segment;
 }
 
-OMENDB_INTERNAL void begin_array_release(struct begin_array *begins)
+OMENDB_INTERNAL void begin_array_destroy(struct begin_array *begins)
 {
-    if (begins != NULL &&
-        atomic_fetch_sub_explicit(&begins->references, 1, memory_order_acq_rel) == 1)
+    if (begins != NULL)
         memory_free(begins->memory, begins, sizeof *begins + begins->rows * sizeof(uint64_t));
 }
 
@@ -484,7 +512,7 @@ OMENDB_INTERNAL void segment_release(struct segment *segment)
         atomic_fetch_sub_explicit(&segment->references, 1, memory_order_acq_rel) != 1)
         return;
     tombstones_release(segment->tombstones);
-    begin_array_release(segment->begins);
+    begin_array_destroy(segment->begins);
     shared_file_release(segment->file);
     memory_free(segment->memory, segment, sizeof *segment);
 }

@@ -41,6 +41,10 @@ struct work_state {
     uint32_t stopping;
     uint32_t checkpointing;
     uint64_t retry_bytes; /* of log, at which a checkpoint that failed is tried again */
+    /* Memory in use after the last checkpoint, or the least since: what came on top is what the
+     * next one can give back. */
+    _Atomic uint64_t settled_bytes;
+    _Atomic uint32_t merge_starved; /* 1: the last merge failed for want of memory */
     uint32_t merging;
     struct work_queue index, merge;
     struct work_job *jobs;
@@ -136,13 +140,65 @@ static void work_report(omendb *db, int code)
         database_log(db, code, error_text());
 }
 
-/* More than `quarters` of what the limit allows is in use, and a checkpoint would give a part back.
- */
+/* At least `quarters` of what writers may use is in use, and a checkpoint would give an eighth
+ * back. A database in memory has nowhere to move its rows to. */
 static int work_is_pressed(const omendb *db, uint64_t quarters)
 {
-    uint64_t limit = db->memory.limit;
-    return limit != 0 && atomic_load(&db->memory.used) >= limit / 4 * quarters &&
-           atomic_load(&db->log_bytes) >= limit / 8;
+    const struct memory *memory = &db->memory;
+    if (memory->limit == 0 || db->in_memory || atomic_load(&db->log_bytes) == 0)
+        return 0;
+    uint64_t allowed = memory->limit - memory->reserve, used = atomic_load(&memory->used);
+    uint64_t settled = atomic_load(&db->work->settled_bytes);
+    if (used < settled)
+        atomic_store(&db->work->settled_bytes, settled = used);
+    return used >= allowed / 4 * quarters && used - settled >= allowed / 8;
+}
+
+OMENDB_INTERNAL int work_checkpoint(omendb *db, int force)
+{
+    memory_begin_maintenance();
+    int code = checkpoint_run(db, force);
+    memory_end_maintenance();
+    if (code == OMENDB_OK)
+        atomic_store(&db->work->settled_bytes, atomic_load(&db->memory.used));
+    return code;
+}
+
+static int work_is_merging(struct work_state *work)
+{
+    platform_mutex_lock(&work->mutex);
+    int merging = work->merging != 0;
+    platform_mutex_unlock(&work->mutex);
+    return merging;
+}
+
+OMENDB_INTERNAL int work_relieve(omendb *db, uint64_t *waited)
+{
+    char text[ERROR_TEXT_BYTES];
+    uint64_t before = atomic_load(&db->memory.used);
+    if (db->memory.limit == 0)
+        return 0;
+    /* A merge gives back more than a checkpoint of little, which would only make a small segment.
+     */
+    if (*waited < db->stall_timeout_us && !work_is_pressed(db, 0) && work_is_merging(db->work)) {
+        do {
+            platform_sleep_us(WORK_POLL_US);
+            *waited += WORK_POLL_US;
+        } while (*waited < db->stall_timeout_us && atomic_load(&db->memory.used) >= before &&
+                 work_is_merging(db->work));
+        return 1;
+    }
+    if (db->in_memory)
+        return 0;
+    /* Where another thread is at a checkpoint this waits for it; it may be over already, so the
+     * first time is worth a try. */
+    int first = (*waited)++ == 0;
+    memcpy(text, error_text(), strlen(error_text()) + 1);
+    int code = work_checkpoint(db, 1);
+    if (code != OMENDB_NOMEM && code != OMENDB_OK)
+        return 1; /* trying again tells the writer why */
+    error_adopt(OMENDB_NOMEM, text);
+    return code == OMENDB_OK && (first || atomic_load(&db->memory.used) < before);
 }
 
 /* Whether the log asks for a checkpoint; after a failed one only when it has grown by a quarter of
@@ -160,7 +216,7 @@ static int work_wants_checkpoint(const struct work_state *work)
 
 static int work_do_checkpoint(struct work_state *work)
 {
-    int code = checkpoint_run(work->db, work_is_pressed(work->db, 2));
+    int code = work_checkpoint(work->db, work_is_pressed(work->db, 2));
     work_report(work->db, code);
     platform_mutex_lock(&work->mutex);
     work->checkpointing = 0;
@@ -227,6 +283,7 @@ static int work_do_merge(struct work_state *work, struct collection **batch, siz
 {
     int merged = 0;
     int code = compact_run(work->db, batch, count, 0, NULL, NULL, &merged);
+    atomic_store(&work->merge_starved, code == OMENDB_NOMEM);
     work_report(work->db, code);
     for (size_t i = 0; i < count; i++) {
         if (code == OMENDB_OK && merged)
@@ -392,11 +449,26 @@ static int work_throttle_alone(struct collection *collection)
     while (code == OMENDB_OK && did &&
            (work_is_over(collection) || atomic_load(&db->log_bytes) >= db->wal_limit)) {
         if (atomic_load(&db->log_bytes) >= db->wal_limit || work_is_pressed(db, 2))
-            code = checkpoint_run(db, 1);
+            code = work_checkpoint(db, 1);
         else
             code = work_step(db, &did);
     }
     return code;
+}
+
+/* What a writer waited for in vain. */
+static int work_refuse(const struct collection *collection, uint64_t waited)
+{
+    const omendb *db = collection->db;
+    const char *reason = "indexing is behind by more than tail_limit; write slower or raise it";
+    if (work_is_pressed(db, 3))
+        reason = "checkpoints do not free memory as fast as it fills up; raise memory_limit";
+    else if (atomic_load(&db->log_bytes) >= db->wal_limit * 2)
+        reason = "checkpoints are behind by more than wal_limit; write slower or raise it";
+    else if (atomic_load(&db->work->merge_starved))
+        reason = "indexing is behind, as a merge lacks memory; raise memory_limit";
+    return error_set(OMENDB_BUSY, "collection \"%s\": after waiting for %llu ms: %s",
+                     collection->name, (unsigned long long)(waited / 1000), reason);
 }
 
 OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes)
@@ -413,15 +485,12 @@ OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes)
             (atomic_load(&db->log_bytes) >= db->wal_limit * 2 || waited >= db->stall_timeout_us)) {
             /* The background could not, and what it sealed cannot be indexed before a checkpoint is
              * made; whoever writes is told why, by trying once more in this thread. */
-            int code = checkpoint_run(db, 1);
+            int code = work_checkpoint(db, 1);
             if (code != OMENDB_OK)
                 return code;
         }
         if (waited >= db->stall_timeout_us)
-            return error_set(OMENDB_BUSY,
-                             "collection \"%s\": indexing is behind by more than tail_limit for "
-                             "%llu ms; write slower or raise tail_limit",
-                             collection->name, (unsigned long long)(waited / 1000));
+            return work_refuse(collection, waited);
         work_notice_index(collection);
         work_notice_merge(collection);
         platform_sleep_us(WORK_POLL_US);

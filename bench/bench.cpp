@@ -584,14 +584,14 @@ void Database::wait_for_graph(size_t rows)
 omendb_stats Database::stats() const
 {
     omendb_stats stats = OMENDB_STATS_INIT;
-    check(omendb_database_stats(db, &stats), "omendb_database_stats");
+    check(omendb_get_stats(db, &stats), "omendb_get_stats");
     return stats;
 }
 
 omendb_collection_stats Database::collection_stats() const
 {
     omendb_collection_stats stats = OMENDB_COLLECTION_STATS_INIT;
-    check(omendb_collection_statistics(collection, &stats), "omendb_collection_statistics");
+    check(omendb_collection_get_stats(collection, &stats), "omendb_collection_get_stats");
     return stats;
 }
 

@@ -145,7 +145,7 @@ struct graph_core *graph_core_adopt(const struct graph_core *source, const unsig
         }
     }
     core_run(core, threads, &view, old_to_new);
-    core_require(graph_adopt_end(core->graph, &view, old_to_new));
+    core_require(graph_adopt_end(core->graph));
     free(old_to_new);
     return core;
 }

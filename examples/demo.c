@@ -593,7 +593,7 @@ static void finish(struct demo *demo)
     printf("  every checksum and structure verified in %.0f ms: %llu problems\n", now_ms() - start,
            (unsigned long long)problems);
     expect(demo, problems == 0, "no problems");
-    check(omendb_database_stats(demo->db, &stats), "stats");
+    check(omendb_get_stats(demo->db, &stats), "stats");
     printf("  %llu records, %.1f MB in files, %.1f MB of memory, kernels %s\n",
            (unsigned long long)stats.records, (double)stats.file_bytes / 1e6,
            (double)stats.memory_bytes / 1e6, omendb_kernels());

@@ -444,6 +444,38 @@ static inline int fault_act_read_only(struct fault_run *run)
     return status != OMENDB_OK ? status : closed;
 }
 
+/* Refreshes; a reader then shows the newest state, or what it showed before, or an error, but no
+ * mix. */
+static inline int fault_refresh(struct fault_run *run, omendb *reader)
+{
+    uint64_t digest = 0;
+    const int status = omendb_refresh(reader);
+    const int read = support_digest(reader, NULL, &digest);
+    const uint64_t newest = run->states[run->acknowledged];
+    if (run->reference || read != OMENDB_OK || digest == newest)
+        return status;
+    return status != OMENDB_OK && digest == run->states[0] ? status : OMENDB_MISUSE;
+}
+
+static inline int fault_act_refresh(struct fault_run *run)
+{
+    omendb *reader = NULL;
+    int status = fault_open_path(run, "/db", 1, &reader);
+    if (status == OMENDB_OK)
+        status = fault_act_transaction(run);
+    if (status == OMENDB_OK)
+        status = omendb_checkpoint(run->db);
+    if (status == OMENDB_OK)
+        status = omendb_optimize(run->db, NULL, NULL);
+    if (status == OMENDB_OK) {
+        status = fault_refresh(run, reader);
+        const int again = fault_refresh(run, reader);
+        status = again == OMENDB_MISUSE ? again : status;
+    }
+    omendb_close(reader);
+    return status;
+}
+
 struct fault_scenario {
     const char *name;
     int died;          /* the disk to start from has a log */
@@ -477,7 +509,8 @@ static const struct fault_scenario fault_scenarios[] = {
     {"read everything", 0, 0, fault_act_read},
     {"search", 1, 0, fault_act_search},
     {"check", 1, 0, fault_act_check},
-    {"snapshot over a merge", 0, 0, fault_act_snapshot}};
+    {"snapshot over a merge", 0, 0, fault_act_snapshot},
+    {"refresh over a merge", 0, 0, fault_act_refresh}};
 
 #define FAULT_SCENARIOS (sizeof fault_scenarios / sizeof fault_scenarios[0])
 

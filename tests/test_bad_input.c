@@ -77,6 +77,15 @@ static int input_is(int status, int expected, const char *word)
     return 0;
 }
 
+/* As input_is, and the sentence lacks the other word. */
+static int input_is_without(int status, int expected, const char *word, const char *absent)
+{
+    if (strstr(omendb_errmsg(), absent) == NULL)
+        return input_is(status, expected, word);
+    fprintf(stderr, "    \"%s\" has the word \"%s\"\n", omendb_errmsg(), absent);
+    return 0;
+}
+
 static int input_add(omendb_collection *collection, uint64_t id, const float *vector)
 {
     omendb_record record = OMENDB_RECORD_INIT;
@@ -212,6 +221,9 @@ TEST(null_where_none_is_allowed_is_misuse)
     CHECK(input_is(omendb_collection_open(input_db, NULL, NULL, &collection), OMENDB_MISUSE, ""));
     CHECK(input_is(omendb_collection_open(input_db, "l2", NULL, NULL), OMENDB_MISUSE, ""));
     CHECK(input_is(omendb_collection_create(input_db, "x", NULL, &collection), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_collection_open_or_create(input_db, "l2", NULL, &collection),
+                   OMENDB_MISUSE, "schema"));
+    CHECK(collection == NULL);
     CHECK(input_is(omendb_add(NULL, NULL, &record, NULL), OMENDB_MISUSE, ""));
     CHECK(input_is(omendb_add(input_l2, NULL, NULL, NULL), OMENDB_MISUSE, ""));
     CHECK(input_is(omendb_add(input_l2, NULL, &record, NULL), OMENDB_MISUSE, ""));
@@ -281,11 +293,411 @@ TEST(a_cursor_of_an_ended_transaction_is_refused)
     }
 }
 
+TEST(a_row_is_named_only_in_batches)
+{
+    float vectors[2 * INPUT_DIM] = {1, 2, 3, 4, NAN, 2, 3, 4};
+    uint64_t ids[10];
+    size_t count = 0;
+    omendb_txn *txn = NULL;
+    omendb_query query = OMENDB_QUERY_INIT;
+    omendb_record record = OMENDB_RECORD_INIT;
+    CHECK(input_begin("rows"));
+    CHECK(input_is_without(input_add(input_l2, 50, vectors + INPUT_DIM), OMENDB_INVALID,
+                           "element 0", "row"));
+    CHECK(input_is_without(input_add(input_l2, 7, vectors), OMENDB_EXISTS, "id 7", "row"));
+    query.vector = vectors + INPUT_DIM;
+    CHECK(input_is_without(omendb_search(input_l2, NULL, &query, ids, NULL, &count), OMENDB_INVALID,
+                           "element 0", "row"));
+    CHECK_EQ_INT(omendb_txn_begin(input_db, OMENDB_READ_WRITE, &txn), OMENDB_OK);
+    record.id = 7;
+    record.vector = vectors;
+    CHECK(input_is_without(omendb_add(input_l2, txn, &record, NULL), OMENDB_EXISTS, "id 7", "row"));
+    omendb_txn_rollback(txn);
+    ids[0] = 50;
+    ids[1] = 7;
+    CHECK(input_is(omendb_add_batch(input_l2, NULL, 2, ids, vectors, OMENDB_F32, NULL),
+                   OMENDB_INVALID, "row 1: element 0"));
+    vectors[INPUT_DIM] = 1;
+    CHECK(input_is(omendb_add_batch(input_l2, NULL, 2, ids, vectors, OMENDB_F32, NULL),
+                   OMENDB_EXISTS, "row 1: id 7"));
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+}
+
+TEST(metrics_and_types_are_called_by_their_names)
+{
+    float vector[INPUT_DIM];
+    omendb_rows *rows = NULL;
+    omendb_collection *collection = NULL;
+    omendb_schema schema = input_schema(OMENDB_L2, OMENDB_F32);
+    CHECK(input_begin("names"));
+    CHECK(input_is(omendb_collection_open(input_db, "cosine", &schema, &collection),
+                   OMENDB_MISMATCH, "metric cosine, not l2"));
+    schema.metric = OMENDB_INNER_PRODUCT;
+    CHECK(input_is(omendb_collection_open(input_db, "cosine", &schema, &collection),
+                   OMENDB_MISMATCH, "metric cosine, not ip"));
+    schema = input_schema(OMENDB_L2, OMENDB_U8);
+    CHECK(input_is(omendb_collection_open(input_db, "l2", &schema, &collection), OMENDB_MISMATCH,
+                   "scalar f32, not u8"));
+    schema = input_schema(OMENDB_HAMMING, OMENDB_BF16);
+    CHECK(input_is(omendb_collection_create(input_db, "x", &schema, &collection), OMENDB_INVALID,
+                   "metric hamming does not go with scalar bf16"));
+    schema.metric = 9;
+    CHECK(input_is(omendb_collection_create(input_db, "x", &schema, &collection), OMENDB_INVALID,
+                   "metric is 9; there are l2 (0)"));
+    CHECK(input_is(omendb_get(input_small, NULL, 1, OMENDB_I8, vector), OMENDB_INVALID,
+                   "stores f16 vectors, which cannot be given as i8"));
+    CHECK_EQ_INT(omendb_scan(input_small, NULL, 0, 9, &rows), OMENDB_OK);
+    CHECK(input_is(omendb_rows_next(rows, NULL, OMENDB_I8, vector), OMENDB_INVALID,
+                   "stores f16 vectors, which cannot be given as i8"));
+    CHECK(input_is(omendb_rows_next(rows, NULL, 9, vector), OMENDB_INVALID, "vector_type is 9"));
+    omendb_rows_close(rows);
+    CHECK_EQ_STR(omendb_metric_name(OMENDB_HAMMING), "hamming");
+    CHECK_EQ_STR(omendb_metric_name(-1), "unknown metric");
+    CHECK_EQ_STR(omendb_scalar_name(OMENDB_BF16), "bf16");
+    CHECK_EQ_STR(omendb_scalar_name(6), "unknown type");
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+}
+
+TEST(what_is_still_open_is_counted)
+{
+    omendb *db = NULL;
+    omendb_collection *first = NULL, *second = NULL;
+    omendb_txn *txn = NULL;
+    omendb_rows *rows = NULL;
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    CHECK(input_begin("open"));
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+    options.read_only = 1;
+    CHECK_EQ_INT(omendb_open(input_path, &options, &db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_open(db, "l2", NULL, &first), OMENDB_OK);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_BUSY);
+    CHECK_EQ_STR(omendb_errmsg(), "1 collection is open; close it first");
+    CHECK_EQ_INT(omendb_collection_open(db, "l2", NULL, &second), OMENDB_OK);
+    CHECK_EQ_INT(omendb_scan(first, NULL, 0, 9, &rows), OMENDB_OK);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_BUSY);
+    CHECK_EQ_STR(omendb_errmsg(), "2 collections and 1 cursor are open; close them first");
+    CHECK_EQ_INT(omendb_txn_begin(db, OMENDB_READ_ONLY, &txn), OMENDB_OK);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_BUSY);
+    CHECK_EQ_STR(omendb_errmsg(),
+                 "2 collections, 1 transaction and 1 cursor are open; close them first");
+    CHECK_EQ_INT(omendb_refresh(db), OMENDB_BUSY);
+    CHECK_EQ_STR(omendb_errmsg(), "1 transaction is open; close it first");
+    omendb_rows_close(rows);
+    omendb_collection_close(first);
+    omendb_collection_close(second);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_BUSY);
+    CHECK_EQ_STR(omendb_errmsg(), "1 transaction is open; close it first");
+    omendb_txn_rollback(txn);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+}
+
+TEST(the_first_to_commit_wins_and_the_other_is_told)
+{
+    omendb_txn *first = NULL, *second = NULL, *snapshot = NULL;
+    omendb_collection *later = NULL;
+    omendb_record record = OMENDB_RECORD_INIT;
+    const omendb_schema schema = input_schema(OMENDB_L2, OMENDB_F32);
+    float vector[INPUT_DIM];
+    uint64_t ids[2], count = 77;
+    support_vector(4, INPUT_DIM, vector);
+    record.vector = vector;
+    CHECK(input_begin("conflicts"));
+    CHECK_EQ_INT(omendb_txn_begin(input_db, OMENDB_READ_ONLY, &snapshot), OMENDB_OK);
+    CHECK_EQ_INT(omendb_txn_begin(input_db, OMENDB_READ_WRITE, &first), OMENDB_OK);
+    CHECK_EQ_INT(omendb_txn_begin(input_db, OMENDB_READ_WRITE, &second), OMENDB_OK);
+    CHECK_EQ_INT(omendb_add(input_l2, first, &record, &ids[0]), OMENDB_OK);
+    CHECK_EQ_INT(omendb_add(input_l2, second, &record, &ids[1]), OMENDB_OK);
+    CHECK(ids[0] != ids[1]);
+    record.id = 100;
+    CHECK_EQ_INT(omendb_add(input_l2, first, &record, NULL), OMENDB_OK);
+    CHECK_EQ_INT(omendb_add(input_l2, second, &record, NULL), OMENDB_OK);
+    CHECK(input_is(omendb_add(input_l2, second, &record, NULL), OMENDB_EXISTS, "100"));
+    CHECK_EQ_INT(omendb_txn_commit(first), OMENDB_OK);
+    CHECK(input_is(omendb_txn_commit(second), OMENDB_CONFLICT, "another commit"));
+    CHECK_EQ_INT(omendb_txn_begin(input_db, OMENDB_READ_WRITE, &first), OMENDB_OK);
+    record.id = 101;
+    CHECK_EQ_INT(omendb_add(input_l2, first, &record, NULL), OMENDB_OK);
+    CHECK_EQ_INT(omendb_add(input_l2, NULL, &record, NULL), OMENDB_OK);
+    CHECK(input_is(omendb_txn_commit(first), OMENDB_CONFLICT, "101"));
+    CHECK_EQ_INT(omendb_collection_create(input_db, "later", &schema, &later), OMENDB_OK);
+    CHECK_EQ_INT(support_put(later, NULL, 1, 1, INPUT_DIM), OMENDB_OK);
+    CHECK_EQ_INT(omendb_count(later, snapshot, &count), OMENDB_OK);
+    CHECK_EQ_INT(count, 0);
+    CHECK_EQ_INT(omendb_txn_begin(input_db, OMENDB_READ_WRITE, &first), OMENDB_OK);
+    CHECK_EQ_INT(support_put(later, first, 2, 2, INPUT_DIM), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_drop(input_db, "later"), OMENDB_OK);
+    CHECK(input_is(omendb_txn_commit(first), OMENDB_DROPPED, "later"));
+    CHECK(input_is(omendb_count(later, snapshot, &count), OMENDB_DROPPED, "later"));
+    omendb_txn_rollback(snapshot);
+    omendb_collection_close(later);
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+}
+
+TEST(a_cursor_shows_the_state_that_it_was_opened_at)
+{
+    omendb *reader = NULL;
+    omendb_collection *collection = NULL;
+    omendb_rows *rows[2] = {NULL, NULL};
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    float vector[INPUT_DIM], expected[INPUT_DIM];
+    uint64_t id = 0;
+    CHECK(input_begin("cursors"));
+    options.read_only = 1;
+    CHECK_EQ_INT(omendb_open(input_path, &options, &reader), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_open(reader, "l2", NULL, &collection), OMENDB_OK);
+    CHECK_EQ_INT(omendb_scan(collection, NULL, 0, 99, &rows[0]), OMENDB_OK);
+    CHECK_EQ_INT(omendb_scan(input_l2, NULL, 0, 99, &rows[1]), OMENDB_OK);
+    CHECK_EQ_INT(omendb_delete(input_l2, NULL, 3), OMENDB_OK);
+    CHECK_EQ_INT(support_put(input_l2, NULL, 4, 99, INPUT_DIM), OMENDB_OK);
+    CHECK_EQ_INT(omendb_optimize(input_db, NULL, NULL), OMENDB_OK);
+    CHECK_EQ_INT(omendb_refresh(reader), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_drop(input_db, "l2"), OMENDB_OK);
+    CHECK_EQ_INT(omendb_checkpoint(input_db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_refresh(reader), OMENDB_OK);
+    for (int i = 0; i < 2; i++) {
+        for (uint64_t row = 0; row < 10; row++) {
+            CHECK_EQ_INT(omendb_rows_next(rows[i], &id, OMENDB_F32, vector), OMENDB_OK);
+            support_vector(row + 1, INPUT_DIM, expected);
+            CHECK(id == row && memcmp(vector, expected, sizeof vector) == 0);
+        }
+        CHECK_EQ_INT(omendb_rows_next(rows[i], NULL, OMENDB_F32, NULL), OMENDB_DONE);
+        omendb_rows_close(rows[i]);
+    }
+    omendb_collection_close(collection);
+    CHECK_EQ_INT(omendb_close(reader), OMENDB_OK);
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+}
+
+/* What a later header's struct looks like to this library. */
+struct input_later_options {
+    omendb_options options;
+    uint64_t later;
+};
+
+TEST(structs_of_other_sizes_are_told_apart)
+{
+    struct input_later_options later = {OMENDB_OPTIONS_INIT, 0};
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb_allocator allocator = {0};
+    omendb_vfs vfs = *omendb_default_vfs();
+    omendb *db = NULL;
+    later.options.struct_size = sizeof later;
+    CHECK_EQ_INT(omendb_open(":memory:", &later.options, &db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    later.later = 1;
+    CHECK(input_is(omendb_open(":memory:", &later.options, &db), OMENDB_INVALID, "does not know"));
+    options.struct_size = sizeof options - 1;
+    CHECK(input_is(omendb_open(":memory:", &options, &db), OMENDB_MISUSE, "struct_size"));
+    options.struct_size = 0x5a5a5a5a;
+    CHECK(input_is(omendb_open(":memory:", &options, &db), OMENDB_MISUSE, "was not set"));
+    options.struct_size = sizeof options;
+    options.allocator = &allocator;
+    CHECK(input_is(omendb_open(":memory:", &options, &db), OMENDB_MISUSE, "options.allocator"));
+    allocator.struct_size = sizeof allocator;
+    CHECK(input_is(omendb_open(":memory:", &options, &db), OMENDB_MISUSE, "a function of"));
+    options.allocator = NULL;
+    options.vfs = &vfs;
+    vfs.struct_size = 0;
+    CHECK(input_is(omendb_open("x", &options, &db), OMENDB_MISUSE, "options.vfs"));
+    vfs.struct_size = sizeof vfs;
+    vfs.sync = NULL;
+    CHECK(input_is(omendb_open("x", &options, &db), OMENDB_MISUSE, "a function of options.vfs"));
+    CHECK(db == NULL);
+}
+
+TEST(init_functions_give_what_the_macros_give)
+{
+    const omendb_stats stats = OMENDB_STATS_INIT;
+    const omendb_collection_stats collection_stats = OMENDB_COLLECTION_STATS_INIT;
+    const omendb_explain explain = OMENDB_EXPLAIN_INIT;
+    omendb_stats made_stats;
+    omendb_collection_stats made_collection_stats;
+    omendb_explain made_explain;
+    memset(&made_stats, 0x5a, sizeof made_stats);
+    memset(&made_collection_stats, 0x5a, sizeof made_collection_stats);
+    memset(&made_explain, 0x5a, sizeof made_explain);
+    CHECK(input_begin("init"));
+    CHECK(input_is(omendb_get_stats(input_db, &made_stats), OMENDB_MISUSE, "stats.struct_size"));
+    omendb_stats_init(&made_stats);
+    omendb_collection_stats_init(&made_collection_stats);
+    omendb_explain_init(&made_explain);
+    CHECK(memcmp(&made_stats, &stats, sizeof stats) == 0);
+    CHECK(memcmp(&made_collection_stats, &collection_stats, sizeof collection_stats) == 0);
+    CHECK(memcmp(&made_explain, &explain, sizeof explain) == 0);
+    CHECK_EQ_INT(omendb_get_stats(input_db, &made_stats), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_get_stats(input_l2, &made_collection_stats), OMENDB_OK);
+    CHECK_EQ_INT(made_stats.records, 30);
+    CHECK_EQ_INT(made_collection_stats.records, 10);
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+}
+
+TEST(options_that_make_no_sense_are_refused)
+{
+    omendb *db = NULL;
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    options.sync = 7;
+    CHECK(input_is(omendb_open(":memory:", &options, &db), OMENDB_INVALID, "OMENDB_SYNC_FULL (0)"));
+    options.sync = OMENDB_SYNC_FULL;
+    options.io = 7;
+    CHECK(input_is(omendb_open(":memory:", &options, &db), OMENDB_INVALID, "OMENDB_IO_MAP (0)"));
+    options.io = OMENDB_IO_MAP;
+    options.threads = -2;
+    CHECK(input_is(omendb_open(":memory:", &options, &db), OMENDB_INVALID, "threads is -2"));
+    options.threads = 0;
+    options.memory_limit = 3 << 20;
+    CHECK(input_is(omendb_open(":memory:", &options, &db), OMENDB_INVALID, "at least 8388608"));
+    CHECK(strstr(omendb_errmsg(), "3145728") != NULL);
+    options.memory_limit = 0;
+    options.read_only = 1;
+    CHECK(input_is(omendb_open(":memory:", &options, &db), OMENDB_INVALID, "begins empty"));
+    options.read_only = 0;
+    options.must_exist = 1;
+    CHECK(input_is(omendb_open(":memory:", &options, &db), OMENDB_INVALID, "begins empty"));
+    CHECK(db == NULL);
+}
+
+TEST(ids_beyond_the_last_automatic_one_are_full)
+{
+    float vector[INPUT_DIM];
+    omendb_txn *txn = NULL;
+    omendb_record record = OMENDB_RECORD_INIT;
+    support_vector(4, INPUT_DIM, vector);
+    record.vector = vector;
+    CHECK(input_begin("automatic"));
+    CHECK_EQ_INT(input_add(input_l2, UINT64_MAX - 1, vector), OMENDB_OK);
+    CHECK(input_is(omendb_add(input_l2, NULL, &record, NULL), OMENDB_FULL, "give ids yourself"));
+    CHECK_EQ_INT(omendb_txn_begin(input_db, OMENDB_READ_WRITE, &txn), OMENDB_OK);
+    CHECK(input_is(omendb_add(input_l2, txn, &record, NULL), OMENDB_FULL, "give ids yourself"));
+    omendb_txn_rollback(txn);
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+}
+
+/* Batches of twice as many rows each time, and a transaction of ever more, until no memory is left
+ * for either. 1 when both ended so. */
+static int input_exhaust(omendb *db, omendb_collection *collection, uint32_t dim)
+{
+    char copy[4200];
+    omendb_txn *txn = NULL;
+    int code = OMENDB_OK;
+    for (size_t rows = 64; code == OMENDB_OK && rows < (size_t)1 << 20; rows *= 2) {
+        float *vectors = calloc(rows * dim, sizeof *vectors);
+        for (size_t i = 0; vectors != NULL && i < rows; i++)
+            vectors[i * dim] = (float)(i + 1);
+        code = omendb_add_batch(collection, NULL, rows, NULL, vectors, OMENDB_F32, NULL);
+        free(vectors);
+    }
+    int good = input_is(code, OMENDB_NOMEM, "memory_limit");
+    code = omendb_txn_begin(db, OMENDB_READ_WRITE, &txn);
+    for (uint64_t id = UINT64_C(1) << 40; code == OMENDB_OK && id < UINT64_C(1) << 41; id++)
+        code = support_put(collection, txn, id, id, dim);
+    good = good && input_is(code, OMENDB_NOMEM, "memory_limit");
+    /* What writers cannot have is there for upkeep. */
+    snprintf(copy, sizeof copy, "%s/smallest-copy", support_folder());
+    support_remove(copy);
+    good = good && omendb_checkpoint(db) == OMENDB_OK && support_check(db) == OMENDB_OK &&
+           omendb_backup(db, copy) == OMENDB_OK;
+    support_remove(copy);
+    code = omendb_txn_commit(txn);
+    return good && (code == OMENDB_NOMEM || code == OMENDB_OK) &&
+           support_put(collection, NULL, 7, 7, dim) == OMENDB_OK;
+}
+
+TEST(the_smallest_memory_limit_is_enough_to_close_reopen_and_check)
+{
+    for (int32_t threads = 0; threads <= 2; threads += 2) {
+        for (uint32_t io = OMENDB_IO_MAP; io <= OMENDB_IO_PREAD; io++) {
+            omendb *db = NULL;
+            omendb_collection *collection = NULL;
+            omendb_options options = OMENDB_OPTIONS_INIT;
+            omendb_schema schema = input_schema(OMENDB_L2, OMENDB_F32);
+            const char *path = support_path("smallest");
+            uint64_t before = 0, after = 0;
+            schema.dim = SUPPORT_DIM_MAX;
+            options.memory_limit = OMENDB_MEMORY_LIMIT_MIN;
+            options.threads = threads;
+            options.io = io;
+            CHECK_EQ_INT(omendb_open(path, &options, &db), OMENDB_OK);
+            CHECK_EQ_INT(omendb_collection_create(db, "c", &schema, &collection), OMENDB_OK);
+            CHECK(input_exhaust(db, collection, SUPPORT_DIM_MAX));
+            CHECK_EQ_INT(omendb_count(collection, NULL, &before), OMENDB_OK);
+            omendb_collection_close(collection);
+            CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+            CHECK_EQ_INT(omendb_open(path, &options, &db), OMENDB_OK);
+            CHECK_EQ_INT(omendb_collection_open(db, "c", NULL, &collection), OMENDB_OK);
+            CHECK_EQ_INT(omendb_count(collection, NULL, &after), OMENDB_OK);
+            CHECK(after == before && after > 64);
+            CHECK_EQ_INT(support_check(db), OMENDB_OK);
+            CHECK_EQ_INT(support_put(collection, NULL, 8, 8, SUPPORT_DIM_MAX), OMENDB_OK);
+            omendb_collection_close(collection);
+            CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+        }
+    }
+}
+
+/* Adds rows whose vectors alone take six times the limit; every call must succeed. */
+static int input_add_beyond_limit(int32_t threads, uint64_t *checkpoints)
+{
+    enum { DIM = 256, BATCH = 256, BATCHES = 192 };
+    static float vectors[BATCH * DIM];
+    omendb *db = NULL;
+    omendb_collection *collection = NULL;
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    omendb_stats stats = OMENDB_STATS_INIT;
+    schema.dim = DIM;
+    schema.M = 2;
+    schema.ef_construction = 8;
+    options.memory_limit = OMENDB_MEMORY_LIMIT_MIN;
+    options.threads = threads;
+    options.sync = OMENDB_SYNC_OFF;
+    options.wal_limit = UINT64_C(1) << 30;
+    options.tail_limit = UINT64_C(1) << 30;
+    int code = omendb_open(support_path("beyond"), &options, &db);
+    if (code == OMENDB_OK)
+        code = omendb_collection_create(db, "c", &schema, &collection);
+    for (uint64_t i = 0; i < BATCHES && code == OMENDB_OK; i++) {
+        for (size_t at = 0; at < BATCH * DIM; at++)
+            vectors[at] = (float)(support_mix(i * BATCH * DIM + at) % 100);
+        code = omendb_add_batch(collection, NULL, BATCH, NULL, vectors, OMENDB_F32, NULL);
+        if (code != OMENDB_OK)
+            fprintf(stderr, "    batch %d: %s\n", (int)i, omendb_errmsg());
+    }
+    if (code == OMENDB_OK)
+        code = omendb_get_stats(db, &stats);
+    *checkpoints = stats.checkpoints;
+    omendb_collection_close(collection);
+    const int closed = omendb_close(db);
+    if (code == OMENDB_OK && stats.memory_peak_bytes > options.memory_limit)
+        code = OMENDB_CORRUPT;
+    return code == OMENDB_OK ? closed : code;
+}
+
+TEST(writers_go_on_under_a_memory_limit)
+{
+    uint64_t checkpoints = 0;
+    CHECK_EQ_INT(input_add_beyond_limit(0, &checkpoints), OMENDB_OK);
+    CHECK(checkpoints > 6);
+    CHECK_EQ_INT(input_add_beyond_limit(2, &checkpoints), OMENDB_OK);
+    CHECK(checkpoints > 6);
+}
+
 TEST(a_backup_to_no_directory_is_refused)
 {
+    char path[4200];
+    omendb *reader = NULL;
+    omendb_options options = OMENDB_OPTIONS_INIT;
     CHECK(input_begin("backup"));
     CHECK(input_is(omendb_backup(input_db, ":memory:"), OMENDB_INVALID, "directory"));
     CHECK(input_is(omendb_backup(input_db, ""), OMENDB_INVALID, "directory"));
+    snprintf(path, sizeof path, "%s/CURRENT", input_path);
+    CHECK(input_is(omendb_backup(input_db, path), OMENDB_FORMAT, "is not a directory"));
+    CHECK(input_is(omendb_backup(input_db, input_path), OMENDB_EXISTS, "not empty"));
+    snprintf(path, sizeof path, "%s/no/such", input_path);
+    CHECK(input_is(omendb_backup(input_db, path), OMENDB_NOTFOUND, "parent directory"));
+    options.read_only = 1;
+    CHECK_EQ_INT(omendb_open(input_path, &options, &reader), OMENDB_OK);
+    CHECK(input_is(omendb_backup(reader, "x"), OMENDB_READONLY, "through the writing one"));
+    CHECK_EQ_INT(omendb_close(reader), OMENDB_OK);
     CHECK_EQ_INT(input_end(), OMENDB_OK);
 }
 
@@ -356,7 +768,7 @@ TEST(paths_that_are_no_databases_are_refused)
     omendb_options options = OMENDB_OPTIONS_INIT;
     options.must_exist = 1;
     snprintf(path, sizeof path, "%s", support_path("nothing"));
-    CHECK(input_is(omendb_open(path, &options, &db), OMENDB_NOTFOUND, ""));
+    CHECK(input_is(omendb_open(path, &options, &db), OMENDB_NOTFOUND, "there is no database at"));
     CHECK(db == NULL);
     options.must_exist = 0;
     options.read_only = 1;
@@ -369,14 +781,15 @@ TEST(paths_that_are_no_databases_are_refused)
     CHECK(mkdir(path, 0700) == 0);
     snprintf(inside, sizeof inside, "%s/letter.txt", path);
     CHECK(input_write_file(inside, "dear", 4));
-    CHECK(input_is(omendb_open(path, NULL, &db), OMENDB_FORMAT, ""));
+    CHECK(input_is(omendb_open(path, NULL, &db), OMENDB_FORMAT, "other things"));
+    CHECK(strstr(omendb_errmsg(), path) != NULL);
     CHECK(access(inside, F_OK) == 0);
     unlink(inside);
     CHECK_EQ_INT(omendb_open(path, NULL, &db), OMENDB_OK);
     CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
     support_remove(path);
     snprintf(inside, sizeof inside, "%s/absent/parent", support_folder());
-    CHECK(input_is(omendb_open(inside, NULL, &db), OMENDB_NOTFOUND, ""));
+    CHECK(input_is(omendb_open(inside, NULL, &db), OMENDB_NOTFOUND, "parent directory"));
     CHECK(input_is(omendb_open("", NULL, &db), OMENDB_INVALID, ""));
 }
 
@@ -574,7 +987,14 @@ TEST_MAIN(vectors_that_are_no_vectors_are_refused,
           a_batch_with_one_bad_row_changes_nothing_and_names_the_row,
           ids_that_are_taken_or_absent_are_named, a_query_without_sense_is_refused,
           null_where_none_is_allowed_is_misuse, wrong_use_of_transactions_is_refused,
-          a_cursor_of_an_ended_transaction_is_refused, a_backup_to_no_directory_is_refused,
+          a_cursor_of_an_ended_transaction_is_refused, a_row_is_named_only_in_batches,
+          metrics_and_types_are_called_by_their_names, what_is_still_open_is_counted,
+          the_first_to_commit_wins_and_the_other_is_told,
+          a_cursor_shows_the_state_that_it_was_opened_at, structs_of_other_sizes_are_told_apart,
+          init_functions_give_what_the_macros_give, options_that_make_no_sense_are_refused,
+          ids_beyond_the_last_automatic_one_are_full,
+          the_smallest_memory_limit_is_enough_to_close_reopen_and_check,
+          writers_go_on_under_a_memory_limit, a_backup_to_no_directory_is_refused,
           schemas_and_names_that_make_no_sense_are_refused, paths_that_are_no_databases_are_refused,
           foreign_truncated_and_missing_files_are_named, no_permission_is_named,
           files_are_for_their_owner_only, a_full_disk_is_named_and_reading_and_deleting_go_on,

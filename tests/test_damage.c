@@ -137,7 +137,8 @@ static size_t damage_state(const struct damage_world *world, uint64_t digest)
 
 static void damage_count_problem(void *context, const char *line)
 {
-    *(uint64_t *)context += strstr(line, "cannot be reached from the entry") == NULL;
+    (void)line;
+    ++*(uint64_t *)context;
 }
 
 static int damage_code_is_right(int status)

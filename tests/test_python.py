@@ -274,6 +274,13 @@ class OnDisk(unittest.TestCase):
             with self.assertRaises(omendb.ReadOnly):
                 docs.add(rows)
 
+    def test_a_memory_limit_that_is_too_small_names_the_least(self):
+        with self.assertRaisesRegex(omendb.Invalid, "1048576 bytes; it must be at least 8388608"):
+            omendb.open(self.path, memory_limit=1 << 20)
+        with omendb.open(self.path, memory_limit=8 << 20) as db:
+            db.collection("docs", dim=8).add(RNG.standard_normal((300, 8)))
+            self.assertLess(db.stats()["memory_peak_bytes"], 8 << 20)
+
     def test_upkeep(self):
         with omendb.open(self.path, sync="off", threads=0) as db:
             docs = db.collection("docs", dim=8)

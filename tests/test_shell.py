@@ -119,6 +119,10 @@ def a_wrong_command_line_exits_with_2_and_makes_nothing():
         run(*words, status=2)
         assert not os.path.exists("db"), words
     assert run("db", "frobnicate", "--json", status=2).json["code"] == "usage"
+    wrong = run("db", "import", "a.csv", "--metric", "l3", "--json", status=2).json
+    assert "no 'l3'; there are l2 cosine ip hamming" in json.dumps(wrong)
+    wrong = run("db", "import", "a.csv", "--type", "f8", "--json", status=2).json
+    assert "no 'f8'; there are f32 f16 bf16 i8 u8 b1" in json.dumps(wrong)
 
 
 @test

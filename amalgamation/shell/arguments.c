@@ -101,31 +101,6 @@ static const struct arguments_command arguments_commands[] = {
     {"backup", COMMAND_BACKUP, 1, 1, "PATH"},
 };
 
-static const char *const arguments_metrics[] = {"l2", "cosine", "ip", "hamming"};
-static const char *const arguments_scalars[] = {"f32", "f16", "bf16", "i8", "u8", "b1"};
-
-const char *arguments_metric_name(uint32_t metric)
-{
-    return metric < 4 ? arguments_metrics[metric] : "?";
-}
-
-const char *arguments_scalar_name(uint32_t scalar)
-{
-    return scalar < 6 ? arguments_scalars[scalar] : "?";
-}
-
-static int arguments_find_name(const char *const *names, int count, const char *name)
-{
-    int i;
-
-    for (i = 0; i < count; i++) {
-        if (strcmp(names[i], name) == 0) {
-            return i;
-        }
-    }
-    return -1;
-}
-
 /* The option that `word` names; *value is behind its '=', or NULL. */
 static const struct arguments_option *arguments_find_option(const char *word, const char **value)
 {
@@ -179,16 +154,18 @@ static int arguments_set_float(struct arguments *arguments, const struct argumen
     return OMENDB_OK;
 }
 
-static int arguments_set_name(int *number, const char *const *names, int count, const char *option,
-                              const char *value, struct failure *failure)
+/* name_of: the library's, of the numbers from 0 to `last`. */
+static int arguments_set_name(int *number, const char *(*name_of)(int), int last,
+                              const char *option, const char *value, struct failure *failure)
 {
-    *number = arguments_find_name(names, count, value);
-    if (*number >= 0) {
-        return OMENDB_OK;
+    for (*number = 0; *number <= last; (*number)++) {
+        if (strcmp(name_of(*number), value) == 0) {
+            return OMENDB_OK;
+        }
     }
     failure_set(failure, FAILURE_USAGE, "%s: no '%s'; there are", option, value);
-    for (*number = 0; *number < count; (*number)++) {
-        failure_suffix(failure, " %s", names[*number]);
+    for (*number = 0; *number <= last; (*number)++) {
+        failure_suffix(failure, " %s", name_of(*number));
     }
     return FAILURE_USAGE;
 }
@@ -214,11 +191,11 @@ static int arguments_set(struct arguments *arguments, const struct arguments_opt
     case ARGUMENTS_FLOAT:
         return arguments_set_float(arguments, option, value, failure);
     case ARGUMENTS_METRIC:
-        return arguments_set_name(&arguments->metric, arguments_metrics, 4, option->name, value,
-                                  failure);
+        return arguments_set_name(&arguments->metric, omendb_metric_name, OMENDB_HAMMING,
+                                  option->name, value, failure);
     case ARGUMENTS_SCALAR:
-        return arguments_set_name(&arguments->scalar, arguments_scalars, 6, option->name, value,
-                                  failure);
+        return arguments_set_name(&arguments->scalar, omendb_scalar_name, OMENDB_B1, option->name,
+                                  value, failure);
     }
     return FAILURE_USAGE;
 }

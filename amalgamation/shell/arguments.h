@@ -71,8 +71,4 @@ struct arguments {
 int arguments_parse(struct arguments *arguments, int count, char **values, const char **words,
                     struct failure *failure);
 
-/* Names of a metric and of an element type, as options spell them; "?" for others. */
-const char *arguments_metric_name(uint32_t metric);
-const char *arguments_scalar_name(uint32_t scalar);
-
 #endif

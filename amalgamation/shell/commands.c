@@ -169,7 +169,7 @@ static int command_read_collection(struct session *session, const char *name,
                               omendb_collection_schema(session->collection, &session->schema));
     }
     if (code == OMENDB_OK) {
-        code = session_result(session, omendb_collection_statistics(session->collection, stats));
+        code = session_result(session, omendb_collection_get_stats(session->collection, stats));
     }
     omendb_collection_close(session->collection);
     session->collection = NULL;
@@ -186,8 +186,8 @@ static void command_collection_json(struct session *session, const char *name,
     output_text(json, "name", name);
     output_whole(json, "records", stats->records);
     output_whole(json, "dim", schema->dim);
-    output_text(json, "metric", arguments_metric_name(schema->metric));
-    output_text(json, "type", arguments_scalar_name(schema->scalar));
+    output_text(json, "metric", omendb_metric_name((int)schema->metric));
+    output_text(json, "type", omendb_scalar_name((int)schema->scalar));
     output_float(json, "scale", schema->scale);
     output_whole(json, "M", schema->M);
     output_whole(json, "ef_construction", schema->ef_construction);
@@ -209,8 +209,8 @@ static void command_collection_cells(struct session *session, struct output_tabl
     output_table_cell(table, name);
     output_table_cell(table, output_format_count(stats->records, text));
     output_table_cell(table, output_format_count(schema->dim, text));
-    output_table_cell(table, arguments_metric_name(schema->metric));
-    output_table_cell(table, arguments_scalar_name(schema->scalar));
+    output_table_cell(table, omendb_metric_name((int)schema->metric));
+    output_table_cell(table, omendb_scalar_name((int)schema->scalar));
     output_table_cell(table, output_format_count(schema->M, text));
     output_table_cell(table, output_format_count(schema->ef_construction, text));
     output_table_cell(table, output_format_count(stats->rows - stats->records, text));
@@ -326,7 +326,7 @@ int command_info(struct session *session)
         code = command_rehearse(session);
     }
     if (code == OMENDB_OK) {
-        code = session_result(session, omendb_database_stats(session->db, &stats));
+        code = session_result(session, omendb_get_stats(session->db, &stats));
     }
     if (code != OMENDB_OK) {
         return code;

@@ -74,12 +74,12 @@ static int import_check_schema(struct session *session, const struct reader *rea
                            (unsigned long)schema->dim);
     }
     if (arguments->metric >= 0) {
-        import_compare(session, "--metric", arguments_metric_name(schema->metric),
-                       arguments_metric_name((uint32_t)arguments->metric));
+        import_compare(session, "--metric", omendb_metric_name((int)schema->metric),
+                       omendb_metric_name(arguments->metric));
     }
     if (arguments->scalar >= 0) {
-        import_compare(session, "--type", arguments_scalar_name(schema->scalar),
-                       arguments_scalar_name((uint32_t)arguments->scalar));
+        import_compare(session, "--type", omendb_scalar_name((int)schema->scalar),
+                       omendb_scalar_name(arguments->scalar));
     }
     if (arguments->scale > 0 && arguments->scale != schema->scale) {
         return failure_set(&session->failure, OMENDB_MISMATCH, "collection %s has --scale %g",
@@ -304,7 +304,7 @@ static void import_print(struct session *session, uint64_t stored, uint64_t us,
     }
     fprintf(session->json.file, "imported %s row%s of %lu x %s into %s in %s (%s rows/s)\n",
             output_format_count(stored, count), stored == 1 ? "" : "s",
-            (unsigned long)session->schema.dim, arguments_scalar_name(session->schema.scalar),
+            (unsigned long)session->schema.dim, omendb_scalar_name((int)session->schema.scalar),
             session->name, output_format_time(us, time),
             output_format_count((uint64_t)rate, speed));
     if (stats->unindexed_rows > IMPORT_TAIL_BYTES / session->schema.dim) {
@@ -354,7 +354,7 @@ int command_import(struct session *session)
         code = import_run(&import);
     }
     if (code == OMENDB_OK) {
-        code = session_result(session, omendb_collection_statistics(session->collection, &stats));
+        code = session_result(session, omendb_collection_get_stats(session->collection, &stats));
     }
     if (code == OMENDB_OK) {
         code = session_close(session);

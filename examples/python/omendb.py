@@ -221,7 +221,7 @@ _FUNCTIONS = [
     ("omendb_work", _i, [_p, _u64, _p]),
     ("omendb_backup", _i, [_p, _text]),
     ("omendb_check", _i, [_p, _Report, _p, _p]),
-    ("omendb_database_stats", _i, [_p, _p]),
+    ("omendb_get_stats", _i, [_p, _p]),
     ("omendb_collection_create", _i, [_p, _text, _p, _p]),
     ("omendb_collection_open", _i, [_p, _text, _p, _p]),
     ("omendb_collection_open_or_create", _i, [_p, _text, _p, _p]),
@@ -229,7 +229,7 @@ _FUNCTIONS = [
     ("omendb_collection_close", None, [_p]),
     ("omendb_collection_name", _i, [_p, _size, _p, _size]),
     ("omendb_collection_schema", _i, [_p, _p]),
-    ("omendb_collection_statistics", _i, [_p, _p]),
+    ("omendb_collection_get_stats", _i, [_p, _p]),
     ("omendb_txn_begin", _i, [_p, _i, _p]),
     ("omendb_txn_commit", _i, [_p]),
     ("omendb_txn_rollback", None, [_p]),
@@ -370,7 +370,8 @@ class Database(_Handle):
     sync:             "full": a commit returns when it is on the device; "normal", "off".
     io:               "map", or "pread" for files that are not trusted.
     threads:          of background work; None: the cores of this process.
-    memory_limit, wal_limit, tail_limit (bytes), stall_timeout_ms: 0 is the default.
+    memory_limit:     bytes, at least 8 MiB; 0: none.
+    wal_limit, tail_limit (bytes), stall_timeout_ms: 0 is the default.
     """
 
     def __init__(
@@ -530,7 +531,7 @@ class Database(_Handle):
     def stats(self) -> Dict[str, int]:
         """Numbers of the whole database (omendb_stats)."""
         stats = _new(_Stats)
-        _check(_library.omendb_database_stats(self._pointer, ctypes.byref(stats)))
+        _check(_library.omendb_get_stats(self._pointer, ctypes.byref(stats)))
         return _as_dict(stats)
 
     def __repr__(self) -> str:
@@ -716,7 +717,7 @@ class Collection(_Handle):
     def stats(self) -> Dict[str, int]:
         """Numbers of the collection (omendb_collection_stats)."""
         stats = _new(_CollectionStats)
-        _check(_library.omendb_collection_statistics(self._pointer, ctypes.byref(stats)))
+        _check(_library.omendb_collection_get_stats(self._pointer, ctypes.byref(stats)))
         return _as_dict(stats)
 
     def __repr__(self) -> str:
