@@ -20,11 +20,11 @@
  *
  * Modules: error.c checksum.c platform.c memory.c sort.c vfs_posix.c vfs_memory.c cpu.c
  *     scalar.c kernels_scalar.c kernels_avx2.c kernels_avx512.c kernels_neon.c
- *     kernels.c graph.c graph_walk.c graph_build.c idmap.c tombstones.c storage.c
- *     blocks.c segment.c wal.c manifest.c memtable.c version.c txn.c commit.c
- *     checkpoint.c compact.c recover.c work.c search.c rows.c backup.c check.c
- *     database.c records.c api.c
- * SHA-256 of the inputs: 203cbdf3054ff7f6cd42a7665f02338ae21eb18fceeb771ce504a362c82dae1d
+ *     kernels.c codes.c graph.c graph_walk.c graph_build.c idmap.c tombstones.c
+ *     storage.c blocks.c segment.c wal.c manifest.c memtable.c version.c txn.c
+ *     commit.c checkpoint.c compact.c recover.c work.c search.c rows.c backup.c
+ *     check.c database.c records.c api.c
+ * SHA-256 of the inputs: dc3d7cc8656366354985e0da35379479cb0db37df889e096d9742746f5d14531
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -2419,6 +2419,12 @@ OMENDB_INTERNAL int scalar_convert(const struct scalar_format *to, const void *f
 OMENDB_INTERNAL int scalar_export(const struct scalar_format *format, const void *stored,
                                   omendb_scalar to_type, void *out);
 
+/* Elements [begin, begin + count) of a stored vector as f32, integers in stored units; count is at
+ * most SCALAR_RUN. */
+#define SCALAR_RUN 64
+OMENDB_INTERNAL void scalar_widen(omendb_scalar type, const void *vector, size_t begin,
+                                  size_t count, float *out);
+
 /* What a kernel's distance over stored vectors is multiplied by to be in the user's units:
  * 1 / scale^2 for squared L2 and inner product of i8 and u8, else 1. */
 OMENDB_INTERNAL float scalar_distance_factor(const struct scalar_format *format);
@@ -2440,8 +2446,6 @@ OMENDB_INTERNAL uint16_t scalar_f32_to_bf16(float value);
 #if defined(__FAST_MATH__)
 #error "OmenDB refuses NaN and infinity and rounds exactly; compile it without -ffast-math"
 #endif
-
-#define SCALAR_RUN 64
 
 static const char scalar_reason_infinite[] = "is NaN or infinite";
 static const char scalar_reason_bits[] =
@@ -2546,9 +2550,8 @@ static void scalar_store16(unsigned char *out, size_t i, uint16_t half)
     memcpy(out + 2 * i, &half, sizeof half);
 }
 
-/* Elements [begin, begin + count) of a vector as f32; count is at most SCALAR_RUN. */
-static void scalar_widen(omendb_scalar type, const void *vector, size_t begin, size_t count,
-                         float *out)
+OMENDB_INTERNAL void scalar_widen(omendb_scalar type, const void *vector, size_t begin,
+                                  size_t count, float *out)
 {
     const unsigned char *from = vector;
     size_t i;
@@ -2799,8 +2802,6 @@ OMENDB_INTERNAL float scalar_distance_factor(const struct scalar_format *format)
     }
     return (float)(1.0 / (scale * scale));
 }
-
-#undef SCALAR_RUN
 
 /* ==============================================================================================
  * kernels_scalar.c
@@ -5130,6 +5131,337 @@ OMENDB_INTERNAL const struct kernel *kernels_for(omendb_scalar scalar, omendb_me
 #undef KERNELS_AVX2
 #undef KERNELS_AVX512
 #undef KERNELS_AVX512VNNI
+
+/* ==============================================================================================
+ * codes.c
+ * ============================================================================================== */
+
+/* codes.c: see codes.h. */
+
+/* ==============================================================================================
+ * codes.h
+ * ============================================================================================== */
+
+/* codes.h: vectors as one byte an element, for walking the graph.
+ *
+ * A walk waits for memory; a code is a quarter of an f32 vector, and integers are compared faster.
+ * The hits of a walk over codes are compared again with the full vectors, so codes decide what is
+ * found, never the distances that are reported.
+ *
+ *   L2             u8: round((x - low) / step), compared by squared L2
+ *   cosine         the same over the vector scaled to length 1, whose squared L2 is 2 * (1 - cos)
+ *   inner product  i8: round(x / step), compared by inner product; a query has a step of its own
+ *
+ * low and step belong to a segment. Values outside of what they cover are saturated. Vectors of
+ * integers that span no more than 255 are coded with a step of 1 and lose nothing.
+ *
+ * Rejected: a step for each vector (LVQ, arXiv 2304.04759): the correction terms cost more than the
+ * last bit of precision gives, as hits are compared again anyway. */
+#ifndef OMENDB_CODES_H
+#define OMENDB_CODES_H
+
+struct code_format {
+    struct scalar_format vectors; /* what is coded: f32, f16 or bf16 */
+    float low;
+    float step; /* 0: there are no codes */
+};
+
+/* 1 for the element types that gain by it. */
+OMENDB_INTERNAL int codes_apply_to(const struct scalar_format *vectors);
+
+/* Bytes from one code to the next: of whole 32, the elements beyond `dim` are zero. */
+OMENDB_INTERNAL size_t codes_stride(size_t dim);
+
+OMENDB_INTERNAL const struct kernel *codes_kernel(const struct code_format *format);
+
+/* A sample of vectors from which `low` and `step` are chosen. */
+struct code_sample {
+    struct memory *memory;
+    float *values; /* `take` of each vector, one vector after the other */
+    float *sorted; /* all of them; filled by codes_choose */
+    size_t take, count, capacity;
+    uint64_t random;
+};
+OMENDB_INTERNAL int codes_sample_begin(struct code_sample *sample, struct memory *memory);
+/* Takes some elements of one more vector; more than CODES_SAMPLE_VECTORS are of no use. */
+#define CODES_SAMPLE_VECTORS 1024
+OMENDB_INTERNAL void codes_sample_add(struct code_sample *sample,
+                                      const struct scalar_format *vectors, const void *vector);
+/* The range that codes most vectors with the least error in proportion to their size, clipping
+ * included. step 0: the values are too large, too small or too few. */
+OMENDB_INTERNAL void codes_choose(struct code_sample *sample, const struct scalar_format *vectors,
+                                  struct code_format *format);
+OMENDB_INTERNAL void codes_sample_end(struct code_sample *sample);
+
+/* out: codes_stride bytes. Returns 1 if the code is the vector, exactly. */
+OMENDB_INTERNAL int codes_encode(const struct code_format *format, const void *vector,
+                                 uint8_t *out);
+/* The same for a vector that is only compared with codes. */
+OMENDB_INTERNAL int codes_encode_query(const struct code_format *format, const void *vector,
+                                       uint8_t *out);
+
+/* Whether the distance between an exact query and an exact code is that of the vectors, to the last
+ * bit. */
+OMENDB_INTERNAL int codes_are_exact(const struct code_format *format);
+
+#endif
+
+/* codes.c, continued */
+
+#define CODES_RUN         SCALAR_RUN /* elements converted at a time */
+#define CODES_VECTOR_TAKE 64         /* elements of a vector that enter the sample */
+#define CODES_CUTS        6
+
+OMENDB_INTERNAL int codes_apply_to(const struct scalar_format *vectors)
+{
+    return (vectors->scalar == OMENDB_F32 || vectors->scalar == OMENDB_F16 ||
+            vectors->scalar == OMENDB_BF16) &&
+           vectors->metric != OMENDB_HAMMING;
+}
+
+OMENDB_INTERNAL size_t codes_stride(size_t dim)
+{
+    return (dim + 31) / 32 * 32;
+}
+
+OMENDB_INTERNAL const struct kernel *codes_kernel(const struct code_format *format)
+{
+    return format->vectors.metric == OMENDB_INNER_PRODUCT
+               ? kernels_for(OMENDB_I8, OMENDB_INNER_PRODUCT)
+               : kernels_for(OMENDB_U8, OMENDB_L2);
+}
+
+/* ------------------------------------------------------------------ choosing low and step */
+
+/* What the elements are multiplied by before they are coded. */
+static float codes_unit(const struct scalar_format *vectors, const void *vector)
+{
+    float run[CODES_RUN];
+    double squares = 0.0;
+    if (vectors->metric != OMENDB_COSINE)
+        return 1.0f;
+    for (size_t at = 0; at < vectors->dim; at += CODES_RUN) {
+        size_t count = vectors->dim - at < CODES_RUN ? vectors->dim - at : CODES_RUN;
+        scalar_widen(vectors->scalar, vector, at, count, run);
+        for (size_t i = 0; i < count; i++)
+            squares += (double)run[i] * (double)run[i];
+    }
+    return squares > 0.0 ? (float)(1.0 / sqrt(squares)) : 1.0f;
+}
+
+OMENDB_INTERNAL int codes_sample_begin(struct code_sample *sample, struct memory *memory)
+{
+    memset(sample, 0, sizeof *sample);
+    sample->memory = memory;
+    sample->capacity = CODES_SAMPLE_VECTORS * CODES_VECTOR_TAKE;
+    sample->values = memory_array(memory, sample->capacity * 2, sizeof *sample->values);
+    if (sample->values == NULL)
+        return OMENDB_NOMEM;
+    sample->sorted = sample->values + sample->capacity;
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL void codes_sample_end(struct code_sample *sample)
+{
+    memory_free(sample->memory, sample->values, sample->capacity * 2 * sizeof *sample->values);
+}
+
+OMENDB_INTERNAL void codes_sample_add(struct code_sample *sample,
+                                      const struct scalar_format *vectors, const void *vector)
+{
+    float unit = codes_unit(vectors, vector);
+    size_t take = vectors->dim < CODES_VECTOR_TAKE ? vectors->dim : CODES_VECTOR_TAKE;
+    sample->take = take;
+    for (size_t i = 0; i < take && sample->count < sample->capacity; i++) {
+        size_t element = i;
+        float value;
+        if (vectors->dim > CODES_VECTOR_TAKE) { /* any, of each of as many equal ranges */
+            size_t first = i * vectors->dim / take, next = (i + 1) * vectors->dim / take;
+            sample->random =
+                sample->random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+            element = first + (size_t)(sample->random >> 33) % (next - first);
+        }
+        scalar_widen(vectors->scalar, vector, element, 1, &value);
+        sample->values[sample->count++] = value * unit;
+    }
+}
+
+static int codes_compare(const void *left, const void *right)
+{
+    const float a = *(const float *)left, b = *(const float *)right;
+    return a < b ? -1 : a > b;
+}
+
+static int codes_all_integers(const struct code_sample *sample)
+{
+    for (size_t i = 0; i < sample->count; i++) {
+        if (sample->values[i] != nearbyintf(sample->values[i]))
+            return 0;
+    }
+    return 1;
+}
+
+/* Squared error of one vector's elements in proportion to their squared distances from the median
+ * of all, at most 1; rounding counts as its mean. */
+static double codes_loss_of(const struct code_sample *sample, size_t first, double low, double high,
+                            double step)
+{
+    double error = 0.0, squares = 0.0, median = (double)sample->sorted[sample->count / 2];
+    for (size_t i = first; i < first + sample->take; i++) {
+        double value = (double)sample->values[i], beyond = fmax(low - value, value - high);
+        error += beyond > 0.0 ? beyond * beyond : step * step / 12.0;
+        squares += (value - median) * (value - median);
+    }
+    return error < squares ? error / squares : error > 0.0;
+}
+
+/* Summed over vectors, not over elements: a few vectors with huge elements are better coded badly
+ * than all others coarsely. */
+static double codes_loss(const struct code_sample *sample, double low, double high, double step)
+{
+    double loss = 0.0;
+    for (size_t at = 0; at + sample->take <= sample->count; at += sample->take)
+        loss += codes_loss_of(sample, at, low, high, step);
+    return loss;
+}
+
+/* Under the inner product the range is symmetric, and 0 is coded as 0. */
+static void codes_choose_cut(const struct code_sample *sample, int symmetric,
+                             struct code_format *format)
+{
+    /* How much of the sample is cut off at either end: rare large values would cost all others
+     * their precision. */
+    static const double cuts[CODES_CUTS] = {0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2};
+    double best = INFINITY;
+    for (size_t i = 0; i < CODES_CUTS; i++) {
+        size_t cut = (size_t)(cuts[i] * (double)(sample->count - 1));
+        double low = (double)sample->sorted[cut];
+        double high = (double)sample->sorted[sample->count - 1 - cut];
+        double step, loss;
+        if (symmetric) {
+            high = fabs(low) > fabs(high) ? fabs(low) : fabs(high);
+            low = -high;
+        }
+        step = (high - low) / (symmetric ? 254.0 : 255.0);
+        loss = codes_loss(sample, low, high, step);
+        if (step > 0.0 && loss < best) {
+            best = loss;
+            format->low = symmetric ? 0.0f : (float)low;
+            format->step = (float)step;
+        }
+    }
+}
+
+OMENDB_INTERNAL void codes_choose(struct code_sample *sample, const struct scalar_format *vectors,
+                                  struct code_format *format)
+{
+    int symmetric = vectors->metric == OMENDB_INNER_PRODUCT;
+    *format = (struct code_format){*vectors, 0.0f, 0.0f};
+    if (sample->count == 0)
+        return;
+    memcpy(sample->sorted, sample->values, sample->count * sizeof *sample->sorted);
+    sort_array(sample->sorted, sample->count, sizeof *sample->sorted, codes_compare);
+    float first = sample->sorted[0], last = sample->sorted[sample->count - 1];
+    if (codes_all_integers(sample) && last - first <= 255.0f && fabsf(first) < 16777216.0f &&
+        fabsf(last) < 16777216.0f && (!symmetric || (first >= -127.0f && last <= 127.0f))) {
+        /* What the sample has not shown is as likely below as above, but for the usual 0 to 255. */
+        int is_byte = first >= 0.0f && last <= 255.0f;
+        format->low =
+            symmetric || is_byte ? 0.0f : first - floorf((255.0f - (last - first)) / 2.0f);
+        format->step = 1.0f;
+        return;
+    }
+    codes_choose_cut(sample, symmetric, format);
+    if (!(format->step > 1e-30f && format->step < 1e30f && fabsf(format->low) < 1e30f))
+        format->step = 0.0f;
+}
+
+/* ------------------------------------------------------------------ coding */
+
+/* Not-a-number, which only a damaged file has, becomes the lowest code. */
+static void codes_store_u8(const float *values, size_t count, float low, float inverse,
+                           uint8_t *out)
+{
+    for (size_t i = 0; i < count; i++) {
+        float code = (values[i] - low) * inverse + 0.5f;
+        code = code > 0.0f ? code : 0.0f;
+        code = code < 255.0f ? code : 255.0f;
+        out[i] = (uint8_t)(int)code;
+    }
+}
+
+static void codes_store_i8(const float *values, size_t count, float inverse, uint8_t *out)
+{
+    for (size_t i = 0; i < count; i++) {
+        float code = values[i] * inverse + 127.5f;
+        code = code > 0.0f ? code : 0.0f;
+        code = code < 254.0f ? code : 254.0f;
+        out[i] = (uint8_t)((int)code - 127);
+    }
+}
+
+static int codes_encode_with(const struct code_format *format, float step, const void *vector,
+                             uint8_t *out)
+{
+    const struct scalar_format *vectors = &format->vectors;
+    float run[CODES_RUN], unit = codes_unit(vectors, vector);
+    int symmetric = vectors->metric == OMENDB_INNER_PRODUCT;
+    int exact = step == 1.0f && unit == 1.0f;
+    for (size_t at = 0; at < vectors->dim; at += CODES_RUN) {
+        size_t count = vectors->dim - at < CODES_RUN ? vectors->dim - at : CODES_RUN;
+        scalar_widen(vectors->scalar, vector, at, count, run);
+        if (symmetric)
+            codes_store_i8(run, count, unit / step, out + at);
+        else
+            codes_store_u8(run, count, format->low / unit, unit / step, out + at);
+        for (size_t i = 0; exact && i < count; i++)
+            exact = symmetric ? run[i] == (float)(int8_t)out[at + i]
+                              : run[i] == format->low + (float)out[at + i];
+    }
+    memset(out + vectors->dim, 0, codes_stride(vectors->dim) - vectors->dim);
+    return exact;
+}
+
+OMENDB_INTERNAL int codes_encode(const struct code_format *format, const void *vector, uint8_t *out)
+{
+    return codes_encode_with(format, format->step, vector, out);
+}
+
+/* The largest magnitude of the elements. */
+static float codes_largest(const struct scalar_format *vectors, const void *vector)
+{
+    float run[CODES_RUN], largest = 0.0f;
+    for (size_t at = 0; at < vectors->dim; at += CODES_RUN) {
+        size_t count = vectors->dim - at < CODES_RUN ? vectors->dim - at : CODES_RUN;
+        scalar_widen(vectors->scalar, vector, at, count, run);
+        for (size_t i = 0; i < count; i++)
+            largest = fabsf(run[i]) > largest ? fabsf(run[i]) : largest;
+    }
+    return largest;
+}
+
+/* A factor of the query does not change the order of inner products, so a query uses all of its
+ * bits. */
+OMENDB_INTERNAL int codes_encode_query(const struct code_format *format, const void *vector,
+                                       uint8_t *out)
+{
+    float step = format->step;
+    if (format->vectors.metric == OMENDB_INNER_PRODUCT) {
+        step = codes_largest(&format->vectors, vector) / 127.0f;
+        step = step > FLT_MIN ? step : FLT_MIN;
+    }
+    return codes_encode_with(format, step, vector, out);
+}
+
+OMENDB_INTERNAL int codes_are_exact(const struct code_format *format)
+{
+    return format->vectors.metric == OMENDB_L2 && format->step == 1.0f &&
+           format->vectors.dim <= 258; /* sums below 2^24 */
+}
+
+#undef CODES_RUN
+#undef CODES_VECTOR_TAKE
+#undef CODES_CUTS
 
 /* ==============================================================================================
  * graph.c
@@ -8359,10 +8691,11 @@ enum format_part {
     FORMAT_PART_METRIC = 76,
     FORMAT_PART_REFERENCE_RECALL = 80, /* IEEE 754 binary32 */
     FORMAT_PART_REFERENCE_ROWS = 84,
-    FORMAT_PART_ZERO = 88,
+    FORMAT_PART_CODE_LOW = 88,  /* IEEE 754 binary32 */
+    FORMAT_PART_CODE_STEP = 92, /* IEEE 754 binary32 */
     FORMAT_PART_BYTES = 96
 };
-_Static_assert(FORMAT_PART_ZERO + 8 == FORMAT_PART_BYTES, "8 bytes of a part are free");
+_Static_assert(FORMAT_PART_CODE_STEP + 4 == FORMAT_PART_BYTES, "a part has no free bytes");
 
 enum format_section {
     FORMAT_SECTION_PART = 0,
@@ -9060,10 +9393,14 @@ enum section_type {
         7, /* rows u64 ascending (ties by row); absent when IDS is itself ascending */
     SECTION_SORTED_ROWS = 8, /* rows u32: row of each of SORTED_IDS */
     SECTION_ID_FILTER = 9,   /* blocked Bloom filter, see idmap.h */
-    SECTION_TOMBSTONES = 10  /* in overlays: ascending u32 rows */
+    SECTION_TOMBSTONES = 10, /* in overlays: ascending u32 rows */
+    SECTION_CODES = 11,      /* indexed_rows * codes_stride(dim), see codes.h; may be absent */
+    SECTION_TYPES = 12
 };
 
-#define SEGMENT_IDS_ASCEND 1u /* part flag */
+/* Part flags */
+#define SEGMENT_IDS_ASCEND  1u
+#define SEGMENT_CODES_EXACT 2u /* every code is its vector */
 
 /* Described in the footer, 96 bytes a part. */
 struct part_info {
@@ -9085,6 +9422,7 @@ struct part_info {
     float reference_recall; /* sampled when the graph was last known to be as good as fresh; 0:
                                unknown */
     uint32_t reference_rows;
+    float code_low, code_step; /* of CODES; step 0: there are none */
 };
 
 struct section_range {
@@ -9128,7 +9466,7 @@ struct segment_file {
     uint64_t number;
     uint32_t part_count;
     struct part_info *parts;
-    struct section_range *sections; /* part_count * (SECTION_TOMBSTONES + 1), by type */
+    struct section_range *sections; /* part_count * SECTION_TYPES, by type */
     struct storage *storage;
     size_t allocated; /* private */
 };
@@ -9143,7 +9481,7 @@ OMENDB_INTERNAL void segment_file_close(struct segment_file *file); /* NULL is O
 static inline struct section_range segment_section(const struct segment_file *file, uint32_t part,
                                                    enum section_type type)
 {
-    return file->sections[(size_t)part * (SECTION_TOMBSTONES + 1) + (size_t)type];
+    return file->sections[(size_t)part * SECTION_TYPES + (size_t)type];
 }
 
 /* Reads and verifies every block, touched before or not; `report` gets a sentence for each that is
@@ -9157,7 +9495,6 @@ OMENDB_INTERNAL int segment_file_check(struct segment_file *file,
 /* segment.c, continued */
 
 #define SEGMENT_BUFFER_BYTES ((size_t)1 << 20)
-#define SEGMENT_TYPES        ((size_t)SECTION_TOMBSTONES + 1)
 
 _Static_assert(((size_t)1 << 20) % BLOCK_BYTES == 0, "the buffer holds whole blocks");
 
@@ -9179,7 +9516,7 @@ static uint32_t segment_footer_checksum(uint64_t number, const uint8_t *footer, 
 
 struct segment_writer_part {
     struct part_info info;
-    struct section_range sections[SECTION_TOMBSTONES + 1];
+    struct section_range sections[SECTION_TYPES];
 };
 
 struct segment_writer {
@@ -9469,15 +9806,17 @@ static void segment_encode_part(uint8_t *at, const struct part_info *info)
     format_put32(at + FORMAT_PART_METRIC, info->metric);
     format_put_float(at + FORMAT_PART_REFERENCE_RECALL, info->reference_recall);
     format_put32(at + FORMAT_PART_REFERENCE_ROWS, info->reference_rows);
+    format_put_float(at + FORMAT_PART_CODE_LOW, info->code_low);
+    format_put_float(at + FORMAT_PART_CODE_STEP, info->code_step);
 }
 
 /* Sections of one part in the order of their offsets, which is the order in which they were begun;
  * empty ones are left out. */
 static size_t segment_order_sections(const struct segment_writer_part *part,
-                                     size_t order[SECTION_TOMBSTONES + 1])
+                                     size_t order[SECTION_TYPES])
 {
     size_t count = 0;
-    for (size_t type = 0; type < SEGMENT_TYPES; type++) {
+    for (size_t type = 0; type < SECTION_TYPES; type++) {
         if (part->sections[type].length == 0)
             continue;
         size_t place = count++;
@@ -9494,7 +9833,7 @@ static uint32_t segment_count_sections(const struct segment_writer *writer)
 {
     uint32_t count = 0;
     for (uint32_t part = 0; part < writer->part_count; part++) {
-        for (size_t type = 0; type < SEGMENT_TYPES; type++)
+        for (size_t type = 0; type < SECTION_TYPES; type++)
             count += writer->parts[part].sections[type].length != 0;
     }
     return count;
@@ -9503,7 +9842,7 @@ static uint32_t segment_count_sections(const struct segment_writer *writer)
 static uint8_t *segment_encode_sections(uint8_t *at, uint32_t number,
                                         const struct segment_writer_part *part)
 {
-    size_t order[SECTION_TOMBSTONES + 1], count = segment_order_sections(part, order);
+    size_t order[SECTION_TYPES], count = segment_order_sections(part, order);
     for (size_t i = 0; i < count; i++) {
         format_put32(at + FORMAT_SECTION_PART, number);
         format_put32(at + FORMAT_SECTION_TYPE, (uint32_t)order[i]);
@@ -9716,6 +10055,8 @@ static void segment_decode_part(const uint8_t *at, struct part_info *info)
     info->metric = format_get32(at + FORMAT_PART_METRIC);
     info->reference_recall = format_get_float(at + FORMAT_PART_REFERENCE_RECALL);
     info->reference_rows = format_get32(at + FORMAT_PART_REFERENCE_ROWS);
+    info->code_low = format_get_float(at + FORMAT_PART_CODE_LOW);
+    info->code_step = format_get_float(at + FORMAT_PART_CODE_STEP);
 }
 
 /* Bytes that a section of this type needs by its part's counts; rows * 2M * 4 may exceed 64 bits,
@@ -9728,6 +10069,8 @@ static uint64_t segment_section_needs(const struct part_info *info, size_t type)
         return rows * info->vector_stride;
     case SECTION_LINKS:
         return linked * 2 * info->M * sizeof(uint32_t);
+    case SECTION_CODES:
+        return linked * codes_stride(info->dim);
     case SECTION_LEVELS:
         return linked;
     case SECTION_UPPER_INDEX:
@@ -9750,7 +10093,7 @@ static int segment_check_parts(const struct segment_file *file, const char *name
 {
     for (uint32_t part = 0; part < file->part_count; part++, offset += FORMAT_PART_BYTES) {
         const struct part_info *info = &file->parts[part];
-        const struct section_range *sections = file->sections + (size_t)part * SEGMENT_TYPES;
+        const struct section_range *sections = file->sections + (size_t)part * SECTION_TYPES;
         if (file->kind == STORAGE_OVERLAY) {
             if (sections[SECTION_TOMBSTONES].length % sizeof(uint32_t) != 0)
                 return segment_corrupt(name, offset, "tombstones that are no whole rows");
@@ -9758,7 +10101,7 @@ static int segment_check_parts(const struct segment_file *file, const char *name
         }
         if (info->M > SEGMENT_LARGEST_M || info->indexed_rows > info->rows)
             return segment_corrupt(name, offset, "a part with impossible counts");
-        for (size_t type = 0; type < SEGMENT_TYPES; type++) {
+        for (size_t type = 0; type < SECTION_TYPES; type++) {
             if (sections[type].length != 0 &&
                 sections[type].length < segment_section_needs(info, type))
                 return segment_corrupt(name, offset, "a section is too short for its rows");
@@ -9781,13 +10124,13 @@ static int segment_decode_sections(struct segment_file *file, const char *name,
                  type = format_get32(at + FORMAT_SECTION_TYPE);
         struct section_range range = {format_get64(at + FORMAT_SECTION_OFFSET),
                                       format_get64(at + FORMAT_SECTION_LENGTH)};
-        if (part >= footer->part_count || part < last_part || type == 0 || type >= SEGMENT_TYPES)
+        if (part >= footer->part_count || part < last_part || type == 0 || type >= SECTION_TYPES)
             return segment_corrupt(name, offset, "a section of no part, or of an unknown type");
         if (range.offset % FORMAT_SECTION_ALIGN != 0 || range.offset < end || range.offset > data ||
             range.length == 0 || range.length > data - range.offset)
             return segment_corrupt(name, offset,
                                    "a section lies outside the data, or over another one");
-        struct section_range *section = &file->sections[(size_t)part * SEGMENT_TYPES + type];
+        struct section_range *section = &file->sections[(size_t)part * SECTION_TYPES + type];
         if (section->length != 0)
             return segment_corrupt(name, offset, "a part has two sections of one type");
         *section = range;
@@ -9803,7 +10146,7 @@ static struct segment_file *segment_file_alloc(struct storage *storage, enum sto
                                                uint32_t **checksums)
 {
     size_t parts = memory_multiply(footer->part_count, sizeof(struct part_info));
-    size_t sections = memory_multiply(memory_multiply(footer->part_count, SEGMENT_TYPES),
+    size_t sections = memory_multiply(memory_multiply(footer->part_count, SECTION_TYPES),
                                       sizeof(struct section_range));
     size_t table = memory_multiply((size_t)footer->block_count, sizeof **checksums);
     size_t total =
@@ -9897,7 +10240,6 @@ OMENDB_INTERNAL int segment_file_check(struct segment_file *file,
 }
 
 #undef SEGMENT_BUFFER_BYTES
-#undef SEGMENT_TYPES
 #undef SEGMENT_LARGEST_M
 
 /* ==============================================================================================
@@ -11885,8 +12227,11 @@ struct segment {
     uint32_t part;
     struct part_info info;
     uint32_t links_per_row;
-    uint8_t *chunks[5]; /* of the five views: vectors, links, levels, upper index, upper links */
-    struct graph_view graph; /* count = indexed rows */
+    uint8_t *chunks[6];     /* vectors, links, levels, upper index, upper links, codes */
+    struct graph_view full; /* over the vectors; count = rows */
+    struct graph_view
+        graph; /* to walk: over the codes where there are some; count = indexed rows */
+    struct code_format codes; /* step 0: none */
     struct section_range ids, sorted_ids, sorted_rows, filter;
     struct tombstones *tombstones;
     struct begin_array *begins; /* NULL: visible to everybody */
@@ -12116,12 +12461,15 @@ struct scratch {
     size_t found_capacity;
     uint8_t *vector; /* the query in the stored type */
     size_t vector_capacity;
+    uint8_t *code; /* the query as a code */
+    size_t code_capacity;
 };
 OMENDB_INTERNAL struct scratch *scratch_take(omendb *db);               /* NULL: no memory */
 OMENDB_INTERNAL void scratch_give(omendb *db, struct scratch *scratch); /* NULL is OK */
 OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch);          /* NULL is OK */
 OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found,
                                     size_t vector_bytes);
+OMENDB_INTERNAL int scratch_reserve_code(struct scratch *scratch, size_t bytes);
 OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message);
 
 /* ---- commit.c */
@@ -12187,6 +12535,15 @@ OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection,
                                          struct part_info *info);
 OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, uint32_t indexed_rows,
                                                struct part_info *info);
+/* Codes of rows [0, rows), one after the other, of codes_stride bytes (memory_free_aligned); fills
+ * the fields of `info` that belong to them. *codes is NULL, and step 0, where codes do not apply or
+ * there is no memory for them: a graph is then walked over the vectors. */
+OMENDB_INTERNAL void checkpoint_make_codes(const struct collection *collection,
+                                           const struct rows_view *vectors, uint32_t rows,
+                                           struct part_info *info, uint8_t **codes);
+/* What info says of the codes. */
+OMENDB_INTERNAL struct code_format checkpoint_code_format(const struct collection *collection,
+                                                          const struct part_info *info);
 /* The sections of a graph, for info->indexed_rows rows. */
 OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer,
                                            const struct graph_view *view,
@@ -12680,6 +13037,12 @@ static int segment_expect(const struct segment_file *file, uint32_t part, enum s
         (unsigned long long)expected);
 }
 
+/* A step that is no number that codes_choose gives is not one to compute with. */
+static int segment_has_codes(const struct part_info *info)
+{
+    return info->code_step > 0.0f && info->code_step <= FLT_MAX;
+}
+
 static int segment_check_layout(const struct collection *collection,
                                 const struct segment_file *file, uint32_t part)
 {
@@ -12706,6 +13069,7 @@ static int segment_check_layout(const struct collection *collection,
         {SECTION_SORTED_ROWS,
          (info->flags & SEGMENT_IDS_ASCEND) != 0 ? 0 : rows * sizeof(uint32_t)},
         {SECTION_ID_FILTER, idmap_filter_bytes(info->rows)},
+        {SECTION_CODES, segment_has_codes(info) ? indexed * codes_stride(info->dim) : 0},
     };
     int code = OMENDB_OK;
     for (size_t i = 0; i < sizeof expected / sizeof expected[0] && code == OMENDB_OK; i++)
@@ -12725,9 +13089,24 @@ static struct rows_view segment_rows(struct segment *segment, size_t index, enum
     return (struct rows_view){&segment->chunks[index], 31, UINT32_MAX >> 1, stride};
 }
 
-static void segment_set_view(struct segment *segment, const struct collection *collection)
+/* The walk's view: codes in place of vectors, where there are some. */
+static void segment_set_code_view(struct segment *segment, const struct collection *collection)
 {
+    const struct part_info *info = &segment->info;
     struct graph_view *view = &segment->graph;
+    *view = segment->full;
+    view->count = info->indexed_rows;
+    if (!segment_has_codes(info))
+        return;
+    segment->codes = (struct code_format){collection->format, info->code_low, info->code_step};
+    view->vectors =
+        segment_rows(segment, 5, SECTION_CODES, codes_stride(info->dim), &view->vectors_offset);
+    view->kernel = codes_kernel(&segment->codes);
+}
+
+static void segment_set_views(struct segment *segment, const struct collection *collection)
+{
+    struct graph_view *view = &segment->full;
     const struct part_info *info = &segment->info;
     view->vectors =
         segment_rows(segment, 0, SECTION_VECTORS, info->vector_stride, &view->vectors_offset);
@@ -12738,7 +13117,7 @@ static void segment_set_view(struct segment *segment, const struct collection *c
         segment_rows(segment, 3, SECTION_UPPER_INDEX, sizeof(uint32_t), &view->upper_index_offset);
     view->upper_links = segment_rows(segment, 4, SECTION_UPPER_LINKS, info->M * sizeof(uint32_t),
                                      &view->upper_links_offset);
-    view->count = info->indexed_rows;
+    view->count = info->rows;
     view->upper_count = info->upper_count;
     view->M = info->M;
     view->links_per_row = info->M * 2;
@@ -12749,6 +13128,7 @@ static void segment_set_view(struct segment *segment, const struct collection *c
     view->dim = info->dim;
     view->kernel = collection->kernel;
     view->file = &segment->file->file->blocks;
+    segment_set_code_view(segment, collection);
 }
 
 OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection,
@@ -12783,7 +13163,7 @@ OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection
     made->sorted_ids = segment_section(file->file, part, SECTION_SORTED_IDS);
     made->sorted_rows = segment_section(file->file, part, SECTION_SORTED_ROWS);
     made->filter = segment_section(file->file, part, SECTION_ID_FILTER);
-    segment_set_view(made, collection);
+    segment_set_views(made, collection);
     *segment = made;
     return OMENDB_OK;
 }
@@ -12831,7 +13211,7 @@ OMENDB_INTERNAL int segment_id(const struct segment *segment, uint32_t row, uint
 OMENDB_INTERNAL int segment_vector(const struct segment *segment, uint32_t row,
                                    const uint8_t **vector)
 {
-    const struct graph_view *view = &segment->graph;
+    const struct graph_view *view = &segment->full;
     int code = blocks_touch(view->file, view->vectors_offset + (uint64_t)row * view->vectors.stride,
                             view->vectors.stride);
     *vector = rows_at(&view->vectors, row);
@@ -13085,6 +13465,7 @@ OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch)
     memory_free(scratch->memory, scratch->merged,
                 scratch->found_capacity * sizeof *scratch->merged);
     memory_free(scratch->memory, scratch->vector, scratch->vector_capacity);
+    memory_free(scratch->memory, scratch->code, scratch->code_capacity);
     memory_free(scratch->memory, scratch, sizeof *scratch);
 }
 
@@ -13149,6 +13530,15 @@ static int scratch_reserve_found(struct scratch *scratch, size_t found)
     scratch->found = scratch->best = scratch->merged = NULL;
     scratch->found_capacity = 0;
     return OMENDB_NOMEM;
+}
+
+OMENDB_INTERNAL int scratch_reserve_code(struct scratch *scratch, size_t bytes)
+{
+    if (bytes <= scratch->code_capacity)
+        return OMENDB_OK;
+    scratch->code = scratch_replace(scratch->memory, scratch->code, scratch->code_capacity, bytes);
+    scratch->code_capacity = scratch->code == NULL ? 0 : bytes;
+    return scratch->code == NULL ? OMENDB_NOMEM : OMENDB_OK;
 }
 
 OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found,
@@ -14355,7 +14745,7 @@ OMENDB_INTERNAL int checkpoint_write_ids(struct segment_writer *writer, struct m
         info->smallest_id = ids[i] < info->smallest_id ? ids[i] : info->smallest_id;
         info->largest_id = ids[i] > info->largest_id ? ids[i] : info->largest_id;
     }
-    info->flags = ascend ? SEGMENT_IDS_ASCEND : 0;
+    info->flags |= ascend ? SEGMENT_IDS_ASCEND : 0;
     int code = segment_writer_begin_section(writer, SECTION_IDS);
     if (code == OMENDB_OK)
         code = segment_writer_append(writer, ids, rows * sizeof *ids);
@@ -14432,6 +14822,68 @@ OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer,
     return code;
 }
 
+OMENDB_INTERNAL struct code_format checkpoint_code_format(const struct collection *collection,
+                                                          const struct part_info *info)
+{
+    return (struct code_format){collection->format, info->code_low, info->code_step};
+}
+
+/* Chooses the range of the codes from rows spread over all. */
+static int checkpoint_choose_codes(const struct collection *collection,
+                                   const struct rows_view *vectors, uint32_t rows,
+                                   struct code_format *format)
+{
+    struct code_sample sample;
+    uint32_t take = rows < CODES_SAMPLE_VECTORS ? rows : CODES_SAMPLE_VECTORS;
+    int code = codes_sample_begin(&sample, &collection->db->memory);
+    if (code != OMENDB_OK)
+        return code;
+    for (uint32_t i = 0; i < take; i++)
+        codes_sample_add(&sample, &collection->format,
+                         rows_at(vectors, (uint32_t)((uint64_t)i * rows / take)));
+    codes_choose(&sample, &collection->format, format);
+    codes_sample_end(&sample);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL void checkpoint_make_codes(const struct collection *collection,
+                                           const struct rows_view *vectors, uint32_t rows,
+                                           struct part_info *info, uint8_t **codes)
+{
+    struct code_format format;
+    size_t stride = codes_stride(collection->schema.dim);
+    int exact = 1;
+    *codes = NULL;
+    if (rows == 0 || !codes_apply_to(&collection->format) ||
+        checkpoint_choose_codes(collection, vectors, rows, &format) != OMENDB_OK ||
+        format.step == 0.0f)
+        return;
+    *codes = memory_alloc_aligned(&collection->db->memory, memory_multiply(rows, stride));
+    if (*codes == NULL)
+        return;
+    for (uint32_t row = 0; row < rows; row++)
+        exact &= codes_encode(&format, rows_at(vectors, row), *codes + row * stride);
+    info->code_low = format.low;
+    info->code_step = format.step;
+    if (exact && codes_are_exact(&format))
+        info->flags |= SEGMENT_CODES_EXACT;
+}
+
+static int checkpoint_write_codes(struct segment_writer *writer, const struct checkpoint_item *item,
+                                  const struct rows_view *vectors, struct part_info *info)
+{
+    uint8_t *codes;
+    size_t bytes = info->indexed_rows * codes_stride(info->dim);
+    checkpoint_make_codes(item->collection, vectors, info->indexed_rows, info, &codes);
+    if (codes == NULL)
+        return OMENDB_OK;
+    int code = segment_writer_begin_section(writer, SECTION_CODES);
+    if (code == OMENDB_OK)
+        code = segment_writer_append(writer, codes, bytes);
+    memory_free_aligned(item->memtable->memory, codes, bytes);
+    return code;
+}
+
 static int checkpoint_write_memtable(struct segment_writer *writer, struct checkpoint_item *item)
 {
     struct memtable *memtable = item->memtable;
@@ -14451,6 +14903,8 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
         code = checkpoint_write_rows(writer, SECTION_VECTORS, &view.vectors, info.rows);
     if (code == OMENDB_OK)
         code = checkpoint_write_links(writer, &view, &info);
+    if (code == OMENDB_OK)
+        code = checkpoint_write_codes(writer, item, &view.vectors, &info);
     if (code == OMENDB_OK)
         code = checkpoint_write_ids(writer, memtable->memory, ids, info.rows, &info);
     if (code == OMENDB_OK)
@@ -15500,6 +15954,7 @@ struct compact_merge {
     uint64_t *ids;
     uint64_t drop_limit;
     struct begin_array *begins;
+    uint8_t *codes; /* of the output's rows, or NULL: the graph is built over the vectors */
     struct part_info info;
     uint32_t part;
     int installed;
@@ -15747,16 +16202,16 @@ static int compact_write_range(struct segment_writer *writer, const struct compa
         while (end < last && map[end] != GRAPH_NO_ROW)
             end++;
         if (end > row) {
-            code = blocks_touch(segment->graph.file, segment->graph.vectors_offset + row * stride,
+            code = blocks_touch(segment->full.file, segment->full.vectors_offset + row * stride,
                                 (end - row) * stride);
             if (code == OMENDB_OK)
-                code = segment_writer_append(writer, rows_at(&segment->graph.vectors, row),
+                code = segment_writer_append(writer, rows_at(&segment->full.vectors, row),
                                              (end - row) * stride);
         }
         row = end + 1;
     }
     /* Else a merge would hold input and output resident at once. */
-    blocks_release(segment->graph.file, segment->graph.vectors_offset + first * (uint64_t)stride,
+    blocks_release(segment->full.file, segment->full.vectors_offset + first * (uint64_t)stride,
                    (uint64_t)(last - first) * stride);
     return code;
 }
@@ -15864,12 +16319,13 @@ static int compact_insert(struct compact_build *build, uint32_t first)
  * comparison needs only what either could have found. */
 struct compact_gate {
     const struct compact_merge *merge;
-    struct graph_view fresh;      /* the merged graph, in new rows */
-    const struct graph_view *old; /* the input's, in old rows, or NULL */
+    const struct rows_view *vectors; /* of new rows */
+    struct graph_view fresh;         /* the merged graph, in new rows */
+    const struct segment *old;       /* the input, in old rows, or NULL */
     struct graph_filter old_filter;
     struct scratch *scratch;
     struct graph_hit *hits; /* four lists of eight times ef */
-    float *vectors;         /* two f32 vectors */
+    float *parents;         /* two f32 vectors */
     uint8_t *query;
     uint64_t random;
     size_t ef;
@@ -15895,31 +16351,68 @@ static int compact_gate_query(struct compact_gate *gate)
     const uint32_t *links = (const uint32_t *)(const void *)rows_at(&gate->fresh.links, row);
     uint32_t neighbour = links[(gate->random >> 40) % gate->fresh.links_per_row];
     neighbour = neighbour < gate->fresh.count ? neighbour : row;
-    memcpy(gate->query, rows_at(&gate->fresh.vectors, row), gate->merge->collection->vector_bytes);
+    memcpy(gate->query, rows_at(gate->vectors, row), gate->merge->collection->vector_bytes);
     if (format->scalar == OMENDB_B1)
         return OMENDB_OK;
-    int code = scalar_export(format, rows_at(&gate->fresh.vectors, row), OMENDB_F32, gate->vectors);
+    int code = scalar_export(format, rows_at(gate->vectors, row), OMENDB_F32, gate->parents);
     if (code == OMENDB_OK)
-        code = scalar_export(format, rows_at(&gate->fresh.vectors, neighbour), OMENDB_F32,
-                             gate->vectors + dim);
+        code = scalar_export(format, rows_at(gate->vectors, neighbour), OMENDB_F32,
+                             gate->parents + dim);
     for (size_t i = 0; i < dim && code == OMENDB_OK; i++)
-        gate->vectors[i] = 0.5f * gate->vectors[i] + 0.5f * gate->vectors[dim + i];
-    if (code != OMENDB_OK || scalar_convert(format, gate->vectors, OMENDB_F32, gate->query, &reason,
+        gate->parents[i] = 0.5f * gate->parents[i] + 0.5f * gate->parents[dim + i];
+    if (code != OMENDB_OK || scalar_convert(format, gate->parents, OMENDB_F32, gate->query, &reason,
                                             &position) != OMENDB_OK)
-        memcpy(gate->query, rows_at(&gate->fresh.vectors, row),
-               gate->merge->collection->vector_bytes);
+        memcpy(gate->query, rows_at(gate->vectors, row), gate->merge->collection->vector_bytes);
     return OMENDB_OK;
+}
+
+static struct code_format compact_gate_codes(const struct compact_gate *gate, int of_old)
+{
+    if (of_old)
+        return gate->old->codes;
+    return checkpoint_code_format(gate->merge->collection, &gate->merge->info);
+}
+
+/* Rows of `hits` become new ones, distances those of the vectors: the two graphs may be walked over
+ * different codes. */
+static void compact_gate_settle(const struct compact_gate *gate, int of_old, struct graph_hit *hits,
+                                size_t count)
+{
+    const struct collection *collection = gate->merge->collection;
+    for (size_t i = 0; i < count; i++) {
+        struct graph_hit hit = hits[i];
+        size_t at = i;
+        if (of_old)
+            hit.row = gate->merge->maps[gate->merge->base][hit.row];
+        hit.distance = collection->kernel->pair(gate->query, rows_at(gate->vectors, hit.row),
+                                                collection->schema.dim);
+        for (; at > 0 && (hits[at - 1].distance > hit.distance ||
+                          (hits[at - 1].distance == hit.distance && hits[at - 1].row > hit.row));
+             at--)
+            hits[at] = hits[at - 1];
+        hits[at] = hit;
+    }
 }
 
 /* A walk of one of the graphs; hits in new rows. */
 static int compact_gate_walk(struct compact_gate *gate, int of_old, size_t ef,
                              struct graph_hit *hits, size_t *count)
 {
-    const struct graph_view *view = of_old ? gate->old : &gate->fresh;
-    int code = graph_search(view, gate->scratch->graph, gate->query, ef,
+    const struct graph_view *view = of_old ? &gate->old->graph : &gate->fresh;
+    struct code_format codes = compact_gate_codes(gate, of_old);
+    const uint8_t *query = gate->query;
+    int code = OMENDB_OK;
+    if (codes.step != 0.0f) {
+        code = scratch_reserve_code(gate->scratch, view->vectors.stride);
+        if (code == OMENDB_OK)
+            (void)codes_encode_query(&codes, gate->query, gate->scratch->code);
+        query = gate->scratch->code;
+    }
+    if (code == OMENDB_OK)
+        code = graph_search(view, gate->scratch->graph, query, ef,
                             of_old ? &gate->old_filter : NULL, hits, count, NULL);
-    for (size_t i = 0; of_old && i < *count && code == OMENDB_OK; i++)
-        hits[i].row = gate->merge->maps[gate->merge->base][hits[i].row];
+    if (code == OMENDB_OK)
+        compact_gate_settle(gate, of_old, hits, *count);
     return code;
 }
 
@@ -15983,10 +16476,10 @@ static int compact_gate_run(struct compact_gate *gate)
            vector_bytes = collection->schema.dim * 2 * sizeof(float);
     gate->scratch = scratch_take(db);
     gate->hits = memory_alloc(&db->memory, hit_bytes);
-    gate->vectors = memory_alloc(&db->memory, vector_bytes);
+    gate->parents = memory_alloc(&db->memory, vector_bytes);
     gate->query = memory_alloc(&db->memory, collection->vector_bytes);
     int code =
-        gate->scratch == NULL || gate->hits == NULL || gate->vectors == NULL || gate->query == NULL
+        gate->scratch == NULL || gate->hits == NULL || gate->parents == NULL || gate->query == NULL
             ? OMENDB_NOMEM
             : OMENDB_OK;
     for (uint32_t i = 0; i < COMPACT_GATE_QUERIES && code == OMENDB_OK; i++)
@@ -15996,17 +16489,18 @@ static int compact_gate_run(struct compact_gate *gate)
         gate->old_recall /= gate->queries;
     }
     memory_free(&db->memory, gate->hits, hit_bytes);
-    memory_free(&db->memory, gate->vectors, vector_bytes);
+    memory_free(&db->memory, gate->parents, vector_bytes);
     memory_free(&db->memory, gate->query, collection->vector_bytes);
     scratch_give(db, gate->scratch);
     return code;
 }
 
 static void compact_gate_init(struct compact_gate *gate, const struct compact_merge *merge,
-                              const struct graph *graph)
+                              const struct rows_view *vectors, const struct graph *graph)
 {
     memset(gate, 0, sizeof *gate);
     gate->merge = merge;
+    gate->vectors = vectors;
     gate->ef = merge->collection->schema.ef < COMPACT_GATE_K ? COMPACT_GATE_K
                                                              : merge->collection->schema.ef;
     gate->ef = gate->ef < 1000 ? gate->ef : 1000;
@@ -16016,16 +16510,16 @@ static void compact_gate_init(struct compact_gate *gate, const struct compact_me
 
 /* Whether the relinked graph finds what its source found, and what a fresh build found when there
  * was one. */
-static int compact_gate_passes(const struct compact_merge *merge, const struct graph *graph,
-                               int *passes)
+static int compact_gate_passes(const struct compact_merge *merge, const struct rows_view *vectors,
+                               const struct graph *graph, int *passes)
 {
     struct compact_gate gate;
     const struct segment *base = merge->inputs[merge->base];
     *passes = 1;
     if (merge->base_rows < COMPACT_GATE_MIN_ROWS || merge->base_rows == base->info.indexed_rows)
         return OMENDB_OK;
-    compact_gate_init(&gate, merge, graph);
-    gate.old = &base->graph;
+    compact_gate_init(&gate, merge, vectors, graph);
+    gate.old = base;
     gate.old_filter =
         (struct graph_filter){base->info.indexed_rows, GRAPH_NO_ROW, compact_gate_visible, merge};
     int code = compact_gate_run(&gate);
@@ -16037,7 +16531,8 @@ static int compact_gate_passes(const struct compact_merge *merge, const struct g
 
 /* The mark for later merges: taken from a build without drops, carried over by merges until the
  * collection has doubled. */
-static int compact_set_reference(struct compact_merge *merge, const struct graph *graph, int fresh)
+static int compact_set_reference(struct compact_merge *merge, const struct rows_view *vectors,
+                                 const struct graph *graph, int fresh)
 {
     struct compact_gate gate;
     const struct part_info *base =
@@ -16049,7 +16544,7 @@ static int compact_set_reference(struct compact_merge *merge, const struct graph
         merge->info.reference_rows = base->reference_rows;
         return OMENDB_OK;
     }
-    compact_gate_init(&gate, merge, graph);
+    compact_gate_init(&gate, merge, vectors, graph);
     int code = compact_gate_run(&gate);
     merge->info.reference_recall = (float)gate.fresh_recall;
     merge->info.reference_rows = merge->rows;
@@ -16062,7 +16557,15 @@ static int compact_create_graph(const struct compact_merge *merge, const struct 
                                 struct graph **graph)
 {
     struct graph_config config;
+    struct rows_view codes = {&merge->codes, 31, UINT32_MAX >> 1,
+                              codes_stride(merge->collection->schema.dim)};
     collection_graph_config(merge->collection, &config);
+    if (merge->codes != NULL) {
+        struct code_format format = checkpoint_code_format(merge->collection, &merge->info);
+        config.vector_bytes = codes.stride;
+        config.kernel = codes_kernel(&format);
+        vectors = &codes;
+    }
     return graph_create(&merge->collection->db->memory, &config, vectors, NULL, 0, graph);
 }
 
@@ -16077,7 +16580,7 @@ static int compact_build_graph(struct compact *compact, struct compact_merge *me
         build.graph = *graph;
         code = compact_adopt(&build);
         if (code == OMENDB_OK)
-            code = compact_gate_passes(merge, *graph, &passes);
+            code = compact_gate_passes(merge, vectors, *graph, &passes);
         if (code == OMENDB_OK && !passes) {
             atomic_fetch_add(&compact->db->merges_rebuilt, 1);
             graph_destroy(*graph);
@@ -16089,8 +16592,13 @@ static int compact_build_graph(struct compact *compact, struct compact_merge *me
     if (code == OMENDB_OK)
         code = compact_insert(&build, adopt ? merge->base_rows : 0);
     if (code == OMENDB_OK)
-        code = compact_set_reference(merge, *graph, !adopt);
+        code = compact_set_reference(merge, vectors, *graph, !adopt);
     return code;
+}
+
+static size_t compact_code_bytes(const struct compact_merge *merge)
+{
+    return merge->rows * codes_stride(merge->collection->schema.dim);
 }
 
 static int compact_write_graph(struct compact *compact, struct compact_merge *merge)
@@ -16103,6 +16611,8 @@ static int compact_write_graph(struct compact *compact, struct compact_merge *me
     if (code == OMENDB_OK) {
         uint8_t *chunk = (uint8_t *)(uintptr_t)(written->base + offset);
         struct rows_view vectors = {&chunk, 31, UINT32_MAX >> 1, merge->info.vector_stride};
+        checkpoint_make_codes(merge->collection, &vectors, merge->rows, &merge->info,
+                              &merge->codes);
         code = compact_build_graph(compact, merge, &vectors, &graph);
         if (code == OMENDB_OK) {
             graph_get_view(graph, &view);
@@ -16113,6 +16623,10 @@ static int compact_write_graph(struct compact *compact, struct compact_merge *me
     if (code == OMENDB_OK)
         code = checkpoint_write_links(compact->writer, &view, &merge->info);
     graph_destroy(graph);
+    if (code == OMENDB_OK && merge->codes != NULL)
+        code = segment_writer_begin_section(compact->writer, SECTION_CODES);
+    if (code == OMENDB_OK && merge->codes != NULL)
+        code = segment_writer_append(compact->writer, merge->codes, compact_code_bytes(merge));
     return code;
 }
 
@@ -16256,6 +16770,7 @@ static void compact_destroy_merge(struct compact_merge *merge)
                     merge->maps[i] == NULL ? 0
                                            : merge->inputs[i]->info.rows * sizeof **merge->maps);
     memory_free(memory, merge->ids, merge->ids == NULL ? 0 : merge->rows * sizeof *merge->ids);
+    memory_free_aligned(memory, merge->codes, compact_code_bytes(merge));
     begin_array_destroy(merge->begins);
     version_release(merge->version);
 }
@@ -16265,8 +16780,9 @@ static uint64_t compact_expected_bytes(const struct compact *compact)
     uint64_t bytes = 0;
     for (size_t i = 0; i < compact->merge_count; i++) {
         const struct collection *collection = compact->merges[i].collection;
-        bytes += compact->merges[i].rows *
-                 (uint64_t)(collection->vector_bytes + collection->schema.M * 9 + 40);
+        bytes +=
+            compact->merges[i].rows * (uint64_t)(collection->vector_bytes + collection->schema.dim +
+                                                 collection->schema.M * 9 + 40);
     }
     return bytes;
 }
@@ -17493,15 +18009,60 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
  * costs no more than the walk and is exact. When a walk finds fewer than k although more rows are
  * visible (deleted rows can cut a graph in two), the source is scanned: k means k. */
 
+/* ==============================================================================================
+ * prefetch.h
+ * ============================================================================================== */
+
+/* prefetch.h: asks for memory that is about to be read.
+ *
+ * Assembly, because GCC 12 takes a static function that only prefetches for a pure one and drops
+ * the calls. */
+#ifndef OMENDB_PREFETCH_H
+#define OMENDB_PREFETCH_H
+
+static inline void prefetch_line(const void *address)
+{
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+    __asm__ volatile("prefetcht0 %0" : : "m"(*(const char *)address));
+#elif defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
+    __asm__ volatile("prfm pldl1keep, [%0]" : : "r"(address));
+#else
+    (void)address;
+#endif
+}
+
+/* The hardware follows longer runs by itself. */
+#define PREFETCH_MAX_BYTES 1024
+
+static inline void prefetch_bytes(const void *address, size_t bytes)
+{
+    const char *from = (const char *)address;
+    bytes = bytes < PREFETCH_MAX_BYTES ? bytes : PREFETCH_MAX_BYTES;
+    for (size_t i = 0; i < bytes; i += OMENDB_CACHE_LINE)
+        prefetch_line(from + i);
+}
+
+#endif
+
+/* search.c, continued */
+
 /* A walk computes some 10 to 20 distances for each candidate it keeps, at random places; a scan of
  * 8 for each is cheaper. */
 #define SEARCH_SCAN_PER_CANDIDATE 8
 
+/* Hits of a walk over codes that are compared again by their vectors: codes of 8 bits misplace a
+ * neighbour by few places. */
+#define SEARCH_RERANK(k)  (3 * (k) + 20)
+#define SEARCH_RERANK_RUN 16
+
 /* One source of rows, whatever it is. */
 struct search_source {
-    struct graph_view view; /* count = rows that can be scanned */
-    uint32_t indexed;       /* the first ones, which can be walked */
-    uint32_t row_limit;     /* rows at or beyond are not visible */
+    struct graph_view view;          /* the vectors; count = rows that can be scanned */
+    struct graph_view walk;          /* of indexed rows, maybe over codes */
+    const struct code_format *codes; /* NULL: none */
+    int codes_are_exact;
+    uint32_t indexed;   /* the first ones, which can be walked */
+    uint32_t row_limit; /* rows at or beyond are not visible */
     uint64_t commit;
     const struct tombstones *tombstones;
     const struct begin_array *begins; /* NULL: all rows below row_limit have begun */
@@ -17526,6 +18087,7 @@ static void search_memtable_source(const struct memtable *memtable, uint64_t com
     source->indexed = atomic_load(&memtable->indexed);
     source->row_limit = memtable_visible_rows(memtable, commit);
     graph_get_view(memtable->graph, &source->view);
+    source->walk = source->view;
     source->commit = commit;
     source->tombstones = memtable->tombstones;
     source->memtable = memtable;
@@ -17535,8 +18097,10 @@ static void search_segment_source(const struct segment *segment, uint64_t commit
                                   struct search_source *source)
 {
     memset(source, 0, sizeof *source);
-    source->view = segment->graph;
-    source->view.count = segment->info.rows;
+    source->view = segment->full;
+    source->walk = segment->graph;
+    source->codes = segment->codes.step == 0.0f ? NULL : &segment->codes;
+    source->codes_are_exact = (segment->info.flags & SEGMENT_CODES_EXACT) != 0;
     source->indexed = segment->info.indexed_rows;
     source->row_limit = segment->info.rows;
     source->commit = commit;
@@ -17552,6 +18116,64 @@ static int search_source_id(const struct search_source *source, uint32_t row, ui
         return segment_id(source->segment, row, id);
     *id = memtable_id(source->memtable, row);
     return OMENDB_OK;
+}
+
+static int search_hit_before(const struct graph_hit *a, const struct graph_hit *b)
+{
+    return a->distance < b->distance || (a->distance == b->distance && a->row < b->row);
+}
+
+/* The distances of vectors in place of those of codes, in order again. */
+static int search_rerank(const struct search_source *source, const uint8_t *query,
+                         struct graph_hit *hits, size_t count)
+{
+    const struct graph_view *view = &source->view;
+    const void *vectors[SEARCH_RERANK_RUN];
+    float distances[SEARCH_RERANK_RUN];
+    for (size_t first = 0; first < count; first += SEARCH_RERANK_RUN) {
+        size_t run = count - first < SEARCH_RERANK_RUN ? count - first : SEARCH_RERANK_RUN;
+        for (size_t i = 0; i < run; i++) {
+            const uint8_t *vector;
+            int code = segment_vector(source->segment, hits[first + i].row, &vector);
+            if (code != OMENDB_OK)
+                return code;
+            prefetch_bytes(vector, view->vectors.stride);
+            vectors[i] = vector;
+        }
+        view->kernel->many(query, vectors, run, view->dim, distances);
+        for (size_t i = 0; i < run; i++) {
+            struct graph_hit hit = {distances[i], hits[first + i].row};
+            size_t at = first + i;
+            for (; at > 0 && search_hit_before(&hit, &hits[at - 1]); at--)
+                hits[at] = hits[at - 1];
+            hits[at] = hit;
+        }
+    }
+    return OMENDB_OK;
+}
+
+/* The nearest rows that a walk finds, by the distances of their vectors. */
+static int search_walk(const struct search_request *request, const struct search_source *source,
+                       struct scratch *scratch, size_t k, size_t ef,
+                       const struct graph_filter *filter, size_t *count,
+                       struct graph_counters *counters)
+{
+    const uint8_t *query = request->vector;
+    int exact = 1;
+    if (source->codes != NULL) {
+        if (scratch_reserve_code(scratch, source->walk.vectors.stride) != OMENDB_OK)
+            return OMENDB_NOMEM;
+        exact = codes_encode_query(source->codes, request->vector, scratch->code) &&
+                source->codes_are_exact;
+        query = scratch->code;
+    }
+    int code = graph_search(&source->walk, scratch->graph, query, ef, filter, scratch->hits, count,
+                            counters);
+    if (code != OMENDB_OK || exact)
+        return code;
+    *count = *count < SEARCH_RERANK(k) ? *count : SEARCH_RERANK(k);
+    counters->distances += *count;
+    return search_rerank(source, request->vector, scratch->hits, *count);
 }
 
 /* The k nearest rows of a source into scratch->hits. */
@@ -17573,13 +18195,9 @@ static int search_rows(const struct search_request *request, const struct search
     if (request->exact || walked / SEARCH_SCAN_PER_CANDIDATE <= ef)
         walked = 0;
     if (walked != 0) {
-        struct graph_view view = source->view;
         struct graph_filter in_graph = filter;
         in_graph.row_limit = walked;
-        if (source->segment != NULL)
-            view.count = source->indexed;
-        code = graph_search(&view, scratch->graph, request->vector, ef, &in_graph, scratch->hits,
-                            count, counters);
+        code = search_walk(request, source, scratch, k, ef, &in_graph, count, counters);
         *count = *count < k ? *count : k;
         explain->graph_rows += walked;
         if (*count < k && *count < walked)
@@ -17721,6 +18339,8 @@ OMENDB_INTERNAL int search_run(const struct search_request *request, struct scra
 }
 
 #undef SEARCH_SCAN_PER_CANDIDATE
+#undef SEARCH_RERANK
+#undef SEARCH_RERANK_RUN
 
 /* ==============================================================================================
  * rows.c

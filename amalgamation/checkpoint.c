@@ -113,7 +113,7 @@ OMENDB_INTERNAL int checkpoint_write_ids(struct segment_writer *writer, struct m
         info->smallest_id = ids[i] < info->smallest_id ? ids[i] : info->smallest_id;
         info->largest_id = ids[i] > info->largest_id ? ids[i] : info->largest_id;
     }
-    info->flags = ascend ? SEGMENT_IDS_ASCEND : 0;
+    info->flags |= ascend ? SEGMENT_IDS_ASCEND : 0;
     int code = segment_writer_begin_section(writer, SECTION_IDS);
     if (code == OMENDB_OK)
         code = segment_writer_append(writer, ids, rows * sizeof *ids);
@@ -190,6 +190,68 @@ OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer,
     return code;
 }
 
+OMENDB_INTERNAL struct code_format checkpoint_code_format(const struct collection *collection,
+                                                          const struct part_info *info)
+{
+    return (struct code_format){collection->format, info->code_low, info->code_step};
+}
+
+/* Chooses the range of the codes from rows spread over all. */
+static int checkpoint_choose_codes(const struct collection *collection,
+                                   const struct rows_view *vectors, uint32_t rows,
+                                   struct code_format *format)
+{
+    struct code_sample sample;
+    uint32_t take = rows < CODES_SAMPLE_VECTORS ? rows : CODES_SAMPLE_VECTORS;
+    int code = codes_sample_begin(&sample, &collection->db->memory);
+    if (code != OMENDB_OK)
+        return code;
+    for (uint32_t i = 0; i < take; i++)
+        codes_sample_add(&sample, &collection->format,
+                         rows_at(vectors, (uint32_t)((uint64_t)i * rows / take)));
+    codes_choose(&sample, &collection->format, format);
+    codes_sample_end(&sample);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL void checkpoint_make_codes(const struct collection *collection,
+                                           const struct rows_view *vectors, uint32_t rows,
+                                           struct part_info *info, uint8_t **codes)
+{
+    struct code_format format;
+    size_t stride = codes_stride(collection->schema.dim);
+    int exact = 1;
+    *codes = NULL;
+    if (rows == 0 || !codes_apply_to(&collection->format) ||
+        checkpoint_choose_codes(collection, vectors, rows, &format) != OMENDB_OK ||
+        format.step == 0.0f)
+        return;
+    *codes = memory_alloc_aligned(&collection->db->memory, memory_multiply(rows, stride));
+    if (*codes == NULL)
+        return;
+    for (uint32_t row = 0; row < rows; row++)
+        exact &= codes_encode(&format, rows_at(vectors, row), *codes + row * stride);
+    info->code_low = format.low;
+    info->code_step = format.step;
+    if (exact && codes_are_exact(&format))
+        info->flags |= SEGMENT_CODES_EXACT;
+}
+
+static int checkpoint_write_codes(struct segment_writer *writer, const struct checkpoint_item *item,
+                                  const struct rows_view *vectors, struct part_info *info)
+{
+    uint8_t *codes;
+    size_t bytes = info->indexed_rows * codes_stride(info->dim);
+    checkpoint_make_codes(item->collection, vectors, info->indexed_rows, info, &codes);
+    if (codes == NULL)
+        return OMENDB_OK;
+    int code = segment_writer_begin_section(writer, SECTION_CODES);
+    if (code == OMENDB_OK)
+        code = segment_writer_append(writer, codes, bytes);
+    memory_free_aligned(item->memtable->memory, codes, bytes);
+    return code;
+}
+
 static int checkpoint_write_memtable(struct segment_writer *writer, struct checkpoint_item *item)
 {
     struct memtable *memtable = item->memtable;
@@ -209,6 +271,8 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
         code = checkpoint_write_rows(writer, SECTION_VECTORS, &view.vectors, info.rows);
     if (code == OMENDB_OK)
         code = checkpoint_write_links(writer, &view, &info);
+    if (code == OMENDB_OK)
+        code = checkpoint_write_codes(writer, item, &view.vectors, &info);
     if (code == OMENDB_OK)
         code = checkpoint_write_ids(writer, memtable->memory, ids, info.rows, &info);
     if (code == OMENDB_OK)

@@ -44,6 +44,7 @@ struct compact_merge {
     uint64_t *ids;
     uint64_t drop_limit;
     struct begin_array *begins;
+    uint8_t *codes; /* of the output's rows, or NULL: the graph is built over the vectors */
     struct part_info info;
     uint32_t part;
     int installed;
@@ -291,16 +292,16 @@ static int compact_write_range(struct segment_writer *writer, const struct compa
         while (end < last && map[end] != GRAPH_NO_ROW)
             end++;
         if (end > row) {
-            code = blocks_touch(segment->graph.file, segment->graph.vectors_offset + row * stride,
+            code = blocks_touch(segment->full.file, segment->full.vectors_offset + row * stride,
                                 (end - row) * stride);
             if (code == OMENDB_OK)
-                code = segment_writer_append(writer, rows_at(&segment->graph.vectors, row),
+                code = segment_writer_append(writer, rows_at(&segment->full.vectors, row),
                                              (end - row) * stride);
         }
         row = end + 1;
     }
     /* Else a merge would hold input and output resident at once. */
-    blocks_release(segment->graph.file, segment->graph.vectors_offset + first * (uint64_t)stride,
+    blocks_release(segment->full.file, segment->full.vectors_offset + first * (uint64_t)stride,
                    (uint64_t)(last - first) * stride);
     return code;
 }
@@ -408,12 +409,13 @@ static int compact_insert(struct compact_build *build, uint32_t first)
  * comparison needs only what either could have found. */
 struct compact_gate {
     const struct compact_merge *merge;
-    struct graph_view fresh;      /* the merged graph, in new rows */
-    const struct graph_view *old; /* the input's, in old rows, or NULL */
+    const struct rows_view *vectors; /* of new rows */
+    struct graph_view fresh;         /* the merged graph, in new rows */
+    const struct segment *old;       /* the input, in old rows, or NULL */
     struct graph_filter old_filter;
     struct scratch *scratch;
     struct graph_hit *hits; /* four lists of eight times ef */
-    float *vectors;         /* two f32 vectors */
+    float *parents;         /* two f32 vectors */
     uint8_t *query;
     uint64_t random;
     size_t ef;
@@ -439,31 +441,68 @@ static int compact_gate_query(struct compact_gate *gate)
     const uint32_t *links = (const uint32_t *)(const void *)rows_at(&gate->fresh.links, row);
     uint32_t neighbour = links[(gate->random >> 40) % gate->fresh.links_per_row];
     neighbour = neighbour < gate->fresh.count ? neighbour : row;
-    memcpy(gate->query, rows_at(&gate->fresh.vectors, row), gate->merge->collection->vector_bytes);
+    memcpy(gate->query, rows_at(gate->vectors, row), gate->merge->collection->vector_bytes);
     if (format->scalar == OMENDB_B1)
         return OMENDB_OK;
-    int code = scalar_export(format, rows_at(&gate->fresh.vectors, row), OMENDB_F32, gate->vectors);
+    int code = scalar_export(format, rows_at(gate->vectors, row), OMENDB_F32, gate->parents);
     if (code == OMENDB_OK)
-        code = scalar_export(format, rows_at(&gate->fresh.vectors, neighbour), OMENDB_F32,
-                             gate->vectors + dim);
+        code = scalar_export(format, rows_at(gate->vectors, neighbour), OMENDB_F32,
+                             gate->parents + dim);
     for (size_t i = 0; i < dim && code == OMENDB_OK; i++)
-        gate->vectors[i] = 0.5f * gate->vectors[i] + 0.5f * gate->vectors[dim + i];
-    if (code != OMENDB_OK || scalar_convert(format, gate->vectors, OMENDB_F32, gate->query, &reason,
+        gate->parents[i] = 0.5f * gate->parents[i] + 0.5f * gate->parents[dim + i];
+    if (code != OMENDB_OK || scalar_convert(format, gate->parents, OMENDB_F32, gate->query, &reason,
                                             &position) != OMENDB_OK)
-        memcpy(gate->query, rows_at(&gate->fresh.vectors, row),
-               gate->merge->collection->vector_bytes);
+        memcpy(gate->query, rows_at(gate->vectors, row), gate->merge->collection->vector_bytes);
     return OMENDB_OK;
+}
+
+static struct code_format compact_gate_codes(const struct compact_gate *gate, int of_old)
+{
+    if (of_old)
+        return gate->old->codes;
+    return checkpoint_code_format(gate->merge->collection, &gate->merge->info);
+}
+
+/* Rows of `hits` become new ones, distances those of the vectors: the two graphs may be walked over
+ * different codes. */
+static void compact_gate_settle(const struct compact_gate *gate, int of_old, struct graph_hit *hits,
+                                size_t count)
+{
+    const struct collection *collection = gate->merge->collection;
+    for (size_t i = 0; i < count; i++) {
+        struct graph_hit hit = hits[i];
+        size_t at = i;
+        if (of_old)
+            hit.row = gate->merge->maps[gate->merge->base][hit.row];
+        hit.distance = collection->kernel->pair(gate->query, rows_at(gate->vectors, hit.row),
+                                                collection->schema.dim);
+        for (; at > 0 && (hits[at - 1].distance > hit.distance ||
+                          (hits[at - 1].distance == hit.distance && hits[at - 1].row > hit.row));
+             at--)
+            hits[at] = hits[at - 1];
+        hits[at] = hit;
+    }
 }
 
 /* A walk of one of the graphs; hits in new rows. */
 static int compact_gate_walk(struct compact_gate *gate, int of_old, size_t ef,
                              struct graph_hit *hits, size_t *count)
 {
-    const struct graph_view *view = of_old ? gate->old : &gate->fresh;
-    int code = graph_search(view, gate->scratch->graph, gate->query, ef,
+    const struct graph_view *view = of_old ? &gate->old->graph : &gate->fresh;
+    struct code_format codes = compact_gate_codes(gate, of_old);
+    const uint8_t *query = gate->query;
+    int code = OMENDB_OK;
+    if (codes.step != 0.0f) {
+        code = scratch_reserve_code(gate->scratch, view->vectors.stride);
+        if (code == OMENDB_OK)
+            (void)codes_encode_query(&codes, gate->query, gate->scratch->code);
+        query = gate->scratch->code;
+    }
+    if (code == OMENDB_OK)
+        code = graph_search(view, gate->scratch->graph, query, ef,
                             of_old ? &gate->old_filter : NULL, hits, count, NULL);
-    for (size_t i = 0; of_old && i < *count && code == OMENDB_OK; i++)
-        hits[i].row = gate->merge->maps[gate->merge->base][hits[i].row];
+    if (code == OMENDB_OK)
+        compact_gate_settle(gate, of_old, hits, *count);
     return code;
 }
 
@@ -527,10 +566,10 @@ static int compact_gate_run(struct compact_gate *gate)
            vector_bytes = collection->schema.dim * 2 * sizeof(float);
     gate->scratch = scratch_take(db);
     gate->hits = memory_alloc(&db->memory, hit_bytes);
-    gate->vectors = memory_alloc(&db->memory, vector_bytes);
+    gate->parents = memory_alloc(&db->memory, vector_bytes);
     gate->query = memory_alloc(&db->memory, collection->vector_bytes);
     int code =
-        gate->scratch == NULL || gate->hits == NULL || gate->vectors == NULL || gate->query == NULL
+        gate->scratch == NULL || gate->hits == NULL || gate->parents == NULL || gate->query == NULL
             ? OMENDB_NOMEM
             : OMENDB_OK;
     for (uint32_t i = 0; i < COMPACT_GATE_QUERIES && code == OMENDB_OK; i++)
@@ -540,17 +579,18 @@ static int compact_gate_run(struct compact_gate *gate)
         gate->old_recall /= gate->queries;
     }
     memory_free(&db->memory, gate->hits, hit_bytes);
-    memory_free(&db->memory, gate->vectors, vector_bytes);
+    memory_free(&db->memory, gate->parents, vector_bytes);
     memory_free(&db->memory, gate->query, collection->vector_bytes);
     scratch_give(db, gate->scratch);
     return code;
 }
 
 static void compact_gate_init(struct compact_gate *gate, const struct compact_merge *merge,
-                              const struct graph *graph)
+                              const struct rows_view *vectors, const struct graph *graph)
 {
     memset(gate, 0, sizeof *gate);
     gate->merge = merge;
+    gate->vectors = vectors;
     gate->ef = merge->collection->schema.ef < COMPACT_GATE_K ? COMPACT_GATE_K
                                                              : merge->collection->schema.ef;
     gate->ef = gate->ef < 1000 ? gate->ef : 1000;
@@ -560,16 +600,16 @@ static void compact_gate_init(struct compact_gate *gate, const struct compact_me
 
 /* Whether the relinked graph finds what its source found, and what a fresh build found when there
  * was one. */
-static int compact_gate_passes(const struct compact_merge *merge, const struct graph *graph,
-                               int *passes)
+static int compact_gate_passes(const struct compact_merge *merge, const struct rows_view *vectors,
+                               const struct graph *graph, int *passes)
 {
     struct compact_gate gate;
     const struct segment *base = merge->inputs[merge->base];
     *passes = 1;
     if (merge->base_rows < COMPACT_GATE_MIN_ROWS || merge->base_rows == base->info.indexed_rows)
         return OMENDB_OK;
-    compact_gate_init(&gate, merge, graph);
-    gate.old = &base->graph;
+    compact_gate_init(&gate, merge, vectors, graph);
+    gate.old = base;
     gate.old_filter =
         (struct graph_filter){base->info.indexed_rows, GRAPH_NO_ROW, compact_gate_visible, merge};
     int code = compact_gate_run(&gate);
@@ -581,7 +621,8 @@ static int compact_gate_passes(const struct compact_merge *merge, const struct g
 
 /* The mark for later merges: taken from a build without drops, carried over by merges until the
  * collection has doubled. */
-static int compact_set_reference(struct compact_merge *merge, const struct graph *graph, int fresh)
+static int compact_set_reference(struct compact_merge *merge, const struct rows_view *vectors,
+                                 const struct graph *graph, int fresh)
 {
     struct compact_gate gate;
     const struct part_info *base =
@@ -593,7 +634,7 @@ static int compact_set_reference(struct compact_merge *merge, const struct graph
         merge->info.reference_rows = base->reference_rows;
         return OMENDB_OK;
     }
-    compact_gate_init(&gate, merge, graph);
+    compact_gate_init(&gate, merge, vectors, graph);
     int code = compact_gate_run(&gate);
     merge->info.reference_recall = (float)gate.fresh_recall;
     merge->info.reference_rows = merge->rows;
@@ -606,7 +647,15 @@ static int compact_create_graph(const struct compact_merge *merge, const struct 
                                 struct graph **graph)
 {
     struct graph_config config;
+    struct rows_view codes = {&merge->codes, 31, UINT32_MAX >> 1,
+                              codes_stride(merge->collection->schema.dim)};
     collection_graph_config(merge->collection, &config);
+    if (merge->codes != NULL) {
+        struct code_format format = checkpoint_code_format(merge->collection, &merge->info);
+        config.vector_bytes = codes.stride;
+        config.kernel = codes_kernel(&format);
+        vectors = &codes;
+    }
     return graph_create(&merge->collection->db->memory, &config, vectors, NULL, 0, graph);
 }
 
@@ -621,7 +670,7 @@ static int compact_build_graph(struct compact *compact, struct compact_merge *me
         build.graph = *graph;
         code = compact_adopt(&build);
         if (code == OMENDB_OK)
-            code = compact_gate_passes(merge, *graph, &passes);
+            code = compact_gate_passes(merge, vectors, *graph, &passes);
         if (code == OMENDB_OK && !passes) {
             atomic_fetch_add(&compact->db->merges_rebuilt, 1);
             graph_destroy(*graph);
@@ -633,8 +682,13 @@ static int compact_build_graph(struct compact *compact, struct compact_merge *me
     if (code == OMENDB_OK)
         code = compact_insert(&build, adopt ? merge->base_rows : 0);
     if (code == OMENDB_OK)
-        code = compact_set_reference(merge, *graph, !adopt);
+        code = compact_set_reference(merge, vectors, *graph, !adopt);
     return code;
+}
+
+static size_t compact_code_bytes(const struct compact_merge *merge)
+{
+    return merge->rows * codes_stride(merge->collection->schema.dim);
 }
 
 static int compact_write_graph(struct compact *compact, struct compact_merge *merge)
@@ -647,6 +701,8 @@ static int compact_write_graph(struct compact *compact, struct compact_merge *me
     if (code == OMENDB_OK) {
         uint8_t *chunk = (uint8_t *)(uintptr_t)(written->base + offset);
         struct rows_view vectors = {&chunk, 31, UINT32_MAX >> 1, merge->info.vector_stride};
+        checkpoint_make_codes(merge->collection, &vectors, merge->rows, &merge->info,
+                              &merge->codes);
         code = compact_build_graph(compact, merge, &vectors, &graph);
         if (code == OMENDB_OK) {
             graph_get_view(graph, &view);
@@ -657,6 +713,10 @@ static int compact_write_graph(struct compact *compact, struct compact_merge *me
     if (code == OMENDB_OK)
         code = checkpoint_write_links(compact->writer, &view, &merge->info);
     graph_destroy(graph);
+    if (code == OMENDB_OK && merge->codes != NULL)
+        code = segment_writer_begin_section(compact->writer, SECTION_CODES);
+    if (code == OMENDB_OK && merge->codes != NULL)
+        code = segment_writer_append(compact->writer, merge->codes, compact_code_bytes(merge));
     return code;
 }
 
@@ -800,6 +860,7 @@ static void compact_destroy_merge(struct compact_merge *merge)
                     merge->maps[i] == NULL ? 0
                                            : merge->inputs[i]->info.rows * sizeof **merge->maps);
     memory_free(memory, merge->ids, merge->ids == NULL ? 0 : merge->rows * sizeof *merge->ids);
+    memory_free_aligned(memory, merge->codes, compact_code_bytes(merge));
     begin_array_destroy(merge->begins);
     version_release(merge->version);
 }
@@ -809,8 +870,9 @@ static uint64_t compact_expected_bytes(const struct compact *compact)
     uint64_t bytes = 0;
     for (size_t i = 0; i < compact->merge_count; i++) {
         const struct collection *collection = compact->merges[i].collection;
-        bytes += compact->merges[i].rows *
-                 (uint64_t)(collection->vector_bytes + collection->schema.M * 9 + 40);
+        bytes +=
+            compact->merges[i].rows * (uint64_t)(collection->vector_bytes + collection->schema.dim +
+                                                 collection->schema.M * 9 + 40);
     }
     return bytes;
 }

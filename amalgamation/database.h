@@ -28,6 +28,7 @@
 #define OMENDB_DATABASE_H
 
 #include "internal.h"
+#include "codes.h"
 #include "error.h"
 #include "manifest.h"
 #include "memory.h"
@@ -75,8 +76,11 @@ struct segment {
     uint32_t part;
     struct part_info info;
     uint32_t links_per_row;
-    uint8_t *chunks[5]; /* of the five views: vectors, links, levels, upper index, upper links */
-    struct graph_view graph; /* count = indexed rows */
+    uint8_t *chunks[6];     /* vectors, links, levels, upper index, upper links, codes */
+    struct graph_view full; /* over the vectors; count = rows */
+    struct graph_view
+        graph; /* to walk: over the codes where there are some; count = indexed rows */
+    struct code_format codes; /* step 0: none */
     struct section_range ids, sorted_ids, sorted_rows, filter;
     struct tombstones *tombstones;
     struct begin_array *begins; /* NULL: visible to everybody */
@@ -306,12 +310,15 @@ struct scratch {
     size_t found_capacity;
     uint8_t *vector; /* the query in the stored type */
     size_t vector_capacity;
+    uint8_t *code; /* the query as a code */
+    size_t code_capacity;
 };
 OMENDB_INTERNAL struct scratch *scratch_take(omendb *db);               /* NULL: no memory */
 OMENDB_INTERNAL void scratch_give(omendb *db, struct scratch *scratch); /* NULL is OK */
 OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch);          /* NULL is OK */
 OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found,
                                     size_t vector_bytes);
+OMENDB_INTERNAL int scratch_reserve_code(struct scratch *scratch, size_t bytes);
 OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message);
 
 /* ---- commit.c */
@@ -377,6 +384,15 @@ OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection,
                                          struct part_info *info);
 OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, uint32_t indexed_rows,
                                                struct part_info *info);
+/* Codes of rows [0, rows), one after the other, of codes_stride bytes (memory_free_aligned); fills
+ * the fields of `info` that belong to them. *codes is NULL, and step 0, where codes do not apply or
+ * there is no memory for them: a graph is then walked over the vectors. */
+OMENDB_INTERNAL void checkpoint_make_codes(const struct collection *collection,
+                                           const struct rows_view *vectors, uint32_t rows,
+                                           struct part_info *info, uint8_t **codes);
+/* What info says of the codes. */
+OMENDB_INTERNAL struct code_format checkpoint_code_format(const struct collection *collection,
+                                                          const struct part_info *info);
 /* The sections of a graph, for info->indexed_rows rows. */
 OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer,
                                            const struct graph_view *view,

@@ -154,10 +154,11 @@ enum format_part {
     FORMAT_PART_METRIC = 76,
     FORMAT_PART_REFERENCE_RECALL = 80, /* IEEE 754 binary32 */
     FORMAT_PART_REFERENCE_ROWS = 84,
-    FORMAT_PART_ZERO = 88,
+    FORMAT_PART_CODE_LOW = 88,  /* IEEE 754 binary32 */
+    FORMAT_PART_CODE_STEP = 92, /* IEEE 754 binary32 */
     FORMAT_PART_BYTES = 96
 };
-_Static_assert(FORMAT_PART_ZERO + 8 == FORMAT_PART_BYTES, "8 bytes of a part are free");
+_Static_assert(FORMAT_PART_CODE_STEP + 4 == FORMAT_PART_BYTES, "a part has no free bytes");
 
 enum format_section {
     FORMAT_SECTION_PART = 0,

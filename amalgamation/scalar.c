@@ -23,8 +23,6 @@
 #error "OmenDB refuses NaN and infinity and rounds exactly; compile it without -ffast-math"
 #endif
 
-#define SCALAR_RUN 64
-
 static const char scalar_reason_infinite[] = "is NaN or infinite";
 static const char scalar_reason_bits[] =
     "is packed bits, which only a collection of bits under Hamming takes";
@@ -128,9 +126,8 @@ static void scalar_store16(unsigned char *out, size_t i, uint16_t half)
     memcpy(out + 2 * i, &half, sizeof half);
 }
 
-/* Elements [begin, begin + count) of a vector as f32; count is at most SCALAR_RUN. */
-static void scalar_widen(omendb_scalar type, const void *vector, size_t begin, size_t count,
-                         float *out)
+OMENDB_INTERNAL void scalar_widen(omendb_scalar type, const void *vector, size_t begin,
+                                  size_t count, float *out)
 {
     const unsigned char *from = vector;
     size_t i;
@@ -381,5 +378,3 @@ OMENDB_INTERNAL float scalar_distance_factor(const struct scalar_format *format)
     }
     return (float)(1.0 / (scale * scale));
 }
-
-#undef SCALAR_RUN

@@ -37,6 +37,12 @@ OMENDB_INTERNAL int scalar_convert(const struct scalar_format *to, const void *f
 OMENDB_INTERNAL int scalar_export(const struct scalar_format *format, const void *stored,
                                   omendb_scalar to_type, void *out);
 
+/* Elements [begin, begin + count) of a stored vector as f32, integers in stored units; count is at
+ * most SCALAR_RUN. */
+#define SCALAR_RUN 64
+OMENDB_INTERNAL void scalar_widen(omendb_scalar type, const void *vector, size_t begin,
+                                  size_t count, float *out);
+
 /* What a kernel's distance over stored vectors is multiplied by to be in the user's units:
  * 1 / scale^2 for squared L2 and inner product of i8 and u8, else 1. */
 OMENDB_INTERNAL float scalar_distance_factor(const struct scalar_format *format);

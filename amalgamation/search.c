@@ -5,6 +5,7 @@
  * costs no more than the walk and is exact. When a walk finds fewer than k although more rows are
  * visible (deleted rows can cut a graph in two), the source is scanned: k means k. */
 #include "database.h"
+#include "prefetch.h"
 
 #include <string.h>
 
@@ -12,11 +13,19 @@
  * 8 for each is cheaper. */
 #define SEARCH_SCAN_PER_CANDIDATE 8
 
+/* Hits of a walk over codes that are compared again by their vectors: codes of 8 bits misplace a
+ * neighbour by few places. */
+#define SEARCH_RERANK(k)  (3 * (k) + 20)
+#define SEARCH_RERANK_RUN 16
+
 /* One source of rows, whatever it is. */
 struct search_source {
-    struct graph_view view; /* count = rows that can be scanned */
-    uint32_t indexed;       /* the first ones, which can be walked */
-    uint32_t row_limit;     /* rows at or beyond are not visible */
+    struct graph_view view;          /* the vectors; count = rows that can be scanned */
+    struct graph_view walk;          /* of indexed rows, maybe over codes */
+    const struct code_format *codes; /* NULL: none */
+    int codes_are_exact;
+    uint32_t indexed;   /* the first ones, which can be walked */
+    uint32_t row_limit; /* rows at or beyond are not visible */
     uint64_t commit;
     const struct tombstones *tombstones;
     const struct begin_array *begins; /* NULL: all rows below row_limit have begun */
@@ -41,6 +50,7 @@ static void search_memtable_source(const struct memtable *memtable, uint64_t com
     source->indexed = atomic_load(&memtable->indexed);
     source->row_limit = memtable_visible_rows(memtable, commit);
     graph_get_view(memtable->graph, &source->view);
+    source->walk = source->view;
     source->commit = commit;
     source->tombstones = memtable->tombstones;
     source->memtable = memtable;
@@ -50,8 +60,10 @@ static void search_segment_source(const struct segment *segment, uint64_t commit
                                   struct search_source *source)
 {
     memset(source, 0, sizeof *source);
-    source->view = segment->graph;
-    source->view.count = segment->info.rows;
+    source->view = segment->full;
+    source->walk = segment->graph;
+    source->codes = segment->codes.step == 0.0f ? NULL : &segment->codes;
+    source->codes_are_exact = (segment->info.flags & SEGMENT_CODES_EXACT) != 0;
     source->indexed = segment->info.indexed_rows;
     source->row_limit = segment->info.rows;
     source->commit = commit;
@@ -67,6 +79,64 @@ static int search_source_id(const struct search_source *source, uint32_t row, ui
         return segment_id(source->segment, row, id);
     *id = memtable_id(source->memtable, row);
     return OMENDB_OK;
+}
+
+static int search_hit_before(const struct graph_hit *a, const struct graph_hit *b)
+{
+    return a->distance < b->distance || (a->distance == b->distance && a->row < b->row);
+}
+
+/* The distances of vectors in place of those of codes, in order again. */
+static int search_rerank(const struct search_source *source, const uint8_t *query,
+                         struct graph_hit *hits, size_t count)
+{
+    const struct graph_view *view = &source->view;
+    const void *vectors[SEARCH_RERANK_RUN];
+    float distances[SEARCH_RERANK_RUN];
+    for (size_t first = 0; first < count; first += SEARCH_RERANK_RUN) {
+        size_t run = count - first < SEARCH_RERANK_RUN ? count - first : SEARCH_RERANK_RUN;
+        for (size_t i = 0; i < run; i++) {
+            const uint8_t *vector;
+            int code = segment_vector(source->segment, hits[first + i].row, &vector);
+            if (code != OMENDB_OK)
+                return code;
+            prefetch_bytes(vector, view->vectors.stride);
+            vectors[i] = vector;
+        }
+        view->kernel->many(query, vectors, run, view->dim, distances);
+        for (size_t i = 0; i < run; i++) {
+            struct graph_hit hit = {distances[i], hits[first + i].row};
+            size_t at = first + i;
+            for (; at > 0 && search_hit_before(&hit, &hits[at - 1]); at--)
+                hits[at] = hits[at - 1];
+            hits[at] = hit;
+        }
+    }
+    return OMENDB_OK;
+}
+
+/* The nearest rows that a walk finds, by the distances of their vectors. */
+static int search_walk(const struct search_request *request, const struct search_source *source,
+                       struct scratch *scratch, size_t k, size_t ef,
+                       const struct graph_filter *filter, size_t *count,
+                       struct graph_counters *counters)
+{
+    const uint8_t *query = request->vector;
+    int exact = 1;
+    if (source->codes != NULL) {
+        if (scratch_reserve_code(scratch, source->walk.vectors.stride) != OMENDB_OK)
+            return OMENDB_NOMEM;
+        exact = codes_encode_query(source->codes, request->vector, scratch->code) &&
+                source->codes_are_exact;
+        query = scratch->code;
+    }
+    int code = graph_search(&source->walk, scratch->graph, query, ef, filter, scratch->hits, count,
+                            counters);
+    if (code != OMENDB_OK || exact)
+        return code;
+    *count = *count < SEARCH_RERANK(k) ? *count : SEARCH_RERANK(k);
+    counters->distances += *count;
+    return search_rerank(source, request->vector, scratch->hits, *count);
 }
 
 /* The k nearest rows of a source into scratch->hits. */
@@ -88,13 +158,9 @@ static int search_rows(const struct search_request *request, const struct search
     if (request->exact || walked / SEARCH_SCAN_PER_CANDIDATE <= ef)
         walked = 0;
     if (walked != 0) {
-        struct graph_view view = source->view;
         struct graph_filter in_graph = filter;
         in_graph.row_limit = walked;
-        if (source->segment != NULL)
-            view.count = source->indexed;
-        code = graph_search(&view, scratch->graph, request->vector, ef, &in_graph, scratch->hits,
-                            count, counters);
+        code = search_walk(request, source, scratch, k, ef, &in_graph, count, counters);
         *count = *count < k ? *count : k;
         explain->graph_rows += walked;
         if (*count < k && *count < walked)
@@ -236,3 +302,5 @@ OMENDB_INTERNAL int search_run(const struct search_request *request, struct scra
 }
 
 #undef SEARCH_SCAN_PER_CANDIDATE
+#undef SEARCH_RERANK
+#undef SEARCH_RERANK_RUN

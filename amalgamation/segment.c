@@ -17,6 +17,7 @@
 
 #include "checksum.h"
 #include "error.h"
+#include "codes.h"
 #include "format.h"
 #include "memory.h"
 
@@ -26,7 +27,6 @@
 #include <string.h>
 
 #define SEGMENT_BUFFER_BYTES ((size_t)1 << 20)
-#define SEGMENT_TYPES        ((size_t)SECTION_TOMBSTONES + 1)
 
 _Static_assert(((size_t)1 << 20) % BLOCK_BYTES == 0, "the buffer holds whole blocks");
 
@@ -48,7 +48,7 @@ static uint32_t segment_footer_checksum(uint64_t number, const uint8_t *footer, 
 
 struct segment_writer_part {
     struct part_info info;
-    struct section_range sections[SECTION_TOMBSTONES + 1];
+    struct section_range sections[SECTION_TYPES];
 };
 
 struct segment_writer {
@@ -338,15 +338,17 @@ static void segment_encode_part(uint8_t *at, const struct part_info *info)
     format_put32(at + FORMAT_PART_METRIC, info->metric);
     format_put_float(at + FORMAT_PART_REFERENCE_RECALL, info->reference_recall);
     format_put32(at + FORMAT_PART_REFERENCE_ROWS, info->reference_rows);
+    format_put_float(at + FORMAT_PART_CODE_LOW, info->code_low);
+    format_put_float(at + FORMAT_PART_CODE_STEP, info->code_step);
 }
 
 /* Sections of one part in the order of their offsets, which is the order in which they were begun;
  * empty ones are left out. */
 static size_t segment_order_sections(const struct segment_writer_part *part,
-                                     size_t order[SECTION_TOMBSTONES + 1])
+                                     size_t order[SECTION_TYPES])
 {
     size_t count = 0;
-    for (size_t type = 0; type < SEGMENT_TYPES; type++) {
+    for (size_t type = 0; type < SECTION_TYPES; type++) {
         if (part->sections[type].length == 0)
             continue;
         size_t place = count++;
@@ -363,7 +365,7 @@ static uint32_t segment_count_sections(const struct segment_writer *writer)
 {
     uint32_t count = 0;
     for (uint32_t part = 0; part < writer->part_count; part++) {
-        for (size_t type = 0; type < SEGMENT_TYPES; type++)
+        for (size_t type = 0; type < SECTION_TYPES; type++)
             count += writer->parts[part].sections[type].length != 0;
     }
     return count;
@@ -372,7 +374,7 @@ static uint32_t segment_count_sections(const struct segment_writer *writer)
 static uint8_t *segment_encode_sections(uint8_t *at, uint32_t number,
                                         const struct segment_writer_part *part)
 {
-    size_t order[SECTION_TOMBSTONES + 1], count = segment_order_sections(part, order);
+    size_t order[SECTION_TYPES], count = segment_order_sections(part, order);
     for (size_t i = 0; i < count; i++) {
         format_put32(at + FORMAT_SECTION_PART, number);
         format_put32(at + FORMAT_SECTION_TYPE, (uint32_t)order[i]);
@@ -585,6 +587,8 @@ static void segment_decode_part(const uint8_t *at, struct part_info *info)
     info->metric = format_get32(at + FORMAT_PART_METRIC);
     info->reference_recall = format_get_float(at + FORMAT_PART_REFERENCE_RECALL);
     info->reference_rows = format_get32(at + FORMAT_PART_REFERENCE_ROWS);
+    info->code_low = format_get_float(at + FORMAT_PART_CODE_LOW);
+    info->code_step = format_get_float(at + FORMAT_PART_CODE_STEP);
 }
 
 /* Bytes that a section of this type needs by its part's counts; rows * 2M * 4 may exceed 64 bits,
@@ -597,6 +601,8 @@ static uint64_t segment_section_needs(const struct part_info *info, size_t type)
         return rows * info->vector_stride;
     case SECTION_LINKS:
         return linked * 2 * info->M * sizeof(uint32_t);
+    case SECTION_CODES:
+        return linked * codes_stride(info->dim);
     case SECTION_LEVELS:
         return linked;
     case SECTION_UPPER_INDEX:
@@ -619,7 +625,7 @@ static int segment_check_parts(const struct segment_file *file, const char *name
 {
     for (uint32_t part = 0; part < file->part_count; part++, offset += FORMAT_PART_BYTES) {
         const struct part_info *info = &file->parts[part];
-        const struct section_range *sections = file->sections + (size_t)part * SEGMENT_TYPES;
+        const struct section_range *sections = file->sections + (size_t)part * SECTION_TYPES;
         if (file->kind == STORAGE_OVERLAY) {
             if (sections[SECTION_TOMBSTONES].length % sizeof(uint32_t) != 0)
                 return segment_corrupt(name, offset, "tombstones that are no whole rows");
@@ -627,7 +633,7 @@ static int segment_check_parts(const struct segment_file *file, const char *name
         }
         if (info->M > SEGMENT_LARGEST_M || info->indexed_rows > info->rows)
             return segment_corrupt(name, offset, "a part with impossible counts");
-        for (size_t type = 0; type < SEGMENT_TYPES; type++) {
+        for (size_t type = 0; type < SECTION_TYPES; type++) {
             if (sections[type].length != 0 &&
                 sections[type].length < segment_section_needs(info, type))
                 return segment_corrupt(name, offset, "a section is too short for its rows");
@@ -650,13 +656,13 @@ static int segment_decode_sections(struct segment_file *file, const char *name,
                  type = format_get32(at + FORMAT_SECTION_TYPE);
         struct section_range range = {format_get64(at + FORMAT_SECTION_OFFSET),
                                       format_get64(at + FORMAT_SECTION_LENGTH)};
-        if (part >= footer->part_count || part < last_part || type == 0 || type >= SEGMENT_TYPES)
+        if (part >= footer->part_count || part < last_part || type == 0 || type >= SECTION_TYPES)
             return segment_corrupt(name, offset, "a section of no part, or of an unknown type");
         if (range.offset % FORMAT_SECTION_ALIGN != 0 || range.offset < end || range.offset > data ||
             range.length == 0 || range.length > data - range.offset)
             return segment_corrupt(name, offset,
                                    "a section lies outside the data, or over another one");
-        struct section_range *section = &file->sections[(size_t)part * SEGMENT_TYPES + type];
+        struct section_range *section = &file->sections[(size_t)part * SECTION_TYPES + type];
         if (section->length != 0)
             return segment_corrupt(name, offset, "a part has two sections of one type");
         *section = range;
@@ -672,7 +678,7 @@ static struct segment_file *segment_file_alloc(struct storage *storage, enum sto
                                                uint32_t **checksums)
 {
     size_t parts = memory_multiply(footer->part_count, sizeof(struct part_info));
-    size_t sections = memory_multiply(memory_multiply(footer->part_count, SEGMENT_TYPES),
+    size_t sections = memory_multiply(memory_multiply(footer->part_count, SECTION_TYPES),
                                       sizeof(struct section_range));
     size_t table = memory_multiply((size_t)footer->block_count, sizeof **checksums);
     size_t total =
@@ -766,5 +772,4 @@ OMENDB_INTERNAL int segment_file_check(struct segment_file *file,
 }
 
 #undef SEGMENT_BUFFER_BYTES
-#undef SEGMENT_TYPES
 #undef SEGMENT_LARGEST_M

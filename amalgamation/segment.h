@@ -28,10 +28,14 @@ enum section_type {
         7, /* rows u64 ascending (ties by row); absent when IDS is itself ascending */
     SECTION_SORTED_ROWS = 8, /* rows u32: row of each of SORTED_IDS */
     SECTION_ID_FILTER = 9,   /* blocked Bloom filter, see idmap.h */
-    SECTION_TOMBSTONES = 10  /* in overlays: ascending u32 rows */
+    SECTION_TOMBSTONES = 10, /* in overlays: ascending u32 rows */
+    SECTION_CODES = 11,      /* indexed_rows * codes_stride(dim), see codes.h; may be absent */
+    SECTION_TYPES = 12
 };
 
-#define SEGMENT_IDS_ASCEND 1u /* part flag */
+/* Part flags */
+#define SEGMENT_IDS_ASCEND  1u
+#define SEGMENT_CODES_EXACT 2u /* every code is its vector */
 
 /* Described in the footer, 96 bytes a part. */
 struct part_info {
@@ -53,6 +57,7 @@ struct part_info {
     float reference_recall; /* sampled when the graph was last known to be as good as fresh; 0:
                                unknown */
     uint32_t reference_rows;
+    float code_low, code_step; /* of CODES; step 0: there are none */
 };
 
 struct section_range {
@@ -96,7 +101,7 @@ struct segment_file {
     uint64_t number;
     uint32_t part_count;
     struct part_info *parts;
-    struct section_range *sections; /* part_count * (SECTION_TOMBSTONES + 1), by type */
+    struct section_range *sections; /* part_count * SECTION_TYPES, by type */
     struct storage *storage;
     size_t allocated; /* private */
 };
@@ -111,7 +116,7 @@ OMENDB_INTERNAL void segment_file_close(struct segment_file *file); /* NULL is O
 static inline struct section_range segment_section(const struct segment_file *file, uint32_t part,
                                                    enum section_type type)
 {
-    return file->sections[(size_t)part * (SECTION_TOMBSTONES + 1) + (size_t)type];
+    return file->sections[(size_t)part * SECTION_TYPES + (size_t)type];
 }
 
 /* Reads and verifies every block, touched before or not; `report` gets a sentence for each that is

@@ -12,6 +12,7 @@
  * that was already visible (compact.c). Hence the loop in version_acquire_newest. */
 #include "database.h"
 
+#include <float.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -386,6 +387,12 @@ static int segment_expect(const struct segment_file *file, uint32_t part, enum s
         (unsigned long long)expected);
 }
 
+/* A step that is no number that codes_choose gives is not one to compute with. */
+static int segment_has_codes(const struct part_info *info)
+{
+    return info->code_step > 0.0f && info->code_step <= FLT_MAX;
+}
+
 static int segment_check_layout(const struct collection *collection,
                                 const struct segment_file *file, uint32_t part)
 {
@@ -412,6 +419,7 @@ static int segment_check_layout(const struct collection *collection,
         {SECTION_SORTED_ROWS,
          (info->flags & SEGMENT_IDS_ASCEND) != 0 ? 0 : rows * sizeof(uint32_t)},
         {SECTION_ID_FILTER, idmap_filter_bytes(info->rows)},
+        {SECTION_CODES, segment_has_codes(info) ? indexed * codes_stride(info->dim) : 0},
     };
     int code = OMENDB_OK;
     for (size_t i = 0; i < sizeof expected / sizeof expected[0] && code == OMENDB_OK; i++)
@@ -431,9 +439,24 @@ static struct rows_view segment_rows(struct segment *segment, size_t index, enum
     return (struct rows_view){&segment->chunks[index], 31, UINT32_MAX >> 1, stride};
 }
 
-static void segment_set_view(struct segment *segment, const struct collection *collection)
+/* The walk's view: codes in place of vectors, where there are some. */
+static void segment_set_code_view(struct segment *segment, const struct collection *collection)
 {
+    const struct part_info *info = &segment->info;
     struct graph_view *view = &segment->graph;
+    *view = segment->full;
+    view->count = info->indexed_rows;
+    if (!segment_has_codes(info))
+        return;
+    segment->codes = (struct code_format){collection->format, info->code_low, info->code_step};
+    view->vectors =
+        segment_rows(segment, 5, SECTION_CODES, codes_stride(info->dim), &view->vectors_offset);
+    view->kernel = codes_kernel(&segment->codes);
+}
+
+static void segment_set_views(struct segment *segment, const struct collection *collection)
+{
+    struct graph_view *view = &segment->full;
     const struct part_info *info = &segment->info;
     view->vectors =
         segment_rows(segment, 0, SECTION_VECTORS, info->vector_stride, &view->vectors_offset);
@@ -444,7 +467,7 @@ static void segment_set_view(struct segment *segment, const struct collection *c
         segment_rows(segment, 3, SECTION_UPPER_INDEX, sizeof(uint32_t), &view->upper_index_offset);
     view->upper_links = segment_rows(segment, 4, SECTION_UPPER_LINKS, info->M * sizeof(uint32_t),
                                      &view->upper_links_offset);
-    view->count = info->indexed_rows;
+    view->count = info->rows;
     view->upper_count = info->upper_count;
     view->M = info->M;
     view->links_per_row = info->M * 2;
@@ -455,6 +478,7 @@ static void segment_set_view(struct segment *segment, const struct collection *c
     view->dim = info->dim;
     view->kernel = collection->kernel;
     view->file = &segment->file->file->blocks;
+    segment_set_code_view(segment, collection);
 }
 
 OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection,
@@ -489,7 +513,7 @@ OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection
     made->sorted_ids = segment_section(file->file, part, SECTION_SORTED_IDS);
     made->sorted_rows = segment_section(file->file, part, SECTION_SORTED_ROWS);
     made->filter = segment_section(file->file, part, SECTION_ID_FILTER);
-    segment_set_view(made, collection);
+    segment_set_views(made, collection);
     *segment = made;
     return OMENDB_OK;
 }
@@ -537,7 +561,7 @@ OMENDB_INTERNAL int segment_id(const struct segment *segment, uint32_t row, uint
 OMENDB_INTERNAL int segment_vector(const struct segment *segment, uint32_t row,
                                    const uint8_t **vector)
 {
-    const struct graph_view *view = &segment->graph;
+    const struct graph_view *view = &segment->full;
     int code = blocks_touch(view->file, view->vectors_offset + (uint64_t)row * view->vectors.stride,
                             view->vectors.stride);
     *vector = rows_at(&view->vectors, row);
@@ -791,6 +815,7 @@ OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch)
     memory_free(scratch->memory, scratch->merged,
                 scratch->found_capacity * sizeof *scratch->merged);
     memory_free(scratch->memory, scratch->vector, scratch->vector_capacity);
+    memory_free(scratch->memory, scratch->code, scratch->code_capacity);
     memory_free(scratch->memory, scratch, sizeof *scratch);
 }
 
@@ -855,6 +880,15 @@ static int scratch_reserve_found(struct scratch *scratch, size_t found)
     scratch->found = scratch->best = scratch->merged = NULL;
     scratch->found_capacity = 0;
     return OMENDB_NOMEM;
+}
+
+OMENDB_INTERNAL int scratch_reserve_code(struct scratch *scratch, size_t bytes)
+{
+    if (bytes <= scratch->code_capacity)
+        return OMENDB_OK;
+    scratch->code = scratch_replace(scratch->memory, scratch->code, scratch->code_capacity, bytes);
+    scratch->code_capacity = scratch->code == NULL ? 0 : bytes;
+    return scratch->code == NULL ? OMENDB_NOMEM : OMENDB_OK;
 }
 
 OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found,
