@@ -556,10 +556,11 @@ typedef struct omendb_collection_stats {
     uint64_t segments;
     uint64_t segment_bytes; /* of files; of small collections, which share files, their vectors */
     uint64_t next_id;       /* the next automatic one */
+    uint64_t hot_bytes;     /* codes and graphs of segments often searched, copied to huge pages */
 } omendb_collection_stats;
 #define OMENDB_COLLECTION_STATS_INIT                                                               \
     {                                                                                              \
-        sizeof(omendb_collection_stats), 0, 0, 0, 0, 0, 0, 0                                       \
+        sizeof(omendb_collection_stats), 0, 0, 0, 0, 0, 0, 0, 0                                    \
     }
 
 OMENDB_API void omendb_collection_stats_init(omendb_collection_stats *stats);

@@ -713,6 +713,7 @@ OMENDB_API int omendb_collection_get_stats(omendb_collection *collection,
     stats->rows = stats->memtable_rows;
     for (uint32_t i = 0; i < version->segment_count; i++) {
         stats->rows += version->segments[i]->info.rows;
+        stats->hot_bytes += hot_size(version->segments[i]);
         if (version->segments[i]->file->file->part_count == 1)
             stats->segment_bytes += version->segments[i]->file->entry.size;
         else

@@ -375,7 +375,7 @@ static int compact_build_rows(struct compact_build *build, uint32_t first, uint3
 static int compact_adopt(struct compact_build *build)
 {
     const struct compact_merge *merge = build->merge;
-    const struct graph_view *source = &merge->inputs[merge->base]->graph;
+    const struct graph_view *source = hot_view(merge->inputs[merge->base]);
     const uint32_t *map = merge->maps[merge->base];
     int code = graph_adopt_begin(build->graph, source, map, merge->base_rows);
     build->source = source;
@@ -488,7 +488,7 @@ static void compact_gate_settle(const struct compact_gate *gate, int of_old, str
 static int compact_gate_walk(struct compact_gate *gate, int of_old, size_t ef,
                              struct graph_hit *hits, size_t *count)
 {
-    const struct graph_view *view = of_old ? &gate->old->graph : &gate->fresh;
+    const struct graph_view *view = of_old ? hot_view(gate->old) : &gate->fresh;
     struct code_format codes = compact_gate_codes(gate, of_old);
     const uint8_t *query = gate->query;
     int code = OMENDB_OK;

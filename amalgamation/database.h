@@ -47,6 +47,10 @@
 #define DATABASE_UNPUBLISHED   16
 #define DATABASE_RELEASED      (UINT32_C(1) << 31) /* of `children`: the last one closes */
 
+/* What may wait to be done for a collection: rows to link, segments to merge, segments to copy into
+ * memory. */
+enum work_queue_kind { WORK_INDEX, WORK_MERGE, WORK_HEAT, WORK_QUEUES };
+
 /* Magic numbers of handles, to tell a wrong pointer from a right one where that is possible. */
 #define DATABASE_MAGIC   UINT32_C(0x4f6d4442)
 #define COLLECTION_MAGIC UINT32_C(0x4f6d436f)
@@ -69,6 +73,8 @@ struct begin_array {
     uint64_t begin[];
 };
 
+struct segment_hot; /* hot.c */
+
 struct segment {
     _Atomic uint32_t references;
     struct memory *memory;
@@ -80,7 +86,9 @@ struct segment {
     struct graph_view full; /* over the vectors; count = rows */
     struct graph_view
         graph; /* to walk: over the codes where there are some; count = indexed rows */
-    struct code_format codes; /* step 0: none */
+    struct code_format codes;          /* step 0: none */
+    _Atomic(struct segment_hot *) hot; /* a copy of what a walk reads, or NULL; set once */
+    _Atomic uint32_t walks;            /* counted up to SEGMENT_WALKS_TO_HEAT */
     struct section_range ids, sorted_ids, sorted_rows, filter;
     struct tombstones *tombstones;
     struct begin_array *begins; /* NULL: visible to everybody */
@@ -119,8 +127,8 @@ struct collection {
     struct memtable *active;  /* the last of the version's memtables, or NULL; commit_mutex */
     _Atomic uint64_t next_id; /* commit_mutex */
     /* Queues of work.c, linked through the collections; work mutex. */
-    _Atomic uint32_t index_queued, merge_queued;
-    struct collection *index_next, *merge_next;
+    _Atomic uint32_t queued[WORK_QUEUES];
+    struct collection *queue_next[WORK_QUEUES];
 };
 
 /* Catalog: pointers sorted by name; commit_mutex. */
@@ -321,6 +329,17 @@ OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t
 OMENDB_INTERNAL int scratch_reserve_code(struct scratch *scratch, size_t bytes);
 OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message);
 
+/* ---- hot.c */
+#define SEGMENT_WALKS_TO_HEAT 100
+/* Whether a copy would help, and there is memory. */
+OMENDB_INTERNAL int hot_is_wanted(const omendb *db, const struct segment *segment);
+/* OMENDB_OK also where another thread was first. */
+OMENDB_INTERNAL int hot_make(omendb *db, struct segment *segment);
+OMENDB_INTERNAL void hot_destroy(struct memory *memory, struct segment_hot *hot); /* NULL is OK */
+/* The view to walk: of the copy, or of the file. As long as the segment. */
+OMENDB_INTERNAL const struct graph_view *hot_view(const struct segment *segment);
+OMENDB_INTERNAL uint64_t hot_size(const struct segment *segment);
+
 /* ---- commit.c */
 enum change_kind {
     CHANGE_ADD = 1,
@@ -425,6 +444,7 @@ OMENDB_INTERNAL void work_destroy(omendb *db);
 /* Something may be to do in the background. */
 OMENDB_INTERNAL void work_notice_index(struct collection *collection);
 OMENDB_INTERNAL void work_notice_merge(struct collection *collection);
+OMENDB_INTERNAL void work_notice_heat(struct collection *collection);
 OMENDB_INTERNAL void work_notice_log(omendb *db);
 /* Runs fn(context, i) for i in [0, count) over this thread and idle workers; the first error stops
  * it and is returned. */

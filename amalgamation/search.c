@@ -30,7 +30,7 @@ struct search_source {
     const struct tombstones *tombstones;
     const struct begin_array *begins; /* NULL: all rows below row_limit have begun */
     const struct memtable *memtable;
-    const struct segment *segment;
+    struct segment *segment;
 };
 
 static int search_visible(const void *context, uint32_t row)
@@ -56,12 +56,12 @@ static void search_memtable_source(const struct memtable *memtable, uint64_t com
     source->memtable = memtable;
 }
 
-static void search_segment_source(const struct segment *segment, uint64_t commit,
+static void search_segment_source(struct segment *segment, uint64_t commit,
                                   struct search_source *source)
 {
     memset(source, 0, sizeof *source);
     source->view = segment->full;
-    source->walk = segment->graph;
+    source->walk = *hot_view(segment);
     source->codes = segment->codes.step == 0.0f ? NULL : &segment->codes;
     source->codes_are_exact = (segment->info.flags & SEGMENT_CODES_EXACT) != 0;
     source->indexed = segment->info.indexed_rows;
@@ -115,6 +115,18 @@ static int search_rerank(const struct search_source *source, const uint8_t *quer
     return OMENDB_OK;
 }
 
+/* A segment that is walked often is copied into memory in the background. */
+static void search_count_walk(const struct search_request *request, struct segment *segment)
+{
+    if (segment == NULL ||
+        atomic_load_explicit(&segment->walks, memory_order_relaxed) >= SEGMENT_WALKS_TO_HEAT ||
+        atomic_fetch_add_explicit(&segment->walks, 1, memory_order_relaxed) + 1 !=
+            SEGMENT_WALKS_TO_HEAT)
+        return;
+    if (hot_is_wanted(request->collection->db, segment))
+        work_notice_heat(request->collection);
+}
+
 /* The nearest rows that a walk finds, by the distances of their vectors. */
 static int search_walk(const struct search_request *request, const struct search_source *source,
                        struct scratch *scratch, size_t k, size_t ef,
@@ -123,6 +135,7 @@ static int search_walk(const struct search_request *request, const struct search
 {
     const uint8_t *query = request->vector;
     int exact = 1;
+    search_count_walk(request, source->segment);
     if (source->codes != NULL) {
         if (scratch_reserve_code(scratch, source->walk.vectors.stride) != OMENDB_OK)
             return OMENDB_NOMEM;

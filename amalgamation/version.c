@@ -446,9 +446,11 @@ static void segment_set_code_view(struct segment *segment, const struct collecti
     struct graph_view *view = &segment->graph;
     *view = segment->full;
     view->count = info->indexed_rows;
+    segment->codes = (struct code_format){collection->format, 0.0f, 0.0f};
     if (!segment_has_codes(info))
         return;
-    segment->codes = (struct code_format){collection->format, info->code_low, info->code_step};
+    segment->codes.low = info->code_low;
+    segment->codes.step = info->code_step;
     view->vectors =
         segment_rows(segment, 5, SECTION_CODES, codes_stride(info->dim), &view->vectors_offset);
     view->kernel = codes_kernel(&segment->codes);
@@ -537,6 +539,7 @@ OMENDB_INTERNAL void segment_release(struct segment *segment)
         return;
     tombstones_release(segment->tombstones);
     begin_array_destroy(segment->begins);
+    hot_destroy(segment->memory, atomic_load_explicit(&segment->hot, memory_order_relaxed));
     shared_file_release(segment->file);
     memory_free(segment->memory, segment, sizeof *segment);
 }

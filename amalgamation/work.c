@@ -1,8 +1,8 @@
 /* work.c: background threads, and who does their work where there are none.
  *
  * Units, most urgent first: a checkpoint when the log is long; linking rows of memtables, some
- * hundred at a time; a share of a parallel job (a batch of queries, the building of a merge); a
- * merge. One thread at a time has the right to merge, and spreads the building over the others. A
+ * hundred at a time; a share of a parallel job (a batch of queries, the building of a merge);
+ * copying segments that are searched often into memory; a merge. One thread at a time has the right to merge, and spreads the building over the others. A
  * thread in a parallel job leaves it when something more urgent turns up.
  *
  * With threads = 0 the queues fill all the same and omendb_work empties them; a writer that is over
@@ -46,83 +46,65 @@ struct work_state {
     _Atomic uint64_t settled_bytes;
     _Atomic uint32_t merge_starved; /* 1: the last merge failed for want of memory */
     uint32_t merging;
-    struct work_queue index, merge;
+    struct work_queue queues[WORK_QUEUES];
     struct work_job *jobs;
 };
 
 /* ------------------------------------------------------------------ queues */
 
-/* Both queues are linked through the collections; each entry holds a reference. Work mutex. */
-static void work_push_index(struct work_state *work, struct collection *collection)
+/* Queues are linked through the collections; each entry holds a reference. Work mutex. */
+static void work_push(struct work_state *work, enum work_queue_kind kind,
+                      struct collection *collection)
 {
-    collection->index_next = NULL;
-    if (work->index.tail != NULL)
-        work->index.tail->index_next = collection;
+    struct work_queue *queue = &work->queues[kind];
+    collection->queue_next[kind] = NULL;
+    if (queue->tail != NULL)
+        queue->tail->queue_next[kind] = collection;
     else
-        work->index.head = collection;
-    work->index.tail = collection;
-    atomic_store(&collection->index_queued, 1);
+        queue->head = collection;
+    queue->tail = collection;
+    atomic_store(&collection->queued[kind], 1);
 }
 
-static struct collection *work_pop_index(struct work_state *work)
+static struct collection *work_pop(struct work_state *work, enum work_queue_kind kind)
 {
-    struct collection *collection = work->index.head;
+    struct work_queue *queue = &work->queues[kind];
+    struct collection *collection = queue->head;
     if (collection == NULL)
         return NULL;
-    work->index.head = collection->index_next;
-    if (work->index.head == NULL)
-        work->index.tail = NULL;
-    atomic_store(&collection->index_queued, 0);
+    queue->head = collection->queue_next[kind];
+    if (queue->head == NULL)
+        queue->tail = NULL;
+    atomic_store(&collection->queued[kind], 0);
     return collection;
 }
 
-static void work_push_merge(struct work_state *work, struct collection *collection)
+static void work_notice(struct collection *collection, enum work_queue_kind kind)
 {
-    collection->merge_next = NULL;
-    if (work->merge.tail != NULL)
-        work->merge.tail->merge_next = collection;
-    else
-        work->merge.head = collection;
-    work->merge.tail = collection;
-    atomic_store(&collection->merge_queued, 1);
-}
-
-static struct collection *work_pop_merge(struct work_state *work)
-{
-    struct collection *collection = work->merge.head;
-    if (collection == NULL)
-        return NULL;
-    work->merge.head = collection->merge_next;
-    if (work->merge.head == NULL)
-        work->merge.tail = NULL;
-    atomic_store(&collection->merge_queued, 0);
-    return collection;
+    struct work_state *work = collection->db->work;
+    platform_mutex_lock(&work->mutex);
+    if (!atomic_load(&collection->queued[kind])) {
+        work_push(work, kind, collection_reference(collection));
+        platform_condition_broadcast(&work->condition);
+    }
+    platform_mutex_unlock(&work->mutex);
 }
 
 OMENDB_INTERNAL void work_notice_index(struct collection *collection)
 {
-    struct work_state *work = collection->db->work;
-    if (atomic_load(&collection->index_queued))
-        return;
-    platform_mutex_lock(&work->mutex);
-    if (!atomic_load(&collection->index_queued)) {
-        work_push_index(work, collection_reference(collection));
-        platform_condition_broadcast(&work->condition);
-    }
-    platform_mutex_unlock(&work->mutex);
+    if (!atomic_load(&collection->queued[WORK_INDEX]))
+        work_notice(collection, WORK_INDEX);
 }
 
 OMENDB_INTERNAL void work_notice_merge(struct collection *collection)
 {
-    struct work_state *work = collection->db->work;
-    if (atomic_load(&collection->merge_queued) || !compact_wanted(collection))
-        return;
-    platform_mutex_lock(&work->mutex);
-    if (!atomic_load(&collection->merge_queued)) {
-        work_push_merge(work, collection_reference(collection));
-        platform_condition_broadcast(&work->condition);
-    }
-    platform_mutex_unlock(&work->mutex);
+    if (!atomic_load(&collection->queued[WORK_MERGE]) && compact_wanted(collection))
+        work_notice(collection, WORK_MERGE);
+}
+
+OMENDB_INTERNAL void work_notice_heat(struct collection *collection)
+{
+    work_notice(collection, WORK_HEAT);
 }
 
 OMENDB_INTERNAL void work_notice_log(omendb *db)
@@ -254,6 +236,28 @@ static int work_do_index(struct work_state *work, struct collection *collection)
     return code;
 }
 
+/* Copies the segments of the collection that were walked often enough. Without memory for one it
+ * may be asked for again. Takes the reference over. */
+static int work_do_heat(struct work_state *work, struct collection *collection)
+{
+    omendb *db = work->db;
+    struct version *version = version_acquire(collection);
+    int code = OMENDB_OK;
+    for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++) {
+        struct segment *segment = version->segments[i];
+        if (atomic_load(&segment->walks) >= SEGMENT_WALKS_TO_HEAT && hot_is_wanted(db, segment))
+            code = hot_make(db, segment);
+        if (code == OMENDB_NOMEM) {
+            atomic_store(&segment->walks, 0);
+            code = OMENDB_OK;
+        }
+    }
+    version_release(version);
+    work_report(db, code);
+    collection_release(collection);
+    return code;
+}
+
 static uint64_t work_collection_bytes(struct collection *collection)
 {
     struct version *version = version_acquire(collection);
@@ -268,11 +272,11 @@ static uint64_t work_collection_bytes(struct collection *collection)
 static size_t work_take_merges(struct work_state *work, struct collection **batch)
 {
     size_t count = 0;
-    while (count < COMPACT_BATCH && work->merge.head != NULL) {
-        int small = work_collection_bytes(work->merge.head) < COMPACT_SMALL_BYTES;
+    while (count < COMPACT_BATCH && work->queues[WORK_MERGE].head != NULL) {
+        int small = work_collection_bytes(work->queues[WORK_MERGE].head) < COMPACT_SMALL_BYTES;
         if (!small && count != 0)
             break;
-        batch[count++] = work_pop_merge(work);
+        batch[count++] = work_pop(work, WORK_MERGE);
         if (!small)
             break;
     }
@@ -299,7 +303,7 @@ static int work_do_merge(struct work_state *work, struct collection **batch, siz
 static void work_join_job(struct work_state *work, struct work_job *job, int is_worker)
 {
     job->active++;
-    while (!(is_worker && (work->index.head != NULL || work_wants_checkpoint(work)))) {
+    while (!(is_worker && (work->queues[WORK_INDEX].head != NULL || work_wants_checkpoint(work)))) {
         platform_mutex_unlock(&work->mutex);
         uint64_t index = atomic_fetch_add(&job->at, 1);
         int code = OMENDB_OK, run = index < job->count && atomic_load(&job->code) == OMENDB_OK;
@@ -365,7 +369,7 @@ static int work_do_one(struct work_state *work, int *did)
         platform_mutex_lock(&work->mutex);
         return code;
     }
-    struct collection *collection = work_pop_index(work);
+    struct collection *collection = work_pop(work, WORK_INDEX);
     if (collection != NULL) {
         platform_mutex_unlock(&work->mutex);
         code = work_do_index(work, collection);
@@ -376,7 +380,13 @@ static int work_do_one(struct work_state *work, int *did)
         work_join_job(work, job, 1);
         return OMENDB_OK;
     }
-    if (!work->merging && work->merge.head != NULL && !work->db->read_only) {
+    if ((collection = work_pop(work, WORK_HEAT)) != NULL) {
+        platform_mutex_unlock(&work->mutex);
+        code = work_do_heat(work, collection);
+        platform_mutex_lock(&work->mutex);
+        return code;
+    }
+    if (!work->merging && work->queues[WORK_MERGE].head != NULL && !work->db->read_only) {
         work->merging = 1;
         size_t count = work_take_merges(work, batch);
         platform_mutex_unlock(&work->mutex);
@@ -568,10 +578,10 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
     struct collection *collection;
     if (work == NULL)
         return;
-    while ((collection = work_pop_index(work)) != NULL)
-        collection_release(collection);
-    while ((collection = work_pop_merge(work)) != NULL)
-        collection_release(collection);
+    for (int kind = 0; kind < WORK_QUEUES; kind++) {
+        while ((collection = work_pop(work, (enum work_queue_kind)kind)) != NULL)
+            collection_release(collection);
+    }
     platform_condition_destroy(&work->condition);
     platform_mutex_destroy(&work->mutex);
     memory_free(&db->memory, work->threads,

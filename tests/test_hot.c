@@ -1,0 +1,185 @@
+/* test_hot.c: segments that are searched often are copied into memory: when, that answers stay the
+ * same, and that the memory limit has the last word. */
+#define _DEFAULT_SOURCE
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "support.h"
+#include "test.h"
+
+#define DIM     400
+#define ROWS    12000
+#define K       5
+#define QUERIES 150 /* more than a segment needs to be copied */
+
+struct world {
+    omendb *db;
+    omendb_collection *collection;
+};
+
+/* Small integers, seven of which are not zero. */
+static void vector_of(uint64_t value, float *vector)
+{
+    struct support_random random = {value};
+    memset(vector, 0, DIM * sizeof *vector);
+    for (int i = 0; i < 7; i++)
+        vector[support_below(&random, DIM)] = (float)(1 + support_below(&random, 9));
+}
+
+static int world_open(struct world *world, const omendb_options *options, const char *path)
+{
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    schema.dim = DIM;
+    schema.M = 4;
+    schema.ef_construction = 8;
+    world->collection = NULL;
+    int status = omendb_open(path, options, &world->db);
+    if (status == OMENDB_OK)
+        status = omendb_collection_open_or_create(world->db, "c", &schema, &world->collection);
+    return status;
+}
+
+static void world_close(struct world *world)
+{
+    omendb_collection_close(world->collection);
+    CHECK_EQ_INT(omendb_close(world->db), OMENDB_OK);
+}
+
+/* A database of one segment. */
+static const char *world_make(const char *name)
+{
+    static float vectors[1000 * DIM];
+    const char *path = support_path(name);
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    struct world world;
+    int status;
+    options.sync = OMENDB_SYNC_OFF;
+    options.tail_limit = UINT64_C(1) << 30;
+    options.wal_limit = UINT64_C(1) << 30;
+    status = world_open(&world, &options, path);
+    for (uint64_t first = 0; first < ROWS && status == OMENDB_OK; first += 1000) {
+        for (uint64_t i = 0; i < 1000; i++)
+            vector_of(first + i, vectors + i * DIM);
+        status = omendb_add_batch(world.collection, NULL, 1000, NULL, vectors, OMENDB_F32, NULL);
+    }
+    if (status == OMENDB_OK)
+        status = omendb_optimize(world.db, NULL, NULL);
+    omendb_collection_close(world.collection);
+    return omendb_close(world.db) == OMENDB_OK && status == OMENDB_OK ? path : NULL;
+}
+
+/* Asks QUERIES questions; a digest of the answers. */
+static uint64_t ask(const struct world *world)
+{
+    omendb_query query = OMENDB_QUERY_INIT;
+    float vector[DIM], distances[K];
+    uint64_t ids[K], digest = 1;
+    size_t count;
+    query.vector = vector;
+    query.k = K;
+    for (uint64_t i = 0; i < QUERIES; i++) {
+        vector_of(1000000 + i, vector);
+        if (omendb_search(world->collection, NULL, &query, ids, distances, &count) != OMENDB_OK)
+            return 0;
+        digest = support_hash(ids, count * sizeof *ids, digest);
+        digest = support_hash(distances, count * sizeof *distances, digest);
+    }
+    return digest;
+}
+
+static uint64_t hot_bytes(const struct world *world)
+{
+    omendb_collection_stats stats = OMENDB_COLLECTION_STATS_INIT;
+    return omendb_collection_get_stats(world->collection, &stats) == OMENDB_OK ? stats.hot_bytes
+                                                                               : UINT64_MAX;
+}
+
+TEST(a_segment_that_is_searched_often_is_copied_and_answers_stay)
+{
+    const char *path = world_make("hot");
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    struct world world;
+    CHECK(path != NULL);
+    options.threads = 0;
+    CHECK_EQ_INT(world_open(&world, &options, path), OMENDB_OK);
+    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    CHECK_EQ_INT(hot_bytes(&world), 0);
+    const uint64_t before = ask(&world);
+    CHECK(before != 0);
+    CHECK_EQ_INT(hot_bytes(&world), 0);
+    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    CHECK(hot_bytes(&world) >= (uint64_t)ROWS * (DIM + 2 * 4 * sizeof(uint32_t)));
+    CHECK(ask(&world) == before);
+    CHECK_EQ_INT(omendb_check(world.db, NULL, NULL, NULL), OMENDB_OK);
+    float vector[DIM];
+    vector_of(7, vector);
+    CHECK_EQ_INT(omendb_delete(world.collection, NULL, 7), OMENDB_OK);
+    CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
+    CHECK_EQ_INT(hot_bytes(&world), 0); /* another segment */
+    world_close(&world);
+}
+
+TEST(no_copy_takes_more_than_half_of_the_memory_limit)
+{
+    const char *path = world_make("hot-limit");
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    struct world world;
+    CHECK(path != NULL);
+    options.threads = 0;
+    options.memory_limit = UINT64_C(10) << 20;
+    CHECK_EQ_INT(world_open(&world, &options, path), OMENDB_OK);
+    CHECK(ask(&world) != 0);
+    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    CHECK_EQ_INT(hot_bytes(&world), 0);
+    world_close(&world);
+    options.memory_limit = UINT64_C(64) << 20;
+    CHECK_EQ_INT(world_open(&world, &options, path), OMENDB_OK);
+    CHECK(ask(&world) != 0);
+    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    CHECK(hot_bytes(&world) != 0);
+    world_close(&world);
+}
+
+struct asker {
+    const struct world *world;
+    uint64_t expected;
+    atomic_int *bad;
+};
+
+static void *ask_in_thread(void *argument)
+{
+    struct asker *asker = argument;
+    for (int round = 0; round < 3; round++)
+        if (ask(asker->world) != asker->expected)
+            atomic_store(asker->bad, 1);
+    return NULL;
+}
+
+TEST(searches_go_on_while_the_copy_is_made)
+{
+    const char *path = world_make("hot-threads");
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    struct world world;
+    pthread_t threads[3];
+    atomic_int bad = 0;
+    CHECK(path != NULL);
+    options.threads = 0;
+    CHECK_EQ_INT(world_open(&world, &options, path), OMENDB_OK);
+    struct asker asker = {&world, ask(&world), &bad};
+    world_close(&world);
+    options.threads = 2;
+    CHECK_EQ_INT(world_open(&world, &options, path), OMENDB_OK);
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ_INT(pthread_create(&threads[i], NULL, ask_in_thread, &asker), 0);
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ_INT(pthread_join(threads[i], NULL), 0);
+    CHECK_EQ_INT(atomic_load(&bad), 0);
+    for (int i = 0; i < 2000 && hot_bytes(&world) == 0; i++)
+        usleep(1000);
+    CHECK(hot_bytes(&world) != 0);
+    world_close(&world);
+}
+
+TEST_MAIN(a_segment_that_is_searched_often_is_copied_and_answers_stay,
+          no_copy_takes_more_than_half_of_the_memory_limit, searches_go_on_while_the_copy_is_made)
