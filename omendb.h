@@ -118,7 +118,8 @@ typedef enum omendb_code {
     OMENDB_TOOBIG = 17, /* over a limit: 1 GiB of vectors a batch, 2^31 rows of a segment (of what
                            is merged into one, or waits for one checkpoint) */
     OMENDB_UNSUPPORTED = 18, /* this platform or vfs cannot do it */
-    OMENDB_DONE = 19         /* a cursor has no further row: not a failure, no sentence */
+    OMENDB_DONE = 19,        /* a cursor has no further row: not a failure, no sentence */
+    OMENDB_TIMEOUT = 20      /* query.timeout_us went by before the search was over */
 } omendb_code;
 
 /* The sentence for the last failed call of this thread, with file, offset and the offending number
@@ -361,7 +362,10 @@ OMENDB_API void omendb_release(omendb *db);
 
 /* Moves a read-only handle on to what the writer has committed since. What it shows is durable: the
  * log is synced by the reader where the system allows that, which read-only media may not; there
- * the newest commit comes with the writer's next commit or checkpoint.
+ * the newest commit comes with the writer's next commit or checkpoint. When a device fails under
+ * the writer, a reader may have shown a commit that the writer reported as failed; the next opening
+ * for writing settles it. Where a refresh fails half-way, reading returns OMENDB_IOERR until one
+ * succeeds.
  *
  * db:       a writing handle is always up to date: nothing happens. Open cursors go on with the
  *           state that they were opened at.
@@ -768,10 +772,13 @@ typedef struct omendb_query {
     uint32_t use_radius;  /* 1: only hits with distance <= radius, the k nearest of them */
     float radius;         /* in the metric's terms: under OMENDB_L2 the square of the distance */
     omendb_explain *explain; /* NULL, or filled on success */
+    uint64_t timeout_us;     /* the call, of one query or of a batch, gives up after this long with
+                              * OMENDB_TIMEOUT; looked at between segments, every 65,536 rows of a
+                              * scan, and between the queries of a batch; 0: never */
 } omendb_query;
 #define OMENDB_QUERY_INIT                                                                          \
     {                                                                                              \
-        sizeof(omendb_query), NULL, OMENDB_ID_AUTO, OMENDB_F32, 0, 10, 0, 0, 0.0f, NULL            \
+        sizeof(omendb_query), NULL, OMENDB_ID_AUTO, OMENDB_F32, 0, 10, 0, 0, 0.0f, NULL, 0         \
     }
 OMENDB_API void omendb_query_init(omendb_query *query);
 
@@ -786,7 +793,8 @@ OMENDB_API void omendb_query_init(omendb_query *query);
  * Lifetime:  nothing is borrowed.
  * Threads:   any; waits for no writer.
  * Returns:   OMENDB_OK, OMENDB_INVALID (k of 0, NaN, zero under cosine), OMENDB_NOTFOUND (the
- *            record to compare with), OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
+ *            record to compare with), OMENDB_TIMEOUT, OMENDB_DROPPED, OMENDB_CORRUPT,
+ *            OMENDB_IOERR. */
 OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
                              const omendb_query *query, uint64_t *ids, float *distances,
                              size_t *count);

@@ -1046,6 +1046,12 @@ static void api_request(omendb_collection *collection, omendb_txn *txn, const om
     request->exact = query->exact != 0;
     request->use_radius = query->use_radius != 0;
     request->radius = query->radius;
+    if (query->timeout_us != 0) {
+        const omendb_vfs *vfs = collection->db->storage.vfs;
+        uint64_t now = vfs->now_us(vfs->context);
+        request->deadline_us =
+            query->timeout_us > UINT64_MAX - now ? UINT64_MAX : now + query->timeout_us;
+    }
 }
 
 OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
@@ -1096,31 +1102,29 @@ struct api_batch {
     const uint8_t *vectors;
     size_t vector_bytes;
     uint32_t vector_type;
+    size_t count;
     uint64_t *ids;
     float *distances;
     size_t *counts;
 };
 
-static int api_search_row(void *context, uint64_t index)
+static int api_search_row(const struct api_batch *batch, uint64_t index, struct scratch *scratch)
 {
-    struct api_batch *batch = context;
     struct search_request request = *batch->request;
     struct collection *collection = request.collection;
     omendb_explain explain = OMENDB_EXPLAIN_INIT;
     uint64_t *ids = batch->ids + index * request.k;
     float *distances = batch->distances == NULL ? NULL : batch->distances + index * request.k;
     size_t count = 0;
-    struct scratch *scratch = scratch_take(collection->db);
-    if (scratch == NULL)
-        return OMENDB_NOMEM;
-    int code = scratch_reserve(scratch, 0, 0, collection->vector_bytes);
+    int code = search_check_deadline(&request);
+    if (code == OMENDB_OK)
+        code = scratch_reserve(scratch, 0, 0, collection->vector_bytes);
     if (code == OMENDB_OK)
         code = records_convert(collection, batch->vectors + index * batch->vector_bytes,
                                batch->vector_type, scratch->vector, index);
     request.vector = scratch->vector;
     if (code == OMENDB_OK)
         code = search_run(&request, scratch, ids, distances, &count, &explain);
-    scratch_give(collection->db, scratch);
     for (size_t i = count; i < request.k; i++) {
         ids[i] = OMENDB_ID_AUTO;
         if (distances != NULL)
@@ -1128,6 +1132,23 @@ static int api_search_row(void *context, uint64_t index)
     }
     if (batch->counts != NULL)
         batch->counts[index] = count;
+    return code;
+}
+
+/* Threads take the queries in runs, so that they do not meet at each. */
+#define API_BATCH_RUN 16
+
+static int api_search_run(void *context, uint64_t index)
+{
+    const struct api_batch *batch = context;
+    omendb *db = batch->request->collection->db;
+    uint64_t first = index * API_BATCH_RUN;
+    uint64_t left = batch->count - first, run = left < API_BATCH_RUN ? left : API_BATCH_RUN;
+    struct scratch *scratch = scratch_take(db);
+    int code = scratch == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    for (uint64_t i = 0; i < run && code == OMENDB_OK; i++)
+        code = api_search_row(batch, first + i, scratch);
+    scratch_give(db, scratch);
     return code;
 }
 
@@ -1152,12 +1173,14 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
         vectors,
         scalar_bytes((omendb_scalar)query->vector_type, collection->collection->schema.dim),
         query->vector_type,
+        count,
         ids,
         distances,
         counts};
-    code = work_parallel(collection->db, count, api_search_row, &batch);
+    code = work_parallel(collection->db, (count - 1) / API_BATCH_RUN + 1, api_search_run, &batch);
     version_release(version);
     return code;
 }
 
 #undef API_STRUCT_MAX
+#undef API_BATCH_RUN

@@ -489,6 +489,7 @@ static int compact_gate_walk(struct compact_gate *gate, int of_old, size_t ef,
                              struct graph_hit *hits, size_t *count)
 {
     const struct graph_view *view = of_old ? hot_view(gate->old) : &gate->fresh;
+    const struct graph_effort effort = {.ef = ef, .k = ef};
     struct code_format codes = compact_gate_codes(gate, of_old);
     const uint8_t *query = gate->query;
     int code = OMENDB_OK;
@@ -499,7 +500,7 @@ static int compact_gate_walk(struct compact_gate *gate, int of_old, size_t ef,
         query = gate->scratch->code;
     }
     if (code == OMENDB_OK)
-        code = graph_search(view, gate->scratch->graph, query, ef,
+        code = graph_search(view, gate->scratch->graph, query, &effort,
                             of_old ? &gate->old_filter : NULL, hits, count, NULL);
     if (code == OMENDB_OK)
         compact_gate_settle(gate, of_old, hits, *count);

@@ -480,7 +480,10 @@ struct search_request {
     size_t k, ef;
     int exact, use_radius;
     float radius;
+    uint64_t deadline_us; /* by the clock of the vfs; 0: none */
 };
+/* OMENDB_TIMEOUT when it is past. */
+OMENDB_INTERNAL int search_check_deadline(const struct search_request *request);
 OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch,
                                uint64_t *ids, float *distances, size_t *count,
                                omendb_explain *explain);

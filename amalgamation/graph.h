@@ -107,13 +107,35 @@ OMENDB_INTERNAL struct graph_scratch *
 graph_scratch_create(struct memory *memory); /* NULL: no memory */
 OMENDB_INTERNAL void graph_scratch_destroy(struct graph_scratch *scratch);
 
-/* The `ef` nearest returnable rows that a walk finds, ascending by (distance, row). hits: `ef`
- * places. filter: NULL: all. counters: added to; NULL: none. Returns OMENDB_OK, OMENDB_NOMEM,
- * OMENDB_CORRUPT, OMENDB_IOERR. */
+/* How far a walk goes. With a stretch of 0 it ends when the nearest row that is not expanded is
+ * farther than the worst of the `ef` nearest returnable rows found. With a greater one it ends also
+ * when that row is farther than
+ *
+ *     bound = d + (stretch - 1) * |d - origin|
+ *
+ * where d is the distance of the k-th nearest returnable row found so far, and keeps nothing beyond
+ * the bound (Distance Adaptive Beam Search, arXiv 2505.15636); `ef` is then a cap. Easy queries
+ * thus end early and hard ones go on. The bound grows with the stretch, from d itself at 1.
+ *
+ * origin: the distance from which the stretch counts, 0 for squared L2, cosine and Hamming, so that
+ * the bound is stretch * d (of squared L2: stretch is the square of the ratio of lengths). Inner
+ * products are negative and have no natural zero: with -(|query| * |longest row|), which none is
+ * below, and rows of one length a stretch means what it means for cosine; with 0 the bound of d < 0
+ * is (2 - stretch) * d. */
+struct graph_effort {
+    size_t ef;
+    size_t k; /* from 1 to ef; read when there is a stretch */
+    float stretch;
+    float origin;
+};
+
+/* The effort->ef nearest returnable rows that a walk finds, ascending by (distance, row); with a
+ * stretch maybe fewer, of which the first k are meant. hits: effort->ef places. filter: NULL: all.
+ * counters: added to; NULL: none. Returns OMENDB_OK, OMENDB_NOMEM, OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scratch *scratch,
-                                 const void *query, size_t ef, const struct graph_filter *filter,
-                                 struct graph_hit *hits, size_t *count,
-                                 struct graph_counters *counters);
+                                 const void *query, const struct graph_effort *effort,
+                                 const struct graph_filter *filter, struct graph_hit *hits,
+                                 size_t *count, struct graph_counters *counters);
 
 /* The `k` nearest returnable rows among [first, last), merged into `hits`, which holds *count
  * ascending hits (at most k) already: exact. The same returns. */

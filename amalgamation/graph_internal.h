@@ -110,10 +110,12 @@ struct graph_scratch {
     struct memory *memory;
     uint64_t *marks; /* a bit a row; all zero between walks */
     size_t mark_words;
-    uint32_t *touched; /* words of `marks` to clear; a count beyond the capacity: all of them */
+    uint32_t *touched; /* marked rows, to clear */
     size_t touched_count;
     size_t touched_capacity;
+    int touched_lost;       /* not all are in `touched` */
     struct graph_keys pool; /* the best so far; sorted, or a heap with the worst on top when wide */
+    struct graph_keys nearest; /* a heap of the best k, with the worst on top; only when wide */
     struct graph_keys pending; /* a heap with the nearest on top: to expand, but not in the pool */
     void *hop_block;           /* the arrays below */
     size_t hop_bytes;
@@ -129,25 +131,40 @@ struct graph_scratch {
 OMENDB_INTERNAL int graph_keys_reserve(struct memory *memory, struct graph_keys *keys,
                                        size_t capacity);
 
+/* Lists have at most 512 slots (M at most 256): a walk's queue and two lists always fit. */
+#define GRAPH_TOUCHED_LEAST 2048
+
 /* Room for lists of `links` rows and one more. */
 OMENDB_INTERNAL int graph_scratch_reserve_hop(struct graph_scratch *scratch, uint32_t links);
 OMENDB_INTERNAL int graph_scratch_reserve_marks(struct graph_scratch *scratch, uint32_t rows);
 OMENDB_INTERNAL void graph_scratch_clear_marks(struct graph_scratch *scratch);
 
-/* 1 if the row was not marked before. */
+/* Marks the row; 1 if it was not before. */
+static inline uint32_t graph_mark(uint64_t *marks, uint32_t row)
+{
+    uint64_t word = marks[row >> 6];
+    uint32_t fresh;
+#if defined(__x86_64__) && defined(__GCC_ASM_FLAG_OUTPUTS__)
+    __asm__("btsq %2, %0" : "+r"(word), "=@ccnc"(fresh) : "r"((uint64_t)row));
+#else
+    fresh = (uint32_t)(~word >> (row & 63)) & 1;
+    word |= UINT64_C(1) << (row & 63);
+#endif
+    marks[row >> 6] = word;
+    return fresh;
+}
+
+/* The same, remembered for graph_scratch_clear_marks. */
 static inline int graph_scratch_mark(struct graph_scratch *scratch, uint32_t row)
 {
-    const uint64_t bit = UINT64_C(1) << (row & 63);
-    uint64_t *word = &scratch->marks[row >> 6];
-
-    if ((*word & bit) != 0) {
+    if (!graph_mark(scratch->marks, row)) {
         return 0;
     }
-    *word |= bit;
     if (scratch->touched_count < scratch->touched_capacity) {
-        scratch->touched[scratch->touched_count] = row >> 6;
+        scratch->touched[scratch->touched_count++] = row;
+    } else {
+        scratch->touched_lost = 1;
     }
-    scratch->touched_count++;
     return 1;
 }
 
@@ -162,6 +179,9 @@ struct graph_walk_terms {
     size_t tie_limit; /* rows at one distance that the pool holds; 0: any number */
     const struct graph_filter *filter;
     struct graph_counters *counters;
+    size_t k; /* as in graph_effort; no stretch: by ef alone */
+    float stretch;
+    float origin;
 };
 
 /* From `start` (a key) at terms->level: leaves the best keys, ascending, in scratch->pool. */

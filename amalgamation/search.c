@@ -17,6 +17,7 @@
  * neighbour by few places. */
 #define SEARCH_RERANK(k)  (3 * (k) + 20)
 #define SEARCH_RERANK_RUN 16
+#define SEARCH_SCAN_RUN   65536 /* rows between looks at the clock */
 
 /* One source of rows, whatever it is. */
 struct search_source {
@@ -127,6 +128,33 @@ static void search_count_walk(const struct search_request *request, struct segme
         work_notice_heat(request->collection);
 }
 
+OMENDB_INTERNAL int search_check_deadline(const struct search_request *request)
+{
+    const omendb_vfs *vfs = request->collection->db->storage.vfs;
+    if (request->deadline_us == 0 || vfs->now_us(vfs->context) < request->deadline_us)
+        return OMENDB_OK;
+    return error_set(OMENDB_TIMEOUT, "the search took longer than query.timeout_us");
+}
+
+/* Rows [first, row_limit) one by one. */
+static int search_scan(const struct search_request *request, const struct search_source *source,
+                       struct scratch *scratch, uint32_t first, size_t k,
+                       const struct graph_filter *filter, size_t *count,
+                       struct graph_counters *counters)
+{
+    int code = OMENDB_OK;
+    while (first < source->row_limit && code == OMENDB_OK) {
+        uint32_t left = source->row_limit - first;
+        uint32_t last = first + (left < SEARCH_SCAN_RUN ? left : SEARCH_SCAN_RUN);
+        code = graph_scan(&source->view, scratch->graph, request->vector, first, last, k, filter,
+                          scratch->hits, count, counters);
+        if (code == OMENDB_OK)
+            code = search_check_deadline(request);
+        first = last;
+    }
+    return code;
+}
+
 /* The nearest rows that a walk finds, by the distances of their vectors. */
 static int search_walk(const struct search_request *request, const struct search_source *source,
                        struct scratch *scratch, size_t k, size_t ef,
@@ -143,8 +171,9 @@ static int search_walk(const struct search_request *request, const struct search
                 source->codes_are_exact;
         query = scratch->code;
     }
-    int code = graph_search(&source->walk, scratch->graph, query, ef, filter, scratch->hits, count,
-                            counters);
+    const struct graph_effort effort = {.ef = ef, .k = k};
+    int code = graph_search(&source->walk, scratch->graph, query, &effort, filter, scratch->hits,
+                            count, counters);
     if (code != OMENDB_OK || exact)
         return code;
     *count = *count < SEARCH_RERANK(k) ? *count : SEARCH_RERANK(k);
@@ -180,8 +209,7 @@ static int search_rows(const struct search_request *request, const struct search
             *count = walked = 0;
     }
     if (code == OMENDB_OK && walked < source->row_limit) {
-        code = graph_scan(&source->view, scratch->graph, request->vector, walked, source->row_limit,
-                          k, &filter, scratch->hits, count, counters);
+        code = search_scan(request, source, scratch, walked, k, &filter, count, counters);
         explain->scanned_rows += source->row_limit - walked;
     }
     return code;
@@ -266,7 +294,9 @@ static int search_source(const struct search_request *request, const struct sear
                          struct graph_counters *counters, omendb_explain *explain)
 {
     size_t count, named;
-    int code = search_rows(request, source, scratch, k, &count, counters, explain);
+    int code = search_check_deadline(request);
+    if (code == OMENDB_OK)
+        code = search_rows(request, source, scratch, k, &count, counters, explain);
     if (code == OMENDB_OK)
         code = search_name_hits(request, source, scratch, count, &named);
     if (code == OMENDB_OK)
@@ -317,3 +347,4 @@ OMENDB_INTERNAL int search_run(const struct search_request *request, struct scra
 #undef SEARCH_SCAN_PER_CANDIDATE
 #undef SEARCH_RERANK
 #undef SEARCH_RERANK_RUN
+#undef SEARCH_SCAN_RUN

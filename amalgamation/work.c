@@ -2,8 +2,9 @@
  *
  * Units, most urgent first: a checkpoint when the log is long; linking rows of memtables, some
  * hundred at a time; a share of a parallel job (a batch of queries, the building of a merge);
- * copying segments that are searched often into memory; a merge. One thread at a time has the right to merge, and spreads the building over the others. A
- * thread in a parallel job leaves it when something more urgent turns up.
+ * copying segments that are searched often into memory; a merge. One thread at a time has the right
+ * to merge, and spreads the building over the others. A thread in a parallel job leaves it when
+ * something more urgent turns up.
  *
  * With threads = 0 the queues fill all the same and omendb_work empties them; a writer that is over
  * a limit does the work itself. */

@@ -1,10 +1,10 @@
 // bench.cpp: see bench.h.
 //
-// Data: the .u8bin and .ibin files of the big-ann-benchmarks (uint32 count, uint32 dim, the
-// elements). They are not part of the repository. When they are missing, packed copies
-// (sift-dev.*.gz) in ../shared/data are unpacked; when those are missing too, OMENDB_DATA=synthetic
-// makes a set that is good for comparing two builds of one library, not for comparing recall with
-// anybody's published figures.
+// Data: the .u8bin, .fbin and .ibin files of the big-ann-benchmarks (uint32 count, uint32 dim, the
+// elements). They are not part of the repository; the scripts in bench/datasets make two of the
+// sets. When a file is missing, a packed copy (sift-dev.*.gz) in ../shared/data is unpacked; when
+// that is missing too, OMENDB_DATA=synthetic makes a set that is good for comparing two builds of
+// one library, not for comparing recall with anybody's published figures.
 //
 // The exact neighbours of a part of the rows are computed once and kept beside the results.
 
@@ -20,6 +20,7 @@
 #include <cstring>
 #include <ctime>
 #include <fstream>
+#include <numeric>
 #include <random>
 #include <sstream>
 #include <thread>
@@ -49,12 +50,39 @@ std::string data_directory()
     return given && *given ? given : "build/data";
 }
 
-std::string missing_data_message(const std::string &path)
+struct Files {
+    const char *set; // as OMENDB_BENCH_DATA names it
+    const char *stem;
+    const char *ending;
+    int metric;
+};
+
+constexpr Files kFiles[] = {
+    {"sift", "sift-dev", ".u8bin", OMENDB_L2},
+    {"text", "text", ".fbin", OMENDB_COSINE},
+    {"wide", "wide", ".fbin", OMENDB_COSINE},
+};
+
+const Files &chosen_files()
 {
-    return path + " is not there, nor is its .gz in ../shared/data.\n"
-                  "Point OMENDB_DATA to a folder with sift-dev.base.u8bin and "
-                  "sift-dev.query.u8bin\n(uint32 rows, uint32 dim, then the bytes; any set of "
-                  "8-bit vectors will do), or say\nOMENDB_DATA=synthetic to use a generated set.";
+    const char *given = getenv("OMENDB_BENCH_DATA");
+    std::string name = given && *given ? given : kFiles[0].set;
+    for (const Files &files : kFiles)
+        if (name == files.set)
+            return files;
+    fail("OMENDB_BENCH_DATA is " + name + ", not sift, text or wide");
+}
+
+std::string missing_data_message(const Files &files)
+{
+    std::string message = data_directory() + "/" + files.stem + ".base" + files.ending;
+    if (strcmp(files.set, "sift") != 0)
+        return message + " is not there: bench/datasets/make_" + files.set + ".py makes it";
+    return message +
+           " is not there, nor is its .gz in ../shared/data.\n"
+           "Point OMENDB_DATA to a folder with sift-dev.base.u8bin and "
+           "sift-dev.query.u8bin\n(uint32 rows, uint32 dim, then the bytes; any set of "
+           "8-bit vectors will do), or say\nOMENDB_DATA=synthetic to use a generated set.";
 }
 
 void make_directories(const std::string &path)
@@ -84,19 +112,23 @@ std::string find_data(const std::string &name)
     return path;
 }
 
-std::vector<uint8_t> read_u8bin(const std::string &path, size_t limit, size_t &rows, size_t &dim)
+// Rows of a .u8bin or .fbin, as far as `limit`; how many the file has is in `in_file`.
+template <typename Element>
+std::vector<Element> read_rows(const std::string &path, size_t limit, size_t &rows, size_t &dim,
+                               size_t &in_file)
 {
     FILE *file = fopen(path.c_str(), "rb");
     uint32_t head[2];
     if (!file || fread(head, sizeof(head), 1, file) != 1)
         fail("cannot read " + path);
-    rows = std::min<size_t>(limit, head[0]);
+    in_file = head[0];
+    rows = std::min<size_t>(limit, in_file);
     dim = head[1];
-    std::vector<uint8_t> bytes(rows * dim);
-    if (fread(bytes.data(), 1, bytes.size(), file) != bytes.size())
+    std::vector<Element> elements(rows * dim);
+    if (fread(elements.data(), sizeof(Element), elements.size(), file) != elements.size())
         fail(path + " is shorter than its header says");
     fclose(file);
-    return bytes;
+    return elements;
 }
 
 // Points near a random surface of few dimensions, scaled to bytes: neighbours that a graph can
@@ -131,26 +163,33 @@ void load_synthetic(Dataset &data, size_t rows, size_t queries)
     data.dim = 128;
     data.rows = rows;
     data.query_count = queries;
-    make_synthetic(rows, data.dim, 2, data.base);
+    make_synthetic(rows, data.dim, 2, data.bytes);
     make_synthetic(queries, data.dim, 3, bytes);
     data.queries.assign(bytes.begin(), bytes.end());
 }
 
 // Row count of the whole file, so that its own ground truth can be used when all of it is.
-size_t load_files(Dataset &data, size_t rows, size_t queries)
+size_t load_files(Dataset &data, const Files &files, size_t rows, size_t queries)
 {
-    std::string base = find_data("sift-dev.base.u8bin");
-    std::string query = find_data("sift-dev.query.u8bin");
-    size_t dim;
+    std::string base = find_data(std::string(files.stem) + ".base" + files.ending);
+    std::string query = find_data(std::string(files.stem) + ".query" + files.ending);
+    size_t dim, rows_in_file, queries_in_file;
     if (base.empty() || query.empty())
-        fail(missing_data_message(data_directory() + "/sift-dev.base.u8bin"));
-    data.name = "sift-dev";
-    data.base = read_u8bin(base, rows, data.rows, data.dim);
-    std::vector<uint8_t> bytes = read_u8bin(query, queries, data.query_count, dim);
+        fail(missing_data_message(files));
+    data.name = files.stem;
+    data.metric = files.metric;
+    if (strcmp(files.ending, ".u8bin") == 0) {
+        data.bytes = read_rows<uint8_t>(base, rows, data.rows, data.dim, rows_in_file);
+        std::vector<uint8_t> bytes =
+            read_rows<uint8_t>(query, queries, data.query_count, dim, queries_in_file);
+        data.queries.assign(bytes.begin(), bytes.end());
+    } else {
+        data.floats = read_rows<float>(base, rows, data.rows, data.dim, rows_in_file);
+        data.queries = read_rows<float>(query, queries, data.query_count, dim, queries_in_file);
+    }
     if (dim != data.dim)
         fail("base and queries differ in dimension");
-    data.queries.assign(bytes.begin(), bytes.end());
-    return (tree_bytes(base) - 8) / data.dim;
+    return rows_in_file;
 }
 
 bool read_truth(Dataset &data, const std::string &path)
@@ -173,7 +212,7 @@ bool read_truth(Dataset &data, const std::string &path)
 
 void find_truth(Dataset &data, size_t rows_in_file)
 {
-    std::string published = find_data("sift-dev.gt.ibin");
+    std::string published = find_data(data.name + ".gt.ibin");
     if (rows_in_file == data.rows && !published.empty() && read_truth(data, published))
         return;
     std::string kept = directory() + "/" + data.name + "-" + std::to_string(data.rows) + "-" +
@@ -193,15 +232,23 @@ void find_truth(Dataset &data, size_t rows_in_file)
     }
 }
 
-// Both sides are bytes, so the distance is an exact integer.
-uint32_t squared_distance(const uint8_t *a, const uint8_t *b, size_t dim)
+// What orders the rows of a set as its metric does. Bytes, and queries of whole numbers: exact.
+double order_of_row(const Dataset &data, const float *query, size_t row)
 {
-    int sum = 0;
-    for (size_t i = 0; i < dim; i++) {
-        int difference = (int)a[i] - (int)b[i];
-        sum += difference * difference;
+    float squares[16] = {0}; // as many chains as hide the latency; whole numbers below 2^24 in each
+    double products[8] = {0};
+    if (!data.bytes.empty()) {
+        const uint8_t *bytes = &data.bytes[row * data.dim];
+        for (size_t i = 0; i < data.dim; i++) {
+            float difference = query[i] - (float)bytes[i];
+            squares[i % 16] += difference * difference;
+        }
+        return std::accumulate(squares, squares + 16, 0.0);
     }
-    return (uint32_t)sum;
+    const float *floats = &data.floats[row * data.dim];
+    for (size_t i = 0; i < data.dim; i++)
+        products[i % 8] += (double)query[i] * (double)floats[i];
+    return -std::accumulate(products, products + 8, 0.0);
 }
 
 uint64_t status_kilobytes(const std::string &status, const char *key)
@@ -235,7 +282,10 @@ void Dataset::vector(size_t row, float *out) const
 
 void Dataset::vectors(size_t first, size_t count, float *out) const
 {
-    std::copy_n(base.data() + first * dim, count * dim, out);
+    if (bytes.empty())
+        std::copy_n(floats.data() + first * dim, count * dim, out);
+    else
+        std::copy_n(bytes.data() + first * dim, count * dim, out);
 }
 
 Dataset load_dataset(bool truth)
@@ -247,7 +297,7 @@ Dataset load_dataset(bool truth)
     if (data_directory() == "synthetic")
         load_synthetic(data, rows, queries);
     else
-        rows_in_file = load_files(data, rows, queries);
+        rows_in_file = load_files(data, chosen_files(), rows, queries);
     if (truth)
         find_truth(data, rows_in_file);
     return data;
@@ -259,13 +309,10 @@ std::vector<uint32_t> exact_neighbours(const Dataset &data, const std::vector<ui
     std::vector<uint32_t> found(query_count * kHits, UINT32_MAX);
     Progress progress("exact neighbours", query_count);
     run_threads(kBuildThreads, [&](int thread) {
-        std::vector<uint8_t> query(data.dim);
-        std::vector<std::pair<uint32_t, uint32_t>> all(rows.size());
+        std::vector<std::pair<double, uint32_t>> all(rows.size());
         for (size_t q = (size_t)thread; q < query_count; q += kBuildThreads) {
-            std::copy_n(queries + q * data.dim, data.dim, query.begin());
             for (size_t i = 0; i < rows.size(); i++)
-                all[i] = {squared_distance(query.data(), &data.base[rows[i] * data.dim], data.dim),
-                          (uint32_t)i};
+                all[i] = {order_of_row(data, queries + q * data.dim, rows[i]), (uint32_t)i};
             size_t k = std::min(kHits, all.size());
             std::partial_sort(all.begin(), all.begin() + (long)k, all.end());
             for (size_t i = 0; i < k; i++)
@@ -304,10 +351,16 @@ std::string directory()
 
 std::string index_path(const std::string &name)
 {
+    std::string set = &chosen_files() == kFiles ? "" : collection_name() + "-";
     std::string path =
-        directory() + "/index-" + std::to_string(setting("OMENDB_BENCH_ROWS", 1000000));
+        directory() + "/index-" + set + std::to_string(setting("OMENDB_BENCH_ROWS", 1000000));
     make_directories(path);
     return path + "/" + name;
+}
+
+std::string collection_name()
+{
+    return chosen_files().set;
 }
 
 void remove_tree(const std::string &path)
@@ -538,14 +591,15 @@ void check(int code, const char *what)
         fail(std::string(what) + ": " + omendb_strerror(code) + ": " + omendb_errmsg());
 }
 
-void Database::open(const std::string &path, size_t dim)
+void Database::open(const std::string &path, size_t dim, int metric)
 {
     omendb_schema schema = OMENDB_SCHEMA_INIT;
     schema.dim = (uint32_t)dim;
+    schema.metric = (uint32_t)metric;
     schema.M = kM;
     schema.ef_construction = kEfConstruction;
     check(omendb_open(path.c_str(), &options, &db), "omendb_open");
-    check(omendb_collection_open_or_create(db, "sift", &schema, &collection),
+    check(omendb_collection_open_or_create(db, collection_name().c_str(), &schema, &collection),
           "omendb_collection_open_or_create");
 }
 
@@ -604,7 +658,7 @@ void build_omendb(const std::string &path, const Dataset &data)
     database.options.threads = kBuildThreads;
     database.options.tail_limit = UINT64_C(1) << 40; // no writer waits for the graph
     database.options.stall_timeout_ms = 3600000;
-    database.open(path, data.dim);
+    database.open(path, data.dim, data.metric);
     for (size_t first = 0; first < data.rows; first += kBatch)
         database.add(data, first, std::min(kBatch, data.rows - first));
     auto report = [](void *context, uint64_t done, uint64_t) {

@@ -5,7 +5,11 @@
 // failed call of a library ends the program with its message: a benchmark has nothing to save.
 //
 // Settings come from the environment, so that one line repeats a run:
-//   OMENDB_DATA           folder with sift-dev.*.u8bin (default build/data), or "synthetic"
+//   OMENDB_BENCH_DATA     the set: "sift" (default), "text" or "wide"; bench/datasets makes the
+//   last
+//                         two. Its metric follows: squared L2, cosine, cosine. All are given as
+//                         f32.
+//   OMENDB_DATA           folder with the files of the sets (default build/data), or "synthetic"
 //   OMENDB_BENCH_ROWS     rows of the data set that are used (default 1,000,000; quick: 100,000)
 //   OMENDB_BENCH_QUERIES  queries that are used (default 10,000)
 //   OMENDB_BENCH_DIR      where databases, indexes and results go (default build/bench)
@@ -29,14 +33,16 @@ constexpr int kEfConstruction = 200;
 constexpr int kBuildThreads = 2;
 constexpr size_t kHits = 10; // recall@10
 
-// Vectors are kept as the bytes that the files hold and widened where a library wants floats, so
-// that the memory of the data set is a small part of any figure.
+// Vectors are kept as the file holds them and bytes are widened where a library wants floats, so
+// that the memory of the data set is a small part of any figure. Floats are of unit length.
 struct Dataset {
     std::string name;
+    int metric = OMENDB_L2;
     size_t dim = 0;
     size_t rows = 0;
     size_t query_count = 0;
-    std::vector<uint8_t> base;   // rows * dim
+    std::vector<uint8_t> bytes;  // rows * dim, when the set is of bytes
+    std::vector<float> floats;   // rows * dim, when it is of floats
     std::vector<float> queries;  // query_count * dim
     std::vector<uint32_t> truth; // query_count * kHits: the exact nearest, nearest first
     void vector(size_t row, float *out) const;
@@ -47,7 +53,7 @@ struct Dataset {
 Dataset load_dataset(bool truth);
 
 // Exact nearest kHits of each query among the listed rows of the data set, as positions in that
-// list, nearest first, equal distances by position. The queries are whole numbers 0..255.
+// list, nearest first, equal distances by position.
 std::vector<uint32_t> exact_neighbours(const Dataset &data, const std::vector<uint32_t> &rows,
                                        const float *queries, size_t query_count);
 
@@ -113,12 +119,13 @@ class Csv
 // Ends the program with omendb_errmsg() unless code is OMENDB_OK.
 void check(int code, const char *what);
 
-// OmenDB as every benchmark uses it: one collection "sift" of 128-d f32 under L2.
+// OmenDB as every benchmark uses it: one collection of f32, named after the set.
+std::string collection_name();
 struct Database {
     omendb *db = nullptr;
     omendb_collection *collection = nullptr;
     omendb_options options = OMENDB_OPTIONS_INIT;
-    void open(const std::string &path, size_t dim);
+    void open(const std::string &path, size_t dim, int metric);
     void close();
     void add(const Dataset &data, size_t first, size_t count); // row number = id, one commit
     void wait_for_graph(size_t rows); // until no row is searched by scanning

@@ -54,7 +54,7 @@ void stream_omendb(const std::string &path, const Dataset &data)
     remove_tree(path);
     database.options.threads = kBuildThreads;
     database.options.stall_timeout_ms = 3600000;
-    database.open(path, data.dim);
+    database.open(path, data.dim, data.metric);
     for (size_t first = 0; first < data.rows; first += kBatch) {
         database.add(data, first, std::min(kBatch, data.rows - first));
         progress.update(first);
@@ -94,13 +94,19 @@ int main(int argc, char **argv)
 {
     if (argc > 1)
         return build_one(argv[1]);
-    size_t rows = load_dataset(false).rows;
+    size_t rows, dim;
+    {
+        Dataset data = load_dataset(false);
+        rows = data.rows;
+        dim = data.dim;
+    }
     std::vector<std::string> names = peer_names();
     names.insert(names.begin(), {"OmenDB", "OmenDB-streaming"});
     Csv csv("build.csv", "library,rows,seconds,cpu_seconds,peak_bytes,peak_anonymous_bytes,"
                          "index_bytes");
-    printf("building %zu x 128 f32 with %d threads, M=%d, ef_construction=%d\n%s, %s\n\n", rows,
-           kBuildThreads, kM, kEfConstruction, machine().c_str(), file_system(directory()).c_str());
+    printf("building %zu x %zu f32 with %d threads, M=%d, ef_construction=%d\n%s, %s\n\n", rows,
+           dim, kBuildThreads, kM, kEfConstruction, machine().c_str(),
+           file_system(directory()).c_str());
     printf("%-18s %9s %12s %12s %14s %14s\n", "library", "seconds", "CPU seconds", "peak MB",
            "peak anon MB", "index B/row");
     for (const std::string &name : names) {

@@ -80,13 +80,13 @@ void optimize(Database &database)
     check(omendb_optimize(database.db, nullptr, nullptr), "omendb_optimize");
 }
 
-void open_empty(Database &database, const std::string &path, size_t dim)
+void open_empty(Database &database, const std::string &path, const Dataset &data)
 {
     remove_tree(path);
     database.options.threads = kBuildThreads;
     database.options.tail_limit = UINT64_C(1) << 40;
     database.options.stall_timeout_ms = 3600000;
-    database.open(path, dim);
+    database.open(path, data.dim, data.metric);
 }
 
 // Recall at each of kEfs, against the exact neighbours by id.
@@ -141,7 +141,7 @@ int main()
     std::mt19937_64 random(1);
     Records records = first_records(data.rows / 2, random);
     Database churned, fresh;
-    open_empty(churned, directory() + "/churned.omen", data.dim);
+    open_empty(churned, directory() + "/churned.omen", data);
     put(churned, data, records, 0, records.ids.size());
     optimize(churned);
     Progress progress("merges", kMerges);
@@ -156,7 +156,7 @@ int main()
            "built afresh\n",
            records.ids.size(), kMerges, seconds_now() - begun, (size_t)stats.merges,
            (size_t)stats.merges_rebuilt);
-    open_empty(fresh, directory() + "/fresh.omen", data.dim);
+    open_empty(fresh, directory() + "/fresh.omen", data);
     put(fresh, data, records, 0, records.ids.size());
     optimize(fresh);
     bool good = report(measure(churned, data, records), measure(fresh, data, records));

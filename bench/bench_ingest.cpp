@@ -81,7 +81,7 @@ Result ingest(const Dataset &data, bool raised)
     database.options.stall_timeout_ms = 3600000;
     if (raised)
         database.options.tail_limit = UINT64_C(1) << 40;
-    database.open(path, data.dim);
+    database.open(path, data.dim, data.metric);
     std::unique_ptr<Searcher> searcher;
     if (!raised)
         searcher = std::make_unique<Searcher>(database.collection, data);

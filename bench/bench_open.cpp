@@ -48,7 +48,8 @@ int open_once(const std::string &path)
     double begun = seconds_now();
     database.options.must_exist = 1;
     check(omendb_open(path.c_str(), &database.options, &database.db), "omendb_open");
-    check(omendb_collection_open(database.db, "sift", nullptr, &database.collection),
+    check(omendb_collection_open(database.db, collection_name().c_str(), nullptr,
+                                 &database.collection),
           "omendb_collection_open");
     double opened = seconds_now(), first = 0;
     size_t queries = std::min<size_t>(data.query_count, 1000);
@@ -80,7 +81,7 @@ int crash(const std::string &path)
     database.options.wal_limit = 2 * kLogBytes;
     database.options.tail_limit = UINT64_C(1) << 40;
     database.options.threads = 0; // no checkpoint meanwhile
-    database.open(path, data.dim);
+    database.open(path, data.dim, data.metric);
     while (database.stats().wal_bytes < kLogBytes) {
         data.vectors(added % (data.rows - kBatch + 1), kBatch, vectors.data());
         check(omendb_add_batch(database.collection, nullptr, kBatch, nullptr, vectors.data(),

@@ -8,6 +8,10 @@
 // idle machine is the time of the clock and on a shared one leaves out what others took; latencies
 // are by the clock. Throughput is interpolated between the two points around each
 // recall, in the logarithm of the rate; a library whose curve does not reach a recall has none.
+//
+// bench_search --serve NAME measures one library for bench/peers.py, which sets it beside the
+// packages of PyPI: it answers each line "ef" with "recall queries_per_second p50_us p99_us
+// single".
 
 #include "bench.h"
 #include "peers.h"
@@ -21,7 +25,7 @@ namespace
 {
 
 constexpr int kRounds = 3;
-constexpr double kTargets[] = {0.90, 0.95, 0.99};
+constexpr double kTargets[] = {0.90, 0.95, 0.99, 0.999};
 
 struct Point {
     size_t ef;
@@ -44,7 +48,8 @@ class OmenDb : public Peer
         database_.options.must_exist = 1;
         dim_ = dim;
         check(omendb_open(path.c_str(), &database_.options, &database_.db), "omendb_open");
-        check(omendb_collection_open(database_.db, "sift", nullptr, &database_.collection),
+        check(omendb_collection_open(database_.db, collection_name().c_str(), nullptr,
+                                     &database_.collection),
               "omendb_collection_open");
     }
 
@@ -159,17 +164,21 @@ Point at_recall(const Curve &curve, double target)
     return result;
 }
 
-void print_curves(const std::vector<Curve> &curves)
+// The columns are those of peers.py; what building took is in build.csv.
+void print_curves(const Dataset &data, const std::vector<Curve> &curves)
 {
-    Csv csv("search.csv", "library,ef,recall,queries_per_second,p50_us,p99_us");
+    std::string set = collection_name();
+    Csv csv("search.csv", "dataset,rows,library,parameters,ef,recall,qps,p50_us,p99_us,build_s,"
+                          "peak_mb,build_cpu_s,resident_mb,call");
     printf("\n%-10s %6s %8s %12s %9s %9s\n", "library", "ef", "recall", "queries/s", "p50 us",
            "p99 us");
     for (const Curve &curve : curves)
         for (const Point &point : curve.points) {
             printf("%-10s %6zu %8.4f %12.0f %9.1f %9.1f\n", curve.name.c_str(), point.ef,
                    point.recall, point.rate, point.p50_us, point.p99_us);
-            csv.line("%s,%zu,%.5f,%.1f,%.1f,%.1f", curve.name.c_str(), point.ef, point.recall,
-                     point.rate, point.p50_us, point.p99_us);
+            csv.line("%s,%zu,%s,M=%d ef_construction=%d,%zu,%.5f,%.1f,%.1f,%.1f,,,,,single",
+                     set.c_str(), data.rows, curve.name.c_str(), kM, kEfConstruction, point.ef,
+                     point.recall, point.rate, point.p50_us, point.p99_us);
         }
 }
 
@@ -194,10 +203,33 @@ void print_targets(const std::vector<Curve> &curves)
     }
 }
 
+// Answers standard input until it ends; the first line says what is resident beside the data set.
+int serve(const std::string &name)
+{
+    Dataset data = load_dataset(true);
+    uint64_t before = process_memory().resident_bytes;
+    pin_to_core((int)setting("OMENDB_BENCH_CORE", 0));
+    std::unique_ptr<Peer> library = open_library(name, data);
+    Point warm{kHits};
+    measure(*library, data, warm);
+    printf("ready %zu\n", (size_t)(process_memory().resident_bytes - before));
+    fflush(stdout);
+    for (size_t ef; scanf("%zu", &ef) == 1;) {
+        Point point{ef};
+        measure(*library, data, point);
+        printf("%.5f %.1f %.1f %.1f single\n", point.recall, point.rate, point.p50_us,
+               point.p99_us);
+        fflush(stdout);
+    }
+    return 0;
+}
+
 } // namespace
 
-int main()
+int main(int argc, char **argv)
 {
+    if (argc == 3 && std::string(argv[1]) == "--serve")
+        return serve(argv[2]);
     Dataset data = load_dataset(true);
     std::vector<std::unique_ptr<Peer>> libraries;
     std::vector<Curve> curves;
@@ -222,7 +254,7 @@ int main()
                 measure(*libraries[i], data, curves[i].points[step]);
                 progress.update(++done);
             }
-    print_curves(curves);
+    print_curves(data, curves);
     print_targets(curves);
     return 0;
 }

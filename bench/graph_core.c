@@ -169,9 +169,10 @@ static int core_visible(const void *context, uint32_t row)
 }
 
 size_t graph_core_search(struct graph_core *core, const void *query, size_t ef, size_t k,
-                         const unsigned char *hidden, uint32_t *rows)
+                         float stretch, const unsigned char *hidden, uint32_t *rows)
 {
     const struct graph_filter filter = {GRAPH_NO_ROW, GRAPH_NO_ROW, core_visible, hidden};
+    const struct graph_effort effort = {.ef = ef, .k = k, .stretch = stretch};
     struct graph_view view;
     size_t count;
 
@@ -181,7 +182,7 @@ size_t graph_core_search(struct graph_core *core, const void *query, size_t ef, 
         core->hits_capacity = ef;
     }
     graph_get_view(core->graph, &view);
-    core_require(graph_search(&view, core->scratch, query, ef, hidden != NULL ? &filter : NULL,
+    core_require(graph_search(&view, core->scratch, query, &effort, hidden != NULL ? &filter : NULL,
                               core->hits, &count, &core->counters));
     count = count < k ? count : k;
     for (size_t i = 0; i < count; i++) {

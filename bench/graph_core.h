@@ -30,10 +30,11 @@ struct graph_core *graph_core_adopt(const struct graph_core *core, const unsigne
 void graph_core_destroy(struct graph_core *core);
 uint64_t graph_core_bytes(const struct graph_core *core);
 
-/* The nearest `k` of a walk with `ef`; returns how many. `hidden`: rows with a byte that is not 0
- * are not returned; NULL: all are. One thread at a time. */
+/* The nearest `k` of a walk with `ef` and `stretch` (see struct graph_effort); returns how many.
+ * `hidden`: rows with a byte that is not 0 are not returned; NULL: all are. One thread at a time.
+ */
 size_t graph_core_search(struct graph_core *core, const void *query, size_t ef, size_t k,
-                         const unsigned char *hidden, uint32_t *rows);
+                         float stretch, const unsigned char *hidden, uint32_t *rows);
 
 /* Distances and expanded rows of all searches so far, since the last call. */
 void graph_core_counters(struct graph_core *core, uint64_t *expanded, uint64_t *distances);

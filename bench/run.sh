@@ -1,12 +1,24 @@
 #!/bin/sh
 # Runs the benchmarks; tables on the terminal, the same rows as CSV and a plot in build/bench.
 #
-#   make bench                          all of them over 1,000,000 rows: about an hour on two cores
-#   OMENDB_BENCH=quick make bench       all of them over 100,000 rows: minutes
+#   make bench                          all of them over 1,000,000 rows: hours on two cores
+#   OMENDB_BENCH=quick make bench       all of them over 100,000 rows
 #   bench/run.sh search open            only these (build first, then search, reuses the indexes)
+#   bench/run.sh peers                  OmenDB beside the libraries of PyPI, on every set that is there
+#   OMENDB_BENCH_DATA=text bench/run.sh build search
+#                                       another set: sift (default), text or wide
+#
+# Sets: sift-dev is there or comes from ../shared/data (bench/bench.cpp); the others are made, once:
+#   python3 -m venv build/venv
+#   build/venv/bin/pip install -r bench/datasets/requirements.txt
+#   build/venv/bin/python bench/datasets/make_text.py     real text, 384-d; hours, can be interrupted
+#   build/venv/bin/python bench/datasets/make_wide.py     synthetic, 768-d; a minute
+#   build/venv/bin/python bench/datasets/make_growth.py   10,000,000 rows like those of sift-dev
+# The libraries of PyPI, in an environment of their own, since they want another numpy:
+#   python3 -m venv build/peers && build/peers/bin/pip install -r bench/requirements.txt
 #
 # Needs a C++17 compiler. Peers that are not installed (Debian: libhnswlib-dev, libfaiss-dev) are
-# left out. The data set: see bench/bench.cpp. OmenDB is compiled as its users do, without -m flags;
+# left out. OmenDB is compiled as its users do, without -m flags;
 # hnswlib, which is a header, with -O3 -march=native; FAISS is what the system has.
 set -eu
 cd "$(dirname "$0")/.."
@@ -62,7 +74,19 @@ build() {
     done
 }
 
-all="build search ingest open churn"
+# The peers of PyPI; PEERS_PYTHON is the interpreter that has them.
+run_peers() {
+    python=${PEERS_PYTHON:-$BUILD/peers/bin/python}
+    if [ ! -x "$python" ]; then
+        echo "$python is not there and the libraries of PyPI are left out: see bench/run.sh"
+        return 0
+    fi
+    "$python" bench/peers.py --out "$results" --programs "$BUILD/bench" \
+        --rows "${OMENDB_BENCH_ROWS:-1000000}" --queries "${OMENDB_BENCH_QUERIES:-10000}" \
+        ${OMENDB_BENCH_DATA:+--data "$OMENDB_BENCH_DATA"}
+}
+
+all="build search peers ingest open churn"
 chosen=${*:-$all}
 build bench_build bench_search bench_ingest bench_open bench_churn
 [ $# -gt 0 ] || [ ! -x "$BUILD/bench/bench_kernels" ] || "$BUILD/bench/bench_kernels"
@@ -70,10 +94,15 @@ build bench_build bench_search bench_ingest bench_open bench_churn
 failed=0
 for name in $chosen; do
     printf '\n== %s\n' "$name"
-    "$BUILD/bench/bench_$name" || failed=$((failed + 1))
+    case $name in
+    peers) run_peers || failed=$((failed + 1)) ;;
+    *) "$BUILD/bench/bench_$name" || failed=$((failed + 1)) ;;
+    esac
 done
-if [ -s "$results/search.csv" ] && command -v python3 >/dev/null; then
-    python3 bench/plot.py "$results/search.csv" "$results/search.svg"
-    printf '\nplot: %s\n' "$results/search.svg"
-fi
+for curves in search peers; do
+    if [ -s "$results/$curves.csv" ] && command -v python3 >/dev/null; then
+        python3 bench/plot.py "$results/$curves.csv" "$results/$curves.svg"
+        printf '\nplot: %s\n' "$results/$curves.svg"
+    fi
+done
 [ "$failed" -eq 0 ] || { echo "$failed of the benchmarks failed"; exit 1; }

@@ -983,7 +983,43 @@ TEST(a_write_through_a_read_only_handle_is_refused)
     CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
 }
 
-TEST_MAIN(vectors_that_are_no_vectors_are_refused,
+TEST(a_search_gives_up_when_its_time_is_over)
+{
+    enum { ROWS = 20000, QUERIES = 200, DIM = 32 };
+    static float vectors[ROWS * DIM];
+    static uint64_t ids[QUERIES * 10];
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    omendb_query query = OMENDB_QUERY_INIT;
+    omendb *db;
+    omendb_collection *collection;
+    size_t count;
+    schema.dim = DIM;
+    for (uint64_t i = 0; i < ROWS; i++)
+        support_vector(i, DIM, vectors + i * DIM);
+    CHECK_EQ_INT(omendb_open(":memory:", NULL, &db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_create(db, "c", &schema, &collection), OMENDB_OK);
+    CHECK_EQ_INT(omendb_add_batch(collection, NULL, ROWS, NULL, vectors, OMENDB_F32, NULL),
+                 OMENDB_OK);
+    query.exact = 1;
+    query.timeout_us = 1;
+    query.vector = vectors;
+    CHECK_EQ_INT(omendb_search(collection, NULL, &query, ids, NULL, &count), OMENDB_TIMEOUT);
+    CHECK_EQ_INT(count, 0);
+    CHECK(strstr(omendb_errmsg(), "timeout_us") != NULL);
+    query.timeout_us = 500;
+    CHECK_EQ_INT(omendb_search_batch(collection, NULL, &query, vectors, QUERIES, ids, NULL, NULL),
+                 OMENDB_TIMEOUT);
+    query.timeout_us = UINT64_MAX;
+    CHECK_EQ_INT(omendb_search(collection, NULL, &query, ids, NULL, &count), OMENDB_OK);
+    CHECK_EQ_INT(count, 10);
+    query.timeout_us = 0;
+    CHECK_EQ_INT(omendb_search_batch(collection, NULL, &query, vectors, QUERIES, ids, NULL, NULL),
+                 OMENDB_OK);
+    omendb_collection_close(collection);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+}
+
+TEST_MAIN(a_search_gives_up_when_its_time_is_over, vectors_that_are_no_vectors_are_refused,
           a_batch_with_one_bad_row_changes_nothing_and_names_the_row,
           ids_that_are_taken_or_absent_are_named, a_query_without_sense_is_refused,
           null_where_none_is_allowed_is_misuse, wrong_use_of_transactions_is_refused,

@@ -57,7 +57,8 @@ struct fixture {
     uint32_t rows;
 };
 
-static int fixture_create(struct fixture *fixture, omendb_metric metric, uint32_t rows)
+static int fixture_create_typed(struct fixture *fixture, omendb_scalar scalar, omendb_metric metric,
+                                size_t dim, size_t vector_bytes, uint32_t rows)
 {
     struct graph_config config = {0};
 
@@ -65,9 +66,9 @@ static int fixture_create(struct fixture *fixture, omendb_metric metric, uint32_
     config.M = LINKS;
     config.ef_construction = 100;
     config.seed = 7;
-    config.dim = DIM;
-    config.vector_bytes = DIM * sizeof(float);
-    config.kernel = kernels_for(OMENDB_F32, metric);
+    config.dim = dim;
+    config.vector_bytes = vector_bytes;
+    config.kernel = kernels_for(scalar, metric);
     fixture->rows = rows;
     fixture->scratch = graph_scratch_create(&fixture->memory);
     if (fixture->scratch == NULL ||
@@ -75,6 +76,11 @@ static int fixture_create(struct fixture *fixture, omendb_metric metric, uint32_
         return 0;
     }
     return graph_reserve(fixture->graph, rows) == OMENDB_OK;
+}
+
+static int fixture_create(struct fixture *fixture, omendb_metric metric, uint32_t rows)
+{
+    return fixture_create_typed(fixture, OMENDB_F32, metric, DIM, DIM * sizeof(float), rows);
 }
 
 static float *fixture_vector(struct fixture *fixture, uint32_t row)
@@ -142,6 +148,16 @@ static size_t shared_rows(const struct graph_hit *a, size_t a_count, const struc
     return shared;
 }
 
+/* graph_search by ef alone. */
+static int search_with_ef(const struct graph_view *view, struct graph_scratch *scratch,
+                          const void *query, size_t ef, const struct graph_filter *filter,
+                          struct graph_hit *hits, size_t *count, struct graph_counters *counters)
+{
+    const struct graph_effort effort = {.ef = ef};
+
+    return graph_search(view, scratch, query, &effort, filter, hits, count, counters);
+}
+
 /* Mean recall at HITS of 100 random queries against the scan of the same view; -1 on a failed call,
  * on fewer hits than the scan has, or on hits out of order. */
 static double recall_of(struct fixture *fixture, size_t ef, const struct graph_filter *filter)
@@ -156,8 +172,8 @@ static double recall_of(struct fixture *fixture, size_t ef, const struct graph_f
         float vector[DIM];
         size_t walked_count, exact_count = 0;
         random_vector(vector);
-        if (graph_search(&view, fixture->scratch, vector, ef, filter, walked, &walked_count,
-                         NULL) != OMENDB_OK ||
+        if (search_with_ef(&view, fixture->scratch, vector, ef, filter, walked, &walked_count,
+                           NULL) != OMENDB_OK ||
             graph_scan(&view, fixture->scratch, vector, 0, view.count, HITS, filter, exact,
                        &exact_count, NULL) != OMENDB_OK ||
             walked_count < exact_count) {
@@ -190,7 +206,7 @@ TEST(an_empty_graph_finds_nothing)
 
     CHECK(fixture_create(&fixture, OMENDB_L2, 0));
     graph_get_view(fixture.graph, &view);
-    CHECK_EQ_INT(graph_search(&view, fixture.scratch, vector, HITS, NULL, hits, &count, NULL),
+    CHECK_EQ_INT(search_with_ef(&view, fixture.scratch, vector, HITS, NULL, hits, &count, NULL),
                  OMENDB_OK);
     CHECK_EQ_INT(count, 0);
     CHECK_EQ_INT(defects(&fixture), 0);
@@ -270,7 +286,7 @@ TEST(a_wide_walk_equals_a_scan)
     graph_get_view(fixture.graph, &view);
     random_vector(vector);
     CHECK_EQ_INT(
-        graph_search(&view, fixture.scratch, vector, 6000, NULL, walked, &walked_count, NULL),
+        search_with_ef(&view, fixture.scratch, vector, 6000, NULL, walked, &walked_count, NULL),
         OMENDB_OK);
     CHECK_EQ_INT(
         graph_scan(&view, fixture.scratch, vector, 0, 3000, 6000, NULL, exact, &exact_count, NULL),
@@ -279,7 +295,7 @@ TEST(a_wide_walk_equals_a_scan)
     CHECK_EQ_INT(exact_count, 3000);
     CHECK_EQ_INT(memcmp(walked, exact, 3000 * sizeof *walked), 0);
     CHECK_EQ_INT(
-        graph_search(&view, fixture.scratch, vector, 2500, NULL, walked, &walked_count, NULL),
+        search_with_ef(&view, fixture.scratch, vector, 2500, NULL, walked, &walked_count, NULL),
         OMENDB_OK);
     CHECK_EQ_INT(walked_count, 2500);
     CHECK(shared_rows(walked, 2500, exact, 2500) > 2490);
@@ -327,20 +343,210 @@ TEST(filters_exclude_a_row_and_those_beyond_a_limit)
     start_random(5);
     CHECK(fixture_fill(&fixture, OMENDB_L2, 1000));
     graph_get_view(fixture.graph, &view);
-    CHECK_EQ_INT(graph_search(&view, fixture.scratch, rows_at(&view.vectors, 17), EF, &filter, hits,
-                              &count, NULL),
+    CHECK_EQ_INT(search_with_ef(&view, fixture.scratch, rows_at(&view.vectors, 17), EF, &filter,
+                                hits, &count, NULL),
                  OMENDB_OK);
     CHECK_EQ_INT(count, EF);
     for (size_t i = 0; i < count; i++) {
         CHECK(hits[i].row != 17);
     }
     filter.row_limit = 40;
-    CHECK_EQ_INT(graph_search(&view, fixture.scratch, rows_at(&view.vectors, 17), EF, &filter, hits,
-                              &count, NULL),
+    CHECK_EQ_INT(search_with_ef(&view, fixture.scratch, rows_at(&view.vectors, 17), EF, &filter,
+                                hits, &count, NULL),
                  OMENDB_OK);
     CHECK_EQ_INT(count, 39);
     CHECK(recall_of(&fixture, EF, &filter) == 1);
     CHECK(fixture_destroy(&fixture));
+}
+
+/* Element types and metrics under which walks have a stretch. */
+struct kind {
+    omendb_scalar scalar;
+    omendb_metric metric;
+    float origin;
+    float enough; /* a stretch with good recall */
+};
+
+#define KIND_BYTES 32
+
+static const struct kind kinds[] = {
+    {OMENDB_F32, OMENDB_L2, 0, 1.6f},     {OMENDB_F32, OMENDB_COSINE, 0, 1.6f},
+    {OMENDB_U8, OMENDB_L2, 0, 1.6f},      {OMENDB_I8, OMENDB_INNER_PRODUCT, -300000, 1.5f},
+    {OMENDB_B1, OMENDB_HAMMING, 0, 1.6f},
+};
+
+/* KIND_BYTES of a cluster of floats, bytes or bits. */
+static void kind_vector(const struct kind *kind, void *vector)
+{
+    uint8_t *bytes = vector;
+    const uint32_t cluster = random_below(CLUSTERS);
+
+    for (size_t i = 0; i < KIND_BYTES; i++) {
+        const uint8_t center = (uint8_t)((cluster * 37 + i + 1) * (cluster + i * 101 + 7) >> 3);
+        bytes[i] = kind->scalar == OMENDB_B1
+                       ? (uint8_t)(center ^ (random_below(3) == 0) << random_below(8))
+                       : (uint8_t)(center / 2 + random_below(100));
+    }
+    if (kind->scalar == OMENDB_F32) {
+        float values[KIND_BYTES / sizeof(float)];
+        for (size_t i = 0; i < KIND_BYTES / sizeof(float); i++) {
+            values[i] = (float)bytes[i];
+        }
+        memcpy(vector, values, sizeof values);
+    }
+}
+
+static int fixture_fill_kind(struct fixture *fixture, const struct kind *kind, uint32_t rows)
+{
+    const size_t dim = kind->scalar == OMENDB_F32  ? KIND_BYTES / sizeof(float)
+                       : kind->scalar == OMENDB_B1 ? KIND_BYTES * 8
+                                                   : KIND_BYTES;
+
+    if (!fixture_create_typed(fixture, kind->scalar, kind->metric, dim, KIND_BYTES, rows)) {
+        return 0;
+    }
+    for (uint32_t row = 0; row < rows; row++) {
+        kind_vector(kind, graph_vector(fixture->graph, row));
+    }
+    return fixture_insert(fixture, 0, rows);
+}
+
+TEST(a_huge_stretch_is_a_walk_by_ef)
+{
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        struct fixture fixture;
+        struct graph_view view;
+        start_random(20 + i);
+        CHECK(fixture_fill_kind(&fixture, &kinds[i], 3000));
+        graph_get_view(fixture.graph, &view);
+        for (size_t ef = HITS; ef <= 2500; ef *= 5) {
+            const struct graph_effort far = {ef, HITS, 1e30f, kinds[i].origin};
+            const struct graph_effort infinite = {ef, ef, INFINITY, kinds[i].origin};
+            static struct graph_hit plain[2500], stretched[2500];
+            uint8_t vector[KIND_BYTES];
+            size_t plain_count, count;
+            kind_vector(&kinds[i], vector);
+            CHECK_EQ_INT(
+                search_with_ef(&view, fixture.scratch, vector, ef, NULL, plain, &plain_count, NULL),
+                OMENDB_OK);
+            CHECK_EQ_INT(
+                graph_search(&view, fixture.scratch, vector, &far, NULL, stretched, &count, NULL),
+                OMENDB_OK);
+            CHECK_EQ_INT(count, plain_count);
+            CHECK_EQ_INT(memcmp(plain, stretched, count * sizeof *plain), 0);
+            CHECK_EQ_INT(graph_search(&view, fixture.scratch, vector, &infinite, NULL, stretched,
+                                      &count, NULL),
+                         OMENDB_OK);
+            CHECK_EQ_INT(count, plain_count);
+            CHECK_EQ_INT(memcmp(plain, stretched, count * sizeof *plain), 0);
+        }
+        CHECK(fixture_destroy(&fixture));
+    }
+}
+
+/* Mean recall at HITS and distances of 100 walks with the effort; -1 when one of them found fewer
+ * than it should, or in disorder. */
+static double recall_with_effort(struct fixture *fixture, const struct kind *kind,
+                                 const struct graph_effort *effort,
+                                 const struct graph_filter *filter, uint64_t *distances)
+{
+    static struct graph_hit walked[3000];
+    struct graph_hit exact[HITS];
+    struct graph_counters counters = {0, 0};
+    struct graph_view view;
+    size_t shared = 0, wanted = 0;
+
+    graph_get_view(fixture->graph, &view);
+    for (int query = 0; query < 100; query++) {
+        uint8_t vector[KIND_BYTES];
+        size_t count, exact_count = 0;
+        kind_vector(kind, vector);
+        if (graph_search(&view, fixture->scratch, vector, effort, filter, walked, &count,
+                         &counters) != OMENDB_OK ||
+            graph_scan(&view, fixture->scratch, vector, 0, view.count, HITS, filter, exact,
+                       &exact_count, NULL) != OMENDB_OK ||
+            count < exact_count) {
+            return -1;
+        }
+        for (size_t i = 0; i < count; i++) {
+            if ((i > 0 && walked[i].distance < walked[i - 1].distance) ||
+                (filter != NULL && !filter->visible(filter->context, walked[i].row))) {
+                return -1;
+            }
+        }
+        shared += shared_rows(exact, exact_count, walked, HITS);
+        wanted += exact_count;
+    }
+    *distances = counters.distances;
+    return (double)shared / (double)wanted;
+}
+
+TEST(a_stretch_stops_walks_early_and_finds_k_rows)
+{
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        struct fixture fixture;
+        struct graph_effort effort = {1000, HITS, 0, kinds[i].origin};
+        uint64_t all, enough, least;
+        start_random(30 + i);
+        CHECK(fixture_fill_kind(&fixture, &kinds[i], 5000));
+        CHECK(recall_with_effort(&fixture, &kinds[i], &effort, NULL, &all) > 0.99);
+        effort.stretch = kinds[i].enough;
+        CHECK(recall_with_effort(&fixture, &kinds[i], &effort, NULL, &enough) > 0.9);
+        effort.stretch = 1;
+        CHECK(recall_with_effort(&fixture, &kinds[i], &effort, NULL, &least) > 0.3);
+        CHECK(least < enough && enough < all);
+        effort.ef = 2900; /* heaps instead of an array: the same way */
+        CHECK(recall_with_effort(&fixture, &kinds[i], &effort, NULL, &least) > 0.3);
+        CHECK(least < all);
+        CHECK(fixture_destroy(&fixture));
+    }
+}
+
+TEST(the_cap_does_not_matter_to_a_walk_that_a_stretch_ends)
+{
+    struct fixture fixture;
+    struct graph_view view;
+    const struct graph_effort narrow = {500, HITS, 1.2f, 0}, wide = {2900, HITS, 1.2f, 0};
+
+    start_random(40);
+    CHECK(fixture_fill_kind(&fixture, &kinds[2], 5000));
+    graph_get_view(fixture.graph, &view);
+    for (int query = 0; query < 100; query++) {
+        static struct graph_hit few[500], many[2900];
+        struct graph_counters few_counters = {0, 0}, many_counters = {0, 0};
+        uint8_t vector[KIND_BYTES];
+        size_t few_count, many_count;
+        kind_vector(&kinds[2], vector);
+        CHECK_EQ_INT(graph_search(&view, fixture.scratch, vector, &narrow, NULL, few, &few_count,
+                                  &few_counters),
+                     OMENDB_OK);
+        CHECK_EQ_INT(graph_search(&view, fixture.scratch, vector, &wide, NULL, many, &many_count,
+                                  &many_counters),
+                     OMENDB_OK);
+        CHECK(few_count < 500);
+        CHECK_EQ_INT(few_counters.distances, many_counters.distances);
+        CHECK_EQ_INT(memcmp(few, many, HITS * sizeof *few), 0);
+    }
+    CHECK(fixture_destroy(&fixture));
+}
+
+TEST(a_stretch_counts_from_the_rows_that_a_filter_shows)
+{
+    static const uint32_t shares[] = {70, 30, 5, 1};
+
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        struct fixture fixture;
+        const struct graph_effort effort = {1000, HITS, kinds[i].enough, kinds[i].origin};
+        start_random(50 + i);
+        CHECK(fixture_fill_kind(&fixture, &kinds[i], 5000));
+        for (size_t j = 0; j < sizeof shares / sizeof shares[0]; j++) {
+            const struct share share = {shares[j]};
+            const struct graph_filter filter = {GRAPH_NO_ROW, GRAPH_NO_ROW, share_visible, &share};
+            uint64_t distances;
+            CHECK(recall_with_effort(&fixture, &kinds[i], &effort, &filter, &distances) > 0.9);
+        }
+        CHECK(fixture_destroy(&fixture));
+    }
 }
 
 /* Every `one_in`-th row is a point of its own, the others are copies of one vector. */
@@ -376,8 +582,8 @@ TEST(copies_of_one_vector_stay_reachable)
         CHECK(fill_with_copies(&fixture, MAX_ROWS / 2, one_in[i]));
         CHECK_EQ_INT(defects(&fixture), 0);
         graph_get_view(fixture.graph, &view);
-        CHECK_EQ_INT(graph_search(&view, fixture.scratch, rows_at(&view.vectors, 1), EF, NULL, hits,
-                                  &count, &counters),
+        CHECK_EQ_INT(search_with_ef(&view, fixture.scratch, rows_at(&view.vectors, 1), EF, NULL,
+                                    hits, &count, &counters),
                      OMENDB_OK);
         CHECK_EQ_INT(count, EF);
         CHECK(hits[0].distance == 0 && hits[EF - 1].distance == 0);
@@ -399,8 +605,8 @@ TEST(points_among_copies_are_found)
     for (uint32_t row = 0; row < 8000; row += 4) {
         struct graph_hit hits[EF];
         size_t count;
-        CHECK_EQ_INT(graph_search(&view, fixture.scratch, rows_at(&view.vectors, row), EF, NULL,
-                                  hits, &count, NULL),
+        CHECK_EQ_INT(search_with_ef(&view, fixture.scratch, rows_at(&view.vectors, row), EF, NULL,
+                                    hits, &count, NULL),
                      OMENDB_OK);
         found += count > 0 && hits[0].row == row;
     }
@@ -493,8 +699,8 @@ static void *worker_search(void *argument)
         struct graph_hit hits[EF];
         size_t count;
         graph_get_view(worker->fixture->graph, &view);
-        worker->failed |= graph_search(&view, scratch, rows_at(&view.vectors, worker->part), EF,
-                                       NULL, hits, &count, NULL) != OMENDB_OK;
+        worker->failed |= search_with_ef(&view, scratch, rows_at(&view.vectors, worker->part), EF,
+                                         NULL, hits, &count, NULL) != OMENDB_OK;
         worker->failed |= count == 0;
         platform_yield();
     }
@@ -590,8 +796,8 @@ static void *grower_search(void *argument)
         size_t count;
         graph_get_view(grower->fixture->graph, &view);
         if (view.entry_row != GRAPH_NO_ROW) {
-            grower->failed |= graph_search(&view, scratch, rows_at(&view.vectors, view.entry_row),
-                                           EF, NULL, hits, &count, NULL) != OMENDB_OK;
+            grower->failed |= search_with_ef(&view, scratch, rows_at(&view.vectors, view.entry_row),
+                                             EF, NULL, hits, &count, NULL) != OMENDB_OK;
             grower->failed |= count == 0 || hits[0].distance != 0;
         }
     }
@@ -789,6 +995,7 @@ TEST(numbers_of_a_damaged_file_are_bounded)
     CHECK(fixture_create(&fixture, OMENDB_L2, 0));
     for (uint32_t seed = 1; seed <= 100; seed++) {
         uint8_t *chunks[5];
+        const struct graph_effort stretched = {EF, HITS, 1.2f, 0};
         struct graph_view view;
         struct graph_hit hits[EF];
         float vector[DIM];
@@ -796,8 +1003,14 @@ TEST(numbers_of_a_damaged_file_are_bounded)
         start_random(seed);
         hostile_view(&view, chunks, 50 + random_below(500));
         random_vector(vector);
-        CHECK_EQ_INT(graph_search(&view, fixture.scratch, vector, EF, NULL, hits, &count, NULL),
+        CHECK_EQ_INT(search_with_ef(&view, fixture.scratch, vector, EF, NULL, hits, &count, NULL),
                      OMENDB_OK);
+        for (size_t i = 0; i < count; i++) {
+            CHECK(hits[i].row < view.count);
+        }
+        CHECK_EQ_INT(
+            graph_search(&view, fixture.scratch, vector, &stretched, NULL, hits, &count, NULL),
+            OMENDB_OK);
         for (size_t i = 0; i < count; i++) {
             CHECK(hits[i].row < view.count);
         }
@@ -880,10 +1093,10 @@ TEST(a_limit_of_memory_fails_cleanly)
     scratch = graph_scratch_create(&fixture.memory);
     CHECK(scratch != NULL);
     graph_get_view(fixture.graph, &view);
-    CHECK_EQ_INT(graph_search(&view, scratch, vector, HITS, NULL, hits, &count, NULL),
+    CHECK_EQ_INT(search_with_ef(&view, scratch, vector, HITS, NULL, hits, &count, NULL),
                  OMENDB_NOMEM);
     fixture.memory.limit = 0;
-    CHECK_EQ_INT(graph_search(&view, scratch, vector, HITS, NULL, hits, &count, NULL), OMENDB_OK);
+    CHECK_EQ_INT(search_with_ef(&view, scratch, vector, HITS, NULL, hits, &count, NULL), OMENDB_OK);
     CHECK_EQ_INT(count, HITS);
     CHECK_EQ_INT(graph_reserve(fixture.graph, 2000), OMENDB_OK);
     graph_scratch_destroy(scratch);
@@ -893,7 +1106,10 @@ TEST(a_limit_of_memory_fails_cleanly)
 TEST_MAIN(an_empty_graph_finds_nothing, small_graphs_find_every_row, every_metric_has_good_recall,
           a_scan_is_exact_and_merges_into_earlier_hits, a_wide_walk_equals_a_scan,
           filters_hide_rows_and_the_walk_goes_through_them,
-          filters_exclude_a_row_and_those_beyond_a_limit, copies_of_one_vector_stay_reachable,
+          filters_exclude_a_row_and_those_beyond_a_limit, a_huge_stretch_is_a_walk_by_ef,
+          a_stretch_stops_walks_early_and_finds_k_rows,
+          the_cap_does_not_matter_to_a_walk_that_a_stretch_ends,
+          a_stretch_counts_from_the_rows_that_a_filter_shows, copies_of_one_vector_stay_reachable,
           points_among_copies_are_found, one_thread_builds_the_same_graph_twice,
           levels_thin_out_by_M, rows_are_inserted_and_searched_by_many_threads,
           a_cut_graph_knows_nothing_of_later_rows, a_graph_grows_under_its_readers,

@@ -102,9 +102,13 @@ class Corrupt(Error):
     """Stored bytes are damaged; the text names file and offset."""
 
 
+class Timeout(Error, TimeoutError):
+    """A search took longer than it was given."""
+
+
 _ERRORS = {
     1: Invalid, 2: NotFound, 3: Exists, 4: Mismatch, 5: Busy, 6: Conflict, 7: ReadOnly,
-    9: OutOfMemory, 10: Full, 13: Corrupt,
+    9: OutOfMemory, 10: Full, 13: Corrupt, 20: Timeout,
 }
 _NOT_FOUND = 2
 _DONE = 19
@@ -165,6 +169,7 @@ class _Query(ctypes.Structure):
         ("use_radius", ctypes.c_uint32),
         ("radius", ctypes.c_float),
         ("explain", ctypes.POINTER(_Explain)),
+        ("timeout_us", ctypes.c_uint64),
     ]
 
 
@@ -184,7 +189,7 @@ class _CollectionStats(ctypes.Structure):
         (name, ctypes.c_uint64)
         for name in (
             "records", "rows", "unindexed_rows", "memtable_rows", "segments", "segment_bytes",
-            "next_id",
+            "next_id", "hot_bytes",
         )
     ]
 
@@ -669,7 +674,8 @@ class Collection(_Handle):
 
     def search(
         self, vectors: Vectors, k: int = 10, *, ef: int = 0, exact: bool = False,
-        radius: Optional[float] = None, txn: Optional[Transaction] = None,
+        radius: Optional[float] = None, timeout: Optional[float] = None,
+        txn: Optional[Transaction] = None,
     ) -> Tuple[np.ndarray, np.ndarray]:
         """The nearest records: ids (uint64) and distances (float32), nearest first.
 
@@ -678,9 +684,11 @@ class Collection(_Handle):
         ef:      candidates kept while walking the graph: more is slower and finds more.
         exact:   compares every record.
         radius:  only hits that are no farther.
+        timeout: seconds after which the call gives up and raises Timeout.
         """
         array, vector_type = self._vectors(vectors)
         query = self._query(k, ef, exact, radius)
+        query.timeout_us = 0 if timeout is None else max(1, int(timeout * 1e6))
         query.vector_type = vector_type
         if np.ndim(vectors) == 1:
             query.vector = array.ctypes.data
