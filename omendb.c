@@ -24,7 +24,7 @@
  *     storage.c blocks.c segment.c wal.c manifest.c memtable.c version.c hot.c txn.c
  *     commit.c checkpoint.c compact.c recover.c work.c search.c rows.c backup.c
  *     check.c database.c records.c api.c
- * SHA-256 of the inputs: 5cdfc6a7348ffe65d2f9f12b27b96ce608bd8e6fc3b6d8ac2154b3bf91ba6373
+ * SHA-256 of the inputs: d5730695849520112e866a436a1dc95c423e10f723cfb8ebe8146623c7230030
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -12079,6 +12079,9 @@ OMENDB_INTERNAL int manifest_read(struct storage *storage, struct manifest *mani
  * graph over them is built behind the writers, and the rows not yet in it (the tail) are searched
  * exactly.
  *
+ * With codes the graph keeps those, as its rows, and the vectors lie beside it. Their range is
+ * chosen before the first row, from what is known then; sealing chooses anew.
+ *
  * Rows [0, count) are complete. Rows [0, indexed) are in the graph; a few beyond may be, too, while
  * several threads insert. Guarded by the commit mutex: reserve, append, replacing of rows. Anything
  * else reads with acquire. */
@@ -12089,6 +12092,10 @@ struct memtable {
     _Atomic uint32_t references;
     struct memory *memory;
     struct graph *graph;
+    struct code_format codes;   /* step 0: none, the graph keeps the vectors */
+    struct rows_store vectors;  /* used when there are codes */
+    _Atomic uint32_t inexact;   /* 1: a code is not its vector; set before the row is shown */
+    uint32_t codes_tried;       /* 1: its vectors gave no range; commit mutex */
     struct rows_store ids;      /* uint64_t */
     struct rows_store begins;   /* uint64_t: commit that added the row */
     struct rows_store previous; /* uint32_t: older row of the same id, or GRAPH_NO_ROW */
@@ -12104,8 +12111,9 @@ struct memtable {
     _Atomic uint64_t newest_begin;
 };
 
+/* config: of a graph over the vectors. codes: step 0: none. */
 OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config,
-                                    struct memtable **memtable);
+                                    const struct code_format *codes, struct memtable **memtable);
 OMENDB_INTERNAL struct memtable *memtable_reference(struct memtable *memtable);
 OMENDB_INTERNAL void memtable_release(struct memtable *memtable); /* NULL is OK */
 
@@ -12114,6 +12122,9 @@ OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more);
 OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector,
                                      uint64_t commit);
 
+OMENDB_INTERNAL const uint8_t *memtable_vector(const struct memtable *memtable, uint32_t row);
+/* Of the rows that `count` showed before the call. */
+OMENDB_INTERNAL struct rows_view memtable_vectors(const struct memtable *memtable);
 OMENDB_INTERNAL uint64_t memtable_id(const struct memtable *memtable, uint32_t row);
 OMENDB_INTERNAL uint64_t memtable_begin(const struct memtable *memtable, uint32_t row);
 /* Newest row of the id, or the one before `row`; GRAPH_NO_ROW: none. */
@@ -12137,23 +12148,31 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable);
 enum { MEMTABLE_FREE = 0, MEMTABLE_LINKED = 1, MEMTABLE_TAKEN = 2 };
 
 OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config,
-                                    struct memtable **memtable)
+                                    const struct code_format *codes, struct memtable **memtable)
 {
+    struct graph_config walked = *config;
     struct memtable *made = memory_zalloc(memory, sizeof *made);
     *memtable = NULL;
     if (made == NULL)
         return OMENDB_NOMEM;
     made->memory = memory;
     made->vector_bytes = config->vector_bytes;
+    made->codes = *codes;
+    if (codes->step != 0.0f) {
+        walked.vector_bytes = codes_stride(config->dim);
+        walked.kernel = codes_kernel(codes);
+    }
     atomic_init(&made->references, 1);
+    rows_store_init(&made->vectors, memory, config->vector_bytes);
     rows_store_init(&made->ids, memory, sizeof(uint64_t));
     rows_store_init(&made->begins, memory, sizeof(uint64_t));
     rows_store_init(&made->previous, memory, sizeof(uint32_t));
     rows_store_init(&made->finished, memory, sizeof(uint8_t));
     idmap_init(&made->idmap, memory, &made->ids);
     made->tombstones = tombstones_create(memory);
-    int code = made->tombstones == NULL ? OMENDB_NOMEM
-                                        : graph_create(memory, config, NULL, NULL, 0, &made->graph);
+    int code = made->tombstones == NULL
+                   ? OMENDB_NOMEM
+                   : graph_create(memory, &walked, NULL, NULL, 0, &made->graph);
     if (code != OMENDB_OK) {
         memtable_release(made);
         return code;
@@ -12175,6 +12194,7 @@ OMENDB_INTERNAL void memtable_release(struct memtable *memtable)
         return;
     graph_destroy(memtable->graph);
     idmap_destroy(&memtable->idmap);
+    rows_store_destroy(&memtable->vectors);
     rows_store_destroy(&memtable->ids);
     rows_store_destroy(&memtable->begins);
     rows_store_destroy(&memtable->previous);
@@ -12201,9 +12221,24 @@ OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
         code = rows_store_reserve(&memtable->finished, rows);
     if (code == OMENDB_OK)
         code = idmap_reserve(&memtable->idmap, more);
+    if (code == OMENDB_OK && memtable->codes.step != 0.0f)
+        code = rows_store_reserve(&memtable->vectors, rows);
     if (code == OMENDB_OK)
         code = graph_reserve(memtable->graph, rows);
     return code;
+}
+
+static void memtable_put_vector(struct memtable *memtable, uint32_t row, const void *vector)
+{
+    uint8_t *walked = graph_vector(memtable->graph, row);
+    struct rows_view vectors = rows_store_view(&memtable->vectors);
+    if (memtable->codes.step == 0.0f) {
+        memcpy(walked, vector, memtable->vector_bytes);
+        return;
+    }
+    memcpy(rows_at(&vectors, row), vector, memtable->vector_bytes);
+    if (!codes_encode(&memtable->codes, vector, walked))
+        atomic_store_explicit(&memtable->inexact, 1, memory_order_relaxed);
 }
 
 OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector,
@@ -12213,7 +12248,7 @@ OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, con
     struct rows_view ids = rows_store_view(&memtable->ids),
                      begins = rows_store_view(&memtable->begins);
     struct rows_view previous = rows_store_view(&memtable->previous);
-    memcpy(graph_vector(memtable->graph, row), vector, memtable->vector_bytes);
+    memtable_put_vector(memtable, row, vector);
     memcpy(rows_at(&ids, row), &id, sizeof id);
     memcpy(rows_at(&begins, row), &commit, sizeof commit);
     /* `previous` is read only by those who found the row in the table, so it is written before. */
@@ -12223,6 +12258,21 @@ OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, con
     graph_set_count(memtable->graph, row + 1);
     atomic_store_explicit(&memtable->newest_begin, commit, memory_order_relaxed);
     atomic_store_explicit(&memtable->count, row + 1, memory_order_release);
+}
+
+OMENDB_INTERNAL struct rows_view memtable_vectors(const struct memtable *memtable)
+{
+    struct graph_view view;
+    if (memtable->codes.step != 0.0f)
+        return rows_store_view(&memtable->vectors);
+    graph_get_view(memtable->graph, &view);
+    return view.vectors;
+}
+
+OMENDB_INTERNAL const uint8_t *memtable_vector(const struct memtable *memtable, uint32_t row)
+{
+    struct rows_view vectors = memtable_vectors(memtable);
+    return rows_at(&vectors, row);
 }
 
 OMENDB_INTERNAL uint64_t memtable_id(const struct memtable *memtable, uint32_t row)
@@ -12698,6 +12748,10 @@ struct change {
     uint32_t affected; /* out: DELETE: how many existed */
 };
 
+/* Memtables that a collection begins between two checkpoints: one, and another when the first began
+ * without codes and rows enough for them have come. */
+#define COMMIT_NEW_MEMTABLES 2
+
 /* Validates, logs, applies and, as the sync mode says, waits until the commit is durable and
  * visible. snapshot: UINT64_MAX, or OMENDB_CONFLICT where an id changed after it. */
 OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count,
@@ -12746,6 +12800,10 @@ OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, ui
 OMENDB_INTERNAL void checkpoint_make_codes(const struct collection *collection,
                                            const struct rows_view *vectors, uint32_t rows,
                                            struct part_info *info, uint8_t **codes);
+/* Chooses a range from rows spread over all; step 0: there is none. */
+OMENDB_INTERNAL int checkpoint_choose_codes(const struct collection *collection,
+                                            const struct rows_view *vectors, uint32_t rows,
+                                            struct code_format *format);
 /* What info says of the codes. */
 OMENDB_INTERNAL struct code_format checkpoint_code_format(const struct collection *collection,
                                                           const struct part_info *info);
@@ -13596,7 +13654,7 @@ OMENDB_INTERNAL int location_vector(const struct location *location, const uint8
 {
     if (location->segment != NULL)
         return segment_vector(location->segment, location->row, vector);
-    *vector = graph_vector(location->memtable->graph, location->row);
+    *vector = memtable_vector(location->memtable, location->row);
     return OMENDB_OK;
 }
 
@@ -14557,7 +14615,38 @@ static int commit_validate(omendb *db, struct commit_plan *plan, struct change *
 
 /* ------------------------------------------------------------------ reserving */
 
-static int commit_add_memtable(omendb *db, struct collection *collection)
+/* Rows whose codes a new memtable takes its range from. */
+#define COMMIT_CODES_ROWS 256
+
+/* The range of the newest segment, or one that the vectors about to be added give, or those of the
+ * memtable so far. step 0: there is none yet. */
+static int commit_choose_codes(const struct collection *collection, const struct change *change,
+                               struct code_format *format)
+{
+    const struct version *version =
+        atomic_load_explicit(&collection->version, memory_order_relaxed);
+    uint8_t *chunk = (uint8_t *)(uintptr_t)change->vectors;
+    struct rows_view vectors = {&chunk, 31, UINT32_MAX >> 1, collection->vector_bytes};
+    uint32_t rows = change->count;
+    *format = (struct code_format){collection->format, 0.0f, 0.0f};
+    if (!codes_apply_to(&collection->format))
+        return OMENDB_OK;
+    for (uint32_t i = version->segment_count; i-- > 0;) {
+        if (version->segments[i]->codes.step != 0.0f) {
+            *format = version->segments[i]->codes;
+            return OMENDB_OK;
+        }
+    }
+    if (rows < COMMIT_CODES_ROWS && collection->active != NULL) {
+        rows = atomic_load_explicit(&collection->active->count, memory_order_relaxed);
+        vectors = memtable_vectors(collection->active);
+    }
+    return rows < COMMIT_CODES_ROWS ? OMENDB_OK
+                                    : checkpoint_choose_codes(collection, &vectors, rows, format);
+}
+
+static int commit_add_memtable(omendb *db, struct collection *collection,
+                               const struct code_format *codes)
 {
     struct version *old = atomic_load_explicit(&collection->version, memory_order_relaxed);
     struct version *version =
@@ -14567,7 +14656,7 @@ static int commit_add_memtable(omendb *db, struct collection *collection)
     if (version == NULL)
         return OMENDB_NOMEM;
     collection_graph_config(collection, &config);
-    int code = memtable_create(&db->memory, &config, &memtable);
+    int code = memtable_create(&db->memory, &config, codes, &memtable);
     if (code != OMENDB_OK) {
         version_release(version);
         return code;
@@ -14582,6 +14671,26 @@ static int commit_add_memtable(omendb *db, struct collection *collection)
     return OMENDB_OK;
 }
 
+/* Rows go to the active memtable. One that began with too few rows to choose codes by is left
+ * behind when it has enough of them: what it has not linked yet is scanned until the checkpoint. */
+static int commit_reserve_memtable(omendb *db, const struct change *change)
+{
+    struct collection *collection = change->collection;
+    struct memtable *active = collection->active;
+    struct code_format codes;
+    if (active != NULL &&
+        (active->codes.step != 0.0f || active->codes_tried ||
+         !codes_apply_to(&collection->format) ||
+         atomic_load_explicit(&active->count, memory_order_relaxed) < COMMIT_CODES_ROWS))
+        return OMENDB_OK;
+    int code = commit_choose_codes(collection, change, &codes);
+    if (code == OMENDB_OK && active != NULL && codes.step == 0.0f)
+        active->codes_tried = 1;
+    else if (code == OMENDB_OK)
+        code = commit_add_memtable(db, collection, &codes);
+    return code;
+}
+
 /* All memory that applying the change will need. */
 static int commit_reserve(omendb *db, struct change *change)
 {
@@ -14589,8 +14698,7 @@ static int commit_reserve(omendb *db, struct change *change)
     int code = OMENDB_OK;
     if ((change->kind != CHANGE_ADD && change->kind != CHANGE_PUT) || change->count == 0)
         return OMENDB_OK;
-    if (collection->active == NULL)
-        code = commit_add_memtable(db, collection);
+    code = commit_reserve_memtable(db, change);
     if (code == OMENDB_OK)
         code = memtable_reserve(collection->active, change->count);
     return code;
@@ -14980,6 +15088,7 @@ OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *pa
 #undef COMMIT_CREATE_BYTES
 #undef COMMIT_PIECES
 #undef COMMIT_HEAD_MAX
+#undef COMMIT_CODES_ROWS
 
 /* ==============================================================================================
  * checkpoint.c
@@ -15181,9 +15290,9 @@ OMENDB_INTERNAL struct code_format checkpoint_code_format(const struct collectio
 }
 
 /* Chooses the range of the codes from rows spread over all. */
-static int checkpoint_choose_codes(const struct collection *collection,
-                                   const struct rows_view *vectors, uint32_t rows,
-                                   struct code_format *format)
+OMENDB_INTERNAL int checkpoint_choose_codes(const struct collection *collection,
+                                            const struct rows_view *vectors, uint32_t rows,
+                                            struct code_format *format)
 {
     struct code_sample sample;
     uint32_t take = rows < CODES_SAMPLE_VECTORS ? rows : CODES_SAMPLE_VECTORS;
@@ -15242,6 +15351,7 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
     struct graph_view view;
     struct part_info info;
     graph_get_view(memtable->graph, &view);
+    struct rows_view vectors = memtable_vectors(memtable);
     checkpoint_describe(item->collection, &info);
     info.rows = atomic_load(&memtable->count);
     checkpoint_describe_graph(&view, atomic_load(&memtable->indexed), &info);
@@ -15252,11 +15362,11 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
         ids[row] = memtable_id(memtable, row);
     int code = segment_writer_begin_part(writer);
     if (code == OMENDB_OK)
-        code = checkpoint_write_rows(writer, SECTION_VECTORS, &view.vectors, info.rows);
+        code = checkpoint_write_rows(writer, SECTION_VECTORS, &vectors, info.rows);
     if (code == OMENDB_OK)
         code = checkpoint_write_links(writer, &view, &info);
     if (code == OMENDB_OK)
-        code = checkpoint_write_codes(writer, item, &view.vectors, &info);
+        code = checkpoint_write_codes(writer, item, &vectors, &info);
     if (code == OMENDB_OK)
         code = checkpoint_write_ids(writer, memtable->memory, ids, info.rows, &info);
     if (code == OMENDB_OK)
@@ -15892,8 +16002,8 @@ static int checkpoint_has_items(const struct checkpoint *checkpoint,
     return 0;
 }
 
-/* Versions with room for what install will put there: since the freeze a collection has got at most
- * one new memtable. */
+/* Versions with room for what install will put there, and for the memtables that came since the
+ * freeze. */
 static int checkpoint_prepare_versions(struct checkpoint *checkpoint)
 {
     for (size_t i = 0; i < checkpoint->manifest.collection_count; i++) {
@@ -15904,7 +16014,8 @@ static int checkpoint_prepare_versions(struct checkpoint *checkpoint)
         uint32_t segments =
             version->segment_count + checkpoint_new_segments(checkpoint, collection);
         version_release(version);
-        checkpoint->versions[i] = version_create(&checkpoint->db->memory, 1, segments);
+        checkpoint->versions[i] =
+            version_create(&checkpoint->db->memory, COMMIT_NEW_MEMTABLES, segments);
         if (checkpoint->versions[i] == NULL)
             return OMENDB_NOMEM;
     }
@@ -17977,8 +18088,20 @@ static int work_do_checkpoint(struct work_state *work)
     return code;
 }
 
-/* Links rows of the collection's growing memtable; queues it again when more are left. Takes the
- * reference over. */
+/* The first memtable that has rows to link, or NULL. */
+static struct memtable *work_unindexed_memtable(const struct version *version)
+{
+    for (uint32_t i = 0; i < version->memtable_count; i++) {
+        struct memtable *memtable = version->memtables[i];
+        if (!atomic_load(&memtable->sealed) &&
+            atomic_load(&memtable->claimed) < atomic_load(&memtable->count))
+            return memtable;
+    }
+    return NULL;
+}
+
+/* Links rows of the collection's memtables; queues it again when more are left. Takes the reference
+ * over. */
 static int work_do_index(struct work_state *work, struct collection *collection)
 {
     omendb *db = work->db;
@@ -17987,13 +18110,12 @@ static int work_do_index(struct work_state *work, struct collection *collection)
     int code = OMENDB_OK, more = 0;
     struct scratch *scratch = scratch_take(db);
     struct version *version = version_acquire_newest(collection, &commit);
-    struct memtable *memtable =
-        version->memtable_count == 0 ? NULL : version->memtables[version->memtable_count - 1];
+    struct memtable *memtable = work_unindexed_memtable(version);
     if (scratch == NULL)
         code = OMENDB_NOMEM;
     else if (memtable != NULL && !atomic_load(&collection->dropped)) {
         code = memtable_index(memtable, scratch->graph, commit, WORK_INDEX_ROWS, &done);
-        more = done == WORK_INDEX_ROWS;
+        more = done != 0;
     }
     version_release(version);
     scratch_give(db, scratch);
@@ -18444,7 +18566,8 @@ static int search_visible(const void *context, uint32_t row)
     return source->begins == NULL || source->begins->begin[row] <= source->commit;
 }
 
-static void search_memtable_source(const struct memtable *memtable, uint64_t commit,
+static void search_memtable_source(const struct memtable *memtable,
+                                   const struct collection *collection, uint64_t commit,
                                    struct search_source *source)
 {
     memset(source, 0, sizeof *source);
@@ -18453,6 +18576,13 @@ static void search_memtable_source(const struct memtable *memtable, uint64_t com
     source->row_limit = memtable_visible_rows(memtable, commit);
     graph_get_view(memtable->graph, &source->view);
     source->walk = source->view;
+    if (memtable->codes.step != 0.0f) {
+        source->codes = &memtable->codes;
+        source->codes_are_exact =
+            codes_are_exact(&memtable->codes) && atomic_load(&memtable->inexact) == 0;
+        source->view.vectors = memtable_vectors(memtable);
+        source->view.kernel = collection->kernel;
+    }
     source->commit = commit;
     source->tombstones = memtable->tombstones;
     source->memtable = memtable;
@@ -18498,8 +18628,10 @@ static int search_rerank(const struct search_source *source, const uint8_t *quer
     for (size_t first = 0; first < count; first += SEARCH_RERANK_RUN) {
         size_t run = count - first < SEARCH_RERANK_RUN ? count - first : SEARCH_RERANK_RUN;
         for (size_t i = 0; i < run; i++) {
-            const uint8_t *vector;
-            int code = segment_vector(source->segment, hits[first + i].row, &vector);
+            const uint8_t *vector = rows_at(&view->vectors, hits[first + i].row);
+            int code = source->segment == NULL
+                           ? OMENDB_OK
+                           : segment_vector(source->segment, hits[first + i].row, &vector);
             if (code != OMENDB_OK)
                 return code;
             prefetch_bytes(vector, view->vectors.stride);
@@ -18722,7 +18854,8 @@ OMENDB_INTERNAL int search_run(const struct search_request *request, struct scra
     *count = 0;
     int code = scratch_reserve(scratch, ef + 1, wanted + 1, 0);
     for (uint32_t i = 0; i < version->memtable_count && code == OMENDB_OK; i++) {
-        search_memtable_source(version->memtables[i], request->commit, &source);
+        search_memtable_source(version->memtables[i], request->collection, request->commit,
+                               &source);
         code = search_source(request, &source, scratch, wanted, &best, &counters, explain);
     }
     for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++) {
@@ -18912,7 +19045,7 @@ static int rows_vector(const omendb_rows *rows, const struct rows_entry *entry,
                                (unsigned long long)entry->id);
     }
     if (entry->source < version->memtable_count) {
-        *vector = graph_vector(version->memtables[entry->source]->graph, entry->row);
+        *vector = memtable_vector(version->memtables[entry->source], entry->row);
         return OMENDB_OK;
     }
     return segment_vector(version->segments[entry->source - version->memtable_count], entry->row,

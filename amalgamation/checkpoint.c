@@ -197,9 +197,9 @@ OMENDB_INTERNAL struct code_format checkpoint_code_format(const struct collectio
 }
 
 /* Chooses the range of the codes from rows spread over all. */
-static int checkpoint_choose_codes(const struct collection *collection,
-                                   const struct rows_view *vectors, uint32_t rows,
-                                   struct code_format *format)
+OMENDB_INTERNAL int checkpoint_choose_codes(const struct collection *collection,
+                                            const struct rows_view *vectors, uint32_t rows,
+                                            struct code_format *format)
 {
     struct code_sample sample;
     uint32_t take = rows < CODES_SAMPLE_VECTORS ? rows : CODES_SAMPLE_VECTORS;
@@ -258,6 +258,7 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
     struct graph_view view;
     struct part_info info;
     graph_get_view(memtable->graph, &view);
+    struct rows_view vectors = memtable_vectors(memtable);
     checkpoint_describe(item->collection, &info);
     info.rows = atomic_load(&memtable->count);
     checkpoint_describe_graph(&view, atomic_load(&memtable->indexed), &info);
@@ -268,11 +269,11 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
         ids[row] = memtable_id(memtable, row);
     int code = segment_writer_begin_part(writer);
     if (code == OMENDB_OK)
-        code = checkpoint_write_rows(writer, SECTION_VECTORS, &view.vectors, info.rows);
+        code = checkpoint_write_rows(writer, SECTION_VECTORS, &vectors, info.rows);
     if (code == OMENDB_OK)
         code = checkpoint_write_links(writer, &view, &info);
     if (code == OMENDB_OK)
-        code = checkpoint_write_codes(writer, item, &view.vectors, &info);
+        code = checkpoint_write_codes(writer, item, &vectors, &info);
     if (code == OMENDB_OK)
         code = checkpoint_write_ids(writer, memtable->memory, ids, info.rows, &info);
     if (code == OMENDB_OK)
@@ -908,8 +909,8 @@ static int checkpoint_has_items(const struct checkpoint *checkpoint,
     return 0;
 }
 
-/* Versions with room for what install will put there: since the freeze a collection has got at most
- * one new memtable. */
+/* Versions with room for what install will put there, and for the memtables that came since the
+ * freeze. */
 static int checkpoint_prepare_versions(struct checkpoint *checkpoint)
 {
     for (size_t i = 0; i < checkpoint->manifest.collection_count; i++) {
@@ -920,7 +921,8 @@ static int checkpoint_prepare_versions(struct checkpoint *checkpoint)
         uint32_t segments =
             version->segment_count + checkpoint_new_segments(checkpoint, collection);
         version_release(version);
-        checkpoint->versions[i] = version_create(&checkpoint->db->memory, 1, segments);
+        checkpoint->versions[i] =
+            version_create(&checkpoint->db->memory, COMMIT_NEW_MEMTABLES, segments);
         if (checkpoint->versions[i] == NULL)
             return OMENDB_NOMEM;
     }

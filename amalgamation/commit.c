@@ -260,7 +260,38 @@ static int commit_validate(omendb *db, struct commit_plan *plan, struct change *
 
 /* ------------------------------------------------------------------ reserving */
 
-static int commit_add_memtable(omendb *db, struct collection *collection)
+/* Rows whose codes a new memtable takes its range from. */
+#define COMMIT_CODES_ROWS 256
+
+/* The range of the newest segment, or one that the vectors about to be added give, or those of the
+ * memtable so far. step 0: there is none yet. */
+static int commit_choose_codes(const struct collection *collection, const struct change *change,
+                               struct code_format *format)
+{
+    const struct version *version =
+        atomic_load_explicit(&collection->version, memory_order_relaxed);
+    uint8_t *chunk = (uint8_t *)(uintptr_t)change->vectors;
+    struct rows_view vectors = {&chunk, 31, UINT32_MAX >> 1, collection->vector_bytes};
+    uint32_t rows = change->count;
+    *format = (struct code_format){collection->format, 0.0f, 0.0f};
+    if (!codes_apply_to(&collection->format))
+        return OMENDB_OK;
+    for (uint32_t i = version->segment_count; i-- > 0;) {
+        if (version->segments[i]->codes.step != 0.0f) {
+            *format = version->segments[i]->codes;
+            return OMENDB_OK;
+        }
+    }
+    if (rows < COMMIT_CODES_ROWS && collection->active != NULL) {
+        rows = atomic_load_explicit(&collection->active->count, memory_order_relaxed);
+        vectors = memtable_vectors(collection->active);
+    }
+    return rows < COMMIT_CODES_ROWS ? OMENDB_OK
+                                    : checkpoint_choose_codes(collection, &vectors, rows, format);
+}
+
+static int commit_add_memtable(omendb *db, struct collection *collection,
+                               const struct code_format *codes)
 {
     struct version *old = atomic_load_explicit(&collection->version, memory_order_relaxed);
     struct version *version =
@@ -270,7 +301,7 @@ static int commit_add_memtable(omendb *db, struct collection *collection)
     if (version == NULL)
         return OMENDB_NOMEM;
     collection_graph_config(collection, &config);
-    int code = memtable_create(&db->memory, &config, &memtable);
+    int code = memtable_create(&db->memory, &config, codes, &memtable);
     if (code != OMENDB_OK) {
         version_release(version);
         return code;
@@ -285,6 +316,26 @@ static int commit_add_memtable(omendb *db, struct collection *collection)
     return OMENDB_OK;
 }
 
+/* Rows go to the active memtable. One that began with too few rows to choose codes by is left
+ * behind when it has enough of them: what it has not linked yet is scanned until the checkpoint. */
+static int commit_reserve_memtable(omendb *db, const struct change *change)
+{
+    struct collection *collection = change->collection;
+    struct memtable *active = collection->active;
+    struct code_format codes;
+    if (active != NULL &&
+        (active->codes.step != 0.0f || active->codes_tried ||
+         !codes_apply_to(&collection->format) ||
+         atomic_load_explicit(&active->count, memory_order_relaxed) < COMMIT_CODES_ROWS))
+        return OMENDB_OK;
+    int code = commit_choose_codes(collection, change, &codes);
+    if (code == OMENDB_OK && active != NULL && codes.step == 0.0f)
+        active->codes_tried = 1;
+    else if (code == OMENDB_OK)
+        code = commit_add_memtable(db, collection, &codes);
+    return code;
+}
+
 /* All memory that applying the change will need. */
 static int commit_reserve(omendb *db, struct change *change)
 {
@@ -292,8 +343,7 @@ static int commit_reserve(omendb *db, struct change *change)
     int code = OMENDB_OK;
     if ((change->kind != CHANGE_ADD && change->kind != CHANGE_PUT) || change->count == 0)
         return OMENDB_OK;
-    if (collection->active == NULL)
-        code = commit_add_memtable(db, collection);
+    code = commit_reserve_memtable(db, change);
     if (code == OMENDB_OK)
         code = memtable_reserve(collection->active, change->count);
     return code;
@@ -683,3 +733,4 @@ OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *pa
 #undef COMMIT_CREATE_BYTES
 #undef COMMIT_PIECES
 #undef COMMIT_HEAD_MAX
+#undef COMMIT_CODES_ROWS

@@ -361,6 +361,10 @@ struct change {
     uint32_t affected; /* out: DELETE: how many existed */
 };
 
+/* Memtables that a collection begins between two checkpoints: one, and another when the first began
+ * without codes and rows enough for them have come. */
+#define COMMIT_NEW_MEMTABLES 2
+
 /* Validates, logs, applies and, as the sync mode says, waits until the commit is durable and
  * visible. snapshot: UINT64_MAX, or OMENDB_CONFLICT where an id changed after it. */
 OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count,
@@ -409,6 +413,10 @@ OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, ui
 OMENDB_INTERNAL void checkpoint_make_codes(const struct collection *collection,
                                            const struct rows_view *vectors, uint32_t rows,
                                            struct part_info *info, uint8_t **codes);
+/* Chooses a range from rows spread over all; step 0: there is none. */
+OMENDB_INTERNAL int checkpoint_choose_codes(const struct collection *collection,
+                                            const struct rows_view *vectors, uint32_t rows,
+                                            struct code_format *format);
 /* What info says of the codes. */
 OMENDB_INTERNAL struct code_format checkpoint_code_format(const struct collection *collection,
                                                           const struct part_info *info);

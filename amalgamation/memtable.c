@@ -10,23 +10,31 @@
 enum { MEMTABLE_FREE = 0, MEMTABLE_LINKED = 1, MEMTABLE_TAKEN = 2 };
 
 OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config,
-                                    struct memtable **memtable)
+                                    const struct code_format *codes, struct memtable **memtable)
 {
+    struct graph_config walked = *config;
     struct memtable *made = memory_zalloc(memory, sizeof *made);
     *memtable = NULL;
     if (made == NULL)
         return OMENDB_NOMEM;
     made->memory = memory;
     made->vector_bytes = config->vector_bytes;
+    made->codes = *codes;
+    if (codes->step != 0.0f) {
+        walked.vector_bytes = codes_stride(config->dim);
+        walked.kernel = codes_kernel(codes);
+    }
     atomic_init(&made->references, 1);
+    rows_store_init(&made->vectors, memory, config->vector_bytes);
     rows_store_init(&made->ids, memory, sizeof(uint64_t));
     rows_store_init(&made->begins, memory, sizeof(uint64_t));
     rows_store_init(&made->previous, memory, sizeof(uint32_t));
     rows_store_init(&made->finished, memory, sizeof(uint8_t));
     idmap_init(&made->idmap, memory, &made->ids);
     made->tombstones = tombstones_create(memory);
-    int code = made->tombstones == NULL ? OMENDB_NOMEM
-                                        : graph_create(memory, config, NULL, NULL, 0, &made->graph);
+    int code = made->tombstones == NULL
+                   ? OMENDB_NOMEM
+                   : graph_create(memory, &walked, NULL, NULL, 0, &made->graph);
     if (code != OMENDB_OK) {
         memtable_release(made);
         return code;
@@ -48,6 +56,7 @@ OMENDB_INTERNAL void memtable_release(struct memtable *memtable)
         return;
     graph_destroy(memtable->graph);
     idmap_destroy(&memtable->idmap);
+    rows_store_destroy(&memtable->vectors);
     rows_store_destroy(&memtable->ids);
     rows_store_destroy(&memtable->begins);
     rows_store_destroy(&memtable->previous);
@@ -74,9 +83,24 @@ OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
         code = rows_store_reserve(&memtable->finished, rows);
     if (code == OMENDB_OK)
         code = idmap_reserve(&memtable->idmap, more);
+    if (code == OMENDB_OK && memtable->codes.step != 0.0f)
+        code = rows_store_reserve(&memtable->vectors, rows);
     if (code == OMENDB_OK)
         code = graph_reserve(memtable->graph, rows);
     return code;
+}
+
+static void memtable_put_vector(struct memtable *memtable, uint32_t row, const void *vector)
+{
+    uint8_t *walked = graph_vector(memtable->graph, row);
+    struct rows_view vectors = rows_store_view(&memtable->vectors);
+    if (memtable->codes.step == 0.0f) {
+        memcpy(walked, vector, memtable->vector_bytes);
+        return;
+    }
+    memcpy(rows_at(&vectors, row), vector, memtable->vector_bytes);
+    if (!codes_encode(&memtable->codes, vector, walked))
+        atomic_store_explicit(&memtable->inexact, 1, memory_order_relaxed);
 }
 
 OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector,
@@ -86,7 +110,7 @@ OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, con
     struct rows_view ids = rows_store_view(&memtable->ids),
                      begins = rows_store_view(&memtable->begins);
     struct rows_view previous = rows_store_view(&memtable->previous);
-    memcpy(graph_vector(memtable->graph, row), vector, memtable->vector_bytes);
+    memtable_put_vector(memtable, row, vector);
     memcpy(rows_at(&ids, row), &id, sizeof id);
     memcpy(rows_at(&begins, row), &commit, sizeof commit);
     /* `previous` is read only by those who found the row in the table, so it is written before. */
@@ -96,6 +120,21 @@ OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, con
     graph_set_count(memtable->graph, row + 1);
     atomic_store_explicit(&memtable->newest_begin, commit, memory_order_relaxed);
     atomic_store_explicit(&memtable->count, row + 1, memory_order_release);
+}
+
+OMENDB_INTERNAL struct rows_view memtable_vectors(const struct memtable *memtable)
+{
+    struct graph_view view;
+    if (memtable->codes.step != 0.0f)
+        return rows_store_view(&memtable->vectors);
+    graph_get_view(memtable->graph, &view);
+    return view.vectors;
+}
+
+OMENDB_INTERNAL const uint8_t *memtable_vector(const struct memtable *memtable, uint32_t row)
+{
+    struct rows_view vectors = memtable_vectors(memtable);
+    return rows_at(&vectors, row);
 }
 
 OMENDB_INTERNAL uint64_t memtable_id(const struct memtable *memtable, uint32_t row)

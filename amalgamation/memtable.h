@@ -2,6 +2,9 @@
  * graph over them is built behind the writers, and the rows not yet in it (the tail) are searched
  * exactly.
  *
+ * With codes the graph keeps those, as its rows, and the vectors lie beside it. Their range is
+ * chosen before the first row, from what is known then; sealing chooses anew.
+ *
  * Rows [0, count) are complete. Rows [0, indexed) are in the graph; a few beyond may be, too, while
  * several threads insert. Guarded by the commit mutex: reserve, append, replacing of rows. Anything
  * else reads with acquire. */
@@ -9,6 +12,7 @@
 #define OMENDB_MEMTABLE_H
 
 #include "internal.h"
+#include "codes.h"
 #include "graph.h"
 #include "idmap.h"
 #include "tombstones.h"
@@ -17,6 +21,10 @@ struct memtable {
     _Atomic uint32_t references;
     struct memory *memory;
     struct graph *graph;
+    struct code_format codes;   /* step 0: none, the graph keeps the vectors */
+    struct rows_store vectors;  /* used when there are codes */
+    _Atomic uint32_t inexact;   /* 1: a code is not its vector; set before the row is shown */
+    uint32_t codes_tried;       /* 1: its vectors gave no range; commit mutex */
     struct rows_store ids;      /* uint64_t */
     struct rows_store begins;   /* uint64_t: commit that added the row */
     struct rows_store previous; /* uint32_t: older row of the same id, or GRAPH_NO_ROW */
@@ -32,8 +40,9 @@ struct memtable {
     _Atomic uint64_t newest_begin;
 };
 
+/* config: of a graph over the vectors. codes: step 0: none. */
 OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config,
-                                    struct memtable **memtable);
+                                    const struct code_format *codes, struct memtable **memtable);
 OMENDB_INTERNAL struct memtable *memtable_reference(struct memtable *memtable);
 OMENDB_INTERNAL void memtable_release(struct memtable *memtable); /* NULL is OK */
 
@@ -42,6 +51,9 @@ OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more);
 OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector,
                                      uint64_t commit);
 
+OMENDB_INTERNAL const uint8_t *memtable_vector(const struct memtable *memtable, uint32_t row);
+/* Of the rows that `count` showed before the call. */
+OMENDB_INTERNAL struct rows_view memtable_vectors(const struct memtable *memtable);
 OMENDB_INTERNAL uint64_t memtable_id(const struct memtable *memtable, uint32_t row);
 OMENDB_INTERNAL uint64_t memtable_begin(const struct memtable *memtable, uint32_t row);
 /* Newest row of the id, or the one before `row`; GRAPH_NO_ROW: none. */

@@ -138,7 +138,7 @@ static int rows_vector(const omendb_rows *rows, const struct rows_entry *entry,
                                (unsigned long long)entry->id);
     }
     if (entry->source < version->memtable_count) {
-        *vector = graph_vector(version->memtables[entry->source]->graph, entry->row);
+        *vector = memtable_vector(version->memtables[entry->source], entry->row);
         return OMENDB_OK;
     }
     return segment_vector(version->segments[entry->source - version->memtable_count], entry->row,

@@ -43,7 +43,8 @@ static int search_visible(const void *context, uint32_t row)
     return source->begins == NULL || source->begins->begin[row] <= source->commit;
 }
 
-static void search_memtable_source(const struct memtable *memtable, uint64_t commit,
+static void search_memtable_source(const struct memtable *memtable,
+                                   const struct collection *collection, uint64_t commit,
                                    struct search_source *source)
 {
     memset(source, 0, sizeof *source);
@@ -52,6 +53,13 @@ static void search_memtable_source(const struct memtable *memtable, uint64_t com
     source->row_limit = memtable_visible_rows(memtable, commit);
     graph_get_view(memtable->graph, &source->view);
     source->walk = source->view;
+    if (memtable->codes.step != 0.0f) {
+        source->codes = &memtable->codes;
+        source->codes_are_exact =
+            codes_are_exact(&memtable->codes) && atomic_load(&memtable->inexact) == 0;
+        source->view.vectors = memtable_vectors(memtable);
+        source->view.kernel = collection->kernel;
+    }
     source->commit = commit;
     source->tombstones = memtable->tombstones;
     source->memtable = memtable;
@@ -97,8 +105,10 @@ static int search_rerank(const struct search_source *source, const uint8_t *quer
     for (size_t first = 0; first < count; first += SEARCH_RERANK_RUN) {
         size_t run = count - first < SEARCH_RERANK_RUN ? count - first : SEARCH_RERANK_RUN;
         for (size_t i = 0; i < run; i++) {
-            const uint8_t *vector;
-            int code = segment_vector(source->segment, hits[first + i].row, &vector);
+            const uint8_t *vector = rows_at(&view->vectors, hits[first + i].row);
+            int code = source->segment == NULL
+                           ? OMENDB_OK
+                           : segment_vector(source->segment, hits[first + i].row, &vector);
             if (code != OMENDB_OK)
                 return code;
             prefetch_bytes(vector, view->vectors.stride);
@@ -321,7 +331,8 @@ OMENDB_INTERNAL int search_run(const struct search_request *request, struct scra
     *count = 0;
     int code = scratch_reserve(scratch, ef + 1, wanted + 1, 0);
     for (uint32_t i = 0; i < version->memtable_count && code == OMENDB_OK; i++) {
-        search_memtable_source(version->memtables[i], request->commit, &source);
+        search_memtable_source(version->memtables[i], request->collection, request->commit,
+                               &source);
         code = search_source(request, &source, scratch, wanted, &best, &counters, explain);
     }
     for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++) {

@@ -737,7 +737,7 @@ OMENDB_INTERNAL int location_vector(const struct location *location, const uint8
 {
     if (location->segment != NULL)
         return segment_vector(location->segment, location->row, vector);
-    *vector = graph_vector(location->memtable->graph, location->row);
+    *vector = memtable_vector(location->memtable, location->row);
     return OMENDB_OK;
 }
 

@@ -210,8 +210,20 @@ static int work_do_checkpoint(struct work_state *work)
     return code;
 }
 
-/* Links rows of the collection's growing memtable; queues it again when more are left. Takes the
- * reference over. */
+/* The first memtable that has rows to link, or NULL. */
+static struct memtable *work_unindexed_memtable(const struct version *version)
+{
+    for (uint32_t i = 0; i < version->memtable_count; i++) {
+        struct memtable *memtable = version->memtables[i];
+        if (!atomic_load(&memtable->sealed) &&
+            atomic_load(&memtable->claimed) < atomic_load(&memtable->count))
+            return memtable;
+    }
+    return NULL;
+}
+
+/* Links rows of the collection's memtables; queues it again when more are left. Takes the reference
+ * over. */
 static int work_do_index(struct work_state *work, struct collection *collection)
 {
     omendb *db = work->db;
@@ -220,13 +232,12 @@ static int work_do_index(struct work_state *work, struct collection *collection)
     int code = OMENDB_OK, more = 0;
     struct scratch *scratch = scratch_take(db);
     struct version *version = version_acquire_newest(collection, &commit);
-    struct memtable *memtable =
-        version->memtable_count == 0 ? NULL : version->memtables[version->memtable_count - 1];
+    struct memtable *memtable = work_unindexed_memtable(version);
     if (scratch == NULL)
         code = OMENDB_NOMEM;
     else if (memtable != NULL && !atomic_load(&collection->dropped)) {
         code = memtable_index(memtable, scratch->graph, commit, WORK_INDEX_ROWS, &done);
-        more = done == WORK_INDEX_ROWS;
+        more = done != 0;
     }
     version_release(version);
     scratch_give(db, scratch);

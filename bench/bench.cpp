@@ -232,24 +232,53 @@ void find_truth(Dataset &data, size_t rows_in_file)
     }
 }
 
-// What orders the rows of a set as its metric does. Bytes, and queries of whole numbers: exact.
-double order_of_row(const Dataset &data, const float *query, size_t row)
+// Both sides are bytes, so the distance is an exact integer.
+uint32_t squared_distance(const uint8_t *a, const uint8_t *b, size_t dim)
 {
-    float squares[16] = {0}; // as many chains as hide the latency; whole numbers below 2^24 in each
-    double products[8] = {0};
-    if (!data.bytes.empty()) {
-        const uint8_t *bytes = &data.bytes[row * data.dim];
-        for (size_t i = 0; i < data.dim; i++) {
-            float difference = query[i] - (float)bytes[i];
-            squares[i % 16] += difference * difference;
-        }
-        return std::accumulate(squares, squares + 16, 0.0);
+    int sum = 0;
+    for (size_t i = 0; i < dim; i++) {
+        int difference = (int)a[i] - (int)b[i];
+        sum += difference * difference;
     }
-    const float *floats = &data.floats[row * data.dim];
-    for (size_t i = 0; i < data.dim; i++)
-        products[i % 8] += (double)query[i] * (double)floats[i];
-    return -std::accumulate(products, products + 8, 0.0);
+    return (uint32_t)sum;
 }
+
+double product(const float *a, const float *b, size_t dim)
+{
+    constexpr size_t kChains = 8; // added up apart, so that the compiler may use vectors
+    double sums[kChains] = {0};
+    size_t i = 0;
+    for (; i + kChains <= dim; i += kChains)
+        for (size_t j = 0; j < kChains; j++)
+            sums[j] += (double)a[i + j] * (double)b[i + j];
+    for (; i < dim; i++)
+        sums[0] += (double)a[i] * (double)b[i];
+    return std::accumulate(sums, sums + kChains, 0.0);
+}
+
+// One query against rows of a set: numbers that order them as the metric does.
+class Orderer
+{
+  public:
+    Orderer(const Dataset &data, const float *query) : data_(data), query_(query)
+    {
+        if (!data.bytes.empty())
+            bytes_.assign(query, query + data.dim);
+    }
+
+    double operator()(size_t row) const
+    {
+        size_t at = row * data_.dim;
+        if (!data_.bytes.empty())
+            return squared_distance(bytes_.data(), &data_.bytes[at], data_.dim);
+        return -product(query_, &data_.floats[at], data_.dim);
+    }
+
+  private:
+    const Dataset &data_;
+    const float *query_;
+    std::vector<uint8_t> bytes_; // the query, whole numbers 0..255 like the rows
+};
 
 uint64_t status_kilobytes(const std::string &status, const char *key)
 {
@@ -311,8 +340,9 @@ std::vector<uint32_t> exact_neighbours(const Dataset &data, const std::vector<ui
     run_threads(kBuildThreads, [&](int thread) {
         std::vector<std::pair<double, uint32_t>> all(rows.size());
         for (size_t q = (size_t)thread; q < query_count; q += kBuildThreads) {
+            Orderer order(data, queries + q * data.dim);
             for (size_t i = 0; i < rows.size(); i++)
-                all[i] = {order_of_row(data, queries + q * data.dim, rows[i]), (uint32_t)i};
+                all[i] = {order(rows[i]), (uint32_t)i};
             size_t k = std::min(kHits, all.size());
             std::partial_sort(all.begin(), all.begin() + (long)k, all.end());
             for (size_t i = 0; i < k; i++)

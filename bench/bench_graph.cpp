@@ -1,6 +1,7 @@
-// bench_graph.cpp: the bare graph beside hnswlib's, on the same vectors in the same run: building
-// with two threads, the curve of recall@10 and queries a second of one thread, and with "churn" the
-// graph after 30 % of its rows were dropped.
+// bench_graph.cpp: the bare graph over bytes beside hnswlib's over f32, on the same vectors in the
+// same run: building with two threads, the curves of recall@10 and queries a second of one thread,
+// by ef and by the stretch of struct graph_effort, and with "churn" the graph after 30 % of its
+// rows were dropped. The bytes of this set are lossless, so nothing is reranked.
 //
 //   cc -std=c11 -O2 -I. -c bench/graph_core.c -o build/graph_core.o
 //   c++ -std=c++17 -O3 -march=native -I. bench/bench_graph.cpp build/graph_core.o -o build/graph
@@ -37,6 +38,7 @@ namespace
 constexpr size_t kHits = 10;
 constexpr uint32_t kM = 16, kEfConstruction = 200;
 constexpr unsigned kThreads = 2;
+constexpr size_t kCap = 2000; // ef of the walks with a stretch
 
 double now()
 {
@@ -136,13 +138,18 @@ std::vector<uint32_t> exact(const Matrix &base, const Matrix &queries,
 }
 
 struct Point {
-    double recall, rate;
+    double recall, rate, distances;
 };
 
-using Search = std::function<size_t(const float *query, size_t ef, uint32_t *rows)>;
+struct Effort {
+    size_t ef;
+    float stretch;
+};
 
-Point measure(const Matrix &queries, const std::vector<uint32_t> &truth, size_t ef, int repeats,
-              const Search &search)
+using Search = std::function<size_t(uint32_t query, const Effort &effort, uint32_t *rows)>;
+
+Point measure(const Matrix &queries, const std::vector<uint32_t> &truth, const Effort &effort,
+              int repeats, const Search &search)
 {
     std::vector<uint32_t> rows(kHits);
     size_t hits = 0;
@@ -151,24 +158,28 @@ Point measure(const Matrix &queries, const std::vector<uint32_t> &truth, size_t 
         const double start = cpu_time();
         hits = 0;
         for (uint32_t q = 0; q < queries.rows; q++) {
-            const size_t count = search(&queries.floats[size_t(q) * queries.dim], ef, rows.data());
+            const size_t count = search(q, effort, rows.data());
             const uint32_t *right = &truth[q * kHits];
             for (size_t i = 0; i < count; i++)
                 hits += std::find(right, right + kHits, rows[i]) != right + kHits;
         }
         best = std::min(best, cpu_time() - start);
     }
-    return {double(hits) / double(queries.rows * kHits), queries.rows / best};
+    return {double(hits) / double(queries.rows * kHits), queries.rows / best, 0};
 }
 
-double rate_at(const std::vector<Point> &curve, double recall)
+// Between the two points around the recall; zeros outside of the curve.
+Point point_at(const std::vector<Point> &curve, double recall)
 {
     for (size_t i = 1; i < curve.size(); i++) {
         const Point &a = curve[i - 1], &b = curve[i];
-        if (a.recall <= recall && recall <= b.recall && b.recall > a.recall)
-            return a.rate + (b.rate - a.rate) * (recall - a.recall) / (b.recall - a.recall);
+        if (a.recall <= recall && recall <= b.recall && b.recall > a.recall) {
+            const double share = (recall - a.recall) / (b.recall - a.recall);
+            return {recall, a.rate + (b.rate - a.rate) * share,
+                    a.distances + (b.distances - a.distances) * share};
+        }
     }
-    return 0;
+    return {recall, 0, 0};
 }
 
 void pin(int cpu)
@@ -202,49 +213,77 @@ std::unique_ptr<Index> build_hnswlib(hnswlib::L2Space &space, const Matrix &base
     return index;
 }
 
-Search ours(graph_core *core, const std::vector<unsigned char> &hidden)
+Search ours(graph_core *core, const Matrix &queries, const std::vector<unsigned char> &hidden)
 {
     const unsigned char *bytes = hidden.empty() ? nullptr : hidden.data();
-    return [=](const float *query, size_t ef, uint32_t *rows) {
-        return graph_core_search(core, query, ef, kHits, bytes, rows);
+    const uint8_t *vectors = queries.bytes.data();
+    const size_t dim = queries.dim;
+    return [=](uint32_t query, const Effort &effort, uint32_t *rows) {
+        return graph_core_search(core, vectors + query * dim, effort.ef, kHits, effort.stretch,
+                                 bytes, rows);
     };
+}
+
+// A curve of ours: what is measured, and distances of a query.
+Point measure_ours(graph_core *core, const Matrix &queries, const std::vector<uint32_t> &truth,
+                   const Effort &effort, int repeats)
+{
+    uint64_t expanded, distances;
+    graph_core_counters(core, &expanded, &distances);
+    Point point = measure(queries, truth, effort, repeats, ours(core, queries, {}));
+    graph_core_counters(core, &expanded, &distances);
+    point.distances = double(distances) / double(repeats) / queries.rows;
+    return point;
+}
+
+void print_at(const char *name, const std::vector<Point> &curve, const std::vector<Point> &them,
+              double recall)
+{
+    const Point point = point_at(curve, recall);
+    const double theirs = point_at(them, recall).rate;
+    std::printf("at %.3f %-10s %9.0f q/s, %5.2f times hnswlib's %.0f, %6.0f distances of %.1f ns\n",
+                recall, name, point.rate, theirs > 0 ? point.rate / theirs : 0, theirs,
+                point.distances, point.rate > 0 ? 1e9 / point.rate / point.distances : 0);
 }
 
 void compare(Index &index, graph_core *core, const Matrix &queries,
              const std::vector<uint32_t> &truth, int repeats)
 {
-    const Search theirs = [&](const float *query, size_t ef, uint32_t *rows) {
-        index.setEf(ef);
-        auto found = index.searchKnn(query, kHits);
+    const Search theirs = [&](uint32_t query, const Effort &effort, uint32_t *rows) {
+        index.setEf(effort.ef);
+        auto found = index.searchKnn(&queries.floats[size_t(query) * queries.dim], kHits);
         const size_t count = found.size();
         for (size_t i = 0; i < count; i++, found.pop())
             rows[i] = uint32_t(found.top().second);
         return count;
     };
-    std::vector<Point> us, them;
+    std::vector<Point> by_ef, by_stretch, them;
     std::printf("   ef   hnswlib recall, q/s       graph recall, q/s   ratio   distances\n");
-    for (size_t ef : {10, 16, 24, 32, 40, 48, 64, 80, 100, 128, 160, 200, 260, 320, 400, 600}) {
-        uint64_t expanded, distances;
-        them.push_back(measure(queries, truth, ef, repeats, theirs));
-        graph_core_counters(core, &expanded, &distances);
-        us.push_back(measure(queries, truth, ef, repeats, ours(core, {})));
-        graph_core_counters(core, &expanded, &distances);
+    for (size_t ef :
+         {10, 16, 24, 32, 40, 48, 64, 80, 100, 128, 160, 200, 260, 320, 400, 600, 900, 1300}) {
+        them.push_back(measure(queries, truth, {ef, 0}, repeats, theirs));
+        by_ef.push_back(measure_ours(core, queries, truth, {ef, 0}, repeats));
         std::printf("%5zu   %.4f %9.0f          %.4f %9.0f   %5.2f   %9.0f\n", ef,
-                    them.back().recall, them.back().rate, us.back().recall, us.back().rate,
-                    us.back().rate / them.back().rate,
-                    double(distances) / double(repeats) / queries.rows);
+                    them.back().recall, them.back().rate, by_ef.back().recall, by_ef.back().rate,
+                    by_ef.back().rate / them.back().rate, by_ef.back().distances);
         std::fflush(stdout);
     }
-    for (double recall : {0.90, 0.95, 0.99}) {
-        const double a = rate_at(them, recall), b = rate_at(us, recall);
-        std::printf("at %.2f: hnswlib %.0f, graph %.0f, ratio %.2f\n", recall, a, b, b / a);
+    std::printf("stretch   recall       q/s   distances\n");
+    for (float stretch : {1.04f, 1.08f, 1.12f, 1.16f, 1.2f, 1.24f, 1.28f, 1.32f, 1.38f, 1.46f}) {
+        by_stretch.push_back(measure_ours(core, queries, truth, {kCap, stretch}, repeats));
+        std::printf("   %.2f   %.4f %9.0f   %9.0f\n", double(stretch), by_stretch.back().recall,
+                    by_stretch.back().rate, by_stretch.back().distances);
+        std::fflush(stdout);
+    }
+    for (double recall : {0.90, 0.95, 0.99, 0.999}) {
+        print_at("by ef", by_ef, them, recall);
+        print_at("by stretch", by_stretch, them, recall);
     }
 }
 
 void churn(graph_core *core, const Matrix &base, const Matrix &queries, int repeats)
 {
     std::vector<unsigned char> hidden(base.rows), keep(base.rows);
-    std::vector<uint8_t> left;
     std::vector<uint32_t> to_new(base.rows);
     uint32_t kept = 0;
     for (uint32_t row = 0; row < base.rows; row++) {
@@ -254,18 +293,17 @@ void churn(graph_core *core, const Matrix &base, const Matrix &queries, int repe
         kept += keep[row];
     }
     std::vector<uint32_t> truth = exact(base, queries, hidden);
-    const Search filtered = ours(core, hidden);
-    std::vector<float> vectors;
+    const Search filtered = ours(core, queries, hidden);
+    std::vector<uint8_t> vectors;
     for (uint32_t row = 0; row < base.rows; row++)
         if (keep[row])
-            vectors.insert(vectors.end(), &base.floats[size_t(row) * base.dim],
-                           &base.floats[size_t(row) * base.dim] + base.dim);
+            vectors.insert(vectors.end(), &base.bytes[size_t(row) * base.dim],
+                           &base.bytes[size_t(row) * base.dim] + base.dim);
     const Stopwatch adopting;
     graph_core *adopted = graph_core_adopt(core, keep.data(), kThreads);
     adopting.print("30 % dropped");
     graph_core_check(adopted);
-    const graph_core_settings settings = {kM, kEfConstruction, OMENDB_F32, base.dim,
-                                          base.dim * sizeof(float)};
+    const graph_core_settings settings = {kM, kEfConstruction, OMENDB_U8, base.dim, base.dim};
     const Stopwatch building;
     graph_core *fresh = graph_core_build(&settings, vectors.data(), kept, kThreads);
     building.print("fresh build");
@@ -273,9 +311,9 @@ void churn(graph_core *core, const Matrix &base, const Matrix &queries, int repe
     for (uint32_t &row : new_truth)
         row = to_new[row];
     for (size_t ef : {20, 40, 80, 160, 320}) {
-        const Point a = measure(queries, truth, ef, repeats, filtered);
-        const Point b = measure(queries, new_truth, ef, repeats, ours(adopted, {}));
-        const Point c = measure(queries, new_truth, ef, repeats, ours(fresh, {}));
+        const Point a = measure(queries, truth, {ef, 0}, repeats, filtered);
+        const Point b = measure(queries, new_truth, {ef, 0}, repeats, ours(adopted, queries, {}));
+        const Point c = measure(queries, new_truth, {ef, 0}, repeats, ours(fresh, queries, {}));
         std::printf("%5zu  filtered %.4f %7.0f   adopted %.4f %7.0f   fresh %.4f %7.0f\n", ef,
                     a.recall, a.rate, b.recall, b.rate, c.recall, c.rate);
     }
@@ -298,9 +336,8 @@ int main(int argc, char **argv)
 
     std::unique_ptr<Index> index = file == "-" ? nullptr : build_hnswlib(space, base, file);
     const Stopwatch watch;
-    const graph_core_settings settings = {kM, kEfConstruction, OMENDB_F32, base.dim,
-                                          base.dim * sizeof(float)};
-    graph_core *core = graph_core_build(&settings, base.floats.data(), base.rows, kThreads);
+    const graph_core_settings settings = {kM, kEfConstruction, OMENDB_U8, base.dim, base.dim};
+    graph_core *core = graph_core_build(&settings, base.bytes.data(), base.rows, kThreads);
     watch.print("graph build");
     std::printf("graph memory       %8.0f MB\n", double(graph_core_bytes(core)) / 1e6);
     graph_core_check(core);

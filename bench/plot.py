@@ -3,8 +3,8 @@
 Usage: plot.py search.csv search.svg
 
 One panel for each data set. The rate is on a logarithmic axis; recall on the logarithm of what is
-missing (1 - recall), so that 0.90, 0.95, 0.99 and 0.999 are about as far from one another as they are
-hard. OmenDB is drawn thick and last; the others are named at the right in the order of their rates.
+missing (1 - recall), so that 0.90, 0.95, 0.99 and 0.999 are about as far from one another as they
+are hard. OmenDB is drawn thick and last; the others are named at the right in the order of their rates.
 """
 
 import csv
@@ -14,7 +14,7 @@ import sys
 PANEL_WIDTH, HEIGHT = 560, 500
 LEFT, RIGHT, TOP, BOTTOM = 70, 150, 56, 50
 OURS, OUR_COLOUR = "OmenDB", "#c0392b"
-# Distinguishable also with the usual deficiencies of colour vision; dashes tell them apart a second time.
+# Used again with dashes when there are more curves than colours.
 COLOURS = ("#2c6fbb", "#3f8f4f", "#b07d12", "#7d4fa3", "#1f9e9e", "#c25b8a", "#6b6b6b", "#8a5a3b")
 DASHES = ("", "6 3", "2 3")
 RECALLS = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
