@@ -241,8 +241,10 @@ static int checkpoint_write_codes(struct segment_writer *writer, const struct ch
                                   const struct rows_view *vectors, struct part_info *info)
 {
     uint8_t *codes;
-    size_t bytes = info->indexed_rows * codes_stride(info->dim);
-    checkpoint_make_codes(item->collection, vectors, info->indexed_rows, info, &codes);
+    size_t bytes = info->rows * codes_stride(info->dim);
+    if (info->indexed_rows == 0) /* nothing to walk, and soon merged */
+        return OMENDB_OK;
+    checkpoint_make_codes(item->collection, vectors, info->rows, info, &codes);
     if (codes == NULL)
         return OMENDB_OK;
     int code = segment_writer_begin_section(writer, SECTION_CODES);

@@ -18,11 +18,15 @@
 #define SEARCH_RERANK(k)  (3 * (k) + 20)
 #define SEARCH_RERANK_RUN 16
 #define SEARCH_SCAN_RUN   65536 /* rows between looks at the clock */
+#define SEARCH_SCAN_EXACTLY                                                                        \
+    1024 /* rows not in a graph that are not worth the detour over codes                           \
+          */
 
 /* One source of rows, whatever it is. */
 struct search_source {
     struct graph_view view;          /* the vectors; count = rows that can be scanned */
     struct graph_view walk;          /* of indexed rows, maybe over codes */
+    struct graph_view tail;          /* as walk, but for all rows */
     const struct code_format *codes; /* NULL: none */
     int codes_are_exact;
     uint32_t indexed;   /* the first ones, which can be walked */
@@ -60,6 +64,7 @@ static void search_memtable_source(const struct memtable *memtable,
         source->view.vectors = memtable_vectors(memtable);
         source->view.kernel = collection->kernel;
     }
+    source->tail = source->walk;
     source->commit = commit;
     source->tombstones = memtable->tombstones;
     source->memtable = memtable;
@@ -71,6 +76,8 @@ static void search_segment_source(struct segment *segment, uint64_t commit,
     memset(source, 0, sizeof *source);
     source->view = segment->full;
     source->walk = *hot_view(segment);
+    source->tail = segment->graph;
+    source->tail.count = segment->info.rows;
     source->codes = segment->codes.step == 0.0f ? NULL : &segment->codes;
     source->codes_are_exact = (segment->info.flags & SEGMENT_CODES_EXACT) != 0;
     source->indexed = segment->info.indexed_rows;
@@ -95,14 +102,15 @@ static int search_hit_before(const struct graph_hit *a, const struct graph_hit *
     return a->distance < b->distance || (a->distance == b->distance && a->row < b->row);
 }
 
-/* The distances of vectors in place of those of codes, in order again. */
+/* The distances of vectors in place of those of codes; in order again, with the first `done`, which
+ * have them already. */
 static int search_rerank(const struct search_source *source, const uint8_t *query,
-                         struct graph_hit *hits, size_t count)
+                         struct graph_hit *hits, size_t done, size_t count)
 {
     const struct graph_view *view = &source->view;
     const void *vectors[SEARCH_RERANK_RUN];
     float distances[SEARCH_RERANK_RUN];
-    for (size_t first = 0; first < count; first += SEARCH_RERANK_RUN) {
+    for (size_t first = done; first < count; first += SEARCH_RERANK_RUN) {
         size_t run = count - first < SEARCH_RERANK_RUN ? count - first : SEARCH_RERANK_RUN;
         for (size_t i = 0; i < run; i++) {
             const uint8_t *vector = rows_at(&view->vectors, hits[first + i].row);
@@ -144,6 +152,37 @@ OMENDB_INTERNAL int search_check_deadline(const struct search_request *request)
     if (request->deadline_us == 0 || vfs->now_us(vfs->context) < request->deadline_us)
         return OMENDB_OK;
     return error_set(OMENDB_TIMEOUT, "the search took longer than query.timeout_us");
+}
+
+/* The query as the codes of the source are compared with; 1 where such a distance is that of the
+ * vectors. */
+static int search_encode(const struct search_request *request, const struct search_source *source,
+                         struct scratch *scratch, int *exact)
+{
+    if (scratch_reserve_code(scratch, source->walk.vectors.stride) != OMENDB_OK)
+        return OMENDB_NOMEM;
+    *exact = codes_encode_query(source->codes, request->vector, scratch->code) &&
+             source->codes_are_exact;
+    return OMENDB_OK;
+}
+
+/* Rows [first, row_limit), as search_scan, but by codes; the best are compared again. */
+static int search_scan_codes(const struct search_request *request,
+                             const struct search_source *source, struct scratch *scratch,
+                             uint32_t first, size_t k, const struct graph_filter *filter,
+                             size_t *count, struct graph_counters *counters)
+{
+    struct graph_hit *hits = scratch->hits + *count;
+    size_t found = 0;
+    int exact, code = search_encode(request, source, scratch, &exact);
+    if (code == OMENDB_OK)
+        code = graph_scan(&source->tail, scratch->graph, scratch->code, first, source->row_limit,
+                          SEARCH_RERANK(k), filter, hits, &found, counters);
+    if (code == OMENDB_OK)
+        code = search_rerank(source, request->vector, scratch->hits, *count, *count + found);
+    *count = *count + found < k ? *count + found : k;
+    counters->distances += found;
+    return code;
 }
 
 /* Rows [first, row_limit) one by one. */
@@ -188,7 +227,7 @@ static int search_walk(const struct search_request *request, const struct search
         return code;
     *count = *count < SEARCH_RERANK(k) ? *count : SEARCH_RERANK(k);
     counters->distances += *count;
-    return search_rerank(source, request->vector, scratch->hits, *count);
+    return search_rerank(source, request->vector, scratch->hits, 0, *count);
 }
 
 /* The k nearest rows of a source into scratch->hits. */
@@ -219,7 +258,10 @@ static int search_rows(const struct search_request *request, const struct search
             *count = walked = 0;
     }
     if (code == OMENDB_OK && walked < source->row_limit) {
-        code = search_scan(request, source, scratch, walked, k, &filter, count, counters);
+        int by_codes = walked != 0 && source->codes != NULL &&
+                       source->row_limit - walked > SEARCH_SCAN_EXACTLY;
+        code = (by_codes ? search_scan_codes : search_scan)(request, source, scratch, walked, k,
+                                                            &filter, count, counters);
         explain->scanned_rows += source->row_limit - walked;
     }
     return code;
@@ -329,7 +371,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *request, struct scra
     size_t wanted = k + own + (request->excluded_id != OMENDB_ID_AUTO);
     size_t ef = request->ef > wanted ? request->ef : wanted;
     *count = 0;
-    int code = scratch_reserve(scratch, ef + 1, wanted + 1, 0);
+    int code = scratch_reserve(scratch, ef + 1 + SEARCH_RERANK(wanted), wanted + 1, 0);
     for (uint32_t i = 0; i < version->memtable_count && code == OMENDB_OK; i++) {
         search_memtable_source(version->memtables[i], request->collection, request->commit,
                                &source);
@@ -359,3 +401,4 @@ OMENDB_INTERNAL int search_run(const struct search_request *request, struct scra
 #undef SEARCH_RERANK
 #undef SEARCH_RERANK_RUN
 #undef SEARCH_SCAN_RUN
+#undef SEARCH_SCAN_EXACTLY

@@ -602,7 +602,7 @@ static uint64_t segment_section_needs(const struct part_info *info, size_t type)
     case SECTION_LINKS:
         return linked * 2 * info->M * sizeof(uint32_t);
     case SECTION_CODES:
-        return linked * codes_stride(info->dim);
+        return rows * codes_stride(info->dim);
     case SECTION_LEVELS:
         return linked;
     case SECTION_UPPER_INDEX:

@@ -29,7 +29,7 @@ enum section_type {
     SECTION_SORTED_ROWS = 8, /* rows u32: row of each of SORTED_IDS */
     SECTION_ID_FILTER = 9,   /* blocked Bloom filter, see idmap.h */
     SECTION_TOMBSTONES = 10, /* in overlays: ascending u32 rows */
-    SECTION_CODES = 11,      /* indexed_rows * codes_stride(dim), see codes.h; may be absent */
+    SECTION_CODES = 11,      /* rows * codes_stride(dim), see codes.h; may be absent */
     SECTION_TYPES = 12
 };
 

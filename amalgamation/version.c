@@ -419,7 +419,7 @@ static int segment_check_layout(const struct collection *collection,
         {SECTION_SORTED_ROWS,
          (info->flags & SEGMENT_IDS_ASCEND) != 0 ? 0 : rows * sizeof(uint32_t)},
         {SECTION_ID_FILTER, idmap_filter_bytes(info->rows)},
-        {SECTION_CODES, segment_has_codes(info) ? indexed * codes_stride(info->dim) : 0},
+        {SECTION_CODES, segment_has_codes(info) ? rows * codes_stride(info->dim) : 0},
     };
     int code = OMENDB_OK;
     for (size_t i = 0; i < sizeof expected / sizeof expected[0] && code == OMENDB_OK; i++)
