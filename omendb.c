@@ -24,7 +24,7 @@
  *     tombstones.c storage.c blocks.c segment.c wal.c manifest.c memtable.c version.c
  *     hot.c txn.c commit.c checkpoint.c compact.c recover.c work.c search.c rows.c
  *     backup.c check.c database.c records.c api.c
- * SHA-256 of the inputs: 11779861c8b1ff91d7ac9b7f9e515ec1164d56b2324349bb39ce08108d5de101
+ * SHA-256 of the inputs: 171de957c5a80a85c9361dfb1c21673030f71288dc900b6f198ac3c98fb4fdab
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -14452,7 +14452,9 @@ struct search_request {
     size_t k, ef;
     int exact, use_radius;
     float radius;
-    uint64_t deadline_us; /* by the clock of the vfs; 0: none */
+    uint64_t deadline_us;    /* by the clock of the vfs; 0: none */
+    float stretch;           /* of graph_effort; 0: ef alone decides */
+    uint64_t largest_source; /* filled by search_run: rows of the largest memtable or segment */
 };
 /* OMENDB_TIMEOUT when it is past. */
 OMENDB_INTERNAL int search_check_deadline(const struct search_request *request);
@@ -20114,6 +20116,7 @@ static inline void prefetch_bytes(const void *address, size_t bytes)
 /* A walk computes some 10 to 20 distances for each candidate it keeps, at random places; a scan of
  * 8 for each is cheaper. */
 #define SEARCH_SCAN_PER_CANDIDATE 8
+#define SEARCH_STRETCH_EF         128
 
 /* Hits of a walk over codes that are compared again by their vectors: codes of 8 bits misplace a
  * neighbour by few places. */
@@ -20313,23 +20316,41 @@ static int search_walk(const struct search_request *request, const struct search
                        struct graph_counters *counters)
 {
     const uint8_t *query = request->vector;
-    int exact = 1;
+    int exact = 1, code = OMENDB_OK;
     search_count_walk(request, source->segment);
     if (source->codes != NULL) {
-        if (scratch_reserve_code(scratch, source->walk.vectors.stride) != OMENDB_OK)
-            return OMENDB_NOMEM;
-        exact = codes_encode_query(source->codes, request->vector, scratch->code) &&
-                source->codes_are_exact;
+        code = search_encode(request, source, scratch, &exact);
         query = scratch->code;
     }
-    const struct graph_effort effort = {.ef = ef, .k = k};
-    int code = graph_search(&source->walk, scratch->graph, query, &effort, filter, scratch->hits,
+    const struct graph_effort effort = {.ef = ef, .k = k, .stretch = request->stretch};
+    if (code == OMENDB_OK)
+        code = graph_search(&source->walk, scratch->graph, query, &effort, filter, scratch->hits,
                             count, counters);
     if (code != OMENDB_OK || exact)
         return code;
     *count = *count < SEARCH_RERANK(k) ? *count : SEARCH_RERANK(k);
     counters->distances += *count;
     return search_rerank(source, request->vector, scratch->hits, 0, *count);
+}
+
+/* What ef becomes in a source: the largest gets all of it. In one with a smaller share of the rows
+ * fewer of the nearest are to be expected, and they are found with less. */
+static size_t search_effort(const struct search_request *request,
+                            const struct search_source *source, size_t k)
+{
+    size_t ef = request->ef < k ? k : request->ef;
+    if (request->stretch == 0.0f && source->row_limit < request->largest_source)
+        ef = k + (size_t)((double)(ef - k) *
+                          sqrt((double)source->row_limit / (double)request->largest_source));
+    return ef < source->row_limit ? ef : source->row_limit;
+}
+
+/* Whether a walk is worth it. With a stretch ef is only a bound, far above what is kept. */
+static int search_is_small(const struct search_request *request, uint32_t rows, size_t ef)
+{
+    if (request->stretch > 0.0f && ef > SEARCH_STRETCH_EF)
+        ef = SEARCH_STRETCH_EF;
+    return rows / SEARCH_SCAN_PER_CANDIDATE <= ef;
 }
 
 /* The k nearest rows of a source into scratch->hits. */
@@ -20342,13 +20363,12 @@ static int search_rows(const struct search_request *request, const struct search
     struct graph_filter filter = {source->row_limit, GRAPH_NO_ROW, filtered ? search_visible : NULL,
                                   source};
     uint32_t walked = source->indexed < source->row_limit ? source->indexed : source->row_limit;
-    size_t ef = request->ef < k ? k : request->ef;
-    ef = ef < source->row_limit ? ef : source->row_limit;
+    size_t ef = search_effort(request, source, k);
     int code = OMENDB_OK;
     *count = 0;
     if (source->row_limit == 0)
         return OMENDB_OK;
-    if (request->exact || walked / SEARCH_SCAN_PER_CANDIDATE <= ef)
+    if (request->exact || search_is_small(request, walked, ef))
         walked = 0;
     if (walked != 0) {
         struct graph_filter in_graph = filter;
@@ -20433,13 +20453,19 @@ static void search_own_writes(const struct search_request *request, struct scrat
     }
 }
 
-static uint64_t search_total_rows(const struct version *version)
+/* Of all sources; *largest: of one. */
+static uint64_t search_total_rows(const struct version *version, uint64_t *largest)
 {
     uint64_t rows = 0;
-    for (uint32_t i = 0; i < version->memtable_count; i++)
-        rows += atomic_load_explicit(&version->memtables[i]->count, memory_order_acquire);
-    for (uint32_t i = 0; i < version->segment_count; i++)
-        rows += version->segments[i]->info.rows;
+    *largest = 0;
+    for (uint32_t i = 0; i < version->memtable_count + version->segment_count; i++) {
+        uint64_t more =
+            i < version->memtable_count
+                ? atomic_load_explicit(&version->memtables[i]->count, memory_order_acquire)
+                : version->segments[i - version->memtable_count]->info.rows;
+        rows += more;
+        *largest = more > *largest ? more : *largest;
+    }
     return rows;
 }
 
@@ -20459,15 +20485,16 @@ static int search_source(const struct search_request *request, const struct sear
     return code;
 }
 
-OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch,
+OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratch *scratch,
                                uint64_t *ids, float *distances, size_t *count,
                                omendb_explain *explain)
 {
+    struct search_request terms = *asked, *request = &terms;
     const struct version *version = request->version;
     struct graph_counters counters = {0, 0};
     struct search_source source;
     size_t best = 0, own = request->txn == NULL ? 0 : request->txn->write_count;
-    uint64_t rows = search_total_rows(version) + own;
+    uint64_t rows = search_total_rows(version, &terms.largest_source) + own;
     /* Each hit that is left out by id takes a place of its own. */
     size_t k = request->k < rows ? request->k : (size_t)rows;
     size_t wanted = k + own + (request->excluded_id != OMENDB_ID_AUTO);
@@ -20500,6 +20527,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *request, struct scra
 }
 
 #undef SEARCH_SCAN_PER_CANDIDATE
+#undef SEARCH_STRETCH_EF
 #undef SEARCH_RERANK
 #undef SEARCH_RERANK_RUN
 #undef SEARCH_SCAN_RUN
@@ -21780,6 +21808,7 @@ static int api_null(const char *what)
 /* A struct that the caller fills or has filled, made with the _INIT of this header or of a later,
  * larger one. No smaller size exists yet. */
 #define API_STRUCT_MAX 4096
+#define API_STRETCH_EF 2000
 
 static int api_struct(size_t size, size_t expected, const char *what)
 {
@@ -22702,6 +22731,9 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
         return error_set(OMENDB_INVALID, "query.k is 0; at least 1 hit must be asked for");
     if (query->ef > 100000)
         return error_set(OMENDB_INVALID, "query.ef is %u; at most 100,000: use exact", query->ef);
+    if (query->stretch != 0.0f && !(query->stretch >= 1.0f && query->stretch <= FLT_MAX))
+        return error_set(OMENDB_INVALID, "query.stretch is %g; it must be 0, or 1 and more",
+                         (double)query->stretch);
     if (query->use_radius && isnan(query->radius))
         return error_set(OMENDB_INVALID, "query.radius is NaN");
     if (query->explain != NULL && one)
@@ -22716,7 +22748,10 @@ static void api_request(omendb_collection *collection, omendb_txn *txn, const om
                                        .excluded_id = OMENDB_ID_AUTO};
     request->txn = txn != NULL && txn->write_count != 0 ? txn : NULL;
     request->k = query->k;
-    request->ef = query->ef == 0 ? collection->collection->schema.ef : query->ef;
+    request->stretch = query->stretch;
+    request->ef = query->ef != 0          ? query->ef
+                  : query->stretch > 0.0f ? API_STRETCH_EF
+                                          : collection->collection->schema.ef;
     request->exact = query->exact != 0;
     request->use_radius = query->use_radius != 0;
     request->radius = query->radius;
@@ -22857,4 +22892,5 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
 }
 
 #undef API_STRUCT_MAX
+#undef API_STRETCH_EF
 #undef API_BATCH_RUN

@@ -4,6 +4,7 @@
 #include "records.h"
 #include "rows.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -106,6 +107,7 @@ static int api_null(const char *what)
 /* A struct that the caller fills or has filled, made with the _INIT of this header or of a later,
  * larger one. No smaller size exists yet. */
 #define API_STRUCT_MAX 4096
+#define API_STRETCH_EF 2000
 
 static int api_struct(size_t size, size_t expected, const char *what)
 {
@@ -1028,6 +1030,9 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
         return error_set(OMENDB_INVALID, "query.k is 0; at least 1 hit must be asked for");
     if (query->ef > 100000)
         return error_set(OMENDB_INVALID, "query.ef is %u; at most 100,000: use exact", query->ef);
+    if (query->stretch != 0.0f && !(query->stretch >= 1.0f && query->stretch <= FLT_MAX))
+        return error_set(OMENDB_INVALID, "query.stretch is %g; it must be 0, or 1 and more",
+                         (double)query->stretch);
     if (query->use_radius && isnan(query->radius))
         return error_set(OMENDB_INVALID, "query.radius is NaN");
     if (query->explain != NULL && one)
@@ -1042,7 +1047,10 @@ static void api_request(omendb_collection *collection, omendb_txn *txn, const om
                                        .excluded_id = OMENDB_ID_AUTO};
     request->txn = txn != NULL && txn->write_count != 0 ? txn : NULL;
     request->k = query->k;
-    request->ef = query->ef == 0 ? collection->collection->schema.ef : query->ef;
+    request->stretch = query->stretch;
+    request->ef = query->ef != 0          ? query->ef
+                  : query->stretch > 0.0f ? API_STRETCH_EF
+                                          : collection->collection->schema.ef;
     request->exact = query->exact != 0;
     request->use_radius = query->use_radius != 0;
     request->radius = query->radius;
@@ -1183,4 +1191,5 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
 }
 
 #undef API_STRUCT_MAX
+#undef API_STRETCH_EF
 #undef API_BATCH_RUN

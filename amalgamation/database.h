@@ -488,7 +488,9 @@ struct search_request {
     size_t k, ef;
     int exact, use_radius;
     float radius;
-    uint64_t deadline_us; /* by the clock of the vfs; 0: none */
+    uint64_t deadline_us;    /* by the clock of the vfs; 0: none */
+    float stretch;           /* of graph_effort; 0: ef alone decides */
+    uint64_t largest_source; /* filled by search_run: rows of the largest memtable or segment */
 };
 /* OMENDB_TIMEOUT when it is past. */
 OMENDB_INTERNAL int search_check_deadline(const struct search_request *request);

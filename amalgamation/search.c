@@ -7,11 +7,13 @@
 #include "database.h"
 #include "prefetch.h"
 
+#include <math.h>
 #include <string.h>
 
 /* A walk computes some 10 to 20 distances for each candidate it keeps, at random places; a scan of
  * 8 for each is cheaper. */
 #define SEARCH_SCAN_PER_CANDIDATE 8
+#define SEARCH_STRETCH_EF         128
 
 /* Hits of a walk over codes that are compared again by their vectors: codes of 8 bits misplace a
  * neighbour by few places. */
@@ -211,23 +213,41 @@ static int search_walk(const struct search_request *request, const struct search
                        struct graph_counters *counters)
 {
     const uint8_t *query = request->vector;
-    int exact = 1;
+    int exact = 1, code = OMENDB_OK;
     search_count_walk(request, source->segment);
     if (source->codes != NULL) {
-        if (scratch_reserve_code(scratch, source->walk.vectors.stride) != OMENDB_OK)
-            return OMENDB_NOMEM;
-        exact = codes_encode_query(source->codes, request->vector, scratch->code) &&
-                source->codes_are_exact;
+        code = search_encode(request, source, scratch, &exact);
         query = scratch->code;
     }
-    const struct graph_effort effort = {.ef = ef, .k = k};
-    int code = graph_search(&source->walk, scratch->graph, query, &effort, filter, scratch->hits,
+    const struct graph_effort effort = {.ef = ef, .k = k, .stretch = request->stretch};
+    if (code == OMENDB_OK)
+        code = graph_search(&source->walk, scratch->graph, query, &effort, filter, scratch->hits,
                             count, counters);
     if (code != OMENDB_OK || exact)
         return code;
     *count = *count < SEARCH_RERANK(k) ? *count : SEARCH_RERANK(k);
     counters->distances += *count;
     return search_rerank(source, request->vector, scratch->hits, 0, *count);
+}
+
+/* What ef becomes in a source: the largest gets all of it. In one with a smaller share of the rows
+ * fewer of the nearest are to be expected, and they are found with less. */
+static size_t search_effort(const struct search_request *request,
+                            const struct search_source *source, size_t k)
+{
+    size_t ef = request->ef < k ? k : request->ef;
+    if (request->stretch == 0.0f && source->row_limit < request->largest_source)
+        ef = k + (size_t)((double)(ef - k) *
+                          sqrt((double)source->row_limit / (double)request->largest_source));
+    return ef < source->row_limit ? ef : source->row_limit;
+}
+
+/* Whether a walk is worth it. With a stretch ef is only a bound, far above what is kept. */
+static int search_is_small(const struct search_request *request, uint32_t rows, size_t ef)
+{
+    if (request->stretch > 0.0f && ef > SEARCH_STRETCH_EF)
+        ef = SEARCH_STRETCH_EF;
+    return rows / SEARCH_SCAN_PER_CANDIDATE <= ef;
 }
 
 /* The k nearest rows of a source into scratch->hits. */
@@ -240,13 +260,12 @@ static int search_rows(const struct search_request *request, const struct search
     struct graph_filter filter = {source->row_limit, GRAPH_NO_ROW, filtered ? search_visible : NULL,
                                   source};
     uint32_t walked = source->indexed < source->row_limit ? source->indexed : source->row_limit;
-    size_t ef = request->ef < k ? k : request->ef;
-    ef = ef < source->row_limit ? ef : source->row_limit;
+    size_t ef = search_effort(request, source, k);
     int code = OMENDB_OK;
     *count = 0;
     if (source->row_limit == 0)
         return OMENDB_OK;
-    if (request->exact || walked / SEARCH_SCAN_PER_CANDIDATE <= ef)
+    if (request->exact || search_is_small(request, walked, ef))
         walked = 0;
     if (walked != 0) {
         struct graph_filter in_graph = filter;
@@ -331,13 +350,19 @@ static void search_own_writes(const struct search_request *request, struct scrat
     }
 }
 
-static uint64_t search_total_rows(const struct version *version)
+/* Of all sources; *largest: of one. */
+static uint64_t search_total_rows(const struct version *version, uint64_t *largest)
 {
     uint64_t rows = 0;
-    for (uint32_t i = 0; i < version->memtable_count; i++)
-        rows += atomic_load_explicit(&version->memtables[i]->count, memory_order_acquire);
-    for (uint32_t i = 0; i < version->segment_count; i++)
-        rows += version->segments[i]->info.rows;
+    *largest = 0;
+    for (uint32_t i = 0; i < version->memtable_count + version->segment_count; i++) {
+        uint64_t more =
+            i < version->memtable_count
+                ? atomic_load_explicit(&version->memtables[i]->count, memory_order_acquire)
+                : version->segments[i - version->memtable_count]->info.rows;
+        rows += more;
+        *largest = more > *largest ? more : *largest;
+    }
     return rows;
 }
 
@@ -357,15 +382,16 @@ static int search_source(const struct search_request *request, const struct sear
     return code;
 }
 
-OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch,
+OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratch *scratch,
                                uint64_t *ids, float *distances, size_t *count,
                                omendb_explain *explain)
 {
+    struct search_request terms = *asked, *request = &terms;
     const struct version *version = request->version;
     struct graph_counters counters = {0, 0};
     struct search_source source;
     size_t best = 0, own = request->txn == NULL ? 0 : request->txn->write_count;
-    uint64_t rows = search_total_rows(version) + own;
+    uint64_t rows = search_total_rows(version, &terms.largest_source) + own;
     /* Each hit that is left out by id takes a place of its own. */
     size_t k = request->k < rows ? request->k : (size_t)rows;
     size_t wanted = k + own + (request->excluded_id != OMENDB_ID_AUTO);
@@ -398,6 +424,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *request, struct scra
 }
 
 #undef SEARCH_SCAN_PER_CANDIDATE
+#undef SEARCH_STRETCH_EF
 #undef SEARCH_RERANK
 #undef SEARCH_RERANK_RUN
 #undef SEARCH_SCAN_RUN

@@ -158,6 +158,7 @@ double bulk_core_check(const struct bulk_core *core)
 size_t bulk_core_search(struct bulk_core *core, const void *query, size_t ef, size_t k,
                         uint32_t *rows)
 {
+    const struct graph_effort effort = {.ef = ef, .k = k};
     struct graph_view view;
     size_t count;
 
@@ -171,8 +172,8 @@ size_t bulk_core_search(struct bulk_core *core, const void *query, size_t ef, si
         }
     }
     graph_get_view(core->graph, &view);
-    core_require(
-        graph_search(&view, core->scratch, query, ef, NULL, core->hits, &count, &core->counters));
+    core_require(graph_search(&view, core->scratch, query, &effort, NULL, core->hits, &count,
+                              &core->counters));
     count = count < k ? count : k;
     for (size_t i = 0; i < count; i++) {
         rows[i] = core->hits[i].row;

@@ -191,6 +191,11 @@ TEST(a_query_without_sense_is_refused)
     query.radius = NAN;
     CHECK(input_is(omendb_search(input_l2, NULL, &query, ids, NULL, &count), OMENDB_INVALID, ""));
     query.use_radius = 0;
+    query.stretch = NAN;
+    CHECK(input_is(omendb_search(input_l2, NULL, &query, ids, NULL, &count), OMENDB_INVALID, ""));
+    query.stretch = 0.5f;
+    CHECK(input_is(omendb_search(input_l2, NULL, &query, ids, NULL, &count), OMENDB_INVALID, ""));
+    query.stretch = 0.0f;
     query.ef = UINT32_MAX;
     const int status = omendb_search(input_l2, NULL, &query, ids, NULL, &count);
     CHECK(status == OMENDB_OK || status == OMENDB_INVALID);

@@ -13,6 +13,8 @@
 #define EF       64
 #define THREADS  3
 
+static const struct graph_effort effort = {.ef = EF, .k = HITS};
+
 static uint64_t random_state;
 
 static uint32_t random_below(uint32_t bound)
@@ -202,7 +204,7 @@ static double recall_of(struct fixture *fixture, double *distances)
         float vector[DIM];
         size_t walked_count, exact_count = 0;
         random_vector(vector);
-        if (graph_search(&view, fixture->scratch, vector, EF, NULL, walked, &walked_count,
+        if (graph_search(&view, fixture->scratch, vector, &effort, NULL, walked, &walked_count,
                          &counters) != OMENDB_OK ||
             graph_scan(&view, fixture->scratch, vector, 0, view.count, HITS, NULL, exact,
                        &exact_count, NULL) != OMENDB_OK ||
@@ -234,8 +236,8 @@ TEST(small_graphs_find_every_row)
         for (uint32_t row = 0; row < sizes[i]; row++) {
             struct graph_hit hits[EF];
             size_t count;
-            CHECK_EQ_INT(graph_search(&view, fixture.scratch, rows_at(&view.vectors, row), EF, NULL,
-                                      hits, &count, NULL),
+            CHECK_EQ_INT(graph_search(&view, fixture.scratch, rows_at(&view.vectors, row), &effort,
+                                      NULL, hits, &count, NULL),
                          OMENDB_OK);
             CHECK_EQ_INT(count, sizes[i] < EF ? sizes[i] : EF);
             CHECK_EQ_INT(hits[0].row, row);
@@ -294,8 +296,9 @@ TEST(bits_have_the_recall_of_insertion)
             for (size_t i = 0; i < 16; i++) {
                 bits[i] = (uint8_t)(random_below(256) & (i < 8 ? 255u : query % 50));
             }
-            CHECK_EQ_INT(graph_search(&view, fixture->scratch, bits, EF, NULL, hits, &count, NULL),
-                         OMENDB_OK);
+            CHECK_EQ_INT(
+                graph_search(&view, fixture->scratch, bits, &effort, NULL, hits, &count, NULL),
+                OMENDB_OK);
             CHECK_EQ_INT(graph_scan(&view, fixture->scratch, bits, 0, 5000, HITS, NULL, exact,
                                     &exact_count, NULL),
                          OMENDB_OK);
@@ -341,8 +344,8 @@ TEST(copies_of_one_vector_stay_reachable)
         CHECK_EQ_INT(graph_bulk(fixture.graph, &alone), OMENDB_OK);
         CHECK_EQ_INT(defects(&fixture), 0);
         graph_get_view(fixture.graph, &view);
-        CHECK_EQ_INT(graph_search(&view, fixture.scratch, rows_at(&view.vectors, 1), EF, NULL, hits,
-                                  &count, &counters),
+        CHECK_EQ_INT(graph_search(&view, fixture.scratch, rows_at(&view.vectors, 1), &effort, NULL,
+                                  hits, &count, &counters),
                      OMENDB_OK);
         CHECK_EQ_INT(count, EF);
         CHECK(hits[0].distance == 0 && hits[EF - 1].distance == 0);
@@ -364,8 +367,8 @@ TEST(points_among_copies_are_found)
     for (uint32_t row = 0; row < 12000; row += 4) {
         struct graph_hit hits[EF];
         size_t count;
-        CHECK_EQ_INT(graph_search(&view, fixture.scratch, rows_at(&view.vectors, row), EF, NULL,
-                                  hits, &count, NULL),
+        CHECK_EQ_INT(graph_search(&view, fixture.scratch, rows_at(&view.vectors, row), &effort,
+                                  NULL, hits, &count, NULL),
                      OMENDB_OK);
         found += count > 0 && hits[0].row == row;
     }
@@ -385,7 +388,7 @@ static double found_of(struct fixture *fixture)
         const void *vector = rows_at(&view.vectors, row);
         struct graph_hit hits[EF];
         size_t count;
-        if (graph_search(&view, fixture->scratch, vector, EF, NULL, hits, &count, NULL) ==
+        if (graph_search(&view, fixture->scratch, vector, &effort, NULL, hits, &count, NULL) ==
             OMENDB_OK) {
             found += count == EF && hits[0].distance == view.kernel->pair(vector, vector, DIM);
         }

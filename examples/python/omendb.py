@@ -170,6 +170,7 @@ class _Query(ctypes.Structure):
         ("radius", ctypes.c_float),
         ("explain", ctypes.POINTER(_Explain)),
         ("timeout_us", ctypes.c_uint64),
+        ("stretch", ctypes.c_float),
     ]
 
 
