@@ -24,7 +24,7 @@
  *     tombstones.c storage.c blocks.c segment.c wal.c manifest.c memtable.c version.c
  *     hot.c txn.c commit.c checkpoint.c compact.c recover.c work.c search.c rows.c
  *     backup.c check.c database.c records.c api.c
- * SHA-256 of the inputs: 171de957c5a80a85c9361dfb1c21673030f71288dc900b6f198ac3c98fb4fdab
+ * SHA-256 of the inputs: ba065c7cb3c6e382fb4e1def36c2576d0fd82bbe4e4f33633af8ba8b7cefc7cf
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -17967,7 +17967,8 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
  *
  * A merge keeps the graph of the input with the most linked rows, drops from it what no transaction
  * can see, relinks around the gaps, and inserts all other rows. It is accepted if its sampled
- * recall is as good as before and as at the last fresh build; else all rows are inserted anew.
+ * recall is as good as before and as at the last fresh build. Else, and where half of the rows are
+ * new, the graph is built in bulk. omendb_optimize refines a kept graph in the end.
  *
  * What may be dropped: rows whose end is visible to every open transaction and lies at or before
  * the published checkpoint. A later delete may still be undone by a crash under the weaker sync
@@ -18006,6 +18007,7 @@ struct compact_merge {
 
 struct compact {
     omendb *db;
+    int everything;
     struct compact_merge *merges;
     size_t merge_count;
     struct segment_writer *writer;
@@ -18356,6 +18358,44 @@ static int compact_insert(struct compact_build *build, uint32_t first)
     return code;
 }
 
+static int compact_run_parallel(void *runner, uint64_t count,
+                                int (*fn)(void *context, uint64_t index), void *context)
+{
+    return work_parallel(runner, count, fn, context);
+}
+
+static int compact_bulk_progress(void *context, uint64_t done, uint64_t total)
+{
+    const struct compact_build *build = context;
+    struct compact *compact = build->compact;
+    uint64_t rows = build->merge->rows,
+             at = total == 0 ? 0 : (uint64_t)((double)rows * (double)done / (double)total);
+    if (atomic_load(&compact->db->stopping))
+        return error_set(OMENDB_DONE, "the database is closing");
+    atomic_store(&compact->db->merge_rows, rows);
+    atomic_store(&compact->db->merge_done, at);
+    if (compact->progress != NULL && compact->progress(compact->context, at, rows) != 0)
+        return error_set(OMENDB_DONE, "stopped by the progress function");
+    return 0;
+}
+
+static struct graph_bulk_terms compact_bulk_terms(struct compact_build *build)
+{
+    return (struct graph_bulk_terms){compact_run_parallel, build->compact->db,
+                                     compact_bulk_progress, build};
+}
+
+/* All rows at once. */
+static int compact_bulk(struct compact_build *build)
+{
+    struct graph_bulk_terms terms = compact_bulk_terms(build);
+    int code = graph_reserve(build->graph, build->merge->rows);
+    if (code != OMENDB_OK)
+        return code;
+    graph_set_count(build->graph, build->merge->rows);
+    return graph_bulk(build->graph, &terms);
+}
+
 /* ------------------------------------------------------------------ recall gate */
 
 /* Compares walks of two graphs over the same live rows, on the same queries. Truth is the best of
@@ -18614,12 +18654,27 @@ static int compact_create_graph(const struct compact_merge *merge, const struct 
     return graph_create(&merge->collection->db->memory, &config, vectors, NULL, 0, graph);
 }
 
+/* In bulk, or one by one where there is no memory for that. */
+static int compact_build_all(struct compact_build *build, const struct rows_view *vectors,
+                             struct graph **graph)
+{
+    int code = compact_bulk(build);
+    if (code != OMENDB_NOMEM)
+        return code;
+    graph_destroy(*graph);
+    code = compact_create_graph(build->merge, vectors, graph);
+    build->graph = *graph;
+    return code == OMENDB_OK ? compact_insert(build, 0) : code;
+}
+
 /* Builds the graph of all output rows over `vectors`. */
 static int compact_build_graph(struct compact *compact, struct compact_merge *merge,
                                const struct rows_view *vectors, struct graph **graph)
 {
     struct compact_build build = {.compact = compact, .merge = merge};
-    int adopt = merge->base < merge->input_count && merge->base_rows != 0, passes = 1;
+    /* Where half of the rows are new, building all of them in bulk takes no longer, and gives the
+     * better graph. */
+    int adopt = merge->base < merge->input_count && merge->base_rows > merge->rows / 2, passes = 1;
     int code = compact_create_graph(merge, vectors, graph);
     if (code == OMENDB_OK && adopt) {
         build.graph = *graph;
@@ -18634,8 +18689,14 @@ static int compact_build_graph(struct compact *compact, struct compact_merge *me
         }
     }
     build.graph = *graph;
-    if (code == OMENDB_OK)
-        code = compact_insert(&build, adopt ? merge->base_rows : 0);
+    if (code == OMENDB_OK && adopt)
+        code = compact_insert(&build, merge->base_rows);
+    if (code == OMENDB_OK && adopt && compact->everything) {
+        struct graph_bulk_terms terms = compact_bulk_terms(&build);
+        code = graph_refine(*graph, &terms);
+    }
+    if (code == OMENDB_OK && !adopt)
+        code = compact_build_all(&build, vectors, graph);
     if (code == OMENDB_OK)
         code = compact_set_reference(merge, vectors, *graph, !adopt);
     return code;
@@ -18860,8 +18921,11 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
                                 int (*progress)(void *context, uint64_t done, uint64_t total),
                                 void *context, int *merged)
 {
-    struct compact compact = {
-        .db = db, .progress = progress, .context = context, .merge_count = count};
+    struct compact compact = {.db = db,
+                              .everything = everything,
+                              .progress = progress,
+                              .context = context,
+                              .merge_count = count};
     uint32_t inputs = 0;
     size_t planned = 0;
     *merged = 0;

@@ -30,6 +30,7 @@
 #include "internal.h"
 #include "codes.h"
 #include "error.h"
+#include "graph_bulk.h"
 #include "manifest.h"
 #include "memory.h"
 #include "memtable.h"
