@@ -21,10 +21,10 @@
  * Modules: error.c checksum.c platform.c memory.c sort.c vfs_posix.c vfs_memory.c cpu.c
  *     scalar.c kernels_scalar.c kernels_avx2.c kernels_avx512.c kernels_neon.c
  *     kernels.c codes.c graph.c graph_walk.c graph_build.c graph_bulk.c idmap.c
- *     tombstones.c storage.c blocks.c segment.c wal.c manifest.c memtable.c version.c
- *     hot.c txn.c commit.c checkpoint.c compact.c recover.c work.c search.c rows.c
- *     backup.c check.c database.c records.c api.c
- * SHA-256 of the inputs: ba065c7cb3c6e382fb4e1def36c2576d0fd82bbe4e4f33633af8ba8b7cefc7cf
+ *     tombstones.c calibration.c storage.c blocks.c segment.c wal.c manifest.c
+ *     memtable.c version.c hot.c txn.c commit.c checkpoint.c calibrate.c compact.c
+ *     recover.c work.c search.c rows.c backup.c check.c database.c records.c api.c
+ * SHA-256 of the inputs: c9d34665c538594e29f4a1ff16283765ee2c5ba7c449838b83a8bcf461853b86
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -10282,21 +10282,101 @@ OMENDB_INTERNAL int tombstones_each(const struct tombstones *tombstones, uint32_
 }
 
 /* ==============================================================================================
- * storage.c
+ * calibration.c
  * ============================================================================================== */
 
-/* storage.c: the vfs of one database, with sentences and counters.
+/* calibration.c: curves of recall by effort: made from samples, asked, stored. calibrate.c
+ * measures.
  *
- * Invariant: every failure that leaves here has set the thread's sentence, with the file's name,
- * the offset where there is one, the system's reason and what to do; and a sync that failed is
- * remembered in `sync_failed`, because the pages it was about may be clean now although they never
- * reached the device (a second sync would succeed and mean nothing).
+ * The bound. The recalls of n queries have a mean m and a variance v; the mean over all queries
+ * like them is above m - 1.645 * sqrt(v / n) with a probability of 95 %. A sample in which
+ * everything was found has a variance of 0, which would promise too much: one more missed neighbour
+ * is added to it. Bounds are then made to ascend with the effort, as recall does.
  *
- * Syncs are skipped here under OMENDB_SYNC_OFF, and only here, so that callers read as the protocol
- * they implement.
+ * Between two entries the effort is taken on a straight line in log(ef). Recall is concave there,
+ * so that the line lies below the curve, and what is promised is kept.
  *
- * Rejected: repeating what failed. The vfs repeats interrupted and short calls; anything else is
- * for the caller's caller. */
+ * A recall above the last entry's bound gets the last entry's effort, which is the most that was
+ * measured, and a warning. Extrapolation was rejected: a curve's end is where some queries are out
+ * of a walk's reach, and no effort can be named for them.
+ *
+ * Nothing read from a file is trusted: a curve that is not one is none. */
+
+/* ==============================================================================================
+ * calibration.h
+ * ============================================================================================== */
+
+/* calibration.h: the curve of recall by effort, of a segment or of a collection.
+ *
+ * A curve is a list of efforts that were tried on a sample of queries which the graph did not hold,
+ * each with the mean recall of the sample and a bound below which the mean of all such queries lies
+ * with a probability of 5 %. Entries are grouped by k, ascending; within a group effort and bound
+ * ascend. A wanted recall is looked up by the bound, never by the mean.
+ *
+ * The effort is `ef` and the stretch of a walk's adaptive stop (0: it stops by ef alone). */
+#ifndef OMENDB_CALIBRATION_H
+#define OMENDB_CALIBRATION_H
+
+#define CALIBRATION_MAX_ENTRIES 32
+#define CALIBRATION_LARGEST_K   100 /* of the ladder */
+#define CALIBRATION_LARGEST_EF  100000
+
+struct calibration_entry {
+    uint32_t k;
+    uint32_t ef;
+    float stretch;
+    float mean;
+    float low; /* the lower 95 % bound */
+};
+
+struct calibration {
+    uint32_t rows;     /* of the graph when it was measured */
+    uint32_t queries;  /* in the largest sample */
+    uint64_t all_rows; /* a collection's: stored rows when it was measured; a segment's: 0 */
+    uint32_t count;    /* entries; 0: there is no curve */
+    struct calibration_entry entries[CALIBRATION_MAX_ENTRIES];
+    struct calibration *older; /* private to a collection */
+};
+
+/* The efforts to try, ascending by k, then by effort: fills k, ef and stretch of number `index`, or
+ * returns 0 past the last one. */
+OMENDB_INTERNAL int calibration_rung(size_t index, struct calibration_entry *entry);
+/* Adds a rung with the recalls that it gave, one a query; calls must follow the ladder. */
+OMENDB_INTERNAL void calibration_add(struct calibration *calibration,
+                                     const struct calibration_entry *rung, const float *recalls,
+                                     uint32_t queries);
+/* 1 when a greater effort for this k could tell nothing more. */
+OMENDB_INTERNAL int calibration_is_enough(const struct calibration *calibration, uint32_t k);
+
+/* An answer of a curve. */
+struct calibration_answer {
+    size_t ef;
+    float stretch;
+    float recall;      /* promised: mean over queries like the sample's */
+    uint32_t warnings; /* OMENDB_EXPLAIN_* */
+};
+/* The least effort whose bound reaches `recall`, or the greatest one with a warning. The curve is
+ * that of the smallest k which is not below the one asked; beyond the largest, ef grows with k. */
+OMENDB_INTERNAL void calibration_find_effort(const struct calibration *calibration, size_t k,
+                                             float recall, struct calibration_answer *answer);
+/* What an ef without a stretch promises. */
+OMENDB_INTERNAL void calibration_find_recall(const struct calibration *calibration, size_t k,
+                                             size_t ef, struct calibration_answer *answer);
+
+/* Bytes on disk (format.h); 0 without a curve. A multiple of 8. */
+OMENDB_INTERNAL size_t calibration_bytes(const struct calibration *calibration);
+OMENDB_INTERNAL void calibration_encode(const struct calibration *calibration, uint8_t *bytes);
+/* Whether every number is in its range and entries ascend. */
+OMENDB_INTERNAL int calibration_is_legal(const struct calibration *calibration);
+/* Whether a section, or an entry of the manifest, may have this length. */
+OMENDB_INTERNAL int calibration_length_is_legal(uint64_t length);
+/* 0, and no entries, where the bytes are not those of a legal curve. */
+OMENDB_INTERNAL int calibration_decode(struct calibration *calibration, const uint8_t *bytes,
+                                       uint64_t length);
+
+#endif
+
+/* calibration.c, continued */
 
 /* ==============================================================================================
  * format.h
@@ -10347,6 +10427,15 @@ OMENDB_INTERNAL int tombstones_each(const struct tombstones *tombstones, uint32_
  *             trailer of 32 bytes: "OMENDBFT", u64 bytes of the footer, u32 parts, u32 sections,
  *                u32 zero, u32 CRC32C of the footer's other bytes, begun with u64 file number
  *
+ * The curve of recall by effort (calibration.h), a section of segments:
+ *    0  4  entries, at least 1
+ *    4  4  queries in the largest sample
+ *    8  4  rows of the graph when it was measured
+ *   12  4  zero
+ *   16  8  rows of the collection then; 0 in segments
+ *   24     entries, 24 bytes each, ascending by k, ef, stretch:
+ *             u32 k, u32 ef, f32 stretch, f32 mean recall, f32 its lower 95 % bound, u32 zero
+ *
  * Manifest:
  *   24  8  bytes of the file
  *   32  8  its number
@@ -10363,6 +10452,7 @@ OMENDB_INTERNAL int tombstones_each(const struct tombstones *tombstones, uint32_
  *          collections, ascending by name: 72 fixed bytes (FORMAT_COLLECTION_*), the name, zeros
  *          to a multiple of 8, then segments, 24 bytes each:
  *             u64 file, u32 part, u32 overlay's part, u64 overlay's file (0: none)
+ *          and the curve that omendb_calibrate measured, as in segments, if there is one
  *
  * CURRENT is text: the manifest's name and a newline, the CRC32C of that line in eight hexadecimal
  * digits and a newline. It is replaced by a rename over it, never written in place.
@@ -10520,11 +10610,33 @@ enum format_collection {
     FORMAT_COLLECTION_EF = 48,
     FORMAT_COLLECTION_NAME_BYTES = 52,
     FORMAT_COLLECTION_SEGMENTS = 56,
-    FORMAT_COLLECTION_ZERO = 60,
+    FORMAT_COLLECTION_CALIBRATION = 60, /* bytes of the curve, 0: none */
+    FORMAT_COLLECTION_ZERO = 64,
     FORMAT_COLLECTION_BYTES = 72
 };
-_Static_assert(FORMAT_COLLECTION_ZERO + 12 == FORMAT_COLLECTION_BYTES,
-               "12 bytes of a collection are free");
+_Static_assert(FORMAT_COLLECTION_ZERO + 8 == FORMAT_COLLECTION_BYTES,
+               "8 bytes of a collection are free");
+
+enum format_calibration {
+    FORMAT_CALIBRATION_ENTRIES = 0,
+    FORMAT_CALIBRATION_QUERIES = 4,
+    FORMAT_CALIBRATION_ROWS = 8,
+    FORMAT_CALIBRATION_ZERO = 12,
+    FORMAT_CALIBRATION_ALL_ROWS = 16,
+    FORMAT_CALIBRATION_BYTES = 24
+};
+
+enum format_curve {
+    FORMAT_CURVE_K = 0,
+    FORMAT_CURVE_EF = 4,
+    FORMAT_CURVE_STRETCH = 8, /* IEEE 754 binary32, as the next two */
+    FORMAT_CURVE_MEAN = 12,
+    FORMAT_CURVE_LOW = 16,
+    FORMAT_CURVE_ZERO = 20,
+    FORMAT_CURVE_BYTES = 24
+};
+_Static_assert((int)FORMAT_CALIBRATION_BYTES % 8 == 0 && (int)FORMAT_CURVE_BYTES % 8 == 0,
+               "what follows a curve in the manifest stays aligned");
 
 enum format_reference {
     FORMAT_REFERENCE_FILE = 0,
@@ -10587,7 +10699,243 @@ static inline uint64_t format_align(uint64_t value, uint64_t align)
 
 #endif
 
-/* storage.c, continued */
+/* calibration.c, continued */
+
+#define CALIBRATION_NORMAL 1.645 /* one-sided 95 % of the normal distribution */
+#define CALIBRATION_ENOUGH 0.999f
+
+/* ------------------------------------------------------------------ making */
+
+OMENDB_INTERNAL int calibration_rung(size_t index, struct calibration_entry *entry)
+{
+    /* Steps of about one and a half: a straight line between two is below the curve by less than
+     * the sample's own doubt. */
+    static const uint32_t ladder[][2] = {
+        {10, 10},   {10, 15},   {10, 22},   {10, 33},   {10, 50},   {10, 75},   {10, 110},
+        {10, 165},  {10, 250},  {10, 375},  {10, 560},  {10, 850},  {100, 100}, {100, 140},
+        {100, 200}, {100, 280}, {100, 400}, {100, 600}, {100, 900},
+    };
+    _Static_assert(sizeof ladder / sizeof ladder[0] <= CALIBRATION_MAX_ENTRIES,
+                   "a curve holds the ladder");
+    if (index >= sizeof ladder / sizeof ladder[0])
+        return 0;
+    *entry = (struct calibration_entry){.k = ladder[index][0], .ef = ladder[index][1]};
+    return 1;
+}
+
+OMENDB_INTERNAL void calibration_add(struct calibration *calibration,
+                                     const struct calibration_entry *rung, const float *recalls,
+                                     uint32_t queries)
+{
+    double sum = 0.0, miss = 1.0 / rung->k, squares = miss * miss;
+    struct calibration_entry entry = *rung;
+    if (calibration->count == CALIBRATION_MAX_ENTRIES || queries == 0)
+        return;
+    for (uint32_t i = 0; i < queries; i++)
+        sum += (double)recalls[i];
+    double mean = sum / queries;
+    for (uint32_t i = 0; i < queries; i++)
+        squares += ((double)recalls[i] - mean) * ((double)recalls[i] - mean);
+    double low = mean - CALIBRATION_NORMAL * sqrt(squares) / queries;
+    entry.mean = (float)mean;
+    entry.low = low > 0.0 ? (float)low : 0.0f;
+    if (calibration->count != 0) {
+        const struct calibration_entry *last = &calibration->entries[calibration->count - 1];
+        if (last->k == entry.k) {
+            entry.mean = entry.mean > last->mean ? entry.mean : last->mean;
+            entry.low = entry.low > last->low ? entry.low : last->low;
+        }
+    }
+    calibration->queries = queries > calibration->queries ? queries : calibration->queries;
+    calibration->entries[calibration->count++] = entry;
+}
+
+OMENDB_INTERNAL int calibration_is_enough(const struct calibration *calibration, uint32_t k)
+{
+    const struct calibration_entry *last = &calibration->entries[calibration->count - 1];
+    return calibration->count != 0 && last->k == k && last->low >= CALIBRATION_ENOUGH;
+}
+
+/* ------------------------------------------------------------------ asking */
+
+/* The entries [*first, *last] for k, and by how much ef is to grow. There is at least one entry. */
+static double calibration_group(const struct calibration *calibration, size_t k, uint32_t *first,
+                                uint32_t *last)
+{
+    const struct calibration_entry *entries = calibration->entries;
+    uint32_t at = 0, end;
+    for (;; at = end + 1) {
+        end = at;
+        while (end + 1 < calibration->count && entries[end + 1].k == entries[at].k)
+            end++;
+        if (entries[at].k >= k || end + 1 == calibration->count)
+            break;
+    }
+    *first = at;
+    *last = end;
+    return k > entries[at].k ? (double)k / entries[at].k : 1.0;
+}
+
+static size_t calibration_scaled_ef(double ef, double growth)
+{
+    ef = ceil(ef * growth - 1e-6);
+    return ef < CALIBRATION_LARGEST_EF ? (size_t)ef : CALIBRATION_LARGEST_EF;
+}
+
+OMENDB_INTERNAL void calibration_find_effort(const struct calibration *calibration, size_t k,
+                                             float recall, struct calibration_answer *answer)
+{
+    uint32_t first, last, at;
+    double growth = calibration_group(calibration, k, &first, &last);
+    const struct calibration_entry *entries = calibration->entries;
+    answer->warnings = growth > 1.0 ? OMENDB_EXPLAIN_K_BEYOND : 0;
+    for (at = first; at < last && entries[at].low < recall; at++)
+        continue;
+    const struct calibration_entry *to = &entries[at];
+    double ef = to->ef;
+    answer->stretch = to->stretch;
+    answer->recall = to->low;
+    if (to->low < recall) {
+        answer->warnings |= OMENDB_EXPLAIN_RECALL_BEYOND;
+    } else if (at > first) {
+        const struct calibration_entry *from = to - 1;
+        double part = ((double)recall - (double)from->low) / ((double)to->low - (double)from->low);
+        ef = from->ef * pow((double)to->ef / from->ef, part);
+        answer->stretch = from->stretch + (float)part * (to->stretch - from->stretch);
+        answer->recall = recall;
+    }
+    answer->ef = calibration_scaled_ef(ef, growth);
+}
+
+OMENDB_INTERNAL void calibration_find_recall(const struct calibration *calibration, size_t k,
+                                             size_t ef, struct calibration_answer *answer)
+{
+    uint32_t first, last, at;
+    double growth = calibration_group(calibration, k, &first, &last);
+    double asked = (double)ef / growth;
+    const struct calibration_entry *entries = calibration->entries;
+    *answer =
+        (struct calibration_answer){ef, 0.0f, 0.0f, growth > 1.0 ? OMENDB_EXPLAIN_K_BEYOND : 0};
+    for (at = first; at <= last && entries[at].ef <= asked; at++)
+        answer->recall = entries[at].low;
+    if (at > first && at <= last) {
+        const struct calibration_entry *from = &entries[at - 1], *to = &entries[at];
+        double part = log(asked / from->ef) / log((double)to->ef / from->ef);
+        answer->recall += (float)part * (to->low - from->low);
+    }
+}
+
+/* ------------------------------------------------------------------ storing */
+
+OMENDB_INTERNAL size_t calibration_bytes(const struct calibration *calibration)
+{
+    if (calibration == NULL || calibration->count == 0)
+        return 0;
+    return FORMAT_CALIBRATION_BYTES + (size_t)calibration->count * FORMAT_CURVE_BYTES;
+}
+
+OMENDB_INTERNAL void calibration_encode(const struct calibration *calibration, uint8_t *bytes)
+{
+    memset(bytes, 0, calibration_bytes(calibration));
+    format_put32(bytes + FORMAT_CALIBRATION_ENTRIES, calibration->count);
+    format_put32(bytes + FORMAT_CALIBRATION_QUERIES, calibration->queries);
+    format_put32(bytes + FORMAT_CALIBRATION_ROWS, calibration->rows);
+    format_put64(bytes + FORMAT_CALIBRATION_ALL_ROWS, calibration->all_rows);
+    uint8_t *at = bytes + FORMAT_CALIBRATION_BYTES;
+    for (uint32_t i = 0; i < calibration->count; i++, at += FORMAT_CURVE_BYTES) {
+        const struct calibration_entry *entry = &calibration->entries[i];
+        format_put32(at + FORMAT_CURVE_K, entry->k);
+        format_put32(at + FORMAT_CURVE_EF, entry->ef);
+        format_put_float(at + FORMAT_CURVE_STRETCH, entry->stretch);
+        format_put_float(at + FORMAT_CURVE_MEAN, entry->mean);
+        format_put_float(at + FORMAT_CURVE_LOW, entry->low);
+    }
+}
+
+OMENDB_INTERNAL int calibration_length_is_legal(uint64_t length)
+{
+    return length > FORMAT_CALIBRATION_BYTES &&
+           (length - FORMAT_CALIBRATION_BYTES) % FORMAT_CURVE_BYTES == 0 &&
+           (length - FORMAT_CALIBRATION_BYTES) / FORMAT_CURVE_BYTES <= CALIBRATION_MAX_ENTRIES;
+}
+
+/* Comparisons that a NaN fails. */
+static int calibration_entry_is_legal(const struct calibration_entry *entry)
+{
+    return entry->k >= 1 && entry->k <= CALIBRATION_LARGEST_EF && entry->ef >= 1 &&
+           entry->ef <= CALIBRATION_LARGEST_EF && entry->stretch >= 0.0f &&
+           entry->stretch <= FLT_MAX && entry->low >= 0.0f && entry->low <= entry->mean &&
+           entry->mean <= 1.0f;
+}
+
+static int calibration_ascends(const struct calibration_entry *from,
+                               const struct calibration_entry *to)
+{
+    if (from->k != to->k)
+        return from->k < to->k;
+    return from->ef <= to->ef && from->stretch <= to->stretch &&
+           (from->ef < to->ef || from->stretch < to->stretch) && from->low <= to->low;
+}
+
+OMENDB_INTERNAL int calibration_is_legal(const struct calibration *calibration)
+{
+    const struct calibration_entry *entries = calibration->entries;
+    if (calibration->count == 0 || calibration->count > CALIBRATION_MAX_ENTRIES)
+        return 0;
+    for (uint32_t i = 0; i < calibration->count; i++) {
+        if (!calibration_entry_is_legal(&entries[i]) ||
+            (i > 0 && !calibration_ascends(&entries[i - 1], &entries[i])))
+            return 0;
+    }
+    return 1;
+}
+
+OMENDB_INTERNAL int calibration_decode(struct calibration *calibration, const uint8_t *bytes,
+                                       uint64_t length)
+{
+    memset(calibration, 0, sizeof *calibration);
+    if (!calibration_length_is_legal(length))
+        return 0;
+    uint32_t count = format_get32(bytes + FORMAT_CALIBRATION_ENTRIES);
+    const uint8_t *at = bytes + FORMAT_CALIBRATION_BYTES;
+    if (count != (length - FORMAT_CALIBRATION_BYTES) / FORMAT_CURVE_BYTES)
+        return 0;
+    for (uint32_t i = 0; i < count; i++, at += FORMAT_CURVE_BYTES) {
+        struct calibration_entry *entry = &calibration->entries[i];
+        entry->k = format_get32(at + FORMAT_CURVE_K);
+        entry->ef = format_get32(at + FORMAT_CURVE_EF);
+        entry->stretch = format_get_float(at + FORMAT_CURVE_STRETCH);
+        entry->mean = format_get_float(at + FORMAT_CURVE_MEAN);
+        entry->low = format_get_float(at + FORMAT_CURVE_LOW);
+    }
+    calibration->queries = format_get32(bytes + FORMAT_CALIBRATION_QUERIES);
+    calibration->rows = format_get32(bytes + FORMAT_CALIBRATION_ROWS);
+    calibration->all_rows = format_get64(bytes + FORMAT_CALIBRATION_ALL_ROWS);
+    calibration->count = count;
+    if (!calibration_is_legal(calibration))
+        calibration->count = 0;
+    return calibration->count != 0;
+}
+
+#undef CALIBRATION_NORMAL
+#undef CALIBRATION_ENOUGH
+
+/* ==============================================================================================
+ * storage.c
+ * ============================================================================================== */
+
+/* storage.c: the vfs of one database, with sentences and counters.
+ *
+ * Invariant: every failure that leaves here has set the thread's sentence, with the file's name,
+ * the offset where there is one, the system's reason and what to do; and a sync that failed is
+ * remembered in `sync_failed`, because the pages it was about may be clean now although they never
+ * reached the device (a second sync would succeed and mean nothing).
+ *
+ * Syncs are skipped here under OMENDB_SYNC_OFF, and only here, so that callers read as the protocol
+ * they implement.
+ *
+ * Rejected: repeating what failed. The vfs repeats interrupted and short calls; anything else is
+ * for the caller's caller. */
 
 static const char *const storage_prefixes[] = {[STORAGE_WAL] = "wal-",
                                                [STORAGE_SEGMENT] = "seg-",
@@ -11154,11 +11502,12 @@ enum section_type {
     SECTION_IDS = 6,         /* rows u64, in row order */
     SECTION_SORTED_IDS =
         7, /* rows u64 ascending (ties by row); absent when IDS is itself ascending */
-    SECTION_SORTED_ROWS = 8, /* rows u32: row of each of SORTED_IDS */
-    SECTION_ID_FILTER = 9,   /* blocked Bloom filter, see idmap.h */
-    SECTION_TOMBSTONES = 10, /* in overlays: ascending u32 rows */
-    SECTION_CODES = 11,      /* rows * codes_stride(dim), see codes.h; may be absent */
-    SECTION_TYPES = 12
+    SECTION_SORTED_ROWS = 8,  /* rows u32: row of each of SORTED_IDS */
+    SECTION_ID_FILTER = 9,    /* blocked Bloom filter, see idmap.h */
+    SECTION_TOMBSTONES = 10,  /* in overlays: ascending u32 rows */
+    SECTION_CODES = 11,       /* rows * codes_stride(dim), see codes.h; may be absent */
+    SECTION_CALIBRATION = 12, /* the curve of recall by effort, see calibration.h; may be absent */
+    SECTION_TYPES = 13
 };
 
 /* Part flags */
@@ -11845,6 +12194,8 @@ static uint64_t segment_section_needs(const struct part_info *info, size_t type)
     case SECTION_IDS:
     case SECTION_SORTED_IDS:
         return rows * sizeof(uint64_t);
+    case SECTION_CALIBRATION:
+        return FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_BYTES;
     default:
         return 0;
     }
@@ -12912,6 +13263,7 @@ struct manifest_collection {
     omendb_schema schema; /* complete */
     uint32_t segment_count;
     struct manifest_segment *segments;
+    struct calibration *calibration; /* that omendb_calibrate measured, or NULL */
 };
 
 struct manifest {
@@ -12961,6 +13313,7 @@ OMENDB_INTERNAL void manifest_destroy(struct memory *memory, struct manifest *ma
         struct manifest_collection *collection = &manifest->collections[i];
         memory_free(memory, collection->segments,
                     collection->segment_count * sizeof *collection->segments);
+        memory_free(memory, collection->calibration, sizeof *collection->calibration);
     }
     memory_free(memory, manifest->collections,
                 manifest->collection_count * sizeof *manifest->collections);
@@ -13093,6 +13446,8 @@ static int manifest_check_collection(const struct manifest_check *check, uint32_
         snprintf(what, sizeof what, "collection number %" PRIu32 ": schema.%s", index, field);
         return manifest_refuse(check, what, "is out of its range");
     }
+    if (collection->calibration != NULL && !calibration_is_legal(collection->calibration))
+        return manifest_refuse(check, what, "has a curve of recall that does not ascend");
     for (uint32_t i = 0; i < collection->segment_count; i++) {
         const struct manifest_segment *segment = &collection->segments[i];
         if (!manifest_has_file(manifest, segment->file, STORAGE_SEGMENT) ||
@@ -13171,7 +13526,8 @@ static int manifest_check_all(const struct manifest_check *check, struct memory 
 static size_t manifest_collection_bytes(const struct manifest_collection *collection)
 {
     size_t name = (size_t)format_align(strlen(collection->name), 8);
-    return memory_add(FORMAT_COLLECTION_BYTES + name,
+    size_t curve = calibration_bytes(collection->calibration);
+    return memory_add(FORMAT_COLLECTION_BYTES + name + curve,
                       memory_multiply(collection->segment_count, FORMAT_REFERENCE_BYTES));
 }
 
@@ -13212,6 +13568,8 @@ static void manifest_encode_collection(const struct manifest_collection *collect
     format_put32(at + FORMAT_COLLECTION_EF, schema->ef);
     format_put32(at + FORMAT_COLLECTION_NAME_BYTES, (uint32_t)name_bytes);
     format_put32(at + FORMAT_COLLECTION_SEGMENTS, collection->segment_count);
+    format_put32(at + FORMAT_COLLECTION_CALIBRATION,
+                 (uint32_t)calibration_bytes(collection->calibration));
     at += FORMAT_COLLECTION_BYTES;
     memcpy(at, collection->name, name_bytes);
     at += format_align(name_bytes, 8);
@@ -13222,6 +13580,8 @@ static void manifest_encode_collection(const struct manifest_collection *collect
         format_put32(at + FORMAT_REFERENCE_OVERLAY_PART, segment->overlay_part);
         format_put64(at + FORMAT_REFERENCE_OVERLAY_FILE, segment->overlay_file);
     }
+    if (calibration_bytes(collection->calibration) != 0)
+        calibration_encode(collection->calibration, at);
 }
 
 /* `bytes` is zeroed. */
@@ -13488,6 +13848,23 @@ static int manifest_decode_segments(struct manifest_input *input, uint32_t count
     return OMENDB_OK;
 }
 
+static int manifest_decode_calibration(struct manifest_input *input, uint32_t length,
+                                       struct memory *memory,
+                                       struct manifest_collection *collection)
+{
+    if (length == 0)
+        return OMENDB_OK;
+    const uint8_t *at = manifest_take(input, length, 1);
+    if (at == NULL || !calibration_length_is_legal(length))
+        return manifest_too_short(input);
+    collection->calibration = memory_alloc(memory, sizeof *collection->calibration);
+    if (collection->calibration == NULL)
+        return OMENDB_NOMEM;
+    /* What is not a curve is refused by the check, as it has no entries. */
+    (void)calibration_decode(collection->calibration, at, length);
+    return OMENDB_OK;
+}
+
 static int manifest_decode_collection(struct manifest_input *input, struct memory *memory,
                                       struct manifest_collection *collection)
 {
@@ -13507,8 +13884,12 @@ static int manifest_decode_collection(struct manifest_input *input, struct memor
     /* A NUL inside would let two names look alike. */
     if (strlen(collection->name) != name_bytes)
         return manifest_too_short(input);
-    return manifest_decode_segments(input, format_get32(fixed + FORMAT_COLLECTION_SEGMENTS), memory,
-                                    collection);
+    int code = manifest_decode_segments(input, format_get32(fixed + FORMAT_COLLECTION_SEGMENTS),
+                                        memory, collection);
+    if (code == OMENDB_OK)
+        code = manifest_decode_calibration(
+            input, format_get32(fixed + FORMAT_COLLECTION_CALIBRATION), memory, collection);
+    return code;
 }
 
 /* Bytes whose two checksums are right. On failure the caller destroys what was decoded. */
@@ -14055,7 +14436,8 @@ struct segment {
     _Atomic uint32_t walks;            /* counted up to SEGMENT_WALKS_TO_HEAT */
     struct section_range ids, sorted_ids, sorted_rows, filter;
     struct tombstones *tombstones;
-    struct begin_array *begins; /* NULL: visible to everybody */
+    struct begin_array *begins;      /* NULL: visible to everybody */
+    struct calibration *calibration; /* NULL: not calibrated */
     /* What may be dropped depends on a limit that only grows: up to this one a look at the
      * tombstones found too little. */
     _Atomic uint64_t not_stale_limit;
@@ -14088,6 +14470,9 @@ struct collection {
     _Atomic uint32_t dropped;
     _Atomic(struct version *)
         version; /* replaced under commit_mutex; the old one is released after a grace period */
+    /* Of omendb_calibrate, or NULL; maintenance_mutex to replace. Those before it stay until the
+     * collection goes, as a search may be reading one. */
+    _Atomic(struct calibration *) calibration;
     struct memtable *active;  /* the last of the version's memtables, or NULL; commit_mutex */
     _Atomic uint64_t next_id; /* commit_mutex */
     /* Queues of work.c, linked through the collections; work mutex. */
@@ -14441,6 +14826,25 @@ OMENDB_INTERNAL int work_merge_begin(omendb *db,
 OMENDB_INTERNAL void work_merge_end(omendb *db);
 
 /* ---- search.c */
+/* A graph to walk and the vectors by which its hits are compared. */
+struct search_target {
+    struct graph_view full;   /* the vectors; count = rows that can be scanned */
+    struct graph_view walk;   /* of indexed rows, maybe over codes */
+    struct code_format codes; /* step 0: none */
+    int codes_are_exact;
+};
+/* A walk as a search does it, for measuring: the rows found, by the distances of their vectors,
+ * into scratch->hits, which has places for effort->ef. vector: stored type. effort->k are wanted;
+ * more may come, in an order that is less precise. */
+OMENDB_INTERNAL int search_walk_target(struct collection *collection,
+                                       const struct search_target *target, const uint8_t *vector,
+                                       struct scratch *scratch, const struct graph_effort *effort,
+                                       size_t *count);
+/* Stored, of all sources, deleted ones included; *largest: of one. */
+OMENDB_INTERNAL uint64_t search_total_rows(const struct version *version, uint64_t *largest);
+/* The collection's curve, while it is in force for the version; or NULL. */
+OMENDB_INTERNAL const struct calibration *search_own_curve(const struct collection *collection,
+                                                           const struct version *version);
 /* What one call asks, in the engine's terms. */
 struct search_request {
     struct collection *collection;
@@ -14452,6 +14856,7 @@ struct search_request {
     size_t k, ef;
     int exact, use_radius;
     float radius;
+    float recall;            /* 0: by ef and stretch */
     uint64_t deadline_us;    /* by the clock of the vfs; 0: none */
     float stretch;           /* of graph_effort; 0: ef alone decides */
     uint64_t largest_source; /* filled by search_run: rows of the largest memtable or segment */
@@ -14461,6 +14866,31 @@ OMENDB_INTERNAL int search_check_deadline(const struct search_request *request);
 OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch,
                                uint64_t *ids, float *distances, size_t *count,
                                omendb_explain *explain);
+
+/* ---- calibrate.c */
+/* Rows that a merge has not inserted yet: first + i * step for i < count. */
+struct calibrate_held {
+    uint32_t first, step, count;
+};
+/* Those to hold back of the rows [first, rows). count 0: too few to tell anything. */
+OMENDB_INTERNAL void calibrate_choose(uint32_t first, uint32_t rows, struct calibrate_held *held);
+static inline int calibrate_is_held(const struct calibrate_held *held, uint32_t row)
+{
+    if (held->count == 0 || row < held->first)
+        return 0;
+    uint32_t at = row - held->first;
+    return at % held->step == 0 && at / held->step < held->count;
+}
+/* The curve of a graph of `rows` rows that lacks only the held ones. No entries: there was no
+ * memory for it. OMENDB_DONE: the database is closing. */
+OMENDB_INTERNAL int calibrate_held_rows(struct collection *collection,
+                                        const struct search_target *target, uint32_t rows,
+                                        const struct calibrate_held *held,
+                                        struct calibration *calibration);
+/* omendb_calibrate, arguments checked; queries in the stored type, one after the other. */
+OMENDB_INTERNAL int
+calibrate_collection(struct collection *collection, const uint8_t *queries, uint32_t count,
+                     int (*progress)(void *context, uint64_t done, uint64_t total), void *context);
 
 /* ---- txn.c */
 struct txn_write {
@@ -14626,6 +15056,16 @@ OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_sch
 
 /* ------------------------------------------------------------------ collections */
 
+/* A curve and those that it replaced. */
+static void calibration_destroy_all(struct memory *memory, struct calibration *calibration)
+{
+    while (calibration != NULL) {
+        struct calibration *older = calibration->older;
+        memory_free(memory, calibration, sizeof *calibration);
+        calibration = older;
+    }
+}
+
 OMENDB_INTERNAL int collection_create(omendb *db, uint64_t id, const char *name,
                                       const omendb_schema *schema, struct collection **collection)
 {
@@ -14665,6 +15105,7 @@ OMENDB_INTERNAL void collection_release(struct collection *collection)
         atomic_fetch_sub_explicit(&collection->references, 1, memory_order_acq_rel) != 1)
         return;
     version_release(atomic_load_explicit(&collection->version, memory_order_relaxed));
+    calibration_destroy_all(&collection->db->memory, atomic_load(&collection->calibration));
     memory_free(&collection->db->memory, collection, sizeof *collection);
 }
 
@@ -14920,6 +15361,10 @@ static int segment_check_layout(const struct collection *collection,
     int code = OMENDB_OK;
     for (size_t i = 0; i < sizeof expected / sizeof expected[0] && code == OMENDB_OK; i++)
         code = segment_expect(file, part, expected[i].type, expected[i].bytes);
+    uint64_t curve = segment_section(file, part, SECTION_CALIBRATION).length;
+    if (code == OMENDB_OK && curve != 0 && !calibration_length_is_legal(curve))
+        code = segment_expect(file, part, SECTION_CALIBRATION,
+                              FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_BYTES);
     return code;
 }
 
@@ -14979,6 +15424,21 @@ static void segment_set_views(struct segment *segment, const struct collection *
     segment_set_code_view(segment, collection);
 }
 
+/* The segment's curve, where it has one. It decides about effort only, so one that is damaged, or
+ * for which there is no memory, does not keep the segment from being used; omendb_check tells. */
+static void segment_read_calibration(struct segment *segment)
+{
+    struct segment_file *file = segment->file->file;
+    struct section_range range = segment_section(file, segment->part, SECTION_CALIBRATION);
+    if (range.length == 0 || blocks_touch(&file->blocks, range.offset, range.length) != OMENDB_OK)
+        return;
+    struct calibration *curve = memory_alloc(segment->memory, sizeof *curve);
+    if (curve != NULL && calibration_decode(curve, file->blocks.base + range.offset, range.length))
+        segment->calibration = curve;
+    else if (curve != NULL)
+        memory_free(segment->memory, curve, sizeof *curve);
+}
+
 OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection,
                                  struct shared_file *file, uint32_t part,
                                  struct tombstones *tombstones, struct begin_array *begins,
@@ -15012,6 +15472,7 @@ OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection
     made->sorted_rows = segment_section(file->file, part, SECTION_SORTED_ROWS);
     made->filter = segment_section(file->file, part, SECTION_ID_FILTER);
     segment_set_views(made, collection);
+    segment_read_calibration(made);
     *segment = made;
     return OMENDB_OK;
 }
@@ -15036,6 +15497,7 @@ OMENDB_INTERNAL void segment_release(struct segment *segment)
     tombstones_release(segment->tombstones);
     begin_array_destroy(segment->begins);
     hot_destroy(segment->memory, atomic_load_explicit(&segment->hot, memory_order_relaxed));
+    memory_free(segment->memory, segment->calibration, sizeof *segment->calibration);
     shared_file_release(segment->file);
     memory_free(segment->memory, segment, sizeof *segment);
 }
@@ -17300,7 +17762,21 @@ static uint32_t checkpoint_new_segments(const struct checkpoint *checkpoint,
     return count;
 }
 
-/* Segments change only under maintenance_mutex, which the caller holds. */
+/* Replaced only under maintenance_mutex, which the caller holds, as are segments. */
+static int checkpoint_enter_calibration(omendb *db, const struct collection *collection,
+                                        struct manifest_collection *entry)
+{
+    const struct calibration *calibration = atomic_load(&collection->calibration);
+    if (calibration == NULL)
+        return OMENDB_OK;
+    entry->calibration = memory_alloc(&db->memory, sizeof *entry->calibration);
+    if (entry->calibration == NULL)
+        return OMENDB_NOMEM;
+    *entry->calibration = *calibration;
+    entry->calibration->older = NULL;
+    return OMENDB_OK;
+}
+
 static int checkpoint_enter_collection(struct checkpoint *checkpoint, size_t index,
                                        uint32_t *file_capacity)
 {
@@ -17309,7 +17785,7 @@ static int checkpoint_enter_collection(struct checkpoint *checkpoint, size_t ind
     struct manifest_collection *entry = &checkpoint->manifest.collections[index];
     struct version *version = version_acquire(collection);
     uint32_t count = version->segment_count + checkpoint_new_segments(checkpoint, collection);
-    int code = OMENDB_OK;
+    int code = checkpoint_enter_calibration(db, collection, entry);
     if (count != 0)
         entry->segments = memory_array(&db->memory, count, sizeof *entry->segments);
     if (count != 0 && entry->segments == NULL)
@@ -17880,6 +18356,7 @@ static int checkpoint_list_published(struct checkpoint *checkpoint)
     for (size_t i = 0; i < count; i++) {
         manifest->collections[i].segments = NULL;
         manifest->collections[i].segment_count = 0;
+        manifest->collections[i].calibration = NULL;
     }
     return OMENDB_OK;
 }
@@ -17953,6 +18430,401 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
 #undef CHECKPOINT_DOOMED
 
 /* ==============================================================================================
+ * calibrate.c
+ * ============================================================================================== */
+
+/* calibrate.c: measuring recall by effort. calibration.c has the curves.
+ *
+ * In a merge. Rows that are in a graph are found too easily by their own vectors, as links lead to
+ * them: on SIFT an ef at which unseen queries find 0.953 finds 0.995 for stored rows. So a merge
+ * holds some of the rows that it inserts back, spread over all of them, asks for their neighbours
+ * while they are not in the graph, and inserts them last. The truth is a scan of all other rows in
+ * blocks: each run of rows is read once for several queries. The walks are
+ * those of searches.
+ *
+ * Cost. The scan takes one distance a row and query, inserting a row some thousand: 500 queries are
+ * a few percent of building the graph. A merge that inserts few rows into a large graph asks fewer.
+ * Walks go up the ladder until next to nothing is missed. For k = 100 a quarter of the queries is
+ * enough: of a hundred neighbours the found share varies less from query to query.
+ *
+ * omendb_calibrate asks the caller's queries, by complete searches of the newest state.
+ *
+ * Rejected: truth from a walk with a large ef (what no walk finds would not count as missed);
+ * queries made by mixing two rows (they lie inside of the data, and are easier than real ones). */
+
+#define CALIBRATE_QUERIES 500 /* at most, in a merge */
+#define CALIBRATE_LEAST   200 /* with fewer the bound would say little */
+#define CALIBRATE_SHARE   20  /* of the rows inserted at most one in so many is asked */
+#define CALIBRATE_BLOCK   16  /* queries that share a scan */
+#define CALIBRATE_RUN     32  /* rows compared at a time */
+#define CALIBRATE_GRAIN   8   /* queries a parallel step of walks */
+#define CALIBRATE_SKIP    4   /* for the largest k one query in so many is asked */
+#define CALIBRATE_CHUNK   64  /* queries of omendb_calibrate between looks at `progress` */
+#define CALIBRATE_LOOK    (UINT32_C(1) << 16) /* rows scanned between looks at `stopping` */
+
+/* A distance that was computed by another kernel may differ in the last bits. */
+static float calibrate_bound(float distance)
+{
+    return distance + fabsf(distance) * 1e-5f;
+}
+
+/* ------------------------------------------------------------------ held rows of a merge */
+
+struct calibrate_task {
+    omendb *db;
+    struct collection *collection;
+    const struct search_target *target;
+    const struct calibrate_held *held;
+    uint32_t rows;
+    struct calibration_entry rung;
+    uint32_t skip, count; /* of this rung: one held row in `skip` is asked */
+    float *truth;         /* of each query: the CALIBRATION_LARGEST_K least distances, ascending */
+    float *recalls;
+};
+
+OMENDB_INTERNAL void calibrate_choose(uint32_t first, uint32_t rows, struct calibrate_held *held)
+{
+    uint32_t inserted = rows - first;
+    uint64_t count = (uint64_t)CALIBRATE_QUERIES * inserted / (rows == 0 ? 1 : rows);
+    count = count > CALIBRATE_LEAST ? count : CALIBRATE_LEAST;
+    count = count < inserted / CALIBRATE_SHARE ? count : inserted / CALIBRATE_SHARE;
+    *held = (struct calibrate_held){first, 1, 0};
+    if (count < CALIBRATE_LEAST)
+        return;
+    held->count = (uint32_t)count;
+    held->step = inserted / held->count;
+}
+
+static const uint8_t *calibrate_query(const struct calibrate_task *task, uint32_t index)
+{
+    return rows_at(&task->target->full.vectors, task->held->first + index * task->held->step);
+}
+
+/* `nearest` ascends and is full of infinities at first. */
+static void calibrate_keep(float *nearest, float distance)
+{
+    size_t at = CALIBRATION_LARGEST_K - 1;
+    for (; at > 0 && nearest[at - 1] > distance; at--)
+        nearest[at] = nearest[at - 1];
+    nearest[at] = distance;
+}
+
+static void calibrate_scan_run(const struct calibrate_task *task, uint32_t first_query,
+                               uint32_t last_query, const void *const *vectors, size_t count)
+{
+    const struct graph_view *view = &task->target->full;
+    float distances[CALIBRATE_RUN];
+    for (uint32_t query = first_query; query < last_query; query++) {
+        float *nearest = task->truth + (size_t)query * CALIBRATION_LARGEST_K;
+        view->kernel->many(calibrate_query(task, query), vectors, count, view->dim, distances);
+        for (size_t i = 0; i < count; i++) {
+            if (distances[i] < nearest[CALIBRATION_LARGEST_K - 1])
+                calibrate_keep(nearest, distances[i]);
+        }
+    }
+}
+
+/* The truth of one block of queries. */
+static int calibrate_scan(void *context, uint64_t index)
+{
+    const struct calibrate_task *task = context;
+    uint32_t first = (uint32_t)index * CALIBRATE_BLOCK, count = task->held->count;
+    uint32_t last = count - first < CALIBRATE_BLOCK ? count : first + CALIBRATE_BLOCK;
+    const void *vectors[CALIBRATE_RUN];
+    for (size_t i = (size_t)first * CALIBRATION_LARGEST_K; i < (size_t)last * CALIBRATION_LARGEST_K;
+         i++)
+        task->truth[i] = INFINITY;
+    for (uint32_t row = 0; row < task->rows;) {
+        size_t run = 0;
+        if (row % CALIBRATE_LOOK == 0 && atomic_load(&task->db->stopping))
+            return error_set(OMENDB_DONE, "the database is closing");
+        uint32_t end = task->rows - row < CALIBRATE_RUN ? task->rows : row + CALIBRATE_RUN;
+        for (; row < end; row++) {
+            if (!calibrate_is_held(task->held, row))
+                vectors[run++] = rows_at(&task->target->full.vectors, row);
+        }
+        calibrate_scan_run(task, first, last, vectors, run);
+    }
+    return OMENDB_OK;
+}
+
+/* How many of the k nearest were found. */
+static float calibrate_score(const struct graph_hit *hits, size_t count, const float *nearest,
+                             size_t k)
+{
+    float bound = calibrate_bound(nearest[k - 1]);
+    size_t found = 0;
+    for (size_t i = 0; i < count && i < k; i++)
+        found += hits[i].distance <= bound;
+    return (float)found / (float)k;
+}
+
+static int calibrate_walk_one(const struct calibrate_task *task, uint32_t index,
+                              struct scratch *scratch)
+{
+    const struct graph_effort effort = {
+        .ef = task->rung.ef, .k = task->rung.k, .stretch = task->rung.stretch};
+    uint32_t query = index * task->skip;
+    size_t hits;
+    int code = search_walk_target(task->collection, task->target, calibrate_query(task, query),
+                                  scratch, &effort, &hits);
+    if (code == OMENDB_OK)
+        task->recalls[index] = calibrate_score(
+            scratch->hits, hits, task->truth + (size_t)query * CALIBRATION_LARGEST_K, effort.k);
+    return code;
+}
+
+/* The walks of a few queries with one effort. */
+static int calibrate_walk(void *context, uint64_t index)
+{
+    const struct calibrate_task *task = context;
+    uint32_t first = (uint32_t)index * CALIBRATE_GRAIN;
+    uint32_t last = task->count - first < CALIBRATE_GRAIN ? task->count : first + CALIBRATE_GRAIN;
+    if (atomic_load(&task->db->stopping))
+        return error_set(OMENDB_DONE, "the database is closing");
+    struct scratch *scratch = scratch_take(task->db);
+    if (scratch == NULL)
+        return OMENDB_NOMEM;
+    int code = scratch_reserve(scratch, task->rung.ef + 1, 0, 0);
+    for (uint32_t i = first; i < last && code == OMENDB_OK; i++)
+        code = calibrate_walk_one(task, i, scratch);
+    scratch_give(task->db, scratch);
+    return code;
+}
+
+OMENDB_INTERNAL int calibrate_held_rows(struct collection *collection,
+                                        const struct search_target *target, uint32_t rows,
+                                        const struct calibrate_held *held,
+                                        struct calibration *calibration)
+{
+    omendb *db = collection->db;
+    struct calibrate_task task = {
+        .db = db, .collection = collection, .target = target, .held = held, .rows = rows};
+    size_t floats = (size_t)held->count * (CALIBRATION_LARGEST_K + 1);
+    *calibration = (struct calibration){.rows = rows};
+    task.truth = memory_array(&db->memory, floats, sizeof *task.truth);
+    if (task.truth == NULL)
+        return OMENDB_OK;
+    task.recalls = task.truth + (size_t)held->count * CALIBRATION_LARGEST_K;
+    int code = work_parallel(db, (held->count + CALIBRATE_BLOCK - 1) / CALIBRATE_BLOCK,
+                             calibrate_scan, &task);
+    for (size_t i = 0; code == OMENDB_OK && calibration_rung(i, &task.rung); i++) {
+        if (calibration_is_enough(calibration, task.rung.k))
+            continue;
+        task.skip = task.rung.k == CALIBRATION_LARGEST_K ? CALIBRATE_SKIP : 1;
+        task.count = held->count / task.skip;
+        code = work_parallel(db, (task.count + CALIBRATE_GRAIN - 1) / CALIBRATE_GRAIN,
+                             calibrate_walk, &task);
+        if (code == OMENDB_OK)
+            calibration_add(calibration, &task.rung, task.recalls, task.count);
+    }
+    memory_free(&db->memory, task.truth, floats * sizeof *task.truth);
+    return code;
+}
+
+/* ------------------------------------------------------------------ the caller's queries */
+
+struct calibrate_asked {
+    struct search_request request; /* but for the vector */
+    const uint8_t *queries;
+    uint32_t count;
+    uint32_t first;        /* of the chunk under way */
+    uint32_t largest_rows; /* of a graph */
+    struct calibration_entry rung;
+    float *truth; /* CALIBRATION_LARGEST_K a query, ascending; infinities where there are fewer */
+    float *recalls;
+    uint32_t *walked; /* of each query: whether the largest graph was walked */
+    struct calibration curve;
+    int (*progress)(void *context, uint64_t done, uint64_t total);
+    void *context;
+    uint64_t done, total;
+};
+
+static int calibrate_ask(const struct calibrate_asked *asked, uint32_t query, size_t k, size_t ef,
+                         float *distances, size_t *found, omendb_explain *explain)
+{
+    uint64_t ids[CALIBRATION_LARGEST_K];
+    struct search_request request = asked->request;
+    struct collection *collection = request.collection;
+    struct scratch *scratch = scratch_take(collection->db);
+    if (scratch == NULL)
+        return OMENDB_NOMEM;
+    request.vector = asked->queries + (size_t)query * collection->vector_bytes;
+    request.k = k;
+    request.ef = ef == 0 ? k : ef;
+    request.exact = ef == 0;
+    int code = search_run(&request, scratch, ids, distances, found, explain);
+    scratch_give(collection->db, scratch);
+    return code;
+}
+
+static int calibrate_ask_exactly(void *context, uint64_t index)
+{
+    struct calibrate_asked *asked = context;
+    omendb_explain explain = OMENDB_EXPLAIN_INIT;
+    uint32_t query = asked->first + (uint32_t)index;
+    float *nearest = asked->truth + (size_t)query * CALIBRATION_LARGEST_K;
+    size_t found;
+    int code = calibrate_ask(asked, query, CALIBRATION_LARGEST_K, 0, nearest, &found, &explain);
+    for (size_t i = found; code == OMENDB_OK && i < CALIBRATION_LARGEST_K; i++)
+        nearest[i] = INFINITY;
+    return code;
+}
+
+static int calibrate_ask_rung(void *context, uint64_t index)
+{
+    struct calibrate_asked *asked = context;
+    omendb_explain explain = OMENDB_EXPLAIN_INIT;
+    uint32_t query = asked->first + (uint32_t)index;
+    const float *nearest = asked->truth + (size_t)query * CALIBRATION_LARGEST_K;
+    float distances[CALIBRATION_LARGEST_K];
+    size_t found, k = asked->rung.k, good = 0, there = 0;
+    int code = calibrate_ask(asked, query, k, asked->rung.ef, distances, &found, &explain);
+    if (code != OMENDB_OK)
+        return code;
+    while (there < k && nearest[there] < INFINITY)
+        there++;
+    float bound = there == 0 ? 0.0f : calibrate_bound(nearest[there - 1]);
+    for (size_t i = 0; i < found && i < there; i++)
+        good += distances[i] <= bound;
+    asked->recalls[query] = there == 0 ? 1.0f : (float)good / (float)there;
+    asked->walked[query] = explain.graph_rows >= asked->largest_rows;
+    return OMENDB_OK;
+}
+
+/* All queries, in chunks, with a look at `progress` after each. */
+static int calibrate_ask_all(struct calibrate_asked *asked,
+                             int (*ask)(void *context, uint64_t index))
+{
+    omendb *db = asked->request.collection->db;
+    int code = OMENDB_OK;
+    for (asked->first = 0; asked->first < asked->count && code == OMENDB_OK;
+         asked->first += CALIBRATE_CHUNK) {
+        uint32_t left = asked->count - asked->first;
+        code = work_parallel(db, left < CALIBRATE_CHUNK ? left : CALIBRATE_CHUNK, ask, asked);
+        asked->done++;
+        if (code == OMENDB_OK && asked->progress != NULL &&
+            asked->progress(asked->context, asked->done, asked->total) != 0)
+            code = error_set(OMENDB_DONE, "stopped by the progress function");
+    }
+    return code;
+}
+
+/* Whether the graph that matters was walked for every query, not scanned: only then has the effort
+ * been measured. */
+static int calibrate_was_walked(const struct calibrate_asked *asked)
+{
+    for (uint32_t i = 0; i < asked->count; i++) {
+        if (!asked->walked[i])
+            return 0;
+    }
+    return 1;
+}
+
+static int calibrate_measure(struct calibrate_asked *asked)
+{
+    uint64_t chunks = (asked->count + CALIBRATE_CHUNK - 1) / CALIBRATE_CHUNK, rungs = 0;
+    uint32_t scanned_k = 0; /* the collection is too small to be walked for this k so widely */
+    while (calibration_rung((size_t)rungs, &asked->rung))
+        rungs++;
+    asked->total = chunks * (rungs + 1);
+    int code = calibrate_ask_all(asked, calibrate_ask_exactly);
+    for (size_t i = 0; code == OMENDB_OK && calibration_rung(i, &asked->rung); i++) {
+        if (scanned_k == asked->rung.k || calibration_is_enough(&asked->curve, asked->rung.k)) {
+            asked->done += chunks;
+            continue;
+        }
+        code = calibrate_ask_all(asked, calibrate_ask_rung);
+        if (code == OMENDB_OK && calibrate_was_walked(asked))
+            calibration_add(&asked->curve, &asked->rung, asked->recalls, asked->count);
+        else
+            scanned_k = asked->rung.k;
+    }
+    return code;
+}
+
+static void calibrate_begin(struct calibrate_asked *asked, const struct version *version)
+{
+    for (uint32_t i = 0; i < version->segment_count; i++) {
+        uint32_t rows = version->segments[i]->info.indexed_rows;
+        asked->largest_rows = rows > asked->largest_rows ? rows : asked->largest_rows;
+    }
+    for (uint32_t i = 0; i < version->memtable_count; i++) {
+        uint32_t rows = atomic_load(&version->memtables[i]->indexed);
+        asked->largest_rows = rows > asked->largest_rows ? rows : asked->largest_rows;
+    }
+    uint64_t largest;
+    asked->curve = (struct calibration){.rows = asked->largest_rows,
+                                        .all_rows = search_total_rows(version, &largest)};
+}
+
+/* Puts a curve in front of the others and publishes it. When that fails the curve is in force all
+ * the same, and the next checkpoint stores it. */
+static int calibrate_install(struct collection *collection, const struct calibration *curve)
+{
+    omendb *db = collection->db;
+    struct calibration *made = memory_alloc(&db->memory, sizeof *made);
+    if (made == NULL)
+        return OMENDB_NOMEM;
+    *made = *curve;
+    /* What is published again below is what the last manifest lists. */
+    int code = work_checkpoint(db, 1);
+    if (code == OMENDB_OK && atomic_load(&collection->dropped))
+        code = error_set(OMENDB_DROPPED, "collection \"%s\" was dropped", collection->name);
+    platform_mutex_lock(&db->maintenance_mutex);
+    if (code == OMENDB_OK) {
+        made->older = atomic_load(&collection->calibration);
+        atomic_store_explicit(&collection->calibration, made, memory_order_release);
+        memory_begin_maintenance();
+        code = checkpoint_republish(db);
+        memory_end_maintenance();
+    } else {
+        memory_free(&db->memory, made, sizeof *made);
+    }
+    platform_mutex_unlock(&db->maintenance_mutex);
+    return code;
+}
+
+OMENDB_INTERNAL int
+calibrate_collection(struct collection *collection, const uint8_t *queries, uint32_t count,
+                     int (*progress)(void *context, uint64_t done, uint64_t total), void *context)
+{
+    struct memory *memory = &collection->db->memory;
+    struct calibrate_asked asked = {
+        .queries = queries, .count = count, .progress = progress, .context = context};
+    struct version *version = version_acquire_newest(collection, &asked.request.commit);
+    asked.request.collection = collection;
+    asked.request.version = version;
+    asked.request.excluded_id = OMENDB_ID_AUTO;
+    asked.truth =
+        memory_array(memory, memory_multiply(count, CALIBRATION_LARGEST_K), sizeof *asked.truth);
+    asked.recalls = memory_array(memory, count, sizeof *asked.recalls);
+    asked.walked = memory_array(memory, count, sizeof *asked.walked);
+    calibrate_begin(&asked, version);
+    int code = asked.truth == NULL || asked.recalls == NULL || asked.walked == NULL ? OMENDB_NOMEM
+                                                                                    : OMENDB_OK;
+    if (code == OMENDB_OK && asked.largest_rows != 0)
+        code = calibrate_measure(&asked);
+    version_release(version);
+    memory_free(memory, asked.truth, (size_t)count * CALIBRATION_LARGEST_K * sizeof *asked.truth);
+    memory_free(memory, asked.recalls, count * sizeof *asked.recalls);
+    memory_free(memory, asked.walked, count * sizeof *asked.walked);
+    if (code == OMENDB_OK && asked.curve.count != 0)
+        code = calibrate_install(collection, &asked.curve);
+    return code == OMENDB_DONE ? OMENDB_OK : code;
+}
+
+#undef CALIBRATE_QUERIES
+#undef CALIBRATE_LEAST
+#undef CALIBRATE_SHARE
+#undef CALIBRATE_BLOCK
+#undef CALIBRATE_RUN
+#undef CALIBRATE_GRAIN
+#undef CALIBRATE_SKIP
+#undef CALIBRATE_CHUNK
+#undef CALIBRATE_LOOK
+
+/* ==============================================================================================
  * compact.c
  * ============================================================================================== */
 
@@ -17968,7 +18840,8 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
  * A merge keeps the graph of the input with the most linked rows, drops from it what no transaction
  * can see, relinks around the gaps, and inserts all other rows. It is accepted if its sampled
  * recall is as good as before and as at the last fresh build. Else, and where half of the rows are
- * new, the graph is built in bulk. omendb_optimize refines a kept graph in the end.
+ * new, the graph is built in bulk. omendb_optimize refines a kept graph in the end. Some of the new
+ * rows come last, so that they can be asked as queries before (calibrate.c).
  *
  * What may be dropped: rows whose end is visible to every open transaction and lies at or before
  * the published checkpoint. A later delete may still be undone by a crash under the weaker sync
@@ -17986,6 +18859,7 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
 #define COMPACT_GATE_QUERIES  400
 #define COMPACT_GATE_K        10
 #define COMPACT_GATE_LOSS     0.005f
+#define COMPACT_CURVE_GROWTH  5 /* a curve is measured anew once one row in so many is new */
 
 struct compact_merge {
     struct collection *collection; /* the caller's reference */
@@ -18000,6 +18874,7 @@ struct compact_merge {
     uint64_t drop_limit;
     struct begin_array *begins;
     uint8_t *codes; /* of the output's rows, or NULL: the graph is built over the vectors */
+    struct calibration calibration; /* of the output; count 0: none */
     struct part_info info;
     uint32_t part;
     int installed;
@@ -18283,6 +19158,7 @@ struct compact_build {
     struct graph *graph;
     const struct graph_view *source; /* adopting */
     uint32_t first, last;            /* of the slice */
+    struct calibrate_held held;      /* rows to insert last */
 };
 
 static int compact_step(void *context, uint64_t index)
@@ -18301,7 +19177,22 @@ static int compact_step(void *context, uint64_t index)
         code = graph_adopt_rows(build->graph, build->source, build->merge->maps[build->merge->base],
                                 scratch->graph, first, last);
     for (uint32_t row = first; build->source == NULL && row < last && code == OMENDB_OK; row++)
-        code = graph_insert(build->graph, scratch->graph, row);
+        code = calibrate_is_held(&build->held, row)
+                   ? OMENDB_OK
+                   : graph_insert(build->graph, scratch->graph, row);
+    scratch_give(db, scratch);
+    return code;
+}
+
+static int compact_insert_held(void *context, uint64_t index)
+{
+    struct compact_build *build = context;
+    omendb *db = build->compact->db;
+    struct scratch *scratch = scratch_take(db);
+    if (scratch == NULL)
+        return OMENDB_NOMEM;
+    int code = graph_insert(build->graph, scratch->graph,
+                            build->held.first + (uint32_t)index * build->held.step);
     scratch_give(db, scratch);
     return code;
 }
@@ -18343,19 +19234,70 @@ static int compact_adopt(struct compact_build *build)
     return code;
 }
 
-static int compact_insert(struct compact_build *build, uint32_t first)
+static struct search_target compact_target(const struct compact_merge *merge,
+                                           const struct rows_view *vectors,
+                                           const struct graph *graph)
 {
+    struct search_target target = {.codes_are_exact =
+                                       (merge->info.flags & SEGMENT_CODES_EXACT) != 0};
+    graph_get_view(graph, &target.walk);
+    target.full = target.walk;
+    target.full.vectors = *vectors;
+    target.full.kernel = merge->collection->kernel;
+    if (merge->codes != NULL)
+        target.codes = checkpoint_code_format(merge->collection, &merge->info);
+    return target;
+}
+
+/* The base's curve, or NULL. */
+static const struct calibration *compact_base_curve(const struct compact_merge *merge)
+{
+    return merge->base == merge->input_count ? NULL : merge->inputs[merge->base]->calibration;
+}
+
+/* Measures the output's curve, or takes the base's over. A curve that was measured on nearly as
+ * many rows is good enough, if the graph was not built anew; one is kept until they have doubled.
+ */
+static int compact_calibrate(struct compact_build *build, struct compact_merge *merge,
+                             const struct rows_view *vectors)
+{
+    const struct calibration *base = compact_base_curve(merge);
+    if (build->held.count != 0) {
+        struct search_target target = compact_target(merge, vectors, build->graph);
+        int code = calibrate_held_rows(merge->collection, &target, merge->rows, &build->held,
+                                       &merge->calibration);
+        return code == OMENDB_OK ? work_parallel(build->compact->db, build->held.count,
+                                                 compact_insert_held, build)
+                                 : code;
+    }
+    if (base != NULL && merge->rows / 2 <= base->rows)
+        merge->calibration = *base;
+    return OMENDB_OK;
+}
+
+static int compact_repair(const struct compact_build *build)
+{
+    struct scratch *scratch = scratch_take(build->compact->db);
+    int code = scratch == NULL ? OMENDB_NOMEM
+                               : graph_repair(build->graph, scratch->graph, build->merge->rows);
+    scratch_give(build->compact->db, scratch);
+    return code;
+}
+
+static int compact_insert(struct compact_build *build, struct compact_merge *merge,
+                          const struct rows_view *vectors, uint32_t first)
+{
+    const struct calibration *base = first == 0 ? NULL : compact_base_curve(merge);
     int code = graph_reserve(build->graph, build->merge->rows);
     if (code != OMENDB_OK)
         return code;
     graph_set_count(build->graph, build->merge->rows);
+    if (base == NULL || merge->rows - merge->rows / COMPACT_CURVE_GROWTH > base->rows)
+        calibrate_choose(first, merge->rows, &build->held);
     code = compact_build_rows(build, first, build->merge->rows);
-    struct scratch *scratch = code == OMENDB_OK ? scratch_take(build->compact->db) : NULL;
     if (code == OMENDB_OK)
-        code = scratch == NULL ? OMENDB_NOMEM
-                               : graph_repair(build->graph, scratch->graph, build->merge->rows);
-    scratch_give(build->compact->db, scratch);
-    return code;
+        code = compact_calibrate(build, merge, vectors);
+    return code == OMENDB_OK ? compact_repair(build) : code;
 }
 
 static int compact_run_parallel(void *runner, uint64_t count,
@@ -18385,15 +19327,24 @@ static struct graph_bulk_terms compact_bulk_terms(struct compact_build *build)
                                      compact_bulk_progress, build};
 }
 
-/* All rows at once. */
-static int compact_bulk(struct compact_build *build)
+/* All rows at once, but for the held ones, which are the last: those that came last. */
+static int compact_bulk(struct compact_build *build, struct compact_merge *merge,
+                        const struct rows_view *vectors)
 {
     struct graph_bulk_terms terms = compact_bulk_terms(build);
-    int code = graph_reserve(build->graph, build->merge->rows);
+    int code = graph_reserve(build->graph, merge->rows);
     if (code != OMENDB_OK)
         return code;
-    graph_set_count(build->graph, build->merge->rows);
-    return graph_bulk(build->graph, &terms);
+    calibrate_choose(0, merge->rows, &build->held);
+    build->held.first = merge->rows - build->held.count;
+    build->held.step = 1;
+    graph_set_count(build->graph, build->held.first);
+    code = graph_bulk(build->graph, &terms);
+    if (code == OMENDB_OK) {
+        graph_set_count(build->graph, merge->rows);
+        code = compact_calibrate(build, merge, vectors);
+    }
+    return code == OMENDB_OK ? compact_repair(build) : code;
 }
 
 /* ------------------------------------------------------------------ recall gate */
@@ -18655,16 +19606,16 @@ static int compact_create_graph(const struct compact_merge *merge, const struct 
 }
 
 /* In bulk, or one by one where there is no memory for that. */
-static int compact_build_all(struct compact_build *build, const struct rows_view *vectors,
-                             struct graph **graph)
+static int compact_build_all(struct compact_build *build, struct compact_merge *merge,
+                             const struct rows_view *vectors, struct graph **graph)
 {
-    int code = compact_bulk(build);
+    int code = compact_bulk(build, merge, vectors);
     if (code != OMENDB_NOMEM)
         return code;
     graph_destroy(*graph);
-    code = compact_create_graph(build->merge, vectors, graph);
+    code = compact_create_graph(merge, vectors, graph);
     build->graph = *graph;
-    return code == OMENDB_OK ? compact_insert(build, 0) : code;
+    return code == OMENDB_OK ? compact_insert(build, merge, vectors, 0) : code;
 }
 
 /* Builds the graph of all output rows over `vectors`. */
@@ -18690,13 +19641,13 @@ static int compact_build_graph(struct compact *compact, struct compact_merge *me
     }
     build.graph = *graph;
     if (code == OMENDB_OK && adopt)
-        code = compact_insert(&build, merge->base_rows);
+        code = compact_insert(&build, merge, vectors, merge->base_rows);
     if (code == OMENDB_OK && adopt && compact->everything) {
         struct graph_bulk_terms terms = compact_bulk_terms(&build);
         code = graph_refine(*graph, &terms);
     }
     if (code == OMENDB_OK && !adopt)
-        code = compact_build_all(&build, vectors, graph);
+        code = compact_build_all(&build, merge, vectors, graph);
     if (code == OMENDB_OK)
         code = compact_set_reference(merge, vectors, *graph, !adopt);
     return code;
@@ -18705,6 +19656,18 @@ static int compact_build_graph(struct compact *compact, struct compact_merge *me
 static size_t compact_code_bytes(const struct compact_merge *merge)
 {
     return merge->rows * codes_stride(merge->collection->schema.dim);
+}
+
+static int compact_write_calibration(struct segment_writer *writer,
+                                     const struct calibration *calibration)
+{
+    uint8_t bytes[FORMAT_CALIBRATION_BYTES + CALIBRATION_MAX_ENTRIES * FORMAT_CURVE_BYTES];
+    if (calibration->count == 0)
+        return OMENDB_OK;
+    calibration_encode(calibration, bytes);
+    int code = segment_writer_begin_section(writer, SECTION_CALIBRATION);
+    return code == OMENDB_OK ? segment_writer_append(writer, bytes, calibration_bytes(calibration))
+                             : code;
 }
 
 static int compact_write_graph(struct compact *compact, struct compact_merge *merge)
@@ -18719,6 +19682,8 @@ static int compact_write_graph(struct compact *compact, struct compact_merge *me
         struct rows_view vectors = {&chunk, 31, UINT32_MAX >> 1, merge->info.vector_stride};
         checkpoint_make_codes(merge->collection, &vectors, merge->rows, &merge->info,
                               &merge->codes);
+        if (merge->codes != NULL) /* the vectors are hardly read again before the end */
+            blocks_release(written, offset, merge->rows * (uint64_t)merge->info.vector_stride);
         code = compact_build_graph(compact, merge, &vectors, &graph);
         if (code == OMENDB_OK) {
             graph_get_view(graph, &view);
@@ -18733,6 +19698,8 @@ static int compact_write_graph(struct compact *compact, struct compact_merge *me
         code = segment_writer_begin_section(compact->writer, SECTION_CODES);
     if (code == OMENDB_OK && merge->codes != NULL)
         code = segment_writer_append(compact->writer, merge->codes, compact_code_bytes(merge));
+    if (code == OMENDB_OK)
+        code = compact_write_calibration(compact->writer, &merge->calibration);
     return code;
 }
 
@@ -18971,6 +19938,7 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
 #undef COMPACT_GATE_QUERIES
 #undef COMPACT_GATE_K
 #undef COMPACT_GATE_LOSS
+#undef COMPACT_CURVE_GROWTH
 
 /* ==============================================================================================
  * recover.c
@@ -19141,6 +20109,25 @@ static int recover_segments(omendb *db, const struct recover_files *files,
     return OMENDB_OK;
 }
 
+/* A refresh finds the same curve again, or a newer one; what it replaces may be in use. */
+static int recover_calibration(omendb *db, const struct manifest_collection *entry,
+                               struct collection *collection)
+{
+    struct calibration *old = atomic_load(&collection->calibration);
+    if (entry->calibration == NULL ||
+        (old != NULL && old->count == entry->calibration->count &&
+         old->all_rows == entry->calibration->all_rows &&
+         memcmp(old->entries, entry->calibration->entries, sizeof old->entries) == 0))
+        return OMENDB_OK;
+    struct calibration *made = memory_alloc(&db->memory, sizeof *made);
+    if (made == NULL)
+        return OMENDB_NOMEM;
+    *made = *entry->calibration;
+    made->older = old;
+    atomic_store_explicit(&collection->calibration, made, memory_order_release);
+    return OMENDB_OK;
+}
+
 static int recover_collection(omendb *db, const struct recover_files *files,
                               const struct manifest_collection *entry)
 {
@@ -19155,6 +20142,8 @@ static int recover_collection(omendb *db, const struct recover_files *files,
     }
     if (code == OMENDB_OK)
         code = recover_segments(db, files, entry, collection);
+    if (code == OMENDB_OK)
+        code = recover_calibration(db, entry, collection);
     if (code == OMENDB_OK)
         atomic_store(&collection->next_id, entry->next_id);
     return code;
@@ -20375,7 +21364,7 @@ static int search_scan(const struct search_request *request, const struct search
 
 /* The nearest rows that a walk finds, by the distances of their vectors. */
 static int search_walk(const struct search_request *request, const struct search_source *source,
-                       struct scratch *scratch, size_t k, size_t ef,
+                       struct scratch *scratch, const struct graph_effort *effort,
                        const struct graph_filter *filter, size_t *count,
                        struct graph_counters *counters)
 {
@@ -20386,27 +21375,149 @@ static int search_walk(const struct search_request *request, const struct search
         code = search_encode(request, source, scratch, &exact);
         query = scratch->code;
     }
-    const struct graph_effort effort = {.ef = ef, .k = k, .stretch = request->stretch};
     if (code == OMENDB_OK)
-        code = graph_search(&source->walk, scratch->graph, query, &effort, filter, scratch->hits,
+        code = graph_search(&source->walk, scratch->graph, query, effort, filter, scratch->hits,
                             count, counters);
     if (code != OMENDB_OK || exact)
         return code;
-    *count = *count < SEARCH_RERANK(k) ? *count : SEARCH_RERANK(k);
+    *count = *count < SEARCH_RERANK(effort->k) ? *count : SEARCH_RERANK(effort->k);
     counters->distances += *count;
     return search_rerank(source, request->vector, scratch->hits, 0, *count);
 }
 
+OMENDB_INTERNAL int search_walk_target(struct collection *collection,
+                                       const struct search_target *target, const uint8_t *vector,
+                                       struct scratch *scratch, const struct graph_effort *effort,
+                                       size_t *count)
+{
+    struct graph_counters counters = {0, 0};
+    struct search_request request = {.collection = collection, .vector = vector};
+    struct search_source source;
+    memset(&source, 0, sizeof source);
+    source.view = target->full;
+    source.walk = target->walk;
+    source.codes = target->codes.step == 0.0f ? NULL : &target->codes;
+    source.codes_are_exact = target->codes_are_exact;
+    return search_walk(&request, &source, scratch, effort, NULL, count, &counters);
+}
+
+/* ------------------------------------------------------------------ effort */
+
+OMENDB_INTERNAL uint64_t search_total_rows(const struct version *version, uint64_t *largest)
+{
+    uint64_t rows = 0;
+    *largest = 0;
+    for (uint32_t i = 0; i < version->memtable_count + version->segment_count; i++) {
+        uint64_t more =
+            i < version->memtable_count
+                ? atomic_load_explicit(&version->memtables[i]->count, memory_order_acquire)
+                : version->segments[i - version->memtable_count]->info.rows;
+        rows += more;
+        *largest = more > *largest ? more : *largest;
+    }
+    return rows;
+}
+
+/* What the efforts in all sources follow from. */
+struct search_plan {
+    const struct calibration *own; /* the collection's curve, or NULL */
+    size_t largest;                /* of the efforts that curves gave; by ef: that */
+};
+
+static const struct calibration *search_curve(const struct search_plan *plan,
+                                              const struct segment *segment)
+{
+    return plan->own != NULL ? plan->own : segment == NULL ? NULL : segment->calibration;
+}
+
+OMENDB_INTERNAL const struct calibration *search_own_curve(const struct collection *collection,
+                                                           const struct version *version)
+{
+    const struct calibration *own =
+        atomic_load_explicit(&collection->calibration, memory_order_acquire);
+    uint64_t largest;
+    if (own == NULL || own->count == 0 || search_total_rows(version, &largest) / 2 > own->all_rows)
+        return NULL;
+    for (uint32_t i = 0; i < version->segment_count; i++) {
+        if (version->segments[i]->info.indexed_rows / 2 > own->rows)
+            return NULL;
+    }
+    return own;
+}
+
 /* What ef becomes in a source: the largest gets all of it. In one with a smaller share of the rows
  * fewer of the nearest are to be expected, and they are found with less. */
-static size_t search_effort(const struct search_request *request,
-                            const struct search_source *source, size_t k)
+static size_t search_share_of_ef(const struct search_request *request,
+                                 const struct search_source *source, size_t k)
 {
     size_t ef = request->ef < k ? k : request->ef;
     if (request->stretch == 0.0f && source->row_limit < request->largest_source)
         ef = k + (size_t)((double)(ef - k) *
                           sqrt((double)source->row_limit / (double)request->largest_source));
-    return ef < source->row_limit ? ef : source->row_limit;
+    return ef;
+}
+
+/* The effort for a recall in one source (segment NULL: a memtable), and what it promises. */
+static void search_effort_for(const struct search_request *request, const struct search_plan *plan,
+                              const struct segment *segment, size_t k,
+                              struct calibration_answer *answer)
+{
+    const struct calibration *curve = search_curve(plan, segment);
+    *answer = (struct calibration_answer){plan->largest, 0.0f, 0.0f, OMENDB_EXPLAIN_UNCALIBRATED};
+    if (curve != NULL)
+        calibration_find_effort(curve, k, request->recall, answer);
+    answer->ef = answer->ef < k ? k : answer->ef;
+}
+
+/* The effort for one source, whatever was asked, and what it promises: recall 0 without a curve,
+ * and with a stretch, of which none tells. */
+static void search_effort(const struct search_request *request, const struct search_plan *plan,
+                          const struct search_source *source, size_t k,
+                          struct calibration_answer *answer)
+{
+    const struct calibration *curve = search_curve(plan, source->segment);
+    size_t ef;
+    if (request->recall > 0.0f) {
+        search_effort_for(request, plan, source->segment, k, answer);
+    } else {
+        ef = search_share_of_ef(request, source, k);
+        *answer =
+            (struct calibration_answer){ef, request->stretch, 0.0f, OMENDB_EXPLAIN_UNCALIBRATED};
+        if (curve != NULL && request->stretch == 0.0f)
+            calibration_find_recall(curve, k, ef, answer);
+    }
+    answer->ef = answer->ef < source->row_limit ? answer->ef : source->row_limit;
+}
+
+static void search_make_plan(const struct search_request *request, size_t k,
+                             struct search_plan *plan)
+{
+    const struct version *version = request->version;
+    struct calibration_answer answer;
+    *plan = (struct search_plan){search_own_curve(request->collection, version), request->ef};
+    if (!(request->recall > 0.0f))
+        return;
+    size_t largest = 0;
+    if (plan->own != NULL) {
+        search_effort_for(request, plan, NULL, k, &answer);
+        largest = answer.ef;
+    }
+    for (uint32_t i = 0; plan->own == NULL && i < version->segment_count; i++) {
+        if (version->segments[i]->calibration == NULL)
+            continue;
+        search_effort_for(request, plan, version->segments[i], k, &answer);
+        largest = answer.ef > largest ? answer.ef : largest;
+    }
+    plan->largest = largest != 0 ? largest : request->ef;
+}
+
+/* A graph was walked. */
+static void search_tell(const struct calibration_answer *answer, size_t ef, omendb_explain *explain)
+{
+    explain->ef = ef > explain->ef ? ef : explain->ef;
+    explain->warnings |= answer->warnings;
+    if ((answer->warnings & OMENDB_EXPLAIN_UNCALIBRATED) == 0 && answer->recall < explain->recall)
+        explain->recall = answer->recall;
 }
 
 /* Whether a walk is worth it. With a stretch ef is only a bound, far above what is kept. */
@@ -20419,29 +21530,33 @@ static int search_is_small(const struct search_request *request, uint32_t rows, 
 
 /* The k nearest rows of a source into scratch->hits. */
 static int search_rows(const struct search_request *request, const struct search_source *source,
-                       struct scratch *scratch, size_t k, size_t *count,
-                       struct graph_counters *counters, omendb_explain *explain)
+                       struct scratch *scratch, size_t k, const struct search_plan *plan,
+                       size_t *count, struct graph_counters *counters, omendb_explain *explain)
 {
+    struct calibration_answer answer;
     int filtered = source->begins != NULL ||
                    atomic_load_explicit(&source->tombstones->dead, memory_order_acquire) != 0;
     struct graph_filter filter = {source->row_limit, GRAPH_NO_ROW, filtered ? search_visible : NULL,
                                   source};
     uint32_t walked = source->indexed < source->row_limit ? source->indexed : source->row_limit;
-    size_t ef = search_effort(request, source, k);
     int code = OMENDB_OK;
+    search_effort(request, plan, source, k, &answer);
     *count = 0;
     if (source->row_limit == 0)
         return OMENDB_OK;
-    if (request->exact || search_is_small(request, walked, ef))
+    if (request->exact || search_is_small(request, walked, answer.ef))
         walked = 0;
     if (walked != 0) {
         struct graph_filter in_graph = filter;
+        const struct graph_effort effort = {.ef = answer.ef, .k = k, .stretch = answer.stretch};
         in_graph.row_limit = walked;
-        code = search_walk(request, source, scratch, k, ef, &in_graph, count, counters);
+        code = search_walk(request, source, scratch, &effort, &in_graph, count, counters);
         *count = *count < k ? *count : k;
         explain->graph_rows += walked;
         if (*count < k && *count < walked)
             *count = walked = 0;
+        else
+            search_tell(&answer, answer.ef, explain);
     }
     if (code == OMENDB_OK && walked < source->row_limit) {
         int by_codes = walked != 0 && source->codes != NULL &&
@@ -20517,30 +21632,14 @@ static void search_own_writes(const struct search_request *request, struct scrat
     }
 }
 
-/* Of all sources; *largest: of one. */
-static uint64_t search_total_rows(const struct version *version, uint64_t *largest)
-{
-    uint64_t rows = 0;
-    *largest = 0;
-    for (uint32_t i = 0; i < version->memtable_count + version->segment_count; i++) {
-        uint64_t more =
-            i < version->memtable_count
-                ? atomic_load_explicit(&version->memtables[i]->count, memory_order_acquire)
-                : version->segments[i - version->memtable_count]->info.rows;
-        rows += more;
-        *largest = more > *largest ? more : *largest;
-    }
-    return rows;
-}
-
 static int search_source(const struct search_request *request, const struct search_source *source,
-                         struct scratch *scratch, size_t k, size_t *best,
-                         struct graph_counters *counters, omendb_explain *explain)
+                         struct scratch *scratch, size_t k, const struct search_plan *plan,
+                         size_t *best, struct graph_counters *counters, omendb_explain *explain)
 {
     size_t count, named;
     int code = search_check_deadline(request);
     if (code == OMENDB_OK)
-        code = search_rows(request, source, scratch, k, &count, counters, explain);
+        code = search_rows(request, source, scratch, k, plan, &count, counters, explain);
     if (code == OMENDB_OK)
         code = search_name_hits(request, source, scratch, count, &named);
     if (code == OMENDB_OK)
@@ -20562,17 +21661,20 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     /* Each hit that is left out by id takes a place of its own. */
     size_t k = request->k < rows ? request->k : (size_t)rows;
     size_t wanted = k + own + (request->excluded_id != OMENDB_ID_AUTO);
-    size_t ef = request->ef > wanted ? request->ef : wanted;
+    struct search_plan plan;
+    search_make_plan(request, wanted, &plan);
+    size_t ef = plan.largest > wanted ? plan.largest : wanted;
     *count = 0;
+    explain->recall = 1.0f;
     int code = scratch_reserve(scratch, ef + 1 + SEARCH_RERANK(wanted), wanted + 1, 0);
     for (uint32_t i = 0; i < version->memtable_count && code == OMENDB_OK; i++) {
         search_memtable_source(version->memtables[i], request->collection, request->commit,
                                &source);
-        code = search_source(request, &source, scratch, wanted, &best, &counters, explain);
+        code = search_source(request, &source, scratch, wanted, &plan, &best, &counters, explain);
     }
     for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++) {
         search_segment_source(version->segments[i], request->commit, &source);
-        code = search_source(request, &source, scratch, wanted, &best, &counters, explain);
+        code = search_source(request, &source, scratch, wanted, &plan, &best, &counters, explain);
     }
     if (code != OMENDB_OK)
         return code;
@@ -20587,6 +21689,8 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     }
     explain->expanded += counters.expanded;
     explain->distances += counters.distances;
+    if ((explain->warnings & OMENDB_EXPLAIN_UNCALIBRATED) != 0 && explain->recall == 1.0f)
+        explain->recall = 0.0f;
     return OMENDB_OK;
 }
 
@@ -21120,6 +22224,9 @@ static int check_segment(struct check *check, const struct segment *segment)
     int code = blocks_touch(&segment->file->file->blocks, 0, segment->file->file->blocks.size);
     if (code == OMENDB_OK)
         code = check_ids(check, segment);
+    if (code == OMENDB_OK && segment->calibration == NULL &&
+        segment_section(segment->file->file, segment->part, SECTION_CALIBRATION).length != 0)
+        check_problem(check, "its curve of recall is none");
     if (code == OMENDB_OK && segment->info.indexed_rows != 0)
         code = graph_check(&segment->graph, segment->info.indexed_rows, &check->db->memory,
                            check_problem, check);
@@ -22459,6 +23566,27 @@ OMENDB_API int omendb_collection_schema(omendb_collection *collection, omendb_sc
     return code;
 }
 
+/* By the curve of the collection or of the segment with the largest graph. */
+static void api_promised_recall(const struct collection *collection, const struct version *version,
+                                omendb_collection_stats *stats)
+{
+    const struct calibration *curve = search_own_curve(collection, version);
+    const struct segment *largest = NULL;
+    struct calibration_answer answer;
+    for (uint32_t i = 0; i < version->segment_count; i++) {
+        if (largest == NULL || version->segments[i]->info.indexed_rows > largest->info.indexed_rows)
+            largest = version->segments[i];
+    }
+    if (curve == NULL && largest != NULL)
+        curve = largest->calibration;
+    if (curve == NULL)
+        return;
+    calibration_find_recall(curve, 10, collection->schema.ef < 10 ? 10 : collection->schema.ef,
+                            &answer);
+    stats->recall = answer.recall;
+    stats->recall_queries = curve->queries;
+}
+
 OMENDB_API int omendb_collection_get_stats(omendb_collection *collection,
                                            omendb_collection_stats *stats)
 {
@@ -22487,6 +23615,7 @@ OMENDB_API int omendb_collection_get_stats(omendb_collection *collection,
             stats->segment_bytes +=
                 version->segments[i]->info.rows * (uint64_t)collection->collection->vector_bytes;
     }
+    api_promised_recall(collection->collection, version, stats);
     stats->segments = version->segment_count;
     stats->next_id = atomic_load(&collection->collection->next_id);
     version_release(version);
@@ -22798,6 +23927,14 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
     if (query->stretch != 0.0f && !(query->stretch >= 1.0f && query->stretch <= FLT_MAX))
         return error_set(OMENDB_INVALID, "query.stretch is %g; it must be 0, or 1 and more",
                          (double)query->stretch);
+    if (query->recall != 0.0f && !(query->recall > 0.0f && query->recall <= 1.0f))
+        return error_set(OMENDB_INVALID,
+                         "query.recall is %g; it must be above 0 and at most 1, or 0 to go by ef",
+                         (double)query->recall);
+    if (query->recall != 0.0f && (query->ef != 0 || query->stretch != 0.0f))
+        return error_set(OMENDB_INVALID,
+                         "query.recall is %g beside an ef of %u and a stretch of %g; set one",
+                         (double)query->recall, query->ef, (double)query->stretch);
     if (query->use_radius && isnan(query->radius))
         return error_set(OMENDB_INVALID, "query.radius is NaN");
     if (query->explain != NULL && one)
@@ -22819,6 +23956,7 @@ static void api_request(omendb_collection *collection, omendb_txn *txn, const om
     request->exact = query->exact != 0;
     request->use_radius = query->use_radius != 0;
     request->radius = query->radius;
+    request->recall = query->recall;
     if (query->timeout_us != 0) {
         const omendb_vfs *vfs = collection->db->storage.vfs;
         uint64_t now = vfs->now_us(vfs->context);
@@ -22952,6 +24090,38 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
         counts};
     code = work_parallel(collection->db, (count - 1) / API_BATCH_RUN + 1, api_search_run, &batch);
     version_release(version);
+    return code;
+}
+
+OMENDB_API int omendb_calibrate(omendb_collection *collection, const void *queries, size_t count,
+                                int query_type,
+                                int (*progress)(void *context, uint64_t done, uint64_t total),
+                                void *context)
+{
+    int code = api_writing(collection, NULL);
+    if (code != OMENDB_OK)
+        return code;
+    if (queries == NULL)
+        return api_null("queries");
+    if (count < OMENDB_CALIBRATE_MIN || count > OMENDB_CALIBRATE_MAX)
+        return error_set(OMENDB_INVALID, "%zu queries; a calibration takes %d to %d", count,
+                         OMENDB_CALIBRATE_MIN, OMENDB_CALIBRATE_MAX);
+    struct collection *inside = collection->collection;
+    uint8_t *converted = NULL;
+    size_t bytes = memory_multiply(count, inside->vector_bytes);
+    code = records_check_type((uint32_t)query_type);
+    if (code == OMENDB_OK) {
+        converted = memory_alloc(&collection->db->memory, bytes);
+        code = converted == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    }
+    size_t given = scalar_bytes((omendb_scalar)query_type, inside->schema.dim);
+    for (size_t i = 0; i < count && code == OMENDB_OK; i++)
+        code = records_convert(inside, (const uint8_t *)queries + i * given, (uint32_t)query_type,
+                               converted + i * inside->vector_bytes, i);
+    if (code == OMENDB_OK)
+        code = calibrate_collection(inside, converted, (uint32_t)count, progress, context);
+    if (converted != NULL)
+        memory_free(&collection->db->memory, converted, bytes);
     return code;
 }
 

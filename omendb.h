@@ -561,10 +561,13 @@ typedef struct omendb_collection_stats {
     uint64_t segment_bytes; /* of files; of small collections, which share files, their vectors */
     uint64_t next_id;       /* the next automatic one */
     uint64_t hot_bytes;     /* codes and graphs of segments often searched, copied to huge pages */
+    float recall;           /* what a search for 10 with schema.ef is promised to find, by the curve
+                             * of the largest segment or of omendb_calibrate; 0: not calibrated */
+    uint32_t recall_queries; /* in the sample behind it */
 } omendb_collection_stats;
 #define OMENDB_COLLECTION_STATS_INIT                                                               \
     {                                                                                              \
-        sizeof(omendb_collection_stats), 0, 0, 0, 0, 0, 0, 0, 0                                    \
+        sizeof(omendb_collection_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0.0f, 0                           \
     }
 
 OMENDB_API void omendb_collection_stats_init(omendb_collection_stats *stats);
@@ -740,6 +743,14 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows);
 
 /* -------------------------------- search */
 
+/* Bits of omendb_explain.warnings: why the recall of this search is less sure than promised. */
+enum {
+    OMENDB_EXPLAIN_UNCALIBRATED = 1,  /* a graph was walked that has no curve */
+    OMENDB_EXPLAIN_RECALL_BEYOND = 2, /* query.recall is above what the curve reaches: the greatest
+                                         effort that was measured was taken */
+    OMENDB_EXPLAIN_K_BEYOND = 4       /* query.k is above what was measured (100): an estimate */
+};
+
 /* What a search did; filled where omendb_query.explain points. */
 typedef struct omendb_explain {
     size_t struct_size;
@@ -749,15 +760,34 @@ typedef struct omendb_explain {
     uint64_t distances;    /* computed, of both kinds */
     uint64_t segments;     /* searched, memtables included */
     uint64_t time_us;
+    uint64_t ef;       /* the largest that a graph was walked with; 0: none was */
+    float recall;      /* promised (see omendb_query), also to a search by ef: the least over the
+                        * graphs walked that are calibrated; 1: all was compared; 0: none is */
+    uint32_t warnings; /* OMENDB_EXPLAIN_*, 0: none */
 } omendb_explain;
 #define OMENDB_EXPLAIN_INIT                                                                        \
     {                                                                                              \
-        sizeof(omendb_explain), 0, 0, 0, 0, 0, 0                                                   \
+        sizeof(omendb_explain), 0, 0, 0, 0, 0, 0, 0, 0.0f, 0                                       \
     }
 
 OMENDB_API void omendb_explain_init(omendb_explain *explain);
 
-/* What is asked. */
+/* What is asked.
+ *
+ * RECALL. `recall` names what is to be found in place of the effort: the share of the true k
+ * nearest, 0.95 of them for instance. It is kept by measuring. A merge that builds graph (those of
+ * the background, omendb_optimize) holds 200 to 500 of its rows back, asks for their neighbours
+ * before it inserts them, and compares the answers of a dozen efforts, for k = 10 and k = 100, with
+ * those of a scan. The curve goes with the segment until its rows have doubled. A search takes in
+ * each segment the least effort at which the lower 95 % bound of the sample reaches `recall`.
+ *   Promised: over queries like the records themselves the mean is at least recall - 0.005.
+ *   Not promised: the recall of one query, only `exact` has that; and the mean over queries of
+ * another kind, such as texts against pictures, or vectors that the records say nothing about: give
+ * omendb_calibrate a sample of those.
+ *   Where nothing was measured yet (a segment of less than 4,000 new rows, what is in memory),
+ * a graph gets the greatest effort that another segment of the collection would get, or schema.ef;
+ * small collections are compared as a whole, which finds all. omendb_explain tells what was
+ * promised and warns of what is outside of the measured range. */
 typedef struct omendb_query {
     size_t struct_size;
     const void *vector;   /* must hold schema.dim elements, which no call can check; NULL: that of
@@ -771,6 +801,8 @@ typedef struct omendb_query {
     uint32_t exact;       /* 1: compares every record */
     uint32_t use_radius;  /* 1: only hits with distance <= radius, the k nearest of them */
     float radius;         /* in the metric's terms: under OMENDB_L2 the square of the distance */
+    float recall;         /* 0: ef decides; else above 0 and at most 1, with ef and stretch 0. 1: as
+                           * high as the measured curve goes, which is not all: use exact */
     omendb_explain *explain; /* NULL, or filled on success */
     uint64_t timeout_us;     /* the call, of one query or of a batch, gives up after this long with
                               * OMENDB_TIMEOUT; looked at between segments, every 65,536 rows of a
@@ -783,7 +815,8 @@ typedef struct omendb_query {
 } omendb_query;
 #define OMENDB_QUERY_INIT                                                                          \
     {                                                                                              \
-        sizeof(omendb_query), NULL, OMENDB_ID_AUTO, OMENDB_F32, 0, 10, 0, 0, 0.0f, NULL, 0, 0.0f   \
+        sizeof(omendb_query), NULL, OMENDB_ID_AUTO, OMENDB_F32, 0, 10, 0, 0, 0.0f, 0.0f, NULL, 0,  \
+            0.0f                                                                                   \
     }
 OMENDB_API void omendb_query_init(omendb_query *query);
 
@@ -797,9 +830,9 @@ OMENDB_API void omendb_query_init(omendb_query *query);
  * count:     receives how many places are filled: without a radius, min(k, visible records).
  * Lifetime:  nothing is borrowed.
  * Threads:   any; waits for no writer.
- * Returns:   OMENDB_OK, OMENDB_INVALID (k of 0, NaN, zero under cosine), OMENDB_NOTFOUND (the
- *            record to compare with), OMENDB_TIMEOUT, OMENDB_DROPPED, OMENDB_CORRUPT,
- *            OMENDB_IOERR. */
+ * Returns:   OMENDB_OK, OMENDB_INVALID (k of 0, NaN, zero under cosine, a recall outside of 0..1 or
+ *            beside an ef), OMENDB_NOTFOUND (the record to compare with), OMENDB_TIMEOUT,
+ *            OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
                              const omendb_query *query, uint64_t *ids, float *distances,
                              size_t *count);
@@ -820,6 +853,33 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
 OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *txn,
                                    const omendb_query *query, const void *vectors, size_t count,
                                    uint64_t *ids, float *distances, size_t *counts);
+
+/* Measures recall on the caller's own queries, for omendb_query.recall to keep from then on: those
+ * that users really ask, if they are not like the records. Each is answered exactly, then with a
+ * dozen efforts for k = 10 and k = 100. The curve is kept with the collection, in place of those of
+ * merges, until the collection or its largest segment has doubled; a later call replaces it. It is
+ * best made after omendb_optimize: a merge of segments of like size makes their graphs larger, and
+ * what was measured on the small ones then finds less, within the doubling.
+ *
+ * queries:     count * dim elements of query_type, without gaps. They must not be records of the
+ *              collection: those are found too easily. Not kept.
+ * count:       OMENDB_CALIBRATE_MIN to OMENDB_CALIBRATE_MAX; 500 to 2,000 give a narrow bound.
+ * query_type:  omendb_scalar of `queries`.
+ * progress:    NULL, or called now and then, from this thread, with steps done and steps in all; it
+ *              must not call the database. An answer other than 0 ends the work with OMENDB_OK, and
+ *              the curves that were in force stay.
+ * context:     given to progress.
+ * Threads:     any; readers and writers go on. Uses the threads of the database and this one.
+ * Returns:     OMENDB_OK (also where the collection is so small that it is compared as a whole:
+ *              then nothing is kept), OMENDB_INVALID (count, a query as in omendb_search),
+ *              OMENDB_READONLY, OMENDB_DROPPED, OMENDB_FULL, OMENDB_CORRUPT, OMENDB_IOERR,
+ *              OMENDB_POISONED. */
+#define OMENDB_CALIBRATE_MIN 50
+#define OMENDB_CALIBRATE_MAX 100000
+OMENDB_API int omendb_calibrate(omendb_collection *collection, const void *queries, size_t count,
+                                int query_type,
+                                int (*progress)(void *context, uint64_t done, uint64_t total),
+                                void *context);
 
 #ifdef __cplusplus
 }

@@ -694,6 +694,27 @@ OMENDB_API int omendb_collection_schema(omendb_collection *collection, omendb_sc
     return code;
 }
 
+/* By the curve of the collection or of the segment with the largest graph. */
+static void api_promised_recall(const struct collection *collection, const struct version *version,
+                                omendb_collection_stats *stats)
+{
+    const struct calibration *curve = search_own_curve(collection, version);
+    const struct segment *largest = NULL;
+    struct calibration_answer answer;
+    for (uint32_t i = 0; i < version->segment_count; i++) {
+        if (largest == NULL || version->segments[i]->info.indexed_rows > largest->info.indexed_rows)
+            largest = version->segments[i];
+    }
+    if (curve == NULL && largest != NULL)
+        curve = largest->calibration;
+    if (curve == NULL)
+        return;
+    calibration_find_recall(curve, 10, collection->schema.ef < 10 ? 10 : collection->schema.ef,
+                            &answer);
+    stats->recall = answer.recall;
+    stats->recall_queries = curve->queries;
+}
+
 OMENDB_API int omendb_collection_get_stats(omendb_collection *collection,
                                            omendb_collection_stats *stats)
 {
@@ -722,6 +743,7 @@ OMENDB_API int omendb_collection_get_stats(omendb_collection *collection,
             stats->segment_bytes +=
                 version->segments[i]->info.rows * (uint64_t)collection->collection->vector_bytes;
     }
+    api_promised_recall(collection->collection, version, stats);
     stats->segments = version->segment_count;
     stats->next_id = atomic_load(&collection->collection->next_id);
     version_release(version);
@@ -1033,6 +1055,14 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
     if (query->stretch != 0.0f && !(query->stretch >= 1.0f && query->stretch <= FLT_MAX))
         return error_set(OMENDB_INVALID, "query.stretch is %g; it must be 0, or 1 and more",
                          (double)query->stretch);
+    if (query->recall != 0.0f && !(query->recall > 0.0f && query->recall <= 1.0f))
+        return error_set(OMENDB_INVALID,
+                         "query.recall is %g; it must be above 0 and at most 1, or 0 to go by ef",
+                         (double)query->recall);
+    if (query->recall != 0.0f && (query->ef != 0 || query->stretch != 0.0f))
+        return error_set(OMENDB_INVALID,
+                         "query.recall is %g beside an ef of %u and a stretch of %g; set one",
+                         (double)query->recall, query->ef, (double)query->stretch);
     if (query->use_radius && isnan(query->radius))
         return error_set(OMENDB_INVALID, "query.radius is NaN");
     if (query->explain != NULL && one)
@@ -1054,6 +1084,7 @@ static void api_request(omendb_collection *collection, omendb_txn *txn, const om
     request->exact = query->exact != 0;
     request->use_radius = query->use_radius != 0;
     request->radius = query->radius;
+    request->recall = query->recall;
     if (query->timeout_us != 0) {
         const omendb_vfs *vfs = collection->db->storage.vfs;
         uint64_t now = vfs->now_us(vfs->context);
@@ -1187,6 +1218,38 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
         counts};
     code = work_parallel(collection->db, (count - 1) / API_BATCH_RUN + 1, api_search_run, &batch);
     version_release(version);
+    return code;
+}
+
+OMENDB_API int omendb_calibrate(omendb_collection *collection, const void *queries, size_t count,
+                                int query_type,
+                                int (*progress)(void *context, uint64_t done, uint64_t total),
+                                void *context)
+{
+    int code = api_writing(collection, NULL);
+    if (code != OMENDB_OK)
+        return code;
+    if (queries == NULL)
+        return api_null("queries");
+    if (count < OMENDB_CALIBRATE_MIN || count > OMENDB_CALIBRATE_MAX)
+        return error_set(OMENDB_INVALID, "%zu queries; a calibration takes %d to %d", count,
+                         OMENDB_CALIBRATE_MIN, OMENDB_CALIBRATE_MAX);
+    struct collection *inside = collection->collection;
+    uint8_t *converted = NULL;
+    size_t bytes = memory_multiply(count, inside->vector_bytes);
+    code = records_check_type((uint32_t)query_type);
+    if (code == OMENDB_OK) {
+        converted = memory_alloc(&collection->db->memory, bytes);
+        code = converted == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    }
+    size_t given = scalar_bytes((omendb_scalar)query_type, inside->schema.dim);
+    for (size_t i = 0; i < count && code == OMENDB_OK; i++)
+        code = records_convert(inside, (const uint8_t *)queries + i * given, (uint32_t)query_type,
+                               converted + i * inside->vector_bytes, i);
+    if (code == OMENDB_OK)
+        code = calibrate_collection(inside, converted, (uint32_t)count, progress, context);
+    if (converted != NULL)
+        memory_free(&collection->db->memory, converted, bytes);
     return code;
 }
 

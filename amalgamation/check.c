@@ -122,6 +122,9 @@ static int check_segment(struct check *check, const struct segment *segment)
     int code = blocks_touch(&segment->file->file->blocks, 0, segment->file->file->blocks.size);
     if (code == OMENDB_OK)
         code = check_ids(check, segment);
+    if (code == OMENDB_OK && segment->calibration == NULL &&
+        segment_section(segment->file->file, segment->part, SECTION_CALIBRATION).length != 0)
+        check_problem(check, "its curve of recall is none");
     if (code == OMENDB_OK && segment->info.indexed_rows != 0)
         code = graph_check(&segment->graph, segment->info.indexed_rows, &check->db->memory,
                            check_problem, check);

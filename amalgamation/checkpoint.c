@@ -628,7 +628,21 @@ static uint32_t checkpoint_new_segments(const struct checkpoint *checkpoint,
     return count;
 }
 
-/* Segments change only under maintenance_mutex, which the caller holds. */
+/* Replaced only under maintenance_mutex, which the caller holds, as are segments. */
+static int checkpoint_enter_calibration(omendb *db, const struct collection *collection,
+                                        struct manifest_collection *entry)
+{
+    const struct calibration *calibration = atomic_load(&collection->calibration);
+    if (calibration == NULL)
+        return OMENDB_OK;
+    entry->calibration = memory_alloc(&db->memory, sizeof *entry->calibration);
+    if (entry->calibration == NULL)
+        return OMENDB_NOMEM;
+    *entry->calibration = *calibration;
+    entry->calibration->older = NULL;
+    return OMENDB_OK;
+}
+
 static int checkpoint_enter_collection(struct checkpoint *checkpoint, size_t index,
                                        uint32_t *file_capacity)
 {
@@ -637,7 +651,7 @@ static int checkpoint_enter_collection(struct checkpoint *checkpoint, size_t ind
     struct manifest_collection *entry = &checkpoint->manifest.collections[index];
     struct version *version = version_acquire(collection);
     uint32_t count = version->segment_count + checkpoint_new_segments(checkpoint, collection);
-    int code = OMENDB_OK;
+    int code = checkpoint_enter_calibration(db, collection, entry);
     if (count != 0)
         entry->segments = memory_array(&db->memory, count, sizeof *entry->segments);
     if (count != 0 && entry->segments == NULL)
@@ -1208,6 +1222,7 @@ static int checkpoint_list_published(struct checkpoint *checkpoint)
     for (size_t i = 0; i < count; i++) {
         manifest->collections[i].segments = NULL;
         manifest->collections[i].segment_count = 0;
+        manifest->collections[i].calibration = NULL;
     }
     return OMENDB_OK;
 }

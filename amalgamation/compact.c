@@ -10,7 +10,8 @@
  * A merge keeps the graph of the input with the most linked rows, drops from it what no transaction
  * can see, relinks around the gaps, and inserts all other rows. It is accepted if its sampled
  * recall is as good as before and as at the last fresh build. Else, and where half of the rows are
- * new, the graph is built in bulk. omendb_optimize refines a kept graph in the end.
+ * new, the graph is built in bulk. omendb_optimize refines a kept graph in the end. Some of the new
+ * rows come last, so that they can be asked as queries before (calibrate.c).
  *
  * What may be dropped: rows whose end is visible to every open transaction and lies at or before
  * the published checkpoint. A later delete may still be undone by a crash under the weaker sync
@@ -19,6 +20,7 @@
  * Small outputs (under 4 MiB) of one run share a file. Installing holds commit_mutex for the replay
  * of tombstones that came meanwhile. */
 #include "database.h"
+#include "format.h"
 
 #include <math.h>
 #include <string.h>
@@ -32,6 +34,7 @@
 #define COMPACT_GATE_QUERIES  400
 #define COMPACT_GATE_K        10
 #define COMPACT_GATE_LOSS     0.005f
+#define COMPACT_CURVE_GROWTH  5 /* a curve is measured anew once one row in so many is new */
 
 struct compact_merge {
     struct collection *collection; /* the caller's reference */
@@ -46,6 +49,7 @@ struct compact_merge {
     uint64_t drop_limit;
     struct begin_array *begins;
     uint8_t *codes; /* of the output's rows, or NULL: the graph is built over the vectors */
+    struct calibration calibration; /* of the output; count 0: none */
     struct part_info info;
     uint32_t part;
     int installed;
@@ -329,6 +333,7 @@ struct compact_build {
     struct graph *graph;
     const struct graph_view *source; /* adopting */
     uint32_t first, last;            /* of the slice */
+    struct calibrate_held held;      /* rows to insert last */
 };
 
 static int compact_step(void *context, uint64_t index)
@@ -347,7 +352,22 @@ static int compact_step(void *context, uint64_t index)
         code = graph_adopt_rows(build->graph, build->source, build->merge->maps[build->merge->base],
                                 scratch->graph, first, last);
     for (uint32_t row = first; build->source == NULL && row < last && code == OMENDB_OK; row++)
-        code = graph_insert(build->graph, scratch->graph, row);
+        code = calibrate_is_held(&build->held, row)
+                   ? OMENDB_OK
+                   : graph_insert(build->graph, scratch->graph, row);
+    scratch_give(db, scratch);
+    return code;
+}
+
+static int compact_insert_held(void *context, uint64_t index)
+{
+    struct compact_build *build = context;
+    omendb *db = build->compact->db;
+    struct scratch *scratch = scratch_take(db);
+    if (scratch == NULL)
+        return OMENDB_NOMEM;
+    int code = graph_insert(build->graph, scratch->graph,
+                            build->held.first + (uint32_t)index * build->held.step);
     scratch_give(db, scratch);
     return code;
 }
@@ -389,19 +409,70 @@ static int compact_adopt(struct compact_build *build)
     return code;
 }
 
-static int compact_insert(struct compact_build *build, uint32_t first)
+static struct search_target compact_target(const struct compact_merge *merge,
+                                           const struct rows_view *vectors,
+                                           const struct graph *graph)
 {
+    struct search_target target = {.codes_are_exact =
+                                       (merge->info.flags & SEGMENT_CODES_EXACT) != 0};
+    graph_get_view(graph, &target.walk);
+    target.full = target.walk;
+    target.full.vectors = *vectors;
+    target.full.kernel = merge->collection->kernel;
+    if (merge->codes != NULL)
+        target.codes = checkpoint_code_format(merge->collection, &merge->info);
+    return target;
+}
+
+/* The base's curve, or NULL. */
+static const struct calibration *compact_base_curve(const struct compact_merge *merge)
+{
+    return merge->base == merge->input_count ? NULL : merge->inputs[merge->base]->calibration;
+}
+
+/* Measures the output's curve, or takes the base's over. A curve that was measured on nearly as
+ * many rows is good enough, if the graph was not built anew; one is kept until they have doubled.
+ */
+static int compact_calibrate(struct compact_build *build, struct compact_merge *merge,
+                             const struct rows_view *vectors)
+{
+    const struct calibration *base = compact_base_curve(merge);
+    if (build->held.count != 0) {
+        struct search_target target = compact_target(merge, vectors, build->graph);
+        int code = calibrate_held_rows(merge->collection, &target, merge->rows, &build->held,
+                                       &merge->calibration);
+        return code == OMENDB_OK ? work_parallel(build->compact->db, build->held.count,
+                                                 compact_insert_held, build)
+                                 : code;
+    }
+    if (base != NULL && merge->rows / 2 <= base->rows)
+        merge->calibration = *base;
+    return OMENDB_OK;
+}
+
+static int compact_repair(const struct compact_build *build)
+{
+    struct scratch *scratch = scratch_take(build->compact->db);
+    int code = scratch == NULL ? OMENDB_NOMEM
+                               : graph_repair(build->graph, scratch->graph, build->merge->rows);
+    scratch_give(build->compact->db, scratch);
+    return code;
+}
+
+static int compact_insert(struct compact_build *build, struct compact_merge *merge,
+                          const struct rows_view *vectors, uint32_t first)
+{
+    const struct calibration *base = first == 0 ? NULL : compact_base_curve(merge);
     int code = graph_reserve(build->graph, build->merge->rows);
     if (code != OMENDB_OK)
         return code;
     graph_set_count(build->graph, build->merge->rows);
+    if (base == NULL || merge->rows - merge->rows / COMPACT_CURVE_GROWTH > base->rows)
+        calibrate_choose(first, merge->rows, &build->held);
     code = compact_build_rows(build, first, build->merge->rows);
-    struct scratch *scratch = code == OMENDB_OK ? scratch_take(build->compact->db) : NULL;
     if (code == OMENDB_OK)
-        code = scratch == NULL ? OMENDB_NOMEM
-                               : graph_repair(build->graph, scratch->graph, build->merge->rows);
-    scratch_give(build->compact->db, scratch);
-    return code;
+        code = compact_calibrate(build, merge, vectors);
+    return code == OMENDB_OK ? compact_repair(build) : code;
 }
 
 static int compact_run_parallel(void *runner, uint64_t count,
@@ -431,15 +502,24 @@ static struct graph_bulk_terms compact_bulk_terms(struct compact_build *build)
                                      compact_bulk_progress, build};
 }
 
-/* All rows at once. */
-static int compact_bulk(struct compact_build *build)
+/* All rows at once, but for the held ones, which are the last: those that came last. */
+static int compact_bulk(struct compact_build *build, struct compact_merge *merge,
+                        const struct rows_view *vectors)
 {
     struct graph_bulk_terms terms = compact_bulk_terms(build);
-    int code = graph_reserve(build->graph, build->merge->rows);
+    int code = graph_reserve(build->graph, merge->rows);
     if (code != OMENDB_OK)
         return code;
-    graph_set_count(build->graph, build->merge->rows);
-    return graph_bulk(build->graph, &terms);
+    calibrate_choose(0, merge->rows, &build->held);
+    build->held.first = merge->rows - build->held.count;
+    build->held.step = 1;
+    graph_set_count(build->graph, build->held.first);
+    code = graph_bulk(build->graph, &terms);
+    if (code == OMENDB_OK) {
+        graph_set_count(build->graph, merge->rows);
+        code = compact_calibrate(build, merge, vectors);
+    }
+    return code == OMENDB_OK ? compact_repair(build) : code;
 }
 
 /* ------------------------------------------------------------------ recall gate */
@@ -701,16 +781,16 @@ static int compact_create_graph(const struct compact_merge *merge, const struct 
 }
 
 /* In bulk, or one by one where there is no memory for that. */
-static int compact_build_all(struct compact_build *build, const struct rows_view *vectors,
-                             struct graph **graph)
+static int compact_build_all(struct compact_build *build, struct compact_merge *merge,
+                             const struct rows_view *vectors, struct graph **graph)
 {
-    int code = compact_bulk(build);
+    int code = compact_bulk(build, merge, vectors);
     if (code != OMENDB_NOMEM)
         return code;
     graph_destroy(*graph);
-    code = compact_create_graph(build->merge, vectors, graph);
+    code = compact_create_graph(merge, vectors, graph);
     build->graph = *graph;
-    return code == OMENDB_OK ? compact_insert(build, 0) : code;
+    return code == OMENDB_OK ? compact_insert(build, merge, vectors, 0) : code;
 }
 
 /* Builds the graph of all output rows over `vectors`. */
@@ -736,13 +816,13 @@ static int compact_build_graph(struct compact *compact, struct compact_merge *me
     }
     build.graph = *graph;
     if (code == OMENDB_OK && adopt)
-        code = compact_insert(&build, merge->base_rows);
+        code = compact_insert(&build, merge, vectors, merge->base_rows);
     if (code == OMENDB_OK && adopt && compact->everything) {
         struct graph_bulk_terms terms = compact_bulk_terms(&build);
         code = graph_refine(*graph, &terms);
     }
     if (code == OMENDB_OK && !adopt)
-        code = compact_build_all(&build, vectors, graph);
+        code = compact_build_all(&build, merge, vectors, graph);
     if (code == OMENDB_OK)
         code = compact_set_reference(merge, vectors, *graph, !adopt);
     return code;
@@ -751,6 +831,18 @@ static int compact_build_graph(struct compact *compact, struct compact_merge *me
 static size_t compact_code_bytes(const struct compact_merge *merge)
 {
     return merge->rows * codes_stride(merge->collection->schema.dim);
+}
+
+static int compact_write_calibration(struct segment_writer *writer,
+                                     const struct calibration *calibration)
+{
+    uint8_t bytes[FORMAT_CALIBRATION_BYTES + CALIBRATION_MAX_ENTRIES * FORMAT_CURVE_BYTES];
+    if (calibration->count == 0)
+        return OMENDB_OK;
+    calibration_encode(calibration, bytes);
+    int code = segment_writer_begin_section(writer, SECTION_CALIBRATION);
+    return code == OMENDB_OK ? segment_writer_append(writer, bytes, calibration_bytes(calibration))
+                             : code;
 }
 
 static int compact_write_graph(struct compact *compact, struct compact_merge *merge)
@@ -765,6 +857,8 @@ static int compact_write_graph(struct compact *compact, struct compact_merge *me
         struct rows_view vectors = {&chunk, 31, UINT32_MAX >> 1, merge->info.vector_stride};
         checkpoint_make_codes(merge->collection, &vectors, merge->rows, &merge->info,
                               &merge->codes);
+        if (merge->codes != NULL) /* the vectors are hardly read again before the end */
+            blocks_release(written, offset, merge->rows * (uint64_t)merge->info.vector_stride);
         code = compact_build_graph(compact, merge, &vectors, &graph);
         if (code == OMENDB_OK) {
             graph_get_view(graph, &view);
@@ -779,6 +873,8 @@ static int compact_write_graph(struct compact *compact, struct compact_merge *me
         code = segment_writer_begin_section(compact->writer, SECTION_CODES);
     if (code == OMENDB_OK && merge->codes != NULL)
         code = segment_writer_append(compact->writer, merge->codes, compact_code_bytes(merge));
+    if (code == OMENDB_OK)
+        code = compact_write_calibration(compact->writer, &merge->calibration);
     return code;
 }
 
@@ -1017,3 +1113,4 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
 #undef COMPACT_GATE_QUERIES
 #undef COMPACT_GATE_K
 #undef COMPACT_GATE_LOSS
+#undef COMPACT_CURVE_GROWTH

@@ -28,6 +28,7 @@
 #define OMENDB_DATABASE_H
 
 #include "internal.h"
+#include "calibration.h"
 #include "codes.h"
 #include "error.h"
 #include "graph_bulk.h"
@@ -92,7 +93,8 @@ struct segment {
     _Atomic uint32_t walks;            /* counted up to SEGMENT_WALKS_TO_HEAT */
     struct section_range ids, sorted_ids, sorted_rows, filter;
     struct tombstones *tombstones;
-    struct begin_array *begins; /* NULL: visible to everybody */
+    struct begin_array *begins;      /* NULL: visible to everybody */
+    struct calibration *calibration; /* NULL: not calibrated */
     /* What may be dropped depends on a limit that only grows: up to this one a look at the
      * tombstones found too little. */
     _Atomic uint64_t not_stale_limit;
@@ -125,6 +127,9 @@ struct collection {
     _Atomic uint32_t dropped;
     _Atomic(struct version *)
         version; /* replaced under commit_mutex; the old one is released after a grace period */
+    /* Of omendb_calibrate, or NULL; maintenance_mutex to replace. Those before it stay until the
+     * collection goes, as a search may be reading one. */
+    _Atomic(struct calibration *) calibration;
     struct memtable *active;  /* the last of the version's memtables, or NULL; commit_mutex */
     _Atomic uint64_t next_id; /* commit_mutex */
     /* Queues of work.c, linked through the collections; work mutex. */
@@ -478,6 +483,25 @@ OMENDB_INTERNAL int work_merge_begin(omendb *db,
 OMENDB_INTERNAL void work_merge_end(omendb *db);
 
 /* ---- search.c */
+/* A graph to walk and the vectors by which its hits are compared. */
+struct search_target {
+    struct graph_view full;   /* the vectors; count = rows that can be scanned */
+    struct graph_view walk;   /* of indexed rows, maybe over codes */
+    struct code_format codes; /* step 0: none */
+    int codes_are_exact;
+};
+/* A walk as a search does it, for measuring: the rows found, by the distances of their vectors,
+ * into scratch->hits, which has places for effort->ef. vector: stored type. effort->k are wanted;
+ * more may come, in an order that is less precise. */
+OMENDB_INTERNAL int search_walk_target(struct collection *collection,
+                                       const struct search_target *target, const uint8_t *vector,
+                                       struct scratch *scratch, const struct graph_effort *effort,
+                                       size_t *count);
+/* Stored, of all sources, deleted ones included; *largest: of one. */
+OMENDB_INTERNAL uint64_t search_total_rows(const struct version *version, uint64_t *largest);
+/* The collection's curve, while it is in force for the version; or NULL. */
+OMENDB_INTERNAL const struct calibration *search_own_curve(const struct collection *collection,
+                                                           const struct version *version);
 /* What one call asks, in the engine's terms. */
 struct search_request {
     struct collection *collection;
@@ -489,6 +513,7 @@ struct search_request {
     size_t k, ef;
     int exact, use_radius;
     float radius;
+    float recall;            /* 0: by ef and stretch */
     uint64_t deadline_us;    /* by the clock of the vfs; 0: none */
     float stretch;           /* of graph_effort; 0: ef alone decides */
     uint64_t largest_source; /* filled by search_run: rows of the largest memtable or segment */
@@ -498,6 +523,31 @@ OMENDB_INTERNAL int search_check_deadline(const struct search_request *request);
 OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch,
                                uint64_t *ids, float *distances, size_t *count,
                                omendb_explain *explain);
+
+/* ---- calibrate.c */
+/* Rows that a merge has not inserted yet: first + i * step for i < count. */
+struct calibrate_held {
+    uint32_t first, step, count;
+};
+/* Those to hold back of the rows [first, rows). count 0: too few to tell anything. */
+OMENDB_INTERNAL void calibrate_choose(uint32_t first, uint32_t rows, struct calibrate_held *held);
+static inline int calibrate_is_held(const struct calibrate_held *held, uint32_t row)
+{
+    if (held->count == 0 || row < held->first)
+        return 0;
+    uint32_t at = row - held->first;
+    return at % held->step == 0 && at / held->step < held->count;
+}
+/* The curve of a graph of `rows` rows that lacks only the held ones. No entries: there was no
+ * memory for it. OMENDB_DONE: the database is closing. */
+OMENDB_INTERNAL int calibrate_held_rows(struct collection *collection,
+                                        const struct search_target *target, uint32_t rows,
+                                        const struct calibrate_held *held,
+                                        struct calibration *calibration);
+/* omendb_calibrate, arguments checked; queries in the stored type, one after the other. */
+OMENDB_INTERNAL int
+calibrate_collection(struct collection *collection, const uint8_t *queries, uint32_t count,
+                     int (*progress)(void *context, uint64_t done, uint64_t total), void *context);
 
 /* ---- txn.c */
 struct txn_write {

@@ -43,6 +43,15 @@
  *             trailer of 32 bytes: "OMENDBFT", u64 bytes of the footer, u32 parts, u32 sections,
  *                u32 zero, u32 CRC32C of the footer's other bytes, begun with u64 file number
  *
+ * The curve of recall by effort (calibration.h), a section of segments:
+ *    0  4  entries, at least 1
+ *    4  4  queries in the largest sample
+ *    8  4  rows of the graph when it was measured
+ *   12  4  zero
+ *   16  8  rows of the collection then; 0 in segments
+ *   24     entries, 24 bytes each, ascending by k, ef, stretch:
+ *             u32 k, u32 ef, f32 stretch, f32 mean recall, f32 its lower 95 % bound, u32 zero
+ *
  * Manifest:
  *   24  8  bytes of the file
  *   32  8  its number
@@ -59,6 +68,7 @@
  *          collections, ascending by name: 72 fixed bytes (FORMAT_COLLECTION_*), the name, zeros
  *          to a multiple of 8, then segments, 24 bytes each:
  *             u64 file, u32 part, u32 overlay's part, u64 overlay's file (0: none)
+ *          and the curve that omendb_calibrate measured, as in segments, if there is one
  *
  * CURRENT is text: the manifest's name and a newline, the CRC32C of that line in eight hexadecimal
  * digits and a newline. It is replaced by a rename over it, never written in place.
@@ -220,11 +230,33 @@ enum format_collection {
     FORMAT_COLLECTION_EF = 48,
     FORMAT_COLLECTION_NAME_BYTES = 52,
     FORMAT_COLLECTION_SEGMENTS = 56,
-    FORMAT_COLLECTION_ZERO = 60,
+    FORMAT_COLLECTION_CALIBRATION = 60, /* bytes of the curve, 0: none */
+    FORMAT_COLLECTION_ZERO = 64,
     FORMAT_COLLECTION_BYTES = 72
 };
-_Static_assert(FORMAT_COLLECTION_ZERO + 12 == FORMAT_COLLECTION_BYTES,
-               "12 bytes of a collection are free");
+_Static_assert(FORMAT_COLLECTION_ZERO + 8 == FORMAT_COLLECTION_BYTES,
+               "8 bytes of a collection are free");
+
+enum format_calibration {
+    FORMAT_CALIBRATION_ENTRIES = 0,
+    FORMAT_CALIBRATION_QUERIES = 4,
+    FORMAT_CALIBRATION_ROWS = 8,
+    FORMAT_CALIBRATION_ZERO = 12,
+    FORMAT_CALIBRATION_ALL_ROWS = 16,
+    FORMAT_CALIBRATION_BYTES = 24
+};
+
+enum format_curve {
+    FORMAT_CURVE_K = 0,
+    FORMAT_CURVE_EF = 4,
+    FORMAT_CURVE_STRETCH = 8, /* IEEE 754 binary32, as the next two */
+    FORMAT_CURVE_MEAN = 12,
+    FORMAT_CURVE_LOW = 16,
+    FORMAT_CURVE_ZERO = 20,
+    FORMAT_CURVE_BYTES = 24
+};
+_Static_assert((int)FORMAT_CALIBRATION_BYTES % 8 == 0 && (int)FORMAT_CURVE_BYTES % 8 == 0,
+               "what follows a curve in the manifest stays aligned");
 
 enum format_reference {
     FORMAT_REFERENCE_FILE = 0,

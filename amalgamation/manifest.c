@@ -42,6 +42,7 @@ OMENDB_INTERNAL void manifest_destroy(struct memory *memory, struct manifest *ma
         struct manifest_collection *collection = &manifest->collections[i];
         memory_free(memory, collection->segments,
                     collection->segment_count * sizeof *collection->segments);
+        memory_free(memory, collection->calibration, sizeof *collection->calibration);
     }
     memory_free(memory, manifest->collections,
                 manifest->collection_count * sizeof *manifest->collections);
@@ -174,6 +175,8 @@ static int manifest_check_collection(const struct manifest_check *check, uint32_
         snprintf(what, sizeof what, "collection number %" PRIu32 ": schema.%s", index, field);
         return manifest_refuse(check, what, "is out of its range");
     }
+    if (collection->calibration != NULL && !calibration_is_legal(collection->calibration))
+        return manifest_refuse(check, what, "has a curve of recall that does not ascend");
     for (uint32_t i = 0; i < collection->segment_count; i++) {
         const struct manifest_segment *segment = &collection->segments[i];
         if (!manifest_has_file(manifest, segment->file, STORAGE_SEGMENT) ||
@@ -252,7 +255,8 @@ static int manifest_check_all(const struct manifest_check *check, struct memory 
 static size_t manifest_collection_bytes(const struct manifest_collection *collection)
 {
     size_t name = (size_t)format_align(strlen(collection->name), 8);
-    return memory_add(FORMAT_COLLECTION_BYTES + name,
+    size_t curve = calibration_bytes(collection->calibration);
+    return memory_add(FORMAT_COLLECTION_BYTES + name + curve,
                       memory_multiply(collection->segment_count, FORMAT_REFERENCE_BYTES));
 }
 
@@ -293,6 +297,8 @@ static void manifest_encode_collection(const struct manifest_collection *collect
     format_put32(at + FORMAT_COLLECTION_EF, schema->ef);
     format_put32(at + FORMAT_COLLECTION_NAME_BYTES, (uint32_t)name_bytes);
     format_put32(at + FORMAT_COLLECTION_SEGMENTS, collection->segment_count);
+    format_put32(at + FORMAT_COLLECTION_CALIBRATION,
+                 (uint32_t)calibration_bytes(collection->calibration));
     at += FORMAT_COLLECTION_BYTES;
     memcpy(at, collection->name, name_bytes);
     at += format_align(name_bytes, 8);
@@ -303,6 +309,8 @@ static void manifest_encode_collection(const struct manifest_collection *collect
         format_put32(at + FORMAT_REFERENCE_OVERLAY_PART, segment->overlay_part);
         format_put64(at + FORMAT_REFERENCE_OVERLAY_FILE, segment->overlay_file);
     }
+    if (calibration_bytes(collection->calibration) != 0)
+        calibration_encode(collection->calibration, at);
 }
 
 /* `bytes` is zeroed. */
@@ -569,6 +577,23 @@ static int manifest_decode_segments(struct manifest_input *input, uint32_t count
     return OMENDB_OK;
 }
 
+static int manifest_decode_calibration(struct manifest_input *input, uint32_t length,
+                                       struct memory *memory,
+                                       struct manifest_collection *collection)
+{
+    if (length == 0)
+        return OMENDB_OK;
+    const uint8_t *at = manifest_take(input, length, 1);
+    if (at == NULL || !calibration_length_is_legal(length))
+        return manifest_too_short(input);
+    collection->calibration = memory_alloc(memory, sizeof *collection->calibration);
+    if (collection->calibration == NULL)
+        return OMENDB_NOMEM;
+    /* What is not a curve is refused by the check, as it has no entries. */
+    (void)calibration_decode(collection->calibration, at, length);
+    return OMENDB_OK;
+}
+
 static int manifest_decode_collection(struct manifest_input *input, struct memory *memory,
                                       struct manifest_collection *collection)
 {
@@ -588,8 +613,12 @@ static int manifest_decode_collection(struct manifest_input *input, struct memor
     /* A NUL inside would let two names look alike. */
     if (strlen(collection->name) != name_bytes)
         return manifest_too_short(input);
-    return manifest_decode_segments(input, format_get32(fixed + FORMAT_COLLECTION_SEGMENTS), memory,
-                                    collection);
+    int code = manifest_decode_segments(input, format_get32(fixed + FORMAT_COLLECTION_SEGMENTS),
+                                        memory, collection);
+    if (code == OMENDB_OK)
+        code = manifest_decode_calibration(
+            input, format_get32(fixed + FORMAT_COLLECTION_CALIBRATION), memory, collection);
+    return code;
 }
 
 /* Bytes whose two checksums are right. On failure the caller destroys what was decoded. */

@@ -8,6 +8,7 @@
 #define OMENDB_MANIFEST_H
 
 #include "internal.h"
+#include "calibration.h"
 #include "storage.h"
 
 struct manifest_file {
@@ -31,6 +32,7 @@ struct manifest_collection {
     omendb_schema schema; /* complete */
     uint32_t segment_count;
     struct manifest_segment *segments;
+    struct calibration *calibration; /* that omendb_calibrate measured, or NULL */
 };
 
 struct manifest {

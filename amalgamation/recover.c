@@ -166,6 +166,25 @@ static int recover_segments(omendb *db, const struct recover_files *files,
     return OMENDB_OK;
 }
 
+/* A refresh finds the same curve again, or a newer one; what it replaces may be in use. */
+static int recover_calibration(omendb *db, const struct manifest_collection *entry,
+                               struct collection *collection)
+{
+    struct calibration *old = atomic_load(&collection->calibration);
+    if (entry->calibration == NULL ||
+        (old != NULL && old->count == entry->calibration->count &&
+         old->all_rows == entry->calibration->all_rows &&
+         memcmp(old->entries, entry->calibration->entries, sizeof old->entries) == 0))
+        return OMENDB_OK;
+    struct calibration *made = memory_alloc(&db->memory, sizeof *made);
+    if (made == NULL)
+        return OMENDB_NOMEM;
+    *made = *entry->calibration;
+    made->older = old;
+    atomic_store_explicit(&collection->calibration, made, memory_order_release);
+    return OMENDB_OK;
+}
+
 static int recover_collection(omendb *db, const struct recover_files *files,
                               const struct manifest_collection *entry)
 {
@@ -180,6 +199,8 @@ static int recover_collection(omendb *db, const struct recover_files *files,
     }
     if (code == OMENDB_OK)
         code = recover_segments(db, files, entry, collection);
+    if (code == OMENDB_OK)
+        code = recover_calibration(db, entry, collection);
     if (code == OMENDB_OK)
         atomic_store(&collection->next_id, entry->next_id);
     return code;

@@ -208,7 +208,7 @@ static int search_scan(const struct search_request *request, const struct search
 
 /* The nearest rows that a walk finds, by the distances of their vectors. */
 static int search_walk(const struct search_request *request, const struct search_source *source,
-                       struct scratch *scratch, size_t k, size_t ef,
+                       struct scratch *scratch, const struct graph_effort *effort,
                        const struct graph_filter *filter, size_t *count,
                        struct graph_counters *counters)
 {
@@ -219,27 +219,149 @@ static int search_walk(const struct search_request *request, const struct search
         code = search_encode(request, source, scratch, &exact);
         query = scratch->code;
     }
-    const struct graph_effort effort = {.ef = ef, .k = k, .stretch = request->stretch};
     if (code == OMENDB_OK)
-        code = graph_search(&source->walk, scratch->graph, query, &effort, filter, scratch->hits,
+        code = graph_search(&source->walk, scratch->graph, query, effort, filter, scratch->hits,
                             count, counters);
     if (code != OMENDB_OK || exact)
         return code;
-    *count = *count < SEARCH_RERANK(k) ? *count : SEARCH_RERANK(k);
+    *count = *count < SEARCH_RERANK(effort->k) ? *count : SEARCH_RERANK(effort->k);
     counters->distances += *count;
     return search_rerank(source, request->vector, scratch->hits, 0, *count);
 }
 
+OMENDB_INTERNAL int search_walk_target(struct collection *collection,
+                                       const struct search_target *target, const uint8_t *vector,
+                                       struct scratch *scratch, const struct graph_effort *effort,
+                                       size_t *count)
+{
+    struct graph_counters counters = {0, 0};
+    struct search_request request = {.collection = collection, .vector = vector};
+    struct search_source source;
+    memset(&source, 0, sizeof source);
+    source.view = target->full;
+    source.walk = target->walk;
+    source.codes = target->codes.step == 0.0f ? NULL : &target->codes;
+    source.codes_are_exact = target->codes_are_exact;
+    return search_walk(&request, &source, scratch, effort, NULL, count, &counters);
+}
+
+/* ------------------------------------------------------------------ effort */
+
+OMENDB_INTERNAL uint64_t search_total_rows(const struct version *version, uint64_t *largest)
+{
+    uint64_t rows = 0;
+    *largest = 0;
+    for (uint32_t i = 0; i < version->memtable_count + version->segment_count; i++) {
+        uint64_t more =
+            i < version->memtable_count
+                ? atomic_load_explicit(&version->memtables[i]->count, memory_order_acquire)
+                : version->segments[i - version->memtable_count]->info.rows;
+        rows += more;
+        *largest = more > *largest ? more : *largest;
+    }
+    return rows;
+}
+
+/* What the efforts in all sources follow from. */
+struct search_plan {
+    const struct calibration *own; /* the collection's curve, or NULL */
+    size_t largest;                /* of the efforts that curves gave; by ef: that */
+};
+
+static const struct calibration *search_curve(const struct search_plan *plan,
+                                              const struct segment *segment)
+{
+    return plan->own != NULL ? plan->own : segment == NULL ? NULL : segment->calibration;
+}
+
+OMENDB_INTERNAL const struct calibration *search_own_curve(const struct collection *collection,
+                                                           const struct version *version)
+{
+    const struct calibration *own =
+        atomic_load_explicit(&collection->calibration, memory_order_acquire);
+    uint64_t largest;
+    if (own == NULL || own->count == 0 || search_total_rows(version, &largest) / 2 > own->all_rows)
+        return NULL;
+    for (uint32_t i = 0; i < version->segment_count; i++) {
+        if (version->segments[i]->info.indexed_rows / 2 > own->rows)
+            return NULL;
+    }
+    return own;
+}
+
 /* What ef becomes in a source: the largest gets all of it. In one with a smaller share of the rows
  * fewer of the nearest are to be expected, and they are found with less. */
-static size_t search_effort(const struct search_request *request,
-                            const struct search_source *source, size_t k)
+static size_t search_share_of_ef(const struct search_request *request,
+                                 const struct search_source *source, size_t k)
 {
     size_t ef = request->ef < k ? k : request->ef;
     if (request->stretch == 0.0f && source->row_limit < request->largest_source)
         ef = k + (size_t)((double)(ef - k) *
                           sqrt((double)source->row_limit / (double)request->largest_source));
-    return ef < source->row_limit ? ef : source->row_limit;
+    return ef;
+}
+
+/* The effort for a recall in one source (segment NULL: a memtable), and what it promises. */
+static void search_effort_for(const struct search_request *request, const struct search_plan *plan,
+                              const struct segment *segment, size_t k,
+                              struct calibration_answer *answer)
+{
+    const struct calibration *curve = search_curve(plan, segment);
+    *answer = (struct calibration_answer){plan->largest, 0.0f, 0.0f, OMENDB_EXPLAIN_UNCALIBRATED};
+    if (curve != NULL)
+        calibration_find_effort(curve, k, request->recall, answer);
+    answer->ef = answer->ef < k ? k : answer->ef;
+}
+
+/* The effort for one source, whatever was asked, and what it promises: recall 0 without a curve,
+ * and with a stretch, of which none tells. */
+static void search_effort(const struct search_request *request, const struct search_plan *plan,
+                          const struct search_source *source, size_t k,
+                          struct calibration_answer *answer)
+{
+    const struct calibration *curve = search_curve(plan, source->segment);
+    size_t ef;
+    if (request->recall > 0.0f) {
+        search_effort_for(request, plan, source->segment, k, answer);
+    } else {
+        ef = search_share_of_ef(request, source, k);
+        *answer =
+            (struct calibration_answer){ef, request->stretch, 0.0f, OMENDB_EXPLAIN_UNCALIBRATED};
+        if (curve != NULL && request->stretch == 0.0f)
+            calibration_find_recall(curve, k, ef, answer);
+    }
+    answer->ef = answer->ef < source->row_limit ? answer->ef : source->row_limit;
+}
+
+static void search_make_plan(const struct search_request *request, size_t k,
+                             struct search_plan *plan)
+{
+    const struct version *version = request->version;
+    struct calibration_answer answer;
+    *plan = (struct search_plan){search_own_curve(request->collection, version), request->ef};
+    if (!(request->recall > 0.0f))
+        return;
+    size_t largest = 0;
+    if (plan->own != NULL) {
+        search_effort_for(request, plan, NULL, k, &answer);
+        largest = answer.ef;
+    }
+    for (uint32_t i = 0; plan->own == NULL && i < version->segment_count; i++) {
+        if (version->segments[i]->calibration == NULL)
+            continue;
+        search_effort_for(request, plan, version->segments[i], k, &answer);
+        largest = answer.ef > largest ? answer.ef : largest;
+    }
+    plan->largest = largest != 0 ? largest : request->ef;
+}
+
+/* A graph was walked. */
+static void search_tell(const struct calibration_answer *answer, size_t ef, omendb_explain *explain)
+{
+    explain->ef = ef > explain->ef ? ef : explain->ef;
+    explain->warnings |= answer->warnings;
+    if ((answer->warnings & OMENDB_EXPLAIN_UNCALIBRATED) == 0 && answer->recall < explain->recall)
+        explain->recall = answer->recall;
 }
 
 /* Whether a walk is worth it. With a stretch ef is only a bound, far above what is kept. */
@@ -252,29 +374,33 @@ static int search_is_small(const struct search_request *request, uint32_t rows, 
 
 /* The k nearest rows of a source into scratch->hits. */
 static int search_rows(const struct search_request *request, const struct search_source *source,
-                       struct scratch *scratch, size_t k, size_t *count,
-                       struct graph_counters *counters, omendb_explain *explain)
+                       struct scratch *scratch, size_t k, const struct search_plan *plan,
+                       size_t *count, struct graph_counters *counters, omendb_explain *explain)
 {
+    struct calibration_answer answer;
     int filtered = source->begins != NULL ||
                    atomic_load_explicit(&source->tombstones->dead, memory_order_acquire) != 0;
     struct graph_filter filter = {source->row_limit, GRAPH_NO_ROW, filtered ? search_visible : NULL,
                                   source};
     uint32_t walked = source->indexed < source->row_limit ? source->indexed : source->row_limit;
-    size_t ef = search_effort(request, source, k);
     int code = OMENDB_OK;
+    search_effort(request, plan, source, k, &answer);
     *count = 0;
     if (source->row_limit == 0)
         return OMENDB_OK;
-    if (request->exact || search_is_small(request, walked, ef))
+    if (request->exact || search_is_small(request, walked, answer.ef))
         walked = 0;
     if (walked != 0) {
         struct graph_filter in_graph = filter;
+        const struct graph_effort effort = {.ef = answer.ef, .k = k, .stretch = answer.stretch};
         in_graph.row_limit = walked;
-        code = search_walk(request, source, scratch, k, ef, &in_graph, count, counters);
+        code = search_walk(request, source, scratch, &effort, &in_graph, count, counters);
         *count = *count < k ? *count : k;
         explain->graph_rows += walked;
         if (*count < k && *count < walked)
             *count = walked = 0;
+        else
+            search_tell(&answer, answer.ef, explain);
     }
     if (code == OMENDB_OK && walked < source->row_limit) {
         int by_codes = walked != 0 && source->codes != NULL &&
@@ -350,30 +476,14 @@ static void search_own_writes(const struct search_request *request, struct scrat
     }
 }
 
-/* Of all sources; *largest: of one. */
-static uint64_t search_total_rows(const struct version *version, uint64_t *largest)
-{
-    uint64_t rows = 0;
-    *largest = 0;
-    for (uint32_t i = 0; i < version->memtable_count + version->segment_count; i++) {
-        uint64_t more =
-            i < version->memtable_count
-                ? atomic_load_explicit(&version->memtables[i]->count, memory_order_acquire)
-                : version->segments[i - version->memtable_count]->info.rows;
-        rows += more;
-        *largest = more > *largest ? more : *largest;
-    }
-    return rows;
-}
-
 static int search_source(const struct search_request *request, const struct search_source *source,
-                         struct scratch *scratch, size_t k, size_t *best,
-                         struct graph_counters *counters, omendb_explain *explain)
+                         struct scratch *scratch, size_t k, const struct search_plan *plan,
+                         size_t *best, struct graph_counters *counters, omendb_explain *explain)
 {
     size_t count, named;
     int code = search_check_deadline(request);
     if (code == OMENDB_OK)
-        code = search_rows(request, source, scratch, k, &count, counters, explain);
+        code = search_rows(request, source, scratch, k, plan, &count, counters, explain);
     if (code == OMENDB_OK)
         code = search_name_hits(request, source, scratch, count, &named);
     if (code == OMENDB_OK)
@@ -395,17 +505,20 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     /* Each hit that is left out by id takes a place of its own. */
     size_t k = request->k < rows ? request->k : (size_t)rows;
     size_t wanted = k + own + (request->excluded_id != OMENDB_ID_AUTO);
-    size_t ef = request->ef > wanted ? request->ef : wanted;
+    struct search_plan plan;
+    search_make_plan(request, wanted, &plan);
+    size_t ef = plan.largest > wanted ? plan.largest : wanted;
     *count = 0;
+    explain->recall = 1.0f;
     int code = scratch_reserve(scratch, ef + 1 + SEARCH_RERANK(wanted), wanted + 1, 0);
     for (uint32_t i = 0; i < version->memtable_count && code == OMENDB_OK; i++) {
         search_memtable_source(version->memtables[i], request->collection, request->commit,
                                &source);
-        code = search_source(request, &source, scratch, wanted, &best, &counters, explain);
+        code = search_source(request, &source, scratch, wanted, &plan, &best, &counters, explain);
     }
     for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++) {
         search_segment_source(version->segments[i], request->commit, &source);
-        code = search_source(request, &source, scratch, wanted, &best, &counters, explain);
+        code = search_source(request, &source, scratch, wanted, &plan, &best, &counters, explain);
     }
     if (code != OMENDB_OK)
         return code;
@@ -420,6 +533,8 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     }
     explain->expanded += counters.expanded;
     explain->distances += counters.distances;
+    if ((explain->warnings & OMENDB_EXPLAIN_UNCALIBRATED) != 0 && explain->recall == 1.0f)
+        explain->recall = 0.0f;
     return OMENDB_OK;
 }
 

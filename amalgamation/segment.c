@@ -614,6 +614,8 @@ static uint64_t segment_section_needs(const struct part_info *info, size_t type)
     case SECTION_IDS:
     case SECTION_SORTED_IDS:
         return rows * sizeof(uint64_t);
+    case SECTION_CALIBRATION:
+        return FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_BYTES;
     default:
         return 0;
     }

@@ -26,11 +26,12 @@ enum section_type {
     SECTION_IDS = 6,         /* rows u64, in row order */
     SECTION_SORTED_IDS =
         7, /* rows u64 ascending (ties by row); absent when IDS is itself ascending */
-    SECTION_SORTED_ROWS = 8, /* rows u32: row of each of SORTED_IDS */
-    SECTION_ID_FILTER = 9,   /* blocked Bloom filter, see idmap.h */
-    SECTION_TOMBSTONES = 10, /* in overlays: ascending u32 rows */
-    SECTION_CODES = 11,      /* rows * codes_stride(dim), see codes.h; may be absent */
-    SECTION_TYPES = 12
+    SECTION_SORTED_ROWS = 8,  /* rows u32: row of each of SORTED_IDS */
+    SECTION_ID_FILTER = 9,    /* blocked Bloom filter, see idmap.h */
+    SECTION_TOMBSTONES = 10,  /* in overlays: ascending u32 rows */
+    SECTION_CODES = 11,       /* rows * codes_stride(dim), see codes.h; may be absent */
+    SECTION_CALIBRATION = 12, /* the curve of recall by effort, see calibration.h; may be absent */
+    SECTION_TYPES = 13
 };
 
 /* Part flags */

@@ -11,6 +11,7 @@
  * appends go to memtables in it, and what a later version dropped had ended at or before a commit
  * that was already visible (compact.c). Hence the loop in version_acquire_newest. */
 #include "database.h"
+#include "format.h"
 
 #include <float.h>
 #include <stdio.h>
@@ -130,6 +131,16 @@ OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_sch
 
 /* ------------------------------------------------------------------ collections */
 
+/* A curve and those that it replaced. */
+static void calibration_destroy_all(struct memory *memory, struct calibration *calibration)
+{
+    while (calibration != NULL) {
+        struct calibration *older = calibration->older;
+        memory_free(memory, calibration, sizeof *calibration);
+        calibration = older;
+    }
+}
+
 OMENDB_INTERNAL int collection_create(omendb *db, uint64_t id, const char *name,
                                       const omendb_schema *schema, struct collection **collection)
 {
@@ -169,6 +180,7 @@ OMENDB_INTERNAL void collection_release(struct collection *collection)
         atomic_fetch_sub_explicit(&collection->references, 1, memory_order_acq_rel) != 1)
         return;
     version_release(atomic_load_explicit(&collection->version, memory_order_relaxed));
+    calibration_destroy_all(&collection->db->memory, atomic_load(&collection->calibration));
     memory_free(&collection->db->memory, collection, sizeof *collection);
 }
 
@@ -424,6 +436,10 @@ static int segment_check_layout(const struct collection *collection,
     int code = OMENDB_OK;
     for (size_t i = 0; i < sizeof expected / sizeof expected[0] && code == OMENDB_OK; i++)
         code = segment_expect(file, part, expected[i].type, expected[i].bytes);
+    uint64_t curve = segment_section(file, part, SECTION_CALIBRATION).length;
+    if (code == OMENDB_OK && curve != 0 && !calibration_length_is_legal(curve))
+        code = segment_expect(file, part, SECTION_CALIBRATION,
+                              FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_BYTES);
     return code;
 }
 
@@ -483,6 +499,21 @@ static void segment_set_views(struct segment *segment, const struct collection *
     segment_set_code_view(segment, collection);
 }
 
+/* The segment's curve, where it has one. It decides about effort only, so one that is damaged, or
+ * for which there is no memory, does not keep the segment from being used; omendb_check tells. */
+static void segment_read_calibration(struct segment *segment)
+{
+    struct segment_file *file = segment->file->file;
+    struct section_range range = segment_section(file, segment->part, SECTION_CALIBRATION);
+    if (range.length == 0 || blocks_touch(&file->blocks, range.offset, range.length) != OMENDB_OK)
+        return;
+    struct calibration *curve = memory_alloc(segment->memory, sizeof *curve);
+    if (curve != NULL && calibration_decode(curve, file->blocks.base + range.offset, range.length))
+        segment->calibration = curve;
+    else if (curve != NULL)
+        memory_free(segment->memory, curve, sizeof *curve);
+}
+
 OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection,
                                  struct shared_file *file, uint32_t part,
                                  struct tombstones *tombstones, struct begin_array *begins,
@@ -516,6 +547,7 @@ OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection
     made->sorted_rows = segment_section(file->file, part, SECTION_SORTED_ROWS);
     made->filter = segment_section(file->file, part, SECTION_ID_FILTER);
     segment_set_views(made, collection);
+    segment_read_calibration(made);
     *segment = made;
     return OMENDB_OK;
 }
@@ -540,6 +572,7 @@ OMENDB_INTERNAL void segment_release(struct segment *segment)
     tombstones_release(segment->tombstones);
     begin_array_destroy(segment->begins);
     hot_destroy(segment->memory, atomic_load_explicit(&segment->hot, memory_order_relaxed));
+    memory_free(segment->memory, segment->calibration, sizeof *segment->calibration);
     shared_file_release(segment->file);
     memory_free(segment->memory, segment, sizeof *segment);
 }

@@ -13,6 +13,7 @@ struct sample {
     struct manifest_file files[4];
     struct manifest_collection collections[COLLECTIONS];
     struct manifest_segment segments[COLLECTIONS][2];
+    struct calibration calibration; /* of the second collection */
 };
 
 static void sample_make(struct sample *sample, uint64_t number)
@@ -46,6 +47,14 @@ static void sample_make(struct sample *sample, uint64_t number)
         sample->segments[i][0] = (struct manifest_segment){4, i, 6 + i, 3};
         sample->segments[i][1] = (struct manifest_segment){9, i, 0, 0};
     }
+    sample->calibration = (struct calibration){.rows = 700,
+                                               .queries = 80,
+                                               .all_rows = 900,
+                                               .count = 3,
+                                               .entries = {{10, 16, 0.0f, 0.8f, 0.75f},
+                                                           {10, 64, 0.0f, 0.9f, 0.85f},
+                                                           {100, 128, 0.5f, 1, 1}}};
+    sample->collections[1].calibration = &sample->calibration;
 }
 
 /* Whether it holds what sample_make gave, files in order. */
@@ -71,7 +80,10 @@ static int sample_equals(const struct manifest *manifest, uint64_t number)
                 memcmp(&left->schema, &right->schema, sizeof left->schema) == 0 &&
                 left->segment_count == right->segment_count &&
                 memcmp(left->segments, right->segments,
-                       left->segment_count * sizeof *left->segments) == 0;
+                       left->segment_count * sizeof *left->segments) == 0 &&
+                (left->calibration == NULL) == (right->calibration == NULL) &&
+                (left->calibration == NULL ||
+                 memcmp(left->calibration, right->calibration, sizeof sample.calibration) == 0);
     }
     return equal;
 }
@@ -283,6 +295,46 @@ TEST(manifest_mutated_and_signed_is_bounded)
     CHECK(read > 100 && refused > 100);
     free(bytes);
     free(mutated);
+    fixture_end();
+}
+
+TEST(manifest_with_a_curve_that_is_none_is_refused)
+{
+    struct sample sample;
+    uint8_t curve[FORMAT_CALIBRATION_BYTES + 3 * FORMAT_CURVE_BYTES];
+    static const struct {
+        size_t at;
+        uint32_t value;
+    } lies[] = {{FORMAT_CALIBRATION_ENTRIES, 0},
+                {FORMAT_CALIBRATION_ENTRIES, 4},
+                {FORMAT_CALIBRATION_ENTRIES, UINT32_MAX},
+                {FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_K, 0},
+                {FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_EF, 65},
+                {FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_LOW, UINT32_MAX}, /* NaN */
+                {FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_LOW, 0x3f800000}};
+    fixture_begin(OMENDB_IO_MAP);
+    sample_make(&sample, 5);
+    sample.calibration.entries[1].low = 0.5f; /* below the first */
+    CHECK_EQ_INT(manifest_write(&fixture.storage, &sample.manifest), OMENDB_MISUSE);
+    CHECK_EQ_INT(sample_write(5), OMENDB_OK);
+    const size_t size = (size_t)fixture_file_size("MANIFEST-5");
+    uint8_t *bytes = malloc(size), *at = bytes;
+    fixture_file_read("MANIFEST-5", 0, bytes, size);
+    sample_make(&sample, 5);
+    calibration_encode(&sample.calibration, curve);
+    while (memcmp(at, curve, sizeof curve) != 0)
+        at++;
+    for (size_t i = 0; i < sizeof lies / sizeof lies[0]; i++) {
+        const uint32_t truth = format_get32(at + lies[i].at);
+        format_put32(at + lies[i].at, lies[i].value);
+        sign(bytes, size);
+        CHECK_EQ_INT(sample_read(5), OMENDB_CORRUPT);
+        CHECK(strstr(error_text(), "curve") != NULL);
+        format_put32(at + lies[i].at, truth);
+    }
+    sign(bytes, size);
+    CHECK_EQ_INT(sample_read(5), OMENDB_OK);
+    free(bytes);
     fixture_end();
 }
 
@@ -553,7 +605,7 @@ TEST(manifest_bytes_are_as_documented)
     fixture_begin(OMENDB_IO_MAP);
     CHECK_EQ_INT(sample_write(5), OMENDB_OK);
     const size_t size = (size_t)fixture_file_size("MANIFEST-5");
-    CHECK_EQ_INT(size, 104 + 4 * 24 + 3 * 72 + (8 + 8 + 16) + 4 * 24);
+    CHECK_EQ_INT(size, 104 + 4 * 24 + 3 * 72 + (8 + 8 + 16) + 4 * 24 + (24 + 3 * 24));
     CHECK(size > sizeof bytes - 1);
     fixture_file_read("MANIFEST-5", 0, bytes, sizeof bytes);
     CHECK(memcmp(bytes, "OMENDBMF\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24) == 0);
@@ -572,6 +624,11 @@ TEST(manifest_bytes_are_as_documented)
             "\20\0\0\0\310\0\0\0\100\0\0\0\1\0\0\0\2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0a\0\0\0\0\0\0\0",
             80) == 0);
     CHECK(memcmp(bytes + 280, "\4\0\0\0\0\0\0\0\0\0\0\0\6\0\0\0\3\0\0\0\0\0\0\0", 24) == 0);
+    CHECK_EQ_INT(format_get32(bytes + 328 + 60), 24 + 3 * 24);
+    CHECK(memcmp(bytes + 408,
+                 "\3\0\0\0\120\0\0\0\274\2\0\0\0\0\0\0\204\3\0\0\0\0\0\0"
+                 "\12\0\0\0\20\0\0\0\0\0\0\0\315\314\114\77\0\0\100\77\0\0\0\0",
+                 48) == 0);
     memset(text, 0, sizeof text);
     fixture_file_read("CURRENT", 0, text, (size_t)fixture_file_size("CURRENT"));
     CHECK(strncmp(text, "MANIFEST-5\n", 11) == 0 && strlen(text) == 11 + 9 && text[19] == '\n');
@@ -584,7 +641,8 @@ TEST_MAIN(manifest_gives_back_what_was_published, manifest_may_be_empty,
           manifest_flip_of_any_byte_is_refused, manifest_cut_at_any_length_is_refused,
           manifest_that_is_missing_or_another_is_refused,
           manifest_that_was_replaced_meanwhile_is_read_anew, manifest_mutated_and_signed_is_bounded,
-          manifest_of_a_later_format_is_refused, manifest_that_would_be_refused_is_not_written,
-          manifest_survives_every_failing_call, manifest_full_disk_keeps_the_former_one,
-          manifest_survives_every_failing_allocation, manifest_reading_survives_every_failing_call,
-          storage_names_are_read_strictly, manifest_bytes_are_as_documented)
+          manifest_with_a_curve_that_is_none_is_refused, manifest_of_a_later_format_is_refused,
+          manifest_that_would_be_refused_is_not_written, manifest_survives_every_failing_call,
+          manifest_full_disk_keeps_the_former_one, manifest_survives_every_failing_allocation,
+          manifest_reading_survives_every_failing_call, storage_names_are_read_strictly,
+          manifest_bytes_are_as_documented)

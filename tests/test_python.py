@@ -90,6 +90,12 @@ class InMemory(unittest.TestCase):
         hits = sum(len(np.intersect1d(a, b)) for a, b in zip(found, wanted))
         self.assertGreater(hits / wanted.size, 0.97)
         self.assertGreater(docs.explain(self.rows[0])["distances"], 0)
+        explain = docs.explain(self.rows[0], recall=0.9)
+        self.assertTrue(0.9 <= explain["recall"] <= 1 and explain["warnings"] == 0, explain)
+        with self.assertRaises(omendb.Invalid):
+            docs.search(self.rows[0], recall=2.0)
+        with self.assertRaises(omendb.Invalid):
+            docs.calibrate(self.rows[:49])
 
     def test_like_a_stored_record(self):
         docs = self.filled()

@@ -147,6 +147,8 @@ def csv_is_imported_searched_and_shown():
     assert run("db", "search", "--vector", "[1e9,0,0,0,0]", "--radius", "1", "--json").json["hits"] == []
     explain = run("db", "search", "--id", "1", "--explain", "--json").json["explain"]
     assert explain["distances"] > 0
+    explain = run("db", "search", "--id", "1", "--recall", "0.95", "--explain", "--json").json["explain"]
+    assert explain["recall"] >= 0.95 and explain["warnings"] == 0
 
 
 @test

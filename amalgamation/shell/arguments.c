@@ -74,6 +74,7 @@ static const struct arguments_option arguments_options[] = {
     {"--row", NULL, ON(SEARCH), ARGUMENTS_WHOLE, AT(row), AT(row_given), 0, UINT64_MAX - 1},
     {"--k", "-k", ON(SEARCH), ARGUMENTS_WHOLE, AT(k), ARGUMENTS_NO_FLAG, 1, 10000000},
     {"--ef", NULL, ON(SEARCH), ARGUMENTS_WHOLE, AT(ef), ARGUMENTS_NO_FLAG, 1, 100000},
+    {"--recall", NULL, ON(SEARCH), ARGUMENTS_FLOAT, AT(recall), ARGUMENTS_NO_FLAG, 0, 0},
     {"--radius", NULL, ON(SEARCH), ARGUMENTS_FLOAT, AT(radius), AT(radius_given), 0, 0},
     {"--exact", NULL, ON(SEARCH), ARGUMENTS_FLAG, AT(exact), ARGUMENTS_NO_FLAG, 0, 0},
     {"--explain", NULL, ON(SEARCH), ARGUMENTS_FLAG, AT(explain), ARGUMENTS_NO_FLAG, 0, 0},
@@ -149,6 +150,9 @@ static int arguments_set_float(struct arguments *arguments, const struct argumen
     }
     if (option->offset == AT(scale) && !(number > 0)) {
         return failure_set(failure, FAILURE_USAGE, "--scale: must be above 0");
+    }
+    if (option->offset == AT(recall) && !(number > 0 && number <= 1)) {
+        return failure_set(failure, FAILURE_USAGE, "--recall: must be above 0 and at most 1");
     }
     memcpy((char *)arguments + option->offset, &number, sizeof number);
     return OMENDB_OK;

@@ -59,6 +59,7 @@ struct arguments {
     bool row_given;
     uint64_t k;
     uint64_t ef;
+    float recall;
     float radius;
     bool radius_given;
     bool exact;

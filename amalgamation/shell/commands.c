@@ -198,6 +198,7 @@ static void command_collection_json(struct session *session, const char *name,
     output_whole(json, "segment_bytes", stats->segment_bytes);
     output_whole(json, "next_id", stats->next_id);
     output_whole(json, "hot_bytes", stats->hot_bytes);
+    output_float(json, "recall", stats->recall);
     output_close(json, '}');
 }
 

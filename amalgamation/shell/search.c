@@ -117,6 +117,7 @@ static void search_set_query(struct search *search, uint64_t records)
     search->query.k = (size_t)(k < records || records == 0 ? k : records);
     search->query.k = records == 0 ? 1 : search->query.k;
     search->query.ef = (uint32_t)arguments->ef;
+    search->query.recall = arguments->recall;
     search->query.exact = arguments->exact;
     search->query.use_radius = arguments->radius_given;
     search->query.radius = arguments->radius;
@@ -159,6 +160,9 @@ static void search_print_explain_json(struct output_json *json, const omendb_exp
     output_whole(json, "distances", explain->distances);
     output_whole(json, "segments", explain->segments);
     output_whole(json, "time_us", explain->time_us);
+    output_float(json, "recall", explain->recall);
+    output_whole(json, "ef", explain->ef);
+    output_whole(json, "warnings", explain->warnings);
     output_close(json, '}');
 }
 
@@ -186,6 +190,21 @@ static void search_print_json(struct search *search, size_t row, uint64_t number
     output_close(json, '}');
 }
 
+static void search_print_recall(FILE *file, const omendb_explain *explain)
+{
+    char promised[OUTPUT_TEXT_BYTES];
+
+    fprintf(
+        file, "ef up to %llu, promised recall %s%s%s%s\n", (unsigned long long)explain->ef,
+        explain->recall > 0 ? output_format_float(explain->recall, promised) : "unknown",
+        (explain->warnings & OMENDB_EXPLAIN_UNCALIBRATED) != 0 ? "; some graphs are not calibrated"
+                                                               : "",
+        (explain->warnings & OMENDB_EXPLAIN_RECALL_BEYOND) != 0
+            ? "; more is asked than was measured"
+            : "",
+        (explain->warnings & OMENDB_EXPLAIN_K_BEYOND) != 0 ? "; k is above what was measured" : "");
+}
+
 static void search_print_explain(FILE *file, const omendb_explain *explain)
 {
     char graph[OUTPUT_TEXT_BYTES], scanned[OUTPUT_TEXT_BYTES], expanded[OUTPUT_TEXT_BYTES];
@@ -199,6 +218,9 @@ static void search_print_explain(FILE *file, const omendb_explain *explain)
             output_format_count(explain->scanned_rows, scanned),
             output_format_count(explain->distances, distances),
             (unsigned long long)explain->segments, output_format_time(explain->time_us, time));
+    if (explain->ef != 0) {
+        search_print_recall(file, explain);
+    }
 }
 
 static void search_print_table(struct search *search, size_t row, uint64_t number)

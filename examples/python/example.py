@@ -24,7 +24,7 @@ with omendb.open(path) as db:
     found, distances = docs.search(vectors[42], k=3)
     print("nearest to 42:", list(zip(found.tolist(), distances.round(3).tolist())))
     questions = vectors[:100] + 0.1 * rng.standard_normal((100, 64), dtype=np.float32)
-    found, distances = docs.search(questions, k=10)
+    found, distances = docs.search(questions, k=10, recall=0.95)
     exact, _ = docs.search(questions, k=10, exact=True)
     recall = np.mean([len(np.intersect1d(a, b)) for a, b in zip(found, exact)]) / 10
     print(f"100 searches at once: arrays of shape {found.shape}, recall@10 {recall:.3f}")

@@ -153,8 +153,10 @@ class _Schema(ctypes.Structure):
 class _Explain(ctypes.Structure):
     _fields_ = [("struct_size", ctypes.c_size_t)] + [
         (name, ctypes.c_uint64)
-        for name in ("graph_rows", "scanned_rows", "expanded", "distances", "segments", "time_us")
-    ]
+        for name in (
+            "graph_rows", "scanned_rows", "expanded", "distances", "segments", "time_us", "ef",
+        )
+    ] + [("recall", ctypes.c_float), ("warnings", ctypes.c_uint32)]
 
 
 class _Query(ctypes.Structure):
@@ -168,6 +170,7 @@ class _Query(ctypes.Structure):
         ("exact", ctypes.c_uint32),
         ("use_radius", ctypes.c_uint32),
         ("radius", ctypes.c_float),
+        ("recall", ctypes.c_float),
         ("explain", ctypes.POINTER(_Explain)),
         ("timeout_us", ctypes.c_uint64),
         ("stretch", ctypes.c_float),
@@ -192,7 +195,7 @@ class _CollectionStats(ctypes.Structure):
             "records", "rows", "unindexed_rows", "memtable_rows", "segments", "segment_bytes",
             "next_id", "hot_bytes",
         )
-    ]
+    ] + [("recall", ctypes.c_float), ("recall_queries", ctypes.c_uint32)]
 
 
 def _new(structure):
@@ -201,7 +204,7 @@ def _new(structure):
     return made
 
 
-def _as_dict(structure) -> Dict[str, int]:
+def _as_dict(structure) -> Dict[str, Union[int, float]]:
     return {name: getattr(structure, name) for name, _ in structure._fields_[1:]}
 
 
@@ -249,6 +252,7 @@ _FUNCTIONS = [
     ("omendb_rows_close", None, [_p]),
     ("omendb_search", _i, [_p, _p, _p, _p, _p, _p]),
     ("omendb_search_batch", _i, [_p, _p, _p, _p, _size, _p, _p, _p]),
+    ("omendb_calibrate", _i, [_p, _p, _size, _i, _Progress, _p]),
 ]
 
 
@@ -674,8 +678,8 @@ class Collection(_Handle):
     # searching
 
     def search(
-        self, vectors: Vectors, k: int = 10, *, ef: int = 0, exact: bool = False,
-        radius: Optional[float] = None, timeout: Optional[float] = None,
+        self, vectors: Vectors, k: int = 10, *, ef: int = 0, recall: float = 0.0,
+        exact: bool = False, radius: Optional[float] = None, timeout: Optional[float] = None,
         txn: Optional[Transaction] = None,
     ) -> Tuple[np.ndarray, np.ndarray]:
         """The nearest records: ids (uint64) and distances (float32), nearest first.
@@ -683,12 +687,14 @@ class Collection(_Handle):
         vectors: one vector: arrays of as many hits as there are, at most k. Many vectors: arrays of
                  k columns, searched over all threads; places without a hit are AUTO and infinity.
         ef:      candidates kept while walking the graph: more is slower and finds more.
+        recall:  in place of ef: the share of the true nearest to find, on average, as 0.95; kept by
+                 measuring while segments are merged (see omendb_query in omendb.h).
         exact:   compares every record.
         radius:  only hits that are no farther.
         timeout: seconds after which the call gives up and raises Timeout.
         """
         array, vector_type = self._vectors(vectors)
-        query = self._query(k, ef, exact, radius)
+        query = self._query(k, ef, recall, exact, radius)
         query.timeout_us = 0 if timeout is None else max(1, int(timeout * 1e6))
         query.vector_type = vector_type
         if np.ndim(vectors) == 1:
@@ -702,28 +708,35 @@ class Collection(_Handle):
         return ids, distances
 
     def search_like(
-        self, record: int, k: int = 10, *, ef: int = 0, exact: bool = False,
-        radius: Optional[float] = None, txn: Optional[Transaction] = None,
+        self, record: int, k: int = 10, *, ef: int = 0, recall: float = 0.0,
+        exact: bool = False, radius: Optional[float] = None, txn: Optional[Transaction] = None,
     ) -> Tuple[np.ndarray, np.ndarray]:
         """The records nearest to a stored one, itself left out."""
-        query = self._query(k, ef, exact, radius)
+        query = self._query(k, ef, recall, exact, radius)
         query.id = _one_id(record)
         return self._search_one(query, txn)
 
     def explain(
-        self, vector: Vectors, k: int = 10, *, ef: int = 0, exact: bool = False,
-        radius: Optional[float] = None, txn: Optional[Transaction] = None,
-    ) -> Dict[str, int]:
+        self, vector: Vectors, k: int = 10, *, ef: int = 0, recall: float = 0.0,
+        exact: bool = False, radius: Optional[float] = None, txn: Optional[Transaction] = None,
+    ) -> Dict[str, Union[int, float]]:
         """What a search for one vector does (omendb_explain)."""
         array, vector_type = self._vectors(vector)
         explain = _new(_Explain)
-        query = self._query(k, ef, exact, radius)
+        query = self._query(k, ef, recall, exact, radius)
         query.vector, query.vector_type = array.ctypes.data, vector_type
         query.explain = ctypes.pointer(explain)
         self._search_one(query, txn)
         return _as_dict(explain)
 
-    def stats(self) -> Dict[str, int]:
+    def calibrate(self, queries: Vectors) -> None:
+        """Measures recall on queries like those that will be asked, 50 or more that are not records;
+        searches with recall= keep to it from then on (omendb_calibrate)."""
+        array, vector_type = self._vectors(queries)
+        _check(_library.omendb_calibrate(
+            self._pointer, array.ctypes.data, len(array), vector_type, _Progress(0), None))
+
+    def stats(self) -> Dict[str, Union[int, float]]:
         """Numbers of the collection (omendb_collection_stats)."""
         stats = _new(_CollectionStats)
         _check(_library.omendb_collection_get_stats(self._pointer, ctypes.byref(stats)))
@@ -765,11 +778,13 @@ class Collection(_Handle):
             array.ctypes.data, vector_type, new_ids.ctypes.data))
         return int(new_ids[0]) if np.ndim(vectors) == 1 else new_ids
 
-    def _query(self, k: int, ef: int, exact: bool, radius: Optional[float]) -> _Query:
+    def _query(
+        self, k: int, ef: int, recall: float, exact: bool, radius: Optional[float],
+    ) -> _Query:
         query = _new(_Query)
         if k < 0 or ef < 0:
             raise ValueError("k and ef are above 0")
-        query.id, query.k, query.ef, query.exact = AUTO, k, ef, exact
+        query.id, query.k, query.ef, query.exact, query.recall = AUTO, k, ef, exact, recall
         query.use_radius, query.radius = radius is not None, radius or 0.0
         return query
 

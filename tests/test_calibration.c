@@ -1,0 +1,699 @@
+/* test_calibration.c: recall in place of ef: kept on queries that were not seen, warned of where it
+ * was not measured, stored, carried over, never believed when it is nonsense.
+ *
+ * The graphs have few links, so that recall depends on the effort: with good ones everything is
+ * found at once and nothing is tested. */
+#include "omendb.c"
+
+#include "support.h"
+#include "test.h"
+
+#define DIM      24
+#define ROWS     5000
+#define QUERIES  300
+#define CLUSTERS 40
+
+/* Allocations until one fails; below 0: none does. */
+static long allocations_left = -1;
+
+static int allocation_fails(void)
+{
+    return allocations_left >= 0 && allocations_left-- == 0;
+}
+
+static void *failing_alloc(void *context, size_t size)
+{
+    (void)context;
+    return allocation_fails() ? NULL : malloc(size);
+}
+
+static void *failing_resize(void *context, void *memory, size_t old_size, size_t new_size)
+{
+    (void)context;
+    (void)old_size;
+    return allocation_fails() ? NULL : realloc(memory, new_size);
+}
+
+static void failing_release(void *context, void *memory, size_t size)
+{
+    (void)context;
+    (void)size;
+    free(memory);
+}
+
+struct world {
+    omendb *db;
+    omendb_collection *docs;
+    struct support_random random;
+    omendb_metric metric;
+};
+
+static float vectors[2 * ROWS][DIM];
+
+/* Sums of uniform numbers: bell-shaped enough. */
+static float world_noise(struct support_random *random)
+{
+    float sum = 0.0f;
+    for (int i = 0; i < 4; i++)
+        sum += (float)(support_next(random) >> 40) / (float)(1 << 24) - 0.5f;
+    return sum;
+}
+
+/* One of the clusters, which the seed 7 fixes, and noise around it. */
+static void world_vector(struct support_random *random, float spread, float *vector)
+{
+    struct support_random centre = {7 + 1000 * support_below(random, CLUSTERS)};
+    for (uint32_t i = 0; i < DIM; i++)
+        vector[i] = 2.0f * world_noise(&centre) + spread * world_noise(random);
+}
+
+static int world_open(struct world *world, const char *path)
+{
+    static const omendb_allocator allocator = {sizeof allocator, NULL, failing_alloc,
+                                               failing_resize, failing_release};
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    options.allocator = &allocator;
+    options.threads = 0;
+    options.sync = OMENDB_SYNC_OFF;
+    return omendb_open(path, &options, &world->db);
+}
+
+static int world_add(struct world *world, uint64_t first, size_t count)
+{
+    static uint64_t ids[2 * ROWS];
+    for (size_t i = 0; i < count; i++) {
+        ids[i] = first + i;
+        world_vector(&world->random, 2.0f, vectors[i]);
+    }
+    return omendb_put_batch(world->docs, NULL, count, ids, vectors, OMENDB_F32, NULL);
+}
+
+/* A collection of `rows` records in one segment. */
+static int world_make_with(struct world *world, const char *path, omendb_metric metric, size_t rows,
+                           uint32_t M)
+{
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    *world = (struct world){.random = {11 + (uint64_t)metric}, .metric = metric};
+    schema.dim = DIM;
+    schema.metric = metric;
+    schema.M = M;
+    schema.ef_construction = 24;
+    int code = world_open(world, path);
+    if (code == OMENDB_OK)
+        code = omendb_collection_create(world->db, "docs", &schema, &world->docs);
+    if (code == OMENDB_OK)
+        code = world_add(world, 0, rows);
+    if (code == OMENDB_OK)
+        code = omendb_optimize(world->db, NULL, NULL);
+    return code;
+}
+
+static int world_make(struct world *world, const char *path, omendb_metric metric, size_t rows)
+{
+    return world_make_with(world, path, metric, rows, 5);
+}
+
+static int world_close(struct world *world)
+{
+    omendb_collection_close(world->docs);
+    return omendb_close(world->db);
+}
+
+static int world_reopen(struct world *world, const char *path)
+{
+    int code = world_close(world);
+    if (code == OMENDB_OK)
+        code = world_open(world, path);
+    if (code == OMENDB_OK)
+        code = omendb_collection_open(world->db, "docs", NULL, &world->docs);
+    return code;
+}
+
+static const struct segment *world_segment(const struct world *world)
+{
+    return atomic_load(&world->docs->collection->version)->segments[0];
+}
+
+/* What searches for `k` with a recall give, over queries that were never seen. */
+struct outcome {
+    double recall;
+    float promised; /* the least */
+    uint64_t ef;
+    uint32_t warnings;
+    uint64_t distances;
+};
+
+static int world_ask_one(struct world *world, const omendb_query *query, struct outcome *outcome)
+{
+    static uint64_t ids[300];
+    static float truth[300], found[300];
+    omendb_query exact = *query;
+    omendb_explain explain = OMENDB_EXPLAIN_INIT;
+    omendb_query asked = *query;
+    size_t count = 0, there = 0, good = 0;
+    exact.exact = 1;
+    asked.explain = &explain;
+    int code = omendb_search(world->docs, NULL, &exact, ids, truth, &there);
+    if (code == OMENDB_OK)
+        code = omendb_search(world->docs, NULL, &asked, ids, found, &count);
+    if (code != OMENDB_OK || there == 0)
+        return code == OMENDB_OK ? OMENDB_NOTFOUND : code;
+    for (size_t i = 0; i < count; i++)
+        good += found[i] <= truth[there - 1] + fabsf(truth[there - 1]) * 1e-5f;
+    outcome->recall += (double)good / (double)there;
+    outcome->promised = explain.recall < outcome->promised ? explain.recall : outcome->promised;
+    outcome->ef = explain.ef > outcome->ef ? explain.ef : outcome->ef;
+    outcome->warnings |= explain.warnings;
+    outcome->distances += explain.distances;
+    return OMENDB_OK;
+}
+
+static struct outcome world_ask(struct world *world, size_t k, float recall, float spread)
+{
+    struct outcome outcome = {.promised = 2.0f};
+    struct support_random random = {99};
+    float vector[DIM];
+    for (int i = 0; i < QUERIES; i++) {
+        omendb_query query = OMENDB_QUERY_INIT;
+        world_vector(&random, spread, vector);
+        query.vector = vector;
+        query.k = k;
+        query.recall = recall;
+        if (world_ask_one(world, &query, &outcome) != OMENDB_OK)
+            return (struct outcome){.recall = -1.0};
+    }
+    outcome.recall /= QUERIES;
+    return outcome;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * what is promised */
+
+static void check_recall_is_kept(omendb_metric metric)
+{
+    static const float asked[3] = {0.90f, 0.95f, 0.99f};
+    struct world world;
+    uint64_t distances = 0;
+    CHECK_EQ_INT(world_make(&world, ":memory:", metric, ROWS), OMENDB_OK);
+    CHECK(world_segment(&world)->calibration != NULL);
+    for (int i = 0; i < 3; i++) {
+        for (size_t k = 1; k <= 100; k *= 10) {
+            const struct outcome outcome = world_ask(&world, k, asked[i], 2.0f);
+            CHECK(outcome.recall >= (double)asked[i] - 0.02);
+            CHECK(outcome.promised >= asked[i] - 1e-6f && outcome.warnings == 0);
+            /* An effort that is not worth walking for becomes a scan. */
+            CHECK(outcome.ef == 0 ? outcome.promised == 1.0f
+                                  : outcome.ef >= k && outcome.ef < ROWS / 8);
+            CHECK(k != 10 || outcome.distances > distances + distances / 20);
+            distances = k == 10 ? outcome.distances : distances;
+        }
+    }
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+TEST(recall_is_kept_on_unseen_queries_l2)
+{
+    check_recall_is_kept(OMENDB_L2);
+}
+
+TEST(recall_is_kept_on_unseen_queries_cosine)
+{
+    check_recall_is_kept(OMENDB_COSINE);
+}
+
+TEST(recall_is_kept_on_unseen_queries_inner_product)
+{
+    check_recall_is_kept(OMENDB_INNER_PRODUCT);
+}
+
+TEST(recall_is_kept_after_deletes_and_replacements)
+{
+    struct world world;
+    CHECK_EQ_INT(world_make(&world, ":memory:", OMENDB_L2, ROWS), OMENDB_OK);
+    for (uint64_t id = 0; id < ROWS; id += 4)
+        CHECK_EQ_INT(omendb_delete(world.docs, NULL, id), OMENDB_OK);
+    CHECK_EQ_INT(world_add(&world, 1000, 1000), OMENDB_OK);
+    CHECK(world_ask(&world, 10, 0.95f, 2.0f).recall >= 0.93);
+    CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
+    const struct outcome outcome = world_ask(&world, 10, 0.95f, 2.0f);
+    CHECK(outcome.recall >= 0.93);
+    CHECK_EQ_INT(outcome.warnings, 0);
+    CHECK_EQ_INT(support_check(world.db), OMENDB_OK);
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+TEST(a_batch_takes_the_same_effort)
+{
+    static uint64_t ids[50][10];
+    struct world world;
+    struct support_random random = {5};
+    CHECK_EQ_INT(world_make(&world, ":memory:", OMENDB_L2, ROWS), OMENDB_OK);
+    for (int i = 0; i < 50; i++)
+        world_vector(&random, 2.0f, vectors[i]);
+    omendb_query query = OMENDB_QUERY_INIT;
+    query.recall = 0.9f;
+    CHECK_EQ_INT(omendb_search_batch(world.docs, NULL, &query, vectors, 50, ids[0], NULL, NULL),
+                 OMENDB_OK);
+    for (int i = 0; i < 50; i++) {
+        uint64_t alone[10];
+        size_t count;
+        query.vector = vectors[i];
+        CHECK_EQ_INT(omendb_search(world.docs, NULL, &query, alone, NULL, &count), OMENDB_OK);
+        CHECK(memcmp(alone, ids[i], sizeof alone) == 0);
+    }
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * what is not */
+
+TEST(explain_warns_outside_of_what_was_measured)
+{
+    struct world world;
+    CHECK_EQ_INT(world_make_with(&world, ":memory:", OMENDB_L2, ROWS, 16), OMENDB_OK);
+    struct outcome outcome = world_ask(&world, 10, 1.0f, 2.0f);
+    CHECK_EQ_INT(outcome.warnings, OMENDB_EXPLAIN_RECALL_BEYOND);
+    CHECK(outcome.promised >= 0.999f && outcome.promised < 1.0f && outcome.recall > 0.99);
+    outcome = world_ask(&world, 120, 0.8f, 2.0f);
+    CHECK_EQ_INT(outcome.warnings, OMENDB_EXPLAIN_K_BEYOND);
+    CHECK(outcome.ef >= 120 && outcome.recall >= 0.78);
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+TEST(a_graph_without_a_curve_takes_the_effort_of_another)
+{
+    struct world world;
+    int more = 1;
+    CHECK_EQ_INT(world_make(&world, ":memory:", OMENDB_L2, ROWS), OMENDB_OK);
+    const uint64_t ef = world_ask(&world, 10, 0.95f, 2.0f).ef;
+    CHECK(ef != 64);
+    CHECK_EQ_INT(world_add(&world, ROWS, 2000), OMENDB_OK);
+    while (more && atomic_load(&world.docs->collection->version)->memtable_count != 0 &&
+           atomic_load(&atomic_load(&world.docs->collection->version)->memtables[0]->indexed) <
+               2000)
+        CHECK_EQ_INT(omendb_work(world.db, 0, &more), OMENDB_OK);
+    const struct outcome outcome = world_ask(&world, 10, 0.95f, 2.0f);
+    CHECK_EQ_INT(outcome.warnings, OMENDB_EXPLAIN_UNCALIBRATED);
+    CHECK_EQ_INT(outcome.ef, ef);
+    CHECK(outcome.promised >= 0.949f && outcome.promised < 1.0f);
+    CHECK(outcome.recall > 0.9);
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+TEST(without_any_curve_the_schema_decides)
+{
+    struct world world;
+    omendb_collection_stats stats = OMENDB_COLLECTION_STATS_INIT;
+    CHECK_EQ_INT(world_make(&world, ":memory:", OMENDB_L2, 2000), OMENDB_OK);
+    const struct outcome outcome = world_ask(&world, 10, 0.95f, 2.0f);
+    CHECK_EQ_INT(outcome.warnings, OMENDB_EXPLAIN_UNCALIBRATED);
+    CHECK_EQ_INT(outcome.ef, 64);
+    CHECK(outcome.promised == 0.0f);
+    CHECK_EQ_INT(omendb_collection_get_stats(world.docs, &stats), OMENDB_OK);
+    CHECK(stats.recall == 0.0f);
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+TEST(small_collections_are_compared_as_a_whole)
+{
+    struct world world;
+    CHECK_EQ_INT(world_make(&world, ":memory:", OMENDB_L2, 300), OMENDB_OK);
+    const struct outcome outcome = world_ask(&world, 10, 0.99f, 2.0f);
+    CHECK(outcome.recall == 1.0 && outcome.promised == 1.0f);
+    CHECK_EQ_INT(outcome.ef, 0);
+    CHECK_EQ_INT(outcome.warnings, 0);
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+TEST(nonsense_is_refused)
+{
+    struct world world;
+    float vector[DIM] = {1.0f};
+    uint64_t ids[10];
+    size_t count;
+    CHECK_EQ_INT(world_make(&world, ":memory:", OMENDB_L2, 300), OMENDB_OK);
+    const float bad[] = {NAN, -0.5f, 2.0f, INFINITY, 1.0001f, -INFINITY};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        omendb_query query = OMENDB_QUERY_INIT;
+        query.vector = vector;
+        query.recall = bad[i];
+        CHECK_EQ_INT(omendb_search(world.docs, NULL, &query, ids, NULL, &count), OMENDB_INVALID);
+        CHECK(strstr(omendb_errmsg(), "recall") != NULL);
+    }
+    omendb_query query = OMENDB_QUERY_INIT;
+    query.vector = vector;
+    query.recall = 0.9f;
+    query.ef = 64;
+    CHECK_EQ_INT(omendb_search(world.docs, NULL, &query, ids, NULL, &count), OMENDB_INVALID);
+    query.ef = 0;
+    query.recall = 1.0f;
+    CHECK_EQ_INT(omendb_search(world.docs, NULL, &query, ids, NULL, &count), OMENDB_OK);
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * what is stored */
+
+TEST(a_curve_survives_reopening)
+{
+    const char *path = support_path("reopened.omen");
+    struct world world;
+    omendb_collection_stats before = OMENDB_COLLECTION_STATS_INIT, after = before;
+    CHECK_EQ_INT(world_make(&world, path, OMENDB_COSINE, ROWS), OMENDB_OK);
+    const struct outcome asked = world_ask(&world, 10, 0.93f, 2.0f);
+    CHECK_EQ_INT(omendb_collection_get_stats(world.docs, &before), OMENDB_OK);
+    CHECK(before.recall > 0.3f && before.recall < 1.0f);
+    CHECK_EQ_INT(world_reopen(&world, path), OMENDB_OK);
+    const struct outcome again = world_ask(&world, 10, 0.93f, 2.0f);
+    CHECK(asked.recall == again.recall && asked.ef == again.ef && again.warnings == 0);
+    CHECK_EQ_INT(omendb_collection_get_stats(world.docs, &after), OMENDB_OK);
+    CHECK(after.recall == before.recall);
+    CHECK_EQ_INT(support_check(world.db), OMENDB_OK);
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+TEST(a_curve_is_carried_over_until_the_rows_have_doubled)
+{
+    struct world world;
+    struct calibration first;
+    CHECK_EQ_INT(world_make(&world, ":memory:", OMENDB_L2, ROWS), OMENDB_OK);
+    first = *world_segment(&world)->calibration;
+    CHECK_EQ_INT(first.rows, ROWS);
+    for (uint64_t rows = ROWS + 1000; rows <= 2 * ROWS; rows += 1000) {
+        CHECK_EQ_INT(world_add(&world, rows - 1000, 1000), OMENDB_OK);
+        CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
+        const struct segment *segment = world_segment(&world);
+        CHECK_EQ_INT(segment->info.rows, rows);
+        CHECK(segment->calibration != NULL);
+        CHECK(memcmp(segment->calibration->entries, first.entries, sizeof first.entries) == 0);
+        CHECK_EQ_INT(segment->calibration->rows, ROWS);
+    }
+    CHECK_EQ_INT(world_add(&world, 2 * ROWS, 1000), OMENDB_OK);
+    CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
+    CHECK(world_segment(&world)->calibration == NULL);
+    CHECK_EQ_INT(world_add(&world, 2 * ROWS + 1000, ROWS), OMENDB_OK);
+    CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
+    CHECK(world_segment(&world)->calibration != NULL);
+    CHECK_EQ_INT(world_segment(&world)->calibration->rows, 3 * ROWS + 1000);
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+static int spoil_entry(struct calibration_entry *entry, int how)
+{
+    switch (how) {
+    case 0:
+        entry->low = NAN;
+        return 1;
+    case 1:
+        entry->low = 1.5f;
+        return 1;
+    case 2:
+        entry->low = -0.5f;
+        return 1;
+    case 3:
+        entry->ef = 0;
+        return 1;
+    case 4:
+        entry->ef = UINT32_MAX;
+        return 1;
+    case 5:
+        entry->ef = entry[-1].ef;
+        return 1;
+    case 6:
+        entry->low = entry[-1].low / 2.0f;
+        return 1;
+    case 7:
+        entry->k = 0;
+        return 1;
+    case 8:
+        entry->stretch = INFINITY;
+        return 1;
+    case 9:
+        entry->stretch = -1.0f;
+        return 1;
+    case 10:
+        entry->mean = NAN;
+        return 1;
+    case 11:
+        entry->mean = entry->low / 2.0f;
+        return 1;
+    case 12:
+        entry->k = 1000;
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+static void curve_make(struct calibration *curve)
+{
+    struct calibration_entry rung;
+    float recalls[100];
+    *curve = (struct calibration){.rows = 5000};
+    for (size_t i = 0; calibration_rung(i, &rung); i++) {
+        for (int q = 0; q < 100; q++)
+            recalls[q] = 1.0f - 2.0f / (float)rung.ef - (q % 10 == 0 ? 0.1f : 0.0f);
+        calibration_add(curve, &rung, recalls, 100);
+    }
+}
+
+TEST(a_curve_that_is_none_is_not_taken)
+{
+    struct calibration curve, spoilt, read;
+    uint8_t bytes[FORMAT_CALIBRATION_BYTES + CALIBRATION_MAX_ENTRIES * FORMAT_CURVE_BYTES];
+    curve_make(&curve);
+    const size_t size = calibration_bytes(&curve);
+    calibration_encode(&curve, bytes);
+    CHECK(calibration_decode(&read, bytes, size));
+    CHECK(memcmp(&read, &curve, sizeof read) == 0);
+    for (int how = 0;; how++) {
+        spoilt = curve;
+        if (!spoil_entry(&spoilt.entries[3], how))
+            break;
+        calibration_encode(&spoilt, bytes);
+        CHECK(!calibration_decode(&read, bytes, size));
+        CHECK_EQ_INT(read.count, 0);
+    }
+    calibration_encode(&curve, bytes);
+    CHECK(!calibration_decode(&read, bytes, size - 1));
+    CHECK(!calibration_decode(&read, bytes, size - FORMAT_CURVE_BYTES));
+    CHECK(!calibration_decode(&read, bytes, FORMAT_CALIBRATION_BYTES));
+    CHECK(!calibration_decode(&read, bytes, 0));
+    CHECK(!calibration_decode(&read, bytes, UINT64_MAX));
+    format_put32(bytes + FORMAT_CALIBRATION_ENTRIES, UINT32_MAX);
+    CHECK(!calibration_decode(&read, bytes, size));
+}
+
+TEST(answers_lie_between_the_entries)
+{
+    struct calibration curve;
+    struct calibration_answer answer;
+    size_t ef = 0;
+    curve_make(&curve);
+    for (float recall = 0.5f; recall <= 1.0f; recall += 0.001f) {
+        calibration_find_effort(&curve, 10, recall, &answer);
+        CHECK(answer.ef >= ef && answer.ef >= 10 && answer.ef <= 850);
+        const int beyond = (answer.warnings & OMENDB_EXPLAIN_RECALL_BEYOND) != 0;
+        CHECK(beyond == (recall > curve.entries[11].low));
+        CHECK(beyond || answer.recall >= recall);
+        ef = answer.ef;
+        calibration_find_recall(&curve, 10, ef, &answer);
+        CHECK(beyond || answer.recall >= recall - 1e-5f);
+    }
+    calibration_find_effort(&curve, 11, 0.5f, &answer);
+    CHECK_EQ_INT(answer.ef, 100);
+    CHECK_EQ_INT(answer.warnings, 0);
+    calibration_find_effort(&curve, 1000, 0.5f, &answer);
+    CHECK_EQ_INT(answer.ef, 1000);
+    CHECK_EQ_INT(answer.warnings, OMENDB_EXPLAIN_K_BEYOND);
+    calibration_find_effort(&curve, SIZE_MAX, 1.0f, &answer);
+    CHECK_EQ_INT(answer.ef, CALIBRATION_LARGEST_EF);
+    calibration_find_recall(&curve, 10, 5, &answer);
+    CHECK(answer.recall == 0.0f);
+    calibration_find_recall(&curve, 10, 100000, &answer);
+    CHECK(answer.recall == curve.entries[11].low);
+}
+
+static void count_problem(void *context, const char *line)
+{
+    (void)line;
+    ++*(int *)context;
+}
+
+/* The curve of a segment is spoilt in memory; a merge that carries it over signs it with good
+ * checksums. */
+TEST(a_hostile_curve_in_a_file_is_none)
+{
+    const char *path = support_path("hostile.omen");
+    for (int how = 0; how < 12; how += 6) {
+        struct world world;
+        uint64_t problems = 0;
+        int lines = 0;
+        support_remove(path);
+        CHECK_EQ_INT(world_make(&world, path, OMENDB_L2, 4000), OMENDB_OK);
+        spoil_entry(&world_segment(&world)->calibration->entries[3], how);
+        CHECK_EQ_INT(world_add(&world, 4000, 20), OMENDB_OK);
+        CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
+        CHECK(world_segment(&world)->calibration == NULL);
+        CHECK_EQ_INT(world_reopen(&world, path), OMENDB_OK);
+        CHECK(world_segment(&world)->calibration == NULL);
+        const struct outcome outcome = world_ask(&world, 10, 0.95f, 2.0f);
+        CHECK_EQ_INT(outcome.warnings, OMENDB_EXPLAIN_UNCALIBRATED);
+        CHECK_EQ_INT(outcome.ef, 64);
+        CHECK_EQ_INT(omendb_check(world.db, count_problem, &lines, &problems), OMENDB_OK);
+        CHECK(problems == 1 && lines == 1);
+        CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * the user's own queries */
+
+/* Queries from farther out than the records. */
+static int world_calibrate(struct world *world, size_t count, float spread,
+                           int (*progress)(void *context, uint64_t done, uint64_t total),
+                           void *context)
+{
+    struct support_random random = {1234};
+    for (size_t i = 0; i < count; i++)
+        world_vector(&random, spread, vectors[i]);
+    return omendb_calibrate(world->docs, vectors, count, OMENDB_F32, progress, context);
+}
+
+TEST(calibrating_keeps_the_recall_of_other_queries)
+{
+    const char *path = support_path("calibrated.omen");
+    struct world world;
+    CHECK_EQ_INT(world_make(&world, path, OMENDB_L2, ROWS), OMENDB_OK);
+    const struct outcome before = world_ask(&world, 10, 0.9f, 6.0f);
+    CHECK_EQ_INT(world_calibrate(&world, 500, 6.0f, NULL, NULL), OMENDB_OK);
+    const struct outcome after = world_ask(&world, 10, 0.9f, 6.0f);
+    CHECK(before.recall < 0.85); /* or the test would show nothing */
+    CHECK(after.recall >= 0.88 && after.ef > before.ef);
+    CHECK_EQ_INT(after.warnings, 0);
+    CHECK_EQ_INT(world_reopen(&world, path), OMENDB_OK);
+    const struct outcome again = world_ask(&world, 10, 0.9f, 6.0f);
+    CHECK(again.ef == after.ef && again.recall == after.recall);
+    /* A checkpoint, a merge and a backup keep it. */
+    CHECK_EQ_INT(world_add(&world, ROWS, 10), OMENDB_OK);
+    CHECK_EQ_INT(omendb_checkpoint(world.db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
+    char copy[4200];
+    snprintf(copy, sizeof copy, "%s-copy", path);
+    support_remove(copy);
+    CHECK_EQ_INT(omendb_backup(world.db, copy), OMENDB_OK);
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+    CHECK_EQ_INT(world_open(&world, copy), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_open(world.db, "docs", NULL, &world.docs), OMENDB_OK);
+    CHECK_EQ_INT(world_ask(&world, 10, 0.9f, 6.0f).ef, after.ef);
+    CHECK_EQ_INT(support_check(world.db), OMENDB_OK);
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+TEST(a_later_calibration_replaces_the_former)
+{
+    struct world world;
+    CHECK_EQ_INT(world_make(&world, ":memory:", OMENDB_L2, ROWS), OMENDB_OK);
+    CHECK_EQ_INT(world_calibrate(&world, 200, 6.0f, NULL, NULL), OMENDB_OK);
+    const uint64_t far = world_ask(&world, 10, 0.9f, 2.0f).ef;
+    CHECK_EQ_INT(world_calibrate(&world, 200, 2.0f, NULL, NULL), OMENDB_OK);
+    CHECK(world_ask(&world, 10, 0.9f, 2.0f).ef < far);
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+TEST(a_calibration_ends_when_the_collection_has_doubled)
+{
+    struct world world;
+    CHECK_EQ_INT(world_make(&world, ":memory:", OMENDB_L2, ROWS), OMENDB_OK);
+    CHECK_EQ_INT(world_calibrate(&world, 200, 6.0f, NULL, NULL), OMENDB_OK);
+    const uint64_t far = world_ask(&world, 10, 0.9f, 2.0f).ef;
+    CHECK_EQ_INT(world_add(&world, ROWS, ROWS - 2), OMENDB_OK);
+    CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
+    CHECK_EQ_INT(world_ask(&world, 10, 0.9f, 2.0f).ef, far);
+    CHECK_EQ_INT(world_add(&world, 2 * ROWS, 100), OMENDB_OK);
+    CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
+    const struct outcome outcome = world_ask(&world, 10, 0.9f, 2.0f);
+    CHECK(outcome.ef < far);
+    CHECK_EQ_INT(outcome.warnings, 0);
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+static int stop_after(void *context, uint64_t done, uint64_t total)
+{
+    uint64_t *calls = context;
+    return ++*calls == 5 || done > total;
+}
+
+static int count_steps(void *context, uint64_t done, uint64_t total)
+{
+    uint64_t *steps = context;
+    const int wrong = done < *steps || done > total;
+    *steps = done;
+    return wrong;
+}
+
+TEST(calibrating_refuses_nonsense_and_can_be_stopped)
+{
+    struct world world, small;
+    uint64_t calls = 0, steps = 0;
+    CHECK_EQ_INT(world_make(&world, ":memory:", OMENDB_L2, ROWS), OMENDB_OK);
+    CHECK_EQ_INT(world_calibrate(&world, 49, 6.0f, NULL, NULL), OMENDB_INVALID);
+    CHECK_EQ_INT(omendb_calibrate(world.docs, NULL, 100, OMENDB_F32, NULL, NULL), OMENDB_MISUSE);
+    CHECK_EQ_INT(omendb_calibrate(world.docs, vectors, 100, 77, NULL, NULL), OMENDB_INVALID);
+    vectors[60][3] = NAN;
+    CHECK_EQ_INT(omendb_calibrate(world.docs, vectors, 100, OMENDB_F32, NULL, NULL),
+                 OMENDB_INVALID);
+    CHECK_EQ_INT(world_calibrate(&world, 50, 6.0f, stop_after, &calls), OMENDB_OK);
+    CHECK_EQ_INT(calls, 5);
+    CHECK(atomic_load(&world.docs->collection->calibration) == NULL);
+    CHECK_EQ_INT(world_calibrate(&world, 50, 6.0f, count_steps, &steps), OMENDB_OK);
+    CHECK(steps > 5 && atomic_load(&world.docs->collection->calibration) != NULL);
+    CHECK_EQ_INT(world_make(&small, ":memory:", OMENDB_L2, 60), OMENDB_OK);
+    CHECK_EQ_INT(world_calibrate(&small, 50, 6.0f, NULL, NULL), OMENDB_OK);
+    CHECK(atomic_load(&small.docs->collection->calibration) == NULL);
+    CHECK_EQ_INT(world_close(&small), OMENDB_OK);
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+/* Each allocation of a calibration fails once; then of a merge that measures. */
+TEST(calibrating_survives_every_failing_allocation)
+{
+    struct world world;
+    int code = OMENDB_NOMEM;
+    long failed = 0;
+    CHECK_EQ_INT(world_make(&world, ":memory:", OMENDB_L2, 1000), OMENDB_OK);
+    for (; code != OMENDB_OK; failed++) {
+        allocations_left = failed;
+        code = world_calibrate(&world, 50, 6.0f, NULL, NULL);
+        allocations_left = -1;
+        CHECK(code == OMENDB_OK || code == OMENDB_NOMEM);
+        CHECK(world_ask(&world, 10, 0.9f, 2.0f).recall > 0.7);
+    }
+    CHECK(failed > 3 && atomic_load(&world.docs->collection->calibration) != NULL);
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+    for (code = OMENDB_NOMEM, failed = 0; code != OMENDB_OK; failed += 1 + failed / 8) {
+        CHECK_EQ_INT(world_make(&world, ":memory:", OMENDB_L2, 0), OMENDB_OK);
+        CHECK_EQ_INT(world_add(&world, 0, 4000), OMENDB_OK);
+        allocations_left = failed;
+        code = omendb_optimize(world.db, NULL, NULL);
+        allocations_left = -1;
+        CHECK(code == OMENDB_OK || code == OMENDB_NOMEM);
+        CHECK(world_ask(&world, 10, 0.9f, 2.0f).recall > 0.7);
+        CHECK_EQ_INT(support_check(world.db), OMENDB_OK);
+        CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+    }
+}
+
+TEST_MAIN(recall_is_kept_on_unseen_queries_l2, recall_is_kept_on_unseen_queries_cosine,
+          recall_is_kept_on_unseen_queries_inner_product,
+          recall_is_kept_after_deletes_and_replacements, a_batch_takes_the_same_effort,
+          explain_warns_outside_of_what_was_measured,
+          a_graph_without_a_curve_takes_the_effort_of_another, without_any_curve_the_schema_decides,
+          small_collections_are_compared_as_a_whole, nonsense_is_refused,
+          a_curve_survives_reopening, a_curve_is_carried_over_until_the_rows_have_doubled,
+          a_curve_that_is_none_is_not_taken, answers_lie_between_the_entries,
+          a_hostile_curve_in_a_file_is_none, calibrating_keeps_the_recall_of_other_queries,
+          a_later_calibration_replaces_the_former,
+          a_calibration_ends_when_the_collection_has_doubled,
+          calibrating_refuses_nonsense_and_can_be_stopped,
+          calibrating_survives_every_failing_allocation)
