@@ -24,7 +24,7 @@
  *     tombstones.c calibration.c storage.c blocks.c segment.c wal.c manifest.c
  *     memtable.c version.c hot.c txn.c commit.c checkpoint.c calibrate.c compact.c
  *     recover.c work.c search.c rows.c backup.c check.c database.c records.c api.c
- * SHA-256 of the inputs: c9d34665c538594e29f4a1ff16283765ee2c5ba7c449838b83a8bcf461853b86
+ * SHA-256 of the inputs: f7f22f24b3d9fb56b0a08934ab877d5debbb557f5c7315c9ba88d16c43cfa85a
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -15898,6 +15898,7 @@ OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message)
 
 #define HOT_MIN_BYTES (UINT64_C(4) << 20)
 #define HOT_SECTIONS  5
+#define HOT_GRACE_US  20000
 
 struct segment_hot {
     size_t bytes;
@@ -15955,7 +15956,6 @@ OMENDB_INTERNAL int hot_is_wanted(const omendb *db, const struct segment *segmen
             memory_add(bytes, (size_t)atomic_load(&memory->used)) <= memory->limit / 2);
 }
 
-/* Copies the sections and lets the mapped ones go. */
 static int hot_copy(const struct segment *segment, struct segment_hot *hot)
 {
     struct block_file *file = segment->graph.file;
@@ -15972,7 +15972,6 @@ static int hot_copy(const struct segment *segment, struct segment_hot *hot)
         code = blocks_touch(file, sections[i].offset, sections[i].length);
         if (code == OMENDB_OK) {
             memcpy(at, file->base + sections[i].offset, sections[i].length);
-            blocks_release(file, sections[i].offset, sections[i].length);
             at += hot_align(sections[i].length);
         }
     }
@@ -15988,6 +15987,20 @@ OMENDB_INTERNAL void hot_destroy(struct memory *memory, struct segment_hot *hot)
     memory_free(memory, hot, sizeof *hot);
 }
 
+/* Lets the mapped pages go. A search that began before the copy was there would bring many of them
+ * back, so those get some time to end. */
+static void hot_release_mapped(struct segment *segment)
+{
+    struct hot_section sections[HOT_SECTIONS];
+    struct graph_view view = segment->graph;
+    hot_list_sections(segment, &view, sections);
+    platform_sleep_us(HOT_GRACE_US);
+    for (size_t i = 0; i < HOT_SECTIONS; i++) {
+        if (sections[i].length != 0)
+            blocks_release(view.file, sections[i].offset, sections[i].length);
+    }
+}
+
 OMENDB_INTERNAL int hot_make(omendb *db, struct segment *segment)
 {
     struct hot_section sections[HOT_SECTIONS];
@@ -15999,9 +16012,12 @@ OMENDB_INTERNAL int hot_make(omendb *db, struct segment *segment)
     hot->bytes = hot_bytes(sections);
     hot->block = memory_alloc_aligned(&db->memory, hot->bytes);
     int code = hot->block == NULL ? OMENDB_NOMEM : hot_copy(segment, hot);
-    if (code != OMENDB_OK || !atomic_compare_exchange_strong(&segment->hot, &none, hot))
+    if (code != OMENDB_OK || !atomic_compare_exchange_strong(&segment->hot, &none, hot)) {
         hot_destroy(&db->memory, hot);
-    return code;
+        return code;
+    }
+    hot_release_mapped(segment);
+    return OMENDB_OK;
 }
 
 OMENDB_INTERNAL const struct graph_view *hot_view(const struct segment *segment)
@@ -16018,6 +16034,7 @@ OMENDB_INTERNAL uint64_t hot_size(const struct segment *segment)
 
 #undef HOT_MIN_BYTES
 #undef HOT_SECTIONS
+#undef HOT_GRACE_US
 
 /* ==============================================================================================
  * txn.c

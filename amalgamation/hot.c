@@ -16,6 +16,7 @@
 
 #define HOT_MIN_BYTES (UINT64_C(4) << 20)
 #define HOT_SECTIONS  5
+#define HOT_GRACE_US  20000
 
 struct segment_hot {
     size_t bytes;
@@ -73,7 +74,6 @@ OMENDB_INTERNAL int hot_is_wanted(const omendb *db, const struct segment *segmen
             memory_add(bytes, (size_t)atomic_load(&memory->used)) <= memory->limit / 2);
 }
 
-/* Copies the sections and lets the mapped ones go. */
 static int hot_copy(const struct segment *segment, struct segment_hot *hot)
 {
     struct block_file *file = segment->graph.file;
@@ -90,7 +90,6 @@ static int hot_copy(const struct segment *segment, struct segment_hot *hot)
         code = blocks_touch(file, sections[i].offset, sections[i].length);
         if (code == OMENDB_OK) {
             memcpy(at, file->base + sections[i].offset, sections[i].length);
-            blocks_release(file, sections[i].offset, sections[i].length);
             at += hot_align(sections[i].length);
         }
     }
@@ -106,6 +105,20 @@ OMENDB_INTERNAL void hot_destroy(struct memory *memory, struct segment_hot *hot)
     memory_free(memory, hot, sizeof *hot);
 }
 
+/* Lets the mapped pages go. A search that began before the copy was there would bring many of them
+ * back, so those get some time to end. */
+static void hot_release_mapped(struct segment *segment)
+{
+    struct hot_section sections[HOT_SECTIONS];
+    struct graph_view view = segment->graph;
+    hot_list_sections(segment, &view, sections);
+    platform_sleep_us(HOT_GRACE_US);
+    for (size_t i = 0; i < HOT_SECTIONS; i++) {
+        if (sections[i].length != 0)
+            blocks_release(view.file, sections[i].offset, sections[i].length);
+    }
+}
+
 OMENDB_INTERNAL int hot_make(omendb *db, struct segment *segment)
 {
     struct hot_section sections[HOT_SECTIONS];
@@ -117,9 +130,12 @@ OMENDB_INTERNAL int hot_make(omendb *db, struct segment *segment)
     hot->bytes = hot_bytes(sections);
     hot->block = memory_alloc_aligned(&db->memory, hot->bytes);
     int code = hot->block == NULL ? OMENDB_NOMEM : hot_copy(segment, hot);
-    if (code != OMENDB_OK || !atomic_compare_exchange_strong(&segment->hot, &none, hot))
+    if (code != OMENDB_OK || !atomic_compare_exchange_strong(&segment->hot, &none, hot)) {
         hot_destroy(&db->memory, hot);
-    return code;
+        return code;
+    }
+    hot_release_mapped(segment);
+    return OMENDB_OK;
 }
 
 OMENDB_INTERNAL const struct graph_view *hot_view(const struct segment *segment)
@@ -136,3 +152,4 @@ OMENDB_INTERNAL uint64_t hot_size(const struct segment *segment)
 
 #undef HOT_MIN_BYTES
 #undef HOT_SECTIONS
+#undef HOT_GRACE_US
