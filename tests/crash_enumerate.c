@@ -107,7 +107,7 @@ struct workload {
     omendb_collection *collections[ENUMERATE_COLLECTIONS];
     int backups;
     int broken; /* a call failed that may not */
-    uint32_t io;
+    uint32_t io, sync;
 };
 
 static int workload_expect(struct workload *work, int status, const char *what)
@@ -129,6 +129,7 @@ static int workload_open(struct workload *work, const char *path, int must_exist
     options.tail_limit = 6 * 1024;
     options.stall_timeout_ms = 1000;
     options.io = work->io;
+    options.sync = work->sync;
     options.must_exist = (uint32_t)must_exist;
     return omendb_open(path, &options, db);
 }
@@ -139,9 +140,17 @@ static void workload_attempt(struct workload *work)
     history_add(work->history, model_digest(&work->model));
 }
 
-static void workload_acknowledge(struct workload *work)
+/* All so far is on the disk, whatever the sync mode. */
+static void workload_settle(struct workload *work)
 {
     crash_mark(work->fs, MARK_ACKNOWLEDGED, work->history->count - 1);
+}
+
+/* A commit returned. */
+static void workload_acknowledge(struct workload *work)
+{
+    if (work->sync == OMENDB_SYNC_FULL)
+        workload_settle(work);
 }
 
 static void workload_open_collections(struct workload *work)
@@ -276,6 +285,7 @@ static void workload_reopen(struct workload *work)
     workload_close_collections(work);
     if (!workload_expect(work, omendb_close(work->db), "close"))
         return;
+    workload_settle(work);
     work->db = NULL;
     if (workload_expect(work, workload_open(work, "/db", 1, &work->db), "reopen"))
         workload_open_collections(work);
@@ -353,7 +363,7 @@ static void workload_die(struct workload *work)
         workload_expect(work, OMENDB_CORRUPT, "another state after a death");
     history_add(history, digest);
     crash_mark(work->fs, MARK_ATTEMPT, history->count - 1);
-    workload_acknowledge(work);
+    workload_settle(work);
     workload_expect(work, workload_load(work), "reading all records after a death");
 }
 
@@ -362,7 +372,8 @@ static void workload_maintain(struct workload *work, uint64_t dice)
     if (dice < 2) {
         workload_fail_checkpoint(work);
     } else if (dice < 4) {
-        workload_expect(work, omendb_checkpoint(work->db), "checkpoint");
+        if (workload_expect(work, omendb_checkpoint(work->db), "checkpoint"))
+            workload_settle(work);
     } else if (dice < 6) {
         workload_expect(work, omendb_optimize(work->db, NULL, NULL), "optimize");
     } else if (dice < 9) {
@@ -421,6 +432,7 @@ struct campaign {
     const char *deepest;       /* what went wrong, for the table */
     struct support_random random;
     uint64_t seed;
+    uint32_t sync; /* of the recorded workload */
     int quiet;
 };
 
@@ -635,9 +647,10 @@ static void campaign_walk(struct campaign *campaign, const struct crash_fs *fs,
 
 /* Runs the workload once on a fresh disk. NULL where the library failed without any fault. */
 static struct crash_fs *campaign_record(struct workload *work, struct history *history,
-                                        uint64_t seed, int steps)
+                                        uint64_t seed, int steps, uint32_t sync)
 {
     memset(work, 0, sizeof *work);
+    work->sync = sync;
     work->fs = crash_fs_create(1);
     work->history = history;
     work->random.state = seed;
@@ -663,7 +676,7 @@ static struct crash_fs *campaign_run(struct campaign *campaign, uint64_t seed, u
     struct history history = {0};
     static struct workload work;
     const struct bounds bounds = {0};
-    struct crash_fs *fs = campaign_record(&work, &history, seed, steps);
+    struct crash_fs *fs = campaign_record(&work, &history, seed, steps, campaign->sync);
     campaign->seed = seed;
     campaign->random.state = seed ^ UINT64_C(0x5eed);
     if (fs == NULL)
@@ -700,6 +713,23 @@ TEST(every_crash_leaves_a_prefix_with_all_that_was_acknowledged)
     }
     campaign_print(&campaign);
     CHECK_EQ_INT(campaign.failures, 0);
+}
+
+/* What is lost then are the newest commits, whole ones, and none from before the last checkpoint.
+ */
+TEST(without_a_sync_of_commits_a_crash_leaves_a_prefix_since_the_checkpoint)
+{
+    struct campaign campaign = {.failures_allowed = enumerate_failures, .sync = OMENDB_SYNC_NORMAL};
+    for (uint64_t i = 0; campaign.images < enumerate_images / 4 && !campaign_is_over(&campaign);
+         i++) {
+        const uint64_t images = campaign.images;
+        crash_fs_destroy(campaign_run(&campaign, enumerate_seed + 1000 + i, 500, 250));
+        if (campaign.images == images)
+            break;
+    }
+    campaign_print(&campaign);
+    CHECK_EQ_INT(campaign.failures, 0);
+    CHECK(campaign.recovered_older > campaign.images / 10);
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -932,18 +962,20 @@ TEST(every_sync_is_necessary)
 
 int main(int argc, char **argv)
 {
-    static void (*const all[])(void) = {every_crash_leaves_a_prefix_with_all_that_was_acknowledged,
-                                        crashes_of_writers_at_once_leave_a_prefix_of_whole_batches,
-                                        every_sync_is_necessary};
+    static void (*const all[])(void) = {
+        every_crash_leaves_a_prefix_with_all_that_was_acknowledged,
+        without_a_sync_of_commits_a_crash_leaves_a_prefix_since_the_checkpoint,
+        crashes_of_writers_at_once_leave_a_prefix_of_whole_batches, every_sync_is_necessary};
     const int campaign_only = support_argument(argc, argv, "--images", 0) != 0;
     const int syncs_only = support_flag(argc, argv, "--omit-syncs");
     enumerate_images = support_argument(argc, argv, "--images", support_scaled(10000, 500));
     enumerate_seed = support_argument(argc, argv, "--seed", support_seed(1));
     enumerate_failures = support_argument(argc, argv, "--keep-going", 0) ? UINT64_MAX : 10;
     if (syncs_only)
-        return test_run(1, argv, all + 2, 1, "every_sync_is_necessary");
-    return test_run(1, argv, all, campaign_only ? 2 : 3,
+        return test_run(1, argv, all + 3, 1, "every_sync_is_necessary");
+    return test_run(1, argv, all, campaign_only ? 3 : 4,
                     "every_crash_leaves_a_prefix_with_all_that_was_acknowledged, "
+                    "without_a_sync_of_commits_a_crash_leaves_a_prefix_since_the_checkpoint, "
                     "crashes_of_writers_at_once_leave_a_prefix_of_whole_batches, "
                     "every_sync_is_necessary");
 }
