@@ -24,7 +24,7 @@
  *     tombstones.c calibration.c storage.c blocks.c segment.c wal.c manifest.c
  *     memtable.c version.c hot.c txn.c commit.c checkpoint.c calibrate.c compact.c
  *     recover.c work.c search.c rows.c backup.c check.c database.c records.c api.c
- * SHA-256 of the inputs: f7f22f24b3d9fb56b0a08934ab877d5debbb557f5c7315c9ba88d16c43cfa85a
+ * SHA-256 of the inputs: 9563d2f7f6ce7ed24f1857bef80299267cf75f2355d47987aea74389d4dd05b9
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -10752,8 +10752,10 @@ OMENDB_INTERNAL void calibration_add(struct calibration *calibration,
 
 OMENDB_INTERNAL int calibration_is_enough(const struct calibration *calibration, uint32_t k)
 {
+    if (calibration->count == 0)
+        return 0;
     const struct calibration_entry *last = &calibration->entries[calibration->count - 1];
-    return calibration->count != 0 && last->k == k && last->low >= CALIBRATION_ENOUGH;
+    return last->k == k && last->low >= CALIBRATION_ENOUGH;
 }
 
 /* ------------------------------------------------------------------ asking */

@@ -73,8 +73,10 @@ OMENDB_INTERNAL void calibration_add(struct calibration *calibration,
 
 OMENDB_INTERNAL int calibration_is_enough(const struct calibration *calibration, uint32_t k)
 {
+    if (calibration->count == 0)
+        return 0;
     const struct calibration_entry *last = &calibration->entries[calibration->count - 1];
-    return calibration->count != 0 && last->k == k && last->low >= CALIBRATION_ENOUGH;
+    return last->k == k && last->low >= CALIBRATION_ENOUGH;
 }
 
 /* ------------------------------------------------------------------ asking */
