@@ -24,7 +24,7 @@
  *     tombstones.c calibration.c storage.c blocks.c segment.c wal.c manifest.c
  *     memtable.c version.c hot.c txn.c commit.c checkpoint.c calibrate.c compact.c
  *     recover.c work.c search.c rows.c backup.c check.c database.c records.c api.c
- * SHA-256 of the inputs: 9563d2f7f6ce7ed24f1857bef80299267cf75f2355d47987aea74389d4dd05b9
+ * SHA-256 of the inputs: a65c9cd4cd8635c8024159d8433adccdb68679b67bdb351da37cfc9b289d6500
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -5153,7 +5153,8 @@ OMENDB_INTERNAL const struct kernel *kernels_for(omendb_scalar scalar, omendb_me
  *   cosine         the same over the vector scaled to length 1, whose squared L2 is 2 * (1 - cos)
  *   inner product  i8: round(x / step), compared by inner product; a query has a step of its own
  *
- * low and step belong to a segment. Values outside of what they cover are saturated. Vectors of
+ * low and step belong to a segment. Values outside of what they cover are saturated, and whoever
+ * codes is told when that is too often. Vectors of
  * integers that span no more than 255 are coded with a step of 1 and lose nothing.
  *
  * Rejected: a step for each vector (LVQ, arXiv 2304.04759): the correction terms cost more than the
@@ -5194,10 +5195,14 @@ OMENDB_INTERNAL void codes_choose(struct code_sample *sample, const struct scala
                                   struct code_format *format);
 OMENDB_INTERNAL void codes_sample_end(struct code_sample *sample);
 
-/* out: codes_stride bytes. Returns 1 if the code is the vector, exactly. */
-OMENDB_INTERNAL int codes_encode(const struct code_format *format, const void *vector,
-                                 uint8_t *out);
-/* The same for a vector that is only compared with codes. */
+/* How well a code stands for its vector. Poor: many elements are saturated, or hardly any levels
+ * are used; the range was chosen for other vectors. */
+enum code_quality { CODE_GOOD, CODE_EXACT, CODE_POOR };
+
+/* out: codes_stride bytes. */
+OMENDB_INTERNAL enum code_quality codes_encode(const struct code_format *format, const void *vector,
+                                               uint8_t *out);
+/* The same for a vector that is only compared with codes; 1 if the code is the vector. */
 OMENDB_INTERNAL int codes_encode_query(const struct code_format *format, const void *vector,
                                        uint8_t *out);
 
@@ -5212,6 +5217,10 @@ OMENDB_INTERNAL int codes_are_exact(const struct code_format *format);
 #define CODES_RUN         SCALAR_RUN /* elements converted at a time */
 #define CODES_VECTOR_TAKE 64         /* elements of a vector that enter the sample */
 #define CODES_CUTS        6
+#define CODES_FEW_LEVELS  8 /* from the least to the most; of a sample's integers, too */
+/* Part of the elements whose saturation makes a code poor; sparse vectors have many zeros, which a
+ * range that begins there codes as its end. */
+#define CODES_SATURATED_SHARE 2
 
 OMENDB_INTERNAL int codes_apply_to(const struct scalar_format *vectors)
 {
@@ -5363,8 +5372,9 @@ OMENDB_INTERNAL void codes_choose(struct code_sample *sample, const struct scala
     memcpy(sample->sorted, sample->values, sample->count * sizeof *sample->sorted);
     sort_array(sample->sorted, sample->count, sizeof *sample->sorted, codes_compare);
     float first = sample->sorted[0], last = sample->sorted[sample->count - 1];
-    if (codes_all_integers(sample) && last - first <= 255.0f && fabsf(first) < 16777216.0f &&
-        fabsf(last) < 16777216.0f && (!symmetric || (first >= -127.0f && last <= 127.0f))) {
+    if (codes_all_integers(sample) && last - first >= (float)CODES_FEW_LEVELS &&
+        last - first <= 255.0f && fabsf(first) < 16777216.0f && fabsf(last) < 16777216.0f &&
+        (!symmetric || (first >= -127.0f && last <= 127.0f))) {
         /* What the sample has not shown is as likely below as above, but for the usual 0 to 255. */
         int is_byte = first >= 0.0f && last <= 255.0f;
         format->low =
@@ -5423,9 +5433,28 @@ static int codes_encode_with(const struct code_format *format, float step, const
     return exact;
 }
 
-OMENDB_INTERNAL int codes_encode(const struct code_format *format, const void *vector, uint8_t *out)
+/* Whether the code tells its vector apart from others of its kind. */
+static int codes_is_poor(const uint8_t *code, size_t dim, int symmetric)
 {
-    return codes_encode_with(format, format->step, vector, out);
+    size_t saturated = 0;
+    int least = 255, most = 0;
+    for (size_t i = 0; i < dim; i++) {
+        int level = symmetric ? (int8_t)code[i] + 127 : code[i];
+        saturated += level == 0 || level == (symmetric ? 254 : 255);
+        least = level < least ? level : least;
+        most = level > most ? level : most;
+    }
+    return saturated * CODES_SATURATED_SHARE > dim || most - least < CODES_FEW_LEVELS;
+}
+
+OMENDB_INTERNAL enum code_quality codes_encode(const struct code_format *format, const void *vector,
+                                               uint8_t *out)
+{
+    if (codes_encode_with(format, format->step, vector, out))
+        return CODE_EXACT;
+    return codes_is_poor(out, format->vectors.dim, format->vectors.metric == OMENDB_INNER_PRODUCT)
+               ? CODE_POOR
+               : CODE_GOOD;
 }
 
 /* The largest magnitude of the elements. */
@@ -5463,6 +5492,8 @@ OMENDB_INTERNAL int codes_are_exact(const struct code_format *format)
 #undef CODES_RUN
 #undef CODES_VECTOR_TAKE
 #undef CODES_CUTS
+#undef CODES_FEW_LEVELS
+#undef CODES_SATURATED_SHARE
 
 /* ==============================================================================================
  * graph.c
@@ -8478,7 +8509,7 @@ struct bulk {
 
     uint32_t *order; /* members of a leaf side by side, for the cache; NULL: as numbered */
     uint32_t *offers;
-    uint32_t *offer_starts; /* count + 1 */
+    size_t *offer_starts; /* count + 1 */
     _Atomic uint32_t *offer_counts;
 };
 
@@ -9509,7 +9540,7 @@ static int bulk_accept_step(struct bulk *bulk, struct bulk_work *work, uint32_t 
 
     for (uint32_t i = index * BULK_GRAIN; i < last; i++) {
         const uint32_t member = bulk->order != NULL ? bulk->order[i] : i;
-        const uint32_t first = bulk->offer_starts[member], end = bulk->offer_starts[member + 1];
+        const size_t first = bulk->offer_starts[member], end = bulk->offer_starts[member + 1];
         struct bulk_parts parts;
         if (first == end) {
             continue;
@@ -9517,7 +9548,7 @@ static int bulk_accept_step(struct bulk *bulk, struct bulk_work *work, uint32_t 
         bulk_find_begin(work, member);
         bulk_find_list(bulk, work, member);
         parts = (struct bulk_parts){.kept = work->found_count};
-        for (uint32_t at = first; at < end; at++) {
+        for (size_t at = first; at < end; at++) {
             bulk_find(bulk, work, bulk->offers[at]);
         }
         bulk_choose(bulk, work, member, bulk_measure(bulk, work, member, parts),
@@ -9527,9 +9558,9 @@ static int bulk_accept_step(struct bulk *bulk, struct bulk_work *work, uint32_t 
 }
 
 /* Where the offers to each member begin; counts start again. */
-static uint32_t bulk_start_offers(struct bulk *bulk)
+static size_t bulk_start_offers(struct bulk *bulk)
 {
-    uint32_t total = 0;
+    size_t total = 0;
 
     for (uint32_t member = 0; member < bulk->count; member++) {
         const uint32_t count =
@@ -9546,7 +9577,7 @@ static int bulk_accept(struct bulk *bulk)
 {
     const uint32_t steps = bulk_steps(bulk->count);
     const size_t count = bulk->count;
-    uint32_t total = 0;
+    size_t total = 0;
     int code = OMENDB_NOMEM;
 
     bulk->offer_counts = bulk_array(bulk, count, sizeof *bulk->offer_counts);
@@ -9566,7 +9597,8 @@ static int bulk_accept(struct bulk *bulk)
     bulk_array_free(bulk, bulk->offers, total, sizeof *bulk->offers);
     bulk_array_free(bulk, bulk->offer_starts, count + 1, sizeof *bulk->offer_starts);
     bulk_array_free(bulk, bulk->offer_counts, count, sizeof *bulk->offer_counts);
-    bulk->offers = bulk->offer_starts = NULL;
+    bulk->offers = NULL;
+    bulk->offer_starts = NULL;
     bulk->offer_counts = NULL;
     return code;
 }
@@ -9634,6 +9666,9 @@ static int bulk_make_nearest(struct bulk *bulk)
 {
     int code;
 
+    if (bulk->count > UINT32_MAX / BULK_FAN) {
+        return error_set(OMENDB_NOMEM, "%u rows are too many to be linked at once", bulk->count);
+    }
     bulk->entry_count = bulk->count * BULK_FAN;
     code = bulk_find_nearest(bulk);
     if (code == OMENDB_OK) {
@@ -14055,6 +14090,7 @@ struct memtable {
     struct code_format codes;   /* step 0: none, the graph keeps the vectors */
     struct rows_store vectors;  /* used when there are codes */
     _Atomic uint32_t inexact;   /* 1: a code is not its vector; set before the row is shown */
+    _Atomic uint32_t poor;      /* rows with CODE_POOR */
     uint32_t codes_tried;       /* 1: its vectors gave no range; commit mutex */
     struct rows_store ids;      /* uint64_t */
     struct rows_store begins;   /* uint64_t: commit that added the row */
@@ -14085,6 +14121,8 @@ OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, con
 OMENDB_INTERNAL const uint8_t *memtable_vector(const struct memtable *memtable, uint32_t row);
 /* Of the rows that `count` showed before the call. */
 OMENDB_INTERNAL struct rows_view memtable_vectors(const struct memtable *memtable);
+/* Its codes do not fit the rows that came: the graph is of no use. */
+OMENDB_INTERNAL int memtable_has_drifted(const struct memtable *memtable);
 OMENDB_INTERNAL uint64_t memtable_id(const struct memtable *memtable, uint32_t row);
 OMENDB_INTERNAL uint64_t memtable_begin(const struct memtable *memtable, uint32_t row);
 /* Newest row of the id, or the one before `row`; GRAPH_NO_ROW: none. */
@@ -14103,6 +14141,8 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable);
 #endif
 
 /* memtable.c, continued */
+
+#define MEMTABLE_MANY_POOR 32 /* rows with poor codes; and a twentieth of all */
 
 /* What a row's byte in `finished` says; new ones are zero. */
 enum { MEMTABLE_FREE = 0, MEMTABLE_LINKED = 1, MEMTABLE_TAKEN = 2 };
@@ -14197,8 +14237,11 @@ static void memtable_put_vector(struct memtable *memtable, uint32_t row, const v
         return;
     }
     memcpy(rows_at(&vectors, row), vector, memtable->vector_bytes);
-    if (!codes_encode(&memtable->codes, vector, walked))
+    enum code_quality quality = codes_encode(&memtable->codes, vector, walked);
+    if (quality != CODE_EXACT)
         atomic_store_explicit(&memtable->inexact, 1, memory_order_relaxed);
+    if (quality == CODE_POOR)
+        atomic_fetch_add_explicit(&memtable->poor, 1, memory_order_relaxed);
 }
 
 OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector,
@@ -14233,6 +14276,13 @@ OMENDB_INTERNAL const uint8_t *memtable_vector(const struct memtable *memtable, 
 {
     struct rows_view vectors = memtable_vectors(memtable);
     return rows_at(&vectors, row);
+}
+
+OMENDB_INTERNAL int memtable_has_drifted(const struct memtable *memtable)
+{
+    uint64_t poor = atomic_load_explicit(&memtable->poor, memory_order_relaxed);
+    return poor > MEMTABLE_MANY_POOR &&
+           poor * 20 > atomic_load_explicit(&memtable->count, memory_order_relaxed);
 }
 
 OMENDB_INTERNAL uint64_t memtable_id(const struct memtable *memtable, uint32_t row)
@@ -14337,6 +14387,8 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
     while (atomic_load(&memtable->inserting) != 0)
         platform_yield();
 }
+
+#undef MEMTABLE_MANY_POOR
 
 /* ==============================================================================================
  * version.c
@@ -14712,9 +14764,10 @@ struct change {
     uint32_t affected; /* out: DELETE: how many existed */
 };
 
-/* Memtables that a collection begins between two checkpoints: one, and another when the first began
- * without codes and rows enough for them have come. */
-#define COMMIT_NEW_MEMTABLES 2
+/* Memtables of a collection: one, others where the one before began without codes and rows enough
+ * for them have come, or where its codes no longer fit the rows; and one more after each checkpoint
+ * that failed. The first of those that come after this many has to do. */
+#define COMMIT_MAX_MEMTABLES 8
 
 /* Validates, logs, applies and, as the sync mode says, waits until the commit is durable and
  * visible. snapshot: UINT64_MAX, or OMENDB_CONFLICT where an id changed after it. */
@@ -16678,8 +16731,8 @@ static int commit_validate(omendb *db, struct commit_plan *plan, struct change *
 /* Rows whose codes a new memtable takes its range from. */
 #define COMMIT_CODES_ROWS 256
 
-/* The range of the newest segment, or one that the vectors about to be added give, or those of the
- * memtable so far. step 0: there is none yet. */
+/* The range of the newest segment, unless the rows have moved away from it; or one that the vectors
+ * about to be added give, or those of the memtable so far. step 0: there is none yet. */
 static int commit_choose_codes(const struct collection *collection, const struct change *change,
                                struct code_format *format)
 {
@@ -16688,10 +16741,11 @@ static int commit_choose_codes(const struct collection *collection, const struct
     uint8_t *chunk = (uint8_t *)(uintptr_t)change->vectors;
     struct rows_view vectors = {&chunk, 31, UINT32_MAX >> 1, collection->vector_bytes};
     uint32_t rows = change->count;
+    int drifted = collection->active != NULL && memtable_has_drifted(collection->active);
     *format = (struct code_format){collection->format, 0.0f, 0.0f};
     if (!codes_apply_to(&collection->format))
         return OMENDB_OK;
-    for (uint32_t i = version->segment_count; i-- > 0;) {
+    for (uint32_t i = version->segment_count; i-- > 0 && !drifted;) {
         if (version->segments[i]->codes.step != 0.0f) {
             *format = version->segments[i]->codes;
             return OMENDB_OK;
@@ -16731,16 +16785,20 @@ static int commit_add_memtable(omendb *db, struct collection *collection,
     return OMENDB_OK;
 }
 
-/* Rows go to the active memtable. One that began with too few rows to choose codes by is left
- * behind when it has enough of them: what it has not linked yet is scanned until the checkpoint. */
+/* Rows go to the active memtable. One that began with too few rows to choose codes by, or whose
+ * codes do not fit what came since, is left behind. */
 static int commit_reserve_memtable(omendb *db, const struct change *change)
 {
     struct collection *collection = change->collection;
     struct memtable *active = collection->active;
     struct code_format codes;
+    const struct version *version =
+        atomic_load_explicit(&collection->version, memory_order_relaxed);
     if (active != NULL &&
-        (active->codes.step != 0.0f || active->codes_tried ||
-         !codes_apply_to(&collection->format) ||
+        (active->codes_tried || version->memtable_count >= COMMIT_MAX_MEMTABLES - 1))
+        return OMENDB_OK;
+    if (active != NULL && !memtable_has_drifted(active) &&
+        (active->codes.step != 0.0f || !codes_apply_to(&collection->format) ||
          atomic_load_explicit(&active->count, memory_order_relaxed) < COMMIT_CODES_ROWS))
         return OMENDB_OK;
     int code = commit_choose_codes(collection, change, &codes);
@@ -17383,7 +17441,7 @@ OMENDB_INTERNAL void checkpoint_make_codes(const struct collection *collection,
     if (*codes == NULL)
         return;
     for (uint32_t row = 0; row < rows; row++)
-        exact &= codes_encode(&format, rows_at(vectors, row), *codes + row * stride);
+        exact &= codes_encode(&format, rows_at(vectors, row), *codes + row * stride) == CODE_EXACT;
     info->code_low = format.low;
     info->code_step = format.step;
     if (exact && codes_are_exact(&format))
@@ -17416,7 +17474,8 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
     struct rows_view vectors = memtable_vectors(memtable);
     checkpoint_describe(item->collection, &info);
     info.rows = atomic_load(&memtable->count);
-    checkpoint_describe_graph(&view, atomic_load(&memtable->indexed), &info);
+    checkpoint_describe_graph(
+        &view, memtable_has_drifted(memtable) ? 0 : atomic_load(&memtable->indexed), &info);
     uint64_t *ids = memory_array(memtable->memory, info.rows, sizeof *ids);
     if (ids == NULL)
         return OMENDB_NOMEM;
@@ -18091,7 +18150,7 @@ static int checkpoint_prepare_versions(struct checkpoint *checkpoint)
             version->segment_count + checkpoint_new_segments(checkpoint, collection);
         version_release(version);
         checkpoint->versions[i] =
-            version_create(&checkpoint->db->memory, COMMIT_NEW_MEMTABLES, segments);
+            version_create(&checkpoint->db->memory, COMMIT_MAX_MEMTABLES, segments);
         if (checkpoint->versions[i] == NULL)
             return OMENDB_NOMEM;
     }
@@ -18106,6 +18165,7 @@ static void checkpoint_install_collection(struct checkpoint *checkpoint, size_t 
     uint32_t at = 0;
     version->memtable_count = 0;
     for (uint32_t i = 0; i < old->memtable_count; i++) {
+        assert(version->memtable_count <= COMMIT_MAX_MEMTABLES);
         if (!checkpoint_is_frozen(checkpoint, old->memtables[i]))
             version->memtables[version->memtable_count++] = memtable_reference(old->memtables[i]);
     }
@@ -19664,6 +19724,8 @@ static int compact_build_graph(struct compact *compact, struct compact_merge *me
     if (code == OMENDB_OK && adopt && compact->everything) {
         struct graph_bulk_terms terms = compact_bulk_terms(&build);
         code = graph_refine(*graph, &terms);
+        if (code == OMENDB_NOMEM) /* it is as good as it was */
+            code = compact_repair(&build);
     }
     if (code == OMENDB_OK && !adopt)
         code = compact_build_all(&build, merge, vectors, graph);
@@ -20710,9 +20772,10 @@ OMENDB_INTERNAL int work_relieve(omendb *db, uint64_t *waited)
     memcpy(text, error_text(), strlen(error_text()) + 1);
     int code = work_checkpoint(db, 1);
     if (code != OMENDB_NOMEM && code != OMENDB_OK)
-        return 1; /* trying again tells the writer why */
+        return first; /* trying again may tell the writer why */
     error_adopt(OMENDB_NOMEM, text);
-    return code == OMENDB_OK && (first || atomic_load(&db->memory.used) < before);
+    return code == OMENDB_OK &&
+           (first || (*waited < db->stall_timeout_us && atomic_load(&db->memory.used) < before));
 }
 
 /* Whether the log asks for a checkpoint; after a failed one only when it has grown by a quarter of
@@ -21230,7 +21293,7 @@ static void search_memtable_source(const struct memtable *memtable,
 {
     memset(source, 0, sizeof *source);
     /* In this order: what is indexed is in the view, what is visible is in it, too. */
-    source->indexed = atomic_load(&memtable->indexed);
+    source->indexed = memtable_has_drifted(memtable) ? 0 : atomic_load(&memtable->indexed);
     source->row_limit = memtable_visible_rows(memtable, commit);
     graph_get_view(memtable->graph, &source->view);
     source->walk = source->view;
@@ -21256,7 +21319,8 @@ static void search_segment_source(struct segment *segment, uint64_t commit,
     source->tail = segment->graph;
     source->tail.count = segment->info.rows;
     source->codes = segment->codes.step == 0.0f ? NULL : &segment->codes;
-    source->codes_are_exact = (segment->info.flags & SEGMENT_CODES_EXACT) != 0;
+    source->codes_are_exact =
+        (segment->info.flags & SEGMENT_CODES_EXACT) != 0 && codes_are_exact(&segment->codes);
     source->indexed = segment->info.indexed_rows;
     source->row_limit = segment->info.rows;
     source->commit = commit;
@@ -21352,9 +21416,15 @@ static int search_scan_codes(const struct search_request *request,
     struct graph_hit *hits = scratch->hits + *count;
     size_t found = 0;
     int exact, code = search_encode(request, source, scratch, &exact);
-    if (code == OMENDB_OK)
-        code = graph_scan(&source->tail, scratch->graph, scratch->code, first, source->row_limit,
+    while (first < source->row_limit && code == OMENDB_OK) {
+        uint32_t left = source->row_limit - first;
+        uint32_t last = first + (left < SEARCH_SCAN_RUN ? left : SEARCH_SCAN_RUN);
+        code = graph_scan(&source->tail, scratch->graph, scratch->code, first, last,
                           SEARCH_RERANK(k), filter, hits, &found, counters);
+        if (code == OMENDB_OK)
+            code = search_check_deadline(request);
+        first = last;
+    }
     if (code == OMENDB_OK)
         code = search_rerank(source, request->vector, scratch->hits, *count, *count + found);
     *count = *count + found < k ? *count + found : k;
@@ -23954,6 +24024,8 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
         return error_set(OMENDB_INVALID,
                          "query.recall is %g beside an ef of %u and a stretch of %g; set one",
                          (double)query->recall, query->ef, (double)query->stretch);
+    if (query->reserved != 0)
+        return error_set(OMENDB_INVALID, "query.reserved is %u; it must be 0", query->reserved);
     if (query->use_radius && isnan(query->radius))
         return error_set(OMENDB_INVALID, "query.radius is NaN");
     if (query->explain != NULL && one)

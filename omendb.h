@@ -812,11 +812,12 @@ typedef struct omendb_query {
                     * square under OMENDB_L2): 1.1 to 1.4 finds what an ef of 30 to 400 finds, with
                     * less work on easy queries (distance-adaptive beam search, arXiv 2505.15636).
                     * ef then is only the bound, 2,000 when it is 0. 0: ef alone decides */
+    uint32_t reserved; /* 0 */
 } omendb_query;
 #define OMENDB_QUERY_INIT                                                                          \
     {                                                                                              \
         sizeof(omendb_query), NULL, OMENDB_ID_AUTO, OMENDB_F32, 0, 10, 0, 0, 0.0f, 0.0f, NULL, 0,  \
-            0.0f                                                                                   \
+            0.0f, 0                                                                                \
     }
 OMENDB_API void omendb_query_init(omendb_query *query);
 

@@ -1063,6 +1063,8 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
         return error_set(OMENDB_INVALID,
                          "query.recall is %g beside an ef of %u and a stretch of %g; set one",
                          (double)query->recall, query->ef, (double)query->stretch);
+    if (query->reserved != 0)
+        return error_set(OMENDB_INVALID, "query.reserved is %u; it must be 0", query->reserved);
     if (query->use_radius && isnan(query->radius))
         return error_set(OMENDB_INVALID, "query.radius is NaN");
     if (query->explain != NULL && one)

@@ -16,6 +16,7 @@
  * Overlay: a part for each segment with tombstones, one section of ascending u32 rows. */
 #include "database.h"
 
+#include <assert.h>
 #include <string.h>
 
 #define CHECKPOINT_PACK_BYTES (UINT64_C(4) << 20)
@@ -230,7 +231,7 @@ OMENDB_INTERNAL void checkpoint_make_codes(const struct collection *collection,
     if (*codes == NULL)
         return;
     for (uint32_t row = 0; row < rows; row++)
-        exact &= codes_encode(&format, rows_at(vectors, row), *codes + row * stride);
+        exact &= codes_encode(&format, rows_at(vectors, row), *codes + row * stride) == CODE_EXACT;
     info->code_low = format.low;
     info->code_step = format.step;
     if (exact && codes_are_exact(&format))
@@ -263,7 +264,8 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
     struct rows_view vectors = memtable_vectors(memtable);
     checkpoint_describe(item->collection, &info);
     info.rows = atomic_load(&memtable->count);
-    checkpoint_describe_graph(&view, atomic_load(&memtable->indexed), &info);
+    checkpoint_describe_graph(
+        &view, memtable_has_drifted(memtable) ? 0 : atomic_load(&memtable->indexed), &info);
     uint64_t *ids = memory_array(memtable->memory, info.rows, sizeof *ids);
     if (ids == NULL)
         return OMENDB_NOMEM;
@@ -938,7 +940,7 @@ static int checkpoint_prepare_versions(struct checkpoint *checkpoint)
             version->segment_count + checkpoint_new_segments(checkpoint, collection);
         version_release(version);
         checkpoint->versions[i] =
-            version_create(&checkpoint->db->memory, COMMIT_NEW_MEMTABLES, segments);
+            version_create(&checkpoint->db->memory, COMMIT_MAX_MEMTABLES, segments);
         if (checkpoint->versions[i] == NULL)
             return OMENDB_NOMEM;
     }
@@ -953,6 +955,7 @@ static void checkpoint_install_collection(struct checkpoint *checkpoint, size_t 
     uint32_t at = 0;
     version->memtable_count = 0;
     for (uint32_t i = 0; i < old->memtable_count; i++) {
+        assert(version->memtable_count <= COMMIT_MAX_MEMTABLES);
         if (!checkpoint_is_frozen(checkpoint, old->memtables[i]))
             version->memtables[version->memtable_count++] = memtable_reference(old->memtables[i]);
     }

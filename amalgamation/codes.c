@@ -10,6 +10,10 @@
 #define CODES_RUN         SCALAR_RUN /* elements converted at a time */
 #define CODES_VECTOR_TAKE 64         /* elements of a vector that enter the sample */
 #define CODES_CUTS        6
+#define CODES_FEW_LEVELS  8 /* from the least to the most; of a sample's integers, too */
+/* Part of the elements whose saturation makes a code poor; sparse vectors have many zeros, which a
+ * range that begins there codes as its end. */
+#define CODES_SATURATED_SHARE 2
 
 OMENDB_INTERNAL int codes_apply_to(const struct scalar_format *vectors)
 {
@@ -161,8 +165,9 @@ OMENDB_INTERNAL void codes_choose(struct code_sample *sample, const struct scala
     memcpy(sample->sorted, sample->values, sample->count * sizeof *sample->sorted);
     sort_array(sample->sorted, sample->count, sizeof *sample->sorted, codes_compare);
     float first = sample->sorted[0], last = sample->sorted[sample->count - 1];
-    if (codes_all_integers(sample) && last - first <= 255.0f && fabsf(first) < 16777216.0f &&
-        fabsf(last) < 16777216.0f && (!symmetric || (first >= -127.0f && last <= 127.0f))) {
+    if (codes_all_integers(sample) && last - first >= (float)CODES_FEW_LEVELS &&
+        last - first <= 255.0f && fabsf(first) < 16777216.0f && fabsf(last) < 16777216.0f &&
+        (!symmetric || (first >= -127.0f && last <= 127.0f))) {
         /* What the sample has not shown is as likely below as above, but for the usual 0 to 255. */
         int is_byte = first >= 0.0f && last <= 255.0f;
         format->low =
@@ -221,9 +226,28 @@ static int codes_encode_with(const struct code_format *format, float step, const
     return exact;
 }
 
-OMENDB_INTERNAL int codes_encode(const struct code_format *format, const void *vector, uint8_t *out)
+/* Whether the code tells its vector apart from others of its kind. */
+static int codes_is_poor(const uint8_t *code, size_t dim, int symmetric)
 {
-    return codes_encode_with(format, format->step, vector, out);
+    size_t saturated = 0;
+    int least = 255, most = 0;
+    for (size_t i = 0; i < dim; i++) {
+        int level = symmetric ? (int8_t)code[i] + 127 : code[i];
+        saturated += level == 0 || level == (symmetric ? 254 : 255);
+        least = level < least ? level : least;
+        most = level > most ? level : most;
+    }
+    return saturated * CODES_SATURATED_SHARE > dim || most - least < CODES_FEW_LEVELS;
+}
+
+OMENDB_INTERNAL enum code_quality codes_encode(const struct code_format *format, const void *vector,
+                                               uint8_t *out)
+{
+    if (codes_encode_with(format, format->step, vector, out))
+        return CODE_EXACT;
+    return codes_is_poor(out, format->vectors.dim, format->vectors.metric == OMENDB_INNER_PRODUCT)
+               ? CODE_POOR
+               : CODE_GOOD;
 }
 
 /* The largest magnitude of the elements. */
@@ -261,3 +285,5 @@ OMENDB_INTERNAL int codes_are_exact(const struct code_format *format)
 #undef CODES_RUN
 #undef CODES_VECTOR_TAKE
 #undef CODES_CUTS
+#undef CODES_FEW_LEVELS
+#undef CODES_SATURATED_SHARE

@@ -8,7 +8,8 @@
  *   cosine         the same over the vector scaled to length 1, whose squared L2 is 2 * (1 - cos)
  *   inner product  i8: round(x / step), compared by inner product; a query has a step of its own
  *
- * low and step belong to a segment. Values outside of what they cover are saturated. Vectors of
+ * low and step belong to a segment. Values outside of what they cover are saturated, and whoever
+ * codes is told when that is too often. Vectors of
  * integers that span no more than 255 are coded with a step of 1 and lose nothing.
  *
  * Rejected: a step for each vector (LVQ, arXiv 2304.04759): the correction terms cost more than the
@@ -54,10 +55,14 @@ OMENDB_INTERNAL void codes_choose(struct code_sample *sample, const struct scala
                                   struct code_format *format);
 OMENDB_INTERNAL void codes_sample_end(struct code_sample *sample);
 
-/* out: codes_stride bytes. Returns 1 if the code is the vector, exactly. */
-OMENDB_INTERNAL int codes_encode(const struct code_format *format, const void *vector,
-                                 uint8_t *out);
-/* The same for a vector that is only compared with codes. */
+/* How well a code stands for its vector. Poor: many elements are saturated, or hardly any levels
+ * are used; the range was chosen for other vectors. */
+enum code_quality { CODE_GOOD, CODE_EXACT, CODE_POOR };
+
+/* out: codes_stride bytes. */
+OMENDB_INTERNAL enum code_quality codes_encode(const struct code_format *format, const void *vector,
+                                               uint8_t *out);
+/* The same for a vector that is only compared with codes; 1 if the code is the vector. */
 OMENDB_INTERNAL int codes_encode_query(const struct code_format *format, const void *vector,
                                        uint8_t *out);
 

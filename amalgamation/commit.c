@@ -263,8 +263,8 @@ static int commit_validate(omendb *db, struct commit_plan *plan, struct change *
 /* Rows whose codes a new memtable takes its range from. */
 #define COMMIT_CODES_ROWS 256
 
-/* The range of the newest segment, or one that the vectors about to be added give, or those of the
- * memtable so far. step 0: there is none yet. */
+/* The range of the newest segment, unless the rows have moved away from it; or one that the vectors
+ * about to be added give, or those of the memtable so far. step 0: there is none yet. */
 static int commit_choose_codes(const struct collection *collection, const struct change *change,
                                struct code_format *format)
 {
@@ -273,10 +273,11 @@ static int commit_choose_codes(const struct collection *collection, const struct
     uint8_t *chunk = (uint8_t *)(uintptr_t)change->vectors;
     struct rows_view vectors = {&chunk, 31, UINT32_MAX >> 1, collection->vector_bytes};
     uint32_t rows = change->count;
+    int drifted = collection->active != NULL && memtable_has_drifted(collection->active);
     *format = (struct code_format){collection->format, 0.0f, 0.0f};
     if (!codes_apply_to(&collection->format))
         return OMENDB_OK;
-    for (uint32_t i = version->segment_count; i-- > 0;) {
+    for (uint32_t i = version->segment_count; i-- > 0 && !drifted;) {
         if (version->segments[i]->codes.step != 0.0f) {
             *format = version->segments[i]->codes;
             return OMENDB_OK;
@@ -316,16 +317,20 @@ static int commit_add_memtable(omendb *db, struct collection *collection,
     return OMENDB_OK;
 }
 
-/* Rows go to the active memtable. One that began with too few rows to choose codes by is left
- * behind when it has enough of them: what it has not linked yet is scanned until the checkpoint. */
+/* Rows go to the active memtable. One that began with too few rows to choose codes by, or whose
+ * codes do not fit what came since, is left behind. */
 static int commit_reserve_memtable(omendb *db, const struct change *change)
 {
     struct collection *collection = change->collection;
     struct memtable *active = collection->active;
     struct code_format codes;
+    const struct version *version =
+        atomic_load_explicit(&collection->version, memory_order_relaxed);
     if (active != NULL &&
-        (active->codes.step != 0.0f || active->codes_tried ||
-         !codes_apply_to(&collection->format) ||
+        (active->codes_tried || version->memtable_count >= COMMIT_MAX_MEMTABLES - 1))
+        return OMENDB_OK;
+    if (active != NULL && !memtable_has_drifted(active) &&
+        (active->codes.step != 0.0f || !codes_apply_to(&collection->format) ||
          atomic_load_explicit(&active->count, memory_order_relaxed) < COMMIT_CODES_ROWS))
         return OMENDB_OK;
     int code = commit_choose_codes(collection, change, &codes);

@@ -820,6 +820,8 @@ static int compact_build_graph(struct compact *compact, struct compact_merge *me
     if (code == OMENDB_OK && adopt && compact->everything) {
         struct graph_bulk_terms terms = compact_bulk_terms(&build);
         code = graph_refine(*graph, &terms);
+        if (code == OMENDB_NOMEM) /* it is as good as it was */
+            code = compact_repair(&build);
     }
     if (code == OMENDB_OK && !adopt)
         code = compact_build_all(&build, merge, vectors, graph);

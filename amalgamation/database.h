@@ -367,9 +367,10 @@ struct change {
     uint32_t affected; /* out: DELETE: how many existed */
 };
 
-/* Memtables that a collection begins between two checkpoints: one, and another when the first began
- * without codes and rows enough for them have come. */
-#define COMMIT_NEW_MEMTABLES 2
+/* Memtables of a collection: one, others where the one before began without codes and rows enough
+ * for them have come, or where its codes no longer fit the rows; and one more after each checkpoint
+ * that failed. The first of those that come after this many has to do. */
+#define COMMIT_MAX_MEMTABLES 8
 
 /* Validates, logs, applies and, as the sync mode says, waits until the commit is durable and
  * visible. snapshot: UINT64_MAX, or OMENDB_CONFLICT where an id changed after it. */

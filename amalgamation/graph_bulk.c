@@ -129,7 +129,7 @@ struct bulk {
 
     uint32_t *order; /* members of a leaf side by side, for the cache; NULL: as numbered */
     uint32_t *offers;
-    uint32_t *offer_starts; /* count + 1 */
+    size_t *offer_starts; /* count + 1 */
     _Atomic uint32_t *offer_counts;
 };
 
@@ -1160,7 +1160,7 @@ static int bulk_accept_step(struct bulk *bulk, struct bulk_work *work, uint32_t 
 
     for (uint32_t i = index * BULK_GRAIN; i < last; i++) {
         const uint32_t member = bulk->order != NULL ? bulk->order[i] : i;
-        const uint32_t first = bulk->offer_starts[member], end = bulk->offer_starts[member + 1];
+        const size_t first = bulk->offer_starts[member], end = bulk->offer_starts[member + 1];
         struct bulk_parts parts;
         if (first == end) {
             continue;
@@ -1168,7 +1168,7 @@ static int bulk_accept_step(struct bulk *bulk, struct bulk_work *work, uint32_t 
         bulk_find_begin(work, member);
         bulk_find_list(bulk, work, member);
         parts = (struct bulk_parts){.kept = work->found_count};
-        for (uint32_t at = first; at < end; at++) {
+        for (size_t at = first; at < end; at++) {
             bulk_find(bulk, work, bulk->offers[at]);
         }
         bulk_choose(bulk, work, member, bulk_measure(bulk, work, member, parts),
@@ -1178,9 +1178,9 @@ static int bulk_accept_step(struct bulk *bulk, struct bulk_work *work, uint32_t 
 }
 
 /* Where the offers to each member begin; counts start again. */
-static uint32_t bulk_start_offers(struct bulk *bulk)
+static size_t bulk_start_offers(struct bulk *bulk)
 {
-    uint32_t total = 0;
+    size_t total = 0;
 
     for (uint32_t member = 0; member < bulk->count; member++) {
         const uint32_t count =
@@ -1197,7 +1197,7 @@ static int bulk_accept(struct bulk *bulk)
 {
     const uint32_t steps = bulk_steps(bulk->count);
     const size_t count = bulk->count;
-    uint32_t total = 0;
+    size_t total = 0;
     int code = OMENDB_NOMEM;
 
     bulk->offer_counts = bulk_array(bulk, count, sizeof *bulk->offer_counts);
@@ -1217,7 +1217,8 @@ static int bulk_accept(struct bulk *bulk)
     bulk_array_free(bulk, bulk->offers, total, sizeof *bulk->offers);
     bulk_array_free(bulk, bulk->offer_starts, count + 1, sizeof *bulk->offer_starts);
     bulk_array_free(bulk, bulk->offer_counts, count, sizeof *bulk->offer_counts);
-    bulk->offers = bulk->offer_starts = NULL;
+    bulk->offers = NULL;
+    bulk->offer_starts = NULL;
     bulk->offer_counts = NULL;
     return code;
 }
@@ -1285,6 +1286,9 @@ static int bulk_make_nearest(struct bulk *bulk)
 {
     int code;
 
+    if (bulk->count > UINT32_MAX / BULK_FAN) {
+        return error_set(OMENDB_NOMEM, "%u rows are too many to be linked at once", bulk->count);
+    }
     bulk->entry_count = bulk->count * BULK_FAN;
     code = bulk_find_nearest(bulk);
     if (code == OMENDB_OK) {

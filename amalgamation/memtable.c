@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+#define MEMTABLE_MANY_POOR 32 /* rows with poor codes; and a twentieth of all */
+
 /* What a row's byte in `finished` says; new ones are zero. */
 enum { MEMTABLE_FREE = 0, MEMTABLE_LINKED = 1, MEMTABLE_TAKEN = 2 };
 
@@ -99,8 +101,11 @@ static void memtable_put_vector(struct memtable *memtable, uint32_t row, const v
         return;
     }
     memcpy(rows_at(&vectors, row), vector, memtable->vector_bytes);
-    if (!codes_encode(&memtable->codes, vector, walked))
+    enum code_quality quality = codes_encode(&memtable->codes, vector, walked);
+    if (quality != CODE_EXACT)
         atomic_store_explicit(&memtable->inexact, 1, memory_order_relaxed);
+    if (quality == CODE_POOR)
+        atomic_fetch_add_explicit(&memtable->poor, 1, memory_order_relaxed);
 }
 
 OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector,
@@ -135,6 +140,13 @@ OMENDB_INTERNAL const uint8_t *memtable_vector(const struct memtable *memtable, 
 {
     struct rows_view vectors = memtable_vectors(memtable);
     return rows_at(&vectors, row);
+}
+
+OMENDB_INTERNAL int memtable_has_drifted(const struct memtable *memtable)
+{
+    uint64_t poor = atomic_load_explicit(&memtable->poor, memory_order_relaxed);
+    return poor > MEMTABLE_MANY_POOR &&
+           poor * 20 > atomic_load_explicit(&memtable->count, memory_order_relaxed);
 }
 
 OMENDB_INTERNAL uint64_t memtable_id(const struct memtable *memtable, uint32_t row)
@@ -239,3 +251,5 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
     while (atomic_load(&memtable->inserting) != 0)
         platform_yield();
 }
+
+#undef MEMTABLE_MANY_POOR

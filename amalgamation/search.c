@@ -55,7 +55,7 @@ static void search_memtable_source(const struct memtable *memtable,
 {
     memset(source, 0, sizeof *source);
     /* In this order: what is indexed is in the view, what is visible is in it, too. */
-    source->indexed = atomic_load(&memtable->indexed);
+    source->indexed = memtable_has_drifted(memtable) ? 0 : atomic_load(&memtable->indexed);
     source->row_limit = memtable_visible_rows(memtable, commit);
     graph_get_view(memtable->graph, &source->view);
     source->walk = source->view;
@@ -81,7 +81,8 @@ static void search_segment_source(struct segment *segment, uint64_t commit,
     source->tail = segment->graph;
     source->tail.count = segment->info.rows;
     source->codes = segment->codes.step == 0.0f ? NULL : &segment->codes;
-    source->codes_are_exact = (segment->info.flags & SEGMENT_CODES_EXACT) != 0;
+    source->codes_are_exact =
+        (segment->info.flags & SEGMENT_CODES_EXACT) != 0 && codes_are_exact(&segment->codes);
     source->indexed = segment->info.indexed_rows;
     source->row_limit = segment->info.rows;
     source->commit = commit;
@@ -177,9 +178,15 @@ static int search_scan_codes(const struct search_request *request,
     struct graph_hit *hits = scratch->hits + *count;
     size_t found = 0;
     int exact, code = search_encode(request, source, scratch, &exact);
-    if (code == OMENDB_OK)
-        code = graph_scan(&source->tail, scratch->graph, scratch->code, first, source->row_limit,
+    while (first < source->row_limit && code == OMENDB_OK) {
+        uint32_t left = source->row_limit - first;
+        uint32_t last = first + (left < SEARCH_SCAN_RUN ? left : SEARCH_SCAN_RUN);
+        code = graph_scan(&source->tail, scratch->graph, scratch->code, first, last,
                           SEARCH_RERANK(k), filter, hits, &found, counters);
+        if (code == OMENDB_OK)
+            code = search_check_deadline(request);
+        first = last;
+    }
     if (code == OMENDB_OK)
         code = search_rerank(source, request->vector, scratch->hits, *count, *count + found);
     *count = *count + found < k ? *count + found : k;

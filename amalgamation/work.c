@@ -179,9 +179,10 @@ OMENDB_INTERNAL int work_relieve(omendb *db, uint64_t *waited)
     memcpy(text, error_text(), strlen(error_text()) + 1);
     int code = work_checkpoint(db, 1);
     if (code != OMENDB_NOMEM && code != OMENDB_OK)
-        return 1; /* trying again tells the writer why */
+        return first; /* trying again may tell the writer why */
     error_adopt(OMENDB_NOMEM, text);
-    return code == OMENDB_OK && (first || atomic_load(&db->memory.used) < before);
+    return code == OMENDB_OK &&
+           (first || (*waited < db->stall_timeout_us && atomic_load(&db->memory.used) < before));
 }
 
 /* Whether the log asks for a checkpoint; after a failed one only when it has grown by a quarter of

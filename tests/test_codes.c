@@ -88,7 +88,7 @@ TEST(bytes_given_as_floats_lose_nothing)
     CHECK(format.low == 0.0f && format.step == 1.0f);
     CHECK(codes_are_exact(&format));
     for (size_t row = 0; row < ROWS; row++) {
-        CHECK_EQ_INT(codes_encode(&format, rows[row], code), 1);
+        CHECK(codes_encode(&format, rows[row], code) == CODE_EXACT);
         for (size_t i = 0; i < DIM; i++)
             CHECK(code[i] == (uint8_t)rows[row][i]);
     }
@@ -96,9 +96,9 @@ TEST(bytes_given_as_floats_lose_nothing)
     CHECK(codes_kernel(&format)->pair(other, code, DIM) ==
           kernels_for(OMENDB_F32, OMENDB_L2)->pair(rows[0], rows[ROWS - 1], DIM));
     rows[0][7] += 0.5f;
-    CHECK_EQ_INT(codes_encode(&format, rows[0], code), 0);
+    CHECK(codes_encode(&format, rows[0], code) != CODE_EXACT);
     rows[0][7] = 256.0f;
-    CHECK_EQ_INT(codes_encode(&format, rows[0], code), 0);
+    CHECK(codes_encode(&format, rows[0], code) != CODE_EXACT);
     CHECK_EQ_INT(code[7], 255);
 }
 
@@ -113,7 +113,7 @@ TEST(small_integers_around_zero_lose_nothing)
         const struct code_format format = choose(metric ? OMENDB_INNER_PRODUCT : OMENDB_L2);
         CHECK(format.step == 1.0f);
         for (size_t row = 0; row < ROWS; row++)
-            CHECK_EQ_INT(codes_encode(&format, rows[row], code), 1);
+            CHECK(codes_encode(&format, rows[row], code) == CODE_EXACT);
     }
 }
 
@@ -125,7 +125,7 @@ TEST(the_error_of_elements_inside_the_range_is_at_most_half_a_step)
     const struct code_format format = choose(OMENDB_L2);
     CHECK(format.step > 7.9f / 255.0f && format.step < 8.1f / 255.0f);
     for (size_t row = 0; row < ROWS; row++) {
-        CHECK_EQ_INT(codes_encode(&format, rows[row], code), 0);
+        CHECK(codes_encode(&format, rows[row], code) == CODE_GOOD);
         for (size_t i = 0; i < DIM; i++) {
             const float value = format.low + format.step * (float)code[i];
             const int outside = rows[row][i] < format.low || code[i] == 255;
@@ -155,6 +155,27 @@ TEST(mostly_zero_vectors_are_coded_by_what_is_not_zero)
             rows[row][(row * 7 + i * 31) % DIM] = 0.5f + 0.5f * random_unit();
     const struct code_format format = choose(OMENDB_L2);
     CHECK(format.step > 0.7f / 255.0f);
+}
+
+TEST(vectors_of_another_range_are_told)
+{
+    uint8_t code[DIM + 32];
+    fill(0.0f, 1.0f);
+    const struct code_format format = choose(OMENDB_L2);
+    CHECK(codes_encode(&format, rows[0], code) == CODE_GOOD);
+    for (size_t i = 0; i < DIM; i++)
+        rows[0][i] = 50.0f + random_unit();
+    CHECK(codes_encode(&format, rows[0], code) == CODE_POOR);
+    for (size_t i = 0; i < DIM; i++)
+        rows[0][i] = 0.5f + 0.001f * random_unit();
+    CHECK(codes_encode(&format, rows[0], code) == CODE_POOR);
+}
+
+TEST(vectors_of_one_value_give_no_range)
+{
+    fill(0.0f, 0.0f);
+    CHECK(choose(OMENDB_L2).step == 0.0f);
+    CHECK(choose(OMENDB_INNER_PRODUCT).step == 0.0f);
 }
 
 TEST(neighbours_keep_their_order_under_every_metric)
@@ -233,9 +254,83 @@ TEST(only_floats_have_codes)
     }
 }
 
+#define DRIFT_DIM  16
+#define DRIFT_ROWS 4000
+
+/* How many of 20 * 10 true nearest a collection finds; queries lie where the later rows are. */
+static size_t drift_found(omendb_collection *collection)
+{
+    omendb_query query = OMENDB_QUERY_INIT;
+    uint64_t ids[10], exact[10];
+    float vector[DRIFT_DIM];
+    size_t count, shared = 0;
+    query.vector = vector;
+    for (int i = 0; i < 20; i++) {
+        for (size_t j = 0; j < DRIFT_DIM; j++)
+            vector[j] = 50.0f + 50.0f * random_unit();
+        query.exact = 0;
+        if (omendb_search(collection, NULL, &query, ids, NULL, &count) != OMENDB_OK)
+            return 0;
+        query.exact = 1;
+        if (omendb_search(collection, NULL, &query, exact, NULL, &count) != OMENDB_OK)
+            return 0;
+        for (size_t a = 0; a < 10; a++)
+            for (size_t b = 0; b < 10; b++)
+                shared += ids[a] == exact[b];
+    }
+    return shared;
+}
+
+/* Lets the background link what it will. */
+static void drift_wait(omendb *db, omendb_collection *collection)
+{
+    omendb_collection_stats stats = OMENDB_COLLECTION_STATS_INIT;
+    for (int more = 1; more && omendb_collection_get_stats(collection, &stats) == OMENDB_OK &&
+                       stats.unindexed_rows != 0;)
+        if (omendb_work(db, 100000, &more) != OMENDB_OK)
+            break;
+}
+
+/* The first rows decide the range; those that come later lie elsewhere. */
+TEST(rows_that_leave_the_first_range_are_found)
+{
+    static float vectors[DRIFT_ROWS * DRIFT_DIM];
+    for (int first = 0; first < 2; first++) {
+        omendb_options options = OMENDB_OPTIONS_INIT;
+        omendb_schema schema = OMENDB_SCHEMA_INIT;
+        omendb *db;
+        omendb_collection *collection;
+        schema.dim = DRIFT_DIM;
+        schema.ef = 128;
+        options.threads = 0;
+        CHECK_EQ_INT(omendb_open(":memory:", &options, &db), OMENDB_OK);
+        CHECK_EQ_INT(omendb_collection_create(db, "c", &schema, &collection), OMENDB_OK);
+        for (size_t i = 0; i < 300 * DRIFT_DIM; i++)
+            vectors[i] = first == 0 ? 0.0f : random_unit();
+        CHECK_EQ_INT(omendb_add_batch(collection, NULL, 300, NULL, vectors, OMENDB_F32, NULL),
+                     OMENDB_OK);
+        for (size_t i = 0; i < DRIFT_ROWS * DRIFT_DIM; i++)
+            vectors[i] = 50.0f + 50.0f * random_unit();
+        for (size_t i = 0; i < DRIFT_ROWS; i += 100)
+            CHECK_EQ_INT(omendb_add_batch(collection, NULL, 100, NULL, vectors + i * DRIFT_DIM,
+                                          OMENDB_F32, NULL),
+                         OMENDB_OK);
+        drift_wait(db, collection);
+        CHECK(drift_found(collection) >= 180);
+        CHECK_EQ_INT(omendb_checkpoint(db), OMENDB_OK);
+        CHECK(drift_found(collection) >= 180);
+        CHECK_EQ_INT(omendb_optimize(db, NULL, NULL), OMENDB_OK);
+        CHECK(drift_found(collection) >= 180);
+        omendb_collection_close(collection);
+        CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    }
+}
+
 TEST_MAIN(bytes_given_as_floats_lose_nothing, small_integers_around_zero_lose_nothing,
           the_error_of_elements_inside_the_range_is_at_most_half_a_step,
           rare_large_values_do_not_cost_the_others_their_precision,
-          mostly_zero_vectors_are_coded_by_what_is_not_zero,
-          neighbours_keep_their_order_under_every_metric, half_floats_are_coded_like_their_values,
-          values_without_a_range_have_no_codes_and_do_no_harm, only_floats_have_codes)
+          mostly_zero_vectors_are_coded_by_what_is_not_zero, vectors_of_another_range_are_told,
+          vectors_of_one_value_give_no_range, neighbours_keep_their_order_under_every_metric,
+          half_floats_are_coded_like_their_values,
+          values_without_a_range_have_no_codes_and_do_no_harm, only_floats_have_codes,
+          rows_that_leave_the_first_range_are_found)

@@ -174,6 +174,7 @@ class _Query(ctypes.Structure):
         ("explain", ctypes.POINTER(_Explain)),
         ("timeout_us", ctypes.c_uint64),
         ("stretch", ctypes.c_float),
+        ("reserved", ctypes.c_uint32),
     ]
 
 
