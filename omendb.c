@@ -24,7 +24,7 @@
  *     tombstones.c calibration.c storage.c blocks.c segment.c wal.c manifest.c
  *     memtable.c version.c hot.c txn.c commit.c checkpoint.c calibrate.c compact.c
  *     recover.c work.c search.c rows.c backup.c check.c database.c records.c api.c
- * SHA-256 of the inputs: a65c9cd4cd8635c8024159d8433adccdb68679b67bdb351da37cfc9b289d6500
+ * SHA-256 of the inputs: 1920a36654f49b87af4ea14241722859d36ab1859ec37822d86aedc1a69a8003
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -5903,6 +5903,43 @@ OMENDB_INTERNAL int graph_check(const struct graph_view *view, uint32_t indexed,
 
 /* graph_internal.h, continued */
 
+/* ==============================================================================================
+ * prefetch.h
+ * ============================================================================================== */
+
+/* prefetch.h: asks for memory that is about to be read.
+ *
+ * Assembly, because GCC 12 takes a static function that only prefetches for a pure one and drops
+ * the calls. */
+#ifndef OMENDB_PREFETCH_H
+#define OMENDB_PREFETCH_H
+
+static inline void prefetch_line(const void *address)
+{
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+    __asm__ volatile("prefetcht0 %0" : : "m"(*(const char *)address));
+#elif defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
+    __asm__ volatile("prfm pldl1keep, [%0]" : : "r"(address));
+#else
+    (void)address;
+#endif
+}
+
+/* The hardware follows longer runs by itself. */
+#define PREFETCH_MAX_BYTES 1024
+
+static inline void prefetch_bytes(const void *address, size_t bytes)
+{
+    const char *from = (const char *)address;
+    bytes = bytes < PREFETCH_MAX_BYTES ? bytes : PREFETCH_MAX_BYTES;
+    for (size_t i = 0; i < bytes; i += OMENDB_CACHE_LINE)
+        prefetch_line(from + i);
+}
+
+#endif
+
+/* graph_internal.h, continued */
+
 /* An offset of a graph_view with a file whose section is not in that file: nothing to verify. */
 #define GRAPH_NOT_IN_FILE UINT64_MAX
 
@@ -5934,31 +5971,6 @@ static inline float graph_key_distance(uint64_t key)
     bits ^= (uint32_t)((int32_t)~bits >> 31) | UINT32_C(0x80000000);
     memcpy(&distance, &bits, sizeof distance);
     return distance;
-}
-
-/* Assembly, because GCC 12 takes a static function that only prefetches for a pure one and drops
- * the calls. */
-static inline void graph_prefetch(const void *address)
-{
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-    __asm__ volatile("prefetcht0 %0" : : "m"(*(const char *)address));
-#elif defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
-    __asm__ volatile("prfm pldl1keep, [%0]" : : "r"(address));
-#else
-    (void)address;
-#endif
-}
-
-/* The hardware follows longer runs by itself. */
-#define GRAPH_PREFETCH_BYTES 1024
-
-static inline void graph_prefetch_bytes(const void *address, size_t bytes)
-{
-    const char *from = (const char *)address;
-
-    for (size_t i = 0; i < bytes; i += OMENDB_CACHE_LINE) {
-        graph_prefetch(from + i);
-    }
 }
 
 /* Slots are plain uint32_t in memory and in files; a uint32_t and its atomic have one
@@ -7158,11 +7170,11 @@ static inline const uint8_t *walk_vector(const struct walk *walk, uint32_t row)
 /* The two lines of most codes without a loop. */
 static inline void walk_prefetch_vector(const uint8_t *vector, size_t bytes)
 {
-    graph_prefetch(vector);
+    prefetch_line(vector);
     if (bytes > OMENDB_CACHE_LINE) {
-        graph_prefetch(vector + OMENDB_CACHE_LINE);
+        prefetch_line(vector + OMENDB_CACHE_LINE);
         for (size_t i = 2 * OMENDB_CACHE_LINE; i < bytes; i += OMENDB_CACHE_LINE) {
-            graph_prefetch(vector + i);
+            prefetch_line(vector + i);
         }
     }
 }
@@ -7170,8 +7182,8 @@ static inline void walk_prefetch_vector(const uint8_t *vector, size_t bytes)
 static void walk_prefetch_links(const struct walk *walk, uint32_t row)
 {
     if (walk->level == 0) {
-        graph_prefetch_bytes(rows_at(&walk->view->links, row),
-                             walk->view->links_per_row * sizeof(uint32_t));
+        prefetch_bytes(rows_at(&walk->view->links, row),
+                       walk->view->links_per_row * sizeof(uint32_t));
     }
 }
 
@@ -7359,7 +7371,7 @@ static int walk_prepare(struct walk *walk, const struct graph_walk_terms *terms)
     walk->tie_mask = terms->tie_mask;
     walk->verifies = graph_view_verifies(view);
     walk->prefetch_bytes =
-        view->vectors.stride < GRAPH_PREFETCH_BYTES ? view->vectors.stride : GRAPH_PREFETCH_BYTES;
+        view->vectors.stride < PREFETCH_MAX_BYTES ? view->vectors.stride : PREFETCH_MAX_BYTES;
     walk->fetch = walk_fetch_of(walk->prefetch_bytes);
     if (terms->stretch > 0.0f) {
         walk->k = terms->k < 1 ? 1 : terms->k < ef ? terms->k : ef;
@@ -7443,7 +7455,7 @@ static int walk_step_down(struct walk *walk, uint64_t *reached, int *moved)
     uint32_t *slots, length, count = 0;
     int code = walk_upper_slots(walk, row, &slots, &length);
 
-    graph_prefetch_bytes(rows_at(&view->links, row), view->links_per_row * sizeof(uint32_t));
+    prefetch_bytes(rows_at(&view->links, row), view->links_per_row * sizeof(uint32_t));
     for (uint32_t i = 0; i < length && code == OMENDB_OK; i++) {
         const uint32_t neighbour = graph_slot_load(&slots[i]);
         if (neighbour < view->count && neighbour != row) {
@@ -7452,7 +7464,7 @@ static int walk_step_down(struct walk *walk, uint64_t *reached, int *moved)
             }
             const uint8_t *vector = walk_vector(walk, neighbour);
             walk_prefetch_vector(vector, walk->prefetch_bytes);
-            graph_prefetch(rows_at(&view->upper_index, neighbour));
+            prefetch_line(rows_at(&view->upper_index, neighbour));
             vectors[count] = vector;
             rows[count++] = neighbour;
         }
@@ -7727,14 +7739,14 @@ static uint32_t build_select(const struct graph_view *view, struct graph_scratch
     const uint64_t *keys = scratch->pool.keys;
     const size_t count = scratch->pool.count;
     const size_t bytes =
-        view->vectors.stride < GRAPH_PREFETCH_BYTES ? view->vectors.stride : GRAPH_PREFETCH_BYTES;
+        view->vectors.stride < PREFETCH_MAX_BYTES ? view->vectors.stride : PREFETCH_MAX_BYTES;
 
     for (size_t i = 0; i < count && chosen < limit; i++) {
         const uint32_t candidate = graph_key_row(keys[i], owner);
         const void *vector = rows_at(&view->vectors, candidate);
         uint32_t cover;
         if (i + 2 < count) {
-            graph_prefetch_bytes(rows_at(&view->vectors, graph_key_row(keys[i + 2], owner)), bytes);
+            prefetch_bytes(rows_at(&view->vectors, graph_key_row(keys[i + 2], owner)), bytes);
         }
         if (candidate == owner) {
             continue;
@@ -7774,8 +7786,7 @@ static int build_keys_of_hop(const struct graph_view *view, struct graph_scratch
     for (uint32_t i = 0; i < hop->count && code == OMENDB_OK; i++) {
         code = graph_view_touch_vector(view, hop->rows[i]);
         hop->vectors[i] = rows_at(&view->vectors, hop->rows[i]);
-        graph_prefetch_bytes(hop->vectors[i],
-                             view->vectors.stride < 512 ? view->vectors.stride : 512);
+        prefetch_bytes(hop->vectors[i], view->vectors.stride < 512 ? view->vectors.stride : 512);
     }
     if (code != OMENDB_OK) {
         return code;
@@ -9215,9 +9226,9 @@ static int bulk_leaf_step(struct bulk *bulk, struct bulk_work *work, uint32_t in
     }
     for (uint32_t i = 0; i < cell->count; i++) {
         const uint32_t ahead = entries[i + 4 < cell->count ? i + 4 : i];
-        graph_prefetch_bytes(bulk_list(bulk, ahead), bulk->places * sizeof(uint32_t));
-        graph_prefetch_bytes(bulk->ranks + (size_t)ahead * bulk->places,
-                             bulk->places * sizeof *bulk->ranks);
+        prefetch_bytes(bulk_list(bulk, ahead), bulk->places * sizeof(uint32_t));
+        prefetch_bytes(bulk->ranks + (size_t)ahead * bulk->places,
+                       bulk->places * sizeof *bulk->ranks);
         bulk_meet_uppers(bulk, work, entries[i]);
         bulk_merge(bulk, work, entries[i], work->lists + (size_t)i * bulk->places,
                    work->lengths[i]);
@@ -9248,8 +9259,8 @@ static void bulk_find(const struct bulk *bulk, struct bulk_work *work, uint32_t 
     }
     work->hash[at] = member;
     work->vectors[work->found_count] = bulk_vector(bulk, member);
-    graph_prefetch_bytes(work->vectors[work->found_count],
-                         stride < GRAPH_PREFETCH_BYTES ? stride : GRAPH_PREFETCH_BYTES);
+    prefetch_bytes(work->vectors[work->found_count],
+                   stride < PREFETCH_MAX_BYTES ? stride : PREFETCH_MAX_BYTES);
     work->found[work->found_count++] = member;
 }
 
@@ -9449,7 +9460,7 @@ static void bulk_refine_member(const struct bulk *bulk, struct bulk_work *work, 
     bulk_find_above(bulk, work, member);
     parts.kept = work->found_count;
     for (uint32_t i = 0; i < parts.own && i < BULK_EXPAND; i++) {
-        graph_prefetch_bytes(bulk_list(bulk, work->found[i]), bulk->places * sizeof(uint32_t));
+        prefetch_bytes(bulk_list(bulk, work->found[i]), bulk->places * sizeof(uint32_t));
     }
     for (uint32_t i = 0; i < parts.own && i < BULK_EXPAND; i++) {
         bulk_find_list(bulk, work, work->found[i]);
@@ -9526,7 +9537,7 @@ static int bulk_offer_step(struct bulk *bulk, struct bulk_work *work, uint32_t i
             const uint32_t next = bulk->order != NULL ? bulk->order[i + 1] : i + 1;
             const uint32_t *list = bulk_list(bulk, next);
             for (uint32_t j = 0; j < bulk->places && list[j] != next; j++) {
-                graph_prefetch_bytes(bulk_list(bulk, list[j]), bulk->places * sizeof *list);
+                prefetch_bytes(bulk_list(bulk, list[j]), bulk->places * sizeof *list);
             }
         }
         bulk_offer_member(bulk, member);
@@ -21210,43 +21221,6 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
  * one; the hits are merged by (distance, id). A source that is small is scanned as a whole: that
  * costs no more than the walk and is exact. When a walk finds fewer than k although more rows are
  * visible (deleted rows can cut a graph in two), the source is scanned: k means k. */
-
-/* ==============================================================================================
- * prefetch.h
- * ============================================================================================== */
-
-/* prefetch.h: asks for memory that is about to be read.
- *
- * Assembly, because GCC 12 takes a static function that only prefetches for a pure one and drops
- * the calls. */
-#ifndef OMENDB_PREFETCH_H
-#define OMENDB_PREFETCH_H
-
-static inline void prefetch_line(const void *address)
-{
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-    __asm__ volatile("prefetcht0 %0" : : "m"(*(const char *)address));
-#elif defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
-    __asm__ volatile("prfm pldl1keep, [%0]" : : "r"(address));
-#else
-    (void)address;
-#endif
-}
-
-/* The hardware follows longer runs by itself. */
-#define PREFETCH_MAX_BYTES 1024
-
-static inline void prefetch_bytes(const void *address, size_t bytes)
-{
-    const char *from = (const char *)address;
-    bytes = bytes < PREFETCH_MAX_BYTES ? bytes : PREFETCH_MAX_BYTES;
-    for (size_t i = 0; i < bytes; i += OMENDB_CACHE_LINE)
-        prefetch_line(from + i);
-}
-
-#endif
-
-/* search.c, continued */
 
 /* A walk computes some 10 to 20 distances for each candidate it keeps, at random places; a scan of
  * 8 for each is cheaper. */

@@ -67,14 +67,14 @@ static uint32_t build_select(const struct graph_view *view, struct graph_scratch
     const uint64_t *keys = scratch->pool.keys;
     const size_t count = scratch->pool.count;
     const size_t bytes =
-        view->vectors.stride < GRAPH_PREFETCH_BYTES ? view->vectors.stride : GRAPH_PREFETCH_BYTES;
+        view->vectors.stride < PREFETCH_MAX_BYTES ? view->vectors.stride : PREFETCH_MAX_BYTES;
 
     for (size_t i = 0; i < count && chosen < limit; i++) {
         const uint32_t candidate = graph_key_row(keys[i], owner);
         const void *vector = rows_at(&view->vectors, candidate);
         uint32_t cover;
         if (i + 2 < count) {
-            graph_prefetch_bytes(rows_at(&view->vectors, graph_key_row(keys[i + 2], owner)), bytes);
+            prefetch_bytes(rows_at(&view->vectors, graph_key_row(keys[i + 2], owner)), bytes);
         }
         if (candidate == owner) {
             continue;
@@ -114,8 +114,7 @@ static int build_keys_of_hop(const struct graph_view *view, struct graph_scratch
     for (uint32_t i = 0; i < hop->count && code == OMENDB_OK; i++) {
         code = graph_view_touch_vector(view, hop->rows[i]);
         hop->vectors[i] = rows_at(&view->vectors, hop->rows[i]);
-        graph_prefetch_bytes(hop->vectors[i],
-                             view->vectors.stride < 512 ? view->vectors.stride : 512);
+        prefetch_bytes(hop->vectors[i], view->vectors.stride < 512 ? view->vectors.stride : 512);
     }
     if (code != OMENDB_OK) {
         return code;

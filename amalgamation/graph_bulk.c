@@ -835,9 +835,9 @@ static int bulk_leaf_step(struct bulk *bulk, struct bulk_work *work, uint32_t in
     }
     for (uint32_t i = 0; i < cell->count; i++) {
         const uint32_t ahead = entries[i + 4 < cell->count ? i + 4 : i];
-        graph_prefetch_bytes(bulk_list(bulk, ahead), bulk->places * sizeof(uint32_t));
-        graph_prefetch_bytes(bulk->ranks + (size_t)ahead * bulk->places,
-                             bulk->places * sizeof *bulk->ranks);
+        prefetch_bytes(bulk_list(bulk, ahead), bulk->places * sizeof(uint32_t));
+        prefetch_bytes(bulk->ranks + (size_t)ahead * bulk->places,
+                       bulk->places * sizeof *bulk->ranks);
         bulk_meet_uppers(bulk, work, entries[i]);
         bulk_merge(bulk, work, entries[i], work->lists + (size_t)i * bulk->places,
                    work->lengths[i]);
@@ -868,8 +868,8 @@ static void bulk_find(const struct bulk *bulk, struct bulk_work *work, uint32_t 
     }
     work->hash[at] = member;
     work->vectors[work->found_count] = bulk_vector(bulk, member);
-    graph_prefetch_bytes(work->vectors[work->found_count],
-                         stride < GRAPH_PREFETCH_BYTES ? stride : GRAPH_PREFETCH_BYTES);
+    prefetch_bytes(work->vectors[work->found_count],
+                   stride < PREFETCH_MAX_BYTES ? stride : PREFETCH_MAX_BYTES);
     work->found[work->found_count++] = member;
 }
 
@@ -1069,7 +1069,7 @@ static void bulk_refine_member(const struct bulk *bulk, struct bulk_work *work, 
     bulk_find_above(bulk, work, member);
     parts.kept = work->found_count;
     for (uint32_t i = 0; i < parts.own && i < BULK_EXPAND; i++) {
-        graph_prefetch_bytes(bulk_list(bulk, work->found[i]), bulk->places * sizeof(uint32_t));
+        prefetch_bytes(bulk_list(bulk, work->found[i]), bulk->places * sizeof(uint32_t));
     }
     for (uint32_t i = 0; i < parts.own && i < BULK_EXPAND; i++) {
         bulk_find_list(bulk, work, work->found[i]);
@@ -1146,7 +1146,7 @@ static int bulk_offer_step(struct bulk *bulk, struct bulk_work *work, uint32_t i
             const uint32_t next = bulk->order != NULL ? bulk->order[i + 1] : i + 1;
             const uint32_t *list = bulk_list(bulk, next);
             for (uint32_t j = 0; j < bulk->places && list[j] != next; j++) {
-                graph_prefetch_bytes(bulk_list(bulk, list[j]), bulk->places * sizeof *list);
+                prefetch_bytes(bulk_list(bulk, list[j]), bulk->places * sizeof *list);
             }
         }
         bulk_offer_member(bulk, member);

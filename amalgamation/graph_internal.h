@@ -18,6 +18,7 @@
 
 #include "graph.h"
 #include "platform.h"
+#include "prefetch.h"
 
 #include <string.h>
 
@@ -52,31 +53,6 @@ static inline float graph_key_distance(uint64_t key)
     bits ^= (uint32_t)((int32_t)~bits >> 31) | UINT32_C(0x80000000);
     memcpy(&distance, &bits, sizeof distance);
     return distance;
-}
-
-/* Assembly, because GCC 12 takes a static function that only prefetches for a pure one and drops
- * the calls. */
-static inline void graph_prefetch(const void *address)
-{
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-    __asm__ volatile("prefetcht0 %0" : : "m"(*(const char *)address));
-#elif defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
-    __asm__ volatile("prfm pldl1keep, [%0]" : : "r"(address));
-#else
-    (void)address;
-#endif
-}
-
-/* The hardware follows longer runs by itself. */
-#define GRAPH_PREFETCH_BYTES 1024
-
-static inline void graph_prefetch_bytes(const void *address, size_t bytes)
-{
-    const char *from = (const char *)address;
-
-    for (size_t i = 0; i < bytes; i += OMENDB_CACHE_LINE) {
-        graph_prefetch(from + i);
-    }
 }
 
 /* Slots are plain uint32_t in memory and in files; a uint32_t and its atomic have one

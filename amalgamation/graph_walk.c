@@ -414,11 +414,11 @@ static inline const uint8_t *walk_vector(const struct walk *walk, uint32_t row)
 /* The two lines of most codes without a loop. */
 static inline void walk_prefetch_vector(const uint8_t *vector, size_t bytes)
 {
-    graph_prefetch(vector);
+    prefetch_line(vector);
     if (bytes > OMENDB_CACHE_LINE) {
-        graph_prefetch(vector + OMENDB_CACHE_LINE);
+        prefetch_line(vector + OMENDB_CACHE_LINE);
         for (size_t i = 2 * OMENDB_CACHE_LINE; i < bytes; i += OMENDB_CACHE_LINE) {
-            graph_prefetch(vector + i);
+            prefetch_line(vector + i);
         }
     }
 }
@@ -426,8 +426,8 @@ static inline void walk_prefetch_vector(const uint8_t *vector, size_t bytes)
 static void walk_prefetch_links(const struct walk *walk, uint32_t row)
 {
     if (walk->level == 0) {
-        graph_prefetch_bytes(rows_at(&walk->view->links, row),
-                             walk->view->links_per_row * sizeof(uint32_t));
+        prefetch_bytes(rows_at(&walk->view->links, row),
+                       walk->view->links_per_row * sizeof(uint32_t));
     }
 }
 
@@ -615,7 +615,7 @@ static int walk_prepare(struct walk *walk, const struct graph_walk_terms *terms)
     walk->tie_mask = terms->tie_mask;
     walk->verifies = graph_view_verifies(view);
     walk->prefetch_bytes =
-        view->vectors.stride < GRAPH_PREFETCH_BYTES ? view->vectors.stride : GRAPH_PREFETCH_BYTES;
+        view->vectors.stride < PREFETCH_MAX_BYTES ? view->vectors.stride : PREFETCH_MAX_BYTES;
     walk->fetch = walk_fetch_of(walk->prefetch_bytes);
     if (terms->stretch > 0.0f) {
         walk->k = terms->k < 1 ? 1 : terms->k < ef ? terms->k : ef;
@@ -699,7 +699,7 @@ static int walk_step_down(struct walk *walk, uint64_t *reached, int *moved)
     uint32_t *slots, length, count = 0;
     int code = walk_upper_slots(walk, row, &slots, &length);
 
-    graph_prefetch_bytes(rows_at(&view->links, row), view->links_per_row * sizeof(uint32_t));
+    prefetch_bytes(rows_at(&view->links, row), view->links_per_row * sizeof(uint32_t));
     for (uint32_t i = 0; i < length && code == OMENDB_OK; i++) {
         const uint32_t neighbour = graph_slot_load(&slots[i]);
         if (neighbour < view->count && neighbour != row) {
@@ -708,7 +708,7 @@ static int walk_step_down(struct walk *walk, uint64_t *reached, int *moved)
             }
             const uint8_t *vector = walk_vector(walk, neighbour);
             walk_prefetch_vector(vector, walk->prefetch_bytes);
-            graph_prefetch(rows_at(&view->upper_index, neighbour));
+            prefetch_line(rows_at(&view->upper_index, neighbour));
             vectors[count] = vector;
             rows[count++] = neighbour;
         }
