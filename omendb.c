@@ -24,7 +24,7 @@
  *     tombstones.c calibration.c storage.c blocks.c segment.c wal.c manifest.c
  *     memtable.c version.c hot.c txn.c commit.c checkpoint.c calibrate.c compact.c
  *     recover.c work.c search.c rows.c backup.c check.c database.c records.c api.c
- * SHA-256 of the inputs: 1920a36654f49b87af4ea14241722859d36ab1859ec37822d86aedc1a69a8003
+ * SHA-256 of the inputs: 185c7ae222e1de41aa7778fa91d1bbda4125c1cf42bd64c4db2ef192d6dfb350
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -492,6 +492,10 @@ OMENDB_INTERNAL void platform_sleep_us(uint64_t us);
 OMENDB_INTERNAL uint32_t platform_cores(void);   /* that this process may use; at least 1 */
 OMENDB_INTERNAL uint64_t platform_process(void); /* changes in a forked child */
 OMENDB_INTERNAL void platform_advise_huge(void *memory, size_t size);
+/* Zeroed pages of their own, which go back to the system at once when they are given back; NULL
+ * when there are none. size: not 0. */
+OMENDB_INTERNAL void *platform_map_pages(size_t size);
+OMENDB_INTERNAL void platform_unmap_pages(void *pages, size_t size);
 OMENDB_INTERNAL void platform_random(void *out, size_t size); /* not for secrets: salts of logs */
 
 /* Hint to a spinning core. */
@@ -689,6 +693,19 @@ OMENDB_INTERNAL void platform_advise_huge(void *memory, size_t size)
 #endif
 }
 
+OMENDB_INTERNAL void *platform_map_pages(size_t size)
+{
+    void *pages = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return pages == MAP_FAILED ? NULL : pages;
+}
+
+OMENDB_INTERNAL void platform_unmap_pages(void *pages, size_t size)
+{
+    const int failed = munmap(pages, size);
+    assert(!failed);
+    (void)failed;
+}
+
 /* For systems that refuse to give entropy (a sandbox): time, process and address, mixed as in
  * splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014). */
 static void platform_random_fallback(unsigned char *bytes, size_t size)
@@ -733,6 +750,10 @@ OMENDB_INTERNAL void platform_random(void *out, size_t size)
  * - `peak` is the largest `used` after a successful allocation.
  * - a size above PTRDIFF_MAX fails here, whatever the hooks are; so a product or sum that does not
  *   fit (memory_multiply, memory_add give SIZE_MAX) can be passed on without a check.
+ *
+ * Without hooks, large blocks are pages of their own: what a merge or a checkpoint frees goes back
+ * to the system at once. malloc keeps much of it, since each large block that is freed raises the
+ * size up to which it does not ask the system (measured: 400 of 530 MB after a build).
  *
  * Aligned blocks are cut out of larger ones, because the hooks know only malloc's alignment. The
  * address that the hook gave is kept in the word before the block:
@@ -798,6 +819,12 @@ OMENDB_INTERNAL size_t memory_add(size_t a, size_t b);
 
 #define MEMORY_HUGE_PAGE      ((size_t)2 << 20)
 #define MEMORY_HUGE_THRESHOLD ((size_t)4 << 20)
+/* From here on blocks are pages of their own. AddressSanitizer guards only those of malloc. */
+#if defined(__SANITIZE_ADDRESS__)
+#define MEMORY_MAPPED SIZE_MAX
+#else
+#define MEMORY_MAPPED ((size_t)1 << 20)
+#endif
 
 static _Thread_local uint32_t memory_maintenance; /* how deep in it this thread is */
 
@@ -811,24 +838,36 @@ OMENDB_INTERNAL void memory_end_maintenance(void)
     memory_maintenance--;
 }
 
+static void *memory_system_zalloc(size_t size)
+{
+    return size >= MEMORY_MAPPED ? platform_map_pages(size) : calloc(1, size);
+}
+
 static void *memory_system_alloc(void *context, size_t size)
 {
     (void)context;
-    return malloc(size);
-}
-
-static void *memory_system_resize(void *context, void *block, size_t old_size, size_t new_size)
-{
-    (void)context;
-    (void)old_size;
-    return realloc(block, new_size);
+    return size >= MEMORY_MAPPED ? platform_map_pages(size) : malloc(size);
 }
 
 static void memory_system_release(void *context, void *block, size_t size)
 {
     (void)context;
-    (void)size;
-    free(block);
+    if (size >= MEMORY_MAPPED)
+        platform_unmap_pages(block, size);
+    else
+        free(block);
+}
+
+static void *memory_system_resize(void *context, void *block, size_t old_size, size_t new_size)
+{
+    if (old_size < MEMORY_MAPPED && new_size < MEMORY_MAPPED)
+        return realloc(block, new_size);
+    void *moved = memory_system_alloc(context, new_size);
+    if (moved == NULL)
+        return NULL;
+    memcpy(moved, block, old_size < new_size ? old_size : new_size);
+    memory_system_release(context, block, old_size);
+    return moved;
 }
 
 OMENDB_INTERNAL void memory_init(struct memory *memory, const omendb_allocator *hooks,
@@ -898,7 +937,7 @@ static void *memory_from_hooks(struct memory *memory, size_t size, int zeroed)
     if (!zeroed)
         return memory->hooks.alloc(memory->hooks.context, size);
     if (memory->hooks.alloc == memory_system_alloc)
-        return calloc(1, size);
+        return memory_system_zalloc(size);
     block = memory->hooks.alloc(memory->hooks.context, size);
     if (block != NULL)
         memset(block, 0, size);
@@ -1010,6 +1049,7 @@ OMENDB_INTERNAL void memory_free_aligned(struct memory *memory, void *block, siz
 
 #undef MEMORY_HUGE_PAGE
 #undef MEMORY_HUGE_THRESHOLD
+#undef MEMORY_MAPPED
 
 /* ==============================================================================================
  * sort.c
@@ -5890,6 +5930,11 @@ OMENDB_INTERNAL int graph_repair(struct graph *graph, struct graph_scratch *scra
  * reachable from them safe. */
 OMENDB_INTERNAL void graph_get_view(const struct graph *graph, struct graph_view *view);
 
+/* The vectors of rows [first, last) will not be read again soon: of a file that is mapped they need
+ * not stay resident. */
+OMENDB_INTERNAL void graph_release_vectors(const struct graph_view *view, uint32_t first,
+                                           uint32_t last);
+
 /* Structural check of a view: every link < count, levels <= GRAPH_MAX_LEVEL, upper blocks in
  * bounds, entry valid, how many of rows [0, indexed) cannot be reached from the entry at the base.
  * Calls `report` for each kind of defect with a sentence. OMENDB_CORRUPT if there was one
@@ -6524,6 +6569,14 @@ OMENDB_INTERNAL void graph_get_view(const struct graph *graph, struct graph_view
     view->upper_index_offset = GRAPH_NOT_IN_FILE;
     view->upper_links_offset = GRAPH_NOT_IN_FILE;
     view->levels_offset = GRAPH_NOT_IN_FILE;
+}
+
+OMENDB_INTERNAL void graph_release_vectors(const struct graph_view *view, uint32_t first,
+                                           uint32_t last)
+{
+    uint64_t stride = view->vectors.stride;
+    if (view->file != NULL)
+        blocks_release(view->file, view->vectors_offset + first * stride, (last - first) * stride);
 }
 
 /* Lists of a view, trusting nothing */
@@ -10806,22 +10859,36 @@ OMENDB_INTERNAL int calibration_is_enough(const struct calibration *calibration,
 
 /* ------------------------------------------------------------------ asking */
 
-/* The entries [*first, *last] for k, and by how much ef is to grow. There is at least one entry. */
-static double calibration_group(const struct calibration *calibration, size_t k, uint32_t *first,
-                                uint32_t *last)
+/* The entries [first, last] of one k. There is at least one. */
+struct calibration_group {
+    const struct calibration_entry *entries;
+    uint32_t first, last;
+};
+
+/* The groups of the nearest k below and above, which may be the same; where k lies between them in
+ * the logarithm, 0 to 1. */
+static double calibration_groups(const struct calibration *calibration, size_t k,
+                                 struct calibration_group *below, struct calibration_group *above)
 {
     const struct calibration_entry *entries = calibration->entries;
-    uint32_t at = 0, end;
-    for (;; at = end + 1) {
-        end = at;
+    *below = *above = (struct calibration_group){entries, 0, 0};
+    for (uint32_t at = 0; at < calibration->count; at = above->last + 1) {
+        uint32_t end = at;
         while (end + 1 < calibration->count && entries[end + 1].k == entries[at].k)
             end++;
-        if (entries[at].k >= k || end + 1 == calibration->count)
+        *below = *above;
+        *above = (struct calibration_group){entries, at, end};
+        if (at == 0)
+            *below = *above;
+        if (entries[at].k >= k)
             break;
     }
-    *first = at;
-    *last = end;
-    return k > entries[at].k ? (double)k / entries[at].k : 1.0;
+    uint32_t from = entries[below->first].k, to = entries[above->first].k;
+    if (k >= to || from == to) {
+        *below = *above;
+        return 1.0;
+    }
+    return k <= from ? 0.0 : log((double)k / from) / log((double)to / from);
 }
 
 static size_t calibration_scaled_ef(double ef, double growth)
@@ -10830,46 +10897,78 @@ static size_t calibration_scaled_ef(double ef, double growth)
     return ef < CALIBRATION_LARGEST_EF ? (size_t)ef : CALIBRATION_LARGEST_EF;
 }
 
+/* The effort for a recall; 1 if the group reaches it. */
+static int calibration_effort_of(const struct calibration_group *group, float recall, double *ef,
+                                 struct calibration_answer *answer)
+{
+    const struct calibration_entry *to = &group->entries[group->last];
+    for (uint32_t at = group->last; at > group->first && to[-1].low >= recall; at--)
+        to--;
+    *ef = to->ef;
+    answer->stretch = to->stretch;
+    answer->recall = to->low;
+    if (to->low < recall)
+        return 0;
+    if (to == &group->entries[group->first])
+        return 1;
+    const struct calibration_entry *from = to - 1;
+    double part = ((double)recall - (double)from->low) / ((double)to->low - (double)from->low);
+    *ef = from->ef * pow((double)to->ef / from->ef, part);
+    answer->stretch = from->stretch + (float)part * (to->stretch - from->stretch);
+    answer->recall = recall;
+    return 1;
+}
+
+/* Between two k the effort is interpolated in both logarithms: it grows like a + b * k, which is
+ * below such a line. */
 OMENDB_INTERNAL void calibration_find_effort(const struct calibration *calibration, size_t k,
                                              float recall, struct calibration_answer *answer)
 {
-    uint32_t first, last, at;
-    double growth = calibration_group(calibration, k, &first, &last);
-    const struct calibration_entry *entries = calibration->entries;
+    struct calibration_group below, above;
+    struct calibration_answer less;
+    double part = calibration_groups(calibration, k, &below, &above), ef, less_ef;
+    uint32_t largest = above.entries[above.first].k;
+    double growth = k > largest ? (double)k / largest : 1.0;
     answer->warnings = growth > 1.0 ? OMENDB_EXPLAIN_K_BEYOND : 0;
-    for (at = first; at < last && entries[at].low < recall; at++)
-        continue;
-    const struct calibration_entry *to = &entries[at];
-    double ef = to->ef;
-    answer->stretch = to->stretch;
-    answer->recall = to->low;
-    if (to->low < recall) {
-        answer->warnings |= OMENDB_EXPLAIN_RECALL_BEYOND;
-    } else if (at > first) {
-        const struct calibration_entry *from = to - 1;
-        double part = ((double)recall - (double)from->low) / ((double)to->low - (double)from->low);
-        ef = from->ef * pow((double)to->ef / from->ef, part);
-        answer->stretch = from->stretch + (float)part * (to->stretch - from->stretch);
-        answer->recall = recall;
+    int reached = calibration_effort_of(&above, recall, &ef, answer);
+    if (part < 1.0) {
+        int of_less = calibration_effort_of(&below, recall, &less_ef, &less);
+        reached = of_less && (reached || part == 0.0);
+        ef = less_ef * pow(ef / less_ef, part);
+        answer->recall = less.recall + (float)part * (answer->recall - less.recall);
+        answer->stretch = less.stretch + (float)part * (answer->stretch - less.stretch);
     }
+    answer->warnings |= reached ? 0 : OMENDB_EXPLAIN_RECALL_BEYOND;
     answer->ef = calibration_scaled_ef(ef, growth);
+}
+
+/* 0 below what was measured. */
+static float calibration_recall_of(const struct calibration_group *group, double ef)
+{
+    const struct calibration_entry *from = &group->entries[group->first], *to = from;
+    if (ef < from->ef)
+        return 0.0f;
+    while (to < &group->entries[group->last] && to->ef <= ef)
+        from = to++;
+    if (to->ef <= ef)
+        return to->low;
+    double part = log(ef / from->ef) / log((double)to->ef / from->ef);
+    return from->low + (float)part * (to->low - from->low);
 }
 
 OMENDB_INTERNAL void calibration_find_recall(const struct calibration *calibration, size_t k,
                                              size_t ef, struct calibration_answer *answer)
 {
-    uint32_t first, last, at;
-    double growth = calibration_group(calibration, k, &first, &last);
-    double asked = (double)ef / growth;
-    const struct calibration_entry *entries = calibration->entries;
+    struct calibration_group below, above;
+    double part = calibration_groups(calibration, k, &below, &above);
+    uint32_t largest = above.entries[above.first].k;
+    double growth = k > largest ? (double)k / largest : 1.0;
     *answer =
         (struct calibration_answer){ef, 0.0f, 0.0f, growth > 1.0 ? OMENDB_EXPLAIN_K_BEYOND : 0};
-    for (at = first; at <= last && entries[at].ef <= asked; at++)
-        answer->recall = entries[at].low;
-    if (at > first && at <= last) {
-        const struct calibration_entry *from = &entries[at - 1], *to = &entries[at];
-        double part = log(asked / from->ef) / log((double)to->ef / from->ef);
-        answer->recall += (float)part * (to->low - from->low);
+    answer->recall = calibration_recall_of(&above, (double)ef / growth);
+    if (part < 1.0) {
+        float less = calibration_recall_of(&below, (double)ef);
+        answer->recall = less + (float)part * (answer->recall - less);
     }
 }
 
@@ -12114,9 +12213,8 @@ struct segment_footer {
 
 static int segment_corrupt(const char *name, uint64_t offset, const char *why)
 {
-    return error_set(OMENDB_CORRUPT,
-                     "%s: footer (offset %" PRIu64 "): %s; restore from a backup, or salvage", name,
-                     offset, why);
+    return error_set(OMENDB_CORRUPT, "%s: footer (offset %" PRIu64 "): %s; restore from a backup",
+                     name, offset, why);
 }
 
 static int segment_check_header(struct storage *storage, struct storage_file *file,
@@ -12168,8 +12266,7 @@ static int segment_read_footer(struct storage *storage, struct storage_file *fil
         return code;
     if (present != size || size < BLOCK_BYTES + FORMAT_TRAILER_BYTES || size > INT64_MAX)
         return error_set(OMENDB_CORRUPT,
-                         "%s: has %" PRIu64 " bytes, expected %" PRIu64
-                         "; restore from a backup, or salvage",
+                         "%s: has %" PRIu64 " bytes, expected %" PRIu64 "; restore from a backup",
                          file->name, present, size);
     code = storage_read(storage, file, size - sizeof trailer, trailer, sizeof trailer);
     if (code == OMENDB_OK)
@@ -12190,7 +12287,7 @@ static int segment_read_footer(struct storage *storage, struct storage_file *fil
     if (code == OMENDB_OK && (crc != stored || crc != footer_crc))
         code = error_set(OMENDB_CORRUPT,
                          "%s: footer (offset %" PRIu64 "): checksum %08" PRIx32
-                         ", expected %08" PRIx32 "; restore from a backup, or salvage",
+                         ", expected %08" PRIx32 "; restore from a backup",
                          file->name, size - footer->length, crc, footer_crc);
     return code;
 }
@@ -12789,6 +12886,10 @@ OMENDB_INTERNAL int wal_close(struct wal *wal)
         return OMENDB_OK;
     memory_free(wal->storage->memory, wal->buffer, WAL_BUFFER_BYTES);
     wal->buffer = NULL;
+    /* What was reserved in vain; where it cannot be given back the zeros do no harm. */
+    if (wal->allocated > wal->length && !atomic_load_explicit(&wal->poisoned, memory_order_acquire))
+        (void)storage_truncate(wal->storage, &wal->file, wal->length);
+    wal->allocated = 0;
     return storage_close(wal->storage, &wal->file);
 }
 
@@ -13003,7 +13104,7 @@ static int wal_corrupt(const struct wal_reader *reader, uint64_t offset, const c
 {
     return error_set(OMENDB_CORRUPT,
                      "%s: record at offset %" PRIu64
-                     " is damaged although %s; restore from a backup, or salvage",
+                     " is damaged although %s; restore from a backup",
                      reader->file.name, offset, why);
 }
 
@@ -13013,8 +13114,7 @@ static int wal_header_missing(struct wal_reader *reader, struct wal_replay *repl
 {
     struct wal_search search;
     if (replay->final_length != WAL_LENGTH_UNKNOWN)
-        return error_set(OMENDB_CORRUPT,
-                         "%s: header (offset 0) is damaged; restore from a backup, or salvage",
+        return error_set(OMENDB_CORRUPT, "%s: header (offset 0) is damaged; restore from a backup",
                          reader->file.name);
     int code = wal_search_behind(reader, 0, &search);
     if (code != OMENDB_OK)
@@ -13022,8 +13122,7 @@ static int wal_header_missing(struct wal_reader *reader, struct wal_replay *repl
                    ? error_set(OMENDB_NOTFOUND, "%s was never completed", reader->file.name)
                    : code;
     if (search.vouched)
-        return error_set(OMENDB_CORRUPT,
-                         "%s: header (offset 0) is damaged; restore from a backup, or salvage",
+        return error_set(OMENDB_CORRUPT, "%s: header (offset 0) is damaged; restore from a backup",
                          reader->file.name);
     replay->torn = search.nonzero;
     return error_set(OMENDB_NOTFOUND,
@@ -13077,7 +13176,7 @@ static int wal_begin(struct wal_reader *reader, struct wal_replay *replay)
         (replay->final_length > reader->size || replay->final_length < replay->end))
         return error_set(OMENDB_CORRUPT,
                          "%s: has %" PRIu64 " bytes, but %" PRIu64
-                         " were durable; restore from a backup, or salvage",
+                         " were durable; restore from a backup",
                          reader->file.name, reader->size, replay->final_length);
     if (replay->end % FORMAT_RECORD_ALIGN != 0 || replay->end > reader->size)
         return error_set(OMENDB_CORRUPT,
@@ -13410,7 +13509,7 @@ struct manifest_check {
 static int manifest_refuse(const struct manifest_check *check, const char *what, const char *why)
 {
     return error_set(check->code, "%s: %s %s; %s", check->name, what, why,
-                     check->code == OMENDB_CORRUPT ? "restore from a backup, or salvage"
+                     check->code == OMENDB_CORRUPT ? "restore from a backup"
                                                    : "it was not written");
 }
 
@@ -13823,10 +13922,9 @@ struct manifest_input {
 
 static int manifest_too_short(const struct manifest_input *input)
 {
-    return error_set(
-        OMENDB_CORRUPT,
-        "%s: offset %zu: its counts do not fit its %zu bytes; restore from a backup, or salvage",
-        input->name, input->at, input->length);
+    return error_set(OMENDB_CORRUPT,
+                     "%s: offset %zu: its counts do not fit its %zu bytes; restore from a backup",
+                     input->name, input->at, input->length);
 }
 
 /* The next `count` items of `item` bytes, or NULL. */
@@ -13979,8 +14077,7 @@ static int manifest_verify(const struct manifest_input *input, uint64_t number)
         return code;
     if (format_get64(bytes + FORMAT_MANIFEST_LENGTH) != input->length)
         return error_set(OMENDB_CORRUPT,
-                         "%s: has %zu bytes, expected %" PRIu64
-                         "; restore from a backup, or salvage",
+                         "%s: has %zu bytes, expected %" PRIu64 "; restore from a backup",
                          input->name, input->length, format_get64(bytes + FORMAT_MANIFEST_LENGTH));
     if (format_get64(bytes + FORMAT_MANIFEST_NUMBER) != number)
         return error_set(OMENDB_CORRUPT,
@@ -13992,7 +14089,7 @@ static int manifest_verify(const struct manifest_input *input, uint64_t number)
     if (crc != stored)
         return error_set(OMENDB_CORRUPT,
                          "%s: offset %d: checksum %08" PRIx32 ", expected %08" PRIx32
-                         "; restore from a backup, or salvage",
+                         "; restore from a backup",
                          input->name, FORMAT_HEADER_BYTES, crc, stored);
     return OMENDB_OK;
 }
@@ -14008,8 +14105,7 @@ static int manifest_load(struct storage *storage, const char *name, uint8_t **by
     code = storage_size(storage, &file, &size);
     if (code == OMENDB_OK && (size < FORMAT_MANIFEST_BYTES || size > SIZE_MAX))
         code = error_set(OMENDB_CORRUPT,
-                         "%s: has %" PRIu64
-                         " bytes, too few for a manifest; restore from a backup, or salvage",
+                         "%s: has %" PRIu64 " bytes, too few for a manifest; restore from a backup",
                          name, size);
     if (code == OMENDB_OK) {
         *length = (size_t)size;
@@ -14061,8 +14157,7 @@ OMENDB_INTERNAL int manifest_read(struct storage *storage, struct manifest *mani
         missing = number;
     }
     return error_set(OMENDB_CORRUPT,
-                     "%s names MANIFEST-%" PRIu64
-                     ", which is missing; restore from a backup, or salvage",
+                     "%s names MANIFEST-%" PRIu64 ", which is missing; restore from a backup",
                      MANIFEST_CURRENT, missing);
 }
 
@@ -14462,6 +14557,15 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
 enum work_queue_kind { WORK_INDEX, WORK_MERGE, WORK_HEAT, WORK_QUEUES };
 
 /* Magic numbers of handles, to tell a wrong pointer from a right one where that is possible. */
+/* Every handle begins with a uint32_t of its own value. One of another kind may be aligned less
+ * than the struct that it is taken for. */
+static inline int handle_is(const void *handle, uint32_t magic)
+{
+    uint32_t found;
+    memcpy(&found, handle, sizeof found);
+    return found == magic;
+}
+
 #define DATABASE_MAGIC   UINT32_C(0x4f6d4442)
 #define COLLECTION_MAGIC UINT32_C(0x4f6d436f)
 #define TXN_MAGIC        UINT32_C(0x4f6d5478)
@@ -14822,12 +14926,13 @@ OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection,
                                          struct part_info *info);
 OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, uint32_t indexed_rows,
                                                struct part_info *info);
-/* Codes of rows [0, rows), one after the other, of codes_stride bytes (memory_free_aligned); fills
- * the fields of `info` that belong to them. *codes is NULL, and step 0, where codes do not apply or
- * there is no memory for them: a graph is then walked over the vectors. */
+/* Codes of all rows of `full`, of which vectors and count are read, one after the other, of
+ * codes_stride bytes (memory_free_aligned); fills the fields of `info` that belong to them. *codes
+ * is NULL, and step 0, where codes do not apply or there is no memory for them: a graph is then
+ * walked over the vectors. Else mapped vectors are released. */
 OMENDB_INTERNAL void checkpoint_make_codes(const struct collection *collection,
-                                           const struct rows_view *vectors, uint32_t rows,
-                                           struct part_info *info, uint8_t **codes);
+                                           const struct graph_view *full, struct part_info *info,
+                                           uint8_t **codes);
 /* Chooses a range from rows spread over all; step 0: there is none. */
 OMENDB_INTERNAL int checkpoint_choose_codes(const struct collection *collection,
                                             const struct rows_view *vectors, uint32_t rows,
@@ -14875,10 +14980,15 @@ OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count,
                                   int (*fn)(void *context, uint64_t index), void *context);
 /* checkpoint_run with all the memory there is. */
 OMENDB_INTERNAL int work_checkpoint(omendb *db, int force);
+/* What one call of a writer did so far about OMENDB_NOMEM; zeroes at first. */
+struct work_wait {
+    uint64_t until_us;
+    uint64_t merges_ended;
+    uint32_t checkpoints;
+};
 /* After OMENDB_NOMEM under memory_limit: makes a checkpoint, or waits for a merge, where that gives
- * memory back; 1: try again. Else the sentence stays. *waited: 0 at first; stall_timeout bounds it.
- */
-OMENDB_INTERNAL int work_relieve(omendb *db, uint64_t *waited);
+ * memory back; 1: try again. Else the sentence stays. stall_timeout bounds it. */
+OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait);
 /* Slows a writer that is about to add `bytes` to the collection; OMENDB_BUSY after stall_timeout.
  */
 OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes);
@@ -17241,6 +17351,7 @@ OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *pa
  * Overlay: a part for each segment with tombstones, one section of ascending u32 rows. */
 
 #define CHECKPOINT_PACK_BYTES (UINT64_C(4) << 20)
+#define CHECKPOINT_CODED      8192 /* rows coded between releases of their vectors */
 
 /* A memtable on its way to becoming a segment. */
 struct checkpoint_item {
@@ -17437,22 +17548,28 @@ OMENDB_INTERNAL int checkpoint_choose_codes(const struct collection *collection,
 }
 
 OMENDB_INTERNAL void checkpoint_make_codes(const struct collection *collection,
-                                           const struct rows_view *vectors, uint32_t rows,
-                                           struct part_info *info, uint8_t **codes)
+                                           const struct graph_view *full, struct part_info *info,
+                                           uint8_t **codes)
 {
     struct code_format format;
     size_t stride = codes_stride(collection->schema.dim);
     int exact = 1;
     *codes = NULL;
-    if (rows == 0 || !codes_apply_to(&collection->format) ||
-        checkpoint_choose_codes(collection, vectors, rows, &format) != OMENDB_OK ||
+    if (full->count == 0 || !codes_apply_to(&collection->format) ||
+        checkpoint_choose_codes(collection, &full->vectors, full->count, &format) != OMENDB_OK ||
         format.step == 0.0f)
         return;
-    *codes = memory_alloc_aligned(&collection->db->memory, memory_multiply(rows, stride));
+    *codes = memory_alloc_aligned(&collection->db->memory, memory_multiply(full->count, stride));
     if (*codes == NULL)
         return;
-    for (uint32_t row = 0; row < rows; row++)
-        exact &= codes_encode(&format, rows_at(vectors, row), *codes + row * stride) == CODE_EXACT;
+    graph_release_vectors(full, 0, full->count); /* what was read around the sample */
+    for (uint32_t first = 0, last; first < full->count; first = last) {
+        last = full->count - first < CHECKPOINT_CODED ? full->count : first + CHECKPOINT_CODED;
+        for (uint32_t row = first; row < last; row++)
+            exact &= codes_encode(&format, rows_at(&full->vectors, row), *codes + row * stride) ==
+                     CODE_EXACT;
+        graph_release_vectors(full, first, last);
+    }
     info->code_low = format.low;
     info->code_step = format.step;
     if (exact && codes_are_exact(&format))
@@ -17466,7 +17583,8 @@ static int checkpoint_write_codes(struct segment_writer *writer, const struct ch
     size_t bytes = info->rows * codes_stride(info->dim);
     if (info->indexed_rows == 0) /* nothing to walk, and soon merged */
         return OMENDB_OK;
-    checkpoint_make_codes(item->collection, vectors, info->rows, info, &codes);
+    const struct graph_view full = {.vectors = *vectors, .count = info->rows};
+    checkpoint_make_codes(item->collection, &full, info, &codes);
     if (codes == NULL)
         return OMENDB_OK;
     int code = segment_writer_begin_section(writer, SECTION_CODES);
@@ -18517,6 +18635,7 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
 }
 
 #undef CHECKPOINT_PACK_BYTES
+#undef CHECKPOINT_CODED
 #undef CHECKPOINT_DOOMED
 
 /* ==============================================================================================
@@ -18529,8 +18648,7 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
  * them: on SIFT an ef at which unseen queries find 0.953 finds 0.995 for stored rows. So a merge
  * holds some of the rows that it inserts back, spread over all of them, asks for their neighbours
  * while they are not in the graph, and inserts them last. The truth is a scan of all other rows in
- * blocks: each run of rows is read once for several queries. The walks are
- * those of searches.
+ * windows that fit the cache. The walks are those of searches.
  *
  * Cost. The scan takes one distance a row and query, inserting a row some thousand: 500 queries are
  * a few percent of building the graph. A merge that inserts few rows into a large graph asks fewer.
@@ -18547,10 +18665,12 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
 #define CALIBRATE_SHARE   20  /* of the rows inserted at most one in so many is asked */
 #define CALIBRATE_BLOCK   16  /* queries that share a scan */
 #define CALIBRATE_RUN     32  /* rows compared at a time */
-#define CALIBRATE_GRAIN   8   /* queries a parallel step of walks */
+#define CALIBRATE_GRAIN   4   /* queries a parallel step of walks */
 #define CALIBRATE_SKIP    4   /* for the largest k one query in so many is asked */
-#define CALIBRATE_CHUNK   64  /* queries of omendb_calibrate between looks at `progress` */
-#define CALIBRATE_LOOK    (UINT32_C(1) << 16) /* rows scanned between looks at `stopping` */
+#define CALIBRATE_CHUNK   64  /* queries between looks at `progress` or `stopping` */
+#define CALIBRATE_WINDOW                                                                           \
+    (UINT32_C(4) << 20) /* bytes of rows that all queries are compared with                        \
+                         */
 
 /* A distance that was computed by another kernel may differ in the last bits. */
 static float calibrate_bound(float distance)
@@ -18566,6 +18686,7 @@ struct calibrate_task {
     const struct search_target *target;
     const struct calibrate_held *held;
     uint32_t rows;
+    uint32_t first, last; /* of the rows or of the queries that are under way */
     struct calibration_entry rung;
     uint32_t skip, count; /* of this rung: one held row in `skip` is asked */
     float *truth;         /* of each query: the CALIBRATION_LARGEST_K least distances, ascending */
@@ -18614,21 +18735,22 @@ static void calibrate_scan_run(const struct calibrate_task *task, uint32_t first
     }
 }
 
-/* The truth of one block of queries. */
+static int calibrate_is_stopped(const struct calibrate_task *task)
+{
+    return atomic_load(&task->db->stopping) ? error_set(OMENDB_DONE, "the database is closing")
+                                            : OMENDB_OK;
+}
+
+/* One block of queries against the rows of the window. */
 static int calibrate_scan(void *context, uint64_t index)
 {
     const struct calibrate_task *task = context;
     uint32_t first = (uint32_t)index * CALIBRATE_BLOCK, count = task->held->count;
     uint32_t last = count - first < CALIBRATE_BLOCK ? count : first + CALIBRATE_BLOCK;
     const void *vectors[CALIBRATE_RUN];
-    for (size_t i = (size_t)first * CALIBRATION_LARGEST_K; i < (size_t)last * CALIBRATION_LARGEST_K;
-         i++)
-        task->truth[i] = INFINITY;
-    for (uint32_t row = 0; row < task->rows;) {
+    for (uint32_t row = task->first; row < task->last;) {
         size_t run = 0;
-        if (row % CALIBRATE_LOOK == 0 && atomic_load(&task->db->stopping))
-            return error_set(OMENDB_DONE, "the database is closing");
-        uint32_t end = task->rows - row < CALIBRATE_RUN ? task->rows : row + CALIBRATE_RUN;
+        uint32_t end = task->last - row < CALIBRATE_RUN ? task->last : row + CALIBRATE_RUN;
         for (; row < end; row++) {
             if (!calibrate_is_held(task->held, row))
                 vectors[run++] = rows_at(&task->target->full.vectors, row);
@@ -18636,6 +18758,25 @@ static int calibrate_scan(void *context, uint64_t index)
         calibrate_scan_run(task, first, last, vectors, run);
     }
     return OMENDB_OK;
+}
+
+/* The truth of all queries, window after window, so that rows are in the cache for all of them. */
+static int calibrate_find_truth(struct calibrate_task *task)
+{
+    uint32_t window = (uint32_t)(CALIBRATE_WINDOW / task->target->full.vectors.stride) + 1;
+    uint64_t blocks = (task->held->count + CALIBRATE_BLOCK - 1) / CALIBRATE_BLOCK;
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < (size_t)task->held->count * CALIBRATION_LARGEST_K; i++)
+        task->truth[i] = INFINITY;
+    for (task->first = 0; task->first < task->rows && code == OMENDB_OK; task->first = task->last) {
+        uint32_t left = task->rows - task->first;
+        task->last = task->first + (left < window ? left : window);
+        code = calibrate_is_stopped(task);
+        if (code == OMENDB_OK)
+            code = work_parallel(task->db, blocks, calibrate_scan, task);
+        graph_release_vectors(&task->target->full, task->first, task->last);
+    }
+    return code;
 }
 
 /* How many of the k nearest were found. */
@@ -18668,10 +18809,8 @@ static int calibrate_walk_one(const struct calibrate_task *task, uint32_t index,
 static int calibrate_walk(void *context, uint64_t index)
 {
     const struct calibrate_task *task = context;
-    uint32_t first = (uint32_t)index * CALIBRATE_GRAIN;
-    uint32_t last = task->count - first < CALIBRATE_GRAIN ? task->count : first + CALIBRATE_GRAIN;
-    if (atomic_load(&task->db->stopping))
-        return error_set(OMENDB_DONE, "the database is closing");
+    uint32_t first = task->first + (uint32_t)index * CALIBRATE_GRAIN;
+    uint32_t last = task->last - first < CALIBRATE_GRAIN ? task->last : first + CALIBRATE_GRAIN;
     struct scratch *scratch = scratch_take(task->db);
     if (scratch == NULL)
         return OMENDB_NOMEM;
@@ -18679,6 +18818,24 @@ static int calibrate_walk(void *context, uint64_t index)
     for (uint32_t i = first; i < last && code == OMENDB_OK; i++)
         code = calibrate_walk_one(task, i, scratch);
     scratch_give(task->db, scratch);
+    return code;
+}
+
+/* All walks of a rung. */
+static int calibrate_climb(struct calibrate_task *task)
+{
+    int code = OMENDB_OK;
+    for (task->first = 0; task->first < task->count && code == OMENDB_OK;
+         task->first = task->last) {
+        uint32_t left = task->count - task->first;
+        task->last = task->first + (left < CALIBRATE_CHUNK ? left : CALIBRATE_CHUNK);
+        code = calibrate_is_stopped(task);
+        if (code == OMENDB_OK)
+            code = work_parallel(task->db,
+                                 (task->last - task->first + CALIBRATE_GRAIN - 1) / CALIBRATE_GRAIN,
+                                 calibrate_walk, task);
+        graph_release_vectors(&task->target->full, 0, task->rows);
+    }
     return code;
 }
 
@@ -18696,15 +18853,13 @@ OMENDB_INTERNAL int calibrate_held_rows(struct collection *collection,
     if (task.truth == NULL)
         return OMENDB_OK;
     task.recalls = task.truth + (size_t)held->count * CALIBRATION_LARGEST_K;
-    int code = work_parallel(db, (held->count + CALIBRATE_BLOCK - 1) / CALIBRATE_BLOCK,
-                             calibrate_scan, &task);
+    int code = calibrate_find_truth(&task);
     for (size_t i = 0; code == OMENDB_OK && calibration_rung(i, &task.rung); i++) {
         if (calibration_is_enough(calibration, task.rung.k))
             continue;
         task.skip = task.rung.k == CALIBRATION_LARGEST_K ? CALIBRATE_SKIP : 1;
         task.count = held->count / task.skip;
-        code = work_parallel(db, (task.count + CALIBRATE_GRAIN - 1) / CALIBRATE_GRAIN,
-                             calibrate_walk, &task);
+        code = calibrate_climb(&task);
         if (code == OMENDB_OK)
             calibration_add(calibration, &task.rung, task.recalls, task.count);
     }
@@ -18942,12 +19097,15 @@ calibrate_collection(struct collection *collection, const uint8_t *queries, uint
 
 #define COMPACT_MAX_SEGMENTS  8
 #define COMPACT_GROWTH        4
+#define COMPACT_BEHIND        2 /* times tail_limit: so much without a graph goes first */
 #define COMPACT_MAX_INPUTS    64
 #define COMPACT_SLICE         4096 /* rows between looks at `progress` and `stopping` */
 #define COMPACT_GRAIN         16   /* rows a parallel step */
+#define COMPACT_COPIED        (UINT32_C(4) << 20) /* bytes of vectors copied between releases */
 #define COMPACT_GATE_MIN_ROWS 1000
 #define COMPACT_GATE_QUERIES  400
 #define COMPACT_GATE_K        10
+#define COMPACT_GATE_RELEASE  8 /* queries between releases of the vectors that they read */
 #define COMPACT_GATE_LOSS     0.005f
 #define COMPACT_CURVE_GROWTH  5 /* a curve is measured anew once one row in so many is new */
 
@@ -18964,6 +19122,8 @@ struct compact_merge {
     uint64_t drop_limit;
     struct begin_array *begins;
     uint8_t *codes; /* of the output's rows, or NULL: the graph is built over the vectors */
+    struct block_file *written; /* the output's vectors, while the graph is built */
+    uint64_t written_offset;
     struct calibration calibration; /* of the output; count 0: none */
     struct part_info info;
     uint32_t part;
@@ -19043,6 +19203,30 @@ static uint32_t compact_pick_everything(struct segment *const *sorted, uint32_t 
     return count;
 }
 
+/* While many rows wait for a graph, the segments that hold them come first, alone: a merge with the
+ * large ones takes longer than searches and writers should wait, and longer than a program that
+ * writes a little and closes lives. Keeps those in `sorted`; returns how many, or 0. */
+static uint32_t compact_pick_behind(const struct collection *collection, struct segment **sorted,
+                                    uint32_t count)
+{
+    struct segment *behind[COMPACT_MAX_INPUTS];
+    uint64_t rows = 0, kept = 0;
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct part_info *info = &sorted[i]->info;
+        rows += info->rows - info->indexed_rows;
+        if (info->indexed_rows < info->rows) {
+            behind[found++] = sorted[i];
+            kept += info->indexed_rows;
+        }
+    }
+    if (rows * collection->vector_bytes < COMPACT_BEHIND * collection->db->tail_limit ||
+        kept > rows)
+        return 0;
+    memcpy(sorted, behind, found * sizeof *sorted);
+    return found;
+}
+
 /* Puts what is to be merged first in `sorted` (room for COMPACT_MAX_INPUTS); returns how many. */
 static uint32_t compact_pick(const struct collection *collection, const struct version *version,
                              int everything, struct segment **sorted)
@@ -19060,6 +19244,9 @@ static uint32_t compact_pick(const struct collection *collection, const struct v
     }
     if (everything)
         return compact_pick_everything(sorted, count, limit);
+    uint32_t behind = compact_pick_behind(collection, sorted, count);
+    if (behind != 0)
+        return behind;
     uint32_t first = count; /* the earliest that the rule takes */
     for (uint32_t i = count; i-- > 0;) {
         if (smaller != 0 && smaller * COMPACT_GROWTH >= sorted[i]->info.rows)
@@ -19221,9 +19408,21 @@ static int compact_write_range(struct segment_writer *writer, const struct compa
         }
         row = end + 1;
     }
-    /* Else a merge would hold input and output resident at once. */
-    blocks_release(segment->full.file, segment->full.vectors_offset + first * (uint64_t)stride,
-                   (uint64_t)(last - first) * stride);
+    return code;
+}
+
+/* Piece by piece, so that a merge does not hold its input resident. */
+static int compact_write_input(struct segment_writer *writer, const struct compact_merge *merge,
+                               uint32_t input)
+{
+    const struct segment *segment = merge->inputs[input];
+    uint32_t rows = segment->info.rows, piece = COMPACT_COPIED / segment->info.vector_stride + 1;
+    int code = OMENDB_OK;
+    for (uint32_t first = 0, last; first < rows && code == OMENDB_OK; first = last) {
+        last = rows - first < piece ? rows : first + piece;
+        code = compact_write_range(writer, merge, input, first, last);
+        graph_release_vectors(&segment->full, first, last);
+    }
     return code;
 }
 
@@ -19231,11 +19430,10 @@ static int compact_write_vectors(struct segment_writer *writer, const struct com
 {
     int code = segment_writer_begin_section(writer, SECTION_VECTORS);
     if (code == OMENDB_OK && merge->base < merge->input_count)
-        code = compact_write_range(writer, merge, merge->base, 0,
-                                   merge->inputs[merge->base]->info.rows);
+        code = compact_write_input(writer, merge, merge->base);
     for (uint32_t i = 0; i < merge->input_count && code == OMENDB_OK; i++) {
         if (i != merge->base)
-            code = compact_write_range(writer, merge, i, 0, merge->inputs[i]->info.rows);
+            code = compact_write_input(writer, merge, i);
     }
     return code;
 }
@@ -19324,6 +19522,16 @@ static int compact_adopt(struct compact_build *build)
     return code;
 }
 
+/* The output's vectors, of the file that is being written. */
+static struct graph_view compact_full_view(const struct compact_merge *merge,
+                                           const struct rows_view *vectors)
+{
+    return (struct graph_view){.vectors = *vectors,
+                               .count = merge->rows,
+                               .file = merge->written,
+                               .vectors_offset = merge->written_offset};
+}
+
 static struct search_target compact_target(const struct compact_merge *merge,
                                            const struct rows_view *vectors,
                                            const struct graph *graph)
@@ -19334,8 +19542,11 @@ static struct search_target compact_target(const struct compact_merge *merge,
     target.full = target.walk;
     target.full.vectors = *vectors;
     target.full.kernel = merge->collection->kernel;
-    if (merge->codes != NULL)
+    if (merge->codes != NULL) {
         target.codes = checkpoint_code_format(merge->collection, &merge->info);
+        target.full.file = merge->written;
+        target.full.vectors_offset = merge->written_offset;
+    }
     return target;
 }
 
@@ -19598,6 +19809,7 @@ static int compact_gate_run(struct compact_gate *gate)
 {
     struct collection *collection = gate->merge->collection;
     omendb *db = collection->db;
+    const struct graph_view full = compact_full_view(gate->merge, gate->vectors);
     size_t hit_bytes = gate->ef * 8 * 4 * sizeof *gate->hits,
            vector_bytes = collection->schema.dim * 2 * sizeof(float);
     gate->scratch = scratch_take(db);
@@ -19608,8 +19820,11 @@ static int compact_gate_run(struct compact_gate *gate)
         gate->scratch == NULL || gate->hits == NULL || gate->parents == NULL || gate->query == NULL
             ? OMENDB_NOMEM
             : OMENDB_OK;
-    for (uint32_t i = 0; i < COMPACT_GATE_QUERIES && code == OMENDB_OK; i++)
+    for (uint32_t i = 0; i < COMPACT_GATE_QUERIES && code == OMENDB_OK; i++) {
         code = compact_gate_ask(gate);
+        if (gate->merge->codes != NULL && i % COMPACT_GATE_RELEASE == 0)
+            graph_release_vectors(&full, 0, full.count);
+    }
     if (code == OMENDB_OK) {
         gate->fresh_recall /= gate->queries;
         gate->old_recall /= gate->queries;
@@ -19764,24 +19979,22 @@ static int compact_write_calibration(struct segment_writer *writer,
 
 static int compact_write_graph(struct compact *compact, struct compact_merge *merge)
 {
-    struct block_file *written = NULL;
     struct graph *graph = NULL;
     struct graph_view view;
-    uint64_t offset;
-    int code = segment_writer_flush(compact->writer, SECTION_VECTORS, &written, &offset);
+    int code = segment_writer_flush(compact->writer, SECTION_VECTORS, &merge->written,
+                                    &merge->written_offset);
     if (code == OMENDB_OK) {
-        uint8_t *chunk = (uint8_t *)(uintptr_t)(written->base + offset);
+        uint8_t *chunk = (uint8_t *)(uintptr_t)(merge->written->base + merge->written_offset);
         struct rows_view vectors = {&chunk, 31, UINT32_MAX >> 1, merge->info.vector_stride};
-        checkpoint_make_codes(merge->collection, &vectors, merge->rows, &merge->info,
-                              &merge->codes);
-        if (merge->codes != NULL) /* the vectors are hardly read again before the end */
-            blocks_release(written, offset, merge->rows * (uint64_t)merge->info.vector_stride);
+        const struct graph_view full = compact_full_view(merge, &vectors);
+        checkpoint_make_codes(merge->collection, &full, &merge->info, &merge->codes);
         code = compact_build_graph(compact, merge, &vectors, &graph);
         if (code == OMENDB_OK) {
             graph_get_view(graph, &view);
             checkpoint_describe_graph(&view, merge->rows, &merge->info);
         }
-        segment_flush_close(compact->writer, written);
+        segment_flush_close(compact->writer, merge->written);
+        merge->written = NULL;
     }
     if (code == OMENDB_OK)
         code = checkpoint_write_links(compact->writer, &view, &merge->info);
@@ -20023,12 +20236,15 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
 
 #undef COMPACT_MAX_SEGMENTS
 #undef COMPACT_GROWTH
+#undef COMPACT_BEHIND
 #undef COMPACT_MAX_INPUTS
 #undef COMPACT_SLICE
 #undef COMPACT_GRAIN
+#undef COMPACT_COPIED
 #undef COMPACT_GATE_MIN_ROWS
 #undef COMPACT_GATE_QUERIES
 #undef COMPACT_GATE_K
+#undef COMPACT_GATE_RELEASE
 #undef COMPACT_GATE_LOSS
 #undef COMPACT_CURVE_GROWTH
 
@@ -20391,6 +20607,16 @@ static int recover_successor(omendb *db, const struct recover_listing *listing, 
     return OMENDB_OK;
 }
 
+static void recover_tell_torn(omendb *db, const struct wal_replay *log)
+{
+    char text[ERROR_TEXT_BYTES];
+    snprintf(text, sizeof text,
+             "wal-%llu: offset %llu: a record that was never finished, or was damaged since; the "
+             "log was cut there",
+             (unsigned long long)log->number, (unsigned long long)log->end);
+    database_log(db, OMENDB_OK, text);
+}
+
 /* Replays from db->replay_* on. */
 static int recover_logs(omendb *db, const struct recover_listing *listing, uint64_t *delivered)
 {
@@ -20415,8 +20641,7 @@ static int recover_logs(omendb *db, const struct recover_listing *listing, uint6
             break;
         db->replay_offset = log.end;
         if (log.torn && !db->read_only)
-            database_log(db, OMENDB_OK,
-                         "the log ended in a record that was never finished; it was cut");
+            recover_tell_torn(db, &log);
         if (successor == 0)
             break;
         db->replay_wal = successor;
@@ -20616,9 +20841,13 @@ OMENDB_INTERNAL int recover_refresh(omendb *db)
  * With threads = 0 the queues fill all the same and omendb_work empties them; a writer that is over
  * a limit does the work itself. */
 
-#define WORK_INDEX_ROWS   256
-#define WORK_POLL_US      1000
-#define WORK_SEALED_TAILS 4
+#define WORK_INDEX_ROWS 256
+#define WORK_POLL_US    1000
+/* Times tail_limit: rows that wait for a merge slow writers from the first on, and stop them at the
+ * second. */
+#define WORK_SEALED_TAILS   4
+#define WORK_TAILS_AT_MOST  16
+#define WORK_SHORT_DELAY_US 1000000
 
 struct work_job {
     struct work_job *next;
@@ -20651,6 +20880,7 @@ struct work_state {
     _Atomic uint64_t settled_bytes;
     _Atomic uint32_t merge_starved; /* 1: the last merge failed for want of memory */
     uint32_t merging;
+    _Atomic uint64_t merges_ended; /* however they ended */
     struct work_queue queues[WORK_QUEUES];
     struct work_job *jobs;
 };
@@ -20721,10 +20951,14 @@ OMENDB_INTERNAL void work_notice_log(omendb *db)
 
 /* ------------------------------------------------------------------ units */
 
-static void work_report(omendb *db, int code)
+/* Nothing is lost when background work fails: what it was to do stays to be done. */
+static void work_report(omendb *db, const char *what, int code)
 {
-    if (code != OMENDB_OK && code != OMENDB_DONE)
-        database_log(db, code, error_text());
+    char text[ERROR_TEXT_BYTES];
+    if (code == OMENDB_OK || code == OMENDB_DONE)
+        return;
+    snprintf(text, sizeof text, "%s put off: %.440s", what, error_text());
+    database_log(db, code, text);
 }
 
 /* At least `quarters` of what writers may use is in use, and a checkpoint would give an eighth
@@ -20743,10 +20977,11 @@ static int work_is_pressed(const omendb *db, uint64_t quarters)
 
 OMENDB_INTERNAL int work_checkpoint(omendb *db, int force)
 {
+    uint64_t made = atomic_load(&db->checkpoints);
     memory_begin_maintenance();
     int code = checkpoint_run(db, force);
     memory_end_maintenance();
-    if (code == OMENDB_OK)
+    if (code == OMENDB_OK && (force || atomic_load(&db->checkpoints) != made))
         atomic_store(&db->work->settled_bytes, atomic_load(&db->memory.used));
     return code;
 }
@@ -20759,34 +20994,68 @@ static int work_is_merging(struct work_state *work)
     return merging;
 }
 
-OMENDB_INTERNAL int work_relieve(omendb *db, uint64_t *waited)
+static uint64_t work_now_us(const omendb *db)
+{
+    return db->storage.vfs->now_us(db->storage.vfs->context);
+}
+
+/* Until the merge has ended or given something back, or the time is over. */
+static void work_await_merge(omendb *db, uint64_t before, uint64_t until_us)
+{
+    do {
+        platform_sleep_us(WORK_POLL_US);
+    } while (work_is_merging(db->work) && atomic_load(&db->memory.used) >= before &&
+             work_now_us(db) < until_us);
+}
+
+/* A checkpoint for a writer; 1: worth another try. `text`: why the writer has no memory. */
+static int work_relieve_by_checkpoint(omendb *db, const struct work_wait *wait, int in_time,
+                                      int merged, const char *text)
+{
+    int first = wait->checkpoints == 1;
+    uint64_t before = atomic_load(&db->memory.used);
+    int code = work_checkpoint(db, 1);
+    if (code != OMENDB_NOMEM && code != OMENDB_OK && first)
+        return 1; /* trying again may tell the writer why */
+    error_adopt(OMENDB_NOMEM, text);
+    int merging = work_is_merging(db->work);
+    if (code == OMENDB_NOMEM && in_time && merging) {
+        work_await_merge(db, before, wait->until_us);
+        return 1;
+    }
+    /* Where another thread was at a checkpoint this waited for it; it may be over already, so the
+     * first time is worth a try. What it freed, a merge may have taken: that will come back. */
+    return code == OMENDB_OK &&
+           (first || (in_time && (merged || merging || atomic_load(&db->memory.used) < before)));
+}
+
+OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
 {
     char text[ERROR_TEXT_BYTES];
-    uint64_t before = atomic_load(&db->memory.used);
+    uint64_t now = work_now_us(db), ended = atomic_load(&db->work->merges_ended);
+    int merged = ended != wait->merges_ended;
     if (db->memory.limit == 0)
         return 0;
+    if (wait->until_us == 0)
+        wait->until_us = now + db->stall_timeout_us;
+    wait->merges_ended = ended;
+    int in_time = now < wait->until_us, pressed = work_is_pressed(db, 0);
     /* A merge gives back more than a checkpoint of little, which would only make a small segment.
      */
-    if (*waited < db->stall_timeout_us && !work_is_pressed(db, 0) && work_is_merging(db->work)) {
-        do {
-            platform_sleep_us(WORK_POLL_US);
-            *waited += WORK_POLL_US;
-        } while (*waited < db->stall_timeout_us && atomic_load(&db->memory.used) >= before &&
-                 work_is_merging(db->work));
+    if (in_time && !pressed && work_is_merging(db->work)) {
+        work_await_merge(db, atomic_load(&db->memory.used), wait->until_us);
         return 1;
     }
     if (db->in_memory)
         return 0;
-    /* Where another thread is at a checkpoint this waits for it; it may be over already, so the
-     * first time is worth a try. */
-    int first = (*waited)++ == 0;
+    if (wait->checkpoints != 0 && !pressed) {
+        if (in_time && merged)
+            platform_sleep_us(WORK_POLL_US);
+        return in_time && merged;
+    }
+    wait->checkpoints++;
     memcpy(text, error_text(), strlen(error_text()) + 1);
-    int code = work_checkpoint(db, 1);
-    if (code != OMENDB_NOMEM && code != OMENDB_OK)
-        return first; /* trying again may tell the writer why */
-    error_adopt(OMENDB_NOMEM, text);
-    return code == OMENDB_OK &&
-           (first || (*waited < db->stall_timeout_us && atomic_load(&db->memory.used) < before));
+    return work_relieve_by_checkpoint(db, wait, in_time, merged, text);
 }
 
 /* Whether the log asks for a checkpoint; after a failed one only when it has grown by a quarter of
@@ -20805,7 +21074,7 @@ static int work_wants_checkpoint(const struct work_state *work)
 static int work_do_checkpoint(struct work_state *work)
 {
     int code = work_checkpoint(work->db, work_is_pressed(work->db, 2));
-    work_report(work->db, code);
+    work_report(work->db, "a checkpoint", code);
     platform_mutex_lock(&work->mutex);
     work->checkpointing = 0;
     work->retry_bytes =
@@ -20848,7 +21117,7 @@ static int work_do_index(struct work_state *work, struct collection *collection)
     scratch_give(db, scratch);
     if (more)
         work_notice_index(collection);
-    work_report(db, code);
+    work_report(db, "indexing", code);
     collection_release(collection);
     return code;
 }
@@ -20870,7 +21139,7 @@ static int work_do_heat(struct work_state *work, struct collection *collection)
         }
     }
     version_release(version);
-    work_report(db, code);
+    work_report(db, "a copy for speed", code);
     collection_release(collection);
     return code;
 }
@@ -20905,7 +21174,7 @@ static int work_do_merge(struct work_state *work, struct collection **batch, siz
     int merged = 0;
     int code = compact_run(work->db, batch, count, 0, NULL, NULL, &merged);
     atomic_store(&work->merge_starved, code == OMENDB_NOMEM);
-    work_report(work->db, code);
+    work_report(work->db, "a merge", code);
     for (size_t i = 0; i < count; i++) {
         if (code == OMENDB_OK && merged)
             work_notice_merge(batch[i]);
@@ -21033,8 +21302,8 @@ OMENDB_INTERNAL int work_merge_begin(omendb *db,
     while (work->merging && code == OMENDB_OK) {
         platform_condition_wait_for(&work->condition, &work->mutex, WORK_POLL_US * 100);
         platform_mutex_unlock(&work->mutex);
-        if (progress != NULL &&
-            progress(context, atomic_load(&db->merge_done), atomic_load(&db->merge_rows)) != 0)
+        uint64_t done = atomic_load(&db->merge_done), rows = atomic_load(&db->merge_rows);
+        if (progress != NULL && rows != 0 && progress(context, done, rows) != 0)
             code = error_set(OMENDB_DONE, "stopped by the progress function");
         platform_mutex_lock(&work->mutex);
     }
@@ -21047,6 +21316,7 @@ OMENDB_INTERNAL int work_merge_begin(omendb *db,
 OMENDB_INTERNAL void work_merge_end(omendb *db)
 {
     struct work_state *work = db->work;
+    atomic_fetch_add(&work->merges_ended, 1);
     platform_mutex_lock(&work->mutex);
     work->merging = 0;
     platform_condition_broadcast(&work->condition);
@@ -21055,17 +21325,26 @@ OMENDB_INTERNAL void work_merge_end(omendb *db)
 
 /* ------------------------------------------------------------------ slowing writers */
 
-static int work_is_over(struct collection *collection)
+/* How a writer is to be slowed. */
+enum work_delay {
+    WORK_NO_DELAY,
+    WORK_SHORT_DELAY, /* rows wait for a merge; it is going on, and the writer need not see its end
+                       */
+    WORK_FULL_DELAY   /* until it is better, or stall_timeout */
+};
+
+static enum work_delay work_delay_for(struct collection *collection)
 {
     omendb *db = collection->db;
     struct version *version = version_acquire(collection);
     uint64_t growing = version_growing_tail_bytes(version, collection->vector_bytes);
     uint64_t all = version_unindexed_bytes(version, collection->vector_bytes);
     version_release(version);
-    /* What was sealed before it was linked waits for a merge, which takes longer than writers can
-     * be kept waiting: it gets room for some checkpoints. */
-    return growing >= db->tail_limit || all / WORK_SEALED_TAILS >= db->tail_limit ||
-           atomic_load(&db->log_bytes) >= db->wal_limit * 2 || work_is_pressed(db, 3);
+    if (growing >= db->tail_limit || all / WORK_TAILS_AT_MOST >= db->tail_limit ||
+        atomic_load(&db->log_bytes) >= db->wal_limit * 2 || work_is_pressed(db, 3))
+        return WORK_FULL_DELAY;
+    /* What was sealed before it was linked gets room for some checkpoints. */
+    return all / WORK_SEALED_TAILS >= db->tail_limit ? WORK_SHORT_DELAY : WORK_NO_DELAY;
 }
 
 /* A writer without background threads brings things under the limits itself. */
@@ -21074,7 +21353,8 @@ static int work_throttle_alone(struct collection *collection)
     omendb *db = collection->db;
     int code = OMENDB_OK, did = 1;
     while (code == OMENDB_OK && did &&
-           (work_is_over(collection) || atomic_load(&db->log_bytes) >= db->wal_limit)) {
+           (work_delay_for(collection) != WORK_NO_DELAY ||
+            atomic_load(&db->log_bytes) >= db->wal_limit)) {
         if (atomic_load(&db->log_bytes) >= db->wal_limit || work_is_pressed(db, 2))
             code = work_checkpoint(db, 1);
         else
@@ -21087,7 +21367,8 @@ static int work_throttle_alone(struct collection *collection)
 static int work_refuse(const struct collection *collection, uint64_t waited)
 {
     const omendb *db = collection->db;
-    const char *reason = "indexing is behind by more than tail_limit; write slower or raise it";
+    const char *reason = "indexing is behind by more than tail_limit; wait, call "
+                         "omendb_optimize, or raise it";
     if (work_is_pressed(db, 3))
         reason = "checkpoints do not free memory as fast as it fills up; raise memory_limit";
     else if (atomic_load(&db->log_bytes) >= db->wal_limit * 2)
@@ -21106,7 +21387,10 @@ OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes)
     if (db->work->thread_count == 0)
         return work_throttle_alone(collection);
     uint64_t waited = 0;
-    while (work_is_over(collection)) {
+    enum work_delay delay;
+    while ((delay = work_delay_for(collection)) != WORK_NO_DELAY) {
+        if (delay == WORK_SHORT_DELAY && waited >= WORK_SHORT_DELAY_US)
+            break;
         uint32_t failed = atomic_load(&db->checkpoint_failed);
         if (failed != 0 &&
             (atomic_load(&db->log_bytes) >= db->wal_limit * 2 || waited >= db->stall_timeout_us)) {
@@ -21210,6 +21494,8 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
 #undef WORK_INDEX_ROWS
 #undef WORK_POLL_US
 #undef WORK_SEALED_TAILS
+#undef WORK_TAILS_AT_MOST
+#undef WORK_SHORT_DELAY_US
 
 /* ==============================================================================================
  * search.c
@@ -21548,6 +21834,8 @@ static void search_effort(const struct search_request *request, const struct sea
             (struct calibration_answer){ef, request->stretch, 0.0f, OMENDB_EXPLAIN_UNCALIBRATED};
         if (curve != NULL && request->stretch == 0.0f)
             calibration_find_recall(curve, k, ef, answer);
+        if (answer->recall == 0.0f)
+            answer->warnings |= OMENDB_EXPLAIN_UNCALIBRATED;
     }
     answer->ef = answer->ef < source->row_limit ? answer->ef : source->row_limit;
 }
@@ -21970,7 +22258,7 @@ OMENDB_INTERNAL void rows_free(omendb_rows *rows)
 
 OMENDB_INTERNAL int rows_is_valid(const omendb_rows *rows)
 {
-    return rows != NULL && rows->magic == ROWS_MAGIC;
+    return rows != NULL && handle_is(rows, ROWS_MAGIC);
 }
 
 OMENDB_INTERNAL omendb *rows_database(const omendb_rows *rows)
@@ -22046,8 +22334,9 @@ static int backup_open_target(struct backup *backup, const char *path)
         if (code == OMENDB_FORMAT)
             return error_set(code, "\"%s\" is not a directory; a backup is one", path);
         if (code == OMENDB_NOTFOUND)
-            return error_set(code, "\"%s\" cannot be created: its parent directory is not there",
-                             path);
+            return error_set(
+                code, "\"%s\" cannot be created: its parent directory is not there, or takes none",
+                path);
         return error_set(code, "the directory \"%s\" cannot be made or opened", path);
     }
     code = vfs->list(vfs->context, backup->to.directory, backup_any_entry, &used);
@@ -22589,6 +22878,8 @@ static void database_set_options(omendb *db, const omendb_options *options)
     if (db->wal_limit > UINT64_MAX / 4) /* twice as much is a number, too */
         db->wal_limit = UINT64_MAX / 4;
     db->tail_limit = options->tail_limit == 0 ? UINT64_C(8) << 20 : options->tail_limit;
+    if (db->tail_limit > UINT64_MAX / 64)
+        db->tail_limit = UINT64_MAX / 64;
     db->stall_timeout_us =
         (options->stall_timeout_ms == 0 ? UINT64_C(10000) : options->stall_timeout_ms) * 1000;
     db->log = options->log;
@@ -22628,10 +22919,11 @@ static int database_open_directory(omendb *db, const char *path, const omendb_op
         return code;
     db->storage.directory = NULL;
     if (code == OMENDB_NOTFOUND)
-        return error_set(code,
-                         create ? "\"%s\" cannot be created: its parent directory is not there"
-                                : "there is no database at \"%s\"",
-                         path);
+        return error_set(
+            code,
+            create ? "\"%s\" cannot be created: its parent directory is not there, or takes none"
+                   : "there is no database at \"%s\"",
+            path);
     if (code == OMENDB_FORMAT)
         return error_set(code, "\"%s\" is not a directory; a database is one", path);
     return error_set(code, "the directory \"%s\" cannot be opened", path);
@@ -22643,6 +22935,15 @@ static int database_recover(omendb *db, const char *path, const omendb_options *
     int code = recover_open(db, options->must_exist != 0);
     memory_end_maintenance();
     return code == OMENDB_OK ? code : database_name_path(code, path);
+}
+
+/* What the process before left to be done. */
+static void database_resume(omendb *db)
+{
+    for (size_t i = 0; i < db->catalog.count && !db->read_only; i++) {
+        work_notice_index(db->catalog.items[i]);
+        work_notice_merge(db->catalog.items[i]);
+    }
 }
 
 OMENDB_INTERNAL int database_open(const char *path, const omendb_options *options, omendb **db)
@@ -22668,8 +22969,10 @@ OMENDB_INTERNAL int database_open(const char *path, const omendb_options *option
         code = work_create(made, made->read_only ? 0 : options->threads);
     if (code == OMENDB_OK)
         code = database_recover(made, path, options);
-    if (code == OMENDB_OK)
+    if (code == OMENDB_OK) {
+        database_resume(made);
         code = work_start(made);
+    }
     if (code != OMENDB_OK) {
         database_free(made);
         return code;
@@ -22754,9 +23057,9 @@ OMENDB_INTERNAL int records_check_type(uint32_t type)
     if (type <= OMENDB_B1)
         return OMENDB_OK;
     return error_set(OMENDB_INVALID,
-                     "vector_type is %u; there are f32 (0), f16 (1), bf16 (2), i8 (3), u8 (4) and "
+                     "vector_type is %d; there are f32 (0), f16 (1), bf16 (2), i8 (3), u8 (4) and "
                      "b1 (5)",
-                     type);
+                     (int)type);
 }
 
 OMENDB_INTERNAL int records_refuse_type(const struct collection *collection, int type)
@@ -22764,11 +23067,12 @@ OMENDB_INTERNAL int records_refuse_type(const struct collection *collection, int
     const char *stored = omendb_scalar_name((int)collection->schema.scalar);
     if (type < OMENDB_F32 || type > OMENDB_B1)
         return records_check_type((uint32_t)type);
-    return error_set(
-        OMENDB_INVALID,
-        "collection \"%s\" stores %s vectors, which cannot be given as %s; ask for f32 "
-        "or %s",
-        collection->name, stored, omendb_scalar_name(type), stored);
+    return error_set(OMENDB_INVALID,
+                     "collection \"%s\" stores %s vectors, which cannot be given as %s; ask for "
+                     "f32%s%s",
+                     collection->name, stored, omendb_scalar_name(type),
+                     collection->schema.scalar == OMENDB_F32 ? "" : " or ",
+                     collection->schema.scalar == OMENDB_F32 ? "" : stored);
 }
 
 OMENDB_INTERNAL int records_convert(const struct collection *collection, const void *vector,
@@ -23050,9 +23354,11 @@ static int api_struct(size_t size, size_t expected, const char *what)
         return OMENDB_OK;
     if (size > API_STRUCT_MAX)
         return error_set(OMENDB_MISUSE,
-                         "%s.struct_size is %zu: it was not set; use the _INIT macro", what, size);
+                         "%s.struct_size is %zu: it was not set; see STRUCTS in omendb.h", what,
+                         size);
     return error_set(OMENDB_MISUSE,
-                     "%s.struct_size is %zu, at least %zu is needed; set it with the _INIT macro",
+                     "%s.struct_size is %zu, at least %zu is needed; set it as omendb.h says under "
+                     "STRUCTS",
                      what, size, expected);
 }
 
@@ -23076,7 +23382,7 @@ static int api_database(const omendb *db)
 {
     if (db == NULL)
         return api_null("db");
-    if (db->magic != DATABASE_MAGIC)
+    if (!handle_is(db, DATABASE_MAGIC))
         return error_set(OMENDB_MISUSE, "db is not an open database");
     if (db->process != platform_process())
         return error_set(
@@ -23090,7 +23396,7 @@ static int api_collection(const omendb_collection *handle)
 {
     if (handle == NULL)
         return api_null("collection");
-    if (handle->magic != COLLECTION_MAGIC)
+    if (!handle_is(handle, COLLECTION_MAGIC))
         return error_set(OMENDB_MISUSE, "collection is not an open collection");
     int code = api_database(handle->db);
     if (code == OMENDB_OK && atomic_load(&handle->db->half_refreshed))
@@ -23104,7 +23410,7 @@ static int api_txn(const omendb_collection *handle, const omendb_txn *txn)
 {
     if (txn == NULL)
         return OMENDB_OK;
-    if (txn->magic != TXN_MAGIC || txn->db != handle->db)
+    if (!handle_is(txn, TXN_MAGIC) || txn->db != handle->db)
         return error_set(OMENDB_MISUSE, "txn is not an open transaction of this database");
     return OMENDB_OK;
 }
@@ -23280,7 +23586,7 @@ OMENDB_API int omendb_close(omendb *db)
 {
     if (db == NULL)
         return OMENDB_OK;
-    if (db->magic != DATABASE_MAGIC || atomic_load(&db->released))
+    if (!handle_is(db, DATABASE_MAGIC) || atomic_load(&db->released))
         return error_set(OMENDB_MISUSE, "db is not an open database");
     if (atomic_load(&db->children) != 0 && db->process == platform_process())
         return api_children_open(db);
@@ -23289,7 +23595,7 @@ OMENDB_API int omendb_close(omendb *db)
 
 OMENDB_API void omendb_release(omendb *db)
 {
-    if (db == NULL || db->magic != DATABASE_MAGIC)
+    if (db == NULL || !handle_is(db, DATABASE_MAGIC))
         return;
     /* Count and mark are one number, so that exactly one thread finds the last child gone. */
     atomic_store(&db->released, 1);
@@ -23584,7 +23890,7 @@ OMENDB_API int omendb_collection_drop(omendb *db, const char *name)
 
 OMENDB_API void omendb_collection_close(omendb_collection *collection)
 {
-    if (collection == NULL || collection->magic != COLLECTION_MAGIC ||
+    if (collection == NULL || !handle_is(collection, COLLECTION_MAGIC) ||
         collection->db->process != platform_process())
         return;
     omendb *db = collection->db;
@@ -23710,13 +24016,13 @@ OMENDB_API int omendb_txn_commit(omendb_txn *txn)
 {
     if (txn == NULL)
         return api_null("txn");
-    if (txn->magic != TXN_MAGIC)
+    if (!handle_is(txn, TXN_MAGIC))
         return error_set(OMENDB_MISUSE, "txn is not an open transaction");
     if (txn->db->process != platform_process())
         return error_set(OMENDB_MISUSE, "the transaction belongs to the parent of this process");
-    uint64_t waited = 0;
+    struct work_wait wait = {0};
     int code = txn_commit(txn);
-    while (code == OMENDB_NOMEM && work_relieve(txn->db, &waited))
+    while (code == OMENDB_NOMEM && work_relieve(txn->db, &wait))
         code = txn_commit(txn);
     api_end_txn(txn);
     return code;
@@ -23724,7 +24030,7 @@ OMENDB_API int omendb_txn_commit(omendb_txn *txn)
 
 OMENDB_API void omendb_txn_rollback(omendb_txn *txn)
 {
-    if (txn != NULL && txn->magic == TXN_MAGIC && txn->db->process == platform_process())
+    if (txn != NULL && handle_is(txn, TXN_MAGIC) && txn->db->process == platform_process())
         api_end_txn(txn);
 }
 
@@ -23757,9 +24063,9 @@ static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint3
         return code;
     if (vectors == NULL)
         return api_null("vectors");
-    uint64_t waited = 0;
+    struct work_wait wait = {0};
     code = api_try_write(collection, txn, kind, count, ids, vectors, type, new_ids);
-    while (code == OMENDB_NOMEM && work_relieve(collection->db, &waited))
+    while (code == OMENDB_NOMEM && work_relieve(collection->db, &wait))
         code = api_try_write(collection, txn, kind, count, ids, vectors, type, new_ids);
     return code;
 }
@@ -23831,9 +24137,9 @@ static int api_delete(omendb_collection *collection, omendb_txn *txn, size_t cou
         return code;
     if (ids == NULL)
         return api_null("ids");
-    uint64_t waited = 0;
+    struct work_wait wait = {0};
     code = api_try_delete(collection, txn, count, ids, skip_missing, deleted);
-    while (code == OMENDB_NOMEM && work_relieve(collection->db, &waited))
+    while (code == OMENDB_NOMEM && work_relieve(collection->db, &wait))
         code = api_try_delete(collection, txn, count, ids, skip_missing, deleted);
     return code;
 }
@@ -23897,16 +24203,15 @@ OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64
     const uint8_t *stored;
     uint64_t commit;
     int code = api_reading(collection, txn);
+    if (code == OMENDB_OK)
+        code = records_check_type((uint32_t)vector_type);
     if (code != OMENDB_OK)
         return code;
     struct version *version = api_version(collection, txn, &commit);
     code = api_find_vector(collection->collection, version, commit, txn, id, &stored);
     if (code == OMENDB_OK && vector != NULL) {
-        if (vector_type < OMENDB_F32 || vector_type > OMENDB_B1)
-            code = OMENDB_INVALID;
-        else
-            code = scalar_export(&collection->collection->format, stored,
-                                 (omendb_scalar)vector_type, vector);
+        code = scalar_export(&collection->collection->format, stored, (omendb_scalar)vector_type,
+                             vector);
         if (code == OMENDB_INVALID)
             records_refuse_type(collection->collection, vector_type);
     }
@@ -24000,8 +24305,14 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
                          (double)query->recall, query->ef, (double)query->stretch);
     if (query->reserved != 0)
         return error_set(OMENDB_INVALID, "query.reserved is %u; it must be 0", query->reserved);
-    if (query->use_radius && isnan(query->radius))
+    if (query->exact > 1 || query->use_radius > 1)
+        return error_set(OMENDB_INVALID, "query.exact is %u and use_radius %u; each is 0 or 1",
+                         query->exact, query->use_radius);
+    if (isnan(query->radius))
         return error_set(OMENDB_INVALID, "query.radius is NaN");
+    if (!query->use_radius && query->radius != 0.0f)
+        return error_set(OMENDB_INVALID, "query.radius is %g, but use_radius is 0",
+                         (double)query->radius);
     if (query->explain != NULL && one)
         return api_struct(query->explain->struct_size, sizeof *query->explain, "explain");
     return OMENDB_OK;
@@ -24141,6 +24452,9 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
     code = records_check_type(query->vector_type);
     if (code != OMENDB_OK)
         return code;
+    if (memory_multiply(memory_multiply(count, query->k), sizeof *ids) > PTRDIFF_MAX)
+        return error_set(OMENDB_TOOBIG, "%zu queries of %zu hits are more than ids can hold", count,
+                         query->k);
     api_request(collection, txn, query, &request);
     struct version *version = api_version(collection, txn, &request.commit);
     request.version = version;

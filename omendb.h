@@ -25,8 +25,8 @@
  *  2. After any crash the database is a prefix of the committed transactions that contains every
  *     acknowledged one. No holes, no halves.
  *  3. Damage that is there when a block is first read gives OMENDB_CORRUPT with file and offset,
- * never memory unsafety. Damage inside the last unsynced group of the log cannot be told from a
- * torn tail and is cut.
+ * never memory unsafety. Damage inside the last group of commits in the log, also if it was synced,
+ * cannot be told from a torn tail and is cut there; `log` is told the offset.
  *  4. After a failed sync the handle refuses writes (OMENDB_POISONED) until the database is
  * reopened; a commit that returned OMENDB_IOERR may or may not be there after reopening.
  *  5. No call aborts, exits, prints, installs a signal handler or blocks for ever.
@@ -294,14 +294,18 @@ enum { OMENDB_THREADS_AUTO = -1 };
 typedef struct omendb_options {
     size_t struct_size;
     uint64_t memory_limit; /* bytes the database may allocate; 0: no limit; else at least
-                            * OMENDB_MEMORY_LIMIT_MIN. 3 MiB and a quarter (with OMENDB_IO_PREAD a
-                            * half) of it are kept for checkpoints, which come early as the rest
-                            * fills up; what fits nowhere is OMENDB_NOMEM. Merging a segment takes
-                            * some 8 * M + 90 bytes a row while it lasts; with less, segments stay
-                            * small and writers that outrun the graph get OMENDB_BUSY */
+                            * OMENDB_MEMORY_LIMIT_MIN. Of it 3 MiB plus a quarter (with
+                            * OMENDB_IO_PREAD a half) are kept for checkpoints, which come early as
+                            * the rest fills up; what fits nowhere is OMENDB_NOMEM. Merging a
+                            * segment takes some 8 * M + 90 bytes a row while it lasts; with less,
+                            * segments stay small and writers that outrun the graph get
+                            * OMENDB_BUSY */
     uint64_t wal_limit;    /* bytes of log after which a checkpoint is made; 0: 64 MiB */
     uint64_t tail_limit;   /* bytes of vectors, per collection, that are not yet in a graph and are
-                            * scanned by each search; 0: 8 MiB, 1 ms. Raise it for bulk loads */
+                            * scanned by each search; 0: 8 MiB, 1 ms. Raise it for bulk loads.
+                            * Rows that were checkpointed without a graph, as when a program
+                            * writes and closes, wait for a merge: beyond 4 times the limit each
+                            * write is slowed by up to a second, at 16 times it stops */
     uint32_t stall_timeout_ms; /* how long a writer is slowed at those limits before OMENDB_BUSY;
                                 * 0: 10,000 */
     int32_t threads;           /* background threads; OMENDB_THREADS_AUTO, which _INIT gives: as
@@ -327,8 +331,7 @@ typedef struct omendb_options {
 OMENDB_API void omendb_options_init(omendb_options *options);
 
 /* Opens a database, creating it if it is missing. After a crash the log is replayed first, at most
- * twice wal_limit. Space for the log is reserved ahead, so that three vectors take 4 MiB of disk
- * until they are checkpointed.
+ * twice wal_limit. Space for the log is reserved ahead, up to 4 MiB at a time, until it is closed.
  *
  * path:     a directory; ":memory:" is a database without files that goes at close (omendb_backup
  *           saves it). The parent must exist. Copied.
@@ -385,9 +388,9 @@ OMENDB_API int omendb_checkpoint(omendb *db);
  * that is fastest to search. Takes as long as building the graph of all rows that are not in the
  * largest segment.
  *
- * progress: NULL, or called now and then, from this thread, with rows done and rows in all of the
- *           collection under way; it must not call the database. An answer other than 0 ends the
- *           work with OMENDB_OK, leaving finished collections finished.
+ * progress: NULL, or called now and then, from this thread, with rows done and rows in all (not 0)
+ *           of the collection under way; it must not call the database. An answer other than 0
+ *           ends the work with OMENDB_OK, leaving finished collections finished.
  * context:  given to progress.
  * Threads:  any; readers and writers go on. What is committed meanwhile is not waited for.
  * Returns:  OMENDB_OK, OMENDB_READONLY, OMENDB_FULL, OMENDB_IOERR, OMENDB_CORRUPT,
@@ -412,7 +415,8 @@ OMENDB_API int omendb_work(omendb *db, uint64_t budget_us, int *more);
  * before the last one that returned when the call began. Every block of the copy is verified. It
  * begins with a checkpoint, so a read_only handle cannot do it. Of ":memory:" it is a "save as".
  *
- * path:     must not exist, or be an empty directory. On failure the files written are removed.
+ * path:     must not exist, or be an empty directory; not inside of the database. On failure the
+ *           files written are removed.
  * Threads:  any; readers and writers go on.
  * Returns:  OMENDB_OK, OMENDB_EXISTS (not empty), OMENDB_FORMAT (a file), OMENDB_NOTFOUND (its
  *           parent), OMENDB_INVALID (":memory:"), OMENDB_FULL, OMENDB_IOERR, OMENDB_PERMISSION,
@@ -442,7 +446,7 @@ typedef struct omendb_stats {
     uint64_t memory_peak_bytes;
     uint64_t mapped_bytes;   /* of files; not in memory_bytes */
     uint64_t file_bytes;     /* of segments, overlays and the log */
-    uint64_t wal_bytes;      /* to be replayed if the process died now */
+    uint64_t wal_bytes;      /* of the log, to be replayed if the process died now */
     uint64_t written_bytes;  /* to files, since opening */
     uint64_t syncs;          /* of files and directories, since opening */
     uint64_t commit_groups;  /* syncs of the log, each for one or more commits */
@@ -560,7 +564,9 @@ typedef struct omendb_collection_stats {
     uint64_t segments;
     uint64_t segment_bytes; /* of files; of small collections, which share files, their vectors */
     uint64_t next_id;       /* the next automatic one */
-    uint64_t hot_bytes;     /* codes and graphs of segments often searched, copied to huge pages */
+    uint64_t hot_bytes;     /* codes and graphs of segments that were walked 100 times, copied from
+                             * the mapping to huge pages by the background threads, where half of
+                             * memory_limit holds them; counted in memory_bytes */
     float recall;           /* what a search for 10 with schema.ef is promised to find, by the curve
                              * of the largest segment or of omendb_calibrate; 0: not calibrated */
     uint32_t recall_queries; /* in the sample behind it */
@@ -745,7 +751,9 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows);
 
 /* Bits of omendb_explain.warnings: why the recall of this search is less sure than promised. */
 enum {
-    OMENDB_EXPLAIN_UNCALIBRATED = 1,  /* a graph was walked that has no curve */
+    OMENDB_EXPLAIN_UNCALIBRATED = 1,  /* a graph was walked without a curve, or with an effort that
+                                         no curve tells of: a stretch, an ef below the least one
+                                         that was measured */
     OMENDB_EXPLAIN_RECALL_BEYOND = 2, /* query.recall is above what the curve reaches: the greatest
                                          effort that was measured was taken */
     OMENDB_EXPLAIN_K_BEYOND = 4       /* query.k is above what was measured (100): an estimate */
@@ -762,7 +770,7 @@ typedef struct omendb_explain {
     uint64_t time_us;
     uint64_t ef;       /* the largest that a graph was walked with; 0: none was */
     float recall;      /* promised (see omendb_query), also to a search by ef: the least over the
-                        * graphs walked that are calibrated; 1: all was compared; 0: none is */
+                        * graphs walked whose curves tell; 1: all was compared; 0: none tells */
     uint32_t warnings; /* OMENDB_EXPLAIN_*, 0: none */
 } omendb_explain;
 #define OMENDB_EXPLAIN_INIT                                                                        \
@@ -778,8 +786,9 @@ OMENDB_API void omendb_explain_init(omendb_explain *explain);
  * nearest, 0.95 of them for instance. It is kept by measuring. A merge that builds graph (those of
  * the background, omendb_optimize) holds 200 to 500 of its rows back, asks for their neighbours
  * before it inserts them, and compares the answers of a dozen efforts, for k = 10 and k = 100, with
- * those of a scan. The curve goes with the segment until its rows have doubled. A search takes in
- * each segment the least effort at which the lower 95 % bound of the sample reaches `recall`.
+ * those of a scan; between the two k it interpolates. The curve goes with the segment until its
+ * rows have doubled. A search takes in each segment the least effort at which the lower 95 % bound
+ * of the sample reaches `recall`.
  *   Promised: over queries like the records themselves the mean is at least recall - 0.005.
  *   Not promised: the recall of one query, only `exact` has that; and the mean over queries of
  * another kind, such as texts against pictures, or vectors that the records say nothing about: give
@@ -798,9 +807,10 @@ typedef struct omendb_query {
     uint32_t ef;          /* candidates kept while walking, at most 100,000: more finds more and
                            * takes longer; at least k are kept; 0: schema.ef */
     size_t k;             /* hits wanted, at least 1; _INIT gives 10 */
-    uint32_t exact;       /* 1: compares every record */
+    uint32_t exact;       /* 1: compares every record, whatever ef, stretch and recall are */
     uint32_t use_radius;  /* 1: only hits with distance <= radius, the k nearest of them */
-    float radius;         /* in the metric's terms: under OMENDB_L2 the square of the distance */
+    float radius;         /* in the metric's terms: under OMENDB_L2 the square of the distance; 0
+                           * where use_radius is 0 */
     float recall;         /* 0: ef decides; else above 0 and at most 1, with ef and stretch 0. 1: as
                            * high as the measured curve goes, which is not all: use exact */
     omendb_explain *explain; /* NULL, or filled on success */

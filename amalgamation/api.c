@@ -115,9 +115,11 @@ static int api_struct(size_t size, size_t expected, const char *what)
         return OMENDB_OK;
     if (size > API_STRUCT_MAX)
         return error_set(OMENDB_MISUSE,
-                         "%s.struct_size is %zu: it was not set; use the _INIT macro", what, size);
+                         "%s.struct_size is %zu: it was not set; see STRUCTS in omendb.h", what,
+                         size);
     return error_set(OMENDB_MISUSE,
-                     "%s.struct_size is %zu, at least %zu is needed; set it with the _INIT macro",
+                     "%s.struct_size is %zu, at least %zu is needed; set it as omendb.h says under "
+                     "STRUCTS",
                      what, size, expected);
 }
 
@@ -141,7 +143,7 @@ static int api_database(const omendb *db)
 {
     if (db == NULL)
         return api_null("db");
-    if (db->magic != DATABASE_MAGIC)
+    if (!handle_is(db, DATABASE_MAGIC))
         return error_set(OMENDB_MISUSE, "db is not an open database");
     if (db->process != platform_process())
         return error_set(
@@ -155,7 +157,7 @@ static int api_collection(const omendb_collection *handle)
 {
     if (handle == NULL)
         return api_null("collection");
-    if (handle->magic != COLLECTION_MAGIC)
+    if (!handle_is(handle, COLLECTION_MAGIC))
         return error_set(OMENDB_MISUSE, "collection is not an open collection");
     int code = api_database(handle->db);
     if (code == OMENDB_OK && atomic_load(&handle->db->half_refreshed))
@@ -169,7 +171,7 @@ static int api_txn(const omendb_collection *handle, const omendb_txn *txn)
 {
     if (txn == NULL)
         return OMENDB_OK;
-    if (txn->magic != TXN_MAGIC || txn->db != handle->db)
+    if (!handle_is(txn, TXN_MAGIC) || txn->db != handle->db)
         return error_set(OMENDB_MISUSE, "txn is not an open transaction of this database");
     return OMENDB_OK;
 }
@@ -345,7 +347,7 @@ OMENDB_API int omendb_close(omendb *db)
 {
     if (db == NULL)
         return OMENDB_OK;
-    if (db->magic != DATABASE_MAGIC || atomic_load(&db->released))
+    if (!handle_is(db, DATABASE_MAGIC) || atomic_load(&db->released))
         return error_set(OMENDB_MISUSE, "db is not an open database");
     if (atomic_load(&db->children) != 0 && db->process == platform_process())
         return api_children_open(db);
@@ -354,7 +356,7 @@ OMENDB_API int omendb_close(omendb *db)
 
 OMENDB_API void omendb_release(omendb *db)
 {
-    if (db == NULL || db->magic != DATABASE_MAGIC)
+    if (db == NULL || !handle_is(db, DATABASE_MAGIC))
         return;
     /* Count and mark are one number, so that exactly one thread finds the last child gone. */
     atomic_store(&db->released, 1);
@@ -649,7 +651,7 @@ OMENDB_API int omendb_collection_drop(omendb *db, const char *name)
 
 OMENDB_API void omendb_collection_close(omendb_collection *collection)
 {
-    if (collection == NULL || collection->magic != COLLECTION_MAGIC ||
+    if (collection == NULL || !handle_is(collection, COLLECTION_MAGIC) ||
         collection->db->process != platform_process())
         return;
     omendb *db = collection->db;
@@ -775,13 +777,13 @@ OMENDB_API int omendb_txn_commit(omendb_txn *txn)
 {
     if (txn == NULL)
         return api_null("txn");
-    if (txn->magic != TXN_MAGIC)
+    if (!handle_is(txn, TXN_MAGIC))
         return error_set(OMENDB_MISUSE, "txn is not an open transaction");
     if (txn->db->process != platform_process())
         return error_set(OMENDB_MISUSE, "the transaction belongs to the parent of this process");
-    uint64_t waited = 0;
+    struct work_wait wait = {0};
     int code = txn_commit(txn);
-    while (code == OMENDB_NOMEM && work_relieve(txn->db, &waited))
+    while (code == OMENDB_NOMEM && work_relieve(txn->db, &wait))
         code = txn_commit(txn);
     api_end_txn(txn);
     return code;
@@ -789,7 +791,7 @@ OMENDB_API int omendb_txn_commit(omendb_txn *txn)
 
 OMENDB_API void omendb_txn_rollback(omendb_txn *txn)
 {
-    if (txn != NULL && txn->magic == TXN_MAGIC && txn->db->process == platform_process())
+    if (txn != NULL && handle_is(txn, TXN_MAGIC) && txn->db->process == platform_process())
         api_end_txn(txn);
 }
 
@@ -822,9 +824,9 @@ static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint3
         return code;
     if (vectors == NULL)
         return api_null("vectors");
-    uint64_t waited = 0;
+    struct work_wait wait = {0};
     code = api_try_write(collection, txn, kind, count, ids, vectors, type, new_ids);
-    while (code == OMENDB_NOMEM && work_relieve(collection->db, &waited))
+    while (code == OMENDB_NOMEM && work_relieve(collection->db, &wait))
         code = api_try_write(collection, txn, kind, count, ids, vectors, type, new_ids);
     return code;
 }
@@ -896,9 +898,9 @@ static int api_delete(omendb_collection *collection, omendb_txn *txn, size_t cou
         return code;
     if (ids == NULL)
         return api_null("ids");
-    uint64_t waited = 0;
+    struct work_wait wait = {0};
     code = api_try_delete(collection, txn, count, ids, skip_missing, deleted);
-    while (code == OMENDB_NOMEM && work_relieve(collection->db, &waited))
+    while (code == OMENDB_NOMEM && work_relieve(collection->db, &wait))
         code = api_try_delete(collection, txn, count, ids, skip_missing, deleted);
     return code;
 }
@@ -962,16 +964,15 @@ OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64
     const uint8_t *stored;
     uint64_t commit;
     int code = api_reading(collection, txn);
+    if (code == OMENDB_OK)
+        code = records_check_type((uint32_t)vector_type);
     if (code != OMENDB_OK)
         return code;
     struct version *version = api_version(collection, txn, &commit);
     code = api_find_vector(collection->collection, version, commit, txn, id, &stored);
     if (code == OMENDB_OK && vector != NULL) {
-        if (vector_type < OMENDB_F32 || vector_type > OMENDB_B1)
-            code = OMENDB_INVALID;
-        else
-            code = scalar_export(&collection->collection->format, stored,
-                                 (omendb_scalar)vector_type, vector);
+        code = scalar_export(&collection->collection->format, stored, (omendb_scalar)vector_type,
+                             vector);
         if (code == OMENDB_INVALID)
             records_refuse_type(collection->collection, vector_type);
     }
@@ -1065,8 +1066,14 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
                          (double)query->recall, query->ef, (double)query->stretch);
     if (query->reserved != 0)
         return error_set(OMENDB_INVALID, "query.reserved is %u; it must be 0", query->reserved);
-    if (query->use_radius && isnan(query->radius))
+    if (query->exact > 1 || query->use_radius > 1)
+        return error_set(OMENDB_INVALID, "query.exact is %u and use_radius %u; each is 0 or 1",
+                         query->exact, query->use_radius);
+    if (isnan(query->radius))
         return error_set(OMENDB_INVALID, "query.radius is NaN");
+    if (!query->use_radius && query->radius != 0.0f)
+        return error_set(OMENDB_INVALID, "query.radius is %g, but use_radius is 0",
+                         (double)query->radius);
     if (query->explain != NULL && one)
         return api_struct(query->explain->struct_size, sizeof *query->explain, "explain");
     return OMENDB_OK;
@@ -1206,6 +1213,9 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
     code = records_check_type(query->vector_type);
     if (code != OMENDB_OK)
         return code;
+    if (memory_multiply(memory_multiply(count, query->k), sizeof *ids) > PTRDIFF_MAX)
+        return error_set(OMENDB_TOOBIG, "%zu queries of %zu hits are more than ids can hold", count,
+                         query->k);
     api_request(collection, txn, query, &request);
     struct version *version = api_version(collection, txn, &request.commit);
     request.version = version;

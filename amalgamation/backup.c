@@ -58,8 +58,9 @@ static int backup_open_target(struct backup *backup, const char *path)
         if (code == OMENDB_FORMAT)
             return error_set(code, "\"%s\" is not a directory; a backup is one", path);
         if (code == OMENDB_NOTFOUND)
-            return error_set(code, "\"%s\" cannot be created: its parent directory is not there",
-                             path);
+            return error_set(
+                code, "\"%s\" cannot be created: its parent directory is not there, or takes none",
+                path);
         return error_set(code, "the directory \"%s\" cannot be made or opened", path);
     }
     code = vfs->list(vfs->context, backup->to.directory, backup_any_entry, &used);

@@ -4,8 +4,7 @@
  * them: on SIFT an ef at which unseen queries find 0.953 finds 0.995 for stored rows. So a merge
  * holds some of the rows that it inserts back, spread over all of them, asks for their neighbours
  * while they are not in the graph, and inserts them last. The truth is a scan of all other rows in
- * blocks: each run of rows is read once for several queries. The walks are
- * those of searches.
+ * windows that fit the cache. The walks are those of searches.
  *
  * Cost. The scan takes one distance a row and query, inserting a row some thousand: 500 queries are
  * a few percent of building the graph. A merge that inserts few rows into a large graph asks fewer.
@@ -26,10 +25,12 @@
 #define CALIBRATE_SHARE   20  /* of the rows inserted at most one in so many is asked */
 #define CALIBRATE_BLOCK   16  /* queries that share a scan */
 #define CALIBRATE_RUN     32  /* rows compared at a time */
-#define CALIBRATE_GRAIN   8   /* queries a parallel step of walks */
+#define CALIBRATE_GRAIN   4   /* queries a parallel step of walks */
 #define CALIBRATE_SKIP    4   /* for the largest k one query in so many is asked */
-#define CALIBRATE_CHUNK   64  /* queries of omendb_calibrate between looks at `progress` */
-#define CALIBRATE_LOOK    (UINT32_C(1) << 16) /* rows scanned between looks at `stopping` */
+#define CALIBRATE_CHUNK   64  /* queries between looks at `progress` or `stopping` */
+#define CALIBRATE_WINDOW                                                                           \
+    (UINT32_C(4) << 20) /* bytes of rows that all queries are compared with                        \
+                         */
 
 /* A distance that was computed by another kernel may differ in the last bits. */
 static float calibrate_bound(float distance)
@@ -45,6 +46,7 @@ struct calibrate_task {
     const struct search_target *target;
     const struct calibrate_held *held;
     uint32_t rows;
+    uint32_t first, last; /* of the rows or of the queries that are under way */
     struct calibration_entry rung;
     uint32_t skip, count; /* of this rung: one held row in `skip` is asked */
     float *truth;         /* of each query: the CALIBRATION_LARGEST_K least distances, ascending */
@@ -93,21 +95,22 @@ static void calibrate_scan_run(const struct calibrate_task *task, uint32_t first
     }
 }
 
-/* The truth of one block of queries. */
+static int calibrate_is_stopped(const struct calibrate_task *task)
+{
+    return atomic_load(&task->db->stopping) ? error_set(OMENDB_DONE, "the database is closing")
+                                            : OMENDB_OK;
+}
+
+/* One block of queries against the rows of the window. */
 static int calibrate_scan(void *context, uint64_t index)
 {
     const struct calibrate_task *task = context;
     uint32_t first = (uint32_t)index * CALIBRATE_BLOCK, count = task->held->count;
     uint32_t last = count - first < CALIBRATE_BLOCK ? count : first + CALIBRATE_BLOCK;
     const void *vectors[CALIBRATE_RUN];
-    for (size_t i = (size_t)first * CALIBRATION_LARGEST_K; i < (size_t)last * CALIBRATION_LARGEST_K;
-         i++)
-        task->truth[i] = INFINITY;
-    for (uint32_t row = 0; row < task->rows;) {
+    for (uint32_t row = task->first; row < task->last;) {
         size_t run = 0;
-        if (row % CALIBRATE_LOOK == 0 && atomic_load(&task->db->stopping))
-            return error_set(OMENDB_DONE, "the database is closing");
-        uint32_t end = task->rows - row < CALIBRATE_RUN ? task->rows : row + CALIBRATE_RUN;
+        uint32_t end = task->last - row < CALIBRATE_RUN ? task->last : row + CALIBRATE_RUN;
         for (; row < end; row++) {
             if (!calibrate_is_held(task->held, row))
                 vectors[run++] = rows_at(&task->target->full.vectors, row);
@@ -115,6 +118,25 @@ static int calibrate_scan(void *context, uint64_t index)
         calibrate_scan_run(task, first, last, vectors, run);
     }
     return OMENDB_OK;
+}
+
+/* The truth of all queries, window after window, so that rows are in the cache for all of them. */
+static int calibrate_find_truth(struct calibrate_task *task)
+{
+    uint32_t window = (uint32_t)(CALIBRATE_WINDOW / task->target->full.vectors.stride) + 1;
+    uint64_t blocks = (task->held->count + CALIBRATE_BLOCK - 1) / CALIBRATE_BLOCK;
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < (size_t)task->held->count * CALIBRATION_LARGEST_K; i++)
+        task->truth[i] = INFINITY;
+    for (task->first = 0; task->first < task->rows && code == OMENDB_OK; task->first = task->last) {
+        uint32_t left = task->rows - task->first;
+        task->last = task->first + (left < window ? left : window);
+        code = calibrate_is_stopped(task);
+        if (code == OMENDB_OK)
+            code = work_parallel(task->db, blocks, calibrate_scan, task);
+        graph_release_vectors(&task->target->full, task->first, task->last);
+    }
+    return code;
 }
 
 /* How many of the k nearest were found. */
@@ -147,10 +169,8 @@ static int calibrate_walk_one(const struct calibrate_task *task, uint32_t index,
 static int calibrate_walk(void *context, uint64_t index)
 {
     const struct calibrate_task *task = context;
-    uint32_t first = (uint32_t)index * CALIBRATE_GRAIN;
-    uint32_t last = task->count - first < CALIBRATE_GRAIN ? task->count : first + CALIBRATE_GRAIN;
-    if (atomic_load(&task->db->stopping))
-        return error_set(OMENDB_DONE, "the database is closing");
+    uint32_t first = task->first + (uint32_t)index * CALIBRATE_GRAIN;
+    uint32_t last = task->last - first < CALIBRATE_GRAIN ? task->last : first + CALIBRATE_GRAIN;
     struct scratch *scratch = scratch_take(task->db);
     if (scratch == NULL)
         return OMENDB_NOMEM;
@@ -158,6 +178,24 @@ static int calibrate_walk(void *context, uint64_t index)
     for (uint32_t i = first; i < last && code == OMENDB_OK; i++)
         code = calibrate_walk_one(task, i, scratch);
     scratch_give(task->db, scratch);
+    return code;
+}
+
+/* All walks of a rung. */
+static int calibrate_climb(struct calibrate_task *task)
+{
+    int code = OMENDB_OK;
+    for (task->first = 0; task->first < task->count && code == OMENDB_OK;
+         task->first = task->last) {
+        uint32_t left = task->count - task->first;
+        task->last = task->first + (left < CALIBRATE_CHUNK ? left : CALIBRATE_CHUNK);
+        code = calibrate_is_stopped(task);
+        if (code == OMENDB_OK)
+            code = work_parallel(task->db,
+                                 (task->last - task->first + CALIBRATE_GRAIN - 1) / CALIBRATE_GRAIN,
+                                 calibrate_walk, task);
+        graph_release_vectors(&task->target->full, 0, task->rows);
+    }
     return code;
 }
 
@@ -175,15 +213,13 @@ OMENDB_INTERNAL int calibrate_held_rows(struct collection *collection,
     if (task.truth == NULL)
         return OMENDB_OK;
     task.recalls = task.truth + (size_t)held->count * CALIBRATION_LARGEST_K;
-    int code = work_parallel(db, (held->count + CALIBRATE_BLOCK - 1) / CALIBRATE_BLOCK,
-                             calibrate_scan, &task);
+    int code = calibrate_find_truth(&task);
     for (size_t i = 0; code == OMENDB_OK && calibration_rung(i, &task.rung); i++) {
         if (calibration_is_enough(calibration, task.rung.k))
             continue;
         task.skip = task.rung.k == CALIBRATION_LARGEST_K ? CALIBRATE_SKIP : 1;
         task.count = held->count / task.skip;
-        code = work_parallel(db, (task.count + CALIBRATE_GRAIN - 1) / CALIBRATE_GRAIN,
-                             calibrate_walk, &task);
+        code = calibrate_climb(&task);
         if (code == OMENDB_OK)
             calibration_add(calibration, &task.rung, task.recalls, task.count);
     }

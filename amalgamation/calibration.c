@@ -81,22 +81,36 @@ OMENDB_INTERNAL int calibration_is_enough(const struct calibration *calibration,
 
 /* ------------------------------------------------------------------ asking */
 
-/* The entries [*first, *last] for k, and by how much ef is to grow. There is at least one entry. */
-static double calibration_group(const struct calibration *calibration, size_t k, uint32_t *first,
-                                uint32_t *last)
+/* The entries [first, last] of one k. There is at least one. */
+struct calibration_group {
+    const struct calibration_entry *entries;
+    uint32_t first, last;
+};
+
+/* The groups of the nearest k below and above, which may be the same; where k lies between them in
+ * the logarithm, 0 to 1. */
+static double calibration_groups(const struct calibration *calibration, size_t k,
+                                 struct calibration_group *below, struct calibration_group *above)
 {
     const struct calibration_entry *entries = calibration->entries;
-    uint32_t at = 0, end;
-    for (;; at = end + 1) {
-        end = at;
+    *below = *above = (struct calibration_group){entries, 0, 0};
+    for (uint32_t at = 0; at < calibration->count; at = above->last + 1) {
+        uint32_t end = at;
         while (end + 1 < calibration->count && entries[end + 1].k == entries[at].k)
             end++;
-        if (entries[at].k >= k || end + 1 == calibration->count)
+        *below = *above;
+        *above = (struct calibration_group){entries, at, end};
+        if (at == 0)
+            *below = *above;
+        if (entries[at].k >= k)
             break;
     }
-    *first = at;
-    *last = end;
-    return k > entries[at].k ? (double)k / entries[at].k : 1.0;
+    uint32_t from = entries[below->first].k, to = entries[above->first].k;
+    if (k >= to || from == to) {
+        *below = *above;
+        return 1.0;
+    }
+    return k <= from ? 0.0 : log((double)k / from) / log((double)to / from);
 }
 
 static size_t calibration_scaled_ef(double ef, double growth)
@@ -105,46 +119,78 @@ static size_t calibration_scaled_ef(double ef, double growth)
     return ef < CALIBRATION_LARGEST_EF ? (size_t)ef : CALIBRATION_LARGEST_EF;
 }
 
+/* The effort for a recall; 1 if the group reaches it. */
+static int calibration_effort_of(const struct calibration_group *group, float recall, double *ef,
+                                 struct calibration_answer *answer)
+{
+    const struct calibration_entry *to = &group->entries[group->last];
+    for (uint32_t at = group->last; at > group->first && to[-1].low >= recall; at--)
+        to--;
+    *ef = to->ef;
+    answer->stretch = to->stretch;
+    answer->recall = to->low;
+    if (to->low < recall)
+        return 0;
+    if (to == &group->entries[group->first])
+        return 1;
+    const struct calibration_entry *from = to - 1;
+    double part = ((double)recall - (double)from->low) / ((double)to->low - (double)from->low);
+    *ef = from->ef * pow((double)to->ef / from->ef, part);
+    answer->stretch = from->stretch + (float)part * (to->stretch - from->stretch);
+    answer->recall = recall;
+    return 1;
+}
+
+/* Between two k the effort is interpolated in both logarithms: it grows like a + b * k, which is
+ * below such a line. */
 OMENDB_INTERNAL void calibration_find_effort(const struct calibration *calibration, size_t k,
                                              float recall, struct calibration_answer *answer)
 {
-    uint32_t first, last, at;
-    double growth = calibration_group(calibration, k, &first, &last);
-    const struct calibration_entry *entries = calibration->entries;
+    struct calibration_group below, above;
+    struct calibration_answer less;
+    double part = calibration_groups(calibration, k, &below, &above), ef, less_ef;
+    uint32_t largest = above.entries[above.first].k;
+    double growth = k > largest ? (double)k / largest : 1.0;
     answer->warnings = growth > 1.0 ? OMENDB_EXPLAIN_K_BEYOND : 0;
-    for (at = first; at < last && entries[at].low < recall; at++)
-        continue;
-    const struct calibration_entry *to = &entries[at];
-    double ef = to->ef;
-    answer->stretch = to->stretch;
-    answer->recall = to->low;
-    if (to->low < recall) {
-        answer->warnings |= OMENDB_EXPLAIN_RECALL_BEYOND;
-    } else if (at > first) {
-        const struct calibration_entry *from = to - 1;
-        double part = ((double)recall - (double)from->low) / ((double)to->low - (double)from->low);
-        ef = from->ef * pow((double)to->ef / from->ef, part);
-        answer->stretch = from->stretch + (float)part * (to->stretch - from->stretch);
-        answer->recall = recall;
+    int reached = calibration_effort_of(&above, recall, &ef, answer);
+    if (part < 1.0) {
+        int of_less = calibration_effort_of(&below, recall, &less_ef, &less);
+        reached = of_less && (reached || part == 0.0);
+        ef = less_ef * pow(ef / less_ef, part);
+        answer->recall = less.recall + (float)part * (answer->recall - less.recall);
+        answer->stretch = less.stretch + (float)part * (answer->stretch - less.stretch);
     }
+    answer->warnings |= reached ? 0 : OMENDB_EXPLAIN_RECALL_BEYOND;
     answer->ef = calibration_scaled_ef(ef, growth);
+}
+
+/* 0 below what was measured. */
+static float calibration_recall_of(const struct calibration_group *group, double ef)
+{
+    const struct calibration_entry *from = &group->entries[group->first], *to = from;
+    if (ef < from->ef)
+        return 0.0f;
+    while (to < &group->entries[group->last] && to->ef <= ef)
+        from = to++;
+    if (to->ef <= ef)
+        return to->low;
+    double part = log(ef / from->ef) / log((double)to->ef / from->ef);
+    return from->low + (float)part * (to->low - from->low);
 }
 
 OMENDB_INTERNAL void calibration_find_recall(const struct calibration *calibration, size_t k,
                                              size_t ef, struct calibration_answer *answer)
 {
-    uint32_t first, last, at;
-    double growth = calibration_group(calibration, k, &first, &last);
-    double asked = (double)ef / growth;
-    const struct calibration_entry *entries = calibration->entries;
+    struct calibration_group below, above;
+    double part = calibration_groups(calibration, k, &below, &above);
+    uint32_t largest = above.entries[above.first].k;
+    double growth = k > largest ? (double)k / largest : 1.0;
     *answer =
         (struct calibration_answer){ef, 0.0f, 0.0f, growth > 1.0 ? OMENDB_EXPLAIN_K_BEYOND : 0};
-    for (at = first; at <= last && entries[at].ef <= asked; at++)
-        answer->recall = entries[at].low;
-    if (at > first && at <= last) {
-        const struct calibration_entry *from = &entries[at - 1], *to = &entries[at];
-        double part = log(asked / from->ef) / log((double)to->ef / from->ef);
-        answer->recall += (float)part * (to->low - from->low);
+    answer->recall = calibration_recall_of(&above, (double)ef / growth);
+    if (part < 1.0) {
+        float less = calibration_recall_of(&below, (double)ef);
+        answer->recall = less + (float)part * (answer->recall - less);
     }
 }
 

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #define CHECKPOINT_PACK_BYTES (UINT64_C(4) << 20)
+#define CHECKPOINT_CODED      8192 /* rows coded between releases of their vectors */
 
 /* A memtable on its way to becoming a segment. */
 struct checkpoint_item {
@@ -216,22 +217,28 @@ OMENDB_INTERNAL int checkpoint_choose_codes(const struct collection *collection,
 }
 
 OMENDB_INTERNAL void checkpoint_make_codes(const struct collection *collection,
-                                           const struct rows_view *vectors, uint32_t rows,
-                                           struct part_info *info, uint8_t **codes)
+                                           const struct graph_view *full, struct part_info *info,
+                                           uint8_t **codes)
 {
     struct code_format format;
     size_t stride = codes_stride(collection->schema.dim);
     int exact = 1;
     *codes = NULL;
-    if (rows == 0 || !codes_apply_to(&collection->format) ||
-        checkpoint_choose_codes(collection, vectors, rows, &format) != OMENDB_OK ||
+    if (full->count == 0 || !codes_apply_to(&collection->format) ||
+        checkpoint_choose_codes(collection, &full->vectors, full->count, &format) != OMENDB_OK ||
         format.step == 0.0f)
         return;
-    *codes = memory_alloc_aligned(&collection->db->memory, memory_multiply(rows, stride));
+    *codes = memory_alloc_aligned(&collection->db->memory, memory_multiply(full->count, stride));
     if (*codes == NULL)
         return;
-    for (uint32_t row = 0; row < rows; row++)
-        exact &= codes_encode(&format, rows_at(vectors, row), *codes + row * stride) == CODE_EXACT;
+    graph_release_vectors(full, 0, full->count); /* what was read around the sample */
+    for (uint32_t first = 0, last; first < full->count; first = last) {
+        last = full->count - first < CHECKPOINT_CODED ? full->count : first + CHECKPOINT_CODED;
+        for (uint32_t row = first; row < last; row++)
+            exact &= codes_encode(&format, rows_at(&full->vectors, row), *codes + row * stride) ==
+                     CODE_EXACT;
+        graph_release_vectors(full, first, last);
+    }
     info->code_low = format.low;
     info->code_step = format.step;
     if (exact && codes_are_exact(&format))
@@ -245,7 +252,8 @@ static int checkpoint_write_codes(struct segment_writer *writer, const struct ch
     size_t bytes = info->rows * codes_stride(info->dim);
     if (info->indexed_rows == 0) /* nothing to walk, and soon merged */
         return OMENDB_OK;
-    checkpoint_make_codes(item->collection, vectors, info->rows, info, &codes);
+    const struct graph_view full = {.vectors = *vectors, .count = info->rows};
+    checkpoint_make_codes(item->collection, &full, info, &codes);
     if (codes == NULL)
         return OMENDB_OK;
     int code = segment_writer_begin_section(writer, SECTION_CODES);
@@ -1296,4 +1304,5 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
 }
 
 #undef CHECKPOINT_PACK_BYTES
+#undef CHECKPOINT_CODED
 #undef CHECKPOINT_DOOMED

@@ -27,12 +27,15 @@
 
 #define COMPACT_MAX_SEGMENTS  8
 #define COMPACT_GROWTH        4
+#define COMPACT_BEHIND        2 /* times tail_limit: so much without a graph goes first */
 #define COMPACT_MAX_INPUTS    64
 #define COMPACT_SLICE         4096 /* rows between looks at `progress` and `stopping` */
 #define COMPACT_GRAIN         16   /* rows a parallel step */
+#define COMPACT_COPIED        (UINT32_C(4) << 20) /* bytes of vectors copied between releases */
 #define COMPACT_GATE_MIN_ROWS 1000
 #define COMPACT_GATE_QUERIES  400
 #define COMPACT_GATE_K        10
+#define COMPACT_GATE_RELEASE  8 /* queries between releases of the vectors that they read */
 #define COMPACT_GATE_LOSS     0.005f
 #define COMPACT_CURVE_GROWTH  5 /* a curve is measured anew once one row in so many is new */
 
@@ -49,6 +52,8 @@ struct compact_merge {
     uint64_t drop_limit;
     struct begin_array *begins;
     uint8_t *codes; /* of the output's rows, or NULL: the graph is built over the vectors */
+    struct block_file *written; /* the output's vectors, while the graph is built */
+    uint64_t written_offset;
     struct calibration calibration; /* of the output; count 0: none */
     struct part_info info;
     uint32_t part;
@@ -128,6 +133,30 @@ static uint32_t compact_pick_everything(struct segment *const *sorted, uint32_t 
     return count;
 }
 
+/* While many rows wait for a graph, the segments that hold them come first, alone: a merge with the
+ * large ones takes longer than searches and writers should wait, and longer than a program that
+ * writes a little and closes lives. Keeps those in `sorted`; returns how many, or 0. */
+static uint32_t compact_pick_behind(const struct collection *collection, struct segment **sorted,
+                                    uint32_t count)
+{
+    struct segment *behind[COMPACT_MAX_INPUTS];
+    uint64_t rows = 0, kept = 0;
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct part_info *info = &sorted[i]->info;
+        rows += info->rows - info->indexed_rows;
+        if (info->indexed_rows < info->rows) {
+            behind[found++] = sorted[i];
+            kept += info->indexed_rows;
+        }
+    }
+    if (rows * collection->vector_bytes < COMPACT_BEHIND * collection->db->tail_limit ||
+        kept > rows)
+        return 0;
+    memcpy(sorted, behind, found * sizeof *sorted);
+    return found;
+}
+
 /* Puts what is to be merged first in `sorted` (room for COMPACT_MAX_INPUTS); returns how many. */
 static uint32_t compact_pick(const struct collection *collection, const struct version *version,
                              int everything, struct segment **sorted)
@@ -145,6 +174,9 @@ static uint32_t compact_pick(const struct collection *collection, const struct v
     }
     if (everything)
         return compact_pick_everything(sorted, count, limit);
+    uint32_t behind = compact_pick_behind(collection, sorted, count);
+    if (behind != 0)
+        return behind;
     uint32_t first = count; /* the earliest that the rule takes */
     for (uint32_t i = count; i-- > 0;) {
         if (smaller != 0 && smaller * COMPACT_GROWTH >= sorted[i]->info.rows)
@@ -306,9 +338,21 @@ static int compact_write_range(struct segment_writer *writer, const struct compa
         }
         row = end + 1;
     }
-    /* Else a merge would hold input and output resident at once. */
-    blocks_release(segment->full.file, segment->full.vectors_offset + first * (uint64_t)stride,
-                   (uint64_t)(last - first) * stride);
+    return code;
+}
+
+/* Piece by piece, so that a merge does not hold its input resident. */
+static int compact_write_input(struct segment_writer *writer, const struct compact_merge *merge,
+                               uint32_t input)
+{
+    const struct segment *segment = merge->inputs[input];
+    uint32_t rows = segment->info.rows, piece = COMPACT_COPIED / segment->info.vector_stride + 1;
+    int code = OMENDB_OK;
+    for (uint32_t first = 0, last; first < rows && code == OMENDB_OK; first = last) {
+        last = rows - first < piece ? rows : first + piece;
+        code = compact_write_range(writer, merge, input, first, last);
+        graph_release_vectors(&segment->full, first, last);
+    }
     return code;
 }
 
@@ -316,11 +360,10 @@ static int compact_write_vectors(struct segment_writer *writer, const struct com
 {
     int code = segment_writer_begin_section(writer, SECTION_VECTORS);
     if (code == OMENDB_OK && merge->base < merge->input_count)
-        code = compact_write_range(writer, merge, merge->base, 0,
-                                   merge->inputs[merge->base]->info.rows);
+        code = compact_write_input(writer, merge, merge->base);
     for (uint32_t i = 0; i < merge->input_count && code == OMENDB_OK; i++) {
         if (i != merge->base)
-            code = compact_write_range(writer, merge, i, 0, merge->inputs[i]->info.rows);
+            code = compact_write_input(writer, merge, i);
     }
     return code;
 }
@@ -409,6 +452,16 @@ static int compact_adopt(struct compact_build *build)
     return code;
 }
 
+/* The output's vectors, of the file that is being written. */
+static struct graph_view compact_full_view(const struct compact_merge *merge,
+                                           const struct rows_view *vectors)
+{
+    return (struct graph_view){.vectors = *vectors,
+                               .count = merge->rows,
+                               .file = merge->written,
+                               .vectors_offset = merge->written_offset};
+}
+
 static struct search_target compact_target(const struct compact_merge *merge,
                                            const struct rows_view *vectors,
                                            const struct graph *graph)
@@ -419,8 +472,11 @@ static struct search_target compact_target(const struct compact_merge *merge,
     target.full = target.walk;
     target.full.vectors = *vectors;
     target.full.kernel = merge->collection->kernel;
-    if (merge->codes != NULL)
+    if (merge->codes != NULL) {
         target.codes = checkpoint_code_format(merge->collection, &merge->info);
+        target.full.file = merge->written;
+        target.full.vectors_offset = merge->written_offset;
+    }
     return target;
 }
 
@@ -683,6 +739,7 @@ static int compact_gate_run(struct compact_gate *gate)
 {
     struct collection *collection = gate->merge->collection;
     omendb *db = collection->db;
+    const struct graph_view full = compact_full_view(gate->merge, gate->vectors);
     size_t hit_bytes = gate->ef * 8 * 4 * sizeof *gate->hits,
            vector_bytes = collection->schema.dim * 2 * sizeof(float);
     gate->scratch = scratch_take(db);
@@ -693,8 +750,11 @@ static int compact_gate_run(struct compact_gate *gate)
         gate->scratch == NULL || gate->hits == NULL || gate->parents == NULL || gate->query == NULL
             ? OMENDB_NOMEM
             : OMENDB_OK;
-    for (uint32_t i = 0; i < COMPACT_GATE_QUERIES && code == OMENDB_OK; i++)
+    for (uint32_t i = 0; i < COMPACT_GATE_QUERIES && code == OMENDB_OK; i++) {
         code = compact_gate_ask(gate);
+        if (gate->merge->codes != NULL && i % COMPACT_GATE_RELEASE == 0)
+            graph_release_vectors(&full, 0, full.count);
+    }
     if (code == OMENDB_OK) {
         gate->fresh_recall /= gate->queries;
         gate->old_recall /= gate->queries;
@@ -849,24 +909,22 @@ static int compact_write_calibration(struct segment_writer *writer,
 
 static int compact_write_graph(struct compact *compact, struct compact_merge *merge)
 {
-    struct block_file *written = NULL;
     struct graph *graph = NULL;
     struct graph_view view;
-    uint64_t offset;
-    int code = segment_writer_flush(compact->writer, SECTION_VECTORS, &written, &offset);
+    int code = segment_writer_flush(compact->writer, SECTION_VECTORS, &merge->written,
+                                    &merge->written_offset);
     if (code == OMENDB_OK) {
-        uint8_t *chunk = (uint8_t *)(uintptr_t)(written->base + offset);
+        uint8_t *chunk = (uint8_t *)(uintptr_t)(merge->written->base + merge->written_offset);
         struct rows_view vectors = {&chunk, 31, UINT32_MAX >> 1, merge->info.vector_stride};
-        checkpoint_make_codes(merge->collection, &vectors, merge->rows, &merge->info,
-                              &merge->codes);
-        if (merge->codes != NULL) /* the vectors are hardly read again before the end */
-            blocks_release(written, offset, merge->rows * (uint64_t)merge->info.vector_stride);
+        const struct graph_view full = compact_full_view(merge, &vectors);
+        checkpoint_make_codes(merge->collection, &full, &merge->info, &merge->codes);
         code = compact_build_graph(compact, merge, &vectors, &graph);
         if (code == OMENDB_OK) {
             graph_get_view(graph, &view);
             checkpoint_describe_graph(&view, merge->rows, &merge->info);
         }
-        segment_flush_close(compact->writer, written);
+        segment_flush_close(compact->writer, merge->written);
+        merge->written = NULL;
     }
     if (code == OMENDB_OK)
         code = checkpoint_write_links(compact->writer, &view, &merge->info);
@@ -1108,11 +1166,14 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
 
 #undef COMPACT_MAX_SEGMENTS
 #undef COMPACT_GROWTH
+#undef COMPACT_BEHIND
 #undef COMPACT_MAX_INPUTS
 #undef COMPACT_SLICE
 #undef COMPACT_GRAIN
+#undef COMPACT_COPIED
 #undef COMPACT_GATE_MIN_ROWS
 #undef COMPACT_GATE_QUERIES
 #undef COMPACT_GATE_K
+#undef COMPACT_GATE_RELEASE
 #undef COMPACT_GATE_LOSS
 #undef COMPACT_CURVE_GROWTH

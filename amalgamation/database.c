@@ -167,6 +167,8 @@ static void database_set_options(omendb *db, const omendb_options *options)
     if (db->wal_limit > UINT64_MAX / 4) /* twice as much is a number, too */
         db->wal_limit = UINT64_MAX / 4;
     db->tail_limit = options->tail_limit == 0 ? UINT64_C(8) << 20 : options->tail_limit;
+    if (db->tail_limit > UINT64_MAX / 64)
+        db->tail_limit = UINT64_MAX / 64;
     db->stall_timeout_us =
         (options->stall_timeout_ms == 0 ? UINT64_C(10000) : options->stall_timeout_ms) * 1000;
     db->log = options->log;
@@ -206,10 +208,11 @@ static int database_open_directory(omendb *db, const char *path, const omendb_op
         return code;
     db->storage.directory = NULL;
     if (code == OMENDB_NOTFOUND)
-        return error_set(code,
-                         create ? "\"%s\" cannot be created: its parent directory is not there"
-                                : "there is no database at \"%s\"",
-                         path);
+        return error_set(
+            code,
+            create ? "\"%s\" cannot be created: its parent directory is not there, or takes none"
+                   : "there is no database at \"%s\"",
+            path);
     if (code == OMENDB_FORMAT)
         return error_set(code, "\"%s\" is not a directory; a database is one", path);
     return error_set(code, "the directory \"%s\" cannot be opened", path);
@@ -221,6 +224,15 @@ static int database_recover(omendb *db, const char *path, const omendb_options *
     int code = recover_open(db, options->must_exist != 0);
     memory_end_maintenance();
     return code == OMENDB_OK ? code : database_name_path(code, path);
+}
+
+/* What the process before left to be done. */
+static void database_resume(omendb *db)
+{
+    for (size_t i = 0; i < db->catalog.count && !db->read_only; i++) {
+        work_notice_index(db->catalog.items[i]);
+        work_notice_merge(db->catalog.items[i]);
+    }
 }
 
 OMENDB_INTERNAL int database_open(const char *path, const omendb_options *options, omendb **db)
@@ -246,8 +258,10 @@ OMENDB_INTERNAL int database_open(const char *path, const omendb_options *option
         code = work_create(made, made->read_only ? 0 : options->threads);
     if (code == OMENDB_OK)
         code = database_recover(made, path, options);
-    if (code == OMENDB_OK)
+    if (code == OMENDB_OK) {
+        database_resume(made);
         code = work_start(made);
+    }
     if (code != OMENDB_OK) {
         database_free(made);
         return code;

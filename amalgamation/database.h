@@ -54,6 +54,15 @@
 enum work_queue_kind { WORK_INDEX, WORK_MERGE, WORK_HEAT, WORK_QUEUES };
 
 /* Magic numbers of handles, to tell a wrong pointer from a right one where that is possible. */
+/* Every handle begins with a uint32_t of its own value. One of another kind may be aligned less
+ * than the struct that it is taken for. */
+static inline int handle_is(const void *handle, uint32_t magic)
+{
+    uint32_t found;
+    memcpy(&found, handle, sizeof found);
+    return found == magic;
+}
+
 #define DATABASE_MAGIC   UINT32_C(0x4f6d4442)
 #define COLLECTION_MAGIC UINT32_C(0x4f6d436f)
 #define TXN_MAGIC        UINT32_C(0x4f6d5478)
@@ -414,12 +423,13 @@ OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection,
                                          struct part_info *info);
 OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, uint32_t indexed_rows,
                                                struct part_info *info);
-/* Codes of rows [0, rows), one after the other, of codes_stride bytes (memory_free_aligned); fills
- * the fields of `info` that belong to them. *codes is NULL, and step 0, where codes do not apply or
- * there is no memory for them: a graph is then walked over the vectors. */
+/* Codes of all rows of `full`, of which vectors and count are read, one after the other, of
+ * codes_stride bytes (memory_free_aligned); fills the fields of `info` that belong to them. *codes
+ * is NULL, and step 0, where codes do not apply or there is no memory for them: a graph is then
+ * walked over the vectors. Else mapped vectors are released. */
 OMENDB_INTERNAL void checkpoint_make_codes(const struct collection *collection,
-                                           const struct rows_view *vectors, uint32_t rows,
-                                           struct part_info *info, uint8_t **codes);
+                                           const struct graph_view *full, struct part_info *info,
+                                           uint8_t **codes);
 /* Chooses a range from rows spread over all; step 0: there is none. */
 OMENDB_INTERNAL int checkpoint_choose_codes(const struct collection *collection,
                                             const struct rows_view *vectors, uint32_t rows,
@@ -467,10 +477,15 @@ OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count,
                                   int (*fn)(void *context, uint64_t index), void *context);
 /* checkpoint_run with all the memory there is. */
 OMENDB_INTERNAL int work_checkpoint(omendb *db, int force);
+/* What one call of a writer did so far about OMENDB_NOMEM; zeroes at first. */
+struct work_wait {
+    uint64_t until_us;
+    uint64_t merges_ended;
+    uint32_t checkpoints;
+};
 /* After OMENDB_NOMEM under memory_limit: makes a checkpoint, or waits for a merge, where that gives
- * memory back; 1: try again. Else the sentence stays. *waited: 0 at first; stall_timeout bounds it.
- */
-OMENDB_INTERNAL int work_relieve(omendb *db, uint64_t *waited);
+ * memory back; 1: try again. Else the sentence stays. stall_timeout bounds it. */
+OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait);
 /* Slows a writer that is about to add `bytes` to the collection; OMENDB_BUSY after stall_timeout.
  */
 OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes);

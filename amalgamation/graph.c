@@ -391,6 +391,14 @@ OMENDB_INTERNAL void graph_get_view(const struct graph *graph, struct graph_view
     view->levels_offset = GRAPH_NOT_IN_FILE;
 }
 
+OMENDB_INTERNAL void graph_release_vectors(const struct graph_view *view, uint32_t first,
+                                           uint32_t last)
+{
+    uint64_t stride = view->vectors.stride;
+    if (view->file != NULL)
+        blocks_release(view->file, view->vectors_offset + first * stride, (last - first) * stride);
+}
+
 /* Lists of a view, trusting nothing */
 
 static int graph_view_upper_slots(const struct graph_view *view, uint32_t row, uint32_t level,

@@ -211,6 +211,11 @@ OMENDB_INTERNAL int graph_repair(struct graph *graph, struct graph_scratch *scra
  * reachable from them safe. */
 OMENDB_INTERNAL void graph_get_view(const struct graph *graph, struct graph_view *view);
 
+/* The vectors of rows [first, last) will not be read again soon: of a file that is mapped they need
+ * not stay resident. */
+OMENDB_INTERNAL void graph_release_vectors(const struct graph_view *view, uint32_t first,
+                                           uint32_t last);
+
 /* Structural check of a view: every link < count, levels <= GRAPH_MAX_LEVEL, upper blocks in
  * bounds, entry valid, how many of rows [0, indexed) cannot be reached from the entry at the base.
  * Calls `report` for each kind of defect with a sentence. OMENDB_CORRUPT if there was one

@@ -91,7 +91,7 @@ struct manifest_check {
 static int manifest_refuse(const struct manifest_check *check, const char *what, const char *why)
 {
     return error_set(check->code, "%s: %s %s; %s", check->name, what, why,
-                     check->code == OMENDB_CORRUPT ? "restore from a backup, or salvage"
+                     check->code == OMENDB_CORRUPT ? "restore from a backup"
                                                    : "it was not written");
 }
 
@@ -504,10 +504,9 @@ struct manifest_input {
 
 static int manifest_too_short(const struct manifest_input *input)
 {
-    return error_set(
-        OMENDB_CORRUPT,
-        "%s: offset %zu: its counts do not fit its %zu bytes; restore from a backup, or salvage",
-        input->name, input->at, input->length);
+    return error_set(OMENDB_CORRUPT,
+                     "%s: offset %zu: its counts do not fit its %zu bytes; restore from a backup",
+                     input->name, input->at, input->length);
 }
 
 /* The next `count` items of `item` bytes, or NULL. */
@@ -660,8 +659,7 @@ static int manifest_verify(const struct manifest_input *input, uint64_t number)
         return code;
     if (format_get64(bytes + FORMAT_MANIFEST_LENGTH) != input->length)
         return error_set(OMENDB_CORRUPT,
-                         "%s: has %zu bytes, expected %" PRIu64
-                         "; restore from a backup, or salvage",
+                         "%s: has %zu bytes, expected %" PRIu64 "; restore from a backup",
                          input->name, input->length, format_get64(bytes + FORMAT_MANIFEST_LENGTH));
     if (format_get64(bytes + FORMAT_MANIFEST_NUMBER) != number)
         return error_set(OMENDB_CORRUPT,
@@ -673,7 +671,7 @@ static int manifest_verify(const struct manifest_input *input, uint64_t number)
     if (crc != stored)
         return error_set(OMENDB_CORRUPT,
                          "%s: offset %d: checksum %08" PRIx32 ", expected %08" PRIx32
-                         "; restore from a backup, or salvage",
+                         "; restore from a backup",
                          input->name, FORMAT_HEADER_BYTES, crc, stored);
     return OMENDB_OK;
 }
@@ -689,8 +687,7 @@ static int manifest_load(struct storage *storage, const char *name, uint8_t **by
     code = storage_size(storage, &file, &size);
     if (code == OMENDB_OK && (size < FORMAT_MANIFEST_BYTES || size > SIZE_MAX))
         code = error_set(OMENDB_CORRUPT,
-                         "%s: has %" PRIu64
-                         " bytes, too few for a manifest; restore from a backup, or salvage",
+                         "%s: has %" PRIu64 " bytes, too few for a manifest; restore from a backup",
                          name, size);
     if (code == OMENDB_OK) {
         *length = (size_t)size;
@@ -742,8 +739,7 @@ OMENDB_INTERNAL int manifest_read(struct storage *storage, struct manifest *mani
         missing = number;
     }
     return error_set(OMENDB_CORRUPT,
-                     "%s names MANIFEST-%" PRIu64
-                     ", which is missing; restore from a backup, or salvage",
+                     "%s names MANIFEST-%" PRIu64 ", which is missing; restore from a backup",
                      MANIFEST_CURRENT, missing);
 }
 

@@ -10,6 +10,10 @@
  * - a size above PTRDIFF_MAX fails here, whatever the hooks are; so a product or sum that does not
  *   fit (memory_multiply, memory_add give SIZE_MAX) can be passed on without a check.
  *
+ * Without hooks, large blocks are pages of their own: what a merge or a checkpoint frees goes back
+ * to the system at once. malloc keeps much of it, since each large block that is freed raises the
+ * size up to which it does not ask the system (measured: 400 of 530 MB after a build).
+ *
  * Aligned blocks are cut out of larger ones, because the hooks know only malloc's alignment. The
  * address that the hook gave is kept in the word before the block:
  *
@@ -29,6 +33,12 @@
 
 #define MEMORY_HUGE_PAGE      ((size_t)2 << 20)
 #define MEMORY_HUGE_THRESHOLD ((size_t)4 << 20)
+/* From here on blocks are pages of their own. AddressSanitizer guards only those of malloc. */
+#if defined(__SANITIZE_ADDRESS__)
+#define MEMORY_MAPPED SIZE_MAX
+#else
+#define MEMORY_MAPPED ((size_t)1 << 20)
+#endif
 
 static _Thread_local uint32_t memory_maintenance; /* how deep in it this thread is */
 
@@ -42,24 +52,36 @@ OMENDB_INTERNAL void memory_end_maintenance(void)
     memory_maintenance--;
 }
 
+static void *memory_system_zalloc(size_t size)
+{
+    return size >= MEMORY_MAPPED ? platform_map_pages(size) : calloc(1, size);
+}
+
 static void *memory_system_alloc(void *context, size_t size)
 {
     (void)context;
-    return malloc(size);
-}
-
-static void *memory_system_resize(void *context, void *block, size_t old_size, size_t new_size)
-{
-    (void)context;
-    (void)old_size;
-    return realloc(block, new_size);
+    return size >= MEMORY_MAPPED ? platform_map_pages(size) : malloc(size);
 }
 
 static void memory_system_release(void *context, void *block, size_t size)
 {
     (void)context;
-    (void)size;
-    free(block);
+    if (size >= MEMORY_MAPPED)
+        platform_unmap_pages(block, size);
+    else
+        free(block);
+}
+
+static void *memory_system_resize(void *context, void *block, size_t old_size, size_t new_size)
+{
+    if (old_size < MEMORY_MAPPED && new_size < MEMORY_MAPPED)
+        return realloc(block, new_size);
+    void *moved = memory_system_alloc(context, new_size);
+    if (moved == NULL)
+        return NULL;
+    memcpy(moved, block, old_size < new_size ? old_size : new_size);
+    memory_system_release(context, block, old_size);
+    return moved;
 }
 
 OMENDB_INTERNAL void memory_init(struct memory *memory, const omendb_allocator *hooks,
@@ -129,7 +151,7 @@ static void *memory_from_hooks(struct memory *memory, size_t size, int zeroed)
     if (!zeroed)
         return memory->hooks.alloc(memory->hooks.context, size);
     if (memory->hooks.alloc == memory_system_alloc)
-        return calloc(1, size);
+        return memory_system_zalloc(size);
     block = memory->hooks.alloc(memory->hooks.context, size);
     if (block != NULL)
         memset(block, 0, size);
@@ -241,3 +263,4 @@ OMENDB_INTERNAL void memory_free_aligned(struct memory *memory, void *block, siz
 
 #undef MEMORY_HUGE_PAGE
 #undef MEMORY_HUGE_THRESHOLD
+#undef MEMORY_MAPPED

@@ -189,6 +189,19 @@ OMENDB_INTERNAL void platform_advise_huge(void *memory, size_t size)
 #endif
 }
 
+OMENDB_INTERNAL void *platform_map_pages(size_t size)
+{
+    void *pages = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return pages == MAP_FAILED ? NULL : pages;
+}
+
+OMENDB_INTERNAL void platform_unmap_pages(void *pages, size_t size)
+{
+    const int failed = munmap(pages, size);
+    assert(!failed);
+    (void)failed;
+}
+
 /* For systems that refuse to give entropy (a sandbox): time, process and address, mixed as in
  * splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014). */
 static void platform_random_fallback(unsigned char *bytes, size_t size)

@@ -40,6 +40,10 @@ OMENDB_INTERNAL void platform_sleep_us(uint64_t us);
 OMENDB_INTERNAL uint32_t platform_cores(void);   /* that this process may use; at least 1 */
 OMENDB_INTERNAL uint64_t platform_process(void); /* changes in a forked child */
 OMENDB_INTERNAL void platform_advise_huge(void *memory, size_t size);
+/* Zeroed pages of their own, which go back to the system at once when they are given back; NULL
+ * when there are none. size: not 0. */
+OMENDB_INTERNAL void *platform_map_pages(size_t size);
+OMENDB_INTERNAL void platform_unmap_pages(void *pages, size_t size);
 OMENDB_INTERNAL void platform_random(void *out, size_t size); /* not for secrets: salts of logs */
 
 /* Hint to a spinning core. */

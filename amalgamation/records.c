@@ -13,9 +13,9 @@ OMENDB_INTERNAL int records_check_type(uint32_t type)
     if (type <= OMENDB_B1)
         return OMENDB_OK;
     return error_set(OMENDB_INVALID,
-                     "vector_type is %u; there are f32 (0), f16 (1), bf16 (2), i8 (3), u8 (4) and "
+                     "vector_type is %d; there are f32 (0), f16 (1), bf16 (2), i8 (3), u8 (4) and "
                      "b1 (5)",
-                     type);
+                     (int)type);
 }
 
 OMENDB_INTERNAL int records_refuse_type(const struct collection *collection, int type)
@@ -23,11 +23,12 @@ OMENDB_INTERNAL int records_refuse_type(const struct collection *collection, int
     const char *stored = omendb_scalar_name((int)collection->schema.scalar);
     if (type < OMENDB_F32 || type > OMENDB_B1)
         return records_check_type((uint32_t)type);
-    return error_set(
-        OMENDB_INVALID,
-        "collection \"%s\" stores %s vectors, which cannot be given as %s; ask for f32 "
-        "or %s",
-        collection->name, stored, omendb_scalar_name(type), stored);
+    return error_set(OMENDB_INVALID,
+                     "collection \"%s\" stores %s vectors, which cannot be given as %s; ask for "
+                     "f32%s%s",
+                     collection->name, stored, omendb_scalar_name(type),
+                     collection->schema.scalar == OMENDB_F32 ? "" : " or ",
+                     collection->schema.scalar == OMENDB_F32 ? "" : stored);
 }
 
 OMENDB_INTERNAL int records_convert(const struct collection *collection, const void *vector,

@@ -356,6 +356,16 @@ static int recover_successor(omendb *db, const struct recover_listing *listing, 
     return OMENDB_OK;
 }
 
+static void recover_tell_torn(omendb *db, const struct wal_replay *log)
+{
+    char text[ERROR_TEXT_BYTES];
+    snprintf(text, sizeof text,
+             "wal-%llu: offset %llu: a record that was never finished, or was damaged since; the "
+             "log was cut there",
+             (unsigned long long)log->number, (unsigned long long)log->end);
+    database_log(db, OMENDB_OK, text);
+}
+
 /* Replays from db->replay_* on. */
 static int recover_logs(omendb *db, const struct recover_listing *listing, uint64_t *delivered)
 {
@@ -380,8 +390,7 @@ static int recover_logs(omendb *db, const struct recover_listing *listing, uint6
             break;
         db->replay_offset = log.end;
         if (log.torn && !db->read_only)
-            database_log(db, OMENDB_OK,
-                         "the log ended in a record that was never finished; it was cut");
+            recover_tell_torn(db, &log);
         if (successor == 0)
             break;
         db->replay_wal = successor;

@@ -182,7 +182,7 @@ OMENDB_INTERNAL void rows_free(omendb_rows *rows)
 
 OMENDB_INTERNAL int rows_is_valid(const omendb_rows *rows)
 {
-    return rows != NULL && rows->magic == ROWS_MAGIC;
+    return rows != NULL && handle_is(rows, ROWS_MAGIC);
 }
 
 OMENDB_INTERNAL omendb *rows_database(const omendb_rows *rows)

@@ -336,6 +336,8 @@ static void search_effort(const struct search_request *request, const struct sea
             (struct calibration_answer){ef, request->stretch, 0.0f, OMENDB_EXPLAIN_UNCALIBRATED};
         if (curve != NULL && request->stretch == 0.0f)
             calibration_find_recall(curve, k, ef, answer);
+        if (answer->recall == 0.0f)
+            answer->warnings |= OMENDB_EXPLAIN_UNCALIBRATED;
     }
     answer->ef = answer->ef < source->row_limit ? answer->ef : source->row_limit;
 }

@@ -486,9 +486,8 @@ struct segment_footer {
 
 static int segment_corrupt(const char *name, uint64_t offset, const char *why)
 {
-    return error_set(OMENDB_CORRUPT,
-                     "%s: footer (offset %" PRIu64 "): %s; restore from a backup, or salvage", name,
-                     offset, why);
+    return error_set(OMENDB_CORRUPT, "%s: footer (offset %" PRIu64 "): %s; restore from a backup",
+                     name, offset, why);
 }
 
 static int segment_check_header(struct storage *storage, struct storage_file *file,
@@ -540,8 +539,7 @@ static int segment_read_footer(struct storage *storage, struct storage_file *fil
         return code;
     if (present != size || size < BLOCK_BYTES + FORMAT_TRAILER_BYTES || size > INT64_MAX)
         return error_set(OMENDB_CORRUPT,
-                         "%s: has %" PRIu64 " bytes, expected %" PRIu64
-                         "; restore from a backup, or salvage",
+                         "%s: has %" PRIu64 " bytes, expected %" PRIu64 "; restore from a backup",
                          file->name, present, size);
     code = storage_read(storage, file, size - sizeof trailer, trailer, sizeof trailer);
     if (code == OMENDB_OK)
@@ -562,7 +560,7 @@ static int segment_read_footer(struct storage *storage, struct storage_file *fil
     if (code == OMENDB_OK && (crc != stored || crc != footer_crc))
         code = error_set(OMENDB_CORRUPT,
                          "%s: footer (offset %" PRIu64 "): checksum %08" PRIx32
-                         ", expected %08" PRIx32 "; restore from a backup, or salvage",
+                         ", expected %08" PRIx32 "; restore from a backup",
                          file->name, size - footer->length, crc, footer_crc);
     return code;
 }

@@ -285,6 +285,10 @@ OMENDB_INTERNAL int wal_close(struct wal *wal)
         return OMENDB_OK;
     memory_free(wal->storage->memory, wal->buffer, WAL_BUFFER_BYTES);
     wal->buffer = NULL;
+    /* What was reserved in vain; where it cannot be given back the zeros do no harm. */
+    if (wal->allocated > wal->length && !atomic_load_explicit(&wal->poisoned, memory_order_acquire))
+        (void)storage_truncate(wal->storage, &wal->file, wal->length);
+    wal->allocated = 0;
     return storage_close(wal->storage, &wal->file);
 }
 
@@ -499,7 +503,7 @@ static int wal_corrupt(const struct wal_reader *reader, uint64_t offset, const c
 {
     return error_set(OMENDB_CORRUPT,
                      "%s: record at offset %" PRIu64
-                     " is damaged although %s; restore from a backup, or salvage",
+                     " is damaged although %s; restore from a backup",
                      reader->file.name, offset, why);
 }
 
@@ -509,8 +513,7 @@ static int wal_header_missing(struct wal_reader *reader, struct wal_replay *repl
 {
     struct wal_search search;
     if (replay->final_length != WAL_LENGTH_UNKNOWN)
-        return error_set(OMENDB_CORRUPT,
-                         "%s: header (offset 0) is damaged; restore from a backup, or salvage",
+        return error_set(OMENDB_CORRUPT, "%s: header (offset 0) is damaged; restore from a backup",
                          reader->file.name);
     int code = wal_search_behind(reader, 0, &search);
     if (code != OMENDB_OK)
@@ -518,8 +521,7 @@ static int wal_header_missing(struct wal_reader *reader, struct wal_replay *repl
                    ? error_set(OMENDB_NOTFOUND, "%s was never completed", reader->file.name)
                    : code;
     if (search.vouched)
-        return error_set(OMENDB_CORRUPT,
-                         "%s: header (offset 0) is damaged; restore from a backup, or salvage",
+        return error_set(OMENDB_CORRUPT, "%s: header (offset 0) is damaged; restore from a backup",
                          reader->file.name);
     replay->torn = search.nonzero;
     return error_set(OMENDB_NOTFOUND,
@@ -573,7 +575,7 @@ static int wal_begin(struct wal_reader *reader, struct wal_replay *replay)
         (replay->final_length > reader->size || replay->final_length < replay->end))
         return error_set(OMENDB_CORRUPT,
                          "%s: has %" PRIu64 " bytes, but %" PRIu64
-                         " were durable; restore from a backup, or salvage",
+                         " were durable; restore from a backup",
                          reader->file.name, reader->size, replay->final_length);
     if (replay->end % FORMAT_RECORD_ALIGN != 0 || replay->end > reader->size)
         return error_set(OMENDB_CORRUPT,

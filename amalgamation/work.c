@@ -10,11 +10,16 @@
  * a limit does the work itself. */
 #include "database.h"
 
+#include <stdio.h>
 #include <string.h>
 
-#define WORK_INDEX_ROWS   256
-#define WORK_POLL_US      1000
-#define WORK_SEALED_TAILS 4
+#define WORK_INDEX_ROWS 256
+#define WORK_POLL_US    1000
+/* Times tail_limit: rows that wait for a merge slow writers from the first on, and stop them at the
+ * second. */
+#define WORK_SEALED_TAILS   4
+#define WORK_TAILS_AT_MOST  16
+#define WORK_SHORT_DELAY_US 1000000
 
 struct work_job {
     struct work_job *next;
@@ -47,6 +52,7 @@ struct work_state {
     _Atomic uint64_t settled_bytes;
     _Atomic uint32_t merge_starved; /* 1: the last merge failed for want of memory */
     uint32_t merging;
+    _Atomic uint64_t merges_ended; /* however they ended */
     struct work_queue queues[WORK_QUEUES];
     struct work_job *jobs;
 };
@@ -117,10 +123,14 @@ OMENDB_INTERNAL void work_notice_log(omendb *db)
 
 /* ------------------------------------------------------------------ units */
 
-static void work_report(omendb *db, int code)
+/* Nothing is lost when background work fails: what it was to do stays to be done. */
+static void work_report(omendb *db, const char *what, int code)
 {
-    if (code != OMENDB_OK && code != OMENDB_DONE)
-        database_log(db, code, error_text());
+    char text[ERROR_TEXT_BYTES];
+    if (code == OMENDB_OK || code == OMENDB_DONE)
+        return;
+    snprintf(text, sizeof text, "%s put off: %.440s", what, error_text());
+    database_log(db, code, text);
 }
 
 /* At least `quarters` of what writers may use is in use, and a checkpoint would give an eighth
@@ -139,10 +149,11 @@ static int work_is_pressed(const omendb *db, uint64_t quarters)
 
 OMENDB_INTERNAL int work_checkpoint(omendb *db, int force)
 {
+    uint64_t made = atomic_load(&db->checkpoints);
     memory_begin_maintenance();
     int code = checkpoint_run(db, force);
     memory_end_maintenance();
-    if (code == OMENDB_OK)
+    if (code == OMENDB_OK && (force || atomic_load(&db->checkpoints) != made))
         atomic_store(&db->work->settled_bytes, atomic_load(&db->memory.used));
     return code;
 }
@@ -155,34 +166,68 @@ static int work_is_merging(struct work_state *work)
     return merging;
 }
 
-OMENDB_INTERNAL int work_relieve(omendb *db, uint64_t *waited)
+static uint64_t work_now_us(const omendb *db)
+{
+    return db->storage.vfs->now_us(db->storage.vfs->context);
+}
+
+/* Until the merge has ended or given something back, or the time is over. */
+static void work_await_merge(omendb *db, uint64_t before, uint64_t until_us)
+{
+    do {
+        platform_sleep_us(WORK_POLL_US);
+    } while (work_is_merging(db->work) && atomic_load(&db->memory.used) >= before &&
+             work_now_us(db) < until_us);
+}
+
+/* A checkpoint for a writer; 1: worth another try. `text`: why the writer has no memory. */
+static int work_relieve_by_checkpoint(omendb *db, const struct work_wait *wait, int in_time,
+                                      int merged, const char *text)
+{
+    int first = wait->checkpoints == 1;
+    uint64_t before = atomic_load(&db->memory.used);
+    int code = work_checkpoint(db, 1);
+    if (code != OMENDB_NOMEM && code != OMENDB_OK && first)
+        return 1; /* trying again may tell the writer why */
+    error_adopt(OMENDB_NOMEM, text);
+    int merging = work_is_merging(db->work);
+    if (code == OMENDB_NOMEM && in_time && merging) {
+        work_await_merge(db, before, wait->until_us);
+        return 1;
+    }
+    /* Where another thread was at a checkpoint this waited for it; it may be over already, so the
+     * first time is worth a try. What it freed, a merge may have taken: that will come back. */
+    return code == OMENDB_OK &&
+           (first || (in_time && (merged || merging || atomic_load(&db->memory.used) < before)));
+}
+
+OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
 {
     char text[ERROR_TEXT_BYTES];
-    uint64_t before = atomic_load(&db->memory.used);
+    uint64_t now = work_now_us(db), ended = atomic_load(&db->work->merges_ended);
+    int merged = ended != wait->merges_ended;
     if (db->memory.limit == 0)
         return 0;
+    if (wait->until_us == 0)
+        wait->until_us = now + db->stall_timeout_us;
+    wait->merges_ended = ended;
+    int in_time = now < wait->until_us, pressed = work_is_pressed(db, 0);
     /* A merge gives back more than a checkpoint of little, which would only make a small segment.
      */
-    if (*waited < db->stall_timeout_us && !work_is_pressed(db, 0) && work_is_merging(db->work)) {
-        do {
-            platform_sleep_us(WORK_POLL_US);
-            *waited += WORK_POLL_US;
-        } while (*waited < db->stall_timeout_us && atomic_load(&db->memory.used) >= before &&
-                 work_is_merging(db->work));
+    if (in_time && !pressed && work_is_merging(db->work)) {
+        work_await_merge(db, atomic_load(&db->memory.used), wait->until_us);
         return 1;
     }
     if (db->in_memory)
         return 0;
-    /* Where another thread is at a checkpoint this waits for it; it may be over already, so the
-     * first time is worth a try. */
-    int first = (*waited)++ == 0;
+    if (wait->checkpoints != 0 && !pressed) {
+        if (in_time && merged)
+            platform_sleep_us(WORK_POLL_US);
+        return in_time && merged;
+    }
+    wait->checkpoints++;
     memcpy(text, error_text(), strlen(error_text()) + 1);
-    int code = work_checkpoint(db, 1);
-    if (code != OMENDB_NOMEM && code != OMENDB_OK)
-        return first; /* trying again may tell the writer why */
-    error_adopt(OMENDB_NOMEM, text);
-    return code == OMENDB_OK &&
-           (first || (*waited < db->stall_timeout_us && atomic_load(&db->memory.used) < before));
+    return work_relieve_by_checkpoint(db, wait, in_time, merged, text);
 }
 
 /* Whether the log asks for a checkpoint; after a failed one only when it has grown by a quarter of
@@ -201,7 +246,7 @@ static int work_wants_checkpoint(const struct work_state *work)
 static int work_do_checkpoint(struct work_state *work)
 {
     int code = work_checkpoint(work->db, work_is_pressed(work->db, 2));
-    work_report(work->db, code);
+    work_report(work->db, "a checkpoint", code);
     platform_mutex_lock(&work->mutex);
     work->checkpointing = 0;
     work->retry_bytes =
@@ -244,7 +289,7 @@ static int work_do_index(struct work_state *work, struct collection *collection)
     scratch_give(db, scratch);
     if (more)
         work_notice_index(collection);
-    work_report(db, code);
+    work_report(db, "indexing", code);
     collection_release(collection);
     return code;
 }
@@ -266,7 +311,7 @@ static int work_do_heat(struct work_state *work, struct collection *collection)
         }
     }
     version_release(version);
-    work_report(db, code);
+    work_report(db, "a copy for speed", code);
     collection_release(collection);
     return code;
 }
@@ -301,7 +346,7 @@ static int work_do_merge(struct work_state *work, struct collection **batch, siz
     int merged = 0;
     int code = compact_run(work->db, batch, count, 0, NULL, NULL, &merged);
     atomic_store(&work->merge_starved, code == OMENDB_NOMEM);
-    work_report(work->db, code);
+    work_report(work->db, "a merge", code);
     for (size_t i = 0; i < count; i++) {
         if (code == OMENDB_OK && merged)
             work_notice_merge(batch[i]);
@@ -429,8 +474,8 @@ OMENDB_INTERNAL int work_merge_begin(omendb *db,
     while (work->merging && code == OMENDB_OK) {
         platform_condition_wait_for(&work->condition, &work->mutex, WORK_POLL_US * 100);
         platform_mutex_unlock(&work->mutex);
-        if (progress != NULL &&
-            progress(context, atomic_load(&db->merge_done), atomic_load(&db->merge_rows)) != 0)
+        uint64_t done = atomic_load(&db->merge_done), rows = atomic_load(&db->merge_rows);
+        if (progress != NULL && rows != 0 && progress(context, done, rows) != 0)
             code = error_set(OMENDB_DONE, "stopped by the progress function");
         platform_mutex_lock(&work->mutex);
     }
@@ -443,6 +488,7 @@ OMENDB_INTERNAL int work_merge_begin(omendb *db,
 OMENDB_INTERNAL void work_merge_end(omendb *db)
 {
     struct work_state *work = db->work;
+    atomic_fetch_add(&work->merges_ended, 1);
     platform_mutex_lock(&work->mutex);
     work->merging = 0;
     platform_condition_broadcast(&work->condition);
@@ -451,17 +497,26 @@ OMENDB_INTERNAL void work_merge_end(omendb *db)
 
 /* ------------------------------------------------------------------ slowing writers */
 
-static int work_is_over(struct collection *collection)
+/* How a writer is to be slowed. */
+enum work_delay {
+    WORK_NO_DELAY,
+    WORK_SHORT_DELAY, /* rows wait for a merge; it is going on, and the writer need not see its end
+                       */
+    WORK_FULL_DELAY   /* until it is better, or stall_timeout */
+};
+
+static enum work_delay work_delay_for(struct collection *collection)
 {
     omendb *db = collection->db;
     struct version *version = version_acquire(collection);
     uint64_t growing = version_growing_tail_bytes(version, collection->vector_bytes);
     uint64_t all = version_unindexed_bytes(version, collection->vector_bytes);
     version_release(version);
-    /* What was sealed before it was linked waits for a merge, which takes longer than writers can
-     * be kept waiting: it gets room for some checkpoints. */
-    return growing >= db->tail_limit || all / WORK_SEALED_TAILS >= db->tail_limit ||
-           atomic_load(&db->log_bytes) >= db->wal_limit * 2 || work_is_pressed(db, 3);
+    if (growing >= db->tail_limit || all / WORK_TAILS_AT_MOST >= db->tail_limit ||
+        atomic_load(&db->log_bytes) >= db->wal_limit * 2 || work_is_pressed(db, 3))
+        return WORK_FULL_DELAY;
+    /* What was sealed before it was linked gets room for some checkpoints. */
+    return all / WORK_SEALED_TAILS >= db->tail_limit ? WORK_SHORT_DELAY : WORK_NO_DELAY;
 }
 
 /* A writer without background threads brings things under the limits itself. */
@@ -470,7 +525,8 @@ static int work_throttle_alone(struct collection *collection)
     omendb *db = collection->db;
     int code = OMENDB_OK, did = 1;
     while (code == OMENDB_OK && did &&
-           (work_is_over(collection) || atomic_load(&db->log_bytes) >= db->wal_limit)) {
+           (work_delay_for(collection) != WORK_NO_DELAY ||
+            atomic_load(&db->log_bytes) >= db->wal_limit)) {
         if (atomic_load(&db->log_bytes) >= db->wal_limit || work_is_pressed(db, 2))
             code = work_checkpoint(db, 1);
         else
@@ -483,7 +539,8 @@ static int work_throttle_alone(struct collection *collection)
 static int work_refuse(const struct collection *collection, uint64_t waited)
 {
     const omendb *db = collection->db;
-    const char *reason = "indexing is behind by more than tail_limit; write slower or raise it";
+    const char *reason = "indexing is behind by more than tail_limit; wait, call "
+                         "omendb_optimize, or raise it";
     if (work_is_pressed(db, 3))
         reason = "checkpoints do not free memory as fast as it fills up; raise memory_limit";
     else if (atomic_load(&db->log_bytes) >= db->wal_limit * 2)
@@ -502,7 +559,10 @@ OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes)
     if (db->work->thread_count == 0)
         return work_throttle_alone(collection);
     uint64_t waited = 0;
-    while (work_is_over(collection)) {
+    enum work_delay delay;
+    while ((delay = work_delay_for(collection)) != WORK_NO_DELAY) {
+        if (delay == WORK_SHORT_DELAY && waited >= WORK_SHORT_DELAY_US)
+            break;
         uint32_t failed = atomic_load(&db->checkpoint_failed);
         if (failed != 0 &&
             (atomic_load(&db->log_bytes) >= db->wal_limit * 2 || waited >= db->stall_timeout_us)) {
@@ -606,3 +666,5 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
 #undef WORK_INDEX_ROWS
 #undef WORK_POLL_US
 #undef WORK_SEALED_TAILS
+#undef WORK_TAILS_AT_MOST
+#undef WORK_SHORT_DELAY_US

@@ -191,6 +191,19 @@ TEST(a_query_without_sense_is_refused)
     query.radius = NAN;
     CHECK(input_is(omendb_search(input_l2, NULL, &query, ids, NULL, &count), OMENDB_INVALID, ""));
     query.use_radius = 0;
+    query.radius = 1.0f;
+    CHECK(input_is(omendb_search(input_l2, NULL, &query, ids, NULL, &count), OMENDB_INVALID,
+                   "use_radius"));
+    query.radius = 0.0f;
+    query.exact = 2;
+    CHECK(input_is(omendb_search(input_l2, NULL, &query, ids, NULL, &count), OMENDB_INVALID,
+                   "exact"));
+    query.exact = 0;
+    query.k = SIZE_MAX / 64;
+    CHECK(input_is(omendb_search_batch(input_l2, NULL, &query, zero, 16, ids, NULL, NULL),
+                   OMENDB_TOOBIG, "16 queries"));
+    query.k = 10;
+    CHECK(input_is(omendb_get(input_l2, NULL, 999, 77, NULL), OMENDB_INVALID, "77"));
     query.stretch = NAN;
     CHECK(input_is(omendb_search(input_l2, NULL, &query, ids, NULL, &count), OMENDB_INVALID, ""));
     query.stretch = 0.5f;
@@ -244,6 +257,7 @@ TEST(null_where_none_is_allowed_is_misuse)
     CHECK(input_is(omendb_txn_begin(NULL, OMENDB_READ_WRITE, &txn), OMENDB_MISUSE, ""));
     CHECK(input_is(omendb_txn_commit(NULL), OMENDB_MISUSE, ""));
     CHECK(input_is(omendb_checkpoint(NULL), OMENDB_MISUSE, ""));
+    CHECK(input_is(omendb_checkpoint((omendb *)(void *)input_l2), OMENDB_MISUSE, "db"));
     CHECK(input_is(omendb_optimize(NULL, NULL, NULL), OMENDB_MISUSE, ""));
     CHECK(input_is(omendb_backup(input_db, NULL), OMENDB_MISUSE, ""));
     omendb_txn_rollback(NULL);
@@ -654,6 +668,7 @@ static int input_add_beyond_limit(int32_t threads, uint64_t *checkpoints)
     schema.ef_construction = 8;
     options.memory_limit = OMENDB_MEMORY_LIMIT_MIN;
     options.threads = threads;
+    options.stall_timeout_ms = 300000; /* a slow build's merge holds what the writer waits for */
     options.sync = OMENDB_SYNC_OFF;
     options.wal_limit = UINT64_C(1) << 30;
     options.tail_limit = UINT64_C(1) << 30;

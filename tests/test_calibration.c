@@ -500,9 +500,20 @@ TEST(answers_lie_between_the_entries)
         calibration_find_recall(&curve, 10, ef, &answer);
         CHECK(beyond || answer.recall >= recall - 1e-5f);
     }
+    ef = 10;
+    for (size_t k = 10; k <= 100; k++) {
+        calibration_find_effort(&curve, k, 0.5f, &answer);
+        CHECK(answer.ef >= ef && answer.ef <= 100);
+        CHECK_EQ_INT(answer.warnings, 0);
+        ef = answer.ef;
+    }
+    CHECK_EQ_INT(ef, 100);
     calibration_find_effort(&curve, 11, 0.5f, &answer);
-    CHECK_EQ_INT(answer.ef, 100);
-    CHECK_EQ_INT(answer.warnings, 0);
+    CHECK(answer.ef <= 12);
+    calibration_find_recall(&curve, 10, 64, &answer);
+    const float of_ten = answer.recall;
+    calibration_find_recall(&curve, 11, 64, &answer);
+    CHECK(answer.recall > 0.9f * of_ten && answer.recall <= of_ten);
     calibration_find_effort(&curve, 1000, 0.5f, &answer);
     CHECK_EQ_INT(answer.ef, 1000);
     CHECK_EQ_INT(answer.warnings, OMENDB_EXPLAIN_K_BEYOND);

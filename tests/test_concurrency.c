@@ -346,5 +346,54 @@ TEST(automatic_ids_are_given_once)
     CHECK_EQ_INT(count, 240);
 }
 
+/* One record a millisecond. */
+static void *threads_trickle(void *argument)
+{
+    struct threads_world *world = argument;
+    float vector[THREADS_DIM] = {0};
+    omendb_record record = OMENDB_RECORD_INIT;
+    record.vector = vector;
+    while (!atomic_load(&world->stop)) {
+        const struct timespec pause = {0, 1000000};
+        threads_expect(world, omendb_add(world->collection, NULL, &record, NULL) == OMENDB_OK,
+                       "a small add failed beside a batch that does not fit");
+        nanosleep(&pause, NULL);
+    }
+    return NULL;
+}
+
+/* What others write meanwhile gives a checkpoint something to do; it gives no room for this. */
+TEST(a_batch_that_never_fits_is_refused_after_few_checkpoints)
+{
+    enum { ROWS = 120000 };
+    static struct threads_world world;
+    static float vectors[ROWS * THREADS_DIM];
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    omendb_stats before = OMENDB_STATS_INIT, after = OMENDB_STATS_INIT;
+    const struct timespec beginning = {0, 300000000};
+    pthread_t thread;
+    options.memory_limit = 2 * OMENDB_MEMORY_LIMIT_MIN;
+    options.threads = 2;
+    options.stall_timeout_ms = 2000;
+    schema.dim = THREADS_DIM;
+    CHECK_EQ_INT(omendb_open(support_path("trickle"), &options, &world.db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_create(world.db, "c", &schema, &world.collection), OMENDB_OK);
+    CHECK(pthread_create(&thread, NULL, threads_trickle, &world) == 0);
+    nanosleep(&beginning, NULL);
+    CHECK_EQ_INT(omendb_get_stats(world.db, &before), OMENDB_OK);
+    const int code =
+        omendb_add_batch(world.collection, NULL, ROWS, NULL, vectors, OMENDB_F32, NULL);
+    omendb_get_stats(world.db, &after);
+    atomic_store(&world.stop, 1);
+    pthread_join(thread, NULL);
+    omendb_collection_close(world.collection);
+    CHECK_EQ_INT(omendb_close(world.db), OMENDB_OK);
+    CHECK(!world.bad);
+    CHECK_EQ_INT(code, OMENDB_NOMEM);
+    CHECK(after.checkpoints - before.checkpoints < 30);
+}
+
 TEST_MAIN(snapshots_stand_still_while_others_write_and_merge, so_they_do_without_mapping,
-          so_they_do_in_memory, writers_alone_lose_nothing, automatic_ids_are_given_once)
+          so_they_do_in_memory, writers_alone_lose_nothing, automatic_ids_are_given_once,
+          a_batch_that_never_fits_is_refused_after_few_checkpoints)

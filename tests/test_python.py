@@ -8,6 +8,7 @@ so and passes. The last line is "N passed, M failed".
 import gc
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
 import threading
@@ -103,6 +104,58 @@ class InMemory(unittest.TestCase):
         np.testing.assert_array_equal(ids, exact(self.rows, self.rows[3], 5)[1:])
         with self.assertRaises(omendb.NotFound):
             docs.search_like(12345)
+
+    def test_stretch_is_a_way_to_search(self):
+        rows = RNG.standard_normal((3000, 24), dtype=np.float32)
+        docs = self.db.collection("wide", dim=24)
+        docs.add(rows)
+        self.db.optimize()
+        efforts = [docs.explain(rows[3], stretch=stretch, ef=ef)["distances"]
+                   for stretch, ef in ((1, 0), (1.2, 0), (3, 2000))]
+        self.assertEqual(efforts, sorted(set(efforts)))
+        self.assertEqual(docs.search(rows[3], k=1, stretch=1.3)[0].tolist(), [3])
+        self.assertEqual(docs.search(rows[:5], k=1, stretch=1.3)[0].ravel().tolist(), [0, 1, 2, 3, 4])
+        self.assertNotIn(3, docs.search_like(3, stretch=1.3)[0])
+        for call in (docs.search, docs.explain):
+            with self.assertRaises(omendb.Invalid):
+                call(rows[3], stretch=0.5)
+            with self.assertRaises(omendb.Invalid):
+                call(rows[3], stretch=1.1, recall=0.9)
+        with self.assertRaises(omendb.Invalid):
+            docs.search_like(3, stretch=0.5)
+
+    def test_every_search_takes_a_timeout(self):
+        docs = self.db.collection("many", dim=4)
+        docs.add(RNG.standard_normal((400_000, 4), dtype=np.float32))
+        one, many = np.zeros(4), np.zeros((64, 4))
+        for call, asked in (
+            (docs.search, one), (docs.search, many), (docs.explain, one), (docs.search_like, 5),
+        ):
+            with self.assertRaises(omendb.Timeout) as caught:
+                call(asked, exact=True, timeout=1e-6)
+            self.assertIsInstance(caught.exception, TimeoutError)
+            for enough in (600, 1e300, float("inf"), None):
+                call(asked, exact=True, timeout=enough)
+            for wrong in (-1, float("nan")):
+                with self.assertRaises(ValueError):
+                    call(asked, timeout=wrong)
+
+    def test_every_code_has_a_class(self):
+        self.assertEqual(set(omendb._ERRORS), set(range(1, 21)) - {omendb._DONE})
+        for code, error in omendb._ERRORS.items():
+            self.assertIn(error.__name__, omendb.__all__)
+            with self.assertRaises(omendb.Error) as caught:
+                omendb._check(code)
+            self.assertIs(type(caught.exception), error)
+            self.assertEqual(caught.exception.code, code)
+        for name in omendb.__all__:
+            self.assertTrue(hasattr(omendb, name), name)
+
+    def test_a_dropped_collection_has_a_class(self):
+        docs = self.filled()
+        self.db.drop("docs")
+        with self.assertRaises(omendb.Dropped):
+            docs.count()
 
     def test_every_type_of_array_is_taken(self):
         docs = self.db.collection("docs", dim=4)
@@ -210,6 +263,16 @@ class InMemory(unittest.TestCase):
                 call()
         self.assertIn("closed", repr(docs))
 
+    def test_the_error_names_what_is_closed(self):
+        docs = self.filled()
+        cursor = omendb._Rows(docs, 0, 9, None)
+        snapshot = self.db.snapshot()
+        self.db.close()
+        for call, what in ((lambda: cursor._pointer, "scan"), (docs.count, "collection"),
+                           (snapshot.commit, "transaction"), (self.db.stats, "database")):
+            with self.assertRaisesRegex(ValueError, f"^the {what} is closed$"):
+                call()
+
     def test_forgotten_handles_close_themselves(self):
         for _ in range(20):
             db = omendb.open(":memory:")
@@ -300,6 +363,28 @@ class OnDisk(unittest.TestCase):
             self.assertNotIn("docs", db)
         with omendb.open(self.path.with_name("copy.omen"), must_exist=True) as db:
             self.assertEqual(len(db.collection("docs")), 300)
+
+    def test_what_is_cut_off_the_log_is_told(self):
+        copy, lines = self.path.with_name("copy.omen"), []
+        with omendb.open(self.path) as db:
+            docs = db.collection("docs", dim=8)
+            docs.add(np.ones((2, 8)))
+            docs.add(np.ones((1, 8)))
+            shutil.copytree(self.path, copy)
+        log = max(copy.glob("wal-*"))
+        data = bytearray(log.read_bytes())
+        data[len(data.rstrip(b"\0")) - 1] ^= 0xFF
+        log.write_bytes(data)
+        with omendb.open(copy, log=lambda code, line: lines.append((code, line))) as db:
+            self.assertEqual(len(db.collection("docs")), 2)
+        self.assertEqual(len(lines), 1, lines)
+        self.assertIsInstance(lines[0][0], int)
+        self.assertIn("was cut", lines[0][1])
+
+    def test_no_database_has_a_class(self):
+        self.path.write_text("letter")
+        with self.assertRaises(omendb.Format):
+            omendb.open(self.path)
 
     def test_what_is_not_there(self):
         with self.assertRaises(omendb.NotFound):

@@ -5,6 +5,7 @@ BUILD is the folder with `omendb` (build), RUNNER is put before it, OMENDB_TEST_
 folder to work in. An argument is a part of the names of the tests to run.
 """
 
+import fcntl
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import traceback
 
@@ -41,14 +43,18 @@ class Result:
         return json.loads(self.out)
 
 
-def run(*arguments, status=0, text=None):
-    """Runs the shell; fails unless it exits with `status` and says why in one place only."""
+def run(*arguments, status=0, text=None, warning=None):
+    """Runs the shell; fails unless it exits with `status`, says why in one place only, and warns of
+    what holds `warning` and of nothing else."""
     process = subprocess.run(
         SHELL + [str(argument) for argument in arguments], capture_output=True, timeout=120,
         input=b"" if text is None else text.encode(), check=False)
     result = Result(process)
     assert result.status == status, f"{arguments}: status {result.status}: {result.err}{result.out}"
-    if status == 0 or "--json" in arguments:
+    if warning is not None:
+        assert result.err.startswith("omendb: warning: ") and result.err.count("\n") == 1, result.err
+        assert warning in result.err, result.err
+    elif status == 0 or "--json" in arguments:
         assert result.err == "", f"{arguments}: {result.err}"
     else:
         assert result.err.startswith("omendb: ") and result.err.count("\n") == 1, result.err
@@ -100,7 +106,7 @@ def found(*arguments):
 @test
 def help_and_version_are_printed():
     assert "import FILE" in run("--help").out
-    assert run("--help").out == run("help").out == run("db", "help").out == run("db", "import", "-h").out
+    assert run("--help").out == run("help").out == run("db", "help").out == run("db", "-h").out
     assert run("--version").out.startswith("omendb ")
     assert set(run("--version", "--json").json) == {"version", "format_version", "kernels"}
 
@@ -109,6 +115,7 @@ def help_and_version_are_printed():
 def a_wrong_command_line_exits_with_2_and_makes_nothing():
     for words in (
         [], ["db"], ["db", "frobnicate"], ["db", "import"], ["db", "info", "more"], ["--what"],
+        [":memory:", "info"], [":memory:", "import", "a.csv"],
         ["db", "info", "--put"], ["db", "import", "a.csv", "--metric", "l3"], ["db", "search"],
         ["db", "import", "a.csv", "--batch", "0"],
         ["db", "import", "a.csv", "--limit"], ["db", "import", "a.csv", "--m", "1e3"],
@@ -290,7 +297,305 @@ def an_export_is_imported_again_without_loss():
             again = run(name + ".omen", "get", i + 5, "--json").json["vector"]
             assert struct.pack("<4f", *again) == struct.pack("<4f", *rows[i])
     assert run("db", "export", "-", "--format", "csv", "--limit", "1").out.count("\n") == 2
-    run("db", "export", "a.npy", status=1)
+    run("db", "export", "a.txt", status=1)
+
+
+@test
+def an_export_to_npy_is_imported_again_with_its_ids():
+    rows = vectors(40, 3)
+    write("a.csv", csv(rows, first=7))
+    run("db", "import", "a.csv")
+    assert "the ids are not in it; --ids" in run("db", "export", "lost.npy").out
+    assert run("db", "export", "lost2.npy", "--json").json == {"exported": 40, "has_ids": False}
+    run("db", "export", "out.npy", "--ids", "ids.npy", "--limit", "30")
+    data = pathlib.Path("out.npy").read_bytes()
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (30, 3), }".ljust(117) + "\n"
+    assert data[:128] == b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + header.encode()
+    assert data[128:] == pack(rows[:30], "f")
+    assert pathlib.Path("ids.npy").read_bytes()[128:] == struct.pack("<30Q", *range(7, 37))
+    run("again", "import", "out.npy", "--ids", "ids.npy", "--batch", "8")
+    assert run("again", "get", "36", "--json").json["vector"] == rows[29]
+    assert run("again", "export", "-", "--format", "csv").out == run(
+        "db", "export", "-", "--format", "csv", "--limit", "30").out
+    assert "the ids" not in run("again", "export", "all.npy", "--ids", "all-ids.npy").out
+    run("zero", "import", "out.npy")
+    assert "the ids" not in run("zero", "export", "zero.npy").out
+    piped = subprocess.run(
+        SHELL + ["zero", "export", "-", "--format", "npy"], capture_output=True, check=True)
+    assert piped.stdout == data
+
+
+@test
+def an_export_of_ids_writes_over_nothing_and_leaves_nothing():
+    write("a.csv", csv(vectors(4, 3)))
+    run("db", "import", "a.csv")
+    write("ids.npy", "mine")
+    assert "ids.npy" in run("db", "export", "out.npy", "--ids", "ids.npy", status=1).err
+    assert not os.path.exists("out.npy") and pathlib.Path("ids.npy").read_text() == "mine"
+    run("db", "export", "out.csv", "--ids", "new.npy", status=2)
+    run("db", "export", "out.npy", "--ids", "-", status=2)
+    assert not os.path.exists("out.csv") and not os.path.exists("out.npy")
+
+
+def npy_ids(ids, descr="<i8", element="q"):
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': ({len(ids)},), }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + header.encode() + pack([ids], element)
+
+
+@test
+def ids_come_from_a_npy():
+    rows = vectors(6, 3)
+    write("a.fvecs", vecs(rows, "f"))
+    for descr, element, last in (("<i8", "q", 2**63 - 1), ("<u8", "Q", 2**64 - 2), ("<i4", "i", 2**31 - 1)):
+        write("ids.npy", npy_ids([3, 1, 4, 15, 9, last], descr, element))
+        run("db", "import", "a.fvecs", "--ids", "ids.npy", "--collection", element, "--skip", "1")
+        got = run("db", "get", "1", "9", str(last), "--collection", element, "--json").json
+        assert [record["vector"] for record in got] == [rows[1], rows[4], rows[5]]
+        assert run("db", "count", "--collection", element).out == "5\n"
+    run("db", "import", "a.fvecs", "--ids", "ids.npy", "--collection", "q", "--put", "--limit", "1")
+    for data, words in (
+        (npy_ids([3, 1, 4, -15, 9, 2]), "row 3: -15 is no id"),
+        (npy_ids([3, 1, 4, 15, 9, 2**64 - 1], "<u8", "Q"), "is no id"),
+        (npy_ids([3, 1]), "ids.npy has 2 ids, a.fvecs 6 rows"),
+        (npy_ids([3.0] * 6, "<f8", "d"), "ids of type '<f8'"),
+        (npy(vectors(6, 2), "<f4", "f"), "ids of type '<f4'"),
+        (npy([[1, 2]] * 6, "<i8", "q"), "reshape"),
+    ):
+        write("ids.npy", data)
+        error = run("new", "import", "a.fvecs", "--ids", "ids.npy", status=1).err
+        assert words in error and "Nothing was stored" in error, error
+        assert not os.path.exists("new")
+    write("ids.npy", npy_ids([1, 2]))
+    error = run("new", "import", "-", "--format", "csv", "--ids", "ids.npy", text=csv(rows), status=1).err
+    assert "has only 2 ids" in error and not os.path.exists("new"), error
+    run("db", "import", "a.fvecs", "--ids", "ids.npy", "--ids-from", "5", status=2)
+
+
+@test
+def whole_numbers_of_npy_become_floats_when_they_fit():
+    rows = [[0, -1, 2**24], [-(2**24), 2**40, 5]]
+    for descr, element, values in (
+        ("<i8", "q", rows), ("<u8", "Q", [[abs(x) for x in row] for row in rows]),
+        ("<i4", "i", [[0, -1, 2**24], [-(2**31), 7, 5]]), ("<i2", "h", [[0, -1, 2], [-(2**15), 7, 5]]),
+        ("<u2", "H", [[0, 1, 2**16 - 1], [3, 7, 5]]), ("<u4", "I", [[0, 1, 2**31], [3, 7, 5]]),
+    ):
+        write("a.npy", npy(values, descr, element))
+        run("db", "import", "a.npy", "--collection", element)
+        for i, row in enumerate(values):
+            got = run("db", "get", i, "--collection", element, "--json").json["vector"]
+            assert pack([got], "f") == pack([row], "f"), got
+    for value in (2**24 + 1, -(2**24) - 1, 2**63 - 1):
+        write("a.npy", npy([[1, 2], [3, value]], "<i8", "q"))
+        error = run("db", "import", "a.npy", "--collection", "no", status=1).err
+        assert f"row 1, element 1: {value} is no 32-bit float" in error and "astype" in error, error
+
+
+@test
+def a_failed_import_leaves_nothing_of_what_it_made():
+    write("ok.csv", "1,0.5,0.25\n")
+    write("kept.csv", "5,1,2,3\n")
+    run("s", "import", "kept.csv", "--collection", "kept")
+    before = run("s", "info", "--json").json["collections"]
+    write("bad.csv", "1,0.5,0.25\n2,1\n")
+    write("no-id.jsonl", '{"id": 1, "vector": [1, 2]}\n{"vector": [1, 2]}\n')
+    write("text-id.jsonl", '{"id": 1, "vector": [1, 2]}\n{"id": "b", "vector": [1, 2]}\n')
+    write("nan.fvecs", vecs([[1, 2], [1, float("nan")]], "f"))
+    write("twice.csv", "1,2,3\n1,2,3\n")
+    for name in ("bad.csv", "no-id.jsonl", "text-id.jsonl", "nan.fvecs", "twice.csv"):
+        for database in ("s", "new"):
+            error = run(database, "import", name, "--collection", "bad", status=1).err
+            assert "Nothing was stored" in error and name in error, error
+        assert not os.path.exists("new"), name
+        assert [c["name"] for c in run("s", "collections", "--json").json] == ["kept"], name
+    run("s", "import", "ok.csv", "--type", "i8", "--metric", "hamming", "--collection", "bad", status=1)
+    run("new", "import", "ok.csv", "--type", "i8", "--metric", "hamming", status=1)
+    assert not os.path.exists("new")
+    os.mkdir("empty")
+    run("empty", "import", "bad.csv", status=1)
+    assert os.listdir("empty") == []
+    run("empty", "import", "ok.csv")
+    run("s", "import", "ok.csv", "--collection", "bad", "--metric", "cosine")
+    run("s", "import", "nan.fvecs", "--collection", "bad", status=1)
+    assert run("s", "count", "--collection", "bad").out == "1\n"
+    after = run("s", "info", "--json").json["collections"]
+    assert [c for c in after if c["name"] == "kept"] == before
+    write("late.csv", "1,2,3\n2,2,3\n3,x,3\n")
+    error = run("s", "import", "late.csv", "--collection", "late", "--batch", "2", status=1).err
+    assert "2 rows were stored; --skip 2" in error
+    assert run("s", "count", "--collection", "late").out == "2\n"
+
+
+@test
+def an_option_is_reported_as_it_was_typed():
+    for words, name in ((["-k", "0"], "-k"), (["-k0"], "-k"), (["--k", "0"], "--k"), (["--k=0"], "--k")):
+        error = run("db", "search", "--id", "1", *words, status=2).err
+        assert error.startswith(f"omendb: {name}: '0' is no whole number from 1"), error
+    assert run("db", "import", "a", "-M", "1", status=2).err.startswith("omendb: -M: ")
+    assert run("db", "get", "1", "-k", "3", status=2).err.startswith("omendb: -k does not")
+
+
+@test
+def a_csv_header_begins_with_id():
+    for header in ("id,x,y", "ID,x,y", "Id;1;2", ' "id" ,x,y'):
+        write("a.csv", header + "\n" + "1,2,3\n".replace(",", ";" if ";" in header else ","))
+        run(header, "import", "a.csv")
+        assert run(header, "count").out == "1\n"
+    for first, text in (("a,0.5,0.25", "a"), ("x7,0.5,0.25\n1,2,3", "x7"), ("key,x,y\n1,2,3", "key"),
+                        ("idx,x,y\n1,2,3", "idx"), (",x,y\n1,2,3", "")):
+        write("txt.csv", first + "\n")
+        error = run("db", "import", "txt.csv", status=1).err
+        assert f"txt.csv: line 1: column 1: '{text}' is no id" in error, error
+        assert "begins with id" in error, error
+    write("txt.csv", "1,2,3\nid,2,3\n")
+    error = run("db", "import", "txt.csv", status=1).err
+    assert "line 2: column 1: 'id' is no id" in error and "begins with" not in error, error
+
+
+@test
+def every_command_has_a_help_of_its_own():
+    options = {
+        "search": "--vector --id --file --row -k --k --ef --recall --stretch --timeout --radius --exact "
+                  "--explain --format --limit --packed --collection --read-only --json",
+        "import": "--format --limit --packed --skip --ids --metric --type --scale --m -M --ef-construction "
+                  "--ids-from --batch --put --optimize --collection --json",
+        "export": "--ids --limit --format --collection --read-only --json",
+        "create": "--dim --metric --type --scale --m -M --ef-construction --ef --json",
+        "calibrate": "--skip --limit --format --packed --collection --json",
+        "get": "--collection --read-only --json", "count": "--collection --read-only --json",
+        "info": "--collection --read-only --json", "put": "--collection --json",
+        "delete": "--collection --json", "collections": "--read-only --json", "drop": "--json",
+        "optimize": "--json", "check": "--read-only --json", "backup": "--json",
+    }
+    overview = run("--help").out
+    for name, words in options.items():
+        out = run("db", name, "--help").out
+        assert out == run("db", "help", name).out == run(name, "--help").out == run("db", name, "-h").out
+        assert out.startswith(f"omendb DB {name}") and f"\n  {name} " in overview, name
+        named = set(out.replace(",", " ").replace(":", " ").replace(";", " ").split())
+        assert set(words.split()) <= named, (name, set(words.split()) - named)
+        assert ("Only reads" in out) == ("--read-only" in words) != ("Writes:" in out), name
+        assert all(len(line) <= 96 for line in out.splitlines()), name
+    run("db", "help", "frobnicate", status=2)
+    assert not os.path.exists("db")
+
+
+@test
+def only_commands_that_read_take_read_only():
+    write("a.csv", csv(vectors(10, 3)))
+    run("db", "import", "a.csv")
+    for words in (["search", "--id", "1"], ["get", "1"], ["count"], ["export", "-", "--format", "csv"],
+                  ["info"], ["collections"], ["check"]):
+        run("db", *words, "--read-only")
+    for words in (["import", "a.csv"], ["put", "1", "[1,2,3]"], ["delete", "1"], ["drop", "default"],
+                  ["create", "new", "--dim", "3"], ["optimize"], ["calibrate", "a.csv"], ["backup", "copy"]):
+        error = run("db", *words, "--read-only", status=2).err
+        assert f"{words[0]} writes" in error and "search, get, count" in error, error
+    assert run("db", "count").out == "10\n"
+
+
+@test
+def collections_are_created_filled_and_counted_by_hand():
+    assert "created docs: vectors of 3 x i8, cosine" in run(
+        "db", "create", "docs", "--dim", "3", "--metric", "cosine", "--type", "i8", "--scale", "10", "--ef",
+        "77").out
+    stored = run("db", "info", "--json").json["collections"][0]
+    assert (stored["name"], stored["dim"], stored["ef"], stored["scale"]) == ("docs", 3, 77, 10)
+    assert run("db", "create", "docs", "--dim", "3", "--json", status=1).json["code"] == "exists"
+    made = {"created": "bits", "dim": 12, "metric": "hamming", "type": "b1"}
+    assert run("db", "create", "bits", "--dim", "12", "--type", "b1", "--json").json == made
+    run("db", "create", "plain", status=2)
+    run("db", "create", "plain", "--dim", "0", status=2)
+    run("new", "create", "plain", "--dim", "3", "--metric", "hamming", "--type", "f32", status=1)
+    assert not os.path.exists("new")
+    run("db", "drop", "bits")
+    assert run("db", "count").out == "0\n"
+    assert run("db", "put", "7", "[1, -2, 3.5]").out == "stored 7 in docs\n"
+    assert run("db", "put", "[4, 5, 6]", "--json").json == {"collection": "docs", "id": 8, "clamped": 0}
+    run("db", "put", "7", "[1, 2, 3]")
+    assert run("db", "get", "7", "--json").json["vector"] == [1, 2, 3]
+    assert run("db", "count", "--json").json == {"collection": "docs", "records": 2}
+    assert "has 2 elements" in run("db", "put", "7", "[1, 2]", status=1).err
+    run("db", "put", "x", "[1, 2, 3]", status=2)
+    run("db", "put", "7", "1, 2, 3", status=2)
+    run("missing", "put", "7", "[1, 2, 3]", status=1)
+    run("missing", "count", status=1)
+    assert not os.path.exists("missing")
+
+
+@test
+def clamped_values_are_counted():
+    write("a.csv", "1,0,255,300\n2,-1,255.4,3\n3,-0.5,255.5,7\n")
+    assert "3 of 9 values are outside of 0..255 (u8, scale 1)" in run(
+        "db", "import", "a.csv", "--type", "u8", "--collection", "u8",
+        warning="3 of 9 values are outside of 0..255 (u8, scale 1) and were clamped").err
+    assert run("db", "get", "1", "2", "--collection", "u8", "--json").json == [
+        {"id": 1, "vector": [0, 255, 255]}, {"id": 2, "vector": [0, 255, 3]}]
+    assert run("db", "import", "a.csv", "--type", "i8", "--scale", "0.5", "--collection", "i8",
+               "--json").json["clamped"] == 4  # those above 127.5
+    assert run("db", "import", "a.csv", "--collection", "f32", "--json").json["clamped"] == 0
+    for descr, element, value in (("<f2", "e", 256.0), ("<f8", "d", 256.0), ("|i1", "b", -1)):
+        write("a.npy", npy([[value, 3]], descr, element))
+        run("db", "import", "a.npy", "--type", "u8", "--collection", element, warning="1 of 2 values")
+    write("b.npy", npy([[255, 3]], "|u1", "B"))
+    run("db", "import", "b.npy", "--type", "u8", "--scale", "9", "--collection", "B")
+    run("db", "put", "1", "[1, 2, 1000]", "--collection", "u8", warning="1 of 3 values")
+    run("db", "put", "1", "[1, 2, 100]", "--collection", "u8")
+
+
+@test
+def getting_shows_what_is_there_and_names_what_is_not():
+    write("a.csv", "1,1,2\n2,3,4\n")
+    run("db", "import", "a.csv")
+    result = run("db", "get", "999", "1", "998", "2", status=1)
+    assert result.out == "1  [1, 2]\n2  [3, 4]\n"
+    assert result.err == "omendb: collection default has no 999, 998\n", result.err
+    got = run("db", "get", "1", "999", "2", "--json", status=1).json
+    assert got[0] == {"id": 1, "vector": [1, 2]} and got[2] == {"id": 2, "vector": [3, 4]}
+    assert (got[1]["id"], got[1]["code"]) == (999, "not found") and "999" in got[1]["error"]
+    many = run("db", "get", *range(10, 30), status=1)
+    assert many.out == "" and many.err.endswith("17, ...\n"), many.err
+
+
+@test
+def stretch_and_timeout_reach_the_search():
+    rows = vectors(3000, 24)
+    write("a.fvecs", vecs(rows, "f"))
+    run("db", "import", "a.fvecs", "--optimize")
+    def effort(*words):
+        return run("db", "search", "--id", "5", "--explain", "--json", *words).json["explain"]["distances"]
+    assert effort("--stretch", "1") < effort("--stretch", "1.3") < effort("--stretch", "3", "--ef", "3000")
+    assert run("db", "search", "--id", "5", "--stretch", "1.1", "--recall", "0.9", status=1).err
+    for words in (["--stretch", "0.9"], ["--stretch", "x"], ["--timeout", "0"], ["--timeout", "-1"]):
+        run("db", "search", "--id", "5", *words, status=2)
+    run("db", "search", "--id", "5", "--timeout", "60000")
+    started = time.monotonic()
+    write("q.fvecs", vecs(rows * 20, "f"))
+    result = subprocess.run(
+        SHELL + ["db", "search", "--file", "q.fvecs", "--exact", "--timeout", "1", "--json"],
+        capture_output=True, check=False)
+    last = json.loads(result.stdout.decode().splitlines()[-1])
+    assert result.returncode == 1 and last["code"] == "timed out", last
+    assert "--timeout 1 ms" in last["error"], last
+    assert time.monotonic() - started < 20
+
+
+@test
+def recall_is_calibrated_on_the_rows_of_a_file():
+    write("small.csv", csv(vectors(10, 3)))
+    run("small", "import", "small.csv")
+    write("q.csv", csv(vectors(60, 3, seed=9)))
+    assert "compares all records" in run("small", "calibrate", "q.csv").out
+    write("few.csv", csv(vectors(49, 3, seed=9)))
+    assert "50" in run("small", "calibrate", "few.csv", status=1).err
+    write("wide.csv", csv(vectors(60, 4, seed=9)))
+    assert "rows of 4 elements" in run("small", "calibrate", "wide.csv", status=1).err
+    write("a.fvecs", vecs(vectors(9000, 16), "f"))
+    run("db", "import", "a.fvecs", "--optimize")
+    write("q.fvecs", vecs(vectors(3000, 16, seed=9), "f"))
+    made = run("db", "calibrate", "q.fvecs", "--skip", "10", "--limit", "200", "--json").json
+    assert made["queries"] == 200 and 0.5 < made["recall"] <= 1, made
+    out = run("db", "calibrate", "q.fvecs", "--limit", "1100").out
+    assert out.startswith("calibrated default with 1,100 queries in ") and "of the 10 nearest" in out, out
 
 
 @test
@@ -357,7 +662,10 @@ def a_reader_works_beside_a_writer_and_a_second_writer_is_told():
         while "101" not in run("db", "export", "-", "--format", "csv").out:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        assert run("db", "delete", "1", "--json", status=1).json["code"] == "busy"
+        busy = run("db", "delete", "1", "--json", status=1).json
+        assert busy["code"] == "busy" and busy["error"].count("close it") == 1, busy
+        assert "read_only" not in busy["error"] and "search, get, count" in busy["error"], busy
+        run("db", "count", "--read-only")
         writer.send_signal(signal.SIGINT)
         writer.wait(timeout=60)  # before its input is closed, which would end the import as well
         err = writer.stderr.read()
@@ -366,6 +674,27 @@ def a_reader_works_beside_a_writer_and_a_second_writer_is_told():
         writer.kill()
         writer.wait()
     assert run("db", "check").status == 0
+
+
+@test
+def an_import_that_is_interrupted_before_its_first_batch_leaves_nothing():
+    process = subprocess.Popen(
+        SHELL + ["db", "import", "-", "--format", "csv", "--json"], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        process.stdin.write(b"100,1,2,3\n101,1,2,3\n")
+        process.stdin.flush()
+        unread = bytearray(struct.pack("i", 1))
+        while unread != bytearray(4):
+            time.sleep(0.3)  # afterwards it waits for the rest of the batch
+            fcntl.ioctl(process.stdin.fileno(), termios.FIONREAD, unread)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1 and b"interrupted. Nothing was stored" in out, out
+    assert not os.path.exists("db")
 
 
 @test

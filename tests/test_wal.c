@@ -358,9 +358,9 @@ TEST(wal_search_of_a_hostile_tail_is_bounded)
         format_put32(bytes + at, (uint32_t)(size - at - 40));
         format_put64(bytes + at + 16, wal.log_id);
     }
+    CHECK_EQ_INT(wal_close(&wal), OMENDB_OK);
     fixture_file_write(WAL_NAME, 64, bytes, size);
     free(bytes);
-    CHECK_EQ_INT(wal_close(&wal), OMENDB_OK);
     fixture.bytes_read = 0;
     CHECK_EQ_INT(read_small(&replay, &delivered), OMENDB_CORRUPT);
     CHECK(fixture.bytes_read < 16 * size);

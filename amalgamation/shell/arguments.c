@@ -46,38 +46,47 @@ struct arguments_option {
 
 #define AT(field) offsetof(struct arguments, field)
 
+#define COLLECTION_COMMANDS                                                                        \
+    (ON(IMPORT) | ON(EXPORT) | ON(SEARCH) | ON(GET) | ON(DELETE) | ON(INFO) | ON(COUNT_RECORDS) |  \
+     ON(PUT) | ON(CALIBRATE))
+#define FILE_COMMANDS (ON(IMPORT) | ON(SEARCH) | ON(CALIBRATE))
+#define NEW_COMMANDS  (ON(IMPORT) | ON(CREATE)) /* those that may make a collection */
+#define PLAIN         ARGUMENTS_NO_FLAG
+
 static const struct arguments_option arguments_options[] = {
-    {"--json", NULL, ANYWHERE, ARGUMENTS_FLAG, AT(json), ARGUMENTS_NO_FLAG, 0, 0},
-    {"--collection", NULL, ON(IMPORT) | ON(EXPORT) | ON(SEARCH) | ON(GET) | ON(DELETE) | ON(INFO),
-     ARGUMENTS_TEXT, AT(collection), ARGUMENTS_NO_FLAG, 0, 0},
-    {"--format", NULL, ON(IMPORT) | ON(EXPORT) | ON(SEARCH), ARGUMENTS_TEXT, AT(format),
-     ARGUMENTS_NO_FLAG, 0, 0},
-    {"--limit", NULL, ON(IMPORT) | ON(EXPORT) | ON(SEARCH), ARGUMENTS_WHOLE, AT(limit),
-     AT(limit_given), 0, UINT64_MAX},
-    {"--metric", NULL, ON(IMPORT), ARGUMENTS_METRIC, AT(metric), ARGUMENTS_NO_FLAG, 0, 0},
-    {"--type", NULL, ON(IMPORT), ARGUMENTS_SCALAR, AT(scalar), ARGUMENTS_NO_FLAG, 0, 0},
-    {"--scale", NULL, ON(IMPORT), ARGUMENTS_FLOAT, AT(scale), ARGUMENTS_NO_FLAG, 0, 0},
+    {"--json", NULL, ANYWHERE, ARGUMENTS_FLAG, AT(json), PLAIN, 0, 0},
+    {"--read-only", NULL, ANYWHERE, ARGUMENTS_FLAG, AT(read_only), PLAIN, 0, 0},
+    {"--collection", NULL, COLLECTION_COMMANDS, ARGUMENTS_TEXT, AT(collection), PLAIN, 0, 0},
+    {"--format", NULL, FILE_COMMANDS | ON(EXPORT), ARGUMENTS_TEXT, AT(format), PLAIN, 0, 0},
+    {"--limit", NULL, FILE_COMMANDS | ON(EXPORT), ARGUMENTS_WHOLE, AT(limit), AT(limit_given), 0,
+     UINT64_MAX},
+    {"--packed", NULL, FILE_COMMANDS, ARGUMENTS_FLAG, AT(packed), PLAIN, 0, 0},
+    {"--skip", NULL, ON(IMPORT) | ON(CALIBRATE), ARGUMENTS_WHOLE, AT(skip), PLAIN, 0, UINT64_MAX},
+    {"--ids", NULL, ON(IMPORT) | ON(EXPORT), ARGUMENTS_TEXT, AT(ids), PLAIN, 0, 0},
+    {"--dim", NULL, ON(CREATE), ARGUMENTS_WHOLE, AT(dim), PLAIN, 1, 65535},
+    {"--metric", NULL, NEW_COMMANDS, ARGUMENTS_METRIC, AT(metric), PLAIN, 0, 0},
+    {"--type", NULL, NEW_COMMANDS, ARGUMENTS_SCALAR, AT(scalar), PLAIN, 0, 0},
+    {"--scale", NULL, NEW_COMMANDS, ARGUMENTS_FLOAT, AT(scale), PLAIN, 0, 0},
+    {"--m", "-M", NEW_COMMANDS, ARGUMENTS_WHOLE, AT(M), PLAIN, 2, 256},
+    {"--ef-construction", NULL, NEW_COMMANDS, ARGUMENTS_WHOLE, AT(ef_construction), PLAIN, 8,
+     10000},
     {"--ids-from", NULL, ON(IMPORT), ARGUMENTS_WHOLE, AT(ids_from), AT(ids_from_given), 0,
      UINT64_MAX - 1},
-    {"--skip", NULL, ON(IMPORT), ARGUMENTS_WHOLE, AT(skip), ARGUMENTS_NO_FLAG, 0, UINT64_MAX},
-    {"--batch", NULL, ON(IMPORT), ARGUMENTS_WHOLE, AT(batch), ARGUMENTS_NO_FLAG, 1, 1000000},
-    {"--m", "-M", ON(IMPORT), ARGUMENTS_WHOLE, AT(M), ARGUMENTS_NO_FLAG, 2, 256},
-    {"--ef-construction", NULL, ON(IMPORT), ARGUMENTS_WHOLE, AT(ef_construction), ARGUMENTS_NO_FLAG,
-     8, 10000},
-    {"--put", NULL, ON(IMPORT), ARGUMENTS_FLAG, AT(put), ARGUMENTS_NO_FLAG, 0, 0},
-    {"--packed", NULL, ON(IMPORT) | ON(SEARCH), ARGUMENTS_FLAG, AT(packed), ARGUMENTS_NO_FLAG, 0,
-     0},
-    {"--optimize", NULL, ON(IMPORT), ARGUMENTS_FLAG, AT(optimize), ARGUMENTS_NO_FLAG, 0, 0},
-    {"--vector", NULL, ON(SEARCH), ARGUMENTS_TEXT, AT(vector), ARGUMENTS_NO_FLAG, 0, 0},
-    {"--file", NULL, ON(SEARCH), ARGUMENTS_TEXT, AT(file), ARGUMENTS_NO_FLAG, 0, 0},
+    {"--batch", NULL, ON(IMPORT), ARGUMENTS_WHOLE, AT(batch), PLAIN, 1, 1000000},
+    {"--put", NULL, ON(IMPORT), ARGUMENTS_FLAG, AT(put), PLAIN, 0, 0},
+    {"--optimize", NULL, ON(IMPORT), ARGUMENTS_FLAG, AT(optimize), PLAIN, 0, 0},
+    {"--vector", NULL, ON(SEARCH), ARGUMENTS_TEXT, AT(vector), PLAIN, 0, 0},
+    {"--file", NULL, ON(SEARCH), ARGUMENTS_TEXT, AT(file), PLAIN, 0, 0},
     {"--id", NULL, ON(SEARCH), ARGUMENTS_WHOLE, AT(id), AT(id_given), 0, UINT64_MAX - 1},
     {"--row", NULL, ON(SEARCH), ARGUMENTS_WHOLE, AT(row), AT(row_given), 0, UINT64_MAX - 1},
-    {"--k", "-k", ON(SEARCH), ARGUMENTS_WHOLE, AT(k), ARGUMENTS_NO_FLAG, 1, 10000000},
-    {"--ef", NULL, ON(SEARCH), ARGUMENTS_WHOLE, AT(ef), ARGUMENTS_NO_FLAG, 1, 100000},
-    {"--recall", NULL, ON(SEARCH), ARGUMENTS_FLOAT, AT(recall), ARGUMENTS_NO_FLAG, 0, 0},
+    {"--k", "-k", ON(SEARCH), ARGUMENTS_WHOLE, AT(k), PLAIN, 1, 10000000},
+    {"--ef", NULL, ON(SEARCH) | ON(CREATE), ARGUMENTS_WHOLE, AT(ef), PLAIN, 1, 100000},
+    {"--recall", NULL, ON(SEARCH), ARGUMENTS_FLOAT, AT(recall), PLAIN, 0, 0},
+    {"--stretch", NULL, ON(SEARCH), ARGUMENTS_FLOAT, AT(stretch), PLAIN, 0, 0},
+    {"--timeout", NULL, ON(SEARCH), ARGUMENTS_WHOLE, AT(timeout_ms), PLAIN, 1, 1000000000},
     {"--radius", NULL, ON(SEARCH), ARGUMENTS_FLOAT, AT(radius), AT(radius_given), 0, 0},
-    {"--exact", NULL, ON(SEARCH), ARGUMENTS_FLAG, AT(exact), ARGUMENTS_NO_FLAG, 0, 0},
-    {"--explain", NULL, ON(SEARCH), ARGUMENTS_FLAG, AT(explain), ARGUMENTS_NO_FLAG, 0, 0},
+    {"--exact", NULL, ON(SEARCH), ARGUMENTS_FLAG, AT(exact), PLAIN, 0, 0},
+    {"--explain", NULL, ON(SEARCH), ARGUMENTS_FLAG, AT(explain), PLAIN, 0, 0},
 };
 
 struct arguments_command {
@@ -85,25 +94,31 @@ struct arguments_command {
     enum command command;
     size_t least, most; /* words behind it */
     const char *words;
+    bool writes; /* to the database */
 };
 
 static const struct arguments_command arguments_commands[] = {
-    {"help", COMMAND_HELP, 0, SIZE_MAX, ""},
-    {"import", COMMAND_IMPORT, 1, 1, "FILE"},
-    {"export", COMMAND_EXPORT, 1, 1, "FILE"},
-    {"search", COMMAND_SEARCH, 0, 0, "--vector '[...]' | --id N | --file FILE"},
-    {"get", COMMAND_GET, 1, SIZE_MAX, "ID..."},
-    {"delete", COMMAND_DELETE, 1, SIZE_MAX, "ID..."},
-    {"info", COMMAND_INFO, 0, 0, ""},
-    {"collections", COMMAND_COLLECTIONS, 0, 0, ""},
-    {"drop", COMMAND_DROP, 1, 1, "COLLECTION"},
-    {"optimize", COMMAND_OPTIMIZE, 0, 0, ""},
-    {"check", COMMAND_CHECK, 0, 0, ""},
-    {"backup", COMMAND_BACKUP, 1, 1, "PATH"},
+    {"help", COMMAND_HELP, 0, 1, "COMMAND", false},
+    {"import", COMMAND_IMPORT, 1, 1, "FILE", true},
+    {"export", COMMAND_EXPORT, 1, 1, "FILE", false},
+    {"search", COMMAND_SEARCH, 0, 0, "--vector '[...]' | --id N | --file FILE", false},
+    {"get", COMMAND_GET, 1, SIZE_MAX, "ID...", false},
+    {"count", COMMAND_COUNT_RECORDS, 0, 0, "", false},
+    {"put", COMMAND_PUT, 1, 2, "[ID] '[0.5, 0.25]'", true},
+    {"delete", COMMAND_DELETE, 1, SIZE_MAX, "ID...", true},
+    {"info", COMMAND_INFO, 0, 0, "", false},
+    {"collections", COMMAND_COLLECTIONS, 0, 0, "", false},
+    {"create", COMMAND_CREATE, 1, 1, "COLLECTION --dim N", true},
+    {"drop", COMMAND_DROP, 1, 1, "COLLECTION", true},
+    {"calibrate", COMMAND_CALIBRATE, 1, 1, "FILE", true},
+    {"optimize", COMMAND_OPTIMIZE, 0, 0, "", true},
+    {"check", COMMAND_CHECK, 0, 0, "", false},
+    {"backup", COMMAND_BACKUP, 1, 1, "PATH", true},
 };
 
-/* The option that `word` names; *value is behind its '=', or NULL. */
-static const struct arguments_option *arguments_find_option(const char *word, const char **value)
+/* The option that `word` names, and by which of its names; *value is behind its '=', or NULL. */
+static const struct arguments_option *arguments_find_option(const char *word, const char **name,
+                                                            const char **value)
 {
     const size_t length = strcspn(word, "=");
     size_t i;
@@ -112,10 +127,12 @@ static const struct arguments_option *arguments_find_option(const char *word, co
         const struct arguments_option *option = &arguments_options[i];
 
         if (strlen(option->name) == length && memcmp(option->name, word, length) == 0) {
+            *name = option->name;
             *value = word[length] == '=' ? word + length + 1 : NULL;
             return option;
         }
         if (option->letter != NULL && strncmp(word, option->letter, 2) == 0) {
+            *name = option->letter;
             *value = word[2] != '\0' ? word + 2 : NULL;
             return option;
         }
@@ -124,14 +141,14 @@ static const struct arguments_option *arguments_find_option(const char *word, co
 }
 
 static int arguments_set_whole(struct arguments *arguments, const struct arguments_option *option,
-                               const char *value, struct failure *failure)
+                               const char *name, const char *value, struct failure *failure)
 {
     uint64_t whole;
 
     if (!json_parse_whole(value, strlen(value), &whole) || whole < option->least ||
         whole > option->most) {
         return failure_set(failure, FAILURE_USAGE, "%s: '%s' is no whole number from %llu to %llu",
-                           option->name, value, (unsigned long long)option->least,
+                           name, value, (unsigned long long)option->least,
                            (unsigned long long)option->most);
     }
     memcpy((char *)arguments + option->offset, &whole, sizeof whole);
@@ -154,6 +171,9 @@ static int arguments_set_float(struct arguments *arguments, const struct argumen
     if (option->offset == AT(recall) && !(number > 0 && number <= 1)) {
         return failure_set(failure, FAILURE_USAGE, "--recall: must be above 0 and at most 1");
     }
+    if (option->offset == AT(stretch) && !(number >= 1)) {
+        return failure_set(failure, FAILURE_USAGE, "--stretch: must be 1 or more");
+    }
     memcpy((char *)arguments + option->offset, &number, sizeof number);
     return OMENDB_OK;
 }
@@ -174,8 +194,9 @@ static int arguments_set_name(int *number, const char *(*name_of)(int), int last
     return FAILURE_USAGE;
 }
 
+/* name: as it was typed. */
 static int arguments_set(struct arguments *arguments, const struct arguments_option *option,
-                         const char *value, struct failure *failure)
+                         const char *name, const char *value, struct failure *failure)
 {
     char *field = (char *)arguments + option->offset;
     const bool yes = true;
@@ -191,7 +212,7 @@ static int arguments_set(struct arguments *arguments, const struct arguments_opt
         memcpy(field, &value, sizeof value);
         return OMENDB_OK;
     case ARGUMENTS_WHOLE:
-        return arguments_set_whole(arguments, option, value, failure);
+        return arguments_set_whole(arguments, option, name, value, failure);
     case ARGUMENTS_FLOAT:
         return arguments_set_float(arguments, option, value, failure);
     case ARGUMENTS_METRIC:
@@ -208,29 +229,27 @@ static int arguments_set(struct arguments *arguments, const struct arguments_opt
 static int arguments_option(struct arguments *arguments, int count, char **values, int *i,
                             struct failure *failure)
 {
-    const char *value = NULL;
+    const char *name = NULL, *value = NULL;
     const char *word = values[*i];
-    const struct arguments_option *option = arguments_find_option(word, &value);
+    const struct arguments_option *option = arguments_find_option(word, &name, &value);
 
     if (option == NULL) {
         return failure_set(failure, FAILURE_USAGE, "no option '%s'; see omendb --help", word);
     }
     if ((option->commands & 1u << arguments->command) == 0) {
-        return failure_set(failure, FAILURE_USAGE, "%s does not belong to this command",
-                           option->name);
+        return failure_set(failure, FAILURE_USAGE, "%s does not belong to this command", name);
     }
     if (option->kind == ARGUMENTS_FLAG) {
-        return value == NULL
-                   ? arguments_set(arguments, option, NULL, failure)
-                   : failure_set(failure, FAILURE_USAGE, "%s takes no value", option->name);
+        return value == NULL ? arguments_set(arguments, option, name, NULL, failure)
+                             : failure_set(failure, FAILURE_USAGE, "%s takes no value", name);
     }
     if (value == NULL && *i + 1 < count) {
         value = values[++*i];
     }
     if (value == NULL) {
-        return failure_set(failure, FAILURE_USAGE, "%s needs a value", option->name);
+        return failure_set(failure, FAILURE_USAGE, "%s needs a value", name);
     }
-    return arguments_set(arguments, option, value, failure);
+    return arguments_set(arguments, option, name, value, failure);
 }
 
 static const struct arguments_command *arguments_find_command(const char *name)
@@ -257,6 +276,7 @@ static int arguments_rest(struct arguments *arguments, int count, char **values,
         if (options && strcmp(values[i], "--") == 0) {
             options = false;
         } else if (options && (strcmp(values[i], "--help") == 0 || strcmp(values[i], "-h") == 0)) {
+            arguments->topic = arguments->command;
             arguments->command = COMMAND_HELP;
             return OMENDB_OK;
         } else if (options && values[i][0] == '-' && values[i][1] != '\0') {
@@ -281,6 +301,56 @@ static bool arguments_want_json(int count, char **values)
     return false;
 }
 
+static bool arguments_is_help(const char *word)
+{
+    return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
+}
+
+/* `omendb --help`, `omendb --version`, `omendb COMMAND --help`: there is no database. Returns
+ * whether it was one of them. */
+static bool arguments_without_database(struct arguments *arguments, int count, char **values)
+{
+    const struct arguments_command *command = count == 3 ? arguments_find_command(values[1]) : NULL;
+
+    if (strcmp(values[1], "--version") == 0) {
+        arguments->command = COMMAND_VERSION;
+        return true;
+    }
+    if (command != NULL && arguments_is_help(values[2])) {
+        arguments->topic = command->command;
+        return true;
+    }
+    return arguments_is_help(values[1]) || (strcmp(values[1], "help") == 0 && count == 2) ||
+           (count > 2 && arguments_is_help(values[2]));
+}
+
+/* Whether the words behind the command and --read-only suit it. */
+static int arguments_check(struct arguments *arguments, const struct arguments_command *command,
+                           struct failure *failure)
+{
+    const struct arguments_command *topic;
+
+    if (arguments->word_count < command->least || arguments->word_count > command->most) {
+        return failure_set(failure, FAILURE_USAGE, "usage: omendb DB %s %s%s", command->name,
+                           command->words,
+                           arguments->word_count > command->most ? " takes no more words" : "");
+    }
+    if (arguments->read_only && command->writes) {
+        return failure_set(failure, FAILURE_USAGE,
+                           "--read-only: %s writes; those that only read are %s", command->name,
+                           ARGUMENTS_READERS);
+    }
+    if (command->command == COMMAND_HELP && arguments->word_count == 1) {
+        topic = arguments_find_command(arguments->words[0]);
+        if (topic == NULL) {
+            return failure_set(failure, FAILURE_USAGE, "no command '%s'; see omendb --help",
+                               arguments->words[0]);
+        }
+        arguments->topic = topic->command;
+    }
+    return OMENDB_OK;
+}
+
 int arguments_parse(struct arguments *arguments, int count, char **values, const char **words,
                     struct failure *failure)
 {
@@ -294,12 +364,7 @@ int arguments_parse(struct arguments *arguments, int count, char **values, const
         return failure_set(failure, FAILURE_USAGE,
                            "which database? omendb DB COMMAND; see omendb --help");
     }
-    if (strcmp(values[1], "--help") == 0 || strcmp(values[1], "-h") == 0 ||
-        (strcmp(values[1], "help") == 0 && count == 2)) {
-        return OMENDB_OK;
-    }
-    if (strcmp(values[1], "--version") == 0) {
-        arguments->command = COMMAND_VERSION;
+    if (arguments_without_database(arguments, count, values)) {
         return OMENDB_OK;
     }
     if (values[1][0] == '-') {
@@ -307,13 +372,14 @@ int arguments_parse(struct arguments *arguments, int count, char **values, const
                            "the database comes first: omendb DB COMMAND; see omendb --help");
     }
     arguments->database = values[1];
+    if (strcmp(values[1], ":memory:") == 0) {
+        return failure_set(failure, FAILURE_USAGE,
+                           "a database in memory would end with the command; name a directory");
+    }
     if (count < 3) {
         return failure_set(failure, FAILURE_USAGE,
                            "which command? omendb %s info, for instance; see omendb --help",
                            values[1]);
-    }
-    if (strcmp(values[2], "--help") == 0 || strcmp(values[2], "-h") == 0) {
-        return OMENDB_OK;
     }
     command = arguments_find_command(values[2]);
     if (command == NULL) {
@@ -321,15 +387,16 @@ int arguments_parse(struct arguments *arguments, int count, char **values, const
     }
     arguments->command = command->command;
     code = arguments_rest(arguments, count, values, 3, words, failure);
-    if (code == OMENDB_OK && arguments->command == command->command &&
-        (arguments->word_count < command->least || arguments->word_count > command->most)) {
-        code = failure_set(failure, FAILURE_USAGE, "usage: omendb DB %s %s%s", command->name,
-                           command->words,
-                           arguments->word_count > command->most ? " takes no more words" : "");
+    if (code == OMENDB_OK && arguments->command == command->command) {
+        code = arguments_check(arguments, command, failure);
     }
     return code;
 }
 
+#undef COLLECTION_COMMANDS
+#undef FILE_COMMANDS
+#undef NEW_COMMANDS
+#undef PLAIN
 #undef ON
 #undef ANYWHERE
 #undef AT

@@ -21,30 +21,41 @@ enum command {
     COMMAND_OPTIMIZE,
     COMMAND_CHECK,
     COMMAND_BACKUP,
-    COMMAND_COUNT
+    COMMAND_COUNT_RECORDS,
+    COMMAND_CREATE,
+    COMMAND_PUT,
+    COMMAND_CALIBRATE,
+    COMMAND_COUNT /* of the commands */
 };
+
+/* Commands that only read, for messages. */
+#define ARGUMENTS_READERS "search, get, count, export, info, collections and check"
 
 /* An option that was not given is 0, false or NULL. */
 struct arguments {
     enum command command;
+    enum command topic; /* of COMMAND_HELP; COMMAND_HELP: all */
     const char *database;
     const char *const *words; /* behind the command, options left out */
     size_t word_count;
 
     bool json;
+    bool read_only;
     const char *collection;
-    /* import, export, search --file */
+    /* files: import, export, calibrate, search --file */
     const char *format;
     uint64_t limit;
     bool limit_given;
     bool packed;
-    /* import */
+    uint64_t skip;
+    const char *ids; /* a file of ids */
+    /* import, create */
+    uint64_t dim;
     int metric; /* -1: not given */
     int scalar; /* -1: not given */
     float scale;
     uint64_t ids_from;
     bool ids_from_given;
-    uint64_t skip;
     uint64_t batch;
     uint64_t M;
     uint64_t ef_construction;
@@ -58,8 +69,10 @@ struct arguments {
     uint64_t row;
     bool row_given;
     uint64_t k;
-    uint64_t ef;
+    uint64_t ef; /* create, too */
     float recall;
+    float stretch;
+    uint64_t timeout_ms;
     float radius;
     bool radius_given;
     bool exact;

@@ -6,8 +6,20 @@
 
 #include <string.h>
 
+#include "clamp.h"
 #include "json.h"
 #include "progress.h"
+
+#define COMMAND_MISSING_NAMED 8u
+
+static int command_parse_id(struct session *session, const char *word, uint64_t *id)
+{
+    if (json_parse_whole(word, strlen(word), id) && *id != OMENDB_ID_AUTO) {
+        return OMENDB_OK;
+    }
+    return failure_set(&session->failure, FAILURE_USAGE,
+                       "'%s' is no id; ids are whole numbers from 0 to 18446744073709551614", word);
+}
 
 uint64_t *command_parse_ids(struct session *session)
 {
@@ -16,12 +28,7 @@ uint64_t *command_parse_ids(struct session *session)
     size_t i;
 
     for (i = 0; ids != NULL && i < arguments->word_count; i++) {
-        const char *word = arguments->words[i];
-
-        if (!json_parse_whole(word, strlen(word), &ids[i]) || ids[i] == OMENDB_ID_AUTO) {
-            failure_set(&session->failure, FAILURE_USAGE,
-                        "'%s' is no id; ids are whole numbers from 0 to 18446744073709551614",
-                        word);
+        if (command_parse_id(session, arguments->words[i], &ids[i]) != OMENDB_OK) {
             failure_release(ids);
             return NULL;
         }
@@ -29,7 +36,7 @@ uint64_t *command_parse_ids(struct session *session)
     return ids;
 }
 
-/* get */
+/* get, count */
 
 static void command_print_record(struct session *session, uint64_t id, const float *vector)
 {
@@ -52,51 +59,188 @@ static void command_print_record(struct session *session, uint64_t id, const flo
     fputs("]\n", file);
 }
 
-static int command_get_records(struct session *session, const uint64_t *ids, float *vectors)
+/* A record that is not there, in its place in the JSON. */
+static void command_print_missing(struct session *session, uint64_t id)
+{
+    output_open(&session->json, NULL, '{');
+    output_whole(&session->json, "id", id);
+    output_text(&session->json, "error", session->failure.message);
+    output_text(&session->json, "code", omendb_strerror(OMENDB_NOTFOUND));
+    output_close(&session->json, '}');
+    session->reported = true;
+}
+
+/* Adds to the list of ids that are not there; of many only the first. */
+static void command_add_missing(struct session *session, uint64_t id, size_t number)
+{
+    if (number == 0) {
+        failure_set(&session->failure, OMENDB_NOTFOUND, "collection %s has no %llu", session->name,
+                    (unsigned long long)id);
+    } else if (number < COMMAND_MISSING_NAMED) {
+        failure_suffix(&session->failure, ", %llu", (unsigned long long)id);
+    } else if (number == COMMAND_MISSING_NAMED) {
+        failure_suffix(&session->failure, ", ...");
+    }
+}
+
+/* Reads the records; found[i] tells which are there. */
+static int command_read_records(struct session *session, const uint64_t *ids, float *vectors,
+                                bool *found)
 {
     const size_t count = session->arguments.word_count, dim = session->schema.dim;
-    int code = OMENDB_OK;
-    size_t i;
+    size_t i, missing = 0;
 
-    for (i = 0; i < count && code == OMENDB_OK; i++) {
-        code = session_result(
-            session, omendb_get(session->collection, NULL, ids[i], OMENDB_F32, vectors + i * dim));
-    }
-    if (code != OMENDB_OK) {
-        return code;
-    }
-    if (session->arguments.json && count > 1) {
-        output_open(&session->json, NULL, '[');
-    }
     for (i = 0; i < count; i++) {
-        command_print_record(session, ids[i], vectors + i * dim);
-    }
-    if (session->arguments.json && count > 1) {
-        output_close(&session->json, ']');
+        int code = omendb_get(session->collection, NULL, ids[i], OMENDB_F32, vectors + i * dim);
+
+        found[i] = code == OMENDB_OK;
+        if (code == OMENDB_NOTFOUND) {
+            command_add_missing(session, ids[i], missing++);
+        } else if (code != OMENDB_OK) {
+            failure_clear(&session->failure);
+            return session_result(session, code);
+        }
     }
     return OMENDB_OK;
 }
 
+static int command_get_records(struct session *session, const uint64_t *ids, float *vectors,
+                               bool *found)
+{
+    const size_t count = session->arguments.word_count, dim = session->schema.dim;
+    const bool as_array = session->arguments.json && count > 1;
+    size_t i;
+    int code = command_read_records(session, ids, vectors, found);
+
+    if (code != OMENDB_OK) {
+        return code;
+    }
+    if (as_array) {
+        output_open(&session->json, NULL, '[');
+    }
+    for (i = 0; i < count; i++) {
+        if (found[i]) {
+            command_print_record(session, ids[i], vectors + i * dim);
+        } else if (session->arguments.json) {
+            command_print_missing(session, ids[i]);
+        }
+    }
+    if (as_array) {
+        output_close(&session->json, ']');
+    }
+    return session->failure.code;
+}
+
 int command_get(struct session *session)
 {
+    const size_t count = session->arguments.word_count;
     uint64_t *ids = command_parse_ids(session);
     float *vectors = NULL;
+    bool *found = NULL;
     int code = ids == NULL ? session->failure.code : session_open(session, SESSION_READ);
 
     if (code == OMENDB_OK) {
         code = session_open_collection(session);
     }
     if (code == OMENDB_OK) {
-        vectors = failure_allocate(&session->failure, session->arguments.word_count,
-                                   session->schema.dim * sizeof *vectors);
-        code = vectors != NULL ? command_get_records(session, ids, vectors) : OMENDB_NOMEM;
+        vectors = failure_allocate(&session->failure, count, session->schema.dim * sizeof *vectors);
+        found = failure_allocate(&session->failure, count, sizeof *found);
+        code = session->failure.code;
+    }
+    if (code == OMENDB_OK) {
+        code = command_get_records(session, ids, vectors, found);
     }
     failure_release(vectors);
+    failure_release(found);
     failure_release(ids);
     return code;
 }
 
-/* delete, drop */
+int command_count(struct session *session)
+{
+    uint64_t records = 0;
+    int code = session_open(session, SESSION_READ);
+
+    if (code == OMENDB_OK) {
+        code = session_open_collection(session);
+    }
+    if (code == OMENDB_OK) {
+        code = session_result(session, omendb_count(session->collection, NULL, &records));
+    }
+    if (code != OMENDB_OK) {
+        return code;
+    }
+    if (session->arguments.json) {
+        output_open(&session->json, NULL, '{');
+        output_text(&session->json, "collection", session->name);
+        output_whole(&session->json, "records", records);
+        output_close(&session->json, '}');
+    } else {
+        fprintf(session->json.file, "%llu\n", (unsigned long long)records);
+    }
+    return OMENDB_OK;
+}
+
+/* put */
+
+static void command_print_put(struct session *session, uint64_t id, uint64_t clamped)
+{
+    if (session->arguments.json) {
+        output_open(&session->json, NULL, '{');
+        output_text(&session->json, "collection", session->name);
+        output_whole(&session->json, "id", id);
+        output_whole(&session->json, "clamped", clamped);
+        output_close(&session->json, '}');
+    } else {
+        fprintf(session->json.file, "stored %llu in %s\n", (unsigned long long)id, session->name);
+        clamp_warn(session, clamped, session->schema.dim);
+    }
+}
+
+static int command_put_record(struct session *session, uint64_t *id, float *vector)
+{
+    const struct arguments *arguments = &session->arguments;
+    omendb_record record = OMENDB_RECORD_INIT;
+    int code = command_parse_vector(session, "the vector",
+                                    arguments->words[arguments->word_count - 1], vector);
+
+    record.id = *id;
+    record.vector = vector;
+    return code == OMENDB_OK
+               ? session_result(session, omendb_put(session->collection, NULL, &record, id))
+               : code;
+}
+
+int command_put(struct session *session)
+{
+    const char *word = session->arguments.words[0];
+    uint64_t id = OMENDB_ID_AUTO, clamped = 0;
+    float *vector = NULL;
+    int code;
+
+    if (session->arguments.word_count == 2 && command_parse_id(session, word, &id) != OMENDB_OK) {
+        return session->failure.code;
+    }
+    code = session_open(session, SESSION_WRITE);
+    if (code == OMENDB_OK) {
+        code = session_open_collection(session);
+    }
+    if (code == OMENDB_OK) {
+        vector = failure_allocate(&session->failure, session->schema.dim, sizeof *vector);
+        code = vector != NULL ? command_put_record(session, &id, vector) : OMENDB_NOMEM;
+    }
+    if (code == OMENDB_OK) {
+        clamped = clamp_count(&session->schema, OMENDB_F32, vector, session->schema.dim);
+        code = session_close(session);
+    }
+    failure_release(vector);
+    if (code == OMENDB_OK) {
+        command_print_put(session, id, clamped);
+    }
+    return code;
+}
+
+/* delete, create, drop */
 
 int command_delete(struct session *session)
 {
@@ -126,6 +270,59 @@ int command_delete(struct session *session)
                 deleted < count ? "; the others are not there" : "");
     }
     return OMENDB_OK;
+}
+
+/* For session_open_or_create, too, so that a schema that is refused makes no database. */
+static int command_create_collection(void *context)
+{
+    struct session *session = context;
+
+    return session_result(session,
+                          omendb_collection_create(session->db, session->name, &session->schema,
+                                                   &session->collection));
+}
+
+static int command_print_created(struct session *session)
+{
+    const omendb_schema *schema = &session->schema;
+
+    if (session->arguments.json) {
+        output_open(&session->json, NULL, '{');
+        output_text(&session->json, "created", session->name);
+        output_whole(&session->json, "dim", schema->dim);
+        output_text(&session->json, "metric", omendb_metric_name((int)schema->metric));
+        output_text(&session->json, "type", omendb_scalar_name((int)schema->scalar));
+        output_close(&session->json, '}');
+    } else {
+        fprintf(session->json.file, "created %s: vectors of %lu x %s, %s\n", session->name,
+                (unsigned long)schema->dim, omendb_scalar_name((int)schema->scalar),
+                omendb_metric_name((int)schema->metric));
+    }
+    return OMENDB_OK;
+}
+
+int command_create(struct session *session)
+{
+    const struct arguments *arguments = &session->arguments;
+    int code = OMENDB_OK;
+
+    if (arguments->dim == 0) {
+        code = failure_set(&session->failure, FAILURE_USAGE,
+                           "create: --dim N is needed, the elements of a vector");
+    } else if (strlen(arguments->words[0]) >= sizeof session->name) {
+        code = failure_set(&session->failure, OMENDB_INVALID, "a name has at most 255 bytes");
+    } else {
+        strcpy(session->name, arguments->words[0]);
+        command_fill_schema(arguments, (uint32_t)arguments->dim, OMENDB_F32, &session->schema);
+        code = session_open_or_create(session, command_create_collection, session);
+    }
+    if (code == OMENDB_OK) {
+        code = command_create_collection(session);
+    }
+    if (code == OMENDB_OK) {
+        code = session_close(session);
+    }
+    return code == OMENDB_OK ? command_print_created(session) : code;
 }
 
 int command_drop(struct session *session)
@@ -364,7 +561,7 @@ int command_collections(struct session *session)
 
 /* optimize, check, backup */
 
-static int command_optimize_progress(void *context, uint64_t done, uint64_t total)
+int command_progress(void *context, uint64_t done, uint64_t total)
 {
     progress_update(context, done, total != 0 ? (double)done / (double)total : -1);
     return session_interrupted();
@@ -377,7 +574,7 @@ int command_run_optimize(struct session *session)
 
     session_catch_interrupt();
     progress_begin(&progress, "optimizing", "rows");
-    code = omendb_optimize(session->db, command_optimize_progress, &progress);
+    code = omendb_optimize(session->db, command_progress, &progress);
     progress_end(&progress);
     if (code == OMENDB_OK && session_interrupted()) {
         return failure_set(&session->failure, OMENDB_BUSY,
@@ -473,3 +670,5 @@ int command_check(struct session *session)
     }
     return session->failure.code;
 }
+
+#undef COMMAND_MISSING_NAMED

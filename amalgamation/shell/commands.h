@@ -3,6 +3,7 @@
 #ifndef OMENDB_SHELL_COMMANDS_H
 #define OMENDB_SHELL_COMMANDS_H
 
+#include "readers.h"
 #include "session.h"
 
 int command_import(struct session *session);
@@ -16,9 +17,32 @@ int command_drop(struct session *session);
 int command_optimize(struct session *session);
 int command_check(struct session *session);
 int command_backup(struct session *session);
+int command_count(struct session *session);
+int command_create(struct session *session);
+int command_put(struct session *session);
+int command_calibrate(struct session *session);
+int command_help(struct session *session);
 
 /* Runs omendb_optimize with a progress bar. Also for import --optimize. */
 int command_run_optimize(struct session *session);
+
+/* For a library call that takes long: the context is a struct progress. */
+int command_progress(void *context, uint64_t done, uint64_t total);
+
+/* Sets the schema of a new collection from the options.
+ *
+ * dim, scalar: of what the rows are, where no option says otherwise. */
+void command_fill_schema(const struct arguments *arguments, uint32_t dim, uint32_t scalar,
+                         omendb_schema *schema);
+
+/* Parses the JSON array `text` into `vector`, which has the elements of the session's collection.
+ *
+ * what: where the text comes from, for messages. */
+int command_parse_vector(struct session *session, const char *what, const char *text,
+                         float *vector);
+
+/* Whether rows of a file can be queries in the session's collection; sets their type. */
+int command_check_rows(struct session *session, const struct reader *reader, uint32_t *vector_type);
 
 /* Parses `count` ids of the command line into a new array; NULL sets the failure. */
 uint64_t *command_parse_ids(struct session *session);

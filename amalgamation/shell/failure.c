@@ -30,6 +30,12 @@ int failure_set(struct failure *failure, int code, const char *format, ...)
     return code;
 }
 
+void failure_clear(struct failure *failure)
+{
+    failure->code = OMENDB_OK;
+    failure->message[0] = '\0';
+}
+
 void failure_prefix(struct failure *failure, const char *format, ...)
 {
     char old[sizeof failure->message];

@@ -24,6 +24,9 @@ struct failure {
  * Returns: `code`, so that a caller can return it on. */
 int failure_set(struct failure *failure, int code, const char *format, ...) FAILURE_FORMAT(3, 4);
 
+/* Forgets the failure, for a caller that goes on in another way. */
+void failure_clear(struct failure *failure);
+
 /* Puts the text in front of the stored sentence, or behind it. A message that grows too long loses
  * its end. */
 void failure_prefix(struct failure *failure, const char *format, ...) FAILURE_FORMAT(2, 3);

@@ -1,10 +1,12 @@
-/* import.c: from a file into a collection, and back out.
+/* import.c: from a file into a collection.
  *
  * Invariant: memory is one batch of rows, at most 16 MiB unless --batch says otherwise, however
  * long the file is. Every batch is one commit: when an import stops, for whatever reason, exactly
  * the rows that the message counts are stored, and --skip with that number goes on behind them.
+ * Where that is none, nothing that the import made is left: a collection is dropped again, and a
+ * database is made only once the first batch has gone into one in memory.
  *
- * The file is opened before the database, so that a wrong name creates nothing. A new collection
+ * The file is opened and its first batch read before the database is. A new collection
  * takes its element type from the file (f64 and text: f32) unless --type says otherwise; for one
  * that exists every option that was given is compared with it, since it would have no effect.
  *
@@ -14,8 +16,8 @@
 
 #include <string.h>
 
+#include "clamp.h"
 #include "progress.h"
-#include "readers.h"
 
 #define IMPORT_BATCH_ROWS  10000u
 #define IMPORT_BATCH_BYTES (16u << 20)
@@ -25,12 +27,16 @@
 struct import {
     struct session *session;
     struct reader reader;
+    struct reader id_reader; /* with --ids */
     struct progress progress;
     int vector_type; /* of the rows, as the library is told */
     size_t batch;
     uint64_t *ids;
     void *vectors;
-    uint64_t stored; /* rows */
+    size_t count;     /* rows in `vectors`, to be stored next */
+    bool created;     /* the collection */
+    uint64_t stored;  /* rows */
+    uint64_t clamped; /* elements */
 };
 
 /* Schema */
@@ -98,34 +104,45 @@ static bool import_wants_bits(const struct arguments *arguments)
            arguments->scalar == OMENDB_B1;
 }
 
+void command_fill_schema(const struct arguments *arguments, uint32_t dim, uint32_t scalar,
+                         omendb_schema *schema)
+{
+    const bool bits = import_wants_bits(arguments);
+
+    omendb_schema_init(schema);
+    schema->dim = dim;
+    schema->metric = bits ? OMENDB_HAMMING : OMENDB_L2;
+    schema->scalar = bits ? OMENDB_B1 : scalar;
+    if (arguments->metric >= 0) {
+        schema->metric = (uint32_t)arguments->metric;
+    }
+    if (arguments->scalar >= 0) {
+        schema->scalar = (uint32_t)arguments->scalar;
+    }
+    schema->scale = arguments->scale;
+    schema->M = (uint32_t)arguments->M;
+    schema->ef_construction = (uint32_t)arguments->ef_construction;
+    schema->ef = (uint32_t)arguments->ef;
+}
+
 static int import_create(struct session *session, const struct reader *reader)
 {
     const struct arguments *arguments = &session->arguments;
-    const bool bits = import_wants_bits(arguments);
-    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    omendb_schema schema;
 
     if (arguments->packed && reader->dim > READER_DIM_MAX / 8) {
         return failure_set(&session->failure, OMENDB_TOOBIG, "%s: rows of %lu bytes; %u fit",
                            reader->path, (unsigned long)reader->dim, READER_DIM_MAX / 8);
     }
-    schema.dim = arguments->packed ? 8 * reader->dim : reader->dim;
-    schema.metric = bits ? OMENDB_HAMMING : OMENDB_L2;
-    schema.scalar = bits ? OMENDB_B1 : (uint32_t)reader->scalar;
-    if (arguments->metric >= 0) {
-        schema.metric = (uint32_t)arguments->metric;
-    }
-    if (arguments->scalar >= 0) {
-        schema.scalar = (uint32_t)arguments->scalar;
-    }
-    schema.scale = arguments->scale;
-    schema.M = (uint32_t)arguments->M;
-    schema.ef_construction = (uint32_t)arguments->ef_construction;
+    command_fill_schema(arguments, arguments->packed ? 8 * reader->dim : reader->dim,
+                        (uint32_t)reader->scalar, &schema);
     return session_result(session, omendb_collection_create(session->db, session->name, &schema,
                                                             &session->collection));
 }
 
-static int import_open_collection(struct session *session, const struct reader *reader)
+static int import_open_collection(struct import *import)
 {
+    struct session *session = import->session;
     int code = session_choose_collection(session, true);
 
     if (code != OMENDB_OK) {
@@ -133,7 +150,8 @@ static int import_open_collection(struct session *session, const struct reader *
     }
     code = omendb_collection_open(session->db, session->name, NULL, &session->collection);
     if (code == OMENDB_NOTFOUND) {
-        code = import_create(session, reader);
+        code = import_create(session, &import->reader);
+        import->created = code == OMENDB_OK;
     } else {
         session_result(session, code);
     }
@@ -142,10 +160,17 @@ static int import_open_collection(struct session *session, const struct reader *
         code = session_result(session,
                               omendb_collection_schema(session->collection, &session->schema));
     }
-    return code == OMENDB_OK ? import_check_schema(session, reader) : code;
+    return code == OMENDB_OK ? import_check_schema(session, &import->reader) : code;
 }
 
 /* Batches */
+
+static bool import_has_ids(const struct import *import)
+{
+    const struct arguments *arguments = &import->session->arguments;
+
+    return import->reader.has_ids || arguments->ids_from_given || arguments->ids != NULL;
+}
 
 static int import_check_arguments(struct import *import)
 {
@@ -153,9 +178,10 @@ static int import_check_arguments(struct import *import)
     struct failure *failure = &import->session->failure;
     const size_t bytes = reader_vector_bytes(&import->reader);
 
-    if (arguments->put && !import->reader.has_ids && !arguments->ids_from_given) {
+    if (arguments->put && !import_has_ids(import)) {
         return failure_set(failure, FAILURE_USAGE,
-                           "--put replaces records by id, but the file has no ids; add --ids-from");
+                           "--put replaces records by id, but the file has no ids; add --ids or "
+                           "--ids-from");
     }
     if (arguments->packed && import->reader.scalar != OMENDB_U8) {
         return failure_set(failure, FAILURE_USAGE,
@@ -213,23 +239,55 @@ static int import_number(struct import *import, size_t count)
     return OMENDB_OK;
 }
 
-static int import_store(struct import *import, size_t count)
+/* The ids of the rows that were read, from the file of --ids. */
+static int import_read_ids(struct import *import)
+{
+    struct reader *reader = &import->id_reader;
+    size_t count = 0;
+    int code = reader_next(reader, import->count, import->ids, import->vectors, &count);
+
+    if (code == OMENDB_OK && count < import->count) {
+        code = failure_set(&import->session->failure, OMENDB_INVALID,
+                           "%s: has only %llu ids, %s has more rows", reader->path,
+                           (unsigned long long)reader->next_row, import->reader.path);
+    }
+    return code;
+}
+
+/* Reads the next batch; import->count of 0 is the end. */
+static int import_read(struct import *import)
+{
+    const struct arguments *arguments = &import->session->arguments;
+    size_t wanted = import->batch;
+    int code;
+
+    if (arguments->limit_given && arguments->limit - import->stored < wanted) {
+        wanted = (size_t)(arguments->limit - import->stored);
+    }
+    code = reader_next(&import->reader, wanted, import->ids, import->vectors, &import->count);
+    if (code == OMENDB_OK && arguments->ids != NULL) {
+        code = import_read_ids(import);
+    }
+    if (session_interrupted() && (code == OMENDB_IOERR || import->count != 0)) {
+        failure_clear(&import->session->failure); /* a read that the signal broke off */
+        return failure_set(&import->session->failure, OMENDB_BUSY, "interrupted");
+    }
+    return code == OMENDB_OK ? import_number(import, import->count) : code;
+}
+
+static int import_store(struct import *import)
 {
     struct session *session = import->session;
     const uint64_t first = session->arguments.skip + import->stored;
-    const bool has_ids = import->reader.has_ids || session->arguments.ids_from_given;
-    int code = import_number(import, count);
+    const uint64_t *ids = import_has_ids(import) ? import->ids : NULL;
+    const size_t count = import->count;
+    int code = session->arguments.put
+                   ? omendb_put_batch(session->collection, NULL, count, ids, import->vectors,
+                                      import->vector_type, NULL)
+                   : omendb_add_batch(session->collection, NULL, count, ids, import->vectors,
+                                      import->vector_type, NULL);
 
-    if (code != OMENDB_OK) {
-        return code;
-    }
-    code = session->arguments.put
-               ? omendb_put_batch(session->collection, NULL, count, import->ids, import->vectors,
-                                  import->vector_type, NULL)
-               : omendb_add_batch(session->collection, NULL, count, has_ids ? import->ids : NULL,
-                                  import->vectors, import->vector_type, NULL);
     if (code == OMENDB_OK) {
-        import->stored += count;
         return OMENDB_OK;
     }
     session_result(session, code);
@@ -239,6 +297,16 @@ static int import_store(struct import *import, size_t count)
         failure_suffix(&session->failure, "; --put replaces records, --ids-from numbers anew");
     }
     return code;
+}
+
+/* The batch into a collection in memory, for session_open_or_create. */
+static int import_rehearse(void *context)
+{
+    struct import *import = context;
+    int code = import_open_collection(import);
+
+    import->created = false;
+    return code == OMENDB_OK && import->count != 0 ? import_store(import) : code;
 }
 
 /* Adds to a failure how far the import came. */
@@ -257,39 +325,45 @@ static void import_count_stored(struct import *import)
     }
 }
 
+/* Stores what was read, and the rest of the file. */
 static int import_rows(struct import *import)
 {
-    const struct arguments *arguments = &import->session->arguments;
-    size_t count = 1;
+    const size_t dim = import->session->schema.dim;
     int code = OMENDB_OK;
 
-    while (code == OMENDB_OK && count != 0 && !session_interrupted()) {
-        size_t wanted = import->batch;
-
-        if (arguments->limit_given && arguments->limit - import->stored < wanted) {
-            wanted = (size_t)(arguments->limit - import->stored);
-        }
-        code = reader_next(&import->reader, wanted, import->ids, import->vectors, &count);
-        if (code == OMENDB_OK && count != 0) {
-            code = import_store(import, count);
+    while (code == OMENDB_OK && import->count != 0) {
+        code = import_store(import);
+        if (code == OMENDB_OK) {
+            import->clamped += clamp_count(&import->session->schema, import->vector_type,
+                                           import->vectors, import->count * dim);
+            import->stored += import->count;
             progress_update(&import->progress, import->stored, import_fraction(import));
+            code = import_read(import);
         }
-    }
-    if (session_interrupted() && (code == OMENDB_IOERR || count != 0)) {
-        import->session->failure.code = OMENDB_OK; /* a read that the signal broke off */
-        code = failure_set(&import->session->failure, OMENDB_BUSY, "interrupted");
-    }
-    if (code != OMENDB_OK) {
-        import_count_stored(import);
     }
     return code;
 }
 
+/* Drops the collection again that the import made and put nothing into. */
+static void import_take_back(struct import *import)
+{
+    struct session *session = import->session;
+
+    omendb_collection_close(session->collection);
+    session->collection = NULL;
+    if (omendb_collection_drop(session->db, session->name) != OMENDB_OK) {
+        failure_suffix(&session->failure, "; but an empty collection %s is left: %s", session->name,
+                       omendb_errmsg());
+    }
+}
+
 /* Result */
 
-static void import_print(struct session *session, uint64_t stored, uint64_t us,
+static void import_print(const struct import *import, uint64_t us,
                          const omendb_collection_stats *stats)
 {
+    struct session *session = import->session;
+    const uint64_t stored = import->stored;
     const double rate = us != 0 ? (double)stored * 1e6 / (double)us : 0;
     char count[OUTPUT_TEXT_BYTES], time[OUTPUT_TEXT_BYTES], speed[OUTPUT_TEXT_BYTES];
 
@@ -298,6 +372,7 @@ static void import_print(struct session *session, uint64_t stored, uint64_t us,
         output_text(&session->json, "collection", session->name);
         output_whole(&session->json, "imported", stored);
         output_whole(&session->json, "records", stats->records);
+        output_whole(&session->json, "clamped", import->clamped);
         output_whole(&session->json, "time_us", us);
         output_close(&session->json, '}');
         return;
@@ -312,30 +387,65 @@ static void import_print(struct session *session, uint64_t stored, uint64_t us,
                 "%s rows are searched one by one until `omendb %s optimize` has run\n",
                 output_format_count(stats->unindexed_rows, count), session->arguments.database);
     }
+    clamp_warn(session, import->clamped, stored * session->schema.dim);
+}
+
+static int import_check_id_count(struct import *import)
+{
+    const uint64_t ids = import->id_reader.rows, rows = import->reader.rows;
+
+    if (ids == READER_ROWS_UNKNOWN || rows == READER_ROWS_UNKNOWN || ids == rows) {
+        return OMENDB_OK;
+    }
+    return failure_set(&import->session->failure, OMENDB_INVALID, "%s has %llu ids, %s %llu rows",
+                       import->id_reader.path, (unsigned long long)ids, import->reader.path,
+                       (unsigned long long)rows);
+}
+
+/* Opens the files and reads the first batch. */
+static int import_open_files(struct import *import)
+{
+    const struct arguments *arguments = &import->session->arguments;
+    struct failure *failure = &import->session->failure;
+    int code;
+
+    if (arguments->ids != NULL && arguments->ids_from_given) {
+        return failure_set(failure, FAILURE_USAGE, "--ids or --ids-from, not both");
+    }
+    code = reader_open(&import->reader, arguments->words[0], arguments->format, failure);
+
+    if (code == OMENDB_OK && arguments->ids != NULL) {
+        code = reader_open_ids(&import->id_reader, arguments->ids, failure);
+        code = code == OMENDB_OK ? import_check_id_count(import) : code;
+    }
+    if (code == OMENDB_OK) {
+        code = import_check_arguments(import);
+    }
+    session_catch_interrupt();
+    if (code == OMENDB_OK && arguments->skip != 0) {
+        code = reader_skip(&import->reader, arguments->skip);
+        code = code == OMENDB_OK && arguments->ids != NULL
+                   ? reader_skip(&import->id_reader, arguments->skip)
+                   : code;
+    }
+    return code == OMENDB_OK ? import_read(import) : code;
 }
 
 static int import_run(struct import *import)
 {
     struct session *session = import->session;
-    int code = import_check_arguments(import);
+    int code = session_open_or_create(session, import_rehearse, import);
 
-    if (code == OMENDB_OK && session->arguments.skip != 0) {
-        code = reader_skip(&import->reader, session->arguments.skip);
+    if (code == OMENDB_OK) {
+        code = import_open_collection(import);
     }
     if (code == OMENDB_OK) {
-        code = session_open(session, SESSION_CREATE);
-    }
-    if (code == OMENDB_OK) {
-        code = import_open_collection(session, &import->reader);
-    }
-    if (code == OMENDB_OK) {
-        session_catch_interrupt();
         progress_begin(&import->progress, "importing", "rows");
         code = import_rows(import);
         progress_end(&import->progress);
     }
-    if (code == OMENDB_OK && session->arguments.optimize) {
-        code = command_run_optimize(session);
+    if (code != OMENDB_OK && import->created && import->stored == 0) {
+        import_take_back(import);
     }
     return code;
 }
@@ -348,10 +458,15 @@ int command_import(struct session *session)
     int code;
 
     import.session = session;
-    code = reader_open(&import.reader, session->arguments.words[0], session->arguments.format,
-                       &session->failure);
+    code = import_open_files(&import);
     if (code == OMENDB_OK) {
         code = import_run(&import);
+    }
+    if (code != OMENDB_OK && code != FAILURE_USAGE) {
+        import_count_stored(&import);
+    }
+    if (code == OMENDB_OK && session->arguments.optimize) {
+        code = command_run_optimize(session);
     }
     if (code == OMENDB_OK) {
         code = session_result(session, omendb_collection_get_stats(session->collection, &stats));
@@ -360,11 +475,12 @@ int command_import(struct session *session)
         code = session_close(session);
     }
     if (code == OMENDB_OK) {
-        import_print(session, import.stored, progress_now_us() - start_us, &stats);
+        import_print(&import, progress_now_us() - start_us, &stats);
     }
     failure_release(import.ids);
     failure_release(import.vectors);
     reader_close(&import.reader);
+    reader_close(&import.id_reader);
     return code;
 }
 

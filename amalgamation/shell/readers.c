@@ -112,19 +112,19 @@ static int reader_open_file(struct reader *reader)
     return OMENDB_OK;
 }
 
-int reader_open(struct reader *reader, const char *path, const char *format,
-                struct failure *failure)
+static void reader_prepare(struct reader *reader, const char *path, struct failure *failure)
 {
-    int code;
-
     memset(reader, 0, sizeof *reader);
     reader->path = path;
     reader->failure = failure;
     reader->rows = READER_ROWS_UNKNOWN;
-    code = reader_choose_format(reader, format);
-    if (code == OMENDB_OK) {
-        code = reader_open_file(reader);
-    }
+}
+
+/* Opens the file and reads what stands in front of the rows. */
+static int reader_begin(struct reader *reader)
+{
+    int code = reader_open_file(reader);
+
     if (code == OMENDB_OK) {
         code = reader->format->begin(reader);
     }
@@ -132,6 +132,23 @@ int reader_open(struct reader *reader, const char *path, const char *format,
         reader_close(reader);
     }
     return code;
+}
+
+int reader_open(struct reader *reader, const char *path, const char *format,
+                struct failure *failure)
+{
+    int code;
+
+    reader_prepare(reader, path, failure);
+    code = reader_choose_format(reader, format);
+    return code == OMENDB_OK ? reader_begin(reader) : code;
+}
+
+int reader_open_ids(struct reader *reader, const char *path, struct failure *failure)
+{
+    reader_prepare(reader, path, failure);
+    reader->format = &reader_npy_ids;
+    return reader_begin(reader);
 }
 
 void reader_close(struct reader *reader)

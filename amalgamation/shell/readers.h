@@ -43,7 +43,8 @@ struct reader {
     /* binary formats */
     uint64_t data_offset;
     uint64_t row_bytes; /* 0: rows cannot be found without reading those before */
-    bool doubles;       /* npy of f8, handed out as f32 */
+    char converted;     /* npy: elements that are handed out as f32: 'f', 'i', 'u'; or 0 */
+    uint64_t element_bytes;
     void *scratch;
     /* text formats */
     char *line;
@@ -63,10 +64,13 @@ struct reader {
 int reader_open(struct reader *reader, const char *path, const char *format,
                 struct failure *failure);
 
+/* Opens a .npy of ids: one-dimensional, of whole numbers. Its rows have an id and no elements. */
+int reader_open_ids(struct reader *reader, const char *path, struct failure *failure);
+
 /* Reads up to `capacity` rows.
  *
  * ids:     `capacity` places; untouched unless has_ids.
- * vectors: capacity * dim elements of `scalar`.
+ * vectors: capacity * dim elements of `scalar`; not NULL.
  * count:   rows read; 0 with OMENDB_OK is the end of the file. With a failure: the whole rows
  *          before it. */
 int reader_next(struct reader *reader, size_t capacity, uint64_t *ids, void *vectors,
@@ -95,6 +99,7 @@ int reader_bytes(struct reader *reader, void *buffer, size_t size, bool *ends);
 int reader_scratch(struct reader *reader, size_t size);
 
 extern const struct reader_format reader_npy;
+extern const struct reader_format reader_npy_ids;
 extern const struct reader_format reader_fvecs;
 extern const struct reader_format reader_bvecs;
 extern const struct reader_format reader_fbin;

@@ -1,9 +1,9 @@
 /* readers_binary.c: the binary formats of files of vectors, all little-endian.
  *
- *   npy      "\x93NUMPY", two bytes of version, length of the header (uint16 in version 1, uint32
- * in 2 and 3), the header (a Python dict of descr, fortran_order, shape, as text), the rows fvecs
- * each row: int32 dim, dim f32 bvecs    each row: int32 dim, dim u8 fbin     uint32 rows, uint32
- * dim, rows * dim f32; u8bin and i8bin likewise
+ * - npy: "\x93NUMPY", two bytes of version, length of the header (uint16 in version 1, uint32 in 2
+ *   and 3), the header (a Python dict of descr, fortran_order, shape, as text), the rows.
+ * - fvecs: each row: int32 dim, dim f32; bvecs: each row: int32 dim, dim u8.
+ * - fbin: uint32 rows, uint32 dim, rows * dim f32; u8bin and i8bin likewise.
  *
  * Invariant: once begin() is over, rows * row_bytes is exactly what the file has behind
  * data_offset, where the size of the file can be known. A file that is longer than its header says
@@ -17,7 +17,8 @@
 #include <math.h>
 #include <string.h>
 
-#define READER_NPY_HEADER_MAX 65536u
+#define READER_NPY_HEADER_MAX  65536u
+#define READER_FLOAT_WHOLE_MAX (1u << 24) /* every whole number up to it is a float */
 
 static int reader_check_dim(struct reader *reader, uint64_t dim)
 {
@@ -278,35 +279,37 @@ static bool reader_npy_parse(struct reader_npy_header *header)
     return true;
 }
 
-/* The bytes of an element, or 0 for a type that is not read. */
-static uint64_t reader_npy_element(struct reader *reader, const char *descr)
+/* Takes the type of the elements; false for one that is not read. */
+static bool reader_npy_element(struct reader *reader, const char *descr)
 {
     static const struct {
         char descr[4];
         omendb_scalar scalar;
-        uint64_t bytes;
+        unsigned char bytes;
+        char converted;
     } types[] = {
-        {"<f2", OMENDB_F16, 2}, {"<f4", OMENDB_F32, 4}, {"<f8", OMENDB_F32, 8},
-        {"|i1", OMENDB_I8, 1},  {"|u1", OMENDB_U8, 1},  {"|b1", OMENDB_U8, 1},
+        {"<f2", OMENDB_F16, 2, 0},   {"<f4", OMENDB_F32, 4, 0},   {"<f8", OMENDB_F32, 8, 'f'},
+        {"|i1", OMENDB_I8, 1, 0},    {"|u1", OMENDB_U8, 1, 0},    {"|b1", OMENDB_U8, 1, 0},
+        {"<i2", OMENDB_F32, 2, 'i'}, {"<i4", OMENDB_F32, 4, 'i'}, {"<i8", OMENDB_F32, 8, 'i'},
+        {"<u2", OMENDB_F32, 2, 'u'}, {"<u4", OMENDB_F32, 4, 'u'}, {"<u8", OMENDB_F32, 8, 'u'},
     };
     size_t i;
 
     for (i = 0; i < sizeof types / sizeof *types; i++) {
         if (strcmp(descr, types[i].descr) == 0) {
             reader->scalar = types[i].scalar;
-            reader->doubles = types[i].bytes == 8;
-            return types[i].bytes;
+            reader->converted = types[i].converted;
+            reader->element_bytes = types[i].bytes;
+            return true;
         }
     }
-    return 0;
+    return false;
 }
 
 /* What numpy can do about a header that is not taken. */
 static int reader_npy_take(struct reader *reader, const struct reader_npy_header *header)
 {
-    const uint64_t element_bytes = reader_npy_element(reader, header->descr);
-
-    if (element_bytes == 0) {
+    if (!reader_npy_element(reader, header->descr)) {
         return reader_fail(reader, OMENDB_UNSUPPORTED,
                            "elements of type '%s' are not read; save it with "
                            "np.save(path, a.astype('<f4'))",
@@ -323,8 +326,32 @@ static int reader_npy_take(struct reader *reader, const struct reader_npy_header
                            "np.save(path, np.ascontiguousarray(a))");
     }
     reader->rows = header->shape[0];
-    reader->row_bytes = element_bytes * (header->shape[1] <= READER_DIM_MAX ? header->shape[1] : 0);
+    reader->row_bytes =
+        reader->element_bytes * (header->shape[1] <= READER_DIM_MAX ? header->shape[1] : 0);
     return reader_check_dim(reader, header->shape[1]);
+}
+
+/* Ids: one to a row, in an array of one dimension or one column. */
+static int reader_npy_take_ids(struct reader *reader, const struct reader_npy_header *header)
+{
+    const bool whole = reader_npy_element(reader, header->descr) &&
+                       (reader->converted == 'i' || reader->converted == 'u');
+
+    if (!whole) {
+        return reader_fail(reader, OMENDB_UNSUPPORTED,
+                           "ids of type '%s' are not read; save them with "
+                           "np.save(path, ids.astype('<u8'))",
+                           header->descr);
+    }
+    if (header->dimensions != 1 && (header->dimensions != 2 || header->shape[1] != 1)) {
+        return reader_fail(reader, OMENDB_UNSUPPORTED,
+                           "the array of ids is not one-dimensional; save it with "
+                           "np.save(path, ids.reshape(-1))");
+    }
+    reader->has_ids = true;
+    reader->rows = header->shape[0];
+    reader->row_bytes = reader->element_bytes;
+    return OMENDB_OK;
 }
 
 static int reader_npy_length(struct reader *reader, uint32_t *length)
@@ -365,7 +392,8 @@ static int reader_npy_header_text(struct reader *reader, char *text, size_t leng
                            "numbers are read",
                            (unsigned long long)(header.at - text));
     }
-    return reader_npy_take(reader, &header);
+    return reader->format == &reader_npy_ids ? reader_npy_take_ids(reader, &header)
+                                             : reader_npy_take(reader, &header);
 }
 
 static int reader_npy_begin(struct reader *reader)
@@ -387,32 +415,101 @@ static int reader_npy_begin(struct reader *reader)
     if (code == OMENDB_OK) {
         code = reader_check_size(reader);
     }
-    return code == OMENDB_OK && reader->doubles ? reader_scratch(reader, reader->row_bytes) : code;
+    return code == OMENDB_OK && reader->converted != 0 ? reader_scratch(reader, reader->row_bytes)
+                                                       : code;
+}
+
+static int reader_npy_double(struct reader *reader, uint64_t column, float *to)
+{
+    double from;
+
+    memcpy(&from, (const char *)reader->scratch + column * sizeof from, sizeof from);
+    if (!(fabs(from) <= (double)FLT_MAX)) {
+        return reader_fail(reader, OMENDB_INVALID,
+                           "row %llu, element %llu: %g does not fit a 32-bit float",
+                           (unsigned long long)reader->next_row, (unsigned long long)column, from);
+    }
+    *to = (float)from;
+    return OMENDB_OK;
+}
+
+/* The whole number in a column of the scratch row: its magnitude, and whether it is below 0. */
+static uint64_t reader_npy_whole(const struct reader *reader, uint64_t column, bool *negative)
+{
+    const uint64_t bits = 8 * reader->element_bytes;
+    uint64_t value = 0;
+
+    memcpy(&value, (const char *)reader->scratch + column * reader->element_bytes,
+           (size_t)reader->element_bytes);
+    *negative = reader->converted == 'i' && (value >> (bits - 1) & 1) != 0;
+    return *negative ? (0 - value) & UINT64_MAX >> (64 - bits) : value;
+}
+
+/* A whole number is taken only if a float holds it: one that has to be rounded is likely an id, a
+ * count or a time, and no element. */
+static int reader_npy_integer(struct reader *reader, uint64_t column, float *to)
+{
+    bool negative;
+    const uint64_t magnitude = reader_npy_whole(reader, column, &negative);
+    uint64_t digits = magnitude;
+
+    while (digits > READER_FLOAT_WHOLE_MAX && (digits & 1) == 0) {
+        digits >>= 1;
+    }
+    if (digits > READER_FLOAT_WHOLE_MAX) {
+        return reader_fail(reader, OMENDB_UNSUPPORTED,
+                           "row %llu, element %llu: %s%llu is no 32-bit float; if it may be "
+                           "rounded, save the array with np.save(path, a.astype('<f4'))",
+                           (unsigned long long)reader->next_row, (unsigned long long)column,
+                           negative ? "-" : "", (unsigned long long)magnitude);
+    }
+    *to = negative ? -(float)magnitude : (float)magnitude;
+    return OMENDB_OK;
 }
 
 static int reader_npy_row(struct reader *reader, uint64_t *id, void *vector)
 {
-    const double *from = reader->scratch;
     float *to = vector;
     uint32_t i;
     int code;
 
-    if (!reader->doubles || reader->next_row == reader->rows) {
+    if (reader->converted == 0 || reader->next_row == reader->rows) {
         return reader_plain_row(reader, id, vector);
     }
-    code = reader_bytes(reader, reader->scratch, reader->row_bytes, NULL);
+    code = reader_bytes(reader, reader->scratch, (size_t)reader->row_bytes, NULL);
     for (i = 0; i < reader->dim && code == OMENDB_OK; i++) {
-        if (!(fabs(from[i]) <= (double)FLT_MAX)) {
-            return reader_fail(reader, OMENDB_INVALID,
-                               "row %llu, element %lu: %g does not fit a 32-bit float",
-                               (unsigned long long)reader->next_row, (unsigned long)i, from[i]);
-        }
-        to[i] = (float)from[i];
+        code = reader->converted == 'f' ? reader_npy_double(reader, i, to + i)
+                                        : reader_npy_integer(reader, i, to + i);
     }
     return code;
 }
 
+static int reader_npy_id_row(struct reader *reader, uint64_t *id, void *vector)
+{
+    bool negative;
+    int code;
+
+    (void)vector;
+    if (reader->next_row == reader->rows) {
+        return OMENDB_DONE;
+    }
+    code = reader_bytes(reader, reader->scratch, (size_t)reader->row_bytes, NULL);
+    if (code != OMENDB_OK) {
+        return code;
+    }
+    *id = reader_npy_whole(reader, 0, &negative);
+    if (negative || *id == OMENDB_ID_AUTO) {
+        return reader_fail(reader, OMENDB_INVALID,
+                           "row %llu: %s%llu is no id; ids are whole numbers from 0 to "
+                           "18446744073709551614",
+                           (unsigned long long)reader->next_row, negative ? "-" : "",
+                           (unsigned long long)*id);
+    }
+    return OMENDB_OK;
+}
+
 const struct reader_format reader_npy = {"npy", false, reader_npy_begin, reader_npy_row};
+const struct reader_format reader_npy_ids = {"npy", false, reader_npy_begin, reader_npy_id_row};
 const struct reader_format reader_fvecs = {"fvecs", false, reader_fvecs_begin, reader_vecs_row};
 const struct reader_format reader_bvecs = {"bvecs", false, reader_bvecs_begin, reader_vecs_row};
 const struct reader_format reader_fbin = {"fbin", false, reader_fbin_begin, reader_plain_row};
@@ -420,3 +517,4 @@ const struct reader_format reader_u8bin = {"u8bin", false, reader_u8bin_begin, r
 const struct reader_format reader_i8bin = {"i8bin", false, reader_i8bin_begin, reader_plain_row};
 
 #undef READER_NPY_HEADER_MAX
+#undef READER_FLOAT_WHOLE_MAX

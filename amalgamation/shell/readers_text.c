@@ -1,8 +1,8 @@
 /* readers_text.c: vectors as text, one to a line.
  *
- *   csv      id, then the elements; separated by the first of comma, semicolon and tab that the
- * file has. A first line whose first field is no number is taken for names of columns. jsonl {"id":
- * 7, "vector": [0.5, ...]}, other keys are skipped; or without "id"; or an array
+ * - csv: id, then the elements; separated by the first of comma, semicolon and tab that the file
+ *   has. A first line whose first field is "id" has the names of columns.
+ * - jsonl: {"id": 7, "vector": [0.5, ...]}, other keys are skipped; or without "id"; or an array.
  *
  * Invariant: the first row is read by begin(), because only it tells the dimension and whether
  * there are ids; every later row must be like it. Empty lines are skipped.
@@ -205,8 +205,9 @@ static int reader_csv_parse(struct reader *reader, uint64_t *id)
     if (!json_parse_whole(text, length, id) || *id == OMENDB_ID_AUTO) {
         return reader_fail(reader, OMENDB_INVALID,
                            "column 1: '%.*s' is no id; the first column holds whole numbers from "
-                           "0 to 18446744073709551614",
-                           (int)(length < 40 ? length : 40), text);
+                           "0 to 18446744073709551614%s",
+                           (int)(length < 40 ? length : 40), text,
+                           reader->dim == 0 ? ", and a line of column names begins with id" : "");
     }
     while (next != NULL && code == OMENDB_OK) {
         float value = 0;
@@ -222,14 +223,15 @@ static int reader_csv_parse(struct reader *reader, uint64_t *id)
     return code == OMENDB_OK ? reader_check_count(reader, count) : code;
 }
 
-/* A line of names has a first field that no number begins. */
+/* A line of names begins with "id". Taking any text for a name would drop a row whose id is wrong
+ * without a word. */
 static bool reader_csv_is_header(const struct reader *reader)
 {
     const char *text;
     size_t length;
 
     reader_csv_field(reader, reader->line, &text, &length);
-    return length == 0 || strchr("+-.0123456789", *text) == NULL;
+    return length == 2 && (text[0] | 0x20) == 'i' && (text[1] | 0x20) == 'd';
 }
 
 static int reader_csv_begin(struct reader *reader)

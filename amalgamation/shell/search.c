@@ -12,7 +12,6 @@
 
 #include "json.h"
 #include "progress.h"
-#include "readers.h"
 
 #define SEARCH_BLOCK_ROWS   1024u
 #define SEARCH_BLOCK_PLACES (1u << 20) /* hits of one block */
@@ -49,12 +48,8 @@ static int search_check_arguments(struct session *session)
     return OMENDB_OK;
 }
 
-/* The array of --vector into search->vectors. */
-static int search_parse_vector(struct search *search)
+int command_parse_vector(struct session *session, const char *what, const char *text, float *vector)
 {
-    struct session *session = search->session;
-    const char *text = session->arguments.vector;
-    float *vector = search->vectors;
     enum json_token token;
     struct json json;
     size_t count = 0;
@@ -67,7 +62,7 @@ static int search_parse_vector(struct search *search)
 
             if (!json_float(&json, &value)) {
                 return failure_set(&session->failure, OMENDB_INVALID,
-                                   "--vector: element %zu does not fit a 32-bit float", count);
+                                   "%s: element %zu does not fit a 32-bit float", what, count);
             }
             if (count < session->schema.dim) {
                 vector[count] = value;
@@ -77,34 +72,33 @@ static int search_parse_vector(struct search *search)
     }
     if (token != JSON_ARRAY_END || json_next(&json) != JSON_END) {
         return failure_set(&session->failure, FAILURE_USAGE,
-                           "--vector: %s; an array of numbers is expected: '[0.5, 0.25]'",
+                           "%s: %s; an array of numbers is expected: '[0.5, 0.25]'", what,
                            json.error != NULL ? json.error : "something else");
     }
     if (count != session->schema.dim) {
         return failure_set(&session->failure, OMENDB_INVALID,
-                           "--vector has %zu elements, collection %s holds vectors of %lu", count,
+                           "%s has %zu elements, collection %s holds vectors of %lu", what, count,
                            session->name, (unsigned long)session->schema.dim);
     }
     return OMENDB_OK;
 }
 
-static int search_check_file(struct search *search)
+int command_check_rows(struct session *session, const struct reader *reader, uint32_t *vector_type)
 {
-    const struct session *session = search->session;
     const bool packed = session->arguments.packed;
     const uint32_t elements = packed ? (session->schema.dim + 7) / 8 : session->schema.dim;
 
-    if (packed && search->reader.scalar != OMENDB_U8) {
-        return failure_set(&search->session->failure, FAILURE_USAGE,
+    if (packed && reader->scalar != OMENDB_U8) {
+        return failure_set(&session->failure, FAILURE_USAGE,
                            "--packed: rows of bytes are expected (npy of u1, bvecs, u8bin)");
     }
-    search->query.vector_type = packed ? OMENDB_B1 : (uint32_t)search->reader.scalar;
-    if (elements == search->reader.dim) {
+    *vector_type = packed ? OMENDB_B1 : (uint32_t)reader->scalar;
+    if (elements == reader->dim) {
         return OMENDB_OK;
     }
-    return failure_set(&search->session->failure, OMENDB_MISMATCH,
+    return failure_set(&session->failure, OMENDB_MISMATCH,
                        "%s: rows of %lu elements, but collection %s holds vectors of %lu",
-                       search->reader.path, (unsigned long)search->reader.dim, session->name,
+                       reader->path, (unsigned long)reader->dim, session->name,
                        (unsigned long)session->schema.dim);
 }
 
@@ -118,6 +112,7 @@ static void search_set_query(struct search *search, uint64_t records)
     search->query.k = records == 0 ? 1 : search->query.k;
     search->query.ef = (uint32_t)arguments->ef;
     search->query.recall = arguments->recall;
+    search->query.stretch = arguments->stretch;
     search->query.exact = arguments->exact;
     search->query.use_radius = arguments->radius_given;
     search->query.radius = arguments->radius;
@@ -194,15 +189,16 @@ static void search_print_recall(FILE *file, const omendb_explain *explain)
 {
     char promised[OUTPUT_TEXT_BYTES];
 
-    fprintf(
-        file, "ef up to %llu, promised recall %s%s%s%s\n", (unsigned long long)explain->ef,
-        explain->recall > 0 ? output_format_float(explain->recall, promised) : "unknown",
-        (explain->warnings & OMENDB_EXPLAIN_UNCALIBRATED) != 0 ? "; some graphs are not calibrated"
-                                                               : "",
-        (explain->warnings & OMENDB_EXPLAIN_RECALL_BEYOND) != 0
-            ? "; more is asked than was measured"
-            : "",
-        (explain->warnings & OMENDB_EXPLAIN_K_BEYOND) != 0 ? "; k is above what was measured" : "");
+    fprintf(file, "ef up to %llu, promised recall %s%s%s%s\n", (unsigned long long)explain->ef,
+            explain->recall > 0 ? output_format_float(explain->recall, promised) : "unknown",
+            (explain->warnings & OMENDB_EXPLAIN_UNCALIBRATED) != 0
+                ? "; some graphs were walked with an effort that was not measured"
+                : "",
+            (explain->warnings & OMENDB_EXPLAIN_RECALL_BEYOND) != 0
+                ? "; more is asked than was measured"
+                : "",
+            (explain->warnings & OMENDB_EXPLAIN_K_BEYOND) != 0 ? "; k is above what was measured"
+                                                               : "");
 }
 
 static void search_print_explain(FILE *file, const omendb_explain *explain)
@@ -257,6 +253,16 @@ static void search_print_table(struct search *search, size_t row, uint64_t numbe
 
 /* Searching */
 
+/* Of --timeout, what the searches before have left. */
+static void search_set_timeout(struct search *search)
+{
+    const uint64_t timeout_us = 1000 * search->session->arguments.timeout_ms;
+
+    if (timeout_us != 0) {
+        search->query.timeout_us = timeout_us > search->time_us ? timeout_us - search->time_us : 1;
+    }
+}
+
 /* Searches for `count` vectors and prints the hits; the first is row `number` of the file. */
 static int search_block(struct search *search, size_t count, uint64_t number)
 {
@@ -265,6 +271,7 @@ static int search_block(struct search *search, size_t count, uint64_t number)
     size_t i;
     int code;
 
+    search_set_timeout(search);
     if (search->block == 1) {
         search->query.vector = session->arguments.id_given ? NULL : search->vectors;
         code = omendb_search(session->collection, NULL, &search->query, search->ids,
@@ -274,6 +281,10 @@ static int search_block(struct search *search, size_t count, uint64_t number)
                                    count, search->ids, search->distances, search->counts);
     }
     search->time_us += progress_now_us() - start_us;
+    if (code == OMENDB_TIMEOUT) {
+        return failure_set(&session->failure, code, "not found within --timeout %llu ms",
+                           (unsigned long long)session->arguments.timeout_ms);
+    }
     if (session_result(session, code) != OMENDB_OK) {
         return code;
     }
@@ -336,13 +347,14 @@ static int search_run(struct search *search)
     }
     search_set_query(search, records);
     if (arguments->file != NULL) {
-        code = search_check_file(search);
+        code = command_check_rows(search->session, &search->reader, &search->query.vector_type);
     }
     if (code == OMENDB_OK) {
         code = search_allocate(search);
     }
     if (code == OMENDB_OK && arguments->vector != NULL) {
-        code = search_parse_vector(search);
+        code =
+            command_parse_vector(search->session, "--vector", arguments->vector, search->vectors);
     }
     if (code != OMENDB_OK) {
         return code;

@@ -5,7 +5,8 @@
  * what is in memory), and that is a failure of the command.
  *
  * Commands that only look open the database read-only: they work while another process writes, on
- * read-only media, and can never change anything.
+ * read-only media, and can never change anything. --read-only is a promise of the user that a
+ * command is one of them.
  *
  * The library says what went wrong; the shell adds what to type, where it knows. */
 #define _POSIX_C_SOURCE 200809L
@@ -15,7 +16,8 @@
 #include <signal.h>
 #include <string.h>
 
-#define SESSION_STALL_MS 3600000u /* a bulk import waits for the index rather than give up */
+#define SESSION_STALL_MS       3600000u /* a bulk import waits for the index rather than give up */
+#define SESSION_REHEARSE_BYTES (UINT64_C(4) << 30) /* more than a batch can have */
 
 static volatile sig_atomic_t session_interrupt;
 
@@ -54,22 +56,56 @@ int session_result(struct session *session, int code)
                        message[0] != '\0' ? message : omendb_strerror(code));
 }
 
+/* What the library says of a second writer is for programs; here it is what to type. */
+static void session_explain_busy(struct session *session)
+{
+    failure_clear(&session->failure);
+    failure_set(&session->failure, OMENDB_BUSY,
+                "%s is open for writing in another program: wait for it, or close it there. "
+                "Commands that only read work meanwhile: %s",
+                session->arguments.database, ARGUMENTS_READERS);
+}
+
 int session_open(struct session *session, enum session_mode mode)
 {
+    const bool rehearsal = mode == SESSION_REHEARSE;
     const char *path = session->arguments.database;
     omendb_options options = OMENDB_OPTIONS_INIT;
     int code;
 
     options.read_only = mode == SESSION_READ;
-    options.must_exist = mode != SESSION_CREATE;
+    options.must_exist = mode == SESSION_READ || mode == SESSION_WRITE;
     options.stall_timeout_ms = SESSION_STALL_MS;
-    code = session_result(session, omendb_open(path, &options, &session->db));
-    if (code == OMENDB_NOTFOUND) {
+    if (rehearsal) { /* builds no graph, which would be thrown away */
+        options.threads = 0;
+        options.tail_limit = options.wal_limit = SESSION_REHEARSE_BYTES;
+    }
+    code =
+        session_result(session, omendb_open(rehearsal ? ":memory:" : path, &options, &session->db));
+    if (code == OMENDB_NOTFOUND && options.must_exist) {
         failure_suffix(&session->failure, "; `omendb %s import FILE` creates a database", path);
     } else if (code == OMENDB_BUSY) {
-        failure_suffix(&session->failure, "; wait for the other program, or close it");
+        session_explain_busy(session);
     }
     return code;
+}
+
+int session_open_or_create(struct session *session, int (*rehearse)(void *context), void *context)
+{
+    int code = session_open(session, SESSION_WRITE);
+
+    if (code != OMENDB_NOTFOUND) {
+        return code;
+    }
+    failure_clear(&session->failure);
+    code = session_open(session, SESSION_REHEARSE);
+    if (code == OMENDB_OK) {
+        code = rehearse(context);
+    }
+    if (code == OMENDB_OK) {
+        code = session_close(session);
+    }
+    return code == OMENDB_OK ? session_open(session, SESSION_CREATE) : code;
 }
 
 /* Counts the collections and tells whether one is named "default"; the first is in `name`. */
@@ -167,3 +203,4 @@ int session_close(struct session *session)
 }
 
 #undef SESSION_STALL_MS
+#undef SESSION_REHEARSE_BYTES

@@ -19,13 +19,19 @@ struct session {
 };
 
 enum session_mode {
-    SESSION_READ,  /* for reading: works beside a writer in another process */
-    SESSION_WRITE, /* for writing; the database must be there */
-    SESSION_CREATE /* for writing; created when it is missing */
+    SESSION_READ,    /* for reading: works beside a writer in another process */
+    SESSION_WRITE,   /* for writing; the database must be there */
+    SESSION_CREATE,  /* for writing; created when it is missing */
+    SESSION_REHEARSE /* an empty one in memory, to try what is about to be done */
 };
 
 /* Opens the database of the arguments. */
 int session_open(struct session *session, enum session_mode mode);
+
+/* Opens the database of the arguments for writing, and creates it when it is missing: but only once
+ * `rehearse`, given `context`, succeeds on an empty database in memory, so that what must fail
+ * leaves nothing behind. */
+int session_open_or_create(struct session *session, int (*rehearse)(void *context), void *context);
 
 /* Chooses the collection by the rules of the shell: --collection; the only one there is;
  * "default". Sets session->name. OMENDB_NOTFOUND when there are several and none of them is

@@ -1,8 +1,9 @@
 /* shell.c: omendb, the command-line shell of OmenDB.
  *
  * It uses the public API only, and is a program that one may learn it from: arguments.c reads the
- * command line, session.c opens and closes, commands.c, import.c, export.c and search.c do the
- * work, readers*.c and json.c read files, output.c and progress.c print.
+ * command line, help.c explains it, session.c opens and closes, commands.c, import.c, export.c,
+ * search.c and calibrate.c do the work, readers*.c and json.c read files, output.c, progress.c and
+ * clamp.c print.
  *
  * Invariant: exit status 0 means that everything asked for was done and printed, 1 that something
  * failed, 2 that the command line was not understood and nothing was done. The reason is printed
@@ -11,42 +12,6 @@
 #include <string.h>
 
 #include "commands.h"
-
-static const char shell_help[] =
-    "omendb DB COMMAND: a vector database in the directory DB\n"
-    "\n"
-    "  import FILE       adds the rows of a .npy, .fvecs, .bvecs, .fbin, .u8bin, .i8bin, .csv\n"
-    "                    (id, elements) or .jsonl ({\"id\": 1, \"vector\": [...]}) file; creates\n"
-    "                    what is missing; \"-\" reads the standard input\n"
-    "      --metric l2|cosine|ip|hamming    --type f32|f16|bf16|i8|u8|b1 (stored; default: the\n"
-    "      file's)    --scale S (i8, u8: stored = round(x * S))    --packed (rows are bits)\n"
-    "      --m N    --ef-construction N    --optimize (afterwards)\n"
-    "      --put (replace equal ids)    --ids-from N (number the rows)    --skip N    --limit N\n"
-    "      --batch N (rows a commit)    --format NAME\n"
-    "  search            the nearest records; one of\n"
-    "      --vector '[0.5, 0.25]'    --id N (like this record)    --file FILE [--row N]\n"
-    "      -k N (10)    --recall 0.95 (to be found) or --ef N (more finds more)\n"
-    "      --exact    --radius R    --explain\n"
-    "  get ID...         prints vectors\n"
-    "  delete ID...      deletes records\n"
-    "  export FILE       writes .csv or .jsonl; --limit N, --format NAME, \"-\"\n"
-    "  info              records, files, memory, collections\n"
-    "  collections       the collections\n"
-    "  drop COLLECTION   deletes a collection\n"
-    "  optimize          finishes graphs, drops deleted rows, merges segments\n"
-    "  check             verifies every checksum and structure\n"
-    "  backup PATH       copies the database into a new directory\n"
-    "\n"
-    "  --collection NAME   needed only where there are several and none is named \"default\"\n"
-    "  --json              results and errors for scripts\n"
-    "\n"
-    "Exit status: 0 done, 1 failed, 2 the command line was not understood.\n";
-
-static int shell_print_help(struct session *session)
-{
-    fputs(shell_help, session->json.file);
-    return OMENDB_OK;
-}
 
 static int shell_print_version(struct session *session)
 {
@@ -64,13 +29,23 @@ static int shell_print_version(struct session *session)
 }
 
 static int (*const shell_commands[COMMAND_COUNT])(struct session *) = {
-    [COMMAND_HELP] = shell_print_help,           [COMMAND_VERSION] = shell_print_version,
-    [COMMAND_IMPORT] = command_import,           [COMMAND_EXPORT] = command_export,
-    [COMMAND_SEARCH] = command_search,           [COMMAND_GET] = command_get,
-    [COMMAND_DELETE] = command_delete,           [COMMAND_INFO] = command_info,
-    [COMMAND_COLLECTIONS] = command_collections, [COMMAND_DROP] = command_drop,
-    [COMMAND_OPTIMIZE] = command_optimize,       [COMMAND_CHECK] = command_check,
+    [COMMAND_HELP] = command_help,
+    [COMMAND_VERSION] = shell_print_version,
+    [COMMAND_IMPORT] = command_import,
+    [COMMAND_EXPORT] = command_export,
+    [COMMAND_SEARCH] = command_search,
+    [COMMAND_GET] = command_get,
+    [COMMAND_DELETE] = command_delete,
+    [COMMAND_INFO] = command_info,
+    [COMMAND_COLLECTIONS] = command_collections,
+    [COMMAND_DROP] = command_drop,
+    [COMMAND_OPTIMIZE] = command_optimize,
+    [COMMAND_CHECK] = command_check,
     [COMMAND_BACKUP] = command_backup,
+    [COMMAND_COUNT_RECORDS] = command_count,
+    [COMMAND_CREATE] = command_create,
+    [COMMAND_PUT] = command_put,
+    [COMMAND_CALIBRATE] = command_calibrate,
 };
 
 static void shell_print_failure(struct session *session)

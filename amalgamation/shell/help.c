@@ -1,0 +1,195 @@
+/* help.c: what --help prints: all commands in a screen, or one with all of its options.
+ *
+ * Invariant: every option of the table in arguments.c is named in the text of every command that
+ * knows it; the tests compare them. */
+#include "commands.h"
+
+static const char help_overview[] =
+    "omendb DB COMMAND: a vector database in the directory DB\n"
+    "omendb DB COMMAND --help: the options of a command\n"
+    "\n"
+    "Reading; works beside a program that writes, and takes --read-only to say so:\n"
+    "  search            the nearest records: --vector '[0.5, 0.25]', --id N or --file FILE\n"
+    "  get ID...         prints vectors\n"
+    "  count             the number of records\n"
+    "  export FILE       writes .csv, .jsonl or .npy\n"
+    "  info              records, files, memory, collections\n"
+    "  collections       the collections\n"
+    "  check             verifies every checksum and structure\n"
+    "\n"
+    "Writing; one program at a time:\n"
+    "  import FILE       adds the rows of a .npy, .fvecs, .bvecs, .fbin, .u8bin, .i8bin, .csv or\n"
+    "                    .jsonl file; creates what is missing\n"
+    "  put [ID] VECTOR   stores one record, in place of one with the same id\n"
+    "  delete ID...      deletes records\n"
+    "  create COLLECTION --dim N\n"
+    "  drop COLLECTION   deletes a collection\n"
+    "  calibrate FILE    measures recall on your own queries\n"
+    "  optimize          finishes graphs, drops deleted rows, merges segments\n"
+    "  backup PATH       copies the database into a new directory\n"
+    "\n"
+    "  --collection NAME   needed only where there are several and none is named \"default\"\n"
+    "  --json              results and errors for scripts\n"
+    "\n"
+    "Exit status: 0 done, 1 failed, 2 the command line was not understood.\n";
+
+#define HELP_COLLECTION                                                                            \
+    "  --collection NAME     the only one, or \"default\", where it is not given\n"
+#define HELP_JSON "  --json                result or error as one JSON value\n"
+#define HELP_READ_ONLY                                                                             \
+    "  --read-only           what it does anyway; a command that writes refuses it\n"
+#define HELP_READS  "Only reads: works while another program writes, and changes nothing.\n\n"
+#define HELP_WRITES "Writes: no other program may have the database open for writing.\n\n"
+#define HELP_FORMAT                                                                                \
+    "  --format NAME         npy, fvecs, bvecs, fbin, u8bin, i8bin, csv or jsonl; else by the\n"   \
+    "                        end of the name\n"
+#define HELP_PACKED "  --packed              rows of bytes are bits, the first in the lowest bit\n"
+#define HELP_SCHEMA                                                                                \
+    "  --metric NAME         l2 (squared Euclidean distance), cosine, ip or hamming\n"             \
+    "  --type NAME           stored as f32, f16, bf16, i8, u8 or b1\n"                             \
+    "  --scale S             for i8 and u8: stored = round(x * S); 1. Values outside of\n"         \
+    "                        -128..127 or 0..255 are clamped, with a warning\n"                    \
+    "  --m N, -M N           links of a row in the graph; 16\n"                                    \
+    "  --ef-construction N   candidates while the graph is built; 200\n"
+
+static const char help_import[] =
+    "omendb DB import FILE: adds the rows of a file; creates database and collection\n"
+    "\n"
+    "FILE is \"-\" (the standard input, with --format) or ends with\n"
+    "  .npy                  a two-dimensional array: f2, f4, f8, u1, i1, or wider whole numbers\n"
+    "                        that a 32-bit float holds\n"
+    "  .fvecs .bvecs .fbin .u8bin .i8bin\n"
+    "  .csv                  id, elements; a first line that begins with \"id\" is one of names\n"
+    "  .jsonl                {\"id\": 1, \"vector\": [0.5, 0.25]}, more keys are skipped;\n"
+    "                        \"id\" in all lines or in none\n"
+    "Every batch is one commit. When the first one fails, nothing is left of what was created;\n"
+    "when a later one does, the message tells how to go on.\n"
+    "\n" HELP_WRITES "  --put                 replaces records with the same ids\n"
+    "  --ids FILE.npy        the ids of the rows: one-dimensional, whole numbers\n"
+    "  --ids-from N          numbers the rows from N on\n"
+    "  --skip N, --limit N   leaves out the first N rows; ends after N\n"
+    "  --batch N             rows a commit; 10,000, or what fits into 16 MiB\n"
+    "  --optimize            merges everything into one graph afterwards\n" HELP_FORMAT HELP_PACKED
+    "\n"
+    "Of a new collection (one that is there is compared with them):\n" HELP_SCHEMA
+    "\n" HELP_COLLECTION HELP_JSON;
+
+static const char help_search[] =
+    "omendb DB search: the nearest records, and their distances\n"
+    "\n" HELP_READS "For what; one of\n"
+    "  --vector '[0.5, 0.25]'\n"
+    "  --id N                like this record, which is left out\n"
+    "  --file FILE           like every row of a file, as of import; --row N: of this one (from\n"
+    "                        0), --limit N: of the first N\n" HELP_FORMAT HELP_PACKED "\n"
+    "How well; at most one of --recall, --ef (also with --stretch) and --exact\n"
+    "  --recall R            the share of the true nearest to be found, as 0.95, on average\n"
+    "  --ef N                candidates kept: more finds more and takes longer\n"
+    "  --stretch S           1 or more: stops where the nearest candidate left is S times farther\n"
+    "                        than the last hit; 1.1 to 1.4 are of use\n"
+    "  --exact               compares every record\n"
+    "\n"
+    "  -k N, --k N           hits; 10\n"
+    "  --radius R            only hits that are no farther\n"
+    "  --timeout MS          fails after so many milliseconds of searching, all rows together\n"
+    "  --explain             what the search did\n" HELP_COLLECTION HELP_READ_ONLY HELP_JSON;
+
+static const char help_get[] =
+    "omendb DB get ID...: prints vectors\n"
+    "\n"
+    "Those that are there are printed also when others are missing; the exit status then is 1.\n"
+    "\n" HELP_READS HELP_COLLECTION HELP_READ_ONLY HELP_JSON;
+
+static const char help_count[] = "omendb DB count: the number of records\n"
+                                 "\n" HELP_READS HELP_COLLECTION HELP_READ_ONLY HELP_JSON;
+
+static const char help_put[] =
+    "omendb DB put [ID] '[0.5, 0.25]': stores one record, in place of one with the same id\n"
+    "\n"
+    "Without ID it gets the next one, which is printed.\n"
+    "\n" HELP_WRITES HELP_COLLECTION HELP_JSON;
+
+static const char help_delete[] = "omendb DB delete ID...: deletes those records that are there\n"
+                                  "\n" HELP_WRITES HELP_COLLECTION HELP_JSON;
+
+static const char help_export[] =
+    "omendb DB export FILE: writes all records in the order of ids, as import reads them\n"
+    "\n"
+    "FILE is new and ends with .csv, .jsonl or .npy, or is \"-\", the standard output.\n"
+    "\n" HELP_READS
+    "  --ids FILE.npy        the ids, which have no place in a .npy of vectors; import --ids\n"
+    "                        reads them\n"
+    "  --limit N             only the first N\n"
+    "  --format NAME         csv, jsonl or npy; else by the end of the name\n" HELP_COLLECTION
+        HELP_READ_ONLY HELP_JSON;
+
+static const char help_info[] =
+    "omendb DB info: records, files, memory, collections\n"
+    "\n" HELP_READS "  --collection NAME     only this one\n" HELP_READ_ONLY HELP_JSON;
+
+static const char help_collections[] = "omendb DB collections: the collections\n"
+                                       "\n" HELP_READS HELP_READ_ONLY HELP_JSON;
+
+static const char help_create[] =
+    "omendb DB create COLLECTION --dim N: makes an empty collection, and the database\n"
+    "\n" HELP_WRITES
+    "  --dim N               elements of a vector; bits with --type b1\n" HELP_SCHEMA
+    "  --ef N                candidates of a search that does not say; 64\n" HELP_JSON;
+
+static const char help_drop[] = "omendb DB drop COLLECTION: deletes a collection with its records\n"
+                                "\n" HELP_WRITES HELP_JSON;
+
+static const char help_calibrate[] =
+    "omendb DB calibrate FILE: measures recall on the rows of a file, 50 to 100,000 queries like\n"
+    "those that will be asked; searches with --recall keep to it from then on\n"
+    "\n"
+    "They must not be records of the collection. Best made after optimize.\n"
+    "\n" HELP_WRITES
+    "  --skip N, --limit N   leaves out the first N rows; takes N\n" HELP_FORMAT HELP_PACKED
+        HELP_COLLECTION HELP_JSON;
+
+static const char help_optimize[] =
+    "omendb DB optimize: finishes graphs, drops deleted rows, merges segments\n"
+    "\n" HELP_WRITES HELP_JSON;
+
+static const char help_check[] = "omendb DB check: verifies every checksum and structure\n"
+                                 "\n" HELP_READS HELP_READ_ONLY HELP_JSON;
+
+static const char help_backup[] =
+    "omendb DB backup PATH: copies the database into a new directory\n"
+    "\n"
+    "It begins with a checkpoint.\n"
+    "\n" HELP_WRITES HELP_JSON;
+
+static const char *const help_topics[COMMAND_COUNT] = {
+    [COMMAND_HELP] = help_overview,
+    [COMMAND_IMPORT] = help_import,
+    [COMMAND_EXPORT] = help_export,
+    [COMMAND_SEARCH] = help_search,
+    [COMMAND_GET] = help_get,
+    [COMMAND_DELETE] = help_delete,
+    [COMMAND_INFO] = help_info,
+    [COMMAND_COLLECTIONS] = help_collections,
+    [COMMAND_DROP] = help_drop,
+    [COMMAND_OPTIMIZE] = help_optimize,
+    [COMMAND_CHECK] = help_check,
+    [COMMAND_BACKUP] = help_backup,
+    [COMMAND_COUNT_RECORDS] = help_count,
+    [COMMAND_CREATE] = help_create,
+    [COMMAND_PUT] = help_put,
+    [COMMAND_CALIBRATE] = help_calibrate,
+};
+
+int command_help(struct session *session)
+{
+    fputs(help_topics[session->arguments.topic], session->json.file);
+    return OMENDB_OK;
+}
+
+#undef HELP_COLLECTION
+#undef HELP_JSON
+#undef HELP_READ_ONLY
+#undef HELP_READS
+#undef HELP_WRITES
+#undef HELP_FORMAT
+#undef HELP_PACKED
+#undef HELP_SCHEMA
