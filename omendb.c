@@ -24,7 +24,7 @@
  *     tombstones.c calibration.c storage.c blocks.c segment.c wal.c manifest.c
  *     memtable.c version.c hot.c txn.c commit.c checkpoint.c calibrate.c compact.c
  *     recover.c work.c search.c rows.c backup.c check.c database.c records.c api.c
- * SHA-256 of the inputs: 185c7ae222e1de41aa7778fa91d1bbda4125c1cf42bd64c4db2ef192d6dfb350
+ * SHA-256 of the inputs: 3bd33e859f35af0e78c00add147d6f875baacc5f4101e09c85ec98bc1b1498ea
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -804,6 +804,8 @@ OMENDB_INTERNAL void memory_free(struct memory *memory, void *block, size_t size
 /* Zeroed, aligned to a cache line, and to 2 MiB with huge pages advised when size >= 4 MiB.
  * Released only by memory_free_aligned. */
 OMENDB_INTERNAL void *memory_alloc_aligned(struct memory *memory, size_t size);
+/* What such a block counts for, alignment included: the same for the same size. */
+OMENDB_INTERNAL size_t memory_aligned_total(size_t size);
 OMENDB_INTERNAL void memory_free_aligned(struct memory *memory, void *block, size_t size);
 
 /* a * b and a + b, or SIZE_MAX when they do not fit: an allocation of that size always fails. */
@@ -1017,8 +1019,7 @@ static size_t memory_alignment(size_t size)
     return size >= MEMORY_HUGE_THRESHOLD ? MEMORY_HUGE_PAGE : OMENDB_CACHE_LINE;
 }
 
-/* What is asked from the hooks for an aligned block: the same for the same size. */
-static size_t memory_aligned_total(size_t size)
+OMENDB_INTERNAL size_t memory_aligned_total(size_t size)
 {
     return memory_add(size, memory_alignment(size) + sizeof(void *));
 }
@@ -5194,8 +5195,8 @@ OMENDB_INTERNAL const struct kernel *kernels_for(omendb_scalar scalar, omendb_me
  *   inner product  i8: round(x / step), compared by inner product; a query has a step of its own
  *
  * low and step belong to a segment. Values outside of what they cover are saturated, and whoever
- * codes is told when that is too often. Vectors of
- * integers that span no more than 255 are coded with a step of 1 and lose nothing.
+ * codes is told when that is too often. Vectors of integers that span no more than 255 are coded
+ * with a step of 1 and lose nothing.
  *
  * Rejected: a step for each vector (LVQ, arXiv 2304.04759): the correction terms cost more than the
  * last bit of precision gives, as hits are compared again anyway. */
@@ -5208,7 +5209,8 @@ struct code_format {
     float step; /* 0: there are no codes */
 };
 
-/* 1 for the element types that gain by it. */
+/* 1 for the element types that gain by it, unless a code is no smaller than its vector: in so few
+ * dimensions 256 levels tell too few vectors apart, too. */
 OMENDB_INTERNAL int codes_apply_to(const struct scalar_format *vectors);
 
 /* Bytes from one code to the next: of whole 32, the elements beyond `dim` are zero. */
@@ -5235,9 +5237,15 @@ OMENDB_INTERNAL void codes_choose(struct code_sample *sample, const struct scala
                                   struct code_format *format);
 OMENDB_INTERNAL void codes_sample_end(struct code_sample *sample);
 
-/* How well a code stands for its vector. Poor: many elements are saturated, or hardly any levels
- * are used; the range was chosen for other vectors. */
+/* How well a code stands for its vector. Poor: many elements lie outside of the range, which was
+ * chosen for other vectors, or hardly any levels are used: it was, or no range serves. */
 enum code_quality { CODE_GOOD, CODE_EXACT, CODE_POOR };
+/* Whether the range serves when so many of the vectors that it was chosen for have poor codes.
+ * Where it does not (elements that nearly equal each other: all codes of a region are one), a graph
+ * finds its way over the vectors only. */
+OMENDB_INTERNAL int codes_serve(const struct code_format *format, size_t vectors, size_t poor);
+/* Whether codes of one range are as good as those of the other. */
+OMENDB_INTERNAL int codes_are_alike(const struct code_format *a, const struct code_format *b);
 
 /* out: codes_stride bytes. */
 OMENDB_INTERNAL enum code_quality codes_encode(const struct code_format *format, const void *vector,
@@ -5258,15 +5266,20 @@ OMENDB_INTERNAL int codes_are_exact(const struct code_format *format);
 #define CODES_VECTOR_TAKE 64         /* elements of a vector that enter the sample */
 #define CODES_CUTS        6
 #define CODES_FEW_LEVELS  8 /* from the least to the most; of a sample's integers, too */
-/* Part of the elements whose saturation makes a code poor; sparse vectors have many zeros, which a
- * range that begins there codes as its end. */
-#define CODES_SATURATED_SHARE 2
+/* Part of the elements that make a code poor when they lie outside of the range. */
+#define CODES_OUTSIDE_SHARE 2
+/* Part of the vectors whose poor codes make codes useless. Under the inner product the levels are
+ * few where a vector is short, and that is seldom what is looked for. */
+#define CODES_POOR_SHARE         20
+#define CODES_POOR_SHARE_PRODUCT 4
+#define CODES_ALIKE_STEPS        16.0f /* between the ends of ranges that are as good as the same */
 
 OMENDB_INTERNAL int codes_apply_to(const struct scalar_format *vectors)
 {
     return (vectors->scalar == OMENDB_F32 || vectors->scalar == OMENDB_F16 ||
             vectors->scalar == OMENDB_BF16) &&
-           vectors->metric != OMENDB_HAMMING;
+           vectors->metric != OMENDB_HAMMING &&
+           codes_stride(vectors->dim) < scalar_bytes(vectors->scalar, vectors->dim);
 }
 
 OMENDB_INTERNAL size_t codes_stride(size_t dim)
@@ -5429,72 +5442,58 @@ OMENDB_INTERNAL void codes_choose(struct code_sample *sample, const struct scala
 
 /* ------------------------------------------------------------------ coding */
 
-/* Not-a-number, which only a damaged file has, becomes the lowest code. */
-static void codes_store_u8(const float *values, size_t count, float low, float inverse,
-                           uint8_t *out)
+/* Returns how many values are further than half a step outside of the range. Not-a-number, which
+ * only a damaged file has, becomes the lowest code. */
+static unsigned codes_store_u8(const float *values, size_t count, float low, float inverse,
+                               uint8_t *out)
 {
+    unsigned outside = 0;
     for (size_t i = 0; i < count; i++) {
         float code = (values[i] - low) * inverse + 0.5f;
+        outside += (unsigned)((code < 0.0f) | (code > 256.0f));
         code = code > 0.0f ? code : 0.0f;
         code = code < 255.0f ? code : 255.0f;
         out[i] = (uint8_t)(int)code;
     }
+    return outside;
 }
 
-static void codes_store_i8(const float *values, size_t count, float inverse, uint8_t *out)
+static unsigned codes_store_i8(const float *values, size_t count, float inverse, uint8_t *out)
 {
+    unsigned outside = 0;
     for (size_t i = 0; i < count; i++) {
         float code = values[i] * inverse + 127.5f;
+        outside += (unsigned)((code < 0.0f) | (code > 255.0f));
         code = code > 0.0f ? code : 0.0f;
         code = code < 254.0f ? code : 254.0f;
         out[i] = (uint8_t)((int)code - 127);
     }
+    return outside;
 }
 
+/* outside: receives how many elements the range does not cover. Returns 1 if the code is the
+ * vector. */
 static int codes_encode_with(const struct code_format *format, float step, const void *vector,
-                             uint8_t *out)
+                             uint8_t *out, size_t *outside)
 {
     const struct scalar_format *vectors = &format->vectors;
     float run[CODES_RUN], unit = codes_unit(vectors, vector);
     int symmetric = vectors->metric == OMENDB_INNER_PRODUCT;
     int exact = step == 1.0f && unit == 1.0f;
+    *outside = 0;
     for (size_t at = 0; at < vectors->dim; at += CODES_RUN) {
         size_t count = vectors->dim - at < CODES_RUN ? vectors->dim - at : CODES_RUN;
         scalar_widen(vectors->scalar, vector, at, count, run);
         if (symmetric)
-            codes_store_i8(run, count, unit / step, out + at);
+            *outside += codes_store_i8(run, count, unit / step, out + at);
         else
-            codes_store_u8(run, count, format->low / unit, unit / step, out + at);
+            *outside += codes_store_u8(run, count, format->low / unit, unit / step, out + at);
         for (size_t i = 0; exact && i < count; i++)
             exact = symmetric ? run[i] == (float)(int8_t)out[at + i]
                               : run[i] == format->low + (float)out[at + i];
     }
     memset(out + vectors->dim, 0, codes_stride(vectors->dim) - vectors->dim);
     return exact;
-}
-
-/* Whether the code tells its vector apart from others of its kind. */
-static int codes_is_poor(const uint8_t *code, size_t dim, int symmetric)
-{
-    size_t saturated = 0;
-    int least = 255, most = 0;
-    for (size_t i = 0; i < dim; i++) {
-        int level = symmetric ? (int8_t)code[i] + 127 : code[i];
-        saturated += level == 0 || level == (symmetric ? 254 : 255);
-        least = level < least ? level : least;
-        most = level > most ? level : most;
-    }
-    return saturated * CODES_SATURATED_SHARE > dim || most - least < CODES_FEW_LEVELS;
-}
-
-OMENDB_INTERNAL enum code_quality codes_encode(const struct code_format *format, const void *vector,
-                                               uint8_t *out)
-{
-    if (codes_encode_with(format, format->step, vector, out))
-        return CODE_EXACT;
-    return codes_is_poor(out, format->vectors.dim, format->vectors.metric == OMENDB_INNER_PRODUCT)
-               ? CODE_POOR
-               : CODE_GOOD;
 }
 
 /* The largest magnitude of the elements. */
@@ -5510,17 +5509,57 @@ static float codes_largest(const struct scalar_format *vectors, const void *vect
     return largest;
 }
 
+/* Whether the elements lie on so few levels that vectors of the kind share a code: with 6 levels
+ * the ten nearest of 40,000 rows are among the 64 nearest by code, with 3 levels half of them. The
+ * vector of zeros is no worse off for it. */
+static int codes_has_few_levels(const struct code_format *format, const void *vector,
+                                const uint8_t *code)
+{
+    int least = 255, most = 0, symmetric = format->vectors.metric == OMENDB_INNER_PRODUCT;
+    for (size_t i = 0; i < format->vectors.dim; i++) {
+        int level = symmetric ? (int8_t)code[i] + 127 : code[i];
+        least = level < least ? level : least;
+        most = level > most ? level : most;
+    }
+    return most - least < CODES_FEW_LEVELS && codes_largest(&format->vectors, vector) > 0.0f;
+}
+
+OMENDB_INTERNAL enum code_quality codes_encode(const struct code_format *format, const void *vector,
+                                               uint8_t *out)
+{
+    size_t outside;
+    if (codes_encode_with(format, format->step, vector, out, &outside))
+        return CODE_EXACT;
+    return outside * CODES_OUTSIDE_SHARE > format->vectors.dim ||
+                   codes_has_few_levels(format, vector, out)
+               ? CODE_POOR
+               : CODE_GOOD;
+}
+
+OMENDB_INTERNAL int codes_serve(const struct code_format *format, size_t vectors, size_t poor)
+{
+    int product = format->vectors.metric == OMENDB_INNER_PRODUCT;
+    return poor * (product ? CODES_POOR_SHARE_PRODUCT : CODES_POOR_SHARE) <= vectors;
+}
+
+OMENDB_INTERNAL int codes_are_alike(const struct code_format *a, const struct code_format *b)
+{
+    return fabsf(a->low - b->low) < CODES_ALIKE_STEPS * b->step && a->step > 0.8f * b->step &&
+           a->step < 1.25f * b->step;
+}
+
 /* A factor of the query does not change the order of inner products, so a query uses all of its
  * bits. */
 OMENDB_INTERNAL int codes_encode_query(const struct code_format *format, const void *vector,
                                        uint8_t *out)
 {
     float step = format->step;
+    size_t outside;
     if (format->vectors.metric == OMENDB_INNER_PRODUCT) {
         step = codes_largest(&format->vectors, vector) / 127.0f;
         step = step > FLT_MIN ? step : FLT_MIN;
     }
-    return codes_encode_with(format, step, vector, out);
+    return codes_encode_with(format, step, vector, out, &outside);
 }
 
 OMENDB_INTERNAL int codes_are_exact(const struct code_format *format)
@@ -5533,7 +5572,10 @@ OMENDB_INTERNAL int codes_are_exact(const struct code_format *format)
 #undef CODES_VECTOR_TAKE
 #undef CODES_CUTS
 #undef CODES_FEW_LEVELS
-#undef CODES_SATURATED_SHARE
+#undef CODES_OUTSIDE_SHARE
+#undef CODES_POOR_SHARE
+#undef CODES_POOR_SHARE_PRODUCT
+#undef CODES_ALIKE_STEPS
 
 /* ==============================================================================================
  * graph.c
@@ -5700,6 +5742,9 @@ struct block_file {
  * bounded it by a section: once all is verified touches are free. */
 OMENDB_INTERNAL int blocks_touch_slow(struct block_file *file, uint64_t offset, uint64_t length);
 
+/* Whether the bytes are the file's pages; else they are memory of the process. */
+OMENDB_INTERNAL int blocks_are_mapped(const struct block_file *file);
+
 /* The bytes will not be read again soon: a mapping gives its pages back (they come again when they
  * are touched). Nothing happens to files that are read into memory. */
 OMENDB_INTERNAL void blocks_release(struct block_file *file, uint64_t offset, uint64_t length);
@@ -5825,6 +5870,10 @@ struct graph_scratch;
 OMENDB_INTERNAL struct graph_scratch *
 graph_scratch_create(struct memory *memory); /* NULL: no memory */
 OMENDB_INTERNAL void graph_scratch_destroy(struct graph_scratch *scratch);
+/* The pools, which grow with ef, k and the hidden rows near a query; not the marks, which grow with
+ * the rows. */
+OMENDB_INTERNAL size_t graph_scratch_keys_bytes(const struct graph_scratch *scratch);
+OMENDB_INTERNAL void graph_scratch_drop_keys(struct graph_scratch *scratch);
 
 /* How far a walk goes. With a stretch of 0 it ends when the nearest row that is not expanded is
  * farther than the worst of the `ef` nearest returnable rows found. With a greater one it ends also
@@ -5925,6 +5974,44 @@ OMENDB_INTERNAL void graph_cut(struct graph *graph, uint32_t rows);
  * OMENDB_OK, OMENDB_NOMEM, OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_INTERNAL int graph_repair(struct graph *graph, struct graph_scratch *scratch,
                                  uint32_t indexed);
+
+/* Rows that are linked after all others: one of each `step` (at least 2) from `first` on, `count`
+ * of them; count 0: none. Which of the step differs from one to the next, so that no order in which
+ * rows were added is in step with them. */
+struct graph_held {
+    uint32_t first, step, count;
+};
+
+/* The held row number `index`. They ascend. */
+static inline uint32_t graph_held_row(const struct graph_held *held, uint32_t index)
+{
+    uint32_t hash = index * UINT32_C(2654435769); /* multiples of the golden ratio spread evenly */
+    return held->first + index * held->step + (uint32_t)(((uint64_t)hash * held->step) >> 32);
+}
+
+static inline int graph_is_held(const struct graph_held *held, uint32_t row)
+{
+    if (held->count == 0 || row < held->first)
+        return 0;
+    uint32_t index = (row - held->first) / held->step;
+    return index < held->count && row == graph_held_row(held, index);
+}
+
+/* The row number `index` of those that are not held, ascending. */
+static inline uint32_t graph_unheld_row(const struct graph_held *held, uint32_t index)
+{
+    if (held->count == 0 || index < held->first)
+        return index;
+    uint32_t step = (index - held->first) / (held->step - 1);
+    if (step >= held->count)
+        return index + held->count;
+    uint32_t row = index + step;
+    return row + (row >= graph_held_row(held, step));
+}
+
+/* graph_repair for all rows of [0, indexed) but the held ones, which are not linked yet. */
+OMENDB_INTERNAL int graph_repair_unheld(struct graph *graph, struct graph_scratch *scratch,
+                                        uint32_t indexed, const struct graph_held *held);
 
 /* What walkers may use now: count, entry and stores are loaded in the order that makes every number
  * reachable from them safe. */
@@ -6861,6 +6948,22 @@ OMENDB_INTERNAL struct graph_scratch *graph_scratch_create(struct memory *memory
     return scratch;
 }
 
+OMENDB_INTERNAL size_t graph_scratch_keys_bytes(const struct graph_scratch *scratch)
+{
+    return (scratch->pool.capacity + scratch->pending.capacity + scratch->nearest.capacity) *
+           sizeof(uint64_t);
+}
+
+OMENDB_INTERNAL void graph_scratch_drop_keys(struct graph_scratch *scratch)
+{
+    struct graph_keys *const all[] = {&scratch->pool, &scratch->pending, &scratch->nearest};
+
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        memory_free(scratch->memory, all[i]->keys, all[i]->capacity * sizeof *all[i]->keys);
+        *all[i] = (struct graph_keys){0};
+    }
+}
+
 OMENDB_INTERNAL void graph_scratch_destroy(struct graph_scratch *scratch)
 {
     struct memory *memory;
@@ -6871,11 +6974,7 @@ OMENDB_INTERNAL void graph_scratch_destroy(struct graph_scratch *scratch)
     memory = scratch->memory;
     memory_free_aligned(memory, scratch->marks, scratch->mark_words * sizeof *scratch->marks);
     memory_free(memory, scratch->touched, scratch->touched_capacity * sizeof *scratch->touched);
-    memory_free(memory, scratch->pool.keys, scratch->pool.capacity * sizeof *scratch->pool.keys);
-    memory_free(memory, scratch->pending.keys,
-                scratch->pending.capacity * sizeof *scratch->pending.keys);
-    memory_free(memory, scratch->nearest.keys,
-                scratch->nearest.capacity * sizeof *scratch->nearest.keys);
+    graph_scratch_drop_keys(scratch);
     memory_free(memory, scratch->hop_block, scratch->hop_bytes);
     memory_free(memory, scratch, sizeof *scratch);
 }
@@ -8315,8 +8414,8 @@ static int build_repair_rows(struct graph *graph, struct graph_scratch *scratch,
     return code;
 }
 
-OMENDB_INTERNAL int graph_repair(struct graph *graph, struct graph_scratch *scratch,
-                                 uint32_t indexed)
+OMENDB_INTERNAL int graph_repair_unheld(struct graph *graph, struct graph_scratch *scratch,
+                                        uint32_t indexed, const struct graph_held *held)
 {
     struct graph_view view;
     struct build_reach reach = {NULL, NULL, 0};
@@ -8331,11 +8430,24 @@ OMENDB_INTERNAL int graph_repair(struct graph *graph, struct graph_scratch *scra
     reach.reached = memory_zalloc(graph->memory, memory_multiply(words, sizeof *reach.reached));
     reach.queue = memory_array(graph->memory, view.count, sizeof *reach.queue);
     if (reach.reached != NULL && reach.queue != NULL) {
+        for (uint32_t i = 0; i < held->count; i++) {
+            const uint32_t row = graph_held_row(held, i);
+            reach.reached[row >> 6] |= UINT64_C(1) << (row & 63);
+        }
+        reach.found = held->count;
         code = build_repair_rows(graph, scratch, &view, indexed, &reach);
     }
     memory_free(graph->memory, reach.queue, (size_t)view.count * sizeof *reach.queue);
     memory_free(graph->memory, reach.reached, words * sizeof *reach.reached);
     return code;
+}
+
+OMENDB_INTERNAL int graph_repair(struct graph *graph, struct graph_scratch *scratch,
+                                 uint32_t indexed)
+{
+    const struct graph_held none = {0, 0, 0};
+
+    return graph_repair_unheld(graph, scratch, indexed, &none);
 }
 
 OMENDB_INTERNAL void graph_cut(struct graph *graph, uint32_t rows)
@@ -8461,14 +8573,16 @@ struct graph_bulk_terms {
      * `total` is done; anything but 0 stops the building. NULL: never called. */
     int (*progress)(void *context, uint64_t done, uint64_t total);
     void *context;
+    struct graph_held held; /* not to be linked by graph_bulk */
 };
 
-/* Links rows [0, count) of a graph in which no row is linked yet: after graph_reserve and
- * graph_set_count, with all vectors there. Every row is then reachable. No walkers before it is
- * done: they would find next to nothing. Needs beside the graph at most 6 * M + 60 bytes a row (156
- * for M = 16; about 105 on real data) and 0.6 MiB a thread.
- * Returns OMENDB_OK, OMENDB_DONE (stopped), OMENDB_NOMEM, OMENDB_CORRUPT, OMENDB_IOERR; after
- * anything but the first the graph is only good for graph_destroy. */
+/* Links rows [0, count), but for the held ones, of a graph in which no row is linked yet: after
+ * graph_reserve and graph_set_count, with all vectors there. Every other row is then reachable, and
+ * held ones can be inserted by graph_insert. No walkers before it is done: they would find next to
+ * nothing. Needs beside the graph at most 6 * M + 60 bytes a row (156 for M = 16; about 105 on real
+ * data) and 0.6 MiB a thread. Returns OMENDB_OK, OMENDB_DONE (stopped), OMENDB_NOMEM,
+ * OMENDB_CORRUPT, OMENDB_IOERR; after anything but the first the graph is only good for
+ * graph_destroy. */
 OMENDB_INTERNAL int graph_bulk(struct graph *graph, const struct graph_bulk_terms *terms);
 
 /* Chooses the base links of a graph, all of whose rows are linked, anew: each row's among its
@@ -8554,7 +8668,7 @@ struct bulk {
     struct platform_mutex mutex; /* guards `works` */
     struct bulk_work *works;     /* not in use */
 
-    uint32_t count; /* rows */
+    uint32_t count; /* members: rows that are not held; arrays by member have view.count places */
     uint16_t *ranks;
     uint32_t *uppers; /* the nearest other member that has links above; GRAPH_NO_ROW */
     uint16_t *upper_ranks;
@@ -8571,7 +8685,7 @@ struct bulk {
     uint32_t *leaders;
     uint32_t leader_count;
 
-    uint32_t *order; /* members of a leaf side by side, for the cache; NULL: as numbered */
+    uint32_t *order; /* members of a leaf side by side, for the cache; NULL: ascending */
     uint32_t *offers;
     size_t *offer_starts; /* count + 1 */
     _Atomic uint32_t *offer_counts;
@@ -8587,6 +8701,12 @@ static inline const void *bulk_vector(const struct bulk *bulk, uint32_t row)
 static inline uint32_t *bulk_list(const struct bulk *bulk, uint32_t row)
 {
     return (uint32_t *)(void *)rows_at(&bulk->view.links, row);
+}
+
+/* Members in the order in which they are worked on. */
+static inline uint32_t bulk_member(const struct bulk *bulk, uint32_t at)
+{
+    return bulk->order != NULL ? bulk->order[at] : graph_unheld_row(&bulk->terms->held, at);
 }
 
 static struct platform_mutex *bulk_stripe(const struct bulk *bulk, uint32_t member)
@@ -8814,7 +8934,7 @@ static uint64_t bulk_random(struct bulk *bulk)
 
 static uint32_t bulk_entry(const struct bulk *bulk, uint32_t at)
 {
-    return bulk->is_first ? at : bulk->entries[at];
+    return bulk->is_first ? graph_unheld_row(&bulk->terms->held, at) : bulk->entries[at];
 }
 
 /* One leader out of each of equal runs of the cell. */
@@ -9527,7 +9647,7 @@ static void bulk_meet_all(const struct bulk *bulk, struct bulk_work *work, uint3
 {
     bulk_find_begin(work, member);
     for (uint32_t other = 0; other < bulk->count; other++) {
-        bulk_find(bulk, work, other);
+        bulk_find(bulk, work, bulk_member(bulk, other));
     }
     bulk_choose(bulk, work, member, bulk_measure(bulk, work, member, (struct bulk_parts){0}),
                 2 * bulk->count);
@@ -9538,7 +9658,7 @@ static int bulk_refine_step(struct bulk *bulk, struct bulk_work *work, uint32_t 
     const uint32_t last = bulk_step_end(bulk, index);
 
     for (uint32_t i = index * BULK_GRAIN; i < last; i++) {
-        const uint32_t member = bulk->order != NULL ? bulk->order[i] : i;
+        const uint32_t member = bulk_member(bulk, i);
         if (bulk->count <= BULK_LEAF) {
             bulk_meet_all(bulk, work, member);
         } else {
@@ -9585,9 +9705,9 @@ static int bulk_offer_step(struct bulk *bulk, struct bulk_work *work, uint32_t i
 
     (void)work;
     for (uint32_t i = index * BULK_GRAIN; i < last; i++) {
-        const uint32_t member = bulk->order != NULL ? bulk->order[i] : i;
+        const uint32_t member = bulk_member(bulk, i);
         if (i + 1 < last) {
-            const uint32_t next = bulk->order != NULL ? bulk->order[i + 1] : i + 1;
+            const uint32_t next = bulk_member(bulk, i + 1);
             const uint32_t *list = bulk_list(bulk, next);
             for (uint32_t j = 0; j < bulk->places && list[j] != next; j++) {
                 prefetch_bytes(bulk_list(bulk, list[j]), bulk->places * sizeof *list);
@@ -9603,7 +9723,7 @@ static int bulk_accept_step(struct bulk *bulk, struct bulk_work *work, uint32_t 
     const uint32_t last = bulk_step_end(bulk, index);
 
     for (uint32_t i = index * BULK_GRAIN; i < last; i++) {
-        const uint32_t member = bulk->order != NULL ? bulk->order[i] : i;
+        const uint32_t member = bulk_member(bulk, i);
         const size_t first = bulk->offer_starts[member], end = bulk->offer_starts[member + 1];
         struct bulk_parts parts;
         if (first == end) {
@@ -9626,21 +9746,21 @@ static size_t bulk_start_offers(struct bulk *bulk)
 {
     size_t total = 0;
 
-    for (uint32_t member = 0; member < bulk->count; member++) {
+    for (uint32_t member = 0; member < bulk->view.count; member++) {
         const uint32_t count =
             atomic_load_explicit(&bulk->offer_counts[member], memory_order_relaxed);
         bulk->offer_starts[member] = total;
         total += count < BULK_OFFERS ? count : BULK_OFFERS;
         atomic_store_explicit(&bulk->offer_counts[member], 0, memory_order_relaxed);
     }
-    bulk->offer_starts[bulk->count] = total;
+    bulk->offer_starts[bulk->view.count] = total;
     return total;
 }
 
 static int bulk_accept(struct bulk *bulk)
 {
     const uint32_t steps = bulk_steps(bulk->count);
-    const size_t count = bulk->count;
+    const size_t count = bulk->view.count;
     size_t total = 0;
     int code = OMENDB_NOMEM;
 
@@ -9672,11 +9792,12 @@ static int bulk_accept(struct bulk *bulk)
 static int bulk_find_nearest(struct bulk *bulk)
 {
     const size_t entries = bulk->entry_count;
+    const uint32_t count = bulk->view.count;
     int code;
 
-    bulk->ranks = bulk_array(bulk, memory_multiply(bulk->count, bulk->places), sizeof *bulk->ranks);
-    bulk->uppers = bulk_array(bulk, bulk->count, sizeof *bulk->uppers);
-    bulk->upper_ranks = bulk_array(bulk, bulk->count, sizeof *bulk->upper_ranks);
+    bulk->ranks = bulk_array(bulk, memory_multiply(count, bulk->places), sizeof *bulk->ranks);
+    bulk->uppers = bulk_array(bulk, count, sizeof *bulk->uppers);
+    bulk->upper_ranks = bulk_array(bulk, count, sizeof *bulk->upper_ranks);
     bulk->choices = bulk_array(bulk, entries, sizeof *bulk->choices);
     bulk->entries = bulk_array(bulk, entries, sizeof *bulk->entries);
     bulk->sorted = bulk_array(bulk, entries, sizeof *bulk->sorted);
@@ -9684,7 +9805,7 @@ static int bulk_find_nearest(struct bulk *bulk)
                    bulk->choices != NULL && bulk->entries != NULL && bulk->sorted != NULL
                ? OMENDB_OK
                : OMENDB_NOMEM;
-    for (uint32_t i = 0; i < bulk->count && code == OMENDB_OK; i++) {
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
         bulk->uppers[i] = GRAPH_NO_ROW;
     }
     for (uint32_t i = 0; i < BULK_REPLICAS && code == OMENDB_OK; i++) {
@@ -9693,8 +9814,8 @@ static int bulk_find_nearest(struct bulk *bulk)
             code = bulk_run(bulk, bulk->cell_count, bulk->count, bulk_leaf_step);
         }
     }
-    bulk_array_free(bulk, bulk->ranks, (size_t)bulk->count * bulk->places, sizeof *bulk->ranks);
-    bulk_array_free(bulk, bulk->upper_ranks, bulk->count, sizeof *bulk->upper_ranks);
+    bulk_array_free(bulk, bulk->ranks, (size_t)count * bulk->places, sizeof *bulk->ranks);
+    bulk_array_free(bulk, bulk->upper_ranks, count, sizeof *bulk->upper_ranks);
     bulk_array_free(bulk, bulk->choices, entries, sizeof *bulk->choices);
     bulk_array_free(bulk, bulk->sorted, entries, sizeof *bulk->sorted);
     bulk->ranks = bulk->upper_ranks = NULL;
@@ -9707,7 +9828,7 @@ static int bulk_find_nearest(struct bulk *bulk)
  * needed any more. */
 static int bulk_make_order(struct bulk *bulk)
 {
-    const size_t words = (size_t)bulk->count / 64 + 1;
+    const size_t words = (size_t)bulk->view.count / 64 + 1;
     uint64_t *seen = memory_zalloc(bulk->memory, words * sizeof *seen);
     uint32_t count = 0;
 
@@ -9756,7 +9877,7 @@ static int bulk_make_base(struct bulk *bulk)
     if (code == OMENDB_OK) {
         code = bulk_accept(bulk);
     }
-    bulk_array_free(bulk, bulk->uppers, count, sizeof *bulk->uppers);
+    bulk_array_free(bulk, bulk->uppers, bulk->view.count, sizeof *bulk->uppers);
     bulk_array_free(bulk, bulk->order, count, sizeof *bulk->order);
     bulk->uppers = bulk->order = NULL;
     return code;
@@ -9775,7 +9896,8 @@ static int bulk_insert_step(struct bulk *bulk, struct bulk_work *work, uint32_t 
     if (work->scratch == NULL) {
         return OMENDB_NOMEM;
     }
-    for (uint32_t row = index * BULK_GRAIN; row < last && code == OMENDB_OK; row++) {
+    for (uint32_t i = index * BULK_GRAIN; i < last && code == OMENDB_OK; i++) {
+        const uint32_t row = bulk_member(bulk, i);
         if (bulk_is_upper(bulk, row)) {
             code = graph_insert(bulk->graph, work->scratch, row);
         }
@@ -9789,10 +9911,11 @@ static int bulk_clear_step(struct bulk *bulk, struct bulk_work *work, uint32_t i
     const uint32_t last = bulk_step_end(bulk, index);
 
     (void)work;
-    for (uint32_t row = index * BULK_GRAIN; row < last; row++) {
+    for (uint32_t i = index * BULK_GRAIN; i < last; i++) {
+        const uint32_t row = bulk_member(bulk, i);
         uint32_t *list = bulk_list(bulk, row);
-        for (uint32_t i = 0; i < bulk->places && bulk_is_upper(bulk, row); i++) {
-            list[i] = row;
+        for (uint32_t j = 0; j < bulk->places && bulk_is_upper(bulk, row); j++) {
+            list[j] = row;
         }
     }
     return OMENDB_OK;
@@ -9810,7 +9933,7 @@ static int bulk_make_graph(struct bulk *bulk)
         code = bulk_make_base(bulk);
     }
     if (code == OMENDB_OK) {
-        (void)graph_offer_entry(bulk->graph, 0, 0); /* unless an insertion did */
+        (void)graph_offer_entry(bulk->graph, bulk_member(bulk, 0), 0); /* unless an insertion did */
     }
     return code;
 }
@@ -9824,8 +9947,8 @@ static int bulk_verify_step(struct bulk *bulk, struct bulk_work *work, uint32_t 
     int code = OMENDB_OK;
 
     (void)work;
-    for (uint32_t row = index * BULK_GRAIN; row < last && code == OMENDB_OK; row++) {
-        code = graph_view_touch_vector(&bulk->view, row);
+    for (uint32_t i = index * BULK_GRAIN; i < last && code == OMENDB_OK; i++) {
+        code = graph_view_touch_vector(&bulk->view, bulk_member(bulk, i));
     }
     return code;
 }
@@ -9882,7 +10005,7 @@ static int bulk_begin(struct bulk *bulk, struct graph *graph, const struct graph
     bulk->memory = graph->memory;
     bulk->terms = terms;
     graph_get_view(graph, &bulk->view);
-    bulk->count = bulk->view.count;
+    bulk->count = bulk->view.count - terms->held.count;
     bulk->places = places;
     bulk->random = graph->config.seed;
     bulk->room = (BULK_EXPAND + 1) * places + bulk->view.M + 1;
@@ -9910,8 +10033,9 @@ static int bulk_end(struct bulk *bulk, int code)
     platform_mutex_destroy(&bulk->mutex);
     if (code == OMENDB_OK) {
         scratch = graph_scratch_create(bulk->memory);
-        code =
-            scratch == NULL ? OMENDB_NOMEM : graph_repair(bulk->graph, scratch, bulk->view.count);
+        code = scratch == NULL ? OMENDB_NOMEM
+                               : graph_repair_unheld(bulk->graph, scratch, bulk->view.count,
+                                                     &bulk->terms->held);
     }
     graph_scratch_destroy(scratch);
     return code;
@@ -9926,6 +10050,7 @@ OMENDB_INTERNAL int graph_bulk(struct graph *graph, const struct graph_bulk_term
         return code;
     }
     assert(bulk.view.entry_row == GRAPH_NO_ROW);
+    assert(terms->held.count == 0 || terms->held.step > 1);
     bulk.total = (uint64_t)bulk.count * (bulk.count > BULK_LEAF ? 5 + 2 * BULK_REPLICAS : 5);
     if (bulk.count != 0) {
         code = bulk_read_vectors(&bulk);
@@ -11559,6 +11684,11 @@ OMENDB_INTERNAL void blocks_close(struct block_file *blocks)
     memset(blocks, 0, sizeof *blocks);
 }
 
+OMENDB_INTERNAL int blocks_are_mapped(const struct block_file *file)
+{
+    return file->source->memory == NULL;
+}
+
 OMENDB_INTERNAL void blocks_release(struct block_file *file, uint64_t offset, uint64_t length)
 {
     const struct block_source *source = file->source;
@@ -11660,6 +11790,9 @@ enum section_type {
 /* Part flags */
 #define SEGMENT_IDS_ASCEND  1u
 #define SEGMENT_CODES_EXACT 2u /* every code is its vector */
+/* There are no codes, as no range serves these vectors; else a merge that has the memory makes
+ * codes. Files of older versions never have it, which costs them one merge. */
+#define SEGMENT_NO_RANGE 4u
 
 /* Described in the footer, 96 bytes a part. */
 struct part_info {
@@ -14196,8 +14329,8 @@ struct memtable {
     struct code_format codes;   /* step 0: none, the graph keeps the vectors */
     struct rows_store vectors;  /* used when there are codes */
     _Atomic uint32_t inexact;   /* 1: a code is not its vector; set before the row is shown */
-    _Atomic uint32_t poor;      /* rows with CODE_POOR */
-    uint32_t codes_tried;       /* 1: its vectors gave no range; commit mutex */
+    _Atomic uint32_t poor;      /* rows with CODE_POOR since the drift was last forgiven */
+    uint32_t codes_tried;       /* 1: the vectors gave no range; commit mutex */
     struct rows_store ids;      /* uint64_t */
     struct rows_store begins;   /* uint64_t: commit that added the row */
     struct rows_store previous; /* uint32_t: older row of the same id, or GRAPH_NO_ROW */
@@ -14229,6 +14362,12 @@ OMENDB_INTERNAL const uint8_t *memtable_vector(const struct memtable *memtable, 
 OMENDB_INTERNAL struct rows_view memtable_vectors(const struct memtable *memtable);
 /* Its codes do not fit the rows that came: the graph is of no use. */
 OMENDB_INTERNAL int memtable_has_drifted(const struct memtable *memtable);
+/* No other codes would fit better: the drift is forgotten, until there are many poor rows again.
+ * Commit mutex. */
+OMENDB_INTERNAL void memtable_forgive(struct memtable *memtable);
+/* The first rows, which a graph of use has; the others are searched exactly. Acquire: a count that
+ * is read next is not behind it. */
+OMENDB_INTERNAL uint32_t memtable_graph_rows(const struct memtable *memtable);
 OMENDB_INTERNAL uint64_t memtable_id(const struct memtable *memtable, uint32_t row);
 OMENDB_INTERNAL uint64_t memtable_begin(const struct memtable *memtable, uint32_t row);
 /* Newest row of the id, or the one before `row`; GRAPH_NO_ROW: none. */
@@ -14389,6 +14528,17 @@ OMENDB_INTERNAL int memtable_has_drifted(const struct memtable *memtable)
     uint64_t poor = atomic_load_explicit(&memtable->poor, memory_order_relaxed);
     return poor > MEMTABLE_MANY_POOR &&
            poor * 20 > atomic_load_explicit(&memtable->count, memory_order_relaxed);
+}
+
+OMENDB_INTERNAL void memtable_forgive(struct memtable *memtable)
+{
+    atomic_store_explicit(&memtable->poor, 0, memory_order_relaxed);
+}
+
+OMENDB_INTERNAL uint32_t memtable_graph_rows(const struct memtable *memtable)
+{
+    uint32_t indexed = atomic_load_explicit(&memtable->indexed, memory_order_acquire);
+    return memtable_has_drifted(memtable) ? 0 : indexed;
 }
 
 OMENDB_INTERNAL uint64_t memtable_id(const struct memtable *memtable, uint32_t row)
@@ -14610,6 +14760,8 @@ struct segment {
     /* What may be dropped depends on a limit that only grows: up to this one a look at the
      * tombstones found too little. */
     _Atomic uint64_t not_stale_limit;
+    uint32_t
+        codes_starved; /* merges in a row, the last of which made it, without memory for codes */
     /* Where the manifest finds the tombstones; guarded by maintenance_mutex. */
     uint64_t overlay_file;
     uint32_t overlay_part;
@@ -14842,6 +14994,7 @@ struct scratch {
 OMENDB_INTERNAL struct scratch *scratch_take(omendb *db);               /* NULL: no memory */
 OMENDB_INTERNAL void scratch_give(omendb *db, struct scratch *scratch); /* NULL is OK */
 OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch);          /* NULL is OK */
+OMENDB_INTERNAL void scratch_drop_idle(omendb *db); /* frees the pooled ones; any thread */
 OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found,
                                     size_t vector_bytes);
 OMENDB_INTERNAL int scratch_reserve_code(struct scratch *scratch, size_t bytes);
@@ -14928,15 +15081,17 @@ OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, ui
                                                struct part_info *info);
 /* Codes of all rows of `full`, of which vectors and count are read, one after the other, of
  * codes_stride bytes (memory_free_aligned); fills the fields of `info` that belong to them. *codes
- * is NULL, and step 0, where codes do not apply or there is no memory for them: a graph is then
- * walked over the vectors. Else mapped vectors are released. */
-OMENDB_INTERNAL void checkpoint_make_codes(const struct collection *collection,
-                                           const struct graph_view *full, struct part_info *info,
-                                           uint8_t **codes);
-/* Chooses a range from rows spread over all; step 0: there is none. */
+ * is NULL, and step 0, where codes do not apply or do not serve, and with OMENDB_NOMEM: a graph is
+ * then walked over the vectors. Else mapped vectors are released. */
+OMENDB_INTERNAL int checkpoint_make_codes(const struct collection *collection,
+                                          const struct graph_view *full, struct part_info *info,
+                                          uint8_t **codes);
+/* Tells the log, with the text of the last error, that there was no memory for codes. */
+OMENDB_INTERNAL void checkpoint_report_codes(const struct collection *collection);
+/* Chooses a range from rows spread over [first, first + rows); step 0: none serves. */
 OMENDB_INTERNAL int checkpoint_choose_codes(const struct collection *collection,
-                                            const struct rows_view *vectors, uint32_t rows,
-                                            struct code_format *format);
+                                            const struct rows_view *vectors, uint32_t first,
+                                            uint32_t rows, struct code_format *format);
 /* What info says of the codes. */
 OMENDB_INTERNAL struct code_format checkpoint_code_format(const struct collection *collection,
                                                           const struct part_info *info);
@@ -15032,10 +15187,13 @@ struct search_request {
     size_t k, ef;
     int exact, use_radius;
     float radius;
-    float recall;            /* 0: by ef and stretch */
-    uint64_t deadline_us;    /* by the clock of the vfs; 0: none */
-    float stretch;           /* of graph_effort; 0: ef alone decides */
-    uint64_t largest_source; /* filled by search_run: rows of the largest memtable or segment */
+    float recall;         /* 0: by ef and stretch */
+    uint64_t deadline_us; /* by the clock of the vfs; 0: none */
+    float stretch;        /* of graph_effort; 0: ef alone decides */
+    /* Filled by search_run: */
+    uint64_t largest_source; /* rows of the largest memtable or segment */
+    double hidden_share;     /* of the stored rows: changed by the transaction, and left out like
+                              * deleted ones; 0: none, or so few that they are left out by id */
 };
 /* OMENDB_TIMEOUT when it is past. */
 OMENDB_INTERNAL int search_check_deadline(const struct search_request *request);
@@ -15044,24 +15202,14 @@ OMENDB_INTERNAL int search_run(const struct search_request *request, struct scra
                                omendb_explain *explain);
 
 /* ---- calibrate.c */
-/* Rows that a merge has not inserted yet: first + i * step for i < count. */
-struct calibrate_held {
-    uint32_t first, step, count;
-};
-/* Those to hold back of the rows [first, rows). count 0: too few to tell anything. */
-OMENDB_INTERNAL void calibrate_choose(uint32_t first, uint32_t rows, struct calibrate_held *held);
-static inline int calibrate_is_held(const struct calibrate_held *held, uint32_t row)
-{
-    if (held->count == 0 || row < held->first)
-        return 0;
-    uint32_t at = row - held->first;
-    return at % held->step == 0 && at / held->step < held->count;
-}
+/* Those of the rows [first, rows) that a merge is to insert last. count 0: too few to tell
+ * anything. */
+OMENDB_INTERNAL void calibrate_choose(uint32_t first, uint32_t rows, struct graph_held *held);
 /* The curve of a graph of `rows` rows that lacks only the held ones. No entries: there was no
  * memory for it. OMENDB_DONE: the database is closing. */
 OMENDB_INTERNAL int calibrate_held_rows(struct collection *collection,
                                         const struct search_target *target, uint32_t rows,
-                                        const struct calibrate_held *held,
+                                        const struct graph_held *held,
                                         struct calibration *calibration);
 /* omendb_calibrate, arguments checked; queries in the stored type, one after the other. */
 OMENDB_INTERNAL int
@@ -15920,7 +16068,7 @@ OMENDB_INTERNAL uint64_t version_growing_tail_bytes(const struct version *versio
     if (version->memtable_count == 0)
         return 0;
     const struct memtable *memtable = version->memtables[version->memtable_count - 1];
-    uint32_t indexed = atomic_load_explicit(&memtable->indexed, memory_order_acquire);
+    uint32_t indexed = memtable_graph_rows(memtable);
     uint32_t count = atomic_load_explicit(&memtable->count, memory_order_relaxed);
     return (uint64_t)(count - indexed) * vector_bytes;
 }
@@ -15929,9 +16077,7 @@ OMENDB_INTERNAL uint64_t version_unindexed_bytes(const struct version *version, 
 {
     uint64_t rows = 0;
     for (uint32_t i = 0; i < version->memtable_count; i++) {
-        /* Acquire: the count that is read next is not behind it. */
-        uint32_t indexed =
-            atomic_load_explicit(&version->memtables[i]->indexed, memory_order_acquire);
+        uint32_t indexed = memtable_graph_rows(version->memtables[i]);
         rows += atomic_load_explicit(&version->memtables[i]->count, memory_order_relaxed) - indexed;
     }
     for (uint32_t i = 0; i < version->segment_count; i++)
@@ -15940,6 +16086,9 @@ OMENDB_INTERNAL uint64_t version_unindexed_bytes(const struct version *version, 
 }
 
 /* ------------------------------------------------------------------ scratch */
+
+/* Of hits and candidates, in a pooled scratch: those of a k of some 5,000. */
+#define SCRATCH_KEPT_BYTES (1u << 20)
 
 OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch)
 {
@@ -15982,10 +16131,35 @@ OMENDB_INTERNAL struct scratch *scratch_take(omendb *db)
     return scratch_create(&db->memory);
 }
 
+/* What one search with a large k or ef grew beyond SCRATCH_KEPT_BYTES goes back with the scratch.
+ * The marks of rows stay: any walk needs them. */
+static void scratch_trim(struct scratch *scratch)
+{
+    size_t hits = scratch->hit_capacity * sizeof *scratch->hits,
+           found = scratch->found_capacity * sizeof *scratch->found;
+    if (hits + 3 * found + graph_scratch_keys_bytes(scratch->graph) <= SCRATCH_KEPT_BYTES)
+        return;
+    graph_scratch_drop_keys(scratch->graph);
+    memory_free(scratch->memory, scratch->hits, hits);
+    memory_free(scratch->memory, scratch->found, found);
+    memory_free(scratch->memory, scratch->best, found);
+    memory_free(scratch->memory, scratch->merged, found);
+    scratch->hits = NULL;
+    scratch->found = scratch->best = scratch->merged = NULL;
+    scratch->hit_capacity = scratch->found_capacity = 0;
+}
+
+OMENDB_INTERNAL void scratch_drop_idle(omendb *db)
+{
+    for (size_t i = 0; i < DATABASE_SCRATCH_SLOTS; i++)
+        scratch_destroy(atomic_exchange(&db->scratch[i], NULL));
+}
+
 OMENDB_INTERNAL void scratch_give(omendb *db, struct scratch *scratch)
 {
     if (scratch == NULL)
         return;
+    scratch_trim(scratch);
     for (size_t i = 0; i < DATABASE_SCRATCH_SLOTS; i++) {
         struct scratch *empty = NULL;
         if (atomic_compare_exchange_strong(&db->scratch[i], &empty, scratch))
@@ -16055,6 +16229,8 @@ OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message)
         db->log(db->log_context, code, message);
 }
 
+#undef SCRATCH_KEPT_BYTES
+
 /* ==============================================================================================
  * hot.c
  * ============================================================================================== */
@@ -16068,9 +16244,9 @@ OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message)
  * most half of memory_limit is in use afterwards. The copy is published by one store and lives as
  * long as its segment.
  *
- * Not copied: what already lies in anonymous memory (OMENDB_IO_PREAD, ":memory:"), full vectors of
- * floats (they are read for reranking only, unless there are no codes), small segments, whose pages
- * the TLB holds. */
+ * Not copied: what already lies in anonymous memory (OMENDB_IO_PREAD, a vfs that cannot map,
+ * ":memory:"), full vectors of floats (they are read for reranking only, unless no codes serve),
+ * small segments, whose pages the TLB holds. */
 
 #define HOT_MIN_BYTES (UINT64_C(4) << 20)
 #define HOT_SECTIONS  5
@@ -16122,14 +16298,14 @@ OMENDB_INTERNAL int hot_is_wanted(const omendb *db, const struct segment *segmen
     const struct memory *memory = &db->memory;
     struct hot_section sections[HOT_SECTIONS];
     struct graph_view view = segment->graph;
-    if (db->in_memory || db->storage.io != OMENDB_IO_MAP || atomic_load(&segment->hot) != NULL ||
-        (segment->codes.step == 0.0f && codes_apply_to(&segment->codes.vectors)))
+    if (db->in_memory || !blocks_are_mapped(view.file) || atomic_load(&segment->hot) != NULL ||
+        (segment->codes.step == 0.0f && codes_apply_to(&segment->codes.vectors) &&
+         (segment->info.flags & SEGMENT_NO_RANGE) == 0)) /* a merge will make some */
         return 0;
     hot_list_sections(segment, &view, sections);
-    size_t bytes = hot_bytes(sections);
-    return bytes >= HOT_MIN_BYTES &&
-           (memory->limit == 0 ||
-            memory_add(bytes, (size_t)atomic_load(&memory->used)) <= memory->limit / 2);
+    size_t bytes = hot_bytes(sections), used = (size_t)atomic_load(&memory->used);
+    return bytes >= HOT_MIN_BYTES && (memory->limit == 0 || memory_add(memory_aligned_total(bytes),
+                                                                       used) <= memory->limit / 2);
 }
 
 static int hot_copy(const struct segment *segment, struct segment_hot *hot)
@@ -16852,8 +17028,9 @@ static int commit_validate(omendb *db, struct commit_plan *plan, struct change *
 /* Rows whose codes a new memtable takes its range from. */
 #define COMMIT_CODES_ROWS 256
 
-/* The range of the newest segment, unless the rows have moved away from it; or one that the vectors
- * about to be added give, or those of the memtable so far. step 0: there is none yet. */
+/* The range of the newest segment that has one, unless the rows have moved away from it or a newer
+ * one found none; or one that the vectors about to be added give, or the newest of the memtable.
+ * step 0: there is none yet, or none serves. */
 static int commit_choose_codes(const struct collection *collection, const struct change *change,
                                struct code_format *format)
 {
@@ -16861,7 +17038,7 @@ static int commit_choose_codes(const struct collection *collection, const struct
         atomic_load_explicit(&collection->version, memory_order_relaxed);
     uint8_t *chunk = (uint8_t *)(uintptr_t)change->vectors;
     struct rows_view vectors = {&chunk, 31, UINT32_MAX >> 1, collection->vector_bytes};
-    uint32_t rows = change->count;
+    uint32_t first = 0, rows = change->count;
     int drifted = collection->active != NULL && memtable_has_drifted(collection->active);
     *format = (struct code_format){collection->format, 0.0f, 0.0f};
     if (!codes_apply_to(&collection->format))
@@ -16871,13 +17048,18 @@ static int commit_choose_codes(const struct collection *collection, const struct
             *format = version->segments[i]->codes;
             return OMENDB_OK;
         }
+        if ((version->segments[i]->info.flags & SEGMENT_NO_RANGE) != 0)
+            break;
     }
     if (rows < COMMIT_CODES_ROWS && collection->active != NULL) {
-        rows = atomic_load_explicit(&collection->active->count, memory_order_relaxed);
+        uint32_t count = atomic_load_explicit(&collection->active->count, memory_order_relaxed);
+        rows = count < CODES_SAMPLE_VECTORS ? count : CODES_SAMPLE_VECTORS;
+        first = count - rows;
         vectors = memtable_vectors(collection->active);
     }
-    return rows < COMMIT_CODES_ROWS ? OMENDB_OK
-                                    : checkpoint_choose_codes(collection, &vectors, rows, format);
+    return rows < COMMIT_CODES_ROWS
+               ? OMENDB_OK
+               : checkpoint_choose_codes(collection, &vectors, first, rows, format);
 }
 
 static int commit_add_memtable(omendb *db, struct collection *collection,
@@ -16907,7 +17089,9 @@ static int commit_add_memtable(omendb *db, struct collection *collection,
 }
 
 /* Rows go to the active memtable. One that began with too few rows to choose codes by, or whose
- * codes do not fit what came since, is left behind. */
+ * codes do not fit what came since, is left behind, for one with other codes or with none. Where a
+ * choice anew comes to the same codes, they are as good as any: without that there would be no end
+ * of drifting. */
 static int commit_reserve_memtable(omendb *db, const struct change *change)
 {
     struct collection *collection = change->collection;
@@ -16923,10 +17107,19 @@ static int commit_reserve_memtable(omendb *db, const struct change *change)
          atomic_load_explicit(&active->count, memory_order_relaxed) < COMMIT_CODES_ROWS))
         return OMENDB_OK;
     int code = commit_choose_codes(collection, change, &codes);
-    if (code == OMENDB_OK && active != NULL && codes.step == 0.0f)
+    if (code != OMENDB_OK)
+        return code;
+    if (active != NULL && codes.step == 0.0f && active->codes.step == 0.0f) {
         active->codes_tried = 1;
-    else if (code == OMENDB_OK)
-        code = commit_add_memtable(db, collection, &codes);
+        return OMENDB_OK;
+    }
+    if (active != NULL && active->codes.step != 0.0f && codes_are_alike(&codes, &active->codes)) {
+        memtable_forgive(active);
+        return OMENDB_OK;
+    }
+    code = commit_add_memtable(db, collection, &codes);
+    if (code == OMENDB_OK && active != NULL && codes.step == 0.0f)
+        collection->active->codes_tried = 1;
     return code;
 }
 
@@ -17351,7 +17544,8 @@ OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *pa
  * Overlay: a part for each segment with tombstones, one section of ascending u32 rows. */
 
 #define CHECKPOINT_PACK_BYTES (UINT64_C(4) << 20)
-#define CHECKPOINT_CODED      8192 /* rows coded between releases of their vectors */
+#define CHECKPOINT_CODED      8192               /* rows coded between releases of their vectors */
+#define CHECKPOINT_CODES      ((size_t)64 << 10) /* bytes of codes written at a time */
 
 /* A memtable on its way to becoming a segment. */
 struct checkpoint_item {
@@ -17529,39 +17723,72 @@ OMENDB_INTERNAL struct code_format checkpoint_code_format(const struct collectio
     return (struct code_format){collection->format, info->code_low, info->code_step};
 }
 
-/* Chooses the range of the codes from rows spread over all. */
+static uint32_t checkpoint_sample_row(uint32_t rows, uint32_t take, uint32_t i)
+{
+    return (uint32_t)((uint64_t)i * rows / take);
+}
+
 OMENDB_INTERNAL int checkpoint_choose_codes(const struct collection *collection,
-                                            const struct rows_view *vectors, uint32_t rows,
-                                            struct code_format *format)
+                                            const struct rows_view *vectors, uint32_t first,
+                                            uint32_t rows, struct code_format *format)
 {
     struct code_sample sample;
-    uint32_t take = rows < CODES_SAMPLE_VECTORS ? rows : CODES_SAMPLE_VECTORS;
+    uint32_t take = rows < CODES_SAMPLE_VECTORS ? rows : CODES_SAMPLE_VECTORS, poor = 0;
     int code = codes_sample_begin(&sample, &collection->db->memory);
     if (code != OMENDB_OK)
         return code;
     for (uint32_t i = 0; i < take; i++)
         codes_sample_add(&sample, &collection->format,
-                         rows_at(vectors, (uint32_t)((uint64_t)i * rows / take)));
+                         rows_at(vectors, first + checkpoint_sample_row(rows, take, i)));
     codes_choose(&sample, &collection->format, format);
+    /* The sorted sample is of no use any more, and longer than the longest code. */
+    uint8_t *scrap = (uint8_t *)sample.sorted;
+    for (uint32_t i = 0; i < take && format->step != 0.0f; i++)
+        poor += codes_encode(format, rows_at(vectors, first + checkpoint_sample_row(rows, take, i)),
+                             scrap) == CODE_POOR;
+    if (!codes_serve(format, take, poor))
+        format->step = 0.0f;
     codes_sample_end(&sample);
     return OMENDB_OK;
 }
 
-OMENDB_INTERNAL void checkpoint_make_codes(const struct collection *collection,
-                                           const struct graph_view *full, struct part_info *info,
-                                           uint8_t **codes)
+/* OMENDB_OK with step 0: the vectors have no codes, which `info` then says. */
+static int checkpoint_begin_codes(const struct collection *collection,
+                                  const struct rows_view *vectors, struct part_info *info,
+                                  uint32_t rows, struct code_format *format)
+{
+    *format = (struct code_format){collection->format, 0.0f, 0.0f};
+    if (rows == 0 || !codes_apply_to(&collection->format))
+        return OMENDB_OK;
+    int code = checkpoint_choose_codes(collection, vectors, 0, rows, format);
+    if (code == OMENDB_OK && format->step == 0.0f)
+        info->flags |= SEGMENT_NO_RANGE;
+    return code;
+}
+
+static void checkpoint_end_codes(const struct code_format *format, int exact,
+                                 struct part_info *info)
+{
+    info->code_low = format->low;
+    info->code_step = format->step;
+    if (exact && codes_are_exact(format))
+        info->flags |= SEGMENT_CODES_EXACT;
+}
+
+OMENDB_INTERNAL int checkpoint_make_codes(const struct collection *collection,
+                                          const struct graph_view *full, struct part_info *info,
+                                          uint8_t **codes)
 {
     struct code_format format;
     size_t stride = codes_stride(collection->schema.dim);
     int exact = 1;
     *codes = NULL;
-    if (full->count == 0 || !codes_apply_to(&collection->format) ||
-        checkpoint_choose_codes(collection, &full->vectors, full->count, &format) != OMENDB_OK ||
-        format.step == 0.0f)
-        return;
+    int code = checkpoint_begin_codes(collection, &full->vectors, info, full->count, &format);
+    if (code != OMENDB_OK || format.step == 0.0f)
+        return code;
     *codes = memory_alloc_aligned(&collection->db->memory, memory_multiply(full->count, stride));
     if (*codes == NULL)
-        return;
+        return OMENDB_NOMEM;
     graph_release_vectors(full, 0, full->count); /* what was read around the sample */
     for (uint32_t first = 0, last; first < full->count; first = last) {
         last = full->count - first < CHECKPOINT_CODED ? full->count : first + CHECKPOINT_CODED;
@@ -17570,27 +17797,63 @@ OMENDB_INTERNAL void checkpoint_make_codes(const struct collection *collection,
                      CODE_EXACT;
         graph_release_vectors(full, first, last);
     }
-    info->code_low = format.low;
-    info->code_step = format.step;
-    if (exact && codes_are_exact(&format))
-        info->flags |= SEGMENT_CODES_EXACT;
+    checkpoint_end_codes(&format, exact, info);
+    return OMENDB_OK;
 }
 
+OMENDB_INTERNAL void checkpoint_report_codes(const struct collection *collection)
+{
+    char text[ERROR_TEXT_BYTES];
+    snprintf(text, sizeof text,
+             "a segment of collection \"%.64s\" was written without codes, which makes searching "
+             "it slow until a merge has memory for them: %.300s",
+             collection->name, error_text());
+    database_log(collection->db, OMENDB_NOMEM, text);
+}
+
+/* Codes of the rows, `run` of them at a time. */
+static int checkpoint_append_codes(struct segment_writer *writer, const struct rows_view *vectors,
+                                   const struct code_format *format, uint8_t *codes, uint32_t run,
+                                   struct part_info *info)
+{
+    size_t stride = codes_stride(info->dim);
+    int exact = 1, code = segment_writer_begin_section(writer, SECTION_CODES);
+    for (uint32_t first = 0, count; first < info->rows && code == OMENDB_OK; first += count) {
+        count = info->rows - first < run ? info->rows - first : run;
+        for (uint32_t i = 0; i < count; i++)
+            exact &=
+                codes_encode(format, rows_at(vectors, first + i), codes + i * stride) == CODE_EXACT;
+        code = segment_writer_append(writer, codes, count * stride);
+    }
+    checkpoint_end_codes(format, exact, info);
+    return code;
+}
+
+/* Without memory the segment is walked over its vectors, until it is merged. */
 static int checkpoint_write_codes(struct segment_writer *writer, const struct checkpoint_item *item,
                                   const struct rows_view *vectors, struct part_info *info)
 {
-    uint8_t *codes;
-    size_t bytes = info->rows * codes_stride(info->dim);
+    struct memory *memory = item->memtable->memory;
+    struct code_format format;
+    size_t stride = codes_stride(info->dim);
+    uint32_t run = stride < CHECKPOINT_CODES ? (uint32_t)(CHECKPOINT_CODES / stride) : 1;
+    uint8_t *codes = NULL;
     if (info->indexed_rows == 0) /* nothing to walk, and soon merged */
         return OMENDB_OK;
-    const struct graph_view full = {.vectors = *vectors, .count = info->rows};
-    checkpoint_make_codes(item->collection, &full, info, &codes);
-    if (codes == NULL)
+    int code = checkpoint_begin_codes(item->collection, vectors, info, info->rows, &format);
+    if (code == OMENDB_OK && format.step == 0.0f)
         return OMENDB_OK;
-    int code = segment_writer_begin_section(writer, SECTION_CODES);
-    if (code == OMENDB_OK)
-        code = segment_writer_append(writer, codes, bytes);
-    memory_free_aligned(item->memtable->memory, codes, bytes);
+    if (code == OMENDB_OK) {
+        codes = memory_alloc(memory, run * stride);
+        code = codes == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    }
+    if (code == OMENDB_OK) {
+        code = checkpoint_append_codes(writer, vectors, &format, codes, run, info);
+    } else if (code == OMENDB_NOMEM) {
+        checkpoint_report_codes(item->collection);
+        code = OMENDB_OK;
+    }
+    memory_free(memory, codes, run * stride);
     return code;
 }
 
@@ -17603,8 +17866,7 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
     struct rows_view vectors = memtable_vectors(memtable);
     checkpoint_describe(item->collection, &info);
     info.rows = atomic_load(&memtable->count);
-    checkpoint_describe_graph(
-        &view, memtable_has_drifted(memtable) ? 0 : atomic_load(&memtable->indexed), &info);
+    checkpoint_describe_graph(&view, memtable_graph_rows(memtable), &info);
     uint64_t *ids = memory_array(memtable->memory, info.rows, sizeof *ids);
     if (ids == NULL)
         return OMENDB_NOMEM;
@@ -18636,6 +18898,7 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
 
 #undef CHECKPOINT_PACK_BYTES
 #undef CHECKPOINT_CODED
+#undef CHECKPOINT_CODES
 #undef CHECKPOINT_DOOMED
 
 /* ==============================================================================================
@@ -18684,7 +18947,7 @@ struct calibrate_task {
     omendb *db;
     struct collection *collection;
     const struct search_target *target;
-    const struct calibrate_held *held;
+    const struct graph_held *held;
     uint32_t rows;
     uint32_t first, last; /* of the rows or of the queries that are under way */
     struct calibration_entry rung;
@@ -18693,13 +18956,13 @@ struct calibrate_task {
     float *recalls;
 };
 
-OMENDB_INTERNAL void calibrate_choose(uint32_t first, uint32_t rows, struct calibrate_held *held)
+OMENDB_INTERNAL void calibrate_choose(uint32_t first, uint32_t rows, struct graph_held *held)
 {
     uint32_t inserted = rows - first;
     uint64_t count = (uint64_t)CALIBRATE_QUERIES * inserted / (rows == 0 ? 1 : rows);
     count = count > CALIBRATE_LEAST ? count : CALIBRATE_LEAST;
     count = count < inserted / CALIBRATE_SHARE ? count : inserted / CALIBRATE_SHARE;
-    *held = (struct calibrate_held){first, 1, 0};
+    *held = (struct graph_held){first, 0, 0};
     if (count < CALIBRATE_LEAST)
         return;
     held->count = (uint32_t)count;
@@ -18708,7 +18971,7 @@ OMENDB_INTERNAL void calibrate_choose(uint32_t first, uint32_t rows, struct cali
 
 static const uint8_t *calibrate_query(const struct calibrate_task *task, uint32_t index)
 {
-    return rows_at(&task->target->full.vectors, task->held->first + index * task->held->step);
+    return rows_at(&task->target->full.vectors, graph_held_row(task->held, index));
 }
 
 /* `nearest` ascends and is full of infinities at first. */
@@ -18752,7 +19015,7 @@ static int calibrate_scan(void *context, uint64_t index)
         size_t run = 0;
         uint32_t end = task->last - row < CALIBRATE_RUN ? task->last : row + CALIBRATE_RUN;
         for (; row < end; row++) {
-            if (!calibrate_is_held(task->held, row))
+            if (!graph_is_held(task->held, row))
                 vectors[run++] = rows_at(&task->target->full.vectors, row);
         }
         calibrate_scan_run(task, first, last, vectors, run);
@@ -18841,7 +19104,7 @@ static int calibrate_climb(struct calibrate_task *task)
 
 OMENDB_INTERNAL int calibrate_held_rows(struct collection *collection,
                                         const struct search_target *target, uint32_t rows,
-                                        const struct calibrate_held *held,
+                                        const struct graph_held *held,
                                         struct calibration *calibration)
 {
     omendb *db = collection->db;
@@ -18864,6 +19127,10 @@ OMENDB_INTERNAL int calibrate_held_rows(struct collection *collection,
             calibration_add(calibration, &task.rung, task.recalls, task.count);
     }
     memory_free(&db->memory, task.truth, floats * sizeof *task.truth);
+    if (code == OMENDB_NOMEM) { /* part of a curve would be taken for all that can be found */
+        calibration->count = 0;
+        code = OMENDB_OK;
+    }
     return code;
 }
 
@@ -19079,8 +19346,8 @@ calibrate_collection(struct collection *collection, const uint8_t *queries, uint
  * as large as all smaller ones together: it and they become one. So each remaining one is more than
  * four times as large as the sum of what follows, which leaves at most log5(n) segments, never over
  * eight, and a row is written at most some five times a level. Otherwise a segment alone is
- * rewritten when a quarter of its rows can be dropped, when rows are not in its graph yet, or when
- * its pack is half dead.
+ * rewritten when a quarter of its rows can be dropped, when rows are not in its graph yet, when
+ * its pack is half dead, or when there was no memory for its codes.
  *
  * A merge keeps the graph of the input with the most linked rows, drops from it what no transaction
  * can see, relinks around the gaps, and inserts all other rows. It is accepted if its sampled
@@ -19101,6 +19368,7 @@ calibrate_collection(struct collection *collection, const uint8_t *queries, uint
 #define COMPACT_MAX_INPUTS    64
 #define COMPACT_SLICE         4096 /* rows between looks at `progress` and `stopping` */
 #define COMPACT_GRAIN         16   /* rows a parallel step */
+#define COMPACT_MAX_STARVED   4
 #define COMPACT_COPIED        (UINT32_C(4) << 20) /* bytes of vectors copied between releases */
 #define COMPACT_GATE_MIN_ROWS 1000
 #define COMPACT_GATE_QUERIES  400
@@ -19121,7 +19389,8 @@ struct compact_merge {
     uint64_t *ids;
     uint64_t drop_limit;
     struct begin_array *begins;
-    uint8_t *codes; /* of the output's rows, or NULL: the graph is built over the vectors */
+    uint8_t *codes;         /* of the output's rows, or NULL: the graph is built over the vectors */
+    uint32_t codes_starved; /* of the output */
     struct block_file *written; /* the output's vectors, while the graph is built */
     uint64_t written_offset;
     struct calibration calibration; /* of the output; count 0: none */
@@ -19172,6 +19441,25 @@ static uint32_t compact_droppable_rows(const struct segment *segment, uint64_t l
     return droppable.rows;
 }
 
+/* Whether it is walked over its vectors for want of memory when it was written. */
+static int compact_lacks_codes(const struct collection *collection, const struct segment *segment)
+{
+    return segment->codes.step == 0.0f && codes_apply_to(&collection->format) &&
+           (segment->info.flags & SEGMENT_NO_RANGE) == 0;
+}
+
+/* Whether a merge may have the memory for them now. Each one that had not halves what may be in use
+ * before the next, and from some on there is none until the database is opened anew. */
+static int compact_can_make_codes(const struct collection *collection,
+                                  const struct segment *segment)
+{
+    const struct memory *memory = &collection->db->memory;
+    uint64_t row = codes_stride(collection->schema.dim) + collection->schema.M * UINT64_C(12) + 32,
+             needed = row * segment->info.rows + atomic_load(&memory->used);
+    return segment->codes_starved < COMPACT_MAX_STARVED &&
+           (memory->limit == 0 || needed <= memory->limit >> segment->codes_starved);
+}
+
 /* Whether a segment is worth rewriting alone. */
 static int compact_is_stale(const struct collection *collection, struct segment *segment,
                             uint64_t limit)
@@ -19184,6 +19472,8 @@ static int compact_is_stale(const struct collection *collection, struct segment 
         return unindexed != 0;
     if (parts > 1 && atomic_load(&segment->file->references) * 2 <= parts)
         return 1;
+    if (compact_lacks_codes(collection, segment) && compact_can_make_codes(collection, segment))
+        return 1;
     uint32_t dead = atomic_load(&segment->tombstones->dead);
     if (dead == 0 || (uint64_t)dead * 4 < segment->info.rows ||
         limit <= atomic_load(&segment->not_stale_limit))
@@ -19194,10 +19484,12 @@ static int compact_is_stale(const struct collection *collection, struct segment 
     return 0;
 }
 
-static uint32_t compact_pick_everything(struct segment *const *sorted, uint32_t count,
+static uint32_t compact_pick_everything(const struct collection *collection,
+                                        struct segment *const *sorted, uint32_t count,
                                         uint64_t limit)
 {
-    if (count == 1 && sorted[0]->info.indexed_rows == sorted[0]->info.rows &&
+    if (count == 1 && !compact_lacks_codes(collection, sorted[0]) &&
+        sorted[0]->info.indexed_rows == sorted[0]->info.rows &&
         compact_droppable_rows(sorted[0], limit) == 0)
         return 0;
     return count;
@@ -19243,7 +19535,7 @@ static uint32_t compact_pick(const struct collection *collection, const struct v
         sorted[at] = version->segments[i];
     }
     if (everything)
-        return compact_pick_everything(sorted, count, limit);
+        return compact_pick_everything(collection, sorted, count, limit);
     uint32_t behind = compact_pick_behind(collection, sorted, count);
     if (behind != 0)
         return behind;
@@ -19446,7 +19738,7 @@ struct compact_build {
     struct graph *graph;
     const struct graph_view *source; /* adopting */
     uint32_t first, last;            /* of the slice */
-    struct calibrate_held held;      /* rows to insert last */
+    struct graph_held held;          /* rows to insert last */
 };
 
 static int compact_step(void *context, uint64_t index)
@@ -19465,9 +19757,8 @@ static int compact_step(void *context, uint64_t index)
         code = graph_adopt_rows(build->graph, build->source, build->merge->maps[build->merge->base],
                                 scratch->graph, first, last);
     for (uint32_t row = first; build->source == NULL && row < last && code == OMENDB_OK; row++)
-        code = calibrate_is_held(&build->held, row)
-                   ? OMENDB_OK
-                   : graph_insert(build->graph, scratch->graph, row);
+        code = graph_is_held(&build->held, row) ? OMENDB_OK
+                                                : graph_insert(build->graph, scratch->graph, row);
     scratch_give(db, scratch);
     return code;
 }
@@ -19479,8 +19770,8 @@ static int compact_insert_held(void *context, uint64_t index)
     struct scratch *scratch = scratch_take(db);
     if (scratch == NULL)
         return OMENDB_NOMEM;
-    int code = graph_insert(build->graph, scratch->graph,
-                            build->held.first + (uint32_t)index * build->held.step);
+    int code =
+        graph_insert(build->graph, scratch->graph, graph_held_row(&build->held, (uint32_t)index));
     scratch_give(db, scratch);
     return code;
 }
@@ -19556,24 +19847,24 @@ static const struct calibration *compact_base_curve(const struct compact_merge *
     return merge->base == merge->input_count ? NULL : merge->inputs[merge->base]->calibration;
 }
 
-/* Measures the output's curve, or takes the base's over. A curve that was measured on nearly as
- * many rows is good enough, if the graph was not built anew; one is kept until they have doubled.
- */
+/* Measures the output's curve and inserts the held rows. Where nothing could be measured the curve
+ * of the graph that was adopted (`base`; NULL: none, as the graph was built anew) is kept until its
+ * rows have doubled. */
 static int compact_calibrate(struct compact_build *build, struct compact_merge *merge,
-                             const struct rows_view *vectors)
+                             const struct rows_view *vectors, const struct calibration *base)
 {
-    const struct calibration *base = compact_base_curve(merge);
+    int code = OMENDB_OK;
+    merge->calibration.count = 0;
     if (build->held.count != 0) {
         struct search_target target = compact_target(merge, vectors, build->graph);
-        int code = calibrate_held_rows(merge->collection, &target, merge->rows, &build->held,
-                                       &merge->calibration);
-        return code == OMENDB_OK ? work_parallel(build->compact->db, build->held.count,
-                                                 compact_insert_held, build)
-                                 : code;
+        code = calibrate_held_rows(merge->collection, &target, merge->rows, &build->held,
+                                   &merge->calibration);
+        if (code == OMENDB_OK)
+            code = work_parallel(build->compact->db, build->held.count, compact_insert_held, build);
     }
-    if (base != NULL && merge->rows / 2 <= base->rows)
+    if (merge->calibration.count == 0 && base != NULL && merge->rows / 2 <= base->rows)
         merge->calibration = *base;
-    return OMENDB_OK;
+    return code;
 }
 
 static int compact_repair(const struct compact_build *build)
@@ -19588,6 +19879,7 @@ static int compact_repair(const struct compact_build *build)
 static int compact_insert(struct compact_build *build, struct compact_merge *merge,
                           const struct rows_view *vectors, uint32_t first)
 {
+    /* One that was measured on nearly as many rows is good enough. */
     const struct calibration *base = first == 0 ? NULL : compact_base_curve(merge);
     int code = graph_reserve(build->graph, build->merge->rows);
     if (code != OMENDB_OK)
@@ -19597,7 +19889,7 @@ static int compact_insert(struct compact_build *build, struct compact_merge *mer
         calibrate_choose(first, merge->rows, &build->held);
     code = compact_build_rows(build, first, build->merge->rows);
     if (code == OMENDB_OK)
-        code = compact_calibrate(build, merge, vectors);
+        code = compact_calibrate(build, merge, vectors, base);
     return code == OMENDB_OK ? compact_repair(build) : code;
 }
 
@@ -19624,11 +19916,13 @@ static int compact_bulk_progress(void *context, uint64_t done, uint64_t total)
 
 static struct graph_bulk_terms compact_bulk_terms(struct compact_build *build)
 {
-    return (struct graph_bulk_terms){compact_run_parallel, build->compact->db,
-                                     compact_bulk_progress, build};
+    return (struct graph_bulk_terms){.parallel = compact_run_parallel,
+                                     .runner = build->compact->db,
+                                     .progress = compact_bulk_progress,
+                                     .context = build};
 }
 
-/* All rows at once, but for the held ones, which are the last: those that came last. */
+/* All rows at once, but for the held ones, which come last. */
 static int compact_bulk(struct compact_build *build, struct compact_merge *merge,
                         const struct rows_view *vectors)
 {
@@ -19637,14 +19931,11 @@ static int compact_bulk(struct compact_build *build, struct compact_merge *merge
     if (code != OMENDB_OK)
         return code;
     calibrate_choose(0, merge->rows, &build->held);
-    build->held.first = merge->rows - build->held.count;
-    build->held.step = 1;
-    graph_set_count(build->graph, build->held.first);
+    terms.held = build->held;
+    graph_set_count(build->graph, merge->rows);
     code = graph_bulk(build->graph, &terms);
-    if (code == OMENDB_OK) {
-        graph_set_count(build->graph, merge->rows);
-        code = compact_calibrate(build, merge, vectors);
-    }
+    if (code == OMENDB_OK)
+        code = compact_calibrate(build, merge, vectors, NULL);
     return code == OMENDB_OK ? compact_repair(build) : code;
 }
 
@@ -19977,6 +20268,22 @@ static int compact_write_calibration(struct segment_writer *writer,
                              : code;
 }
 
+/* Where there is no memory for codes, the graph is built over the vectors: rows that are linked are
+ * worth more than codes, which a later merge makes. */
+static int compact_make_codes(struct compact_merge *merge, const struct graph_view *full)
+{
+    int code = checkpoint_make_codes(merge->collection, full, &merge->info, &merge->codes);
+    if (code != OMENDB_NOMEM)
+        return code;
+    checkpoint_report_codes(merge->collection);
+    for (uint32_t i = 0; i < merge->input_count; i++) {
+        if (merge->inputs[i]->codes_starved > merge->codes_starved)
+            merge->codes_starved = merge->inputs[i]->codes_starved;
+    }
+    merge->codes_starved++;
+    return OMENDB_OK;
+}
+
 static int compact_write_graph(struct compact *compact, struct compact_merge *merge)
 {
     struct graph *graph = NULL;
@@ -19987,8 +20294,9 @@ static int compact_write_graph(struct compact *compact, struct compact_merge *me
         uint8_t *chunk = (uint8_t *)(uintptr_t)(merge->written->base + merge->written_offset);
         struct rows_view vectors = {&chunk, 31, UINT32_MAX >> 1, merge->info.vector_stride};
         const struct graph_view full = compact_full_view(merge, &vectors);
-        checkpoint_make_codes(merge->collection, &full, &merge->info, &merge->codes);
-        code = compact_build_graph(compact, merge, &vectors, &graph);
+        code = compact_make_codes(merge, &full);
+        if (code == OMENDB_OK)
+            code = compact_build_graph(compact, merge, &vectors, &graph);
         if (code == OMENDB_OK) {
             graph_get_view(graph, &view);
             checkpoint_describe_graph(&view, merge->rows, &merge->info);
@@ -20093,6 +20401,7 @@ static int compact_install(struct compact *compact, struct compact_merge *merge,
         if (code != OMENDB_OK)
             return code;
         merge->begins = NULL;
+        output->codes_starved = merge->codes_starved; /* before anybody else sees it */
     }
     platform_mutex_lock(&db->commit_mutex);
     for (uint32_t i = 0; output != NULL && i < merge->input_count && code == OMENDB_OK; i++) {
@@ -20240,6 +20549,7 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
 #undef COMPACT_MAX_INPUTS
 #undef COMPACT_SLICE
 #undef COMPACT_GRAIN
+#undef COMPACT_MAX_STARVED
 #undef COMPACT_COPIED
 #undef COMPACT_GATE_MIN_ROWS
 #undef COMPACT_GATE_QUERIES
@@ -20848,6 +21158,7 @@ OMENDB_INTERNAL int recover_refresh(omendb *db)
 #define WORK_SEALED_TAILS   4
 #define WORK_TAILS_AT_MOST  16
 #define WORK_SHORT_DELAY_US 1000000
+#define WORK_DRIFTED_PART   4 /* of tail_limit */
 
 struct work_job {
     struct work_job *next;
@@ -20879,6 +21190,8 @@ struct work_state {
      * next one can give back. */
     _Atomic uint64_t settled_bytes;
     _Atomic uint32_t merge_starved; /* 1: the last merge failed for want of memory */
+    _Atomic uint32_t
+        drifted; /* 1: memtables that are searched exactly, for ever, are over a limit */
     uint32_t merging;
     _Atomic uint64_t merges_ended; /* however they ended */
     struct work_queue queues[WORK_QUEUES];
@@ -21039,6 +21352,7 @@ OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
     if (wait->until_us == 0)
         wait->until_us = now + db->stall_timeout_us;
     wait->merges_ended = ended;
+    scratch_drop_idle(db);
     int in_time = now < wait->until_us, pressed = work_is_pressed(db, 0);
     /* A merge gives back more than a checkpoint of little, which would only make a small segment.
      */
@@ -21058,8 +21372,8 @@ OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
     return work_relieve_by_checkpoint(db, wait, in_time, merged, text);
 }
 
-/* Whether the log asks for a checkpoint; after a failed one only when it has grown by a quarter of
- * the limit again. Work mutex. */
+/* Whether the log, or rows that have drifted, ask for a checkpoint; after a failed one only when
+ * the log has grown by a quarter of the limit again. Work mutex. */
 static int work_wants_checkpoint(const struct work_state *work)
 {
     const omendb *db = work->db;
@@ -21068,12 +21382,14 @@ static int work_wants_checkpoint(const struct work_state *work)
         limit = work->retry_bytes;
     return !work->checkpointing && !db->read_only && !atomic_load(&db->poisoned) &&
            (atomic_load(&db->log_bytes) >= limit ||
-            (atomic_load(&db->checkpoint_failed) == 0 && work_is_pressed(db, 2)));
+            (atomic_load(&db->checkpoint_failed) == 0 &&
+             (atomic_load(&work->drifted) || work_is_pressed(db, 2))));
 }
 
 static int work_do_checkpoint(struct work_state *work)
 {
-    int code = work_checkpoint(work->db, work_is_pressed(work->db, 2));
+    int drifted = atomic_exchange(&work->drifted, 0) != 0;
+    int code = work_checkpoint(work->db, drifted || work_is_pressed(work->db, 2));
     work_report(work->db, "a checkpoint", code);
     platform_mutex_lock(&work->mutex);
     work->checkpointing = 0;
@@ -21089,11 +21405,25 @@ static struct memtable *work_unindexed_memtable(const struct version *version)
 {
     for (uint32_t i = 0; i < version->memtable_count; i++) {
         struct memtable *memtable = version->memtables[i];
-        if (!atomic_load(&memtable->sealed) &&
+        if (!atomic_load(&memtable->sealed) && !memtable_has_drifted(memtable) &&
             atomic_load(&memtable->claimed) < atomic_load(&memtable->count))
             return memtable;
     }
     return NULL;
+}
+
+/* The rows of memtables that have drifted get a graph only by a merge, so from a part of tail_limit
+ * on, as in segments, they ask for the checkpoint before it. */
+static void work_notice_drift(struct work_state *work, const struct collection *collection,
+                              const struct version *version)
+{
+    uint64_t rows = 0;
+    for (uint32_t i = 0; i < version->memtable_count; i++) {
+        if (memtable_has_drifted(version->memtables[i]))
+            rows += atomic_load(&version->memtables[i]->count);
+    }
+    if (rows * collection->vector_bytes * WORK_DRIFTED_PART >= work->db->tail_limit && rows != 0)
+        atomic_store(&work->drifted, 1);
 }
 
 /* Links rows of the collection's memtables; queues it again when more are left. Takes the reference
@@ -21107,6 +21437,7 @@ static int work_do_index(struct work_state *work, struct collection *collection)
     struct scratch *scratch = scratch_take(db);
     struct version *version = version_acquire_newest(collection, &commit);
     struct memtable *memtable = work_unindexed_memtable(version);
+    work_notice_drift(work, collection, version);
     if (scratch == NULL)
         code = OMENDB_NOMEM;
     else if (memtable != NULL && !atomic_load(&collection->dropped)) {
@@ -21496,6 +21827,7 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
 #undef WORK_SEALED_TAILS
 #undef WORK_TAILS_AT_MOST
 #undef WORK_SHORT_DELAY_US
+#undef WORK_DRIFTED_PART
 
 /* ==============================================================================================
  * search.c
@@ -21506,7 +21838,12 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
  * Each memtable and segment is asked on its own: rows in its graph by a walk, rows not in it one by
  * one; the hits are merged by (distance, id). A source that is small is scanned as a whole: that
  * costs no more than the walk and is exact. When a walk finds fewer than k although more rows are
- * visible (deleted rows can cut a graph in two), the source is scanned: k means k. */
+ * visible (deleted rows can cut a graph in two), the source is scanned: k means k.
+ *
+ * In a writing transaction its own records are compared one by one, and the stored rows that it
+ * changed are left out. Few of those are asked for on top of k and dropped by id; many are hidden
+ * from the walk as deleted rows are, which looks up each row that comes near. So neither the effort
+ * nor the memory of a search follows from what the transaction wrote. */
 
 /* A walk computes some 10 to 20 distances for each candidate it keeps, at random places; a scan of
  * 8 for each is cheaper. */
@@ -21522,6 +21859,16 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
     1024 /* rows not in a graph that are not worth the detour over codes                           \
           */
 
+/* Stored rows hidden by the transaction that are asked for on top of k. */
+#define SEARCH_HIDDEN_FEW 32
+/* The transaction's own records: looks at the clock between so many, put in order so many at least
+ * at once. */
+#define SEARCH_OWN_RUN  4096
+#define SEARCH_OWN_SORT 256
+/* Hits are put in their places one by one, which is fast where they nearly are there, until they
+ * have passed so many others each in the mean; then they are sorted. */
+#define SEARCH_MOVES_EACH 64
+
 /* One source of rows, whatever it is. */
 struct search_source {
     struct graph_view view;          /* the vectors; count = rows that can be scanned */
@@ -21532,11 +21879,30 @@ struct search_source {
     uint32_t indexed;   /* the first ones, which can be walked */
     uint32_t row_limit; /* rows at or beyond are not visible */
     uint64_t commit;
+    const struct search_request *hiding; /* its transaction hides rows; NULL: it is not asked */
     const struct tombstones *tombstones;
     const struct begin_array *begins; /* NULL: all rows below row_limit have begun */
     const struct memtable *memtable;
     struct segment *segment;
 };
+
+static int search_source_id(const struct search_source *source, uint32_t row, uint64_t *id)
+{
+    if (source->segment != NULL)
+        return segment_id(source->segment, row, id);
+    *id = memtable_id(source->memtable, row);
+    return OMENDB_OK;
+}
+
+/* Whether the transaction changed the record. A row whose id cannot be read counts as unchanged:
+ * where it is a hit, naming it fails. */
+static int search_is_changed(const struct search_source *source, uint32_t row)
+{
+    const struct search_request *request = source->hiding;
+    uint64_t id;
+    return search_source_id(source, row, &id) == OMENDB_OK &&
+           txn_find(request->txn, request->collection, id) != NULL;
+}
 
 static int search_visible(const void *context, uint32_t row)
 {
@@ -21544,7 +21910,9 @@ static int search_visible(const void *context, uint32_t row)
     uint64_t end = tombstones_get(source->tombstones, row);
     if (end != 0 && end <= source->commit)
         return 0;
-    return source->begins == NULL || source->begins->begin[row] <= source->commit;
+    if (source->begins != NULL && source->begins->begin[row] > source->commit)
+        return 0;
+    return source->hiding == NULL || !search_is_changed(source, row);
 }
 
 static void search_memtable_source(const struct memtable *memtable,
@@ -21553,7 +21921,7 @@ static void search_memtable_source(const struct memtable *memtable,
 {
     memset(source, 0, sizeof *source);
     /* In this order: what is indexed is in the view, what is visible is in it, too. */
-    source->indexed = memtable_has_drifted(memtable) ? 0 : atomic_load(&memtable->indexed);
+    source->indexed = memtable_graph_rows(memtable);
     source->row_limit = memtable_visible_rows(memtable, commit);
     graph_get_view(memtable->graph, &source->view);
     source->walk = source->view;
@@ -21590,17 +21958,30 @@ static void search_segment_source(struct segment *segment, uint64_t commit,
     source->segment = segment;
 }
 
-static int search_source_id(const struct search_source *source, uint32_t row, uint64_t *id)
-{
-    if (source->segment != NULL)
-        return segment_id(source->segment, row, id);
-    *id = memtable_id(source->memtable, row);
-    return OMENDB_OK;
-}
-
 static int search_hit_before(const struct graph_hit *a, const struct graph_hit *b)
 {
     return a->distance < b->distance || (a->distance == b->distance && a->row < b->row);
+}
+
+static int search_compare_hits(const void *left, const void *right)
+{
+    return search_hit_before(right, left) - search_hit_before(left, right);
+}
+
+/* Brings the hits into order, of which the first `done` are. */
+static void search_order_hits(struct graph_hit *hits, size_t done, size_t count)
+{
+    size_t moves = 0, most = SEARCH_MOVES_EACH * count;
+    for (size_t i = done; i < count && moves <= most; i++) {
+        struct graph_hit hit = hits[i];
+        size_t at = i;
+        for (; at > 0 && search_hit_before(&hit, &hits[at - 1]); at--)
+            hits[at] = hits[at - 1];
+        hits[at] = hit;
+        moves += i - at;
+    }
+    if (moves > most)
+        sort_array(hits, count, sizeof *hits, search_compare_hits);
 }
 
 /* The distances of vectors in place of those of codes; in order again, with the first `done`, which
@@ -21624,14 +22005,10 @@ static int search_rerank(const struct search_source *source, const uint8_t *quer
             vectors[i] = vector;
         }
         view->kernel->many(query, vectors, run, view->dim, distances);
-        for (size_t i = 0; i < run; i++) {
-            struct graph_hit hit = {distances[i], hits[first + i].row};
-            size_t at = first + i;
-            for (; at > 0 && search_hit_before(&hit, &hits[at - 1]); at--)
-                hits[at] = hits[at - 1];
-            hits[at] = hit;
-        }
+        for (size_t i = 0; i < run; i++)
+            hits[first + i].distance = distances[i];
     }
+    search_order_hits(hits, done, count);
     return OMENDB_OK;
 }
 
@@ -21667,7 +22044,12 @@ static int search_encode(const struct search_request *request, const struct sear
     return OMENDB_OK;
 }
 
-/* Rows [first, row_limit), as search_scan, but by codes; the best are compared again. */
+/* Rows [first, row_limit), as search_scan, but by codes; the best are compared again.
+ *
+ * Not exact: of rows that are closer together than a step of the codes the wrong ones may be
+ * compared again. But this is done only beside a walk, by the same codes and with as many compared
+ * again, and no walk finds more of the nearest than a scan by its codes: what the curve promises
+ * for the walk, or that none tells, holds for these rows too. */
 static int search_scan_codes(const struct search_request *request,
                              const struct search_source *source, struct scratch *scratch,
                              uint32_t first, size_t k, const struct graph_filter *filter,
@@ -21862,21 +22244,21 @@ static void search_make_plan(const struct search_request *request, size_t k,
     plan->largest = largest != 0 ? largest : request->ef;
 }
 
-/* A graph was walked. */
-static void search_tell(const struct calibration_answer *answer, size_t ef, omendb_explain *explain)
+/* The hits are those of a walk. */
+static void search_tell(const struct calibration_answer *answer, omendb_explain *explain)
 {
-    explain->ef = ef > explain->ef ? ef : explain->ef;
     explain->warnings |= answer->warnings;
     if ((answer->warnings & OMENDB_EXPLAIN_UNCALIBRATED) == 0 && answer->recall < explain->recall)
         explain->recall = answer->recall;
 }
 
-/* Whether a walk is worth it. With a stretch ef is only a bound, far above what is kept. */
+/* Whether a walk is worth it. With a stretch ef is only a bound, far above what is kept. Where the
+ * transaction hides most rows, a walk meets many for each that it may return. */
 static int search_is_small(const struct search_request *request, uint32_t rows, size_t ef)
 {
     if (request->stretch > 0.0f && ef > SEARCH_STRETCH_EF)
         ef = SEARCH_STRETCH_EF;
-    return rows / SEARCH_SCAN_PER_CANDIDATE <= ef;
+    return (double)(rows / SEARCH_SCAN_PER_CANDIDATE) * (1.0 - request->hidden_share) <= (double)ef;
 }
 
 /* The k nearest rows of a source into scratch->hits. */
@@ -21885,7 +22267,7 @@ static int search_rows(const struct search_request *request, const struct search
                        size_t *count, struct graph_counters *counters, omendb_explain *explain)
 {
     struct calibration_answer answer;
-    int filtered = source->begins != NULL ||
+    int filtered = source->begins != NULL || source->hiding != NULL ||
                    atomic_load_explicit(&source->tombstones->dead, memory_order_acquire) != 0;
     struct graph_filter filter = {source->row_limit, GRAPH_NO_ROW, filtered ? search_visible : NULL,
                                   source};
@@ -21904,10 +22286,11 @@ static int search_rows(const struct search_request *request, const struct search
         code = search_walk(request, source, scratch, &effort, &in_graph, count, counters);
         *count = *count < k ? *count : k;
         explain->graph_rows += walked;
+        explain->ef = answer.ef > explain->ef ? answer.ef : explain->ef;
         if (*count < k && *count < walked)
             *count = walked = 0;
         else
-            search_tell(&answer, answer.ef, explain);
+            search_tell(&answer, explain);
     }
     if (code == OMENDB_OK && walked < source->row_limit) {
         int by_codes = walked != 0 && source->codes != NULL &&
@@ -21922,6 +22305,27 @@ static int search_rows(const struct search_request *request, const struct search
 static int search_before(const struct search_hit *a, const struct search_hit *b)
 {
     return a->distance < b->distance || (a->distance == b->distance && a->id < b->id);
+}
+
+static int search_compare(const void *left, const void *right)
+{
+    return search_before(right, left) - search_before(left, right);
+}
+
+/* Brings what was found into order. */
+static void search_order_found(struct search_hit *found, size_t count)
+{
+    size_t moves = 0, most = SEARCH_MOVES_EACH * count;
+    for (size_t i = 1; i < count && moves <= most; i++) {
+        struct search_hit hit = found[i];
+        size_t at = i;
+        for (; at > 0 && search_before(&hit, &found[at - 1]); at--)
+            found[at] = found[at - 1];
+        found[at] = hit;
+        moves += i - at;
+    }
+    if (moves > most)
+        sort_array(found, count, sizeof *found, search_compare);
 }
 
 /* Rows to ids; equal distances, which came in the order of rows, into the order of ids. Records
@@ -21940,11 +22344,9 @@ static int search_name_hits(const struct search_request *request,
         if (hit.id == request->excluded_id ||
             (request->txn != NULL && txn_find(request->txn, request->collection, hit.id) != NULL))
             continue;
-        size_t at = used++;
-        for (; at > 0 && search_before(&hit, &scratch->found[at - 1]); at--)
-            scratch->found[at] = scratch->found[at - 1];
-        scratch->found[at] = hit;
+        scratch->found[used++] = hit;
     }
+    search_order_found(scratch->found, used);
     *named = used;
     return OMENDB_OK;
 }
@@ -21964,30 +22366,60 @@ static void search_merge(struct scratch *scratch, size_t found, size_t k, size_t
     *best = out;
 }
 
-/* The transaction's own records, compared one by one. */
-static void search_own_writes(const struct search_request *request, struct scratch *scratch,
-                              size_t k, size_t *best, struct graph_counters *counters)
+/* Of the transaction's writes to the collection: records that it has, stored rows that it hides. */
+static void search_count_writes(const struct search_request *request, size_t *own, size_t *hidden)
 {
     const omendb_txn *txn = request->txn;
+    *own = *hidden = 0;
     for (size_t i = 0; txn != NULL && i < txn->write_count; i++) {
         const struct txn_write *write = &txn->writes[i];
+        *own += write->collection == request->collection && write->vector != NULL;
+        *hidden += write->collection == request->collection && !write->added;
+    }
+}
+
+static void search_merge_own(struct scratch *scratch, size_t found, size_t k, size_t *best)
+{
+    sort_array(scratch->found, found, sizeof *scratch->found, search_compare);
+    search_merge(scratch, found, k, best);
+}
+
+/* The transaction's own records, compared one by one. Those nearer than the k-th best are gathered
+ * in `found` and merged when it is full. */
+static int search_own_writes(const struct search_request *request, struct scratch *scratch,
+                             size_t k, size_t *best, struct graph_counters *counters)
+{
+    const omendb_txn *txn = request->txn;
+    size_t found = 0;
+    for (size_t i = 0; i < txn->write_count; i++) {
+        const struct txn_write *write = &txn->writes[i];
+        if (i % SEARCH_OWN_RUN == 0 && search_check_deadline(request) != OMENDB_OK)
+            return OMENDB_TIMEOUT;
         if (write->collection != request->collection || write->vector == NULL ||
             write->id == request->excluded_id)
             continue;
         float distance = request->collection->kernel->pair(request->vector, write->vector,
                                                            request->collection->schema.dim);
-        scratch->found[0] =
-            (struct search_hit){distance * request->collection->distance_factor, write->id};
-        search_merge(scratch, 1, k, best);
+        struct search_hit hit = {distance * request->collection->distance_factor, write->id};
         counters->distances++;
+        if (*best == k && !search_before(&hit, &scratch->best[k - 1]))
+            continue;
+        scratch->found[found++] = hit;
+        if (found == scratch->found_capacity) {
+            search_merge_own(scratch, found, k, best);
+            found = 0;
+        }
     }
+    search_merge_own(scratch, found, k, best);
+    return OMENDB_OK;
 }
 
-static int search_source(const struct search_request *request, const struct search_source *source,
+static int search_source(const struct search_request *request, struct search_source *source,
                          struct scratch *scratch, size_t k, const struct search_plan *plan,
                          size_t *best, struct graph_counters *counters, omendb_explain *explain)
 {
     size_t count, named;
+    source->hiding = request->hidden_share > 0.0 ? request : NULL;
     int code = search_check_deadline(request);
     if (code == OMENDB_OK)
         code = search_rows(request, source, scratch, k, plan, &count, counters, explain);
@@ -22007,17 +22439,24 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     const struct version *version = request->version;
     struct graph_counters counters = {0, 0};
     struct search_source source;
-    size_t best = 0, own = request->txn == NULL ? 0 : request->txn->write_count;
-    uint64_t rows = search_total_rows(version, &terms.largest_source) + own;
+    size_t best = 0, own, hidden;
+    search_count_writes(asked, &own, &hidden);
+    uint64_t rows = search_total_rows(version, &terms.largest_source);
+    if (hidden > SEARCH_HIDDEN_FEW) {
+        terms.hidden_share = (double)hidden / (double)rows;
+        hidden = 0;
+    }
+    rows += own;
     /* Each hit that is left out by id takes a place of its own. */
     size_t k = request->k < rows ? request->k : (size_t)rows;
-    size_t wanted = k + own + (request->excluded_id != OMENDB_ID_AUTO);
+    size_t wanted = k + hidden + (request->excluded_id != OMENDB_ID_AUTO);
+    size_t found = own != 0 && wanted < SEARCH_OWN_SORT ? SEARCH_OWN_SORT : wanted + 1;
     struct search_plan plan;
     search_make_plan(request, wanted, &plan);
     size_t ef = plan.largest > wanted ? plan.largest : wanted;
     *count = 0;
     explain->recall = 1.0f;
-    int code = scratch_reserve(scratch, ef + 1 + SEARCH_RERANK(wanted), wanted + 1, 0);
+    int code = scratch_reserve(scratch, ef + 1 + SEARCH_RERANK(wanted), found, 0);
     for (uint32_t i = 0; i < version->memtable_count && code == OMENDB_OK; i++) {
         search_memtable_source(version->memtables[i], request->collection, request->commit,
                                &source);
@@ -22027,9 +22466,10 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
         search_segment_source(version->segments[i], request->commit, &source);
         code = search_source(request, &source, scratch, wanted, &plan, &best, &counters, explain);
     }
+    if (code == OMENDB_OK && own != 0)
+        code = search_own_writes(request, scratch, wanted, &best, &counters);
     if (code != OMENDB_OK)
         return code;
-    search_own_writes(request, scratch, wanted, &best, &counters);
     for (size_t i = 0; i < best && i < k; i++) {
         if (request->use_radius && !(scratch->best[i].distance <= request->radius))
             break;
@@ -22051,6 +22491,10 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
 #undef SEARCH_RERANK_RUN
 #undef SEARCH_SCAN_RUN
 #undef SEARCH_SCAN_EXACTLY
+#undef SEARCH_HIDDEN_FEW
+#undef SEARCH_OWN_RUN
+#undef SEARCH_OWN_SORT
+#undef SEARCH_MOVES_EACH
 
 /* ==============================================================================================
  * rows.c
@@ -22826,8 +23270,7 @@ static void database_free_collections(omendb *db)
     for (size_t i = 0; i < db->catalog.count; i++)
         collection_release(db->catalog.items[i]);
     memory_free(&db->memory, db->catalog.items, db->catalog.capacity * sizeof *db->catalog.items);
-    for (size_t i = 0; i < DATABASE_SCRATCH_SLOTS; i++)
-        scratch_destroy(atomic_load(&db->scratch[i]));
+    scratch_drop_idle(db);
 }
 
 static void database_free_files(omendb *db)

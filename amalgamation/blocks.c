@@ -242,6 +242,11 @@ OMENDB_INTERNAL void blocks_close(struct block_file *blocks)
     memset(blocks, 0, sizeof *blocks);
 }
 
+OMENDB_INTERNAL int blocks_are_mapped(const struct block_file *file)
+{
+    return file->source->memory == NULL;
+}
+
 OMENDB_INTERNAL void blocks_release(struct block_file *file, uint64_t offset, uint64_t length)
 {
     const struct block_source *source = file->source;

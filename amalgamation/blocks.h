@@ -34,6 +34,9 @@ struct block_file {
  * bounded it by a section: once all is verified touches are free. */
 OMENDB_INTERNAL int blocks_touch_slow(struct block_file *file, uint64_t offset, uint64_t length);
 
+/* Whether the bytes are the file's pages; else they are memory of the process. */
+OMENDB_INTERNAL int blocks_are_mapped(const struct block_file *file);
+
 /* The bytes will not be read again soon: a mapping gives its pages back (they come again when they
  * are touched). Nothing happens to files that are read into memory. */
 OMENDB_INTERNAL void blocks_release(struct block_file *file, uint64_t offset, uint64_t length);

@@ -44,7 +44,7 @@ struct calibrate_task {
     omendb *db;
     struct collection *collection;
     const struct search_target *target;
-    const struct calibrate_held *held;
+    const struct graph_held *held;
     uint32_t rows;
     uint32_t first, last; /* of the rows or of the queries that are under way */
     struct calibration_entry rung;
@@ -53,13 +53,13 @@ struct calibrate_task {
     float *recalls;
 };
 
-OMENDB_INTERNAL void calibrate_choose(uint32_t first, uint32_t rows, struct calibrate_held *held)
+OMENDB_INTERNAL void calibrate_choose(uint32_t first, uint32_t rows, struct graph_held *held)
 {
     uint32_t inserted = rows - first;
     uint64_t count = (uint64_t)CALIBRATE_QUERIES * inserted / (rows == 0 ? 1 : rows);
     count = count > CALIBRATE_LEAST ? count : CALIBRATE_LEAST;
     count = count < inserted / CALIBRATE_SHARE ? count : inserted / CALIBRATE_SHARE;
-    *held = (struct calibrate_held){first, 1, 0};
+    *held = (struct graph_held){first, 0, 0};
     if (count < CALIBRATE_LEAST)
         return;
     held->count = (uint32_t)count;
@@ -68,7 +68,7 @@ OMENDB_INTERNAL void calibrate_choose(uint32_t first, uint32_t rows, struct cali
 
 static const uint8_t *calibrate_query(const struct calibrate_task *task, uint32_t index)
 {
-    return rows_at(&task->target->full.vectors, task->held->first + index * task->held->step);
+    return rows_at(&task->target->full.vectors, graph_held_row(task->held, index));
 }
 
 /* `nearest` ascends and is full of infinities at first. */
@@ -112,7 +112,7 @@ static int calibrate_scan(void *context, uint64_t index)
         size_t run = 0;
         uint32_t end = task->last - row < CALIBRATE_RUN ? task->last : row + CALIBRATE_RUN;
         for (; row < end; row++) {
-            if (!calibrate_is_held(task->held, row))
+            if (!graph_is_held(task->held, row))
                 vectors[run++] = rows_at(&task->target->full.vectors, row);
         }
         calibrate_scan_run(task, first, last, vectors, run);
@@ -201,7 +201,7 @@ static int calibrate_climb(struct calibrate_task *task)
 
 OMENDB_INTERNAL int calibrate_held_rows(struct collection *collection,
                                         const struct search_target *target, uint32_t rows,
-                                        const struct calibrate_held *held,
+                                        const struct graph_held *held,
                                         struct calibration *calibration)
 {
     omendb *db = collection->db;
@@ -224,6 +224,10 @@ OMENDB_INTERNAL int calibrate_held_rows(struct collection *collection,
             calibration_add(calibration, &task.rung, task.recalls, task.count);
     }
     memory_free(&db->memory, task.truth, floats * sizeof *task.truth);
+    if (code == OMENDB_NOMEM) { /* part of a curve would be taken for all that can be found */
+        calibration->count = 0;
+        code = OMENDB_OK;
+    }
     return code;
 }
 

@@ -17,10 +17,12 @@
 #include "database.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <string.h>
 
 #define CHECKPOINT_PACK_BYTES (UINT64_C(4) << 20)
-#define CHECKPOINT_CODED      8192 /* rows coded between releases of their vectors */
+#define CHECKPOINT_CODED      8192               /* rows coded between releases of their vectors */
+#define CHECKPOINT_CODES      ((size_t)64 << 10) /* bytes of codes written at a time */
 
 /* A memtable on its way to becoming a segment. */
 struct checkpoint_item {
@@ -198,39 +200,72 @@ OMENDB_INTERNAL struct code_format checkpoint_code_format(const struct collectio
     return (struct code_format){collection->format, info->code_low, info->code_step};
 }
 
-/* Chooses the range of the codes from rows spread over all. */
+static uint32_t checkpoint_sample_row(uint32_t rows, uint32_t take, uint32_t i)
+{
+    return (uint32_t)((uint64_t)i * rows / take);
+}
+
 OMENDB_INTERNAL int checkpoint_choose_codes(const struct collection *collection,
-                                            const struct rows_view *vectors, uint32_t rows,
-                                            struct code_format *format)
+                                            const struct rows_view *vectors, uint32_t first,
+                                            uint32_t rows, struct code_format *format)
 {
     struct code_sample sample;
-    uint32_t take = rows < CODES_SAMPLE_VECTORS ? rows : CODES_SAMPLE_VECTORS;
+    uint32_t take = rows < CODES_SAMPLE_VECTORS ? rows : CODES_SAMPLE_VECTORS, poor = 0;
     int code = codes_sample_begin(&sample, &collection->db->memory);
     if (code != OMENDB_OK)
         return code;
     for (uint32_t i = 0; i < take; i++)
         codes_sample_add(&sample, &collection->format,
-                         rows_at(vectors, (uint32_t)((uint64_t)i * rows / take)));
+                         rows_at(vectors, first + checkpoint_sample_row(rows, take, i)));
     codes_choose(&sample, &collection->format, format);
+    /* The sorted sample is of no use any more, and longer than the longest code. */
+    uint8_t *scrap = (uint8_t *)sample.sorted;
+    for (uint32_t i = 0; i < take && format->step != 0.0f; i++)
+        poor += codes_encode(format, rows_at(vectors, first + checkpoint_sample_row(rows, take, i)),
+                             scrap) == CODE_POOR;
+    if (!codes_serve(format, take, poor))
+        format->step = 0.0f;
     codes_sample_end(&sample);
     return OMENDB_OK;
 }
 
-OMENDB_INTERNAL void checkpoint_make_codes(const struct collection *collection,
-                                           const struct graph_view *full, struct part_info *info,
-                                           uint8_t **codes)
+/* OMENDB_OK with step 0: the vectors have no codes, which `info` then says. */
+static int checkpoint_begin_codes(const struct collection *collection,
+                                  const struct rows_view *vectors, struct part_info *info,
+                                  uint32_t rows, struct code_format *format)
+{
+    *format = (struct code_format){collection->format, 0.0f, 0.0f};
+    if (rows == 0 || !codes_apply_to(&collection->format))
+        return OMENDB_OK;
+    int code = checkpoint_choose_codes(collection, vectors, 0, rows, format);
+    if (code == OMENDB_OK && format->step == 0.0f)
+        info->flags |= SEGMENT_NO_RANGE;
+    return code;
+}
+
+static void checkpoint_end_codes(const struct code_format *format, int exact,
+                                 struct part_info *info)
+{
+    info->code_low = format->low;
+    info->code_step = format->step;
+    if (exact && codes_are_exact(format))
+        info->flags |= SEGMENT_CODES_EXACT;
+}
+
+OMENDB_INTERNAL int checkpoint_make_codes(const struct collection *collection,
+                                          const struct graph_view *full, struct part_info *info,
+                                          uint8_t **codes)
 {
     struct code_format format;
     size_t stride = codes_stride(collection->schema.dim);
     int exact = 1;
     *codes = NULL;
-    if (full->count == 0 || !codes_apply_to(&collection->format) ||
-        checkpoint_choose_codes(collection, &full->vectors, full->count, &format) != OMENDB_OK ||
-        format.step == 0.0f)
-        return;
+    int code = checkpoint_begin_codes(collection, &full->vectors, info, full->count, &format);
+    if (code != OMENDB_OK || format.step == 0.0f)
+        return code;
     *codes = memory_alloc_aligned(&collection->db->memory, memory_multiply(full->count, stride));
     if (*codes == NULL)
-        return;
+        return OMENDB_NOMEM;
     graph_release_vectors(full, 0, full->count); /* what was read around the sample */
     for (uint32_t first = 0, last; first < full->count; first = last) {
         last = full->count - first < CHECKPOINT_CODED ? full->count : first + CHECKPOINT_CODED;
@@ -239,27 +274,63 @@ OMENDB_INTERNAL void checkpoint_make_codes(const struct collection *collection,
                      CODE_EXACT;
         graph_release_vectors(full, first, last);
     }
-    info->code_low = format.low;
-    info->code_step = format.step;
-    if (exact && codes_are_exact(&format))
-        info->flags |= SEGMENT_CODES_EXACT;
+    checkpoint_end_codes(&format, exact, info);
+    return OMENDB_OK;
 }
 
+OMENDB_INTERNAL void checkpoint_report_codes(const struct collection *collection)
+{
+    char text[ERROR_TEXT_BYTES];
+    snprintf(text, sizeof text,
+             "a segment of collection \"%.64s\" was written without codes, which makes searching "
+             "it slow until a merge has memory for them: %.300s",
+             collection->name, error_text());
+    database_log(collection->db, OMENDB_NOMEM, text);
+}
+
+/* Codes of the rows, `run` of them at a time. */
+static int checkpoint_append_codes(struct segment_writer *writer, const struct rows_view *vectors,
+                                   const struct code_format *format, uint8_t *codes, uint32_t run,
+                                   struct part_info *info)
+{
+    size_t stride = codes_stride(info->dim);
+    int exact = 1, code = segment_writer_begin_section(writer, SECTION_CODES);
+    for (uint32_t first = 0, count; first < info->rows && code == OMENDB_OK; first += count) {
+        count = info->rows - first < run ? info->rows - first : run;
+        for (uint32_t i = 0; i < count; i++)
+            exact &=
+                codes_encode(format, rows_at(vectors, first + i), codes + i * stride) == CODE_EXACT;
+        code = segment_writer_append(writer, codes, count * stride);
+    }
+    checkpoint_end_codes(format, exact, info);
+    return code;
+}
+
+/* Without memory the segment is walked over its vectors, until it is merged. */
 static int checkpoint_write_codes(struct segment_writer *writer, const struct checkpoint_item *item,
                                   const struct rows_view *vectors, struct part_info *info)
 {
-    uint8_t *codes;
-    size_t bytes = info->rows * codes_stride(info->dim);
+    struct memory *memory = item->memtable->memory;
+    struct code_format format;
+    size_t stride = codes_stride(info->dim);
+    uint32_t run = stride < CHECKPOINT_CODES ? (uint32_t)(CHECKPOINT_CODES / stride) : 1;
+    uint8_t *codes = NULL;
     if (info->indexed_rows == 0) /* nothing to walk, and soon merged */
         return OMENDB_OK;
-    const struct graph_view full = {.vectors = *vectors, .count = info->rows};
-    checkpoint_make_codes(item->collection, &full, info, &codes);
-    if (codes == NULL)
+    int code = checkpoint_begin_codes(item->collection, vectors, info, info->rows, &format);
+    if (code == OMENDB_OK && format.step == 0.0f)
         return OMENDB_OK;
-    int code = segment_writer_begin_section(writer, SECTION_CODES);
-    if (code == OMENDB_OK)
-        code = segment_writer_append(writer, codes, bytes);
-    memory_free_aligned(item->memtable->memory, codes, bytes);
+    if (code == OMENDB_OK) {
+        codes = memory_alloc(memory, run * stride);
+        code = codes == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    }
+    if (code == OMENDB_OK) {
+        code = checkpoint_append_codes(writer, vectors, &format, codes, run, info);
+    } else if (code == OMENDB_NOMEM) {
+        checkpoint_report_codes(item->collection);
+        code = OMENDB_OK;
+    }
+    memory_free(memory, codes, run * stride);
     return code;
 }
 
@@ -272,8 +343,7 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
     struct rows_view vectors = memtable_vectors(memtable);
     checkpoint_describe(item->collection, &info);
     info.rows = atomic_load(&memtable->count);
-    checkpoint_describe_graph(
-        &view, memtable_has_drifted(memtable) ? 0 : atomic_load(&memtable->indexed), &info);
+    checkpoint_describe_graph(&view, memtable_graph_rows(memtable), &info);
     uint64_t *ids = memory_array(memtable->memory, info.rows, sizeof *ids);
     if (ids == NULL)
         return OMENDB_NOMEM;
@@ -1305,4 +1375,5 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
 
 #undef CHECKPOINT_PACK_BYTES
 #undef CHECKPOINT_CODED
+#undef CHECKPOINT_CODES
 #undef CHECKPOINT_DOOMED

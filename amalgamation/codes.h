@@ -9,8 +9,8 @@
  *   inner product  i8: round(x / step), compared by inner product; a query has a step of its own
  *
  * low and step belong to a segment. Values outside of what they cover are saturated, and whoever
- * codes is told when that is too often. Vectors of
- * integers that span no more than 255 are coded with a step of 1 and lose nothing.
+ * codes is told when that is too often. Vectors of integers that span no more than 255 are coded
+ * with a step of 1 and lose nothing.
  *
  * Rejected: a step for each vector (LVQ, arXiv 2304.04759): the correction terms cost more than the
  * last bit of precision gives, as hits are compared again anyway. */
@@ -28,7 +28,8 @@ struct code_format {
     float step; /* 0: there are no codes */
 };
 
-/* 1 for the element types that gain by it. */
+/* 1 for the element types that gain by it, unless a code is no smaller than its vector: in so few
+ * dimensions 256 levels tell too few vectors apart, too. */
 OMENDB_INTERNAL int codes_apply_to(const struct scalar_format *vectors);
 
 /* Bytes from one code to the next: of whole 32, the elements beyond `dim` are zero. */
@@ -55,9 +56,15 @@ OMENDB_INTERNAL void codes_choose(struct code_sample *sample, const struct scala
                                   struct code_format *format);
 OMENDB_INTERNAL void codes_sample_end(struct code_sample *sample);
 
-/* How well a code stands for its vector. Poor: many elements are saturated, or hardly any levels
- * are used; the range was chosen for other vectors. */
+/* How well a code stands for its vector. Poor: many elements lie outside of the range, which was
+ * chosen for other vectors, or hardly any levels are used: it was, or no range serves. */
 enum code_quality { CODE_GOOD, CODE_EXACT, CODE_POOR };
+/* Whether the range serves when so many of the vectors that it was chosen for have poor codes.
+ * Where it does not (elements that nearly equal each other: all codes of a region are one), a graph
+ * finds its way over the vectors only. */
+OMENDB_INTERNAL int codes_serve(const struct code_format *format, size_t vectors, size_t poor);
+/* Whether codes of one range are as good as those of the other. */
+OMENDB_INTERNAL int codes_are_alike(const struct code_format *a, const struct code_format *b);
 
 /* out: codes_stride bytes. */
 OMENDB_INTERNAL enum code_quality codes_encode(const struct code_format *format, const void *vector,

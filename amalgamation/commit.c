@@ -263,8 +263,9 @@ static int commit_validate(omendb *db, struct commit_plan *plan, struct change *
 /* Rows whose codes a new memtable takes its range from. */
 #define COMMIT_CODES_ROWS 256
 
-/* The range of the newest segment, unless the rows have moved away from it; or one that the vectors
- * about to be added give, or those of the memtable so far. step 0: there is none yet. */
+/* The range of the newest segment that has one, unless the rows have moved away from it or a newer
+ * one found none; or one that the vectors about to be added give, or the newest of the memtable.
+ * step 0: there is none yet, or none serves. */
 static int commit_choose_codes(const struct collection *collection, const struct change *change,
                                struct code_format *format)
 {
@@ -272,7 +273,7 @@ static int commit_choose_codes(const struct collection *collection, const struct
         atomic_load_explicit(&collection->version, memory_order_relaxed);
     uint8_t *chunk = (uint8_t *)(uintptr_t)change->vectors;
     struct rows_view vectors = {&chunk, 31, UINT32_MAX >> 1, collection->vector_bytes};
-    uint32_t rows = change->count;
+    uint32_t first = 0, rows = change->count;
     int drifted = collection->active != NULL && memtable_has_drifted(collection->active);
     *format = (struct code_format){collection->format, 0.0f, 0.0f};
     if (!codes_apply_to(&collection->format))
@@ -282,13 +283,18 @@ static int commit_choose_codes(const struct collection *collection, const struct
             *format = version->segments[i]->codes;
             return OMENDB_OK;
         }
+        if ((version->segments[i]->info.flags & SEGMENT_NO_RANGE) != 0)
+            break;
     }
     if (rows < COMMIT_CODES_ROWS && collection->active != NULL) {
-        rows = atomic_load_explicit(&collection->active->count, memory_order_relaxed);
+        uint32_t count = atomic_load_explicit(&collection->active->count, memory_order_relaxed);
+        rows = count < CODES_SAMPLE_VECTORS ? count : CODES_SAMPLE_VECTORS;
+        first = count - rows;
         vectors = memtable_vectors(collection->active);
     }
-    return rows < COMMIT_CODES_ROWS ? OMENDB_OK
-                                    : checkpoint_choose_codes(collection, &vectors, rows, format);
+    return rows < COMMIT_CODES_ROWS
+               ? OMENDB_OK
+               : checkpoint_choose_codes(collection, &vectors, first, rows, format);
 }
 
 static int commit_add_memtable(omendb *db, struct collection *collection,
@@ -318,7 +324,9 @@ static int commit_add_memtable(omendb *db, struct collection *collection,
 }
 
 /* Rows go to the active memtable. One that began with too few rows to choose codes by, or whose
- * codes do not fit what came since, is left behind. */
+ * codes do not fit what came since, is left behind, for one with other codes or with none. Where a
+ * choice anew comes to the same codes, they are as good as any: without that there would be no end
+ * of drifting. */
 static int commit_reserve_memtable(omendb *db, const struct change *change)
 {
     struct collection *collection = change->collection;
@@ -334,10 +342,19 @@ static int commit_reserve_memtable(omendb *db, const struct change *change)
          atomic_load_explicit(&active->count, memory_order_relaxed) < COMMIT_CODES_ROWS))
         return OMENDB_OK;
     int code = commit_choose_codes(collection, change, &codes);
-    if (code == OMENDB_OK && active != NULL && codes.step == 0.0f)
+    if (code != OMENDB_OK)
+        return code;
+    if (active != NULL && codes.step == 0.0f && active->codes.step == 0.0f) {
         active->codes_tried = 1;
-    else if (code == OMENDB_OK)
-        code = commit_add_memtable(db, collection, &codes);
+        return OMENDB_OK;
+    }
+    if (active != NULL && active->codes.step != 0.0f && codes_are_alike(&codes, &active->codes)) {
+        memtable_forgive(active);
+        return OMENDB_OK;
+    }
+    code = commit_add_memtable(db, collection, &codes);
+    if (code == OMENDB_OK && active != NULL && codes.step == 0.0f)
+        collection->active->codes_tried = 1;
     return code;
 }
 

@@ -4,8 +4,8 @@
  * as large as all smaller ones together: it and they become one. So each remaining one is more than
  * four times as large as the sum of what follows, which leaves at most log5(n) segments, never over
  * eight, and a row is written at most some five times a level. Otherwise a segment alone is
- * rewritten when a quarter of its rows can be dropped, when rows are not in its graph yet, or when
- * its pack is half dead.
+ * rewritten when a quarter of its rows can be dropped, when rows are not in its graph yet, when
+ * its pack is half dead, or when there was no memory for its codes.
  *
  * A merge keeps the graph of the input with the most linked rows, drops from it what no transaction
  * can see, relinks around the gaps, and inserts all other rows. It is accepted if its sampled
@@ -31,6 +31,7 @@
 #define COMPACT_MAX_INPUTS    64
 #define COMPACT_SLICE         4096 /* rows between looks at `progress` and `stopping` */
 #define COMPACT_GRAIN         16   /* rows a parallel step */
+#define COMPACT_MAX_STARVED   4
 #define COMPACT_COPIED        (UINT32_C(4) << 20) /* bytes of vectors copied between releases */
 #define COMPACT_GATE_MIN_ROWS 1000
 #define COMPACT_GATE_QUERIES  400
@@ -51,7 +52,8 @@ struct compact_merge {
     uint64_t *ids;
     uint64_t drop_limit;
     struct begin_array *begins;
-    uint8_t *codes; /* of the output's rows, or NULL: the graph is built over the vectors */
+    uint8_t *codes;         /* of the output's rows, or NULL: the graph is built over the vectors */
+    uint32_t codes_starved; /* of the output */
     struct block_file *written; /* the output's vectors, while the graph is built */
     uint64_t written_offset;
     struct calibration calibration; /* of the output; count 0: none */
@@ -102,6 +104,25 @@ static uint32_t compact_droppable_rows(const struct segment *segment, uint64_t l
     return droppable.rows;
 }
 
+/* Whether it is walked over its vectors for want of memory when it was written. */
+static int compact_lacks_codes(const struct collection *collection, const struct segment *segment)
+{
+    return segment->codes.step == 0.0f && codes_apply_to(&collection->format) &&
+           (segment->info.flags & SEGMENT_NO_RANGE) == 0;
+}
+
+/* Whether a merge may have the memory for them now. Each one that had not halves what may be in use
+ * before the next, and from some on there is none until the database is opened anew. */
+static int compact_can_make_codes(const struct collection *collection,
+                                  const struct segment *segment)
+{
+    const struct memory *memory = &collection->db->memory;
+    uint64_t row = codes_stride(collection->schema.dim) + collection->schema.M * UINT64_C(12) + 32,
+             needed = row * segment->info.rows + atomic_load(&memory->used);
+    return segment->codes_starved < COMPACT_MAX_STARVED &&
+           (memory->limit == 0 || needed <= memory->limit >> segment->codes_starved);
+}
+
 /* Whether a segment is worth rewriting alone. */
 static int compact_is_stale(const struct collection *collection, struct segment *segment,
                             uint64_t limit)
@@ -114,6 +135,8 @@ static int compact_is_stale(const struct collection *collection, struct segment 
         return unindexed != 0;
     if (parts > 1 && atomic_load(&segment->file->references) * 2 <= parts)
         return 1;
+    if (compact_lacks_codes(collection, segment) && compact_can_make_codes(collection, segment))
+        return 1;
     uint32_t dead = atomic_load(&segment->tombstones->dead);
     if (dead == 0 || (uint64_t)dead * 4 < segment->info.rows ||
         limit <= atomic_load(&segment->not_stale_limit))
@@ -124,10 +147,12 @@ static int compact_is_stale(const struct collection *collection, struct segment 
     return 0;
 }
 
-static uint32_t compact_pick_everything(struct segment *const *sorted, uint32_t count,
+static uint32_t compact_pick_everything(const struct collection *collection,
+                                        struct segment *const *sorted, uint32_t count,
                                         uint64_t limit)
 {
-    if (count == 1 && sorted[0]->info.indexed_rows == sorted[0]->info.rows &&
+    if (count == 1 && !compact_lacks_codes(collection, sorted[0]) &&
+        sorted[0]->info.indexed_rows == sorted[0]->info.rows &&
         compact_droppable_rows(sorted[0], limit) == 0)
         return 0;
     return count;
@@ -173,7 +198,7 @@ static uint32_t compact_pick(const struct collection *collection, const struct v
         sorted[at] = version->segments[i];
     }
     if (everything)
-        return compact_pick_everything(sorted, count, limit);
+        return compact_pick_everything(collection, sorted, count, limit);
     uint32_t behind = compact_pick_behind(collection, sorted, count);
     if (behind != 0)
         return behind;
@@ -376,7 +401,7 @@ struct compact_build {
     struct graph *graph;
     const struct graph_view *source; /* adopting */
     uint32_t first, last;            /* of the slice */
-    struct calibrate_held held;      /* rows to insert last */
+    struct graph_held held;          /* rows to insert last */
 };
 
 static int compact_step(void *context, uint64_t index)
@@ -395,9 +420,8 @@ static int compact_step(void *context, uint64_t index)
         code = graph_adopt_rows(build->graph, build->source, build->merge->maps[build->merge->base],
                                 scratch->graph, first, last);
     for (uint32_t row = first; build->source == NULL && row < last && code == OMENDB_OK; row++)
-        code = calibrate_is_held(&build->held, row)
-                   ? OMENDB_OK
-                   : graph_insert(build->graph, scratch->graph, row);
+        code = graph_is_held(&build->held, row) ? OMENDB_OK
+                                                : graph_insert(build->graph, scratch->graph, row);
     scratch_give(db, scratch);
     return code;
 }
@@ -409,8 +433,8 @@ static int compact_insert_held(void *context, uint64_t index)
     struct scratch *scratch = scratch_take(db);
     if (scratch == NULL)
         return OMENDB_NOMEM;
-    int code = graph_insert(build->graph, scratch->graph,
-                            build->held.first + (uint32_t)index * build->held.step);
+    int code =
+        graph_insert(build->graph, scratch->graph, graph_held_row(&build->held, (uint32_t)index));
     scratch_give(db, scratch);
     return code;
 }
@@ -486,24 +510,24 @@ static const struct calibration *compact_base_curve(const struct compact_merge *
     return merge->base == merge->input_count ? NULL : merge->inputs[merge->base]->calibration;
 }
 
-/* Measures the output's curve, or takes the base's over. A curve that was measured on nearly as
- * many rows is good enough, if the graph was not built anew; one is kept until they have doubled.
- */
+/* Measures the output's curve and inserts the held rows. Where nothing could be measured the curve
+ * of the graph that was adopted (`base`; NULL: none, as the graph was built anew) is kept until its
+ * rows have doubled. */
 static int compact_calibrate(struct compact_build *build, struct compact_merge *merge,
-                             const struct rows_view *vectors)
+                             const struct rows_view *vectors, const struct calibration *base)
 {
-    const struct calibration *base = compact_base_curve(merge);
+    int code = OMENDB_OK;
+    merge->calibration.count = 0;
     if (build->held.count != 0) {
         struct search_target target = compact_target(merge, vectors, build->graph);
-        int code = calibrate_held_rows(merge->collection, &target, merge->rows, &build->held,
-                                       &merge->calibration);
-        return code == OMENDB_OK ? work_parallel(build->compact->db, build->held.count,
-                                                 compact_insert_held, build)
-                                 : code;
+        code = calibrate_held_rows(merge->collection, &target, merge->rows, &build->held,
+                                   &merge->calibration);
+        if (code == OMENDB_OK)
+            code = work_parallel(build->compact->db, build->held.count, compact_insert_held, build);
     }
-    if (base != NULL && merge->rows / 2 <= base->rows)
+    if (merge->calibration.count == 0 && base != NULL && merge->rows / 2 <= base->rows)
         merge->calibration = *base;
-    return OMENDB_OK;
+    return code;
 }
 
 static int compact_repair(const struct compact_build *build)
@@ -518,6 +542,7 @@ static int compact_repair(const struct compact_build *build)
 static int compact_insert(struct compact_build *build, struct compact_merge *merge,
                           const struct rows_view *vectors, uint32_t first)
 {
+    /* One that was measured on nearly as many rows is good enough. */
     const struct calibration *base = first == 0 ? NULL : compact_base_curve(merge);
     int code = graph_reserve(build->graph, build->merge->rows);
     if (code != OMENDB_OK)
@@ -527,7 +552,7 @@ static int compact_insert(struct compact_build *build, struct compact_merge *mer
         calibrate_choose(first, merge->rows, &build->held);
     code = compact_build_rows(build, first, build->merge->rows);
     if (code == OMENDB_OK)
-        code = compact_calibrate(build, merge, vectors);
+        code = compact_calibrate(build, merge, vectors, base);
     return code == OMENDB_OK ? compact_repair(build) : code;
 }
 
@@ -554,11 +579,13 @@ static int compact_bulk_progress(void *context, uint64_t done, uint64_t total)
 
 static struct graph_bulk_terms compact_bulk_terms(struct compact_build *build)
 {
-    return (struct graph_bulk_terms){compact_run_parallel, build->compact->db,
-                                     compact_bulk_progress, build};
+    return (struct graph_bulk_terms){.parallel = compact_run_parallel,
+                                     .runner = build->compact->db,
+                                     .progress = compact_bulk_progress,
+                                     .context = build};
 }
 
-/* All rows at once, but for the held ones, which are the last: those that came last. */
+/* All rows at once, but for the held ones, which come last. */
 static int compact_bulk(struct compact_build *build, struct compact_merge *merge,
                         const struct rows_view *vectors)
 {
@@ -567,14 +594,11 @@ static int compact_bulk(struct compact_build *build, struct compact_merge *merge
     if (code != OMENDB_OK)
         return code;
     calibrate_choose(0, merge->rows, &build->held);
-    build->held.first = merge->rows - build->held.count;
-    build->held.step = 1;
-    graph_set_count(build->graph, build->held.first);
+    terms.held = build->held;
+    graph_set_count(build->graph, merge->rows);
     code = graph_bulk(build->graph, &terms);
-    if (code == OMENDB_OK) {
-        graph_set_count(build->graph, merge->rows);
-        code = compact_calibrate(build, merge, vectors);
-    }
+    if (code == OMENDB_OK)
+        code = compact_calibrate(build, merge, vectors, NULL);
     return code == OMENDB_OK ? compact_repair(build) : code;
 }
 
@@ -907,6 +931,22 @@ static int compact_write_calibration(struct segment_writer *writer,
                              : code;
 }
 
+/* Where there is no memory for codes, the graph is built over the vectors: rows that are linked are
+ * worth more than codes, which a later merge makes. */
+static int compact_make_codes(struct compact_merge *merge, const struct graph_view *full)
+{
+    int code = checkpoint_make_codes(merge->collection, full, &merge->info, &merge->codes);
+    if (code != OMENDB_NOMEM)
+        return code;
+    checkpoint_report_codes(merge->collection);
+    for (uint32_t i = 0; i < merge->input_count; i++) {
+        if (merge->inputs[i]->codes_starved > merge->codes_starved)
+            merge->codes_starved = merge->inputs[i]->codes_starved;
+    }
+    merge->codes_starved++;
+    return OMENDB_OK;
+}
+
 static int compact_write_graph(struct compact *compact, struct compact_merge *merge)
 {
     struct graph *graph = NULL;
@@ -917,8 +957,9 @@ static int compact_write_graph(struct compact *compact, struct compact_merge *me
         uint8_t *chunk = (uint8_t *)(uintptr_t)(merge->written->base + merge->written_offset);
         struct rows_view vectors = {&chunk, 31, UINT32_MAX >> 1, merge->info.vector_stride};
         const struct graph_view full = compact_full_view(merge, &vectors);
-        checkpoint_make_codes(merge->collection, &full, &merge->info, &merge->codes);
-        code = compact_build_graph(compact, merge, &vectors, &graph);
+        code = compact_make_codes(merge, &full);
+        if (code == OMENDB_OK)
+            code = compact_build_graph(compact, merge, &vectors, &graph);
         if (code == OMENDB_OK) {
             graph_get_view(graph, &view);
             checkpoint_describe_graph(&view, merge->rows, &merge->info);
@@ -1023,6 +1064,7 @@ static int compact_install(struct compact *compact, struct compact_merge *merge,
         if (code != OMENDB_OK)
             return code;
         merge->begins = NULL;
+        output->codes_starved = merge->codes_starved; /* before anybody else sees it */
     }
     platform_mutex_lock(&db->commit_mutex);
     for (uint32_t i = 0; output != NULL && i < merge->input_count && code == OMENDB_OK; i++) {
@@ -1170,6 +1212,7 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
 #undef COMPACT_MAX_INPUTS
 #undef COMPACT_SLICE
 #undef COMPACT_GRAIN
+#undef COMPACT_MAX_STARVED
 #undef COMPACT_COPIED
 #undef COMPACT_GATE_MIN_ROWS
 #undef COMPACT_GATE_QUERIES

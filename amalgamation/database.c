@@ -115,8 +115,7 @@ static void database_free_collections(omendb *db)
     for (size_t i = 0; i < db->catalog.count; i++)
         collection_release(db->catalog.items[i]);
     memory_free(&db->memory, db->catalog.items, db->catalog.capacity * sizeof *db->catalog.items);
-    for (size_t i = 0; i < DATABASE_SCRATCH_SLOTS; i++)
-        scratch_destroy(atomic_load(&db->scratch[i]));
+    scratch_drop_idle(db);
 }
 
 static void database_free_files(omendb *db)

@@ -107,6 +107,8 @@ struct segment {
     /* What may be dropped depends on a limit that only grows: up to this one a look at the
      * tombstones found too little. */
     _Atomic uint64_t not_stale_limit;
+    uint32_t
+        codes_starved; /* merges in a row, the last of which made it, without memory for codes */
     /* Where the manifest finds the tombstones; guarded by maintenance_mutex. */
     uint64_t overlay_file;
     uint32_t overlay_part;
@@ -339,6 +341,7 @@ struct scratch {
 OMENDB_INTERNAL struct scratch *scratch_take(omendb *db);               /* NULL: no memory */
 OMENDB_INTERNAL void scratch_give(omendb *db, struct scratch *scratch); /* NULL is OK */
 OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch);          /* NULL is OK */
+OMENDB_INTERNAL void scratch_drop_idle(omendb *db); /* frees the pooled ones; any thread */
 OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found,
                                     size_t vector_bytes);
 OMENDB_INTERNAL int scratch_reserve_code(struct scratch *scratch, size_t bytes);
@@ -425,15 +428,17 @@ OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, ui
                                                struct part_info *info);
 /* Codes of all rows of `full`, of which vectors and count are read, one after the other, of
  * codes_stride bytes (memory_free_aligned); fills the fields of `info` that belong to them. *codes
- * is NULL, and step 0, where codes do not apply or there is no memory for them: a graph is then
- * walked over the vectors. Else mapped vectors are released. */
-OMENDB_INTERNAL void checkpoint_make_codes(const struct collection *collection,
-                                           const struct graph_view *full, struct part_info *info,
-                                           uint8_t **codes);
-/* Chooses a range from rows spread over all; step 0: there is none. */
+ * is NULL, and step 0, where codes do not apply or do not serve, and with OMENDB_NOMEM: a graph is
+ * then walked over the vectors. Else mapped vectors are released. */
+OMENDB_INTERNAL int checkpoint_make_codes(const struct collection *collection,
+                                          const struct graph_view *full, struct part_info *info,
+                                          uint8_t **codes);
+/* Tells the log, with the text of the last error, that there was no memory for codes. */
+OMENDB_INTERNAL void checkpoint_report_codes(const struct collection *collection);
+/* Chooses a range from rows spread over [first, first + rows); step 0: none serves. */
 OMENDB_INTERNAL int checkpoint_choose_codes(const struct collection *collection,
-                                            const struct rows_view *vectors, uint32_t rows,
-                                            struct code_format *format);
+                                            const struct rows_view *vectors, uint32_t first,
+                                            uint32_t rows, struct code_format *format);
 /* What info says of the codes. */
 OMENDB_INTERNAL struct code_format checkpoint_code_format(const struct collection *collection,
                                                           const struct part_info *info);
@@ -529,10 +534,13 @@ struct search_request {
     size_t k, ef;
     int exact, use_radius;
     float radius;
-    float recall;            /* 0: by ef and stretch */
-    uint64_t deadline_us;    /* by the clock of the vfs; 0: none */
-    float stretch;           /* of graph_effort; 0: ef alone decides */
-    uint64_t largest_source; /* filled by search_run: rows of the largest memtable or segment */
+    float recall;         /* 0: by ef and stretch */
+    uint64_t deadline_us; /* by the clock of the vfs; 0: none */
+    float stretch;        /* of graph_effort; 0: ef alone decides */
+    /* Filled by search_run: */
+    uint64_t largest_source; /* rows of the largest memtable or segment */
+    double hidden_share;     /* of the stored rows: changed by the transaction, and left out like
+                              * deleted ones; 0: none, or so few that they are left out by id */
 };
 /* OMENDB_TIMEOUT when it is past. */
 OMENDB_INTERNAL int search_check_deadline(const struct search_request *request);
@@ -541,24 +549,14 @@ OMENDB_INTERNAL int search_run(const struct search_request *request, struct scra
                                omendb_explain *explain);
 
 /* ---- calibrate.c */
-/* Rows that a merge has not inserted yet: first + i * step for i < count. */
-struct calibrate_held {
-    uint32_t first, step, count;
-};
-/* Those to hold back of the rows [first, rows). count 0: too few to tell anything. */
-OMENDB_INTERNAL void calibrate_choose(uint32_t first, uint32_t rows, struct calibrate_held *held);
-static inline int calibrate_is_held(const struct calibrate_held *held, uint32_t row)
-{
-    if (held->count == 0 || row < held->first)
-        return 0;
-    uint32_t at = row - held->first;
-    return at % held->step == 0 && at / held->step < held->count;
-}
+/* Those of the rows [first, rows) that a merge is to insert last. count 0: too few to tell
+ * anything. */
+OMENDB_INTERNAL void calibrate_choose(uint32_t first, uint32_t rows, struct graph_held *held);
 /* The curve of a graph of `rows` rows that lacks only the held ones. No entries: there was no
  * memory for it. OMENDB_DONE: the database is closing. */
 OMENDB_INTERNAL int calibrate_held_rows(struct collection *collection,
                                         const struct search_target *target, uint32_t rows,
-                                        const struct calibrate_held *held,
+                                        const struct graph_held *held,
                                         struct calibration *calibration);
 /* omendb_calibrate, arguments checked; queries in the stored type, one after the other. */
 OMENDB_INTERNAL int

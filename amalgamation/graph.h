@@ -106,6 +106,10 @@ struct graph_scratch;
 OMENDB_INTERNAL struct graph_scratch *
 graph_scratch_create(struct memory *memory); /* NULL: no memory */
 OMENDB_INTERNAL void graph_scratch_destroy(struct graph_scratch *scratch);
+/* The pools, which grow with ef, k and the hidden rows near a query; not the marks, which grow with
+ * the rows. */
+OMENDB_INTERNAL size_t graph_scratch_keys_bytes(const struct graph_scratch *scratch);
+OMENDB_INTERNAL void graph_scratch_drop_keys(struct graph_scratch *scratch);
 
 /* How far a walk goes. With a stretch of 0 it ends when the nearest row that is not expanded is
  * farther than the worst of the `ef` nearest returnable rows found. With a greater one it ends also
@@ -206,6 +210,44 @@ OMENDB_INTERNAL void graph_cut(struct graph *graph, uint32_t rows);
  * OMENDB_OK, OMENDB_NOMEM, OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_INTERNAL int graph_repair(struct graph *graph, struct graph_scratch *scratch,
                                  uint32_t indexed);
+
+/* Rows that are linked after all others: one of each `step` (at least 2) from `first` on, `count`
+ * of them; count 0: none. Which of the step differs from one to the next, so that no order in which
+ * rows were added is in step with them. */
+struct graph_held {
+    uint32_t first, step, count;
+};
+
+/* The held row number `index`. They ascend. */
+static inline uint32_t graph_held_row(const struct graph_held *held, uint32_t index)
+{
+    uint32_t hash = index * UINT32_C(2654435769); /* multiples of the golden ratio spread evenly */
+    return held->first + index * held->step + (uint32_t)(((uint64_t)hash * held->step) >> 32);
+}
+
+static inline int graph_is_held(const struct graph_held *held, uint32_t row)
+{
+    if (held->count == 0 || row < held->first)
+        return 0;
+    uint32_t index = (row - held->first) / held->step;
+    return index < held->count && row == graph_held_row(held, index);
+}
+
+/* The row number `index` of those that are not held, ascending. */
+static inline uint32_t graph_unheld_row(const struct graph_held *held, uint32_t index)
+{
+    if (held->count == 0 || index < held->first)
+        return index;
+    uint32_t step = (index - held->first) / (held->step - 1);
+    if (step >= held->count)
+        return index + held->count;
+    uint32_t row = index + step;
+    return row + (row >= graph_held_row(held, step));
+}
+
+/* graph_repair for all rows of [0, indexed) but the held ones, which are not linked yet. */
+OMENDB_INTERNAL int graph_repair_unheld(struct graph *graph, struct graph_scratch *scratch,
+                                        uint32_t indexed, const struct graph_held *held);
 
 /* What walkers may use now: count, entry and stores are loaded in the order that makes every number
  * reachable from them safe. */

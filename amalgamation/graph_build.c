@@ -590,8 +590,8 @@ static int build_repair_rows(struct graph *graph, struct graph_scratch *scratch,
     return code;
 }
 
-OMENDB_INTERNAL int graph_repair(struct graph *graph, struct graph_scratch *scratch,
-                                 uint32_t indexed)
+OMENDB_INTERNAL int graph_repair_unheld(struct graph *graph, struct graph_scratch *scratch,
+                                        uint32_t indexed, const struct graph_held *held)
 {
     struct graph_view view;
     struct build_reach reach = {NULL, NULL, 0};
@@ -606,11 +606,24 @@ OMENDB_INTERNAL int graph_repair(struct graph *graph, struct graph_scratch *scra
     reach.reached = memory_zalloc(graph->memory, memory_multiply(words, sizeof *reach.reached));
     reach.queue = memory_array(graph->memory, view.count, sizeof *reach.queue);
     if (reach.reached != NULL && reach.queue != NULL) {
+        for (uint32_t i = 0; i < held->count; i++) {
+            const uint32_t row = graph_held_row(held, i);
+            reach.reached[row >> 6] |= UINT64_C(1) << (row & 63);
+        }
+        reach.found = held->count;
         code = build_repair_rows(graph, scratch, &view, indexed, &reach);
     }
     memory_free(graph->memory, reach.queue, (size_t)view.count * sizeof *reach.queue);
     memory_free(graph->memory, reach.reached, words * sizeof *reach.reached);
     return code;
+}
+
+OMENDB_INTERNAL int graph_repair(struct graph *graph, struct graph_scratch *scratch,
+                                 uint32_t indexed)
+{
+    const struct graph_held none = {0, 0, 0};
+
+    return graph_repair_unheld(graph, scratch, indexed, &none);
 }
 
 OMENDB_INTERNAL void graph_cut(struct graph *graph, uint32_t rows)

@@ -110,7 +110,7 @@ struct bulk {
     struct platform_mutex mutex; /* guards `works` */
     struct bulk_work *works;     /* not in use */
 
-    uint32_t count; /* rows */
+    uint32_t count; /* members: rows that are not held; arrays by member have view.count places */
     uint16_t *ranks;
     uint32_t *uppers; /* the nearest other member that has links above; GRAPH_NO_ROW */
     uint16_t *upper_ranks;
@@ -127,7 +127,7 @@ struct bulk {
     uint32_t *leaders;
     uint32_t leader_count;
 
-    uint32_t *order; /* members of a leaf side by side, for the cache; NULL: as numbered */
+    uint32_t *order; /* members of a leaf side by side, for the cache; NULL: ascending */
     uint32_t *offers;
     size_t *offer_starts; /* count + 1 */
     _Atomic uint32_t *offer_counts;
@@ -143,6 +143,12 @@ static inline const void *bulk_vector(const struct bulk *bulk, uint32_t row)
 static inline uint32_t *bulk_list(const struct bulk *bulk, uint32_t row)
 {
     return (uint32_t *)(void *)rows_at(&bulk->view.links, row);
+}
+
+/* Members in the order in which they are worked on. */
+static inline uint32_t bulk_member(const struct bulk *bulk, uint32_t at)
+{
+    return bulk->order != NULL ? bulk->order[at] : graph_unheld_row(&bulk->terms->held, at);
 }
 
 static struct platform_mutex *bulk_stripe(const struct bulk *bulk, uint32_t member)
@@ -370,7 +376,7 @@ static uint64_t bulk_random(struct bulk *bulk)
 
 static uint32_t bulk_entry(const struct bulk *bulk, uint32_t at)
 {
-    return bulk->is_first ? at : bulk->entries[at];
+    return bulk->is_first ? graph_unheld_row(&bulk->terms->held, at) : bulk->entries[at];
 }
 
 /* One leader out of each of equal runs of the cell. */
@@ -1083,7 +1089,7 @@ static void bulk_meet_all(const struct bulk *bulk, struct bulk_work *work, uint3
 {
     bulk_find_begin(work, member);
     for (uint32_t other = 0; other < bulk->count; other++) {
-        bulk_find(bulk, work, other);
+        bulk_find(bulk, work, bulk_member(bulk, other));
     }
     bulk_choose(bulk, work, member, bulk_measure(bulk, work, member, (struct bulk_parts){0}),
                 2 * bulk->count);
@@ -1094,7 +1100,7 @@ static int bulk_refine_step(struct bulk *bulk, struct bulk_work *work, uint32_t 
     const uint32_t last = bulk_step_end(bulk, index);
 
     for (uint32_t i = index * BULK_GRAIN; i < last; i++) {
-        const uint32_t member = bulk->order != NULL ? bulk->order[i] : i;
+        const uint32_t member = bulk_member(bulk, i);
         if (bulk->count <= BULK_LEAF) {
             bulk_meet_all(bulk, work, member);
         } else {
@@ -1141,9 +1147,9 @@ static int bulk_offer_step(struct bulk *bulk, struct bulk_work *work, uint32_t i
 
     (void)work;
     for (uint32_t i = index * BULK_GRAIN; i < last; i++) {
-        const uint32_t member = bulk->order != NULL ? bulk->order[i] : i;
+        const uint32_t member = bulk_member(bulk, i);
         if (i + 1 < last) {
-            const uint32_t next = bulk->order != NULL ? bulk->order[i + 1] : i + 1;
+            const uint32_t next = bulk_member(bulk, i + 1);
             const uint32_t *list = bulk_list(bulk, next);
             for (uint32_t j = 0; j < bulk->places && list[j] != next; j++) {
                 prefetch_bytes(bulk_list(bulk, list[j]), bulk->places * sizeof *list);
@@ -1159,7 +1165,7 @@ static int bulk_accept_step(struct bulk *bulk, struct bulk_work *work, uint32_t 
     const uint32_t last = bulk_step_end(bulk, index);
 
     for (uint32_t i = index * BULK_GRAIN; i < last; i++) {
-        const uint32_t member = bulk->order != NULL ? bulk->order[i] : i;
+        const uint32_t member = bulk_member(bulk, i);
         const size_t first = bulk->offer_starts[member], end = bulk->offer_starts[member + 1];
         struct bulk_parts parts;
         if (first == end) {
@@ -1182,21 +1188,21 @@ static size_t bulk_start_offers(struct bulk *bulk)
 {
     size_t total = 0;
 
-    for (uint32_t member = 0; member < bulk->count; member++) {
+    for (uint32_t member = 0; member < bulk->view.count; member++) {
         const uint32_t count =
             atomic_load_explicit(&bulk->offer_counts[member], memory_order_relaxed);
         bulk->offer_starts[member] = total;
         total += count < BULK_OFFERS ? count : BULK_OFFERS;
         atomic_store_explicit(&bulk->offer_counts[member], 0, memory_order_relaxed);
     }
-    bulk->offer_starts[bulk->count] = total;
+    bulk->offer_starts[bulk->view.count] = total;
     return total;
 }
 
 static int bulk_accept(struct bulk *bulk)
 {
     const uint32_t steps = bulk_steps(bulk->count);
-    const size_t count = bulk->count;
+    const size_t count = bulk->view.count;
     size_t total = 0;
     int code = OMENDB_NOMEM;
 
@@ -1228,11 +1234,12 @@ static int bulk_accept(struct bulk *bulk)
 static int bulk_find_nearest(struct bulk *bulk)
 {
     const size_t entries = bulk->entry_count;
+    const uint32_t count = bulk->view.count;
     int code;
 
-    bulk->ranks = bulk_array(bulk, memory_multiply(bulk->count, bulk->places), sizeof *bulk->ranks);
-    bulk->uppers = bulk_array(bulk, bulk->count, sizeof *bulk->uppers);
-    bulk->upper_ranks = bulk_array(bulk, bulk->count, sizeof *bulk->upper_ranks);
+    bulk->ranks = bulk_array(bulk, memory_multiply(count, bulk->places), sizeof *bulk->ranks);
+    bulk->uppers = bulk_array(bulk, count, sizeof *bulk->uppers);
+    bulk->upper_ranks = bulk_array(bulk, count, sizeof *bulk->upper_ranks);
     bulk->choices = bulk_array(bulk, entries, sizeof *bulk->choices);
     bulk->entries = bulk_array(bulk, entries, sizeof *bulk->entries);
     bulk->sorted = bulk_array(bulk, entries, sizeof *bulk->sorted);
@@ -1240,7 +1247,7 @@ static int bulk_find_nearest(struct bulk *bulk)
                    bulk->choices != NULL && bulk->entries != NULL && bulk->sorted != NULL
                ? OMENDB_OK
                : OMENDB_NOMEM;
-    for (uint32_t i = 0; i < bulk->count && code == OMENDB_OK; i++) {
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
         bulk->uppers[i] = GRAPH_NO_ROW;
     }
     for (uint32_t i = 0; i < BULK_REPLICAS && code == OMENDB_OK; i++) {
@@ -1249,8 +1256,8 @@ static int bulk_find_nearest(struct bulk *bulk)
             code = bulk_run(bulk, bulk->cell_count, bulk->count, bulk_leaf_step);
         }
     }
-    bulk_array_free(bulk, bulk->ranks, (size_t)bulk->count * bulk->places, sizeof *bulk->ranks);
-    bulk_array_free(bulk, bulk->upper_ranks, bulk->count, sizeof *bulk->upper_ranks);
+    bulk_array_free(bulk, bulk->ranks, (size_t)count * bulk->places, sizeof *bulk->ranks);
+    bulk_array_free(bulk, bulk->upper_ranks, count, sizeof *bulk->upper_ranks);
     bulk_array_free(bulk, bulk->choices, entries, sizeof *bulk->choices);
     bulk_array_free(bulk, bulk->sorted, entries, sizeof *bulk->sorted);
     bulk->ranks = bulk->upper_ranks = NULL;
@@ -1263,7 +1270,7 @@ static int bulk_find_nearest(struct bulk *bulk)
  * needed any more. */
 static int bulk_make_order(struct bulk *bulk)
 {
-    const size_t words = (size_t)bulk->count / 64 + 1;
+    const size_t words = (size_t)bulk->view.count / 64 + 1;
     uint64_t *seen = memory_zalloc(bulk->memory, words * sizeof *seen);
     uint32_t count = 0;
 
@@ -1312,7 +1319,7 @@ static int bulk_make_base(struct bulk *bulk)
     if (code == OMENDB_OK) {
         code = bulk_accept(bulk);
     }
-    bulk_array_free(bulk, bulk->uppers, count, sizeof *bulk->uppers);
+    bulk_array_free(bulk, bulk->uppers, bulk->view.count, sizeof *bulk->uppers);
     bulk_array_free(bulk, bulk->order, count, sizeof *bulk->order);
     bulk->uppers = bulk->order = NULL;
     return code;
@@ -1331,7 +1338,8 @@ static int bulk_insert_step(struct bulk *bulk, struct bulk_work *work, uint32_t 
     if (work->scratch == NULL) {
         return OMENDB_NOMEM;
     }
-    for (uint32_t row = index * BULK_GRAIN; row < last && code == OMENDB_OK; row++) {
+    for (uint32_t i = index * BULK_GRAIN; i < last && code == OMENDB_OK; i++) {
+        const uint32_t row = bulk_member(bulk, i);
         if (bulk_is_upper(bulk, row)) {
             code = graph_insert(bulk->graph, work->scratch, row);
         }
@@ -1345,10 +1353,11 @@ static int bulk_clear_step(struct bulk *bulk, struct bulk_work *work, uint32_t i
     const uint32_t last = bulk_step_end(bulk, index);
 
     (void)work;
-    for (uint32_t row = index * BULK_GRAIN; row < last; row++) {
+    for (uint32_t i = index * BULK_GRAIN; i < last; i++) {
+        const uint32_t row = bulk_member(bulk, i);
         uint32_t *list = bulk_list(bulk, row);
-        for (uint32_t i = 0; i < bulk->places && bulk_is_upper(bulk, row); i++) {
-            list[i] = row;
+        for (uint32_t j = 0; j < bulk->places && bulk_is_upper(bulk, row); j++) {
+            list[j] = row;
         }
     }
     return OMENDB_OK;
@@ -1366,7 +1375,7 @@ static int bulk_make_graph(struct bulk *bulk)
         code = bulk_make_base(bulk);
     }
     if (code == OMENDB_OK) {
-        (void)graph_offer_entry(bulk->graph, 0, 0); /* unless an insertion did */
+        (void)graph_offer_entry(bulk->graph, bulk_member(bulk, 0), 0); /* unless an insertion did */
     }
     return code;
 }
@@ -1380,8 +1389,8 @@ static int bulk_verify_step(struct bulk *bulk, struct bulk_work *work, uint32_t 
     int code = OMENDB_OK;
 
     (void)work;
-    for (uint32_t row = index * BULK_GRAIN; row < last && code == OMENDB_OK; row++) {
-        code = graph_view_touch_vector(&bulk->view, row);
+    for (uint32_t i = index * BULK_GRAIN; i < last && code == OMENDB_OK; i++) {
+        code = graph_view_touch_vector(&bulk->view, bulk_member(bulk, i));
     }
     return code;
 }
@@ -1438,7 +1447,7 @@ static int bulk_begin(struct bulk *bulk, struct graph *graph, const struct graph
     bulk->memory = graph->memory;
     bulk->terms = terms;
     graph_get_view(graph, &bulk->view);
-    bulk->count = bulk->view.count;
+    bulk->count = bulk->view.count - terms->held.count;
     bulk->places = places;
     bulk->random = graph->config.seed;
     bulk->room = (BULK_EXPAND + 1) * places + bulk->view.M + 1;
@@ -1466,8 +1475,9 @@ static int bulk_end(struct bulk *bulk, int code)
     platform_mutex_destroy(&bulk->mutex);
     if (code == OMENDB_OK) {
         scratch = graph_scratch_create(bulk->memory);
-        code =
-            scratch == NULL ? OMENDB_NOMEM : graph_repair(bulk->graph, scratch, bulk->view.count);
+        code = scratch == NULL ? OMENDB_NOMEM
+                               : graph_repair_unheld(bulk->graph, scratch, bulk->view.count,
+                                                     &bulk->terms->held);
     }
     graph_scratch_destroy(scratch);
     return code;
@@ -1482,6 +1492,7 @@ OMENDB_INTERNAL int graph_bulk(struct graph *graph, const struct graph_bulk_term
         return code;
     }
     assert(bulk.view.entry_row == GRAPH_NO_ROW);
+    assert(terms->held.count == 0 || terms->held.step > 1);
     bulk.total = (uint64_t)bulk.count * (bulk.count > BULK_LEAF ? 5 + 2 * BULK_REPLICAS : 5);
     if (bulk.count != 0) {
         code = bulk_read_vectors(&bulk);

@@ -24,14 +24,16 @@ struct graph_bulk_terms {
      * `total` is done; anything but 0 stops the building. NULL: never called. */
     int (*progress)(void *context, uint64_t done, uint64_t total);
     void *context;
+    struct graph_held held; /* not to be linked by graph_bulk */
 };
 
-/* Links rows [0, count) of a graph in which no row is linked yet: after graph_reserve and
- * graph_set_count, with all vectors there. Every row is then reachable. No walkers before it is
- * done: they would find next to nothing. Needs beside the graph at most 6 * M + 60 bytes a row (156
- * for M = 16; about 105 on real data) and 0.6 MiB a thread.
- * Returns OMENDB_OK, OMENDB_DONE (stopped), OMENDB_NOMEM, OMENDB_CORRUPT, OMENDB_IOERR; after
- * anything but the first the graph is only good for graph_destroy. */
+/* Links rows [0, count), but for the held ones, of a graph in which no row is linked yet: after
+ * graph_reserve and graph_set_count, with all vectors there. Every other row is then reachable, and
+ * held ones can be inserted by graph_insert. No walkers before it is done: they would find next to
+ * nothing. Needs beside the graph at most 6 * M + 60 bytes a row (156 for M = 16; about 105 on real
+ * data) and 0.6 MiB a thread. Returns OMENDB_OK, OMENDB_DONE (stopped), OMENDB_NOMEM,
+ * OMENDB_CORRUPT, OMENDB_IOERR; after anything but the first the graph is only good for
+ * graph_destroy. */
 OMENDB_INTERNAL int graph_bulk(struct graph *graph, const struct graph_bulk_terms *terms);
 
 /* Chooses the base links of a graph, all of whose rows are linked, anew: each row's among its

@@ -52,6 +52,22 @@ OMENDB_INTERNAL struct graph_scratch *graph_scratch_create(struct memory *memory
     return scratch;
 }
 
+OMENDB_INTERNAL size_t graph_scratch_keys_bytes(const struct graph_scratch *scratch)
+{
+    return (scratch->pool.capacity + scratch->pending.capacity + scratch->nearest.capacity) *
+           sizeof(uint64_t);
+}
+
+OMENDB_INTERNAL void graph_scratch_drop_keys(struct graph_scratch *scratch)
+{
+    struct graph_keys *const all[] = {&scratch->pool, &scratch->pending, &scratch->nearest};
+
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        memory_free(scratch->memory, all[i]->keys, all[i]->capacity * sizeof *all[i]->keys);
+        *all[i] = (struct graph_keys){0};
+    }
+}
+
 OMENDB_INTERNAL void graph_scratch_destroy(struct graph_scratch *scratch)
 {
     struct memory *memory;
@@ -62,11 +78,7 @@ OMENDB_INTERNAL void graph_scratch_destroy(struct graph_scratch *scratch)
     memory = scratch->memory;
     memory_free_aligned(memory, scratch->marks, scratch->mark_words * sizeof *scratch->marks);
     memory_free(memory, scratch->touched, scratch->touched_capacity * sizeof *scratch->touched);
-    memory_free(memory, scratch->pool.keys, scratch->pool.capacity * sizeof *scratch->pool.keys);
-    memory_free(memory, scratch->pending.keys,
-                scratch->pending.capacity * sizeof *scratch->pending.keys);
-    memory_free(memory, scratch->nearest.keys,
-                scratch->nearest.capacity * sizeof *scratch->nearest.keys);
+    graph_scratch_drop_keys(scratch);
     memory_free(memory, scratch->hop_block, scratch->hop_bytes);
     memory_free(memory, scratch, sizeof *scratch);
 }

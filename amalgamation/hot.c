@@ -7,9 +7,9 @@
  * most half of memory_limit is in use afterwards. The copy is published by one store and lives as
  * long as its segment.
  *
- * Not copied: what already lies in anonymous memory (OMENDB_IO_PREAD, ":memory:"), full vectors of
- * floats (they are read for reranking only, unless there are no codes), small segments, whose pages
- * the TLB holds. */
+ * Not copied: what already lies in anonymous memory (OMENDB_IO_PREAD, a vfs that cannot map,
+ * ":memory:"), full vectors of floats (they are read for reranking only, unless no codes serve),
+ * small segments, whose pages the TLB holds. */
 #include "database.h"
 
 #include <string.h>
@@ -64,14 +64,14 @@ OMENDB_INTERNAL int hot_is_wanted(const omendb *db, const struct segment *segmen
     const struct memory *memory = &db->memory;
     struct hot_section sections[HOT_SECTIONS];
     struct graph_view view = segment->graph;
-    if (db->in_memory || db->storage.io != OMENDB_IO_MAP || atomic_load(&segment->hot) != NULL ||
-        (segment->codes.step == 0.0f && codes_apply_to(&segment->codes.vectors)))
+    if (db->in_memory || !blocks_are_mapped(view.file) || atomic_load(&segment->hot) != NULL ||
+        (segment->codes.step == 0.0f && codes_apply_to(&segment->codes.vectors) &&
+         (segment->info.flags & SEGMENT_NO_RANGE) == 0)) /* a merge will make some */
         return 0;
     hot_list_sections(segment, &view, sections);
-    size_t bytes = hot_bytes(sections);
-    return bytes >= HOT_MIN_BYTES &&
-           (memory->limit == 0 ||
-            memory_add(bytes, (size_t)atomic_load(&memory->used)) <= memory->limit / 2);
+    size_t bytes = hot_bytes(sections), used = (size_t)atomic_load(&memory->used);
+    return bytes >= HOT_MIN_BYTES && (memory->limit == 0 || memory_add(memory_aligned_total(bytes),
+                                                                       used) <= memory->limit / 2);
 }
 
 static int hot_copy(const struct segment *segment, struct segment_hot *hot)

@@ -231,8 +231,7 @@ static size_t memory_alignment(size_t size)
     return size >= MEMORY_HUGE_THRESHOLD ? MEMORY_HUGE_PAGE : OMENDB_CACHE_LINE;
 }
 
-/* What is asked from the hooks for an aligned block: the same for the same size. */
-static size_t memory_aligned_total(size_t size)
+OMENDB_INTERNAL size_t memory_aligned_total(size_t size)
 {
     return memory_add(size, memory_alignment(size) + sizeof(void *));
 }

@@ -38,6 +38,8 @@ OMENDB_INTERNAL void memory_free(struct memory *memory, void *block, size_t size
 /* Zeroed, aligned to a cache line, and to 2 MiB with huge pages advised when size >= 4 MiB.
  * Released only by memory_free_aligned. */
 OMENDB_INTERNAL void *memory_alloc_aligned(struct memory *memory, size_t size);
+/* What such a block counts for, alignment included: the same for the same size. */
+OMENDB_INTERNAL size_t memory_aligned_total(size_t size);
 OMENDB_INTERNAL void memory_free_aligned(struct memory *memory, void *block, size_t size);
 
 /* a * b and a + b, or SIZE_MAX when they do not fit: an allocation of that size always fails. */

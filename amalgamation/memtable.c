@@ -149,6 +149,17 @@ OMENDB_INTERNAL int memtable_has_drifted(const struct memtable *memtable)
            poor * 20 > atomic_load_explicit(&memtable->count, memory_order_relaxed);
 }
 
+OMENDB_INTERNAL void memtable_forgive(struct memtable *memtable)
+{
+    atomic_store_explicit(&memtable->poor, 0, memory_order_relaxed);
+}
+
+OMENDB_INTERNAL uint32_t memtable_graph_rows(const struct memtable *memtable)
+{
+    uint32_t indexed = atomic_load_explicit(&memtable->indexed, memory_order_acquire);
+    return memtable_has_drifted(memtable) ? 0 : indexed;
+}
+
 OMENDB_INTERNAL uint64_t memtable_id(const struct memtable *memtable, uint32_t row)
 {
     struct rows_view view = rows_store_view(&memtable->ids);

@@ -24,8 +24,8 @@ struct memtable {
     struct code_format codes;   /* step 0: none, the graph keeps the vectors */
     struct rows_store vectors;  /* used when there are codes */
     _Atomic uint32_t inexact;   /* 1: a code is not its vector; set before the row is shown */
-    _Atomic uint32_t poor;      /* rows with CODE_POOR */
-    uint32_t codes_tried;       /* 1: its vectors gave no range; commit mutex */
+    _Atomic uint32_t poor;      /* rows with CODE_POOR since the drift was last forgiven */
+    uint32_t codes_tried;       /* 1: the vectors gave no range; commit mutex */
     struct rows_store ids;      /* uint64_t */
     struct rows_store begins;   /* uint64_t: commit that added the row */
     struct rows_store previous; /* uint32_t: older row of the same id, or GRAPH_NO_ROW */
@@ -57,6 +57,12 @@ OMENDB_INTERNAL const uint8_t *memtable_vector(const struct memtable *memtable, 
 OMENDB_INTERNAL struct rows_view memtable_vectors(const struct memtable *memtable);
 /* Its codes do not fit the rows that came: the graph is of no use. */
 OMENDB_INTERNAL int memtable_has_drifted(const struct memtable *memtable);
+/* No other codes would fit better: the drift is forgotten, until there are many poor rows again.
+ * Commit mutex. */
+OMENDB_INTERNAL void memtable_forgive(struct memtable *memtable);
+/* The first rows, which a graph of use has; the others are searched exactly. Acquire: a count that
+ * is read next is not behind it. */
+OMENDB_INTERNAL uint32_t memtable_graph_rows(const struct memtable *memtable);
 OMENDB_INTERNAL uint64_t memtable_id(const struct memtable *memtable, uint32_t row);
 OMENDB_INTERNAL uint64_t memtable_begin(const struct memtable *memtable, uint32_t row);
 /* Newest row of the id, or the one before `row`; GRAPH_NO_ROW: none. */

@@ -3,9 +3,15 @@
  * Each memtable and segment is asked on its own: rows in its graph by a walk, rows not in it one by
  * one; the hits are merged by (distance, id). A source that is small is scanned as a whole: that
  * costs no more than the walk and is exact. When a walk finds fewer than k although more rows are
- * visible (deleted rows can cut a graph in two), the source is scanned: k means k. */
+ * visible (deleted rows can cut a graph in two), the source is scanned: k means k.
+ *
+ * In a writing transaction its own records are compared one by one, and the stored rows that it
+ * changed are left out. Few of those are asked for on top of k and dropped by id; many are hidden
+ * from the walk as deleted rows are, which looks up each row that comes near. So neither the effort
+ * nor the memory of a search follows from what the transaction wrote. */
 #include "database.h"
 #include "prefetch.h"
+#include "sort.h"
 
 #include <math.h>
 #include <string.h>
@@ -24,6 +30,16 @@
     1024 /* rows not in a graph that are not worth the detour over codes                           \
           */
 
+/* Stored rows hidden by the transaction that are asked for on top of k. */
+#define SEARCH_HIDDEN_FEW 32
+/* The transaction's own records: looks at the clock between so many, put in order so many at least
+ * at once. */
+#define SEARCH_OWN_RUN  4096
+#define SEARCH_OWN_SORT 256
+/* Hits are put in their places one by one, which is fast where they nearly are there, until they
+ * have passed so many others each in the mean; then they are sorted. */
+#define SEARCH_MOVES_EACH 64
+
 /* One source of rows, whatever it is. */
 struct search_source {
     struct graph_view view;          /* the vectors; count = rows that can be scanned */
@@ -34,11 +50,30 @@ struct search_source {
     uint32_t indexed;   /* the first ones, which can be walked */
     uint32_t row_limit; /* rows at or beyond are not visible */
     uint64_t commit;
+    const struct search_request *hiding; /* its transaction hides rows; NULL: it is not asked */
     const struct tombstones *tombstones;
     const struct begin_array *begins; /* NULL: all rows below row_limit have begun */
     const struct memtable *memtable;
     struct segment *segment;
 };
+
+static int search_source_id(const struct search_source *source, uint32_t row, uint64_t *id)
+{
+    if (source->segment != NULL)
+        return segment_id(source->segment, row, id);
+    *id = memtable_id(source->memtable, row);
+    return OMENDB_OK;
+}
+
+/* Whether the transaction changed the record. A row whose id cannot be read counts as unchanged:
+ * where it is a hit, naming it fails. */
+static int search_is_changed(const struct search_source *source, uint32_t row)
+{
+    const struct search_request *request = source->hiding;
+    uint64_t id;
+    return search_source_id(source, row, &id) == OMENDB_OK &&
+           txn_find(request->txn, request->collection, id) != NULL;
+}
 
 static int search_visible(const void *context, uint32_t row)
 {
@@ -46,7 +81,9 @@ static int search_visible(const void *context, uint32_t row)
     uint64_t end = tombstones_get(source->tombstones, row);
     if (end != 0 && end <= source->commit)
         return 0;
-    return source->begins == NULL || source->begins->begin[row] <= source->commit;
+    if (source->begins != NULL && source->begins->begin[row] > source->commit)
+        return 0;
+    return source->hiding == NULL || !search_is_changed(source, row);
 }
 
 static void search_memtable_source(const struct memtable *memtable,
@@ -55,7 +92,7 @@ static void search_memtable_source(const struct memtable *memtable,
 {
     memset(source, 0, sizeof *source);
     /* In this order: what is indexed is in the view, what is visible is in it, too. */
-    source->indexed = memtable_has_drifted(memtable) ? 0 : atomic_load(&memtable->indexed);
+    source->indexed = memtable_graph_rows(memtable);
     source->row_limit = memtable_visible_rows(memtable, commit);
     graph_get_view(memtable->graph, &source->view);
     source->walk = source->view;
@@ -92,17 +129,30 @@ static void search_segment_source(struct segment *segment, uint64_t commit,
     source->segment = segment;
 }
 
-static int search_source_id(const struct search_source *source, uint32_t row, uint64_t *id)
-{
-    if (source->segment != NULL)
-        return segment_id(source->segment, row, id);
-    *id = memtable_id(source->memtable, row);
-    return OMENDB_OK;
-}
-
 static int search_hit_before(const struct graph_hit *a, const struct graph_hit *b)
 {
     return a->distance < b->distance || (a->distance == b->distance && a->row < b->row);
+}
+
+static int search_compare_hits(const void *left, const void *right)
+{
+    return search_hit_before(right, left) - search_hit_before(left, right);
+}
+
+/* Brings the hits into order, of which the first `done` are. */
+static void search_order_hits(struct graph_hit *hits, size_t done, size_t count)
+{
+    size_t moves = 0, most = SEARCH_MOVES_EACH * count;
+    for (size_t i = done; i < count && moves <= most; i++) {
+        struct graph_hit hit = hits[i];
+        size_t at = i;
+        for (; at > 0 && search_hit_before(&hit, &hits[at - 1]); at--)
+            hits[at] = hits[at - 1];
+        hits[at] = hit;
+        moves += i - at;
+    }
+    if (moves > most)
+        sort_array(hits, count, sizeof *hits, search_compare_hits);
 }
 
 /* The distances of vectors in place of those of codes; in order again, with the first `done`, which
@@ -126,14 +176,10 @@ static int search_rerank(const struct search_source *source, const uint8_t *quer
             vectors[i] = vector;
         }
         view->kernel->many(query, vectors, run, view->dim, distances);
-        for (size_t i = 0; i < run; i++) {
-            struct graph_hit hit = {distances[i], hits[first + i].row};
-            size_t at = first + i;
-            for (; at > 0 && search_hit_before(&hit, &hits[at - 1]); at--)
-                hits[at] = hits[at - 1];
-            hits[at] = hit;
-        }
+        for (size_t i = 0; i < run; i++)
+            hits[first + i].distance = distances[i];
     }
+    search_order_hits(hits, done, count);
     return OMENDB_OK;
 }
 
@@ -169,7 +215,12 @@ static int search_encode(const struct search_request *request, const struct sear
     return OMENDB_OK;
 }
 
-/* Rows [first, row_limit), as search_scan, but by codes; the best are compared again. */
+/* Rows [first, row_limit), as search_scan, but by codes; the best are compared again.
+ *
+ * Not exact: of rows that are closer together than a step of the codes the wrong ones may be
+ * compared again. But this is done only beside a walk, by the same codes and with as many compared
+ * again, and no walk finds more of the nearest than a scan by its codes: what the curve promises
+ * for the walk, or that none tells, holds for these rows too. */
 static int search_scan_codes(const struct search_request *request,
                              const struct search_source *source, struct scratch *scratch,
                              uint32_t first, size_t k, const struct graph_filter *filter,
@@ -364,21 +415,21 @@ static void search_make_plan(const struct search_request *request, size_t k,
     plan->largest = largest != 0 ? largest : request->ef;
 }
 
-/* A graph was walked. */
-static void search_tell(const struct calibration_answer *answer, size_t ef, omendb_explain *explain)
+/* The hits are those of a walk. */
+static void search_tell(const struct calibration_answer *answer, omendb_explain *explain)
 {
-    explain->ef = ef > explain->ef ? ef : explain->ef;
     explain->warnings |= answer->warnings;
     if ((answer->warnings & OMENDB_EXPLAIN_UNCALIBRATED) == 0 && answer->recall < explain->recall)
         explain->recall = answer->recall;
 }
 
-/* Whether a walk is worth it. With a stretch ef is only a bound, far above what is kept. */
+/* Whether a walk is worth it. With a stretch ef is only a bound, far above what is kept. Where the
+ * transaction hides most rows, a walk meets many for each that it may return. */
 static int search_is_small(const struct search_request *request, uint32_t rows, size_t ef)
 {
     if (request->stretch > 0.0f && ef > SEARCH_STRETCH_EF)
         ef = SEARCH_STRETCH_EF;
-    return rows / SEARCH_SCAN_PER_CANDIDATE <= ef;
+    return (double)(rows / SEARCH_SCAN_PER_CANDIDATE) * (1.0 - request->hidden_share) <= (double)ef;
 }
 
 /* The k nearest rows of a source into scratch->hits. */
@@ -387,7 +438,7 @@ static int search_rows(const struct search_request *request, const struct search
                        size_t *count, struct graph_counters *counters, omendb_explain *explain)
 {
     struct calibration_answer answer;
-    int filtered = source->begins != NULL ||
+    int filtered = source->begins != NULL || source->hiding != NULL ||
                    atomic_load_explicit(&source->tombstones->dead, memory_order_acquire) != 0;
     struct graph_filter filter = {source->row_limit, GRAPH_NO_ROW, filtered ? search_visible : NULL,
                                   source};
@@ -406,10 +457,11 @@ static int search_rows(const struct search_request *request, const struct search
         code = search_walk(request, source, scratch, &effort, &in_graph, count, counters);
         *count = *count < k ? *count : k;
         explain->graph_rows += walked;
+        explain->ef = answer.ef > explain->ef ? answer.ef : explain->ef;
         if (*count < k && *count < walked)
             *count = walked = 0;
         else
-            search_tell(&answer, answer.ef, explain);
+            search_tell(&answer, explain);
     }
     if (code == OMENDB_OK && walked < source->row_limit) {
         int by_codes = walked != 0 && source->codes != NULL &&
@@ -424,6 +476,27 @@ static int search_rows(const struct search_request *request, const struct search
 static int search_before(const struct search_hit *a, const struct search_hit *b)
 {
     return a->distance < b->distance || (a->distance == b->distance && a->id < b->id);
+}
+
+static int search_compare(const void *left, const void *right)
+{
+    return search_before(right, left) - search_before(left, right);
+}
+
+/* Brings what was found into order. */
+static void search_order_found(struct search_hit *found, size_t count)
+{
+    size_t moves = 0, most = SEARCH_MOVES_EACH * count;
+    for (size_t i = 1; i < count && moves <= most; i++) {
+        struct search_hit hit = found[i];
+        size_t at = i;
+        for (; at > 0 && search_before(&hit, &found[at - 1]); at--)
+            found[at] = found[at - 1];
+        found[at] = hit;
+        moves += i - at;
+    }
+    if (moves > most)
+        sort_array(found, count, sizeof *found, search_compare);
 }
 
 /* Rows to ids; equal distances, which came in the order of rows, into the order of ids. Records
@@ -442,11 +515,9 @@ static int search_name_hits(const struct search_request *request,
         if (hit.id == request->excluded_id ||
             (request->txn != NULL && txn_find(request->txn, request->collection, hit.id) != NULL))
             continue;
-        size_t at = used++;
-        for (; at > 0 && search_before(&hit, &scratch->found[at - 1]); at--)
-            scratch->found[at] = scratch->found[at - 1];
-        scratch->found[at] = hit;
+        scratch->found[used++] = hit;
     }
+    search_order_found(scratch->found, used);
     *named = used;
     return OMENDB_OK;
 }
@@ -466,30 +537,60 @@ static void search_merge(struct scratch *scratch, size_t found, size_t k, size_t
     *best = out;
 }
 
-/* The transaction's own records, compared one by one. */
-static void search_own_writes(const struct search_request *request, struct scratch *scratch,
-                              size_t k, size_t *best, struct graph_counters *counters)
+/* Of the transaction's writes to the collection: records that it has, stored rows that it hides. */
+static void search_count_writes(const struct search_request *request, size_t *own, size_t *hidden)
 {
     const omendb_txn *txn = request->txn;
+    *own = *hidden = 0;
     for (size_t i = 0; txn != NULL && i < txn->write_count; i++) {
         const struct txn_write *write = &txn->writes[i];
+        *own += write->collection == request->collection && write->vector != NULL;
+        *hidden += write->collection == request->collection && !write->added;
+    }
+}
+
+static void search_merge_own(struct scratch *scratch, size_t found, size_t k, size_t *best)
+{
+    sort_array(scratch->found, found, sizeof *scratch->found, search_compare);
+    search_merge(scratch, found, k, best);
+}
+
+/* The transaction's own records, compared one by one. Those nearer than the k-th best are gathered
+ * in `found` and merged when it is full. */
+static int search_own_writes(const struct search_request *request, struct scratch *scratch,
+                             size_t k, size_t *best, struct graph_counters *counters)
+{
+    const omendb_txn *txn = request->txn;
+    size_t found = 0;
+    for (size_t i = 0; i < txn->write_count; i++) {
+        const struct txn_write *write = &txn->writes[i];
+        if (i % SEARCH_OWN_RUN == 0 && search_check_deadline(request) != OMENDB_OK)
+            return OMENDB_TIMEOUT;
         if (write->collection != request->collection || write->vector == NULL ||
             write->id == request->excluded_id)
             continue;
         float distance = request->collection->kernel->pair(request->vector, write->vector,
                                                            request->collection->schema.dim);
-        scratch->found[0] =
-            (struct search_hit){distance * request->collection->distance_factor, write->id};
-        search_merge(scratch, 1, k, best);
+        struct search_hit hit = {distance * request->collection->distance_factor, write->id};
         counters->distances++;
+        if (*best == k && !search_before(&hit, &scratch->best[k - 1]))
+            continue;
+        scratch->found[found++] = hit;
+        if (found == scratch->found_capacity) {
+            search_merge_own(scratch, found, k, best);
+            found = 0;
+        }
     }
+    search_merge_own(scratch, found, k, best);
+    return OMENDB_OK;
 }
 
-static int search_source(const struct search_request *request, const struct search_source *source,
+static int search_source(const struct search_request *request, struct search_source *source,
                          struct scratch *scratch, size_t k, const struct search_plan *plan,
                          size_t *best, struct graph_counters *counters, omendb_explain *explain)
 {
     size_t count, named;
+    source->hiding = request->hidden_share > 0.0 ? request : NULL;
     int code = search_check_deadline(request);
     if (code == OMENDB_OK)
         code = search_rows(request, source, scratch, k, plan, &count, counters, explain);
@@ -509,17 +610,24 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     const struct version *version = request->version;
     struct graph_counters counters = {0, 0};
     struct search_source source;
-    size_t best = 0, own = request->txn == NULL ? 0 : request->txn->write_count;
-    uint64_t rows = search_total_rows(version, &terms.largest_source) + own;
+    size_t best = 0, own, hidden;
+    search_count_writes(asked, &own, &hidden);
+    uint64_t rows = search_total_rows(version, &terms.largest_source);
+    if (hidden > SEARCH_HIDDEN_FEW) {
+        terms.hidden_share = (double)hidden / (double)rows;
+        hidden = 0;
+    }
+    rows += own;
     /* Each hit that is left out by id takes a place of its own. */
     size_t k = request->k < rows ? request->k : (size_t)rows;
-    size_t wanted = k + own + (request->excluded_id != OMENDB_ID_AUTO);
+    size_t wanted = k + hidden + (request->excluded_id != OMENDB_ID_AUTO);
+    size_t found = own != 0 && wanted < SEARCH_OWN_SORT ? SEARCH_OWN_SORT : wanted + 1;
     struct search_plan plan;
     search_make_plan(request, wanted, &plan);
     size_t ef = plan.largest > wanted ? plan.largest : wanted;
     *count = 0;
     explain->recall = 1.0f;
-    int code = scratch_reserve(scratch, ef + 1 + SEARCH_RERANK(wanted), wanted + 1, 0);
+    int code = scratch_reserve(scratch, ef + 1 + SEARCH_RERANK(wanted), found, 0);
     for (uint32_t i = 0; i < version->memtable_count && code == OMENDB_OK; i++) {
         search_memtable_source(version->memtables[i], request->collection, request->commit,
                                &source);
@@ -529,9 +637,10 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
         search_segment_source(version->segments[i], request->commit, &source);
         code = search_source(request, &source, scratch, wanted, &plan, &best, &counters, explain);
     }
+    if (code == OMENDB_OK && own != 0)
+        code = search_own_writes(request, scratch, wanted, &best, &counters);
     if (code != OMENDB_OK)
         return code;
-    search_own_writes(request, scratch, wanted, &best, &counters);
     for (size_t i = 0; i < best && i < k; i++) {
         if (request->use_radius && !(scratch->best[i].distance <= request->radius))
             break;
@@ -553,3 +662,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
 #undef SEARCH_RERANK_RUN
 #undef SEARCH_SCAN_RUN
 #undef SEARCH_SCAN_EXACTLY
+#undef SEARCH_HIDDEN_FEW
+#undef SEARCH_OWN_RUN
+#undef SEARCH_OWN_SORT
+#undef SEARCH_MOVES_EACH

@@ -37,6 +37,9 @@ enum section_type {
 /* Part flags */
 #define SEGMENT_IDS_ASCEND  1u
 #define SEGMENT_CODES_EXACT 2u /* every code is its vector */
+/* There are no codes, as no range serves these vectors; else a merge that has the memory makes
+ * codes. Files of older versions never have it, which costs them one merge. */
+#define SEGMENT_NO_RANGE 4u
 
 /* Described in the footer, 96 bytes a part. */
 struct part_info {

@@ -819,7 +819,7 @@ OMENDB_INTERNAL uint64_t version_growing_tail_bytes(const struct version *versio
     if (version->memtable_count == 0)
         return 0;
     const struct memtable *memtable = version->memtables[version->memtable_count - 1];
-    uint32_t indexed = atomic_load_explicit(&memtable->indexed, memory_order_acquire);
+    uint32_t indexed = memtable_graph_rows(memtable);
     uint32_t count = atomic_load_explicit(&memtable->count, memory_order_relaxed);
     return (uint64_t)(count - indexed) * vector_bytes;
 }
@@ -828,9 +828,7 @@ OMENDB_INTERNAL uint64_t version_unindexed_bytes(const struct version *version, 
 {
     uint64_t rows = 0;
     for (uint32_t i = 0; i < version->memtable_count; i++) {
-        /* Acquire: the count that is read next is not behind it. */
-        uint32_t indexed =
-            atomic_load_explicit(&version->memtables[i]->indexed, memory_order_acquire);
+        uint32_t indexed = memtable_graph_rows(version->memtables[i]);
         rows += atomic_load_explicit(&version->memtables[i]->count, memory_order_relaxed) - indexed;
     }
     for (uint32_t i = 0; i < version->segment_count; i++)
@@ -839,6 +837,9 @@ OMENDB_INTERNAL uint64_t version_unindexed_bytes(const struct version *version, 
 }
 
 /* ------------------------------------------------------------------ scratch */
+
+/* Of hits and candidates, in a pooled scratch: those of a k of some 5,000. */
+#define SCRATCH_KEPT_BYTES (1u << 20)
 
 OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch)
 {
@@ -881,10 +882,35 @@ OMENDB_INTERNAL struct scratch *scratch_take(omendb *db)
     return scratch_create(&db->memory);
 }
 
+/* What one search with a large k or ef grew beyond SCRATCH_KEPT_BYTES goes back with the scratch.
+ * The marks of rows stay: any walk needs them. */
+static void scratch_trim(struct scratch *scratch)
+{
+    size_t hits = scratch->hit_capacity * sizeof *scratch->hits,
+           found = scratch->found_capacity * sizeof *scratch->found;
+    if (hits + 3 * found + graph_scratch_keys_bytes(scratch->graph) <= SCRATCH_KEPT_BYTES)
+        return;
+    graph_scratch_drop_keys(scratch->graph);
+    memory_free(scratch->memory, scratch->hits, hits);
+    memory_free(scratch->memory, scratch->found, found);
+    memory_free(scratch->memory, scratch->best, found);
+    memory_free(scratch->memory, scratch->merged, found);
+    scratch->hits = NULL;
+    scratch->found = scratch->best = scratch->merged = NULL;
+    scratch->hit_capacity = scratch->found_capacity = 0;
+}
+
+OMENDB_INTERNAL void scratch_drop_idle(omendb *db)
+{
+    for (size_t i = 0; i < DATABASE_SCRATCH_SLOTS; i++)
+        scratch_destroy(atomic_exchange(&db->scratch[i], NULL));
+}
+
 OMENDB_INTERNAL void scratch_give(omendb *db, struct scratch *scratch)
 {
     if (scratch == NULL)
         return;
+    scratch_trim(scratch);
     for (size_t i = 0; i < DATABASE_SCRATCH_SLOTS; i++) {
         struct scratch *empty = NULL;
         if (atomic_compare_exchange_strong(&db->scratch[i], &empty, scratch))
@@ -953,3 +979,5 @@ OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message)
     if (db->log != NULL)
         db->log(db->log_context, code, message);
 }
+
+#undef SCRATCH_KEPT_BYTES

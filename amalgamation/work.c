@@ -20,6 +20,7 @@
 #define WORK_SEALED_TAILS   4
 #define WORK_TAILS_AT_MOST  16
 #define WORK_SHORT_DELAY_US 1000000
+#define WORK_DRIFTED_PART   4 /* of tail_limit */
 
 struct work_job {
     struct work_job *next;
@@ -51,6 +52,8 @@ struct work_state {
      * next one can give back. */
     _Atomic uint64_t settled_bytes;
     _Atomic uint32_t merge_starved; /* 1: the last merge failed for want of memory */
+    _Atomic uint32_t
+        drifted; /* 1: memtables that are searched exactly, for ever, are over a limit */
     uint32_t merging;
     _Atomic uint64_t merges_ended; /* however they ended */
     struct work_queue queues[WORK_QUEUES];
@@ -211,6 +214,7 @@ OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
     if (wait->until_us == 0)
         wait->until_us = now + db->stall_timeout_us;
     wait->merges_ended = ended;
+    scratch_drop_idle(db);
     int in_time = now < wait->until_us, pressed = work_is_pressed(db, 0);
     /* A merge gives back more than a checkpoint of little, which would only make a small segment.
      */
@@ -230,8 +234,8 @@ OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
     return work_relieve_by_checkpoint(db, wait, in_time, merged, text);
 }
 
-/* Whether the log asks for a checkpoint; after a failed one only when it has grown by a quarter of
- * the limit again. Work mutex. */
+/* Whether the log, or rows that have drifted, ask for a checkpoint; after a failed one only when
+ * the log has grown by a quarter of the limit again. Work mutex. */
 static int work_wants_checkpoint(const struct work_state *work)
 {
     const omendb *db = work->db;
@@ -240,12 +244,14 @@ static int work_wants_checkpoint(const struct work_state *work)
         limit = work->retry_bytes;
     return !work->checkpointing && !db->read_only && !atomic_load(&db->poisoned) &&
            (atomic_load(&db->log_bytes) >= limit ||
-            (atomic_load(&db->checkpoint_failed) == 0 && work_is_pressed(db, 2)));
+            (atomic_load(&db->checkpoint_failed) == 0 &&
+             (atomic_load(&work->drifted) || work_is_pressed(db, 2))));
 }
 
 static int work_do_checkpoint(struct work_state *work)
 {
-    int code = work_checkpoint(work->db, work_is_pressed(work->db, 2));
+    int drifted = atomic_exchange(&work->drifted, 0) != 0;
+    int code = work_checkpoint(work->db, drifted || work_is_pressed(work->db, 2));
     work_report(work->db, "a checkpoint", code);
     platform_mutex_lock(&work->mutex);
     work->checkpointing = 0;
@@ -261,11 +267,25 @@ static struct memtable *work_unindexed_memtable(const struct version *version)
 {
     for (uint32_t i = 0; i < version->memtable_count; i++) {
         struct memtable *memtable = version->memtables[i];
-        if (!atomic_load(&memtable->sealed) &&
+        if (!atomic_load(&memtable->sealed) && !memtable_has_drifted(memtable) &&
             atomic_load(&memtable->claimed) < atomic_load(&memtable->count))
             return memtable;
     }
     return NULL;
+}
+
+/* The rows of memtables that have drifted get a graph only by a merge, so from a part of tail_limit
+ * on, as in segments, they ask for the checkpoint before it. */
+static void work_notice_drift(struct work_state *work, const struct collection *collection,
+                              const struct version *version)
+{
+    uint64_t rows = 0;
+    for (uint32_t i = 0; i < version->memtable_count; i++) {
+        if (memtable_has_drifted(version->memtables[i]))
+            rows += atomic_load(&version->memtables[i]->count);
+    }
+    if (rows * collection->vector_bytes * WORK_DRIFTED_PART >= work->db->tail_limit && rows != 0)
+        atomic_store(&work->drifted, 1);
 }
 
 /* Links rows of the collection's memtables; queues it again when more are left. Takes the reference
@@ -279,6 +299,7 @@ static int work_do_index(struct work_state *work, struct collection *collection)
     struct scratch *scratch = scratch_take(db);
     struct version *version = version_acquire_newest(collection, &commit);
     struct memtable *memtable = work_unindexed_memtable(version);
+    work_notice_drift(work, collection, version);
     if (scratch == NULL)
         code = OMENDB_NOMEM;
     else if (memtable != NULL && !atomic_load(&collection->dropped)) {
@@ -668,3 +689,4 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
 #undef WORK_SEALED_TAILS
 #undef WORK_TAILS_AT_MOST
 #undef WORK_SHORT_DELAY_US
+#undef WORK_DRIFTED_PART

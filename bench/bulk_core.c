@@ -104,7 +104,7 @@ struct bulk_core *bulk_core_create(const struct bulk_core_settings *settings, co
 
 void bulk_core_build(struct bulk_core *core, enum bulk_core_way way, unsigned threads)
 {
-    const struct graph_bulk_terms terms = {core_parallel, core, NULL, NULL};
+    const struct graph_bulk_terms terms = {.parallel = core_parallel, .runner = core};
 
     core->threads = threads < 1 ? 1 : threads < MAX_THREADS ? threads : MAX_THREADS;
     if (way == BULK_CORE_BULK) {

@@ -264,6 +264,75 @@ TEST(a_batch_takes_the_same_effort)
     CHECK_EQ_INT(world_close(&world), OMENDB_OK);
 }
 
+enum last_rows { LIKE_THE_OTHERS, TIGHT, WIDE };
+
+/* A collection whose last rows, as many as a merge asks, are of a kind of their own: in a
+ * plane, where everything is found at once, or too far apart for that. */
+static int world_make_ending(struct world *world, enum last_rows last, size_t rows)
+{
+    static uint64_t ids[ROWS];
+    float shared[DIM];
+    int code = world_make(world, ":memory:", OMENDB_L2, 0);
+    world_vector(&world->random, 2.0f, shared);
+    for (size_t i = 0; i < rows; i++) {
+        ids[i] = i;
+        const int is_last = i >= rows - rows / 16;
+        world_vector(&world->random, is_last && last == WIDE ? 6.0f : 2.0f, vectors[i]);
+        if (is_last && last == TIGHT) {
+            memcpy(vectors[i], shared, sizeof shared);
+            for (int j = 0; j < 2; j++)
+                vectors[i][j] += world_noise(&world->random);
+        }
+    }
+    if (code == OMENDB_OK)
+        code = omendb_put_batch(world->docs, NULL, rows, ids, vectors, OMENDB_F32, NULL);
+    return code == OMENDB_OK ? omendb_optimize(world->db, NULL, NULL) : code;
+}
+
+TEST(the_rows_that_were_added_last_do_not_decide_the_effort)
+{
+    uint64_t ef[3] = {0, 0, 0};
+    for (int last = LIKE_THE_OTHERS; last <= WIDE; last++) {
+        struct world world;
+        CHECK_EQ_INT(world_make_ending(&world, (enum last_rows)last, ROWS), OMENDB_OK);
+        CHECK(world_segment(&world)->calibration != NULL);
+        const struct outcome outcome = world_ask(&world, 10, 0.9f, 2.0f);
+        printf("kind %d: asked for 0.90, found %.3f with ef %u\n", last, outcome.recall,
+               (unsigned)outcome.ef);
+        CHECK(outcome.recall >= 0.88);
+        CHECK(outcome.promised >= 0.9f - 1e-6f && outcome.warnings == 0);
+        ef[last] = outcome.ef;
+        CHECK_EQ_INT(support_check(world.db), OMENDB_OK);
+        CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+    }
+    CHECK(ef[TIGHT] >= ef[LIKE_THE_OTHERS] * 3 / 4);
+    CHECK(ef[TIGHT] <= ef[LIKE_THE_OTHERS] * 2 && ef[WIDE] <= ef[LIKE_THE_OTHERS] * 2);
+}
+
+TEST(held_rows_are_spread_whatever_the_order)
+{
+    for (uint32_t first = 0; first < 3; first++) {
+        for (uint32_t rows = 4000 + first; rows < 20000; rows += 777) {
+            struct graph_held held;
+            uint32_t classes[7] = {0}, found = 0, others = 0;
+            calibrate_choose(first, rows, &held);
+            CHECK(held.count >= 199 && held.step >= 20);
+            for (uint32_t row = 0; row < rows; row++) {
+                if (graph_is_held(&held, row)) {
+                    CHECK_EQ_INT(graph_held_row(&held, found++), row);
+                    classes[row % 7]++;
+                } else {
+                    CHECK_EQ_INT(graph_unheld_row(&held, others++), row);
+                }
+            }
+            CHECK_EQ_INT(found, held.count);
+            CHECK(graph_held_row(&held, found - 1) >= rows - 2 * held.step - held.count);
+            for (int i = 0; i < 7; i++)
+                CHECK(classes[i] > held.count / 14);
+        }
+    }
+}
+
 /* ------------------------------------------------------------------------------------------------
  * what is not */
 
@@ -666,6 +735,28 @@ TEST(calibrating_refuses_nonsense_and_can_be_stopped)
     CHECK_EQ_INT(world_close(&world), OMENDB_OK);
 }
 
+/* Without memory a merge goes on without a curve. */
+TEST(measuring_without_memory_gives_no_curve)
+{
+    const char *path = support_path("forgetful.omen");
+    const struct graph_held held = {0, 20, ROWS / 20};
+    struct calibration curve = {.count = 0};
+    struct world world;
+    CHECK_EQ_INT(world_make(&world, path, OMENDB_L2, ROWS), OMENDB_OK);
+    for (long failed = 0; curve.count == 0; failed++) {
+        CHECK_EQ_INT(world_reopen(&world, path), OMENDB_OK);
+        const struct segment *segment = world_segment(&world);
+        const struct search_target target = {segment->full, segment->graph, segment->codes, 0};
+        allocations_left = failed;
+        CHECK_EQ_INT(calibrate_held_rows(world.docs->collection, &target, ROWS, &held, &curve),
+                     OMENDB_OK);
+        CHECK((curve.count == 0) == (allocations_left == -1));
+        CHECK(curve.count != 0 || failed < 100);
+        allocations_left = -1;
+    }
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
 /* Each allocation of a calibration fails once; then of a merge that measures. */
 TEST(calibrating_survives_every_failing_allocation)
 {
@@ -695,7 +786,9 @@ TEST(calibrating_survives_every_failing_allocation)
     }
 }
 
-TEST_MAIN(recall_is_kept_on_unseen_queries_l2, recall_is_kept_on_unseen_queries_cosine,
+TEST_MAIN(the_rows_that_were_added_last_do_not_decide_the_effort,
+          held_rows_are_spread_whatever_the_order, measuring_without_memory_gives_no_curve,
+          recall_is_kept_on_unseen_queries_l2, recall_is_kept_on_unseen_queries_cosine,
           recall_is_kept_on_unseen_queries_inner_product,
           recall_is_kept_after_deletes_and_replacements, a_batch_takes_the_same_effort,
           explain_warns_outside_of_what_was_measured,

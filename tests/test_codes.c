@@ -171,6 +171,24 @@ TEST(vectors_of_another_range_are_told)
     CHECK(codes_encode(&format, rows[0], code) == CODE_POOR);
 }
 
+/* A range that begins at zero covers zeros, and the vector of zeros needs no levels. */
+TEST(zeros_do_not_make_a_code_poor)
+{
+    uint8_t code[DIM + 32];
+    fill(0.0f, 1.0f);
+    for (size_t row = 0; row < ROWS; row++)
+        for (size_t i = 0; i < DIM; i++)
+            rows[row][i] *= i % 10 == row % 10 ? 1.0f : 0.0f;
+    const struct code_format format = choose(OMENDB_L2);
+    for (size_t row = 0; row < ROWS; row++)
+        CHECK(codes_encode(&format, rows[row], code) == CODE_GOOD);
+    memset(rows[0], 0, sizeof rows[0]);
+    CHECK(codes_encode(&format, rows[0], code) == CODE_GOOD);
+    for (size_t i = 0; i < DIM; i++)
+        rows[0][i] = 0.5f;
+    CHECK(codes_encode(&format, rows[0], code) == CODE_POOR);
+}
+
 TEST(vectors_of_one_value_give_no_range)
 {
     fill(0.0f, 0.0f);
@@ -252,6 +270,14 @@ TEST(only_floats_have_codes)
         format.scalar = without[i];
         CHECK(!codes_apply_to(&format));
     }
+    format.scalar = OMENDB_F32; /* a code is no smaller */
+    format.dim = 8;
+    CHECK(!codes_apply_to(&format));
+    format.dim = 9;
+    CHECK(codes_apply_to(&format));
+    format.scalar = OMENDB_BF16;
+    format.dim = 16;
+    CHECK(!codes_apply_to(&format));
 }
 
 #define DRIFT_DIM  16
@@ -330,7 +356,7 @@ TEST_MAIN(bytes_given_as_floats_lose_nothing, small_integers_around_zero_lose_no
           the_error_of_elements_inside_the_range_is_at_most_half_a_step,
           rare_large_values_do_not_cost_the_others_their_precision,
           mostly_zero_vectors_are_coded_by_what_is_not_zero, vectors_of_another_range_are_told,
-          vectors_of_one_value_give_no_range, neighbours_keep_their_order_under_every_metric,
-          half_floats_are_coded_like_their_values,
+          zeros_do_not_make_a_code_poor, vectors_of_one_value_give_no_range,
+          neighbours_keep_their_order_under_every_metric, half_floats_are_coded_like_their_values,
           values_without_a_range_have_no_codes_and_do_no_harm, only_floats_have_codes,
           rows_that_leave_the_first_range_are_found)

@@ -15,7 +15,7 @@
 #include "support.h"
 #include "test.h"
 
-#define THREADS_DIM     8
+#define THREADS_DIM     12
 #define THREADS_WRITERS 2
 #define THREADS_READERS 3
 #define THREADS_BATCH   40

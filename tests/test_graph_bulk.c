@@ -586,6 +586,58 @@ TEST(progress_ascends_and_stops_the_building)
     }
 }
 
+/* Links that lead from held rows or to them. */
+static uint32_t links_of_held(const struct fixture *fixture, const struct graph_held *held)
+{
+    struct graph_view view;
+    uint32_t links = 0;
+
+    graph_get_view(fixture->graph, &view);
+    for (uint32_t row = 0; row < fixture->rows; row++) {
+        for (uint32_t level = 0; level <= *rows_at(&view.levels, row); level++) {
+            uint32_t *slots, length;
+            links += graph_view_slots(&view, row, level, &slots, &length) != OMENDB_OK;
+            for (uint32_t i = 0; i < length; i++) {
+                links +=
+                    slots[i] != row && (graph_is_held(held, row) || graph_is_held(held, slots[i]));
+            }
+        }
+    }
+    return links;
+}
+
+TEST(held_rows_are_linked_when_they_are_inserted)
+{
+    static const uint32_t sizes[] = {40, 1000, 1060, 6000};
+
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        struct graph_bulk_terms terms = {.held = {(uint32_t)i, 20, sizes[i] / 21}};
+        struct fixture fixture, whole;
+        struct graph_view view;
+        start_random(14);
+        CHECK(fixture_fill(&fixture, OMENDB_INNER_PRODUCT, sizes[i]));
+        CHECK_EQ_INT(graph_bulk(fixture.graph, &terms), OMENDB_OK);
+        CHECK_EQ_INT(links_of_held(&fixture, &terms.held), 0);
+        graph_get_view(fixture.graph, &view);
+        CHECK(!graph_is_held(&terms.held, view.entry_row));
+        /* graph_check may name them, too, as one defect. */
+        CHECK(defects(&fixture) - terms.held.count <= 1);
+        for (uint32_t at = 0; at < terms.held.count; at++) {
+            CHECK_EQ_INT(
+                graph_insert(fixture.graph, fixture.scratch, graph_held_row(&terms.held, at)),
+                OMENDB_OK);
+        }
+        CHECK_EQ_INT(graph_repair(fixture.graph, fixture.scratch, sizes[i]), OMENDB_OK);
+        CHECK_EQ_INT(defects(&fixture), 0);
+        start_random(14);
+        CHECK(fixture_fill(&whole, OMENDB_INNER_PRODUCT, sizes[i]));
+        CHECK_EQ_INT(graph_bulk(whole.graph, &alone), OMENDB_OK);
+        CHECK(recall_of(&fixture, NULL) > recall_of(&whole, NULL) - 0.01);
+        CHECK(fixture_destroy(&fixture));
+        CHECK(fixture_destroy(&whole));
+    }
+}
+
 TEST(each_allocation_may_fail)
 {
     uint64_t failing = 1;
@@ -623,4 +675,5 @@ TEST_MAIN(small_graphs_find_every_row, every_metric_has_the_recall_of_insertion,
           points_among_copies_are_found, far_clusters_are_connected, hostile_vectors_end,
           one_thread_builds_the_same_graph_twice, threads_build_as_good_a_graph,
           refining_makes_walks_no_worse, progress_ascends_and_stops_the_building,
-          each_allocation_may_fail, extra_memory_is_bounded)
+          held_rows_are_linked_when_they_are_inserted, each_allocation_may_fail,
+          extra_memory_is_bounded)

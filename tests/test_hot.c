@@ -141,6 +141,25 @@ TEST(no_copy_takes_more_than_half_of_the_memory_limit)
     world_close(&world);
 }
 
+/* What a vfs cannot map lies in memory already, whatever `io` says. */
+TEST(what_cannot_be_mapped_is_not_copied)
+{
+    const char *path = world_make("hot-unmapped");
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb_vfs vfs = *omendb_default_vfs();
+    struct world world;
+    CHECK(path != NULL);
+    vfs.map = NULL;
+    vfs.unmap = NULL;
+    options.threads = 0;
+    options.vfs = &vfs;
+    CHECK_EQ_INT(world_open(&world, &options, path), OMENDB_OK);
+    CHECK(ask(&world) != 0);
+    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    CHECK_EQ_INT(hot_bytes(&world), 0);
+    world_close(&world);
+}
+
 struct asker {
     const struct world *world;
     uint64_t expected;
@@ -182,4 +201,5 @@ TEST(searches_go_on_while_the_copy_is_made)
 }
 
 TEST_MAIN(a_segment_that_is_searched_often_is_copied_and_answers_stay,
-          no_copy_takes_more_than_half_of_the_memory_limit, searches_go_on_while_the_copy_is_made)
+          no_copy_takes_more_than_half_of_the_memory_limit, what_cannot_be_mapped_is_not_copied,
+          searches_go_on_while_the_copy_is_made)

@@ -33,8 +33,8 @@ struct model_kind {
 
 static const struct model_kind model_kinds[MODEL_COLLECTIONS] = {
     {"squares", 12, OMENDB_L2, OMENDB_F32, 0.0f},
-    {"products", 8, OMENDB_INNER_PRODUCT, OMENDB_F16, 0.0f},
-    {"angles", 6, OMENDB_COSINE, OMENDB_F32, 2e-5f},
+    {"products", 20, OMENDB_INNER_PRODUCT, OMENDB_F16, 0.0f},
+    {"angles", 11, OMENDB_COSINE, OMENDB_F32, 2e-5f},
     {"bytes", 16, OMENDB_L2, OMENDB_I8, 0.0f},
     {"bits", 31, OMENDB_HAMMING, OMENDB_B1, 0.0f}};
 
