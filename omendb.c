@@ -24,7 +24,7 @@
  *     tombstones.c calibration.c storage.c blocks.c segment.c wal.c manifest.c
  *     memtable.c version.c hot.c txn.c commit.c checkpoint.c calibrate.c compact.c
  *     recover.c work.c search.c rows.c backup.c check.c database.c records.c api.c
- * SHA-256 of the inputs: 3bd33e859f35af0e78c00add147d6f875baacc5f4101e09c85ec98bc1b1498ea
+ * SHA-256 of the inputs: 03760edabc80b98bd58ba10890dd823fefa57e3146327cdb16dc656434bed75a
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -10515,10 +10515,20 @@ OMENDB_INTERNAL int tombstones_each(const struct tombstones *tombstones, uint32_
  * The bound. The recalls of n queries have a mean m and a variance v; the mean over all queries
  * like them is above m - 1.645 * sqrt(v / n) with a probability of 95 %. A sample in which
  * everything was found has a variance of 0, which would promise too much: one more missed neighbour
- * is added to it. Bounds are then made to ascend with the effort, as recall does.
+ * is added to it. Bounds are then made to ascend with the effort, as recall does, and so are costs.
  *
- * Between two entries the effort is taken on a straight line in log(ef). Recall is concave there,
- * so that the line lies below the curve, and what is promised is kept.
+ * Between two entries the effort is taken on a straight line in log(ef), or in the stretch. Recall
+ * is concave there, so that the line lies below the curve, and what is promised is kept. The cost
+ * is taken on one in its logarithm.
+ *
+ * A recall is given by a stretch or by an ef, whichever cost fewer distances. Mostly that is a
+ * stretch, with which easy queries end early: a tenth less at a recall of 0.95 and a quarter at
+ * 0.995, on 400,000 vectors of SIFT. Near what the cap finds it may be an ef, as a stretch that
+ * misses as little lets most queries go as far as the cap. The rungs by ef also tell what a search
+ * by ef finds and how long a walk is at most. A stretch counts from the k-th hit, and for fewer
+ * than the smallest measured k would have to be greater: such a walk is one for that k. Rejected: a
+ * stretch beyond the largest k, where its cap would have to grow with k to sizes that no walk was
+ * measured with.
  *
  * A recall above the last entry's bound gets the last entry's effort, which is the most that was
  * measured, and a warning. Extrapolation was rejected: a curve's end is where some queries are out
@@ -10534,10 +10544,10 @@ OMENDB_INTERNAL int tombstones_each(const struct tombstones *tombstones, uint32_
  *
  * A curve is a list of efforts that were tried on a sample of queries which the graph did not hold,
  * each with the mean recall of the sample and a bound below which the mean of all such queries lies
- * with a probability of 5 %. Entries are grouped by k, ascending; within a group effort and bound
- * ascend. A wanted recall is looked up by the bound, never by the mean.
- *
- * The effort is `ef` and the stretch of a walk's adaptive stop (0: it stops by ef alone). */
+ * with a probability of 5 %. Entries are grouped by k, ascending, and for each k by kind: first
+ * efforts that are an ef alone (stretch 0), then those with the stretch of a walk's adaptive stop,
+ * whose ef is a cap. Within a group effort, bound and cost ascend; a group may be missing. A wanted
+ * recall is looked up by the bound, never by the mean. */
 #ifndef OMENDB_CALIBRATION_H
 #define OMENDB_CALIBRATION_H
 
@@ -10550,7 +10560,8 @@ struct calibration_entry {
     uint32_t ef;
     float stretch;
     float mean;
-    float low; /* the lower 95 % bound */
+    float low;     /* the lower 95 % bound */
+    uint32_t cost; /* distances that a query computed in the mean, at least 1 */
 };
 
 struct calibration {
@@ -10562,30 +10573,42 @@ struct calibration {
     struct calibration *older; /* private to a collection */
 };
 
-/* The efforts to try, ascending by k, then by effort: fills k, ef and stretch of number `index`, or
- * returns 0 past the last one. */
-OMENDB_INTERNAL int calibration_rung(size_t index, struct calibration_entry *entry);
-/* Adds a rung with the recalls that it gave, one a query; calls must follow the ladder. */
+/* The efforts to try, in the order of a curve: fills k, ef and stretch of number `index`, or
+ * returns 0 past the last one. by_stretch: whether there are those by stretch, which follow from
+ * what the former ones gave, or only by ef, but more of them. */
+OMENDB_INTERNAL int calibration_rung(const struct calibration *calibration, size_t index,
+                                     int by_stretch, struct calibration_entry *entry);
+/* Whether both are of one k and kind. */
+OMENDB_INTERNAL int calibration_is_one_group(const struct calibration_entry *a,
+                                             const struct calibration_entry *b);
+/* Adds a rung, whose cost the caller filled in, with the recalls that it gave, one a query; calls
+ * must follow the ladder. */
 OMENDB_INTERNAL void calibration_add(struct calibration *calibration,
                                      const struct calibration_entry *rung, const float *recalls,
                                      uint32_t queries);
-/* 1 when a greater effort for this k could tell nothing more. */
-OMENDB_INTERNAL int calibration_is_enough(const struct calibration *calibration, uint32_t k);
+/* 1 when this rung could tell nothing more. */
+OMENDB_INTERNAL int calibration_is_enough(const struct calibration *calibration,
+                                          const struct calibration_entry *rung);
 
 /* An answer of a curve. */
 struct calibration_answer {
+    size_t k; /* to walk for: not below the one asked */
     size_t ef;
     float stretch;
+    size_t work;       /* the ef alone that finds as much: a walk is at most about as long */
     float recall;      /* promised: mean over queries like the sample's */
+    float cost;        /* distances a query in the mean; 0: no curve told */
     uint32_t warnings; /* OMENDB_EXPLAIN_* */
 };
-/* The least effort whose bound reaches `recall`, or the greatest one with a warning. The curve is
- * that of the smallest k which is not below the one asked; beyond the largest, ef grows with k. */
+/* The effort by stretch or by ef whose bound reaches `recall` at the least cost, or the one that
+ * promises most, with a warning. Below the smallest measured k the effort is that of this k; beyond
+ * the largest it is an ef, which grows with k. */
 OMENDB_INTERNAL void calibration_find_effort(const struct calibration *calibration, size_t k,
                                              float recall, struct calibration_answer *answer);
-/* What an ef without a stretch promises. */
+/* What an ef, or a stretch with ef as its cap, promises: 0 where the curve does not tell. */
 OMENDB_INTERNAL void calibration_find_recall(const struct calibration *calibration, size_t k,
-                                             size_t ef, struct calibration_answer *answer);
+                                             size_t ef, float stretch,
+                                             struct calibration_answer *answer);
 
 /* Bytes on disk (format.h); 0 without a curve. A multiple of 8. */
 OMENDB_INTERNAL size_t calibration_bytes(const struct calibration *calibration);
@@ -10657,8 +10680,10 @@ OMENDB_INTERNAL int calibration_decode(struct calibration *calibration, const ui
  *    8  4  rows of the graph when it was measured
  *   12  4  zero
  *   16  8  rows of the collection then; 0 in segments
- *   24     entries, 24 bytes each, ascending by k, ef, stretch:
- *             u32 k, u32 ef, f32 stretch, f32 mean recall, f32 its lower 95 % bound, u32 zero
+ *   24     entries, 24 bytes each, ascending by k; of one k first those whose stretch is 0, then
+ *          the others, both ascending by ef and stretch:
+ *             u32 k, u32 ef, f32 stretch, f32 mean recall, f32 its lower 95 % bound, u32 mean
+ *             distances of a query, at least 1
  *
  * Manifest:
  *   24  8  bytes of the file
@@ -10856,7 +10881,7 @@ enum format_curve {
     FORMAT_CURVE_STRETCH = 8, /* IEEE 754 binary32, as the next two */
     FORMAT_CURVE_MEAN = 12,
     FORMAT_CURVE_LOW = 16,
-    FORMAT_CURVE_ZERO = 20,
+    FORMAT_CURVE_COST = 20,
     FORMAT_CURVE_BYTES = 24
 };
 _Static_assert((int)FORMAT_CALIBRATION_BYTES % 8 == 0 && (int)FORMAT_CURVE_BYTES % 8 == 0,
@@ -10927,24 +10952,68 @@ static inline uint64_t format_align(uint64_t value, uint64_t align)
 
 #define CALIBRATION_NORMAL 1.645 /* one-sided 95 % of the normal distribution */
 #define CALIBRATION_ENOUGH 0.999f
+#define CALIBRATION_HARDLY 0.0004f /* more is not worth another rung */
+#define CALIBRATION_DEAR   0.75f   /* of what the cap costs: a greater stretch saves little */
+#define CALIBRATION_STEP   0.02f   /* the first one of stretch */
 
 /* ------------------------------------------------------------------ making */
 
-OMENDB_INTERNAL int calibration_rung(size_t index, struct calibration_entry *entry)
+/* The rungs of one k: those by an ef alone, then `stretches` of them with the last ef as their cap.
+ * Where there are none, steps are of about one and a half: a straight line between two is below the
+ * curve by less than the sample's own doubt. */
+struct calibration_ladder {
+    uint32_t k, stretches;
+    uint32_t ef[13]; /* ends with 0 */
+};
+static const struct calibration_ladder calibration_ladders[2][2] = {
+    {{10, 0, {10, 15, 22, 33, 50, 75, 110, 165, 250, 375, 560, 850}},
+     {100, 0, {100, 140, 200, 280, 400, 600, 900}}},
+    {{10, 13, {10, 22, 50, 120, 300, 850}}, {100, 9, {100, 170, 300, 900}}},
+};
+
+/* The stretch that finds what must be found differs from data to data, from 1.2 to 4 and more. So
+ * a step is as much longer or shorter than the last one as would have halved what that left. */
+static float calibration_next_stretch(const struct calibration *calibration, uint32_t k)
 {
-    /* Steps of about one and a half: a straight line between two is below the curve by less than
-     * the sample's own doubt. */
-    static const uint32_t ladder[][2] = {
-        {10, 10},   {10, 15},   {10, 22},   {10, 33},   {10, 50},   {10, 75},   {10, 110},
-        {10, 165},  {10, 250},  {10, 375},  {10, 560},  {10, 850},  {100, 100}, {100, 140},
-        {100, 200}, {100, 280}, {100, 400}, {100, 600}, {100, 900},
-    };
-    _Static_assert(sizeof ladder / sizeof ladder[0] <= CALIBRATION_MAX_ENTRIES,
-                   "a curve holds the ladder");
-    if (index >= sizeof ladder / sizeof ladder[0])
-        return 0;
-    *entry = (struct calibration_entry){.k = ladder[index][0], .ef = ladder[index][1]};
-    return 1;
+    const struct calibration_entry of_k = {.k = k, .stretch = 1.0f};
+    const struct calibration_entry *last = calibration->entries + calibration->count;
+    if (calibration->count == 0 || !calibration_is_one_group(--last, &of_k))
+        return 1.0f;
+    if (calibration->count == 1 || !calibration_is_one_group(last - 1, &of_k))
+        return last->stretch + CALIBRATION_STEP;
+    float before = 1.0f - last[-1].low, left = 1.0f - last->low;
+    float growth = left > 0.0f && left < before ? logf(2.0f) / logf(before / left) : 2.0f;
+    growth = growth > 2.0f ? 2.0f : growth < 0.5f ? 0.5f : growth;
+    return last->stretch + (last->stretch - last[-1].stretch) * growth;
+}
+
+OMENDB_INTERNAL int calibration_rung(const struct calibration *calibration, size_t index,
+                                     int by_stretch, struct calibration_entry *entry)
+{
+    for (size_t i = 0; i < 2; i++) {
+        const struct calibration_ladder *ladder = &calibration_ladders[by_stretch][i];
+        uint32_t count = 0;
+        while (ladder->ef[count] != 0)
+            count++;
+        *entry = (struct calibration_entry){.k = ladder->k, .ef = ladder->ef[count - 1]};
+        if (index < count) {
+            entry->ef = ladder->ef[index];
+            return 1;
+        }
+        index -= count;
+        if (index < ladder->stretches) {
+            entry->stretch = calibration_next_stretch(calibration, ladder->k);
+            return 1;
+        }
+        index -= ladder->stretches;
+    }
+    return 0;
+}
+
+OMENDB_INTERNAL int calibration_is_one_group(const struct calibration_entry *a,
+                                             const struct calibration_entry *b)
+{
+    return a->k == b->k && (a->stretch > 0.0f) == (b->stretch > 0.0f);
 }
 
 OMENDB_INTERNAL void calibration_add(struct calibration *calibration,
@@ -10965,7 +11034,8 @@ OMENDB_INTERNAL void calibration_add(struct calibration *calibration,
     entry.low = low > 0.0 ? (float)low : 0.0f;
     if (calibration->count != 0) {
         const struct calibration_entry *last = &calibration->entries[calibration->count - 1];
-        if (last->k == entry.k) {
+        if (calibration_is_one_group(last, &entry)) {
+            entry.cost = entry.cost > last->cost ? entry.cost : last->cost;
             entry.mean = entry.mean > last->mean ? entry.mean : last->mean;
             entry.low = entry.low > last->low ? entry.low : last->low;
         }
@@ -10974,12 +11044,30 @@ OMENDB_INTERNAL void calibration_add(struct calibration *calibration,
     calibration->entries[calibration->count++] = entry;
 }
 
-OMENDB_INTERNAL int calibration_is_enough(const struct calibration *calibration, uint32_t k)
+/* Whether the last rung by stretch has come near to a walk as wide as its cap: in what it finds,
+ * where that is less than enough, or in what it costs. */
+static int calibration_is_at_cap(const struct calibration_entry *last,
+                                 const struct calibration_entry *cap)
 {
+    return (cap->low < CALIBRATION_ENOUGH && last->mean + CALIBRATION_HARDLY >= cap->mean) ||
+           (float)last->cost >= CALIBRATION_DEAR * (float)cap->cost;
+}
+
+OMENDB_INTERNAL int calibration_is_enough(const struct calibration *calibration,
+                                          const struct calibration_entry *rung)
+{
+    const struct calibration_entry *entries = calibration->entries, *last;
     if (calibration->count == 0)
         return 0;
-    const struct calibration_entry *last = &calibration->entries[calibration->count - 1];
-    return last->k == k && last->low >= CALIBRATION_ENOUGH;
+    last = &entries[calibration->count - 1];
+    if (!calibration_is_one_group(last, rung))
+        return 0;
+    for (uint32_t i = 0; rung->stretch > 0.0f && i < calibration->count; i++) {
+        if (entries[i].k == rung->k && entries[i].stretch == 0.0f && entries[i].ef >= rung->ef &&
+            calibration_is_at_cap(last, &entries[i]))
+            return 1;
+    }
+    return last->low >= CALIBRATION_ENOUGH;
 }
 
 /* ------------------------------------------------------------------ asking */
@@ -10990,30 +11078,39 @@ struct calibration_group {
     uint32_t first, last;
 };
 
-/* The groups of the nearest k below and above, which may be the same; where k lies between them in
- * the logarithm, 0 to 1. */
-static double calibration_groups(const struct calibration *calibration, size_t k,
-                                 struct calibration_group *below, struct calibration_group *above)
+/* The groups of one kind for the nearest k below and above, which may be the same. */
+struct calibration_groups {
+    struct calibration_group below, above;
+    double part;   /* where k lies between them in the logarithm, 0 to 1 */
+    double growth; /* k by the largest one, at least 1 */
+};
+
+/* 0 without a group of the kind. */
+static int calibration_find_groups(const struct calibration *calibration, int by_stretch, size_t k,
+                                   struct calibration_groups *groups)
 {
     const struct calibration_entry *entries = calibration->entries;
-    *below = *above = (struct calibration_group){entries, 0, 0};
-    for (uint32_t at = 0; at < calibration->count; at = above->last + 1) {
-        uint32_t end = at;
-        while (end + 1 < calibration->count && entries[end + 1].k == entries[at].k)
-            end++;
-        *below = *above;
-        *above = (struct calibration_group){entries, at, end};
-        if (at == 0)
-            *below = *above;
+    int found = 0;
+    for (uint32_t at = 0, end; at < calibration->count; at = end) {
+        for (end = at + 1; end < calibration->count; end++) {
+            if (!calibration_is_one_group(&entries[end], &entries[at]))
+                break;
+        }
+        if ((entries[at].stretch > 0.0f) != by_stretch)
+            continue;
+        struct calibration_group group = {entries, at, end - 1};
+        groups->below = found ? groups->above : group;
+        groups->above = group;
+        found = 1;
         if (entries[at].k >= k)
             break;
     }
-    uint32_t from = entries[below->first].k, to = entries[above->first].k;
-    if (k >= to || from == to) {
-        *below = *above;
-        return 1.0;
-    }
-    return k <= from ? 0.0 : log((double)k / from) / log((double)to / from);
+    if (!found)
+        return 0;
+    uint32_t from = entries[groups->below.first].k, to = entries[groups->above.first].k;
+    groups->growth = k > to ? (double)k / to : 1.0;
+    groups->part = k >= to ? 1.0 : k <= from ? 0.0 : log((double)k / from) / log((double)to / from);
+    return 1;
 }
 
 static size_t calibration_scaled_ef(double ef, double growth)
@@ -11022,7 +11119,7 @@ static size_t calibration_scaled_ef(double ef, double growth)
     return ef < CALIBRATION_LARGEST_EF ? (size_t)ef : CALIBRATION_LARGEST_EF;
 }
 
-/* The effort for a recall; 1 if the group reaches it. */
+/* The effort for a recall but for its ef, which is not whole yet; 1 if the group reaches it. */
 static int calibration_effort_of(const struct calibration_group *group, float recall, double *ef,
                                  struct calibration_answer *answer)
 {
@@ -11031,69 +11128,112 @@ static int calibration_effort_of(const struct calibration_group *group, float re
         to--;
     *ef = to->ef;
     answer->stretch = to->stretch;
+    answer->cost = (float)to->cost;
     answer->recall = to->low;
     if (to->low < recall)
         return 0;
     if (to == &group->entries[group->first])
         return 1;
     const struct calibration_entry *from = to - 1;
-    double part = ((double)recall - (double)from->low) / ((double)to->low - (double)from->low);
-    *ef = from->ef * pow((double)to->ef / from->ef, part);
-    answer->stretch = from->stretch + (float)part * (to->stretch - from->stretch);
+    float part = (recall - from->low) / (to->low - from->low);
+    *ef = from->ef * pow((double)to->ef / from->ef, (double)part);
+    answer->stretch = from->stretch + part * (to->stretch - from->stretch);
+    answer->cost = (float)from->cost * powf((float)to->cost / (float)from->cost, part);
     answer->recall = recall;
     return 1;
 }
 
-/* Between two k the effort is interpolated in both logarithms: it grows like a + b * k, which is
- * below such a line. */
+/* The answer of one kind. Between two k an ef, and a cost, is interpolated in both logarithms: they
+ * grow like a + b * k, which is below such a line. */
+static void calibration_effort_between(const struct calibration_groups *groups, size_t k,
+                                       float recall, struct calibration_answer *answer)
+{
+    struct calibration_answer less;
+    double ef, less_ef;
+    float part = (float)groups->part;
+    *answer = (struct calibration_answer){.k = k};
+    int reached = calibration_effort_of(&groups->above, recall, &ef, answer);
+    if (part < 1.0f) {
+        int of_less = calibration_effort_of(&groups->below, recall, &less_ef, &less);
+        reached = of_less && (reached || part == 0.0f);
+        ef = less_ef * pow(ef / less_ef, groups->part);
+        answer->cost = less.cost * powf(answer->cost / less.cost, part);
+        answer->recall = less.recall + part * (answer->recall - less.recall);
+        answer->stretch = less.stretch + part * (answer->stretch - less.stretch);
+    }
+    answer->ef = answer->work = calibration_scaled_ef(ef, groups->growth);
+    answer->warnings = (groups->growth > 1.0 ? OMENDB_EXPLAIN_K_BEYOND : 0) |
+                       (reached ? 0 : OMENDB_EXPLAIN_RECALL_BEYOND);
+}
+
+static int calibration_is_better(const struct calibration_answer *answer,
+                                 const struct calibration_answer *other)
+{
+    uint32_t beyond = OMENDB_EXPLAIN_RECALL_BEYOND & answer->warnings;
+    if (beyond != (OMENDB_EXPLAIN_RECALL_BEYOND & other->warnings))
+        return beyond == 0;
+    if (beyond != 0 && answer->recall != other->recall)
+        return answer->recall > other->recall;
+    return answer->cost < other->cost;
+}
+
 OMENDB_INTERNAL void calibration_find_effort(const struct calibration *calibration, size_t k,
                                              float recall, struct calibration_answer *answer)
 {
-    struct calibration_group below, above;
-    struct calibration_answer less;
-    double part = calibration_groups(calibration, k, &below, &above), ef, less_ef;
-    uint32_t largest = above.entries[above.first].k;
-    double growth = k > largest ? (double)k / largest : 1.0;
-    answer->warnings = growth > 1.0 ? OMENDB_EXPLAIN_K_BEYOND : 0;
-    int reached = calibration_effort_of(&above, recall, &ef, answer);
-    if (part < 1.0) {
-        int of_less = calibration_effort_of(&below, recall, &less_ef, &less);
-        reached = of_less && (reached || part == 0.0);
-        ef = less_ef * pow(ef / less_ef, part);
-        answer->recall = less.recall + (float)part * (answer->recall - less.recall);
-        answer->stretch = less.stretch + (float)part * (answer->stretch - less.stretch);
-    }
-    answer->warnings |= reached ? 0 : OMENDB_EXPLAIN_RECALL_BEYOND;
-    answer->ef = calibration_scaled_ef(ef, growth);
+    struct calibration_groups groups;
+    struct calibration_answer stretched;
+    int has_ef = calibration_find_groups(calibration, 0, k, &groups);
+    *answer = (struct calibration_answer){.k = k};
+    if (has_ef)
+        calibration_effort_between(&groups, k, recall, answer);
+    if (!calibration_find_groups(calibration, 1, k, &groups) || (has_ef && groups.growth > 1.0))
+        return;
+    uint32_t least = groups.below.entries[groups.below.first].k;
+    calibration_effort_between(&groups, k < least ? least : k, recall, &stretched);
+    if (has_ef)
+        stretched.work = answer->work;
+    if (!has_ef || calibration_is_better(&stretched, answer))
+        *answer = stretched;
 }
 
-/* 0 below what was measured. */
-static float calibration_recall_of(const struct calibration_group *group, double ef)
+static double calibration_effort_in(const struct calibration_entry *entry)
+{
+    return entry->stretch > 0.0f ? (double)entry->stretch : (double)entry->ef;
+}
+
+/* 0 below what was measured, and with a cap below that of the measured stretches. */
+static float calibration_recall_of(const struct calibration_group *group, double ef, float stretch)
 {
     const struct calibration_entry *from = &group->entries[group->first], *to = from;
-    if (ef < from->ef)
+    const struct calibration_entry *last = &group->entries[group->last];
+    double effort = stretch > 0.0f ? (double)stretch : ef;
+    if (effort < calibration_effort_in(from) || (stretch > 0.0f && ef < last->ef))
         return 0.0f;
-    while (to < &group->entries[group->last] && to->ef <= ef)
+    while (to < last && calibration_effort_in(to) <= effort)
         from = to++;
-    if (to->ef <= ef)
+    double least = calibration_effort_in(from), most = calibration_effort_in(to);
+    if (most <= effort)
         return to->low;
-    double part = log(ef / from->ef) / log((double)to->ef / from->ef);
+    double part = stretch > 0.0f ? (effort - least) / (most - least)
+                                 : log(effort / least) / log(most / least);
     return from->low + (float)part * (to->low - from->low);
 }
 
 OMENDB_INTERNAL void calibration_find_recall(const struct calibration *calibration, size_t k,
-                                             size_t ef, struct calibration_answer *answer)
+                                             size_t ef, float stretch,
+                                             struct calibration_answer *answer)
 {
-    struct calibration_group below, above;
-    double part = calibration_groups(calibration, k, &below, &above);
-    uint32_t largest = above.entries[above.first].k;
-    double growth = k > largest ? (double)k / largest : 1.0;
-    *answer =
-        (struct calibration_answer){ef, 0.0f, 0.0f, growth > 1.0 ? OMENDB_EXPLAIN_K_BEYOND : 0};
-    answer->recall = calibration_recall_of(&above, (double)ef / growth);
-    if (part < 1.0) {
-        float less = calibration_recall_of(&below, (double)ef);
-        answer->recall = less + (float)part * (answer->recall - less);
+    struct calibration_groups groups;
+    *answer = (struct calibration_answer){.k = k, .ef = ef, .stretch = stretch, .work = ef};
+    if (!calibration_find_groups(calibration, stretch > 0.0f, k, &groups))
+        return;
+    if (stretch > 0.0f && (groups.growth > 1.0 || k < groups.below.entries[groups.below.first].k))
+        return;
+    answer->warnings = groups.growth > 1.0 ? OMENDB_EXPLAIN_K_BEYOND : 0;
+    answer->recall = calibration_recall_of(&groups.above, (double)ef / groups.growth, stretch);
+    if (groups.part < 1.0) {
+        float less = calibration_recall_of(&groups.below, (double)ef, stretch);
+        answer->recall = less + (float)groups.part * (answer->recall - less);
     }
 }
 
@@ -11121,6 +11261,7 @@ OMENDB_INTERNAL void calibration_encode(const struct calibration *calibration, u
         format_put_float(at + FORMAT_CURVE_STRETCH, entry->stretch);
         format_put_float(at + FORMAT_CURVE_MEAN, entry->mean);
         format_put_float(at + FORMAT_CURVE_LOW, entry->low);
+        format_put32(at + FORMAT_CURVE_COST, entry->cost);
     }
 }
 
@@ -11137,7 +11278,7 @@ static int calibration_entry_is_legal(const struct calibration_entry *entry)
     return entry->k >= 1 && entry->k <= CALIBRATION_LARGEST_EF && entry->ef >= 1 &&
            entry->ef <= CALIBRATION_LARGEST_EF && entry->stretch >= 0.0f &&
            entry->stretch <= FLT_MAX && entry->low >= 0.0f && entry->low <= entry->mean &&
-           entry->mean <= 1.0f;
+           entry->mean <= 1.0f && entry->cost >= 1;
 }
 
 static int calibration_ascends(const struct calibration_entry *from,
@@ -11145,8 +11286,11 @@ static int calibration_ascends(const struct calibration_entry *from,
 {
     if (from->k != to->k)
         return from->k < to->k;
+    if (!calibration_is_one_group(from, to))
+        return from->stretch == 0.0f;
     return from->ef <= to->ef && from->stretch <= to->stretch &&
-           (from->ef < to->ef || from->stretch < to->stretch) && from->low <= to->low;
+           (from->ef < to->ef || from->stretch < to->stretch) && from->low <= to->low &&
+           from->cost <= to->cost;
 }
 
 OMENDB_INTERNAL int calibration_is_legal(const struct calibration *calibration)
@@ -11179,6 +11323,7 @@ OMENDB_INTERNAL int calibration_decode(struct calibration *calibration, const ui
         entry->stretch = format_get_float(at + FORMAT_CURVE_STRETCH);
         entry->mean = format_get_float(at + FORMAT_CURVE_MEAN);
         entry->low = format_get_float(at + FORMAT_CURVE_LOW);
+        entry->cost = format_get32(at + FORMAT_CURVE_COST);
     }
     calibration->queries = format_get32(bytes + FORMAT_CALIBRATION_QUERIES);
     calibration->rows = format_get32(bytes + FORMAT_CALIBRATION_ROWS);
@@ -11191,6 +11336,9 @@ OMENDB_INTERNAL int calibration_decode(struct calibration *calibration, const ui
 
 #undef CALIBRATION_NORMAL
 #undef CALIBRATION_ENOUGH
+#undef CALIBRATION_HARDLY
+#undef CALIBRATION_DEAR
+#undef CALIBRATION_STEP
 
 /* ==============================================================================================
  * storage.c
@@ -15166,11 +15314,11 @@ struct search_target {
 };
 /* A walk as a search does it, for measuring: the rows found, by the distances of their vectors,
  * into scratch->hits, which has places for effort->ef. vector: stored type. effort->k are wanted;
- * more may come, in an order that is less precise. */
+ * more may come, in an order that is less precise. counters: added to. */
 OMENDB_INTERNAL int search_walk_target(struct collection *collection,
                                        const struct search_target *target, const uint8_t *vector,
                                        struct scratch *scratch, const struct graph_effort *effort,
-                                       size_t *count);
+                                       size_t *count, struct graph_counters *counters);
 /* Stored, of all sources, deleted ones included; *largest: of one. */
 OMENDB_INTERNAL uint64_t search_total_rows(const struct version *version, uint64_t *largest);
 /* The collection's curve, while it is in force for the version; or NULL. */
@@ -18915,8 +19063,9 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
  *
  * Cost. The scan takes one distance a row and query, inserting a row some thousand: 500 queries are
  * a few percent of building the graph. A merge that inserts few rows into a large graph asks fewer.
- * Walks go up the ladder until next to nothing is missed. For k = 100 a quarter of the queries is
- * enough: of a hundred neighbours the found share varies less from query to query.
+ * Walks go up each ladder, by ef and by stretch, until next to nothing is missed. For k = 100 a
+ * quarter of the queries is enough: of a hundred neighbours the found share varies less from query
+ * to query.
  *
  * omendb_calibrate asks the caller's queries, by complete searches of the newest state.
  *
@@ -18941,6 +19090,13 @@ static float calibrate_bound(float distance)
     return distance + fabsf(distance) * 1e-5f;
 }
 
+/* Distances of a query. */
+static uint32_t calibrate_cost(uint64_t distances, uint32_t queries)
+{
+    uint64_t cost = (distances + queries / 2) / (queries == 0 ? 1 : queries);
+    return cost == 0 ? 1 : cost < UINT32_MAX ? (uint32_t)cost : UINT32_MAX;
+}
+
 /* ------------------------------------------------------------------ held rows of a merge */
 
 struct calibrate_task {
@@ -18954,6 +19110,7 @@ struct calibrate_task {
     uint32_t skip, count; /* of this rung: one held row in `skip` is asked */
     float *truth;         /* of each query: the CALIBRATION_LARGEST_K least distances, ascending */
     float *recalls;
+    _Atomic uint64_t distances; /* computed by the walks of this rung */
 };
 
 OMENDB_INTERNAL void calibrate_choose(uint32_t first, uint32_t rows, struct graph_held *held)
@@ -18996,6 +19153,12 @@ static void calibrate_scan_run(const struct calibrate_task *task, uint32_t first
                 calibrate_keep(nearest, distances[i]);
         }
     }
+}
+
+/* Inner products have no zero that a stretch could count from (struct graph_effort). */
+static int calibrate_by_stretch(const struct collection *collection)
+{
+    return collection->schema.metric != OMENDB_INNER_PRODUCT;
 }
 
 static int calibrate_is_stopped(const struct calibrate_task *task)
@@ -19053,25 +19216,26 @@ static float calibrate_score(const struct graph_hit *hits, size_t count, const f
     return (float)found / (float)k;
 }
 
-static int calibrate_walk_one(const struct calibrate_task *task, uint32_t index,
-                              struct scratch *scratch)
+static int calibrate_walk_one(struct calibrate_task *task, uint32_t index, struct scratch *scratch)
 {
     const struct graph_effort effort = {
         .ef = task->rung.ef, .k = task->rung.k, .stretch = task->rung.stretch};
+    struct graph_counters counters = {0, 0};
     uint32_t query = index * task->skip;
     size_t hits;
     int code = search_walk_target(task->collection, task->target, calibrate_query(task, query),
-                                  scratch, &effort, &hits);
+                                  scratch, &effort, &hits, &counters);
     if (code == OMENDB_OK)
         task->recalls[index] = calibrate_score(
             scratch->hits, hits, task->truth + (size_t)query * CALIBRATION_LARGEST_K, effort.k);
+    atomic_fetch_add_explicit(&task->distances, counters.distances, memory_order_relaxed);
     return code;
 }
 
 /* The walks of a few queries with one effort. */
 static int calibrate_walk(void *context, uint64_t index)
 {
-    const struct calibrate_task *task = context;
+    struct calibrate_task *task = context;
     uint32_t first = task->first + (uint32_t)index * CALIBRATE_GRAIN;
     uint32_t last = task->last - first < CALIBRATE_GRAIN ? task->last : first + CALIBRATE_GRAIN;
     struct scratch *scratch = scratch_take(task->db);
@@ -19088,6 +19252,7 @@ static int calibrate_walk(void *context, uint64_t index)
 static int calibrate_climb(struct calibrate_task *task)
 {
     int code = OMENDB_OK;
+    atomic_store(&task->distances, 0);
     for (task->first = 0; task->first < task->count && code == OMENDB_OK;
          task->first = task->last) {
         uint32_t left = task->count - task->first;
@@ -19099,6 +19264,7 @@ static int calibrate_climb(struct calibrate_task *task)
                                  calibrate_walk, task);
         graph_release_vectors(&task->target->full, 0, task->rows);
     }
+    task->rung.cost = calibrate_cost(atomic_load(&task->distances), task->count);
     return code;
 }
 
@@ -19117,8 +19283,10 @@ OMENDB_INTERNAL int calibrate_held_rows(struct collection *collection,
         return OMENDB_OK;
     task.recalls = task.truth + (size_t)held->count * CALIBRATION_LARGEST_K;
     int code = calibrate_find_truth(&task);
-    for (size_t i = 0; code == OMENDB_OK && calibration_rung(i, &task.rung); i++) {
-        if (calibration_is_enough(calibration, task.rung.k))
+    int by_stretch = calibrate_by_stretch(collection);
+    for (size_t i = 0;
+         code == OMENDB_OK && calibration_rung(calibration, i, by_stretch, &task.rung); i++) {
+        if (calibration_is_enough(calibration, &task.rung))
             continue;
         task.skip = task.rung.k == CALIBRATION_LARGEST_K ? CALIBRATE_SKIP : 1;
         task.count = held->count / task.skip;
@@ -19145,14 +19313,16 @@ struct calibrate_asked {
     struct calibration_entry rung;
     float *truth; /* CALIBRATION_LARGEST_K a query, ascending; infinities where there are fewer */
     float *recalls;
-    uint32_t *walked; /* of each query: whether the largest graph was walked */
+    uint32_t *walked;           /* of each query: whether the largest graph was walked */
+    _Atomic uint64_t distances; /* computed for this rung */
     struct calibration curve;
     int (*progress)(void *context, uint64_t done, uint64_t total);
     void *context;
     uint64_t done, total;
 };
 
-static int calibrate_ask(const struct calibrate_asked *asked, uint32_t query, size_t k, size_t ef,
+/* The k of the rung by its effort, or exactly. */
+static int calibrate_ask(const struct calibrate_asked *asked, uint32_t query, int exact,
                          float *distances, size_t *found, omendb_explain *explain)
 {
     uint64_t ids[CALIBRATION_LARGEST_K];
@@ -19162,9 +19332,10 @@ static int calibrate_ask(const struct calibrate_asked *asked, uint32_t query, si
     if (scratch == NULL)
         return OMENDB_NOMEM;
     request.vector = asked->queries + (size_t)query * collection->vector_bytes;
-    request.k = k;
-    request.ef = ef == 0 ? k : ef;
-    request.exact = ef == 0;
+    request.k = exact ? CALIBRATION_LARGEST_K : asked->rung.k;
+    request.ef = exact ? CALIBRATION_LARGEST_K : asked->rung.ef;
+    request.stretch = exact ? 0.0f : asked->rung.stretch;
+    request.exact = exact;
     int code = search_run(&request, scratch, ids, distances, found, explain);
     scratch_give(collection->db, scratch);
     return code;
@@ -19177,7 +19348,7 @@ static int calibrate_ask_exactly(void *context, uint64_t index)
     uint32_t query = asked->first + (uint32_t)index;
     float *nearest = asked->truth + (size_t)query * CALIBRATION_LARGEST_K;
     size_t found;
-    int code = calibrate_ask(asked, query, CALIBRATION_LARGEST_K, 0, nearest, &found, &explain);
+    int code = calibrate_ask(asked, query, 1, nearest, &found, &explain);
     for (size_t i = found; code == OMENDB_OK && i < CALIBRATION_LARGEST_K; i++)
         nearest[i] = INFINITY;
     return code;
@@ -19191,7 +19362,7 @@ static int calibrate_ask_rung(void *context, uint64_t index)
     const float *nearest = asked->truth + (size_t)query * CALIBRATION_LARGEST_K;
     float distances[CALIBRATION_LARGEST_K];
     size_t found, k = asked->rung.k, good = 0, there = 0;
-    int code = calibrate_ask(asked, query, k, asked->rung.ef, distances, &found, &explain);
+    int code = calibrate_ask(asked, query, 0, distances, &found, &explain);
     if (code != OMENDB_OK)
         return code;
     while (there < k && nearest[there] < INFINITY)
@@ -19201,6 +19372,7 @@ static int calibrate_ask_rung(void *context, uint64_t index)
         good += distances[i] <= bound;
     asked->recalls[query] = there == 0 ? 1.0f : (float)good / (float)there;
     asked->walked[query] = explain.graph_rows >= asked->largest_rows;
+    atomic_fetch_add_explicit(&asked->distances, explain.distances, memory_order_relaxed);
     return OMENDB_OK;
 }
 
@@ -19236,21 +19408,26 @@ static int calibrate_was_walked(const struct calibrate_asked *asked)
 static int calibrate_measure(struct calibrate_asked *asked)
 {
     uint64_t chunks = (asked->count + CALIBRATE_CHUNK - 1) / CALIBRATE_CHUNK, rungs = 0;
-    uint32_t scanned_k = 0; /* the collection is too small to be walked for this k so widely */
-    while (calibration_rung((size_t)rungs, &asked->rung))
+    int by_stretch = calibrate_by_stretch(asked->request.collection);
+    struct calibration_entry scanned = {0}; /* too small to be walked for these k so widely */
+    while (calibration_rung(&asked->curve, (size_t)rungs, by_stretch, &asked->rung))
         rungs++;
     asked->total = chunks * (rungs + 1);
     int code = calibrate_ask_all(asked, calibrate_ask_exactly);
-    for (size_t i = 0; code == OMENDB_OK && calibration_rung(i, &asked->rung); i++) {
-        if (scanned_k == asked->rung.k || calibration_is_enough(&asked->curve, asked->rung.k)) {
+    for (size_t i = 0;
+         code == OMENDB_OK && calibration_rung(&asked->curve, i, by_stretch, &asked->rung); i++) {
+        if (calibration_is_one_group(&scanned, &asked->rung) ||
+            calibration_is_enough(&asked->curve, &asked->rung)) {
             asked->done += chunks;
             continue;
         }
+        atomic_store(&asked->distances, 0);
         code = calibrate_ask_all(asked, calibrate_ask_rung);
+        asked->rung.cost = calibrate_cost(atomic_load(&asked->distances), asked->count);
         if (code == OMENDB_OK && calibrate_was_walked(asked))
             calibration_add(&asked->curve, &asked->rung, asked->recalls, asked->count);
         else
-            scanned_k = asked->rung.k;
+            scanned = asked->rung;
     }
     return code;
 }
@@ -21848,7 +22025,7 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
 /* A walk computes some 10 to 20 distances for each candidate it keeps, at random places; a scan of
  * 8 for each is cheaper. */
 #define SEARCH_SCAN_PER_CANDIDATE 8
-#define SEARCH_STRETCH_EF         128
+#define SEARCH_STRETCH_EF         128 /* what a walk by stretch costs, whatever its cap */
 
 /* Hits of a walk over codes that are compared again by their vectors: codes of 8 bits misplace a
  * neighbour by few places. */
@@ -22119,9 +22296,8 @@ static int search_walk(const struct search_request *request, const struct search
 OMENDB_INTERNAL int search_walk_target(struct collection *collection,
                                        const struct search_target *target, const uint8_t *vector,
                                        struct scratch *scratch, const struct graph_effort *effort,
-                                       size_t *count)
+                                       size_t *count, struct graph_counters *counters)
 {
-    struct graph_counters counters = {0, 0};
     struct search_request request = {.collection = collection, .vector = vector};
     struct search_source source;
     memset(&source, 0, sizeof source);
@@ -22129,7 +22305,7 @@ OMENDB_INTERNAL int search_walk_target(struct collection *collection,
     source.walk = target->walk;
     source.codes = target->codes.step == 0.0f ? NULL : &target->codes;
     source.codes_are_exact = target->codes_are_exact;
-    return search_walk(&request, &source, scratch, effort, NULL, count, &counters);
+    return search_walk(&request, &source, scratch, effort, NULL, count, counters);
 }
 
 /* ------------------------------------------------------------------ effort */
@@ -22151,8 +22327,9 @@ OMENDB_INTERNAL uint64_t search_total_rows(const struct version *version, uint64
 
 /* What the efforts in all sources follow from. */
 struct search_plan {
-    const struct calibration *own; /* the collection's curve, or NULL */
-    size_t largest;                /* of the efforts that curves gave; by ef: that */
+    const struct calibration *own;  /* the collection's curve, or NULL */
+    struct calibration_answer most; /* of what curves gave by work, for sources without one */
+    size_t ef;                      /* the greatest of any source */
 };
 
 static const struct calibration *search_curve(const struct search_plan *plan,
@@ -22188,60 +22365,60 @@ static size_t search_share_of_ef(const struct search_request *request,
     return ef;
 }
 
-/* The effort for a recall in one source (segment NULL: a memtable), and what it promises. */
-static void search_effort_for(const struct search_request *request, const struct search_plan *plan,
-                              const struct segment *segment, size_t k,
-                              struct calibration_answer *answer)
-{
-    const struct calibration *curve = search_curve(plan, segment);
-    *answer = (struct calibration_answer){plan->largest, 0.0f, 0.0f, OMENDB_EXPLAIN_UNCALIBRATED};
-    if (curve != NULL)
-        calibration_find_effort(curve, k, request->recall, answer);
-    answer->ef = answer->ef < k ? k : answer->ef;
-}
-
-/* The effort for one source, whatever was asked, and what it promises: recall 0 without a curve,
- * and with a stretch, of which none tells. */
+/* The effort for one source, whatever was asked, and what it promises: recall 0 where no curve
+ * tells. With a stretch ef is only a cap, far above what is kept. */
 static void search_effort(const struct search_request *request, const struct search_plan *plan,
                           const struct search_source *source, size_t k,
                           struct calibration_answer *answer)
 {
     const struct calibration *curve = search_curve(plan, source->segment);
-    size_t ef;
+    size_t ef = search_share_of_ef(request, source, k);
     if (request->recall > 0.0f) {
-        search_effort_for(request, plan, source->segment, k, answer);
+        *answer = plan->most;
+        answer->recall = 0.0f;
+        if (curve != NULL)
+            calibration_find_effort(curve, k, request->recall, answer);
     } else {
-        ef = search_share_of_ef(request, source, k);
         *answer =
-            (struct calibration_answer){ef, request->stretch, 0.0f, OMENDB_EXPLAIN_UNCALIBRATED};
-        if (curve != NULL && request->stretch == 0.0f)
-            calibration_find_recall(curve, k, ef, answer);
-        if (answer->recall == 0.0f)
-            answer->warnings |= OMENDB_EXPLAIN_UNCALIBRATED;
+            (struct calibration_answer){.k = k, .ef = ef, .stretch = request->stretch, .work = ef};
+        if (curve != NULL)
+            calibration_find_recall(curve, k, ef, request->stretch, answer);
+        if (request->stretch > 0.0f && ef > SEARCH_STRETCH_EF)
+            answer->work = SEARCH_STRETCH_EF;
     }
+    if (answer->recall == 0.0f)
+        answer->warnings |= OMENDB_EXPLAIN_UNCALIBRATED;
+    answer->ef = answer->ef < k ? k : answer->ef;
     answer->ef = answer->ef < source->row_limit ? answer->ef : source->row_limit;
+}
+
+static void search_plan_for(const struct search_request *request, const struct calibration *curve,
+                            size_t k, struct search_plan *plan)
+{
+    struct calibration_answer answer;
+    if (curve == NULL)
+        return;
+    calibration_find_effort(curve, k, request->recall, &answer);
+    plan->ef = answer.ef > plan->ef ? answer.ef : plan->ef;
+    if (answer.work > plan->most.work)
+        plan->most = answer;
 }
 
 static void search_make_plan(const struct search_request *request, size_t k,
                              struct search_plan *plan)
 {
     const struct version *version = request->version;
-    struct calibration_answer answer;
-    *plan = (struct search_plan){search_own_curve(request->collection, version), request->ef};
-    if (!(request->recall > 0.0f))
-        return;
-    size_t largest = 0;
-    if (plan->own != NULL) {
-        search_effort_for(request, plan, NULL, k, &answer);
-        largest = answer.ef;
-    }
-    for (uint32_t i = 0; plan->own == NULL && i < version->segment_count; i++) {
-        if (version->segments[i]->calibration == NULL)
-            continue;
-        search_effort_for(request, plan, version->segments[i], k, &answer);
-        largest = answer.ef > largest ? answer.ef : largest;
-    }
-    plan->largest = largest != 0 ? largest : request->ef;
+    *plan = (struct search_plan){.own = search_own_curve(request->collection, version)};
+    if (request->recall > 0.0f && plan->own != NULL)
+        search_plan_for(request, plan->own, k, plan);
+    for (uint32_t i = 0; request->recall > 0.0f && plan->own == NULL && i < version->segment_count;
+         i++)
+        search_plan_for(request, version->segments[i]->calibration, k, plan);
+    if (plan->most.work == 0)
+        plan->most = (struct calibration_answer){.k = k, .ef = request->ef, .work = request->ef};
+    plan->most.warnings = OMENDB_EXPLAIN_UNCALIBRATED;
+    plan->ef = plan->ef > plan->most.ef ? plan->ef : plan->most.ef;
+    plan->ef = plan->ef > k ? plan->ef : k;
 }
 
 /* The hits are those of a walk. */
@@ -22252,13 +22429,14 @@ static void search_tell(const struct calibration_answer *answer, omendb_explain 
         explain->recall = answer->recall;
 }
 
-/* Whether a walk is worth it. With a stretch ef is only a bound, far above what is kept. Where the
- * transaction hides most rows, a walk meets many for each that it may return. */
-static int search_is_small(const struct search_request *request, uint32_t rows, size_t ef)
+/* Whether a walk is not worth it. Where the transaction hides most rows, a walk meets many for each
+ * that it may return. */
+static int search_is_small(const struct search_request *request, uint32_t rows, size_t k,
+                           size_t work)
 {
-    if (request->stretch > 0.0f && ef > SEARCH_STRETCH_EF)
-        ef = SEARCH_STRETCH_EF;
-    return (double)(rows / SEARCH_SCAN_PER_CANDIDATE) * (1.0 - request->hidden_share) <= (double)ef;
+    work = work < k ? k : work;
+    return (double)(rows / SEARCH_SCAN_PER_CANDIDATE) * (1.0 - request->hidden_share) <=
+           (double)work;
 }
 
 /* The k nearest rows of a source into scratch->hits. */
@@ -22277,11 +22455,12 @@ static int search_rows(const struct search_request *request, const struct search
     *count = 0;
     if (source->row_limit == 0)
         return OMENDB_OK;
-    if (request->exact || search_is_small(request, walked, answer.ef))
+    if (request->exact || search_is_small(request, walked, k, answer.work))
         walked = 0;
     if (walked != 0) {
         struct graph_filter in_graph = filter;
-        const struct graph_effort effort = {.ef = answer.ef, .k = k, .stretch = answer.stretch};
+        const struct graph_effort effort = {
+            .ef = answer.ef, .k = answer.k, .stretch = answer.stretch};
         in_graph.row_limit = walked;
         code = search_walk(request, source, scratch, &effort, &in_graph, count, counters);
         *count = *count < k ? *count : k;
@@ -22453,10 +22632,9 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     size_t found = own != 0 && wanted < SEARCH_OWN_SORT ? SEARCH_OWN_SORT : wanted + 1;
     struct search_plan plan;
     search_make_plan(request, wanted, &plan);
-    size_t ef = plan.largest > wanted ? plan.largest : wanted;
     *count = 0;
     explain->recall = 1.0f;
-    int code = scratch_reserve(scratch, ef + 1 + SEARCH_RERANK(wanted), found, 0);
+    int code = scratch_reserve(scratch, plan.ef + 1 + SEARCH_RERANK(wanted), found, 0);
     for (uint32_t i = 0; i < version->memtable_count && code == OMENDB_OK; i++) {
         search_memtable_source(version->memtables[i], request->collection, request->commit,
                                &source);
@@ -24394,7 +24572,7 @@ static void api_promised_recall(const struct collection *collection, const struc
     if (curve == NULL)
         return;
     calibration_find_recall(curve, 10, collection->schema.ef < 10 ? 10 : collection->schema.ef,
-                            &answer);
+                            0.0f, &answer);
     stats->recall = answer.recall;
     stats->recall_queries = curve->queries;
 }

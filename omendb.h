@@ -752,8 +752,9 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows);
 /* Bits of omendb_explain.warnings: why the recall of this search is less sure than promised. */
 enum {
     OMENDB_EXPLAIN_UNCALIBRATED = 1,  /* a graph was walked without a curve, or with an effort that
-                                         no curve tells of: a stretch, an ef below the least one
-                                         that was measured */
+                                         no curve tells of: an ef below the least one that was
+                                         measured, a stretch for fewer than 10 or more than 100
+                                         hits, beside an ef below 900, or of inner products */
     OMENDB_EXPLAIN_RECALL_BEYOND = 2, /* query.recall is above what the curve reaches: the greatest
                                          effort that was measured was taken */
     OMENDB_EXPLAIN_K_BEYOND = 4       /* query.k is above what was measured (100): an estimate */
@@ -768,9 +769,11 @@ typedef struct omendb_explain {
     uint64_t distances;    /* computed, of both kinds */
     uint64_t segments;     /* searched, memtables included */
     uint64_t time_us;
-    uint64_t ef;       /* the largest that a graph was walked with; 0: none was */
-    float recall;      /* promised (see omendb_query), also to a search by ef: the least over the
-                        * graphs walked whose curves tell; 1: all was compared; 0: none tells */
+    uint64_t ef;       /* the largest that a graph was walked with, of walks that a stretch ends
+                        * the bound; 0: none was */
+    float recall;      /* promised (see omendb_query), also to a search by ef or stretch: the least
+                        * over the graphs walked whose curves tell; 1: all was compared; 0: none
+                        * tells */
     uint32_t warnings; /* OMENDB_EXPLAIN_*, 0: none */
 } omendb_explain;
 #define OMENDB_EXPLAIN_INIT                                                                        \
@@ -785,10 +788,12 @@ OMENDB_API void omendb_explain_init(omendb_explain *explain);
  * RECALL. `recall` names what is to be found in place of the effort: the share of the true k
  * nearest, 0.95 of them for instance. It is kept by measuring. A merge that builds graph (those of
  * the background, omendb_optimize) holds 200 to 500 of its rows back, asks for their neighbours
- * before it inserts them, and compares the answers of a dozen efforts, for k = 10 and k = 100, with
- * those of a scan; between the two k it interpolates. The curve goes with the segment until its
- * rows have doubled. A search takes in each segment the least effort at which the lower 95 % bound
- * of the sample reaches `recall`.
+ * before it inserts them, and compares the answers of one or two dozen efforts, for k = 10 and for
+ * k = 100, with those of a scan; between the two k it interpolates, below 10 it takes that of 10.
+ * The curve goes with the segment until its rows have doubled. A search takes in each segment the
+ * effort at which the lower 95 % bound of the sample reaches `recall` with the fewest distances
+ * computed: mostly a `stretch`, which spends little on easy queries and much on hard ones, else an
+ * `ef`; for inner products and for k above 100 always an `ef`.
  *   Promised: over queries like the records themselves the mean is at least recall - 0.005.
  *   Not promised: the recall of one query, only `exact` has that; and the mean over queries of
  * another kind, such as texts against pictures, or vectors that the records say nothing about: give
@@ -866,11 +871,11 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
                                    uint64_t *ids, float *distances, size_t *counts);
 
 /* Measures recall on the caller's own queries, for omendb_query.recall to keep from then on: those
- * that users really ask, if they are not like the records. Each is answered exactly, then with a
- * dozen efforts for k = 10 and k = 100. The curve is kept with the collection, in place of those of
- * merges, until the collection or its largest segment has doubled; a later call replaces it. It is
- * best made after omendb_optimize: a merge of segments of like size makes their graphs larger, and
- * what was measured on the small ones then finds less, within the doubling.
+ * that users really ask, if they are not like the records. Each is answered exactly, then with one
+ * or two dozen efforts for k = 10 and for k = 100. The curve is kept with the collection, in place
+ * of those of merges, until the collection or its largest segment has doubled; a later call
+ * replaces it. It is best made after omendb_optimize: a merge of segments of like size makes their
+ * graphs larger, and what was measured on the small ones then finds less, within the doubling.
  *
  * queries:     count * dim elements of query_type, without gaps. They must not be records of the
  *              collection: those are found too easily. Not kept.

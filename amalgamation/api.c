@@ -712,7 +712,7 @@ static void api_promised_recall(const struct collection *collection, const struc
     if (curve == NULL)
         return;
     calibration_find_recall(curve, 10, collection->schema.ef < 10 ? 10 : collection->schema.ef,
-                            &answer);
+                            0.0f, &answer);
     stats->recall = answer.recall;
     stats->recall_queries = curve->queries;
 }

@@ -8,8 +8,9 @@
  *
  * Cost. The scan takes one distance a row and query, inserting a row some thousand: 500 queries are
  * a few percent of building the graph. A merge that inserts few rows into a large graph asks fewer.
- * Walks go up the ladder until next to nothing is missed. For k = 100 a quarter of the queries is
- * enough: of a hundred neighbours the found share varies less from query to query.
+ * Walks go up each ladder, by ef and by stretch, until next to nothing is missed. For k = 100 a
+ * quarter of the queries is enough: of a hundred neighbours the found share varies less from query
+ * to query.
  *
  * omendb_calibrate asks the caller's queries, by complete searches of the newest state.
  *
@@ -38,6 +39,13 @@ static float calibrate_bound(float distance)
     return distance + fabsf(distance) * 1e-5f;
 }
 
+/* Distances of a query. */
+static uint32_t calibrate_cost(uint64_t distances, uint32_t queries)
+{
+    uint64_t cost = (distances + queries / 2) / (queries == 0 ? 1 : queries);
+    return cost == 0 ? 1 : cost < UINT32_MAX ? (uint32_t)cost : UINT32_MAX;
+}
+
 /* ------------------------------------------------------------------ held rows of a merge */
 
 struct calibrate_task {
@@ -51,6 +59,7 @@ struct calibrate_task {
     uint32_t skip, count; /* of this rung: one held row in `skip` is asked */
     float *truth;         /* of each query: the CALIBRATION_LARGEST_K least distances, ascending */
     float *recalls;
+    _Atomic uint64_t distances; /* computed by the walks of this rung */
 };
 
 OMENDB_INTERNAL void calibrate_choose(uint32_t first, uint32_t rows, struct graph_held *held)
@@ -93,6 +102,12 @@ static void calibrate_scan_run(const struct calibrate_task *task, uint32_t first
                 calibrate_keep(nearest, distances[i]);
         }
     }
+}
+
+/* Inner products have no zero that a stretch could count from (struct graph_effort). */
+static int calibrate_by_stretch(const struct collection *collection)
+{
+    return collection->schema.metric != OMENDB_INNER_PRODUCT;
 }
 
 static int calibrate_is_stopped(const struct calibrate_task *task)
@@ -150,25 +165,26 @@ static float calibrate_score(const struct graph_hit *hits, size_t count, const f
     return (float)found / (float)k;
 }
 
-static int calibrate_walk_one(const struct calibrate_task *task, uint32_t index,
-                              struct scratch *scratch)
+static int calibrate_walk_one(struct calibrate_task *task, uint32_t index, struct scratch *scratch)
 {
     const struct graph_effort effort = {
         .ef = task->rung.ef, .k = task->rung.k, .stretch = task->rung.stretch};
+    struct graph_counters counters = {0, 0};
     uint32_t query = index * task->skip;
     size_t hits;
     int code = search_walk_target(task->collection, task->target, calibrate_query(task, query),
-                                  scratch, &effort, &hits);
+                                  scratch, &effort, &hits, &counters);
     if (code == OMENDB_OK)
         task->recalls[index] = calibrate_score(
             scratch->hits, hits, task->truth + (size_t)query * CALIBRATION_LARGEST_K, effort.k);
+    atomic_fetch_add_explicit(&task->distances, counters.distances, memory_order_relaxed);
     return code;
 }
 
 /* The walks of a few queries with one effort. */
 static int calibrate_walk(void *context, uint64_t index)
 {
-    const struct calibrate_task *task = context;
+    struct calibrate_task *task = context;
     uint32_t first = task->first + (uint32_t)index * CALIBRATE_GRAIN;
     uint32_t last = task->last - first < CALIBRATE_GRAIN ? task->last : first + CALIBRATE_GRAIN;
     struct scratch *scratch = scratch_take(task->db);
@@ -185,6 +201,7 @@ static int calibrate_walk(void *context, uint64_t index)
 static int calibrate_climb(struct calibrate_task *task)
 {
     int code = OMENDB_OK;
+    atomic_store(&task->distances, 0);
     for (task->first = 0; task->first < task->count && code == OMENDB_OK;
          task->first = task->last) {
         uint32_t left = task->count - task->first;
@@ -196,6 +213,7 @@ static int calibrate_climb(struct calibrate_task *task)
                                  calibrate_walk, task);
         graph_release_vectors(&task->target->full, 0, task->rows);
     }
+    task->rung.cost = calibrate_cost(atomic_load(&task->distances), task->count);
     return code;
 }
 
@@ -214,8 +232,10 @@ OMENDB_INTERNAL int calibrate_held_rows(struct collection *collection,
         return OMENDB_OK;
     task.recalls = task.truth + (size_t)held->count * CALIBRATION_LARGEST_K;
     int code = calibrate_find_truth(&task);
-    for (size_t i = 0; code == OMENDB_OK && calibration_rung(i, &task.rung); i++) {
-        if (calibration_is_enough(calibration, task.rung.k))
+    int by_stretch = calibrate_by_stretch(collection);
+    for (size_t i = 0;
+         code == OMENDB_OK && calibration_rung(calibration, i, by_stretch, &task.rung); i++) {
+        if (calibration_is_enough(calibration, &task.rung))
             continue;
         task.skip = task.rung.k == CALIBRATION_LARGEST_K ? CALIBRATE_SKIP : 1;
         task.count = held->count / task.skip;
@@ -242,14 +262,16 @@ struct calibrate_asked {
     struct calibration_entry rung;
     float *truth; /* CALIBRATION_LARGEST_K a query, ascending; infinities where there are fewer */
     float *recalls;
-    uint32_t *walked; /* of each query: whether the largest graph was walked */
+    uint32_t *walked;           /* of each query: whether the largest graph was walked */
+    _Atomic uint64_t distances; /* computed for this rung */
     struct calibration curve;
     int (*progress)(void *context, uint64_t done, uint64_t total);
     void *context;
     uint64_t done, total;
 };
 
-static int calibrate_ask(const struct calibrate_asked *asked, uint32_t query, size_t k, size_t ef,
+/* The k of the rung by its effort, or exactly. */
+static int calibrate_ask(const struct calibrate_asked *asked, uint32_t query, int exact,
                          float *distances, size_t *found, omendb_explain *explain)
 {
     uint64_t ids[CALIBRATION_LARGEST_K];
@@ -259,9 +281,10 @@ static int calibrate_ask(const struct calibrate_asked *asked, uint32_t query, si
     if (scratch == NULL)
         return OMENDB_NOMEM;
     request.vector = asked->queries + (size_t)query * collection->vector_bytes;
-    request.k = k;
-    request.ef = ef == 0 ? k : ef;
-    request.exact = ef == 0;
+    request.k = exact ? CALIBRATION_LARGEST_K : asked->rung.k;
+    request.ef = exact ? CALIBRATION_LARGEST_K : asked->rung.ef;
+    request.stretch = exact ? 0.0f : asked->rung.stretch;
+    request.exact = exact;
     int code = search_run(&request, scratch, ids, distances, found, explain);
     scratch_give(collection->db, scratch);
     return code;
@@ -274,7 +297,7 @@ static int calibrate_ask_exactly(void *context, uint64_t index)
     uint32_t query = asked->first + (uint32_t)index;
     float *nearest = asked->truth + (size_t)query * CALIBRATION_LARGEST_K;
     size_t found;
-    int code = calibrate_ask(asked, query, CALIBRATION_LARGEST_K, 0, nearest, &found, &explain);
+    int code = calibrate_ask(asked, query, 1, nearest, &found, &explain);
     for (size_t i = found; code == OMENDB_OK && i < CALIBRATION_LARGEST_K; i++)
         nearest[i] = INFINITY;
     return code;
@@ -288,7 +311,7 @@ static int calibrate_ask_rung(void *context, uint64_t index)
     const float *nearest = asked->truth + (size_t)query * CALIBRATION_LARGEST_K;
     float distances[CALIBRATION_LARGEST_K];
     size_t found, k = asked->rung.k, good = 0, there = 0;
-    int code = calibrate_ask(asked, query, k, asked->rung.ef, distances, &found, &explain);
+    int code = calibrate_ask(asked, query, 0, distances, &found, &explain);
     if (code != OMENDB_OK)
         return code;
     while (there < k && nearest[there] < INFINITY)
@@ -298,6 +321,7 @@ static int calibrate_ask_rung(void *context, uint64_t index)
         good += distances[i] <= bound;
     asked->recalls[query] = there == 0 ? 1.0f : (float)good / (float)there;
     asked->walked[query] = explain.graph_rows >= asked->largest_rows;
+    atomic_fetch_add_explicit(&asked->distances, explain.distances, memory_order_relaxed);
     return OMENDB_OK;
 }
 
@@ -333,21 +357,26 @@ static int calibrate_was_walked(const struct calibrate_asked *asked)
 static int calibrate_measure(struct calibrate_asked *asked)
 {
     uint64_t chunks = (asked->count + CALIBRATE_CHUNK - 1) / CALIBRATE_CHUNK, rungs = 0;
-    uint32_t scanned_k = 0; /* the collection is too small to be walked for this k so widely */
-    while (calibration_rung((size_t)rungs, &asked->rung))
+    int by_stretch = calibrate_by_stretch(asked->request.collection);
+    struct calibration_entry scanned = {0}; /* too small to be walked for these k so widely */
+    while (calibration_rung(&asked->curve, (size_t)rungs, by_stretch, &asked->rung))
         rungs++;
     asked->total = chunks * (rungs + 1);
     int code = calibrate_ask_all(asked, calibrate_ask_exactly);
-    for (size_t i = 0; code == OMENDB_OK && calibration_rung(i, &asked->rung); i++) {
-        if (scanned_k == asked->rung.k || calibration_is_enough(&asked->curve, asked->rung.k)) {
+    for (size_t i = 0;
+         code == OMENDB_OK && calibration_rung(&asked->curve, i, by_stretch, &asked->rung); i++) {
+        if (calibration_is_one_group(&scanned, &asked->rung) ||
+            calibration_is_enough(&asked->curve, &asked->rung)) {
             asked->done += chunks;
             continue;
         }
+        atomic_store(&asked->distances, 0);
         code = calibrate_ask_all(asked, calibrate_ask_rung);
+        asked->rung.cost = calibrate_cost(atomic_load(&asked->distances), asked->count);
         if (code == OMENDB_OK && calibrate_was_walked(asked))
             calibration_add(&asked->curve, &asked->rung, asked->recalls, asked->count);
         else
-            scanned_k = asked->rung.k;
+            scanned = asked->rung;
     }
     return code;
 }

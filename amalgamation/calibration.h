@@ -2,10 +2,10 @@
  *
  * A curve is a list of efforts that were tried on a sample of queries which the graph did not hold,
  * each with the mean recall of the sample and a bound below which the mean of all such queries lies
- * with a probability of 5 %. Entries are grouped by k, ascending; within a group effort and bound
- * ascend. A wanted recall is looked up by the bound, never by the mean.
- *
- * The effort is `ef` and the stretch of a walk's adaptive stop (0: it stops by ef alone). */
+ * with a probability of 5 %. Entries are grouped by k, ascending, and for each k by kind: first
+ * efforts that are an ef alone (stretch 0), then those with the stretch of a walk's adaptive stop,
+ * whose ef is a cap. Within a group effort, bound and cost ascend; a group may be missing. A wanted
+ * recall is looked up by the bound, never by the mean. */
 #ifndef OMENDB_CALIBRATION_H
 #define OMENDB_CALIBRATION_H
 
@@ -20,7 +20,8 @@ struct calibration_entry {
     uint32_t ef;
     float stretch;
     float mean;
-    float low; /* the lower 95 % bound */
+    float low;     /* the lower 95 % bound */
+    uint32_t cost; /* distances that a query computed in the mean, at least 1 */
 };
 
 struct calibration {
@@ -32,30 +33,42 @@ struct calibration {
     struct calibration *older; /* private to a collection */
 };
 
-/* The efforts to try, ascending by k, then by effort: fills k, ef and stretch of number `index`, or
- * returns 0 past the last one. */
-OMENDB_INTERNAL int calibration_rung(size_t index, struct calibration_entry *entry);
-/* Adds a rung with the recalls that it gave, one a query; calls must follow the ladder. */
+/* The efforts to try, in the order of a curve: fills k, ef and stretch of number `index`, or
+ * returns 0 past the last one. by_stretch: whether there are those by stretch, which follow from
+ * what the former ones gave, or only by ef, but more of them. */
+OMENDB_INTERNAL int calibration_rung(const struct calibration *calibration, size_t index,
+                                     int by_stretch, struct calibration_entry *entry);
+/* Whether both are of one k and kind. */
+OMENDB_INTERNAL int calibration_is_one_group(const struct calibration_entry *a,
+                                             const struct calibration_entry *b);
+/* Adds a rung, whose cost the caller filled in, with the recalls that it gave, one a query; calls
+ * must follow the ladder. */
 OMENDB_INTERNAL void calibration_add(struct calibration *calibration,
                                      const struct calibration_entry *rung, const float *recalls,
                                      uint32_t queries);
-/* 1 when a greater effort for this k could tell nothing more. */
-OMENDB_INTERNAL int calibration_is_enough(const struct calibration *calibration, uint32_t k);
+/* 1 when this rung could tell nothing more. */
+OMENDB_INTERNAL int calibration_is_enough(const struct calibration *calibration,
+                                          const struct calibration_entry *rung);
 
 /* An answer of a curve. */
 struct calibration_answer {
+    size_t k; /* to walk for: not below the one asked */
     size_t ef;
     float stretch;
+    size_t work;       /* the ef alone that finds as much: a walk is at most about as long */
     float recall;      /* promised: mean over queries like the sample's */
+    float cost;        /* distances a query in the mean; 0: no curve told */
     uint32_t warnings; /* OMENDB_EXPLAIN_* */
 };
-/* The least effort whose bound reaches `recall`, or the greatest one with a warning. The curve is
- * that of the smallest k which is not below the one asked; beyond the largest, ef grows with k. */
+/* The effort by stretch or by ef whose bound reaches `recall` at the least cost, or the one that
+ * promises most, with a warning. Below the smallest measured k the effort is that of this k; beyond
+ * the largest it is an ef, which grows with k. */
 OMENDB_INTERNAL void calibration_find_effort(const struct calibration *calibration, size_t k,
                                              float recall, struct calibration_answer *answer);
-/* What an ef without a stretch promises. */
+/* What an ef, or a stretch with ef as its cap, promises: 0 where the curve does not tell. */
 OMENDB_INTERNAL void calibration_find_recall(const struct calibration *calibration, size_t k,
-                                             size_t ef, struct calibration_answer *answer);
+                                             size_t ef, float stretch,
+                                             struct calibration_answer *answer);
 
 /* Bytes on disk (format.h); 0 without a curve. A multiple of 8. */
 OMENDB_INTERNAL size_t calibration_bytes(const struct calibration *calibration);

@@ -513,11 +513,11 @@ struct search_target {
 };
 /* A walk as a search does it, for measuring: the rows found, by the distances of their vectors,
  * into scratch->hits, which has places for effort->ef. vector: stored type. effort->k are wanted;
- * more may come, in an order that is less precise. */
+ * more may come, in an order that is less precise. counters: added to. */
 OMENDB_INTERNAL int search_walk_target(struct collection *collection,
                                        const struct search_target *target, const uint8_t *vector,
                                        struct scratch *scratch, const struct graph_effort *effort,
-                                       size_t *count);
+                                       size_t *count, struct graph_counters *counters);
 /* Stored, of all sources, deleted ones included; *largest: of one. */
 OMENDB_INTERNAL uint64_t search_total_rows(const struct version *version, uint64_t *largest);
 /* The collection's curve, while it is in force for the version; or NULL. */

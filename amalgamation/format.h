@@ -49,8 +49,10 @@
  *    8  4  rows of the graph when it was measured
  *   12  4  zero
  *   16  8  rows of the collection then; 0 in segments
- *   24     entries, 24 bytes each, ascending by k, ef, stretch:
- *             u32 k, u32 ef, f32 stretch, f32 mean recall, f32 its lower 95 % bound, u32 zero
+ *   24     entries, 24 bytes each, ascending by k; of one k first those whose stretch is 0, then
+ *          the others, both ascending by ef and stretch:
+ *             u32 k, u32 ef, f32 stretch, f32 mean recall, f32 its lower 95 % bound, u32 mean
+ *             distances of a query, at least 1
  *
  * Manifest:
  *   24  8  bytes of the file
@@ -252,7 +254,7 @@ enum format_curve {
     FORMAT_CURVE_STRETCH = 8, /* IEEE 754 binary32, as the next two */
     FORMAT_CURVE_MEAN = 12,
     FORMAT_CURVE_LOW = 16,
-    FORMAT_CURVE_ZERO = 20,
+    FORMAT_CURVE_COST = 20,
     FORMAT_CURVE_BYTES = 24
 };
 _Static_assert((int)FORMAT_CALIBRATION_BYTES % 8 == 0 && (int)FORMAT_CURVE_BYTES % 8 == 0,

@@ -19,7 +19,7 @@
 /* A walk computes some 10 to 20 distances for each candidate it keeps, at random places; a scan of
  * 8 for each is cheaper. */
 #define SEARCH_SCAN_PER_CANDIDATE 8
-#define SEARCH_STRETCH_EF         128
+#define SEARCH_STRETCH_EF         128 /* what a walk by stretch costs, whatever its cap */
 
 /* Hits of a walk over codes that are compared again by their vectors: codes of 8 bits misplace a
  * neighbour by few places. */
@@ -290,9 +290,8 @@ static int search_walk(const struct search_request *request, const struct search
 OMENDB_INTERNAL int search_walk_target(struct collection *collection,
                                        const struct search_target *target, const uint8_t *vector,
                                        struct scratch *scratch, const struct graph_effort *effort,
-                                       size_t *count)
+                                       size_t *count, struct graph_counters *counters)
 {
-    struct graph_counters counters = {0, 0};
     struct search_request request = {.collection = collection, .vector = vector};
     struct search_source source;
     memset(&source, 0, sizeof source);
@@ -300,7 +299,7 @@ OMENDB_INTERNAL int search_walk_target(struct collection *collection,
     source.walk = target->walk;
     source.codes = target->codes.step == 0.0f ? NULL : &target->codes;
     source.codes_are_exact = target->codes_are_exact;
-    return search_walk(&request, &source, scratch, effort, NULL, count, &counters);
+    return search_walk(&request, &source, scratch, effort, NULL, count, counters);
 }
 
 /* ------------------------------------------------------------------ effort */
@@ -322,8 +321,9 @@ OMENDB_INTERNAL uint64_t search_total_rows(const struct version *version, uint64
 
 /* What the efforts in all sources follow from. */
 struct search_plan {
-    const struct calibration *own; /* the collection's curve, or NULL */
-    size_t largest;                /* of the efforts that curves gave; by ef: that */
+    const struct calibration *own;  /* the collection's curve, or NULL */
+    struct calibration_answer most; /* of what curves gave by work, for sources without one */
+    size_t ef;                      /* the greatest of any source */
 };
 
 static const struct calibration *search_curve(const struct search_plan *plan,
@@ -359,60 +359,60 @@ static size_t search_share_of_ef(const struct search_request *request,
     return ef;
 }
 
-/* The effort for a recall in one source (segment NULL: a memtable), and what it promises. */
-static void search_effort_for(const struct search_request *request, const struct search_plan *plan,
-                              const struct segment *segment, size_t k,
-                              struct calibration_answer *answer)
-{
-    const struct calibration *curve = search_curve(plan, segment);
-    *answer = (struct calibration_answer){plan->largest, 0.0f, 0.0f, OMENDB_EXPLAIN_UNCALIBRATED};
-    if (curve != NULL)
-        calibration_find_effort(curve, k, request->recall, answer);
-    answer->ef = answer->ef < k ? k : answer->ef;
-}
-
-/* The effort for one source, whatever was asked, and what it promises: recall 0 without a curve,
- * and with a stretch, of which none tells. */
+/* The effort for one source, whatever was asked, and what it promises: recall 0 where no curve
+ * tells. With a stretch ef is only a cap, far above what is kept. */
 static void search_effort(const struct search_request *request, const struct search_plan *plan,
                           const struct search_source *source, size_t k,
                           struct calibration_answer *answer)
 {
     const struct calibration *curve = search_curve(plan, source->segment);
-    size_t ef;
+    size_t ef = search_share_of_ef(request, source, k);
     if (request->recall > 0.0f) {
-        search_effort_for(request, plan, source->segment, k, answer);
+        *answer = plan->most;
+        answer->recall = 0.0f;
+        if (curve != NULL)
+            calibration_find_effort(curve, k, request->recall, answer);
     } else {
-        ef = search_share_of_ef(request, source, k);
         *answer =
-            (struct calibration_answer){ef, request->stretch, 0.0f, OMENDB_EXPLAIN_UNCALIBRATED};
-        if (curve != NULL && request->stretch == 0.0f)
-            calibration_find_recall(curve, k, ef, answer);
-        if (answer->recall == 0.0f)
-            answer->warnings |= OMENDB_EXPLAIN_UNCALIBRATED;
+            (struct calibration_answer){.k = k, .ef = ef, .stretch = request->stretch, .work = ef};
+        if (curve != NULL)
+            calibration_find_recall(curve, k, ef, request->stretch, answer);
+        if (request->stretch > 0.0f && ef > SEARCH_STRETCH_EF)
+            answer->work = SEARCH_STRETCH_EF;
     }
+    if (answer->recall == 0.0f)
+        answer->warnings |= OMENDB_EXPLAIN_UNCALIBRATED;
+    answer->ef = answer->ef < k ? k : answer->ef;
     answer->ef = answer->ef < source->row_limit ? answer->ef : source->row_limit;
+}
+
+static void search_plan_for(const struct search_request *request, const struct calibration *curve,
+                            size_t k, struct search_plan *plan)
+{
+    struct calibration_answer answer;
+    if (curve == NULL)
+        return;
+    calibration_find_effort(curve, k, request->recall, &answer);
+    plan->ef = answer.ef > plan->ef ? answer.ef : plan->ef;
+    if (answer.work > plan->most.work)
+        plan->most = answer;
 }
 
 static void search_make_plan(const struct search_request *request, size_t k,
                              struct search_plan *plan)
 {
     const struct version *version = request->version;
-    struct calibration_answer answer;
-    *plan = (struct search_plan){search_own_curve(request->collection, version), request->ef};
-    if (!(request->recall > 0.0f))
-        return;
-    size_t largest = 0;
-    if (plan->own != NULL) {
-        search_effort_for(request, plan, NULL, k, &answer);
-        largest = answer.ef;
-    }
-    for (uint32_t i = 0; plan->own == NULL && i < version->segment_count; i++) {
-        if (version->segments[i]->calibration == NULL)
-            continue;
-        search_effort_for(request, plan, version->segments[i], k, &answer);
-        largest = answer.ef > largest ? answer.ef : largest;
-    }
-    plan->largest = largest != 0 ? largest : request->ef;
+    *plan = (struct search_plan){.own = search_own_curve(request->collection, version)};
+    if (request->recall > 0.0f && plan->own != NULL)
+        search_plan_for(request, plan->own, k, plan);
+    for (uint32_t i = 0; request->recall > 0.0f && plan->own == NULL && i < version->segment_count;
+         i++)
+        search_plan_for(request, version->segments[i]->calibration, k, plan);
+    if (plan->most.work == 0)
+        plan->most = (struct calibration_answer){.k = k, .ef = request->ef, .work = request->ef};
+    plan->most.warnings = OMENDB_EXPLAIN_UNCALIBRATED;
+    plan->ef = plan->ef > plan->most.ef ? plan->ef : plan->most.ef;
+    plan->ef = plan->ef > k ? plan->ef : k;
 }
 
 /* The hits are those of a walk. */
@@ -423,13 +423,14 @@ static void search_tell(const struct calibration_answer *answer, omendb_explain 
         explain->recall = answer->recall;
 }
 
-/* Whether a walk is worth it. With a stretch ef is only a bound, far above what is kept. Where the
- * transaction hides most rows, a walk meets many for each that it may return. */
-static int search_is_small(const struct search_request *request, uint32_t rows, size_t ef)
+/* Whether a walk is not worth it. Where the transaction hides most rows, a walk meets many for each
+ * that it may return. */
+static int search_is_small(const struct search_request *request, uint32_t rows, size_t k,
+                           size_t work)
 {
-    if (request->stretch > 0.0f && ef > SEARCH_STRETCH_EF)
-        ef = SEARCH_STRETCH_EF;
-    return (double)(rows / SEARCH_SCAN_PER_CANDIDATE) * (1.0 - request->hidden_share) <= (double)ef;
+    work = work < k ? k : work;
+    return (double)(rows / SEARCH_SCAN_PER_CANDIDATE) * (1.0 - request->hidden_share) <=
+           (double)work;
 }
 
 /* The k nearest rows of a source into scratch->hits. */
@@ -448,11 +449,12 @@ static int search_rows(const struct search_request *request, const struct search
     *count = 0;
     if (source->row_limit == 0)
         return OMENDB_OK;
-    if (request->exact || search_is_small(request, walked, answer.ef))
+    if (request->exact || search_is_small(request, walked, k, answer.work))
         walked = 0;
     if (walked != 0) {
         struct graph_filter in_graph = filter;
-        const struct graph_effort effort = {.ef = answer.ef, .k = k, .stretch = answer.stretch};
+        const struct graph_effort effort = {
+            .ef = answer.ef, .k = answer.k, .stretch = answer.stretch};
         in_graph.row_limit = walked;
         code = search_walk(request, source, scratch, &effort, &in_graph, count, counters);
         *count = *count < k ? *count : k;
@@ -624,10 +626,9 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     size_t found = own != 0 && wanted < SEARCH_OWN_SORT ? SEARCH_OWN_SORT : wanted + 1;
     struct search_plan plan;
     search_make_plan(request, wanted, &plan);
-    size_t ef = plan.largest > wanted ? plan.largest : wanted;
     *count = 0;
     explain->recall = 1.0f;
-    int code = scratch_reserve(scratch, ef + 1 + SEARCH_RERANK(wanted), found, 0);
+    int code = scratch_reserve(scratch, plan.ef + 1 + SEARCH_RERANK(wanted), found, 0);
     for (uint32_t i = 0; i < version->memtable_count && code == OMENDB_OK; i++) {
         search_memtable_source(version->memtables[i], request->collection, request->commit,
                                &source);

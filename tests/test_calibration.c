@@ -186,6 +186,25 @@ static struct outcome world_ask(struct world *world, size_t k, float recall, flo
     return outcome;
 }
 
+/* What a graph without a curve is walked with. */
+static struct calibration_answer world_effort(const struct world *world, size_t k, float recall)
+{
+    const struct search_request request = {.collection = world->docs->collection,
+                                           .version =
+                                               atomic_load(&world->docs->collection->version),
+                                           .recall = recall,
+                                           .ef = 64};
+    struct search_plan plan;
+    search_make_plan(&request, k, &plan);
+    return plan.most;
+}
+
+static int efforts_are_equal(struct calibration_answer left, struct calibration_answer right)
+{
+    return left.k == right.k && left.ef == right.ef && left.stretch == right.stretch &&
+           left.cost == right.cost;
+}
+
 /* ------------------------------------------------------------------------------------------------
  * what is promised */
 
@@ -203,7 +222,10 @@ static void check_recall_is_kept(omendb_metric metric)
             CHECK(outcome.promised >= asked[i] - 1e-6f && outcome.warnings == 0);
             /* An effort that is not worth walking for becomes a scan. */
             CHECK(outcome.ef == 0 ? outcome.promised == 1.0f
-                                  : outcome.ef >= k && outcome.ef < ROWS / 8);
+                                  : outcome.ef >= k && outcome.distances < QUERIES * ROWS);
+            const float stretch = world_effort(&world, k, asked[i]).stretch;
+            CHECK(metric == OMENDB_INNER_PRODUCT ? stretch == 0.0f
+                                                 : i == 0 || k != 10 || stretch > 1.0f);
             CHECK(k != 10 || outcome.distances > distances + distances / 20);
             distances = k == 10 ? outcome.distances : distances;
         }
@@ -291,22 +313,23 @@ static int world_make_ending(struct world *world, enum last_rows last, size_t ro
 
 TEST(the_rows_that_were_added_last_do_not_decide_the_effort)
 {
-    uint64_t ef[3] = {0, 0, 0};
+    uint64_t distances[3] = {0, 0, 0};
     for (int last = LIKE_THE_OTHERS; last <= WIDE; last++) {
         struct world world;
         CHECK_EQ_INT(world_make_ending(&world, (enum last_rows)last, ROWS), OMENDB_OK);
         CHECK(world_segment(&world)->calibration != NULL);
         const struct outcome outcome = world_ask(&world, 10, 0.9f, 2.0f);
-        printf("kind %d: asked for 0.90, found %.3f with ef %u\n", last, outcome.recall,
-               (unsigned)outcome.ef);
+        printf("kind %d: asked for 0.90, found %.3f with %u distances\n", last, outcome.recall,
+               (unsigned)(outcome.distances / QUERIES));
         CHECK(outcome.recall >= 0.88);
         CHECK(outcome.promised >= 0.9f - 1e-6f && outcome.warnings == 0);
-        ef[last] = outcome.ef;
+        distances[last] = outcome.distances;
         CHECK_EQ_INT(support_check(world.db), OMENDB_OK);
         CHECK_EQ_INT(world_close(&world), OMENDB_OK);
     }
-    CHECK(ef[TIGHT] >= ef[LIKE_THE_OTHERS] * 3 / 4);
-    CHECK(ef[TIGHT] <= ef[LIKE_THE_OTHERS] * 2 && ef[WIDE] <= ef[LIKE_THE_OTHERS] * 2);
+    CHECK(distances[TIGHT] >= distances[LIKE_THE_OTHERS] * 3 / 4);
+    CHECK(distances[TIGHT] <= distances[LIKE_THE_OTHERS] * 3 / 2);
+    CHECK(distances[WIDE] <= distances[LIKE_THE_OTHERS] * 3 / 2);
 }
 
 TEST(held_rows_are_spread_whatever_the_order)
@@ -355,7 +378,8 @@ TEST(a_graph_without_a_curve_takes_the_effort_of_another)
     int more = 1;
     CHECK_EQ_INT(world_make(&world, ":memory:", OMENDB_L2, ROWS), OMENDB_OK);
     const uint64_t ef = world_ask(&world, 10, 0.95f, 2.0f).ef;
-    CHECK(ef != 64);
+    const struct calibration_answer effort = world_effort(&world, 10, 0.95f);
+    CHECK(ef != 64 && effort.stretch > 1.0f && effort.cost > 1.0f);
     CHECK_EQ_INT(world_add(&world, ROWS, 2000), OMENDB_OK);
     while (more && atomic_load(&world.docs->collection->version)->memtable_count != 0 &&
            atomic_load(&atomic_load(&world.docs->collection->version)->memtables[0]->indexed) <
@@ -364,6 +388,7 @@ TEST(a_graph_without_a_curve_takes_the_effort_of_another)
     const struct outcome outcome = world_ask(&world, 10, 0.95f, 2.0f);
     CHECK_EQ_INT(outcome.warnings, OMENDB_EXPLAIN_UNCALIBRATED);
     CHECK_EQ_INT(outcome.ef, ef);
+    CHECK(efforts_are_equal(world_effort(&world, 10, 0.95f), effort));
     CHECK(outcome.promised >= 0.949f && outcome.promised < 1.0f);
     CHECK(outcome.recall > 0.9);
     CHECK_EQ_INT(world_close(&world), OMENDB_OK);
@@ -434,7 +459,8 @@ TEST(a_curve_survives_reopening)
     CHECK(before.recall > 0.3f && before.recall < 1.0f);
     CHECK_EQ_INT(world_reopen(&world, path), OMENDB_OK);
     const struct outcome again = world_ask(&world, 10, 0.93f, 2.0f);
-    CHECK(asked.recall == again.recall && asked.ef == again.ef && again.warnings == 0);
+    CHECK(asked.recall == again.recall && asked.distances == again.distances);
+    CHECK_EQ_INT(again.warnings, 0);
     CHECK_EQ_INT(omendb_collection_get_stats(world.docs, &after), OMENDB_OK);
     CHECK(after.recall == before.recall);
     CHECK_EQ_INT(support_check(world.db), OMENDB_OK);
@@ -509,20 +535,30 @@ static int spoil_entry(struct calibration_entry *entry, int how)
     case 12:
         entry->k = 1000;
         return 1;
+    case 13:
+        entry->cost = 0;
+        return 1;
+    case 14:
+        entry->cost = entry[-1].cost - 1;
+        return 1;
     default:
         return 0;
     }
 }
 
-static void curve_make(struct calibration *curve)
+/* A stretch costs three quarters of the ef that finds as much. */
+static void curve_make(struct calibration *curve, int by_stretch)
 {
     struct calibration_entry rung;
     float recalls[100];
     *curve = (struct calibration){.rows = 5000};
-    for (size_t i = 0; calibration_rung(i, &rung); i++) {
+    for (size_t i = 0; calibration_rung(curve, i, by_stretch, &rung); i++) {
+        const float effort = rung.stretch > 0.0f ? 400.0f * rung.stretch - 390.0f : (float)rung.ef;
+        rung.cost = (uint32_t)(effort * (rung.stretch > 0.0f ? 9.0f : 12.0f));
         for (int q = 0; q < 100; q++)
-            recalls[q] = 1.0f - 2.0f / (float)rung.ef - (q % 10 == 0 ? 0.1f : 0.0f);
+            recalls[q] = 1.0f - 2.0f / effort - (q % 10 == 0 ? 0.1f : 0.0f);
         calibration_add(curve, &rung, recalls, 100);
+        CHECK_EQ_INT(curve->count, i + 1);
     }
 }
 
@@ -530,7 +566,7 @@ TEST(a_curve_that_is_none_is_not_taken)
 {
     struct calibration curve, spoilt, read;
     uint8_t bytes[FORMAT_CALIBRATION_BYTES + CALIBRATION_MAX_ENTRIES * FORMAT_CURVE_BYTES];
-    curve_make(&curve);
+    curve_make(&curve, 1);
     const size_t size = calibration_bytes(&curve);
     calibration_encode(&curve, bytes);
     CHECK(calibration_decode(&read, bytes, size));
@@ -543,6 +579,14 @@ TEST(a_curve_that_is_none_is_not_taken)
         CHECK(!calibration_decode(&read, bytes, size));
         CHECK_EQ_INT(read.count, 0);
     }
+    spoilt = curve; /* the first of all, which no other one is above */
+    spoilt.entries[0].cost = 0;
+    calibration_encode(&spoilt, bytes);
+    CHECK(!calibration_decode(&read, bytes, size));
+    spoilt = curve; /* an ef alone does not follow a stretch */
+    spoilt.entries[7].stretch = 0.0f;
+    calibration_encode(&spoilt, bytes);
+    CHECK(!calibration_decode(&read, bytes, size));
     calibration_encode(&curve, bytes);
     CHECK(!calibration_decode(&read, bytes, size - 1));
     CHECK(!calibration_decode(&read, bytes, size - FORMAT_CURVE_BYTES));
@@ -558,7 +602,7 @@ TEST(answers_lie_between_the_entries)
     struct calibration curve;
     struct calibration_answer answer;
     size_t ef = 0;
-    curve_make(&curve);
+    curve_make(&curve, 0);
     for (float recall = 0.5f; recall <= 1.0f; recall += 0.001f) {
         calibration_find_effort(&curve, 10, recall, &answer);
         CHECK(answer.ef >= ef && answer.ef >= 10 && answer.ef <= 850);
@@ -566,7 +610,7 @@ TEST(answers_lie_between_the_entries)
         CHECK(beyond == (recall > curve.entries[11].low));
         CHECK(beyond || answer.recall >= recall);
         ef = answer.ef;
-        calibration_find_recall(&curve, 10, ef, &answer);
+        calibration_find_recall(&curve, 10, ef, 0.0f, &answer);
         CHECK(beyond || answer.recall >= recall - 1e-5f);
     }
     ef = 10;
@@ -579,19 +623,252 @@ TEST(answers_lie_between_the_entries)
     CHECK_EQ_INT(ef, 100);
     calibration_find_effort(&curve, 11, 0.5f, &answer);
     CHECK(answer.ef <= 12);
-    calibration_find_recall(&curve, 10, 64, &answer);
+    calibration_find_recall(&curve, 10, 64, 0.0f, &answer);
     const float of_ten = answer.recall;
-    calibration_find_recall(&curve, 11, 64, &answer);
+    calibration_find_recall(&curve, 11, 64, 0.0f, &answer);
     CHECK(answer.recall > 0.9f * of_ten && answer.recall <= of_ten);
     calibration_find_effort(&curve, 1000, 0.5f, &answer);
     CHECK_EQ_INT(answer.ef, 1000);
     CHECK_EQ_INT(answer.warnings, OMENDB_EXPLAIN_K_BEYOND);
     calibration_find_effort(&curve, SIZE_MAX, 1.0f, &answer);
     CHECK_EQ_INT(answer.ef, CALIBRATION_LARGEST_EF);
-    calibration_find_recall(&curve, 10, 5, &answer);
+    calibration_find_recall(&curve, 10, 5, 0.0f, &answer);
     CHECK(answer.recall == 0.0f);
-    calibration_find_recall(&curve, 10, 100000, &answer);
+    calibration_find_recall(&curve, 10, 100000, 0.0f, &answer);
     CHECK(answer.recall == curve.entries[11].low);
+}
+
+/* Whatever stretch the data needs, the rungs come near to all, and not by a leap. */
+TEST(the_rungs_of_stretch_follow_what_is_missed)
+{
+    for (float slope = 0.8f; slope < 50.0f; slope *= 2.0f) {
+        struct calibration curve = {.rows = ROWS};
+        struct calibration_entry rung;
+        float recalls[500], missed = 1.0f;
+        for (size_t i = 0; calibration_rung(&curve, i, 1, &rung); i++) {
+            if (rung.stretch == 0.0f || rung.k != 10 || calibration_is_enough(&curve, &rung))
+                continue;
+            const float before = missed;
+            missed = 0.2f * expf(slope * (1.0f - rung.stretch));
+            rung.cost = (uint32_t)(20.0f / missed);
+            CHECK(rung.stretch == 1.0f || missed > before / 5.0f);
+            for (int q = 0; q < 500; q++)
+                recalls[q] = 1.0f - missed;
+            calibration_add(&curve, &rung, recalls, 500);
+        }
+        CHECK(missed < 0.001f && curve.count >= 10);
+        CHECK(calibration_is_legal(&curve));
+    }
+}
+
+TEST(no_rung_is_tried_that_could_tell_nothing_more)
+{
+    static const struct {
+        float cap_mean, cap_low, mean, low;
+        uint32_t cost;
+        int is_enough;
+    } cases[] = {
+        {0.9998f, 0.9993f, 0.98f, 0.97f, 3000, 0},
+        {0.9998f, 0.9993f, 0.9995f, 0.9989f, 3000, 0}, /* 0.999 is still to be had */
+        {0.9998f, 0.9993f, 0.9996f, 0.9991f, 3000, 1},
+        {0.9998f, 0.9993f, 0.98f, 0.97f, 7600, 1},
+        {0.998f, 0.996f, 0.9975f, 0.9955f, 3000, 0},
+        {0.998f, 0.996f, 0.9977f, 0.9957f, 3000, 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const struct calibration curve = {
+            .rows = ROWS,
+            .count = 2,
+            .entries = {
+                {10, 850, 0.0f, cases[i].cap_mean, cases[i].cap_low, 10000},
+                {10, 850, 1.2f, cases[i].mean, cases[i].low, cases[i].cost},
+            }};
+        const struct calibration_entry rung = {.k = 10, .ef = 850, .stretch = 1.3f};
+        const struct calibration_entry of_more = {.k = 100, .ef = 900, .stretch = 1.0f};
+        CHECK_EQ_INT(calibration_is_enough(&curve, &rung), cases[i].is_enough);
+        CHECK(!calibration_is_enough(&curve, &of_more));
+    }
+}
+
+TEST(a_recall_is_given_by_a_stretch_where_there_is_one)
+{
+    struct calibration curve, old;
+    struct calibration_answer answer, by_ef;
+    float stretch = 1.0f;
+    curve_make(&curve, 1);
+    curve_make(&old, 0);
+    for (float recall = 0.5f; recall <= curve.entries[18].low; recall += 0.001f) {
+        calibration_find_effort(&curve, 10, recall, &answer);
+        CHECK(answer.stretch >= stretch && answer.ef == 850 && answer.k == 10);
+        CHECK(answer.recall >= recall && answer.warnings == 0);
+        stretch = answer.stretch;
+        calibration_find_effort(&old, 10, recall, &by_ef);
+        CHECK(answer.work >= by_ef.work * 9 / 10 && answer.work <= by_ef.work * 5 / 4 + 1);
+        calibration_find_recall(&curve, 10, 850, stretch, &answer);
+        CHECK(answer.recall >= recall - 1e-5f && answer.warnings == 0);
+    }
+    CHECK(stretch > 1.3f);
+    calibration_find_effort(&curve, 1, 0.9f, &answer);
+    CHECK(answer.k == 10 && answer.stretch > 0.0f && answer.warnings == 0);
+    calibration_find_effort(&curve, 40, 0.9f, &answer);
+    CHECK(answer.k == 40 && answer.stretch > 0.0f && answer.warnings == 0);
+    CHECK(answer.ef >= 850 && answer.ef <= 900);
+    calibration_find_effort(&curve, 10, 1.0f, &answer);
+    CHECK_EQ_INT(answer.warnings, OMENDB_EXPLAIN_RECALL_BEYOND);
+    calibration_find_effort(&curve, 1000, 0.5f, &answer);
+    CHECK(answer.ef == 1000 && answer.stretch == 0.0f);
+    CHECK_EQ_INT(answer.warnings, OMENDB_EXPLAIN_K_BEYOND);
+    /* What was not measured is not promised. */
+    static const size_t untold[][2] = {{9, 850}, {101, 900}, {10, 849}, {100, 899}};
+    for (size_t i = 0; i < sizeof untold / sizeof untold[0]; i++) {
+        calibration_find_recall(&curve, untold[i][0], untold[i][1], 1.2f, &answer);
+        CHECK(answer.recall == 0.0f);
+    }
+    calibration_find_recall(&curve, 100, 900, 1.2f, &answer);
+    CHECK(answer.recall > 0.8f);
+    calibration_find_recall(&old, 10, 2000, 1.2f, &answer);
+    CHECK(answer.recall == 0.0f);
+    calibration_find_recall(&curve, 10, 2000, 100.0f, &answer);
+    CHECK(answer.recall == curve.entries[18].low);
+}
+
+/* Two entries of each kind for k = 10 and k = 100, which find the same: by ef for 100 and 10,000
+ * distances, times `factor` of k, by stretch for the given ones. */
+static void curve_of_both(struct calibration *curve, uint32_t factor, const uint32_t costs[4])
+{
+    *curve = (struct calibration){.rows = ROWS, .queries = 500, .count = 8};
+    for (uint32_t i = 0; i < 8; i++) {
+        const int is_last = i % 2 == 1, by_stretch = i % 4 >= 2;
+        const uint32_t k = i < 4 ? 10 : 100, times = i < 4 ? 1 : factor;
+        curve->entries[i] = (struct calibration_entry){
+            .k = k,
+            .ef = by_stretch || is_last ? 900 : k,
+            .stretch = !by_stretch ? 0.0f
+                       : is_last   ? 1.5f
+                                   : 1.0f,
+            .mean = is_last ? 0.999f : 0.9f,
+            .low = is_last ? 0.999f : 0.9f,
+            .cost = by_stretch ? costs[i / 4 * 2 + i % 2] : (is_last ? 10000 : 100) * times,
+        };
+    }
+    CHECK(calibration_is_legal(curve));
+}
+
+static struct calibration_answer answer_of(const struct calibration *curve, size_t k, float recall)
+{
+    struct calibration_answer answer;
+    calibration_find_effort(curve, k, recall, &answer);
+    return answer;
+}
+
+TEST(the_kind_that_costs_less_is_taken)
+{
+    static const float recalls[] = {0.5f, 0.9f, 0.91f, 0.95f, 0.99f, 0.999f};
+    static const uint32_t less[4] = {99, 9999, 499, 49999}, more[4] = {101, 10001, 501, 50001};
+    static const uint32_t crossing[4] = {50, 20000, 250, 100000};
+    struct calibration cheap, dear, both;
+    curve_of_both(&cheap, 5, less);
+    curve_of_both(&dear, 5, more);
+    curve_of_both(&both, 5, crossing);
+    for (size_t k = 1; k <= 100; k += 3) {
+        int changes = 0, by_ef = 0;
+        for (size_t i = 0; i < sizeof recalls / sizeof recalls[0]; i++) {
+            const struct calibration_answer of_cheap = answer_of(&cheap, k, recalls[i]);
+            const struct calibration_answer of_dear = answer_of(&dear, k, recalls[i]);
+            CHECK(of_cheap.stretch >= 1.0f && of_dear.stretch == 0.0f);
+            CHECK(of_cheap.ef == 900 && of_dear.ef <= 900 && of_cheap.work == of_dear.work);
+            CHECK(of_cheap.recall >= recalls[i] && of_dear.recall >= recalls[i]);
+            CHECK(of_cheap.cost < of_dear.cost && of_cheap.cost > of_dear.cost * 0.98f);
+            const int now = answer_of(&both, k, recalls[i]).stretch == 0.0f;
+            changes += now != by_ef;
+            by_ef = now;
+        }
+        CHECK(by_ef && changes == 1);
+    }
+    CHECK(fabsf(answer_of(&cheap, 10, 0.9f).cost - 99.0f) < 0.1f);
+    CHECK(fabsf(answer_of(&cheap, 10, 0.9495f).cost - 995.0f) < 1.0f);
+    CHECK(fabsf(answer_of(&dear, 10, 0.9495f).cost - 1000.0f) < 1.0f);
+    CHECK(fabsf(answer_of(&dear, 100, 0.999f).cost - 50000.0f) < 50.0f);
+    CHECK(answer_of(&cheap, 1000, 0.95f).stretch == 0.0f);
+}
+
+TEST(between_two_k_the_kinds_are_compared_by_what_they_cost_there)
+{
+    static const uint32_t costs[4] = {50, 5000, 2000, 200000}; /* half, and four times that by ef */
+    struct calibration curve;
+    curve_of_both(&curve, 5, costs);
+    float cost = 0.0f;
+    int by_ef = 0;
+    for (size_t k = 10; k <= 100; k++) {
+        const struct calibration_answer answer = answer_of(&curve, k, 0.95f);
+        CHECK(answer.cost > cost && answer.warnings == 0);
+        CHECK((answer.stretch == 0.0f) >= by_ef);
+        if (answer.stretch == 0.0f && !by_ef)
+            CHECK(k > 20 && k < 24); /* a third of the way, in the logarithm */
+        by_ef = answer.stretch == 0.0f;
+        cost = answer.cost;
+    }
+    CHECK(by_ef);
+}
+
+TEST(of_two_kinds_the_one_that_reaches_more_is_taken)
+{
+    static const uint32_t dear[4] = {200, 20000, 1000, 100000};
+    static const uint32_t cheap[4] = {50, 5000, 250, 25000};
+    struct calibration curve;
+    curve_of_both(&curve, 5, dear);
+    CHECK(answer_of(&curve, 10, 1.0f).stretch == 0.0f);
+    curve.entries[1].low = 0.99f;
+    CHECK(answer_of(&curve, 10, 0.995f).stretch > 1.0f);
+    CHECK_EQ_INT(answer_of(&curve, 10, 0.995f).warnings, 0);
+    CHECK(answer_of(&curve, 10, 1.0f).stretch > 1.0f);
+    CHECK_EQ_INT(answer_of(&curve, 10, 1.0f).warnings, OMENDB_EXPLAIN_RECALL_BEYOND);
+    curve_of_both(&curve, 5, cheap);
+    CHECK(answer_of(&curve, 10, 1.0f).stretch > 1.0f);
+    curve.entries[3].low = 0.99f;
+    CHECK(answer_of(&curve, 10, 0.995f).stretch == 0.0f);
+    CHECK_EQ_INT(answer_of(&curve, 10, 0.995f).warnings, 0);
+    CHECK(answer_of(&curve, 10, 1.0f).stretch == 0.0f);
+    CHECK_EQ_INT(answer_of(&curve, 10, 1.0f).warnings, OMENDB_EXPLAIN_RECALL_BEYOND);
+}
+
+/* A greater ef that finds more than every stretch is taken. */
+TEST(a_recall_beyond_the_stretches_is_given_by_an_ef)
+{
+    struct calibration curve;
+    struct calibration_answer answer;
+    curve_make(&curve, 1);
+    const float beyond = curve.entries[18].low + 0.0005f;
+    curve.entries[5].low = curve.entries[5].mean = 0.9995f;
+    calibration_find_effort(&curve, 10, beyond, &answer);
+    CHECK(answer.stretch == 0.0f && answer.ef > 300 && answer.ef <= 850 && answer.warnings == 0);
+    curve.entries[5].low = curve.entries[4].low;
+    calibration_find_effort(&curve, 10, beyond, &answer);
+    CHECK(answer.stretch > 3.0f && answer.warnings == OMENDB_EXPLAIN_RECALL_BEYOND);
+}
+
+TEST(a_search_by_stretch_is_promised_what_was_measured)
+{
+    struct world world;
+    CHECK_EQ_INT(world_make(&world, ":memory:", OMENDB_L2, ROWS), OMENDB_OK);
+    for (uint32_t ef = 0; ef <= 500; ef += 500) {
+        struct outcome outcome = {.promised = 2.0f};
+        struct support_random random = {99};
+        for (int i = 0; i < QUERIES; i++) {
+            float vector[DIM];
+            omendb_query query = OMENDB_QUERY_INIT;
+            world_vector(&random, 2.0f, vector);
+            query.vector = vector;
+            query.stretch = 1.3f;
+            query.ef = ef;
+            CHECK_EQ_INT(world_ask_one(&world, &query, &outcome), OMENDB_OK);
+        }
+        CHECK_EQ_INT(outcome.warnings, ef == 0 ? 0 : OMENDB_EXPLAIN_UNCALIBRATED);
+        CHECK(ef != 0 ? outcome.promised == 0.0f
+                      : outcome.promised > 0.5f &&
+                            (double)outcome.promised <= outcome.recall / QUERIES + 0.02);
+    }
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
 }
 
 static void count_problem(void *context, const char *line)
@@ -640,6 +917,39 @@ static int world_calibrate(struct world *world, size_t count, float spread,
     return omendb_calibrate(world->docs, vectors, count, OMENDB_F32, progress, context);
 }
 
+/* What is stored is what searches of the same efforts compute, on queries like the records. */
+TEST(the_cost_is_what_searches_compute)
+{
+    struct world world;
+    CHECK_EQ_INT(world_make(&world, ":memory:", OMENDB_L2, ROWS), OMENDB_OK);
+    for (int asked = 0; asked < 2; asked++) {
+        const struct collection *collection = world.docs->collection;
+        const struct calibration *curve =
+            asked ? atomic_load(&collection->calibration) : world_segment(&world)->calibration;
+        for (uint32_t i = 0; curve != NULL && i < curve->count; i++) {
+            const struct calibration_entry *entry = &curve->entries[i];
+            struct outcome outcome = {.promised = 2.0f};
+            struct support_random random = {99};
+            for (int j = 0; j < QUERIES; j++) {
+                float vector[DIM];
+                omendb_query query = OMENDB_QUERY_INIT;
+                world_vector(&random, 2.0f, vector);
+                query.vector = vector;
+                query.k = entry->k;
+                query.ef = entry->ef;
+                query.stretch = entry->stretch;
+                CHECK_EQ_INT(world_ask_one(&world, &query, &outcome), OMENDB_OK);
+            }
+            const double cost = (double)outcome.distances / QUERIES;
+            CHECK(outcome.ef == 0 || (cost > 0.9 * entry->cost && cost < 1.1 * entry->cost));
+        }
+        CHECK(curve != NULL);
+        if (!asked)
+            CHECK_EQ_INT(world_calibrate(&world, 300, 2.0f, NULL, NULL), OMENDB_OK);
+    }
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
 TEST(calibrating_keeps_the_recall_of_other_queries)
 {
     const char *path = support_path("calibrated.omen");
@@ -649,11 +959,13 @@ TEST(calibrating_keeps_the_recall_of_other_queries)
     CHECK_EQ_INT(world_calibrate(&world, 500, 6.0f, NULL, NULL), OMENDB_OK);
     const struct outcome after = world_ask(&world, 10, 0.9f, 6.0f);
     CHECK(before.recall < 0.85); /* or the test would show nothing */
-    CHECK(after.recall >= 0.88 && after.ef > before.ef);
+    CHECK(after.recall >= 0.88 && after.distances > before.distances);
+    const struct calibration_answer effort = world_effort(&world, 10, 0.9f);
     CHECK_EQ_INT(after.warnings, 0);
     CHECK_EQ_INT(world_reopen(&world, path), OMENDB_OK);
     const struct outcome again = world_ask(&world, 10, 0.9f, 6.0f);
-    CHECK(again.ef == after.ef && again.recall == after.recall);
+    CHECK(again.distances == after.distances && again.recall == after.recall);
+    CHECK(efforts_are_equal(world_effort(&world, 10, 0.9f), effort));
     /* A checkpoint, a merge and a backup keep it. */
     CHECK_EQ_INT(world_add(&world, ROWS, 10), OMENDB_OK);
     CHECK_EQ_INT(omendb_checkpoint(world.db), OMENDB_OK);
@@ -665,7 +977,7 @@ TEST(calibrating_keeps_the_recall_of_other_queries)
     CHECK_EQ_INT(world_close(&world), OMENDB_OK);
     CHECK_EQ_INT(world_open(&world, copy), OMENDB_OK);
     CHECK_EQ_INT(omendb_collection_open(world.db, "docs", NULL, &world.docs), OMENDB_OK);
-    CHECK_EQ_INT(world_ask(&world, 10, 0.9f, 6.0f).ef, after.ef);
+    CHECK(efforts_are_equal(world_effort(&world, 10, 0.9f), effort));
     CHECK_EQ_INT(support_check(world.db), OMENDB_OK);
     CHECK_EQ_INT(world_close(&world), OMENDB_OK);
 }
@@ -675,9 +987,9 @@ TEST(a_later_calibration_replaces_the_former)
     struct world world;
     CHECK_EQ_INT(world_make(&world, ":memory:", OMENDB_L2, ROWS), OMENDB_OK);
     CHECK_EQ_INT(world_calibrate(&world, 200, 6.0f, NULL, NULL), OMENDB_OK);
-    const uint64_t far = world_ask(&world, 10, 0.9f, 2.0f).ef;
+    const uint64_t far = world_ask(&world, 10, 0.9f, 2.0f).distances;
     CHECK_EQ_INT(world_calibrate(&world, 200, 2.0f, NULL, NULL), OMENDB_OK);
-    CHECK(world_ask(&world, 10, 0.9f, 2.0f).ef < far);
+    CHECK(world_ask(&world, 10, 0.9f, 2.0f).distances < far);
     CHECK_EQ_INT(world_close(&world), OMENDB_OK);
 }
 
@@ -686,14 +998,14 @@ TEST(a_calibration_ends_when_the_collection_has_doubled)
     struct world world;
     CHECK_EQ_INT(world_make(&world, ":memory:", OMENDB_L2, ROWS), OMENDB_OK);
     CHECK_EQ_INT(world_calibrate(&world, 200, 6.0f, NULL, NULL), OMENDB_OK);
-    const uint64_t far = world_ask(&world, 10, 0.9f, 2.0f).ef;
+    const struct calibration_answer far = world_effort(&world, 10, 0.9f);
     CHECK_EQ_INT(world_add(&world, ROWS, ROWS - 2), OMENDB_OK);
     CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
-    CHECK_EQ_INT(world_ask(&world, 10, 0.9f, 2.0f).ef, far);
+    CHECK(efforts_are_equal(world_effort(&world, 10, 0.9f), far));
     CHECK_EQ_INT(world_add(&world, 2 * ROWS, 100), OMENDB_OK);
     CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
     const struct outcome outcome = world_ask(&world, 10, 0.9f, 2.0f);
-    CHECK(outcome.ef < far);
+    CHECK(world_effort(&world, 10, 0.9f).cost < far.cost);
     CHECK_EQ_INT(outcome.warnings, 0);
     CHECK_EQ_INT(world_close(&world), OMENDB_OK);
 }
@@ -796,8 +1108,13 @@ TEST_MAIN(the_rows_that_were_added_last_do_not_decide_the_effort,
           small_collections_are_compared_as_a_whole, nonsense_is_refused,
           a_curve_survives_reopening, a_curve_is_carried_over_until_the_rows_have_doubled,
           a_curve_that_is_none_is_not_taken, answers_lie_between_the_entries,
-          a_hostile_curve_in_a_file_is_none, calibrating_keeps_the_recall_of_other_queries,
-          a_later_calibration_replaces_the_former,
+          the_rungs_of_stretch_follow_what_is_missed, no_rung_is_tried_that_could_tell_nothing_more,
+          a_recall_is_given_by_a_stretch_where_there_is_one,
+          a_recall_beyond_the_stretches_is_given_by_an_ef, the_kind_that_costs_less_is_taken,
+          between_two_k_the_kinds_are_compared_by_what_they_cost_there,
+          of_two_kinds_the_one_that_reaches_more_is_taken, the_cost_is_what_searches_compute,
+          a_search_by_stretch_is_promised_what_was_measured, a_hostile_curve_in_a_file_is_none,
+          calibrating_keeps_the_recall_of_other_queries, a_later_calibration_replaces_the_former,
           a_calibration_ends_when_the_collection_has_doubled,
           calibrating_refuses_nonsense_and_can_be_stopped,
           calibrating_survives_every_failing_allocation)

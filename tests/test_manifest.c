@@ -51,9 +51,9 @@ static void sample_make(struct sample *sample, uint64_t number)
                                                .queries = 80,
                                                .all_rows = 900,
                                                .count = 3,
-                                               .entries = {{10, 16, 0.0f, 0.8f, 0.75f},
-                                                           {10, 64, 0.0f, 0.9f, 0.85f},
-                                                           {100, 128, 0.5f, 1, 1}}};
+                                               .entries = {{10, 16, 0.0f, 0.8f, 0.75f, 150},
+                                                           {10, 64, 0.0f, 0.9f, 0.85f, 600},
+                                                           {100, 128, 0.5f, 1, 1, 1200}}};
     sample->collections[1].calibration = &sample->calibration;
 }
 
@@ -311,7 +311,9 @@ TEST(manifest_with_a_curve_that_is_none_is_refused)
                 {FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_K, 0},
                 {FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_EF, 65},
                 {FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_LOW, UINT32_MAX}, /* NaN */
-                {FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_LOW, 0x3f800000}};
+                {FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_LOW, 0x3f800000},
+                {FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_COST, 0},
+                {FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_COST, 601}};
     fixture_begin(OMENDB_IO_MAP);
     sample_make(&sample, 5);
     sample.calibration.entries[1].low = 0.5f; /* below the first */
@@ -627,7 +629,7 @@ TEST(manifest_bytes_are_as_documented)
     CHECK_EQ_INT(format_get32(bytes + 328 + 60), 24 + 3 * 24);
     CHECK(memcmp(bytes + 408,
                  "\3\0\0\0\120\0\0\0\274\2\0\0\0\0\0\0\204\3\0\0\0\0\0\0"
-                 "\12\0\0\0\20\0\0\0\0\0\0\0\315\314\114\77\0\0\100\77\0\0\0\0",
+                 "\12\0\0\0\20\0\0\0\0\0\0\0\315\314\114\77\0\0\100\77\226\0\0\0",
                  48) == 0);
     memset(text, 0, sizeof text);
     fixture_file_read("CURRENT", 0, text, (size_t)fixture_file_size("CURRENT"));
