@@ -24,7 +24,7 @@
  *     tombstones.c calibration.c storage.c blocks.c segment.c wal.c manifest.c
  *     memtable.c version.c hot.c txn.c commit.c checkpoint.c calibrate.c compact.c
  *     recover.c work.c search.c rows.c backup.c check.c database.c records.c api.c
- * SHA-256 of the inputs: 03760edabc80b98bd58ba10890dd823fefa57e3146327cdb16dc656434bed75a
+ * SHA-256 of the inputs: 2464deeab3a9b8b18eeff36df3c77c991d931b6ed02b97df4c0d94bc266783e7
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -5881,9 +5881,9 @@ OMENDB_INTERNAL void graph_scratch_drop_keys(struct graph_scratch *scratch);
  *
  *     bound = d + (stretch - 1) * |d - origin|
  *
- * where d is the distance of the k-th nearest returnable row found so far, and keeps nothing beyond
- * the bound (Distance Adaptive Beam Search, arXiv 2505.15636); `ef` is then a cap. Easy queries
- * thus end early and hard ones go on. The bound grows with the stretch, from d itself at 1.
+ * where d is the distance of the k-th nearest returnable row found so far, and takes up nothing
+ * beyond the bound (Distance Adaptive Beam Search, arXiv 2505.15636); `ef` is then a cap. Easy
+ * queries thus end early and hard ones go on. The bound grows with the stretch, from d itself at 1.
  *
  * origin: the distance from which the stretch counts, 0 for squared L2, cosine and Hamming, so that
  * the bound is stretch * d (of squared L2: stretch is the square of the ratio of lengths). Inner
@@ -5895,6 +5895,7 @@ struct graph_effort {
     size_t k; /* from 1 to ef; read when there is a stretch */
     float stretch;
     float origin;
+    size_t wanted; /* of the nearest found, how many are kept even beyond the bound; 0: all */
 };
 
 /* The effort->ef nearest returnable rows that a walk finds, ascending by (distance, row); with a
@@ -6134,7 +6135,7 @@ struct graph_keys {
 
 struct graph_scratch {
     struct memory *memory;
-    uint64_t *marks; /* a bit a row; all zero between walks */
+    uint32_t *marks; /* a bit a row; all zero between walks */
     size_t mark_words;
     uint32_t *touched; /* marked rows, to clear */
     size_t touched_count;
@@ -6165,18 +6166,18 @@ OMENDB_INTERNAL int graph_scratch_reserve_hop(struct graph_scratch *scratch, uin
 OMENDB_INTERNAL int graph_scratch_reserve_marks(struct graph_scratch *scratch, uint32_t rows);
 OMENDB_INTERNAL void graph_scratch_clear_marks(struct graph_scratch *scratch);
 
-/* Marks the row; 1 if it was not before. */
-static inline uint32_t graph_mark(uint64_t *marks, uint32_t row)
+/* 1 if the row is not marked. */
+static inline uint32_t graph_is_fresh(const uint32_t *marks, uint32_t row)
 {
-    uint64_t word = marks[row >> 6];
-    uint32_t fresh;
-#if defined(__x86_64__) && defined(__GCC_ASM_FLAG_OUTPUTS__)
-    __asm__("btsq %2, %0" : "+r"(word), "=@ccnc"(fresh) : "r"((uint64_t)row));
-#else
-    fresh = (uint32_t)(~word >> (row & 63)) & 1;
-    word |= UINT64_C(1) << (row & 63);
-#endif
-    marks[row >> 6] = word;
+    return ~marks[row / 32] >> (row % 32) & 1;
+}
+
+/* Marks the row; 1 if it was not before. */
+static inline uint32_t graph_mark(uint32_t *marks, uint32_t row)
+{
+    const uint32_t fresh = graph_is_fresh(marks, row);
+
+    marks[row / 32] |= UINT32_C(1) << (row % 32);
     return fresh;
 }
 
@@ -6206,6 +6207,7 @@ struct graph_walk_terms {
     const struct graph_filter *filter;
     struct graph_counters *counters;
     size_t k; /* as in graph_effort; no stretch: by ef alone */
+    size_t wanted;
     float stretch;
     float origin;
 };
@@ -7031,17 +7033,16 @@ OMENDB_INTERNAL int graph_scratch_reserve_hop(struct graph_scratch *scratch, uin
 /* An eighth of the rows is remembered; a walk that marks more clears everything. */
 OMENDB_INTERNAL int graph_scratch_reserve_marks(struct graph_scratch *scratch, uint32_t rows)
 {
-    const size_t needed = (size_t)rows / 64 + 1;
+    const size_t needed = (size_t)rows / 32 + 1;
     size_t words = scratch->mark_words + scratch->mark_words / 2;
     size_t capacity;
-    uint64_t *marks;
-    uint32_t *touched;
+    uint32_t *marks, *touched;
 
     if (needed <= scratch->mark_words) {
         return OMENDB_OK;
     }
     words = words < needed ? needed : words;
-    capacity = words * 8 + GRAPH_TOUCHED_LEAST;
+    capacity = words * 4 + GRAPH_TOUCHED_LEAST;
     marks = memory_alloc_aligned(scratch->memory, memory_multiply(words, sizeof *marks));
     touched = memory_array(scratch->memory, capacity, sizeof *touched);
     if (marks == NULL || touched == NULL) {
@@ -7064,13 +7065,13 @@ OMENDB_INTERNAL void graph_scratch_clear_marks(struct graph_scratch *scratch)
 {
     const uint32_t *touched = scratch->touched;
     const size_t count = scratch->touched_count;
-    uint64_t *marks = scratch->marks;
+    uint32_t *marks = scratch->marks;
 
     if (scratch->touched_lost) {
         memset(marks, 0, scratch->mark_words * sizeof *marks);
     } else {
         for (size_t i = 0; i < count; i++) {
-            marks[touched[i] >> 6] = 0;
+            marks[touched[i] / 32] = 0;
         }
     }
     scratch->touched_count = 0;
@@ -7185,6 +7186,7 @@ struct walk {
     float stretch;
     float origin;
     size_t k;            /* 0: no stretch */
+    size_t wanted;       /* of the pool, what is kept though it is beyond the bound */
     const uint8_t *base; /* of vectors that are one chunk; else NULL */
     size_t stride;
     size_t prefetch_bytes;
@@ -7273,6 +7275,9 @@ static int walk_offer(struct walk *walk, uint64_t key)
     if (walk->wide) {
         return walk_offer_wide(walk, key);
     }
+    while (walk->size > walk->wanted && walk->pool[walk->size - 1] > walk->bound) {
+        walk->size--;
+    }
     at = walk_position(walk->pool, walk->size, key);
     if (at >= walk->tie_limit && walk->pool[at - walk->tie_limit] >> 32 == key >> 32) {
         return OMENDB_OK;
@@ -7319,14 +7324,14 @@ static inline const uint8_t *walk_vector(const struct walk *walk, uint32_t row)
                               : rows_at(&walk->view->vectors, row);
 }
 
-/* The two lines of most codes without a loop. */
-static inline void walk_prefetch_vector(const uint8_t *vector, size_t bytes)
+/* The two lines of most codes and lists without a loop. */
+static inline void walk_prefetch_lines(const uint8_t *from, size_t bytes)
 {
-    prefetch_line(vector);
+    prefetch_line(from);
     if (bytes > OMENDB_CACHE_LINE) {
-        prefetch_line(vector + OMENDB_CACHE_LINE);
+        prefetch_line(from + OMENDB_CACHE_LINE);
         for (size_t i = 2 * OMENDB_CACHE_LINE; i < bytes; i += OMENDB_CACHE_LINE) {
-            prefetch_line(vector + i);
+            prefetch_line(from + i);
         }
     }
 }
@@ -7334,26 +7339,46 @@ static inline void walk_prefetch_vector(const uint8_t *vector, size_t bytes)
 static void walk_prefetch_links(const struct walk *walk, uint32_t row)
 {
     if (walk->level == 0) {
-        prefetch_bytes(rows_at(&walk->view->links, row),
-                       walk->view->links_per_row * sizeof(uint32_t));
+        walk_prefetch_lines(rows_at(&walk->view->links, row),
+                            walk->view->links_per_row * sizeof(uint32_t));
     }
 }
 
+/* Appends the neighbour in the slot if it is not marked. A number out of bounds, which only a
+ * damaged file or a list ahead of the view's count has, is taken for the row itself: marked. */
+static inline uint32_t walk_keep_fresh(const uint32_t *marks, uint32_t count, uint32_t row,
+                                       const uint32_t *slot, uint32_t *rows, uint32_t found)
+{
+    uint32_t neighbour = graph_slot_load(slot);
+
+    neighbour = neighbour < count ? neighbour : row;
+    rows[found] = neighbour;
+    return found + graph_is_fresh(marks, neighbour);
+}
+
 /* Stores in `rows`, which has `length` places, the neighbours that were not visited, and marks
- * them; returns how many. A number out of bounds, which only a damaged file or a list ahead of the
- * view's count has, is taken for the row itself: visited. */
-static inline uint32_t walk_gather_rows(uint64_t *marks, uint32_t count, uint32_t row,
+ * them; returns how many. Marks are only read at first: a load that follows stores to places that
+ * are just being computed waits for them. The second pass also drops what a list has twice, which
+ * one that is being changed may have for a moment. */
+static inline uint32_t walk_gather_rows(uint32_t *marks, uint32_t count, uint32_t row,
                                         const uint32_t *slots, uint32_t length, uint32_t *rows)
 {
-    uint32_t found = 0;
+    uint32_t found = 0, fresh = 0, i = 0;
 
-    for (uint32_t i = 0; i < length; i++) {
-        uint32_t neighbour = graph_slot_load(&slots[i]);
-        neighbour = neighbour < count ? neighbour : row;
-        rows[found] = neighbour;
-        found += graph_mark(marks, neighbour);
+    for (; i + 4 <= length; i += 4) {
+        found = walk_keep_fresh(marks, count, row, &slots[i], rows, found);
+        found = walk_keep_fresh(marks, count, row, &slots[i + 1], rows, found);
+        found = walk_keep_fresh(marks, count, row, &slots[i + 2], rows, found);
+        found = walk_keep_fresh(marks, count, row, &slots[i + 3], rows, found);
     }
-    return found;
+    for (; i < length; i++) {
+        found = walk_keep_fresh(marks, count, row, &slots[i], rows, found);
+    }
+    for (i = 0; i < found; i++) {
+        rows[fresh] = rows[i];
+        fresh += graph_mark(marks, rows[i]);
+    }
+    return fresh;
 }
 
 /* The rows of which the distance is known are forgotten to make room. */
@@ -7444,7 +7469,7 @@ static inline void walk_fetch(struct walk *walk, struct walk_ring *ring, size_t 
     }
     for (; ready < wanted; ready++) {
         const uint8_t *vector = walk_vector(walk, walk->scratch->touched[walk->head + ready]);
-        walk_prefetch_vector(vector, walk->prefetch_bytes);
+        walk_prefetch_lines(vector, walk->prefetch_bytes);
         ring->vectors[ring->end++] = vector;
     }
 }
@@ -7519,6 +7544,7 @@ static int walk_prepare(struct walk *walk, const struct graph_walk_terms *terms)
     walk->stride = view->vectors.stride;
     walk->base = view->vectors.shift >= 31 ? view->vectors.chunks[0] : NULL;
     walk->tie_limit = terms->tie_limit != 0 ? terms->tie_limit : SIZE_MAX;
+    walk->wanted = terms->wanted != 0 ? terms->wanted : SIZE_MAX;
     walk->level = terms->level;
     walk->tie_mask = terms->tie_mask;
     walk->verifies = graph_view_verifies(view);
@@ -7615,7 +7641,7 @@ static int walk_step_down(struct walk *walk, uint64_t *reached, int *moved)
                 code = graph_view_touch_vector(view, neighbour);
             }
             const uint8_t *vector = walk_vector(walk, neighbour);
-            walk_prefetch_vector(vector, walk->prefetch_bytes);
+            walk_prefetch_lines(vector, walk->prefetch_bytes);
             prefetch_line(rows_at(&view->upper_index, neighbour));
             vectors[count] = vector;
             rows[count++] = neighbour;
@@ -7687,6 +7713,7 @@ OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scr
                                            .filter = filter,
                                            .counters = counters,
                                            .k = effort->k,
+                                           .wanted = effort->wanted,
                                            .stretch = effort->stretch,
                                            .origin = effort->origin};
     uint64_t start;
@@ -22277,18 +22304,20 @@ static int search_walk(const struct search_request *request, const struct search
                        struct graph_counters *counters)
 {
     const uint8_t *query = request->vector;
+    struct graph_effort terms = *effort;
     int exact = 1, code = OMENDB_OK;
+    terms.wanted = SEARCH_RERANK(effort->k);
     search_count_walk(request, source->segment);
     if (source->codes != NULL) {
         code = search_encode(request, source, scratch, &exact);
         query = scratch->code;
     }
     if (code == OMENDB_OK)
-        code = graph_search(&source->walk, scratch->graph, query, effort, filter, scratch->hits,
+        code = graph_search(&source->walk, scratch->graph, query, &terms, filter, scratch->hits,
                             count, counters);
     if (code != OMENDB_OK || exact)
         return code;
-    *count = *count < SEARCH_RERANK(effort->k) ? *count : SEARCH_RERANK(effort->k);
+    *count = *count < terms.wanted ? *count : terms.wanted;
     counters->distances += *count;
     return search_rerank(source, request->vector, scratch->hits, 0, *count);
 }

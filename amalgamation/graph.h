@@ -117,9 +117,9 @@ OMENDB_INTERNAL void graph_scratch_drop_keys(struct graph_scratch *scratch);
  *
  *     bound = d + (stretch - 1) * |d - origin|
  *
- * where d is the distance of the k-th nearest returnable row found so far, and keeps nothing beyond
- * the bound (Distance Adaptive Beam Search, arXiv 2505.15636); `ef` is then a cap. Easy queries
- * thus end early and hard ones go on. The bound grows with the stretch, from d itself at 1.
+ * where d is the distance of the k-th nearest returnable row found so far, and takes up nothing
+ * beyond the bound (Distance Adaptive Beam Search, arXiv 2505.15636); `ef` is then a cap. Easy
+ * queries thus end early and hard ones go on. The bound grows with the stretch, from d itself at 1.
  *
  * origin: the distance from which the stretch counts, 0 for squared L2, cosine and Hamming, so that
  * the bound is stretch * d (of squared L2: stretch is the square of the ratio of lengths). Inner
@@ -131,6 +131,7 @@ struct graph_effort {
     size_t k; /* from 1 to ef; read when there is a stretch */
     float stretch;
     float origin;
+    size_t wanted; /* of the nearest found, how many are kept even beyond the bound; 0: all */
 };
 
 /* The effort->ef nearest returnable rows that a walk finds, ascending by (distance, row); with a

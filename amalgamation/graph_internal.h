@@ -84,7 +84,7 @@ struct graph_keys {
 
 struct graph_scratch {
     struct memory *memory;
-    uint64_t *marks; /* a bit a row; all zero between walks */
+    uint32_t *marks; /* a bit a row; all zero between walks */
     size_t mark_words;
     uint32_t *touched; /* marked rows, to clear */
     size_t touched_count;
@@ -115,18 +115,18 @@ OMENDB_INTERNAL int graph_scratch_reserve_hop(struct graph_scratch *scratch, uin
 OMENDB_INTERNAL int graph_scratch_reserve_marks(struct graph_scratch *scratch, uint32_t rows);
 OMENDB_INTERNAL void graph_scratch_clear_marks(struct graph_scratch *scratch);
 
-/* Marks the row; 1 if it was not before. */
-static inline uint32_t graph_mark(uint64_t *marks, uint32_t row)
+/* 1 if the row is not marked. */
+static inline uint32_t graph_is_fresh(const uint32_t *marks, uint32_t row)
 {
-    uint64_t word = marks[row >> 6];
-    uint32_t fresh;
-#if defined(__x86_64__) && defined(__GCC_ASM_FLAG_OUTPUTS__)
-    __asm__("btsq %2, %0" : "+r"(word), "=@ccnc"(fresh) : "r"((uint64_t)row));
-#else
-    fresh = (uint32_t)(~word >> (row & 63)) & 1;
-    word |= UINT64_C(1) << (row & 63);
-#endif
-    marks[row >> 6] = word;
+    return ~marks[row / 32] >> (row % 32) & 1;
+}
+
+/* Marks the row; 1 if it was not before. */
+static inline uint32_t graph_mark(uint32_t *marks, uint32_t row)
+{
+    const uint32_t fresh = graph_is_fresh(marks, row);
+
+    marks[row / 32] |= UINT32_C(1) << (row % 32);
     return fresh;
 }
 
@@ -156,6 +156,7 @@ struct graph_walk_terms {
     const struct graph_filter *filter;
     struct graph_counters *counters;
     size_t k; /* as in graph_effort; no stretch: by ef alone */
+    size_t wanted;
     float stretch;
     float origin;
 };

@@ -135,17 +135,16 @@ OMENDB_INTERNAL int graph_scratch_reserve_hop(struct graph_scratch *scratch, uin
 /* An eighth of the rows is remembered; a walk that marks more clears everything. */
 OMENDB_INTERNAL int graph_scratch_reserve_marks(struct graph_scratch *scratch, uint32_t rows)
 {
-    const size_t needed = (size_t)rows / 64 + 1;
+    const size_t needed = (size_t)rows / 32 + 1;
     size_t words = scratch->mark_words + scratch->mark_words / 2;
     size_t capacity;
-    uint64_t *marks;
-    uint32_t *touched;
+    uint32_t *marks, *touched;
 
     if (needed <= scratch->mark_words) {
         return OMENDB_OK;
     }
     words = words < needed ? needed : words;
-    capacity = words * 8 + GRAPH_TOUCHED_LEAST;
+    capacity = words * 4 + GRAPH_TOUCHED_LEAST;
     marks = memory_alloc_aligned(scratch->memory, memory_multiply(words, sizeof *marks));
     touched = memory_array(scratch->memory, capacity, sizeof *touched);
     if (marks == NULL || touched == NULL) {
@@ -168,13 +167,13 @@ OMENDB_INTERNAL void graph_scratch_clear_marks(struct graph_scratch *scratch)
 {
     const uint32_t *touched = scratch->touched;
     const size_t count = scratch->touched_count;
-    uint64_t *marks = scratch->marks;
+    uint32_t *marks = scratch->marks;
 
     if (scratch->touched_lost) {
         memset(marks, 0, scratch->mark_words * sizeof *marks);
     } else {
         for (size_t i = 0; i < count; i++) {
-            marks[touched[i] >> 6] = 0;
+            marks[touched[i] / 32] = 0;
         }
     }
     scratch->touched_count = 0;
@@ -289,6 +288,7 @@ struct walk {
     float stretch;
     float origin;
     size_t k;            /* 0: no stretch */
+    size_t wanted;       /* of the pool, what is kept though it is beyond the bound */
     const uint8_t *base; /* of vectors that are one chunk; else NULL */
     size_t stride;
     size_t prefetch_bytes;
@@ -377,6 +377,9 @@ static int walk_offer(struct walk *walk, uint64_t key)
     if (walk->wide) {
         return walk_offer_wide(walk, key);
     }
+    while (walk->size > walk->wanted && walk->pool[walk->size - 1] > walk->bound) {
+        walk->size--;
+    }
     at = walk_position(walk->pool, walk->size, key);
     if (at >= walk->tie_limit && walk->pool[at - walk->tie_limit] >> 32 == key >> 32) {
         return OMENDB_OK;
@@ -423,14 +426,14 @@ static inline const uint8_t *walk_vector(const struct walk *walk, uint32_t row)
                               : rows_at(&walk->view->vectors, row);
 }
 
-/* The two lines of most codes without a loop. */
-static inline void walk_prefetch_vector(const uint8_t *vector, size_t bytes)
+/* The two lines of most codes and lists without a loop. */
+static inline void walk_prefetch_lines(const uint8_t *from, size_t bytes)
 {
-    prefetch_line(vector);
+    prefetch_line(from);
     if (bytes > OMENDB_CACHE_LINE) {
-        prefetch_line(vector + OMENDB_CACHE_LINE);
+        prefetch_line(from + OMENDB_CACHE_LINE);
         for (size_t i = 2 * OMENDB_CACHE_LINE; i < bytes; i += OMENDB_CACHE_LINE) {
-            prefetch_line(vector + i);
+            prefetch_line(from + i);
         }
     }
 }
@@ -438,26 +441,46 @@ static inline void walk_prefetch_vector(const uint8_t *vector, size_t bytes)
 static void walk_prefetch_links(const struct walk *walk, uint32_t row)
 {
     if (walk->level == 0) {
-        prefetch_bytes(rows_at(&walk->view->links, row),
-                       walk->view->links_per_row * sizeof(uint32_t));
+        walk_prefetch_lines(rows_at(&walk->view->links, row),
+                            walk->view->links_per_row * sizeof(uint32_t));
     }
 }
 
+/* Appends the neighbour in the slot if it is not marked. A number out of bounds, which only a
+ * damaged file or a list ahead of the view's count has, is taken for the row itself: marked. */
+static inline uint32_t walk_keep_fresh(const uint32_t *marks, uint32_t count, uint32_t row,
+                                       const uint32_t *slot, uint32_t *rows, uint32_t found)
+{
+    uint32_t neighbour = graph_slot_load(slot);
+
+    neighbour = neighbour < count ? neighbour : row;
+    rows[found] = neighbour;
+    return found + graph_is_fresh(marks, neighbour);
+}
+
 /* Stores in `rows`, which has `length` places, the neighbours that were not visited, and marks
- * them; returns how many. A number out of bounds, which only a damaged file or a list ahead of the
- * view's count has, is taken for the row itself: visited. */
-static inline uint32_t walk_gather_rows(uint64_t *marks, uint32_t count, uint32_t row,
+ * them; returns how many. Marks are only read at first: a load that follows stores to places that
+ * are just being computed waits for them. The second pass also drops what a list has twice, which
+ * one that is being changed may have for a moment. */
+static inline uint32_t walk_gather_rows(uint32_t *marks, uint32_t count, uint32_t row,
                                         const uint32_t *slots, uint32_t length, uint32_t *rows)
 {
-    uint32_t found = 0;
+    uint32_t found = 0, fresh = 0, i = 0;
 
-    for (uint32_t i = 0; i < length; i++) {
-        uint32_t neighbour = graph_slot_load(&slots[i]);
-        neighbour = neighbour < count ? neighbour : row;
-        rows[found] = neighbour;
-        found += graph_mark(marks, neighbour);
+    for (; i + 4 <= length; i += 4) {
+        found = walk_keep_fresh(marks, count, row, &slots[i], rows, found);
+        found = walk_keep_fresh(marks, count, row, &slots[i + 1], rows, found);
+        found = walk_keep_fresh(marks, count, row, &slots[i + 2], rows, found);
+        found = walk_keep_fresh(marks, count, row, &slots[i + 3], rows, found);
     }
-    return found;
+    for (; i < length; i++) {
+        found = walk_keep_fresh(marks, count, row, &slots[i], rows, found);
+    }
+    for (i = 0; i < found; i++) {
+        rows[fresh] = rows[i];
+        fresh += graph_mark(marks, rows[i]);
+    }
+    return fresh;
 }
 
 /* The rows of which the distance is known are forgotten to make room. */
@@ -548,7 +571,7 @@ static inline void walk_fetch(struct walk *walk, struct walk_ring *ring, size_t 
     }
     for (; ready < wanted; ready++) {
         const uint8_t *vector = walk_vector(walk, walk->scratch->touched[walk->head + ready]);
-        walk_prefetch_vector(vector, walk->prefetch_bytes);
+        walk_prefetch_lines(vector, walk->prefetch_bytes);
         ring->vectors[ring->end++] = vector;
     }
 }
@@ -623,6 +646,7 @@ static int walk_prepare(struct walk *walk, const struct graph_walk_terms *terms)
     walk->stride = view->vectors.stride;
     walk->base = view->vectors.shift >= 31 ? view->vectors.chunks[0] : NULL;
     walk->tie_limit = terms->tie_limit != 0 ? terms->tie_limit : SIZE_MAX;
+    walk->wanted = terms->wanted != 0 ? terms->wanted : SIZE_MAX;
     walk->level = terms->level;
     walk->tie_mask = terms->tie_mask;
     walk->verifies = graph_view_verifies(view);
@@ -719,7 +743,7 @@ static int walk_step_down(struct walk *walk, uint64_t *reached, int *moved)
                 code = graph_view_touch_vector(view, neighbour);
             }
             const uint8_t *vector = walk_vector(walk, neighbour);
-            walk_prefetch_vector(vector, walk->prefetch_bytes);
+            walk_prefetch_lines(vector, walk->prefetch_bytes);
             prefetch_line(rows_at(&view->upper_index, neighbour));
             vectors[count] = vector;
             rows[count++] = neighbour;
@@ -791,6 +815,7 @@ OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scr
                                            .filter = filter,
                                            .counters = counters,
                                            .k = effort->k,
+                                           .wanted = effort->wanted,
                                            .stretch = effort->stretch,
                                            .origin = effort->origin};
     uint64_t start;

@@ -271,18 +271,20 @@ static int search_walk(const struct search_request *request, const struct search
                        struct graph_counters *counters)
 {
     const uint8_t *query = request->vector;
+    struct graph_effort terms = *effort;
     int exact = 1, code = OMENDB_OK;
+    terms.wanted = SEARCH_RERANK(effort->k);
     search_count_walk(request, source->segment);
     if (source->codes != NULL) {
         code = search_encode(request, source, scratch, &exact);
         query = scratch->code;
     }
     if (code == OMENDB_OK)
-        code = graph_search(&source->walk, scratch->graph, query, effort, filter, scratch->hits,
+        code = graph_search(&source->walk, scratch->graph, query, &terms, filter, scratch->hits,
                             count, counters);
     if (code != OMENDB_OK || exact)
         return code;
-    *count = *count < SEARCH_RERANK(effort->k) ? *count : SEARCH_RERANK(effort->k);
+    *count = *count < terms.wanted ? *count : terms.wanted;
     counters->distances += *count;
     return search_rerank(source, request->vector, scratch->hits, 0, *count);
 }

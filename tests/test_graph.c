@@ -420,8 +420,8 @@ TEST(a_huge_stretch_is_a_walk_by_ef)
         CHECK(fixture_fill_kind(&fixture, &kinds[i], 3000));
         graph_get_view(fixture.graph, &view);
         for (size_t ef = HITS; ef <= 2500; ef *= 5) {
-            const struct graph_effort far = {ef, HITS, 1e30f, kinds[i].origin};
-            const struct graph_effort infinite = {ef, ef, INFINITY, kinds[i].origin};
+            const struct graph_effort far = {ef, HITS, 1e30f, kinds[i].origin, 0};
+            const struct graph_effort infinite = {ef, ef, INFINITY, kinds[i].origin, 0};
             static struct graph_hit plain[2500], stretched[2500];
             uint8_t vector[KIND_BYTES];
             size_t plain_count, count;
@@ -485,7 +485,7 @@ TEST(a_stretch_stops_walks_early_and_finds_k_rows)
 {
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         struct fixture fixture;
-        struct graph_effort effort = {1000, HITS, 0, kinds[i].origin};
+        struct graph_effort effort = {1000, HITS, 0, kinds[i].origin, 0};
         uint64_t all, enough, least;
         start_random(30 + i);
         CHECK(fixture_fill_kind(&fixture, &kinds[i], 5000));
@@ -506,7 +506,7 @@ TEST(the_cap_does_not_matter_to_a_walk_that_a_stretch_ends)
 {
     struct fixture fixture;
     struct graph_view view;
-    const struct graph_effort narrow = {500, HITS, 1.2f, 0}, wide = {2900, HITS, 1.2f, 0};
+    const struct graph_effort narrow = {500, HITS, 1.2f, 0, 0}, wide = {2900, HITS, 1.2f, 0, 0};
 
     start_random(40);
     CHECK(fixture_fill_kind(&fixture, &kinds[2], 5000));
@@ -530,13 +530,47 @@ TEST(the_cap_does_not_matter_to_a_walk_that_a_stretch_ends)
     CHECK(fixture_destroy(&fixture));
 }
 
+TEST(what_is_dropped_beyond_the_bound_changes_neither_the_walk_nor_the_wanted_rows)
+{
+    enum { WANTED = 3 * HITS };
+    struct fixture fixture;
+    struct graph_view view;
+    const struct graph_effort all = {500, HITS, 1.2f, 0, 0}, wanted = {500, HITS, 1.2f, 0, WANTED};
+    size_t dropped = 0;
+
+    start_random(41);
+    CHECK(fixture_fill_kind(&fixture, &kinds[2], 5000));
+    graph_get_view(fixture.graph, &view);
+    for (int query = 0; query < 100; query++) {
+        static struct graph_hit every[500], nearest[500];
+        struct graph_counters every_counters = {0, 0}, nearest_counters = {0, 0};
+        uint8_t vector[KIND_BYTES];
+        size_t every_count, nearest_count;
+        kind_vector(&kinds[2], vector);
+        CHECK_EQ_INT(graph_search(&view, fixture.scratch, vector, &all, NULL, every, &every_count,
+                                  &every_counters),
+                     OMENDB_OK);
+        CHECK_EQ_INT(graph_search(&view, fixture.scratch, vector, &wanted, NULL, nearest,
+                                  &nearest_count, &nearest_counters),
+                     OMENDB_OK);
+        CHECK_EQ_INT(every_counters.distances, nearest_counters.distances);
+        CHECK(nearest_count >= (every_count < WANTED ? every_count : WANTED));
+        CHECK_EQ_INT(memcmp(every, nearest,
+                            (nearest_count < WANTED ? nearest_count : WANTED) * sizeof *every),
+                     0);
+        dropped += every_count - nearest_count;
+    }
+    CHECK(dropped > 0);
+    CHECK(fixture_destroy(&fixture));
+}
+
 TEST(a_stretch_counts_from_the_rows_that_a_filter_shows)
 {
     static const uint32_t shares[] = {70, 30, 5, 1};
 
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         struct fixture fixture;
-        const struct graph_effort effort = {1000, HITS, kinds[i].enough, kinds[i].origin};
+        const struct graph_effort effort = {1000, HITS, kinds[i].enough, kinds[i].origin, 0};
         start_random(50 + i);
         CHECK(fixture_fill_kind(&fixture, &kinds[i], 5000));
         for (size_t j = 0; j < sizeof shares / sizeof shares[0]; j++) {
@@ -995,7 +1029,7 @@ TEST(numbers_of_a_damaged_file_are_bounded)
     CHECK(fixture_create(&fixture, OMENDB_L2, 0));
     for (uint32_t seed = 1; seed <= 100; seed++) {
         uint8_t *chunks[5];
-        const struct graph_effort stretched = {EF, HITS, 1.2f, 0};
+        const struct graph_effort stretched = {EF, HITS, 1.2f, 0, 0};
         struct graph_view view;
         struct graph_hit hits[EF];
         float vector[DIM];
@@ -1109,6 +1143,7 @@ TEST_MAIN(an_empty_graph_finds_nothing, small_graphs_find_every_row, every_metri
           filters_exclude_a_row_and_those_beyond_a_limit, a_huge_stretch_is_a_walk_by_ef,
           a_stretch_stops_walks_early_and_finds_k_rows,
           the_cap_does_not_matter_to_a_walk_that_a_stretch_ends,
+          what_is_dropped_beyond_the_bound_changes_neither_the_walk_nor_the_wanted_rows,
           a_stretch_counts_from_the_rows_that_a_filter_shows, copies_of_one_vector_stay_reachable,
           points_among_copies_are_found, one_thread_builds_the_same_graph_twice,
           levels_thin_out_by_M, rows_are_inserted_and_searched_by_many_threads,
