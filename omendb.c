@@ -20,11 +20,12 @@
  *
  * Modules: error.c checksum.c platform.c memory.c sort.c vfs_posix.c vfs_memory.c cpu.c
  *     scalar.c kernels_scalar.c kernels_avx2.c kernels_avx512.c kernels_neon.c
- *     kernels.c codes.c graph.c graph_walk.c graph_build.c graph_bulk.c idmap.c
- *     tombstones.c calibration.c storage.c blocks.c segment.c wal.c manifest.c
- *     memtable.c version.c hot.c txn.c commit.c checkpoint.c calibrate.c compact.c
- *     recover.c work.c search.c rows.c backup.c check.c database.c records.c api.c
- * SHA-256 of the inputs: 2464deeab3a9b8b18eeff36df3c77c991d931b6ed02b97df4c0d94bc266783e7
+ *     kernels.c codes.c graph.c graph_walk.c graph_build.c graph_bulk_steps.c
+ *     graph_bulk_balls.c graph_bulk_links.c graph_bulk.c idmap.c tombstones.c
+ *     calibration.c storage.c blocks.c segment.c wal.c manifest.c memtable.c version.c
+ *     hot.c txn.c commit.c checkpoint.c calibrate.c compact.c recover.c work.c
+ *     search.c rows.c backup.c check.c database.c records.c api.c
+ * SHA-256 of the inputs: a394468fb96b9a119e1ea9b500656fe08cd164b4c5138d06c0ea3130abda5ce1
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -5602,7 +5603,7 @@ OMENDB_INTERNAL int codes_are_exact(const struct code_format *format)
  * graph_internal.h
  * ============================================================================================== */
 
-/* graph_internal.h: what the three files of the graph share: the keys that order rows, the scratch,
+/* graph_internal.h: what the files of the graph share: the keys that order rows, the scratch,
  * and the graph under construction.
  *
  * Keys. A candidate is one 64-bit number: distance, then row, then whether it was expanded. Floats
@@ -8535,42 +8536,28 @@ OMENDB_INTERNAL int graph_adopt_end(struct graph *graph)
 #undef BUILD_ADOPT_ROOM
 
 /* ==============================================================================================
- * graph_bulk.c
+ * graph_bulk_steps.c
  * ============================================================================================== */
 
-/* graph_bulk.c: building a whole graph at once.
+/* graph_bulk_steps.c: the ground of bulk building: distances between members, arrays, and steps run
+ * in parallel, each with working memory that goes from step to step.
  *
- * The rows that have upper levels, one in M, are inserted one by one: a graph of nothing but them.
- * The base lists of all rows are then made anew, in steps that are all parallel:
- *   split     the rows into leaves of at most BULK_LEAF, each row into those of its BULK_FAN
- * nearest leaders (random rows), cells that are too large again among leaders of their own: "ball
- * carving", as in PiPNN (arXiv 2602.21247); leaves    all pairs inside each, both ways; a row keeps
- * the nearest 2M, and the nearest that has upper levels. Splitting and leaves are repeated with
- * other leaders BULK_REPLICAS times; refine    each row meets the neighbours of its nearest and
- * chooses its list among the best of all, and the links at level 1 of that nearest upper row, which
- * lead out of a cluster; accept    each row chooses again among its list and those who chose it. A
- * graph of at most BULK_LEAF rows has all of them as candidates.
+ * Invariants. There are at most as many works as steps run at the same time, and none is freed
+ * before the end: memory does not depend on the number of steps. All arrays of a work are one
+ * block, each on cache lines of its own. `progress` is called by the thread that called bulk_run,
+ * between slices of steps, and what it is told only grows. */
+
+/* ==============================================================================================
+ * graph_bulk_internal.h
+ * ============================================================================================== */
+
+/* graph_bulk_internal.h: what the files of bulk building share: the graph that is being built, its
+ * members, distances between them, and steps that run in parallel with working memory of their own.
  *
- * Choosing is that of HNSW first (near to far, none that a chosen one is nearer to than the owner);
- * free places then go, near to far, to candidates that a chosen one is nearer to, but not by the
- * factor alpha: Vamana's pruning (DiskANN, NeurIPS 2019) in two passes, without which the nearest
- * fill the list before a far one has its turn (10 to 20 % more distances). Distances under L2,
- * cosine and Hamming are squares (for cosine, half of those of unit vectors) and meet alpha
- * squared; under inner product they are replaced, see bulk_distances.
- *
- * Invariants. A list is its first 2M slots that are not the row itself. Leaves have a bounded size,
- * splitting a bounded number of rounds, after which cells are cut up: no data makes it quadratic.
- * Ties go by the XOR of numbers (graph_internal.h), in splitting, too: copies of one vector fall
- * apart into balls of numbers. At most three quarters of a list of nearest, and half of a pool, are
- * at one distance, so that a row beside a mass of copies meets others as well. While leaves are
- * compared, a list's distances are kept as the upper 16 bits of their keys: enough to tell which to
- * measure exactly later.
- *
- * Rejected: the same method for the upper levels, in a tenth of their time (1 % of rows in clusters
- * were not found any more: greedy descent needs the long links that early rows have). A second
- * refinement (a third more time for 1 to 2 % fewer distances). Pools of 100 to 200 candidates (3 to
- * 5 % more distances: long links take the places). Links back one by one with a choice at each full
- * list, as in Vamana, instead of one choice among all of them (several times its work). */
+ * A member is a row that is to be linked: all but the held ones. Arrays by member have a place for
+ * every row, so that rows serve as indexes. */
+#ifndef OMENDB_GRAPH_BULK_INTERNAL_H
+#define OMENDB_GRAPH_BULK_INTERNAL_H
 
 /* ==============================================================================================
  * graph_bulk.h
@@ -8621,39 +8608,16 @@ OMENDB_INTERNAL int graph_refine(struct graph *graph, const struct graph_bulk_te
 
 #endif
 
-/* graph_bulk.c, continued */
+/* graph_bulk_internal.h, continued */
 
-#define BULK_LEAF         1024 /* members of a leaf at most */
-#define BULK_CELL         400  /* members for each leader */
-#define BULK_LEADERS      256  /* of one cell at most */
-#define BULK_FAN          3    /* leaves of a member in one splitting */
-#define BULK_REPLICAS     3    /* splittings */
-#define BULK_ROUNDS       6    /* of one splitting */
-#define BULK_EXPAND       12   /* neighbours whose lists are looked through */
-#define BULK_POOL         48   /* nearest candidates among which a list is chosen */
-#define BULK_FAR_SHARE    4 /* 1 / the share of a list that far candidates may take from near ones */
-#define BULK_OFFERS       128   /* of those who chose a member, how many it looks at */
-#define BULK_ALPHA        1.15f /* of true distances, not squares */
-#define BULK_ALPHA_SQUARE (BULK_ALPHA * BULK_ALPHA)
-#define BULK_GRAIN        256   /* members of a step */
-#define BULK_SLICE        64    /* steps between two calls of `progress` */
-#define BULK_TILE         256   /* vectors that many are compared with at a time, at most */
-#define BULK_TILE_BYTES   65536 /* a part of the second cache */
-#define BULK_GROUP        4
-#define BULK_MASK_GROUP   16
-#define BULK_GOLDEN       UINT32_C(2654435769)
-
-_Static_assert(BULK_LEAF / BULK_CELL + 1 >= BULK_FAN, "a cell has a leader for each choice");
-_Static_assert(BULK_LEADERS <= UINT16_MAX, "choices are 16 bits");
-_Static_assert(BULK_TILE % BULK_MASK_GROUP == 0, "masks are computed in groups");
-
-struct bulk_cell {
-    uint32_t first; /* in entries */
-    uint32_t count;
-    uint32_t leader;  /* its first one in leaders */
-    uint32_t leaders; /* 0: a leaf */
-    uint32_t step;    /* its first one of the round */
-};
+#define BULK_LEAF       1024 /* members of a leaf at most, and of a graph that is one */
+#define BULK_REPLICAS   3    /* splittings into leaves */
+#define BULK_EXPAND     12   /* neighbours whose lists are looked through */
+#define BULK_OFFERS     128  /* of those who chose a member, how many it looks at */
+#define BULK_GRAIN      256  /* members of a step */
+#define BULK_TILE       256  /* vectors that many are compared with at a time, at most */
+#define BULK_MASK_GROUP 16   /* entries whose bounds are compared at a time */
+#define BULK_GOLDEN     UINT32_C(2654435769)
 
 /* Working memory of one step. */
 struct bulk_work {
@@ -8662,21 +8626,25 @@ struct bulk_work {
     void *block;                   /* the arrays below */
     size_t bytes;
     uint64_t *keys;       /* room */
-    uint64_t *far_keys;   /* 2 * places + 1 */
-    uint32_t *found;      /* room */
     const void **vectors; /* room, or a leaf */
     float *distances;     /* room, or a tile */
-    uint32_t *hash;       /* hash_mask + 1 */
+
+    /* of a leaf: for each of its BULK_LEAF entries */
+    uint64_t *lists; /* keys, `places` each */
+    uint32_t *lengths;
+    float *worst;     /* the distance that a key must not exceed to enter the list */
+    uint32_t *uppers; /* the members with links above */
+    const void **upper_vectors;
+    uint32_t upper_count;
+
+    /* of choosing the links of a member */
+    uint32_t *found; /* room */
+    uint32_t *hash;  /* hash_mask + 1 */
     uint32_t hash_mask;
     uint32_t found_count;
     uint32_t far_count;
-    uint64_t *lists;   /* keys, `places` for each of a leaf */
-    uint32_t *lengths; /* a leaf */
-    uint32_t *uppers;  /* a leaf's members with links above */
-    const void **upper_vectors;
-    uint32_t upper_count;
-    float *worst;     /* a leaf */
-    uint32_t *chosen; /* places */
+    uint64_t *far_keys; /* 2 * places + 1 */
+    uint32_t *chosen;   /* places */
     const void **chosen_vectors;
 };
 
@@ -8687,38 +8655,20 @@ struct bulk {
     struct graph_view view;
     float *heights;  /* under inner product, by row; else NULL */
     float radius;    /* square of the greatest norm */
+    uint32_t count;  /* members */
     uint32_t places; /* of a list */
     uint32_t room;   /* for candidates of one member */
     int is_finished; /* lists are chosen ones, not the nearest */
-    uint64_t random;
     uint64_t done, total;
     struct platform_mutex mutex; /* guards `works` */
     struct bulk_work *works;     /* not in use */
 
-    uint32_t count; /* members: rows that are not held; arrays by member have view.count places */
-    uint16_t *ranks;
+    /* of balls_find_nearest; NULL: never called */
     uint32_t *uppers; /* the nearest other member that has links above; GRAPH_NO_ROW */
-    uint16_t *upper_ranks;
-
-    uint32_t *entries; /* members by cell; of the first round: not there yet, each one is its own */
-    uint32_t *sorted;
-    uint16_t *choices;
-    uint32_t entry_count;
-    uint32_t fan;
-    int is_first;
-    struct bulk_cell *cells;
-    uint32_t cell_count;
-    size_t cell_room;
-    uint32_t *leaders;
-    uint32_t leader_count;
-
-    uint32_t *order; /* members of a leaf side by side, for the cache; NULL: ascending */
-    uint32_t *offers;
-    size_t *offer_starts; /* count + 1 */
-    _Atomic uint32_t *offer_counts;
+    uint32_t *order;  /* members of a leaf side by side, for the cache */
 };
 
-/* Rows */
+/* Members */
 
 static inline const void *bulk_vector(const struct bulk *bulk, uint32_t row)
 {
@@ -8736,7 +8686,13 @@ static inline uint32_t bulk_member(const struct bulk *bulk, uint32_t at)
     return bulk->order != NULL ? bulk->order[at] : graph_unheld_row(&bulk->terms->held, at);
 }
 
-static struct platform_mutex *bulk_stripe(const struct bulk *bulk, uint32_t member)
+static inline int bulk_is_upper(const struct bulk *bulk, uint32_t member)
+{
+    return *rows_at(&bulk->view.levels, member) > 0;
+}
+
+/* Guards what several steps may write of a member. */
+static inline struct platform_mutex *bulk_stripe(const struct bulk *bulk, uint32_t member)
 {
     return &bulk->graph->stripes[(member * BULK_GOLDEN) >> 24 & (GRAPH_STRIPES - 1)];
 }
@@ -8745,8 +8701,60 @@ static struct platform_mutex *bulk_stripe(const struct bulk *bulk, uint32_t memb
  * half of squared distances, too: of the vectors with one more element each, its height, that gives
  * all of them the greatest norm. What is nearest to a query by inner product is nearest to it there
  * (Bachrach et al., RecSys 2014). */
-static void bulk_distances(const struct bulk *bulk, uint32_t member, const uint32_t *others,
-                           const void *const *vectors, uint32_t count, float *distances)
+OMENDB_INTERNAL void bulk_distances(const struct bulk *bulk, uint32_t member,
+                                    const uint32_t *others, const void *const *vectors,
+                                    uint32_t count, float *distances);
+
+/* The rule of the many small arrays: allocated and freed by count. */
+OMENDB_INTERNAL void *bulk_array(const struct bulk *bulk, size_t count, size_t size);
+OMENDB_INTERNAL void bulk_array_free(const struct bulk *bulk, void *array, size_t count,
+                                     size_t size);
+
+/* Steps in parallel: calls of the same run may be made at the same time, each with its own work. */
+
+typedef int bulk_step(void *context, struct bulk_work *work, uint32_t index);
+
+/* Runs `steps` steps, which are `worth` of the total. */
+OMENDB_INTERNAL int bulk_run(struct bulk *bulk, uint32_t steps, uint32_t worth, bulk_step *step,
+                             void *context);
+OMENDB_INTERNAL void bulk_free_works(struct bulk *bulk);
+
+/* Of a run over `count` members, BULK_GRAIN a step. */
+static inline uint32_t bulk_steps(uint32_t count)
+{
+    return count / BULK_GRAIN + (count % BULK_GRAIN != 0);
+}
+
+/* The end of the step's members from its first, index * BULK_GRAIN. */
+static inline uint32_t bulk_step_end(const struct bulk *bulk, uint32_t index)
+{
+    const uint32_t first = index * BULK_GRAIN;
+
+    return bulk->count - first < BULK_GRAIN ? bulk->count : first + BULK_GRAIN;
+}
+
+/* Stages */
+
+/* Leaves the nearest of each member in its base list and sets bulk->uppers and bulk->order, which
+ * the caller frees, also after a failure. More than BULK_LEAF members. */
+OMENDB_INTERNAL int balls_find_nearest(struct bulk *bulk);
+
+/* Chooses the base list of each member among the neighbours of its neighbours, or among all members
+ * where these are one leaf. */
+OMENDB_INTERNAL int links_refine(struct bulk *bulk);
+
+/* Lets each member choose again among its list and those who chose it. */
+OMENDB_INTERNAL int links_accept(struct bulk *bulk);
+
+#endif
+
+/* graph_bulk_steps.c, continued */
+
+#define BULK_SLICE 64 /* steps between two calls of `progress` */
+
+OMENDB_INTERNAL void bulk_distances(const struct bulk *bulk, uint32_t member,
+                                    const uint32_t *others, const void *const *vectors,
+                                    uint32_t count, float *distances)
 {
     float height;
 
@@ -8761,13 +8769,13 @@ static void bulk_distances(const struct bulk *bulk, uint32_t member, const uint3
     }
 }
 
-/* The rule of the many small arrays below: allocated and freed by count. */
-static void *bulk_array(const struct bulk *bulk, size_t count, size_t size)
+OMENDB_INTERNAL void *bulk_array(const struct bulk *bulk, size_t count, size_t size)
 {
     return memory_alloc_aligned(bulk->memory, memory_multiply(count, size));
 }
 
-static void bulk_array_free(const struct bulk *bulk, void *array, size_t count, size_t size)
+OMENDB_INTERNAL void bulk_array_free(const struct bulk *bulk, void *array, size_t count,
+                                     size_t size)
 {
     memory_free_aligned(bulk->memory, array, count * size);
 }
@@ -8856,7 +8864,7 @@ static void bulk_work_give(struct bulk *bulk, struct bulk_work *work)
     platform_mutex_unlock(&bulk->mutex);
 }
 
-static void bulk_free_works(struct bulk *bulk)
+OMENDB_INTERNAL void bulk_free_works(struct bulk *bulk)
 {
     while (bulk->works != NULL) {
         struct bulk_work *work = bulk->works;
@@ -8869,11 +8877,10 @@ static void bulk_free_works(struct bulk *bulk)
 
 /* Steps in parallel */
 
-typedef int bulk_step(struct bulk *bulk, struct bulk_work *work, uint32_t index);
-
 struct bulk_slice {
     struct bulk *bulk;
     bulk_step *step;
+    void *context;
     uint32_t first;
 };
 
@@ -8886,7 +8893,7 @@ static int bulk_run_step(void *context, uint64_t index)
     if (work == NULL) {
         return OMENDB_NOMEM;
     }
-    code = slice->step(slice->bulk, work, slice->first + (uint32_t)index);
+    code = slice->step(slice->context, work, slice->first + (uint32_t)index);
     bulk_work_give(slice->bulk, work);
     return code;
 }
@@ -8904,14 +8911,14 @@ static int bulk_run_slice(struct bulk *bulk, struct bulk_slice *slice, uint32_t 
     return code;
 }
 
-/* Runs `steps` steps, which are `worth` of the total. */
-static int bulk_run(struct bulk *bulk, uint32_t steps, uint32_t worth, bulk_step *step)
+OMENDB_INTERNAL int bulk_run(struct bulk *bulk, uint32_t steps, uint32_t worth, bulk_step *step,
+                             void *context)
 {
     const struct graph_bulk_terms *terms = bulk->terms;
     int code = OMENDB_OK;
 
     for (uint32_t first = 0; first < steps && code == OMENDB_OK; first += BULK_SLICE) {
-        struct bulk_slice slice = {bulk, step, first};
+        struct bulk_slice slice = {bulk, step, context, first};
         const uint32_t count = steps - first < BULK_SLICE ? steps - first : BULK_SLICE;
         code = bulk_run_slice(bulk, &slice, count);
         if (code == OMENDB_OK && terms->progress != NULL) {
@@ -8925,22 +8932,70 @@ static int bulk_run(struct bulk *bulk, uint32_t steps, uint32_t worth, bulk_step
     return code;
 }
 
-static uint32_t bulk_steps(uint32_t count)
-{
-    return count / BULK_GRAIN + (count % BULK_GRAIN != 0);
-}
+#undef BULK_SLICE
 
-/* The end of the step's members from its first, index * BULK_GRAIN. */
-static uint32_t bulk_step_end(const struct bulk *bulk, uint32_t index)
-{
-    const uint32_t first = index * BULK_GRAIN;
+/* ==============================================================================================
+ * graph_bulk_balls.c
+ * ============================================================================================== */
 
-    return bulk->count - first < BULK_GRAIN ? bulk->count : first + BULK_GRAIN;
-}
+/* graph_bulk_balls.c: bulk building finds the nearest neighbours of all members by "ball carving",
+ * as in PiPNN (arXiv 2602.21247).
+ *
+ * Splitting puts the members into leaves of at most BULK_LEAF, each into those of its BALLS_FAN
+ * nearest leaders (random members); cells that are too large are split again, among leaders of
+ * their own. In a leaf all pairs are compared, both ways; a member keeps the nearest 2M, in its
+ * base list, and the nearest that has upper levels. Both are repeated with other leaders
+ * BULK_REPLICAS times.
+ *
+ * Invariants. Leaves have a bounded size, splitting a bounded number of rounds, after which cells
+ * are cut up: no data makes it quadratic. Ties go by the XOR of numbers (graph_internal.h), in
+ * splitting, too: copies of one vector fall apart into balls of numbers. At most three quarters of
+ * a list are at one distance, so that a row beside a mass of copies meets others as well. While
+ * leaves are compared, a list's distances are kept as ranks, the upper 16 bits of their keys:
+ * enough to tell which to measure exactly later. Lists, ranks and the nearest with upper levels are
+ * written under the member's stripe. */
 
-static uint32_t bulk_tile(const struct bulk *bulk)
+#define BALLS_CELL       400   /* members for each leader */
+#define BALLS_LEADERS    256   /* of one cell at most */
+#define BALLS_FAN        3     /* leaves of a member in one splitting */
+#define BALLS_ROUNDS     6     /* of one splitting */
+#define BALLS_TILE_BYTES 65536 /* a part of the second cache */
+
+_Static_assert(BULK_LEAF / BALLS_CELL + 1 >= BALLS_FAN, "a cell has a leader for each choice");
+_Static_assert(BALLS_LEADERS <= UINT16_MAX, "choices are 16 bits");
+_Static_assert(BULK_TILE % BULK_MASK_GROUP == 0, "masks are computed in groups");
+
+struct balls_cell {
+    uint32_t first; /* in entries */
+    uint32_t count;
+    uint32_t leader;  /* its first one in leaders */
+    uint32_t leaders; /* 0: a leaf */
+    uint32_t step;    /* its first one of the round */
+};
+
+struct balls {
+    struct bulk *bulk;
+    uint64_t random;
+    uint16_t *ranks;       /* of what the lists hold */
+    uint16_t *upper_ranks; /* of bulk->uppers */
+
+    uint32_t *entries; /* members by cell; of the first round: not there yet, each one is its own */
+    uint32_t *sorted;
+    uint16_t *choices;
+    uint32_t entry_count;
+    uint32_t fan;
+    int is_first;
+    struct balls_cell *cells;
+    uint32_t cell_count;
+    size_t cell_room;
+    uint32_t *leaders;
+    uint32_t leader_count;
+};
+
+/* Vectors that stay in the cache while a member after another is compared with them. */
+static uint32_t balls_tile(const struct bulk *bulk)
 {
-    const size_t tile = BULK_TILE_BYTES / (bulk->view.vectors.stride + 1) / BULK_MASK_GROUP;
+    const size_t tile = BALLS_TILE_BYTES / (bulk->view.vectors.stride + 1) / BULK_MASK_GROUP;
 
     return tile < 1                             ? BULK_MASK_GROUP
            : tile > BULK_TILE / BULK_MASK_GROUP ? BULK_TILE
@@ -8950,42 +9005,42 @@ static uint32_t bulk_tile(const struct bulk *bulk)
 /* Splitting */
 
 /* The generator of SplitMix64. */
-static uint64_t bulk_random(struct bulk *bulk)
+static uint64_t balls_random(struct balls *balls)
 {
-    uint64_t hash = bulk->random += UINT64_C(0x9e3779b97f4a7c15);
+    uint64_t hash = balls->random += UINT64_C(0x9e3779b97f4a7c15);
 
     hash = (hash ^ (hash >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
     hash = (hash ^ (hash >> 27)) * UINT64_C(0x94d049bb133111eb);
     return hash ^ (hash >> 31);
 }
 
-static uint32_t bulk_entry(const struct bulk *bulk, uint32_t at)
+static uint32_t balls_entry(const struct balls *balls, uint32_t at)
 {
-    return bulk->is_first ? graph_unheld_row(&bulk->terms->held, at) : bulk->entries[at];
+    return balls->is_first ? graph_unheld_row(&balls->bulk->terms->held, at) : balls->entries[at];
 }
 
 /* One leader out of each of equal runs of the cell. */
-static void bulk_pick_leaders(struct bulk *bulk, const struct bulk_cell *cell)
+static void balls_pick_leaders(struct balls *balls, const struct balls_cell *cell)
 {
     for (uint32_t i = 0; i < cell->leaders; i++) {
         const uint64_t from = (uint64_t)cell->count * i / cell->leaders;
         const uint64_t to = (uint64_t)cell->count * (i + 1) / cell->leaders;
-        const uint32_t at = cell->first + (uint32_t)(from + bulk_random(bulk) % (to - from));
-        bulk->leaders[cell->leader + i] = bulk_entry(bulk, at);
+        const uint32_t at = cell->first + (uint32_t)(from + balls_random(balls) % (to - from));
+        balls->leaders[cell->leader + i] = balls_entry(balls, at);
     }
 }
 
 /* The nearest leaders of one member so far. Those of a member whose distances are no numbers are
  * the first ones. */
-struct bulk_nearest {
-    uint64_t keys[BULK_FAN];
-    uint16_t leaders[BULK_FAN];
+struct balls_leaders {
+    uint64_t keys[BALLS_FAN];
+    uint16_t leaders[BALLS_FAN];
 };
 
-static void bulk_offer_leader(const struct bulk *bulk, struct bulk_nearest *nearest, uint64_t key,
-                              uint32_t leader)
+static void balls_offer_leader(const struct balls *balls, struct balls_leaders *nearest,
+                               uint64_t key, uint32_t leader)
 {
-    uint32_t at = bulk->fan - 1;
+    uint32_t at = balls->fan - 1;
 
     if (nearest->keys[at] <= key) {
         return;
@@ -9000,74 +9055,78 @@ static void bulk_offer_leader(const struct bulk *bulk, struct bulk_nearest *near
 
 /* Compares a member with `count` leaders of the cell from `first` on, whose vectors are in
  * work->vectors. */
-static void bulk_compare_leaders(const struct bulk *bulk, struct bulk_work *work,
-                                 const struct bulk_cell *cell, uint32_t first, uint32_t count,
-                                 uint32_t member, struct bulk_nearest *nearest)
+static void balls_compare_leaders(const struct balls *balls, struct bulk_work *work,
+                                  const struct balls_cell *cell, uint32_t first, uint32_t count,
+                                  uint32_t member, struct balls_leaders *nearest)
 {
-    const uint32_t *leaders = bulk->leaders + cell->leader + first;
+    const struct bulk *bulk = balls->bulk;
+    const uint32_t *leaders = balls->leaders + cell->leader + first;
     const float *distances = work->distances;
 
     bulk_distances(bulk, member, leaders, work->vectors, count, work->distances);
     for (uint32_t i = 0; i < count; i++) {
-        const float farthest = graph_key_distance(nearest->keys[bulk->fan - 1]); /* NaN: none yet */
+        const float farthest =
+            graph_key_distance(nearest->keys[balls->fan - 1]); /* NaN: none yet */
         if (!isnan(distances[i]) && !(distances[i] > farthest)) {
-            bulk_offer_leader(bulk, nearest, graph_key(distances[i], leaders[i] ^ member),
-                              first + i);
+            balls_offer_leader(balls, nearest, graph_key(distances[i], leaders[i] ^ member),
+                               first + i);
         }
     }
 }
 
-static const struct bulk_cell *bulk_cell_of_step(const struct bulk *bulk, uint32_t step)
+static const struct balls_cell *balls_cell_of_step(const struct balls *balls, uint32_t step)
 {
-    uint32_t low = 0, high = bulk->cell_count;
+    uint32_t low = 0, high = balls->cell_count;
 
     while (high - low > 1) {
         const uint32_t middle = low + (high - low) / 2;
-        if (bulk->cells[middle].step <= step) {
+        if (balls->cells[middle].step <= step) {
             low = middle;
         } else {
             high = middle;
         }
     }
-    return &bulk->cells[low];
+    return &balls->cells[low];
 }
 
 /* Chooses the leaders of the members of one step. */
-static int bulk_split_step(struct bulk *bulk, struct bulk_work *work, uint32_t index)
+static int balls_split_step(void *context, struct bulk_work *work, uint32_t index)
 {
-    const struct bulk_cell *cell = bulk_cell_of_step(bulk, index);
-    const uint32_t from = (index - cell->step) * BULK_GRAIN, tile = bulk_tile(bulk);
+    const struct balls *balls = context;
+    const struct bulk *bulk = balls->bulk;
+    const struct balls_cell *cell = balls_cell_of_step(balls, index);
+    const uint32_t from = (index - cell->step) * BULK_GRAIN, tile = balls_tile(bulk);
     const uint32_t rows = cell->count - from < BULK_GRAIN ? cell->count - from : BULK_GRAIN;
-    uint16_t *choices = bulk->choices + ((size_t)cell->first + from) * bulk->fan;
-    struct bulk_nearest nearest[BULK_GRAIN];
+    uint16_t *choices = balls->choices + ((size_t)cell->first + from) * balls->fan;
+    struct balls_leaders nearest[BULK_GRAIN];
 
-    for (uint32_t i = 0; i < rows * BULK_FAN; i++) {
-        nearest[i / BULK_FAN].keys[i % BULK_FAN] = GRAPH_KEY_NONE;
-        nearest[i / BULK_FAN].leaders[i % BULK_FAN] = (uint16_t)(i % BULK_FAN);
+    for (uint32_t i = 0; i < rows * BALLS_FAN; i++) {
+        nearest[i / BALLS_FAN].keys[i % BALLS_FAN] = GRAPH_KEY_NONE;
+        nearest[i / BALLS_FAN].leaders[i % BALLS_FAN] = (uint16_t)(i % BALLS_FAN);
     }
     for (uint32_t first = 0; first < cell->leaders; first += tile) {
         const uint32_t count = cell->leaders - first < tile ? cell->leaders - first : tile;
         for (uint32_t i = 0; i < count; i++) {
-            work->vectors[i] = bulk_vector(bulk, bulk->leaders[cell->leader + first + i]);
+            work->vectors[i] = bulk_vector(bulk, balls->leaders[cell->leader + first + i]);
         }
         for (uint32_t i = 0; i < rows; i++) {
-            const uint32_t member = bulk_entry(bulk, cell->first + from + i);
-            bulk_compare_leaders(bulk, work, cell, first, count, member, &nearest[i]);
+            const uint32_t member = balls_entry(balls, cell->first + from + i);
+            balls_compare_leaders(balls, work, cell, first, count, member, &nearest[i]);
         }
     }
     for (uint32_t i = 0; i < rows; i++) {
-        memcpy(choices + i * bulk->fan, nearest[i].leaders, bulk->fan * sizeof *choices);
+        memcpy(choices + i * balls->fan, nearest[i].leaders, balls->fan * sizeof *choices);
     }
     return OMENDB_OK;
 }
 
 /* Sorts the cell's entries by their choices and appends the cells that they make. */
-static void bulk_sort_cell(struct bulk *bulk, const struct bulk_cell *cell, uint32_t *starts,
-                           struct bulk_cell *cells, uint32_t *count)
+static void balls_sort_cell(struct balls *balls, const struct balls_cell *cell, uint32_t *starts,
+                            struct balls_cell *cells, uint32_t *count)
 {
-    const uint32_t choice_count = cell->count * bulk->fan;
-    const uint16_t *choices = bulk->choices + (size_t)cell->first * bulk->fan;
-    uint32_t first = cell->first * bulk->fan;
+    const uint32_t choice_count = cell->count * balls->fan;
+    const uint16_t *choices = balls->choices + (size_t)cell->first * balls->fan;
+    uint32_t first = cell->first * balls->fan;
 
     memset(starts, 0, cell->leaders * sizeof *starts);
     for (uint32_t i = 0; i < choice_count; i++) {
@@ -9077,150 +9136,151 @@ static void bulk_sort_cell(struct bulk *bulk, const struct bulk_cell *cell, uint
         const uint32_t length = starts[i];
         starts[i] = first;
         if (length != 0) {
-            cells[(*count)++] = (struct bulk_cell){.first = first, .count = length};
+            cells[(*count)++] = (struct balls_cell){.first = first, .count = length};
         }
         first += length;
     }
     for (uint32_t i = 0; i < choice_count; i++) {
-        bulk->sorted[starts[choices[i]]++] = bulk_entry(bulk, cell->first + i / bulk->fan);
+        balls->sorted[starts[choices[i]]++] = balls_entry(balls, cell->first + i / balls->fan);
     }
 }
 
 /* Replaces the cells by those that their leaders make, the others staying as they are. */
-static void bulk_sort_cells(struct bulk *bulk, uint32_t *starts, struct bulk_cell *cells,
-                            uint32_t *count)
+static void balls_sort_cells(struct balls *balls, uint32_t *starts, struct balls_cell *cells,
+                             uint32_t *count)
 {
-    for (uint32_t i = 0; i < bulk->cell_count; i++) {
-        const struct bulk_cell *cell = &bulk->cells[i];
+    for (uint32_t i = 0; i < balls->cell_count; i++) {
+        const struct balls_cell *cell = &balls->cells[i];
         if (cell->leaders == 0) {
             cells[(*count)++] = *cell;
             continue;
         }
-        bulk_sort_cell(bulk, cell, starts, cells, count);
-        if (!bulk->is_first) {
-            memcpy(bulk->entries + cell->first, bulk->sorted + cell->first,
-                   cell->count * sizeof *bulk->sorted);
+        balls_sort_cell(balls, cell, starts, cells, count);
+        if (!balls->is_first) {
+            memcpy(balls->entries + cell->first, balls->sorted + cell->first,
+                   cell->count * sizeof *balls->sorted);
         }
     }
-    if (bulk->is_first) {
-        uint32_t *entries = bulk->sorted;
-        bulk->sorted = bulk->entries;
-        bulk->entries = entries;
+    if (balls->is_first) {
+        uint32_t *entries = balls->sorted;
+        balls->sorted = balls->entries;
+        balls->entries = entries;
     }
 }
 
 /* Plans a round: leaders and steps of the cells that are too large. */
-static uint32_t bulk_plan_round(struct bulk *bulk)
+static uint32_t balls_plan_round(struct balls *balls)
 {
     uint32_t steps = 0;
 
-    bulk->fan = bulk->is_first ? BULK_FAN : 1;
-    bulk->leader_count = 0;
-    for (uint32_t i = 0; i < bulk->cell_count; i++) {
-        struct bulk_cell *cell = &bulk->cells[i];
-        const uint32_t leaders = cell->count / BULK_CELL + 1;
-        cell->leaders = cell->count <= BULK_LEAF ? 0
-                        : leaders < BULK_LEADERS ? leaders
-                                                 : BULK_LEADERS;
-        cell->leader = bulk->leader_count;
+    balls->fan = balls->is_first ? BALLS_FAN : 1;
+    balls->leader_count = 0;
+    for (uint32_t i = 0; i < balls->cell_count; i++) {
+        struct balls_cell *cell = &balls->cells[i];
+        const uint32_t leaders = cell->count / BALLS_CELL + 1;
+        cell->leaders = cell->count <= BULK_LEAF  ? 0
+                        : leaders < BALLS_LEADERS ? leaders
+                                                  : BALLS_LEADERS;
+        cell->leader = balls->leader_count;
         cell->step = steps;
-        bulk->leader_count += cell->leaders;
+        balls->leader_count += cell->leaders;
         steps += cell->leaders != 0 ? bulk_steps(cell->count) : 0;
     }
     return steps;
 }
 
-static void bulk_replace_cells(struct bulk *bulk, struct bulk_cell *cells, size_t room,
-                               uint32_t count)
+static void balls_replace_cells(struct balls *balls, struct balls_cell *cells, size_t room,
+                                uint32_t count)
 {
-    memory_free(bulk->memory, bulk->cells, bulk->cell_room * sizeof *bulk->cells);
-    bulk->cells = cells;
-    bulk->cell_room = room;
-    bulk->cell_count = count;
+    memory_free(balls->bulk->memory, balls->cells, balls->cell_room * sizeof *balls->cells);
+    balls->cells = cells;
+    balls->cell_room = room;
+    balls->cell_count = count;
 }
 
-/* One round, for which bulk_plan_round found something to do. */
-static int bulk_split_round(struct bulk *bulk, uint32_t steps)
+/* One round, for which balls_plan_round found something to do. */
+static int balls_split_round(struct balls *balls, uint32_t steps)
 {
+    struct bulk *bulk = balls->bulk;
     struct memory *memory = bulk->memory;
-    const size_t leaders = bulk->leader_count, room = leaders + bulk->cell_count;
+    const size_t leaders = balls->leader_count, room = leaders + balls->cell_count;
     uint32_t *starts = memory_array(memory, leaders, sizeof *starts);
-    struct bulk_cell *cells = memory_array(memory, room, sizeof *cells);
+    struct balls_cell *cells = memory_array(memory, room, sizeof *cells);
     uint32_t count = 0;
     int code = OMENDB_NOMEM;
 
-    bulk->leaders = memory_array(memory, leaders, sizeof *bulk->leaders);
-    if (starts != NULL && cells != NULL && bulk->leaders != NULL) {
-        for (uint32_t i = 0; i < bulk->cell_count; i++) {
-            bulk_pick_leaders(bulk, &bulk->cells[i]);
+    balls->leaders = memory_array(memory, leaders, sizeof *balls->leaders);
+    if (starts != NULL && cells != NULL && balls->leaders != NULL) {
+        for (uint32_t i = 0; i < balls->cell_count; i++) {
+            balls_pick_leaders(balls, &balls->cells[i]);
         }
-        code = bulk_run(bulk, steps, bulk->is_first ? bulk->count : 0, bulk_split_step);
+        code = bulk_run(bulk, steps, balls->is_first ? bulk->count : 0, balls_split_step, balls);
     }
     if (code == OMENDB_OK) {
-        bulk_sort_cells(bulk, starts, cells, &count);
-        bulk_replace_cells(bulk, cells, room, count);
+        balls_sort_cells(balls, starts, cells, &count);
+        balls_replace_cells(balls, cells, room, count);
     } else {
         memory_free(memory, cells, room * sizeof *cells);
     }
-    memory_free(memory, bulk->leaders, leaders * sizeof *bulk->leaders);
+    memory_free(memory, balls->leaders, leaders * sizeof *balls->leaders);
     memory_free(memory, starts, leaders * sizeof *starts);
-    bulk->leaders = NULL;
+    balls->leaders = NULL;
     return code;
 }
 
 /* Cuts up what no leader could split, by a bounded number of rounds. */
-static int bulk_cut_cells(struct bulk *bulk)
+static int balls_cut_cells(struct balls *balls)
 {
     uint32_t room = 0, count = 0;
-    struct bulk_cell *cells;
+    struct balls_cell *cells;
 
-    for (uint32_t i = 0; i < bulk->cell_count; i++) {
-        room += bulk->cells[i].count / BULK_LEAF + 1;
+    for (uint32_t i = 0; i < balls->cell_count; i++) {
+        room += balls->cells[i].count / BULK_LEAF + 1;
     }
-    cells = memory_array(bulk->memory, room, sizeof *cells);
+    cells = memory_array(balls->bulk->memory, room, sizeof *cells);
     if (cells == NULL) {
         return OMENDB_NOMEM;
     }
-    for (uint32_t i = 0; i < bulk->cell_count; i++) {
-        const struct bulk_cell *cell = &bulk->cells[i];
+    for (uint32_t i = 0; i < balls->cell_count; i++) {
+        const struct balls_cell *cell = &balls->cells[i];
         const uint32_t parts = cell->count / BULK_LEAF + (cell->count % BULK_LEAF != 0);
         for (uint32_t part = 0; part < parts; part++) {
             const uint32_t from = (uint32_t)((uint64_t)cell->count * part / parts);
             const uint32_t to = (uint32_t)((uint64_t)cell->count * (part + 1) / parts);
-            cells[count++] = (struct bulk_cell){.first = cell->first + from, .count = to - from};
+            cells[count++] = (struct balls_cell){.first = cell->first + from, .count = to - from};
         }
     }
-    bulk_replace_cells(bulk, cells, room, count);
+    balls_replace_cells(balls, cells, room, count);
     return OMENDB_OK;
 }
 
-static int bulk_split(struct bulk *bulk)
+static int balls_split(struct balls *balls)
 {
-    struct bulk_cell *all = memory_zalloc(bulk->memory, sizeof *all);
+    struct balls_cell *all = memory_zalloc(balls->bulk->memory, sizeof *all);
     uint32_t steps = 1;
     int code = OMENDB_OK;
 
     if (all == NULL) {
         return OMENDB_NOMEM;
     }
-    all->count = bulk->count;
-    bulk_replace_cells(bulk, all, 1, 1);
-    bulk->is_first = 1;
-    for (uint32_t round = 0; round < BULK_ROUNDS && code == OMENDB_OK; round++) {
-        steps = bulk_plan_round(bulk);
+    all->count = balls->bulk->count;
+    balls_replace_cells(balls, all, 1, 1);
+    balls->is_first = 1;
+    for (uint32_t round = 0; round < BALLS_ROUNDS && code == OMENDB_OK; round++) {
+        steps = balls_plan_round(balls);
         if (steps == 0) {
             break;
         }
-        code = bulk_split_round(bulk, steps);
-        bulk->is_first = 0;
+        code = balls_split_round(balls, steps);
+        balls->is_first = 0;
     }
-    return code == OMENDB_OK && steps != 0 ? bulk_cut_cells(bulk) : code;
+    return code == OMENDB_OK && steps != 0 ? balls_cut_cells(balls) : code;
 }
 
 /* Leaves */
 
 /* The greatest distance of a rank. */
-static float bulk_rank_limit(uint32_t rank)
+static float balls_rank_limit(uint32_t rank)
 {
     const float limit = graph_key_distance(((uint64_t)rank << 16 | 0xffff) << 32);
 
@@ -9230,8 +9290,8 @@ static float bulk_rank_limit(uint32_t rank)
 /* Where in a full run of equal distances a key that belongs at `at` pushes out another: the end of
  * the run, `length` if the run is not full yet, or GRAPH_NO_ROW if it is the one that is too much.
  */
-static uint32_t bulk_end_of_ties(const uint64_t *list, uint32_t length, uint32_t at, uint64_t key,
-                                 uint32_t limit)
+static uint32_t balls_end_of_ties(const uint64_t *list, uint32_t length, uint32_t at, uint64_t key,
+                                  uint32_t limit)
 {
     uint32_t first = at, last = at;
 
@@ -9245,8 +9305,8 @@ static uint32_t bulk_end_of_ties(const uint64_t *list, uint32_t length, uint32_t
 }
 
 /* Puts a key into the list of the leaf's entry `place`. */
-static void bulk_leaf_offer(const struct bulk *bulk, struct bulk_work *work, uint32_t place,
-                            uint64_t key)
+static void balls_leaf_offer(const struct bulk *bulk, struct bulk_work *work, uint32_t place,
+                             uint64_t key)
 {
     uint64_t *list = work->lists + (size_t)place * bulk->places;
     uint32_t length = work->lengths[place], at = length, end;
@@ -9257,7 +9317,7 @@ static void bulk_leaf_offer(const struct bulk *bulk, struct bulk_work *work, uin
     if (at == bulk->places) {
         return;
     }
-    end = bulk_end_of_ties(list, length, at, key, bulk->places / 4 * 3);
+    end = balls_end_of_ties(list, length, at, key, bulk->places / 4 * 3);
     if (end == GRAPH_NO_ROW) {
         return;
     }
@@ -9274,8 +9334,8 @@ static void bulk_leaf_offer(const struct bulk *bulk, struct bulk_work *work, uin
 }
 
 /* Offers each other the entries `place` and `other`. */
-static void bulk_leaf_meet(const struct bulk *bulk, struct bulk_work *work, const uint32_t *entries,
-                           uint32_t place, uint32_t other, float distance)
+static void balls_leaf_meet(const struct bulk *bulk, struct bulk_work *work,
+                            const uint32_t *entries, uint32_t place, uint32_t other, float distance)
 {
     const uint64_t key = graph_key(distance, entries[place] ^ entries[other]);
 
@@ -9283,18 +9343,18 @@ static void bulk_leaf_meet(const struct bulk *bulk, struct bulk_work *work, cons
         return; /* twice in one leaf: its distances to leaders were no numbers */
     }
     if (distance <= work->worst[place]) {
-        bulk_leaf_offer(bulk, work, place, key);
+        balls_leaf_offer(bulk, work, place, key);
     }
     if (distance <= work->worst[other]) {
-        bulk_leaf_offer(bulk, work, other, key);
+        balls_leaf_offer(bulk, work, other, key);
     }
 }
 
 /* Compares the entry `place` of a leaf with those of [first, last), at most a tile. The masks are
  * made in groups of a constant size for the compiler's vectors. */
-static void bulk_leaf_compare(const struct bulk *bulk, struct bulk_work *work,
-                              const uint32_t *entries, uint32_t place, uint32_t first,
-                              uint32_t last)
+static void balls_leaf_compare(const struct bulk *bulk, struct bulk_work *work,
+                               const uint32_t *entries, uint32_t place, uint32_t first,
+                               uint32_t last)
 {
     const uint32_t count = last - first;
     const float *distances = work->distances, *worst = work->worst + first;
@@ -9313,29 +9373,32 @@ static void bulk_leaf_compare(const struct bulk *bulk, struct bulk_work *work,
         }
         for (uint32_t i = 0; any != 0 && i < end; i++) {
             if (near[i]) {
-                bulk_leaf_meet(bulk, work, entries, place, first + group + i, distances[group + i]);
+                balls_leaf_meet(bulk, work, entries, place, first + group + i,
+                                distances[group + i]);
             }
         }
     }
 }
 
 /* What member's list holds at `at`, as rank << 32 | number ^ member; UINT64_MAX at its end. */
-static uint64_t bulk_ranked(const struct bulk *bulk, uint32_t member, uint32_t at)
+static uint64_t balls_ranked(const struct balls *balls, uint32_t member, uint32_t at)
 {
+    const struct bulk *bulk = balls->bulk;
     const uint32_t *list = bulk_list(bulk, member);
 
     if (at == bulk->places || list[at] == member) {
         return UINT64_MAX;
     }
-    return (uint64_t)bulk->ranks[(size_t)member * bulk->places + at] << 32 | (list[at] ^ member);
+    return (uint64_t)balls->ranks[(size_t)member * bulk->places + at] << 32 | (list[at] ^ member);
 }
 
 /* Merges what a leaf found for a member into its list. Both are ascending; what is in both has the
  * same rank and number in both, except under cosine, where rounding may differ: choosing does not
  * mind. */
-static void bulk_merge(const struct bulk *bulk, struct bulk_work *work, uint32_t member,
-                       const uint64_t *found, uint32_t found_count)
+static void balls_merge(const struct balls *balls, struct bulk_work *work, uint32_t member,
+                        const uint64_t *found, uint32_t found_count)
 {
+    const struct bulk *bulk = balls->bulk;
     const uint32_t places = bulk->places;
     uint32_t count = 0, ties = 0, i = 0, j = 0;
     uint32_t *list = bulk_list(bulk, member);
@@ -9343,7 +9406,7 @@ static void bulk_merge(const struct bulk *bulk, struct bulk_work *work, uint32_t
 
     platform_mutex_lock(bulk_stripe(bulk, member));
     while (count < places) {
-        const uint64_t old = bulk_ranked(bulk, member, i);
+        const uint64_t old = balls_ranked(balls, member, i);
         const uint64_t fresh =
             j < found_count ? found[j] >> 48 << 32 | (uint32_t)found[j] >> 1 : UINT64_MAX;
         const uint64_t next = old < fresh ? old : fresh;
@@ -9359,19 +9422,15 @@ static void bulk_merge(const struct bulk *bulk, struct bulk_work *work, uint32_t
     }
     for (i = 0; i < count; i++) {
         list[i] = (uint32_t)merged[i] ^ member;
-        bulk->ranks[(size_t)member * places + i] = (uint16_t)(merged[i] >> 32);
+        balls->ranks[(size_t)member * places + i] = (uint16_t)(merged[i] >> 32);
     }
     platform_mutex_unlock(bulk_stripe(bulk, member));
 }
 
-static int bulk_is_upper(const struct bulk *bulk, uint32_t member)
-{
-    return *rows_at(&bulk->view.levels, member) > 0;
-}
-
 /* Keeps the nearest of the leaf's members with links above, if it is nearer than that of others. */
-static void bulk_meet_uppers(const struct bulk *bulk, struct bulk_work *work, uint32_t member)
+static void balls_meet_uppers(const struct balls *balls, struct bulk_work *work, uint32_t member)
 {
+    const struct bulk *bulk = balls->bulk;
     uint64_t nearest = GRAPH_KEY_NONE;
 
     for (uint32_t first = 0; first < work->upper_count; first += BULK_TILE) {
@@ -9387,58 +9446,200 @@ static void bulk_meet_uppers(const struct bulk *bulk, struct bulk_work *work, ui
         return;
     }
     platform_mutex_lock(bulk_stripe(bulk, member));
-    if (bulk->uppers[member] == GRAPH_NO_ROW || nearest >> 48 < bulk->upper_ranks[member]) {
+    if (bulk->uppers[member] == GRAPH_NO_ROW || nearest >> 48 < balls->upper_ranks[member]) {
         bulk->uppers[member] = graph_key_row(nearest, member);
-        bulk->upper_ranks[member] = (uint16_t)(nearest >> 48);
+        balls->upper_ranks[member] = (uint16_t)(nearest >> 48);
     }
     platform_mutex_unlock(bulk_stripe(bulk, member));
 }
 
-/* Other leaves of the same members may be compared at the same time: their lists are read and
- * written under their stripes. */
-static int bulk_leaf_step(struct bulk *bulk, struct bulk_work *work, uint32_t index)
+/* Sets up the work for a leaf. */
+static void balls_leaf_begin(const struct balls *balls, struct bulk_work *work,
+                             const uint32_t *entries, uint32_t count)
 {
-    const struct bulk_cell *cell = &bulk->cells[index];
-    const uint32_t *entries = bulk->entries + cell->first;
-    const uint32_t tile = bulk_tile(bulk), last_place = bulk->places - 1;
+    const struct bulk *bulk = balls->bulk;
+    const uint32_t last = bulk->places - 1;
 
     work->upper_count = 0;
-    for (uint32_t i = 0; i < cell->count; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         const uint32_t member = entries[i];
         work->lengths[i] = 0;
+        work->vectors[i] = bulk_vector(bulk, member);
         if (bulk_is_upper(bulk, member)) {
             work->uppers[work->upper_count] = member;
-            work->upper_vectors[work->upper_count++] = bulk_vector(bulk, member);
+            work->upper_vectors[work->upper_count++] = work->vectors[i];
         }
-        work->vectors[i] = bulk_vector(bulk, member);
         platform_mutex_lock(bulk_stripe(bulk, member));
-        work->worst[i] =
-            bulk_list(bulk, member)[last_place] == member
-                ? INFINITY
-                : bulk_rank_limit(bulk->ranks[(size_t)member * bulk->places + last_place]);
+        work->worst[i] = bulk_list(bulk, member)[last] == member
+                             ? INFINITY
+                             : balls_rank_limit(balls->ranks[(size_t)member * bulk->places + last]);
         platform_mutex_unlock(bulk_stripe(bulk, member));
     }
+}
+
+/* Merges what the leaf found into the lists of its members. */
+static void balls_leaf_end(const struct balls *balls, struct bulk_work *work,
+                           const uint32_t *entries, uint32_t count)
+{
+    const struct bulk *bulk = balls->bulk;
+    const size_t places = bulk->places;
+
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t ahead = entries[i + 4 < count ? i + 4 : i];
+        prefetch_bytes(bulk_list(bulk, ahead), places * sizeof(uint32_t));
+        prefetch_bytes(balls->ranks + ahead * places, places * sizeof *balls->ranks);
+        balls_meet_uppers(balls, work, entries[i]);
+        balls_merge(balls, work, entries[i], work->lists + i * places, work->lengths[i]);
+    }
+}
+
+/* Other leaves of the same members may be compared at the same time: their lists are read and
+ * written under their stripes. */
+static int balls_leaf_step(void *context, struct bulk_work *work, uint32_t index)
+{
+    const struct balls *balls = context;
+    const struct balls_cell *cell = &balls->cells[index];
+    const uint32_t *entries = balls->entries + cell->first;
+    const uint32_t tile = balls_tile(balls->bulk);
+
+    balls_leaf_begin(balls, work, entries, cell->count);
     for (uint32_t first = 0; first < cell->count; first += tile) {
         const uint32_t last = cell->count - first < tile ? cell->count : first + tile;
         for (uint32_t place = 0; place + 1 < last; place++) {
-            bulk_leaf_compare(bulk, work, entries, place, place < first ? first : place + 1, last);
+            balls_leaf_compare(balls->bulk, work, entries, place, place < first ? first : place + 1,
+                               last);
         }
     }
-    for (uint32_t i = 0; i < cell->count; i++) {
-        const uint32_t ahead = entries[i + 4 < cell->count ? i + 4 : i];
-        prefetch_bytes(bulk_list(bulk, ahead), bulk->places * sizeof(uint32_t));
-        prefetch_bytes(bulk->ranks + (size_t)ahead * bulk->places,
-                       bulk->places * sizeof *bulk->ranks);
-        bulk_meet_uppers(bulk, work, entries[i]);
-        bulk_merge(bulk, work, entries[i], work->lists + (size_t)i * bulk->places,
-                   work->lengths[i]);
+    balls_leaf_end(balls, work, entries, cell->count);
+    return OMENDB_OK;
+}
+
+/* The whole */
+
+static int balls_begin(struct balls *balls)
+{
+    struct bulk *bulk = balls->bulk;
+    const size_t entries = balls->entry_count;
+    const uint32_t count = bulk->view.count;
+
+    balls->ranks = bulk_array(bulk, memory_multiply(count, bulk->places), sizeof *balls->ranks);
+    bulk->uppers = bulk_array(bulk, count, sizeof *bulk->uppers);
+    balls->upper_ranks = bulk_array(bulk, count, sizeof *balls->upper_ranks);
+    balls->choices = bulk_array(bulk, entries, sizeof *balls->choices);
+    balls->entries = bulk_array(bulk, entries, sizeof *balls->entries);
+    balls->sorted = bulk_array(bulk, entries, sizeof *balls->sorted);
+    if (balls->ranks == NULL || bulk->uppers == NULL || balls->upper_ranks == NULL ||
+        balls->choices == NULL || balls->entries == NULL || balls->sorted == NULL) {
+        return OMENDB_NOMEM;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        bulk->uppers[i] = GRAPH_NO_ROW;
     }
     return OMENDB_OK;
 }
 
+/* Frees what nobody needs once all leaves were compared. */
+static void balls_end(struct balls *balls)
+{
+    const struct bulk *bulk = balls->bulk;
+    const size_t entries = balls->entry_count, count = bulk->view.count;
+
+    bulk_array_free(bulk, balls->ranks, count * bulk->places, sizeof *balls->ranks);
+    bulk_array_free(bulk, balls->upper_ranks, count, sizeof *balls->upper_ranks);
+    bulk_array_free(bulk, balls->choices, entries, sizeof *balls->choices);
+    bulk_array_free(bulk, balls->sorted, entries, sizeof *balls->sorted);
+}
+
+/* Each member once, in the order of the leaves of the last splitting. */
+static int balls_make_order(const struct balls *balls)
+{
+    struct bulk *bulk = balls->bulk;
+    const size_t words = (size_t)bulk->view.count / 64 + 1;
+    uint64_t *seen = memory_zalloc(bulk->memory, words * sizeof *seen);
+    uint32_t count = 0;
+
+    bulk->order = bulk_array(bulk, bulk->count, sizeof *bulk->order);
+    if (seen != NULL && bulk->order != NULL) {
+        for (uint32_t i = 0; i < balls->entry_count; i++) {
+            const uint32_t member = balls->entries[i];
+            if ((seen[member >> 6] >> (member & 63) & 1) == 0) {
+                seen[member >> 6] |= UINT64_C(1) << (member & 63);
+                bulk->order[count++] = member;
+            }
+        }
+        assert(count == bulk->count);
+    }
+    memory_free(bulk->memory, seen, words * sizeof *seen);
+    return count == bulk->count ? OMENDB_OK : OMENDB_NOMEM;
+}
+
+OMENDB_INTERNAL int balls_find_nearest(struct bulk *bulk)
+{
+    struct balls balls = {.bulk = bulk, .random = bulk->graph->config.seed};
+    int code;
+
+    if (bulk->count > UINT32_MAX / BALLS_FAN) {
+        return error_set(OMENDB_NOMEM, "%u rows are too many to be linked at once", bulk->count);
+    }
+    balls.entry_count = bulk->count * BALLS_FAN;
+    code = balls_begin(&balls);
+    for (uint32_t i = 0; i < BULK_REPLICAS && code == OMENDB_OK; i++) {
+        code = balls_split(&balls);
+        if (code == OMENDB_OK) {
+            code = bulk_run(bulk, balls.cell_count, bulk->count, balls_leaf_step, &balls);
+        }
+    }
+    balls_end(&balls);
+    if (code == OMENDB_OK) {
+        code = balls_make_order(&balls);
+    }
+    balls_replace_cells(&balls, NULL, 0, 0);
+    bulk_array_free(bulk, balls.entries, balls.entry_count, sizeof *balls.entries);
+    return code;
+}
+
+#undef BALLS_CELL
+#undef BALLS_LEADERS
+#undef BALLS_FAN
+#undef BALLS_ROUNDS
+#undef BALLS_TILE_BYTES
+
+/* ==============================================================================================
+ * graph_bulk_links.c
+ * ============================================================================================== */
+
+/* graph_bulk_links.c: bulk building chooses the base lists, in two stages over all members.
+ *
+ * Refining: a member meets the neighbours of its BULK_EXPAND nearest and chooses its list among the
+ * best LINKS_POOL of all, and the links at level 1 of the nearest that has some, which lead out of
+ * a cluster. In a graph of one leaf it meets all others. Accepting: it chooses again among its list
+ * and those who chose it, BULK_OFFERS at most.
+ *
+ * Choosing is that of HNSW first (near to far, none that a chosen one is nearer to than the owner);
+ * free places then go, near to far, to candidates that a chosen one is nearer to, but not by the
+ * factor alpha: Vamana's pruning (DiskANN, NeurIPS 2019) in two passes, without which the nearest
+ * fill the list before a far one has its turn (10 to 20 % more distances). Distances under L2,
+ * cosine and Hamming are squares (for cosine, half of those of unit vectors) and meet alpha
+ * squared; under inner product they are replaced, see bulk_distances.
+ *
+ * Invariants. A list is written by the step of its member alone, while others read it and walkers
+ * may: slot by slot, each of them a link or the member itself. At most half of a pool is at one
+ * distance, so that a row beside a mass of copies meets others as well.
+ *
+ * Rejected: a second refinement (a third more time for 1 to 2 % fewer distances). Pools of 100 to
+ * 200 candidates (3 to 5 % more distances: long links take the places). Links back one by one with
+ * a choice at each full list, as in Vamana, instead of one choice among all of them (several times
+ * its work). */
+
+#define LINKS_POOL         48    /* nearest candidates among which a list is chosen */
+#define LINKS_FAR_SHARE    4     /* 1 / the share of a list that is left to far candidates */
+#define LINKS_ALPHA        1.15f /* of true distances, not squares */
+#define LINKS_ALPHA_SQUARE (LINKS_ALPHA * LINKS_ALPHA)
+#define LINKS_GROUP        4 /* chosen ones that a candidate is compared with at a time */
+
 /* Finding candidates */
 
-static void bulk_find_begin(struct bulk_work *work, uint32_t member)
+static void links_find_begin(struct bulk_work *work, uint32_t member)
 {
     memset(work->hash, 0xff, ((size_t)work->hash_mask + 1) * sizeof *work->hash);
     work->found_count = 0;
@@ -9446,7 +9647,7 @@ static void bulk_find_begin(struct bulk_work *work, uint32_t member)
 }
 
 /* Adds a member to those found unless it is there or is the one that they are found for. */
-static void bulk_find(const struct bulk *bulk, struct bulk_work *work, uint32_t member)
+static void links_find(const struct bulk *bulk, struct bulk_work *work, uint32_t member)
 {
     const size_t stride = bulk->view.vectors.stride;
     uint32_t at = (member * BULK_GOLDEN) >> 8 & work->hash_mask;
@@ -9464,21 +9665,21 @@ static void bulk_find(const struct bulk *bulk, struct bulk_work *work, uint32_t 
     work->found[work->found_count++] = member;
 }
 
-static void bulk_find_list(const struct bulk *bulk, struct bulk_work *work, uint32_t of)
+static void links_find_list(const struct bulk *bulk, struct bulk_work *work, uint32_t of)
 {
     const uint32_t *list = bulk_list(bulk, of);
 
     for (uint32_t i = 0; i < bulk->places; i++) {
         const uint32_t member = graph_slot_load(&list[i]);
         if (member != of) {
-            bulk_find(bulk, work, member);
+            links_find(bulk, work, member);
         }
     }
 }
 
 /* The links of the level above of the member itself or, where it has none, of the nearest one known
  * that has, with that one. */
-static void bulk_find_above(const struct bulk *bulk, struct bulk_work *work, uint32_t member)
+static void links_find_above(const struct bulk *bulk, struct bulk_work *work, uint32_t member)
 {
     uint32_t upper = member, *slots, length;
 
@@ -9492,13 +9693,13 @@ static void bulk_find_above(const struct bulk *bulk, struct bulk_work *work, uin
         return;
     }
     (void)graph_view_slots(&bulk->view, upper, 1, &slots, &length);
-    bulk_find(bulk, work, upper);
+    links_find(bulk, work, upper);
     for (uint32_t i = 0; i < length; i++) {
-        bulk_find(bulk, work, graph_slot_load(&slots[i]));
+        links_find(bulk, work, graph_slot_load(&slots[i]));
     }
 }
 
-static void bulk_sift(uint64_t *heap, size_t count, size_t at)
+static void links_sift(uint64_t *heap, size_t count, size_t at)
 {
     const uint64_t key = heap[at];
 
@@ -9515,14 +9716,14 @@ static void bulk_sift(uint64_t *heap, size_t count, size_t at)
 
 /* The parts of what was found: the first `own` are the member's list, those up to `kept` the links
  * of the level above. */
-struct bulk_parts {
+struct links_parts {
     uint32_t own;
     uint32_t kept;
     uint32_t far; /* where those begin that are candidates however far they are; they end at kept.
                      0: only the farthest of the own list are */
 };
 
-static void bulk_sort(uint64_t *keys, uint32_t count)
+static void links_sort(uint64_t *keys, uint32_t count)
 {
     for (uint32_t i = 1; i < count; i++) {
         const uint64_t key = keys[i];
@@ -9536,8 +9737,8 @@ static void bulk_sort(uint64_t *keys, uint32_t count)
 
 /* Makes work->keys a heap of what was found, the nearest on top, and returns its size; what is
  * farther than all of a full own list is left out. Far candidates are sorted in work->far_keys. */
-static uint32_t bulk_measure(const struct bulk *bulk, struct bulk_work *work, uint32_t member,
-                             struct bulk_parts parts)
+static uint32_t links_measure(const struct bulk *bulk, struct bulk_work *work, uint32_t member,
+                              struct links_parts parts)
 {
     uint64_t farthest = parts.own < bulk->places ? GRAPH_KEY_NONE : 0;
     uint32_t count = 0;
@@ -9556,15 +9757,15 @@ static uint32_t bulk_measure(const struct bulk *bulk, struct bulk_work *work, ui
             work->far_keys[work->far_count++] = key;
         }
     }
-    bulk_sort(work->far_keys, work->far_count);
-    if (parts.far == 0 && work->far_count > bulk->places / BULK_FAR_SHARE) {
-        const uint32_t left = bulk->places / BULK_FAR_SHARE;
+    links_sort(work->far_keys, work->far_count);
+    if (parts.far == 0 && work->far_count > bulk->places / LINKS_FAR_SHARE) {
+        const uint32_t left = bulk->places / LINKS_FAR_SHARE;
         memmove(work->far_keys, work->far_keys + work->far_count - left,
                 left * sizeof *work->far_keys);
         work->far_count = left;
     }
     for (uint32_t i = count / 2; i > 0; i--) {
-        bulk_sift(work->keys, count, i - 1);
+        links_sift(work->keys, count, i - 1);
     }
     return count;
 }
@@ -9572,13 +9773,13 @@ static uint32_t bulk_measure(const struct bulk *bulk, struct bulk_work *work, ui
 /* Choosing */
 
 /* Whether a chosen one is nearer to the candidate, even by the factor, than the owner is. */
-static int bulk_is_covered(const struct bulk *bulk, const struct bulk_work *work, uint32_t chosen,
-                           uint64_t key, uint32_t candidate, float factor)
+static int links_is_covered(const struct bulk *bulk, const struct bulk_work *work, uint32_t chosen,
+                            uint64_t key, uint32_t candidate, float factor)
 {
-    float distances[BULK_GROUP];
+    float distances[LINKS_GROUP];
 
-    for (uint32_t i = 0; i < chosen; i += BULK_GROUP) {
-        const uint32_t group = chosen - i < BULK_GROUP ? chosen - i : BULK_GROUP;
+    for (uint32_t i = 0; i < chosen; i += LINKS_GROUP) {
+        const uint32_t group = chosen - i < LINKS_GROUP ? chosen - i : LINKS_GROUP;
         bulk_distances(bulk, candidate, work->chosen + i, work->chosen_vectors + i, group,
                        distances);
         for (uint32_t j = 0; j < group; j++) {
@@ -9590,8 +9791,8 @@ static int bulk_is_covered(const struct bulk *bulk, const struct bulk_work *work
     return 0;
 }
 
-static uint32_t bulk_take(const struct bulk *bulk, struct bulk_work *work, uint32_t chosen,
-                          uint32_t candidate)
+static uint32_t links_take(const struct bulk *bulk, struct bulk_work *work, uint32_t chosen,
+                           uint32_t candidate)
 {
     work->chosen[chosen] = candidate;
     work->chosen_vectors[chosen] = bulk_vector(bulk, candidate);
@@ -9601,28 +9802,28 @@ static uint32_t bulk_take(const struct bulk *bulk, struct bulk_work *work, uint3
 /* Chooses at most bulk->places of the nearest `pool` of the heap of `count` keys and writes them to
  * the member's list. Rejected keys gather behind the shrinking heap, the first one last. At most
  * half of the pool may be at one distance. */
-static void bulk_choose(const struct bulk *bulk, struct bulk_work *work, uint32_t member,
-                        uint32_t count, uint32_t pool)
+static void links_choose(const struct bulk *bulk, struct bulk_work *work, uint32_t member,
+                         uint32_t count, uint32_t pool)
 {
     uint64_t *keys = work->keys, last = 0;
     uint32_t *list = bulk_list(bulk, member);
     uint32_t chosen = 0, ties = 0, left = count, rejected = count;
     const uint32_t near_limit =
-        bulk->places - (work->far_count != 0 ? bulk->places / BULK_FAR_SHARE : 0);
+        bulk->places - (work->far_count != 0 ? bulk->places / LINKS_FAR_SHARE : 0);
 
     for (uint32_t seen = 0; seen < pool && left > 0 && chosen < bulk->places;) {
         const uint64_t key = keys[0];
         const uint32_t candidate = graph_key_row(key, member);
         keys[0] = keys[--left];
-        bulk_sift(keys, left, 0);
+        links_sift(keys, left, 0);
         ties = key >> 32 == last >> 32 ? ties + 1 : 0;
         last = key;
         if (2 * ties >= pool) {
             continue;
         }
         seen++;
-        if (chosen < near_limit && !bulk_is_covered(bulk, work, chosen, key, candidate, 1)) {
-            chosen = bulk_take(bulk, work, chosen, candidate);
+        if (chosen < near_limit && !links_is_covered(bulk, work, chosen, key, candidate, 1)) {
+            chosen = links_take(bulk, work, chosen, candidate);
         } else {
             keys[--rejected] = key;
         }
@@ -9630,15 +9831,15 @@ static void bulk_choose(const struct bulk *bulk, struct bulk_work *work, uint32_
     for (uint32_t i = 0; i < work->far_count && chosen < bulk->places; i++) {
         const uint64_t key = work->far_keys[i];
         const uint32_t candidate = graph_key_row(key, member);
-        if (!bulk_is_covered(bulk, work, chosen, key, candidate, 1)) {
-            chosen = bulk_take(bulk, work, chosen, candidate);
+        if (!links_is_covered(bulk, work, chosen, key, candidate, 1)) {
+            chosen = links_take(bulk, work, chosen, candidate);
         }
     }
     while (rejected < count && chosen < bulk->places) {
         const uint64_t key = keys[--count];
         const uint32_t candidate = graph_key_row(key, member);
-        if (!bulk_is_covered(bulk, work, chosen, key, candidate, BULK_ALPHA_SQUARE)) {
-            chosen = bulk_take(bulk, work, chosen, candidate);
+        if (!links_is_covered(bulk, work, chosen, key, candidate, LINKS_ALPHA_SQUARE)) {
+            chosen = links_take(bulk, work, chosen, candidate);
         }
     }
     for (uint32_t i = 0; i < bulk->places; i++) {
@@ -9648,56 +9849,69 @@ static void bulk_choose(const struct bulk *bulk, struct bulk_work *work, uint32_
 
 /* Refining */
 
-static void bulk_refine_member(const struct bulk *bulk, struct bulk_work *work, uint32_t member)
+static void links_refine_member(const struct bulk *bulk, struct bulk_work *work, uint32_t member)
 {
-    struct bulk_parts parts;
+    struct links_parts parts;
     uint32_t count;
 
-    bulk_find_begin(work, member);
-    bulk_find_list(bulk, work, member);
+    links_find_begin(work, member);
+    links_find_list(bulk, work, member);
     parts.own = work->found_count;
     parts.far = bulk->is_finished ? 0 : parts.own;
-    bulk_find_above(bulk, work, member);
+    links_find_above(bulk, work, member);
     parts.kept = work->found_count;
     for (uint32_t i = 0; i < parts.own && i < BULK_EXPAND; i++) {
         prefetch_bytes(bulk_list(bulk, work->found[i]), bulk->places * sizeof(uint32_t));
     }
     for (uint32_t i = 0; i < parts.own && i < BULK_EXPAND; i++) {
-        bulk_find_list(bulk, work, work->found[i]);
+        links_find_list(bulk, work, work->found[i]);
     }
-    count = bulk_measure(bulk, work, member, parts);
-    bulk_choose(bulk, work, member, count, BULK_POOL);
+    count = links_measure(bulk, work, member, parts);
+    links_choose(bulk, work, member, count, LINKS_POOL);
 }
 
 /* In a level that is one leaf every other member is a candidate. */
-static void bulk_meet_all(const struct bulk *bulk, struct bulk_work *work, uint32_t member)
+static void links_meet_all(const struct bulk *bulk, struct bulk_work *work, uint32_t member)
 {
-    bulk_find_begin(work, member);
+    links_find_begin(work, member);
     for (uint32_t other = 0; other < bulk->count; other++) {
-        bulk_find(bulk, work, bulk_member(bulk, other));
+        links_find(bulk, work, bulk_member(bulk, other));
     }
-    bulk_choose(bulk, work, member, bulk_measure(bulk, work, member, (struct bulk_parts){0}),
-                2 * bulk->count);
+    links_choose(bulk, work, member, links_measure(bulk, work, member, (struct links_parts){0}),
+                 2 * bulk->count);
 }
 
-static int bulk_refine_step(struct bulk *bulk, struct bulk_work *work, uint32_t index)
+static int links_refine_step(void *context, struct bulk_work *work, uint32_t index)
 {
+    const struct bulk *bulk = context;
     const uint32_t last = bulk_step_end(bulk, index);
 
     for (uint32_t i = index * BULK_GRAIN; i < last; i++) {
         const uint32_t member = bulk_member(bulk, i);
         if (bulk->count <= BULK_LEAF) {
-            bulk_meet_all(bulk, work, member);
+            links_meet_all(bulk, work, member);
         } else {
-            bulk_refine_member(bulk, work, member);
+            links_refine_member(bulk, work, member);
         }
     }
     return OMENDB_OK;
 }
 
+OMENDB_INTERNAL int links_refine(struct bulk *bulk)
+{
+    return bulk_run(bulk, bulk_steps(bulk->count), bulk->count, links_refine_step, bulk);
+}
+
 /* Accepting: offers of one step are counted first and then written, each member's side by side. */
 
-static int bulk_has(const struct bulk *bulk, uint32_t of, uint32_t member)
+struct links_offers {
+    struct bulk *bulk;
+    uint32_t *members;        /* NULL: they are counted */
+    size_t *starts;           /* in members, by the row that they are made to */
+    _Atomic uint32_t *counts; /* by the row that they are made to */
+};
+
+static int links_has(const struct bulk *bulk, uint32_t of, uint32_t member)
 {
     const uint32_t *list = bulk_list(bulk, of);
 
@@ -9709,25 +9923,28 @@ static int bulk_has(const struct bulk *bulk, uint32_t of, uint32_t member)
     return 0;
 }
 
-static void bulk_offer_member(const struct bulk *bulk, uint32_t member)
+static void links_offer_member(const struct links_offers *offers, uint32_t member)
 {
+    const struct bulk *bulk = offers->bulk;
     const uint32_t *list = bulk_list(bulk, member);
 
     for (uint32_t i = 0; i < bulk->places && list[i] != member; i++) {
         const uint32_t to = list[i];
         uint32_t place;
-        if (bulk_has(bulk, to, member)) {
+        if (links_has(bulk, to, member)) {
             continue;
         }
-        place = atomic_fetch_add_explicit(&bulk->offer_counts[to], 1, memory_order_relaxed);
-        if (bulk->offers != NULL && place < BULK_OFFERS) {
-            bulk->offers[bulk->offer_starts[to] + place] = member;
+        place = atomic_fetch_add_explicit(&offers->counts[to], 1, memory_order_relaxed);
+        if (offers->members != NULL && place < BULK_OFFERS) {
+            offers->members[offers->starts[to] + place] = member;
         }
     }
 }
 
-static int bulk_offer_step(struct bulk *bulk, struct bulk_work *work, uint32_t index)
+static int links_offer_step(void *context, struct bulk_work *work, uint32_t index)
 {
+    const struct links_offers *offers = context;
+    const struct bulk *bulk = offers->bulk;
     const uint32_t last = bulk_step_end(bulk, index);
 
     (void)work;
@@ -9740,180 +9957,109 @@ static int bulk_offer_step(struct bulk *bulk, struct bulk_work *work, uint32_t i
                 prefetch_bytes(bulk_list(bulk, list[j]), bulk->places * sizeof *list);
             }
         }
-        bulk_offer_member(bulk, member);
+        links_offer_member(offers, member);
     }
     return OMENDB_OK;
 }
 
-static int bulk_accept_step(struct bulk *bulk, struct bulk_work *work, uint32_t index)
+static int links_accept_step(void *context, struct bulk_work *work, uint32_t index)
 {
+    const struct links_offers *offers = context;
+    const struct bulk *bulk = offers->bulk;
     const uint32_t last = bulk_step_end(bulk, index);
 
     for (uint32_t i = index * BULK_GRAIN; i < last; i++) {
         const uint32_t member = bulk_member(bulk, i);
-        const size_t first = bulk->offer_starts[member], end = bulk->offer_starts[member + 1];
-        struct bulk_parts parts;
+        const size_t first = offers->starts[member], end = offers->starts[member + 1];
+        struct links_parts parts;
         if (first == end) {
             continue;
         }
-        bulk_find_begin(work, member);
-        bulk_find_list(bulk, work, member);
-        parts = (struct bulk_parts){.kept = work->found_count};
+        links_find_begin(work, member);
+        links_find_list(bulk, work, member);
+        parts = (struct links_parts){.kept = work->found_count};
         for (size_t at = first; at < end; at++) {
-            bulk_find(bulk, work, bulk->offers[at]);
+            links_find(bulk, work, offers->members[at]);
         }
-        bulk_choose(bulk, work, member, bulk_measure(bulk, work, member, parts),
-                    2 * work->found_count);
+        links_choose(bulk, work, member, links_measure(bulk, work, member, parts),
+                     2 * work->found_count);
     }
     return OMENDB_OK;
 }
 
-/* Where the offers to each member begin; counts start again. */
-static size_t bulk_start_offers(struct bulk *bulk)
+/* Where the offers to each member begin; counts start again. Returns how many there are. */
+static size_t links_start_offers(const struct links_offers *offers)
 {
+    const uint32_t rows = offers->bulk->view.count;
     size_t total = 0;
 
-    for (uint32_t member = 0; member < bulk->view.count; member++) {
-        const uint32_t count =
-            atomic_load_explicit(&bulk->offer_counts[member], memory_order_relaxed);
-        bulk->offer_starts[member] = total;
+    for (uint32_t member = 0; member < rows; member++) {
+        const uint32_t count = atomic_load_explicit(&offers->counts[member], memory_order_relaxed);
+        offers->starts[member] = total;
         total += count < BULK_OFFERS ? count : BULK_OFFERS;
-        atomic_store_explicit(&bulk->offer_counts[member], 0, memory_order_relaxed);
+        atomic_store_explicit(&offers->counts[member], 0, memory_order_relaxed);
     }
-    bulk->offer_starts[bulk->view.count] = total;
+    offers->starts[rows] = total;
     return total;
 }
 
-static int bulk_accept(struct bulk *bulk)
+OMENDB_INTERNAL int links_accept(struct bulk *bulk)
 {
     const uint32_t steps = bulk_steps(bulk->count);
-    const size_t count = bulk->view.count;
+    const size_t rows = bulk->view.count;
+    struct links_offers offers = {.bulk = bulk};
     size_t total = 0;
     int code = OMENDB_NOMEM;
 
-    bulk->offer_counts = bulk_array(bulk, count, sizeof *bulk->offer_counts);
-    bulk->offer_starts = bulk_array(bulk, count + 1, sizeof *bulk->offer_starts);
-    if (bulk->offer_counts != NULL && bulk->offer_starts != NULL) {
-        code = bulk_run(bulk, steps, bulk->count, bulk_offer_step);
+    offers.counts = bulk_array(bulk, rows, sizeof *offers.counts);
+    offers.starts = bulk_array(bulk, rows + 1, sizeof *offers.starts);
+    if (offers.counts != NULL && offers.starts != NULL) {
+        code = bulk_run(bulk, steps, bulk->count, links_offer_step, &offers);
     }
     if (code == OMENDB_OK) {
-        total = bulk_start_offers(bulk);
-        bulk->offers = bulk_array(bulk, total, sizeof *bulk->offers);
-        code = bulk->offers != NULL ? bulk_run(bulk, steps, bulk->count, bulk_offer_step)
-                                    : OMENDB_NOMEM;
+        total = links_start_offers(&offers);
+        offers.members = bulk_array(bulk, total, sizeof *offers.members);
+        code = offers.members != NULL
+                   ? bulk_run(bulk, steps, bulk->count, links_offer_step, &offers)
+                   : OMENDB_NOMEM;
     }
     if (code == OMENDB_OK) {
-        code = bulk_run(bulk, steps, bulk->count, bulk_accept_step);
+        code = bulk_run(bulk, steps, bulk->count, links_accept_step, &offers);
     }
-    bulk_array_free(bulk, bulk->offers, total, sizeof *bulk->offers);
-    bulk_array_free(bulk, bulk->offer_starts, count + 1, sizeof *bulk->offer_starts);
-    bulk_array_free(bulk, bulk->offer_counts, count, sizeof *bulk->offer_counts);
-    bulk->offers = NULL;
-    bulk->offer_starts = NULL;
-    bulk->offer_counts = NULL;
+    bulk_array_free(bulk, offers.members, total, sizeof *offers.members);
+    bulk_array_free(bulk, offers.starts, rows + 1, sizeof *offers.starts);
+    bulk_array_free(bulk, offers.counts, rows, sizeof *offers.counts);
     return code;
 }
 
-/* The base */
+#undef LINKS_POOL
+#undef LINKS_FAR_SHARE
+#undef LINKS_ALPHA
+#undef LINKS_ALPHA_SQUARE
+#undef LINKS_GROUP
 
-static int bulk_find_nearest(struct bulk *bulk)
-{
-    const size_t entries = bulk->entry_count;
-    const uint32_t count = bulk->view.count;
-    int code;
+/* ==============================================================================================
+ * graph_bulk.c
+ * ============================================================================================== */
 
-    bulk->ranks = bulk_array(bulk, memory_multiply(count, bulk->places), sizeof *bulk->ranks);
-    bulk->uppers = bulk_array(bulk, count, sizeof *bulk->uppers);
-    bulk->upper_ranks = bulk_array(bulk, count, sizeof *bulk->upper_ranks);
-    bulk->choices = bulk_array(bulk, entries, sizeof *bulk->choices);
-    bulk->entries = bulk_array(bulk, entries, sizeof *bulk->entries);
-    bulk->sorted = bulk_array(bulk, entries, sizeof *bulk->sorted);
-    code = bulk->ranks != NULL && bulk->uppers != NULL && bulk->upper_ranks != NULL &&
-                   bulk->choices != NULL && bulk->entries != NULL && bulk->sorted != NULL
-               ? OMENDB_OK
-               : OMENDB_NOMEM;
-    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
-        bulk->uppers[i] = GRAPH_NO_ROW;
-    }
-    for (uint32_t i = 0; i < BULK_REPLICAS && code == OMENDB_OK; i++) {
-        code = bulk_split(bulk);
-        if (code == OMENDB_OK) {
-            code = bulk_run(bulk, bulk->cell_count, bulk->count, bulk_leaf_step);
-        }
-    }
-    bulk_array_free(bulk, bulk->ranks, (size_t)count * bulk->places, sizeof *bulk->ranks);
-    bulk_array_free(bulk, bulk->upper_ranks, count, sizeof *bulk->upper_ranks);
-    bulk_array_free(bulk, bulk->choices, entries, sizeof *bulk->choices);
-    bulk_array_free(bulk, bulk->sorted, entries, sizeof *bulk->sorted);
-    bulk->ranks = bulk->upper_ranks = NULL;
-    bulk->choices = NULL;
-    bulk->sorted = NULL;
-    return code;
-}
-
-/* Each member once, in the order of the leaves of the last splitting. The cells and entries are not
- * needed any more. */
-static int bulk_make_order(struct bulk *bulk)
-{
-    const size_t words = (size_t)bulk->view.count / 64 + 1;
-    uint64_t *seen = memory_zalloc(bulk->memory, words * sizeof *seen);
-    uint32_t count = 0;
-
-    bulk->order = bulk_array(bulk, bulk->count, sizeof *bulk->order);
-    if (seen != NULL && bulk->order != NULL) {
-        for (uint32_t i = 0; i < bulk->entry_count; i++) {
-            const uint32_t member = bulk->entries[i];
-            if ((seen[member >> 6] >> (member & 63) & 1) == 0) {
-                seen[member >> 6] |= UINT64_C(1) << (member & 63);
-                bulk->order[count++] = member;
-            }
-        }
-        assert(count == bulk->count);
-    }
-    memory_free(bulk->memory, seen, words * sizeof *seen);
-    return count == bulk->count ? OMENDB_OK : OMENDB_NOMEM;
-}
-
-static int bulk_make_nearest(struct bulk *bulk)
-{
-    int code;
-
-    if (bulk->count > UINT32_MAX / BULK_FAN) {
-        return error_set(OMENDB_NOMEM, "%u rows are too many to be linked at once", bulk->count);
-    }
-    bulk->entry_count = bulk->count * BULK_FAN;
-    code = bulk_find_nearest(bulk);
-    if (code == OMENDB_OK) {
-        code = bulk_make_order(bulk);
-    }
-    bulk_replace_cells(bulk, NULL, 0, 0);
-    bulk_array_free(bulk, bulk->entries, bulk->entry_count, sizeof *bulk->entries);
-    bulk->entries = NULL;
-    return code;
-}
-
-/* Choosing all base lists: those of one leaf among all rows. */
-static int bulk_make_base(struct bulk *bulk)
-{
-    const uint32_t count = bulk->count;
-    int code = count > BULK_LEAF ? bulk_make_nearest(bulk) : OMENDB_OK;
-
-    if (code == OMENDB_OK) {
-        code = bulk_run(bulk, bulk_steps(count), count, bulk_refine_step);
-    }
-    if (code == OMENDB_OK) {
-        code = bulk_accept(bulk);
-    }
-    bulk_array_free(bulk, bulk->uppers, bulk->view.count, sizeof *bulk->uppers);
-    bulk_array_free(bulk, bulk->order, count, sizeof *bulk->order);
-    bulk->uppers = bulk->order = NULL;
-    return code;
-}
+/* graph_bulk.c: building a whole graph at once.
+ *
+ * The rows that have upper levels, one in M, are inserted one by one: a graph of nothing but them.
+ * The base lists of all rows are then made anew, in stages that are all parallel: the nearest of
+ * each row are found (graph_bulk_balls.c), and its links chosen among them and their neighbours
+ * (graph_bulk_links.c). A graph of at most BULK_LEAF rows has all of them as candidates.
+ *
+ * Invariants. A list is its first 2M slots that are not the row itself. Held rows are in no list
+ * and have none. With one thread the seed and the rows determine every link.
+ *
+ * Rejected: the method of the base for the upper levels, in a tenth of their time (1 % of rows in
+ * clusters were not found any more: greedy descent needs the long links that early rows have). */
 
 /* Upper levels: rows that have one are inserted one by one, into a graph of nothing but them. */
 
-static int bulk_insert_step(struct bulk *bulk, struct bulk_work *work, uint32_t index)
+static int bulk_insert_step(void *context, struct bulk_work *work, uint32_t index)
 {
+    const struct bulk *bulk = context;
     const uint32_t last = bulk_step_end(bulk, index);
     int code = OMENDB_OK;
 
@@ -9933,8 +10079,9 @@ static int bulk_insert_step(struct bulk *bulk, struct bulk_work *work, uint32_t 
 }
 
 /* The base lists that they got are not needed. */
-static int bulk_clear_step(struct bulk *bulk, struct bulk_work *work, uint32_t index)
+static int bulk_clear_step(void *context, struct bulk_work *work, uint32_t index)
 {
+    const struct bulk *bulk = context;
     const uint32_t last = bulk_step_end(bulk, index);
 
     (void)work;
@@ -9948,13 +10095,31 @@ static int bulk_clear_step(struct bulk *bulk, struct bulk_work *work, uint32_t i
     return OMENDB_OK;
 }
 
+/* Choosing all base lists: those of one leaf among all rows. */
+static int bulk_make_base(struct bulk *bulk)
+{
+    const uint32_t count = bulk->count;
+    int code = count > BULK_LEAF ? balls_find_nearest(bulk) : OMENDB_OK;
+
+    if (code == OMENDB_OK) {
+        code = links_refine(bulk);
+    }
+    if (code == OMENDB_OK) {
+        code = links_accept(bulk);
+    }
+    bulk_array_free(bulk, bulk->uppers, bulk->view.count, sizeof *bulk->uppers);
+    bulk_array_free(bulk, bulk->order, count, sizeof *bulk->order);
+    bulk->uppers = bulk->order = NULL;
+    return code;
+}
+
 static int bulk_make_graph(struct bulk *bulk)
 {
     const uint32_t steps = bulk_steps(bulk->count);
-    int code = bulk_run(bulk, steps, bulk->count, bulk_insert_step);
+    int code = bulk_run(bulk, steps, bulk->count, bulk_insert_step, bulk);
 
     if (code == OMENDB_OK) {
-        code = bulk_run(bulk, steps, 0, bulk_clear_step);
+        code = bulk_run(bulk, steps, 0, bulk_clear_step, bulk);
     }
     if (code == OMENDB_OK) {
         code = bulk_make_base(bulk);
@@ -9968,8 +10133,9 @@ static int bulk_make_graph(struct bulk *bulk)
 /* The whole */
 
 /* Blocks of a file are verified before anything is read from them. */
-static int bulk_verify_step(struct bulk *bulk, struct bulk_work *work, uint32_t index)
+static int bulk_verify_step(void *context, struct bulk_work *work, uint32_t index)
 {
+    const struct bulk *bulk = context;
     const uint32_t last = bulk_step_end(bulk, index);
     int code = OMENDB_OK;
 
@@ -10034,7 +10200,6 @@ static int bulk_begin(struct bulk *bulk, struct graph *graph, const struct graph
     graph_get_view(graph, &bulk->view);
     bulk->count = bulk->view.count - terms->held.count;
     bulk->places = places;
-    bulk->random = graph->config.seed;
     bulk->room = (BULK_EXPAND + 1) * places + bulk->view.M + 1;
     bulk->room = bulk->room < places + BULK_OFFERS ? places + BULK_OFFERS : bulk->room;
     bulk->room = bulk->room < BULK_LEAF ? BULK_LEAF : bulk->room;
@@ -10046,7 +10211,7 @@ static int bulk_read_vectors(struct bulk *bulk)
     int code = OMENDB_OK;
 
     if (graph_view_verifies(&bulk->view)) {
-        code = bulk_run(bulk, bulk_steps(bulk->count), 0, bulk_verify_step);
+        code = bulk_run(bulk, bulk_steps(bulk->count), 0, bulk_verify_step, bulk);
     }
     return code == OMENDB_OK ? bulk_make_heights(bulk) : code;
 }
@@ -10100,33 +10265,13 @@ OMENDB_INTERNAL int graph_refine(struct graph *graph, const struct graph_bulk_te
     bulk.is_finished = 1;
     code = bulk_read_vectors(&bulk);
     if (code == OMENDB_OK) {
-        code = bulk_run(&bulk, bulk_steps(bulk.count), bulk.count, bulk_refine_step);
+        code = links_refine(&bulk);
     }
     if (code == OMENDB_OK && bulk.count != 0) {
-        code = bulk_accept(&bulk);
+        code = links_accept(&bulk);
     }
     return bulk_end(&bulk, code);
 }
-
-#undef BULK_LEAF
-#undef BULK_CELL
-#undef BULK_LEADERS
-#undef BULK_FAN
-#undef BULK_REPLICAS
-#undef BULK_ROUNDS
-#undef BULK_EXPAND
-#undef BULK_POOL
-#undef BULK_FAR_SHARE
-#undef BULK_OFFERS
-#undef BULK_ALPHA
-#undef BULK_ALPHA_SQUARE
-#undef BULK_GRAIN
-#undef BULK_SLICE
-#undef BULK_TILE
-#undef BULK_TILE_BYTES
-#undef BULK_GROUP
-#undef BULK_MASK_GROUP
-#undef BULK_GOLDEN
 
 /* ==============================================================================================
  * idmap.c
@@ -22162,8 +22307,9 @@ static void search_segment_source(struct segment *segment, uint64_t commit,
     source->segment = segment;
 }
 
-static int search_hit_before(const struct graph_hit *a, const struct graph_hit *b)
+static int search_hit_before(const void *left, const void *right)
 {
+    const struct graph_hit *a = left, *b = right;
     return a->distance < b->distance || (a->distance == b->distance && a->row < b->row);
 }
 
@@ -22172,20 +22318,34 @@ static int search_compare_hits(const void *left, const void *right)
     return search_hit_before(right, left) - search_hit_before(left, right);
 }
 
-/* Brings the hits into order, of which the first `done` are. */
-static void search_order_hits(struct graph_hit *hits, size_t done, size_t count)
+/* Brings items of `size` bytes into order, of which the first `done` are: nearly all are near their
+ * places, and one by one finds those soonest. Inlined, as sizes and comparisons are then known. */
+static inline __attribute__((always_inline)) void
+search_order(void *items, size_t done, size_t count, size_t size,
+             int (*before)(const void *left, const void *right),
+             int (*compare)(const void *left, const void *right))
 {
+    union {
+        struct graph_hit hit;
+        struct search_hit found;
+    } item;
+    char *bytes = items;
     size_t moves = 0, most = SEARCH_MOVES_EACH * count;
     for (size_t i = done; i < count && moves <= most; i++) {
-        struct graph_hit hit = hits[i];
         size_t at = i;
-        for (; at > 0 && search_hit_before(&hit, &hits[at - 1]); at--)
-            hits[at] = hits[at - 1];
-        hits[at] = hit;
+        memcpy(&item, bytes + i * size, size);
+        for (; at > 0 && before(&item, bytes + (at - 1) * size); at--)
+            memcpy(bytes + at * size, bytes + (at - 1) * size, size);
+        memcpy(bytes + at * size, &item, size);
         moves += i - at;
     }
     if (moves > most)
-        sort_array(hits, count, sizeof *hits, search_compare_hits);
+        sort_array(items, count, size, compare);
+}
+
+static void search_order_hits(struct graph_hit *hits, size_t done, size_t count)
+{
+    search_order(hits, done, count, sizeof *hits, search_hit_before, search_compare_hits);
 }
 
 /* The distances of vectors in place of those of codes; in order again, with the first `done`, which
@@ -22510,30 +22670,15 @@ static int search_rows(const struct search_request *request, const struct search
     return code;
 }
 
-static int search_before(const struct search_hit *a, const struct search_hit *b)
+static int search_before(const void *left, const void *right)
 {
+    const struct search_hit *a = left, *b = right;
     return a->distance < b->distance || (a->distance == b->distance && a->id < b->id);
 }
 
 static int search_compare(const void *left, const void *right)
 {
     return search_before(right, left) - search_before(left, right);
-}
-
-/* Brings what was found into order. */
-static void search_order_found(struct search_hit *found, size_t count)
-{
-    size_t moves = 0, most = SEARCH_MOVES_EACH * count;
-    for (size_t i = 1; i < count && moves <= most; i++) {
-        struct search_hit hit = found[i];
-        size_t at = i;
-        for (; at > 0 && search_before(&hit, &found[at - 1]); at--)
-            found[at] = found[at - 1];
-        found[at] = hit;
-        moves += i - at;
-    }
-    if (moves > most)
-        sort_array(found, count, sizeof *found, search_compare);
 }
 
 /* Rows to ids; equal distances, which came in the order of rows, into the order of ids. Records
@@ -22554,7 +22699,7 @@ static int search_name_hits(const struct search_request *request,
             continue;
         scratch->found[used++] = hit;
     }
-    search_order_found(scratch->found, used);
+    search_order(scratch->found, 1, used, sizeof *scratch->found, search_before, search_compare);
     *named = used;
     return OMENDB_OK;
 }

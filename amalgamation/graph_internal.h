@@ -1,4 +1,4 @@
-/* graph_internal.h: what the three files of the graph share: the keys that order rows, the scratch,
+/* graph_internal.h: what the files of the graph share: the keys that order rows, the scratch,
  * and the graph under construction.
  *
  * Keys. A candidate is one 64-bit number: distance, then row, then whether it was expanded. Floats

@@ -129,8 +129,9 @@ static void search_segment_source(struct segment *segment, uint64_t commit,
     source->segment = segment;
 }
 
-static int search_hit_before(const struct graph_hit *a, const struct graph_hit *b)
+static int search_hit_before(const void *left, const void *right)
 {
+    const struct graph_hit *a = left, *b = right;
     return a->distance < b->distance || (a->distance == b->distance && a->row < b->row);
 }
 
@@ -139,20 +140,34 @@ static int search_compare_hits(const void *left, const void *right)
     return search_hit_before(right, left) - search_hit_before(left, right);
 }
 
-/* Brings the hits into order, of which the first `done` are. */
-static void search_order_hits(struct graph_hit *hits, size_t done, size_t count)
+/* Brings items of `size` bytes into order, of which the first `done` are: nearly all are near their
+ * places, and one by one finds those soonest. Inlined, as sizes and comparisons are then known. */
+static inline __attribute__((always_inline)) void
+search_order(void *items, size_t done, size_t count, size_t size,
+             int (*before)(const void *left, const void *right),
+             int (*compare)(const void *left, const void *right))
 {
+    union {
+        struct graph_hit hit;
+        struct search_hit found;
+    } item;
+    char *bytes = items;
     size_t moves = 0, most = SEARCH_MOVES_EACH * count;
     for (size_t i = done; i < count && moves <= most; i++) {
-        struct graph_hit hit = hits[i];
         size_t at = i;
-        for (; at > 0 && search_hit_before(&hit, &hits[at - 1]); at--)
-            hits[at] = hits[at - 1];
-        hits[at] = hit;
+        memcpy(&item, bytes + i * size, size);
+        for (; at > 0 && before(&item, bytes + (at - 1) * size); at--)
+            memcpy(bytes + at * size, bytes + (at - 1) * size, size);
+        memcpy(bytes + at * size, &item, size);
         moves += i - at;
     }
     if (moves > most)
-        sort_array(hits, count, sizeof *hits, search_compare_hits);
+        sort_array(items, count, size, compare);
+}
+
+static void search_order_hits(struct graph_hit *hits, size_t done, size_t count)
+{
+    search_order(hits, done, count, sizeof *hits, search_hit_before, search_compare_hits);
 }
 
 /* The distances of vectors in place of those of codes; in order again, with the first `done`, which
@@ -477,30 +492,15 @@ static int search_rows(const struct search_request *request, const struct search
     return code;
 }
 
-static int search_before(const struct search_hit *a, const struct search_hit *b)
+static int search_before(const void *left, const void *right)
 {
+    const struct search_hit *a = left, *b = right;
     return a->distance < b->distance || (a->distance == b->distance && a->id < b->id);
 }
 
 static int search_compare(const void *left, const void *right)
 {
     return search_before(right, left) - search_before(left, right);
-}
-
-/* Brings what was found into order. */
-static void search_order_found(struct search_hit *found, size_t count)
-{
-    size_t moves = 0, most = SEARCH_MOVES_EACH * count;
-    for (size_t i = 1; i < count && moves <= most; i++) {
-        struct search_hit hit = found[i];
-        size_t at = i;
-        for (; at > 0 && search_before(&hit, &found[at - 1]); at--)
-            found[at] = found[at - 1];
-        found[at] = hit;
-        moves += i - at;
-    }
-    if (moves > most)
-        sort_array(found, count, sizeof *found, search_compare);
 }
 
 /* Rows to ids; equal distances, which came in the order of rows, into the order of ids. Records
@@ -521,7 +521,7 @@ static int search_name_hits(const struct search_request *request,
             continue;
         scratch->found[used++] = hit;
     }
-    search_order_found(scratch->found, used);
+    search_order(scratch->found, 1, used, sizeof *scratch->found, search_before, search_compare);
     *named = used;
     return OMENDB_OK;
 }

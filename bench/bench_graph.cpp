@@ -1,15 +1,18 @@
-// bench_graph.cpp: the bare graph over bytes beside hnswlib's over f32, on the same vectors in the
-// same run: building with two threads, the curves of recall@10 and queries a second of one thread,
-// by ef and by the stretch of struct graph_effort, and with "churn" the graph after 30 % of its
-// rows were dropped. The bytes of this set are lossless, so nothing is reranked.
+// bench_graph.cpp: the bare graph beside hnswlib's, on the same vectors in the same run: building
+// with two threads (one by one, refined, in bulk), memory, the curves of recall@10 over distances
+// and queries a second of one thread, by ef and by the stretch of struct graph_effort, and with
+// "churn" each graph after 30 % of its rows were dropped.
 //
 //   cc -std=c11 -O2 -I. -c bench/graph_core.c -o build/graph_core.o
 //   c++ -std=c++17 -O3 -march=native -I. bench/bench_graph.cpp build/graph_core.o -o build/graph
-//   GLIBC_TUNABLES=glibc.malloc.hugetlb=1 build/graph build/data [rows [index file [churn]]]
+//   GLIBC_TUNABLES=glibc.malloc.hugetlb=1 build/graph sift|floats [rows [ways [file [churn]]]]
 //
-// The folder (or OMENDB_DATA) holds sift-dev.base.u8bin and sift-dev.query.u8bin. The index
-// file keeps hnswlib's for the next run, which then has no building time of it; "-" leaves hnswlib
-// out. hnswlib is compiled for this machine, the graph for any.
+// sift: the folder OMENDB_DATA (build/data) holds sift-dev.base.u8bin and sift-dev.query.u8bin; our
+// graph has them as u8, hnswlib as f32. The bytes are lossless, so nothing is reranked. floats:
+// clusters of 384-d f32 with a falling spectrum, for both. ways: letters of h (hnswlib, measured in
+// turns with each of the others), i (insertion), r (insertion, then refining), b (bulk); "hirb"
+// without it. The file keeps hnswlib's index for the next run, which then has no building time of
+// it; "-": none is kept. hnswlib is compiled for this machine, the graph for any.
 #include "graph_core.h"
 
 #include "omendb.h"
@@ -19,14 +22,17 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <sched.h>
@@ -36,9 +42,10 @@ namespace
 {
 
 constexpr size_t kHits = 10;
-constexpr uint32_t kM = 16, kEfConstruction = 200;
+constexpr uint32_t kM = 16, kEfConstruction = 200, kQueries = 2000;
 constexpr unsigned kThreads = 2;
 constexpr size_t kCap = 2000; // ef of the walks with a stretch
+constexpr int kRepeats = 3;
 
 double now()
 {
@@ -58,15 +65,35 @@ struct Stopwatch {
     double wall = now(), cpu = cpu_time();
     void print(const char *what) const
     {
-        std::printf("%-18s %8.1f s, %8.1f s of processor\n", what, now() - wall, cpu_time() - cpu);
+        std::printf("%-14s %8.1f s, %8.1f s of processor\n", what, now() - wall, cpu_time() - cpu);
         std::fflush(stdout);
     }
 };
 
+// Rows as floats for hnswlib, and as the graph has them.
 struct Matrix {
     uint32_t rows = 0, dim = 0;
-    std::vector<uint8_t> bytes;
+    std::vector<uint8_t> bytes; // empty: the graph has floats, too
     std::vector<float> floats;
+
+    size_t row_bytes() const
+    {
+        return bytes.empty() ? dim * sizeof(float) : dim;
+    }
+    const uint8_t *row(size_t row) const
+    {
+        const void *all = bytes.empty() ? static_cast<const void *>(floats.data()) : bytes.data();
+        return static_cast<const uint8_t *>(all) + row * row_bytes();
+    }
+    const float *row_floats(size_t row) const
+    {
+        return &floats[row * dim];
+    }
+    graph_core_settings settings() const
+    {
+        return {kM,  kEfConstruction, bytes.empty() ? OMENDB_F32 : OMENDB_U8, OMENDB_L2,
+                dim, row_bytes()};
+    }
 };
 
 Matrix read_matrix(const std::string &path, uint32_t limit)
@@ -75,11 +102,8 @@ Matrix read_matrix(const std::string &path, uint32_t limit)
     Matrix matrix;
     uint32_t header[2];
     if (!file.read(reinterpret_cast<char *>(header), sizeof header)) {
-        std::fprintf(
-            stderr,
-            "%s cannot be read. Give the folder with sift-dev.*.u8bin as the argument or in "
-            "OMENDB_DATA.\n",
-            path.c_str());
+        std::fprintf(stderr, "%s cannot be read: OMENDB_DATA names the folder of sift-dev\n",
+                     path.c_str());
         std::exit(1);
     }
     matrix.rows = std::min(header[0], limit);
@@ -90,11 +114,53 @@ Matrix read_matrix(const std::string &path, uint32_t limit)
     return matrix;
 }
 
-void in_threads(unsigned threads, const std::function<void(uint32_t)> &work, uint32_t count)
+// Rows around 500 centers that differ in 48 random directions of falling weight, and a little in
+// all: an intrinsic dimension far below 384, as that of embeddings. The last kQueries are queries.
+Matrix make_floats(uint32_t rows)
+{
+    constexpr uint32_t dim = 384, directions = 48, centers = 500;
+    std::mt19937 random(7);
+    std::normal_distribution<float> normal;
+    std::vector<float> center(size_t(centers) * dim), direction(size_t(directions) * dim);
+    for (float &x : center)
+        x = normal(random);
+    for (float &x : direction)
+        x = normal(random);
+    Matrix matrix;
+    matrix.rows = rows;
+    matrix.dim = dim;
+    matrix.floats.resize(size_t(rows) * dim);
+    for (uint32_t row = 0; row < rows; row++) {
+        float *vector = &matrix.floats[size_t(row) * dim];
+        std::copy_n(&center[random() % centers * dim], dim, vector);
+        for (uint32_t i = 0; i < directions; i++) {
+            const float weight = normal(random) * 1.5f / std::sqrt(float(1 + i));
+            for (uint32_t j = 0; j < dim; j++)
+                vector[j] += weight * direction[size_t(i) * dim + j];
+        }
+        for (uint32_t j = 0; j < dim; j++)
+            vector[j] += 0.1f * (float(random() >> 8) / float(1 << 24) - 0.5f);
+    }
+    return matrix;
+}
+
+Matrix split_queries(Matrix &matrix)
+{
+    Matrix queries;
+    queries.rows = kQueries;
+    queries.dim = matrix.dim;
+    matrix.rows -= kQueries;
+    queries.floats.assign(matrix.floats.begin() + std::ptrdiff_t(matrix.rows) * matrix.dim,
+                          matrix.floats.end());
+    matrix.floats.resize(size_t(matrix.rows) * matrix.dim);
+    return queries;
+}
+
+void in_threads(const std::function<void(uint32_t)> &work, uint32_t count)
 {
     std::atomic<uint32_t> next{0};
     std::vector<std::thread> pool;
-    for (unsigned i = 0; i < threads; i++) {
+    for (unsigned i = 0; i < kThreads; i++) {
         pool.emplace_back([&] {
             for (uint32_t row; (row = next++) < count;)
                 work(row);
@@ -110,23 +176,20 @@ std::vector<uint32_t> exact(const Matrix &base, const Matrix &queries,
                             const std::vector<unsigned char> &hidden)
 {
     std::vector<uint32_t> truth(size_t(queries.rows) * kHits);
+    hnswlib::L2Space space(base.dim);
+    const auto distance_of = space.get_dist_func();
     in_threads(
-        kThreads,
         [&](uint32_t q) {
-            std::vector<std::pair<int, uint32_t>> best;
-            const uint8_t *query = &queries.bytes[size_t(q) * queries.dim];
+            std::vector<std::pair<float, uint32_t>> best;
             for (uint32_t row = 0; row < base.rows; row++) {
-                const uint8_t *vector = &base.bytes[size_t(row) * base.dim];
-                int distance = 0;
                 if (!hidden.empty() && hidden[row])
                     continue;
-                for (uint32_t i = 0; i < base.dim; i++)
-                    distance += (query[i] - vector[i]) * (query[i] - vector[i]);
+                const float distance = distance_of(queries.row_floats(q), base.row_floats(row),
+                                                   space.get_dist_func_param());
                 if (best.size() == kHits && distance >= best.back().first)
                     continue;
-                best.insert(
-                    std::upper_bound(best.begin(), best.end(), std::make_pair(distance, row)),
-                    {distance, row});
+                const auto hit = std::make_pair(distance, row);
+                best.insert(std::upper_bound(best.begin(), best.end(), hit), hit);
                 if (best.size() > kHits)
                     best.pop_back();
             }
@@ -137,49 +200,76 @@ std::vector<uint32_t> exact(const Matrix &base, const Matrix &queries,
     return truth;
 }
 
-struct Point {
-    double recall, rate, distances;
-};
-
 struct Effort {
     size_t ef;
     float stretch;
 };
 
-using Search = std::function<size_t(uint32_t query, const Effort &effort, uint32_t *rows)>;
+struct Counts {
+    uint64_t distances, hops;
+};
 
-Point measure(const Matrix &queries, const std::vector<uint32_t> &truth, const Effort &effort,
-              int repeats, const Search &search)
+struct Point {
+    double recall, rate, distances, hops;
+};
+
+using Curve = std::vector<Point>;
+
+// A finished graph.
+struct Graph {
+    const char *name;
+    std::function<size_t(uint32_t query, const Effort &effort, uint32_t *rows)> search;
+    std::function<void(bool)> count;     // whether the following searches are counted
+    std::function<Counts()> take_counts; // since the last call
+};
+
+// Hits of all queries.
+size_t search_all(const Graph &graph, const Matrix &queries, const std::vector<uint32_t> &truth,
+                  const Effort &effort)
 {
-    std::vector<uint32_t> rows(kHits);
+    uint32_t rows[kHits];
     size_t hits = 0;
+    for (uint32_t q = 0; q < queries.rows; q++) {
+        const size_t count = graph.search(q, effort, rows);
+        const uint32_t *right = &truth[size_t(q) * kHits];
+        for (size_t i = 0; i < count; i++)
+            hits += std::find(right, right + kHits, rows[i]) != right + kHits;
+    }
+    return hits;
+}
+
+// Counts are of a run of their own: hnswlib is slower when it counts.
+Point measure(const Graph &graph, const Matrix &queries, const std::vector<uint32_t> &truth,
+              const Effort &effort)
+{
     double best = 1e9;
-    for (int repeat = 0; repeat < repeats; repeat++) {
+    for (int repeat = 0; repeat < kRepeats; repeat++) {
         const double start = cpu_time();
-        hits = 0;
-        for (uint32_t q = 0; q < queries.rows; q++) {
-            const size_t count = search(q, effort, rows.data());
-            const uint32_t *right = &truth[q * kHits];
-            for (size_t i = 0; i < count; i++)
-                hits += std::find(right, right + kHits, rows[i]) != right + kHits;
-        }
+        (void)search_all(graph, queries, truth, effort);
         best = std::min(best, cpu_time() - start);
     }
-    return {double(hits) / double(queries.rows * kHits), queries.rows / best, 0};
+    (void)graph.take_counts();
+    graph.count(true);
+    const size_t hits = search_all(graph, queries, truth, effort);
+    graph.count(false);
+    const Counts counts = graph.take_counts();
+    return {double(hits) / double(queries.rows * kHits), queries.rows / best,
+            double(counts.distances) / queries.rows, double(counts.hops) / queries.rows};
 }
 
 // Between the two points around the recall; zeros outside of the curve.
-Point point_at(const std::vector<Point> &curve, double recall)
+Point point_at(const Curve &curve, double recall)
 {
     for (size_t i = 1; i < curve.size(); i++) {
         const Point &a = curve[i - 1], &b = curve[i];
         if (a.recall <= recall && recall <= b.recall && b.recall > a.recall) {
             const double share = (recall - a.recall) / (b.recall - a.recall);
             return {recall, a.rate + (b.rate - a.rate) * share,
-                    a.distances + (b.distances - a.distances) * share};
+                    a.distances + (b.distances - a.distances) * share,
+                    a.hops + (b.hops - a.hops) * share};
         }
     }
-    return {recall, 0, 0};
+    return {recall, 0, 0, 0};
 }
 
 void pin(int cpu)
@@ -195,6 +285,85 @@ void pin(int cpu)
     (void)sched_setaffinity(0, sizeof set, &set);
 }
 
+void print_at(const char *name, const Curve &curve, const Curve &them, double recall)
+{
+    const Point point = point_at(curve, recall);
+    const double theirs = point_at(them, recall).rate;
+    if (point.rate == 0)
+        return;
+    std::printf("at %.3f %-10s %9.0f q/s, %6.0f distances of %.1f ns", recall, name, point.rate,
+                point.distances, 1e9 / point.rate / point.distances);
+    if (theirs > 0)
+        std::printf(", %5.2f times hnswlib's %.0f", point.rate / theirs, theirs);
+    std::printf("\n");
+}
+
+void print_row(const char *effort, const char *name, const Point &point)
+{
+    std::printf("%7s  %-10s  %.4f  %9.0f  %9.0f  %7.1f\n", effort, name, point.recall, point.rate,
+                point.distances, point.hops);
+    std::fflush(stdout);
+}
+
+Curve print_by_stretch(const Graph &graph, const Matrix &queries,
+                       const std::vector<uint32_t> &truth)
+{
+    Curve curve;
+    std::printf("stretch\n");
+    for (float stretch : {1.04f, 1.08f, 1.12f, 1.16f, 1.2f, 1.24f, 1.28f, 1.32f, 1.38f, 1.46f}) {
+        char effort[16];
+        std::snprintf(effort, sizeof effort, "%.2f", double(stretch));
+        curve.push_back(measure(graph, queries, truth, {kCap, stretch}));
+        print_row(effort, graph.name, curve.back());
+    }
+    return curve;
+}
+
+// By ef, in turns with hnswlib, whose curve is `them`.
+Curve print_by_ef(const Graph &graph, const Graph *hnswlib, Curve &them, const Matrix &queries,
+                  const std::vector<uint32_t> &truth)
+{
+    Curve curve;
+    std::printf("     ef  graph       recall        q/s  distances     hops\n");
+    for (size_t ef :
+         {10, 16, 24, 32, 40, 48, 64, 80, 100, 128, 160, 200, 260, 320, 400, 600, 900, 1300}) {
+        const std::string effort = std::to_string(ef);
+        if (hnswlib != nullptr) {
+            them.push_back(measure(*hnswlib, queries, truth, {ef, 0}));
+            print_row(effort.c_str(), hnswlib->name, them.back());
+        }
+        curve.push_back(measure(graph, queries, truth, {ef, 0}));
+        print_row(effort.c_str(), graph.name, curve.back());
+        if (curve.back().recall > 0.9995 && (them.empty() || them.back().recall > 0.9995))
+            break;
+    }
+    return curve;
+}
+
+void print_curves(const Graph &graph, const Graph *hnswlib, bool has_stretch, const Matrix &queries,
+                  const std::vector<uint32_t> &truth)
+{
+    Curve by_stretch, them;
+    pin(1);
+    const Curve by_ef = print_by_ef(graph, hnswlib, them, queries, truth);
+    if (has_stretch)
+        by_stretch = print_by_stretch(graph, queries, truth);
+    pin(-1);
+    for (double recall : {0.90, 0.95, 0.98, 0.99, 0.995, 0.999}) {
+        print_at("by ef", by_ef, them, recall);
+        print_at("by stretch", by_stretch, them, recall);
+    }
+}
+
+uint64_t counted;
+hnswlib::DISTFUNC<float> uncounted_distance;
+
+float counting_distance(const void *a, const void *b, const void *parameter)
+{
+    counted++;
+    return uncounted_distance(a, b, parameter);
+}
+
 using Index = hnswlib::HierarchicalNSW<float>;
 
 std::unique_ptr<Index> build_hnswlib(hnswlib::L2Space &space, const Matrix &base,
@@ -204,151 +373,148 @@ std::unique_ptr<Index> build_hnswlib(hnswlib::L2Space &space, const Matrix &base
         return std::make_unique<Index>(&space, file);
     auto index = std::make_unique<Index>(&space, base.rows, kM, kEfConstruction, 42);
     const Stopwatch watch;
-    in_threads(
-        kThreads, [&](uint32_t row) { index->addPoint(&base.floats[size_t(row) * base.dim], row); },
-        base.rows);
-    watch.print("hnswlib build");
+    in_threads([&](uint32_t row) { index->addPoint(base.row_floats(row), row); }, base.rows);
+    watch.print("hnswlib, f32");
     if (!file.empty())
         index->saveIndex(file);
     return index;
 }
 
-Search ours(graph_core *core, const Matrix &queries, const std::vector<unsigned char> &hidden)
+// Hops are not counted.
+Graph graph_of(Index &index, const Matrix &queries)
 {
-    const unsigned char *bytes = hidden.empty() ? nullptr : hidden.data();
-    const uint8_t *vectors = queries.bytes.data();
-    const size_t dim = queries.dim;
-    return [=](uint32_t query, const Effort &effort, uint32_t *rows) {
-        return graph_core_search(core, vectors + query * dim, effort.ef, kHits, effort.stretch,
-                                 bytes, rows);
-    };
-}
-
-// A curve of ours: what is measured, and distances of a query.
-Point measure_ours(graph_core *core, const Matrix &queries, const std::vector<uint32_t> &truth,
-                   const Effort &effort, int repeats)
-{
-    uint64_t expanded, distances;
-    graph_core_counters(core, &expanded, &distances);
-    Point point = measure(queries, truth, effort, repeats, ours(core, queries, {}));
-    graph_core_counters(core, &expanded, &distances);
-    point.distances = double(distances) / double(repeats) / queries.rows;
-    return point;
-}
-
-void print_at(const char *name, const std::vector<Point> &curve, const std::vector<Point> &them,
-              double recall)
-{
-    const Point point = point_at(curve, recall);
-    const double theirs = point_at(them, recall).rate;
-    std::printf("at %.3f %-10s %9.0f q/s, %5.2f times hnswlib's %.0f, %6.0f distances of %.1f ns\n",
-                recall, name, point.rate, theirs > 0 ? point.rate / theirs : 0, theirs,
-                point.distances, point.rate > 0 ? 1e9 / point.rate / point.distances : 0);
-}
-
-void compare(Index &index, graph_core *core, const Matrix &queries,
-             const std::vector<uint32_t> &truth, int repeats)
-{
-    const Search theirs = [&](uint32_t query, const Effort &effort, uint32_t *rows) {
+    uncounted_distance = index.fstdistfunc_;
+    Graph graph;
+    graph.name = "hnswlib";
+    graph.search = [&](uint32_t query, const Effort &effort, uint32_t *rows) {
         index.setEf(effort.ef);
-        auto found = index.searchKnn(&queries.floats[size_t(query) * queries.dim], kHits);
+        auto found = index.searchKnn(queries.row_floats(query), kHits);
         const size_t count = found.size();
         for (size_t i = 0; i < count; i++, found.pop())
             rows[i] = uint32_t(found.top().second);
         return count;
     };
-    std::vector<Point> by_ef, by_stretch, them;
-    std::printf("   ef   hnswlib recall, q/s       graph recall, q/s   ratio   distances\n");
-    for (size_t ef :
-         {10, 16, 24, 32, 40, 48, 64, 80, 100, 128, 160, 200, 260, 320, 400, 600, 900, 1300}) {
-        them.push_back(measure(queries, truth, {ef, 0}, repeats, theirs));
-        by_ef.push_back(measure_ours(core, queries, truth, {ef, 0}, repeats));
-        std::printf("%5zu   %.4f %9.0f          %.4f %9.0f   %5.2f   %9.0f\n", ef,
-                    them.back().recall, them.back().rate, by_ef.back().recall, by_ef.back().rate,
-                    by_ef.back().rate / them.back().rate, by_ef.back().distances);
-        std::fflush(stdout);
-    }
-    std::printf("stretch   recall       q/s   distances\n");
-    for (float stretch : {1.04f, 1.08f, 1.12f, 1.16f, 1.2f, 1.24f, 1.28f, 1.32f, 1.38f, 1.46f}) {
-        by_stretch.push_back(measure_ours(core, queries, truth, {kCap, stretch}, repeats));
-        std::printf("   %.2f   %.4f %9.0f   %9.0f\n", double(stretch), by_stretch.back().recall,
-                    by_stretch.back().rate, by_stretch.back().distances);
-        std::fflush(stdout);
-    }
-    for (double recall : {0.90, 0.95, 0.99, 0.999}) {
-        print_at("by ef", by_ef, them, recall);
-        print_at("by stretch", by_stretch, them, recall);
-    }
+    graph.count = [&](bool counts) {
+        index.fstdistfunc_ = counts ? counting_distance : uncounted_distance;
+    };
+    graph.take_counts = [] { return Counts{std::exchange(counted, 0), 0}; };
+    return graph;
 }
 
-void churn(graph_core *core, const Matrix &base, const Matrix &queries, int repeats)
+Graph graph_of(graph_core *core, const char *name, const Matrix &queries,
+               const std::vector<unsigned char> &hidden)
+{
+    const unsigned char *bytes = hidden.empty() ? nullptr : hidden.data();
+    Graph graph;
+    graph.name = name;
+    graph.search = [=, &queries](uint32_t query, const Effort &effort, uint32_t *rows) {
+        return graph_core_search(core, queries.row(query), effort.ef, kHits, effort.stretch, bytes,
+                                 rows);
+    };
+    graph.count = [](bool) {};
+    graph.take_counts = [=] {
+        Counts counts;
+        graph_core_counters(core, &counts.hops, &counts.distances);
+        return counts;
+    };
+    return graph;
+}
+
+// The graph after 30 % of its rows were hidden, or dropped, and one of the others built anew.
+void churn(graph_core *core, graph_core_way way, const Matrix &base, const Matrix &queries)
 {
     std::vector<unsigned char> hidden(base.rows), keep(base.rows);
     std::vector<uint32_t> to_new(base.rows);
+    std::vector<uint8_t> vectors;
     uint32_t kept = 0;
     for (uint32_t row = 0; row < base.rows; row++) {
         hidden[row] = (row * 2654435761u >> 8) % 10 < 3;
         keep[row] = !hidden[row];
         to_new[row] = kept;
         kept += keep[row];
-    }
-    std::vector<uint32_t> truth = exact(base, queries, hidden);
-    const Search filtered = ours(core, queries, hidden);
-    std::vector<uint8_t> vectors;
-    for (uint32_t row = 0; row < base.rows; row++)
         if (keep[row])
-            vectors.insert(vectors.end(), &base.bytes[size_t(row) * base.dim],
-                           &base.bytes[size_t(row) * base.dim] + base.dim);
+            vectors.insert(vectors.end(), base.row(row), base.row(row) + base.row_bytes());
+    }
+    const std::vector<uint32_t> truth = exact(base, queries, hidden);
     const Stopwatch adopting;
     graph_core *adopted = graph_core_adopt(core, keep.data(), kThreads);
     adopting.print("30 % dropped");
-    graph_core_check(adopted);
-    const graph_core_settings settings = {kM, kEfConstruction, OMENDB_U8, base.dim, base.dim};
+    (void)graph_core_check(adopted);
+    const graph_core_settings settings = base.settings();
     const Stopwatch building;
-    graph_core *fresh = graph_core_build(&settings, vectors.data(), kept, kThreads);
+    graph_core *fresh = graph_core_build(&settings, vectors.data(), kept, way, kThreads);
     building.print("fresh build");
     std::vector<uint32_t> new_truth = truth;
     for (uint32_t &row : new_truth)
         row = to_new[row];
     for (size_t ef : {20, 40, 80, 160, 320}) {
-        const Point a = measure(queries, truth, {ef, 0}, repeats, filtered);
-        const Point b = measure(queries, new_truth, {ef, 0}, repeats, ours(adopted, queries, {}));
-        const Point c = measure(queries, new_truth, {ef, 0}, repeats, ours(fresh, queries, {}));
-        std::printf("%5zu  filtered %.4f %7.0f   adopted %.4f %7.0f   fresh %.4f %7.0f\n", ef,
-                    a.recall, a.rate, b.recall, b.rate, c.recall, c.rate);
+        const std::string effort = std::to_string(ef);
+        const auto print = [&](graph_core *of, const char *name, const auto &right,
+                               const std::vector<unsigned char> &without) {
+            const Graph graph = graph_of(of, name, queries, without);
+            print_row(effort.c_str(), name, measure(graph, queries, right, {ef, 0}));
+        };
+        print(core, "filtered", truth, hidden);
+        print(adopted, "adopted", new_truth, {});
+        print(fresh, "fresh", new_truth, {});
     }
     graph_core_destroy(adopted);
     graph_core_destroy(fresh);
+}
+
+void try_ours(const char *name, graph_core_way way, const Graph *hnswlib, bool churns,
+              const Matrix &base, const Matrix &queries, const std::vector<uint32_t> &truth)
+{
+    const graph_core_settings settings = base.settings();
+    const Stopwatch watch;
+    graph_core *core = graph_core_build(&settings, base.row(0), base.rows, way, kThreads);
+    watch.print(name);
+    std::printf("%.1f links a row, %.0f MB, at most %.0f bytes a row beside the graph\n",
+                graph_core_check(core), double(graph_core_bytes(core)) / 1e6,
+                double(graph_core_extra_bytes(core)) / base.rows);
+    print_curves(graph_of(core, name, queries, {}), hnswlib, true, queries, truth);
+    if (churns)
+        churn(core, way, base, queries);
+    graph_core_destroy(core);
 }
 
 } // namespace
 
 int main(int argc, char **argv)
 {
-    const char *given = argc > 1 ? argv[1] : std::getenv("OMENDB_DATA");
-    const std::string folder = given ? given : "build/data";
+    if (argc < 2) {
+        std::fprintf(stderr, "usage: graph sift|floats [rows [ways [file [churn]]]]\n");
+        return 2;
+    }
+    const bool is_sift = std::strcmp(argv[1], "sift") == 0;
     const uint32_t rows = argc > 2 ? uint32_t(std::atoi(argv[2])) : 1000000;
-    const std::string file = argc > 3 ? argv[3] : "";
-    const Matrix base = read_matrix(folder + "/sift-dev.base.u8bin", rows);
-    const Matrix queries = read_matrix(folder + "/sift-dev.query.u8bin", 2000);
+    const std::string ways = argc > 3 ? argv[3] : "hirb";
+    const std::string file = argc > 4 && std::strcmp(argv[4], "-") != 0 ? argv[4] : "";
+    const bool churns = argc > 5 && std::strcmp(argv[5], "churn") == 0;
+    const char *given = std::getenv("OMENDB_DATA");
+    const std::string folder = given ? given : "build/data";
+    Matrix base =
+        is_sift ? read_matrix(folder + "/sift-dev.base.u8bin", rows) : make_floats(rows + kQueries);
+    const Matrix queries =
+        is_sift ? read_matrix(folder + "/sift-dev.query.u8bin", kQueries) : split_queries(base);
     const std::vector<uint32_t> truth = exact(base, queries, {});
     hnswlib::L2Space space(base.dim);
-
-    std::unique_ptr<Index> index = file == "-" ? nullptr : build_hnswlib(space, base, file);
-    const Stopwatch watch;
-    const graph_core_settings settings = {kM, kEfConstruction, OMENDB_U8, base.dim, base.dim};
-    graph_core *core = graph_core_build(&settings, base.bytes.data(), base.rows, kThreads);
-    watch.print("graph build");
-    std::printf("graph memory       %8.0f MB\n", double(graph_core_bytes(core)) / 1e6);
-    graph_core_check(core);
-    if (index != nullptr) {
-        pin(1);
-        compare(*index, core, queries, truth, 3);
-        pin(-1);
+    std::unique_ptr<Index> index;
+    Graph hnswlib;
+    if (ways.find('h') != std::string::npos) {
+        index = build_hnswlib(space, base, file);
+        hnswlib = graph_of(*index, queries);
     }
-    if (argc > 4 && std::strcmp(argv[4], "churn") == 0) {
-        churn(core, base, queries, 2);
+    const Graph *beside = index != nullptr ? &hnswlib : nullptr;
+    if (ways == "h")
+        print_curves(hnswlib, nullptr, false, queries, truth);
+    for (const char way : ways) {
+        if (way == 'i')
+            try_ours("inserted", GRAPH_CORE_INSERT, beside, churns, base, queries, truth);
+        if (way == 'r')
+            try_ours("refined", GRAPH_CORE_REFINE, beside, churns, base, queries, truth);
+        if (way == 'b')
+            try_ours("bulk", GRAPH_CORE_BULK, beside, churns, base, queries, truth);
     }
-    graph_core_destroy(core);
     return 0;
 }
