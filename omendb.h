@@ -296,7 +296,8 @@ typedef struct omendb_options {
     uint64_t memory_limit; /* bytes the database may allocate; 0: no limit; else at least
                             * OMENDB_MEMORY_LIMIT_MIN. Of it 3 MiB plus a quarter (with
                             * OMENDB_IO_PREAD a half) are kept for checkpoints, which come early as
-                            * the rest fills up; what fits nowhere is OMENDB_NOMEM. Merging a
+                            * the rest fills up (an eighth of it serves small searches, too); what
+                            * fits nowhere is OMENDB_NOMEM. Merging a
                             * segment takes some 8 * M + 90 bytes a row while it lasts; with less,
                             * segments stay small and writers that outrun the graph get
                             * OMENDB_BUSY */
@@ -566,7 +567,8 @@ typedef struct omendb_collection_stats {
     uint64_t next_id;       /* the next automatic one */
     uint64_t hot_bytes;     /* codes and graphs of segments that were walked 100 times, copied from
                              * the mapping to huge pages by the background threads, where half of
-                             * memory_limit holds them; counted in memory_bytes */
+                             * memory_limit holds them; counted in memory_bytes; given back when a
+                             * writer, a checkpoint or a merge lacks memory */
     float recall;           /* what a search for 10 with schema.ef is promised to find, by the curve
                              * of the largest segment or of omendb_calibrate; 0: not calibrated */
     uint32_t recall_queries; /* in the sample behind it */

@@ -135,6 +135,7 @@ OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, ui
     struct begin_array *begins = memory_zalloc(memory, sizeof *begins + rows * sizeof(uint64_t));
     if (begins == NULL)
         return NULL;
+    atomic_init(&begins->references, 1);
     begins->memory = memory;
     begins->rows = rows;
     return begins;
@@ -559,7 +560,7 @@ static int checkpoint_open_segments(struct checkpoint *checkpoint)
                             tombstones, begins, &item->segment);
         if (code != OMENDB_OK) {
             tombstones_release(tombstones);
-            begin_array_destroy(begins);
+            begin_array_release(begins);
         }
     }
     return code;
@@ -708,11 +709,9 @@ static uint32_t checkpoint_new_segments(const struct checkpoint *checkpoint,
     return count;
 }
 
-/* Replaced only under maintenance_mutex, which the caller holds, as are segments. */
-static int checkpoint_enter_calibration(omendb *db, const struct collection *collection,
+static int checkpoint_enter_calibration(omendb *db, const struct calibration *calibration,
                                         struct manifest_collection *entry)
 {
-    const struct calibration *calibration = atomic_load(&collection->calibration);
     if (calibration == NULL)
         return OMENDB_OK;
     entry->calibration = memory_alloc(&db->memory, sizeof *entry->calibration);
@@ -731,7 +730,8 @@ static int checkpoint_enter_collection(struct checkpoint *checkpoint, size_t ind
     struct manifest_collection *entry = &checkpoint->manifest.collections[index];
     struct version *version = version_acquire(collection);
     uint32_t count = version->segment_count + checkpoint_new_segments(checkpoint, collection);
-    int code = checkpoint_enter_calibration(db, collection, entry);
+    /* Replaced only under maintenance_mutex, which the caller holds, as are segments. */
+    int code = checkpoint_enter_calibration(db, atomic_load(&collection->calibration), entry);
     if (count != 0)
         entry->segments = memory_array(&db->memory, count, sizeof *entry->segments);
     if (count != 0 && entry->segments == NULL)
@@ -1308,22 +1308,22 @@ static int checkpoint_list_published(struct checkpoint *checkpoint)
     return OMENDB_OK;
 }
 
-/* A collection that was dropped since keeps the segments it had: the drop may be undone by a crash
- * under the weaker sync modes. */
+/* A collection that was dropped since keeps the segments and the curve that it had: the drop may be
+ * undone by a crash under the weaker sync modes. */
 static int checkpoint_keep_dropped(struct checkpoint *checkpoint, size_t index,
                                    uint32_t *file_capacity)
 {
     omendb *db = checkpoint->db;
     const struct manifest_collection *from = &db->published.collections[index];
     struct manifest_collection *to = &checkpoint->manifest.collections[index];
-    if (from->segment_count == 0)
-        return OMENDB_OK;
+    int code = checkpoint_enter_calibration(db, from->calibration, to);
+    if (code != OMENDB_OK || from->segment_count == 0)
+        return code;
     to->segments = memory_array(&db->memory, from->segment_count, sizeof *to->segments);
     if (to->segments == NULL)
         return OMENDB_NOMEM;
     memcpy(to->segments, from->segments, from->segment_count * sizeof *to->segments);
     to->segment_count = from->segment_count;
-    int code = OMENDB_OK;
     for (uint32_t i = 0; i < from->segment_count && code == OMENDB_OK; i++) {
         const struct manifest_file *file =
             checkpoint_find_file(&db->published, from->segments[i].file);

@@ -17,6 +17,9 @@
  * the published checkpoint. A later delete may still be undone by a crash under the weaker sync
  * modes, so its row stays until the next checkpoint.
  *
+ * A merge that is refused memory, be it for codes or for building in bulk, begins anew once, with
+ * what copies for speed (hot.c) held.
+ *
  * Small outputs (under 4 MiB) of one run share a file. Installing holds commit_mutex for the replay
  * of tombstones that came meanwhile. */
 #include "database.h"
@@ -118,7 +121,7 @@ static int compact_can_make_codes(const struct collection *collection,
 {
     const struct memory *memory = &collection->db->memory;
     uint64_t row = codes_stride(collection->schema.dim) + collection->schema.M * UINT64_C(12) + 32,
-             needed = row * segment->info.rows + atomic_load(&memory->used);
+             needed = row * segment->info.rows + memory_used_firmly(memory);
     return segment->codes_starved < COMPACT_MAX_STARVED &&
            (memory->limit == 0 || needed <= memory->limit >> segment->codes_starved);
 }
@@ -562,6 +565,14 @@ static int compact_run_parallel(void *runner, uint64_t count,
     return work_parallel(runner, count, fn, context);
 }
 
+/* Whoever calls `progress` tells of any end in words of its own. */
+static int compact_name_end(const struct compact_build *build, int code)
+{
+    if (code == OMENDB_DONE && atomic_load(&build->compact->db->stopping))
+        return error_set(OMENDB_DONE, "the database is closing");
+    return code;
+}
+
 static int compact_bulk_progress(void *context, uint64_t done, uint64_t total)
 {
     const struct compact_build *build = context;
@@ -569,12 +580,12 @@ static int compact_bulk_progress(void *context, uint64_t done, uint64_t total)
     uint64_t rows = build->merge->rows,
              at = total == 0 ? 0 : (uint64_t)((double)rows * (double)done / (double)total);
     if (atomic_load(&compact->db->stopping))
-        return error_set(OMENDB_DONE, "the database is closing");
+        return OMENDB_DONE;
     atomic_store(&compact->db->merge_rows, rows);
     atomic_store(&compact->db->merge_done, at);
-    if (compact->progress != NULL && compact->progress(compact->context, at, rows) != 0)
-        return error_set(OMENDB_DONE, "stopped by the progress function");
-    return 0;
+    return compact->progress != NULL && compact->progress(compact->context, at, rows) != 0
+               ? OMENDB_DONE
+               : OMENDB_OK;
 }
 
 static struct graph_bulk_terms compact_bulk_terms(struct compact_build *build)
@@ -596,7 +607,7 @@ static int compact_bulk(struct compact_build *build, struct compact_merge *merge
     calibrate_choose(0, merge->rows, &build->held);
     terms.held = build->held;
     graph_set_count(build->graph, merge->rows);
-    code = graph_bulk(build->graph, &terms);
+    code = compact_name_end(build, graph_bulk(build->graph, &terms));
     if (code == OMENDB_OK)
         code = compact_calibrate(build, merge, vectors, NULL);
     return code == OMENDB_OK ? compact_repair(build) : code;
@@ -869,7 +880,7 @@ static int compact_build_all(struct compact_build *build, struct compact_merge *
                              const struct rows_view *vectors, struct graph **graph)
 {
     int code = compact_bulk(build, merge, vectors);
-    if (code != OMENDB_NOMEM)
+    if (code != OMENDB_NOMEM || hot_may_pause(build->compact->db))
         return code;
     graph_destroy(*graph);
     code = compact_create_graph(merge, vectors, graph);
@@ -903,7 +914,7 @@ static int compact_build_graph(struct compact *compact, struct compact_merge *me
         code = compact_insert(&build, merge, vectors, merge->base_rows);
     if (code == OMENDB_OK && adopt && compact->everything) {
         struct graph_bulk_terms terms = compact_bulk_terms(&build);
-        code = graph_refine(*graph, &terms);
+        code = compact_name_end(&build, graph_refine(*graph, &terms));
         if (code == OMENDB_NOMEM) /* it is as good as it was */
             code = compact_repair(&build);
     }
@@ -936,7 +947,7 @@ static int compact_write_calibration(struct segment_writer *writer,
 static int compact_make_codes(struct compact_merge *merge, const struct graph_view *full)
 {
     int code = checkpoint_make_codes(merge->collection, full, &merge->info, &merge->codes);
-    if (code != OMENDB_NOMEM)
+    if (code != OMENDB_NOMEM || hot_may_pause(merge->collection->db))
         return code;
     checkpoint_report_codes(merge->collection);
     for (uint32_t i = 0; i < merge->input_count; i++) {
@@ -1003,7 +1014,7 @@ static int compact_write_part(struct compact *compact, struct compact_merge *mer
 static int compact_is_input(const struct compact_merge *merge, const struct segment *segment)
 {
     for (uint32_t i = 0; i < merge->input_count; i++) {
-        if (merge->inputs[i] == segment)
+        if (segment_is_same(merge->inputs[i], segment))
             return 1;
     }
     return 0;
@@ -1121,7 +1132,7 @@ static void compact_destroy_merge(struct compact_merge *merge)
                                            : merge->inputs[i]->info.rows * sizeof **merge->maps);
     memory_free(memory, merge->ids, merge->ids == NULL ? 0 : merge->rows * sizeof *merge->ids);
     memory_free_aligned(memory, merge->codes, compact_code_bytes(merge));
-    begin_array_destroy(merge->begins);
+    begin_array_release(merge->begins);
     version_release(merge->version);
 }
 
@@ -1160,10 +1171,10 @@ static int compact_write(struct compact *compact)
     return code;
 }
 
-OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collections, size_t count,
-                                int everything,
-                                int (*progress)(void *context, uint64_t done, uint64_t total),
-                                void *context, int *merged)
+static int compact_try(omendb *db, struct collection *const *collections, size_t count,
+                       int everything,
+                       int (*progress)(void *context, uint64_t done, uint64_t total), void *context,
+                       int *merged)
 {
     struct compact compact = {.db = db,
                               .everything = everything,
@@ -1203,6 +1214,19 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
     for (size_t i = 0; i < planned; i++)
         compact_destroy_merge(&compact.merges[i]);
     memory_free(&db->memory, compact.merges, count * sizeof *compact.merges);
+    return code;
+}
+
+OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collections, size_t count,
+                                int everything,
+                                int (*progress)(void *context, uint64_t done, uint64_t total),
+                                void *context, int *merged)
+{
+    int code = compact_try(db, collections, count, everything, progress, context, merged);
+    if (code != OMENDB_NOMEM || !hot_pause(db))
+        return code;
+    code = compact_try(db, collections, count, everything, progress, context, merged);
+    hot_resume(db);
     return code;
 }
 

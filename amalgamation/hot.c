@@ -5,7 +5,16 @@
  * search 1.3 to 2 times faster, and the mapped pages are let go, so that nothing is resident twice.
  * Segments that were walked often enough get a copy in the background, while there is memory: at
  * most half of memory_limit is in use afterwards. The copy is published by one store and lives as
- * long as its segment.
+ * long as the handle of its segment. One thread at a time makes copies (work.c).
+ *
+ * Given back all at once when a checkpoint, a merge or a writer lacks memory: a new handle of the
+ * segment takes the place of the one with the copy in a new version, so the last reader of the old
+ * version frees it, and a search pays nothing for that. It may happen beside a merge, which keeps
+ * the copies of its collection until it ends and knows its inputs again by segment_is_same. While a
+ * merge or a checkpoint tries again with that memory, no copies are made.
+ *
+ * Searches that began before a copy was there bring some of the mapped pages back, so those are let
+ * go a second time, after as many walks again.
  *
  * Not copied: what already lies in anonymous memory (OMENDB_IO_PREAD, a vfs that cannot map,
  * ":memory:"), full vectors of floats (they are read for reranking only, unless no codes serve),
@@ -16,7 +25,8 @@
 
 #define HOT_MIN_BYTES (UINT64_C(4) << 20)
 #define HOT_SECTIONS  5
-#define HOT_GRACE_US  20000
+#define HOT_GRACE_US  20000 /* for searches under way when copies are given back */
+#define HOT_POLL_US   1000
 
 struct segment_hot {
     size_t bytes;
@@ -59,9 +69,9 @@ static size_t hot_bytes(const struct hot_section *sections)
     return bytes;
 }
 
-OMENDB_INTERNAL int hot_is_wanted(const omendb *db, const struct segment *segment)
+/* Whether a copy would help. */
+static int hot_is_wanted(const omendb *db, const struct segment *segment)
 {
-    const struct memory *memory = &db->memory;
     struct hot_section sections[HOT_SECTIONS];
     struct graph_view view = segment->graph;
     if (db->in_memory || !blocks_are_mapped(view.file) || atomic_load(&segment->hot) != NULL ||
@@ -69,9 +79,20 @@ OMENDB_INTERNAL int hot_is_wanted(const omendb *db, const struct segment *segmen
          (segment->info.flags & SEGMENT_NO_RANGE) == 0)) /* a merge will make some */
         return 0;
     hot_list_sections(segment, &view, sections);
-    size_t bytes = hot_bytes(sections), used = (size_t)atomic_load(&memory->used);
-    return bytes >= HOT_MIN_BYTES && (memory->limit == 0 || memory_add(memory_aligned_total(bytes),
-                                                                       used) <= memory->limit / 2);
+    return hot_bytes(sections) >= HOT_MIN_BYTES;
+}
+
+/* Whether there is memory for it. */
+static int hot_fits(const omendb *db, const struct segment *segment)
+{
+    const struct memory *memory = &db->memory;
+    struct hot_section sections[HOT_SECTIONS];
+    struct graph_view view = segment->graph;
+    hot_list_sections(segment, &view, sections);
+    size_t bytes = memory_aligned_total(hot_bytes(sections));
+    return atomic_load(&db->hot_paused) == 0 &&
+           (memory->limit == 0 ||
+            memory_add(bytes, (size_t)atomic_load(&memory->used)) <= memory->limit / 2);
 }
 
 static int hot_copy(const struct segment *segment, struct segment_hot *hot)
@@ -101,41 +122,136 @@ OMENDB_INTERNAL void hot_destroy(struct memory *memory, struct segment_hot *hot)
 {
     if (hot == NULL)
         return;
+    if (hot->block != NULL)
+        atomic_fetch_sub(&memory->spare, memory_aligned_total(hot->bytes));
     memory_free_aligned(memory, hot->block, hot->bytes);
     memory_free(memory, hot, sizeof *hot);
 }
 
-/* Lets the mapped pages go. A search that began before the copy was there would bring many of them
- * back, so those get some time to end. */
 static void hot_release_mapped(struct segment *segment)
 {
     struct hot_section sections[HOT_SECTIONS];
     struct graph_view view = segment->graph;
     hot_list_sections(segment, &view, sections);
-    platform_sleep_us(HOT_GRACE_US);
     for (size_t i = 0; i < HOT_SECTIONS; i++) {
         if (sections[i].length != 0)
             blocks_release(view.file, sections[i].offset, sections[i].length);
     }
 }
 
-OMENDB_INTERNAL int hot_make(omendb *db, struct segment *segment)
+static int hot_make(omendb *db, struct segment *segment)
 {
     struct hot_section sections[HOT_SECTIONS];
     struct graph_view view = segment->graph;
-    struct segment_hot *none = NULL, *hot = memory_zalloc(&db->memory, sizeof *hot);
+    struct segment_hot *hot = memory_zalloc(&db->memory, sizeof *hot);
     if (hot == NULL)
         return OMENDB_NOMEM;
     hot_list_sections(segment, &view, sections);
     hot->bytes = hot_bytes(sections);
     hot->block = memory_alloc_aligned(&db->memory, hot->bytes);
+    if (hot->block != NULL)
+        atomic_fetch_add(&db->memory.spare, memory_aligned_total(hot->bytes));
     int code = hot->block == NULL ? OMENDB_NOMEM : hot_copy(segment, hot);
-    if (code != OMENDB_OK || !atomic_compare_exchange_strong(&segment->hot, &none, hot)) {
+    if (code != OMENDB_OK) {
         hot_destroy(&db->memory, hot);
         return code;
     }
+    atomic_store(&segment->walks, SEGMENT_WALKS_TO_HEAT);
+    atomic_store_explicit(&segment->hot, hot, memory_order_release);
     hot_release_mapped(segment);
     return OMENDB_OK;
+}
+
+OMENDB_INTERNAL void hot_notice(struct collection *collection, struct segment *segment)
+{
+    const omendb *db = collection->db;
+    if (atomic_load(&segment->hot) == NULL && !hot_is_wanted(db, segment))
+        return;
+    if (atomic_load(&segment->hot) != NULL || hot_fits(db, segment))
+        work_notice_heat(collection);
+    else
+        atomic_store(&segment->walks, 0);
+}
+
+OMENDB_INTERNAL int hot_tend(omendb *db, struct segment *segment)
+{
+    uint32_t walks = atomic_load(&segment->walks);
+    int code = OMENDB_OK;
+    if (atomic_load(&segment->hot) != NULL) {
+        if (walks >= 2 * SEGMENT_WALKS_TO_HEAT)
+            hot_release_mapped(segment);
+    } else if (walks >= SEGMENT_WALKS_TO_HEAT && hot_is_wanted(db, segment)) {
+        code = hot_fits(db, segment) ? hot_make(db, segment) : OMENDB_NOMEM;
+        if (code == OMENDB_NOMEM)
+            atomic_store(&segment->walks, 0);
+    }
+    return code == OMENDB_NOMEM ? OMENDB_OK : code;
+}
+
+/* ------------------------------------------------------------------ giving back */
+
+/* What takes the place of a segment of the version: itself, or a handle without the copy. */
+static struct segment *hot_without(omendb *db, const struct collection *collection,
+                                   struct segment *segment)
+{
+    struct segment *cold =
+        atomic_load(&segment->hot) == NULL ? NULL : segment_reopen(db, collection, segment);
+    return cold != NULL ? cold : segment_reference(segment);
+}
+
+/* maintenance_mutex, commit_mutex. */
+static void hot_replace_segments(omendb *db, struct collection *collection)
+{
+    const struct version *old = atomic_load(&collection->version);
+    uint32_t hot = 0;
+    for (uint32_t i = 0; i < old->segment_count; i++)
+        hot += atomic_load(&old->segments[i]->hot) != NULL;
+    struct version *version =
+        hot == 0 ? NULL : version_create(&db->memory, old->memtable_count, old->segment_count);
+    if (version == NULL)
+        return;
+    for (uint32_t i = 0; i < old->memtable_count; i++)
+        version->memtables[i] = memtable_reference(old->memtables[i]);
+    for (uint32_t i = 0; i < old->segment_count; i++)
+        version->segments[i] = hot_without(db, collection, old->segments[i]);
+    version_install(collection, version);
+}
+
+OMENDB_INTERNAL int hot_give_back(omendb *db)
+{
+    uint64_t before = atomic_load(&db->memory.spare), waited = 0;
+    if (before == 0)
+        return 0;
+    memory_begin_maintenance();
+    platform_mutex_lock(&db->maintenance_mutex);
+    platform_mutex_lock(&db->commit_mutex);
+    for (size_t i = 0; i < db->catalog.count; i++)
+        hot_replace_segments(db, db->catalog.items[i]);
+    platform_mutex_unlock(&db->commit_mutex);
+    platform_mutex_unlock(&db->maintenance_mutex);
+    memory_end_maintenance();
+    for (; atomic_load(&db->memory.spare) != 0 && waited < HOT_GRACE_US; waited += HOT_POLL_US)
+        platform_sleep_us(HOT_POLL_US);
+    return atomic_load(&db->memory.spare) < before;
+}
+
+OMENDB_INTERNAL int hot_may_pause(const omendb *db)
+{
+    return atomic_load(&db->memory.spare) != 0 && atomic_load(&db->hot_paused) == 0;
+}
+
+OMENDB_INTERNAL int hot_pause(omendb *db)
+{
+    if (atomic_load(&db->memory.spare) == 0)
+        return 0;
+    atomic_fetch_add(&db->hot_paused, 1);
+    hot_give_back(db);
+    return 1;
+}
+
+OMENDB_INTERNAL void hot_resume(omendb *db)
+{
+    atomic_fetch_sub(&db->hot_paused, 1);
 }
 
 OMENDB_INTERNAL const struct graph_view *hot_view(const struct segment *segment)
@@ -153,3 +269,4 @@ OMENDB_INTERNAL uint64_t hot_size(const struct segment *segment)
 #undef HOT_MIN_BYTES
 #undef HOT_SECTIONS
 #undef HOT_GRACE_US
+#undef HOT_POLL_US

@@ -40,7 +40,13 @@
 #define MEMORY_MAPPED ((size_t)1 << 20)
 #endif
 
+/* Of the reserve: the share that searches get together, and what each gets at most. */
+#define MEMORY_SEARCH_SHARE 8
+#define MEMORY_SEARCH_BYTES ((size_t)256 << 10)
+
 static _Thread_local uint32_t memory_maintenance; /* how deep in it this thread is */
+static _Thread_local uint32_t memory_search;      /* the same */
+static _Thread_local size_t memory_search_left;   /* of what a search gets of the reserve */
 
 OMENDB_INTERNAL void memory_begin_maintenance(void)
 {
@@ -50,6 +56,24 @@ OMENDB_INTERNAL void memory_begin_maintenance(void)
 OMENDB_INTERNAL void memory_end_maintenance(void)
 {
     memory_maintenance--;
+}
+
+OMENDB_INTERNAL void memory_begin_search(void)
+{
+    if (memory_search++ == 0)
+        memory_search_left = MEMORY_SEARCH_BYTES;
+}
+
+OMENDB_INTERNAL void memory_end_search(void)
+{
+    if (--memory_search == 0)
+        memory_search_left = 0;
+}
+
+OMENDB_INTERNAL uint64_t memory_used_firmly(const struct memory *memory)
+{
+    const uint64_t spare = atomic_load(&memory->spare), used = atomic_load(&memory->used);
+    return used > spare ? used - spare : 0;
 }
 
 static void *memory_system_zalloc(size_t size)
@@ -93,6 +117,7 @@ OMENDB_INTERNAL void memory_init(struct memory *memory, const omendb_allocator *
     memory->limit = limit;
     memory->reserve = 0;
     atomic_init(&memory->used, 0);
+    atomic_init(&memory->spare, 0);
     atomic_init(&memory->peak, 0);
 }
 
@@ -106,12 +131,21 @@ OMENDB_INTERNAL size_t memory_add(size_t a, size_t b)
     return a > SIZE_MAX - b ? SIZE_MAX : a + b;
 }
 
+/* Of the limit, what a block of this size leaves alone. */
+static uint64_t memory_kept(const struct memory *memory, size_t size)
+{
+    if (memory_maintenance != 0)
+        return 0;
+    return size <= memory_search_left ? memory->reserve - memory->reserve / MEMORY_SEARCH_SHARE
+                                      : memory->reserve;
+}
+
 /* The counts are statistics and a bound, they publish nothing: relaxed is enough. Returns 0 over
  * the limit. */
 static int memory_reserve(struct memory *memory, size_t size)
 {
     uint64_t used = atomic_load_explicit(&memory->used, memory_order_relaxed);
-    const uint64_t kept = memory_maintenance != 0 ? 0 : memory->reserve;
+    const uint64_t kept = memory_kept(memory, size);
     const uint64_t limit = memory->limit - kept;
     if (size > (size_t)PTRDIFF_MAX) {
         error_set(OMENDB_NOMEM, "no memory for %zu bytes", size);
@@ -127,6 +161,8 @@ static int memory_reserve(struct memory *memory, size_t size)
         }
     } while (!atomic_compare_exchange_weak_explicit(&memory->used, &used, used + size,
                                                     memory_order_relaxed, memory_order_relaxed));
+    if (size <= memory_search_left && used + size > memory->limit - memory->reserve)
+        memory_search_left -= size;
     return 1;
 }
 
@@ -263,3 +299,5 @@ OMENDB_INTERNAL void memory_free_aligned(struct memory *memory, void *block, siz
 #undef MEMORY_HUGE_PAGE
 #undef MEMORY_HUGE_THRESHOLD
 #undef MEMORY_MAPPED
+#undef MEMORY_SEARCH_SHARE
+#undef MEMORY_SEARCH_BYTES

@@ -1,7 +1,8 @@
 /* memory.h: the one place that allocates. Each database has a `struct memory`: the host's hooks, a
  * limit and the count of what is held. Over the limit an allocation fails as if the system had none
  * left. A part of the limit, the reserve, is kept for maintenance, so that what writers filled can
- * always be written down and freed. */
+ * always be written down and freed; of an eighth of it searches get a little each, so that small
+ * ones do not fail because of writers. */
 #ifndef OMENDB_MEMORY_H
 #define OMENDB_MEMORY_H
 
@@ -12,8 +13,9 @@
 struct memory {
     omendb_allocator hooks;
     uint64_t limit;   /* 0: none */
-    uint64_t reserve; /* of the limit: what only threads in maintenance get */
+    uint64_t reserve; /* of the limit: for maintenance, and a little for searches */
     _Atomic uint64_t used;
+    _Atomic uint64_t spare; /* of used: copies for speed, given back where memory lacks */
     _Atomic uint64_t peak;
 };
 
@@ -24,6 +26,13 @@ OMENDB_INTERNAL void memory_init(struct memory *memory, const omendb_allocator *
 /* Between the two calls, which nest, this thread gets the reserve, too. */
 OMENDB_INTERNAL void memory_begin_maintenance(void);
 OMENDB_INTERNAL void memory_end_maintenance(void);
+
+/* Between the two calls, which nest, this thread gets up to 256 KiB of the reserve's eighth. */
+OMENDB_INTERNAL void memory_begin_search(void);
+OMENDB_INTERNAL void memory_end_search(void);
+
+/* In use but for what is spare: what only checkpoints, merges and callers can give back. */
+OMENDB_INTERNAL uint64_t memory_used_firmly(const struct memory *memory);
 
 /* NULL over the limit or when the hook fails; size 0 gives a valid pointer. Sets the error message
  * on failure. */

@@ -202,12 +202,11 @@ static int search_rerank(const struct search_source *source, const uint8_t *quer
 static void search_count_walk(const struct search_request *request, struct segment *segment)
 {
     if (segment == NULL ||
-        atomic_load_explicit(&segment->walks, memory_order_relaxed) >= SEGMENT_WALKS_TO_HEAT ||
-        atomic_fetch_add_explicit(&segment->walks, 1, memory_order_relaxed) + 1 !=
-            SEGMENT_WALKS_TO_HEAT)
+        atomic_load_explicit(&segment->walks, memory_order_relaxed) >= 2 * SEGMENT_WALKS_TO_HEAT)
         return;
-    if (hot_is_wanted(request->collection->db, segment))
-        work_notice_heat(request->collection);
+    uint32_t walks = atomic_fetch_add_explicit(&segment->walks, 1, memory_order_relaxed) + 1;
+    if (walks % SEGMENT_WALKS_TO_HEAT == 0)
+        hot_notice(request->collection, segment);
 }
 
 OMENDB_INTERNAL int search_check_deadline(const struct search_request *request)
@@ -630,6 +629,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     search_make_plan(request, wanted, &plan);
     *count = 0;
     explain->recall = 1.0f;
+    memory_begin_search();
     int code = scratch_reserve(scratch, plan.ef + 1 + SEARCH_RERANK(wanted), found, 0);
     for (uint32_t i = 0; i < version->memtable_count && code == OMENDB_OK; i++) {
         search_memtable_source(version->memtables[i], request->collection, request->commit,
@@ -642,6 +642,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     }
     if (code == OMENDB_OK && own != 0)
         code = search_own_writes(request, scratch, wanted, &best, &counters);
+    memory_end_search();
     if (code != OMENDB_OK)
         return code;
     for (size_t i = 0; i < best && i < k; i++) {

@@ -26,7 +26,7 @@ static void sort_swap(const struct sort *sort, char *a, char *b)
 static void sort_insert(const struct sort *sort, char *items, size_t count)
 {
     const size_t size = sort->size;
-    char moved[SORT_MAX_SIZE];
+    _Alignas(max_align_t) char moved[SORT_MAX_SIZE]; /* compared as an item is */
     for (size_t i = 1; i < count; i++) {
         size_t at = i;
         memcpy(moved, items + i * size, size);

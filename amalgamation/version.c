@@ -558,10 +558,43 @@ OMENDB_INTERNAL struct segment *segment_reference(struct segment *segment)
     return segment;
 }
 
-OMENDB_INTERNAL void begin_array_destroy(struct begin_array *begins)
+OMENDB_INTERNAL void begin_array_release(struct begin_array *begins)
 {
-    if (begins != NULL)
-        memory_free(begins->memory, begins, sizeof *begins + begins->rows * sizeof(uint64_t));
+    if (begins == NULL ||
+        atomic_fetch_sub_explicit(&begins->references, 1, memory_order_acq_rel) != 1)
+        return;
+    memory_free(begins->memory, begins, sizeof *begins + begins->rows * sizeof(uint64_t));
+}
+
+OMENDB_INTERNAL struct segment *segment_reopen(omendb *db, const struct collection *collection,
+                                               const struct segment *segment)
+{
+    struct segment *made;
+    struct tombstones *tombstones = tombstones_reference(segment->tombstones);
+    if (segment->begins != NULL)
+        atomic_fetch_add_explicit(&segment->begins->references, 1, memory_order_relaxed);
+    int code = segment_open(db, collection, segment->file, segment->part, tombstones,
+                            segment->begins, &made);
+    if (code != OMENDB_OK) {
+        tombstones_release(tombstones);
+        begin_array_release(segment->begins);
+        return NULL;
+    }
+    if (segment->calibration != NULL && made->calibration == NULL) {
+        segment_release(made);
+        return NULL;
+    }
+    made->codes_starved = segment->codes_starved;
+    atomic_store(&made->not_stale_limit, atomic_load(&segment->not_stale_limit));
+    made->overlay_file = segment->overlay_file;
+    made->overlay_part = segment->overlay_part;
+    made->overlay_commit = segment->overlay_commit;
+    return made;
+}
+
+OMENDB_INTERNAL int segment_is_same(const struct segment *a, const struct segment *b)
+{
+    return a->file == b->file && a->part == b->part;
 }
 
 OMENDB_INTERNAL void segment_release(struct segment *segment)
@@ -570,7 +603,7 @@ OMENDB_INTERNAL void segment_release(struct segment *segment)
         atomic_fetch_sub_explicit(&segment->references, 1, memory_order_acq_rel) != 1)
         return;
     tombstones_release(segment->tombstones);
-    begin_array_destroy(segment->begins);
+    begin_array_release(segment->begins);
     hot_destroy(segment->memory, atomic_load_explicit(&segment->hot, memory_order_relaxed));
     memory_free(segment->memory, segment->calibration, sizeof *segment->calibration);
     shared_file_release(segment->file);
@@ -856,7 +889,7 @@ OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch)
     memory_free(scratch->memory, scratch, sizeof *scratch);
 }
 
-static struct scratch *scratch_create(struct memory *memory)
+static struct scratch *scratch_make(struct memory *memory)
 {
     struct scratch *scratch = memory_zalloc(memory, sizeof *scratch);
     if (scratch == NULL)
@@ -867,6 +900,15 @@ static struct scratch *scratch_create(struct memory *memory)
         scratch_destroy(scratch);
         return NULL;
     }
+    return scratch;
+}
+
+/* A search begins with this. */
+static struct scratch *scratch_create(struct memory *memory)
+{
+    memory_begin_search();
+    struct scratch *scratch = scratch_make(memory);
+    memory_end_search();
     return scratch;
 }
 
@@ -965,8 +1007,10 @@ OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t
             return OMENDB_NOMEM;
     }
     if (vector_bytes > scratch->vector_capacity) {
+        memory_begin_search(); /* where it is a query, one is about to begin */
         scratch->vector = scratch_replace(scratch->memory, scratch->vector,
                                           scratch->vector_capacity, vector_bytes);
+        memory_end_search();
         scratch->vector_capacity = scratch->vector == NULL ? 0 : vector_bytes;
         if (scratch->vector == NULL)
             return OMENDB_NOMEM;

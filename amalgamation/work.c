@@ -2,9 +2,9 @@
  *
  * Units, most urgent first: a checkpoint when the log is long; linking rows of memtables, some
  * hundred at a time; a share of a parallel job (a batch of queries, the building of a merge);
- * copying segments that are searched often into memory; a merge. One thread at a time has the right
- * to merge, and spreads the building over the others. A thread in a parallel job leaves it when
- * something more urgent turns up.
+ * copying segments that are searched often into memory; a merge. One thread at a time copies. One
+ * has the right to merge, and spreads the building over the others. A thread in a parallel job
+ * leaves it when something more urgent turns up.
  *
  * With threads = 0 the queues fill all the same and omendb_work empties them; a writer that is over
  * a limit does the work itself. */
@@ -48,13 +48,14 @@ struct work_state {
     uint32_t stopping;
     uint32_t checkpointing;
     uint64_t retry_bytes; /* of log, at which a checkpoint that failed is tried again */
-    /* Memory in use after the last checkpoint, or the least since: what came on top is what the
-     * next one can give back. */
+    /* Memory in use, but for copies for speed, after the last checkpoint, or the least since: what
+     * came on top is what the next one can give back. */
     _Atomic uint64_t settled_bytes;
     _Atomic uint32_t merge_starved; /* 1: the last merge failed for want of memory */
     _Atomic uint32_t
         drifted; /* 1: memtables that are searched exactly, for ever, are over a limit */
     uint32_t merging;
+    uint32_t heating;
     _Atomic uint64_t merges_ended; /* however they ended */
     struct work_queue queues[WORK_QUEUES];
     struct work_job *jobs;
@@ -144,10 +145,10 @@ static int work_is_pressed(const omendb *db, uint64_t quarters)
     if (memory->limit == 0 || db->in_memory || atomic_load(&db->log_bytes) == 0)
         return 0;
     uint64_t allowed = memory->limit - memory->reserve, used = atomic_load(&memory->used);
-    uint64_t settled = atomic_load(&db->work->settled_bytes);
-    if (used < settled)
-        atomic_store(&db->work->settled_bytes, settled = used);
-    return used >= allowed / 4 * quarters && used - settled >= allowed / 8;
+    uint64_t firm = memory_used_firmly(memory), settled = atomic_load(&db->work->settled_bytes);
+    if (firm < settled)
+        atomic_store(&db->work->settled_bytes, settled = firm);
+    return used >= allowed / 4 * quarters && firm - settled >= allowed / 8;
 }
 
 OMENDB_INTERNAL int work_checkpoint(omendb *db, int force)
@@ -155,9 +156,13 @@ OMENDB_INTERNAL int work_checkpoint(omendb *db, int force)
     uint64_t made = atomic_load(&db->checkpoints);
     memory_begin_maintenance();
     int code = checkpoint_run(db, force);
+    if (code == OMENDB_NOMEM && hot_pause(db)) {
+        code = checkpoint_run(db, force);
+        hot_resume(db);
+    }
     memory_end_maintenance();
     if (code == OMENDB_OK && (force || atomic_load(&db->checkpoints) != made))
-        atomic_store(&db->work->settled_bytes, atomic_load(&db->memory.used));
+        atomic_store(&db->work->settled_bytes, memory_used_firmly(&db->memory));
     return code;
 }
 
@@ -225,6 +230,8 @@ OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
     if (db->in_memory)
         return 0;
     if (wait->checkpoints != 0 && !pressed) {
+        if (in_time && hot_give_back(db))
+            return 1;
         if (in_time && merged)
             platform_sleep_us(WORK_POLL_US);
         return in_time && merged;
@@ -315,22 +322,14 @@ static int work_do_index(struct work_state *work, struct collection *collection)
     return code;
 }
 
-/* Copies the segments of the collection that were walked often enough. Without memory for one it
- * may be asked for again. Takes the reference over. */
+/* Copies the segments of the collection that were walked often enough. Takes the reference over. */
 static int work_do_heat(struct work_state *work, struct collection *collection)
 {
     omendb *db = work->db;
     struct version *version = version_acquire(collection);
     int code = OMENDB_OK;
-    for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++) {
-        struct segment *segment = version->segments[i];
-        if (atomic_load(&segment->walks) >= SEGMENT_WALKS_TO_HEAT && hot_is_wanted(db, segment))
-            code = hot_make(db, segment);
-        if (code == OMENDB_NOMEM) {
-            atomic_store(&segment->walks, 0);
-            code = OMENDB_OK;
-        }
-    }
+    for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++)
+        code = hot_tend(db, version->segments[i]);
     version_release(version);
     work_report(db, "a copy for speed", code);
     collection_release(collection);
@@ -459,10 +458,12 @@ static int work_do_one(struct work_state *work, int *did)
         work_join_job(work, job, 1);
         return OMENDB_OK;
     }
-    if ((collection = work_pop(work, WORK_HEAT)) != NULL) {
+    if (!work->heating && (collection = work_pop(work, WORK_HEAT)) != NULL) {
+        work->heating = 1;
         platform_mutex_unlock(&work->mutex);
         code = work_do_heat(work, collection);
         platform_mutex_lock(&work->mutex);
+        work->heating = 0;
         return code;
     }
     if (!work->merging && work->queues[WORK_MERGE].head != NULL && !work->db->read_only) {

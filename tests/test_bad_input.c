@@ -596,6 +596,10 @@ TEST(ids_beyond_the_last_automatic_one_are_full)
 static int input_exhaust(omendb *db, omendb_collection *collection, uint32_t dim)
 {
     char copy[4200];
+    uint64_t ids[100];
+    float vector[SUPPORT_DIM_MAX];
+    size_t found;
+    omendb_query query = OMENDB_QUERY_INIT;
     omendb_txn *txn = NULL;
     int code = OMENDB_OK;
     for (size_t rows = 64; code == OMENDB_OK && rows < (size_t)1 << 20; rows *= 2) {
@@ -610,7 +614,12 @@ static int input_exhaust(omendb *db, omendb_collection *collection, uint32_t dim
     for (uint64_t id = UINT64_C(1) << 40; code == OMENDB_OK && id < UINT64_C(1) << 41; id++)
         code = support_put(collection, txn, id, id, dim);
     good = good && input_is(code, OMENDB_NOMEM, "memory_limit");
-    /* What writers cannot have is there for upkeep. */
+    /* What writers cannot have is there for searches, and for upkeep. */
+    support_vector(1, dim, vector);
+    query.vector = vector;
+    query.k = 100;
+    good = good && omendb_search(collection, NULL, &query, ids, NULL, &found) == OMENDB_OK &&
+           found == query.k;
     snprintf(copy, sizeof copy, "%s/smallest-copy", support_folder());
     support_remove(copy);
     good = good && omendb_checkpoint(db) == OMENDB_OK && support_check(db) == OMENDB_OK &&

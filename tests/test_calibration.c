@@ -993,6 +993,27 @@ TEST(a_later_calibration_replaces_the_former)
     CHECK_EQ_INT(world_close(&world), OMENDB_OK);
 }
 
+/* The drop may be undone by a crash, whatever is published meanwhile. */
+TEST(a_dropped_collection_keeps_its_curve_until_the_next_checkpoint)
+{
+    const char *path = support_path("dropped.omen");
+    struct world world;
+    CHECK_EQ_INT(world_make(&world, path, OMENDB_L2, ROWS), OMENDB_OK);
+    CHECK_EQ_INT(world_calibrate(&world, 100, 6.0f, NULL, NULL), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_drop(world.db, "docs"), OMENDB_OK);
+    for (int i = 0; i < 2; i++) {
+        const struct manifest *published = &world.db->published;
+        CHECK_EQ_INT(published->collection_count, 1);
+        const struct calibration *curve = published->collections[0].calibration;
+        CHECK(curve != NULL && curve->count != 0);
+        platform_mutex_lock(&world.db->maintenance_mutex);
+        const int code = checkpoint_republish(world.db);
+        platform_mutex_unlock(&world.db->maintenance_mutex);
+        CHECK_EQ_INT(code, OMENDB_OK);
+    }
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
 TEST(a_calibration_ends_when_the_collection_has_doubled)
 {
     struct world world;
@@ -1115,6 +1136,7 @@ TEST_MAIN(the_rows_that_were_added_last_do_not_decide_the_effort,
           of_two_kinds_the_one_that_reaches_more_is_taken, the_cost_is_what_searches_compute,
           a_search_by_stretch_is_promised_what_was_measured, a_hostile_curve_in_a_file_is_none,
           calibrating_keeps_the_recall_of_other_queries, a_later_calibration_replaces_the_former,
+          a_dropped_collection_keeps_its_curve_until_the_next_checkpoint,
           a_calibration_ends_when_the_collection_has_doubled,
           calibrating_refuses_nonsense_and_can_be_stopped,
           calibrating_survives_every_failing_allocation)

@@ -366,7 +366,32 @@ TEST(vectors_without_a_range_are_at_rest)
     CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
 }
 
-TEST_MAIN(every_kind_of_vectors_gets_a_graph_that_finds,
+/* Building in bulk is stopped from inside; whoever waits is told why. */
+TEST(a_merge_that_closing_stops_says_so)
+{
+    const struct kind kind = {32, 0.0f, 1.0f, 0.0f, 1};
+    struct support_random random = {5};
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb *db;
+    omendb_collection *collection;
+    int merged;
+    options.threads = 0;
+    options.tail_limit = UINT64_C(1) << 30;
+    CHECK_EQ_INT(world_open(support_path("stopped"), &options, kind.dim, &db, &collection),
+                 OMENDB_OK);
+    CHECK_EQ_INT(add(collection, &kind, &random, ROWS), OMENDB_OK);
+    CHECK_EQ_INT(omendb_checkpoint(db), OMENDB_OK);
+    atomic_store(&db->stopping, 1);
+    CHECK_EQ_INT(work_merge_begin(db, NULL, NULL), OMENDB_OK);
+    CHECK_EQ_INT(compact_run(db, &collection->collection, 1, 1, NULL, NULL, &merged), OMENDB_DONE);
+    work_merge_end(db);
+    CHECK(strstr(error_text(), "closing") != NULL);
+    atomic_store(&db->stopping, 0);
+    omendb_collection_close(collection);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+}
+
+TEST_MAIN(a_merge_that_closing_stops_says_so, every_kind_of_vectors_gets_a_graph_that_finds,
           a_drift_that_no_other_range_would_mend_is_forgiven,
           rows_that_drifted_are_counted_and_get_a_graph,
           sealing_needs_no_memory_for_all_codes_at_once,

@@ -125,6 +125,35 @@ TEST(memory_refuses_what_is_over_the_limit_and_keeps_the_count)
     CHECK_EQ_INT(memory.peak, 1000);
 }
 
+TEST(memory_lends_searches_a_little_of_the_reserve)
+{
+    enum { LIMIT = 8 << 20, RESERVE = 4 << 20, SEARCH = 256 << 10, SHARE = RESERVE / 8 };
+    struct memory memory;
+    void *lent[SHARE / SEARCH];
+    memory_init(&memory, NULL, LIMIT);
+    memory.reserve = RESERVE;
+    void *filled = memory_alloc(&memory, LIMIT - RESERVE);
+    CHECK(filled != NULL && memory_alloc(&memory, 1) == NULL);
+    memory_begin_search();
+    CHECK(memory_alloc(&memory, SEARCH + 1) == NULL);
+    memory_end_search();
+    for (size_t i = 0; i < SHARE / SEARCH; i++) {
+        memory_begin_search();
+        memory_begin_search();
+        lent[i] = memory_alloc(&memory, SEARCH - 1);
+        memory_end_search();
+        CHECK(lent[i] != NULL && memory_alloc(&memory, 2) == NULL);
+        memory_end_search();
+    }
+    memory_begin_search();
+    CHECK(memory_alloc(&memory, SEARCH) == NULL);
+    memory_end_search();
+    for (size_t i = 0; i < SHARE / SEARCH; i++)
+        memory_free(&memory, lent[i], SEARCH - 1);
+    memory_free(&memory, filled, LIMIT - RESERVE);
+    CHECK_EQ_INT(memory.used, 0);
+}
+
 TEST(memory_refuses_sizes_that_overflow)
 {
     struct memory memory;
@@ -1063,11 +1092,11 @@ TEST(sorting_is_never_quadratic)
 TEST_MAIN(sorting_orders_every_shape_and_keeps_items_whole, sorting_is_never_quadratic,
           memory_counts_exactly_what_the_hooks_hold,
           memory_refuses_what_is_over_the_limit_and_keeps_the_count,
-          memory_refuses_sizes_that_overflow, memory_stays_counted_when_the_hooks_fail,
-          aligned_blocks_are_aligned_and_zeroed, threads_never_pass_the_limit_together,
-          the_sentence_has_the_reason_of_the_system, a_long_sentence_is_cut_between_characters,
-          each_thread_has_its_own_sentence, every_code_has_a_name,
-          checksums_equal_the_examples_of_rfc_3720,
+          memory_lends_searches_a_little_of_the_reserve, memory_refuses_sizes_that_overflow,
+          memory_stays_counted_when_the_hooks_fail, aligned_blocks_are_aligned_and_zeroed,
+          threads_never_pass_the_limit_together, the_sentence_has_the_reason_of_the_system,
+          a_long_sentence_is_cut_between_characters, each_thread_has_its_own_sentence,
+          every_code_has_a_name, checksums_equal_the_examples_of_rfc_3720,
           checksums_agree_for_all_lengths_offsets_and_cuts, conditions_wake_and_time_out,
           our_threads_leave_the_signals_of_the_host_alone,
           the_process_has_cores_randomness_and_a_number, memory_files_keep_the_contract,
