@@ -297,10 +297,9 @@ typedef struct omendb_options {
                             * OMENDB_MEMORY_LIMIT_MIN. Of it 3 MiB plus a quarter (with
                             * OMENDB_IO_PREAD a half) are kept for checkpoints, which come early as
                             * the rest fills up (an eighth of it serves small searches, too); what
-                            * fits nowhere is OMENDB_NOMEM. Merging a
-                            * segment takes some 8 * M + 90 bytes a row while it lasts; with less,
-                            * segments stay small and writers that outrun the graph get
-                            * OMENDB_BUSY */
+                            * fits nowhere is OMENDB_NOMEM. Merging a segment takes some
+                            * 8 * M + 90 bytes a row while it lasts; with less, segments stay small
+                            * and writers that outrun the graph get OMENDB_BUSY */
     uint64_t wal_limit;    /* bytes of log after which a checkpoint is made; 0: 64 MiB */
     uint64_t tail_limit;   /* bytes of vectors, per collection, that are not yet in a graph and are
                             * scanned by each search; 0: 8 MiB, 1 ms. Raise it for bulk loads.
