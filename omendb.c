@@ -25,7 +25,7 @@
  *     calibration.c storage.c blocks.c segment.c wal.c manifest.c memtable.c version.c
  *     hot.c txn.c commit.c checkpoint.c calibrate.c compact.c recover.c work.c
  *     search.c rows.c backup.c check.c database.c records.c api.c
- * SHA-256 of the inputs: 329d97328e2906e4cb42f1f197cc9306667001aa85057340159b3c86e2d66d17
+ * SHA-256 of the inputs: 4083f7f6f24691d1888aeb0a0937a76e9ad37f1881cd0f4508d4c0bd1b04f24d
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -13437,18 +13437,39 @@ static int wal_reader_grow(struct wal_reader *reader, size_t capacity)
     return OMENDB_OK;
 }
 
-/* After a read failed: WAL_GONE when that is because a writer in another process cut the file. */
-static int wal_reader_cut(struct wal_reader *reader, uint64_t end, int code)
+/* After a read of [offset, end) failed. OMENDB_OK: a writer in another process has cut the file
+ * since, mostly to give back what it had reserved, but [offset, needed) is still there. WAL_GONE:
+ * it is not, and the log was being written. */
+static int wal_reader_cut(struct wal_reader *reader, uint64_t needed, uint64_t end, int code)
 {
     uint64_t size;
     char text[ERROR_TEXT_BYTES];
-    if (!reader->live)
-        return code;
     snprintf(text, sizeof text, "%s", error_text());
-    if (storage_size(reader->storage, &reader->file, &size) != OMENDB_OK || size >= end)
+    if (storage_size(reader->storage, &reader->file, &size) != OMENDB_OK || size >= end ||
+        (size < needed && !reader->live))
         return error_adopt(code, text);
     reader->size = size;
-    return WAL_GONE;
+    return size < needed ? WAL_GONE : OMENDB_OK;
+}
+
+/* Reads a window that begins at `offset` and has `length` bytes at least. Ends, as the file is
+ * smaller at each turn. */
+static int wal_reader_fill(struct wal_reader *reader, uint64_t offset, size_t length)
+{
+    for (;;) {
+        uint64_t rest = reader->size - offset;
+        size_t wanted = rest < reader->capacity ? (size_t)rest : reader->capacity;
+        reader->filled = 0;
+        int code = storage_read(reader->storage, &reader->file, offset, reader->buffer, wanted);
+        if (code == OMENDB_OK) {
+            reader->start = offset;
+            reader->filled = wanted;
+            return OMENDB_OK;
+        }
+        code = wal_reader_cut(reader, offset + length, offset + wanted, code);
+        if (code != OMENDB_OK)
+            return code;
+    }
 }
 
 /* Gives [offset, offset + length), which lies inside the file, until the next call. The pointer is
@@ -13459,16 +13480,10 @@ static int wal_reader_view(struct wal_reader *reader, uint64_t offset, size_t le
     if (offset < reader->start || offset - reader->start > reader->filled ||
         length > reader->filled - (size_t)(offset - reader->start)) {
         int code = wal_reader_grow(reader, length);
+        if (code == OMENDB_OK)
+            code = wal_reader_fill(reader, offset, length);
         if (code != OMENDB_OK)
             return code;
-        uint64_t rest = reader->size - offset;
-        size_t wanted = rest < reader->capacity ? (size_t)rest : reader->capacity;
-        reader->filled = 0;
-        code = storage_read(reader->storage, &reader->file, offset, reader->buffer, wanted);
-        if (code != OMENDB_OK)
-            return wal_reader_cut(reader, offset + wanted, code);
-        reader->start = offset;
-        reader->filled = wanted;
     }
     *bytes = reader->buffer + (size_t)(offset - reader->start);
     return OMENDB_OK;

@@ -336,18 +336,39 @@ static int wal_reader_grow(struct wal_reader *reader, size_t capacity)
     return OMENDB_OK;
 }
 
-/* After a read failed: WAL_GONE when that is because a writer in another process cut the file. */
-static int wal_reader_cut(struct wal_reader *reader, uint64_t end, int code)
+/* After a read of [offset, end) failed. OMENDB_OK: a writer in another process has cut the file
+ * since, mostly to give back what it had reserved, but [offset, needed) is still there. WAL_GONE:
+ * it is not, and the log was being written. */
+static int wal_reader_cut(struct wal_reader *reader, uint64_t needed, uint64_t end, int code)
 {
     uint64_t size;
     char text[ERROR_TEXT_BYTES];
-    if (!reader->live)
-        return code;
     snprintf(text, sizeof text, "%s", error_text());
-    if (storage_size(reader->storage, &reader->file, &size) != OMENDB_OK || size >= end)
+    if (storage_size(reader->storage, &reader->file, &size) != OMENDB_OK || size >= end ||
+        (size < needed && !reader->live))
         return error_adopt(code, text);
     reader->size = size;
-    return WAL_GONE;
+    return size < needed ? WAL_GONE : OMENDB_OK;
+}
+
+/* Reads a window that begins at `offset` and has `length` bytes at least. Ends, as the file is
+ * smaller at each turn. */
+static int wal_reader_fill(struct wal_reader *reader, uint64_t offset, size_t length)
+{
+    for (;;) {
+        uint64_t rest = reader->size - offset;
+        size_t wanted = rest < reader->capacity ? (size_t)rest : reader->capacity;
+        reader->filled = 0;
+        int code = storage_read(reader->storage, &reader->file, offset, reader->buffer, wanted);
+        if (code == OMENDB_OK) {
+            reader->start = offset;
+            reader->filled = wanted;
+            return OMENDB_OK;
+        }
+        code = wal_reader_cut(reader, offset + length, offset + wanted, code);
+        if (code != OMENDB_OK)
+            return code;
+    }
 }
 
 /* Gives [offset, offset + length), which lies inside the file, until the next call. The pointer is
@@ -358,16 +379,10 @@ static int wal_reader_view(struct wal_reader *reader, uint64_t offset, size_t le
     if (offset < reader->start || offset - reader->start > reader->filled ||
         length > reader->filled - (size_t)(offset - reader->start)) {
         int code = wal_reader_grow(reader, length);
+        if (code == OMENDB_OK)
+            code = wal_reader_fill(reader, offset, length);
         if (code != OMENDB_OK)
             return code;
-        uint64_t rest = reader->size - offset;
-        size_t wanted = rest < reader->capacity ? (size_t)rest : reader->capacity;
-        reader->filled = 0;
-        code = storage_read(reader->storage, &reader->file, offset, reader->buffer, wanted);
-        if (code != OMENDB_OK)
-            return wal_reader_cut(reader, offset + wanted, code);
-        reader->start = offset;
-        reader->filled = wanted;
     }
     *bytes = reader->buffer + (size_t)(offset - reader->start);
     return OMENDB_OK;

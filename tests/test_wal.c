@@ -464,6 +464,34 @@ TEST(wal_live_reader_survives_a_writer_that_cuts)
     fixture_end();
 }
 
+static uint64_t length_without_reserve;
+
+static void give_back_the_reserve(void)
+{
+    fixture_file_truncate(WAL_NAME, length_without_reserve);
+}
+
+/* Of a log that is being written, and of one that another log has followed meanwhile. */
+TEST(wal_reader_goes_on_when_a_writer_gives_back_what_it_reserved)
+{
+    for (int live = 0; live < 2; live++) {
+        struct delivered delivered;
+        struct wal_replay replay = {.number = 7, .live_reader = live, .may_sync = live};
+        uint64_t ends[7];
+        fixture_begin(OMENDB_IO_MAP);
+        make_log(6, 0, ends);
+        length_without_reserve = ends[6];
+        replay.final_length = live ? WAL_LENGTH_UNKNOWN : ends[6];
+        fixture_file_truncate(WAL_NAME, ends[6]);
+        fixture_file_truncate(WAL_NAME, ends[6] + 4096);
+        fixture.before_read = give_back_the_reserve;
+        CHECK_EQ_INT(read_from(&replay, &delivered, 100), OMENDB_OK);
+        CHECK(fixture.before_read == NULL && fixture_file_size(WAL_NAME) == ends[6]);
+        CHECK(delivered.count == 6 && !delivered.wrong);
+        fixture_end();
+    }
+}
+
 static void complete_the_record(void)
 {
     fixture_flip(WAL_NAME, 64 + 40 + 1, 0xff);
@@ -695,6 +723,7 @@ TEST_MAIN(wal_gives_back_payloads_of_every_size, wal_writes_a_small_record_at_on
           wal_live_reader_sees_what_is_known_durable_and_goes_on,
           wal_live_reader_takes_an_incomplete_frame_for_the_end,
           wal_live_reader_survives_a_writer_that_cuts,
+          wal_reader_goes_on_when_a_writer_gives_back_what_it_reserved,
           wal_live_reader_looks_again_before_it_cries_corruption, wal_full_disk_leaves_no_trace,
           wal_writes_on_where_space_cannot_be_reserved, wal_that_cannot_be_cut_is_poisoned,
           wal_refuses_writes_after_a_failed_sync, wal_creation_that_fails_leaves_no_log,
