@@ -25,7 +25,7 @@
  *     calibration.c storage.c blocks.c segment.c wal.c manifest.c memtable.c version.c
  *     hot.c txn.c commit.c checkpoint.c calibrate.c compact.c recover.c work.c
  *     search.c rows.c backup.c check.c database.c records.c api.c
- * SHA-256 of the inputs: 4083f7f6f24691d1888aeb0a0937a76e9ad37f1881cd0f4508d4c0bd1b04f24d
+ * SHA-256 of the inputs: 3dc0218712195a2f7f91845dc3d8866c82fb06724d06c184ad28828c65c97735
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -6206,6 +6206,19 @@ struct graph_scratch {
 OMENDB_INTERNAL int graph_keys_reserve(struct memory *memory, struct graph_keys *keys,
                                        size_t capacity);
 
+/* For the few keys of a list. */
+static inline void graph_sort_keys(uint64_t *keys, size_t count)
+{
+    for (size_t i = 1; i < count; i++) {
+        const uint64_t key = keys[i];
+        size_t at = i;
+        for (; at > 0 && keys[at - 1] > key; at--) {
+            keys[at] = keys[at - 1];
+        }
+        keys[at] = key;
+    }
+}
+
 /* Lists have at most 512 slots (M at most 256): a walk's queue and two lists always fit. */
 #define GRAPH_TOUCHED_LEAST 2048
 
@@ -7990,18 +8003,6 @@ static uint32_t build_select(const struct graph_view *view, struct graph_scratch
     return chosen;
 }
 
-static void build_sort_keys(uint64_t *keys, size_t count)
-{
-    for (size_t i = 1; i < count; i++) {
-        const uint64_t key = keys[i];
-        size_t at = i;
-        for (; at > 0 && keys[at - 1] > key; at--) {
-            keys[at] = keys[at - 1];
-        }
-        keys[at] = key;
-    }
-}
-
 /* Ascending keys, relative to `owner`, of the rows in scratch->hops[0] into scratch->pool. */
 static int build_keys_of_hop(const struct graph_view *view, struct graph_scratch *scratch,
                              uint32_t owner)
@@ -8023,7 +8024,7 @@ static int build_keys_of_hop(const struct graph_view *view, struct graph_scratch
         scratch->pool.keys[i] = graph_key(scratch->distances[i], hop->rows[i] ^ owner);
     }
     scratch->pool.count = hop->count;
-    build_sort_keys(scratch->pool.keys, hop->count);
+    graph_sort_keys(scratch->pool.keys, hop->count);
     return OMENDB_OK;
 }
 
@@ -9770,18 +9771,6 @@ struct links_parts {
                      0: only the farthest of the own list are */
 };
 
-static void links_sort(uint64_t *keys, uint32_t count)
-{
-    for (uint32_t i = 1; i < count; i++) {
-        const uint64_t key = keys[i];
-        uint32_t at = i;
-        for (; at > 0 && keys[at - 1] > key; at--) {
-            keys[at] = keys[at - 1];
-        }
-        keys[at] = key;
-    }
-}
-
 /* Makes work->keys a heap of what was found, the nearest on top, and returns its size; what is
  * farther than all of a full own list is left out. Far candidates are sorted in work->far_keys. */
 static uint32_t links_measure(const struct bulk *bulk, struct bulk_work *work, uint32_t member,
@@ -9804,7 +9793,7 @@ static uint32_t links_measure(const struct bulk *bulk, struct bulk_work *work, u
             work->far_keys[work->far_count++] = key;
         }
     }
-    links_sort(work->far_keys, work->far_count);
+    graph_sort_keys(work->far_keys, work->far_count);
     if (parts.far == 0 && work->far_count > bulk->places / LINKS_FAR_SHARE) {
         const uint32_t left = bulk->places / LINKS_FAR_SHARE;
         memmove(work->far_keys, work->far_keys + work->far_count - left,

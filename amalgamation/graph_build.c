@@ -91,18 +91,6 @@ static uint32_t build_select(const struct graph_view *view, struct graph_scratch
     return chosen;
 }
 
-static void build_sort_keys(uint64_t *keys, size_t count)
-{
-    for (size_t i = 1; i < count; i++) {
-        const uint64_t key = keys[i];
-        size_t at = i;
-        for (; at > 0 && keys[at - 1] > key; at--) {
-            keys[at] = keys[at - 1];
-        }
-        keys[at] = key;
-    }
-}
-
 /* Ascending keys, relative to `owner`, of the rows in scratch->hops[0] into scratch->pool. */
 static int build_keys_of_hop(const struct graph_view *view, struct graph_scratch *scratch,
                              uint32_t owner)
@@ -124,7 +112,7 @@ static int build_keys_of_hop(const struct graph_view *view, struct graph_scratch
         scratch->pool.keys[i] = graph_key(scratch->distances[i], hop->rows[i] ^ owner);
     }
     scratch->pool.count = hop->count;
-    build_sort_keys(scratch->pool.keys, hop->count);
+    graph_sort_keys(scratch->pool.keys, hop->count);
     return OMENDB_OK;
 }
 

@@ -114,18 +114,6 @@ struct links_parts {
                      0: only the farthest of the own list are */
 };
 
-static void links_sort(uint64_t *keys, uint32_t count)
-{
-    for (uint32_t i = 1; i < count; i++) {
-        const uint64_t key = keys[i];
-        uint32_t at = i;
-        for (; at > 0 && keys[at - 1] > key; at--) {
-            keys[at] = keys[at - 1];
-        }
-        keys[at] = key;
-    }
-}
-
 /* Makes work->keys a heap of what was found, the nearest on top, and returns its size; what is
  * farther than all of a full own list is left out. Far candidates are sorted in work->far_keys. */
 static uint32_t links_measure(const struct bulk *bulk, struct bulk_work *work, uint32_t member,
@@ -148,7 +136,7 @@ static uint32_t links_measure(const struct bulk *bulk, struct bulk_work *work, u
             work->far_keys[work->far_count++] = key;
         }
     }
-    links_sort(work->far_keys, work->far_count);
+    graph_sort_keys(work->far_keys, work->far_count);
     if (parts.far == 0 && work->far_count > bulk->places / LINKS_FAR_SHARE) {
         const uint32_t left = bulk->places / LINKS_FAR_SHARE;
         memmove(work->far_keys, work->far_keys + work->far_count - left,

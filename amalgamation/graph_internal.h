@@ -107,6 +107,19 @@ struct graph_scratch {
 OMENDB_INTERNAL int graph_keys_reserve(struct memory *memory, struct graph_keys *keys,
                                        size_t capacity);
 
+/* For the few keys of a list. */
+static inline void graph_sort_keys(uint64_t *keys, size_t count)
+{
+    for (size_t i = 1; i < count; i++) {
+        const uint64_t key = keys[i];
+        size_t at = i;
+        for (; at > 0 && keys[at - 1] > key; at--) {
+            keys[at] = keys[at - 1];
+        }
+        keys[at] = key;
+    }
+}
+
 /* Lists have at most 512 slots (M at most 256): a walk's queue and two lists always fit. */
 #define GRAPH_TOUCHED_LEAST 2048
 
