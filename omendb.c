@@ -25,7 +25,7 @@
  *     calibration.c storage.c blocks.c segment.c wal.c manifest.c memtable.c version.c
  *     hot.c txn.c commit.c checkpoint.c calibrate.c compact.c recover.c work.c
  *     search.c rows.c backup.c check.c database.c records.c api.c
- * SHA-256 of the inputs: 3dc0218712195a2f7f91845dc3d8866c82fb06724d06c184ad28828c65c97735
+ * SHA-256 of the inputs: 55930a5b30f89269bf40715906cc5e59d81522cdd5263869b60a8995a901b47c
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -10762,6 +10762,8 @@ OMENDB_INTERNAL int tombstones_each(const struct tombstones *tombstones, uint32_
 #define CALIBRATION_MAX_ENTRIES 32
 #define CALIBRATION_LARGEST_K   100 /* of the ladder */
 #define CALIBRATION_LARGEST_EF  100000
+/* No ladder comes near, and what is computed with it stays finite. */
+#define CALIBRATION_LARGEST_STRETCH 1e6f
 
 struct calibration_entry {
     uint32_t k;
@@ -11441,7 +11443,9 @@ OMENDB_INTERNAL void calibration_find_recall(const struct calibration *calibrati
     answer->recall = calibration_recall_of(&groups.above, (double)ef / groups.growth, stretch);
     if (groups.part < 1.0) {
         float less = calibration_recall_of(&groups.below, (double)ef, stretch);
-        answer->recall = less + (float)groups.part * (answer->recall - less);
+        /* A stretch that one of the two was not measured with is not told of. */
+        float told = less + (float)groups.part * (answer->recall - less);
+        answer->recall = stretch > 0.0f && (less == 0.0f || answer->recall == 0.0f) ? 0.0f : told;
     }
 }
 
@@ -11485,8 +11489,8 @@ static int calibration_entry_is_legal(const struct calibration_entry *entry)
 {
     return entry->k >= 1 && entry->k <= CALIBRATION_LARGEST_EF && entry->ef >= 1 &&
            entry->ef <= CALIBRATION_LARGEST_EF && entry->stretch >= 0.0f &&
-           entry->stretch <= FLT_MAX && entry->low >= 0.0f && entry->low <= entry->mean &&
-           entry->mean <= 1.0f && entry->cost >= 1;
+           entry->stretch <= CALIBRATION_LARGEST_STRETCH && entry->low >= 0.0f &&
+           entry->low <= entry->mean && entry->mean <= 1.0f && entry->cost >= 1;
 }
 
 static int calibration_ascends(const struct calibration_entry *from,
@@ -15533,9 +15537,11 @@ struct work_wait {
     uint64_t until_us;
     uint64_t merges_ended;
     uint32_t checkpoints;
+    uint32_t given_back; /* copies for speed, after the time was over */
 };
-/* After OMENDB_NOMEM under memory_limit: makes a checkpoint, or waits for a merge, where that gives
- * memory back; 1: try again. Else the sentence stays. stall_timeout bounds it. */
+/* After OMENDB_NOMEM under memory_limit: makes a checkpoint, waits for a merge, or gives copies for
+ * speed back, where that gives memory back; 1: try again. Else the sentence stays. stall_timeout
+ * bounds it. */
 OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait);
 /* Slows a writer that is about to add `bytes` to the collection; OMENDB_BUSY after stall_timeout.
  */
@@ -16793,10 +16799,11 @@ OMENDB_INTERNAL void hot_destroy(struct memory *memory, struct segment_hot *hot)
 {
     if (hot == NULL)
         return;
-    if (hot->block != NULL)
-        atomic_fetch_sub(&memory->spare, memory_aligned_total(hot->bytes));
+    size_t spare = hot->block == NULL ? 0 : memory_aligned_total(hot->bytes);
     memory_free_aligned(memory, hot->block, hot->bytes);
     memory_free(memory, hot, sizeof *hot);
+    /* Last: whoever waits for this takes the memory then. */
+    atomic_fetch_sub(&memory->spare, spare);
 }
 
 static void hot_release_mapped(struct segment *segment)
@@ -16823,6 +16830,9 @@ static int hot_make(omendb *db, struct segment *segment)
     if (hot->block != NULL)
         atomic_fetch_add(&db->memory.spare, memory_aligned_total(hot->bytes));
     int code = hot->block == NULL ? OMENDB_NOMEM : hot_copy(segment, hot);
+    /* Somebody may have begun to lack the memory meanwhile. */
+    if (code == OMENDB_OK && atomic_load(&db->hot_paused) != 0)
+        code = OMENDB_NOMEM;
     if (code != OMENDB_OK) {
         hot_destroy(&db->memory, hot);
         return code;
@@ -16908,7 +16918,7 @@ OMENDB_INTERNAL int hot_give_back(omendb *db)
 
 OMENDB_INTERNAL int hot_may_pause(const omendb *db)
 {
-    return atomic_load(&db->memory.spare) != 0 && atomic_load(&db->hot_paused) == 0;
+    return atomic_load(&db->memory.spare) != 0;
 }
 
 OMENDB_INTERNAL int hot_pause(omendb *db)
@@ -19995,6 +20005,8 @@ struct compact {
     struct manifest_file file;
     int (*progress)(void *context, uint64_t done, uint64_t total);
     void *context;
+    int is_second;   /* of two tries, the one that makes do with the memory there is */
+    int begins_anew; /* it gave up, as copies for speed held memory */
 };
 
 /* ------------------------------------------------------------------ policy */
@@ -20795,12 +20807,20 @@ static int compact_create_graph(const struct compact_merge *merge, const struct 
     return graph_create(&merge->collection->db->memory, &config, vectors, NULL, 0, graph);
 }
 
+/* After OMENDB_NOMEM: whether to give up, for compact_run to begin anew with the memory of copies.
+ */
+static int compact_begins_anew(struct compact *compact)
+{
+    compact->begins_anew |= !compact->is_second && hot_may_pause(compact->db);
+    return compact->begins_anew;
+}
+
 /* In bulk, or one by one where there is no memory for that. */
 static int compact_build_all(struct compact_build *build, struct compact_merge *merge,
                              const struct rows_view *vectors, struct graph **graph)
 {
     int code = compact_bulk(build, merge, vectors);
-    if (code != OMENDB_NOMEM || hot_may_pause(build->compact->db))
+    if (code != OMENDB_NOMEM || compact_begins_anew(build->compact))
         return code;
     graph_destroy(*graph);
     code = compact_create_graph(merge, vectors, graph);
@@ -20864,10 +20884,11 @@ static int compact_write_calibration(struct segment_writer *writer,
 
 /* Where there is no memory for codes, the graph is built over the vectors: rows that are linked are
  * worth more than codes, which a later merge makes. */
-static int compact_make_codes(struct compact_merge *merge, const struct graph_view *full)
+static int compact_make_codes(struct compact *compact, struct compact_merge *merge,
+                              const struct graph_view *full)
 {
     int code = checkpoint_make_codes(merge->collection, full, &merge->info, &merge->codes);
-    if (code != OMENDB_NOMEM || hot_may_pause(merge->collection->db))
+    if (code != OMENDB_NOMEM || compact_begins_anew(compact))
         return code;
     checkpoint_report_codes(merge->collection);
     for (uint32_t i = 0; i < merge->input_count; i++) {
@@ -20888,7 +20909,7 @@ static int compact_write_graph(struct compact *compact, struct compact_merge *me
         uint8_t *chunk = (uint8_t *)(uintptr_t)(merge->written->base + merge->written_offset);
         struct rows_view vectors = {&chunk, 31, UINT32_MAX >> 1, merge->info.vector_stride};
         const struct graph_view full = compact_full_view(merge, &vectors);
-        code = compact_make_codes(merge, &full);
+        code = compact_make_codes(compact, merge, &full);
         if (code == OMENDB_OK)
             code = compact_build_graph(compact, merge, &vectors, &graph);
         if (code == OMENDB_OK) {
@@ -21091,49 +21112,43 @@ static int compact_write(struct compact *compact)
     return code;
 }
 
-static int compact_try(omendb *db, struct collection *const *collections, size_t count,
-                       int everything,
-                       int (*progress)(void *context, uint64_t done, uint64_t total), void *context,
-                       int *merged)
+static int compact_try(struct compact *compact, struct collection *const *collections, int *merged)
 {
-    struct compact compact = {.db = db,
-                              .everything = everything,
-                              .progress = progress,
-                              .context = context,
-                              .merge_count = count};
+    omendb *db = compact->db;
+    size_t count = compact->merge_count;
     uint32_t inputs = 0;
     size_t planned = 0;
     *merged = 0;
     int code = commit_check_writable(db);
     if (code != OMENDB_OK || count == 0)
         return code;
-    compact.merges = memory_zalloc(&db->memory, count * sizeof *compact.merges);
-    if (compact.merges == NULL)
+    compact->merges = memory_zalloc(&db->memory, count * sizeof *compact->merges);
+    if (compact->merges == NULL)
         return OMENDB_NOMEM;
     for (; planned < count && code == OMENDB_OK; planned++) {
-        compact.merges[planned].collection = collections[planned];
-        code = compact_plan(&compact.merges[planned], everything);
-        inputs += compact.merges[planned].input_count;
+        compact->merges[planned].collection = collections[planned];
+        code = compact_plan(&compact->merges[planned], compact->everything);
+        inputs += compact->merges[planned].input_count;
     }
     if (code == OMENDB_OK && inputs != 0) {
-        code = checkpoint_protect(db, &compact.number);
+        code = checkpoint_protect(db, &compact->number);
         if (code == OMENDB_OK) {
-            code = compact_write(&compact);
+            code = compact_write(compact);
             if (code == OMENDB_OK) {
-                code = compact_install_all(&compact);
+                code = compact_install_all(compact);
                 *merged = code == OMENDB_OK;
             } else {
                 if (atomic_load(&db->storage.sync_failed))
                     commit_poison(db, code);
                 platform_mutex_lock(&db->maintenance_mutex);
-                checkpoint_unprotect(db, compact.number);
+                checkpoint_unprotect(db, compact->number);
                 platform_mutex_unlock(&db->maintenance_mutex);
             }
         }
     }
     for (size_t i = 0; i < planned; i++)
-        compact_destroy_merge(&compact.merges[i]);
-    memory_free(&db->memory, compact.merges, count * sizeof *compact.merges);
+        compact_destroy_merge(&compact->merges[i]);
+    memory_free(&db->memory, compact->merges, count * sizeof *compact->merges);
     return code;
 }
 
@@ -21142,11 +21157,21 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
                                 int (*progress)(void *context, uint64_t done, uint64_t total),
                                 void *context, int *merged)
 {
-    int code = compact_try(db, collections, count, everything, progress, context, merged);
-    if (code != OMENDB_NOMEM || !hot_pause(db))
+    struct compact first = {.db = db,
+                            .everything = everything,
+                            .progress = progress,
+                            .context = context,
+                            .merge_count = count};
+    struct compact second = first;
+    int code = compact_try(&first, collections, merged);
+    int paused = code == OMENDB_NOMEM && hot_pause(db);
+    /* Where it gave up for the copies, they may have gone before they could be held. */
+    if (!paused && !(code == OMENDB_NOMEM && first.begins_anew))
         return code;
-    code = compact_try(db, collections, count, everything, progress, context, merged);
-    hot_resume(db);
+    second.is_second = 1;
+    code = compact_try(&second, collections, merged);
+    if (paused)
+        hot_resume(db);
     return code;
 }
 
@@ -21964,6 +21989,7 @@ OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
     if (wait->until_us == 0)
         wait->until_us = now + db->stall_timeout_us;
     wait->merges_ended = ended;
+    memcpy(text, error_text(), strlen(error_text()) + 1);
     scratch_drop_idle(db);
     int in_time = now < wait->until_us, pressed = work_is_pressed(db, 0);
     /* A merge gives back more than a checkpoint of little, which would only make a small segment.
@@ -21974,15 +22000,16 @@ OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
     }
     if (db->in_memory)
         return 0;
-    if (wait->checkpoints != 0 && !pressed) {
-        if (in_time && hot_give_back(db))
+    if (wait->checkpoints != 0 && (!pressed || !in_time)) {
+        /* Once whatever the time: the checkpoint may have taken all of it. */
+        if ((in_time || wait->given_back++ == 0) && hot_give_back(db))
             return 1;
+        error_adopt(OMENDB_NOMEM, text);
         if (in_time && merged)
             platform_sleep_us(WORK_POLL_US);
         return in_time && merged;
     }
     wait->checkpoints++;
-    memcpy(text, error_text(), strlen(error_text()) + 1);
     return work_relieve_by_checkpoint(db, wait, in_time, merged, text);
 }
 
@@ -22209,6 +22236,9 @@ static int work_do_one(struct work_state *work, int *did)
         code = work_do_heat(work, collection);
         platform_mutex_lock(&work->mutex);
         work->heating = 0;
+        /* This may be a thread of the caller, which does not come back for what is left. */
+        if (work->queues[WORK_HEAT].head != NULL)
+            platform_condition_broadcast(&work->condition);
         return code;
     }
     if (!work->merging && work->queues[WORK_MERGE].head != NULL && !work->db->read_only) {
@@ -22812,6 +22842,13 @@ static size_t search_share_of_ef(const struct search_request *request,
     return ef;
 }
 
+/* The k to look up in a curve where `k` hits are walked for: a record that the query is compared
+ * with, and that is left out, is found by any effort. */
+static size_t search_curve_k(const struct search_request *request, size_t k)
+{
+    return k - (request->excluded_id != OMENDB_ID_AUTO);
+}
+
 /* The effort for one source, whatever was asked, and what it promises: recall 0 where no curve
  * tells. With a stretch ef is only a cap, far above what is kept. */
 static void search_effort(const struct search_request *request, const struct search_plan *plan,
@@ -22824,17 +22861,19 @@ static void search_effort(const struct search_request *request, const struct sea
         *answer = plan->most;
         answer->recall = 0.0f;
         if (curve != NULL)
-            calibration_find_effort(curve, k, request->recall, answer);
+            calibration_find_effort(curve, search_curve_k(request, k), request->recall, answer);
     } else {
         *answer =
             (struct calibration_answer){.k = k, .ef = ef, .stretch = request->stretch, .work = ef};
         if (curve != NULL)
-            calibration_find_recall(curve, k, ef, request->stretch, answer);
+            calibration_find_recall(curve, search_curve_k(request, k), ef, request->stretch,
+                                    answer);
         if (request->stretch > 0.0f && ef > SEARCH_STRETCH_EF)
             answer->work = SEARCH_STRETCH_EF;
     }
     if (answer->recall == 0.0f)
         answer->warnings |= OMENDB_EXPLAIN_UNCALIBRATED;
+    answer->k = answer->k < k ? k : answer->k;
     answer->ef = answer->ef < k ? k : answer->ef;
     answer->ef = answer->ef < source->row_limit ? answer->ef : source->row_limit;
 }
@@ -22845,7 +22884,7 @@ static void search_plan_for(const struct search_request *request, const struct c
     struct calibration_answer answer;
     if (curve == NULL)
         return;
-    calibration_find_effort(curve, k, request->recall, &answer);
+    calibration_find_effort(curve, search_curve_k(request, k), request->recall, &answer);
     plan->ef = answer.ef > plan->ef ? answer.ef : plan->ef;
     if (answer.work > plan->most.work)
         plan->most = answer;
@@ -23484,7 +23523,7 @@ static void backup_remove(struct backup *backup)
 OMENDB_INTERNAL int backup_run(omendb *db, const char *path)
 {
     struct backup backup = {.db = db};
-    int code = checkpoint_run(db, 1);
+    int code = work_checkpoint(db, 1);
     if (code == OMENDB_OK)
         code = backup_open_target(&backup, path);
     if (code == OMENDB_OK)

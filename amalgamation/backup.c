@@ -152,7 +152,7 @@ static void backup_remove(struct backup *backup)
 OMENDB_INTERNAL int backup_run(omendb *db, const char *path)
 {
     struct backup backup = {.db = db};
-    int code = checkpoint_run(db, 1);
+    int code = work_checkpoint(db, 1);
     if (code == OMENDB_OK)
         code = backup_open_target(&backup, path);
     if (code == OMENDB_OK)

@@ -28,7 +28,6 @@
 
 #include "format.h"
 
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -315,7 +314,9 @@ OMENDB_INTERNAL void calibration_find_recall(const struct calibration *calibrati
     answer->recall = calibration_recall_of(&groups.above, (double)ef / groups.growth, stretch);
     if (groups.part < 1.0) {
         float less = calibration_recall_of(&groups.below, (double)ef, stretch);
-        answer->recall = less + (float)groups.part * (answer->recall - less);
+        /* A stretch that one of the two was not measured with is not told of. */
+        float told = less + (float)groups.part * (answer->recall - less);
+        answer->recall = stretch > 0.0f && (less == 0.0f || answer->recall == 0.0f) ? 0.0f : told;
     }
 }
 
@@ -359,8 +360,8 @@ static int calibration_entry_is_legal(const struct calibration_entry *entry)
 {
     return entry->k >= 1 && entry->k <= CALIBRATION_LARGEST_EF && entry->ef >= 1 &&
            entry->ef <= CALIBRATION_LARGEST_EF && entry->stretch >= 0.0f &&
-           entry->stretch <= FLT_MAX && entry->low >= 0.0f && entry->low <= entry->mean &&
-           entry->mean <= 1.0f && entry->cost >= 1;
+           entry->stretch <= CALIBRATION_LARGEST_STRETCH && entry->low >= 0.0f &&
+           entry->low <= entry->mean && entry->mean <= 1.0f && entry->cost >= 1;
 }
 
 static int calibration_ascends(const struct calibration_entry *from,

@@ -14,6 +14,8 @@
 #define CALIBRATION_MAX_ENTRIES 32
 #define CALIBRATION_LARGEST_K   100 /* of the ladder */
 #define CALIBRATION_LARGEST_EF  100000
+/* No ladder comes near, and what is computed with it stays finite. */
+#define CALIBRATION_LARGEST_STRETCH 1e6f
 
 struct calibration_entry {
     uint32_t k;

@@ -75,6 +75,8 @@ struct compact {
     struct manifest_file file;
     int (*progress)(void *context, uint64_t done, uint64_t total);
     void *context;
+    int is_second;   /* of two tries, the one that makes do with the memory there is */
+    int begins_anew; /* it gave up, as copies for speed held memory */
 };
 
 /* ------------------------------------------------------------------ policy */
@@ -875,12 +877,20 @@ static int compact_create_graph(const struct compact_merge *merge, const struct 
     return graph_create(&merge->collection->db->memory, &config, vectors, NULL, 0, graph);
 }
 
+/* After OMENDB_NOMEM: whether to give up, for compact_run to begin anew with the memory of copies.
+ */
+static int compact_begins_anew(struct compact *compact)
+{
+    compact->begins_anew |= !compact->is_second && hot_may_pause(compact->db);
+    return compact->begins_anew;
+}
+
 /* In bulk, or one by one where there is no memory for that. */
 static int compact_build_all(struct compact_build *build, struct compact_merge *merge,
                              const struct rows_view *vectors, struct graph **graph)
 {
     int code = compact_bulk(build, merge, vectors);
-    if (code != OMENDB_NOMEM || hot_may_pause(build->compact->db))
+    if (code != OMENDB_NOMEM || compact_begins_anew(build->compact))
         return code;
     graph_destroy(*graph);
     code = compact_create_graph(merge, vectors, graph);
@@ -944,10 +954,11 @@ static int compact_write_calibration(struct segment_writer *writer,
 
 /* Where there is no memory for codes, the graph is built over the vectors: rows that are linked are
  * worth more than codes, which a later merge makes. */
-static int compact_make_codes(struct compact_merge *merge, const struct graph_view *full)
+static int compact_make_codes(struct compact *compact, struct compact_merge *merge,
+                              const struct graph_view *full)
 {
     int code = checkpoint_make_codes(merge->collection, full, &merge->info, &merge->codes);
-    if (code != OMENDB_NOMEM || hot_may_pause(merge->collection->db))
+    if (code != OMENDB_NOMEM || compact_begins_anew(compact))
         return code;
     checkpoint_report_codes(merge->collection);
     for (uint32_t i = 0; i < merge->input_count; i++) {
@@ -968,7 +979,7 @@ static int compact_write_graph(struct compact *compact, struct compact_merge *me
         uint8_t *chunk = (uint8_t *)(uintptr_t)(merge->written->base + merge->written_offset);
         struct rows_view vectors = {&chunk, 31, UINT32_MAX >> 1, merge->info.vector_stride};
         const struct graph_view full = compact_full_view(merge, &vectors);
-        code = compact_make_codes(merge, &full);
+        code = compact_make_codes(compact, merge, &full);
         if (code == OMENDB_OK)
             code = compact_build_graph(compact, merge, &vectors, &graph);
         if (code == OMENDB_OK) {
@@ -1171,49 +1182,43 @@ static int compact_write(struct compact *compact)
     return code;
 }
 
-static int compact_try(omendb *db, struct collection *const *collections, size_t count,
-                       int everything,
-                       int (*progress)(void *context, uint64_t done, uint64_t total), void *context,
-                       int *merged)
+static int compact_try(struct compact *compact, struct collection *const *collections, int *merged)
 {
-    struct compact compact = {.db = db,
-                              .everything = everything,
-                              .progress = progress,
-                              .context = context,
-                              .merge_count = count};
+    omendb *db = compact->db;
+    size_t count = compact->merge_count;
     uint32_t inputs = 0;
     size_t planned = 0;
     *merged = 0;
     int code = commit_check_writable(db);
     if (code != OMENDB_OK || count == 0)
         return code;
-    compact.merges = memory_zalloc(&db->memory, count * sizeof *compact.merges);
-    if (compact.merges == NULL)
+    compact->merges = memory_zalloc(&db->memory, count * sizeof *compact->merges);
+    if (compact->merges == NULL)
         return OMENDB_NOMEM;
     for (; planned < count && code == OMENDB_OK; planned++) {
-        compact.merges[planned].collection = collections[planned];
-        code = compact_plan(&compact.merges[planned], everything);
-        inputs += compact.merges[planned].input_count;
+        compact->merges[planned].collection = collections[planned];
+        code = compact_plan(&compact->merges[planned], compact->everything);
+        inputs += compact->merges[planned].input_count;
     }
     if (code == OMENDB_OK && inputs != 0) {
-        code = checkpoint_protect(db, &compact.number);
+        code = checkpoint_protect(db, &compact->number);
         if (code == OMENDB_OK) {
-            code = compact_write(&compact);
+            code = compact_write(compact);
             if (code == OMENDB_OK) {
-                code = compact_install_all(&compact);
+                code = compact_install_all(compact);
                 *merged = code == OMENDB_OK;
             } else {
                 if (atomic_load(&db->storage.sync_failed))
                     commit_poison(db, code);
                 platform_mutex_lock(&db->maintenance_mutex);
-                checkpoint_unprotect(db, compact.number);
+                checkpoint_unprotect(db, compact->number);
                 platform_mutex_unlock(&db->maintenance_mutex);
             }
         }
     }
     for (size_t i = 0; i < planned; i++)
-        compact_destroy_merge(&compact.merges[i]);
-    memory_free(&db->memory, compact.merges, count * sizeof *compact.merges);
+        compact_destroy_merge(&compact->merges[i]);
+    memory_free(&db->memory, compact->merges, count * sizeof *compact->merges);
     return code;
 }
 
@@ -1222,11 +1227,21 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
                                 int (*progress)(void *context, uint64_t done, uint64_t total),
                                 void *context, int *merged)
 {
-    int code = compact_try(db, collections, count, everything, progress, context, merged);
-    if (code != OMENDB_NOMEM || !hot_pause(db))
+    struct compact first = {.db = db,
+                            .everything = everything,
+                            .progress = progress,
+                            .context = context,
+                            .merge_count = count};
+    struct compact second = first;
+    int code = compact_try(&first, collections, merged);
+    int paused = code == OMENDB_NOMEM && hot_pause(db);
+    /* Where it gave up for the copies, they may have gone before they could be held. */
+    if (!paused && !(code == OMENDB_NOMEM && first.begins_anew))
         return code;
-    code = compact_try(db, collections, count, everything, progress, context, merged);
-    hot_resume(db);
+    second.is_second = 1;
+    code = compact_try(&second, collections, merged);
+    if (paused)
+        hot_resume(db);
     return code;
 }
 

@@ -509,9 +509,11 @@ struct work_wait {
     uint64_t until_us;
     uint64_t merges_ended;
     uint32_t checkpoints;
+    uint32_t given_back; /* copies for speed, after the time was over */
 };
-/* After OMENDB_NOMEM under memory_limit: makes a checkpoint, or waits for a merge, where that gives
- * memory back; 1: try again. Else the sentence stays. stall_timeout bounds it. */
+/* After OMENDB_NOMEM under memory_limit: makes a checkpoint, waits for a merge, or gives copies for
+ * speed back, where that gives memory back; 1: try again. Else the sentence stays. stall_timeout
+ * bounds it. */
 OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait);
 /* Slows a writer that is about to add `bytes` to the collection; OMENDB_BUSY after stall_timeout.
  */

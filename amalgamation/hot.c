@@ -122,10 +122,11 @@ OMENDB_INTERNAL void hot_destroy(struct memory *memory, struct segment_hot *hot)
 {
     if (hot == NULL)
         return;
-    if (hot->block != NULL)
-        atomic_fetch_sub(&memory->spare, memory_aligned_total(hot->bytes));
+    size_t spare = hot->block == NULL ? 0 : memory_aligned_total(hot->bytes);
     memory_free_aligned(memory, hot->block, hot->bytes);
     memory_free(memory, hot, sizeof *hot);
+    /* Last: whoever waits for this takes the memory then. */
+    atomic_fetch_sub(&memory->spare, spare);
 }
 
 static void hot_release_mapped(struct segment *segment)
@@ -152,6 +153,9 @@ static int hot_make(omendb *db, struct segment *segment)
     if (hot->block != NULL)
         atomic_fetch_add(&db->memory.spare, memory_aligned_total(hot->bytes));
     int code = hot->block == NULL ? OMENDB_NOMEM : hot_copy(segment, hot);
+    /* Somebody may have begun to lack the memory meanwhile. */
+    if (code == OMENDB_OK && atomic_load(&db->hot_paused) != 0)
+        code = OMENDB_NOMEM;
     if (code != OMENDB_OK) {
         hot_destroy(&db->memory, hot);
         return code;
@@ -237,7 +241,7 @@ OMENDB_INTERNAL int hot_give_back(omendb *db)
 
 OMENDB_INTERNAL int hot_may_pause(const omendb *db)
 {
-    return atomic_load(&db->memory.spare) != 0 && atomic_load(&db->hot_paused) == 0;
+    return atomic_load(&db->memory.spare) != 0;
 }
 
 OMENDB_INTERNAL int hot_pause(omendb *db)

@@ -375,6 +375,13 @@ static size_t search_share_of_ef(const struct search_request *request,
     return ef;
 }
 
+/* The k to look up in a curve where `k` hits are walked for: a record that the query is compared
+ * with, and that is left out, is found by any effort. */
+static size_t search_curve_k(const struct search_request *request, size_t k)
+{
+    return k - (request->excluded_id != OMENDB_ID_AUTO);
+}
+
 /* The effort for one source, whatever was asked, and what it promises: recall 0 where no curve
  * tells. With a stretch ef is only a cap, far above what is kept. */
 static void search_effort(const struct search_request *request, const struct search_plan *plan,
@@ -387,17 +394,19 @@ static void search_effort(const struct search_request *request, const struct sea
         *answer = plan->most;
         answer->recall = 0.0f;
         if (curve != NULL)
-            calibration_find_effort(curve, k, request->recall, answer);
+            calibration_find_effort(curve, search_curve_k(request, k), request->recall, answer);
     } else {
         *answer =
             (struct calibration_answer){.k = k, .ef = ef, .stretch = request->stretch, .work = ef};
         if (curve != NULL)
-            calibration_find_recall(curve, k, ef, request->stretch, answer);
+            calibration_find_recall(curve, search_curve_k(request, k), ef, request->stretch,
+                                    answer);
         if (request->stretch > 0.0f && ef > SEARCH_STRETCH_EF)
             answer->work = SEARCH_STRETCH_EF;
     }
     if (answer->recall == 0.0f)
         answer->warnings |= OMENDB_EXPLAIN_UNCALIBRATED;
+    answer->k = answer->k < k ? k : answer->k;
     answer->ef = answer->ef < k ? k : answer->ef;
     answer->ef = answer->ef < source->row_limit ? answer->ef : source->row_limit;
 }
@@ -408,7 +417,7 @@ static void search_plan_for(const struct search_request *request, const struct c
     struct calibration_answer answer;
     if (curve == NULL)
         return;
-    calibration_find_effort(curve, k, request->recall, &answer);
+    calibration_find_effort(curve, search_curve_k(request, k), request->recall, &answer);
     plan->ef = answer.ef > plan->ef ? answer.ef : plan->ef;
     if (answer.work > plan->most.work)
         plan->most = answer;

@@ -219,6 +219,7 @@ OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
     if (wait->until_us == 0)
         wait->until_us = now + db->stall_timeout_us;
     wait->merges_ended = ended;
+    memcpy(text, error_text(), strlen(error_text()) + 1);
     scratch_drop_idle(db);
     int in_time = now < wait->until_us, pressed = work_is_pressed(db, 0);
     /* A merge gives back more than a checkpoint of little, which would only make a small segment.
@@ -229,15 +230,16 @@ OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
     }
     if (db->in_memory)
         return 0;
-    if (wait->checkpoints != 0 && !pressed) {
-        if (in_time && hot_give_back(db))
+    if (wait->checkpoints != 0 && (!pressed || !in_time)) {
+        /* Once whatever the time: the checkpoint may have taken all of it. */
+        if ((in_time || wait->given_back++ == 0) && hot_give_back(db))
             return 1;
+        error_adopt(OMENDB_NOMEM, text);
         if (in_time && merged)
             platform_sleep_us(WORK_POLL_US);
         return in_time && merged;
     }
     wait->checkpoints++;
-    memcpy(text, error_text(), strlen(error_text()) + 1);
     return work_relieve_by_checkpoint(db, wait, in_time, merged, text);
 }
 
@@ -464,6 +466,9 @@ static int work_do_one(struct work_state *work, int *did)
         code = work_do_heat(work, collection);
         platform_mutex_lock(&work->mutex);
         work->heating = 0;
+        /* This may be a thread of the caller, which does not come back for what is left. */
+        if (work->queues[WORK_HEAT].head != NULL)
+            platform_condition_broadcast(&work->condition);
         return code;
     }
     if (!work->merging && work->queues[WORK_MERGE].head != NULL && !work->db->read_only) {

@@ -192,6 +192,7 @@ static struct calibration_answer world_effort(const struct world *world, size_t 
     const struct search_request request = {.collection = world->docs->collection,
                                            .version =
                                                atomic_load(&world->docs->collection->version),
+                                           .excluded_id = OMENDB_ID_AUTO,
                                            .recall = recall,
                                            .ef = 64};
     struct search_plan plan;
@@ -369,6 +370,26 @@ TEST(explain_warns_outside_of_what_was_measured)
     outcome = world_ask(&world, 120, 0.8f, 2.0f);
     CHECK_EQ_INT(outcome.warnings, OMENDB_EXPLAIN_K_BEYOND);
     CHECK(outcome.ef >= 120 && outcome.recall >= 0.78);
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+/* The record is left out of the hits, but it is no hit more that must be found. */
+TEST(a_query_by_a_record_is_promised_what_its_k_is)
+{
+    struct world world;
+    CHECK_EQ_INT(world_make(&world, ":memory:", OMENDB_L2, ROWS), OMENDB_OK);
+    for (size_t k = 10; k <= 100; k += 90) {
+        const uint64_t ef = world_ask(&world, k, 0.9f, 2.0f).ef;
+        struct outcome outcome = {.promised = 2.0f};
+        omendb_query query = OMENDB_QUERY_INIT;
+        query.id = 7;
+        query.k = k;
+        query.recall = 0.9f;
+        CHECK_EQ_INT(world_ask_one(&world, &query, &outcome), OMENDB_OK);
+        CHECK_EQ_INT(outcome.warnings, 0);
+        CHECK_EQ_INT(outcome.ef, ef);
+        CHECK(outcome.promised >= 0.9f);
+    }
     CHECK_EQ_INT(world_close(&world), OMENDB_OK);
 }
 
@@ -583,6 +604,10 @@ TEST(a_curve_that_is_none_is_not_taken)
     spoilt.entries[0].cost = 0;
     calibration_encode(&spoilt, bytes);
     CHECK(!calibration_decode(&read, bytes, size));
+    spoilt = curve; /* what lies between this one and another might be no number */
+    spoilt.entries[spoilt.count - 1].stretch = 3e38f;
+    calibration_encode(&spoilt, bytes);
+    CHECK(!calibration_decode(&read, bytes, size));
     spoilt = curve; /* an ef alone does not follow a stretch */
     spoilt.entries[7].stretch = 0.0f;
     calibration_encode(&spoilt, bytes);
@@ -719,12 +744,14 @@ TEST(a_recall_is_given_by_a_stretch_where_there_is_one)
     CHECK(answer.ef == 1000 && answer.stretch == 0.0f);
     CHECK_EQ_INT(answer.warnings, OMENDB_EXPLAIN_K_BEYOND);
     /* What was not measured is not promised. */
-    static const size_t untold[][2] = {{9, 850}, {101, 900}, {10, 849}, {100, 899}};
+    static const size_t untold[][2] = {{9, 850}, {101, 900}, {10, 849}, {100, 899}, {40, 899}};
     for (size_t i = 0; i < sizeof untold / sizeof untold[0]; i++) {
         calibration_find_recall(&curve, untold[i][0], untold[i][1], 1.2f, &answer);
         CHECK(answer.recall == 0.0f);
     }
     calibration_find_recall(&curve, 100, 900, 1.2f, &answer);
+    CHECK(answer.recall > 0.8f);
+    calibration_find_recall(&curve, 40, 900, 1.2f, &answer);
     CHECK(answer.recall > 0.8f);
     calibration_find_recall(&old, 10, 2000, 1.2f, &answer);
     CHECK(answer.recall == 0.0f);
@@ -1119,7 +1146,8 @@ TEST(calibrating_survives_every_failing_allocation)
     }
 }
 
-TEST_MAIN(the_rows_that_were_added_last_do_not_decide_the_effort,
+TEST_MAIN(a_query_by_a_record_is_promised_what_its_k_is,
+          the_rows_that_were_added_last_do_not_decide_the_effort,
           held_rows_are_spread_whatever_the_order, measuring_without_memory_gives_no_curve,
           recall_is_kept_on_unseen_queries_l2, recall_is_kept_on_unseen_queries_cosine,
           recall_is_kept_on_unseen_queries_inner_product,

@@ -1,10 +1,7 @@
 /* test_hot.c: segments that are searched often are copied into memory: when, that answers stay the
  * same, that the memory limit has the last word, and that the copies make room for what needs it.
  */
-#define _DEFAULT_SOURCE
-
-#include <pthread.h>
-#include <stdatomic.h>
+#include "omendb.c"
 
 #include "support.h"
 #include "test.h"
@@ -107,7 +104,7 @@ static uint64_t ask(const struct world *world)
     return digest;
 }
 
-static uint64_t hot_bytes(const struct world *world)
+static uint64_t copied_bytes(const struct world *world)
 {
     omendb_collection_stats stats = OMENDB_COLLECTION_STATS_INIT;
     return omendb_collection_get_stats(world->collection, &stats) == OMENDB_OK ? stats.hot_bytes
@@ -123,19 +120,19 @@ TEST(a_segment_that_is_searched_often_is_copied_and_answers_stay)
     options.threads = 0;
     CHECK_EQ_INT(world_open(&world, &options, path), OMENDB_OK);
     CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
-    CHECK_EQ_INT(hot_bytes(&world), 0);
+    CHECK_EQ_INT(copied_bytes(&world), 0);
     const uint64_t before = ask(&world);
     CHECK(before != 0);
-    CHECK_EQ_INT(hot_bytes(&world), 0);
+    CHECK_EQ_INT(copied_bytes(&world), 0);
     CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
-    CHECK(hot_bytes(&world) >= (uint64_t)ROWS * (DIM + 2 * 4 * sizeof(uint32_t)));
+    CHECK(copied_bytes(&world) >= (uint64_t)ROWS * (DIM + 2 * 4 * sizeof(uint32_t)));
     CHECK(ask(&world) == before);
     CHECK_EQ_INT(omendb_check(world.db, NULL, NULL, NULL), OMENDB_OK);
     float vector[DIM];
     vector_of(7, vector);
     CHECK_EQ_INT(omendb_delete(world.collection, NULL, 7), OMENDB_OK);
     CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
-    CHECK_EQ_INT(hot_bytes(&world), 0); /* another segment */
+    CHECK_EQ_INT(copied_bytes(&world), 0); /* another segment */
     world_close(&world);
 }
 
@@ -150,13 +147,13 @@ TEST(no_copy_takes_more_than_half_of_the_memory_limit)
     CHECK_EQ_INT(world_open(&world, &options, path), OMENDB_OK);
     CHECK(ask(&world) != 0);
     CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
-    CHECK_EQ_INT(hot_bytes(&world), 0);
+    CHECK_EQ_INT(copied_bytes(&world), 0);
     world_close(&world);
     options.memory_limit = UINT64_C(64) << 20;
     CHECK_EQ_INT(world_open(&world, &options, path), OMENDB_OK);
     CHECK(ask(&world) != 0);
     CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
-    CHECK(hot_bytes(&world) != 0);
+    CHECK(copied_bytes(&world) != 0);
     world_close(&world);
 }
 
@@ -175,7 +172,7 @@ TEST(what_cannot_be_mapped_is_not_copied)
     CHECK_EQ_INT(world_open(&world, &options, path), OMENDB_OK);
     CHECK(ask(&world) != 0);
     CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
-    CHECK_EQ_INT(hot_bytes(&world), 0);
+    CHECK_EQ_INT(copied_bytes(&world), 0);
     world_close(&world);
 }
 
@@ -197,11 +194,11 @@ TEST(a_copy_that_there_was_no_memory_for_is_asked_for_again)
                  OMENDB_OK);
     CHECK(ask(&world) != 0);
     CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
-    CHECK_EQ_INT(hot_bytes(&world), 0);
+    CHECK_EQ_INT(copied_bytes(&world), 0);
     omendb_txn_rollback(txn);
     CHECK(ask(&world) != 0);
     CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
-    CHECK(hot_bytes(&world) != 0);
+    CHECK(copied_bytes(&world) != 0);
     world_close(&world);
 }
 
@@ -230,7 +227,7 @@ TEST(a_copy_is_no_reason_for_a_checkpoint)
     const uint64_t before = checkpoints(&world);
     CHECK(ask(&world) != 0);
     CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
-    CHECK(hot_bytes(&world) != 0);
+    CHECK(copied_bytes(&world) != 0);
     CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
     CHECK_EQ_INT(checkpoints(&world), before);
     world_close(&world);
@@ -257,11 +254,11 @@ TEST(copies_make_room_for_a_merge)
     CHECK_EQ_INT(world_open(&world, &options, path), OMENDB_OK);
     CHECK(ask(&world) != 0);
     CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
-    CHECK(hot_bytes(&world) != 0);
+    CHECK(copied_bytes(&world) != 0);
     CHECK_EQ_INT(omendb_delete(world.collection, NULL, 7), OMENDB_OK);
     CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
     CHECK_EQ_INT(atomic_load(&refused), 0);
-    CHECK_EQ_INT(hot_bytes(&world), 0);
+    CHECK_EQ_INT(copied_bytes(&world), 0);
     CHECK(ask(&world) != 0);
     world_close(&world);
 }
@@ -301,9 +298,9 @@ TEST(searches_go_on_while_the_copy_is_made)
     for (int i = 0; i < 3; i++)
         CHECK_EQ_INT(pthread_join(threads[i], NULL), 0);
     CHECK_EQ_INT(atomic_load(&bad), 0);
-    for (int i = 0; i < 2000 && hot_bytes(&world) == 0; i++)
+    for (int i = 0; i < 2000 && copied_bytes(&world) == 0; i++)
         usleep(1000);
-    CHECK(hot_bytes(&world) != 0);
+    CHECK(copied_bytes(&world) != 0);
     world_close(&world);
 }
 
@@ -337,9 +334,9 @@ TEST(searches_go_on_while_copies_are_given_back)
                      OMENDB_OK);
         if (round < 5)
             continue;
-        int was_there = hot_bytes(&world) != 0;
+        int was_there = copied_bytes(&world) != 0;
         CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
-        given_back += was_there && hot_bytes(&world) == 0;
+        given_back += was_there && copied_bytes(&world) == 0;
         CHECK(ask(&world) == asker.expected);
         CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
     }
@@ -394,10 +391,197 @@ TEST(mapped_pages_are_let_go_with_the_copy_and_once_more_later)
     world_close(&world);
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * memory that lacks at a certain moment */
+
+#define LARGE (UINT64_C(4) << 20) /* blocks of this size are copies, or codes of a merge */
+
+/* What the allocator does, and saw; one thread. */
+static struct {
+    omendb *db;
+    int pauses;             /* who lacks memory says so while a copy is made */
+    size_t refused;         /* from this size on, while there are copies; 0: none */
+    int refuses_codes;      /* with a copy in use that is gone before the merge tries again */
+    uint64_t spare_at_free; /* when a large block was freed */
+    int freed;
+} plight;
+
+static void *plight_alloc(void *context, size_t size)
+{
+    (void)context;
+    if (plight.db != NULL && plight.pauses && size >= LARGE)
+        atomic_store(&plight.db->hot_paused, 1);
+    if (plight.db != NULL && plight.refused != 0 && size >= plight.refused &&
+        atomic_load(&plight.db->memory.spare) != 0)
+        return NULL;
+    if (plight.db != NULL && plight.refuses_codes && size >= LARGE) {
+        atomic_store(&plight.db->memory.spare, 1);
+        return NULL;
+    }
+    return malloc(size);
+}
+
+static void *plight_resize(void *context, void *block, size_t old_size, size_t new_size)
+{
+    (void)context;
+    (void)old_size;
+    return realloc(block, new_size);
+}
+
+static void plight_release(void *context, void *block, size_t size)
+{
+    (void)context;
+    free(block);
+    if (plight.db == NULL)
+        return;
+    if (size >= LARGE) {
+        plight.spare_at_free = atomic_load(&plight.db->memory.spare);
+        plight.freed++;
+    }
+    if (plight.refuses_codes && size == sizeof(struct compact_merge)) /* the end of a merge */
+        atomic_store(&plight.db->memory.spare, 0);
+}
+
+static int plight_open(struct world *world, const char *path)
+{
+    static const omendb_allocator allocator = {sizeof allocator, NULL, plight_alloc, plight_resize,
+                                               plight_release};
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    options.threads = 0;
+    options.allocator = &allocator;
+    memset(&plight, 0, sizeof plight);
+    int status = world_open(world, &options, path);
+    plight.db = world->db;
+    return status;
+}
+
+static void plight_close(struct world *world)
+{
+    memset(&plight, 0, sizeof plight);
+    world_close(world);
+}
+
+/* Whoever waits for the memory looks at what is spare. */
+TEST(a_copy_is_spare_until_its_memory_is_back)
+{
+    const char *path = world_make("hot-spare");
+    struct world world;
+    CHECK(path != NULL);
+    CHECK_EQ_INT(plight_open(&world, path), OMENDB_OK);
+    CHECK(ask(&world) != 0);
+    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    CHECK(copied_bytes(&world) != 0);
+    CHECK(hot_give_back(world.db));
+    CHECK_EQ_INT(plight.freed, 1);
+    CHECK(plight.spare_at_free != 0);
+    CHECK_EQ_INT(atomic_load(&world.db->memory.spare), 0);
+    plight_close(&world);
+}
+
+TEST(a_copy_under_way_is_given_up_for_whoever_lacks_memory)
+{
+    const char *path = world_make("hot-under-way");
+    struct world world;
+    CHECK(path != NULL);
+    CHECK_EQ_INT(plight_open(&world, path), OMENDB_OK);
+    CHECK(ask(&world) != 0);
+    plight.pauses = 1;
+    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    plight.pauses = 0;
+    CHECK_EQ_INT(plight.freed, 1);
+    CHECK_EQ_INT(copied_bytes(&world), 0);
+    CHECK_EQ_INT(atomic_load(&world.db->memory.spare), 0);
+    hot_resume(world.db);
+    CHECK(ask(&world) != 0);
+    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    CHECK(copied_bytes(&world) != 0);
+    plight_close(&world);
+}
+
+/* A merge that gave up for the sake of copies, which then went by themselves. */
+TEST(a_merge_that_gave_up_for_copies_begins_anew_without_them)
+{
+    const char *path = world_make("hot-gone");
+    struct world world;
+    CHECK(path != NULL);
+    CHECK_EQ_INT(plight_open(&world, path), OMENDB_OK);
+    CHECK_EQ_INT(omendb_delete(world.collection, NULL, 7), OMENDB_OK);
+    CHECK_EQ_INT(omendb_checkpoint(world.db), OMENDB_OK);
+    plight.refuses_codes = 1;
+    CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
+    plight.refuses_codes = 0;
+    CHECK_EQ_INT(atomic_load(&world.db->hot_paused), 0);
+    CHECK(ask(&world) != 0);
+    plight_close(&world);
+}
+
+TEST(the_checkpoint_of_a_backup_gets_the_memory_of_copies)
+{
+    const char *path = world_make("hot-backup");
+    char copy[4200];
+    float vector[DIM];
+    struct world world;
+    CHECK(path != NULL);
+    CHECK_EQ_INT(plight_open(&world, path), OMENDB_OK);
+    CHECK(ask(&world) != 0);
+    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    vector_of(1, vector);
+    CHECK_EQ_INT(omendb_add_batch(world.collection, NULL, 1, NULL, vector, OMENDB_F32, NULL),
+                 OMENDB_OK);
+    CHECK(copied_bytes(&world) != 0);
+    plight.refused = 16384;
+    snprintf(copy, sizeof copy, "%s", support_path("hot-backup-copy"));
+    CHECK_EQ_INT(omendb_backup(world.db, copy), OMENDB_OK);
+    CHECK_EQ_INT(copied_bytes(&world), 0);
+    plight_close(&world);
+}
+
+static uint64_t clock_us;
+
+static uint64_t hasty_now(void *context)
+{
+    (void)context;
+    return clock_us += 10000;
+}
+
+/* Whose time is over after the first checkpoint. */
+TEST(a_writer_without_patience_gets_the_memory_of_copies)
+{
+    static float vectors[3500 * DIM];
+    const char *path = world_make("hot-hasty");
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb_vfs vfs = *omendb_default_vfs();
+    omendb_txn *txn;
+    struct world world;
+    CHECK(path != NULL);
+    vfs.now_us = hasty_now;
+    options.threads = 0;
+    options.vfs = &vfs;
+    options.memory_limit = UINT64_C(24) << 20;
+    options.stall_timeout_ms = 1;
+    CHECK_EQ_INT(world_open(&world, &options, path), OMENDB_OK);
+    CHECK(ask(&world) != 0);
+    CHECK_EQ_INT(omendb_work(world.db, UINT64_MAX, NULL), OMENDB_OK);
+    CHECK(copied_bytes(&world) != 0);
+    for (uint64_t i = 0; i < 3500; i++)
+        vector_of(i, vectors + i * DIM);
+    CHECK_EQ_INT(omendb_txn_begin(world.db, OMENDB_READ_WRITE, &txn), OMENDB_OK);
+    CHECK_EQ_INT(omendb_add_batch(world.collection, txn, 3500, NULL, vectors, OMENDB_F32, NULL),
+                 OMENDB_OK);
+    CHECK_EQ_INT(copied_bytes(&world), 0);
+    omendb_txn_rollback(txn);
+    world_close(&world);
+}
+
 TEST_MAIN(a_segment_that_is_searched_often_is_copied_and_answers_stay,
           no_copy_takes_more_than_half_of_the_memory_limit, what_cannot_be_mapped_is_not_copied,
           searches_go_on_while_the_copy_is_made,
           a_copy_that_there_was_no_memory_for_is_asked_for_again,
           a_copy_is_no_reason_for_a_checkpoint, copies_make_room_for_a_merge,
           searches_go_on_while_copies_are_given_back,
-          mapped_pages_are_let_go_with_the_copy_and_once_more_later)
+          mapped_pages_are_let_go_with_the_copy_and_once_more_later,
+          a_copy_is_spare_until_its_memory_is_back,
+          a_copy_under_way_is_given_up_for_whoever_lacks_memory,
+          a_merge_that_gave_up_for_copies_begins_anew_without_them,
+          the_checkpoint_of_a_backup_gets_the_memory_of_copies,
+          a_writer_without_patience_gets_the_memory_of_copies)
