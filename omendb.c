@@ -25,7 +25,7 @@
  *     calibration.c storage.c blocks.c segment.c wal.c manifest.c memtable.c version.c
  *     hot.c txn.c commit.c checkpoint.c calibrate.c compact.c recover.c work.c
  *     search.c rows.c backup.c check.c database.c records.c api.c
- * SHA-256 of the inputs: 55930a5b30f89269bf40715906cc5e59d81522cdd5263869b60a8995a901b47c
+ * SHA-256 of the inputs: 4eae8c5e67133e3d48c3a017e1becc6306d826b428b37ce2522b6b5cb03be9a6
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -15173,6 +15173,9 @@ struct collection {
     _Atomic(struct calibration *) calibration;
     struct memtable *active;  /* the last of the version's memtables, or NULL; commit_mutex */
     _Atomic uint64_t next_id; /* commit_mutex */
+    /* Whether it is only searched (work_notice_reading): when that was last looked at, the rows
+     * that it held then, and the rows with which it was found so; 0: never. */
+    _Atomic uint64_t looked_us, looked_rows, settled_rows;
     /* Queues of work.c, linked through the collections; work mutex. */
     _Atomic uint32_t queued[WORK_QUEUES];
     struct collection *queue_next[WORK_QUEUES];
@@ -15386,7 +15389,8 @@ OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message);
 
 /* ---- hot.c */
 #define SEGMENT_WALKS_TO_HEAT 100
-/* After each so many walks of a segment: asks for a copy, or for a look after the one there is. */
+/* After each so many walks of a segment: asks for a copy, or for a look after the one there is, and
+ * tells that the collection is searched. */
 OMENDB_INTERNAL void hot_notice(struct collection *collection, struct segment *segment);
 /* Does what was asked for; one thread at a time. OMENDB_OK also without memory for a copy: then it
  * is asked for again after as many walks. */
@@ -15513,6 +15517,10 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
                                 int (*progress)(void *context, uint64_t done, uint64_t total),
                                 void *context, int *merged);
 OMENDB_INTERNAL int compact_wanted(struct collection *collection);
+/* Whether so many rows, the largest source of a search with so many of them, would be merged
+ * further if the collection were only searched; whether it was found so (work_notice_reading). */
+OMENDB_INTERNAL int compact_would_settle(uint64_t rows, uint64_t largest);
+OMENDB_INTERNAL int compact_has_settled(const struct collection *collection, uint64_t rows);
 /* Bytes that a merge of what is picked would write: small ones are gathered into one file. */
 #define COMPACT_SMALL_BYTES (UINT64_C(4) << 20)
 
@@ -15525,6 +15533,9 @@ OMENDB_INTERNAL void work_destroy(omendb *db);
 OMENDB_INTERNAL void work_notice_index(struct collection *collection);
 OMENDB_INTERNAL void work_notice_merge(struct collection *collection);
 OMENDB_INTERNAL void work_notice_heat(struct collection *collection);
+/* Called by searches now and then: a collection that is searched while nothing is added shall
+ * become one segment, or nearly. 1: it is not yet, so this should be called again. */
+OMENDB_INTERNAL int work_notice_reading(struct collection *collection);
 OMENDB_INTERNAL void work_notice_log(omendb *db);
 /* Runs fn(context, i) for i in [0, count) over this thread and idle workers; the first error stops
  * it and is returned. */
@@ -16846,12 +16857,17 @@ static int hot_make(omendb *db, struct segment *segment)
 OMENDB_INTERNAL void hot_notice(struct collection *collection, struct segment *segment)
 {
     const omendb *db = collection->db;
-    if (atomic_load(&segment->hot) == NULL && !hot_is_wanted(db, segment))
-        return;
-    if (atomic_load(&segment->hot) != NULL || hot_fits(db, segment))
-        work_notice_heat(collection);
-    else
-        atomic_store(&segment->walks, 0);
+    int again = work_notice_reading(collection);
+    if (atomic_load(&segment->hot) != NULL || hot_is_wanted(db, segment)) {
+        if (atomic_load(&segment->hot) != NULL || hot_fits(db, segment))
+            work_notice_heat(collection);
+        else
+            atomic_store(&segment->walks, 0);
+    }
+    /* Walks are counted on from where they ask for nothing else. */
+    uint32_t last = 2 * SEGMENT_WALKS_TO_HEAT;
+    if (again)
+        atomic_compare_exchange_strong(&segment->walks, &last, SEGMENT_WALKS_TO_HEAT);
 }
 
 OMENDB_INTERNAL int hot_tend(omendb *db, struct segment *segment)
@@ -19940,7 +19956,9 @@ calibrate_collection(struct collection *collection, const uint8_t *queries, uint
  * four times as large as the sum of what follows, which leaves at most log5(n) segments, never over
  * eight, and a row is written at most some five times a level. Otherwise a segment alone is
  * rewritten when a quarter of its rows can be dropped, when rows are not in its graph yet, when
- * its pack is half dead, or when there was no memory for its codes.
+ * its pack is half dead, or when there was no memory for its codes. While a collection is searched
+ * and nothing is added, sixteen takes the place of four: each segment that a search has to walk
+ * costs it nearly as much as the largest.
  *
  * A merge keeps the graph of the input with the most linked rows, drops from it what no transaction
  * can see, relinks around the gaps, and inserts all other rows. It is accepted if its sampled
@@ -19958,8 +19976,11 @@ calibrate_collection(struct collection *collection, const uint8_t *queries, uint
  * Small outputs (under 4 MiB) of one run share a file. Installing holds commit_mutex for the replay
  * of tombstones that came meanwhile. */
 
-#define COMPACT_MAX_SEGMENTS  8
-#define COMPACT_GROWTH        4
+#define COMPACT_MAX_SEGMENTS 8
+#define COMPACT_GROWTH       4
+#define COMPACT_GROWTH_QUIET 16
+#define COMPACT_QUIET_PART                                                                         \
+    64 /* what was added since makes no difference up to one row in so many */
 #define COMPACT_BEHIND        2 /* times tail_limit: so much without a graph goes first */
 #define COMPACT_MAX_INPUTS    64
 #define COMPACT_SLICE         4096 /* rows between looks at `progress` and `stopping` */
@@ -20082,6 +20103,17 @@ static int compact_is_stale(const struct collection *collection, struct segment 
     return 0;
 }
 
+OMENDB_INTERNAL int compact_would_settle(uint64_t rows, uint64_t largest)
+{
+    return (rows - largest) * COMPACT_GROWTH_QUIET >= largest && rows != largest;
+}
+
+OMENDB_INTERNAL int compact_has_settled(const struct collection *collection, uint64_t rows)
+{
+    uint64_t settled = atomic_load(&collection->settled_rows);
+    return settled != 0 && settled <= rows && rows - settled <= rows / COMPACT_QUIET_PART;
+}
+
 static uint32_t compact_pick_everything(const struct collection *collection,
                                         struct segment *const *sorted, uint32_t count,
                                         uint64_t limit)
@@ -20137,9 +20169,12 @@ static uint32_t compact_pick(const struct collection *collection, const struct v
     uint32_t behind = compact_pick_behind(collection, sorted, count);
     if (behind != 0)
         return behind;
+    uint64_t largest, growth = COMPACT_GROWTH;
+    if (compact_has_settled(collection, search_total_rows(version, &largest)))
+        growth = COMPACT_GROWTH_QUIET;
     uint32_t first = count; /* the earliest that the rule takes */
     for (uint32_t i = count; i-- > 0;) {
-        if (smaller != 0 && smaller * COMPACT_GROWTH >= sorted[i]->info.rows)
+        if (smaller != 0 && smaller * growth >= sorted[i]->info.rows)
             first = i;
         smaller += sorted[i]->info.rows;
     }
@@ -21177,6 +21212,8 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
 
 #undef COMPACT_MAX_SEGMENTS
 #undef COMPACT_GROWTH
+#undef COMPACT_GROWTH_QUIET
+#undef COMPACT_QUIET_PART
 #undef COMPACT_BEHIND
 #undef COMPACT_MAX_INPUTS
 #undef COMPACT_SLICE
@@ -21776,7 +21813,8 @@ OMENDB_INTERNAL int recover_refresh(omendb *db)
  *
  * Units, most urgent first: a checkpoint when the log is long; linking rows of memtables, some
  * hundred at a time; a share of a parallel job (a batch of queries, the building of a merge);
- * copying segments that are searched often into memory; a merge. One thread at a time copies. One
+ * copying segments that are searched often into memory, and preparing collections that are only
+ * searched for a merge into one; a merge. One thread at a time copies. One
  * has the right to merge, and spreads the building over the others. A thread in a parallel job
  * leaves it when something more urgent turns up.
  *
@@ -21790,7 +21828,9 @@ OMENDB_INTERNAL int recover_refresh(omendb *db)
 #define WORK_SEALED_TAILS   4
 #define WORK_TAILS_AT_MOST  16
 #define WORK_SHORT_DELAY_US 1000000
-#define WORK_DRIFTED_PART   4 /* of tail_limit */
+#define WORK_DRIFTED_PART   4       /* of tail_limit */
+#define WORK_QUIET_US       1000000 /* between two looks at what was added; quiet: not more than */
+#define WORK_QUIET_PART     4096    /* one row in so many */
 
 struct work_job {
     struct work_job *next;
@@ -21832,6 +21872,11 @@ struct work_state {
 };
 
 /* ------------------------------------------------------------------ queues */
+
+static uint64_t work_now_us(const omendb *db)
+{
+    return db->storage.vfs->now_us(db->storage.vfs->context);
+}
 
 /* Queues are linked through the collections; each entry holds a reference. Work mutex. */
 static void work_push(struct work_state *work, enum work_queue_kind kind,
@@ -21888,6 +21933,25 @@ OMENDB_INTERNAL void work_notice_heat(struct collection *collection)
     work_notice(collection, WORK_HEAT);
 }
 
+OMENDB_INTERNAL int work_notice_reading(struct collection *collection)
+{
+    const omendb *db = collection->db;
+    uint64_t now = work_now_us(db), looked = atomic_load(&collection->looked_us), largest;
+    struct version *version = version_acquire(collection);
+    uint64_t rows = search_total_rows(version, &largest);
+    version_release(version);
+    if (db->read_only || db->in_memory || !compact_would_settle(rows, largest))
+        return 0;
+    if (now - looked < WORK_QUIET_US ||
+        !atomic_compare_exchange_strong(&collection->looked_us, &looked, now))
+        return 1;
+    uint64_t before = atomic_exchange(&collection->looked_rows, rows);
+    if (before <= rows && rows - before <= rows / WORK_QUIET_PART &&
+        atomic_exchange(&collection->settled_rows, rows) != rows)
+        work_notice_heat(collection);
+    return 1;
+}
+
 OMENDB_INTERNAL void work_notice_log(omendb *db)
 {
     platform_mutex_lock(&db->work->mutex);
@@ -21942,11 +22006,6 @@ static int work_is_merging(struct work_state *work)
     int merging = work->merging != 0;
     platform_mutex_unlock(&work->mutex);
     return merging;
-}
-
-static uint64_t work_now_us(const omendb *db)
-{
-    return db->storage.vfs->now_us(db->storage.vfs->context);
 }
 
 /* Until the merge has ended or given something back, or the time is over. */
@@ -22094,6 +22153,27 @@ static int work_do_index(struct work_state *work, struct collection *collection)
     return code;
 }
 
+/* Of a collection that is only searched, moves what is in memory to a segment if it is a part that
+ * counts, and has the segments merged. */
+static int work_settle(struct collection *collection)
+{
+    omendb *db = collection->db;
+    uint64_t largest, rows, growing = 0;
+    struct version *version = version_acquire(collection);
+    int code = OMENDB_OK;
+    rows = search_total_rows(version, &largest);
+    for (uint32_t i = 0; i < version->memtable_count; i++)
+        growing += atomic_load(&version->memtables[i]->count);
+    version_release(version);
+    if (!compact_has_settled(collection, rows) || !compact_would_settle(rows, largest))
+        return OMENDB_OK;
+    if (compact_would_settle(largest + growing, largest))
+        code = work_checkpoint(db, 1);
+    work_report(db, "a checkpoint", code);
+    work_notice_merge(collection);
+    return code;
+}
+
 /* Copies the segments of the collection that were walked often enough. Takes the reference over. */
 static int work_do_heat(struct work_state *work, struct collection *collection)
 {
@@ -22104,6 +22184,8 @@ static int work_do_heat(struct work_state *work, struct collection *collection)
         code = hot_tend(db, version->segments[i]);
     version_release(version);
     work_report(db, "a copy for speed", code);
+    if (code == OMENDB_OK)
+        code = work_settle(collection);
     collection_release(collection);
     return code;
 }
@@ -22466,6 +22548,8 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
 #undef WORK_TAILS_AT_MOST
 #undef WORK_SHORT_DELAY_US
 #undef WORK_DRIFTED_PART
+#undef WORK_QUIET_US
+#undef WORK_QUIET_PART
 
 /* ==============================================================================================
  * search.c

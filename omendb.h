@@ -386,7 +386,9 @@ OMENDB_API int omendb_checkpoint(omendb *db);
 
 /* Finishes all graphs, drops deleted rows, and merges every collection into one segment: the state
  * that is fastest to search. Takes as long as building the graph of all rows that are not in the
- * largest segment.
+ * largest segment. A collection that is searched while next to nothing is added to it gets close by
+ * itself, in the background: what is in memory is sealed and segments are merged until the largest
+ * holds 16 rows of 17.
  *
  * progress: NULL, or called now and then, from this thread, with rows done and rows in all (not 0)
  *           of the collection under way; it must not call the database. An answer other than 0

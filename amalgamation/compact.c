@@ -5,7 +5,9 @@
  * four times as large as the sum of what follows, which leaves at most log5(n) segments, never over
  * eight, and a row is written at most some five times a level. Otherwise a segment alone is
  * rewritten when a quarter of its rows can be dropped, when rows are not in its graph yet, when
- * its pack is half dead, or when there was no memory for its codes.
+ * its pack is half dead, or when there was no memory for its codes. While a collection is searched
+ * and nothing is added, sixteen takes the place of four: each segment that a search has to walk
+ * costs it nearly as much as the largest.
  *
  * A merge keeps the graph of the input with the most linked rows, drops from it what no transaction
  * can see, relinks around the gaps, and inserts all other rows. It is accepted if its sampled
@@ -28,8 +30,11 @@
 #include <math.h>
 #include <string.h>
 
-#define COMPACT_MAX_SEGMENTS  8
-#define COMPACT_GROWTH        4
+#define COMPACT_MAX_SEGMENTS 8
+#define COMPACT_GROWTH       4
+#define COMPACT_GROWTH_QUIET 16
+#define COMPACT_QUIET_PART                                                                         \
+    64 /* what was added since makes no difference up to one row in so many */
 #define COMPACT_BEHIND        2 /* times tail_limit: so much without a graph goes first */
 #define COMPACT_MAX_INPUTS    64
 #define COMPACT_SLICE         4096 /* rows between looks at `progress` and `stopping` */
@@ -152,6 +157,17 @@ static int compact_is_stale(const struct collection *collection, struct segment 
     return 0;
 }
 
+OMENDB_INTERNAL int compact_would_settle(uint64_t rows, uint64_t largest)
+{
+    return (rows - largest) * COMPACT_GROWTH_QUIET >= largest && rows != largest;
+}
+
+OMENDB_INTERNAL int compact_has_settled(const struct collection *collection, uint64_t rows)
+{
+    uint64_t settled = atomic_load(&collection->settled_rows);
+    return settled != 0 && settled <= rows && rows - settled <= rows / COMPACT_QUIET_PART;
+}
+
 static uint32_t compact_pick_everything(const struct collection *collection,
                                         struct segment *const *sorted, uint32_t count,
                                         uint64_t limit)
@@ -207,9 +223,12 @@ static uint32_t compact_pick(const struct collection *collection, const struct v
     uint32_t behind = compact_pick_behind(collection, sorted, count);
     if (behind != 0)
         return behind;
+    uint64_t largest, growth = COMPACT_GROWTH;
+    if (compact_has_settled(collection, search_total_rows(version, &largest)))
+        growth = COMPACT_GROWTH_QUIET;
     uint32_t first = count; /* the earliest that the rule takes */
     for (uint32_t i = count; i-- > 0;) {
-        if (smaller != 0 && smaller * COMPACT_GROWTH >= sorted[i]->info.rows)
+        if (smaller != 0 && smaller * growth >= sorted[i]->info.rows)
             first = i;
         smaller += sorted[i]->info.rows;
     }
@@ -1247,6 +1266,8 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
 
 #undef COMPACT_MAX_SEGMENTS
 #undef COMPACT_GROWTH
+#undef COMPACT_GROWTH_QUIET
+#undef COMPACT_QUIET_PART
 #undef COMPACT_BEHIND
 #undef COMPACT_MAX_INPUTS
 #undef COMPACT_SLICE

@@ -145,6 +145,9 @@ struct collection {
     _Atomic(struct calibration *) calibration;
     struct memtable *active;  /* the last of the version's memtables, or NULL; commit_mutex */
     _Atomic uint64_t next_id; /* commit_mutex */
+    /* Whether it is only searched (work_notice_reading): when that was last looked at, the rows
+     * that it held then, and the rows with which it was found so; 0: never. */
+    _Atomic uint64_t looked_us, looked_rows, settled_rows;
     /* Queues of work.c, linked through the collections; work mutex. */
     _Atomic uint32_t queued[WORK_QUEUES];
     struct collection *queue_next[WORK_QUEUES];
@@ -358,7 +361,8 @@ OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message);
 
 /* ---- hot.c */
 #define SEGMENT_WALKS_TO_HEAT 100
-/* After each so many walks of a segment: asks for a copy, or for a look after the one there is. */
+/* After each so many walks of a segment: asks for a copy, or for a look after the one there is, and
+ * tells that the collection is searched. */
 OMENDB_INTERNAL void hot_notice(struct collection *collection, struct segment *segment);
 /* Does what was asked for; one thread at a time. OMENDB_OK also without memory for a copy: then it
  * is asked for again after as many walks. */
@@ -485,6 +489,10 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
                                 int (*progress)(void *context, uint64_t done, uint64_t total),
                                 void *context, int *merged);
 OMENDB_INTERNAL int compact_wanted(struct collection *collection);
+/* Whether so many rows, the largest source of a search with so many of them, would be merged
+ * further if the collection were only searched; whether it was found so (work_notice_reading). */
+OMENDB_INTERNAL int compact_would_settle(uint64_t rows, uint64_t largest);
+OMENDB_INTERNAL int compact_has_settled(const struct collection *collection, uint64_t rows);
 /* Bytes that a merge of what is picked would write: small ones are gathered into one file. */
 #define COMPACT_SMALL_BYTES (UINT64_C(4) << 20)
 
@@ -497,6 +505,9 @@ OMENDB_INTERNAL void work_destroy(omendb *db);
 OMENDB_INTERNAL void work_notice_index(struct collection *collection);
 OMENDB_INTERNAL void work_notice_merge(struct collection *collection);
 OMENDB_INTERNAL void work_notice_heat(struct collection *collection);
+/* Called by searches now and then: a collection that is searched while nothing is added shall
+ * become one segment, or nearly. 1: it is not yet, so this should be called again. */
+OMENDB_INTERNAL int work_notice_reading(struct collection *collection);
 OMENDB_INTERNAL void work_notice_log(omendb *db);
 /* Runs fn(context, i) for i in [0, count) over this thread and idle workers; the first error stops
  * it and is returned. */

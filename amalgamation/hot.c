@@ -169,12 +169,17 @@ static int hot_make(omendb *db, struct segment *segment)
 OMENDB_INTERNAL void hot_notice(struct collection *collection, struct segment *segment)
 {
     const omendb *db = collection->db;
-    if (atomic_load(&segment->hot) == NULL && !hot_is_wanted(db, segment))
-        return;
-    if (atomic_load(&segment->hot) != NULL || hot_fits(db, segment))
-        work_notice_heat(collection);
-    else
-        atomic_store(&segment->walks, 0);
+    int again = work_notice_reading(collection);
+    if (atomic_load(&segment->hot) != NULL || hot_is_wanted(db, segment)) {
+        if (atomic_load(&segment->hot) != NULL || hot_fits(db, segment))
+            work_notice_heat(collection);
+        else
+            atomic_store(&segment->walks, 0);
+    }
+    /* Walks are counted on from where they ask for nothing else. */
+    uint32_t last = 2 * SEGMENT_WALKS_TO_HEAT;
+    if (again)
+        atomic_compare_exchange_strong(&segment->walks, &last, SEGMENT_WALKS_TO_HEAT);
 }
 
 OMENDB_INTERNAL int hot_tend(omendb *db, struct segment *segment)

@@ -2,7 +2,8 @@
  *
  * Units, most urgent first: a checkpoint when the log is long; linking rows of memtables, some
  * hundred at a time; a share of a parallel job (a batch of queries, the building of a merge);
- * copying segments that are searched often into memory; a merge. One thread at a time copies. One
+ * copying segments that are searched often into memory, and preparing collections that are only
+ * searched for a merge into one; a merge. One thread at a time copies. One
  * has the right to merge, and spreads the building over the others. A thread in a parallel job
  * leaves it when something more urgent turns up.
  *
@@ -20,7 +21,9 @@
 #define WORK_SEALED_TAILS   4
 #define WORK_TAILS_AT_MOST  16
 #define WORK_SHORT_DELAY_US 1000000
-#define WORK_DRIFTED_PART   4 /* of tail_limit */
+#define WORK_DRIFTED_PART   4       /* of tail_limit */
+#define WORK_QUIET_US       1000000 /* between two looks at what was added; quiet: not more than */
+#define WORK_QUIET_PART     4096    /* one row in so many */
 
 struct work_job {
     struct work_job *next;
@@ -62,6 +65,11 @@ struct work_state {
 };
 
 /* ------------------------------------------------------------------ queues */
+
+static uint64_t work_now_us(const omendb *db)
+{
+    return db->storage.vfs->now_us(db->storage.vfs->context);
+}
 
 /* Queues are linked through the collections; each entry holds a reference. Work mutex. */
 static void work_push(struct work_state *work, enum work_queue_kind kind,
@@ -118,6 +126,25 @@ OMENDB_INTERNAL void work_notice_heat(struct collection *collection)
     work_notice(collection, WORK_HEAT);
 }
 
+OMENDB_INTERNAL int work_notice_reading(struct collection *collection)
+{
+    const omendb *db = collection->db;
+    uint64_t now = work_now_us(db), looked = atomic_load(&collection->looked_us), largest;
+    struct version *version = version_acquire(collection);
+    uint64_t rows = search_total_rows(version, &largest);
+    version_release(version);
+    if (db->read_only || db->in_memory || !compact_would_settle(rows, largest))
+        return 0;
+    if (now - looked < WORK_QUIET_US ||
+        !atomic_compare_exchange_strong(&collection->looked_us, &looked, now))
+        return 1;
+    uint64_t before = atomic_exchange(&collection->looked_rows, rows);
+    if (before <= rows && rows - before <= rows / WORK_QUIET_PART &&
+        atomic_exchange(&collection->settled_rows, rows) != rows)
+        work_notice_heat(collection);
+    return 1;
+}
+
 OMENDB_INTERNAL void work_notice_log(omendb *db)
 {
     platform_mutex_lock(&db->work->mutex);
@@ -172,11 +199,6 @@ static int work_is_merging(struct work_state *work)
     int merging = work->merging != 0;
     platform_mutex_unlock(&work->mutex);
     return merging;
-}
-
-static uint64_t work_now_us(const omendb *db)
-{
-    return db->storage.vfs->now_us(db->storage.vfs->context);
 }
 
 /* Until the merge has ended or given something back, or the time is over. */
@@ -324,6 +346,27 @@ static int work_do_index(struct work_state *work, struct collection *collection)
     return code;
 }
 
+/* Of a collection that is only searched, moves what is in memory to a segment if it is a part that
+ * counts, and has the segments merged. */
+static int work_settle(struct collection *collection)
+{
+    omendb *db = collection->db;
+    uint64_t largest, rows, growing = 0;
+    struct version *version = version_acquire(collection);
+    int code = OMENDB_OK;
+    rows = search_total_rows(version, &largest);
+    for (uint32_t i = 0; i < version->memtable_count; i++)
+        growing += atomic_load(&version->memtables[i]->count);
+    version_release(version);
+    if (!compact_has_settled(collection, rows) || !compact_would_settle(rows, largest))
+        return OMENDB_OK;
+    if (compact_would_settle(largest + growing, largest))
+        code = work_checkpoint(db, 1);
+    work_report(db, "a checkpoint", code);
+    work_notice_merge(collection);
+    return code;
+}
+
 /* Copies the segments of the collection that were walked often enough. Takes the reference over. */
 static int work_do_heat(struct work_state *work, struct collection *collection)
 {
@@ -334,6 +377,8 @@ static int work_do_heat(struct work_state *work, struct collection *collection)
         code = hot_tend(db, version->segments[i]);
     version_release(version);
     work_report(db, "a copy for speed", code);
+    if (code == OMENDB_OK)
+        code = work_settle(collection);
     collection_release(collection);
     return code;
 }
@@ -696,3 +741,5 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
 #undef WORK_TAILS_AT_MOST
 #undef WORK_SHORT_DELAY_US
 #undef WORK_DRIFTED_PART
+#undef WORK_QUIET_US
+#undef WORK_QUIET_PART

@@ -48,7 +48,10 @@ import vectors  # noqa: E402
 
 K = 10
 DEGREE, EF_CONSTRUCTION = 16, 200
-EFFORTS = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448, 640)
+EFFORTS = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448, 640, 900, 1280)
+# Of OmenDB's adaptive stop, in thousandths, as bench_search takes them.
+STRETCHES = (1030, 1050, 1070, 1090, 1110, 1140, 1170, 1200, 1240, 1280, 1330, 1390, 1450, 1520,
+             1600)
 EPSILONS = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.4)
 ENOUGH = 0.9995  # a curve is not followed beyond this recall
 COLUMNS = ("dataset", "rows", "library", "parameters", "ef", "recall", "qps", "p50_us", "p99_us",
@@ -635,7 +638,7 @@ def run_set(options, name):
             print(f"{name}: without {library}: {reason}")
     print(f"\n{name}: {data.rows:,} x {data.dim}, {len(data.queries):,} queries, recall@{K}, "
           f"one thread on core {options.core}, best of {options.rounds}")
-    steps = max(len(EFFORTS), len(EPSILONS))
+    steps = max(len(EFFORTS), len(EPSILONS), len(STRETCHES))
     progress = vectors.Progress(f"searching ({name})", options.rounds * steps * len(contestants))
     for round_number in range(options.rounds):
         for step in range(steps):
@@ -661,7 +664,7 @@ class Contestant:
         self.options, self.data, self.name = options, data, name
         self.curve = []
         if name in COMPILED:
-            self.efforts, self.parameters = EFFORTS, Library.parameters
+            self.efforts, self.parameters = STRETCHES, Library.parameters
             self.commands = self.compiled_commands()
         else:
             kind = LIBRARIES[name]

@@ -86,9 +86,9 @@ run_peers() {
         ${OMENDB_BENCH_DATA:+--data "$OMENDB_BENCH_DATA"}
 }
 
-all="build search peers ingest open churn"
+all="build search batch peers ingest open churn"
 chosen=${*:-$all}
-build bench_build bench_search bench_ingest bench_open bench_churn
+build bench_build bench_search bench_batch bench_ingest bench_open bench_churn
 [ $# -gt 0 ] || [ ! -x "$BUILD/bench/bench_kernels" ] || "$BUILD/bench/bench_kernels"
 
 failed=0
