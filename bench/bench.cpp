@@ -61,6 +61,7 @@ constexpr Files kFiles[] = {
     {"sift", "sift-dev", ".u8bin", OMENDB_L2},
     {"text", "text", ".fbin", OMENDB_COSINE},
     {"wide", "wide", ".fbin", OMENDB_COSINE},
+    {"growth", "growth", ".u8bin", OMENDB_L2},
 };
 
 const Files &chosen_files()
@@ -70,7 +71,7 @@ const Files &chosen_files()
     for (const Files &files : kFiles)
         if (name == files.set)
             return files;
-    fail("OMENDB_BENCH_DATA is " + name + ", not sift, text or wide");
+    fail("OMENDB_BENCH_DATA is " + name + ", not sift, text, wide or growth");
 }
 
 std::string missing_data_message(const Files &files)
@@ -213,7 +214,10 @@ bool read_truth(Dataset &data, const std::string &path)
 void find_truth(Dataset &data, size_t rows_in_file)
 {
     std::string published = find_data(data.name + ".gt.ibin");
+    std::string of_part = find_data(data.name + "-" + std::to_string(data.rows) + ".gt.ibin");
     if (rows_in_file == data.rows && !published.empty() && read_truth(data, published))
+        return;
+    if (!of_part.empty() && read_truth(data, of_part))
         return;
     std::string kept = directory() + "/" + data.name + "-" + std::to_string(data.rows) + "-" +
                        std::to_string(data.query_count) + ".truth";
@@ -628,6 +632,7 @@ void Database::open(const std::string &path, size_t dim, int metric)
     schema.metric = (uint32_t)metric;
     schema.M = kM;
     schema.ef_construction = kEfConstruction;
+    schema.scalar = collection_name() == "growth" ? OMENDB_U8 : OMENDB_F32;
     check(omendb_open(path.c_str(), &options, &db), "omendb_open");
     check(omendb_collection_open_or_create(db, collection_name().c_str(), &schema, &collection),
           "omendb_collection_open_or_create");

@@ -5,10 +5,10 @@
 // failed call of a library ends the program with its message: a benchmark has nothing to save.
 //
 // Settings come from the environment, so that one line repeats a run:
-//   OMENDB_BENCH_DATA     the set: "sift" (default), "text" or "wide"; bench/datasets makes the
-//   last
-//                         two. Its metric follows: squared L2, cosine, cosine. All are given as
-//                         f32.
+//   OMENDB_BENCH_DATA     the set: "sift" (default), "text", "wide" or "growth"; bench/datasets
+//                         makes the last three. Its metric follows: squared L2, cosine, cosine,
+//                         squared L2. All are given as f32, and stored so but for growth (u8).
+//   OMENDB_BENCH_PEERS    "none" leaves the peers out
 //   OMENDB_DATA           folder with the files of the sets (default build/data), or "synthetic"
 //   OMENDB_BENCH_ROWS     rows of the data set that are used (default 1,000,000; quick: 100,000)
 //   OMENDB_BENCH_QUERIES  queries that are used (default 10,000)

@@ -35,6 +35,8 @@ struct Point {
     double rate = 0; // queries a second
     double p50_us = 0;
     double p99_us = 0;
+    double distances = 0; // that a query computes, where the library tells; 0 where not
+    double p99_distances = 0;
 };
 
 struct Curve {
@@ -83,6 +85,16 @@ class OmenDb : public Peer
         query_.ef = ef < kStretch ? (uint32_t)ef : 0;
         query_.stretch = ef < kStretch ? 0.0f : (float)ef / (float)kStretch;
         query_.k = kHits;
+    }
+
+    double distances(const float *query) override
+    {
+        omendb_explain explain = OMENDB_EXPLAIN_INIT;
+        uint64_t ids[kHits];
+        query_.explain = &explain;
+        search(query, ids);
+        query_.explain = nullptr;
+        return (double)explain.distances;
     }
 
     void search(const float *query, uint64_t *ids) override
@@ -152,6 +164,13 @@ void measure(Peer &library, const Dataset &data, Point &point)
     }
     point.p50_us = percentile(times, 0.50);
     point.p99_us = percentile(times, 0.99);
+    if (point.distances != 0)
+        return;
+    for (size_t q = 0; q < data.query_count; q++) {
+        times[q] = library.distances(&data.queries[q * data.dim]);
+        point.distances += times[q] / (double)data.query_count;
+    }
+    point.p99_distances = percentile(times, 0.99);
 }
 
 // A value of two neighbouring points at `target`, by weight of their recall; 0 outside the curve.
@@ -164,12 +183,14 @@ Point at_recall(const Curve &curve, double target)
             continue;
         double part = (target - low.recall) / (high.recall - low.recall);
         auto between = [part](double a, double b) {
-            return std::exp(std::log(a) * (1 - part) + std::log(b) * part);
+            return a > 0 ? std::exp(std::log(a) * (1 - part) + std::log(b) * part) : 0;
         };
         result.recall = target;
         result.rate = between(low.rate, high.rate);
         result.p50_us = between(low.p50_us, high.p50_us);
         result.p99_us = between(low.p99_us, high.p99_us);
+        result.distances = between(low.distances, high.distances);
+        result.p99_distances = between(low.p99_distances, high.p99_distances);
         result.ef = (size_t)between((double)low.ef, (double)high.ef);
         break;
     }
@@ -181,24 +202,28 @@ void print_curves(const Dataset &data, const std::vector<Curve> &curves)
 {
     std::string set = collection_name();
     Csv csv("search.csv", "dataset,rows,library,parameters,ef,recall,qps,p50_us,p99_us,build_s,"
-                          "peak_mb,build_cpu_s,resident_mb,call");
-    printf("\n%-10s %6s %8s %12s %9s %9s\n", "library", "ef", "recall", "queries/s", "p50 us",
-           "p99 us");
+                          "peak_mb,build_cpu_s,resident_mb,call,distances,p99_distances");
+    printf("\n%-10s %6s %8s %12s %9s %9s %10s %10s\n", "library", "ef", "recall", "queries/s",
+           "p50 us", "p99 us", "distances", "99 of 100");
     for (const Curve &curve : curves)
         for (const Point &point : curve.points) {
-            printf("%-10s %6zu %8.4f %12.0f %9.1f %9.1f\n", curve.name.c_str(), point.ef,
-                   point.recall, point.rate, point.p50_us, point.p99_us);
-            csv.line("%s,%zu,%s,M=%d ef_construction=%d,%zu,%.5f,%.1f,%.1f,%.1f,,,,,single",
-                     set.c_str(), data.rows, curve.name.c_str(), kM, kEfConstruction, point.ef,
-                     point.recall, point.rate, point.p50_us, point.p99_us);
+            printf("%-10s %6zu %8.4f %12.0f %9.1f %9.1f %10.0f %10.0f\n", curve.name.c_str(),
+                   point.ef, point.recall, point.rate, point.p50_us, point.p99_us, point.distances,
+                   point.p99_distances);
+            csv.line(
+                "%s,%zu,%s,M=%d ef_construction=%d,%zu,%.5f,%.1f,%.1f,%.1f,,,,,single,%.1f,%.1f",
+                set.c_str(), data.rows, curve.name.c_str(), kM, kEfConstruction, point.ef,
+                point.recall, point.rate, point.p50_us, point.p99_us, point.distances,
+                point.p99_distances);
         }
 }
 
 void print_targets(const std::vector<Curve> &curves)
 {
-    Csv csv("search_targets.csv", "library,recall,queries_per_second,p50_us,p99_us,x_hnswlib");
-    printf("\n%-10s %8s %12s %9s %9s %10s\n", "library", "recall", "queries/s", "p50 us", "p99 us",
-           "x hnswlib");
+    Csv csv("search_targets.csv", "library,recall,queries_per_second,p50_us,p99_us,x_hnswlib,"
+                                  "distances,p99_distances");
+    printf("\n%-10s %8s %12s %9s %9s %10s %10s %10s\n", "library", "recall", "queries/s", "p50 us",
+           "p99 us", "x hnswlib", "distances", "99 of 100");
     for (double target : kTargets) {
         double base = 0;
         for (const Curve &curve : curves)
@@ -207,10 +232,12 @@ void print_targets(const std::vector<Curve> &curves)
         for (const Curve &curve : curves) {
             Point point = at_recall(curve, target);
             double ratio = base > 0 ? point.rate / base : 0;
-            printf("%-10s %8.3f %12.0f %9.1f %9.1f %10.2f\n", curve.name.c_str(), target,
-                   point.rate, point.p50_us, point.p99_us, ratio);
-            csv.line("%s,%.3f,%.1f,%.1f,%.1f,%.3f", curve.name.c_str(), target, point.rate,
-                     point.p50_us, point.p99_us, ratio);
+            printf("%-10s %8.3f %12.0f %9.1f %9.1f %10.2f %10.0f %10.0f\n", curve.name.c_str(),
+                   target, point.rate, point.p50_us, point.p99_us, ratio, point.distances,
+                   point.p99_distances);
+            csv.line("%s,%.3f,%.1f,%.1f,%.1f,%.3f,%.1f,%.1f", curve.name.c_str(), target,
+                     point.rate, point.p50_us, point.p99_us, ratio, point.distances,
+                     point.p99_distances);
         }
     }
 }

@@ -8,6 +8,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
+#include <cstring>
 
 #if __has_include(<hnswlib/hnswlib.h>)
 #define HAVE_HNSWLIB 1
@@ -173,6 +175,9 @@ class Faiss : public Peer
 std::vector<std::string> peer_names()
 {
     std::vector<std::string> names;
+    const char *wanted = getenv("OMENDB_BENCH_PEERS");
+    if (wanted && strcmp(wanted, "none") == 0)
+        return names;
 #if HAVE_HNSWLIB
     names.push_back("hnswlib");
 #endif

@@ -24,6 +24,11 @@ class Peer
     virtual void load(const std::string &path) = 0;
     virtual void set_ef(size_t ef) = 0;
     virtual void search(const float *query, uint64_t *ids) = 0; // kHits places
+    // How many the search for the query computes; 0: the library does not tell.
+    virtual double distances(const float *)
+    {
+        return 0;
+    }
     // All at once on this thread: what the library itself offers for many queries.
     virtual void search_all(const float *queries, size_t count, uint64_t *ids) = 0;
 };

@@ -6,7 +6,10 @@
 #   bench/run.sh search open            only these (build first, then search, reuses the indexes)
 #   bench/run.sh peers                  OmenDB beside the libraries of PyPI, on every set that is there
 #   OMENDB_BENCH_DATA=text bench/run.sh build search
-#                                       another set: sift (default), text or wide
+#                                       another set: sift (default), text, wide or growth
+#   OMENDB_BENCH_DATA=growth OMENDB_BENCH_ROWS=10000000 OMENDB_BENCH_QUERIES=1000 \
+#       OMENDB_BENCH_PEERS=none bench/run.sh build search
+#                                       ten million rows; the peers alone would take hours
 #
 # Sets: sift-dev is there or comes from ../shared/data (bench/bench.cpp); the others are made, once:
 #   python3 -m venv build/venv
