@@ -25,7 +25,7 @@
  *     calibration.c storage.c blocks.c segment.c wal.c manifest.c memtable.c version.c
  *     hot.c txn.c commit.c checkpoint.c calibrate.c compact.c recover.c work.c
  *     search.c rows.c backup.c check.c database.c records.c api.c
- * SHA-256 of the inputs: 4eae8c5e67133e3d48c3a017e1becc6306d826b428b37ce2522b6b5cb03be9a6
+ * SHA-256 of the inputs: 20dc2fbc9dc283ad82eaeac376501406b9640956947df5596dab7fe0d42c5c0d
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -5697,6 +5697,8 @@ OMENDB_INTERNAL int codes_are_exact(const struct code_format *format)
  *   OMENDB_IO_MAP    base is the mapping; the first touch of a block verifies it in place.
  *   OMENDB_IO_PREAD  base is anonymous memory of the file's size; the first touch reads the block
  *                    into it and verifies.
+ * A storage whose io is BLOCKS_IO_CHECK opens files for blocks_check alone: there is no base, and
+ * nothing may be touched.
  * Invariant: nobody dereferences base + offset before blocks_touch(offset, length) returned
  * OMENDB_OK at least once in the life of the object. */
 #ifndef OMENDB_BLOCKS_H
@@ -5716,7 +5718,7 @@ struct storage {
     const omendb_vfs *vfs;
     void *directory;
     struct memory *memory;
-    uint32_t io;   /* OMENDB_IO_* */
+    uint32_t io;   /* OMENDB_IO_*, or one of blocks.h */
     uint32_t sync; /* OMENDB_SYNC_*: OFF skips every sync, of files and directories */
     _Atomic uint64_t written_bytes;
     _Atomic uint64_t syncs;
@@ -5772,6 +5774,8 @@ OMENDB_INTERNAL int storage_header_check(const char *name, const uint8_t *header
 
 #define BLOCK_SHIFT 14
 #define BLOCK_BYTES (UINT64_C(1) << BLOCK_SHIFT)
+
+#define BLOCKS_IO_CHECK 2 /* beside OMENDB_IO_* */
 
 /* `number` and `block` begin the checksum: a block in another place or of another file does not
  * match. */
@@ -10740,7 +10744,8 @@ OMENDB_INTERNAL int tombstones_each(const struct tombstones *tombstones, uint32_
  *
  * A recall above the last entry's bound gets the last entry's effort, which is the most that was
  * measured, and a warning. Extrapolation was rejected: a curve's end is where some queries are out
- * of a walk's reach, and no effort can be named for them.
+ * of a walk's reach, and no effort can be named for them. Where there is no curve at all, an ef is
+ * guessed, and nothing is promised.
  *
  * Nothing read from a file is trusted: a curve that is not one is none. */
 
@@ -10815,6 +10820,8 @@ struct calibration_answer {
  * the largest it is an ef, which grows with k. */
 OMENDB_INTERNAL void calibration_find_effort(const struct calibration *calibration, size_t k,
                                              float recall, struct calibration_answer *answer);
+/* An ef for who has no curve: on the safe side, but a guess. */
+OMENDB_INTERNAL size_t calibration_guess_ef(size_t k, float recall);
 /* What an ef, or a stretch with ef as its cap, promises: 0 where the curve does not tell. */
 OMENDB_INTERNAL void calibration_find_recall(const struct calibration *calibration, size_t k,
                                              size_t ef, float stretch,
@@ -11165,6 +11172,7 @@ static inline uint64_t format_align(uint64_t value, uint64_t align)
 #define CALIBRATION_HARDLY 0.0004f /* more is not worth another rung */
 #define CALIBRATION_DEAR   0.75f   /* of what the cap costs: a greater stretch saves little */
 #define CALIBRATION_STEP   0.02f   /* the first one of stretch */
+#define CALIBRATION_LEAST  0.0001  /* missed share: no guess is for less */
 
 /* ------------------------------------------------------------------ making */
 
@@ -11406,6 +11414,16 @@ OMENDB_INTERNAL void calibration_find_effort(const struct calibration *calibrati
         *answer = stretched;
 }
 
+/* Over graphs of 20,000 to 500,000 vectors of SIFT and 100,000 of text the ef that misses a share m
+ * of 10 grows like log(m)^2, over larger graphs faster; that for 100 is 2.3 times as large. This is
+ * a quarter to a half above what half a million of SIFT need. */
+OMENDB_INTERNAL size_t calibration_guess_ef(size_t k, float recall)
+{
+    double missed = 1.0 - (double)recall, wanted = k < 10 ? 10.0 : (double)k;
+    double depth = log(missed > CALIBRATION_LEAST ? missed : CALIBRATION_LEAST);
+    return calibration_scaled_ef(wanted + sqrt(10.0 * wanted) * depth * depth, 1.0);
+}
+
 static double calibration_effort_in(const struct calibration_entry *entry)
 {
     return entry->stretch > 0.0f ? (double)entry->stretch : (double)entry->ef;
@@ -11551,6 +11569,7 @@ OMENDB_INTERNAL int calibration_decode(struct calibration *calibration, const ui
 #undef CALIBRATION_HARDLY
 #undef CALIBRATION_DEAR
 #undef CALIBRATION_STEP
+#undef CALIBRATION_LEAST
 
 /* ==============================================================================================
  * storage.c
@@ -11914,6 +11933,7 @@ static int blocks_read_run(struct block_file *file, uint64_t *block, uint64_t en
 
 OMENDB_INTERNAL int blocks_touch_slow(struct block_file *file, uint64_t offset, uint64_t length)
 {
+    assert(file->base != NULL);
     if (offset > file->size || length > file->size - offset)
         return error_set(OMENDB_CORRUPT,
                          "%s: %" PRIu64 " bytes at offset %" PRIu64 " lie outside its %" PRIu64
@@ -11955,11 +11975,14 @@ static int blocks_map(struct storage *storage, struct storage_file *file, uint64
     return code;
 }
 
-/* Finds `base`: a mapping, or memory, which for a view without checksums is filled now. */
+/* Finds `base`: a mapping, or memory, which for a view without checksums is filled now; nothing for
+ * a file that is only checked. */
 static int blocks_open_base(struct storage *storage, struct storage_file *file,
                             struct block_file *blocks)
 {
     const void *address = NULL;
+    if (storage->io == BLOCKS_IO_CHECK)
+        return OMENDB_OK;
     int code = blocks_map(storage, file, blocks->size, &address);
     if (code != OMENDB_UNSUPPORTED) {
         blocks->base = address;
@@ -11990,6 +12013,11 @@ static int blocks_open_bits(struct memory *memory, struct block_file *blocks)
     return OMENDB_OK;
 }
 
+OMENDB_INTERNAL int blocks_are_mapped(const struct block_file *file)
+{
+    return file->source->memory == NULL && file->base != NULL;
+}
+
 OMENDB_INTERNAL int blocks_open(struct storage *storage, struct storage_file *file, uint64_t number,
                                 uint64_t size, const uint32_t *checksums, struct block_file *blocks)
 {
@@ -12015,7 +12043,7 @@ OMENDB_INTERNAL int blocks_open(struct storage *storage, struct storage_file *fi
         blocks_close(blocks);
         return code;
     }
-    if (checksums != NULL && source->memory != NULL) {
+    if (checksums != NULL && !blocks_are_mapped(blocks)) {
         source->file = *file;
         file->handle = NULL;
     } else if (checksums != NULL) {
@@ -12044,18 +12072,13 @@ OMENDB_INTERNAL void blocks_close(struct block_file *blocks)
     memset(blocks, 0, sizeof *blocks);
 }
 
-OMENDB_INTERNAL int blocks_are_mapped(const struct block_file *file)
-{
-    return file->source->memory == NULL;
-}
-
 OMENDB_INTERNAL void blocks_release(struct block_file *file, uint64_t offset, uint64_t length)
 {
     const struct block_source *source = file->source;
     const omendb_vfs *vfs = source->storage->vfs;
     uint64_t first = (offset + BLOCK_BYTES - 1) >> BLOCK_SHIFT,
              end = (offset + length) >> BLOCK_SHIFT;
-    if (source->memory != NULL || vfs->advise == NULL || first >= end)
+    if (!blocks_are_mapped(file) || vfs->advise == NULL || first >= end)
         return;
     vfs->advise(vfs->context, file->base + (first << BLOCK_SHIFT), (end - first) << BLOCK_SHIFT,
                 OMENDB_ADVISE_DONTNEED);
@@ -12067,7 +12090,7 @@ OMENDB_INTERNAL int blocks_check(struct block_file *blocks,
     struct block_source *source = blocks->source;
     uint8_t *copy = NULL;
     int result = OMENDB_OK;
-    if (source->memory != NULL) {
+    if (!blocks_are_mapped(blocks)) {
         copy = memory_alloc(source->storage->memory, BLOCK_BYTES);
         if (copy == NULL)
             return OMENDB_NOMEM;
@@ -15139,6 +15162,7 @@ struct segment {
     _Atomic uint64_t not_stale_limit;
     uint32_t
         codes_starved; /* merges in a row, the last of which made it, without memory for codes */
+    int curve_tried;   /* its graph was built anew for a curve; if there is none, in vain */
     /* Where the manifest finds the tombstones; guarded by maintenance_mutex. */
     uint64_t overlay_file;
     uint32_t overlay_part;
@@ -16244,6 +16268,7 @@ OMENDB_INTERNAL struct segment *segment_reopen(omendb *db, const struct collecti
         return NULL;
     }
     made->codes_starved = segment->codes_starved;
+    made->curve_tried = segment->curve_tried;
     atomic_store(&made->not_stale_limit, atomic_load(&segment->not_stale_limit));
     made->overlay_file = segment->overlay_file;
     made->overlay_part = segment->overlay_part;
@@ -19943,7 +19968,7 @@ calibrate_collection(struct collection *collection, const uint8_t *queries, uint
 #undef CALIBRATE_GRAIN
 #undef CALIBRATE_SKIP
 #undef CALIBRATE_CHUNK
-#undef CALIBRATE_LOOK
+#undef CALIBRATE_WINDOW
 
 /* ==============================================================================================
  * compact.c
@@ -19956,15 +19981,17 @@ calibrate_collection(struct collection *collection, const uint8_t *queries, uint
  * four times as large as the sum of what follows, which leaves at most log5(n) segments, never over
  * eight, and a row is written at most some five times a level. Otherwise a segment alone is
  * rewritten when a quarter of its rows can be dropped, when rows are not in its graph yet, when
- * its pack is half dead, or when there was no memory for its codes. While a collection is searched
- * and nothing is added, sixteen takes the place of four: each segment that a search has to walk
- * costs it nearly as much as the largest.
+ * its pack is half dead, or when there was no memory for its codes. omendb_optimize also rewrites
+ * one that could have a curve of recall and has none. While a collection is searched and next to
+ * nothing is added, sixteen takes the place of four: each segment that a search has to walk costs
+ * it nearly as much as the largest.
  *
  * A merge keeps the graph of the input with the most linked rows, drops from it what no transaction
  * can see, relinks around the gaps, and inserts all other rows. It is accepted if its sampled
  * recall is as good as before and as at the last fresh build. Else, and where half of the rows are
- * new, the graph is built in bulk. omendb_optimize refines a kept graph in the end. Some of the new
- * rows come last, so that they can be asked as queries before (calibrate.c).
+ * new, the graph is built in bulk, by omendb_optimize also where keeping it would leave the output
+ * without a curve. omendb_optimize refines a kept graph in the end. Some of the new rows come last,
+ * so that they can be asked as queries before (calibrate.c).
  *
  * What may be dropped: rows whose end is visible to every open transaction and lies at or before
  * the published checkpoint. A later delete may still be undone by a crash under the weaker sync
@@ -20008,6 +20035,7 @@ struct compact_merge {
     struct begin_array *begins;
     uint8_t *codes;         /* of the output's rows, or NULL: the graph is built over the vectors */
     uint32_t codes_starved; /* of the output */
+    int curve_tried;        /* of the output */
     struct block_file *written; /* the output's vectors, while the graph is built */
     uint64_t written_offset;
     struct calibration calibration; /* of the output; count 0: none */
@@ -20114,11 +20142,25 @@ OMENDB_INTERNAL int compact_has_settled(const struct collection *collection, uin
     return settled != 0 && settled <= rows && rows - settled <= rows / COMPACT_QUIET_PART;
 }
 
+/* Whether searches by recall would have a curve of it if its graph were built anew: those that a
+ * memtable built have none. */
+static int compact_lacks_curve(const struct collection *collection, const struct version *version,
+                               const struct segment *segment)
+{
+    struct graph_held held;
+    calibrate_choose(0, segment->info.rows, &held);
+    return held.count != 0 && segment->calibration == NULL && !segment->curve_tried &&
+           search_own_curve(collection, version) == NULL &&
+           compact_can_make_codes(collection, segment);
+}
+
 static uint32_t compact_pick_everything(const struct collection *collection,
+                                        const struct version *version,
                                         struct segment *const *sorted, uint32_t count,
                                         uint64_t limit)
 {
     if (count == 1 && !compact_lacks_codes(collection, sorted[0]) &&
+        !compact_lacks_curve(collection, version, sorted[0]) &&
         sorted[0]->info.indexed_rows == sorted[0]->info.rows &&
         compact_droppable_rows(sorted[0], limit) == 0)
         return 0;
@@ -20165,7 +20207,7 @@ static uint32_t compact_pick(const struct collection *collection, const struct v
         sorted[at] = version->segments[i];
     }
     if (everything)
-        return compact_pick_everything(collection, sorted, count, limit);
+        return compact_pick_everything(collection, version, sorted, count, limit);
     uint32_t behind = compact_pick_behind(collection, sorted, count);
     if (behind != 0)
         return behind;
@@ -20863,6 +20905,24 @@ static int compact_build_all(struct compact_build *build, struct compact_merge *
     return code == OMENDB_OK ? compact_insert(build, merge, vectors, 0) : code;
 }
 
+/* Whether the output gets a curve only if its graph is built anew: too few rows are to be inserted
+ * for one, and that of the base is missing or too old. */
+static int compact_must_build_for_curve(struct compact_merge *merge)
+{
+    const struct calibration *curve = compact_base_curve(merge);
+    const struct segment *base = merge->inputs[merge->base];
+    struct graph_held of_new, of_all;
+    calibrate_choose(merge->base_rows, merge->rows, &of_new);
+    calibrate_choose(0, merge->rows, &of_all);
+    merge->curve_tried = base->curve_tried;
+    if (of_new.count != 0 || of_all.count == 0 || merge->curve_tried ||
+        (curve != NULL && merge->rows / 2 <= curve->rows) ||
+        search_own_curve(merge->collection, merge->version) != NULL)
+        return 0;
+    merge->curve_tried = 1;
+    return 1;
+}
+
 /* Builds the graph of all output rows over `vectors`. */
 static int compact_build_graph(struct compact *compact, struct compact_merge *merge,
                                const struct rows_view *vectors, struct graph **graph)
@@ -20871,6 +20931,8 @@ static int compact_build_graph(struct compact *compact, struct compact_merge *me
     /* Where half of the rows are new, building all of them in bulk takes no longer, and gives the
      * better graph. */
     int adopt = merge->base < merge->input_count && merge->base_rows > merge->rows / 2, passes = 1;
+    if (adopt && compact->everything && compact_must_build_for_curve(merge))
+        adopt = 0;
     int code = compact_create_graph(merge, vectors, graph);
     if (code == OMENDB_OK && adopt) {
         build.graph = *graph;
@@ -21052,6 +21114,7 @@ static int compact_install(struct compact *compact, struct compact_merge *merge,
             return code;
         merge->begins = NULL;
         output->codes_starved = merge->codes_starved; /* before anybody else sees it */
+        output->curve_tried = merge->curve_tried;
     }
     platform_mutex_lock(&db->commit_mutex);
     for (uint32_t i = 0; output != NULL && i < merge->input_count && code == OMENDB_OK; i++) {
@@ -22984,8 +23047,11 @@ static void search_make_plan(const struct search_request *request, size_t k,
     for (uint32_t i = 0; request->recall > 0.0f && plan->own == NULL && i < version->segment_count;
          i++)
         search_plan_for(request, version->segments[i]->calibration, k, plan);
-    if (plan->most.work == 0)
-        plan->most = (struct calibration_answer){.k = k, .ef = request->ef, .work = request->ef};
+    if (plan->most.work == 0) {
+        size_t guess = request->recall > 0.0f ? calibration_guess_ef(k, request->recall) : 0;
+        size_t ef = guess > request->ef ? guess : request->ef;
+        plan->most = (struct calibration_answer){.k = k, .ef = ef, .work = ef};
+    }
     plan->most.warnings = OMENDB_EXPLAIN_UNCALIBRATED;
     plan->ef = plan->ef > plan->most.ef ? plan->ef : plan->most.ef;
     plan->ef = plan->ef > k ? plan->ef : k;
@@ -23461,9 +23527,16 @@ OMENDB_INTERNAL const struct collection *rows_collection(const omendb_rows *rows
  * After a checkpoint the manifest is the database at its commit S. It is held by a shared lock, as
  * a reader of another process holds it, so that merges and checkpoints leave its files; then files
  * are copied, each copy is verified block by block, and last a manifest of the copy's own is
- * published. The copy has no log. */
+ * published. The copy has no log.
+ *
+ * Memory: one buffer, and the footer of the file whose copy is verified, some 8 bytes a block.
+ *
+ * A target inside of the database is refused, as the next opening would find a stranger's directory
+ * in it. Paths are not compared, which links and ".." lead astray: the directories above the target
+ * are opened one after the other, and asked whether they are the database's. */
 
 #define BACKUP_BUFFER_BYTES (UINT64_C(1) << 20)
+#define BACKUP_LEVELS       64 /* directories above the target that are looked at */
 
 struct backup {
     omendb *db;
@@ -23499,13 +23572,79 @@ static int backup_any_entry(void *context, const char *name)
     return 1;
 }
 
+/* The identity of the directory at a path, or "" where there is none or the vfs cannot tell. */
+static void backup_identify(const omendb_vfs *vfs, const char *path, char *text, size_t capacity)
+{
+    void *directory = NULL;
+    text[0] = 0;
+    if (vfs->open_directory(vfs->context, path, 0, &directory) != OMENDB_OK)
+        return;
+    if (vfs->identity(vfs->context, directory, text, capacity) != OMENDB_OK)
+        text[0] = 0;
+    vfs->close_directory(vfs->context, directory);
+}
+
+/* Cuts the last name off: "a/b//" becomes "a/", "b" becomes ".". */
+static void backup_cut_name(char *path)
+{
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    while (length > 0 && path[length - 1] != '/')
+        length--;
+    if (length == 0)
+        path[length++] = '.';
+    path[length] = 0;
+}
+
+/* Whether a directory above the target, which may not be there yet, is the database's. `path` has
+ * room for BACKUP_LEVELS times "/..", and is overwritten. */
+static int backup_is_inside(const omendb *db, char *path)
+{
+    const omendb_vfs *vfs = db->storage.vfs;
+    char own[sizeof db->identity], at[sizeof own], below[sizeof own];
+    if (db->in_memory ||
+        vfs->identity(vfs->context, db->storage.directory, own, sizeof own) != OMENDB_OK)
+        return 0;
+    backup_identify(vfs, path, below, sizeof below);
+    if (below[0] == 0)
+        backup_cut_name(path);
+    else
+        strcat(path, "/..");
+    for (int level = 0; level < BACKUP_LEVELS; level++) {
+        backup_identify(vfs, path, at, sizeof at);
+        if (at[0] == 0 || strcmp(at, below) == 0) /* the parent of the root is the root */
+            return 0;
+        if (strcmp(at, own) == 0)
+            return 1;
+        memcpy(below, at, sizeof below);
+        strcat(path, "/..");
+    }
+    return 0;
+}
+
+static int backup_check_target(omendb *db, const char *path)
+{
+    struct memory *memory = &db->memory;
+    size_t length = strlen(path), capacity = memory_add(length, 3 * (BACKUP_LEVELS + 1) + 2);
+    char *above = memory_alloc(memory, capacity);
+    if (above == NULL)
+        return OMENDB_NOMEM;
+    memcpy(above, path, length + 1);
+    int inside = backup_is_inside(db, above);
+    memory_free(memory, above, capacity);
+    return inside ? error_set(OMENDB_INVALID,
+                              "\"%s\" is inside of the database; give a path outside of it", path)
+                  : OMENDB_OK;
+}
+
 static int backup_open_target(struct backup *backup, const char *path)
 {
     const omendb_vfs *vfs = backup->db->in_memory ? omendb_default_vfs() : backup->db->storage.vfs;
     int used = 0;
     backup->to.vfs = vfs;
     backup->to.memory = &backup->db->memory;
-    backup->to.io = OMENDB_IO_PREAD;
+    backup->to.io = BLOCKS_IO_CHECK;
     backup->to.sync = OMENDB_SYNC_FULL;
     int code = vfs->open_directory(vfs->context, path, 1, &backup->to.directory);
     if (code != OMENDB_OK) {
@@ -23607,7 +23746,9 @@ static void backup_remove(struct backup *backup)
 OMENDB_INTERNAL int backup_run(omendb *db, const char *path)
 {
     struct backup backup = {.db = db};
-    int code = work_checkpoint(db, 1);
+    int code = backup_check_target(db, path);
+    if (code == OMENDB_OK)
+        code = work_checkpoint(db, 1);
     if (code == OMENDB_OK)
         code = backup_open_target(&backup, path);
     if (code == OMENDB_OK)
@@ -23630,6 +23771,7 @@ OMENDB_INTERNAL int backup_run(omendb *db, const char *path)
 }
 
 #undef BACKUP_BUFFER_BYTES
+#undef BACKUP_LEVELS
 
 /* ==============================================================================================
  * check.c
@@ -24796,15 +24938,55 @@ OMENDB_API int omendb_checkpoint(omendb *db)
     return code == OMENDB_OK ? work_checkpoint(db, 1) : code;
 }
 
-static int api_optimize_collection(omendb *db, struct collection *collection,
-                                   int (*progress)(void *context, uint64_t done, uint64_t total),
-                                   void *context)
+/* Of omendb_optimize: what is told is of all collections, and never falls, although a merge counts
+ * its own rows, and those anew for each pass over them. */
+struct api_progress {
+    int (*fn)(void *context, uint64_t done, uint64_t total);
+    void *context;
+    uint64_t done, total; /* as told */
+    uint64_t finished;    /* rows of collections that are done with */
+    uint64_t rows;        /* of the one that is merged */
+    int waiting;          /* for a merge of the background: what it does counts as it is */
+};
+
+static int api_tell_progress(void *context, uint64_t done, uint64_t total)
 {
-    int merged, code = work_merge_begin(db, progress, context);
+    struct api_progress *progress = context;
+    uint64_t at = progress->finished;
+    at += progress->waiting ? done
+                            : (uint64_t)((double)progress->rows * ((double)done / (double)total));
+    at = at < progress->total ? at : progress->total;
+    progress->done = at > progress->done ? at : progress->done;
+    return progress->fn(progress->context, progress->done, progress->total);
+}
+
+static uint64_t api_stored_rows(omendb *db)
+{
+    uint64_t rows = 0, largest;
+    platform_mutex_lock(&db->commit_mutex);
+    for (size_t i = 0; i < db->catalog.count; i++)
+        rows += search_total_rows(atomic_load(&db->catalog.items[i]->version), &largest);
+    platform_mutex_unlock(&db->commit_mutex);
+    return rows;
+}
+
+static int api_optimize_collection(omendb *db, struct collection *collection,
+                                   struct api_progress *progress)
+{
+    int (*tell)(void *context, uint64_t done, uint64_t total) =
+        progress->fn == NULL ? NULL : api_tell_progress;
+    uint64_t largest;
+    progress->waiting = 1;
+    int merged, code = work_merge_begin(db, tell, progress);
     if (code != OMENDB_OK)
         return code;
-    code = compact_run(db, &collection, 1, 1, progress, context, &merged);
+    progress->waiting = 0;
+    struct version *version = version_acquire(collection);
+    progress->rows = search_total_rows(version, &largest);
+    version_release(version);
+    code = compact_run(db, &collection, 1, 1, tell, progress, &merged);
     work_merge_end(db);
+    progress->finished += progress->rows;
     return code;
 }
 
@@ -24812,9 +24994,13 @@ OMENDB_API int omendb_optimize(omendb *db,
                                int (*progress)(void *context, uint64_t done, uint64_t total),
                                void *context)
 {
+    struct api_progress told = {.fn = progress, .context = context};
     int code = api_database(db);
     if (code == OMENDB_OK)
         code = work_checkpoint(db, 1);
+    if (code == OMENDB_OK)
+        told.total = api_stored_rows(db);
+    told.total += told.total == 0;
     for (size_t i = 0; code == OMENDB_OK; i++) {
         platform_mutex_lock(&db->commit_mutex);
         struct collection *collection =
@@ -24822,7 +25008,7 @@ OMENDB_API int omendb_optimize(omendb *db,
         platform_mutex_unlock(&db->commit_mutex);
         if (collection == NULL)
             break;
-        code = api_optimize_collection(db, collection, progress, context);
+        code = api_optimize_collection(db, collection, &told);
         collection_release(collection);
     }
     return code == OMENDB_DONE ? OMENDB_OK : code;

@@ -379,15 +379,55 @@ OMENDB_API int omendb_checkpoint(omendb *db)
     return code == OMENDB_OK ? work_checkpoint(db, 1) : code;
 }
 
-static int api_optimize_collection(omendb *db, struct collection *collection,
-                                   int (*progress)(void *context, uint64_t done, uint64_t total),
-                                   void *context)
+/* Of omendb_optimize: what is told is of all collections, and never falls, although a merge counts
+ * its own rows, and those anew for each pass over them. */
+struct api_progress {
+    int (*fn)(void *context, uint64_t done, uint64_t total);
+    void *context;
+    uint64_t done, total; /* as told */
+    uint64_t finished;    /* rows of collections that are done with */
+    uint64_t rows;        /* of the one that is merged */
+    int waiting;          /* for a merge of the background: what it does counts as it is */
+};
+
+static int api_tell_progress(void *context, uint64_t done, uint64_t total)
 {
-    int merged, code = work_merge_begin(db, progress, context);
+    struct api_progress *progress = context;
+    uint64_t at = progress->finished;
+    at += progress->waiting ? done
+                            : (uint64_t)((double)progress->rows * ((double)done / (double)total));
+    at = at < progress->total ? at : progress->total;
+    progress->done = at > progress->done ? at : progress->done;
+    return progress->fn(progress->context, progress->done, progress->total);
+}
+
+static uint64_t api_stored_rows(omendb *db)
+{
+    uint64_t rows = 0, largest;
+    platform_mutex_lock(&db->commit_mutex);
+    for (size_t i = 0; i < db->catalog.count; i++)
+        rows += search_total_rows(atomic_load(&db->catalog.items[i]->version), &largest);
+    platform_mutex_unlock(&db->commit_mutex);
+    return rows;
+}
+
+static int api_optimize_collection(omendb *db, struct collection *collection,
+                                   struct api_progress *progress)
+{
+    int (*tell)(void *context, uint64_t done, uint64_t total) =
+        progress->fn == NULL ? NULL : api_tell_progress;
+    uint64_t largest;
+    progress->waiting = 1;
+    int merged, code = work_merge_begin(db, tell, progress);
     if (code != OMENDB_OK)
         return code;
-    code = compact_run(db, &collection, 1, 1, progress, context, &merged);
+    progress->waiting = 0;
+    struct version *version = version_acquire(collection);
+    progress->rows = search_total_rows(version, &largest);
+    version_release(version);
+    code = compact_run(db, &collection, 1, 1, tell, progress, &merged);
     work_merge_end(db);
+    progress->finished += progress->rows;
     return code;
 }
 
@@ -395,9 +435,13 @@ OMENDB_API int omendb_optimize(omendb *db,
                                int (*progress)(void *context, uint64_t done, uint64_t total),
                                void *context)
 {
+    struct api_progress told = {.fn = progress, .context = context};
     int code = api_database(db);
     if (code == OMENDB_OK)
         code = work_checkpoint(db, 1);
+    if (code == OMENDB_OK)
+        told.total = api_stored_rows(db);
+    told.total += told.total == 0;
     for (size_t i = 0; code == OMENDB_OK; i++) {
         platform_mutex_lock(&db->commit_mutex);
         struct collection *collection =
@@ -405,7 +449,7 @@ OMENDB_API int omendb_optimize(omendb *db,
         platform_mutex_unlock(&db->commit_mutex);
         if (collection == NULL)
             break;
-        code = api_optimize_collection(db, collection, progress, context);
+        code = api_optimize_collection(db, collection, &told);
         collection_release(collection);
     }
     return code == OMENDB_DONE ? OMENDB_OK : code;

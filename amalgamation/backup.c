@@ -3,12 +3,19 @@
  * After a checkpoint the manifest is the database at its commit S. It is held by a shared lock, as
  * a reader of another process holds it, so that merges and checkpoints leave its files; then files
  * are copied, each copy is verified block by block, and last a manifest of the copy's own is
- * published. The copy has no log. */
+ * published. The copy has no log.
+ *
+ * Memory: one buffer, and the footer of the file whose copy is verified, some 8 bytes a block.
+ *
+ * A target inside of the database is refused, as the next opening would find a stranger's directory
+ * in it. Paths are not compared, which links and ".." lead astray: the directories above the target
+ * are opened one after the other, and asked whether they are the database's. */
 #include "database.h"
 
 #include <string.h>
 
 #define BACKUP_BUFFER_BYTES (UINT64_C(1) << 20)
+#define BACKUP_LEVELS       64 /* directories above the target that are looked at */
 
 struct backup {
     omendb *db;
@@ -44,13 +51,79 @@ static int backup_any_entry(void *context, const char *name)
     return 1;
 }
 
+/* The identity of the directory at a path, or "" where there is none or the vfs cannot tell. */
+static void backup_identify(const omendb_vfs *vfs, const char *path, char *text, size_t capacity)
+{
+    void *directory = NULL;
+    text[0] = 0;
+    if (vfs->open_directory(vfs->context, path, 0, &directory) != OMENDB_OK)
+        return;
+    if (vfs->identity(vfs->context, directory, text, capacity) != OMENDB_OK)
+        text[0] = 0;
+    vfs->close_directory(vfs->context, directory);
+}
+
+/* Cuts the last name off: "a/b//" becomes "a/", "b" becomes ".". */
+static void backup_cut_name(char *path)
+{
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    while (length > 0 && path[length - 1] != '/')
+        length--;
+    if (length == 0)
+        path[length++] = '.';
+    path[length] = 0;
+}
+
+/* Whether a directory above the target, which may not be there yet, is the database's. `path` has
+ * room for BACKUP_LEVELS times "/..", and is overwritten. */
+static int backup_is_inside(const omendb *db, char *path)
+{
+    const omendb_vfs *vfs = db->storage.vfs;
+    char own[sizeof db->identity], at[sizeof own], below[sizeof own];
+    if (db->in_memory ||
+        vfs->identity(vfs->context, db->storage.directory, own, sizeof own) != OMENDB_OK)
+        return 0;
+    backup_identify(vfs, path, below, sizeof below);
+    if (below[0] == 0)
+        backup_cut_name(path);
+    else
+        strcat(path, "/..");
+    for (int level = 0; level < BACKUP_LEVELS; level++) {
+        backup_identify(vfs, path, at, sizeof at);
+        if (at[0] == 0 || strcmp(at, below) == 0) /* the parent of the root is the root */
+            return 0;
+        if (strcmp(at, own) == 0)
+            return 1;
+        memcpy(below, at, sizeof below);
+        strcat(path, "/..");
+    }
+    return 0;
+}
+
+static int backup_check_target(omendb *db, const char *path)
+{
+    struct memory *memory = &db->memory;
+    size_t length = strlen(path), capacity = memory_add(length, 3 * (BACKUP_LEVELS + 1) + 2);
+    char *above = memory_alloc(memory, capacity);
+    if (above == NULL)
+        return OMENDB_NOMEM;
+    memcpy(above, path, length + 1);
+    int inside = backup_is_inside(db, above);
+    memory_free(memory, above, capacity);
+    return inside ? error_set(OMENDB_INVALID,
+                              "\"%s\" is inside of the database; give a path outside of it", path)
+                  : OMENDB_OK;
+}
+
 static int backup_open_target(struct backup *backup, const char *path)
 {
     const omendb_vfs *vfs = backup->db->in_memory ? omendb_default_vfs() : backup->db->storage.vfs;
     int used = 0;
     backup->to.vfs = vfs;
     backup->to.memory = &backup->db->memory;
-    backup->to.io = OMENDB_IO_PREAD;
+    backup->to.io = BLOCKS_IO_CHECK;
     backup->to.sync = OMENDB_SYNC_FULL;
     int code = vfs->open_directory(vfs->context, path, 1, &backup->to.directory);
     if (code != OMENDB_OK) {
@@ -152,7 +225,9 @@ static void backup_remove(struct backup *backup)
 OMENDB_INTERNAL int backup_run(omendb *db, const char *path)
 {
     struct backup backup = {.db = db};
-    int code = work_checkpoint(db, 1);
+    int code = backup_check_target(db, path);
+    if (code == OMENDB_OK)
+        code = work_checkpoint(db, 1);
     if (code == OMENDB_OK)
         code = backup_open_target(&backup, path);
     if (code == OMENDB_OK)
@@ -175,3 +250,4 @@ OMENDB_INTERNAL int backup_run(omendb *db, const char *path)
 }
 
 #undef BACKUP_BUFFER_BYTES
+#undef BACKUP_LEVELS

@@ -19,6 +19,7 @@
 #include "memory.h"
 #include "platform.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -112,6 +113,7 @@ static int blocks_read_run(struct block_file *file, uint64_t *block, uint64_t en
 
 OMENDB_INTERNAL int blocks_touch_slow(struct block_file *file, uint64_t offset, uint64_t length)
 {
+    assert(file->base != NULL);
     if (offset > file->size || length > file->size - offset)
         return error_set(OMENDB_CORRUPT,
                          "%s: %" PRIu64 " bytes at offset %" PRIu64 " lie outside its %" PRIu64
@@ -153,11 +155,14 @@ static int blocks_map(struct storage *storage, struct storage_file *file, uint64
     return code;
 }
 
-/* Finds `base`: a mapping, or memory, which for a view without checksums is filled now. */
+/* Finds `base`: a mapping, or memory, which for a view without checksums is filled now; nothing for
+ * a file that is only checked. */
 static int blocks_open_base(struct storage *storage, struct storage_file *file,
                             struct block_file *blocks)
 {
     const void *address = NULL;
+    if (storage->io == BLOCKS_IO_CHECK)
+        return OMENDB_OK;
     int code = blocks_map(storage, file, blocks->size, &address);
     if (code != OMENDB_UNSUPPORTED) {
         blocks->base = address;
@@ -188,6 +193,11 @@ static int blocks_open_bits(struct memory *memory, struct block_file *blocks)
     return OMENDB_OK;
 }
 
+OMENDB_INTERNAL int blocks_are_mapped(const struct block_file *file)
+{
+    return file->source->memory == NULL && file->base != NULL;
+}
+
 OMENDB_INTERNAL int blocks_open(struct storage *storage, struct storage_file *file, uint64_t number,
                                 uint64_t size, const uint32_t *checksums, struct block_file *blocks)
 {
@@ -213,7 +223,7 @@ OMENDB_INTERNAL int blocks_open(struct storage *storage, struct storage_file *fi
         blocks_close(blocks);
         return code;
     }
-    if (checksums != NULL && source->memory != NULL) {
+    if (checksums != NULL && !blocks_are_mapped(blocks)) {
         source->file = *file;
         file->handle = NULL;
     } else if (checksums != NULL) {
@@ -242,18 +252,13 @@ OMENDB_INTERNAL void blocks_close(struct block_file *blocks)
     memset(blocks, 0, sizeof *blocks);
 }
 
-OMENDB_INTERNAL int blocks_are_mapped(const struct block_file *file)
-{
-    return file->source->memory == NULL;
-}
-
 OMENDB_INTERNAL void blocks_release(struct block_file *file, uint64_t offset, uint64_t length)
 {
     const struct block_source *source = file->source;
     const omendb_vfs *vfs = source->storage->vfs;
     uint64_t first = (offset + BLOCK_BYTES - 1) >> BLOCK_SHIFT,
              end = (offset + length) >> BLOCK_SHIFT;
-    if (source->memory != NULL || vfs->advise == NULL || first >= end)
+    if (!blocks_are_mapped(file) || vfs->advise == NULL || first >= end)
         return;
     vfs->advise(vfs->context, file->base + (first << BLOCK_SHIFT), (end - first) << BLOCK_SHIFT,
                 OMENDB_ADVISE_DONTNEED);
@@ -265,7 +270,7 @@ OMENDB_INTERNAL int blocks_check(struct block_file *blocks,
     struct block_source *source = blocks->source;
     uint8_t *copy = NULL;
     int result = OMENDB_OK;
-    if (source->memory != NULL) {
+    if (!blocks_are_mapped(blocks)) {
         copy = memory_alloc(source->storage->memory, BLOCK_BYTES);
         if (copy == NULL)
             return OMENDB_NOMEM;

@@ -4,6 +4,8 @@
  *   OMENDB_IO_MAP    base is the mapping; the first touch of a block verifies it in place.
  *   OMENDB_IO_PREAD  base is anonymous memory of the file's size; the first touch reads the block
  *                    into it and verifies.
+ * A storage whose io is BLOCKS_IO_CHECK opens files for blocks_check alone: there is no base, and
+ * nothing may be touched.
  * Invariant: nobody dereferences base + offset before blocks_touch(offset, length) returned
  * OMENDB_OK at least once in the life of the object. */
 #ifndef OMENDB_BLOCKS_H
@@ -16,6 +18,8 @@
 
 #define BLOCK_SHIFT 14
 #define BLOCK_BYTES (UINT64_C(1) << BLOCK_SHIFT)
+
+#define BLOCKS_IO_CHECK 2 /* beside OMENDB_IO_* */
 
 /* `number` and `block` begin the checksum: a block in another place or of another file does not
  * match. */

@@ -460,4 +460,4 @@ calibrate_collection(struct collection *collection, const uint8_t *queries, uint
 #undef CALIBRATE_GRAIN
 #undef CALIBRATE_SKIP
 #undef CALIBRATE_CHUNK
-#undef CALIBRATE_LOOK
+#undef CALIBRATE_WINDOW

@@ -67,6 +67,8 @@ struct calibration_answer {
  * the largest it is an ef, which grows with k. */
 OMENDB_INTERNAL void calibration_find_effort(const struct calibration *calibration, size_t k,
                                              float recall, struct calibration_answer *answer);
+/* An ef for who has no curve: on the safe side, but a guess. */
+OMENDB_INTERNAL size_t calibration_guess_ef(size_t k, float recall);
 /* What an ef, or a stretch with ef as its cap, promises: 0 where the curve does not tell. */
 OMENDB_INTERNAL void calibration_find_recall(const struct calibration *calibration, size_t k,
                                              size_t ef, float stretch,

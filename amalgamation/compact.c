@@ -5,15 +5,17 @@
  * four times as large as the sum of what follows, which leaves at most log5(n) segments, never over
  * eight, and a row is written at most some five times a level. Otherwise a segment alone is
  * rewritten when a quarter of its rows can be dropped, when rows are not in its graph yet, when
- * its pack is half dead, or when there was no memory for its codes. While a collection is searched
- * and nothing is added, sixteen takes the place of four: each segment that a search has to walk
- * costs it nearly as much as the largest.
+ * its pack is half dead, or when there was no memory for its codes. omendb_optimize also rewrites
+ * one that could have a curve of recall and has none. While a collection is searched and next to
+ * nothing is added, sixteen takes the place of four: each segment that a search has to walk costs
+ * it nearly as much as the largest.
  *
  * A merge keeps the graph of the input with the most linked rows, drops from it what no transaction
  * can see, relinks around the gaps, and inserts all other rows. It is accepted if its sampled
  * recall is as good as before and as at the last fresh build. Else, and where half of the rows are
- * new, the graph is built in bulk. omendb_optimize refines a kept graph in the end. Some of the new
- * rows come last, so that they can be asked as queries before (calibrate.c).
+ * new, the graph is built in bulk, by omendb_optimize also where keeping it would leave the output
+ * without a curve. omendb_optimize refines a kept graph in the end. Some of the new rows come last,
+ * so that they can be asked as queries before (calibrate.c).
  *
  * What may be dropped: rows whose end is visible to every open transaction and lies at or before
  * the published checkpoint. A later delete may still be undone by a crash under the weaker sync
@@ -62,6 +64,7 @@ struct compact_merge {
     struct begin_array *begins;
     uint8_t *codes;         /* of the output's rows, or NULL: the graph is built over the vectors */
     uint32_t codes_starved; /* of the output */
+    int curve_tried;        /* of the output */
     struct block_file *written; /* the output's vectors, while the graph is built */
     uint64_t written_offset;
     struct calibration calibration; /* of the output; count 0: none */
@@ -168,11 +171,25 @@ OMENDB_INTERNAL int compact_has_settled(const struct collection *collection, uin
     return settled != 0 && settled <= rows && rows - settled <= rows / COMPACT_QUIET_PART;
 }
 
+/* Whether searches by recall would have a curve of it if its graph were built anew: those that a
+ * memtable built have none. */
+static int compact_lacks_curve(const struct collection *collection, const struct version *version,
+                               const struct segment *segment)
+{
+    struct graph_held held;
+    calibrate_choose(0, segment->info.rows, &held);
+    return held.count != 0 && segment->calibration == NULL && !segment->curve_tried &&
+           search_own_curve(collection, version) == NULL &&
+           compact_can_make_codes(collection, segment);
+}
+
 static uint32_t compact_pick_everything(const struct collection *collection,
+                                        const struct version *version,
                                         struct segment *const *sorted, uint32_t count,
                                         uint64_t limit)
 {
     if (count == 1 && !compact_lacks_codes(collection, sorted[0]) &&
+        !compact_lacks_curve(collection, version, sorted[0]) &&
         sorted[0]->info.indexed_rows == sorted[0]->info.rows &&
         compact_droppable_rows(sorted[0], limit) == 0)
         return 0;
@@ -219,7 +236,7 @@ static uint32_t compact_pick(const struct collection *collection, const struct v
         sorted[at] = version->segments[i];
     }
     if (everything)
-        return compact_pick_everything(collection, sorted, count, limit);
+        return compact_pick_everything(collection, version, sorted, count, limit);
     uint32_t behind = compact_pick_behind(collection, sorted, count);
     if (behind != 0)
         return behind;
@@ -917,6 +934,24 @@ static int compact_build_all(struct compact_build *build, struct compact_merge *
     return code == OMENDB_OK ? compact_insert(build, merge, vectors, 0) : code;
 }
 
+/* Whether the output gets a curve only if its graph is built anew: too few rows are to be inserted
+ * for one, and that of the base is missing or too old. */
+static int compact_must_build_for_curve(struct compact_merge *merge)
+{
+    const struct calibration *curve = compact_base_curve(merge);
+    const struct segment *base = merge->inputs[merge->base];
+    struct graph_held of_new, of_all;
+    calibrate_choose(merge->base_rows, merge->rows, &of_new);
+    calibrate_choose(0, merge->rows, &of_all);
+    merge->curve_tried = base->curve_tried;
+    if (of_new.count != 0 || of_all.count == 0 || merge->curve_tried ||
+        (curve != NULL && merge->rows / 2 <= curve->rows) ||
+        search_own_curve(merge->collection, merge->version) != NULL)
+        return 0;
+    merge->curve_tried = 1;
+    return 1;
+}
+
 /* Builds the graph of all output rows over `vectors`. */
 static int compact_build_graph(struct compact *compact, struct compact_merge *merge,
                                const struct rows_view *vectors, struct graph **graph)
@@ -925,6 +960,8 @@ static int compact_build_graph(struct compact *compact, struct compact_merge *me
     /* Where half of the rows are new, building all of them in bulk takes no longer, and gives the
      * better graph. */
     int adopt = merge->base < merge->input_count && merge->base_rows > merge->rows / 2, passes = 1;
+    if (adopt && compact->everything && compact_must_build_for_curve(merge))
+        adopt = 0;
     int code = compact_create_graph(merge, vectors, graph);
     if (code == OMENDB_OK && adopt) {
         build.graph = *graph;
@@ -1106,6 +1143,7 @@ static int compact_install(struct compact *compact, struct compact_merge *merge,
             return code;
         merge->begins = NULL;
         output->codes_starved = merge->codes_starved; /* before anybody else sees it */
+        output->curve_tried = merge->curve_tried;
     }
     platform_mutex_lock(&db->commit_mutex);
     for (uint32_t i = 0; output != NULL && i < merge->input_count && code == OMENDB_OK; i++) {

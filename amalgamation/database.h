@@ -111,6 +111,7 @@ struct segment {
     _Atomic uint64_t not_stale_limit;
     uint32_t
         codes_starved; /* merges in a row, the last of which made it, without memory for codes */
+    int curve_tried;   /* its graph was built anew for a curve; if there is none, in vain */
     /* Where the manifest finds the tombstones; guarded by maintenance_mutex. */
     uint64_t overlay_file;
     uint32_t overlay_part;

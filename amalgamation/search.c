@@ -433,8 +433,11 @@ static void search_make_plan(const struct search_request *request, size_t k,
     for (uint32_t i = 0; request->recall > 0.0f && plan->own == NULL && i < version->segment_count;
          i++)
         search_plan_for(request, version->segments[i]->calibration, k, plan);
-    if (plan->most.work == 0)
-        plan->most = (struct calibration_answer){.k = k, .ef = request->ef, .work = request->ef};
+    if (plan->most.work == 0) {
+        size_t guess = request->recall > 0.0f ? calibration_guess_ef(k, request->recall) : 0;
+        size_t ef = guess > request->ef ? guess : request->ef;
+        plan->most = (struct calibration_answer){.k = k, .ef = ef, .work = ef};
+    }
     plan->most.warnings = OMENDB_EXPLAIN_UNCALIBRATED;
     plan->ef = plan->ef > plan->most.ef ? plan->ef : plan->most.ef;
     plan->ef = plan->ef > k ? plan->ef : k;

@@ -13,7 +13,7 @@ struct storage {
     const omendb_vfs *vfs;
     void *directory;
     struct memory *memory;
-    uint32_t io;   /* OMENDB_IO_* */
+    uint32_t io;   /* OMENDB_IO_*, or one of blocks.h */
     uint32_t sync; /* OMENDB_SYNC_*: OFF skips every sync, of files and directories */
     _Atomic uint64_t written_bytes;
     _Atomic uint64_t syncs;

@@ -585,6 +585,7 @@ OMENDB_INTERNAL struct segment *segment_reopen(omendb *db, const struct collecti
         return NULL;
     }
     made->codes_starved = segment->codes_starved;
+    made->curve_tried = segment->curve_tried;
     atomic_store(&made->not_stale_limit, atomic_load(&segment->not_stale_limit));
     made->overlay_file = segment->overlay_file;
     made->overlay_part = segment->overlay_part;

@@ -718,7 +718,9 @@ TEST(a_backup_to_no_directory_is_refused)
     CHECK(input_begin("backup"));
     CHECK(input_is(omendb_backup(input_db, ":memory:"), OMENDB_INVALID, "directory"));
     CHECK(input_is(omendb_backup(input_db, ""), OMENDB_INVALID, "directory"));
-    snprintf(path, sizeof path, "%s/CURRENT", input_path);
+    snprintf(path, sizeof path, "%s-file", input_path);
+    FILE *file = fopen(path, "w");
+    CHECK(file != NULL && fclose(file) == 0);
     CHECK(input_is(omendb_backup(input_db, path), OMENDB_FORMAT, "is not a directory"));
     CHECK(input_is(omendb_backup(input_db, input_path), OMENDB_EXISTS, "not empty"));
     snprintf(path, sizeof path, "%s/no/such", input_path);
@@ -728,6 +730,92 @@ TEST(a_backup_to_no_directory_is_refused)
     CHECK(input_is(omendb_backup(reader, "x"), OMENDB_READONLY, "through the writing one"));
     CHECK_EQ_INT(omendb_close(reader), OMENDB_OK);
     CHECK_EQ_INT(input_end(), OMENDB_OK);
+}
+
+TEST(a_backup_into_the_database_itself_is_refused)
+{
+    char path[4200];
+    struct stat facts;
+    const char *const inside[] = {"%s/copy", "%s//copy/", "%s/./copy", "%s/../inside/copy",
+                                  "%s-link/copy"};
+    CHECK(input_begin("inside"));
+    const uint64_t before = input_digest();
+    snprintf(path, sizeof path, "%s-link", input_path);
+    unlink(path);
+    CHECK(symlink("inside", path) == 0);
+    for (size_t i = 0; i < sizeof inside / sizeof *inside; i++) {
+        snprintf(path, sizeof path, inside[i], input_path);
+        CHECK(input_is(omendb_backup(input_db, path), OMENDB_INVALID, "inside of the database"));
+        CHECK(stat(path, &facts) != 0);
+    }
+    /* Directories that are there already, and one below another. */
+    snprintf(path, sizeof path, "%s/empty", input_path);
+    CHECK(mkdir(path, 0700) == 0);
+    CHECK(input_is(omendb_backup(input_db, path), OMENDB_INVALID, "inside of the database"));
+    strcat(path, "/copy");
+    CHECK(input_is(omendb_backup(input_db, path), OMENDB_INVALID, "inside of the database"));
+    snprintf(path, sizeof path, "%s/empty", input_path);
+    CHECK(rmdir(path) == 0);
+    /* Beside it is not inside of it. */
+    snprintf(path, sizeof path, "%s/../inside-copy", input_path);
+    support_remove(path);
+    CHECK_EQ_INT(omendb_backup(input_db, path), OMENDB_OK);
+    support_remove(path);
+    CHECK(input_digest() == before);
+    CHECK_EQ_INT(input_end(), OMENDB_OK);
+}
+
+/* A file of twice the smallest limit, made without one. */
+static int input_make_large(const char *path)
+{
+    enum { DIM = 256, BATCH = 1024, BATCHES = 16 };
+    static float vectors[BATCH * DIM];
+    omendb *db = NULL;
+    omendb_collection *collection = NULL;
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    schema.dim = DIM;
+    options.threads = 0;
+    options.sync = OMENDB_SYNC_OFF;
+    options.tail_limit = UINT64_C(1) << 30;
+    int code = omendb_open(path, &options, &db);
+    if (code == OMENDB_OK)
+        code = omendb_collection_create(db, "c", &schema, &collection);
+    for (uint64_t i = 0; i < BATCHES && code == OMENDB_OK; i++) {
+        for (size_t at = 0; at < BATCH * DIM; at++)
+            vectors[at] = (float)(support_mix(i * BATCH * DIM + at) % 100);
+        code = omendb_add_batch(collection, NULL, BATCH, NULL, vectors, OMENDB_F32, NULL);
+    }
+    omendb_collection_close(collection);
+    const int closed = omendb_close(db);
+    return code == OMENDB_OK ? closed : code;
+}
+
+TEST(a_backup_takes_little_memory_whatever_is_copied)
+{
+    char path[4096], copy[4200];
+    omendb *db = NULL;
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb_stats before = OMENDB_STATS_INIT, after = OMENDB_STATS_INIT;
+    snprintf(path, sizeof path, "%s", support_path("large"));
+    snprintf(copy, sizeof copy, "%s-copy", path);
+    support_remove(copy);
+    CHECK_EQ_INT(input_make_large(path), OMENDB_OK);
+    options.memory_limit = OMENDB_MEMORY_LIMIT_MIN;
+    options.threads = 0;
+    CHECK_EQ_INT(omendb_open(path, &options, &db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_get_stats(db, &before), OMENDB_OK);
+    CHECK(before.file_bytes > options.memory_limit);
+    CHECK_EQ_INT(omendb_backup(db, copy), OMENDB_OK);
+    CHECK_EQ_INT(omendb_get_stats(db, &after), OMENDB_OK);
+    CHECK(after.memory_peak_bytes < before.memory_bytes + (UINT64_C(3) << 19));
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_open(copy, &options, &db), OMENDB_OK);
+    CHECK_EQ_INT(support_check(db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_get_stats(db, &after), OMENDB_OK);
+    CHECK(after.records == before.records && after.records != 0);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    support_remove(copy);
 }
 
 TEST(schemas_and_names_that_make_no_sense_are_refused)
@@ -1060,6 +1148,8 @@ TEST_MAIN(a_search_gives_up_when_its_time_is_over, vectors_that_are_no_vectors_a
           ids_beyond_the_last_automatic_one_are_full,
           the_smallest_memory_limit_is_enough_to_close_reopen_and_check,
           writers_go_on_under_a_memory_limit, a_backup_to_no_directory_is_refused,
+          a_backup_into_the_database_itself_is_refused,
+          a_backup_takes_little_memory_whatever_is_copied,
           schemas_and_names_that_make_no_sense_are_refused, paths_that_are_no_databases_are_refused,
           foreign_truncated_and_missing_files_are_named, no_permission_is_named,
           files_are_for_their_owner_only, a_full_disk_is_named_and_reading_and_deleting_go_on,

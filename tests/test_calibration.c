@@ -15,23 +15,26 @@
 
 /* Allocations until one fails; below 0: none does. */
 static long allocations_left = -1;
+/* Those of this size fail; 0: none do. */
+static size_t failing_size;
 
-static int allocation_fails(void)
+static int allocation_fails(size_t size)
 {
-    return allocations_left >= 0 && allocations_left-- == 0;
+    return (failing_size != 0 && size == failing_size) ||
+           (allocations_left >= 0 && allocations_left-- == 0);
 }
 
 static void *failing_alloc(void *context, size_t size)
 {
     (void)context;
-    return allocation_fails() ? NULL : malloc(size);
+    return allocation_fails(size) ? NULL : malloc(size);
 }
 
 static void *failing_resize(void *context, void *memory, size_t old_size, size_t new_size)
 {
     (void)context;
     (void)old_size;
-    return allocation_fails() ? NULL : realloc(memory, new_size);
+    return allocation_fails(new_size) ? NULL : realloc(memory, new_size);
 }
 
 static void failing_release(void *context, void *memory, size_t size)
@@ -415,15 +418,25 @@ TEST(a_graph_without_a_curve_takes_the_effort_of_another)
     CHECK_EQ_INT(world_close(&world), OMENDB_OK);
 }
 
-TEST(without_any_curve_the_schema_decides)
+TEST(without_any_curve_the_effort_grows_with_the_recall_from_that_of_the_schema)
 {
+    static const struct {
+        float recall;
+        uint64_t ef;
+    } asked[] = {{0.5f, 64}, {0.9f, 64}, {0.95f, 100}, {0.98f, 164}, {0.99f, 223}};
     struct world world;
     omendb_collection_stats stats = OMENDB_COLLECTION_STATS_INIT;
     CHECK_EQ_INT(world_make(&world, ":memory:", OMENDB_L2, 2000), OMENDB_OK);
-    const struct outcome outcome = world_ask(&world, 10, 0.95f, 2.0f);
-    CHECK_EQ_INT(outcome.warnings, OMENDB_EXPLAIN_UNCALIBRATED);
-    CHECK_EQ_INT(outcome.ef, 64);
-    CHECK(outcome.promised == 0.0f);
+    for (size_t i = 0; i < sizeof asked / sizeof *asked; i++) {
+        const struct outcome outcome = world_ask(&world, 10, asked[i].recall, 2.0f);
+        CHECK_EQ_INT(outcome.warnings, OMENDB_EXPLAIN_UNCALIBRATED);
+        CHECK_EQ_INT(outcome.ef, asked[i].ef);
+        CHECK(outcome.promised == 0.0f);
+    }
+    CHECK(calibration_guess_ef(1, 0.95f) == calibration_guess_ef(10, 0.95f));
+    CHECK(calibration_guess_ef(100, 0.95f) > 3 * calibration_guess_ef(10, 0.95f));
+    CHECK(calibration_guess_ef(10, 1.0f) > 700 && calibration_guess_ef(10, 1.0f) < 1000);
+    CHECK(calibration_guess_ef(100000, 1.0f) == CALIBRATION_LARGEST_EF);
     CHECK_EQ_INT(omendb_collection_get_stats(world.docs, &stats), OMENDB_OK);
     CHECK(stats.recall == 0.0f);
     CHECK_EQ_INT(world_close(&world), OMENDB_OK);
@@ -506,11 +519,92 @@ TEST(a_curve_is_carried_over_until_the_rows_have_doubled)
     }
     CHECK_EQ_INT(world_add(&world, 2 * ROWS, 1000), OMENDB_OK);
     CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
-    CHECK(world_segment(&world)->calibration == NULL);
-    CHECK_EQ_INT(world_add(&world, 2 * ROWS + 1000, ROWS), OMENDB_OK);
+    CHECK(world_segment(&world)->calibration != NULL);
+    CHECK_EQ_INT(world_segment(&world)->calibration->rows, 2 * ROWS + 1000);
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+/* ROWS records in one segment, whose graph the memtable built. */
+static int world_make_in_memory(struct world *world, omendb_metric metric)
+{
+    omendb_collection_stats stats = OMENDB_COLLECTION_STATS_INIT;
+    int more = 1, code = world_make(world, ":memory:", metric, 0);
+    if (code == OMENDB_OK)
+        code = world_add(world, 0, ROWS);
+    stats.unindexed_rows = 1;
+    while (code == OMENDB_OK && more && stats.unindexed_rows != 0) {
+        code = omendb_work(world->db, 0, &more);
+        if (code == OMENDB_OK)
+            code = omendb_collection_get_stats(world->docs, &stats);
+    }
+    return code == OMENDB_OK ? omendb_checkpoint(world->db) : code;
+}
+
+static uint64_t world_merges(const struct world *world)
+{
+    omendb_stats stats = OMENDB_STATS_INIT;
+    return omendb_get_stats(world->db, &stats) == OMENDB_OK ? stats.merges : UINT64_MAX;
+}
+
+TEST(optimize_measures_a_graph_that_was_built_in_memory)
+{
+    static const omendb_metric metrics[] = {OMENDB_L2, OMENDB_COSINE, OMENDB_INNER_PRODUCT};
+    for (int i = 0; i < 3; i++) {
+        struct world world;
+        CHECK_EQ_INT(world_make_in_memory(&world, metrics[i]), OMENDB_OK);
+        const struct segment *segment = world_segment(&world);
+        CHECK_EQ_INT(segment->info.rows, ROWS);
+        CHECK_EQ_INT(segment->info.indexed_rows, ROWS);
+        CHECK(segment->calibration == NULL);
+        CHECK_EQ_INT(world_merges(&world), 0);
+        CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
+        CHECK_EQ_INT(world_merges(&world), 1);
+        CHECK(world_segment(&world)->calibration != NULL);
+        const struct outcome outcome = world_ask(&world, 10, 0.9f, 2.0f);
+        CHECK_EQ_INT(outcome.warnings, 0);
+        CHECK(outcome.recall >= 0.88);
+        CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
+        CHECK_EQ_INT(world_merges(&world), 1);
+        CHECK_EQ_INT(support_check(world.db), OMENDB_OK);
+        CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+    }
+}
+
+TEST(optimize_with_a_few_new_rows_measures_a_graph_that_has_no_curve)
+{
+    struct world world;
+    CHECK_EQ_INT(world_make_in_memory(&world, OMENDB_L2), OMENDB_OK);
+    CHECK_EQ_INT(world_add(&world, ROWS, 50), OMENDB_OK);
     CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
     CHECK(world_segment(&world)->calibration != NULL);
-    CHECK_EQ_INT(world_segment(&world)->calibration->rows, 3 * ROWS + 1000);
+    CHECK_EQ_INT(world_segment(&world)->calibration->rows, ROWS + 50);
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+TEST(a_graph_that_cannot_be_measured_is_not_rebuilt_again_and_again)
+{
+    struct world world;
+    CHECK_EQ_INT(world_make_in_memory(&world, OMENDB_L2), OMENDB_OK);
+    failing_size = (size_t)ROWS / 20 * (CALIBRATION_LARGEST_K + 1) * sizeof(float);
+    for (int i = 0; i < 3; i++) {
+        CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
+        CHECK(world_segment(&world)->calibration == NULL);
+        CHECK_EQ_INT(world_merges(&world), 1);
+    }
+    failing_size = 0;
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+TEST(a_curve_of_the_callers_queries_is_not_replaced)
+{
+    struct world world;
+    CHECK_EQ_INT(world_make_in_memory(&world, OMENDB_L2), OMENDB_OK);
+    for (int i = 0; i < 100; i++)
+        world_vector(&world.random, 2.0f, vectors[i]);
+    CHECK_EQ_INT(omendb_calibrate(world.docs, vectors, 100, OMENDB_F32, NULL, NULL), OMENDB_OK);
+    CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
+    CHECK_EQ_INT(world_merges(&world), 0);
+    CHECK_EQ_INT(world_ask(&world, 10, 0.9f, 2.0f).warnings, 0);
     CHECK_EQ_INT(world_close(&world), OMENDB_OK);
 }
 
@@ -923,7 +1017,7 @@ TEST(a_hostile_curve_in_a_file_is_none)
         CHECK(world_segment(&world)->calibration == NULL);
         const struct outcome outcome = world_ask(&world, 10, 0.95f, 2.0f);
         CHECK_EQ_INT(outcome.warnings, OMENDB_EXPLAIN_UNCALIBRATED);
-        CHECK_EQ_INT(outcome.ef, 64);
+        CHECK_EQ_INT(outcome.ef, calibration_guess_ef(10, 0.95f));
         CHECK_EQ_INT(omendb_check(world.db, count_problem, &lines, &problems), OMENDB_OK);
         CHECK(problems == 1 && lines == 1);
         CHECK_EQ_INT(world_close(&world), OMENDB_OK);
@@ -1153,11 +1247,16 @@ TEST_MAIN(a_query_by_a_record_is_promised_what_its_k_is,
           recall_is_kept_on_unseen_queries_inner_product,
           recall_is_kept_after_deletes_and_replacements, a_batch_takes_the_same_effort,
           explain_warns_outside_of_what_was_measured,
-          a_graph_without_a_curve_takes_the_effort_of_another, without_any_curve_the_schema_decides,
+          a_graph_without_a_curve_takes_the_effort_of_another,
+          without_any_curve_the_effort_grows_with_the_recall_from_that_of_the_schema,
           small_collections_are_compared_as_a_whole, nonsense_is_refused,
           a_curve_survives_reopening, a_curve_is_carried_over_until_the_rows_have_doubled,
-          a_curve_that_is_none_is_not_taken, answers_lie_between_the_entries,
-          the_rungs_of_stretch_follow_what_is_missed, no_rung_is_tried_that_could_tell_nothing_more,
+          optimize_measures_a_graph_that_was_built_in_memory,
+          optimize_with_a_few_new_rows_measures_a_graph_that_has_no_curve,
+          a_graph_that_cannot_be_measured_is_not_rebuilt_again_and_again,
+          a_curve_of_the_callers_queries_is_not_replaced, a_curve_that_is_none_is_not_taken,
+          answers_lie_between_the_entries, the_rungs_of_stretch_follow_what_is_missed,
+          no_rung_is_tried_that_could_tell_nothing_more,
           a_recall_is_given_by_a_stretch_where_there_is_one,
           a_recall_beyond_the_stretches_is_given_by_an_ef, the_kind_that_costs_less_is_taken,
           between_two_k_the_kinds_are_compared_by_what_they_cost_there,

@@ -54,6 +54,49 @@ static int session_count_progress(void *context, uint64_t done, uint64_t total)
     return done > total || total == 0;
 }
 
+struct session_progress {
+    uint64_t calls, done, total;
+    int fell; /* `done` was less than before, or `total` another one */
+};
+
+static int session_watch_progress(void *context, uint64_t done, uint64_t total)
+{
+    struct session_progress *progress = context;
+    progress->fell = progress->fell || done < progress->done || done > total ||
+                     (progress->calls != 0 && total != progress->total);
+    progress->calls++;
+    progress->done = done;
+    progress->total = total;
+    return 0;
+}
+
+TEST(the_progress_of_optimize_never_falls)
+{
+    omendb *db = NULL;
+    omendb_collection *collection = NULL, *other = NULL;
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    session_begin();
+    CHECK_EQ_INT(session_open(&db, &collection), OMENDB_OK);
+    schema.dim = SESSION_DIM;
+    schema.M = 4;
+    schema.ef_construction = 16;
+    CHECK_EQ_INT(omendb_collection_create(db, "d", &schema, &other), OMENDB_OK);
+    /* First built in bulk, then kept, extended and refined. */
+    for (uint64_t rows = SESSION_BASE, all = 0; rows >= SESSION_BASE / 4; rows /= 4) {
+        struct session_progress progress = {0, 0, 0, 0};
+        CHECK_EQ_INT(session_add(collection, all, rows), OMENDB_OK);
+        CHECK_EQ_INT(session_add(other, all, rows), OMENDB_OK);
+        all += rows;
+        CHECK_EQ_INT(omendb_optimize(db, session_watch_progress, &progress), OMENDB_OK);
+        CHECK(progress.calls > 2 && !progress.fell);
+        CHECK_EQ_INT(progress.total, 2 * all);
+        CHECK_EQ_INT(progress.done, 2 * all);
+    }
+    omendb_collection_close(collection);
+    omendb_collection_close(other);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+}
+
 TEST(rows_of_short_sessions_get_a_graph_without_the_large_segment)
 {
     omendb *db = NULL;
@@ -113,5 +156,6 @@ TEST(a_closed_database_keeps_no_space_for_a_log)
     CHECK(session_log_bytes() <= 4096);
 }
 
-TEST_MAIN(rows_of_short_sessions_get_a_graph_without_the_large_segment,
+TEST_MAIN(the_progress_of_optimize_never_falls,
+          rows_of_short_sessions_get_a_graph_without_the_large_segment,
           a_closed_database_keeps_no_space_for_a_log)

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -565,8 +566,9 @@ def stretch_and_timeout_reach_the_search():
         return run("db", "search", "--id", "5", "--explain", "--json", *words).json["explain"]["distances"]
     assert effort("--stretch", "1") < effort("--stretch", "1.3") < effort("--stretch", "3", "--ef", "3000")
     assert run("db", "search", "--id", "5", "--stretch", "1.1", "--recall", "0.9", status=1).err
-    for words in (["--stretch", "0.9"], ["--stretch", "x"], ["--timeout", "0"], ["--timeout", "-1"]):
-        run("db", "search", "--id", "5", *words, status=2)
+    for words in (["--stretch", "0.9"], ["--stretch", "x"], ["--timeout", "0"], ["--timeout", "-1"],
+                  ["--recall", "1.5"], ["--recall", "-0.1"]):
+        assert f"'{words[1]}'" in run("db", "search", "--id", "5", *words, status=2).err, words
     run("db", "search", "--id", "5", "--timeout", "60000")
     started = time.monotonic()
     write("q.fvecs", vecs(rows * 20, "f"))
@@ -589,8 +591,11 @@ def recall_is_calibrated_on_the_rows_of_a_file():
     assert "50" in run("small", "calibrate", "few.csv", status=1).err
     write("wide.csv", csv(vectors(60, 4, seed=9)))
     assert "rows of 4 elements" in run("small", "calibrate", "wide.csv", status=1).err
+    assert run("small", "info").out.splitlines()[-1].split()[10] == "no"
     write("a.fvecs", vecs(vectors(9000, 16), "f"))
     run("db", "import", "a.fvecs", "--optimize")
+    assert re.search(r" 0\.[0-9]{3} at ef 64 ", run("db", "info").out), run("db", "info").out
+    assert run("db", "info", "--json").json["collections"][0]["recall_queries"] == 450
     write("q.fvecs", vecs(vectors(3000, 16, seed=9), "f"))
     made = run("db", "calibrate", "q.fvecs", "--skip", "10", "--limit", "200", "--json").json
     assert made["queries"] == 200 and 0.5 < made["recall"] <= 1, made
@@ -616,6 +621,7 @@ def upkeep_works():
     assert run("db", "check", "--json").json == {"problems": [], "ok": True}
     assert run("db", "backup", "copy", "--json").json["ok"]
     assert run("copy", "check").out == "copy: no problems\n"
+    assert run("db", "backup", "db/copy", "--json", status=1).json["code"] == "invalid"
     assert found("copy", "search", "--id", "200") == found("db", "search", "--id", "200")
     assert run("db", "backup", "copy", "--json", status=1).json["code"] == "exists"
 

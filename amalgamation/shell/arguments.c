@@ -166,13 +166,14 @@ static int arguments_set_float(struct arguments *arguments, const struct argumen
                            value);
     }
     if (option->offset == AT(scale) && !(number > 0)) {
-        return failure_set(failure, FAILURE_USAGE, "--scale: must be above 0");
+        return failure_set(failure, FAILURE_USAGE, "--scale: '%s' must be above 0", value);
     }
     if (option->offset == AT(recall) && !(number > 0 && number <= 1)) {
-        return failure_set(failure, FAILURE_USAGE, "--recall: must be above 0 and at most 1");
+        return failure_set(failure, FAILURE_USAGE, "--recall: '%s' must be above 0 and at most 1",
+                           value);
     }
     if (option->offset == AT(stretch) && !(number >= 1)) {
-        return failure_set(failure, FAILURE_USAGE, "--stretch: must be 1 or more");
+        return failure_set(failure, FAILURE_USAGE, "--stretch: '%s' must be 1 or more", value);
     }
     memcpy((char *)arguments + option->offset, &number, sizeof number);
     return OMENDB_OK;

@@ -396,7 +396,24 @@ static void command_collection_json(struct session *session, const char *name,
     output_whole(json, "next_id", stats->next_id);
     output_whole(json, "hot_bytes", stats->hot_bytes);
     output_float(json, "recall", stats->recall);
+    output_whole(json, "recall_queries", stats->recall_queries);
     output_close(json, '}');
+}
+
+/* What the curve promises to a search without --recall: "0.986 at ef 64". */
+static const char *command_format_curve(const omendb_schema *schema,
+                                        const omendb_collection_stats *stats,
+                                        char text[OUTPUT_TEXT_BYTES])
+{
+    if (stats->recall_queries == 0) {
+        return "no";
+    }
+    if (!(stats->recall > 0)) {
+        return "yes";
+    }
+    snprintf(text, OUTPUT_TEXT_BYTES, "%.3f at ef %lu", (double)stats->recall,
+             (unsigned long)schema->ef);
+    return text;
 }
 
 static void command_collection_cells(struct session *session, struct output_table *table,
@@ -415,6 +432,7 @@ static void command_collection_cells(struct session *session, struct output_tabl
     output_table_cell(table, output_format_count(stats->rows - stats->records, text));
     output_table_cell(table, output_format_count(stats->unindexed_rows, text));
     output_table_cell(table, output_format_count(stats->segments, text));
+    output_table_cell(table, command_format_curve(schema, stats, text));
     output_table_cell(table, output_format_bytes(stats->segment_bytes, text));
 }
 
@@ -448,7 +466,8 @@ static int command_each_collection(struct session *session, struct output_table 
 }
 
 static const char command_collection_titles[] =
-    "collection|>records|>dim|metric|type|>M|>ef_construction|>dead|>unindexed|>segments|>size";
+    "collection|>records|>dim|metric|type|>M|>ef_construction|>dead|>unindexed|>segments|"
+    "calibrated|>size";
 
 static int command_collection_table(struct session *session)
 {

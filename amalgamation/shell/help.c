@@ -124,6 +124,9 @@ static const char help_export[] =
 
 static const char help_info[] =
     "omendb DB info: records, files, memory, collections\n"
+    "\n"
+    "calibrated: what a search for 10 without --recall is promised to find; no: --recall guesses,\n"
+    "until optimize has measured (from 4,000 rows on) or calibrate was given queries.\n"
     "\n" HELP_READS "  --collection NAME     only this one\n" HELP_READ_ONLY HELP_JSON;
 
 static const char help_collections[] = "omendb DB collections: the collections\n"

@@ -116,12 +116,6 @@ void progress_update(struct progress *progress, uint64_t done, double fraction)
         now - progress->drawn_us < PROGRESS_INTERVAL_US) {
         return;
     }
-    if (done < progress->rate_done) { /* another collection began to count */
-        progress->rate = 0;
-        progress->rate_done = done;
-        progress->rate_us = now;
-        return;
-    }
     progress_measure(progress, now, done);
     progress_draw(progress, done, fraction > 1 ? 1 : fraction);
     progress->drawn_us = now;
