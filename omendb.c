@@ -25,7 +25,7 @@
  *     calibration.c storage.c blocks.c segment.c wal.c manifest.c memtable.c version.c
  *     hot.c txn.c commit.c checkpoint.c calibrate.c compact.c recover.c work.c
  *     search.c rows.c backup.c check.c database.c records.c api.c
- * SHA-256 of the inputs: 20dc2fbc9dc283ad82eaeac376501406b9640956947df5596dab7fe0d42c5c0d
+ * SHA-256 of the inputs: 34ee158ffcae1dadaaa5882e92c4520da42fc42459640644b1513d84ee0e680a
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -16890,9 +16890,8 @@ OMENDB_INTERNAL void hot_notice(struct collection *collection, struct segment *s
             atomic_store(&segment->walks, 0);
     }
     /* Walks are counted on from where they ask for nothing else. */
-    uint32_t last = 2 * SEGMENT_WALKS_TO_HEAT;
-    if (again)
-        atomic_compare_exchange_strong(&segment->walks, &last, SEGMENT_WALKS_TO_HEAT);
+    if (again && atomic_load(&segment->walks) >= 2 * SEGMENT_WALKS_TO_HEAT)
+        atomic_store(&segment->walks, SEGMENT_WALKS_TO_HEAT);
 }
 
 OMENDB_INTERNAL int hot_tend(omendb *db, struct segment *segment)
@@ -21876,10 +21875,10 @@ OMENDB_INTERNAL int recover_refresh(omendb *db)
  *
  * Units, most urgent first: a checkpoint when the log is long; linking rows of memtables, some
  * hundred at a time; a share of a parallel job (a batch of queries, the building of a merge);
- * copying segments that are searched often into memory, and preparing collections that are only
- * searched for a merge into one; a merge. One thread at a time copies. One
- * has the right to merge, and spreads the building over the others. A thread in a parallel job
- * leaves it when something more urgent turns up.
+ * copying segments that are searched often into memory, and readying collections that are only
+ * searched for a merge into one segment; a merge. One thread at a time copies. One has the right to
+ * merge, and spreads the building over the others. A thread in a parallel job leaves it when
+ * something more urgent turns up.
  *
  * With threads = 0 the queues fill all the same and omendb_work empties them; a writer that is over
  * a limit does the work itself. */
@@ -21999,12 +21998,12 @@ OMENDB_INTERNAL void work_notice_heat(struct collection *collection)
 OMENDB_INTERNAL int work_notice_reading(struct collection *collection)
 {
     const omendb *db = collection->db;
-    uint64_t now = work_now_us(db), looked = atomic_load(&collection->looked_us), largest;
     struct version *version = version_acquire(collection);
-    uint64_t rows = search_total_rows(version, &largest);
+    uint64_t largest, rows = search_total_rows(version, &largest);
     version_release(version);
     if (db->read_only || db->in_memory || !compact_would_settle(rows, largest))
         return 0;
+    uint64_t now = work_now_us(db), looked = atomic_load(&collection->looked_us);
     if (now - looked < WORK_QUIET_US ||
         !atomic_compare_exchange_strong(&collection->looked_us, &looked, now))
         return 1;

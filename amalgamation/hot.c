@@ -177,9 +177,8 @@ OMENDB_INTERNAL void hot_notice(struct collection *collection, struct segment *s
             atomic_store(&segment->walks, 0);
     }
     /* Walks are counted on from where they ask for nothing else. */
-    uint32_t last = 2 * SEGMENT_WALKS_TO_HEAT;
-    if (again)
-        atomic_compare_exchange_strong(&segment->walks, &last, SEGMENT_WALKS_TO_HEAT);
+    if (again && atomic_load(&segment->walks) >= 2 * SEGMENT_WALKS_TO_HEAT)
+        atomic_store(&segment->walks, SEGMENT_WALKS_TO_HEAT);
 }
 
 OMENDB_INTERNAL int hot_tend(omendb *db, struct segment *segment)

@@ -2,10 +2,10 @@
  *
  * Units, most urgent first: a checkpoint when the log is long; linking rows of memtables, some
  * hundred at a time; a share of a parallel job (a batch of queries, the building of a merge);
- * copying segments that are searched often into memory, and preparing collections that are only
- * searched for a merge into one; a merge. One thread at a time copies. One
- * has the right to merge, and spreads the building over the others. A thread in a parallel job
- * leaves it when something more urgent turns up.
+ * copying segments that are searched often into memory, and readying collections that are only
+ * searched for a merge into one segment; a merge. One thread at a time copies. One has the right to
+ * merge, and spreads the building over the others. A thread in a parallel job leaves it when
+ * something more urgent turns up.
  *
  * With threads = 0 the queues fill all the same and omendb_work empties them; a writer that is over
  * a limit does the work itself. */
@@ -129,12 +129,12 @@ OMENDB_INTERNAL void work_notice_heat(struct collection *collection)
 OMENDB_INTERNAL int work_notice_reading(struct collection *collection)
 {
     const omendb *db = collection->db;
-    uint64_t now = work_now_us(db), looked = atomic_load(&collection->looked_us), largest;
     struct version *version = version_acquire(collection);
-    uint64_t rows = search_total_rows(version, &largest);
+    uint64_t largest, rows = search_total_rows(version, &largest);
     version_release(version);
     if (db->read_only || db->in_memory || !compact_would_settle(rows, largest))
         return 0;
+    uint64_t now = work_now_us(db), looked = atomic_load(&collection->looked_us);
     if (now - looked < WORK_QUIET_US ||
         !atomic_compare_exchange_strong(&collection->looked_us, &looked, now))
         return 1;
