@@ -5,6 +5,7 @@
 #include "support.h"
 #include "test.h"
 
+#include <pthread.h>
 #include <time.h>
 
 enum { SETTLING_DIM = 16, SETTLING_LARGE = 6000, SETTLING_SMALL = 900, SETTLING_LOOKS = 40 };
@@ -34,12 +35,12 @@ static int settling_work(const struct settling *settling)
 
 /* Two segments, of which the smaller is too small to be merged with the larger, and as many rows in
  * the log. */
-static int settling_begin(struct settling *settling)
+static int settling_begin(struct settling *settling, int32_t threads)
 {
     omendb_options options = OMENDB_OPTIONS_INIT;
     omendb_schema schema = OMENDB_SCHEMA_INIT;
     *settling = (struct settling){NULL, NULL, 0};
-    options.threads = 0;
+    options.threads = threads;
     options.sync = OMENDB_SYNC_OFF;
     schema.dim = SETTLING_DIM;
     schema.M = 4;
@@ -96,7 +97,7 @@ TEST(segments_of_a_collection_that_is_only_searched_become_one)
 {
     struct settling settling;
     uint64_t count;
-    CHECK_EQ_INT(settling_begin(&settling), OMENDB_OK);
+    CHECK_EQ_INT(settling_begin(&settling, 0), OMENDB_OK);
     CHECK_EQ_INT(settling_segments(&settling), 2);
     for (int look = 0; look < 4 * SETTLING_LOOKS && settling_segments(&settling) != 1; look++) {
         CHECK_EQ_INT(settling_search(&settling), OMENDB_OK);
@@ -115,7 +116,7 @@ TEST(segments_of_a_collection_that_is_only_searched_become_one)
 TEST(segments_stay_apart_while_rows_are_added)
 {
     struct settling settling;
-    CHECK_EQ_INT(settling_begin(&settling), OMENDB_OK);
+    CHECK_EQ_INT(settling_begin(&settling, 0), OMENDB_OK);
     for (int look = 0; look < SETTLING_LOOKS; look++) {
         CHECK_EQ_INT(settling_search(&settling), OMENDB_OK);
         CHECK_EQ_INT(settling_add(&settling, 10), OMENDB_OK);
@@ -125,5 +126,35 @@ TEST(segments_stay_apart_while_rows_are_added)
     CHECK_EQ_INT(settling_end(&settling), OMENDB_OK);
 }
 
+static void *settling_search_on(void *argument)
+{
+    const struct settling *settling = argument;
+    int code = OMENDB_OK;
+    for (int look = 0; look < 4 * SETTLING_LOOKS && code == OMENDB_OK; look++) {
+        code = settling_search(settling);
+        if (settling_segments(settling) == 1)
+            break;
+    }
+    return code == OMENDB_OK ? argument : NULL;
+}
+
+TEST(threads_that_search_see_it_happen_in_the_background)
+{
+    struct settling settling;
+    pthread_t threads[2];
+    CHECK_EQ_INT(settling_begin(&settling, 2), OMENDB_OK);
+    for (int i = 0; i < 2; i++)
+        CHECK_EQ_INT(pthread_create(&threads[i], NULL, settling_search_on, &settling), 0);
+    for (int i = 0; i < 2; i++) {
+        void *result = NULL;
+        CHECK_EQ_INT(pthread_join(threads[i], &result), 0);
+        CHECK(result == &settling);
+    }
+    CHECK_EQ_INT(settling_segments(&settling), 1);
+    CHECK_EQ_INT(support_check(settling.db), OMENDB_OK);
+    CHECK_EQ_INT(settling_end(&settling), OMENDB_OK);
+}
+
 TEST_MAIN(segments_of_a_collection_that_is_only_searched_become_one,
-          segments_stay_apart_while_rows_are_added)
+          segments_stay_apart_while_rows_are_added,
+          threads_that_search_see_it_happen_in_the_background)
