@@ -87,15 +87,15 @@ check_asan() {
         CFLAGS="-O1 -g" CXXFLAGS="-O1 -g" WERROR= PYTHON=false
 }
 
-# What is left out takes minutes here: of it only bulk building starts threads of its own, and its
-# test of them runs first.
+# What is left out takes minutes here: of it the tests about threads run first.
 check_tsan() {
     make BUILD="$BUILD/tsan" CC=gcc SANITIZE=thread CFLAGS="-O1 -g" WERROR= \
-        "$BUILD/tsan/tests/test_graph_bulk" &&
+        "$BUILD/tsan/tests/test_graph_bulk" "$BUILD/tsan/tests/test_hot" &&
         "$BUILD/tsan/tests/test_graph_bulk" threads &&
+        "$BUILD/tsan/tests/test_hot" searches_go && "$BUILD/tsan/tests/test_hot" a_copy &&
         build_and_test "$BUILD/tsan" "$CHECK_SCALE" CC=gcc CXX=g++ SANITIZE=thread \
             CFLAGS="-O1 -g" CXXFLAGS="-O1 -g" WERROR= \
-            TESTS="$(tests_without 'kernels|calibration|graph_bulk|sessions')"
+            TESTS="$(tests_without 'kernels|calibration|graph_bulk|sessions|hot')"
 }
 
 # What is left out takes minutes under emulation, and has nothing of its own for this processor.
