@@ -23,9 +23,11 @@
  *     kernels.c codes.c graph.c graph_walk.c graph_build.c graph_bulk_steps.c
  *     graph_bulk_balls.c graph_bulk_links.c graph_bulk.c idmap.c tombstones.c
  *     calibration.c storage.c blocks.c segment.c wal.c manifest.c memtable.c version.c
- *     hot.c txn.c commit.c checkpoint.c calibrate.c compact.c recover.c work.c
- *     search.c rows.c backup.c check.c database.c records.c api.c
- * SHA-256 of the inputs: 34ee158ffcae1dadaaa5882e92c4520da42fc42459640644b1513d84ee0e680a
+ *     hot.c txn.c commit.c prepared.c checkpoint.c calibrate.c space.c compact.c
+ *     recover.c work.c search.c rows.c backup.c purge.c check.c database.c records.c
+ *     salvage_rows.c salvage_prepared.c salvage.c api_arguments.c api_database.c
+ *     api_collections.c api_transactions.c api_records.c api_search.c
+ * SHA-256 of the inputs: 1ee1f138b49e094e8f4938c16c2f4eb914e36e54706b8ce5ebc68631546d86aa
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -72,27 +74,39 @@
 /* internal.h: the linkage and the few helpers that every module shares.
  *
  * Invariant: under the amalgamation every function that is not public is `static`, so that a
- * program that links omendb.c sees only omendb_* symbols. Modules that are compiled alone (none is,
- * in the product) would need external linkage instead; the macro keeps that possible without
- * editing a declaration. */
+ * program that links omendb.c sees only omendb_* symbols. */
 #ifndef OMENDB_INTERNAL_H
 #define OMENDB_INTERNAL_H
 
 #include <stddef.h>
 #include <stdint.h>
 
+/* Tests and fuzzers compile omendb.c once with internal functions that they can link. */
+#if !defined(OMENDB_INTERNAL)
 #if defined(__GNUC__) || defined(__clang__)
-#define OMENDB_INTERNAL    static __attribute__((unused))
+#define OMENDB_INTERNAL static __attribute__((unused))
+#else
+#define OMENDB_INTERNAL static
+#endif
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
 #define OMENDB_LIKELY(x)   __builtin_expect(!!(x), 1)
 #define OMENDB_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #else
-#define OMENDB_INTERNAL    static
 #define OMENDB_LIKELY(x)   (x)
 #define OMENDB_UNLIKELY(x) (x)
 #endif
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
 #error "OmenDB files are little-endian; big-endian hosts are not supported"
+#endif
+
+/* Where threads meet without a lock. Nothing, unless a test that includes omendb.c defines it
+ * before: then a scheduler chooses there which thread goes on (tests/schedule.h). place: a name in
+ * quotes. */
+#ifndef OMENDB_YIELD
+#define OMENDB_YIELD(place) ((void)0)
 #endif
 
 /* Vectors, links and codes start on a cache line. */
@@ -110,6 +124,9 @@
 
 /* A sentence with its NUL fits this. */
 #define ERROR_TEXT_BYTES 512
+
+/* How sentences about damaged files end. */
+#define ERROR_RESTORE "restore from a backup, or save what is intact with omendb_salvage"
 
 /* Formats the sentence (cut at 511 bytes) and returns `code`. */
 OMENDB_INTERNAL int error_set(int code, const char *format, ...) OMENDB_PRINTF(2, 3);
@@ -129,6 +146,7 @@ OMENDB_INTERNAL int error_adopt(int code, const char *text);
 
 /* error.c, continued */
 
+#include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -139,9 +157,10 @@ static _Thread_local char error_buffer[ERROR_TEXT_BYTES];
 static void error_trim(char *text, size_t length)
 {
     size_t start = length;
-    while (start > 0 && length - start < 4 && ((unsigned char)text[start - 1] & 0xC0) == 0x80)
+    assert(length > 4);
+    while (length - start < 4 && ((unsigned char)text[start - 1] & 0xC0) == 0x80)
         start--;
-    if (start == 0 || (unsigned char)text[start - 1] < 0xC0)
+    if ((unsigned char)text[start - 1] < 0xC0)
         return;
     const unsigned char lead = (unsigned char)text[start - 1];
     const size_t wanted = lead >= 0xF0 ? 3 : lead >= 0xE0 ? 2 : 1;
@@ -519,7 +538,6 @@ OMENDB_INTERNAL void vfs_memory_destroy(omendb_vfs *vfs);
 
 /* platform.c, continued */
 
-#include <assert.h>
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
@@ -772,17 +790,18 @@ OMENDB_INTERNAL void platform_random(void *out, size_t size)
 /* memory.h: the one place that allocates. Each database has a `struct memory`: the host's hooks, a
  * limit and the count of what is held. Over the limit an allocation fails as if the system had none
  * left. A part of the limit, the reserve, is kept for maintenance, so that what writers filled can
- * always be written down and freed; of an eighth of it searches get a little each, so that small
- * ones do not fail because of writers. */
+ * always be written down and freed; of an eighth of it calls that read get a little each, so that
+ * they do not fail, or wait, because of writers. */
 #ifndef OMENDB_MEMORY_H
 #define OMENDB_MEMORY_H
 
 struct memory {
     omendb_allocator hooks;
     uint64_t limit;   /* 0: none */
-    uint64_t reserve; /* of the limit: for maintenance, and a little for searches */
-    _Atomic uint64_t used;
-    _Atomic uint64_t spare; /* of used: copies for speed, given back where memory lacks */
+    uint64_t reserve; /* of the limit: for maintenance, and a little for readers */
+    _Atomic uint64_t
+        used; /* compared-and-exchanged against the limit; publishes nothing: relaxed */
+    _Atomic uint64_t spare; /* of used: copies for speed, given back where memory lacks; a count */
     _Atomic uint64_t peak;
 };
 
@@ -795,8 +814,8 @@ OMENDB_INTERNAL void memory_begin_maintenance(void);
 OMENDB_INTERNAL void memory_end_maintenance(void);
 
 /* Between the two calls, which nest, this thread gets up to 256 KiB of the reserve's eighth. */
-OMENDB_INTERNAL void memory_begin_search(void);
-OMENDB_INTERNAL void memory_end_search(void);
+OMENDB_INTERNAL void memory_begin_reading(void);
+OMENDB_INTERNAL void memory_end_reading(void);
 
 /* In use but for what is spare: what only checkpoints, merges and callers can give back. */
 OMENDB_INTERNAL uint64_t memory_used_firmly(const struct memory *memory);
@@ -838,13 +857,13 @@ OMENDB_INTERNAL size_t memory_add(size_t a, size_t b);
 #define MEMORY_MAPPED ((size_t)1 << 20)
 #endif
 
-/* Of the reserve: the share that searches get together, and what each gets at most. */
-#define MEMORY_SEARCH_SHARE 8
-#define MEMORY_SEARCH_BYTES ((size_t)256 << 10)
+/* Of the reserve: the share that readers get together, and what each call gets at most. */
+#define MEMORY_READING_SHARE 8
+#define MEMORY_READING_BYTES ((size_t)256 << 10)
 
 static _Thread_local uint32_t memory_maintenance; /* how deep in it this thread is */
-static _Thread_local uint32_t memory_search;      /* the same */
-static _Thread_local size_t memory_search_left;   /* of what a search gets of the reserve */
+static _Thread_local uint32_t memory_reading;     /* the same */
+static _Thread_local size_t memory_reading_left;  /* of what the call gets of the reserve */
 
 OMENDB_INTERNAL void memory_begin_maintenance(void)
 {
@@ -856,16 +875,16 @@ OMENDB_INTERNAL void memory_end_maintenance(void)
     memory_maintenance--;
 }
 
-OMENDB_INTERNAL void memory_begin_search(void)
+OMENDB_INTERNAL void memory_begin_reading(void)
 {
-    if (memory_search++ == 0)
-        memory_search_left = MEMORY_SEARCH_BYTES;
+    if (memory_reading++ == 0)
+        memory_reading_left = MEMORY_READING_BYTES;
 }
 
-OMENDB_INTERNAL void memory_end_search(void)
+OMENDB_INTERNAL void memory_end_reading(void)
 {
-    if (--memory_search == 0)
-        memory_search_left = 0;
+    if (--memory_reading == 0)
+        memory_reading_left = 0;
 }
 
 OMENDB_INTERNAL uint64_t memory_used_firmly(const struct memory *memory)
@@ -934,8 +953,8 @@ static uint64_t memory_kept(const struct memory *memory, size_t size)
 {
     if (memory_maintenance != 0)
         return 0;
-    return size <= memory_search_left ? memory->reserve - memory->reserve / MEMORY_SEARCH_SHARE
-                                      : memory->reserve;
+    return size <= memory_reading_left ? memory->reserve - memory->reserve / MEMORY_READING_SHARE
+                                       : memory->reserve;
 }
 
 /* The counts are statistics and a bound, they publish nothing: relaxed is enough. Returns 0 over
@@ -959,8 +978,8 @@ static int memory_reserve(struct memory *memory, size_t size)
         }
     } while (!atomic_compare_exchange_weak_explicit(&memory->used, &used, used + size,
                                                     memory_order_relaxed, memory_order_relaxed));
-    if (size <= memory_search_left && used + size > memory->limit - memory->reserve)
-        memory_search_left -= size;
+    if (size <= memory_reading_left && used + size > memory->limit - memory->reserve)
+        memory_reading_left -= size;
     return 1;
 }
 
@@ -1097,8 +1116,8 @@ OMENDB_INTERNAL void memory_free_aligned(struct memory *memory, void *block, siz
 #undef MEMORY_HUGE_PAGE
 #undef MEMORY_HUGE_THRESHOLD
 #undef MEMORY_MAPPED
-#undef MEMORY_SEARCH_SHARE
-#undef MEMORY_SEARCH_BYTES
+#undef MEMORY_READING_SHARE
+#undef MEMORY_READING_BYTES
 
 /* ==============================================================================================
  * sort.c
@@ -1124,6 +1143,9 @@ OMENDB_INTERNAL void memory_free_aligned(struct memory *memory, void *block, siz
  * library. At most about n log n comparisons, whatever the order was. */
 OMENDB_INTERNAL void sort_array(void *items, size_t count, size_t size,
                                 int (*compare)(const void *left, const void *right));
+
+/* Of two uint64_t. */
+OMENDB_INTERNAL int sort_compare_numbers(const void *left, const void *right);
 
 #endif
 
@@ -1246,6 +1268,12 @@ OMENDB_INTERNAL void sort_array(void *items, size_t count, size_t size,
     for (size_t left = count; left > 1; left /= 2)
         depth += 2;
     sort_range(&sort, items, count, depth);
+}
+
+OMENDB_INTERNAL int sort_compare_numbers(const void *left, const void *right)
+{
+    const uint64_t *a = left, *b = right;
+    return (*a > *b) - (*a < *b);
 }
 
 #undef SORT_FEW
@@ -1498,7 +1526,8 @@ static int vfs_posix_identity(void *context, void *directory, char *text, size_t
         return vfs_posix_failed();
     length = snprintf(text, capacity, "%llu:%llu", (unsigned long long)facts.st_dev,
                       (unsigned long long)facts.st_ino);
-    return length > 0 && (size_t)length < capacity ? OMENDB_OK : vfs_posix_fail(ERANGE);
+    assert(length > 0);
+    return (size_t)length < capacity ? OMENDB_OK : vfs_posix_fail(ERANGE);
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -2035,7 +2064,8 @@ static int vfs_memory_identity(void *context, void *directory, char *text, size_
     const int length =
         snprintf(text, capacity, "memory:%" PRIxPTR, (uintptr_t)(const void *)context);
     (void)directory;
-    if (length <= 0 || (size_t)length >= capacity)
+    assert(length > 0);
+    if ((size_t)length >= capacity)
         return vfs_memory_fail(OMENDB_IOERR, ERANGE);
     return OMENDB_OK;
 }
@@ -2247,12 +2277,11 @@ static void vfs_memory_unmap(void *context, const void *address, uint64_t size)
     struct vfs_memory_file *file;
     (void)size;
     platform_mutex_lock(&vfs->mutex);
-    for (file = vfs->files; file != NULL && file->bytes != address; file = file->next) {
-    }
-    if (file != NULL && file->mappings > 0) {
-        file->mappings--;
-        vfs_memory_release_unused(vfs, file);
-    }
+    for (file = vfs->files; file->bytes != address; file = file->next)
+        assert(file->next != NULL);
+    assert(file->mappings > 0);
+    file->mappings--;
+    vfs_memory_release_unused(vfs, file);
     platform_mutex_unlock(&vfs->mutex);
 }
 
@@ -2963,6 +2992,9 @@ OMENDB_INTERNAL const struct kernel_table *kernels_active(void);
 
 /* The entry of the active table; NULL for a combination that makes no sense. */
 OMENDB_INTERNAL const struct kernel *kernels_for(omendb_scalar scalar, omendb_metric metric);
+
+/* The best level that runs, among those up to the one of that name; NULL: among all. */
+OMENDB_INTERNAL const struct kernel_table *kernels_choose(const char *name);
 
 /* Every level that this processor can run, scalar first and the best last. Writes at most
  * `capacity` and returns how many there are (at most 4). */
@@ -5169,8 +5201,7 @@ OMENDB_INTERNAL size_t kernels_levels(const struct kernel_table **out, size_t ca
     return count;
 }
 
-/* The best level that runs, among those up to the one of that name. */
-static const struct kernel_table *kernels_choose(const char *name)
+OMENDB_INTERNAL const struct kernel_table *kernels_choose(const char *name)
 {
     struct kernels_level levels[KERNELS_LEVELS];
     const size_t compiled = kernels_compiled(levels);
@@ -5326,7 +5357,6 @@ OMENDB_INTERNAL int codes_apply_to(const struct scalar_format *vectors)
 {
     return (vectors->scalar == OMENDB_F32 || vectors->scalar == OMENDB_F16 ||
             vectors->scalar == OMENDB_BF16) &&
-           vectors->metric != OMENDB_HAMMING &&
            codes_stride(vectors->dim) < scalar_bytes(vectors->scalar, vectors->dim);
 }
 
@@ -5720,11 +5750,12 @@ struct storage {
     struct memory *memory;
     uint32_t io;   /* OMENDB_IO_*, or one of blocks.h */
     uint32_t sync; /* OMENDB_SYNC_*: OFF skips every sync, of files and directories */
-    _Atomic uint64_t written_bytes;
+    _Atomic uint64_t written_bytes; /* this and the next two count: relaxed */
     _Atomic uint64_t syncs;
     _Atomic uint64_t mapped_bytes;
     _Atomic uint32_t sync_failed; /* 1 for ever after a sync failed: the database must be reopened
-                                     before it is written again */
+                                     before it is written again. Asked by the thread whose call
+                                     failed; others learn it from `poisoned` (database.h) */
 };
 
 enum storage_kind { STORAGE_WAL, STORAGE_SEGMENT, STORAGE_OVERLAY, STORAGE_MANIFEST };
@@ -5758,6 +5789,9 @@ OMENDB_INTERNAL int storage_sync(struct storage *storage, struct storage_file *f
 OMENDB_INTERNAL int storage_sync_directory(struct storage *storage);
 OMENDB_INTERNAL int storage_rename(struct storage *storage, const char *from, const char *to);
 OMENDB_INTERNAL int storage_unlink(struct storage *storage, const char *name); /* not there: OK */
+/* Replaces all bytes of a file, the space that is reserved for it included, by zeros, and syncs it.
+ * Nobody may read it any more. Not there: OK. */
+OMENDB_INTERNAL int storage_overwrite(struct storage *storage, const char *name);
 
 /* The first 64 bytes of a file, see format.h: zeroed with magic and version; the checksum, once the
  * kind's fields are in. */
@@ -5826,6 +5860,10 @@ OMENDB_INTERNAL int blocks_open(struct storage *storage, struct storage_file *fi
                                 struct block_file *blocks);
 OMENDB_INTERNAL void blocks_close(struct block_file *blocks); /* a zeroed one is OK */
 
+/* Reads one block from the file, verified before or not, into `copy` of BLOCK_BYTES. Not for files
+ * that are mapped. OMENDB_CORRUPT, OMENDB_IOERR. One thread at a time. */
+OMENDB_INTERNAL int blocks_read(struct block_file *blocks, uint64_t block, uint8_t *copy);
+
 /* Reads every block again, verified before or not, and gives `report` a sentence for each that is
  * bad. OMENDB_IOERR where one cannot be read, OMENDB_NOMEM. */
 OMENDB_INTERNAL int blocks_check(struct block_file *blocks,
@@ -5862,10 +5900,10 @@ static inline uint8_t *rows_at(const struct rows_view *rows, uint32_t row)
 struct rows_store {
     struct memory *memory;
     size_t stride;
-    _Atomic(uint8_t **) directory;
-    uint32_t directory_capacity; /* in granules */
-    uint32_t reserved;           /* rows; guarded by the writer */
-    uint32_t first_rows;         /* rows of the first allocation, written once */
+    _Atomic(uint8_t **) directory; /* stored release with what it had copied; loaded acquire */
+    uint32_t directory_capacity;   /* in granules */
+    uint32_t reserved;             /* rows; guarded by the writer */
+    uint32_t first_rows;           /* rows of the first allocation, written once */
     struct rows_allocation *allocations;
 };
 OMENDB_INTERNAL void rows_store_init(struct rows_store *store, struct memory *memory,
@@ -6162,6 +6200,8 @@ static inline float graph_key_distance(uint64_t key)
  * representation on every platform with a lock-free 32-bit atomic. */
 _Static_assert(sizeof(_Atomic uint32_t) == sizeof(uint32_t), "a slot is a lock-free atomic");
 
+/* A slot is stored under the stripe of its row, after all of the row that it names; walkers load it
+ * without: an old value is a link that was there, too. */
 static inline uint32_t graph_slot_load(const uint32_t *slot)
 {
     return atomic_load_explicit((const _Atomic uint32_t *)slot, memory_order_acquire);
@@ -6327,6 +6367,8 @@ struct graph {
     struct rows_store levels;
     uint32_t reserved; /* rows that have links and a level; guarded by the one that reserves */
     uint32_t adopted;  /* rows taken over; between graph_adopt_begin and graph_adopt_end */
+    /* Each stored release after what it covers; graph_get_view loads them acquire, in the order
+     * that graph.c argues. The one that reserves rows writes the counts. */
     _Atomic uint32_t count;
     _Atomic uint32_t upper_count;
     _Atomic uint64_t entry; /* level << 32 | row, or GRAPH_ENTRY_NONE; written under entry_lock */
@@ -7803,11 +7845,15 @@ OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scr
 /* Scans */
 
 #define SCAN_BATCH 32
+/* Rows that a writer on another core has just added are in no cache of this one. */
+#define SCAN_AHEAD 32
+#define SCAN_BYTES 256 /* of each row; the processor goes on by itself */
 
 struct scan {
     uint64_t *keys;
     size_t count;
     size_t capacity;
+    float limit; /* nothing farther is kept; a NaN leaves it to the keys */
     int wide;
     uint64_t distances;
     uint32_t batch_count;
@@ -7826,6 +7872,10 @@ static void scan_keep(struct scan *scan, uint64_t key)
         walk_put(scan->keys, &scan->count, scan->capacity,
                  walk_position(scan->keys, scan->count, key), key);
     }
+    if (scan->count == scan->capacity) {
+        scan->limit =
+            graph_key_distance(walk_bound(scan->keys, scan->count, scan->capacity, scan->wide));
+    }
 }
 
 static void scan_finish_batch(struct scan *scan, const struct graph_view *view, const void *query)
@@ -7834,7 +7884,9 @@ static void scan_finish_batch(struct scan *scan, const struct graph_view *view, 
 
     view->kernel->many(query, scan->vectors, scan->batch_count, view->dim, distances);
     for (uint32_t i = 0; i < scan->batch_count; i++) {
-        scan_keep(scan, graph_key(distances[i], scan->rows[i]));
+        if (!(distances[i] > scan->limit)) {
+            scan_keep(scan, graph_key(distances[i], scan->rows[i]));
+        }
     }
     scan->distances += scan->batch_count;
     scan->batch_count = 0;
@@ -7855,6 +7907,10 @@ static int scan_rows(struct scan *scan, const struct graph_view *view, const voi
                 return code;
             }
         }
+        if (last - row > SCAN_AHEAD) {
+            prefetch_bytes(rows_at(&view->vectors, row + SCAN_AHEAD),
+                           view->vectors.stride < SCAN_BYTES ? view->vectors.stride : SCAN_BYTES);
+        }
         scan->rows[scan->batch_count] = row;
         scan->vectors[scan->batch_count++] = rows_at(&view->vectors, row);
         if (scan->batch_count == SCAN_BATCH) {
@@ -7870,7 +7926,7 @@ OMENDB_INTERNAL int graph_scan(const struct graph_view *view, struct graph_scrat
                                const struct graph_filter *filter, struct graph_hit *hits,
                                size_t *count, struct graph_counters *counters)
 {
-    struct scan scan = {.capacity = k, .wide = k > WALK_WIDE};
+    struct scan scan = {.capacity = k, .limit = INFINITY, .wide = k > WALK_WIDE};
     int code;
 
     last = last < view->count ? last : view->count;
@@ -7912,6 +7968,8 @@ OMENDB_INTERNAL int graph_scan(const struct graph_view *view, struct graph_scrat
 #undef WALK_BYTES
 #undef WALK_RING
 #undef SCAN_BATCH
+#undef SCAN_AHEAD
+#undef SCAN_BYTES
 
 /* ==============================================================================================
  * graph_build.c
@@ -9946,9 +10004,11 @@ OMENDB_INTERNAL int links_refine(struct bulk *bulk)
 
 struct links_offers {
     struct bulk *bulk;
-    uint32_t *members;        /* NULL: they are counted */
-    size_t *starts;           /* in members, by the row that they are made to */
-    _Atomic uint32_t *counts; /* by the row that they are made to */
+    uint32_t *members; /* NULL: they are counted */
+    size_t *starts;    /* in members, by the row that they are made to */
+    _Atomic uint32_t
+        *counts; /* by the row that they are made to; relaxed: a place each, and the end
+                  * of a step orders what was written there before the next one reads */
 };
 
 static int links_has(const struct bulk *bulk, uint32_t of, uint32_t member)
@@ -10343,12 +10403,14 @@ OMENDB_INTERNAL int graph_refine(struct graph *graph, const struct graph_bulk_te
 struct idmap_table {
     uint32_t mask; /* slots - 1 */
     struct idmap_table *older;
-    _Atomic uint32_t slot[]; /* row + 1; 0: empty */
+    /* row + 1; 0: empty. Stored release by the one writer after the row was written; loaded
+     * acquire. Who still has an outgrown table misses only rows that are newer than it. */
+    _Atomic uint32_t slot[];
 };
 
 struct idmap {
     struct memory *memory;
-    _Atomic(struct idmap_table *) table;
+    _Atomic(struct idmap_table *) table; /* stored release when filled; loaded acquire */
     uint32_t used;
     const struct rows_store *ids; /* of the memtable's rows */
 };
@@ -10360,6 +10422,9 @@ OMENDB_INTERNAL void idmap_destroy(struct idmap *map);
 OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more);
 /* Makes `row` the newest of `id`; returns the row that was, or GRAPH_NO_ROW. */
 OMENDB_INTERNAL uint32_t idmap_insert(struct idmap *map, uint64_t id, uint32_t row);
+/* As idmap_insert for an id that is not there; looks at no other. */
+OMENDB_INTERNAL void idmap_insert_new(struct idmap *map, uint64_t id, uint32_t row);
+OMENDB_INTERNAL void idmap_prefetch(const struct idmap *map, uint64_t id);
 /* The newest row of `id`, or GRAPH_NO_ROW. */
 OMENDB_INTERNAL uint32_t idmap_find(const struct idmap *map, uint64_t id);
 
@@ -10374,6 +10439,8 @@ OMENDB_INTERNAL int idmap_filter_has(const uint8_t *block, uint64_t id);
 #endif
 
 /* idmap.c, continued */
+
+#define IDMAP_AHEAD 8 /* slots */
 
 OMENDB_INTERNAL uint64_t idmap_mix(uint64_t value)
 {
@@ -10428,6 +10495,32 @@ static uint32_t idmap_probe(const struct idmap_table *table, const struct rows_v
     }
 }
 
+/* Where an id goes that is not in the table: at the first empty slot, whatever the others hold. */
+static void idmap_place(struct idmap_table *table, uint64_t id, uint32_t value, memory_order order)
+{
+    uint32_t at = (uint32_t)idmap_mix(id) & table->mask;
+    while (atomic_load_explicit(&table->slot[at], memory_order_relaxed) != 0)
+        at = (at + 1) & table->mask;
+    atomic_store_explicit(&table->slot[at], value, order);
+}
+
+/* Into a larger table that nobody sees yet. The ids lie in the order of rows, the slots do not. */
+static void idmap_copy(const struct idmap_table *from, const struct rows_view *ids,
+                       struct idmap_table *to)
+{
+    for (uint64_t i = 0; i <= from->mask; i++) {
+        uint32_t value = atomic_load_explicit(&from->slot[i], memory_order_relaxed);
+        uint32_t later =
+            i + IDMAP_AHEAD > from->mask
+                ? 0
+                : atomic_load_explicit(&from->slot[i + IDMAP_AHEAD], memory_order_relaxed);
+        if (later != 0)
+            prefetch_line(rows_at(ids, later - 1));
+        if (value != 0)
+            idmap_place(to, idmap_row_id(ids, value - 1), value, memory_order_relaxed);
+    }
+}
+
 OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more)
 {
     struct idmap_table *old = atomic_load_explicit(&map->table, memory_order_relaxed);
@@ -10446,13 +10539,8 @@ OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more)
     table->mask = (uint32_t)(slots - 1);
     table->older = old;
     struct rows_view ids = rows_store_view(map->ids);
-    for (uint64_t i = 0; old != NULL && i <= old->mask; i++) {
-        uint32_t row, value = atomic_load_explicit(&old->slot[i], memory_order_relaxed);
-        if (value == 0)
-            continue;
-        uint32_t at = idmap_probe(table, &ids, idmap_row_id(&ids, value - 1), &row);
-        atomic_store_explicit(&table->slot[at], value, memory_order_relaxed);
-    }
+    if (old != NULL)
+        idmap_copy(old, &ids, table);
     atomic_store_explicit(&map->table, table, memory_order_release);
     return OMENDB_OK;
 }
@@ -10466,6 +10554,19 @@ OMENDB_INTERNAL uint32_t idmap_insert(struct idmap *map, uint64_t id, uint32_t r
         map->used++;
     atomic_store_explicit(&table->slot[at], row + 1, memory_order_release);
     return previous;
+}
+
+OMENDB_INTERNAL void idmap_insert_new(struct idmap *map, uint64_t id, uint32_t row)
+{
+    struct idmap_table *table = atomic_load_explicit(&map->table, memory_order_relaxed);
+    idmap_place(table, id, row + 1, memory_order_release);
+    map->used++;
+}
+
+OMENDB_INTERNAL void idmap_prefetch(const struct idmap *map, uint64_t id)
+{
+    const struct idmap_table *table = atomic_load_explicit(&map->table, memory_order_relaxed);
+    prefetch_line((const void *)&table->slot[(uint32_t)idmap_mix(id) & table->mask]);
 }
 
 OMENDB_INTERNAL uint32_t idmap_find(const struct idmap *map, uint64_t id)
@@ -10524,6 +10625,8 @@ OMENDB_INTERNAL int idmap_filter_has(const uint8_t *block, uint64_t id)
     return 1;
 }
 
+#undef IDMAP_AHEAD
+
 /* ==============================================================================================
  * tombstones.c
  * ============================================================================================== */
@@ -10545,7 +10648,13 @@ OMENDB_INTERNAL int idmap_filter_has(const uint8_t *block, uint64_t id)
  * and no delete is lost on the way. Pages of 512 rows come into being at the first delete among
  * them; a walker pays one load for rows of pages without any.
  *
- * Guarded: prepare, set and grow by the commit mutex; get by nothing (acquire loads). */
+ * Guarded: prepare, set and grow by the commit mutex; get by nothing (acquire loads).
+ *
+ * Atomics: `directory` and its pages are stored release, zeroed or copied before; a reader of an
+ * older directory misses only pages of ends that are above the commit that it reads at, since those
+ * at or below it were there before visible_commit was raised to it. For the same reason `end`,
+ * `dead` and `newest` need no order among themselves; release and acquire are for a merge, which
+ * takes ends over while they come. */
 #ifndef OMENDB_TOMBSTONES_H
 #define OMENDB_TOMBSTONES_H
 
@@ -10690,6 +10799,7 @@ OMENDB_INTERNAL void tombstones_set(struct tombstones *tombstones, uint32_t row,
         atomic_load_explicit(&directory->page[row >> TOMBSTONE_PAGE_SHIFT], memory_order_relaxed);
     atomic_store_explicit(&page->end[row & (TOMBSTONE_PAGE_ROWS - 1)], commit,
                           memory_order_release);
+    OMENDB_YIELD("tombstones_set, ended");
     atomic_fetch_add_explicit(&tombstones->dead, 1, memory_order_release);
     if (commit > atomic_load_explicit(&tombstones->newest, memory_order_relaxed))
         atomic_store_explicit(&tombstones->newest, commit, memory_order_release);
@@ -10906,7 +11016,9 @@ OMENDB_INTERNAL int calibration_decode(struct calibration *calibration, const ui
  *   24  8  bytes of the file
  *   32  8  its number
  *   40  4  CRC32C of all bytes from 64 on
- *   44 12  zero
+ *   44  4  1: written by a backup; 0: by who has the database open for writing
+ *   48  8  id of the database: random, 0: none yet. A backup has that of its source, until it is
+ *          opened for writing: what is written then has a new one
  *   64  8  commit: what is later is in the logs
  *   72  8  first log to replay, 0: none
  *   80  8  next number of a file
@@ -10938,7 +11050,11 @@ _Static_assert(FORMAT_VERSION == OMENDB_FORMAT_VERSION,
 #define FORMAT_MAGIC_OVERLAY  "OMENDBOV"
 #define FORMAT_MAGIC_MANIFEST "OMENDBMF"
 #define FORMAT_MAGIC_FOOTER   "OMENDBFT"
-#define FORMAT_MAGIC_BYTES    8
+/* A header whose only field is the id of the database of which a first backup is being made in this
+ * directory. */
+#define FORMAT_MAGIC_UNFINISHED "OMENDBUB"
+#define FORMAT_UNFINISHED_NAME  "backup.unfinished"
+#define FORMAT_MAGIC_BYTES      8
 
 enum format_header {
     FORMAT_HEADER_VERSION = 8,
@@ -11039,7 +11155,8 @@ enum format_manifest {
     FORMAT_MANIFEST_LENGTH = 24,
     FORMAT_MANIFEST_NUMBER = 32,
     FORMAT_MANIFEST_CRC = 40,
-    FORMAT_MANIFEST_KEPT = 44,
+    FORMAT_MANIFEST_COPY = 44,
+    FORMAT_MANIFEST_DATABASE = 48,
     FORMAT_MANIFEST_COMMIT = 64,
     FORMAT_MANIFEST_WAL = 72,
     FORMAT_MANIFEST_NEXT_FILE = 80,
@@ -11048,8 +11165,8 @@ enum format_manifest {
     FORMAT_MANIFEST_COLLECTIONS = 100,
     FORMAT_MANIFEST_BYTES = 104
 };
-_Static_assert(FORMAT_MANIFEST_KEPT + 12 == FORMAT_HEADER_CRC,
-               "12 bytes of the manifest's header are free");
+_Static_assert(FORMAT_MANIFEST_DATABASE + 8 == FORMAT_HEADER_CRC,
+               "the manifest's header has no free bytes");
 _Static_assert((int)FORMAT_MANIFEST_COMMIT == (int)FORMAT_HEADER_BYTES,
                "its fields follow the header");
 
@@ -11593,6 +11710,7 @@ static const char *const storage_prefixes[] = {[STORAGE_WAL] = "wal-",
                                                [STORAGE_OVERLAY] = "ovl-",
                                                [STORAGE_MANIFEST] = "MANIFEST-"};
 #define STORAGE_KINDS (sizeof storage_prefixes / sizeof storage_prefixes[0])
+#define STORAGE_ZEROS (64 << 10) /* bytes written at a time where a file is overwritten */
 
 OMENDB_INTERNAL void storage_name(enum storage_kind kind, uint64_t number,
                                   char name[STORAGE_NAME_BYTES])
@@ -11784,6 +11902,31 @@ OMENDB_INTERNAL int storage_unlink(struct storage *storage, const char *name)
     return storage_fail(code, errno, "delete", name);
 }
 
+static int storage_write_zeros(struct storage *storage, struct storage_file *file)
+{
+    static const uint8_t zeros[STORAGE_ZEROS];
+    uint64_t size = 0;
+    int code = storage_size(storage, file, &size);
+    for (uint64_t at = 0; at < size && code == OMENDB_OK; at += sizeof zeros) {
+        size_t run = size - at < sizeof zeros ? (size_t)(size - at) : sizeof zeros;
+        code = storage_write(storage, file, at, zeros, run);
+    }
+    return code == OMENDB_OK ? storage_sync(storage, file) : code;
+}
+
+OMENDB_INTERNAL int storage_overwrite(struct storage *storage, const char *name)
+{
+    struct storage_file file = {0};
+    int code = storage_open(storage, name, OMENDB_OPEN_READ | OMENDB_OPEN_WRITE, &file);
+    if (code == OMENDB_NOTFOUND)
+        return OMENDB_OK;
+    if (code != OMENDB_OK)
+        return code;
+    code = storage_write_zeros(storage, &file);
+    int closed = storage_close(storage, &file);
+    return code == OMENDB_OK ? closed : code;
+}
+
 OMENDB_INTERNAL void storage_header_begin(uint8_t *header, const char *magic)
 {
     memset(header, 0, FORMAT_HEADER_BYTES);
@@ -11806,7 +11949,7 @@ OMENDB_INTERNAL int storage_header_check(const char *name, const uint8_t *header
     if (crc != stored || format_get32(header + FORMAT_HEADER_ZERO) != 0)
         return error_set(OMENDB_CORRUPT,
                          "%s: header (offset 0): checksum %08" PRIx32 ", expected %08" PRIx32
-                         "; restore from a backup",
+                         "; " ERROR_RESTORE,
                          name, crc, stored);
     uint32_t version = format_get32(header + FORMAT_HEADER_VERSION);
     if (version == 0 || version > FORMAT_VERSION)
@@ -11824,6 +11967,7 @@ OMENDB_INTERNAL int storage_header_check(const char *name, const uint8_t *header
 }
 
 #undef STORAGE_KINDS
+#undef STORAGE_ZEROS
 
 /* ==============================================================================================
  * blocks.c
@@ -11871,7 +12015,7 @@ static int blocks_compare(const struct block_source *source, uint64_t block, con
         return OMENDB_OK;
     return error_set(OMENDB_CORRUPT,
                      "%s: block %" PRIu64 " (offset %" PRIu64 "): checksum %08" PRIx32
-                     ", expected %08" PRIx32 "; restore from a backup, or run check",
+                     ", expected %08" PRIx32 "; " ERROR_RESTORE,
                      source->file.name, block, block << BLOCK_SHIFT, crc, source->checksums[block]);
 }
 
@@ -11937,7 +12081,7 @@ OMENDB_INTERNAL int blocks_touch_slow(struct block_file *file, uint64_t offset, 
     if (offset > file->size || length > file->size - offset)
         return error_set(OMENDB_CORRUPT,
                          "%s: %" PRIu64 " bytes at offset %" PRIu64 " lie outside its %" PRIu64
-                         " bytes of data; restore from a backup, or run check",
+                         " bytes of data; " ERROR_RESTORE,
                          file->source->file.name, length, offset, file->size);
     if (length == 0)
         return OMENDB_OK;
@@ -12084,6 +12228,15 @@ OMENDB_INTERNAL void blocks_release(struct block_file *file, uint64_t offset, ui
                 OMENDB_ADVISE_DONTNEED);
 }
 
+OMENDB_INTERNAL int blocks_read(struct block_file *blocks, uint64_t block, uint8_t *copy)
+{
+    struct block_source *source = blocks->source;
+    assert(!blocks_are_mapped(blocks) && block < blocks->size >> BLOCK_SHIFT);
+    int code =
+        storage_read(source->storage, &source->file, block << BLOCK_SHIFT, copy, BLOCK_BYTES);
+    return code == OMENDB_OK ? blocks_compare(source, block, copy) : code;
+}
+
 OMENDB_INTERNAL int blocks_check(struct block_file *blocks,
                                  void (*report)(void *context, const char *sentence), void *context)
 {
@@ -12097,12 +12250,8 @@ OMENDB_INTERNAL int blocks_check(struct block_file *blocks,
     }
     for (uint64_t block = 0; block < blocks->size >> BLOCK_SHIFT && result == OMENDB_OK; block++) {
         const uint8_t *data = copy != NULL ? copy : blocks->base + (block << BLOCK_SHIFT);
-        int code = OMENDB_OK;
-        if (copy != NULL)
-            code = storage_read(source->storage, &source->file, block << BLOCK_SHIFT, copy,
-                                BLOCK_BYTES);
-        if (code == OMENDB_OK)
-            code = blocks_compare(source, block, data);
+        int code =
+            copy != NULL ? blocks_read(blocks, block, copy) : blocks_compare(source, block, data);
         if (code == OMENDB_CORRUPT)
             report(context, error_text());
         else if (code != OMENDB_OK)
@@ -12252,12 +12401,27 @@ OMENDB_INTERNAL int segment_file_open(struct storage *storage, enum storage_kind
                                       uint64_t number, uint64_t size, uint32_t footer_crc,
                                       struct segment_file **file);
 OMENDB_INTERNAL void segment_file_close(struct segment_file *file); /* NULL is OK */
+/* Opens what is damaged as far as that is safe. Where the header is damaged the footer is enough,
+ * as it has the file's number in its checksum; where that checksum is wrong it is enough that the
+ * sections follow each other without a gap and have exactly the bytes that their parts ask for:
+ * *sound is then 0, and what else the parts say must be compared with what is known from elsewhere.
+ * Blocks have checksums of their own. size: where the footer ends, 0: at the end of the file.
+ * `report` gets a sentence for each damage that was overlooked. */
+OMENDB_INTERNAL int segment_file_salvage(struct storage *storage, enum storage_kind kind,
+                                         uint64_t number, uint64_t size,
+                                         void (*report)(void *context, const char *sentence),
+                                         void *context, struct segment_file **file, int *sound);
 
 static inline struct section_range segment_section(const struct segment_file *file, uint32_t part,
                                                    enum section_type type)
 {
     return file->sections[(size_t)part * SECTION_TYPES + (size_t)type];
 }
+
+/* CRC32C of a footer of `length` bytes but for the checksum itself, which ends it; the segment's
+ * number is in it. */
+OMENDB_INTERNAL uint32_t segment_footer_checksum(uint64_t number, const uint8_t *footer,
+                                                 size_t length);
 
 /* Reads and verifies every block, touched before or not; `report` gets a sentence for each that is
  * bad. OMENDB_IOERR where one cannot be read, OMENDB_NOMEM. */
@@ -12278,8 +12442,8 @@ static const char *segment_magic(enum storage_kind kind)
     return kind == STORAGE_OVERLAY ? FORMAT_MAGIC_OVERLAY : FORMAT_MAGIC_SEGMENT;
 }
 
-/* CRC32C of a footer of `length` bytes but for the checksum itself, which ends it. */
-static uint32_t segment_footer_checksum(uint64_t number, const uint8_t *footer, size_t length)
+OMENDB_INTERNAL uint32_t segment_footer_checksum(uint64_t number, const uint8_t *footer,
+                                                 size_t length)
 {
     uint8_t place[8];
     format_put64(place, number);
@@ -12729,8 +12893,8 @@ struct segment_footer {
 
 static int segment_corrupt(const char *name, uint64_t offset, const char *why)
 {
-    return error_set(OMENDB_CORRUPT, "%s: footer (offset %" PRIu64 "): %s; restore from a backup",
-                     name, offset, why);
+    return error_set(OMENDB_CORRUPT, "%s: footer (offset %" PRIu64 "): %s; " ERROR_RESTORE, name,
+                     offset, why);
 }
 
 static int segment_check_header(struct storage *storage, struct storage_file *file,
@@ -12772,40 +12936,54 @@ static int segment_parse_trailer(const char *name, const uint8_t *trailer, uint6
     return OMENDB_OK;
 }
 
+/* The footer that ends at `size`, in memory; its checksum is compared by the caller. */
+static int segment_load_footer(struct storage *storage, struct storage_file *file, uint64_t size,
+                               struct segment_footer *footer)
+{
+    uint8_t trailer[FORMAT_TRAILER_BYTES];
+    int code = storage_read(storage, file, size - sizeof trailer, trailer, sizeof trailer);
+    if (code == OMENDB_OK)
+        code = segment_parse_trailer(file->name, trailer, size, footer);
+    if (code != OMENDB_OK)
+        return code;
+    size_t length = footer->length;
+    footer->bytes = memory_alloc(storage->memory, length);
+    if (footer->bytes == NULL)
+        return OMENDB_NOMEM;
+    code = storage_read(storage, file, size - length, footer->bytes, length);
+    /* The trailer again, as this copy is the one that the checksum is about. It may be another one
+     * by now, where somebody writes to the file. */
+    if (code == OMENDB_OK)
+        code = segment_parse_trailer(file->name, footer->bytes + length - sizeof trailer, size,
+                                     footer);
+    if (code == OMENDB_OK && footer->length != length)
+        code = segment_corrupt(file->name, size - sizeof trailer, "it changed while it was read");
+    footer->length = length;
+    return code;
+}
+
 static int segment_read_footer(struct storage *storage, struct storage_file *file, uint64_t number,
                                uint64_t size, uint32_t footer_crc, struct segment_footer *footer)
 {
-    uint8_t trailer[FORMAT_TRAILER_BYTES];
     uint64_t present;
     int code = storage_size(storage, file, &present);
     if (code != OMENDB_OK)
         return code;
     if (present != size || size < BLOCK_BYTES + FORMAT_TRAILER_BYTES || size > INT64_MAX)
         return error_set(OMENDB_CORRUPT,
-                         "%s: has %" PRIu64 " bytes, expected %" PRIu64 "; restore from a backup",
+                         "%s: has %" PRIu64 " bytes, expected %" PRIu64 "; " ERROR_RESTORE,
                          file->name, present, size);
-    code = storage_read(storage, file, size - sizeof trailer, trailer, sizeof trailer);
-    if (code == OMENDB_OK)
-        code = segment_parse_trailer(file->name, trailer, size, footer);
+    code = segment_load_footer(storage, file, size, footer);
     if (code != OMENDB_OK)
         return code;
-    footer->bytes = memory_alloc(storage->memory, footer->length);
-    if (footer->bytes == NULL)
-        return OMENDB_NOMEM;
-    code = storage_read(storage, file, size - footer->length, footer->bytes, footer->length);
-    if (code != OMENDB_OK)
-        return code;
-    /* The trailer again, as this copy is the one that the checksum is about. */
-    code = segment_parse_trailer(file->name, footer->bytes + footer->length - sizeof trailer, size,
-                                 footer);
     uint32_t crc = segment_footer_checksum(number, footer->bytes, footer->length);
     uint32_t stored = format_get32(footer->bytes + footer->length - 4);
-    if (code == OMENDB_OK && (crc != stored || crc != footer_crc))
-        code = error_set(OMENDB_CORRUPT,
+    if (crc != stored || crc != footer_crc)
+        return error_set(OMENDB_CORRUPT,
                          "%s: footer (offset %" PRIu64 "): checksum %08" PRIx32
-                         ", expected %08" PRIx32 "; restore from a backup",
+                         ", expected %08" PRIx32 "; " ERROR_RESTORE,
                          file->name, size - footer->length, crc, footer_crc);
-    return code;
+    return OMENDB_OK;
 }
 
 static void segment_decode_part(const uint8_t *at, struct part_info *info)
@@ -12985,7 +13163,7 @@ OMENDB_INTERNAL int segment_file_open(struct storage *storage, enum storage_kind
     storage_name(kind, number, name);
     int code = storage_open(storage, name, OMENDB_OPEN_READ, &handle);
     if (code == OMENDB_NOTFOUND)
-        return error_set(OMENDB_CORRUPT, "%s is missing; restore from a backup", name);
+        return error_set(OMENDB_CORRUPT, "%s is missing; " ERROR_RESTORE, name);
     if (code != OMENDB_OK)
         return code;
     code = segment_read_footer(storage, &handle, number, size, footer_crc, &footer);
@@ -12995,6 +13173,128 @@ OMENDB_INTERNAL int segment_file_open(struct storage *storage, enum storage_kind
         code = segment_file_make(storage, &handle, kind, number, &footer, file);
     memory_free(storage->memory, footer.bytes, footer.length);
     storage_close(storage, &handle); /* nothing was written: a failure cannot lose anything */
+    return code;
+}
+
+/* Whether the bytes of a section are exactly those that its part asks for. */
+static int segment_section_is_exact(const struct part_info *info, size_t type, uint64_t length)
+{
+    int ascend = (info->flags & SEGMENT_IDS_ASCEND) != 0;
+    switch (type) {
+    case SECTION_TOMBSTONES:
+    case SECTION_ID_FILTER:
+    case SECTION_CALIBRATION:
+        return 1;
+    case SECTION_SORTED_IDS:
+    case SECTION_SORTED_ROWS:
+        return length == (ascend ? 0 : segment_section_needs(info, type));
+    case SECTION_VECTORS:
+    case SECTION_IDS:
+        return length == segment_section_needs(info, type);
+    default:
+        return length == 0 || length == segment_section_needs(info, type);
+    }
+}
+
+/* Whether sections fill the data from the header to its end and fit their parts: what a damaged
+ * number in the directory would not leave so. Sections of a file were bounded when they were
+ * decoded, where they also were found to ascend, so their offsets are gone through in order. */
+static int segment_is_tight(const struct segment_file *file, const struct segment_footer *footer)
+{
+    const uint8_t *at = footer->bytes + (size_t)footer->part_count * FORMAT_PART_BYTES;
+    uint64_t end = FORMAT_HEADER_BYTES;
+    for (uint32_t i = 0; i < footer->section_count; i++, at += FORMAT_SECTION_BYTES) {
+        uint64_t offset = format_get64(at + FORMAT_SECTION_OFFSET);
+        if (offset != format_align(end, FORMAT_SECTION_ALIGN))
+            return 0;
+        end = offset + format_get64(at + FORMAT_SECTION_LENGTH);
+    }
+    for (uint32_t part = 0; part < file->part_count && file->kind == STORAGE_SEGMENT; part++) {
+        const struct part_info *info = &file->parts[part];
+        for (size_t type = 0; type < SECTION_TYPES; type++) {
+            struct section_range range = segment_section(file, part, (enum section_type)type);
+            if (type != 0 && !segment_section_is_exact(info, type, range.length))
+                return 0;
+        }
+        if (info->scalar > OMENDB_B1 ||
+            info->vector_stride != scalar_bytes((omendb_scalar)info->scalar, info->dim))
+            return 0;
+    }
+    return format_align(end, BLOCK_BYTES) == footer->block_count << BLOCK_SHIFT;
+}
+
+/* The footer that ends at `size`; its checksum is compared by the caller. */
+static int segment_salvage_footer(struct storage *storage, struct storage_file *file, uint64_t size,
+                                  struct segment_footer *footer)
+{
+    uint64_t present;
+    int code = storage_size(storage, file, &present);
+    if (code == OMENDB_OK && (present < size || size < BLOCK_BYTES + FORMAT_TRAILER_BYTES))
+        code = segment_corrupt(file->name, present, "the file was cut or never finished");
+    return code == OMENDB_OK ? segment_load_footer(storage, file, size, footer) : code;
+}
+
+/* A damaged header is reported; one of a later version is not overlooked. */
+static int segment_salvage_header(struct storage *storage, struct storage_file *handle,
+                                  enum storage_kind kind, uint64_t number,
+                                  void (*report)(void *context, const char *sentence),
+                                  void *context)
+{
+    uint8_t magic[FORMAT_MAGIC_BYTES];
+    int code = segment_check_header(storage, handle, kind, number);
+    if (code == OMENDB_OK || code == OMENDB_NOMEM)
+        return code;
+    char text[ERROR_TEXT_BYTES];
+    snprintf(text, sizeof text, "%s", error_text());
+    if (code == OMENDB_FORMAT &&
+        storage_read(storage, handle, 0, magic, sizeof magic) == OMENDB_OK &&
+        memcmp(magic, segment_magic(kind), sizeof magic) == 0)
+        return error_adopt(code, text);
+    report(context, text);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int segment_file_salvage(struct storage *storage, enum storage_kind kind,
+                                         uint64_t number, uint64_t size,
+                                         void (*report)(void *context, const char *sentence),
+                                         void *context, struct segment_file **file, int *sound)
+{
+    struct storage_file handle;
+    struct segment_footer footer = {NULL, 0, 0, 0, 0};
+    char name[STORAGE_NAME_BYTES];
+    *file = NULL;
+    storage_name(kind, number, name);
+    int code = storage_open(storage, name, OMENDB_OPEN_READ, &handle);
+    if (code == OMENDB_OK && size == 0)
+        code = storage_size(storage, &handle, &size);
+    if (code == OMENDB_OK)
+        code = segment_salvage_footer(storage, &handle, size, &footer);
+    if (code == OMENDB_OK)
+        code = segment_salvage_header(storage, &handle, kind, number, report, context);
+    if (code == OMENDB_OK)
+        code = segment_file_make(storage, &handle, kind, number, &footer, file);
+    if (code == OMENDB_OK) {
+        *sound = segment_footer_checksum(number, footer.bytes, footer.length) ==
+                 format_get32(footer.bytes + footer.length - 4);
+        if (!*sound) {
+            code = segment_corrupt(name, size - footer.length,
+                                   "its checksum is wrong, and its numbers do not fit together");
+            if (segment_is_tight(*file, &footer)) {
+                error_set(OMENDB_CORRUPT,
+                          "%s: footer (offset %" PRIu64 "): its checksum is wrong, but its numbers "
+                          "fit together and are taken",
+                          name, size - footer.length);
+                report(context, error_text());
+                code = OMENDB_OK;
+            }
+        }
+    }
+    if (code != OMENDB_OK) {
+        segment_file_close(*file);
+        *file = NULL;
+    }
+    memory_free(storage->memory, footer.bytes, footer.length);
+    storage_close(storage, &handle);
     return code;
 }
 
@@ -13057,7 +13357,8 @@ OMENDB_INTERNAL int segment_file_check(struct segment_file *file,
  *   u32 payload length, u32 CRC32C of all the record's other bytes, u64 sequence, u64 log id,
  *   u64 durable_upto, u32 type, u32 zero, payload, zeros up to a multiple of 8.
  * durable_upto is the offset that was known to be on the device when the record was appended. The
- * file is preallocated in steps; what follows the last record is zeros.
+ * file is preallocated in steps; what follows the last record is zeros, under OMENDB_SYNC_FULL
+ * written ahead of small records.
  *
  * Reading: records with consecutive sequences from the header's first on. At the first one that is
  * not valid (offset X) the rest is searched for valid records of this log id: if one says that
@@ -13080,9 +13381,14 @@ struct wal {
     uint64_t next_sequence;
     uint64_t length;    /* end of the last record; guarded by the caller's commit mutex */
     uint64_t allocated; /* of the file */
-    _Atomic uint64_t durable_upto; /* set by wal_set_durable */
-    _Atomic uint32_t poisoned;     /* a sync or a cut failed: nothing more may be appended */
-    uint8_t *buffer;               /* gathers the small pieces of a record */
+    uint64_t written;   /* below it are records, or zeros that were written ahead of them */
+    /* Raised (release) by who synced, after the sync; loaded (acquire) by who appends: an older
+     * value promises less. */
+    _Atomic uint64_t durable_upto;
+    /* 1: a sync or a cut failed, nothing more may be appended. An append that loads it too early is
+     * not synced any more, as the database is poisoned. */
+    _Atomic uint32_t poisoned;
+    uint8_t *buffer; /* gathers the small pieces of a record */
 };
 
 /* Creates the file with room for `allocate` bytes, header written; syncs file and directory when
@@ -13110,6 +13416,8 @@ OMENDB_INTERNAL int wal_append(struct wal *wal, uint64_t sequence, uint32_t type
 OMENDB_INTERNAL int wal_sync(struct wal *wal);
 OMENDB_INTERNAL void wal_set_durable(struct wal *wal, uint64_t length);
 OMENDB_INTERNAL int wal_close(struct wal *wal); /* no sync */
+/* Of a copy's first WAL_HEADER_BYTES: it follows no other log. */
+OMENDB_INTERNAL void wal_header_detach(uint8_t *header);
 
 struct wal_record {
     uint64_t sequence;
@@ -13144,6 +13452,15 @@ OMENDB_INTERNAL int wal_read(struct storage *storage, struct wal_replay *replay,
                              int (*deliver)(void *context, const struct wal_record *record),
                              void *context);
 
+/* Delivers every valid record of a log, also those behind damage; of them only such whose sequence
+ * is larger than all before, as a payload may hold the copy of a record. `report` gets a sentence
+ * for each run of bytes that are none, and for a header that is not valid. `deliver` may return an
+ * error, which ends the reading. Memory: 1 MiB and the largest record. OMENDB_NOTFOUND: no such
+ * file. OMENDB_FORMAT: a later version wrote it. OMENDB_IOERR, OMENDB_NOMEM. */
+OMENDB_INTERNAL int wal_salvage(struct storage *storage, uint64_t number,
+                                int (*deliver)(void *context, const struct wal_record *record),
+                                void (*report)(void *context, const char *sentence), void *context);
+
 #endif
 
 /* wal.c, continued */
@@ -13154,6 +13471,8 @@ _Static_assert(WAL_HEADER_BYTES == FORMAT_HEADER_BYTES, "wal.h and format.h tell
 #define WAL_WINDOW_BYTES ((size_t)1 << 20)   /* read at a time */
 #define WAL_STEP_BYTES   (UINT64_C(4) << 20) /* reserved at a time, at most */
 #define WAL_PAGE_BYTES   4096
+#define WAL_AHEAD_BYTES  (UINT64_C(1) << 20)  /* zeros written ahead of small records */
+#define WAL_AHEAD_RECORD (UINT64_C(16) << 10) /* the largest that is small */
 
 /* ------------------------------------------------------------------------------------------------
  * writing */
@@ -13189,6 +13508,13 @@ static int wal_write_header(struct wal *wal, uint64_t predecessor, uint64_t pred
     format_put64(header + FORMAT_WAL_PREDECESSOR_LENGTH, predecessor_length);
     storage_header_end(header);
     return storage_write(wal->storage, &wal->file, 0, header, sizeof header);
+}
+
+OMENDB_INTERNAL void wal_header_detach(uint8_t *header)
+{
+    format_put64(header + FORMAT_WAL_PREDECESSOR, 0);
+    format_put64(header + FORMAT_WAL_PREDECESSOR_LENGTH, 0);
+    storage_header_end(header);
 }
 
 /* Reserving is a kindness to later appends; without it the write decides. */
@@ -13323,7 +13649,7 @@ static int wal_cut(struct wal *wal, int code)
                          text);
     }
     uint64_t reserved = wal->allocated;
-    wal->allocated = wal->length;
+    wal->allocated = wal->written = wal->length;
     wal_reserve(wal, reserved);
     return error_adopt(code, text);
 }
@@ -13336,6 +13662,27 @@ static void wal_extend(struct wal *wal, uint64_t end)
     uint64_t step = wal->allocated < WAL_STEP_BYTES ? wal->allocated : WAL_STEP_BYTES;
     uint64_t wanted = wal->allocated + step;
     wal_reserve(wal, format_align(wanted < end ? end : wanted, WAL_PAGE_BYTES));
+}
+
+/* A record that lands on blocks which were only reserved makes its sync commit a change of the file
+ * system's metadata, a second write with a flush of its own; one that lands on written blocks does
+ * not. So many small records share one write of zeros. Large ones would write everything twice.
+ * Like reserving it is a kindness, which may fail. */
+static void wal_write_ahead(struct wal *wal, uint64_t end)
+{
+    if (end <= wal->written || end - wal->length > WAL_AHEAD_RECORD ||
+        wal->storage->sync != OMENDB_SYNC_FULL)
+        return;
+    uint64_t until = format_align(end + WAL_AHEAD_BYTES, WAL_PAGE_BYTES);
+    until = until < wal->allocated ? until : wal->allocated;
+    memset(wal->buffer, 0, WAL_BUFFER_BYTES);
+    for (uint64_t at = end; at < until;) {
+        size_t size = until - at < WAL_BUFFER_BYTES ? (size_t)(until - at) : WAL_BUFFER_BYTES;
+        if (storage_write(wal->storage, &wal->file, at, wal->buffer, size) != OMENDB_OK)
+            break;
+        at += size;
+    }
+    wal->written = until;
 }
 
 static int wal_payload_bytes(const struct wal *wal, const struct wal_piece *pieces,
@@ -13369,6 +13716,7 @@ OMENDB_INTERNAL int wal_append(struct wal *wal, uint64_t sequence, uint32_t type
     wal_record_header(wal, sequence, type, pieces, piece_count, payload, header);
     uint64_t end = wal->length + wal_record_bytes(payload);
     wal_extend(wal, end);
+    wal_write_ahead(wal, end);
     code = wal_write_record(wal, header, pieces, piece_count, payload);
     if (code != OMENDB_OK)
         return wal_cut(wal, code);
@@ -13376,6 +13724,8 @@ OMENDB_INTERNAL int wal_append(struct wal *wal, uint64_t sequence, uint32_t type
     wal->next_sequence = sequence + 1;
     if (wal->allocated < end)
         wal->allocated = end;
+    if (wal->written < end)
+        wal->written = end;
     return OMENDB_OK;
 }
 
@@ -13434,6 +13784,7 @@ struct wal_reader {
 struct wal_frame {
     uint64_t total; /* with header and padding; 0: not valid */
     uint64_t sequence;
+    uint64_t log_id;
     uint64_t durable_upto;
     uint32_t type;
     uint32_t payload;
@@ -13528,6 +13879,7 @@ static void wal_parse_header(const struct wal_reader *reader, uint64_t offset,
 {
     uint64_t log_id = format_get64(header + FORMAT_RECORD_LOG_ID);
     frame->sequence = format_get64(header + FORMAT_RECORD_SEQUENCE);
+    frame->log_id = log_id;
     frame->durable_upto = format_get64(header + FORMAT_RECORD_DURABLE);
     frame->type = format_get32(header + FORMAT_RECORD_TYPE);
     frame->payload = format_get32(header + FORMAT_RECORD_LENGTH);
@@ -13625,7 +13977,7 @@ static int wal_search_behind(struct wal_reader *reader, uint64_t bad, struct wal
             return error_set(OMENDB_CORRUPT,
                              "%s: after offset %" PRIu64
                              " there are more damaged records than a crash leaves"
-                             "; restore from a backup",
+                             "; " ERROR_RESTORE,
                              reader->file.name, bad);
     }
     return OMENDB_OK;
@@ -13634,8 +13986,7 @@ static int wal_search_behind(struct wal_reader *reader, uint64_t bad, struct wal
 static int wal_corrupt(const struct wal_reader *reader, uint64_t offset, const char *why)
 {
     return error_set(OMENDB_CORRUPT,
-                     "%s: record at offset %" PRIu64
-                     " is damaged although %s; restore from a backup",
+                     "%s: record at offset %" PRIu64 " is damaged although %s; " ERROR_RESTORE,
                      reader->file.name, offset, why);
 }
 
@@ -13645,7 +13996,7 @@ static int wal_header_missing(struct wal_reader *reader, struct wal_replay *repl
 {
     struct wal_search search;
     if (replay->final_length != WAL_LENGTH_UNKNOWN)
-        return error_set(OMENDB_CORRUPT, "%s: header (offset 0) is damaged; restore from a backup",
+        return error_set(OMENDB_CORRUPT, "%s: header (offset 0) is damaged; " ERROR_RESTORE,
                          reader->file.name);
     int code = wal_search_behind(reader, 0, &search);
     if (code != OMENDB_OK)
@@ -13653,7 +14004,7 @@ static int wal_header_missing(struct wal_reader *reader, struct wal_replay *repl
                    ? error_set(OMENDB_NOTFOUND, "%s was never completed", reader->file.name)
                    : code;
     if (search.vouched)
-        return error_set(OMENDB_CORRUPT, "%s: header (offset 0) is damaged; restore from a backup",
+        return error_set(OMENDB_CORRUPT, "%s: header (offset 0) is damaged; " ERROR_RESTORE,
                          reader->file.name);
     replay->torn = search.nonzero;
     return error_set(OMENDB_NOTFOUND,
@@ -13683,8 +14034,7 @@ static int wal_read_header(struct wal_reader *reader, struct wal_replay *replay)
     replay->predecessor = format_get64(header + FORMAT_WAL_PREDECESSOR);
     replay->predecessor_length = format_get64(header + FORMAT_WAL_PREDECESSOR_LENGTH);
     if (reader->log_id == 0)
-        return error_set(OMENDB_CORRUPT,
-                         "%s: header (offset 0) names no log; restore from a backup",
+        return error_set(OMENDB_CORRUPT, "%s: header (offset 0) names no log; " ERROR_RESTORE,
                          reader->file.name);
     return OMENDB_OK;
 }
@@ -13698,7 +14048,7 @@ static int wal_begin(struct wal_reader *reader, struct wal_replay *replay)
         if (replay->first_sequence != 0 && replay->first_sequence != reader->first_sequence)
             return error_set(OMENDB_CORRUPT,
                              "%s: begins with commit %" PRIu64 ", but %" PRIu64
-                             " must follow; restore from a backup",
+                             " must follow; " ERROR_RESTORE,
                              reader->file.name, reader->first_sequence, replay->first_sequence);
         replay->next_sequence = reader->first_sequence;
         replay->end = FORMAT_HEADER_BYTES;
@@ -13706,8 +14056,7 @@ static int wal_begin(struct wal_reader *reader, struct wal_replay *replay)
     if (replay->final_length != WAL_LENGTH_UNKNOWN &&
         (replay->final_length > reader->size || replay->final_length < replay->end))
         return error_set(OMENDB_CORRUPT,
-                         "%s: has %" PRIu64 " bytes, but %" PRIu64
-                         " were durable; restore from a backup",
+                         "%s: has %" PRIu64 " bytes, but %" PRIu64 " were durable; " ERROR_RESTORE,
                          reader->file.name, reader->size, replay->final_length);
     if (replay->end % FORMAT_RECORD_ALIGN != 0 || replay->end > reader->size)
         return error_set(OMENDB_CORRUPT,
@@ -13845,33 +14194,181 @@ static int wal_read_opened(struct wal_reader *reader, struct wal_replay *replay,
     return code;
 }
 
+/* Opens the file and makes the window. The caller frees the buffer and closes, also on failure. */
+static int wal_reader_open(struct storage *storage, uint64_t number, struct wal_reader *reader)
+{
+    char name[STORAGE_NAME_BYTES];
+    memset(reader, 0, sizeof *reader);
+    reader->storage = storage;
+    storage_name(STORAGE_WAL, number, name);
+    int code = storage_open(storage, name, OMENDB_OPEN_READ, &reader->file);
+    if (code == OMENDB_OK)
+        code = storage_size(storage, &reader->file, &reader->size);
+    if (code != OMENDB_OK)
+        return code;
+    size_t capacity = reader->size < WAL_WINDOW_BYTES ? (size_t)reader->size : WAL_WINDOW_BYTES;
+    return wal_reader_grow(reader, capacity < FORMAT_HEADER_BYTES ? FORMAT_HEADER_BYTES : capacity);
+}
+
+/* Nothing was written: a failure to close cannot lose anything. */
+static void wal_reader_close(struct wal_reader *reader)
+{
+    memory_free(reader->storage->memory, reader->buffer, reader->capacity);
+    storage_close(reader->storage, &reader->file);
+}
+
 OMENDB_INTERNAL int wal_read(struct storage *storage, struct wal_replay *replay,
                              int (*deliver)(void *context, const struct wal_record *record),
                              void *context)
 {
     struct wal_reader reader;
-    char name[STORAGE_NAME_BYTES];
-    memset(&reader, 0, sizeof reader);
-    reader.storage = storage;
-    reader.live = replay->live_reader;
     replay->end = replay->start_offset;
     replay->next_sequence = replay->first_sequence;
     replay->predecessor = replay->predecessor_length = replay->log_id = 0;
     replay->torn = 0;
-    storage_name(STORAGE_WAL, replay->number, name);
-    int code = storage_open(storage, name, OMENDB_OPEN_READ, &reader.file);
-    if (code != OMENDB_OK)
-        return code;
-    code = storage_size(storage, &reader.file, &reader.size);
-    if (code == OMENDB_OK) {
-        size_t capacity = reader.size < WAL_WINDOW_BYTES ? (size_t)reader.size : WAL_WINDOW_BYTES;
-        code = wal_reader_grow(&reader,
-                               capacity < FORMAT_HEADER_BYTES ? FORMAT_HEADER_BYTES : capacity);
-    }
+    int code = wal_reader_open(storage, replay->number, &reader);
+    reader.live = replay->live_reader;
     if (code == OMENDB_OK)
         code = wal_read_opened(&reader, replay, deliver, context);
-    memory_free(storage->memory, reader.buffer, reader.capacity);
-    storage_close(storage, &reader.file); /* nothing was written: a failure cannot lose anything */
+    wal_reader_close(&reader);
+    return code;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * reading what is left of a damaged log */
+
+struct wal_salvage {
+    struct wal_reader reader;
+    uint64_t offset;   /* read up to here */
+    uint64_t sequence; /* of the last record that was delivered, 0: none */
+    uint64_t bad;      /* where the run of bytes that are no records began; 0: there is none */
+    uint64_t claimed;  /* bytes of candidates that were none */
+    int nonzero;       /* the run is more than what was reserved */
+    void (*report)(void *context, const char *sentence);
+    void *context;
+};
+
+static void wal_salvage_report_gap(struct wal_salvage *salvage, uint64_t next)
+{
+    const char *name = salvage->reader.file.name;
+    uint64_t bytes = salvage->offset - salvage->bad;
+    if (next == 0)
+        error_set(OMENDB_CORRUPT,
+                  "%s: offset %" PRIu64 ": %" PRIu64 " bytes up to the end are no records: what "
+                  "was committed after commit %" PRIu64 ", or a commit that was never finished",
+                  name, salvage->bad, bytes, salvage->sequence);
+    else if (salvage->sequence == 0)
+        error_set(OMENDB_CORRUPT,
+                  "%s: offset %" PRIu64 ": %" PRIu64
+                  " bytes are damaged: commits before commit %" PRIu64 " are lost",
+                  name, salvage->bad, bytes, next);
+    else
+        error_set(OMENDB_CORRUPT,
+                  "%s: offset %" PRIu64 ": %" PRIu64 " bytes are damaged: %" PRIu64
+                  " commits between commit %" PRIu64 " and commit %" PRIu64 " are lost",
+                  name, salvage->bad, bytes, next - salvage->sequence - 1, salvage->sequence, next);
+    salvage->report(salvage->context, error_text());
+}
+
+/* The header tells the log id. Without it that of the first valid record must do. */
+static int wal_salvage_header(struct wal_salvage *salvage)
+{
+    struct wal_reader *reader = &salvage->reader;
+    const uint8_t *header = NULL;
+    int code = OMENDB_CORRUPT;
+    salvage->offset = FORMAT_HEADER_BYTES;
+    if (reader->size >= FORMAT_HEADER_BYTES) {
+        code = wal_reader_view(reader, 0, FORMAT_HEADER_BYTES, &header);
+        if (code != OMENDB_OK)
+            return code;
+        code = storage_header_check(reader->file.name, header, FORMAT_MAGIC_WAL);
+    }
+    if (code == OMENDB_FORMAT && memcmp(header, FORMAT_MAGIC_WAL, FORMAT_MAGIC_BYTES) == 0)
+        return code;
+    if (code == OMENDB_OK) {
+        reader->log_id = format_get64(header + FORMAT_WAL_LOG_ID);
+        return OMENDB_OK;
+    }
+    error_set(OMENDB_CORRUPT, "%s: header (offset 0) is damaged; its records are taken as they are",
+              reader->file.name);
+    salvage->report(salvage->context, error_text());
+    return OMENDB_OK;
+}
+
+/* A valid record at salvage->offset, or frame->total is 0. */
+static int wal_salvage_check(struct wal_salvage *salvage, struct wal_frame *frame)
+{
+    uint64_t claimed = 0;
+    int code = wal_check(&salvage->reader, salvage->offset, 0, frame, &claimed);
+    if (frame->total != 0 && frame->sequence <= salvage->sequence)
+        frame->total = 0;
+    salvage->claimed += frame->total == 0 ? claimed : 0;
+    return code;
+}
+
+/* Goes on to what may be a record, from a place where none is. */
+static int wal_salvage_seek(struct wal_salvage *salvage)
+{
+    struct wal_search search = {0};
+    int candidate = 0, code = OMENDB_OK;
+    salvage->bad = salvage->bad == 0 ? salvage->offset : salvage->bad;
+    while (salvage->offset < salvage->reader.size && !candidate && code == OMENDB_OK)
+        code = wal_search_window(&salvage->reader, &salvage->offset, &search, &candidate);
+    salvage->nonzero |= search.nonzero;
+    return code;
+}
+
+static int wal_salvage_deliver(struct wal_salvage *salvage, const struct wal_frame *frame,
+                               int (*deliver)(void *context, const struct wal_record *record))
+{
+    if (salvage->bad != 0)
+        wal_salvage_report_gap(salvage, frame->sequence);
+    int code = wal_deliver(&salvage->reader, salvage->offset, frame, deliver, salvage->context);
+    salvage->reader.log_id = frame->log_id;
+    salvage->sequence = frame->sequence;
+    salvage->offset += frame->total;
+    salvage->bad = 0;
+    salvage->nonzero = 0;
+    return code;
+}
+
+static int wal_salvage_opened(struct wal_salvage *salvage,
+                              int (*deliver)(void *context, const struct wal_record *record))
+{
+    uint64_t size = salvage->reader.size, allowed = 2 * size + WAL_WINDOW_BYTES;
+    int code = wal_salvage_header(salvage);
+    while (code == OMENDB_OK && salvage->offset < size && salvage->claimed <= allowed) {
+        struct wal_frame frame;
+        code = wal_salvage_check(salvage, &frame);
+        if (code == OMENDB_OK && frame.total != 0) {
+            code = wal_salvage_deliver(salvage, &frame, deliver);
+        } else if (code == OMENDB_OK) {
+            /* A candidate that is none must not be found again. */
+            uint64_t at = salvage->offset;
+            code = wal_salvage_seek(salvage);
+            if (code == OMENDB_OK && salvage->offset == at) {
+                salvage->nonzero = 1;
+                salvage->offset += FORMAT_RECORD_ALIGN;
+                code = wal_salvage_seek(salvage);
+            }
+        }
+    }
+    if (code == OMENDB_OK && salvage->bad != 0 && (salvage->nonzero || salvage->offset < size)) {
+        salvage->offset = size;
+        wal_salvage_report_gap(salvage, 0);
+    }
+    return code;
+}
+
+OMENDB_INTERNAL int wal_salvage(struct storage *storage, uint64_t number,
+                                int (*deliver)(void *context, const struct wal_record *record),
+                                void (*report)(void *context, const char *sentence), void *context)
+{
+    struct wal_salvage salvage = {.report = report, .context = context};
+    int code = wal_reader_open(storage, number, &salvage.reader);
+    if (code == OMENDB_OK)
+        code = wal_salvage_opened(&salvage, deliver);
+    wal_reader_close(&salvage.reader);
     return code;
 }
 
@@ -13879,6 +14376,8 @@ OMENDB_INTERNAL int wal_read(struct storage *storage, struct wal_replay *replay,
 #undef WAL_WINDOW_BYTES
 #undef WAL_STEP_BYTES
 #undef WAL_PAGE_BYTES
+#undef WAL_AHEAD_BYTES
+#undef WAL_AHEAD_RECORD
 #undef WAL_GONE
 
 /* ==============================================================================================
@@ -13946,6 +14445,8 @@ struct manifest_collection {
 
 struct manifest {
     uint64_t number;     /* its own */
+    uint64_t database;   /* id, random; 0: none yet */
+    uint32_t copy;       /* 1: written by a backup, 0: by who has the database open for writing */
     uint64_t commit;     /* S: everything up to it is in the segments; replay applies later ones */
     uint64_t wal_number; /* first log to replay */
     uint64_t next_file;  /* next number of any file */
@@ -13962,6 +14463,12 @@ OMENDB_INTERNAL void
 manifest_destroy(struct memory *memory,
                  struct manifest *manifest); /* frees the arrays; a zeroed one is OK */
 
+/* Numbers are given out one by one, so none comes near; what is beyond could wrap. */
+#define MANIFEST_LARGEST_NUMBER ((uint64_t)INT64_MAX)
+
+/* Whether a collection may have the name: 1 to 255 bytes without control characters, and a NUL. */
+OMENDB_INTERNAL int manifest_name_is_legal(const char name[256]);
+
 /* Writes MANIFEST-<number> and CURRENT.tmp, syncs both and the directory (so also the entries of
  * new segments), renames CURRENT.tmp to CURRENT, syncs the directory. OMENDB_POISONED: the new
  * manifest or the former one may be the current one after a crash; delete nothing that either
@@ -13973,6 +14480,16 @@ OMENDB_INTERNAL int manifest_write(struct storage *storage, const struct manifes
  * OMENDB_FORMAT (magic, later version, unknown "refuse" feature), OMENDB_IOERR. Everything is
  * bounded: counts against the length, names, schema values, ascending order. */
 OMENDB_INTERNAL int manifest_read(struct storage *storage, struct manifest *manifest);
+/* Whether two manifests, as manifest_read gives them, are of the same bytes. OMENDB_NOMEM. */
+OMENDB_INTERNAL int manifest_compare(struct memory *memory, const struct manifest *a,
+                                     const struct manifest *b, int *same);
+/* One that CURRENT need not name. OMENDB_NOTFOUND: it is not there. */
+OMENDB_INTERNAL int manifest_read_number(struct storage *storage, uint64_t number,
+                                         struct manifest *manifest);
+/* OMENDB_OK where CURRENT names this manifest, of this database, still. OMENDB_POISONED: somebody
+ * removed the files of the directory, or put those of another database there, although it is open;
+ * nothing may be written to it any more. OMENDB_IOERR, OMENDB_PERMISSION: it cannot be told. */
+OMENDB_INTERNAL int manifest_confirm(struct storage *storage, const struct manifest *manifest);
 /* Only the number that CURRENT names. */
 OMENDB_INTERNAL int manifest_current(struct storage *storage, uint64_t *number);
 
@@ -14024,12 +14541,6 @@ static int manifest_compare_uses(const void *a, const void *b)
     return (left->part > right->part) - (left->part < right->part);
 }
 
-static int manifest_compare_ids(const void *a, const void *b)
-{
-    uint64_t left = *(const uint64_t *)a, right = *(const uint64_t *)b;
-    return (left > right) - (left < right);
-}
-
 /* `code` is OMENDB_CORRUPT for one that was read, OMENDB_MISUSE for one to be written. */
 struct manifest_check {
     const struct manifest *manifest;
@@ -14040,11 +14551,10 @@ struct manifest_check {
 static int manifest_refuse(const struct manifest_check *check, const char *what, const char *why)
 {
     return error_set(check->code, "%s: %s %s; %s", check->name, what, why,
-                     check->code == OMENDB_CORRUPT ? "restore from a backup"
-                                                   : "it was not written");
+                     check->code == OMENDB_CORRUPT ? ERROR_RESTORE : "it was not written");
 }
 
-static int manifest_name_is_legal(const char name[256])
+OMENDB_INTERNAL int manifest_name_is_legal(const char name[256])
 {
     size_t length = 0;
     for (; length < 256 && name[length] != '\0'; length++) {
@@ -14065,7 +14575,8 @@ static const char *manifest_bad_field(const omendb_schema *schema)
     if (schema->scalar > OMENDB_B1 ||
         (schema->scalar == OMENDB_B1) != (schema->metric == OMENDB_HAMMING))
         return "scalar";
-    if (!isfinite(schema->scale) || schema->scale < 0)
+    if (!isfinite(schema->scale) || schema->scale < 0 || schema->scale > 1e30f ||
+        (schema->scale == 0 && (schema->scalar == OMENDB_I8 || schema->scalar == OMENDB_U8)))
         return "scale";
     if (schema->M < 2 || schema->M > 256)
         return "M";
@@ -14146,7 +14657,7 @@ static int manifest_check_unique_ids(const struct manifest_check *check, struct 
         return OMENDB_NOMEM;
     for (size_t i = 0; i < count; i++)
         ids[i] = manifest->collections[i].id;
-    sort_array(ids, count, sizeof *ids, manifest_compare_ids);
+    sort_array(ids, count, sizeof *ids, sort_compare_numbers);
     for (size_t i = 1; i < count && code == OMENDB_OK; i++) {
         if (ids[i] == ids[i - 1])
             code = manifest_refuse(check, "an id", "belongs to two collections");
@@ -14189,6 +14700,12 @@ static int manifest_check_all(const struct manifest_check *check, struct memory 
     int code = manifest_check_files(check);
     if (code == OMENDB_OK && check->manifest->wal_number >= check->manifest->next_file)
         code = manifest_refuse(check, "the log", "has a number that was not given out yet");
+    /* Of one that is read only: what goes on from a number at the limit must not be misuse. */
+    if (code == OMENDB_OK && check->code == OMENDB_CORRUPT &&
+        (check->manifest->next_file > MANIFEST_LARGEST_NUMBER ||
+         check->manifest->next_collection > MANIFEST_LARGEST_NUMBER ||
+         check->manifest->commit > MANIFEST_LARGEST_NUMBER))
+        code = manifest_refuse(check, "a number", "is larger than any that was given out");
     for (uint32_t i = 0; i < check->manifest->collection_count && code == OMENDB_OK; i++)
         code = manifest_check_collection(check, i);
     if (code == OMENDB_OK)
@@ -14268,6 +14785,8 @@ static void manifest_encode(const struct manifest *manifest, uint8_t *bytes, siz
     storage_header_begin(bytes, FORMAT_MAGIC_MANIFEST);
     format_put64(bytes + FORMAT_MANIFEST_LENGTH, length);
     format_put64(bytes + FORMAT_MANIFEST_NUMBER, manifest->number);
+    format_put32(bytes + FORMAT_MANIFEST_COPY, manifest->copy);
+    format_put64(bytes + FORMAT_MANIFEST_DATABASE, manifest->database);
     format_put64(bytes + FORMAT_MANIFEST_COMMIT, manifest->commit);
     format_put64(bytes + FORMAT_MANIFEST_WAL, manifest->wal_number);
     format_put64(bytes + FORMAT_MANIFEST_NEXT_FILE, manifest->next_file);
@@ -14408,6 +14927,25 @@ OMENDB_INTERNAL int manifest_write(struct storage *storage, const struct manifes
     return code;
 }
 
+OMENDB_INTERNAL int manifest_compare(struct memory *memory, const struct manifest *a,
+                                     const struct manifest *b, int *same)
+{
+    size_t length = manifest_bytes(a);
+    *same = manifest_bytes(b) == length;
+    if (!*same)
+        return OMENDB_OK;
+    uint8_t *left = memory_zalloc(memory, length), *right = memory_zalloc(memory, length);
+    int code = left == NULL || right == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    if (code == OMENDB_OK) {
+        manifest_encode(a, left, length);
+        manifest_encode(b, right, length);
+        *same = memcmp(left, right, length) == 0;
+    }
+    memory_free(memory, left, length);
+    memory_free(memory, right, length);
+    return code;
+}
+
 /* ------------------------------------------------------------------------------------------------
  * reading */
 
@@ -14439,7 +14977,7 @@ OMENDB_INTERNAL int manifest_current(struct storage *storage, uint64_t *number)
     }
     return error_set(OMENDB_CORRUPT,
                      "%s (offset 0, %" PRIu64
-                     " bytes) does not name a manifest with its checksum; restore from a backup",
+                     " bytes) does not name a manifest with its checksum; " ERROR_RESTORE,
                      MANIFEST_CURRENT, size);
 }
 
@@ -14454,7 +14992,7 @@ struct manifest_input {
 static int manifest_too_short(const struct manifest_input *input)
 {
     return error_set(OMENDB_CORRUPT,
-                     "%s: offset %zu: its counts do not fit its %zu bytes; restore from a backup",
+                     "%s: offset %zu: its counts do not fit its %zu bytes; " ERROR_RESTORE,
                      input->name, input->at, input->length);
 }
 
@@ -14575,6 +15113,8 @@ static int manifest_decode(struct manifest_input *input, struct memory *memory,
 {
     const uint8_t *fixed = input->bytes;
     manifest->read_only_features = format_get32(fixed + FORMAT_HEADER_READ_ONLY);
+    manifest->copy = format_get32(fixed + FORMAT_MANIFEST_COPY);
+    manifest->database = format_get64(fixed + FORMAT_MANIFEST_DATABASE);
     manifest->commit = format_get64(fixed + FORMAT_MANIFEST_COMMIT);
     manifest->wal_number = format_get64(fixed + FORMAT_MANIFEST_WAL);
     manifest->next_file = format_get64(fixed + FORMAT_MANIFEST_NEXT_FILE);
@@ -14607,8 +15147,7 @@ static int manifest_verify(const struct manifest_input *input, uint64_t number)
     if (code != OMENDB_OK)
         return code;
     if (format_get64(bytes + FORMAT_MANIFEST_LENGTH) != input->length)
-        return error_set(OMENDB_CORRUPT,
-                         "%s: has %zu bytes, expected %" PRIu64 "; restore from a backup",
+        return error_set(OMENDB_CORRUPT, "%s: has %zu bytes, expected %" PRIu64 "; " ERROR_RESTORE,
                          input->name, input->length, format_get64(bytes + FORMAT_MANIFEST_LENGTH));
     if (format_get64(bytes + FORMAT_MANIFEST_NUMBER) != number)
         return error_set(OMENDB_CORRUPT,
@@ -14620,7 +15159,7 @@ static int manifest_verify(const struct manifest_input *input, uint64_t number)
     if (crc != stored)
         return error_set(OMENDB_CORRUPT,
                          "%s: offset %d: checksum %08" PRIx32 ", expected %08" PRIx32
-                         "; restore from a backup",
+                         "; " ERROR_RESTORE,
                          input->name, FORMAT_HEADER_BYTES, crc, stored);
     return OMENDB_OK;
 }
@@ -14636,8 +15175,8 @@ static int manifest_load(struct storage *storage, const char *name, uint8_t **by
     code = storage_size(storage, &file, &size);
     if (code == OMENDB_OK && (size < FORMAT_MANIFEST_BYTES || size > SIZE_MAX))
         code = error_set(OMENDB_CORRUPT,
-                         "%s: has %" PRIu64 " bytes, too few for a manifest; restore from a backup",
-                         name, size);
+                         "%s: has %" PRIu64 " bytes, too few for a manifest; " ERROR_RESTORE, name,
+                         size);
     if (code == OMENDB_OK) {
         *length = (size_t)size;
         *bytes = memory_alloc(storage->memory, *length);
@@ -14647,7 +15186,8 @@ static int manifest_load(struct storage *storage, const char *name, uint8_t **by
     return code;
 }
 
-static int manifest_read_number(struct storage *storage, uint64_t number, struct manifest *manifest)
+OMENDB_INTERNAL int manifest_read_number(struct storage *storage, uint64_t number,
+                                         struct manifest *manifest)
 {
     char name[STORAGE_NAME_BYTES];
     uint8_t *bytes = NULL;
@@ -14688,8 +15228,46 @@ OMENDB_INTERNAL int manifest_read(struct storage *storage, struct manifest *mani
         missing = number;
     }
     return error_set(OMENDB_CORRUPT,
-                     "%s names MANIFEST-%" PRIu64 ", which is missing; restore from a backup",
+                     "%s names MANIFEST-%" PRIu64 ", which is missing; " ERROR_RESTORE,
                      MANIFEST_CURRENT, missing);
+}
+
+/* The id in the header of a manifest; OMENDB_NOTFOUND also where it is too short to have one. */
+static int manifest_read_database(struct storage *storage, uint64_t number, uint64_t *database)
+{
+    struct storage_file file;
+    char name[STORAGE_NAME_BYTES];
+    uint8_t header[FORMAT_HEADER_BYTES];
+    uint64_t size = 0;
+    storage_name(STORAGE_MANIFEST, number, name);
+    int code = storage_open(storage, name, OMENDB_OPEN_READ, &file);
+    if (code != OMENDB_OK)
+        return code;
+    code = storage_size(storage, &file, &size);
+    if (code == OMENDB_OK)
+        code = size < sizeof header ? OMENDB_NOTFOUND
+                                    : storage_read(storage, &file, 0, header, sizeof header);
+    storage_close(storage, &file);
+    if (code == OMENDB_OK)
+        *database = format_get64(header + FORMAT_MANIFEST_DATABASE);
+    return code;
+}
+
+OMENDB_INTERNAL int manifest_confirm(struct storage *storage, const struct manifest *manifest)
+{
+    uint64_t number = 0, database = 0;
+    int code = manifest_current(storage, &number);
+    if (code == OMENDB_OK && number == manifest->number)
+        code = manifest_read_database(storage, number, &database);
+    if (code == OMENDB_OK && number == manifest->number && database == manifest->database)
+        return OMENDB_OK;
+    if (code != OMENDB_OK && code != OMENDB_NOTFOUND && code != OMENDB_CORRUPT)
+        return code;
+    return error_set(OMENDB_POISONED,
+                     "%s does not name MANIFEST-%" PRIu64
+                     " any more: the database was removed, or another one put in its place, while "
+                     "it was open; nothing is written to it: close it",
+                     MANIFEST_CURRENT, manifest->number);
 }
 
 #undef MANIFEST_CURRENT
@@ -14714,9 +15292,20 @@ OMENDB_INTERNAL int manifest_read(struct storage *storage, struct manifest *mani
  * With codes the graph keeps those, as its rows, and the vectors lie beside it. Their range is
  * chosen before the first row, from what is known then; sealing chooses anew.
  *
+ * One that takes what is replayed has neither graph nor codes: the checkpoint that follows comes
+ * before any of its rows could be linked, and a read-only opener builds nothing.
+ *
  * Rows [0, count) are complete. Rows [0, indexed) are in the graph; a few beyond may be, too, while
  * several threads insert. Guarded by the commit mutex: reserve, append, replacing of rows. Anything
- * else reads with acquire. */
+ * else reads with acquire.
+ *
+ * Atomics: `count` is stored release after all of the row, `inexact` and `newest_begin` (relaxed)
+ * were, so who loads it acquire sees them; a row found through the map of ids may be above it, and
+ * its begin is then above any visible commit. `claimed`, `indexed` and a row's byte in `finished`
+ * are compared-and-exchanged sc: one thread links a row, and who sees it below `indexed` (acquire)
+ * sees its links. `sealed` and `inserting`, both sc, are a handshake: one side stores the first and
+ * loads the second, the other adds to the second and loads the first, so not both go on. `poor` is
+ * a count that decides about speed only (relaxed). */
 #ifndef OMENDB_MEMTABLE_H
 #define OMENDB_MEMTABLE_H
 
@@ -14725,7 +15314,8 @@ struct memtable {
     struct memory *memory;
     struct graph *graph;
     struct code_format codes;   /* step 0: none, the graph keeps the vectors */
-    struct rows_store vectors;  /* used when there are codes */
+    uint32_t graphless;         /* 1: no row is linked; set before it is shown */
+    struct rows_store vectors;  /* used when there are codes, or no graph */
     _Atomic uint32_t inexact;   /* 1: a code is not its vector; set before the row is shown */
     _Atomic uint32_t poor;      /* rows with CODE_POOR since the drift was last forgiven */
     uint32_t codes_tried;       /* 1: the vectors gave no range; commit mutex */
@@ -14739,21 +15329,25 @@ struct memtable {
     _Atomic uint32_t indexed;
     _Atomic uint32_t claimed;   /* next row to index */
     _Atomic uint32_t inserting; /* threads inside memtable_index */
-    _Atomic uint32_t sealed;    /* 1: no append, no further indexing */
+    _Atomic uint32_t sealed;    /* 1: no further indexing */
     struct rows_store finished; /* uint8_t (atomic): free, taken, linked; moves `indexed` on */
     _Atomic uint64_t newest_begin;
 };
 
-/* config: of a graph over the vectors. codes: step 0: none. */
+/* config: of a graph over the vectors. codes: step 0: none. graphless: 1: as above; step 0. */
 OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config,
-                                    const struct code_format *codes, struct memtable **memtable);
+                                    const struct code_format *codes, int graphless,
+                                    struct memtable **memtable);
 OMENDB_INTERNAL struct memtable *memtable_reference(struct memtable *memtable);
 OMENDB_INTERNAL void memtable_release(struct memtable *memtable); /* NULL is OK */
 
 /* After it `more` appends cannot fail. OMENDB_NOMEM, OMENDB_TOOBIG. */
 OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more);
+/* is_new: 1: no row of the memtable has the id. */
 OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector,
-                                     uint64_t commit);
+                                     uint64_t commit, int is_new);
+/* Asks for what the appending of `id` will read. */
+OMENDB_INTERNAL void memtable_prefetch(const struct memtable *memtable, uint64_t id);
 
 OMENDB_INTERNAL const uint8_t *memtable_vector(const struct memtable *memtable, uint32_t row);
 /* Of the rows that `count` showed before the call. */
@@ -14791,7 +15385,8 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable);
 enum { MEMTABLE_FREE = 0, MEMTABLE_LINKED = 1, MEMTABLE_TAKEN = 2 };
 
 OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config,
-                                    const struct code_format *codes, struct memtable **memtable)
+                                    const struct code_format *codes, int graphless,
+                                    struct memtable **memtable)
 {
     struct graph_config walked = *config;
     struct memtable *made = memory_zalloc(memory, sizeof *made);
@@ -14801,6 +15396,8 @@ OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_co
     made->memory = memory;
     made->vector_bytes = config->vector_bytes;
     made->codes = *codes;
+    made->graphless = (uint32_t)graphless;
+    atomic_init(&made->sealed, made->graphless);
     if (codes->step != 0.0f) {
         walked.vector_bytes = codes_stride(config->dim);
         walked.kernel = codes_kernel(codes);
@@ -14846,6 +15443,12 @@ OMENDB_INTERNAL void memtable_release(struct memtable *memtable)
     memory_free(memtable->memory, memtable, sizeof *memtable);
 }
 
+/* Beside the graph, which then has something else or nothing as its rows. */
+static int memtable_keeps_vectors(const struct memtable *memtable)
+{
+    return memtable->graphless || memtable->codes.step != 0.0f;
+}
+
 OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
 {
     uint32_t count = atomic_load_explicit(&memtable->count, memory_order_relaxed);
@@ -14864,23 +15467,23 @@ OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
         code = rows_store_reserve(&memtable->finished, rows);
     if (code == OMENDB_OK)
         code = idmap_reserve(&memtable->idmap, more);
-    if (code == OMENDB_OK && memtable->codes.step != 0.0f)
+    if (code == OMENDB_OK && memtable_keeps_vectors(memtable))
         code = rows_store_reserve(&memtable->vectors, rows);
-    if (code == OMENDB_OK)
+    if (code == OMENDB_OK && !memtable->graphless)
         code = graph_reserve(memtable->graph, rows);
     return code;
 }
 
 static void memtable_put_vector(struct memtable *memtable, uint32_t row, const void *vector)
 {
-    uint8_t *walked = graph_vector(memtable->graph, row);
     struct rows_view vectors = rows_store_view(&memtable->vectors);
-    if (memtable->codes.step == 0.0f) {
-        memcpy(walked, vector, memtable->vector_bytes);
+    uint8_t *at = memtable_keeps_vectors(memtable) ? rows_at(&vectors, row)
+                                                   : graph_vector(memtable->graph, row);
+    memcpy(at, vector, memtable->vector_bytes);
+    if (memtable->codes.step == 0.0f)
         return;
-    }
-    memcpy(rows_at(&vectors, row), vector, memtable->vector_bytes);
-    enum code_quality quality = codes_encode(&memtable->codes, vector, walked);
+    enum code_quality quality =
+        codes_encode(&memtable->codes, vector, graph_vector(memtable->graph, row));
     if (quality != CODE_EXACT)
         atomic_store_explicit(&memtable->inexact, 1, memory_order_relaxed);
     if (quality == CODE_POOR)
@@ -14888,7 +15491,7 @@ static void memtable_put_vector(struct memtable *memtable, uint32_t row, const v
 }
 
 OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector,
-                                     uint64_t commit)
+                                     uint64_t commit, int is_new)
 {
     uint32_t row = atomic_load_explicit(&memtable->count, memory_order_relaxed);
     struct rows_view ids = rows_store_view(&memtable->ids),
@@ -14898,18 +15501,28 @@ OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, con
     memcpy(rows_at(&ids, row), &id, sizeof id);
     memcpy(rows_at(&begins, row), &commit, sizeof commit);
     /* `previous` is read only by those who found the row in the table, so it is written before. */
-    uint32_t older = memtable_find(memtable, id);
+    uint32_t older = is_new ? GRAPH_NO_ROW : memtable_find(memtable, id);
     memcpy(rows_at(&previous, row), &older, sizeof older);
-    idmap_insert(&memtable->idmap, id, row);
-    graph_set_count(memtable->graph, row + 1);
+    if (is_new)
+        idmap_insert_new(&memtable->idmap, id, row);
+    else
+        idmap_insert(&memtable->idmap, id, row);
+    OMENDB_YIELD("memtable_append, in the table");
+    if (!memtable->graphless)
+        graph_set_count(memtable->graph, row + 1);
     atomic_store_explicit(&memtable->newest_begin, commit, memory_order_relaxed);
     atomic_store_explicit(&memtable->count, row + 1, memory_order_release);
+}
+
+OMENDB_INTERNAL void memtable_prefetch(const struct memtable *memtable, uint64_t id)
+{
+    idmap_prefetch(&memtable->idmap, id);
 }
 
 OMENDB_INTERNAL struct rows_view memtable_vectors(const struct memtable *memtable)
 {
     struct graph_view view;
-    if (memtable->codes.step != 0.0f)
+    if (memtable_keeps_vectors(memtable))
         return rows_store_view(&memtable->vectors);
     graph_get_view(memtable->graph, &view);
     return view.vectors;
@@ -15006,6 +15619,7 @@ OMENDB_INTERNAL int memtable_index(struct memtable *memtable, struct graph_scrat
     int code = OMENDB_OK;
     uint32_t limit = memtable_visible_rows(memtable, commit);
     *done = 0;
+    OMENDB_YIELD("memtable_index");
     atomic_fetch_add(&memtable->inserting, 1);
     while (*done < rows && code == OMENDB_OK && atomic_load(&memtable->sealed) == 0) {
         uint32_t row = atomic_load(&memtable->claimed);
@@ -15019,6 +15633,7 @@ OMENDB_INTERNAL int memtable_index(struct memtable *memtable, struct graph_scrat
         if (!atomic_compare_exchange_strong(memtable_finished(&finished, row), &state,
                                             MEMTABLE_TAKEN))
             continue;
+        OMENDB_YIELD("memtable_index, taken");
         code = graph_insert(memtable->graph, scratch, row);
         if (code != OMENDB_OK) {
             atomic_store(memtable_finished(&finished, row), MEMTABLE_FREE);
@@ -15038,6 +15653,7 @@ OMENDB_INTERNAL int memtable_index(struct memtable *memtable, struct graph_scrat
 OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
 {
     atomic_store(&memtable->sealed, 1);
+    OMENDB_YIELD("memtable_seal");
     while (atomic_load(&memtable->inserting) != 0)
         platform_yield();
 }
@@ -15085,20 +15701,101 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
  *                      next ids. Never held over a sync of commits; held over the small rest when
  *                      the log is rotated.
  *   sync_mutex         durable_commit, poisoned
- *   txn_mutex          the list of transactions
+ *   txn_mutex          the lists of transactions and of open files
  *   work mutex         queues and jobs (work.c)
  *   list mutex         open databases of the process (database.c)
  *
  * A reader takes none of them: it pins, copies the version pointer, adds a reference, unpins
- * (version.c), then reads `visible_commit`. */
+ * (version.c), then reads `visible_commit`.
+ *
+ * OTHER LOCKS are taken last, and nothing is waited for under them: those of a graph (256
+ * stripes, entry_lock: graph_build.c; building in bulk: graph_bulk_internal.h), of a file that
+ * is read into memory (blocks.c), of vfs_memory.c.
+ *
+ * CONDITIONS: sync_condition with sync_mutex (leadership is free, durable_commit was raised,
+ * poisoned), that of work.c with the work mutex (a queue, a job, the right to merge, stopping).
+ * Both are broadcast under their mutex, so nobody misses one between looking and waiting.
+ *
+ * SPINS: version_wait_for_readers, for a pin that lasts a handful of instructions;
+ * memtable_seal, for the insertion of a row that is under way; version_pin, for one of 64
+ * slots. Polls, with a limit of time: hot_give_back, work_await_merge, work_throttle.
+ *
+ * ATOMICS: who writes, who reads, and why the order is enough. "sc": sequentially consistent,
+ * as those without an order are. What only counts or asks for work publishes nothing, and any
+ * order does. Those of other modules stand there in the same form: tombstones.h, memtable.h,
+ * graph_internal.h, graph.h (rows_store), idmap.h, blocks.c, storage.h, wal.h, memory.h,
+ * work.c, checksum.c, kernels.c.
+ *
+ *   references          of all kinds: added to relaxed by who holds one, or pins; given back
+ *                       acq_rel, so that who gets to 0 sees all that the others did before.
+ *   version             exchanged sc under commit_mutex; loaded sc by readers between marking a
+ *                       pin and unmarking it (sc); version.c has the argument.
+ *   pins[].busy         exchanged and stored sc by readers, loaded sc by who replaces a
+ *                       version: who reads the 0 sees the reference that was added before it.
+ *   visible_commit      raised sc, as leader or under commit_mutex, after all of the commit was
+ *                       applied under commit_mutex: who loads n sees all of n. Loaded under
+ *                       txn_mutex where it becomes a snapshot, so that txn_oldest is never
+ *                       above one that is about to enter the list.
+ *   checkpoint_commit   stored sc under maintenance_mutex once the manifest is durable; loaded
+ *                       sc by merges: an old value drops less.
+ *   poisoned            stored sc once, under sync_mutex, after poison_text, which does not
+ *                       change any more: who loads 1 may read the text.
+ *   log_bytes           added to, and exchanged by the freeze, under commit_mutex; a checkpoint
+ *                       that fails adds back. Compared with limits: a moment late does no harm.
+ *   next_file           fetch_add sc: numbers differ, no more is asked of it.
+ *   checkpoint_failed   stored sc under maintenance_mutex; a hint for writers that wait.
+ *   children            fetch_add, fetch_sub and fetch_or sc. Count and DATABASE_RELEASED are
+ *                       one word, so exactly one thread makes it "released and none left", and
+ *                       closes.
+ *   released            stored sc before that bit is set; refuses calls. Who may still call has
+ *                       a child.
+ *   open_cursors        a count, for a sentence.
+ *   scratch[]           exchanged and compared-and-exchanged sc: who takes one out has it
+ *                       alone, and sees what the one before wrote.
+ *   hot_paused          a count, sc; a copy that was begun before may be published after, and
+ *                       stays.
+ *   stopping            stored sc before threads are joined; long loops load it now and then.
+ *   merge_done, _rows   stored by who merges, loaded for telling progress; a pair may be mixed.
+ *   half_refreshed      stored sc by the one thread that refreshes a read-only handle.
+ *   txn_needs           compared and exchanged relaxed: a bound over all transactions, publishes
+ *                       nothing.
+ *   space_pinned        stored sc by who looks at space, under maintenance_mutex; loaded by who
+ *                       ends a transaction: an old value asks for a look too many or too few, and
+ *                       each checkpoint looks again.
+ *   retained_count      stored under maintenance_mutex; loaded without it by who asks whether
+ *                       readers are to be asked after: a hint.
+ *   commit_groups, checkpoints, merges, merges_rebuilt, backup_bytes, backup_kept_bytes  counts.
+ *   collection:
+ *   dropped             stored sc under commit_mutex; a call that loads 0 may end beside the
+ *                       drop.
+ *   calibration         stored release, complete, under maintenance_mutex; loaded acquire.
+ *                       Those before it stay until the collection goes.
+ *   next_id             stored, and loaded by all who rely on it, under commit_mutex: relaxed.
+ *                       Statistics load it without.
+ *   looked_us, _rows, settled_rows  hints; who wins the exchange of the first looks.
+ *   searched_us         a hint, stored by some of the searches; loaded by writers and checkpoints.
+ *   queued[]            stored sc under the work mutex before what was queued is looked at;
+ *                       loaded sc without it after a commit was published: a 1 that is still
+ *                       there is taken off later, by one who then sees the commit.
+ *   segment:
+ *   hot                 stored release, complete, by the one thread that copies; loaded
+ *                       acquire.
+ *   walks, not_stale_limit, dead_told  hints: a count that is lost puts a copy or a look off.
+ *   shared_file.leave   stored sc under maintenance_mutex; loaded by the policy of merges, without:
+ *                       whoever sets it then asks for a merge.
+ *
+ * Plain fields are guarded as they say. Two are read without their mutex by the leader, as
+ * nobody else writes them: `wal` (replaced under commit_mutex) and `durable_commit` (raised
+ * under sync_mutex). */
 #ifndef OMENDB_DATABASE_H
 #define OMENDB_DATABASE_H
 
-#define DATABASE_PIN_SLOTS     64
-#define DATABASE_SCRATCH_SLOTS 32
-#define DATABASE_RETAINED      64
-#define DATABASE_UNPUBLISHED   16
-#define DATABASE_RELEASED      (UINT32_C(1) << 31) /* of `children`: the last one closes */
+#define DATABASE_PIN_SLOTS      64
+#define DATABASE_SCRATCH_SLOTS  32
+#define DATABASE_RETAINED       64
+#define DATABASE_UNPUBLISHED    16
+#define DATABASE_IDENTITY_BYTES 128
+#define DATABASE_RELEASED       (UINT32_C(1) << 31) /* of `children`: the last one closes */
 
 /* What may wait to be done for a collection: rows to link, segments to merge, segments to copy into
  * memory. */
@@ -15122,9 +15819,14 @@ static inline int handle_is(const void *handle, uint32_t magic)
 /* An open segment or overlay file, shared by the segments in it. */
 struct shared_file {
     _Atomic uint32_t references;
+    omendb *db;
     struct segment_file *file;
-    struct memory *memory;
     struct manifest_file entry;
+    struct shared_file *next, *previous; /* db->open_files; txn_mutex */
+    _Atomic uint32_t leave;              /* 1: what lives in it is to move to another file */
+    /* What the last look of space.c found in use; maintenance_mutex */
+    uint64_t look, used_bytes;
+    uint32_t used_parts, used_parts_of_target;
 };
 
 /* Begin commits of rows that a transaction older than the sealing may not see; immutable, shared by
@@ -15160,6 +15862,7 @@ struct segment {
     /* What may be dropped depends on a limit that only grows: up to this one a look at the
      * tombstones found too little. */
     _Atomic uint64_t not_stale_limit;
+    _Atomic uint32_t dead_told; /* ended rows when space.c was last asked to look */
     uint32_t
         codes_starved; /* merges in a row, the last of which made it, without memory for codes */
     int curve_tried;   /* its graph was built anew for a curve; if there is none, in vain */
@@ -15200,6 +15903,7 @@ struct collection {
     /* Whether it is only searched (work_notice_reading): when that was last looked at, the rows
      * that it held then, and the rows with which it was found so; 0: never. */
     _Atomic uint64_t looked_us, looked_rows, settled_rows;
+    _Atomic uint64_t searched_us; /* when a search told of itself last; 0: never */
     /* Queues of work.c, linked through the collections; work mutex. */
     _Atomic uint32_t queued[WORK_QUEUES];
     struct collection *queue_next[WORK_QUEUES];
@@ -15212,11 +15916,22 @@ struct catalog {
     size_t last; /* where an id was found last: a log names the same ones again and again */
 };
 
+/* Transactions between the two phases of their commits, and outcomes; commit_mutex. prepared.c. */
+struct prepared_set {
+    struct prepared **items; /* by name */
+    size_t count, capacity;
+    struct prepared_lock *locks; /* open addressing */
+    size_t lock_count, lock_slots;
+    uint64_t last_step; /* newest commit that prepared, settled or forgot one; 0: before opening */
+};
+
 struct pin_slot {
     _Alignas(OMENDB_CACHE_LINE) _Atomic uint32_t busy;
 };
 
 struct work_state; /* work.c */
+struct prepared;   /* prepared.c, as the next */
+struct prepared_lock;
 
 struct omendb {
     uint32_t magic;
@@ -15233,14 +15948,19 @@ struct omendb {
     void *log_context;
     struct storage storage;
     struct storage_file lock_file, manifest_lock; /* the latter: shared, of a read-only opener */
+    struct storage_file cursor_lock; /* such a lock of the manifest before, which holds the files of
+                                        all before it, too: cursors may read them */
 
     struct platform_mutex maintenance_mutex, commit_mutex, sync_mutex, txn_mutex;
     struct platform_condition sync_condition;
 
     /* commit_mutex */
     struct catalog catalog;
+    struct prepared_set prepared;
     struct wal *wal;        /* NULL: nothing was written yet, in memory, or read-only */
     uint32_t log_published; /* 1: the manifest, or the chain that it begins, leads to `wal` */
+    uint64_t copied_commit, copied_end; /* the log begins after that commit; it ends there while
+                                           only copies of prepared transactions are in it */
     uint64_t appended_commit;
     uint64_t next_collection;
     _Atomic uint64_t
@@ -15257,6 +15977,9 @@ struct omendb {
 
     /* maintenance_mutex */
     struct manifest published;
+    uint64_t prepared_end; /* of the log that the manifest names: where the copies of prepared
+                              transactions at its beginning end; 0: there are none */
+    uint64_t database_id;  /* that manifests are published with; set by recovery */
     _Atomic uint64_t next_file;
     uint32_t
         retained_overflow; /* 1: one had no place: nothing is collected until the next opening */
@@ -15265,10 +15988,24 @@ struct omendb {
     uint64_t unpublished[DATABASE_UNPUBLISHED]; /* files that are written, or in use, but not in the
                                                    manifest yet; 0: free place */
     _Atomic uint32_t checkpoint_failed;         /* code of the last one, 0: fine */
+    _Atomic uint32_t retained_count;            /* places of `retained` in use */
+    uint64_t overwrite_below; /* numbers of files that a purge could not yet overwrite are below; 0:
+                                 there are none */
+    uint32_t purging;         /* 1: files that nobody needs are left for purge.c to overwrite */
+    uint64_t space_looks;     /* of space.c */
+    uint32_t space_swept;     /* small files that the last look gathered */
+
+    /* Bytes that the commits of open and prepared transactions will need; a bound, publishes
+     * nothing: relaxed */
+    _Atomic uint64_t txn_needs;
 
     /* txn_mutex */
     struct omendb_txn *transactions;
     uint64_t open_transactions;
+    struct shared_file *open_files; /* whose bytes this process may be reading */
+
+    _Atomic uint64_t space_pinned; /* the newest commit when a look found rows that only
+                                      transactions keep; 0: there were none */
 
     _Atomic uint32_t children;     /* handles of collections, transactions, cursors; and
                                       DATABASE_RELEASED */
@@ -15288,8 +16025,10 @@ struct omendb {
     uint64_t replay_wal, replay_offset;
 
     _Atomic uint64_t commit_groups, checkpoints, merges, merges_rebuilt;
-    struct omendb *next_open; /* of the process-wide list; guarded by its mutex */
-    char identity[128];       /* of the directory, while it is open for writing; "": none */
+    _Atomic uint64_t backup_bytes, backup_kept_bytes;
+    struct omendb *next_open;               /* of the process-wide list; guarded by its mutex */
+    char identity[DATABASE_IDENTITY_BYTES]; /* of the directory, while it is open for writing; "":
+                                               none */
 };
 
 struct omendb_collection {
@@ -15341,6 +16080,8 @@ OMENDB_INTERNAL int shared_file_open(omendb *db, const struct manifest_file *ent
                                      struct shared_file **file);
 OMENDB_INTERNAL struct shared_file *shared_file_reference(struct shared_file *file);
 OMENDB_INTERNAL void shared_file_release(struct shared_file *file);
+/* Whether this process may be reading the segment or overlay. */
+OMENDB_INTERNAL int shared_file_is_open(omendb *db, uint64_t number);
 
 /* tombstones, begins: references taken over on success; tombstones NULL: a new empty object. */
 OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection,
@@ -15379,8 +16120,11 @@ OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, u
                                    struct location *location);
 OMENDB_INTERNAL int location_vector(const struct location *location, const uint8_t **vector);
 OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit, uint64_t *count);
-/* Bytes of vectors not in a graph: of the newest memtable, and of everything. */
+/* Bytes of vectors not in a graph: of the newest memtable, of those that are still linked, and of
+ * everything. */
 OMENDB_INTERNAL uint64_t version_growing_tail_bytes(const struct version *version,
+                                                    size_t vector_bytes);
+OMENDB_INTERNAL uint64_t version_linking_tail_bytes(const struct version *version,
                                                     size_t vector_bytes);
 OMENDB_INTERNAL uint64_t version_unindexed_bytes(const struct version *version,
                                                  size_t vector_bytes);
@@ -15401,6 +16145,7 @@ struct scratch {
     size_t vector_capacity;
     uint8_t *code; /* the query as a code */
     size_t code_capacity;
+    uint32_t searches; /* for which it was used; wraps */
 };
 OMENDB_INTERNAL struct scratch *scratch_take(omendb *db);               /* NULL: no memory */
 OMENDB_INTERNAL void scratch_give(omendb *db, struct scratch *scratch); /* NULL is OK */
@@ -15439,7 +16184,10 @@ enum change_kind {
     CHANGE_PUT = 2,
     CHANGE_DELETE = 3,
     CHANGE_CREATE = 4,
-    CHANGE_DROP = 5
+    CHANGE_DROP = 5,
+    CHANGE_PREPARE = 6, /* only in the log, as the next two */
+    CHANGE_SETTLE = 7,
+    CHANGE_REMEMBER = 8
 };
 
 /* One operation over many records of one collection. */
@@ -15459,17 +16207,58 @@ struct change {
  * that failed. The first of those that come after this many has to do. */
 #define COMMIT_MAX_MEMTABLES 8
 
+/* What is committed together. */
+struct commit_order {
+    struct change *changes;
+    size_t count;
+    uint64_t snapshot;         /* UINT64_MAX, or OMENDB_CONFLICT where an id changed after it */
+    struct prepared *prepared; /* NULL, or the changes are its own, and */
+    uint32_t state; /* what becomes of it. OMENDB_PREPARED_WAITING: they are locked, not applied */
+    int remembers;  /* 1: it is not known here, and this is the outcome that it had elsewhere */
+};
 /* Validates, logs, applies and, as the sync mode says, waits until the commit is durable and
- * visible. snapshot: UINT64_MAX, or OMENDB_CONFLICT where an id changed after it. */
+ * visible. *applied: 1 from the applying on, also when it then could not be made durable. */
+OMENDB_INTERNAL int commit_run(omendb *db, const struct commit_order *order, int *applied);
+/* The same, of changes alone. */
 OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count,
                                    uint64_t snapshot);
+/* Changes as they stand in the log; a multiple of 8. */
+OMENDB_INTERNAL size_t commit_encoded_bytes(const struct change *changes, size_t count);
+OMENDB_INTERNAL void commit_encode(const struct change *changes, size_t count, uint8_t *out);
+/* The first change at `payload`, into which it then points; only ADD, PUT and DELETE. *used
+ * receives its bytes. OMENDB_CORRUPT names the commit. commit_mutex. */
+OMENDB_INTERNAL int commit_decode(omendb *db, uint64_t commit, const uint8_t *payload, size_t size,
+                                  struct change *change, size_t *used);
 /* OMENDB_EXISTS, OMENDB_FULL with their sentences; the row is named where there are several. */
 OMENDB_INTERNAL int commit_refuse_taken_id(const struct change *change, uint32_t index);
 OMENDB_INTERNAL int commit_refuse_automatic_ids(const struct collection *collection, uint64_t next);
 /* Applies a logged commit to memory (recovery, read-only openers). */
 OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *payload, size_t size);
-/* Makes `commit` and all before it durable and visible, whatever the sync mode when `force`. */
+/* OMENDB_CORRUPT names the commit: an id of a logged change is none, or stands there twice, and two
+ * rows of it would be visible. */
+OMENDB_INTERNAL int commit_check_ids(omendb *db, uint64_t commit, const struct change *change);
+/* The changes of a prepared transaction, as part of one. commit_mutex. */
+OMENDB_INTERNAL int commit_replay_records(omendb *db, uint64_t commit, const uint8_t *payload,
+                                          size_t size);
+/* One change of a logged commit, as far as it can be told without knowing its collection. */
+struct commit_logged {
+    uint32_t kind, count;
+    uint64_t collection;
+    const uint8_t *body;
+    size_t left; /* bytes from the body to the end of the payload */
+};
+/* 0: the payload is too short for a change. */
+OMENDB_INTERNAL int commit_decode_head(const uint8_t *payload, size_t size,
+                                       struct commit_logged *logged);
+/* Bytes of the ids, vectors and padding of ADD, PUT and DELETE; 0 for DROP. */
+OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, size_t vector_bytes);
+/* The body of CREATE. OMENDB_CORRUPT, without a sentence: it makes no sense. */
+OMENDB_INTERNAL int commit_decode_schema(const uint8_t *body, size_t size, size_t *used,
+                                         char name[256], omendb_schema *schema);
+/* Makes `commit` and all before it durable and visible, whatever the sync mode. */
 OMENDB_INTERNAL int commit_wait(omendb *db, uint64_t commit);
+/* The same, if the sync mode asks for it. two_phases: it is a step of a prepared transaction. */
+OMENDB_INTERNAL int commit_await(omendb *db, uint64_t commit, int two_phases);
 OMENDB_INTERNAL int commit_check_writable(omendb *db);
 /* Leadership of syncing: begin waits for the thread that has it. */
 OMENDB_INTERNAL void commit_lead(omendb *db);
@@ -15478,6 +16267,82 @@ OMENDB_INTERNAL int commit_poison(omendb *db, int code);
 /* As leader: syncs what is in the log now and publishes it. */
 OMENDB_INTERNAL int commit_sync_led(omendb *db);
 OMENDB_INTERNAL void commit_publish(omendb *db, uint64_t commit);
+
+/* ---- prepared.c. But for prepared_decode and the last four calls: commit_mutex. */
+/* An outcome beside those of omendb_prepared_state. */
+#define PREPARED_FORGOTTEN 4
+
+struct prepared {
+    char name[OMENDB_PREPARED_NAME_MAX + 1];
+    uint32_t state; /* omendb_prepared_state */
+    int settling;   /* a thread is at its outcome */
+    uint64_t commit;
+    uint64_t needs;   /* its part of txn_needs */
+    uint8_t *payload; /* its changes as logged; NULL after the outcome */
+    size_t size;
+};
+
+struct prepared_lock {
+    uint64_t collection, id;
+    const struct prepared *holder; /* NULL: a free slot */
+};
+
+/* Name and padding of a record of the log that is about one. */
+#define PREPARED_HEAD_BYTES 16
+#define PREPARED_HEAD_MAX   (PREPARED_HEAD_BYTES + OMENDB_PREPARED_NAME_MAX + 1)
+#define PREPARED_PIECES     2
+
+/* payload: `size` bytes to be filled. */
+OMENDB_INTERNAL int prepared_create(omendb *db, const char *name, size_t size,
+                                    struct prepared **prepared);
+OMENDB_INTERNAL void prepared_destroy(omendb *db, struct prepared *prepared); /* NULL is OK */
+/* Frees them all: the database closes, or a reader loads another manifest. */
+OMENDB_INTERNAL void prepared_clear(omendb *db);
+/* Whose lock is on the record, or NULL. */
+OMENDB_INTERNAL const struct prepared *prepared_holder(const omendb *db, uint64_t collection,
+                                                       uint64_t id);
+OMENDB_INTERNAL int prepared_refuse_locked(const struct change *change, uint64_t id,
+                                           const struct prepared *holder);
+/* OMENDB_BUSY where one that waits changes the collection. */
+OMENDB_INTERNAL int prepared_check_drop(omendb *db, const struct collection *collection);
+/* Memory for holding it; OMENDB_EXISTS where the name is taken. */
+OMENDB_INTERNAL int prepared_reserve(omendb *db, const struct prepared *prepared);
+/* Takes it over, with its locks; nothing can fail. */
+OMENDB_INTERNAL void prepared_hold(omendb *db, struct prepared *prepared);
+/* Frees locks and changes; with PREPARED_FORGOTTEN all of it. Nothing can fail. */
+OMENDB_INTERNAL void prepared_settle(omendb *db, struct prepared *prepared, uint32_t state);
+/* The record of the log that says so; returns the number of pieces. */
+OMENDB_INTERNAL size_t prepared_pieces(const struct prepared *prepared, uint32_t kind,
+                                       uint32_t state, uint8_t head[PREPARED_HEAD_MAX],
+                                       struct wal_piece pieces[PREPARED_PIECES]);
+/* Appends what waits or is remembered, from commit *commit + 1 on, which is counted up; but for the
+ * first `copied`, which are there. */
+OMENDB_INTERNAL int prepared_copy_to_log(omendb *db, struct wal *wal, uint64_t copied,
+                                         uint64_t *commit);
+/* What a change of one of the three kinds says; of the payload `changes` are borrowed. */
+struct prepared_logged {
+    char name[OMENDB_PREPARED_NAME_MAX + 1];
+    uint32_t kind, state; /* OMENDB_PREPARED_WAITING: it comes with `size` bytes of changes */
+    const uint8_t *changes;
+    size_t size;
+};
+/* NULL, or what is wrong with it, of which commit_decode_head was given the kind. *used receives
+ * its bytes. Any locks. */
+OMENDB_INTERNAL const char *prepared_decode(const uint8_t *payload, size_t size,
+                                            struct prepared_logged *logged, size_t *used);
+/* Such a change. */
+OMENDB_INTERNAL int prepared_replay(omendb *db, uint64_t commit, const uint8_t *payload,
+                                    size_t size, size_t *used);
+/* An outcome that it had in another database; durable when what follows it is. */
+OMENDB_INTERNAL int prepared_remember(omendb *db, const char *name, uint32_t state);
+OMENDB_INTERNAL int prepared_prepare(omendb *db, const char *name, struct change *changes,
+                                     size_t count, uint64_t snapshot);
+OMENDB_INTERNAL int prepared_finish(omendb *db, const char *name, uint32_t state);
+OMENDB_INTERNAL int prepared_name(omendb *db, size_t index, char *name, size_t capacity,
+                                  int *state);
+/* Number of those that wait for their outcome. */
+OMENDB_INTERNAL uint64_t prepared_count_waiting(omendb *db);
+
 /* ---- checkpoint.c */
 /* Seals all memtables and tombstones into files and publishes them; the log before it is dropped.
  * force = 0: only when the log is long enough. */
@@ -15527,20 +16392,36 @@ OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer,
 OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, uint32_t rows);
 OMENDB_INTERNAL void begin_array_release(struct begin_array *begins); /* NULL is OK */
 
+/* Forgets, and unlinks, the older manifests that no reader holds any more. maintenance_mutex. */
+OMENDB_INTERNAL void checkpoint_release_manifests(omendb *db);
+/* Who needs a log, a segment or an overlay: the published manifest or this process, which may be
+ * writing it; else a reader of an older manifest, whose number is then given; else nobody.
+ * maintenance_mutex. */
+enum checkpoint_need { CHECKPOINT_SUPERFLUOUS, CHECKPOINT_HELD, CHECKPOINT_IN_FORCE };
+OMENDB_INTERNAL enum checkpoint_need checkpoint_file_need(const omendb *db, enum storage_kind kind,
+                                                          uint64_t number, uint64_t *manifest);
+/* Adds up the bytes of what only readers of older manifests need. maintenance_mutex. */
+OMENDB_INTERNAL int checkpoint_measure_held(omendb *db, uint64_t *bytes);
+
 /* ---- recover.c */
 OMENDB_INTERNAL int recover_open(omendb *db, int must_exist);
 OMENDB_INTERNAL int recover_refresh(omendb *db);
 
 /* ---- compact.c */
-/* Merges what the policy picks in these collections (small ones share a file); *merged = 0: nothing
- * to do. The caller has the right to merge (work_merge_begin). OMENDB_DONE: cancelled by `progress`
- * or by closing. */
+/* What to pick in a collection: what the policy says; all of it; a segment in a file that is to be
+ * left. */
+enum compact_mode { COMPACT_BY_POLICY, COMPACT_EVERYTHING, COMPACT_LEAVING };
+/* Merges what is picked in these collections (small ones share a file); *merged = 0: nothing to do.
+ * The caller has the right to merge (work_merge_begin). OMENDB_DONE: cancelled by `progress` or by
+ * closing. */
 #define COMPACT_BATCH 64
 OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collections, size_t count,
-                                int everything,
+                                enum compact_mode mode,
                                 int (*progress)(void *context, uint64_t done, uint64_t total),
                                 void *context, int *merged);
 OMENDB_INTERNAL int compact_wanted(struct collection *collection);
+/* Up to this commit an ended row can be dropped now. */
+OMENDB_INTERNAL uint64_t compact_drop_limit(omendb *db);
 /* Whether so many rows, the largest source of a search with so many of them, would be merged
  * further if the collection were only searched; whether it was found so (work_notice_reading). */
 OMENDB_INTERNAL int compact_would_settle(uint64_t rows, uint64_t largest);
@@ -15548,7 +16429,40 @@ OMENDB_INTERNAL int compact_has_settled(const struct collection *collection, uin
 /* Bytes that a merge of what is picked would write: small ones are gathered into one file. */
 #define COMPACT_SMALL_BYTES (UINT64_C(4) << 20)
 
+/* ---- space.c */
+/* Bytes of the files in the published manifest; each is one of these, or padding and dead parts. */
+struct space {
+    uint64_t files;
+    uint64_t live;      /* rows that have not ended, with all that belongs to them */
+    uint64_t droppable; /* ended rows that a merge drops */
+    uint64_t waiting; /* that it drops after a checkpoint; and collections dropped since the last */
+    uint64_t pinned;  /* ended rows that open transactions keep */
+    uint64_t pinned_memory; /* such rows in memtables; not in the files */
+    uint64_t pinned_rows;   /* of both */
+};
+struct space_list {
+    struct collection **items; /* referenced */
+    size_t count, capacity;
+};
+OMENDB_INTERNAL int space_list_collections(omendb *db, struct space_list *list);
+OMENDB_INTERNAL void space_free_list(omendb *db, struct space_list *list);
+/* Adds it all up. `target`: collection whose parts are counted in each file, or 0.
+ * maintenance_mutex. */
+OMENDB_INTERNAL void space_measure(omendb *db, const struct space_list *list, uint64_t target,
+                                   struct space *space);
+/* Bytes of a segment's sections. */
+OMENDB_INTERNAL uint64_t space_part_bytes(const struct segment *segment);
+/* What is to be done about dead bytes: *checkpoint: one is needed first; marks the files that are
+ * to be left. *over: a quarter of the files is dead. */
+OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpoint, int *over);
+
 /* ---- work.c */
+/* Dead bytes may have become more, or free to go: they are looked at in the background. Any locks.
+ */
+OMENDB_INTERNAL void work_notice_space(omendb *db);
+/* After a call that may have ended rows: without threads, their space is won back here. No locks.
+ */
+OMENDB_INTERNAL void work_reclaim(omendb *db);
 OMENDB_INTERNAL int work_create(omendb *db, int32_t threads); /* queues only */
 OMENDB_INTERNAL int work_start(omendb *db);                   /* the threads */
 OMENDB_INTERNAL void work_stop(omendb *db);
@@ -15557,9 +16471,15 @@ OMENDB_INTERNAL void work_destroy(omendb *db);
 OMENDB_INTERNAL void work_notice_index(struct collection *collection);
 OMENDB_INTERNAL void work_notice_merge(struct collection *collection);
 OMENDB_INTERNAL void work_notice_heat(struct collection *collection);
+/* Lets go of collections that were dropped, which keep their files open. */
+OMENDB_INTERNAL void work_forget_dropped(omendb *db);
 /* Called by searches now and then: a collection that is searched while nothing is added shall
  * become one segment, or nearly. 1: it is not yet, so this should be called again. */
 OMENDB_INTERNAL int work_notice_reading(struct collection *collection);
+/* Called by searches now and then; whether one did within the last second. Then writers with
+ * background threads are held back for the sake of searches, else not. */
+OMENDB_INTERNAL void work_notice_searching(struct collection *collection);
+OMENDB_INTERNAL int work_is_searched(const struct collection *collection);
 OMENDB_INTERNAL void work_notice_log(omendb *db);
 /* Runs fn(context, i) for i in [0, count) over this thread and idle workers; the first error stops
  * it and is returned. */
@@ -15567,7 +16487,7 @@ OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count,
                                   int (*fn)(void *context, uint64_t index), void *context);
 /* checkpoint_run with all the memory there is, that of copies for speed included. */
 OMENDB_INTERNAL int work_checkpoint(omendb *db, int force);
-/* What one call of a writer did so far about OMENDB_NOMEM; zeroes at first. */
+/* What one call did so far about OMENDB_NOMEM; zeroes at first. */
 struct work_wait {
     uint64_t until_us;
     uint64_t merges_ended;
@@ -15669,17 +16589,22 @@ struct omendb_txn {
     omendb *db;
     int mode;
     uint64_t snapshot;
+    uint64_t begun_us;
     struct omendb_txn *next, *previous; /* txn_mutex */
     struct txn_write *writes;
     size_t write_count, write_capacity;
+    uint64_t needs;  /* its part of txn_needs */
     uint32_t *table; /* index + 1 of writes by collection and id; open addressing */
     size_t table_slots;
     struct txn_cursor *cursors;
 };
 
 OMENDB_INTERNAL int txn_begin(omendb *db, int mode, omendb_txn **txn);
-OMENDB_INTERNAL int txn_commit(omendb_txn *txn);
+/* prepare_as: NULL, or under which name it is only prepared. */
+OMENDB_INTERNAL int txn_commit(omendb_txn *txn, const char *prepare_as);
 OMENDB_INTERNAL void txn_end(omendb_txn *txn); /* frees; NULL is OK */
+/* The oldest one, as it is now; 0: none is open. */
+OMENDB_INTERNAL uint64_t txn_count(omendb *db, uint64_t *oldest, uint64_t *begun_us);
 /* The transaction's own change of a record, or NULL. */
 OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn,
                                                  const struct collection *collection, uint64_t id);
@@ -15688,13 +16613,36 @@ OMENDB_INTERNAL void txn_add_cursor(omendb_txn *txn, struct txn_cursor *cursor);
 OMENDB_INTERNAL void txn_remove_cursor(omendb_txn *txn, struct txn_cursor *cursor);
 /* Takes a validated change over (copies vectors). */
 OMENDB_INTERNAL int txn_apply(omendb_txn *txn, struct change *change);
+/* Bytes that a changed record holds until the commit and takes at it, where rows go to a memtable.
+ */
+OMENDB_INTERNAL uint64_t txn_change_needs(const struct collection *collection, int deletes);
 /* Smallest commit that a transaction reads at, at most the newest visible one. */
 OMENDB_INTERNAL uint64_t txn_oldest(omendb *db);
 
-/* ---- check.c, backup.c */
+/* ---- database.c */
+/* A locked file, which is closed in a forked child: that would hold on to the lock. */
+struct database_held {
+    const omendb_vfs *vfs;
+    struct storage_file *file; /* a closed one is OK */
+    struct database_held *next;
+};
+OMENDB_INTERNAL void database_hold(struct database_held *held); /* before the file is opened */
+OMENDB_INTERNAL void database_let_go(struct database_held *held);
+
+/* ---- check.c, backup.c, salvage.c */
 OMENDB_INTERNAL int check_run(omendb *db, void (*report)(void *context, const char *line),
                               void *context, uint64_t *problems);
 OMENDB_INTERNAL int backup_run(omendb *db, const char *path);
+/* OMENDB_INVALID: the path is inside of the directory of `storage`, or would be. */
+OMENDB_INTERNAL int backup_check_target(const struct storage *storage, const char *path);
+OMENDB_INTERNAL int salvage_run(const char *path, const char *new_path,
+                                const omendb_options *options,
+                                void (*report)(void *context, const char *line), void *context,
+                                omendb_salvage_result *result);
+
+/* ---- purge.c */
+/* name: NULL for all that was ever deleted. */
+OMENDB_INTERNAL int purge_run(omendb *db, const char *name);
 
 #endif
 
@@ -15996,7 +16944,9 @@ static struct pin_slot *version_pin(omendb *db)
 OMENDB_INTERNAL struct version *version_acquire(struct collection *collection)
 {
     struct pin_slot *pin = version_pin(collection->db);
+    OMENDB_YIELD("version_acquire");
     struct version *version = atomic_load(&collection->version);
+    OMENDB_YIELD("version_acquire, loaded");
     atomic_fetch_add_explicit(&version->references, 1, memory_order_relaxed);
     atomic_store(&pin->busy, 0);
     return version;
@@ -16016,7 +16966,9 @@ OMENDB_INTERNAL void version_wait_for_readers(omendb *db)
 
 OMENDB_INTERNAL void version_install(struct collection *collection, struct version *version)
 {
+    OMENDB_YIELD("version_install");
     struct version *old = atomic_exchange(&collection->version, version);
+    OMENDB_YIELD("version_install, swapped");
     version_wait_for_readers(collection->db);
     version_release(old);
 }
@@ -16026,7 +16978,9 @@ OMENDB_INTERNAL struct version *version_acquire_newest(struct collection *collec
 {
     for (;;) {
         struct version *version = version_acquire(collection);
+        OMENDB_YIELD("version_acquire_newest, acquired");
         *commit = atomic_load(&collection->db->visible_commit);
+        OMENDB_YIELD("version_acquire_newest, numbered");
         if (atomic_load(&collection->version) == version)
             return version;
         version_release(version);
@@ -16043,7 +16997,7 @@ OMENDB_INTERNAL int shared_file_open(omendb *db, const struct manifest_file *ent
     if (made == NULL)
         return OMENDB_NOMEM;
     atomic_init(&made->references, 1);
-    made->memory = &db->memory;
+    made->db = db;
     made->entry = *entry;
     int code = segment_file_open(&db->storage, (enum storage_kind)entry->kind, entry->number,
                                  entry->size, entry->footer_crc, &made->file);
@@ -16051,6 +17005,12 @@ OMENDB_INTERNAL int shared_file_open(omendb *db, const struct manifest_file *ent
         memory_free(&db->memory, made, sizeof *made);
         return code;
     }
+    platform_mutex_lock(&db->txn_mutex);
+    made->next = db->open_files;
+    if (made->next != NULL)
+        made->next->previous = made;
+    db->open_files = made;
+    platform_mutex_unlock(&db->txn_mutex);
     *file = made;
     return OMENDB_OK;
 }
@@ -16065,8 +17025,27 @@ OMENDB_INTERNAL void shared_file_release(struct shared_file *file)
 {
     if (file == NULL || atomic_fetch_sub_explicit(&file->references, 1, memory_order_acq_rel) != 1)
         return;
+    omendb *db = file->db;
     segment_file_close(file->file);
-    memory_free(file->memory, file, sizeof *file);
+    platform_mutex_lock(&db->txn_mutex);
+    if (file->previous != NULL)
+        file->previous->next = file->next;
+    else
+        db->open_files = file->next;
+    if (file->next != NULL)
+        file->next->previous = file->previous;
+    platform_mutex_unlock(&db->txn_mutex);
+    memory_free(&db->memory, file, sizeof *file);
+}
+
+OMENDB_INTERNAL int shared_file_is_open(omendb *db, uint64_t number)
+{
+    platform_mutex_lock(&db->txn_mutex);
+    const struct shared_file *file = db->open_files;
+    while (file != NULL && file->entry.number != number)
+        file = file->next;
+    platform_mutex_unlock(&db->txn_mutex);
+    return file != NULL;
 }
 
 static int segment_expect(const struct segment_file *file, uint32_t part, enum section_type type,
@@ -16075,11 +17054,10 @@ static int segment_expect(const struct segment_file *file, uint32_t part, enum s
     struct section_range range = segment_section(file, part, type);
     if (range.length == expected)
         return OMENDB_OK;
-    return error_set(
-        OMENDB_CORRUPT,
-        "seg-%llu: part %u: section %d has %llu bytes, expected %llu; restore from a backup",
-        (unsigned long long)file->number, part, (int)type, (unsigned long long)range.length,
-        (unsigned long long)expected);
+    return error_set(OMENDB_CORRUPT,
+                     "seg-%llu: part %u: section %d has %llu bytes, expected %llu; " ERROR_RESTORE,
+                     (unsigned long long)file->number, part, (int)type,
+                     (unsigned long long)range.length, (unsigned long long)expected);
 }
 
 /* A step that is no number that codes_choose gives is not one to compute with. */
@@ -16098,7 +17076,7 @@ static int segment_check_layout(const struct collection *collection,
         info->metric != collection->schema.metric ||
         info->vector_stride != collection->vector_bytes || indexed > rows || rows > GRAPH_MAX_ROWS)
         return error_set(OMENDB_CORRUPT,
-                         "seg-%llu: part %u does not fit collection \"%s\"; restore from a backup",
+                         "seg-%llu: part %u does not fit collection \"%s\"; " ERROR_RESTORE,
                          (unsigned long long)file->number, part, collection->name);
     const struct {
         enum section_type type;
@@ -16205,7 +17183,7 @@ OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection
     *segment = NULL;
     if (part >= file->file->part_count)
         return error_set(OMENDB_CORRUPT,
-                         "seg-%llu has %u parts; the manifest names part %u; restore from a backup",
+                         "seg-%llu has %u parts; the manifest names part %u; " ERROR_RESTORE,
                          (unsigned long long)file->file->number, file->file->part_count, part);
     int code = segment_check_layout(collection, file->file, part);
     if (code != OMENDB_OK)
@@ -16389,11 +17367,10 @@ OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uin
     if (!ascend)
         code = segment_number(segment, segment->sorted_rows, position, sizeof found, &found);
     if (code == OMENDB_OK && found >= segment->info.rows)
-        return error_set(
-            OMENDB_CORRUPT,
-            "seg-%llu: part %u: id %llu is said to be row %u of %u; restore from a backup",
-            (unsigned long long)segment->file->file->number, segment->part, (unsigned long long)id,
-            found, segment->info.rows);
+        return error_set(OMENDB_CORRUPT,
+                         "seg-%llu: part %u: id %llu is said to be row %u of %u; " ERROR_RESTORE,
+                         (unsigned long long)segment->file->file->number, segment->part,
+                         (unsigned long long)id, found, segment->info.rows);
     *row = found;
     return code;
 }
@@ -16512,6 +17489,7 @@ OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit
     for (uint32_t i = 0; i < version->memtable_count; i++) {
         struct memtable *memtable = version->memtables[i];
         uint32_t rows = memtable_visible_rows(memtable, commit);
+        OMENDB_YIELD("version_count, rows");
         struct version_dead dead = {commit, 0, NULL};
         tombstones_each(memtable->tombstones, rows, version_count_dead, &dead);
         *count += rows - dead.dead;
@@ -16539,6 +17517,19 @@ OMENDB_INTERNAL uint64_t version_growing_tail_bytes(const struct version *versio
     uint32_t indexed = memtable_graph_rows(memtable);
     uint32_t count = atomic_load_explicit(&memtable->count, memory_order_relaxed);
     return (uint64_t)(count - indexed) * vector_bytes;
+}
+
+OMENDB_INTERNAL uint64_t version_linking_tail_bytes(const struct version *version,
+                                                    size_t vector_bytes)
+{
+    uint64_t rows = 0;
+    for (uint32_t i = 0; i < version->memtable_count; i++) {
+        const struct memtable *memtable = version->memtables[i];
+        uint32_t indexed = memtable_graph_rows(memtable);
+        if (atomic_load(&memtable->sealed) == 0 && !memtable_has_drifted(memtable))
+            rows += atomic_load_explicit(&memtable->count, memory_order_relaxed) - indexed;
+    }
+    return rows * vector_bytes;
 }
 
 OMENDB_INTERNAL uint64_t version_unindexed_bytes(const struct version *version, size_t vector_bytes)
@@ -16590,9 +17581,9 @@ static struct scratch *scratch_make(struct memory *memory)
 /* A search begins with this. */
 static struct scratch *scratch_create(struct memory *memory)
 {
-    memory_begin_search();
+    memory_begin_reading();
     struct scratch *scratch = scratch_make(memory);
-    memory_end_search();
+    memory_end_reading();
     return scratch;
 }
 
@@ -16691,10 +17682,10 @@ OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t
             return OMENDB_NOMEM;
     }
     if (vector_bytes > scratch->vector_capacity) {
-        memory_begin_search(); /* where it is a query, one is about to begin */
+        memory_begin_reading(); /* where it is a query, one is about to begin */
         scratch->vector = scratch_replace(scratch->memory, scratch->vector,
                                           scratch->vector_capacity, vector_bytes);
-        memory_end_search();
+        memory_end_reading();
         scratch->vector_capacity = scratch->vector == NULL ? 0 : vector_bytes;
         if (scratch->vector == NULL)
             return OMENDB_NOMEM;
@@ -16874,6 +17865,7 @@ static int hot_make(omendb *db, struct segment *segment)
         return code;
     }
     atomic_store(&segment->walks, SEGMENT_WALKS_TO_HEAT);
+    OMENDB_YIELD("hot_make, made");
     atomic_store_explicit(&segment->hot, hot, memory_order_release);
     hot_release_mapped(segment);
     return OMENDB_OK;
@@ -16978,6 +17970,7 @@ OMENDB_INTERNAL void hot_resume(omendb *db)
 OMENDB_INTERNAL const struct graph_view *hot_view(const struct segment *segment)
 {
     const struct segment_hot *hot = atomic_load_explicit(&segment->hot, memory_order_acquire);
+    OMENDB_YIELD("hot_view");
     return hot == NULL ? &segment->graph : &hot->view;
 }
 
@@ -17000,8 +17993,32 @@ OMENDB_INTERNAL uint64_t hot_size(const struct segment *segment)
  * dropping what it may see. A writing one gathers its changes in memory, by record, and hands them
  * to commit_changes at the end; reads look there first.
  *
+ * What the oldest one kept is free to go when it ends, which the background is then told.
+ *
  * The list is in the order of beginning, so its head has the smallest snapshot: numbers are taken
  * under the same mutex. */
+
+/* Open transactions may need one part in so many of what memory_limit leaves to writers. */
+#define TXN_SHARE 2
+/* Of the reserve for checkpoints those that are open keep at most one part in so many. */
+#define TXN_RESERVE_SHARE 64
+/* Of a change: places in the table, in the order of commit, in the log's list and of the memtable's
+ * row beside its vector, code and links. */
+#define TXN_CHANGE_BYTES 160
+
+/* It may lie in the reserve, as it is made while writers fill the rest; but it stays for as long as
+ * it is open, and thousands of snapshots must leave checkpoints what they need. */
+static omendb_txn *txn_allocate(omendb *db)
+{
+    uint64_t oldest, begun, open = txn_count(db, &oldest, &begun);
+    int few = (open + 1) * sizeof(omendb_txn) <= db->memory.reserve / TXN_RESERVE_SHARE;
+    if (few)
+        memory_begin_reading();
+    omendb_txn *made = memory_zalloc(&db->memory, sizeof *made);
+    if (few)
+        memory_end_reading();
+    return made;
+}
 
 OMENDB_INTERNAL int txn_begin(omendb *db, int mode, omendb_txn **txn)
 {
@@ -17011,12 +18028,13 @@ OMENDB_INTERNAL int txn_begin(omendb *db, int mode, omendb_txn **txn)
         if (code != OMENDB_OK)
             return code;
     }
-    omendb_txn *made = memory_zalloc(&db->memory, sizeof *made);
+    omendb_txn *made = txn_allocate(db);
     if (made == NULL)
         return OMENDB_NOMEM;
     made->magic = TXN_MAGIC;
     made->db = db;
     made->mode = mode;
+    made->begun_us = db->storage.vfs->now_us(db->storage.vfs->context);
     platform_mutex_lock(&db->txn_mutex);
     made->snapshot = atomic_load(&db->visible_commit);
     if (db->transactions == NULL) {
@@ -17044,12 +18062,23 @@ OMENDB_INTERNAL uint64_t txn_oldest(omendb *db)
     return oldest;
 }
 
+OMENDB_INTERNAL uint64_t txn_count(omendb *db, uint64_t *oldest, uint64_t *begun_us)
+{
+    platform_mutex_lock(&db->txn_mutex);
+    uint64_t open = db->open_transactions;
+    *oldest = open == 0 ? 0 : db->transactions->snapshot;
+    *begun_us = open == 0 ? 0 : db->transactions->begun_us;
+    platform_mutex_unlock(&db->txn_mutex);
+    return open;
+}
+
 OMENDB_INTERNAL void txn_end(omendb_txn *txn)
 {
     if (txn == NULL)
         return;
     omendb *db = txn->db;
     platform_mutex_lock(&db->txn_mutex);
+    int released = db->transactions == txn && txn->snapshot < atomic_load(&db->space_pinned);
     if (txn->next == txn) {
         db->transactions = NULL;
     } else {
@@ -17069,8 +18098,11 @@ OMENDB_INTERNAL void txn_end(omendb_txn *txn)
     }
     memory_free(&db->memory, txn->writes, txn->write_capacity * sizeof *txn->writes);
     memory_free(&db->memory, txn->table, txn->table_slots * sizeof *txn->table);
+    atomic_fetch_sub_explicit(&db->txn_needs, txn->needs, memory_order_relaxed);
     txn->magic = 0;
     memory_free(&db->memory, txn, sizeof *txn);
+    if (released)
+        work_notice_space(db);
 }
 
 /* ------------------------------------------------------------------ the table of changes */
@@ -17144,6 +18176,47 @@ static int txn_reserve(omendb_txn *txn, size_t more)
     return OMENDB_OK;
 }
 
+OMENDB_INTERNAL uint64_t txn_change_needs(const struct collection *collection, int deletes)
+{
+    uint64_t needs = sizeof(struct txn_write) + TXN_CHANGE_BYTES;
+    return deletes ? needs
+                   : needs + 3 * (uint64_t)collection->vector_bytes +
+                         codes_stride(collection->schema.dim) + UINT64_C(8) * collection->schema.M;
+}
+
+/* What all open and prepared transactions together may need. On disk the rest of what is in use can
+ * be written down and freed; in memory it stays. */
+static uint64_t txn_share(const omendb *db)
+{
+    const struct memory *memory = &db->memory;
+    uint64_t allowed = memory->limit - memory->reserve, used = memory_used_firmly(memory);
+    uint64_t share = allowed / TXN_SHARE, left = used < allowed ? allowed - used : 0;
+    return db->in_memory && left < share ? left : share;
+}
+
+/* Counts what the commit of these changes will need; refused while the transaction can still be
+ * committed as it was. A record that is changed twice counts twice. */
+static int txn_claim_share(omendb_txn *txn, const struct change *change)
+{
+    omendb *db = txn->db;
+    uint64_t needs = change->count *
+                     txn_change_needs(change->collection, change->kind == CHANGE_DELETE),
+             share = txn_share(db),
+             claimed = atomic_load_explicit(&db->txn_needs, memory_order_relaxed);
+    do {
+        if (db->memory.limit != 0 && (claimed > share || needs > share - claimed))
+            return error_set(
+                OMENDB_TOOBIG,
+                "to commit, this transaction would need %llu bytes more, and open and "
+                "prepared ones need %llu already; of memory_limit they may take %llu: commit in "
+                "parts",
+                (unsigned long long)needs, (unsigned long long)claimed, (unsigned long long)share);
+    } while (!atomic_compare_exchange_weak_explicit(&db->txn_needs, &claimed, claimed + needs,
+                                                    memory_order_relaxed, memory_order_relaxed));
+    txn->needs += needs;
+    return OMENDB_OK;
+}
+
 /* Whether the transaction sees the record now, and whether it was there at the snapshot. */
 static int txn_sees(omendb_txn *txn, const struct version *version, struct collection *collection,
                     uint64_t id, int *now, int *then)
@@ -17156,6 +18229,13 @@ static int txn_sees(omendb_txn *txn, const struct version *version, struct colle
     return code;
 }
 
+static void txn_drop_vectors(omendb_txn *txn, const struct change *change, uint8_t **copies,
+                             uint32_t count)
+{
+    while (count-- > 0)
+        memory_free(&txn->db->memory, copies[count], change->collection->vector_bytes);
+}
+
 /* Copies all vectors first, so that a failure leaves the transaction as it was. */
 static int txn_copy_vectors(omendb_txn *txn, const struct change *change, uint8_t **copies)
 {
@@ -17163,8 +18243,7 @@ static int txn_copy_vectors(omendb_txn *txn, const struct change *change, uint8_
     for (uint32_t i = 0; i < change->count; i++) {
         copies[i] = memory_alloc(&txn->db->memory, bytes);
         if (copies[i] == NULL) {
-            while (i-- > 0)
-                memory_free(&txn->db->memory, copies[i], bytes);
+            txn_drop_vectors(txn, change, copies, i);
             return OMENDB_NOMEM;
         }
         memcpy(copies[i], change->vectors + i * bytes, bytes);
@@ -17245,6 +18324,11 @@ OMENDB_INTERNAL int txn_apply(omendb_txn *txn, struct change *change)
         code = txn_reserve(txn, change->count);
     if (code == OMENDB_OK && change->kind != CHANGE_DELETE)
         code = txn_copy_vectors(txn, change, copies);
+    if (code == OMENDB_OK) {
+        code = txn_claim_share(txn, change);
+        if (code != OMENDB_OK && change->kind != CHANGE_DELETE)
+            txn_drop_vectors(txn, change, copies, change->count);
+    }
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++)
         txn_set(txn, change->collection, change->ids[i], copies[i], existed[i]);
     version_release(version);
@@ -17327,7 +18411,7 @@ static size_t txn_run_end(const struct txn_write *const *sorted, size_t first, s
 }
 
 static int txn_commit_sorted(omendb_txn *txn, const struct txn_write *const *sorted, size_t count,
-                             size_t groups)
+                             size_t groups, const char *prepare_as)
 {
     struct memory *memory = &txn->db->memory;
     size_t bytes = memory_multiply(groups, sizeof(struct change)), gathered = 0;
@@ -17338,7 +18422,9 @@ static int txn_commit_sorted(omendb_txn *txn, const struct txn_write *const *sor
         code = txn_gather(memory, sorted + first, end - first, &changes[gathered++]);
     }
     if (code == OMENDB_OK)
-        code = commit_changes(txn->db, changes, groups, txn->snapshot);
+        code = prepare_as == NULL
+                   ? commit_changes(txn->db, changes, groups, txn->snapshot)
+                   : prepared_prepare(txn->db, prepare_as, changes, groups, txn->snapshot);
     for (size_t i = 0, first = 0, end; i < gathered; i++, first = end) {
         end = txn_run_end(sorted, first, count);
         memory_free(memory, changes[i].ids, (end - first) * sizeof *changes[i].ids);
@@ -17349,23 +18435,26 @@ static int txn_commit_sorted(omendb_txn *txn, const struct txn_write *const *sor
     return code;
 }
 
-static int txn_commit_writes(omendb_txn *txn)
+OMENDB_INTERNAL int txn_commit(omendb_txn *txn, const char *prepare_as)
 {
     struct memory *memory = &txn->db->memory;
+    if (txn->write_count == 0 && prepare_as == NULL)
+        return OMENDB_OK;
     size_t groups, bytes = memory_multiply(txn->write_count, sizeof(struct txn_write *));
     const struct txn_write **sorted = memory_alloc(memory, bytes);
     if (sorted == NULL)
         return OMENDB_NOMEM;
     size_t count = txn_sort_writes(txn, sorted, &groups);
-    int code = groups == 0 ? OMENDB_OK : txn_commit_sorted(txn, sorted, count, groups);
+    int code = groups == 0 && prepare_as == NULL
+                   ? OMENDB_OK
+                   : txn_commit_sorted(txn, sorted, count, groups, prepare_as);
     memory_free(memory, (void *)sorted, bytes);
     return code;
 }
 
-OMENDB_INTERNAL int txn_commit(omendb_txn *txn)
-{
-    return txn->write_count == 0 ? OMENDB_OK : txn_commit_writes(txn);
-}
+#undef TXN_SHARE
+#undef TXN_RESERVE_SHARE
+#undef TXN_CHANGE_BYTES
 
 /* ==============================================================================================
  * commit.c
@@ -17387,11 +18476,16 @@ OMENDB_INTERNAL int txn_commit(omendb_txn *txn)
  *   DELETE:   count u64 ids
  *   CREATE:   u32 dim, metric, scalar; f32 scale; u32 M, ef_construction, ef, name bytes;
  *             u64 seed; name, zeros to a multiple of 8
- *   DROP:     nothing */
+ *   DROP:     nothing
+ * Of a prepared transaction (prepared.c) count is the bytes of its name, which follows, with zeros
+ * to a multiple of 8; in place of the collection's id stands
+ *   PREPARE:  u64 bytes of its changes, ADD, PUT and DELETE as above, which follow the name
+ *   SETTLE, REMEMBER: u64 outcome: 2 committed, 3 rolled back, 4 forgotten */
 
 #define COMMIT_HEAD_BYTES   16
 #define COMMIT_CREATE_BYTES 40
 #define COMMIT_PIECES       4
+#define COMMIT_AHEAD        4 /* rows */
 
 OMENDB_INTERNAL int commit_check_writable(omendb *db)
 {
@@ -17424,6 +18518,7 @@ OMENDB_INTERNAL int commit_poison(omendb *db, int code)
 
 OMENDB_INTERNAL void commit_publish(omendb *db, uint64_t commit)
 {
+    OMENDB_YIELD("commit_publish");
     uint64_t visible = atomic_load(&db->visible_commit);
     while (visible < commit && !atomic_compare_exchange_weak(&db->visible_commit, &visible, commit))
         ;
@@ -17507,6 +18602,7 @@ struct commit_plan {
     size_t victim_capacity;
     uint64_t snapshot;
     int replay;
+    const struct prepared *prepared; /* whose own locks do not stand in its way, or NULL */
 };
 
 static int commit_plan_reserve(omendb *db, struct commit_plan *plan, const struct change *changes,
@@ -17560,7 +18656,10 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
     struct collection *collection = change->collection;
     struct location live = {NULL, NULL, 0};
     uint64_t id = change->ids[index], changed = 0;
+    const struct prepared *holder = prepared_holder(collection->db, collection->id, id);
     *keep = 1;
+    if (holder != NULL && holder != plan->prepared && !plan->replay)
+        return prepared_refuse_locked(change, id, holder);
     /* No id at or above next_id was ever used. */
     if (id < atomic_load_explicit(&collection->next_id, memory_order_relaxed)) {
         int code = version_locate_live(version, id, &live, &changed);
@@ -17624,7 +18723,8 @@ static int commit_validate(omendb *db, struct commit_plan *plan, struct change *
     }
     if (atomic_load(&change->collection->dropped))
         return error_set(OMENDB_DROPPED, "collection \"%s\" was dropped", change->collection->name);
-    return change->kind == CHANGE_DROP ? OMENDB_OK : commit_validate_records(plan, change);
+    return change->kind == CHANGE_DROP ? prepared_check_drop(db, change->collection)
+                                       : commit_validate_records(plan, change);
 }
 
 /* ------------------------------------------------------------------ reserving */
@@ -17667,7 +18767,7 @@ static int commit_choose_codes(const struct collection *collection, const struct
 }
 
 static int commit_add_memtable(omendb *db, struct collection *collection,
-                               const struct code_format *codes)
+                               const struct code_format *codes, int graphless)
 {
     struct version *old = atomic_load_explicit(&collection->version, memory_order_relaxed);
     struct version *version =
@@ -17677,7 +18777,7 @@ static int commit_add_memtable(omendb *db, struct collection *collection,
     if (version == NULL)
         return OMENDB_NOMEM;
     collection_graph_config(collection, &config);
-    int code = memtable_create(&db->memory, &config, codes, &memtable);
+    int code = memtable_create(&db->memory, &config, codes, graphless, &memtable);
     if (code != OMENDB_OK) {
         version_release(version);
         return code;
@@ -17696,11 +18796,13 @@ static int commit_add_memtable(omendb *db, struct collection *collection,
  * codes do not fit what came since, is left behind, for one with other codes or with none. Where a
  * choice anew comes to the same codes, they are as good as any: without that there would be no end
  * of drifting. */
-static int commit_reserve_memtable(omendb *db, const struct change *change)
+static int commit_reserve_memtable(omendb *db, const struct change *change, int replay)
 {
     struct collection *collection = change->collection;
     struct memtable *active = collection->active;
-    struct code_format codes;
+    struct code_format codes = {collection->format, 0.0f, 0.0f};
+    if (replay)
+        return active != NULL ? OMENDB_OK : commit_add_memtable(db, collection, &codes, 1);
     const struct version *version =
         atomic_load_explicit(&collection->version, memory_order_relaxed);
     if (active != NULL &&
@@ -17721,20 +18823,20 @@ static int commit_reserve_memtable(omendb *db, const struct change *change)
         memtable_forgive(active);
         return OMENDB_OK;
     }
-    code = commit_add_memtable(db, collection, &codes);
+    code = commit_add_memtable(db, collection, &codes, 0);
     if (code == OMENDB_OK && active != NULL && codes.step == 0.0f)
         collection->active->codes_tried = 1;
     return code;
 }
 
 /* All memory that applying the change will need. */
-static int commit_reserve(omendb *db, struct change *change)
+static int commit_reserve(omendb *db, struct change *change, int replay)
 {
     struct collection *collection = change->collection;
     int code = OMENDB_OK;
     if ((change->kind != CHANGE_ADD && change->kind != CHANGE_PUT) || change->count == 0)
         return OMENDB_OK;
-    code = commit_reserve_memtable(db, change);
+    code = commit_reserve_memtable(db, change, replay);
     if (code == OMENDB_OK)
         code = memtable_reserve(collection->active, change->count);
     return code;
@@ -17745,7 +18847,7 @@ static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct chang
 {
     int code = OMENDB_OK;
     for (size_t i = 0; i < count && code == OMENDB_OK; i++)
-        code = commit_reserve(db, &changes[i]);
+        code = commit_reserve(db, &changes[i], plan->replay);
     for (size_t i = 0; i < plan->victim_count && code == OMENDB_OK; i++) {
         const struct location *victim = &plan->victims[i];
         if (victim->memtable != NULL)
@@ -17758,22 +18860,12 @@ static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct chang
 
 /* ------------------------------------------------------------------ logging */
 
-static void commit_put_u32(uint8_t *at, uint32_t value)
-{
-    memcpy(at, &value, sizeof value);
-}
-
-static void commit_put_u64(uint8_t *at, uint64_t value)
-{
-    memcpy(at, &value, sizeof value);
-}
-
 /* Head of a change, and for CREATE the body; returns the bytes used, a multiple of 8. */
 static size_t commit_encode_head(const struct change *change, uint8_t *out)
 {
-    commit_put_u32(out, change->kind);
-    commit_put_u32(out + 4, change->count);
-    commit_put_u64(out + 8, change->collection->id);
+    format_put32(out, change->kind);
+    format_put32(out + 4, change->count);
+    format_put64(out + 8, change->collection->id);
     if (change->kind != CHANGE_CREATE)
         return COMMIT_HEAD_BYTES;
     const omendb_schema *schema = &change->collection->schema;
@@ -17784,7 +18876,7 @@ static size_t commit_encode_head(const struct change *change, uint8_t *out)
                                schema->ef,  (uint32_t)name_bytes};
     memcpy(body, fields, sizeof fields);
     memcpy(body + 12, &schema->scale, sizeof schema->scale);
-    commit_put_u64(body + 32, schema->seed);
+    format_put64(body + 32, schema->seed);
     size_t padded = (name_bytes + 7) / 8 * 8;
     memset(body + COMMIT_CREATE_BYTES, 0, padded);
     memcpy(body + COMMIT_CREATE_BYTES, change->collection->name, name_bytes);
@@ -17812,11 +18904,50 @@ static size_t commit_pieces(const struct change *change, uint8_t *head,
     return COMMIT_PIECES;
 }
 
-static int commit_append(omendb *db, const struct change *changes, size_t count, uint64_t commit)
+OMENDB_INTERNAL size_t commit_encoded_bytes(const struct change *changes, size_t count)
+{
+    uint8_t head[COMMIT_HEAD_MAX];
+    struct wal_piece pieces[COMMIT_PIECES];
+    size_t bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        for (size_t p = commit_pieces(&changes[i], head, pieces); p-- > 0;)
+            bytes = memory_add(bytes, pieces[p].size);
+    }
+    return bytes;
+}
+
+OMENDB_INTERNAL void commit_encode(const struct change *changes, size_t count, uint8_t *out)
+{
+    uint8_t head[COMMIT_HEAD_MAX];
+    struct wal_piece pieces[COMMIT_PIECES];
+    for (size_t i = 0; i < count; i++) {
+        size_t used = commit_pieces(&changes[i], head, pieces);
+        for (size_t p = 0; p < used; p++) {
+            if (pieces[p].size != 0)
+                memcpy(out, pieces[p].data, pieces[p].size);
+            out += pieces[p].size;
+        }
+    }
+}
+
+static int commit_append_pieces(omendb *db, const struct wal_piece *pieces, size_t count,
+                                uint64_t commit)
+{
+    size_t bytes = 0;
+    int code = db->wal == NULL ? OMENDB_OK : wal_append(db->wal, commit, WAL_COMMIT, pieces, count);
+    for (size_t i = 0; i < count; i++)
+        bytes += pieces[i].size;
+    if (code == OMENDB_OK)
+        atomic_fetch_add(&db->log_bytes, bytes);
+    return code;
+}
+
+static int commit_append_changes(omendb *db, const struct change *changes, size_t count,
+                                 uint64_t commit)
 {
     struct wal_piece one_pieces[COMMIT_PIECES], *pieces = one_pieces;
     uint8_t one_head[COMMIT_HEAD_MAX], *heads = one_head;
-    size_t used = 0, bytes = 0;
+    size_t used = 0;
     int code = OMENDB_OK;
     if (count > 1) {
         pieces = memory_array(&db->memory, count, COMMIT_PIECES * sizeof *pieces);
@@ -17826,17 +18957,32 @@ static int commit_append(omendb *db, const struct change *changes, size_t count,
     }
     for (size_t i = 0; i < count && code == OMENDB_OK; i++)
         used += commit_pieces(&changes[i], heads + i * COMMIT_HEAD_MAX, pieces + used);
-    for (size_t i = 0; i < used; i++)
-        bytes += pieces[i].size;
-    if (code == OMENDB_OK && db->wal != NULL)
-        code = wal_append(db->wal, commit, WAL_COMMIT, pieces, used);
     if (code == OMENDB_OK)
-        atomic_fetch_add(&db->log_bytes, bytes);
+        code = commit_append_pieces(db, pieces, used, commit);
     if (count > 1) {
         memory_free(&db->memory, pieces, count * COMMIT_PIECES * sizeof *pieces);
         memory_free(&db->memory, heads, count * COMMIT_HEAD_MAX);
     }
     return code;
+}
+
+/* A prepared transaction comes: as one that waits, or with an outcome that it had elsewhere. */
+static int commit_holds(const struct commit_order *order)
+{
+    return order->prepared != NULL && (order->state == OMENDB_PREPARED_WAITING || order->remembers);
+}
+
+static int commit_append(omendb *db, const struct commit_order *order, uint64_t commit)
+{
+    uint8_t head[PREPARED_HEAD_MAX];
+    struct wal_piece pieces[PREPARED_PIECES];
+    if (order->prepared == NULL)
+        return commit_append_changes(db, order->changes, order->count, commit);
+    uint32_t kind = !commit_holds(order)                      ? CHANGE_SETTLE
+                    : order->state == OMENDB_PREPARED_WAITING ? CHANGE_PREPARE
+                                                              : CHANGE_REMEMBER;
+    size_t count = prepared_pieces(order->prepared, kind, order->state, head, pieces);
+    return commit_append_pieces(db, pieces, count, commit);
 }
 
 /* ------------------------------------------------------------------ applying */
@@ -17867,17 +19013,21 @@ static void commit_apply_rows(const struct change *change, uint64_t commit)
     struct collection *collection = change->collection;
     uint64_t next = atomic_load_explicit(&collection->next_id, memory_order_relaxed);
     for (uint32_t i = 0; i < change->count; i++) {
+        OMENDB_YIELD("commit_apply_rows");
+        int is_new = change->ids[i] >= next; /* above all that were ever used */
+        if (i + COMMIT_AHEAD < change->count)
+            memtable_prefetch(collection->active, change->ids[i + COMMIT_AHEAD]);
         memtable_append(collection->active, change->ids[i],
-                        change->vectors + i * collection->vector_bytes, commit);
-        if (change->ids[i] >= next)
+                        change->vectors + i * collection->vector_bytes, commit, is_new);
+        if (is_new)
             next = change->ids[i] + 1;
     }
     atomic_store_explicit(&collection->next_id, next, memory_order_relaxed);
 }
 
 /* Nothing in here can fail. */
-static void commit_apply(omendb *db, struct commit_plan *plan, const struct change *changes,
-                         size_t count, uint64_t commit)
+static void commit_apply_changes(omendb *db, const struct commit_plan *plan,
+                                 const struct change *changes, size_t count, uint64_t commit)
 {
     for (size_t i = 0; i < plan->victim_count; i++)
         commit_end_row(&plan->victims[i], commit);
@@ -17890,31 +19040,54 @@ static void commit_apply(omendb *db, struct commit_plan *plan, const struct chan
     db->appended_commit = commit;
 }
 
+static void commit_apply(omendb *db, const struct commit_plan *plan,
+                         const struct commit_order *order, uint64_t commit)
+{
+    struct prepared *prepared = order->prepared;
+    int held = commit_holds(order);
+    if (!held)
+        commit_apply_changes(db, plan, order->changes, order->count, commit);
+    db->appended_commit = commit;
+    if (prepared == NULL)
+        return;
+    prepared->commit = commit;
+    db->prepared.last_step = commit;
+    if (held)
+        prepared_hold(db, prepared);
+    else
+        prepared_settle(db, prepared, order->state);
+}
+
 /* ------------------------------------------------------------------ the whole */
 
-/* commit_mutex. commit: in for replay; out: the number given, or 0 when nothing was left to do. */
-static int commit_locked(omendb *db, struct change *changes, size_t count, uint64_t snapshot,
-                         int replay, uint64_t *commit)
+static int commit_has_work(const struct commit_order *order)
 {
-    struct commit_plan plan = {NULL, 0, 0, snapshot, replay};
+    int work = order->prepared != NULL;
+    for (size_t i = 0; i < order->count; i++)
+        work |= order->changes[i].count != 0 || order->changes[i].kind == CHANGE_CREATE ||
+                order->changes[i].kind == CHANGE_DROP;
+    return work;
+}
+
+/* commit_mutex. commit: in for replay; out: the number given, or 0 when nothing was left to do. */
+static int commit_locked(omendb *db, const struct commit_order *order, int replay, uint64_t *commit)
+{
+    struct commit_plan plan = {NULL, 0, 0, order->snapshot, replay, order->prepared};
     uint64_t number = replay ? *commit : db->appended_commit + 1;
-    int code = commit_plan_reserve(db, &plan, changes, count);
-    size_t work = 0;
-    for (size_t i = 0; i < count && code == OMENDB_OK; i++) {
-        code = commit_validate(db, &plan, &changes[i]);
-        work += changes[i].count != 0 || changes[i].kind == CHANGE_CREATE ||
-                changes[i].kind == CHANGE_DROP;
-    }
-    if (code != OMENDB_OK || work == 0) {
+    int code = commit_plan_reserve(db, &plan, order->changes, order->count);
+    for (size_t i = 0; i < order->count && code == OMENDB_OK; i++)
+        code = commit_validate(db, &plan, &order->changes[i]);
+    if (code != OMENDB_OK || !commit_has_work(order)) {
         *commit = replay ? number : 0;
         goto done;
     }
-    code = commit_reserve_all(db, &plan, changes, count);
+    code = commit_holds(order) ? prepared_reserve(db, order->prepared)
+                               : commit_reserve_all(db, &plan, order->changes, order->count);
     if (code == OMENDB_OK && !replay)
-        code = commit_append(db, changes, count, number);
+        code = commit_append(db, order, number);
     if (code != OMENDB_OK)
         goto done;
-    commit_apply(db, &plan, changes, count, number);
+    commit_apply(db, &plan, order, number);
     *commit = number;
 done:
     memory_free(&db->memory, plan.victims, plan.victim_capacity * sizeof *plan.victims);
@@ -17954,53 +19127,102 @@ static int commit_throttle(const struct change *changes, size_t count)
     return code;
 }
 
-OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count,
-                                   uint64_t snapshot)
+/* Whether a commit returns only when it is on the device. One of two phases is worth nothing
+ * before, so OMENDB_SYNC_NORMAL syncs it, too. */
+static int commit_is_awaited(const omendb *db, int two_phases)
+{
+    return !db->in_memory &&
+           (db->sync == OMENDB_SYNC_FULL || (two_phases && db->sync == OMENDB_SYNC_NORMAL));
+}
+
+OMENDB_INTERNAL int commit_await(omendb *db, uint64_t commit, int two_phases)
+{
+    return commit_is_awaited(db, two_phases) ? commit_wait(db, commit) : OMENDB_OK;
+}
+
+/* Done, or refused for what is stored: that may be the work of a commit which is neither durable
+ * nor visible yet, so it is waited for before the caller is told. */
+static int commit_tells_state(int code)
+{
+    return code == OMENDB_OK || code == OMENDB_EXISTS || code == OMENDB_NOTFOUND ||
+           code == OMENDB_CONFLICT || code == OMENDB_DROPPED;
+}
+
+OMENDB_INTERNAL int commit_run(omendb *db, const struct commit_order *order, int *applied)
 {
     uint64_t commit = 0;
+    int two_phases = order->prepared != NULL && !order->remembers;
     int code = commit_check_writable(db);
+    *applied = 0;
     if (code == OMENDB_OK)
         code = commit_begin_log(db);
     if (code == OMENDB_OK)
-        code = commit_throttle(changes, count);
+        code = commit_throttle(order->changes, order->count);
     if (code != OMENDB_OK)
         return code;
     platform_mutex_lock(&db->commit_mutex);
     code = commit_check_writable(db);
     if (code == OMENDB_OK)
-        code = commit_locked(db, changes, count, snapshot, 0, &commit);
-    int wait = !db->in_memory && db->sync == OMENDB_SYNC_FULL;
-    if (code == OMENDB_OK && commit != 0 && !wait)
+        code = commit_locked(db, order, 0, &commit);
+    *applied = code == OMENDB_OK && commit != 0;
+    if (*applied && !commit_is_awaited(db, two_phases))
         commit_publish(db, commit);
+    uint64_t told = commit != 0 ? commit : db->appended_commit;
     platform_mutex_unlock(&db->commit_mutex);
     if (code == OMENDB_POISONED)
         commit_poison(db, code);
-    if (code != OMENDB_OK || commit == 0)
-        return code;
-    if (wait)
-        code = commit_wait(db, commit);
-    if (code == OMENDB_OK)
-        commit_notice(db, changes, count);
+    int waited = commit_tells_state(code) ? commit_await(db, told, two_phases) : OMENDB_OK;
+    code = waited == OMENDB_OK ? code : waited;
+    if (code == OMENDB_OK && *applied)
+        commit_notice(db, order->changes, order->count);
     return code;
+}
+
+OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count,
+                                   uint64_t snapshot)
+{
+    struct commit_order order = {changes, count, snapshot, NULL, 0, 0};
+    int applied;
+    return commit_run(db, &order, &applied);
 }
 
 /* ------------------------------------------------------------------ replaying */
 
 static int commit_bad_payload(uint64_t commit, size_t at)
 {
-    return error_set(
-        OMENDB_CORRUPT,
-        "log: commit %llu: byte %zu of the payload makes no sense; restore from a backup",
-        (unsigned long long)commit, at);
+    return error_set(OMENDB_CORRUPT,
+                     "log: commit %llu: byte %zu of the payload makes no sense; " ERROR_RESTORE,
+                     (unsigned long long)commit, at);
 }
 
-static int commit_decode_create(omendb *db, uint64_t id, const uint8_t *body, size_t size,
-                                size_t *used, struct collection **collection)
+OMENDB_INTERNAL int commit_decode_head(const uint8_t *payload, size_t size,
+                                       struct commit_logged *logged)
 {
-    omendb_schema schema = OMENDB_SCHEMA_INIT, complete;
+    if (size < COMMIT_HEAD_BYTES)
+        return 0;
+    memcpy(&logged->kind, payload, 4);
+    memcpy(&logged->count, payload + 4, 4);
+    memcpy(&logged->collection, payload + 8, 8);
+    logged->body = payload + COMMIT_HEAD_BYTES;
+    logged->left = size - COMMIT_HEAD_BYTES;
+    return 1;
+}
+
+OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, size_t vector_bytes)
+{
+    size_t vectors = 0;
+    if (logged->kind == CHANGE_DROP)
+        return 0;
+    if (logged->kind == CHANGE_ADD || logged->kind == CHANGE_PUT)
+        vectors = memory_add(memory_multiply(logged->count, vector_bytes), 7) / 8 * 8;
+    return memory_add(memory_multiply(logged->count, sizeof(uint64_t)), vectors);
+}
+
+OMENDB_INTERNAL int commit_decode_schema(const uint8_t *body, size_t size, size_t *used,
+                                         char name[256], omendb_schema *complete)
+{
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
     uint32_t fields[8];
-    char name[256] = {0};
-    *collection = NULL;
     if (size < COMMIT_CREATE_BYTES)
         return OMENDB_CORRUPT;
     memcpy(fields, body, sizeof fields);
@@ -18015,11 +19237,26 @@ static int commit_decode_create(omendb *db, uint64_t id, const uint8_t *body, si
     schema.ef_construction = fields[5];
     schema.ef = fields[6];
     memcpy(&schema.seed, body + 32, sizeof schema.seed);
+    memset(name, 0, 256);
     memcpy(name, body + COMMIT_CREATE_BYTES, fields[7]);
     *used = COMMIT_CREATE_BYTES + padded;
-    if (schema_complete(&schema, &complete) != OMENDB_OK)
+    if (strlen(name) != fields[7])
         return OMENDB_CORRUPT;
-    return collection_create(db, id, name, &complete, collection);
+    return schema_complete(&schema, complete) == OMENDB_OK ? OMENDB_OK : OMENDB_CORRUPT;
+}
+
+static int commit_decode_create(omendb *db, uint64_t id, const uint8_t *body, size_t size,
+                                size_t *used, struct collection **collection)
+{
+    omendb_schema complete;
+    char name[256];
+    *collection = NULL;
+    if (id >= MANIFEST_LARGEST_NUMBER)
+        return OMENDB_CORRUPT;
+    int code = commit_decode_schema(body, size, used, name, &complete);
+    if (code == OMENDB_OK && !manifest_name_is_legal(name))
+        code = OMENDB_CORRUPT;
+    return code == OMENDB_OK ? collection_create(db, id, name, &complete, collection) : code;
 }
 
 static int commit_replay_create(omendb *db, uint64_t commit, struct change *change, uint64_t id,
@@ -18039,61 +19276,120 @@ static int commit_replay_create(omendb *db, uint64_t commit, struct change *chan
     code = found ? commit_bad_payload(commit, COMMIT_HEAD_BYTES)
                  : catalog_reserve(db, &db->catalog, 1);
     if (code == OMENDB_OK) {
-        struct commit_plan plan = {NULL, 0, 0, UINT64_MAX, 1};
-        commit_apply(db, &plan, change, 1, commit);
+        struct commit_plan plan = {NULL, 0, 0, UINT64_MAX, 1, NULL};
+        commit_apply_changes(db, &plan, change, 1, commit);
     }
     collection_release(created);
     return code;
+}
+
+OMENDB_INTERNAL int commit_decode(omendb *db, uint64_t commit, const uint8_t *payload, size_t size,
+                                  struct change *change, size_t *used)
+{
+    struct commit_logged logged;
+    memset(change, 0, sizeof *change);
+    if (!commit_decode_head(payload, size, &logged))
+        return commit_bad_payload(commit, 0);
+    change->collection = catalog_by_id(&db->catalog, logged.collection);
+    if (logged.kind < CHANGE_ADD || logged.kind > CHANGE_DELETE || change->collection == NULL)
+        return commit_bad_payload(commit, 0);
+    size_t bytes = commit_body_bytes(&logged, change->collection->vector_bytes);
+    if (bytes > logged.left)
+        return commit_bad_payload(commit, 4);
+    *used = COMMIT_HEAD_BYTES + bytes;
+    change->kind = logged.kind;
+    change->count = logged.count;
+    change->ids = (uint64_t *)(uintptr_t)logged.body;
+    change->vectors = logged.body + change->count * sizeof(uint64_t);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int commit_check_ids(omendb *db, uint64_t commit, const struct change *change)
+{
+    uint32_t count = change->count, ascending = 1;
+    while (ascending < count && change->ids[ascending - 1] < change->ids[ascending])
+        ascending++;
+    if (count == 0 || (ascending >= count && change->ids[count - 1] != OMENDB_ID_AUTO))
+        return OMENDB_OK;
+    uint64_t *sorted = memory_array(&db->memory, count, sizeof *sorted);
+    if (sorted == NULL)
+        return OMENDB_NOMEM;
+    memcpy(sorted, change->ids, count * sizeof *sorted);
+    sort_array(sorted, count, sizeof *sorted, sort_compare_numbers);
+    int wrong = sorted[count - 1] == OMENDB_ID_AUTO;
+    for (uint32_t i = 1; i < count; i++)
+        wrong |= sorted[i] == sorted[i - 1];
+    memory_free(&db->memory, sorted, count * sizeof *sorted);
+    return wrong ? commit_bad_payload(commit, COMMIT_HEAD_BYTES) : OMENDB_OK;
+}
+
+/* Adds, puts and deletes. A delete drops absent ids from the list, so the list is a copy. */
+static int commit_replay_rows(omendb *db, uint64_t commit, struct change *change)
+{
+    size_t id_bytes = change->count * sizeof(uint64_t);
+    uint64_t *ids = memory_array(&db->memory, change->count, sizeof *ids);
+    if (ids == NULL)
+        return OMENDB_NOMEM;
+    memcpy(ids, change->ids, id_bytes);
+    change->ids = ids;
+    change->skip_missing = 1;
+    int code = commit_check_ids(db, commit, change);
+    struct commit_order order = {change, 1, UINT64_MAX, NULL, 0, 0};
+    if (code == OMENDB_OK)
+        code = commit_locked(db, &order, 1, &commit);
+    memory_free(&db->memory, ids, id_bytes);
+    return code;
+}
+
+static int commit_replay_drop(omendb *db, uint64_t commit, struct change *change)
+{
+    struct commit_order order = {change, 1, UINT64_MAX, NULL, 0, 0};
+    change->count = 0;
+    if (change->collection == NULL || prepared_check_drop(db, change->collection) != OMENDB_OK)
+        return commit_bad_payload(commit, 8);
+    return commit_locked(db, &order, 1, &commit);
 }
 
 /* One change at `payload`; *used receives its bytes. */
 static int commit_replay_change(omendb *db, uint64_t commit, const uint8_t *payload, size_t size,
                                 size_t *used)
 {
-    struct change change = {0};
-    uint64_t id;
-    if (size < COMMIT_HEAD_BYTES)
+    struct commit_logged logged;
+    size_t body_bytes = 0;
+    if (!commit_decode_head(payload, size, &logged))
         return commit_bad_payload(commit, 0);
-    memcpy(&change.kind, payload, 4);
-    memcpy(&change.count, payload + 4, 4);
-    memcpy(&id, payload + 8, 8);
-    const uint8_t *body = payload + COMMIT_HEAD_BYTES;
-    size_t left = size - COMMIT_HEAD_BYTES, body_bytes = 0;
-    change.collection = catalog_by_id(&db->catalog, id);
-    if (change.kind == CHANGE_CREATE && change.collection != NULL)
-        return commit_bad_payload(commit, 8);
-    if (change.kind == CHANGE_CREATE) {
-        int code = commit_replay_create(db, commit, &change, id, body, left, &body_bytes);
-        *used = COMMIT_HEAD_BYTES + body_bytes;
+    struct change change = {.kind = logged.kind, .count = logged.count};
+    int code;
+    if (logged.kind >= CHANGE_PREPARE && logged.kind <= CHANGE_REMEMBER)
+        return prepared_replay(db, commit, payload, size, used);
+    change.collection = catalog_by_id(&db->catalog, logged.collection);
+    *used = COMMIT_HEAD_BYTES;
+    switch (logged.kind) {
+    case CHANGE_CREATE:
+        if (change.collection != NULL && !db->read_only)
+            return commit_bad_payload(commit, 8);
+        code = commit_replay_create(db, commit, &change, logged.collection, logged.body,
+                                    logged.left, &body_bytes);
+        *used += body_bytes;
         return code;
+    case CHANGE_DROP:
+        return commit_replay_drop(db, commit, &change);
+    default:
+        code = commit_decode(db, commit, payload, size, &change, used);
+        return code == OMENDB_OK ? commit_replay_rows(db, commit, &change) : code;
     }
-    if (change.kind < CHANGE_ADD || change.kind > CHANGE_DROP || change.collection == NULL)
-        return commit_bad_payload(commit, 0);
-    if (change.kind == CHANGE_DROP)
-        change.count = 0;
-    body_bytes = memory_multiply(change.count, sizeof(uint64_t));
-    if (change.kind == CHANGE_ADD || change.kind == CHANGE_PUT)
-        body_bytes = memory_add(
-            body_bytes,
-            memory_add(memory_multiply(change.count, change.collection->vector_bytes), 7) / 8 * 8);
-    if (body_bytes > left)
-        return commit_bad_payload(commit, 4);
-    *used = COMMIT_HEAD_BYTES + body_bytes;
-    /* A delete drops absent ids from the list, so the list is a copy. */
-    uint64_t *ids = memory_array(&db->memory, change.count, sizeof *ids);
-    if (ids == NULL)
-        return OMENDB_NOMEM;
-    size_t id_bytes = change.count * sizeof *ids;
-    memcpy(ids, body, id_bytes);
-    change.ids = ids;
-    change.vectors = body + id_bytes;
-    change.skip_missing = 1;
+}
+
+OMENDB_INTERNAL int commit_replay_records(omendb *db, uint64_t commit, const uint8_t *payload,
+                                          size_t size)
+{
     int code = OMENDB_OK;
-    for (uint32_t i = 0; i < change.count && code == OMENDB_OK; i++)
-        code = ids[i] == OMENDB_ID_AUTO ? commit_bad_payload(commit, COMMIT_HEAD_BYTES) : code;
-    if (code == OMENDB_OK)
-        code = commit_locked(db, &change, 1, UINT64_MAX, 1, &commit);
-    memory_free(&db->memory, ids, id_bytes);
+    for (size_t at = 0, used = 0; at < size && code == OMENDB_OK; at += used) {
+        struct change change;
+        code = commit_decode(db, commit, payload + at, size - at, &change, &used);
+        if (code == OMENDB_OK)
+            code = commit_replay_rows(db, commit, &change);
+    }
     return code;
 }
 
@@ -18123,8 +19419,634 @@ OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *pa
 #undef COMMIT_HEAD_BYTES
 #undef COMMIT_CREATE_BYTES
 #undef COMMIT_PIECES
+#undef COMMIT_AHEAD
 #undef COMMIT_HEAD_MAX
 #undef COMMIT_CODES_ROWS
+
+/* ==============================================================================================
+ * prepared.c
+ * ============================================================================================== */
+
+/* prepared.c: transactions between the two phases of a commit that spans several databases, or a
+ * database and something else (Gray, "Notes on data base operating systems", 1978, section 5.8).
+ *
+ * A prepared transaction is a name, its changes as they stand in the log, and a lock on each record
+ * that it changes. After its outcome only the name and the outcome are kept, until they are
+ * forgotten.
+ *
+ * Invariants, all under commit_mutex:
+ * - Every record of a waiting transaction is in the table of locks, into which each commit looks
+ *   first, and its collections cannot be dropped. So nothing can stand in the way of its outcome.
+ * - The present log, or one before it that no manifest has let go of, tells of every name: what is
+ *   waiting or remembered is copied into a new log, which is synced before a manifest is published
+ *   that does without the old one. Whoever replays both logs meets the copy second and passes over
+ *   it.
+ * - `settling` is set while a thread is at the outcome outside of the mutex; nobody else frees or
+ *   settles the object then.
+ *
+ * The changes are kept in memory and counted there: they are needed whole at each rotation and at
+ * the outcome, and a file of their own would need the same care at each crash as the log. */
+
+#define PREPARED_SLOTS_MIN 64
+
+/* ------------------------------------------------------------------ the list of names */
+
+/* Index of the name, or where it would go with *found = 0. */
+static size_t prepared_position(const struct prepared_set *set, const char *name, int *found)
+{
+    size_t low = 0, high = set->count;
+    *found = 0;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(set->items[middle]->name, name);
+        if (order == 0) {
+            *found = 1;
+            return middle;
+        }
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static struct prepared *prepared_find(const struct prepared_set *set, const char *name)
+{
+    int found;
+    size_t at = prepared_position(set, name, &found);
+    return found ? set->items[at] : NULL;
+}
+
+static int prepared_reserve_place(omendb *db)
+{
+    struct prepared_set *set = &db->prepared;
+    if (set->count < set->capacity)
+        return OMENDB_OK;
+    size_t capacity = set->capacity * 2 + 8;
+    struct prepared **items =
+        memory_resize(&db->memory, set->items, set->capacity * sizeof(struct prepared *),
+                      capacity * sizeof(struct prepared *));
+    if (items == NULL)
+        return OMENDB_NOMEM;
+    set->items = items;
+    set->capacity = capacity;
+    return OMENDB_OK;
+}
+
+static void prepared_insert(struct prepared_set *set, struct prepared *prepared)
+{
+    int found;
+    size_t at = prepared_position(set, prepared->name, &found);
+    memmove(set->items + at + 1, set->items + at, (set->count - at) * sizeof(struct prepared *));
+    set->items[at] = prepared;
+    set->count++;
+}
+
+OMENDB_INTERNAL int prepared_create(omendb *db, const char *name, size_t size,
+                                    struct prepared **prepared)
+{
+    struct prepared *made = memory_zalloc(&db->memory, sizeof *made);
+    *prepared = NULL;
+    if (made == NULL)
+        return OMENDB_NOMEM;
+    made->payload = memory_alloc(&db->memory, size);
+    if (made->payload == NULL) {
+        memory_free(&db->memory, made, sizeof *made);
+        return OMENDB_NOMEM;
+    }
+    made->size = size;
+    made->state = OMENDB_PREPARED_WAITING;
+    memcpy(made->name, name, strlen(name) + 1);
+    *prepared = made;
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL void prepared_destroy(omendb *db, struct prepared *prepared)
+{
+    if (prepared == NULL)
+        return;
+    memory_free(&db->memory, prepared->payload, prepared->size);
+    memory_free(&db->memory, prepared, sizeof *prepared);
+}
+
+OMENDB_INTERNAL void prepared_clear(omendb *db)
+{
+    struct prepared_set *set = &db->prepared;
+    for (size_t i = 0; i < set->count; i++) {
+        atomic_fetch_sub_explicit(&db->txn_needs, set->items[i]->needs, memory_order_relaxed);
+        prepared_destroy(db, set->items[i]);
+    }
+    memory_free(&db->memory, set->items, set->capacity * sizeof(struct prepared *));
+    memory_free(&db->memory, set->locks, set->lock_slots * sizeof *set->locks);
+    memset(set, 0, sizeof *set);
+}
+
+/* ------------------------------------------------------------------ locks */
+
+static size_t prepared_slot(const struct prepared_set *set, uint64_t collection, uint64_t id)
+{
+    size_t at = (size_t)idmap_mix(id ^ idmap_mix(collection)) & (set->lock_slots - 1);
+    while (set->locks[at].holder != NULL &&
+           (set->locks[at].id != id || set->locks[at].collection != collection))
+        at = (at + 1) & (set->lock_slots - 1);
+    return at;
+}
+
+OMENDB_INTERNAL const struct prepared *prepared_holder(const omendb *db, uint64_t collection,
+                                                       uint64_t id)
+{
+    const struct prepared_set *set = &db->prepared;
+    return set->lock_count == 0 ? NULL : set->locks[prepared_slot(set, collection, id)].holder;
+}
+
+static void prepared_lock(struct prepared_set *set, uint64_t collection, uint64_t id,
+                          const struct prepared *holder)
+{
+    size_t at = prepared_slot(set, collection, id);
+    set->lock_count += set->locks[at].holder == NULL;
+    set->locks[at] = (struct prepared_lock){collection, id, holder};
+}
+
+static int prepared_reserve_locks(omendb *db, size_t more)
+{
+    struct prepared_set *set = &db->prepared;
+    size_t slots = set->lock_slots == 0 ? PREPARED_SLOTS_MIN : set->lock_slots;
+    while (slots / 2 < set->lock_count + more)
+        slots *= 2;
+    if (slots == set->lock_slots)
+        return OMENDB_OK;
+    struct prepared_lock *locks = memory_zalloc(&db->memory, memory_multiply(slots, sizeof *locks));
+    if (locks == NULL)
+        return OMENDB_NOMEM;
+    struct prepared_set old = *set;
+    set->locks = locks;
+    set->lock_slots = slots;
+    set->lock_count = 0;
+    for (size_t i = 0; i < old.lock_slots; i++) {
+        if (old.locks[i].holder != NULL)
+            prepared_lock(set, old.locks[i].collection, old.locks[i].id, old.locks[i].holder);
+    }
+    memory_free(&db->memory, old.locks, old.lock_slots * sizeof *locks);
+    return OMENDB_OK;
+}
+
+/* Empties the slot and moves what collided with it back, so that no search ends too early. */
+static void prepared_unlock(struct prepared_set *set, uint64_t collection, uint64_t id)
+{
+    if (set->lock_count == 0)
+        return; /* of a record that a damaged log locked twice */
+    size_t mask = set->lock_slots - 1, hole = prepared_slot(set, collection, id);
+    if (set->locks[hole].holder == NULL)
+        return;
+    set->locks[hole].holder = NULL;
+    set->lock_count--;
+    for (size_t at = (hole + 1) & mask; set->locks[at].holder != NULL; at = (at + 1) & mask) {
+        struct prepared_lock moved = set->locks[at];
+        set->locks[at].holder = NULL;
+        set->locks[prepared_slot(set, moved.collection, moved.id)] = moved;
+    }
+}
+
+/* The changes of a waiting transaction, one after the other: *at goes from 0 to its size. They were
+ * decoded when it came, so a failure is a bug. */
+static int prepared_next_change(omendb *db, const struct prepared *prepared, size_t *at,
+                                struct change *change)
+{
+    size_t used;
+    if (*at == prepared->size)
+        return 0;
+    int code = commit_decode(db, prepared->commit, prepared->payload + *at, prepared->size - *at,
+                             change, &used);
+    assert(code == OMENDB_OK);
+    *at += used;
+    return code == OMENDB_OK;
+}
+
+OMENDB_INTERNAL int prepared_refuse_locked(const struct change *change, uint64_t id,
+                                           const struct prepared *holder)
+{
+    return error_set(OMENDB_BUSY,
+                     "record %llu of collection \"%s\" is locked by the prepared transaction "
+                     "\"%s\"; commit or roll it back first",
+                     (unsigned long long)id, change->collection->name, holder->name);
+}
+
+OMENDB_INTERNAL int prepared_check_drop(omendb *db, const struct collection *collection)
+{
+    const struct prepared_set *set = &db->prepared;
+    for (size_t i = 0; i < set->count; i++) {
+        struct change change;
+        for (size_t at = 0; prepared_next_change(db, set->items[i], &at, &change);) {
+            if (change.collection == collection)
+                return error_set(OMENDB_BUSY,
+                                 "the prepared transaction \"%s\" changes collection \"%s\"; "
+                                 "commit or roll it back first",
+                                 set->items[i]->name, collection->name);
+        }
+    }
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ steps of a commit */
+
+OMENDB_INTERNAL int prepared_reserve(omendb *db, const struct prepared *prepared)
+{
+    size_t records = 0;
+    struct change change;
+    if (prepared_find(&db->prepared, prepared->name) != NULL)
+        return error_set(OMENDB_EXISTS,
+                         "there is a prepared transaction \"%s\", or its outcome is remembered; "
+                         "forget it, or take another name",
+                         prepared->name);
+    for (size_t at = 0; prepared_next_change(db, prepared, &at, &change);)
+        records += change.count;
+    int code = prepared_reserve_place(db);
+    return code == OMENDB_OK ? prepared_reserve_locks(db, records) : code;
+}
+
+/* Automatic ids go on behind those that it may still add. */
+static void prepared_pass_ids(const struct change *change)
+{
+    uint64_t next = atomic_load_explicit(&change->collection->next_id, memory_order_relaxed);
+    for (uint32_t i = 0; i < change->count; i++) {
+        if (change->ids[i] >= next)
+            next = change->ids[i] + 1;
+    }
+    atomic_store_explicit(&change->collection->next_id, next, memory_order_relaxed);
+}
+
+OMENDB_INTERNAL void prepared_hold(omendb *db, struct prepared *prepared)
+{
+    struct change change;
+    for (size_t at = 0; prepared_next_change(db, prepared, &at, &change);) {
+        prepared->needs +=
+            change.count * txn_change_needs(change.collection, change.kind == CHANGE_DELETE);
+        for (uint32_t i = 0; i < change.count; i++)
+            prepared_lock(&db->prepared, change.collection->id, change.ids[i], prepared);
+        if (change.kind != CHANGE_DELETE)
+            prepared_pass_ids(&change);
+    }
+    atomic_fetch_add_explicit(&db->txn_needs, prepared->needs, memory_order_relaxed);
+    prepared_insert(&db->prepared, prepared);
+}
+
+/* A table that is used no more; one that is used stays as large as it was at most. */
+static void prepared_free_locks(omendb *db)
+{
+    struct prepared_set *set = &db->prepared;
+    if (set->lock_count != 0)
+        return;
+    memory_free(&db->memory, set->locks, set->lock_slots * sizeof *set->locks);
+    set->locks = NULL;
+    set->lock_slots = 0;
+}
+
+OMENDB_INTERNAL void prepared_settle(omendb *db, struct prepared *prepared, uint32_t state)
+{
+    struct prepared_set *set = &db->prepared;
+    struct change change;
+    for (size_t at = 0; prepared_next_change(db, prepared, &at, &change);) {
+        for (uint32_t i = 0; i < change.count; i++)
+            prepared_unlock(set, change.collection->id, change.ids[i]);
+    }
+    prepared_free_locks(db);
+    atomic_fetch_sub_explicit(&db->txn_needs, prepared->needs, memory_order_relaxed);
+    prepared->needs = 0;
+    memory_free(&db->memory, prepared->payload, prepared->size);
+    prepared->payload = NULL;
+    prepared->size = 0;
+    prepared->state = state;
+    prepared->settling = 0;
+    if (state != PREPARED_FORGOTTEN)
+        return;
+    int found;
+    size_t place = prepared_position(set, prepared->name, &found);
+    set->count--;
+    memmove(set->items + place, set->items + place + 1,
+            (set->count - place) * sizeof(struct prepared *));
+    prepared_destroy(db, prepared);
+}
+
+/* ------------------------------------------------------------------ in the log */
+
+OMENDB_INTERNAL size_t prepared_pieces(const struct prepared *prepared, uint32_t kind,
+                                       uint32_t state, uint8_t head[PREPARED_HEAD_MAX],
+                                       struct wal_piece pieces[PREPARED_PIECES])
+{
+    size_t name_bytes = strlen(prepared->name), padded = (name_bytes + 7) / 8 * 8;
+    uint64_t own = kind == CHANGE_PREPARE ? prepared->size : state;
+    format_put32(head, kind);
+    format_put32(head + 4, (uint32_t)name_bytes);
+    format_put64(head + 8, own);
+    memset(head + PREPARED_HEAD_BYTES, 0, padded);
+    memcpy(head + PREPARED_HEAD_BYTES, prepared->name, name_bytes);
+    pieces[0] = (struct wal_piece){head, PREPARED_HEAD_BYTES + padded};
+    pieces[1] = (struct wal_piece){prepared->payload, prepared->size};
+    return kind == CHANGE_PREPARE && prepared->size != 0 ? 2 : 1;
+}
+
+OMENDB_INTERNAL int prepared_copy_to_log(omendb *db, struct wal *wal, uint64_t copied,
+                                         uint64_t *commit)
+{
+    const struct prepared_set *set = &db->prepared;
+    int code = OMENDB_OK;
+    for (size_t i = (size_t)copied; i < set->count && code == OMENDB_OK; i++) {
+        uint8_t head[PREPARED_HEAD_MAX];
+        struct wal_piece pieces[PREPARED_PIECES];
+        const struct prepared *prepared = set->items[i];
+        uint32_t kind =
+            prepared->state == OMENDB_PREPARED_WAITING ? CHANGE_PREPARE : CHANGE_REMEMBER;
+        size_t count = prepared_pieces(prepared, kind, prepared->state, head, pieces);
+        code = wal_append(wal, *commit + 1, WAL_COMMIT, pieces, count);
+        *commit += code == OMENDB_OK;
+    }
+    return code;
+}
+
+OMENDB_INTERNAL const char *prepared_decode(const uint8_t *payload, size_t size,
+                                            struct prepared_logged *logged, size_t *used)
+{
+    memset(logged, 0, sizeof *logged);
+    *used = 0;
+    assert(size >= PREPARED_HEAD_BYTES); /* commit_decode_head has seen to it */
+    const uint32_t name_bytes = format_get32(payload + 4);
+    const uint64_t own = format_get64(payload + 8);
+    const size_t padded = ((size_t)name_bytes + 7) / 8 * 8;
+    size_t left = size - PREPARED_HEAD_BYTES;
+    logged->kind = format_get32(payload);
+    if (name_bytes == 0 || name_bytes > OMENDB_PREPARED_NAME_MAX || padded > left)
+        return "has a name of no use";
+    memcpy(logged->name, payload + PREPARED_HEAD_BYTES, name_bytes);
+    if (strlen(logged->name) != name_bytes || !manifest_name_is_legal(logged->name))
+        return "has a name of no use";
+    *used = PREPARED_HEAD_BYTES + padded;
+    left -= padded;
+    if (logged->kind != CHANGE_PREPARE) {
+        const uint64_t last =
+            logged->kind == CHANGE_SETTLE ? PREPARED_FORGOTTEN : OMENDB_PREPARED_ROLLED_BACK;
+        logged->state = (uint32_t)own;
+        return own < OMENDB_PREPARED_COMMITTED || own > last ? "has an unknown outcome" : NULL;
+    }
+    if (own > left)
+        return "is longer than its record";
+    logged->state = OMENDB_PREPARED_WAITING;
+    logged->changes = payload + *used;
+    logged->size = (size_t)own;
+    *used += logged->size;
+    return NULL;
+}
+
+/* ------------------------------------------------------------------ replaying */
+
+static int prepared_bad_record(uint64_t commit, const char *name, const char *what)
+{
+    return error_set(OMENDB_CORRUPT,
+                     "log: commit %llu: the prepared transaction \"%s\" %s; " ERROR_RESTORE,
+                     (unsigned long long)commit, name, what);
+}
+
+/* Every change is one over records of a collection that is there. */
+static int prepared_check_payload(omendb *db, uint64_t commit, const uint8_t *payload, size_t size,
+                                  size_t *records)
+{
+    int code = OMENDB_OK;
+    *records = 0;
+    for (size_t at = 0, used = 0; at < size && code == OMENDB_OK; at += used) {
+        struct change change;
+        code = commit_decode(db, commit, payload + at, size - at, &change, &used);
+        *records += change.count;
+        if (code == OMENDB_OK)
+            code = commit_check_ids(db, commit, &change);
+    }
+    return code;
+}
+
+static int prepared_replay_new(omendb *db, uint64_t commit, const struct prepared_logged *logged)
+{
+    struct prepared *made;
+    size_t records, locked = db->prepared.lock_count;
+    int code = prepared_check_payload(db, commit, logged->changes, logged->size, &records);
+    if (code == OMENDB_OK)
+        code = prepared_create(db, logged->name, logged->size, &made);
+    if (code != OMENDB_OK)
+        return code;
+    made->commit = commit;
+    if (logged->size != 0)
+        memcpy(made->payload, logged->changes, logged->size);
+    made->state = logged->state;
+    code = prepared_reserve(db, made);
+    if (code != OMENDB_OK) {
+        prepared_destroy(db, made);
+        return code;
+    }
+    prepared_hold(db, made);
+    return db->prepared.lock_count - locked == records
+               ? OMENDB_OK
+               : prepared_bad_record(commit, logged->name,
+                                     "changes a record twice, or one that another has locked");
+}
+
+/* The outcome of a transaction that waits, or that it is forgotten. */
+static int prepared_replay_settle(omendb *db, uint64_t commit, const char *name, uint32_t state)
+{
+    struct prepared *prepared = prepared_find(&db->prepared, name);
+    int code = OMENDB_OK;
+    if (prepared == NULL)
+        return prepared_bad_record(commit, name, "is settled but was never prepared");
+    if ((prepared->state == OMENDB_PREPARED_WAITING) == (state == PREPARED_FORGOTTEN))
+        return prepared_bad_record(commit, name, "is settled twice");
+    if (state == OMENDB_PREPARED_COMMITTED)
+        code = commit_replay_records(db, commit, prepared->payload, prepared->size);
+    if (code != OMENDB_OK)
+        return code;
+    prepared->commit = commit;
+    prepared_settle(db, prepared, state);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int prepared_replay(omendb *db, uint64_t commit, const uint8_t *payload,
+                                    size_t size, size_t *used)
+{
+    struct prepared_logged logged;
+    const char *wrong = prepared_decode(payload, size, &logged, used);
+    if (wrong != NULL)
+        return prepared_bad_record(commit, logged.name, wrong);
+    if (logged.kind == CHANGE_SETTLE)
+        return prepared_replay_settle(db, commit, logged.name, logged.state);
+    /* A copy, made when the log was replaced, of what the log before told already. */
+    if (prepared_find(&db->prepared, logged.name) != NULL)
+        return OMENDB_OK;
+    return prepared_replay_new(db, commit, &logged);
+}
+
+/* ------------------------------------------------------------------ the calls */
+
+OMENDB_INTERNAL int prepared_prepare(omendb *db, const char *name, struct change *changes,
+                                     size_t count, uint64_t snapshot)
+{
+    struct prepared *prepared;
+    int code = prepared_create(db, name, commit_encoded_bytes(changes, count), &prepared);
+    if (code != OMENDB_OK)
+        return code;
+    commit_encode(changes, count, prepared->payload);
+    struct commit_order order = {changes, count, snapshot, prepared, OMENDB_PREPARED_WAITING, 0};
+    int held = 0;
+    code = commit_run(db, &order, &held);
+    if (!held)
+        prepared_destroy(db, prepared);
+    return code;
+}
+
+OMENDB_INTERNAL int prepared_remember(omendb *db, const char *name, uint32_t state)
+{
+    struct prepared *prepared;
+    int code = prepared_create(db, name, 0, &prepared), held = 0;
+    if (code != OMENDB_OK)
+        return code;
+    prepared->state = state;
+    struct commit_order order = {NULL, 0, UINT64_MAX, prepared, state, 1};
+    code = commit_run(db, &order, &held);
+    if (!held)
+        prepared_destroy(db, prepared);
+    return code;
+}
+
+/* The transaction, marked as being settled; or NULL, and what there is to say, which is true from
+ * *commit on; with OMENDB_OK that the outcome was given before. commit_mutex. */
+static int prepared_claim(omendb *db, const char *name, uint32_t state, struct prepared **claimed,
+                          uint64_t *commit)
+{
+    struct prepared *prepared = prepared_find(&db->prepared, name);
+    *claimed = NULL;
+    *commit = db->appended_commit;
+    if (prepared == NULL)
+        return error_set(OMENDB_NOTFOUND, "there is no prepared transaction \"%s\"", name);
+    int waits = prepared->state == OMENDB_PREPARED_WAITING;
+    if (prepared->settling)
+        return error_set(OMENDB_BUSY, "another thread is settling \"%s\"; try again", name);
+    if (state == PREPARED_FORGOTTEN && waits)
+        return error_set(OMENDB_BUSY,
+                         "the prepared transaction \"%s\" waits for its outcome; commit or roll it "
+                         "back first",
+                         name);
+    if (state != PREPARED_FORGOTTEN && !waits) {
+        *commit = prepared->commit;
+        return prepared->state == state
+                   ? OMENDB_OK
+                   : error_set(OMENDB_CONFLICT, "the prepared transaction \"%s\" was %s", name,
+                               state == OMENDB_PREPARED_COMMITTED ? "rolled back" : "committed");
+    }
+    prepared->settling = 1;
+    *claimed = prepared;
+    return OMENDB_OK;
+}
+
+/* Its changes, with references to their collections. commit_mutex. */
+static int prepared_take_changes(omendb *db, const struct prepared *prepared,
+                                 struct change **changes, size_t *count)
+{
+    struct change change;
+    size_t found = 0;
+    for (size_t at = 0; prepared_next_change(db, prepared, &at, &change);)
+        found++;
+    *changes = memory_array(&db->memory, found, sizeof **changes);
+    *count = 0;
+    if (*changes == NULL)
+        return OMENDB_NOMEM;
+    for (size_t at = 0; prepared_next_change(db, prepared, &at, &change);) {
+        collection_reference(change.collection);
+        (*changes)[(*count)++] = change;
+    }
+    return OMENDB_OK;
+}
+
+static int prepared_settle_claimed(omendb *db, struct prepared *prepared, uint32_t state)
+{
+    struct change *changes = NULL;
+    size_t count = 0;
+    int code = OMENDB_OK, settled = 0;
+    platform_mutex_lock(&db->commit_mutex);
+    if (state == OMENDB_PREPARED_COMMITTED)
+        code = prepared_take_changes(db, prepared, &changes, &count);
+    platform_mutex_unlock(&db->commit_mutex);
+    struct commit_order order = {changes, count, UINT64_MAX, prepared, state, 0};
+    if (code == OMENDB_OK)
+        code = commit_run(db, &order, &settled);
+    for (size_t i = 0; i < count; i++)
+        collection_release(changes[i].collection);
+    memory_free(&db->memory, changes, count * sizeof *changes);
+    if (!settled) {
+        platform_mutex_lock(&db->commit_mutex);
+        prepared->settling = 0;
+        platform_mutex_unlock(&db->commit_mutex);
+    }
+    return code;
+}
+
+/* Before the caller is told `code`, what it tells of is durable. */
+static int prepared_await(omendb *db, uint64_t commit, int code)
+{
+    char text[ERROR_TEXT_BYTES];
+    memcpy(text, error_text(), strlen(error_text()) + 1);
+    int waited = commit_await(db, commit, 1);
+    return waited != OMENDB_OK || code == OMENDB_OK ? waited : error_adopt(code, text);
+}
+
+OMENDB_INTERNAL int prepared_finish(omendb *db, const char *name, uint32_t state)
+{
+    struct prepared *prepared;
+    uint64_t commit = 0;
+    int code = commit_check_writable(db);
+    if (code != OMENDB_OK)
+        return code;
+    platform_mutex_lock(&db->commit_mutex);
+    code = prepared_claim(db, name, state, &prepared, &commit);
+    platform_mutex_unlock(&db->commit_mutex);
+    if (prepared != NULL)
+        return prepared_settle_claimed(db, prepared, state);
+    if (code == OMENDB_BUSY)
+        return code;
+    /* Whoever made it so may still be waiting for the device. */
+    return prepared_await(db, commit, code);
+}
+
+/* What it tells may be the work of a commit that is not on the device yet, which is waited for. */
+OMENDB_INTERNAL int prepared_name(omendb *db, size_t index, char *name, size_t capacity, int *state)
+{
+    platform_mutex_lock(&db->commit_mutex);
+    const struct prepared *prepared = index < db->prepared.count ? db->prepared.items[index] : NULL;
+    const uint64_t told = db->prepared.last_step;
+    size_t length = prepared == NULL ? 0 : strlen(prepared->name);
+    char found[OMENDB_PREPARED_NAME_MAX + 1];
+    uint32_t found_state = 0;
+    if (prepared != NULL) {
+        memcpy(found, prepared->name, length + 1);
+        found_state = prepared->state;
+    }
+    platform_mutex_unlock(&db->commit_mutex);
+    if (prepared != NULL && length >= capacity)
+        return error_set(OMENDB_INVALID, "capacity is %zu; the name needs %zu bytes", capacity,
+                         length + 1);
+    int code = commit_await(db, told, 1);
+    if (code != OMENDB_OK || prepared == NULL)
+        return code != OMENDB_OK ? code : OMENDB_DONE;
+    memcpy(name, found, length + 1);
+    *state = (int)found_state;
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL uint64_t prepared_count_waiting(omendb *db)
+{
+    uint64_t waiting = 0;
+    platform_mutex_lock(&db->commit_mutex);
+    for (size_t i = 0; i < db->prepared.count; i++)
+        waiting += db->prepared.items[i]->state == OMENDB_PREPARED_WAITING;
+    platform_mutex_unlock(&db->commit_mutex);
+    return waiting;
+}
+
+#undef PREPARED_SLOTS_MIN
 
 /* ==============================================================================================
  * checkpoint.c
@@ -18136,8 +20058,10 @@ OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *pa
  * one, take the commit number S, and let every memtable stop growing. Nothing else waits: later
  * commits go to new memtables and the new log.
  * 2. Write. Frozen memtables become parts of segment files (those under 4 MiB share one pack);
- * tombstones with an end <= S become an overlay. No graph is built: the rows not yet linked are
- * written as such.
+ * tombstones with an end <= S become an overlay. A checkpoint that nobody waits for links the rest
+ * of their rows first, where that is little and the collection is searched: every search would
+ * compare them one by one until a merge links them. The others build no graph and write such rows
+ * as they are.
  * 3. Publish. A manifest with S, then CURRENT. Before it a crash replays the old log and the new
  * one; after it only the new one.
  * 4. Install. Under commit_mutex versions take the segments in place of the memtables; all memory
@@ -18150,6 +20074,12 @@ OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *pa
 #define CHECKPOINT_PACK_BYTES (UINT64_C(4) << 20)
 #define CHECKPOINT_CODED      8192               /* rows coded between releases of their vectors */
 #define CHECKPOINT_CODES      ((size_t)64 << 10) /* bytes of codes written at a time */
+#ifndef CHECKPOINT_OVERLAYS_MIN
+#define CHECKPOINT_OVERLAYS_MIN (UINT64_C(4) << 20) /* fewer bytes of overlays do not matter */
+#endif
+#define CHECKPOINT_LINK_BYTES   (UINT64_C(8) << 20) /* of vectors: more are left to a merge */
+#define CHECKPOINT_LINK_ROWS    64                  /* between looks at who may be waiting */
+#define CHECKPOINT_OVERLAY_PART 512 /* what a part of an overlay takes beside its rows */
 
 /* A memtable on its way to becoming a segment. */
 struct checkpoint_item {
@@ -18178,8 +20108,11 @@ struct checkpoint {
         *marked; /* segments whose tombstones are written anew; referenced by versions or items */
     size_t marked_count, marked_capacity;
     struct manifest_file overlay; /* number 0: none */
+    int overlays_sprawl;          /* all of them are written anew */
     struct version **versions;    /* parallel to collections: to be installed, or NULL */
+    int links;                    /* nobody waits for it */
     uint64_t log_bytes;           /* of the logs that it makes superfluous */
+    uint64_t prepared_end;        /* for omendb.prepared_end */
 };
 
 /* ------------------------------------------------------------------ ids */
@@ -18493,6 +20426,27 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
     return code;
 }
 
+/* Links what is left of a frozen memtable, beside the threads of the background. Ends early when
+ * the database closes, before the log that was begun stops writers, and where memory is short: rows
+ * that are not linked are written all the same. */
+static void checkpoint_link(const struct checkpoint *checkpoint, const struct checkpoint_item *item)
+{
+    omendb *db = checkpoint->db;
+    struct memtable *memtable = item->memtable;
+    uint32_t linked = memtable_graph_rows(memtable), done = 1;
+    uint64_t left = atomic_load(&memtable->count) - linked;
+    int code = OMENDB_OK;
+    if (left * item->collection->vector_bytes > CHECKPOINT_LINK_BYTES ||
+        memtable_has_drifted(memtable))
+        return;
+    struct scratch *scratch = scratch_take(db);
+    while (scratch != NULL && code == OMENDB_OK && done != 0 && !atomic_load(&db->stopping) &&
+           atomic_load(&db->log_bytes) < db->wal_limit / 2)
+        code = memtable_index(memtable, scratch->graph, checkpoint->commit, CHECKPOINT_LINK_ROWS,
+                              &done);
+    scratch_give(db, scratch);
+}
+
 /* Nothing is inserted after this, and every row of the graph can be reached. */
 static int checkpoint_seal(omendb *db, struct memtable *memtable)
 {
@@ -18544,20 +20498,29 @@ static uint64_t checkpoint_next_file(omendb *db)
     return atomic_fetch_add(&db->next_file, 1);
 }
 
+/* Before anything is made in the directory: it must not be another database's by now.
+ * maintenance_mutex. */
+static int checkpoint_confirm(omendb *db)
+{
+    if (db->published.number == 0 || db->in_memory)
+        return OMENDB_OK;
+    int code = manifest_confirm(&db->storage, &db->published);
+    return code == OMENDB_POISONED ? commit_poison(db, code) : code;
+}
+
 OMENDB_INTERNAL int checkpoint_protect(omendb *db, uint64_t *number)
 {
-    int code = OMENDB_BUSY;
     platform_mutex_lock(&db->maintenance_mutex);
-    for (size_t i = 0; i < DATABASE_UNPUBLISHED && code != OMENDB_OK; i++) {
-        if (db->unpublished[i] != 0)
-            continue;
+    int code = checkpoint_confirm(db);
+    size_t i = 0;
+    while (i < DATABASE_UNPUBLISHED && db->unpublished[i] != 0)
+        i++;
+    if (code == OMENDB_OK && i == DATABASE_UNPUBLISHED)
+        code = error_set(OMENDB_BUSY, "too many files are being written at once; try again");
+    if (code == OMENDB_OK)
         *number = db->unpublished[i] = checkpoint_next_file(db);
-        code = OMENDB_OK;
-    }
     platform_mutex_unlock(&db->maintenance_mutex);
-    return code == OMENDB_OK
-               ? code
-               : error_set(code, "too many files are being written at once; try again");
+    return code;
 }
 
 OMENDB_INTERNAL void checkpoint_unprotect(omendb *db, uint64_t number)
@@ -18626,6 +20589,8 @@ static int checkpoint_write_items(struct checkpoint *checkpoint)
     for (size_t i = 0; i < checkpoint->item_count && code == OMENDB_OK; i++) {
         struct checkpoint_item *item = &checkpoint->items[i];
         item->file = UINT32_MAX;
+        if (checkpoint->links && work_is_searched(item->collection))
+            checkpoint_link(checkpoint, item);
         code = checkpoint_seal(checkpoint->db, item->memtable);
         if (code == OMENDB_OK && checkpoint_is_alive(checkpoint, item->memtable) &&
             checkpoint_memtable_bytes(item) >= CHECKPOINT_PACK_BYTES)
@@ -18695,9 +20660,36 @@ static int checkpoint_open_segments(struct checkpoint *checkpoint)
 
 /* ------------------------------------------------------------------ overlay */
 
+/* Overlays that were replaced for most of their segments stay for the others. Where they come to
+ * four times what one with everything takes, that one is written; so what is written for that is at
+ * most a third of what was written before. */
+static int checkpoint_overlays_sprawl(const struct checkpoint *checkpoint)
+{
+    const omendb *db = checkpoint->db;
+    uint64_t files = 0, needed = 0;
+    for (uint32_t i = 0; i < db->published.file_count; i++) {
+        if (db->published.files[i].kind == STORAGE_OVERLAY)
+            files += db->published.files[i].size;
+    }
+    if (files <= CHECKPOINT_OVERLAYS_MIN)
+        return 0;
+    for (size_t i = 0; i < checkpoint->manifest.collection_count; i++) {
+        if (checkpoint->collections[i] == NULL)
+            continue;
+        struct version *version = version_acquire(checkpoint->collections[i]);
+        for (uint32_t s = 0; s < version->segment_count; s++) {
+            uint64_t dead = atomic_load(&version->segments[s]->tombstones->dead);
+            needed += dead == 0 ? 0 : dead * sizeof(uint32_t) + CHECKPOINT_OVERLAY_PART;
+        }
+        version_release(version);
+    }
+    return files / 4 > needed;
+}
+
 static int checkpoint_mark(struct checkpoint *checkpoint, struct segment *segment)
 {
-    if (atomic_load(&segment->tombstones->newest) <= segment->overlay_commit)
+    int sprawls = checkpoint->overlays_sprawl && segment->overlay_file != 0;
+    if (atomic_load(&segment->tombstones->newest) <= segment->overlay_commit && !sprawls)
         return OMENDB_OK;
     if (checkpoint->marked_count == checkpoint->marked_capacity) {
         size_t capacity = checkpoint->marked_capacity * 2 + 8;
@@ -18927,10 +20919,14 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
     omendb *db = checkpoint->db;
     struct manifest *manifest = &checkpoint->manifest;
     manifest->commit = checkpoint->commit;
+    manifest->database = db->database_id;
     manifest->number = checkpoint_next_file(db);
     manifest->next_file = atomic_load(&db->next_file);
+    int code = checkpoint_confirm(db);
+    if (code != OMENDB_OK)
+        return code;
     /* It syncs the directory before CURRENT is renamed, which covers the files that it names. */
-    int code = manifest_write(&db->storage, manifest);
+    code = manifest_write(&db->storage, manifest);
     /* Which manifest a crash would find, and whether the entries of its files are on the device, is
      * not known any more. */
     if (code == OMENDB_IOERR || code == OMENDB_POISONED)
@@ -18940,6 +20936,7 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
     checkpoint_retain(db, db->published.number);
     manifest_destroy(&db->memory, &db->published);
     db->published = *manifest;
+    db->prepared_end = checkpoint->prepared_end;
     memset(manifest, 0, sizeof *manifest);
     /* Outputs of merges whose own publishing failed need no protection any more. */
     for (size_t i = 0; i < DATABASE_UNPUBLISHED; i++) {
@@ -19038,8 +21035,9 @@ static int checkpoint_rotate_log(omendb *db)
 {
     struct wal *next = NULL;
     int code = OMENDB_OK;
-    /* A log without records, left by a checkpoint that failed later, serves again. */
-    if (db->in_memory || (db->wal != NULL && db->wal->length == WAL_HEADER_BYTES))
+    /* One without commits, left by a checkpoint that failed later, serves again: it has the copies
+     * that it needs, as a change to what is prepared would be a commit. */
+    if (db->in_memory || (db->wal != NULL && db->wal->length == db->copied_end))
         return OMENDB_OK;
     if (db->wal != NULL && db->durable_commit < db->appended_commit) {
         code = wal_sync(db->wal);
@@ -19066,6 +21064,7 @@ static int checkpoint_rotate_log(omendb *db)
     if (db->wal == NULL)
         db->log_published = 0;
     db->wal = next;
+    db->copied_commit = db->appended_commit;
     if (last != NULL) {
         wal_close(last);
         memory_free(&db->memory, last, sizeof *last);
@@ -19083,14 +21082,24 @@ static int checkpoint_freeze_locked(struct checkpoint *checkpoint)
         code = checkpoint_rotate_log(db);
     if (code != OMENDB_OK)
         return code;
-    checkpoint->commit = db->appended_commit;
+    checkpoint->commit = db->wal == NULL ? db->appended_commit : db->copied_commit;
+    /* The manifest lets go of the logs that told of these. */
+    if (db->wal != NULL) {
+        code = prepared_copy_to_log(db, db->wal, db->appended_commit - checkpoint->commit,
+                                    &db->appended_commit);
+        db->copied_end = db->wal->length;
+    }
+    checkpoint->prepared_end = db->appended_commit == checkpoint->commit ? 0 : db->copied_end;
+    if (code != OMENDB_OK)
+        return code;
     checkpoint->manifest.wal_number = db->wal == NULL ? 0 : db->wal->number;
     checkpoint->log_bytes = atomic_exchange(&db->log_bytes, 0);
     for (size_t i = 0; i < checkpoint->manifest.collection_count; i++)
         checkpoint->collections[i]->active = NULL;
     commit_publish(db, db->appended_commit);
     platform_mutex_lock(&db->sync_mutex);
-    db->durable_commit = db->appended_commit;
+    if (db->durable_commit < checkpoint->commit)
+        db->durable_commit = checkpoint->commit;
     platform_mutex_unlock(&db->sync_mutex);
     return OMENDB_OK;
 }
@@ -19106,6 +21115,8 @@ static int checkpoint_freeze(struct checkpoint *checkpoint)
         code = checkpoint_freeze_locked(checkpoint);
         platform_mutex_unlock(&db->commit_mutex);
     }
+    if (code == OMENDB_OK)
+        code = commit_sync_led(db); /* what was copied from the old log */
     commit_unlead(db);
     return code;
 }
@@ -19200,9 +21211,31 @@ static int checkpoint_is_retained(const omendb *db, uint64_t number)
     return 0;
 }
 
-/* A manifest that no reader holds any more is forgotten. */
-static void checkpoint_release_manifests(omendb *db)
+static int checkpoint_note_manifest(void *context, const char *name)
 {
+    omendb *db = context;
+    enum storage_kind kind;
+    uint64_t number;
+    if (storage_parse_name(name, &kind, &number) && kind == STORAGE_MANIFEST &&
+        number != db->published.number && !checkpoint_is_retained(db, number))
+        checkpoint_retain(db, number);
+    return 0;
+}
+
+/* After there was no place for one: perhaps there is now. */
+static void checkpoint_find_manifests(omendb *db)
+{
+    db->retained_overflow = 0;
+    if (db->storage.vfs->list(db->storage.vfs->context, db->storage.directory,
+                              checkpoint_note_manifest, db) != OMENDB_OK)
+        db->retained_overflow = 1;
+}
+
+OMENDB_INTERNAL void checkpoint_release_manifests(omendb *db)
+{
+    uint32_t left = 0;
+    if (db->retained_overflow)
+        checkpoint_find_manifests(db);
     for (size_t i = 0; i < DATABASE_RETAINED; i++) {
         struct storage_file file = {0};
         char name[STORAGE_NAME_BYTES];
@@ -19220,18 +21253,14 @@ static void checkpoint_release_manifests(omendb *db)
         /* Not being able to ask is no answer: a reader may hold it. */
         if (code == OMENDB_OK || code == OMENDB_UNSUPPORTED || code == OMENDB_NOTFOUND)
             db->retained[i] = 0;
+        left += db->retained[i] != 0;
     }
+    atomic_store(&db->retained_count, left + db->retained_overflow);
 }
 
-static int checkpoint_is_needed(const omendb *db, enum storage_kind kind, uint64_t number)
+/* Whether the published manifest, or what this process is about to publish, leads to it. */
+static int checkpoint_is_in_force(const omendb *db, enum storage_kind kind, uint64_t number)
 {
-    if (kind == STORAGE_MANIFEST)
-        return number == db->published.number || checkpoint_is_retained(db, number);
-    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
-        /* A manifest names only files with smaller numbers than its own. */
-        if (db->retained[i] > number)
-            return 1;
-    }
     if (kind == STORAGE_WAL)
         return number >= db->published.wal_number;
     for (size_t i = 0; i < DATABASE_UNPUBLISHED; i++) {
@@ -19239,6 +21268,82 @@ static int checkpoint_is_needed(const omendb *db, enum storage_kind kind, uint64
             return 1;
     }
     return checkpoint_find_file(&db->published, number) != NULL;
+}
+
+OMENDB_INTERNAL enum checkpoint_need checkpoint_file_need(const omendb *db, enum storage_kind kind,
+                                                          uint64_t number, uint64_t *manifest)
+{
+    *manifest = 0;
+    if (checkpoint_is_in_force(db, kind, number))
+        return CHECKPOINT_IN_FORCE;
+    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
+        /* A manifest names only files with smaller numbers than its own. */
+        if (db->retained[i] > number)
+            *manifest = db->retained[i];
+    }
+    return *manifest != 0 || db->retained_overflow ? CHECKPOINT_HELD : CHECKPOINT_SUPERFLUOUS;
+}
+
+struct checkpoint_held {
+    omendb *db;
+    size_t count, capacity;
+    char (*names)[STORAGE_NAME_BYTES];
+};
+
+static int checkpoint_note_held(void *context, const char *name)
+{
+    struct checkpoint_held *held = context;
+    enum storage_kind kind;
+    uint64_t number, manifest;
+    if (!storage_parse_name(name, &kind, &number) || kind == STORAGE_MANIFEST ||
+        checkpoint_file_need(held->db, kind, number, &manifest) != CHECKPOINT_HELD)
+        return OMENDB_OK;
+    if (held->count == held->capacity) {
+        size_t larger = held->capacity * 2 + 16;
+        void *moved =
+            memory_resize(&held->db->memory, held->names, held->capacity * sizeof *held->names,
+                          memory_multiply(larger, sizeof *held->names));
+        if (moved == NULL)
+            return OMENDB_NOMEM;
+        held->names = moved;
+        held->capacity = larger;
+    }
+    memcpy(held->names[held->count++], name, strlen(name) + 1);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int checkpoint_measure_held(omendb *db, uint64_t *bytes)
+{
+    struct storage *storage = &db->storage;
+    struct checkpoint_held held = {.db = db};
+    *bytes = 0;
+    if (atomic_load(&db->retained_count) == 0)
+        return OMENDB_OK;
+    int code =
+        storage->vfs->list(storage->vfs->context, storage->directory, checkpoint_note_held, &held);
+    if (code != OMENDB_OK && code != OMENDB_NOMEM)
+        error_set(code, "the directory of the database cannot be listed");
+    for (size_t i = 0; i < held.count && code == OMENDB_OK; i++) {
+        struct storage_file file = {0};
+        uint64_t size = 0;
+        code = storage_open(storage, held.names[i], OMENDB_OPEN_READ, &file);
+        if (code == OMENDB_OK)
+            code = storage_size(storage, &file, &size);
+        storage_close(storage, &file);
+        *bytes += size;
+    }
+    memory_free(&db->memory, held.names, held.capacity * sizeof *held.names);
+    return code;
+}
+
+static int checkpoint_is_needed(const omendb *db, enum storage_kind kind, uint64_t number)
+{
+    uint64_t manifest;
+    if (kind == STORAGE_MANIFEST)
+        return number == db->published.number || checkpoint_is_retained(db, number);
+    /* Those are for purge.c, which overwrites them first. */
+    return db->purging ||
+           checkpoint_file_need(db, kind, number, &manifest) != CHECKPOINT_SUPERFLUOUS;
 }
 
 #define CHECKPOINT_DOOMED 32
@@ -19260,6 +21365,21 @@ static int checkpoint_doom(void *context, const char *name)
     return doomed->count == CHECKPOINT_DOOMED;
 }
 
+/* 1: it is gone. What a purge had to leave, as it was read, is overwritten before, under
+ * maintenance_mutex: the next checkpoint, statistics and purge wait for it. That is so but once
+ * after a purge that was BUSY, for files that it did not keep from being rewritten; letting go of
+ * the mutex would mean to ask anew for each file whether a reader has come to need it. */
+static int checkpoint_remove(omendb *db, const char *name)
+{
+    enum storage_kind kind;
+    uint64_t number;
+    if (storage_parse_name(name, &kind, &number) && kind != STORAGE_MANIFEST &&
+        number < db->overwrite_below &&
+        (shared_file_is_open(db, number) || storage_overwrite(&db->storage, name) != OMENDB_OK))
+        return 0;
+    return storage_unlink(&db->storage, name) == OMENDB_OK;
+}
+
 OMENDB_INTERNAL void checkpoint_collect(omendb *db)
 {
     struct checkpoint_doomed doomed;
@@ -19273,7 +21393,7 @@ OMENDB_INTERNAL void checkpoint_collect(omendb *db)
                               &doomed);
         size_t unlinked = 0;
         for (size_t i = 0; i < doomed.count; i++)
-            unlinked += storage_unlink(&db->storage, doomed.names[i]) == OMENDB_OK;
+            unlinked += (size_t)checkpoint_remove(db, doomed.names[i]);
         if (unlinked < doomed.count)
             break; /* what cannot be unlinked now is tried again after the next checkpoint */
     } while (doomed.count == CHECKPOINT_DOOMED);
@@ -19313,6 +21433,7 @@ static void checkpoint_destroy(struct checkpoint *checkpoint)
 static int checkpoint_mark_all(struct checkpoint *checkpoint)
 {
     int code = OMENDB_OK;
+    checkpoint->overlays_sprawl = checkpoint_overlays_sprawl(checkpoint);
     for (size_t i = 0; i < checkpoint->manifest.collection_count && code == OMENDB_OK; i++) {
         struct version *version = version_acquire(checkpoint->collections[i]);
         for (uint32_t s = 0; s < version->segment_count && code == OMENDB_OK; s++)
@@ -19361,10 +21482,13 @@ static int checkpoint_give_up(struct checkpoint *checkpoint, int code)
 }
 
 /* maintenance_mutex. */
-static int checkpoint_locked(omendb *db)
+static int checkpoint_locked(omendb *db, int links)
 {
-    struct checkpoint checkpoint = {.db = db};
-    int code = checkpoint_freeze(&checkpoint);
+    struct checkpoint checkpoint = {.db = db, .links = links};
+    int code = checkpoint_confirm(db);
+    if (code != OMENDB_OK)
+        return code;
+    code = checkpoint_freeze(&checkpoint);
     size_t collections = checkpoint.manifest.collection_count;
     if (code == OMENDB_OK) {
         code = checkpoint_write_and_publish(&checkpoint);
@@ -19392,7 +21516,7 @@ OMENDB_INTERNAL int checkpoint_run(omendb *db, int force)
                        : atomic_load(&db->log_bytes) >= db->wal_limit;
     platform_mutex_unlock(&db->commit_mutex);
     if (wanted) {
-        code = checkpoint_locked(db);
+        code = checkpoint_locked(db, !force);
         atomic_store(&db->checkpoint_failed, (uint32_t)code);
     }
     platform_mutex_unlock(&db->maintenance_mutex);
@@ -19410,6 +21534,7 @@ static int checkpoint_list_published(struct checkpoint *checkpoint)
     manifest->next_collection = published->next_collection;
     manifest->wal_number = published->wal_number;
     checkpoint->commit = published->commit;
+    checkpoint->prepared_end = db->prepared_end;
     if (count == 0)
         return OMENDB_OK;
     checkpoint->collections = memory_zalloc(&db->memory, count * sizeof *checkpoint->collections);
@@ -19476,6 +21601,7 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
         checkpoint.collections[i] = collection == NULL ? NULL : collection_reference(collection);
     }
     platform_mutex_unlock(&db->commit_mutex);
+    checkpoint.overlays_sprawl = code == OMENDB_OK && checkpoint_overlays_sprawl(&checkpoint);
     for (size_t i = 0; i < checkpoint.manifest.collection_count && code == OMENDB_OK; i++) {
         if (checkpoint.collections[i] == NULL)
             continue;
@@ -19503,6 +21629,10 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
 #undef CHECKPOINT_PACK_BYTES
 #undef CHECKPOINT_CODED
 #undef CHECKPOINT_CODES
+#undef CHECKPOINT_OVERLAYS_MIN
+#undef CHECKPOINT_LINK_BYTES
+#undef CHECKPOINT_LINK_ROWS
+#undef CHECKPOINT_OVERLAY_PART
 #undef CHECKPOINT_DOOMED
 
 /* ==============================================================================================
@@ -19566,7 +21696,7 @@ struct calibrate_task {
     uint32_t skip, count; /* of this rung: one held row in `skip` is asked */
     float *truth;         /* of each query: the CALIBRATION_LARGEST_K least distances, ascending */
     float *recalls;
-    _Atomic uint64_t distances; /* computed by the walks of this rung */
+    _Atomic uint64_t distances; /* computed by walks of this rung; relaxed: read after the job */
 };
 
 OMENDB_INTERNAL void calibrate_choose(uint32_t first, uint32_t rows, struct graph_held *held)
@@ -19770,7 +21900,7 @@ struct calibrate_asked {
     float *truth; /* CALIBRATION_LARGEST_K a query, ascending; infinities where there are fewer */
     float *recalls;
     uint32_t *walked;           /* of each query: whether the largest graph was walked */
-    _Atomic uint64_t distances; /* computed for this rung */
+    _Atomic uint64_t distances; /* computed for this rung; relaxed: read after the job */
     struct calibration curve;
     int (*progress)(void *context, uint64_t done, uint64_t total);
     void *context;
@@ -19970,6 +22100,262 @@ calibrate_collection(struct collection *collection, const uint8_t *queries, uint
 #undef CALIBRATE_WINDOW
 
 /* ==============================================================================================
+ * space.c
+ * ============================================================================================== */
+
+/* space.c: which bytes of the files are dead, and what is done about them.
+ *
+ * THE BOUND. In a database whose files (segments and overlays) are over 64 MiB, live rows with all
+ * that belongs to them are at least half of these bytes, but for what open transactions, cursors
+ * and readers of other processes pin. A quiet database gets there without any call; a busy one is
+ * beyond it by what is deleted while a merge runs. Why it holds, with F the bytes of the files,
+ * once there is nothing left to do:
+ *
+ * - Ended rows that can be dropped now are under a quarter of every segment: one with more is
+ *   rewritten (compact_is_stale), so they are under F/4.
+ * - Ended rows that only a checkpoint makes droppable, and collections dropped since the last one,
+ *   are under F/10: with more there is a checkpoint, however short the log is. They are looked at
+ *   when a segment has a quarter of ended rows, and again each time there are an eighth more: in
+ *   segments with fewer, rows of both kinds together are under the quarter already counted; in the
+ *   others they are under F/10 * 9/8.
+ * - What is neither is under F/10: parts of packs whose collections moved elsewhere or were
+ *   dropped, files that are small beside the 32 KiB that any file takes, and overlays. With more,
+ *   packs that are half dead are left by all that lives in them, small files of small collections
+ *   are gathered in packs, 64 at a time, and overlays are written anew once they are four times
+ *   what is needed (checkpoint.c).
+ *
+ * The sum is under 0.47 F. It is looked at after each checkpoint and each merge, when the oldest
+ * transaction ends that kept ended rows, when a collection is dropped, and when a database is
+ * opened.
+ *
+ * The price: a rewritten segment has a quarter of ended rows at least, so a byte that comes back
+ * costs at most three written; a pack that is left is half dead, so one; gathering writes less than
+ * it frees. A checkpoint for space comes after a tenth of the files was deleted.
+ *
+ * Under 64 MiB the same holds with the log's length in place of F/10: there is no checkpoint but
+ * those for the log, and half dead packs are found by counting their parts.
+ *
+ * Rejected: counting dead bytes as they come about. Each place where a row ends, a part moves or a
+ * transaction ends would have to keep the count right; a look takes some 50 ns a segment and 2 ns a
+ * row of pages with ended ones, and there are few looks. */
+
+#ifndef SPACE_FLOOR
+#define SPACE_FLOOR (UINT64_C(64) << 20)
+#endif
+#define SPACE_PART     10 /* of the files: one in so many may wait for a checkpoint, or be waste */
+#define SPACE_FILE_MIN (UINT64_C(32) << 10) /* what a file takes beside its sections, nearly */
+#define SPACE_GATHERED 8                    /* small files that are worth a pack */
+
+/* ------------------------------------------------------------------ collections */
+
+OMENDB_INTERNAL int space_list_collections(omendb *db, struct space_list *list)
+{
+    *list = (struct space_list){NULL, 0, 0};
+    for (;;) {
+        platform_mutex_lock(&db->commit_mutex);
+        size_t count = db->catalog.count;
+        for (; list->capacity >= count && list->count < count; list->count++)
+            list->items[list->count] = collection_reference(db->catalog.items[list->count]);
+        platform_mutex_unlock(&db->commit_mutex);
+        if (list->capacity >= count)
+            return OMENDB_OK;
+        memory_free(&db->memory, list->items, list->capacity * sizeof *list->items);
+        list->capacity = 0;
+        list->items = memory_array(&db->memory, count, sizeof *list->items);
+        if (list->items == NULL)
+            return OMENDB_NOMEM;
+        list->capacity = count;
+    }
+}
+
+OMENDB_INTERNAL void space_free_list(omendb *db, struct space_list *list)
+{
+    for (size_t i = 0; i < list->count; i++)
+        collection_release(list->items[i]);
+    memory_free(&db->memory, list->items, list->capacity * sizeof *list->items);
+    *list = (struct space_list){NULL, 0, 0};
+}
+
+/* ------------------------------------------------------------------ measuring */
+
+/* Ended rows by what keeps them. */
+struct space_ended {
+    uint64_t limit, oldest, visible;
+    uint64_t droppable, waiting, pinned;
+};
+
+static int space_count_row(void *context, uint32_t row, uint64_t end)
+{
+    struct space_ended *ended = context;
+    (void)row;
+    if (end <= ended->limit)
+        ended->droppable++;
+    else if (end <= ended->oldest)
+        ended->waiting++;
+    else
+        ended->pinned += end <= ended->visible;
+    return 0;
+}
+
+OMENDB_INTERNAL uint64_t space_part_bytes(const struct segment *segment)
+{
+    uint64_t bytes = 0;
+    for (int type = 1; type < SECTION_TYPES; type++)
+        bytes +=
+            segment_section(segment->file->file, segment->part, (enum section_type)type).length;
+    return bytes;
+}
+
+static uint64_t space_share(uint64_t bytes, uint64_t rows, uint32_t all)
+{
+    return rows == 0 ? 0 : (uint64_t)((double)bytes * (double)rows / (double)all);
+}
+
+static void space_add_segment(const struct segment *segment, struct space_ended ended,
+                              struct space *space)
+{
+    uint32_t rows = segment->info.rows;
+    uint64_t bytes = space_part_bytes(segment);
+    if (atomic_load(&segment->tombstones->dead) != 0)
+        tombstones_each(segment->tombstones, rows, space_count_row, &ended);
+    uint64_t droppable = space_share(bytes, ended.droppable, rows),
+             waiting = space_share(bytes, ended.waiting, rows),
+             pinned = space_share(bytes, ended.pinned, rows);
+    space->droppable += droppable;
+    space->waiting += waiting;
+    space->pinned += pinned;
+    space->pinned_rows += ended.pinned;
+    space->live += bytes - droppable - waiting - pinned;
+}
+
+/* Notes that the segment lives in its file; returns the file's bytes the first time. */
+static uint64_t space_use_file(const struct segment *segment, uint64_t look, uint64_t target)
+{
+    struct shared_file *file = segment->file;
+    uint64_t first = file->look == look ? 0 : file->entry.size;
+    if (file->look != look) {
+        file->look = look;
+        file->used_bytes = 0;
+        file->used_parts = file->used_parts_of_target = 0;
+    }
+    file->used_bytes += space_part_bytes(segment);
+    file->used_parts++;
+    file->used_parts_of_target += segment->info.collection == target;
+    return first;
+}
+
+static void space_add_memtable(const struct collection *collection, const struct memtable *memtable,
+                               struct space_ended ended, struct space *space)
+{
+    if (atomic_load(&memtable->tombstones->dead) != 0)
+        tombstones_each(memtable->tombstones, atomic_load(&memtable->count), space_count_row,
+                        &ended);
+    space->pinned_rows += ended.pinned;
+    space->pinned_memory += ended.pinned * collection->vector_bytes;
+}
+
+OMENDB_INTERNAL void space_measure(omendb *db, const struct space_list *list, uint64_t target,
+                                   struct space *space)
+{
+    struct space_ended ended = {.limit = compact_drop_limit(db), .oldest = txn_oldest(db)};
+    uint64_t used = 0, segments = 0, look = ++db->space_looks;
+    ended.visible = atomic_load(&db->visible_commit);
+    *space = (struct space){0};
+    for (size_t i = 0; i < list->count; i++) {
+        struct version *version = version_acquire(list->items[i]);
+        for (uint32_t m = 0; m < version->memtable_count; m++)
+            space_add_memtable(list->items[i], version->memtables[m], ended, space);
+        for (uint32_t s = 0; s < version->segment_count; s++) {
+            space_add_segment(version->segments[s], ended, space);
+            used += space_use_file(version->segments[s], look, target);
+        }
+        version_release(version);
+    }
+    for (uint32_t i = 0; i < db->published.file_count; i++) {
+        const struct manifest_file *file = &db->published.files[i];
+        space->files += file->size;
+        segments += file->kind == STORAGE_SEGMENT ? file->size : 0;
+    }
+    /* Files in which nothing lives are of collections that were dropped since the checkpoint. */
+    space->waiting += segments > used ? segments - used : 0;
+}
+
+/* ------------------------------------------------------------------ what is to be done */
+
+/* Whether rewriting what lives in the file is sure to take less than half. */
+static int space_is_half_dead(const struct shared_file *file)
+{
+    return file->file->part_count > file->used_parts &&
+           file->entry.size > 2 * (file->used_bytes + SPACE_FILE_MIN);
+}
+
+/* Whether the file is small beside what any file takes, and shrinks in a pack: what merges write
+ * for large collections goes to a file of its own. */
+static int space_is_small(const struct collection *collection, const struct version *version,
+                          const struct shared_file *file)
+{
+    uint64_t largest, rows = search_total_rows(version, &largest);
+    return file->entry.size > 2 * file->used_bytes && file->used_parts <= file->file->part_count &&
+           rows * collection->vector_bytes < COMPACT_SMALL_BYTES;
+}
+
+/* Marks the files that are to be left; returns the small ones, which are marked if `gather`. */
+static uint32_t space_mark(const struct space_list *list, int gather)
+{
+    uint32_t small = 0;
+    for (size_t i = 0; i < list->count; i++) {
+        struct version *version = version_acquire(list->items[i]);
+        for (uint32_t s = 0; s < version->segment_count; s++) {
+            struct shared_file *file = version->segments[s]->file;
+            int is_small = space_is_small(list->items[i], version, file);
+            small += is_small != 0;
+            if (space_is_half_dead(file) || (is_small && gather))
+                atomic_store(&file->leave, 1);
+        }
+        version_release(version);
+    }
+    return small;
+}
+
+/* Small files are gathered when there are some, and clearly fewer or more than the last time:
+ * gathering that does not help is not repeated. */
+static void space_sweep(omendb *db, const struct space_list *list)
+{
+    uint32_t small = space_mark(list, 0), before = db->space_swept;
+    int gather = small >= SPACE_GATHERED && (small < before - before / 4 || small > 2 * before);
+    if (gather)
+        space_mark(list, 1);
+    db->space_swept = gather || small < SPACE_GATHERED ? small : before;
+}
+
+OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpoint, int *over)
+{
+    struct space space;
+    int code = space_list_collections(db, list);
+    if (code != OMENDB_OK)
+        return code;
+    platform_mutex_lock(&db->maintenance_mutex);
+    uint64_t visible = atomic_load(&db->visible_commit);
+    space_measure(db, list, 0, &space);
+    uint64_t dead = space.droppable + space.waiting, kept = space.live + space.pinned + dead;
+    uint64_t waste = space.files > kept ? space.files - kept : 0;
+    int large = space.files > SPACE_FLOOR;
+    *checkpoint = large && space.waiting >= space.files / SPACE_PART &&
+                  visible > atomic_load(&db->checkpoint_commit);
+    *over = large && dead + waste >= space.files / 4;
+    atomic_store(&db->space_pinned, space.pinned_rows == 0 ? 0 : visible);
+    if (large && waste >= space.files / SPACE_PART)
+        space_sweep(db, list);
+    platform_mutex_unlock(&db->maintenance_mutex);
+    return OMENDB_OK;
+}
+
+#undef SPACE_FLOOR
+#undef SPACE_PART
+#undef SPACE_FILE_MIN
+#undef SPACE_GATHERED
+
+/* ==============================================================================================
  * compact.c
  * ============================================================================================== */
 
@@ -19980,17 +22366,18 @@ calibrate_collection(struct collection *collection, const uint8_t *queries, uint
  * four times as large as the sum of what follows, which leaves at most log5(n) segments, never over
  * eight, and a row is written at most some five times a level. Otherwise a segment alone is
  * rewritten when a quarter of its rows can be dropped, when rows are not in its graph yet, when
- * its pack is half dead, or when there was no memory for its codes. omendb_optimize also rewrites
+ * its pack is half dead or to be left, or when there was no memory for its codes. That, with what
+ * space.c adds, bounds the dead bytes; the argument is there. omendb_optimize also rewrites
  * one that could have a curve of recall and has none. While a collection is searched and next to
  * nothing is added, sixteen takes the place of four: each segment that a search has to walk costs
  * it nearly as much as the largest.
  *
  * A merge keeps the graph of the input with the most linked rows, drops from it what no transaction
- * can see, relinks around the gaps, and inserts all other rows. It is accepted if its sampled
- * recall is as good as before and as at the last fresh build. Else, and where half of the rows are
- * new, the graph is built in bulk, by omendb_optimize also where keeping it would leave the output
- * without a curve. omendb_optimize refines a kept graph in the end. Some of the new rows come last,
- * so that they can be asked as queries before (calibrate.c).
+ * can see, relinks around the gaps, and inserts all other rows. It is accepted unless its sampled
+ * recall is clearly worse than before or than at the last fresh build. Else, and where half of the
+ * rows are new, the graph is built in bulk, by omendb_optimize also where keeping it would leave
+ * the output without a curve. omendb_optimize refines a kept graph in the end. Some of the new rows
+ * come last, so that they can be asked as queries before (calibrate.c).
  *
  * What may be dropped: rows whose end is visible to every open transaction and lies at or before
  * the published checkpoint. A later delete may still be undone by a crash under the weaker sync
@@ -20017,8 +22404,9 @@ calibrate_collection(struct collection *collection, const uint8_t *queries, uint
 #define COMPACT_GATE_QUERIES  400
 #define COMPACT_GATE_K        10
 #define COMPACT_GATE_RELEASE  8 /* queries between releases of the vectors that they read */
-#define COMPACT_GATE_LOSS     0.005f
-#define COMPACT_CURVE_GROWTH  5 /* a curve is measured anew once one row in so many is new */
+#define COMPACT_GATE_LOSS     0.005
+#define COMPACT_GATE_ERRORS   2.0 /* standard errors beyond that: what the sample says for sure */
+#define COMPACT_CURVE_GROWTH  5   /* a curve is measured anew once one row in so many is new */
 
 struct compact_merge {
     struct collection *collection; /* the caller's reference */
@@ -20045,7 +22433,7 @@ struct compact_merge {
 
 struct compact {
     omendb *db;
-    int everything;
+    enum compact_mode mode;
     struct compact_merge *merges;
     size_t merge_count;
     struct segment_writer *writer;
@@ -20059,7 +22447,7 @@ struct compact {
 
 /* ------------------------------------------------------------------ policy */
 
-static uint64_t compact_drop_limit(omendb *db)
+OMENDB_INTERNAL uint64_t compact_drop_limit(omendb *db)
 {
     uint64_t oldest = txn_oldest(db), checkpoint = atomic_load(&db->checkpoint_commit);
     return oldest < checkpoint ? oldest : checkpoint;
@@ -20106,6 +22494,15 @@ static int compact_can_make_codes(const struct collection *collection,
            (memory->limit == 0 || needed <= memory->limit >> segment->codes_starved);
 }
 
+/* Of a segment with many ended rows that may not be dropped yet: space.c is to look whether they
+ * are worth a checkpoint, once, and each time there are an eighth more. */
+static void compact_tell_space(omendb *db, struct segment *segment, uint32_t dead)
+{
+    uint32_t told = atomic_load(&segment->dead_told);
+    if (dead > told + told / 8 && atomic_compare_exchange_strong(&segment->dead_told, &told, dead))
+        work_notice_space(db);
+}
+
 /* Whether a segment is worth rewriting alone. */
 static int compact_is_stale(const struct collection *collection, struct segment *segment,
                             uint64_t limit)
@@ -20116,17 +22513,20 @@ static int compact_is_stale(const struct collection *collection, struct segment 
     if (unindexed > (UINT64_C(64) << 10) ||
         unindexed * COMPACT_GROWTH >= collection->db->tail_limit)
         return unindexed != 0;
-    if (parts > 1 && atomic_load(&segment->file->references) * 2 <= parts)
+    if (atomic_load(&segment->file->leave) ||
+        (parts > 1 && atomic_load(&segment->file->references) * 2 <= parts))
         return 1;
     if (compact_lacks_codes(collection, segment) && compact_can_make_codes(collection, segment))
         return 1;
     uint32_t dead = atomic_load(&segment->tombstones->dead);
-    if (dead == 0 || (uint64_t)dead * 4 < segment->info.rows ||
-        limit <= atomic_load(&segment->not_stale_limit))
+    if (dead == 0 || (uint64_t)dead * 4 < segment->info.rows)
         return 0;
-    if (compact_droppable_rows(segment, limit) * UINT64_C(4) >= segment->info.rows)
-        return 1;
-    atomic_store(&segment->not_stale_limit, limit);
+    if (limit > atomic_load(&segment->not_stale_limit)) {
+        if (compact_droppable_rows(segment, limit) * UINT64_C(4) >= segment->info.rows)
+            return 1;
+        atomic_store(&segment->not_stale_limit, limit);
+    }
+    compact_tell_space(collection->db, segment, dead);
     return 0;
 }
 
@@ -20190,22 +22590,35 @@ static uint32_t compact_pick_behind(const struct collection *collection, struct 
     return found;
 }
 
+static uint32_t compact_pick_leaving(const struct version *version, struct segment **picked)
+{
+    for (uint32_t i = 0; i < version->segment_count; i++) {
+        if (!atomic_load(&version->segments[i]->file->leave))
+            continue;
+        picked[0] = version->segments[i];
+        return 1;
+    }
+    return 0;
+}
+
 /* Puts what is to be merged first in `sorted` (room for COMPACT_MAX_INPUTS); returns how many. */
 static uint32_t compact_pick(const struct collection *collection, const struct version *version,
-                             int everything, struct segment **sorted)
+                             enum compact_mode mode, struct segment **sorted)
 {
     uint64_t limit = compact_drop_limit(collection->db), smaller = 0;
     uint32_t count =
         version->segment_count < COMPACT_MAX_INPUTS ? version->segment_count : COMPACT_MAX_INPUTS;
     if (count == 0)
         return 0;
+    if (mode == COMPACT_LEAVING)
+        return compact_pick_leaving(version, sorted);
     for (uint32_t i = 0; i < count; i++) { /* descending by rows */
         uint32_t at = i;
         for (; at > 0 && sorted[at - 1]->info.rows < version->segments[i]->info.rows; at--)
             sorted[at] = sorted[at - 1];
         sorted[at] = version->segments[i];
     }
-    if (everything)
+    if (mode == COMPACT_EVERYTHING)
         return compact_pick_everything(collection, version, sorted, count, limit);
     uint32_t behind = compact_pick_behind(collection, sorted, count);
     if (behind != 0)
@@ -20238,8 +22651,8 @@ OMENDB_INTERNAL int compact_wanted(struct collection *collection)
 {
     struct segment *sorted[COMPACT_MAX_INPUTS];
     struct version *version = version_acquire(collection);
-    int wanted =
-        !atomic_load(&collection->dropped) && compact_pick(collection, version, 0, sorted) != 0;
+    int wanted = !atomic_load(&collection->dropped) &&
+                 compact_pick(collection, version, COMPACT_BY_POLICY, sorted) != 0;
     version_release(version);
     return wanted;
 }
@@ -20336,10 +22749,10 @@ static int compact_collect_begins(struct compact_merge *merge)
     return OMENDB_OK;
 }
 
-static int compact_plan(struct compact_merge *merge, int everything)
+static int compact_plan(struct compact_merge *merge, enum compact_mode mode)
 {
     merge->version = version_acquire(merge->collection);
-    merge->input_count = compact_pick(merge->collection, merge->version, everything, merge->inputs);
+    merge->input_count = compact_pick(merge->collection, merge->version, mode, merge->inputs);
     if (merge->input_count == 0)
         return OMENDB_OK;
     merge->drop_limit = compact_drop_limit(merge->collection->db);
@@ -20638,7 +23051,9 @@ struct compact_gate {
     uint8_t *query;
     uint64_t random;
     size_t ef;
-    double fresh_recall, old_recall;
+    double fresh_recall; /* sums over the queries, then means */
+    double loss;         /* of it against the input: asking both the same takes out most noise */
+    double fresh_squares, loss_squares; /* sums */
     uint32_t queries;
 };
 
@@ -20772,8 +23187,12 @@ static int compact_gate_ask(struct compact_gate *gate)
     if (code != OMENDB_OK)
         return code;
     float bound = compact_gate_bound(lists[0], counts[0], lists[2], counts[2], COMPACT_GATE_K);
-    gate->fresh_recall += compact_gate_score(lists[1], counts[1], bound, COMPACT_GATE_K);
-    gate->old_recall += compact_gate_score(lists[3], counts[3], bound, COMPACT_GATE_K);
+    double fresh = compact_gate_score(lists[1], counts[1], bound, COMPACT_GATE_K);
+    double loss = compact_gate_score(lists[3], counts[3], bound, COMPACT_GATE_K) - fresh;
+    gate->fresh_recall += fresh;
+    gate->fresh_squares += fresh * fresh;
+    gate->loss += loss;
+    gate->loss_squares += loss * loss;
     gate->queries++;
     return OMENDB_OK;
 }
@@ -20800,7 +23219,7 @@ static int compact_gate_run(struct compact_gate *gate)
     }
     if (code == OMENDB_OK) {
         gate->fresh_recall /= gate->queries;
-        gate->old_recall /= gate->queries;
+        gate->loss /= gate->queries;
     }
     memory_free(&db->memory, gate->hits, hit_bytes);
     memory_free(&db->memory, gate->parents, vector_bytes);
@@ -20822,8 +23241,23 @@ static void compact_gate_init(struct compact_gate *gate, const struct compact_me
     graph_get_view(graph, &gate->fresh);
 }
 
+/* Of a mean, its square, by the sum of the squares of what was averaged. */
+static double compact_gate_variance(const struct compact_gate *gate, double mean, double squares)
+{
+    double variance = squares / gate->queries - mean * mean;
+    return variance > 0.0 ? variance / gate->queries : 0.0;
+}
+
+/* Whether a loss of recall is more than COMPACT_GATE_LOSS, and more than the sample's noise.
+ * Without the latter a rebuild, which takes many times as long, would as often as not mend nothing.
+ */
+static int compact_gate_is_lost(double loss, double variance)
+{
+    return loss > COMPACT_GATE_LOSS + COMPACT_GATE_ERRORS * sqrt(variance);
+}
+
 /* Whether the relinked graph finds what its source found, and what a fresh build found when there
- * was one. */
+ * was one: the latter keeps losses that are too small to be seen from adding up. */
 static int compact_gate_passes(const struct compact_merge *merge, const struct rows_view *vectors,
                                const struct graph *graph, int *passes)
 {
@@ -20837,9 +23271,14 @@ static int compact_gate_passes(const struct compact_merge *merge, const struct r
     gate.old_filter =
         (struct graph_filter){base->info.indexed_rows, GRAPH_NO_ROW, compact_gate_visible, merge};
     int code = compact_gate_run(&gate);
-    float fresh = (float)gate.fresh_recall;
-    *passes = fresh >= (float)gate.old_recall - COMPACT_GATE_LOSS &&
-              fresh >= base->info.reference_recall - COMPACT_GATE_LOSS;
+    if (code != OMENDB_OK)
+        return code;
+    double of_loss = compact_gate_variance(&gate, gate.loss, gate.loss_squares),
+           of_fresh = compact_gate_variance(&gate, gate.fresh_recall, gate.fresh_squares),
+           since = (double)base->info.reference_recall - gate.fresh_recall;
+    /* The reference was a sample of the same size. */
+    *passes =
+        !compact_gate_is_lost(gate.loss, of_loss) && !compact_gate_is_lost(since, 2 * of_fresh);
     return code;
 }
 
@@ -20930,7 +23369,7 @@ static int compact_build_graph(struct compact *compact, struct compact_merge *me
     /* Where half of the rows are new, building all of them in bulk takes no longer, and gives the
      * better graph. */
     int adopt = merge->base < merge->input_count && merge->base_rows > merge->rows / 2, passes = 1;
-    if (adopt && compact->everything && compact_must_build_for_curve(merge))
+    if (adopt && compact->mode == COMPACT_EVERYTHING && compact_must_build_for_curve(merge))
         adopt = 0;
     int code = compact_create_graph(merge, vectors, graph);
     if (code == OMENDB_OK && adopt) {
@@ -20948,7 +23387,7 @@ static int compact_build_graph(struct compact *compact, struct compact_merge *me
     build.graph = *graph;
     if (code == OMENDB_OK && adopt)
         code = compact_insert(&build, merge, vectors, merge->base_rows);
-    if (code == OMENDB_OK && adopt && compact->everything) {
+    if (code == OMENDB_OK && adopt && compact->mode == COMPACT_EVERYTHING) {
         struct graph_bulk_terms terms = compact_bulk_terms(&build);
         code = compact_name_end(&build, graph_refine(*graph, &terms));
         if (code == OMENDB_NOMEM) /* it is as good as it was */
@@ -21154,6 +23593,8 @@ static int compact_install_all(struct compact *compact)
         atomic_fetch_add(&db->merges, (uint64_t)installed);
     } else {
         checkpoint_unprotect(db, compact->number);
+        if (code == OMENDB_OK)
+            checkpoint_collect(db); /* nothing names the output */
     }
     platform_mutex_unlock(&db->maintenance_mutex);
     return code;
@@ -21224,7 +23665,7 @@ static int compact_try(struct compact *compact, struct collection *const *collec
         return OMENDB_NOMEM;
     for (; planned < count && code == OMENDB_OK; planned++) {
         compact->merges[planned].collection = collections[planned];
-        code = compact_plan(&compact->merges[planned], compact->everything);
+        code = compact_plan(&compact->merges[planned], compact->mode);
         inputs += compact->merges[planned].input_count;
     }
     if (code == OMENDB_OK && inputs != 0) {
@@ -21250,15 +23691,12 @@ static int compact_try(struct compact *compact, struct collection *const *collec
 }
 
 OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collections, size_t count,
-                                int everything,
+                                enum compact_mode mode,
                                 int (*progress)(void *context, uint64_t done, uint64_t total),
                                 void *context, int *merged)
 {
-    struct compact first = {.db = db,
-                            .everything = everything,
-                            .progress = progress,
-                            .context = context,
-                            .merge_count = count};
+    struct compact first = {
+        .db = db, .mode = mode, .progress = progress, .context = context, .merge_count = count};
     struct compact second = first;
     int code = compact_try(&first, collections, merged);
     int paused = code == OMENDB_NOMEM && hot_pause(db);
@@ -21287,6 +23725,7 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
 #undef COMPACT_GATE_K
 #undef COMPACT_GATE_RELEASE
 #undef COMPACT_GATE_LOSS
+#undef COMPACT_GATE_ERRORS
 #undef COMPACT_CURVE_GROWTH
 
 /* ==============================================================================================
@@ -21306,11 +23745,13 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
  * debris of a recovery that did not finish. */
 
 #define RECOVER_MAX_LOGS 1024
+#define RECOVER_TRIES    100 /* of a reader, to keep up with a writer */
 
 /* ------------------------------------------------------------------ what lies in the directory */
 
 struct recover_listing {
     int has_current;
+    int has_unfinished; /* a first backup */
     int has_foreign;
     int has_segments;
     uint64_t largest;
@@ -21341,6 +23782,8 @@ static int recover_note_name(void *context, const char *name)
     uint64_t number;
     if (strcmp(name, "CURRENT") == 0) {
         listing->has_current = 1;
+    } else if (strcmp(name, FORMAT_UNFINISHED_NAME) == 0) {
+        listing->has_unfinished = 1;
     } else if (storage_parse_name(name, &kind, &number)) {
         listing->largest = number > listing->largest ? number : listing->largest;
         listing->has_segments |= kind == STORAGE_SEGMENT || kind == STORAGE_OVERLAY;
@@ -21365,8 +23808,8 @@ static int recover_list(omendb *db, struct recover_listing *listing)
                                      recover_note_name, listing);
     if (code != OMENDB_OK)
         return error_set(code, "the directory of the database cannot be listed");
-    if (listing->largest == UINT64_MAX)
-        return error_set(OMENDB_FORMAT, "a file of the database has the largest number there is");
+    if (listing->largest >= MANIFEST_LARGEST_NUMBER)
+        return error_set(OMENDB_FORMAT, "a file of the database has a number that none was given");
     return listing->too_many_logs
                ? error_set(OMENDB_TOOBIG, "there are more than %d logs", RECOVER_MAX_LOGS)
                : OMENDB_OK;
@@ -21397,16 +23840,16 @@ static int recover_tombstones(omendb *db, const struct recover_files *files,
     if (shared == NULL || entry->overlay_part >= shared->file->part_count)
         return error_set(
             OMENDB_CORRUPT,
-            "MANIFEST-%llu names part %u of ovl-%llu, which is not there; restore from a backup",
+            "MANIFEST-%llu names part %u of ovl-%llu, which is not there; " ERROR_RESTORE,
             (unsigned long long)db->published.number, entry->overlay_part,
             (unsigned long long)entry->overlay_file);
     struct section_range range =
         segment_section(shared->file, entry->overlay_part, SECTION_TOMBSTONES);
     const struct part_info *info = &shared->file->parts[entry->overlay_part];
-    if (info->target_file != entry->file || info->target_part != entry->part ||
-        range.length % sizeof(uint32_t) != 0)
+    assert(range.length % sizeof(uint32_t) == 0); /* segment_file_open has seen to it */
+    if (info->target_file != entry->file || info->target_part != entry->part)
         return error_set(OMENDB_CORRUPT,
-                         "ovl-%llu: part %u does not belong to seg-%llu; restore from a backup",
+                         "ovl-%llu: part %u does not belong to seg-%llu; " ERROR_RESTORE,
                          (unsigned long long)entry->overlay_file, entry->overlay_part,
                          (unsigned long long)entry->file);
     int code = range.length == 0 ? OMENDB_OK
@@ -21415,8 +23858,7 @@ static int recover_tombstones(omendb *db, const struct recover_files *files,
         uint32_t row;
         memcpy(&row, shared->file->blocks.base + range.offset + at, sizeof row);
         if (row >= segment->info.rows)
-            return error_set(OMENDB_CORRUPT,
-                             "ovl-%llu: part %u: row %u of %u; restore from a backup",
+            return error_set(OMENDB_CORRUPT, "ovl-%llu: part %u: row %u of %u; " ERROR_RESTORE,
                              (unsigned long long)entry->overlay_file, entry->overlay_part, row,
                              segment->info.rows);
         code = tombstones_prepare(segment->tombstones, row);
@@ -21437,15 +23879,9 @@ static int recover_segments(omendb *db, const struct recover_files *files,
     int code = version == NULL ? OMENDB_NOMEM : OMENDB_OK;
     for (uint32_t i = 0; i < entry->segment_count && code == OMENDB_OK; i++) {
         struct shared_file *shared = recover_find_file(db, files, entry->segments[i].file);
-        if (shared == NULL)
-            code = error_set(
-                OMENDB_CORRUPT,
-                "MANIFEST-%llu names seg-%llu, which it does not list; restore from a backup",
-                (unsigned long long)db->published.number,
-                (unsigned long long)entry->segments[i].file);
-        if (code == OMENDB_OK)
-            code = segment_open(db, collection, shared, entry->segments[i].part, NULL, NULL,
-                                &version->segments[i]);
+        assert(shared != NULL); /* manifest_read has seen to it */
+        code = segment_open(db, collection, shared, entry->segments[i].part, NULL, NULL,
+                            &version->segments[i]);
         if (code == OMENDB_OK)
             code = recover_tombstones(db, files, &entry->segments[i], version->segments[i]);
     }
@@ -21539,6 +23975,7 @@ static int recover_load(omendb *db)
 {
     const struct manifest *manifest = &db->published;
     struct recover_files files = {NULL};
+    prepared_clear(db); /* the log from the manifest's commit on tells of all of them */
     int code = recover_drop_missing(db);
     if (code != OMENDB_OK)
         return code;
@@ -21578,9 +24015,9 @@ static int recover_deliver(void *context, const struct wal_record *record)
             "log: record %llu at offset %llu has type %u; a later version of OmenDB wrote it",
             (unsigned long long)record->sequence, (unsigned long long)record->offset, record->type);
     if (record->sequence != replay->db->appended_commit + 1)
-        return error_set(
-            OMENDB_CORRUPT, "log: commit %llu follows on commit %llu; restore from a backup",
-            (unsigned long long)record->sequence, (unsigned long long)replay->db->appended_commit);
+        return error_set(OMENDB_CORRUPT, "log: commit %llu follows on commit %llu; " ERROR_RESTORE,
+                         (unsigned long long)record->sequence,
+                         (unsigned long long)replay->db->appended_commit);
     replay->delivered++;
     return commit_replay(replay->db, record->sequence, record->payload, record->size);
 }
@@ -21635,9 +24072,9 @@ static int recover_successor(omendb *db, const struct recover_listing *listing, 
         if (code != OMENDB_OK && code != OMENDB_DONE) {
             /* A header that never became whole is debris, unless something was logged behind it. */
             int read = recover_has_records(db, listing->logs[i], &has);
-            if (read != OMENDB_OK || !has)
+            if (read == OMENDB_NOTFOUND || (read == OMENDB_OK && !has))
                 continue;
-            return code;
+            return read != OMENDB_OK ? read : code;
         }
         if (peek.predecessor == number) {
             *successor = listing->logs[i];
@@ -21676,7 +24113,7 @@ static int recover_logs(omendb *db, const struct recover_listing *listing, uint6
         log.may_sync = log.live_reader;
         code = wal_read(&db->storage, &log, recover_deliver, &replay);
         if (code == OMENDB_NOTFOUND)
-            code = error_set(OMENDB_CORRUPT, "wal-%llu is missing; restore from a backup",
+            code = error_set(OMENDB_CORRUPT, "wal-%llu is missing; " ERROR_RESTORE,
                              (unsigned long long)db->replay_wal);
         if (code != OMENDB_OK)
             break;
@@ -21692,38 +24129,19 @@ static int recover_logs(omendb *db, const struct recover_listing *listing, uint6
     return code;
 }
 
-/* ------------------------------------------------------------------ opening */
+/* ------------------------------------------------------------------ readers */
 
-static int recover_refuse_foreign(omendb *db, const struct recover_listing *listing, int must_exist)
+static int recover_too_slow(void)
 {
-    int has;
-    if (listing->has_foreign)
-        return error_set(
-            OMENDB_FORMAT,
-            "the directory holds other things than a database; give a path of its own");
-    if (listing->has_segments)
-        return error_set(OMENDB_CORRUPT,
-                         "CURRENT is missing although there are segments; restore from a backup");
-    for (size_t i = 0; i < listing->log_count; i++) {
-        int code = recover_has_records(db, listing->logs[i], &has);
-        if (code == OMENDB_OK && has)
-            code = error_set(
-                OMENDB_CORRUPT,
-                "CURRENT is missing although wal-%llu holds commits; restore from a backup",
-                (unsigned long long)listing->logs[i]);
-        if (code != OMENDB_OK)
-            return code;
-    }
-    if (must_exist || db->read_only)
-        return error_set(OMENDB_NOTFOUND, "there is no database at this path");
-    return OMENDB_OK;
+    return error_set(OMENDB_BUSY, "the manifest changes faster than it can be read; try again");
 }
 
 /* The manifest that CURRENT names, held by a shared lock so that the writer keeps its files. */
 static int recover_read_shared(omendb *db)
 {
     const omendb_vfs *vfs = db->storage.vfs;
-    for (int attempt = 0; attempt < 100; attempt++) {
+    uint64_t missing = 0;
+    for (int attempt = 0; attempt < RECOVER_TRIES; attempt++) {
         char name[STORAGE_NAME_BYTES];
         uint64_t number, again = 0;
         int code = manifest_current(&db->storage, &number);
@@ -21731,6 +24149,10 @@ static int recover_read_shared(omendb *db)
             return code;
         storage_name(STORAGE_MANIFEST, number, name);
         code = storage_open(&db->storage, name, OMENDB_OPEN_READ, &db->manifest_lock);
+        if (code == OMENDB_NOTFOUND && number == missing)
+            return error_set(OMENDB_CORRUPT, "CURRENT names %s, which is missing; " ERROR_RESTORE,
+                             name);
+        missing = number;
         if (code == OMENDB_NOTFOUND)
             continue; /* collected between the two calls */
         if (code != OMENDB_OK)
@@ -21740,13 +24162,131 @@ static int recover_read_shared(omendb *db)
             code = manifest_current(&db->storage, &again);
         if (code == OMENDB_OK && again == number) {
             manifest_destroy(&db->memory, &db->published);
-            code = manifest_read(&db->storage, &db->published);
-            if (code != OMENDB_OK || db->published.number == number)
+            code = manifest_read_number(&db->storage, number, &db->published);
+            if (code != OMENDB_NOTFOUND) /* where nothing can be locked it may go even now */
                 return code;
         }
         storage_close(&db->storage, &db->manifest_lock);
     }
-    return error_set(OMENDB_BUSY, "the manifest changes faster than it can be read; try again");
+    return recover_too_slow();
+}
+
+/* Goes over to the manifest that CURRENT names. */
+static int recover_change_manifest(omendb *db)
+{
+    struct storage_file old_lock = db->manifest_lock;
+    memset(&db->manifest_lock, 0, sizeof db->manifest_lock);
+    int code = recover_read_shared(db);
+    if (code == OMENDB_OK)
+        storage_close(&db->storage, &db->cursor_lock);
+    if (code == OMENDB_OK && atomic_load(&db->open_cursors) != 0) {
+        db->cursor_lock = old_lock;
+        memset(&old_lock, 0, sizeof old_lock);
+    }
+    /* Where it failed, what the handle shows now is still held. */
+    struct storage_file *idle = code == OMENDB_OK ? &old_lock : &db->manifest_lock;
+    storage_close(&db->storage, idle);
+    if (code != OMENDB_OK)
+        db->manifest_lock = old_lock;
+    if (code == OMENDB_OK) {
+        atomic_store(&db->half_refreshed, 1);
+        code = recover_load(db);
+    }
+    db->replay_wal = db->published.wal_number;
+    db->replay_offset = 0;
+    return code;
+}
+
+/* On to what the manifest and the logs have now. */
+static int recover_advance(omendb *db)
+{
+    struct recover_listing listing;
+    uint64_t number, delivered;
+    int code = manifest_current(&db->storage, &number);
+    const int changes = code == OMENDB_OK && number != db->published.number;
+    if (changes)
+        code = recover_change_manifest(db);
+    /* Listed after the manifest was read: the logs that it names are there by then. */
+    if (code == OMENDB_OK)
+        code = recover_list(db, &listing);
+    if (code == OMENDB_OK)
+        code = recover_logs(db, &listing, &delivered);
+    if (changes && code == OMENDB_OK)
+        atomic_store(&db->half_refreshed, 0);
+    if (changes && code != OMENDB_OK)
+        db->published.number = 0; /* the next refresh loads everything again */
+    return code;
+}
+
+/* Whether a manifest in force by now begins with a later log than was read: logs behind the one
+ * that was read last may have come and gone unseen, as what holds a manifest holds only the first
+ * log of its chain. */
+static int recover_is_overtaken(omendb *db, int *overtaken, uint64_t *next_file)
+{
+    struct manifest newer;
+    uint64_t number;
+    *overtaken = 0;
+    int code = manifest_current(&db->storage, &number);
+    if (code != OMENDB_OK || number == db->published.number)
+        return code;
+    code = manifest_read(&db->storage, &newer);
+    if (code != OMENDB_OK)
+        return code;
+    *overtaken = newer.wal_number > db->replay_wal;
+    *next_file = newer.next_file;
+    manifest_destroy(&db->memory, &newer);
+    return OMENDB_OK;
+}
+
+/* What was acknowledged before the call is seen. A manifest that was published after it began says
+ * which numbers were given by then: one whose first log has a later number holds all of that. */
+OMENDB_INTERNAL int recover_refresh(omendb *db)
+{
+    uint64_t enough = UINT64_MAX, next_file;
+    for (int attempt = 0; attempt < RECOVER_TRIES; attempt++) {
+        char text[ERROR_TEXT_BYTES];
+        int overtaken, code = recover_advance(db);
+        if (code != OMENDB_OK && code != OMENDB_CORRUPT)
+            return code;
+        if (code == OMENDB_OK && db->published.wal_number >= enough)
+            return OMENDB_OK;
+        snprintf(text, sizeof text, "%s", error_text());
+        int asked = recover_is_overtaken(db, &overtaken, &next_file);
+        if (asked != OMENDB_OK || !overtaken)
+            return code == OMENDB_OK ? asked : error_adopt(code, text);
+        enough = next_file < enough ? next_file : enough;
+    }
+    return recover_too_slow();
+}
+
+/* ------------------------------------------------------------------ opening */
+
+static int recover_refuse_foreign(omendb *db, const struct recover_listing *listing, int must_exist)
+{
+    int has;
+    if (listing->has_unfinished)
+        return error_set(OMENDB_FORMAT,
+                         "a backup was not finished here, and is no database; back up to this path "
+                         "once more, or remove it");
+    if (listing->has_foreign)
+        return error_set(
+            OMENDB_FORMAT,
+            "the directory holds other things than a database; give a path of its own");
+    if (listing->has_segments)
+        return error_set(OMENDB_CORRUPT,
+                         "CURRENT is missing although there are segments; " ERROR_RESTORE);
+    for (size_t i = 0; i < listing->log_count; i++) {
+        int code = recover_has_records(db, listing->logs[i], &has);
+        if (code == OMENDB_OK && has)
+            code = error_set(OMENDB_CORRUPT,
+                             "CURRENT is missing although wal-%llu holds commits; " ERROR_RESTORE,
+                             (unsigned long long)listing->logs[i]);
+        if (code != OMENDB_OK)
+            return code;
+    }
+    if (must_exist || db->read_only)
+        return error_set(OMENDB_NOTFOUND, "there is no database at this path");
+    return OMENDB_OK;
 }
 
 static int recover_take_lock(omendb *db)
@@ -21778,15 +24318,20 @@ static int recover_sync_log(omendb *db)
     return code;
 }
 
+/* A backup that is written to is a database of its own from then on, with an id of its own: what it
+ * was a copy of goes another way. */
+static void recover_identify(omendb *db)
+{
+    db->database_id = db->published.copy ? 0 : db->published.database;
+    while (db->database_id == 0)
+        platform_random(&db->database_id, sizeof db->database_id);
+}
+
 static int recover_open_existing(omendb *db, struct recover_listing *listing)
 {
     uint64_t delivered = 0;
-    int code =
-        db->read_only ? recover_read_shared(db) : manifest_read(&db->storage, &db->published);
-    /* A writer may have begun another log before the manifest was held. */
-    if (code == OMENDB_OK && db->read_only)
-        code = recover_list(db, listing);
-    if (code == OMENDB_OK && !db->read_only && db->published.read_only_features != 0)
+    int code = manifest_read(&db->storage, &db->published);
+    if (code == OMENDB_OK && db->published.read_only_features != 0)
         code = error_set(OMENDB_FORMAT,
                          "a later version of OmenDB wrote it with features %08x; open it read_only",
                          db->published.read_only_features);
@@ -21794,10 +24339,11 @@ static int recover_open_existing(omendb *db, struct recover_listing *listing)
         code = recover_load(db);
     if (code != OMENDB_OK)
         return code;
+    recover_identify(db);
     db->replay_wal = db->published.wal_number;
     db->replay_offset = 0;
     code = recover_logs(db, listing, &delivered);
-    if (code != OMENDB_OK || db->read_only)
+    if (code != OMENDB_OK)
         return code;
     uint64_t next = db->published.next_file;
     atomic_store(&db->next_file, listing->largest >= next ? listing->largest + 1 : next);
@@ -21807,11 +24353,21 @@ static int recover_open_existing(omendb *db, struct recover_listing *listing)
             db->retained[kept++] = listing->manifests[i];
     }
     db->retained_overflow = listing->manifest_overflow;
+    atomic_store(&db->retained_count, (uint32_t)kept + db->retained_overflow);
     if (delivered == 0)
         return OMENDB_OK;
     code = checkpoint_run(db, 1);
     /* A full disk must not keep anybody from reading; the first write tries again. */
     return code == OMENDB_FULL ? recover_sync_log(db) : code;
+}
+
+/* Nothing is shown yet: a reader opens by catching up from nothing. */
+static int recover_open_shared(omendb *db)
+{
+    int code = recover_refresh(db);
+    if (code == OMENDB_OK)
+        recover_identify(db);
+    return code;
 }
 
 OMENDB_INTERNAL int recover_open(omendb *db, int must_exist)
@@ -21828,44 +24384,15 @@ OMENDB_INTERNAL int recover_open(omendb *db, int must_exist)
     if (code != OMENDB_OK)
         return code;
     if (listing.has_current)
-        return recover_open_existing(db, &listing);
+        return db->read_only ? recover_open_shared(db) : recover_open_existing(db, &listing);
     atomic_store(&db->next_file, listing.largest + 1);
+    recover_identify(db);
     db->next_collection = 1;
     return checkpoint_run(db, 1);
 }
 
-OMENDB_INTERNAL int recover_refresh(omendb *db)
-{
-    struct recover_listing listing;
-    uint64_t number, delivered;
-    int code = manifest_current(&db->storage, &number);
-    if (code == OMENDB_OK && number != db->published.number) {
-        struct storage_file old_lock = db->manifest_lock;
-        memset(&db->manifest_lock, 0, sizeof db->manifest_lock);
-        code = recover_read_shared(db);
-        /* Where it failed, what the handle shows now is still held. */
-        struct storage_file *idle = code == OMENDB_OK ? &old_lock : &db->manifest_lock;
-        storage_close(&db->storage, idle);
-        if (code != OMENDB_OK)
-            db->manifest_lock = old_lock;
-        if (code == OMENDB_OK) {
-            code = recover_load(db);
-            atomic_store(&db->half_refreshed, code != OMENDB_OK);
-        }
-        if (code != OMENDB_OK)
-            db->published.number = 0; /* the next refresh loads everything again */
-        db->replay_wal = db->published.wal_number;
-        db->replay_offset = 0;
-    }
-    /* Listed after the manifest was read: the logs that it names are there by then. */
-    if (code == OMENDB_OK)
-        code = recover_list(db, &listing);
-    if (code == OMENDB_OK)
-        code = recover_logs(db, &listing, &delivered);
-    return code;
-}
-
 #undef RECOVER_MAX_LOGS
+#undef RECOVER_TRIES
 
 /* ==============================================================================================
  * work.c
@@ -21873,12 +24400,15 @@ OMENDB_INTERNAL int recover_refresh(omendb *db)
 
 /* work.c: background threads, and who does their work where there are none.
  *
- * Units, most urgent first: a checkpoint when the log is long; linking rows of memtables, some
- * hundred at a time; a share of a parallel job (a batch of queries, the building of a merge);
- * copying segments that are searched often into memory, and readying collections that are only
- * searched for a merge into one segment; a merge. One thread at a time copies. One has the right to
- * merge, and spreads the building over the others. A thread in a parallel job leaves it when
- * something more urgent turns up.
+ * Units, most urgent first: a checkpoint when the log is long, or dead bytes wait for one; copying
+ * segments that are searched often into memory (it takes milliseconds, and beside a writer there is
+ * always something to link), and readying collections that are only searched for a merge into one
+ * segment; linking rows of memtables, some hundred at a time; a share of a parallel job (a batch of
+ * queries, the building of a merge); a look for dead bytes (space.c); a merge; asking whether
+ * readers of other processes have gone, of whom nobody is told. One thread at a time copies. One
+ * has the right to merge, and spreads the building over the others; where a collection is searched
+ * beside a writer it begins before all is linked, as every segment more is a graph that each search
+ * walks. A thread in a parallel job leaves it when something more urgent turns up.
  *
  * With threads = 0 the queues fill all the same and omendb_work empties them; a writer that is over
  * a limit does the work itself. */
@@ -21890,18 +24420,26 @@ OMENDB_INTERNAL int recover_refresh(omendb *db)
 #define WORK_SEALED_TAILS   4
 #define WORK_TAILS_AT_MOST  16
 #define WORK_SHORT_DELAY_US 1000000
-#define WORK_DRIFTED_PART   4       /* of tail_limit */
-#define WORK_QUIET_US       1000000 /* between two looks at what was added; quiet: not more than */
-#define WORK_QUIET_PART     4096    /* one row in so many */
+/* While a collection is searched: for how long after a search told of itself; the part of
+ * tail_limit at which its writers wait for linking; bytes a second that they are not slowed below.
+ */
+#define WORK_SEARCHED_US   1000000
+#define WORK_SEARCHED_PART 32
+#define WORK_LEAST_RATE    (UINT64_C(256) << 10)
+#define WORK_DRIFTED_PART  4       /* of tail_limit */
+#define WORK_QUIET_US      1000000 /* between two looks at what was added; quiet: not more than */
+#define WORK_QUIET_PART    4096    /* one row in so many */
+#define WORK_COLLECT_US    1000000 /* between two questions whether readers have gone */
 
 struct work_job {
     struct work_job *next;
     int (*fn)(void *context, uint64_t index);
     void *context;
     uint64_t count;
-    _Atomic uint64_t at;
-    _Atomic int code;
-    uint32_t active;              /* threads inside; work mutex */
+    _Atomic uint64_t at; /* fetch_add: each index once. What a share did is seen by who takes the
+                          * work mutex after `active` was counted down under it */
+    _Atomic int code;    /* written under the work mutex; loaded without it to end early */
+    uint32_t active;     /* threads inside; work mutex */
     char error[ERROR_TEXT_BYTES]; /* of the first failure; work mutex */
 };
 
@@ -21920,14 +24458,20 @@ struct work_state {
     uint32_t stopping;
     uint32_t checkpointing;
     uint64_t retry_bytes; /* of log, at which a checkpoint that failed is tried again */
-    /* Memory in use, but for copies for speed, after the last checkpoint, or the least since: what
+    /* The atomics here are hints: a writer slowed or a checkpoint made a moment early or late.
+     * Memory in use, but for copies for speed, after the last checkpoint, or the least since: what
      * came on top is what the next one can give back. */
     _Atomic uint64_t settled_bytes;
     _Atomic uint32_t merge_starved; /* 1: the last merge failed for want of memory */
     _Atomic uint32_t
         drifted; /* 1: memtables that are searched exactly, for ever, are over a limit */
+    _Atomic uint32_t look_due;     /* 1: space.c has something to look at */
+    _Atomic uint32_t space_over;   /* 1: the last look found a quarter of the files dead */
+    _Atomic uint64_t space_commit; /* a checkpoint of it gives space back; 0: none does */
+    uint64_t collected_us;         /* when files that readers held were last asked after */
     uint32_t merging;
     uint32_t heating;
+    uint32_t looking;
     _Atomic uint64_t merges_ended; /* however they ended */
     struct work_queue queues[WORK_QUEUES];
     struct work_job *jobs;
@@ -21986,13 +24530,38 @@ OMENDB_INTERNAL void work_notice_index(struct collection *collection)
 
 OMENDB_INTERNAL void work_notice_merge(struct collection *collection)
 {
-    if (!atomic_load(&collection->queued[WORK_MERGE]) && compact_wanted(collection))
+    /* Without threads it may be queued for long; asking tells space.c all the same. */
+    int is_queued = atomic_load(&collection->queued[WORK_MERGE]) != 0;
+    if ((!is_queued || collection->db->work->thread_count == 0) && compact_wanted(collection))
         work_notice(collection, WORK_MERGE);
 }
 
 OMENDB_INTERNAL void work_notice_heat(struct collection *collection)
 {
     work_notice(collection, WORK_HEAT);
+}
+
+OMENDB_INTERNAL void work_forget_dropped(omendb *db)
+{
+    struct work_state *work = db->work;
+    for (int kind = 0; kind < WORK_QUEUES; kind++) {
+        struct collection *collection, *dropped = NULL, *kept = NULL;
+        platform_mutex_lock(&work->mutex);
+        while ((collection = work_pop(work, (enum work_queue_kind)kind)) != NULL) {
+            struct collection **list = atomic_load(&collection->dropped) ? &dropped : &kept;
+            collection->queue_next[kind] = *list;
+            *list = collection;
+        }
+        while ((collection = kept) != NULL) {
+            kept = collection->queue_next[kind];
+            work_push(work, (enum work_queue_kind)kind, collection);
+        }
+        platform_mutex_unlock(&work->mutex);
+        while ((collection = dropped) != NULL) {
+            dropped = collection->queue_next[kind];
+            collection_release(collection);
+        }
+    }
 }
 
 OMENDB_INTERNAL int work_notice_reading(struct collection *collection)
@@ -22014,11 +24583,29 @@ OMENDB_INTERNAL int work_notice_reading(struct collection *collection)
     return 1;
 }
 
+OMENDB_INTERNAL void work_notice_searching(struct collection *collection)
+{
+    atomic_store(&collection->searched_us, work_now_us(collection->db));
+}
+
+OMENDB_INTERNAL int work_is_searched(const struct collection *collection)
+{
+    uint64_t searched = atomic_load(&collection->searched_us);
+    return searched != 0 && work_now_us(collection->db) - searched < WORK_SEARCHED_US;
+}
+
 OMENDB_INTERNAL void work_notice_log(omendb *db)
 {
     platform_mutex_lock(&db->work->mutex);
     platform_condition_broadcast(&db->work->condition);
     platform_mutex_unlock(&db->work->mutex);
+}
+
+OMENDB_INTERNAL void work_notice_space(omendb *db)
+{
+    if (db->read_only || db->in_memory || atomic_exchange(&db->work->look_due, 1) != 0)
+        return;
+    work_notice_log(db);
 }
 
 /* ------------------------------------------------------------------ units */
@@ -22059,6 +24646,8 @@ OMENDB_INTERNAL int work_checkpoint(omendb *db, int force)
     memory_end_maintenance();
     if (code == OMENDB_OK && (force || atomic_load(&db->checkpoints) != made))
         atomic_store(&db->work->settled_bytes, memory_used_firmly(&db->memory));
+    if (atomic_load(&db->checkpoints) != made)
+        work_notice_space(db);
     return code;
 }
 
@@ -22079,7 +24668,7 @@ static void work_await_merge(omendb *db, uint64_t before, uint64_t until_us)
              work_now_us(db) < until_us);
 }
 
-/* A checkpoint for a writer; 1: worth another try. `text`: why the writer has no memory. */
+/* A checkpoint for a call; 1: worth another try. `text`: why the call has no memory. */
 static int work_relieve_by_checkpoint(omendb *db, const struct work_wait *wait, int in_time,
                                       int merged, const char *text)
 {
@@ -22087,7 +24676,7 @@ static int work_relieve_by_checkpoint(omendb *db, const struct work_wait *wait, 
     uint64_t before = atomic_load(&db->memory.used);
     int code = work_checkpoint(db, 1);
     if (code != OMENDB_NOMEM && code != OMENDB_OK && first)
-        return 1; /* trying again may tell the writer why */
+        return 1; /* trying again may tell the caller why */
     error_adopt(OMENDB_NOMEM, text);
     int merging = work_is_merging(db->work);
     if (code == OMENDB_NOMEM && in_time && merging) {
@@ -22121,6 +24710,8 @@ OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
     }
     if (db->in_memory)
         return 0;
+    if (db->read_only)
+        return in_time && hot_give_back(db);
     if (wait->checkpoints != 0 && (!pressed || !in_time)) {
         /* Once whatever the time: the checkpoint may have taken all of it. */
         if ((in_time || wait->given_back++ == 0) && hot_give_back(db))
@@ -22134,8 +24725,13 @@ OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
     return work_relieve_by_checkpoint(db, wait, in_time, merged, text);
 }
 
-/* Whether the log, or rows that have drifted, ask for a checkpoint; after a failed one only when
- * the log has grown by a quarter of the limit again. Work mutex. */
+static int work_wants_space(const struct work_state *work)
+{
+    return atomic_load(&work->space_commit) > atomic_load(&work->db->checkpoint_commit);
+}
+
+/* Whether the log, dead bytes, or rows that have drifted, ask for a checkpoint; after a failed one
+ * only when the log has grown by a quarter of the limit again. Work mutex. */
 static int work_wants_checkpoint(const struct work_state *work)
 {
     const omendb *db = work->db;
@@ -22145,13 +24741,14 @@ static int work_wants_checkpoint(const struct work_state *work)
     return !work->checkpointing && !db->read_only && !atomic_load(&db->poisoned) &&
            (atomic_load(&db->log_bytes) >= limit ||
             (atomic_load(&db->checkpoint_failed) == 0 &&
-             (atomic_load(&work->drifted) || work_is_pressed(db, 2))));
+             (atomic_load(&work->drifted) || work_wants_space(work) || work_is_pressed(db, 2))));
 }
 
 static int work_do_checkpoint(struct work_state *work)
 {
     int drifted = atomic_exchange(&work->drifted, 0) != 0;
-    int code = work_checkpoint(work->db, drifted || work_is_pressed(work->db, 2));
+    int force = drifted || work_wants_space(work) || work_is_pressed(work->db, 2);
+    int code = work_checkpoint(work->db, force);
     work_report(work->db, "a checkpoint", code);
     platform_mutex_lock(&work->mutex);
     work->checkpointing = 0;
@@ -22252,6 +24849,53 @@ static int work_do_heat(struct work_state *work, struct collection *collection)
     return code;
 }
 
+/* Looks where bytes are dead: asks for the checkpoint that they wait for, and queues what is to be
+ * merged all at once, so that small ones share a file. */
+static int work_do_look(struct work_state *work)
+{
+    struct space_list list;
+    int checkpoint = 0, over = 0;
+    size_t wanted = 0;
+    uint64_t visible = atomic_load(&work->db->visible_commit);
+    int code = space_look(work->db, &list, &checkpoint, &over);
+    if (code == OMENDB_OK)
+        atomic_store(&work->space_over, (uint32_t)over);
+    if (checkpoint)
+        atomic_store(&work->space_commit, visible);
+    for (size_t i = 0; i < list.count && code == OMENDB_OK; i++) {
+        struct collection *collection = list.items[i];
+        if (!compact_wanted(collection))
+            continue;
+        list.items[i] = list.items[wanted];
+        list.items[wanted++] = collection;
+    }
+    platform_mutex_lock(&work->mutex);
+    for (size_t i = 0; i < wanted; i++) {
+        if (!atomic_load(&list.items[i]->queued[WORK_MERGE]))
+            work_push(work, WORK_MERGE, collection_reference(list.items[i]));
+    }
+    platform_condition_broadcast(&work->condition);
+    platform_mutex_unlock(&work->mutex);
+    space_free_list(work->db, &list);
+    work_report(work->db, "a look for dead bytes", code);
+    return code;
+}
+
+/* Whether it is time to ask if readers of other processes have gone. Work mutex. */
+static int work_wants_collect(const struct work_state *work)
+{
+    const omendb *db = work->db;
+    return !db->read_only && atomic_load(&db->retained_count) != 0 && !atomic_load(&db->poisoned) &&
+           work_now_us(db) - work->collected_us >= WORK_COLLECT_US;
+}
+
+static void work_do_collect(omendb *db)
+{
+    platform_mutex_lock(&db->maintenance_mutex);
+    checkpoint_collect(db);
+    platform_mutex_unlock(&db->maintenance_mutex);
+}
+
 static uint64_t work_collection_bytes(struct collection *collection)
 {
     struct version *version = version_acquire(collection);
@@ -22280,7 +24924,7 @@ static size_t work_take_merges(struct work_state *work, struct collection **batc
 static int work_do_merge(struct work_state *work, struct collection **batch, size_t count)
 {
     int merged = 0;
-    int code = compact_run(work->db, batch, count, 0, NULL, NULL, &merged);
+    int code = compact_run(work->db, batch, count, COMPACT_BY_POLICY, NULL, NULL, &merged);
     atomic_store(&work->merge_starved, code == OMENDB_NOMEM);
     work_report(work->db, "a merge", code);
     for (size_t i = 0; i < count; i++) {
@@ -22288,6 +24932,8 @@ static int work_do_merge(struct work_state *work, struct collection **batch, siz
             work_notice_merge(batch[i]);
         collection_release(batch[i]);
     }
+    if (code == OMENDB_OK && merged)
+        work_notice_space(work->db);
     work_merge_end(work->db);
     return code == OMENDB_DONE ? OMENDB_OK : code;
 }
@@ -22349,31 +24995,81 @@ OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count,
     return code == OMENDB_OK ? code : error_adopt(code, job.error);
 }
 
+/* Units that one thread at a time does. Work mutex held on entry and exit. */
+
+static int work_checkpoint_alone(struct work_state *work)
+{
+    work->checkpointing = 1;
+    platform_mutex_unlock(&work->mutex);
+    int code = work_do_checkpoint(work);
+    platform_mutex_lock(&work->mutex);
+    return code;
+}
+
+static int work_wants_look(const struct work_state *work)
+{
+    return !work->looking && atomic_load(&work->look_due);
+}
+
+static int work_look_alone(struct work_state *work)
+{
+    work->looking = 1;
+    atomic_store(&work->look_due, 0);
+    platform_mutex_unlock(&work->mutex);
+    int code = work_do_look(work);
+    if (code != OMENDB_OK) /* nobody else will ask for it again */
+        atomic_store(&work->look_due, 1);
+    platform_mutex_lock(&work->mutex);
+    work->looking = 0;
+    return code;
+}
+
+static int work_wants_merge(const struct work_state *work)
+{
+    return !work->merging && work->queues[WORK_MERGE].head != NULL && !work->db->read_only;
+}
+
+/* For the sake of searches, and while another thread links. */
+static int work_merges_before_linking(const struct work_state *work)
+{
+    return work->thread_count > 1 && work_wants_merge(work) &&
+           work_is_searched(work->queues[WORK_MERGE].head);
+}
+
+static int work_merge_alone(struct work_state *work)
+{
+    struct collection *batch[COMPACT_BATCH];
+    work->merging = 1;
+    size_t count = work_take_merges(work, batch);
+    platform_mutex_unlock(&work->mutex);
+    int code = work_do_merge(work, batch, count);
+    platform_mutex_lock(&work->mutex);
+    return code;
+}
+
+/* Of the units those that give space back; *did = 0: none does. Work mutex. */
+static int work_do_space(struct work_state *work, int *did)
+{
+    *did = 1;
+    if (work_wants_look(work))
+        return work_look_alone(work);
+    if (atomic_load(&work->space_over) && work_wants_space(work) && work_wants_checkpoint(work))
+        return work_checkpoint_alone(work);
+    if (atomic_load(&work->space_over) && work_wants_merge(work))
+        return work_merge_alone(work);
+    *did = 0;
+    return OMENDB_OK;
+}
+
 /* Does the most urgent unit. Work mutex held on entry and exit. */
 static int work_do_one(struct work_state *work, int *did)
 {
-    struct collection *batch[COMPACT_BATCH];
     struct work_job *job;
     int code = OMENDB_OK;
     *did = 1;
-    if (work_wants_checkpoint(work)) {
-        work->checkpointing = 1;
-        platform_mutex_unlock(&work->mutex);
-        code = work_do_checkpoint(work);
-        platform_mutex_lock(&work->mutex);
-        return code;
-    }
-    struct collection *collection = work_pop(work, WORK_INDEX);
-    if (collection != NULL) {
-        platform_mutex_unlock(&work->mutex);
-        code = work_do_index(work, collection);
-        platform_mutex_lock(&work->mutex);
-        return code;
-    }
-    if ((job = work_open_job(work)) != NULL) {
-        work_join_job(work, job, 1);
-        return OMENDB_OK;
-    }
+    if (work_wants_checkpoint(work))
+        return work_checkpoint_alone(work);
+    struct collection *collection;
     if (!work->heating && (collection = work_pop(work, WORK_HEAT)) != NULL) {
         work->heating = 1;
         platform_mutex_unlock(&work->mutex);
@@ -22385,13 +25081,28 @@ static int work_do_one(struct work_state *work, int *did)
             platform_condition_broadcast(&work->condition);
         return code;
     }
-    if (!work->merging && work->queues[WORK_MERGE].head != NULL && !work->db->read_only) {
-        work->merging = 1;
-        size_t count = work_take_merges(work, batch);
+    if (work_merges_before_linking(work))
+        return work_merge_alone(work);
+    if ((collection = work_pop(work, WORK_INDEX)) != NULL) {
         platform_mutex_unlock(&work->mutex);
-        code = work_do_merge(work, batch, count);
+        code = work_do_index(work, collection);
         platform_mutex_lock(&work->mutex);
         return code;
+    }
+    if ((job = work_open_job(work)) != NULL) {
+        work_join_job(work, job, 1);
+        return OMENDB_OK;
+    }
+    if (work_wants_look(work))
+        return work_look_alone(work);
+    if (work_wants_merge(work))
+        return work_merge_alone(work);
+    if (work_wants_collect(work)) {
+        work->collected_us = work_now_us(work->db);
+        platform_mutex_unlock(&work->mutex);
+        work_do_collect(work->db);
+        platform_mutex_lock(&work->mutex);
+        return OMENDB_OK;
     }
     *did = 0;
     return OMENDB_OK;
@@ -22476,6 +25187,19 @@ static int work_throttle_alone(struct collection *collection)
     return code;
 }
 
+OMENDB_INTERNAL void work_reclaim(omendb *db)
+{
+    struct work_state *work = db->work;
+    int code = OMENDB_OK, did = 1;
+    if (work->thread_count != 0 ||
+        (!atomic_load(&work->look_due) && !atomic_load(&work->space_over)))
+        return;
+    platform_mutex_lock(&work->mutex);
+    while (code == OMENDB_OK && did)
+        code = work_do_space(work, &did);
+    platform_mutex_unlock(&work->mutex);
+}
+
 /* What a writer waited for in vain. */
 static int work_refuse(const struct collection *collection, uint64_t waited)
 {
@@ -22490,6 +25214,30 @@ static int work_refuse(const struct collection *collection, uint64_t waited)
         reason = "indexing is behind, as a merge lacks memory; raise memory_limit";
     return error_set(OMENDB_BUSY, "collection \"%s\": after waiting for %llu ms: %s",
                      collection->name, (unsigned long long)(waited / 1000), reason);
+}
+
+/* Whether the writer, who has waited so long, is to wait on for linking: each search compares what
+ * is not linked one by one. */
+static int work_holds_for_searches(struct collection *collection, uint64_t bytes, uint64_t waited)
+{
+    struct version *version = version_acquire(collection);
+    uint64_t tail = version_linking_tail_bytes(version, collection->vector_bytes);
+    version_release(version);
+    return tail >= collection->db->tail_limit / WORK_SEARCHED_PART &&
+           (double)waited < (double)bytes * 1e6 / (double)WORK_LEAST_RATE;
+}
+
+/* Holds a writer back while the collection is searched. What it adds is linked sooner or later, so
+ * where the processor is short that takes nothing from it in the long run. */
+static void work_make_way(struct collection *collection, uint64_t bytes)
+{
+    uint64_t waited = 0, most = collection->db->stall_timeout_us;
+    while (waited < most && work_is_searched(collection) &&
+           work_holds_for_searches(collection, bytes, waited)) {
+        work_notice_index(collection);
+        platform_sleep_us(WORK_POLL_US);
+        waited += WORK_POLL_US;
+    }
 }
 
 OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes)
@@ -22520,6 +25268,7 @@ OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes)
         platform_sleep_us(WORK_POLL_US);
         waited += WORK_POLL_US;
     }
+    work_make_way(collection, bytes);
     return OMENDB_OK;
 }
 
@@ -22533,7 +25282,9 @@ static void *work_run(void *argument)
         int did, code = work_do_one(work, &did);
         if (work->stopping)
             break;
-        if (!did)
+        if (!did && atomic_load(&work->db->retained_count) != 0)
+            platform_condition_wait_for(&work->condition, &work->mutex, WORK_COLLECT_US);
+        else if (!did)
             platform_condition_wait(&work->condition, &work->mutex);
         else if (code != OMENDB_OK)
             platform_condition_wait_for(&work->condition, &work->mutex, WORK_POLL_US * 100);
@@ -22560,6 +25311,7 @@ OMENDB_INTERNAL int work_start(omendb *db)
 {
     struct work_state *work = db->work;
     int code = OMENDB_OK;
+    work_notice_space(db);
     if (work->thread_count == 0)
         return OMENDB_OK;
     work->threads = memory_zalloc(&db->memory, work->thread_count * sizeof *work->threads);
@@ -22609,9 +25361,13 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
 #undef WORK_SEALED_TAILS
 #undef WORK_TAILS_AT_MOST
 #undef WORK_SHORT_DELAY_US
+#undef WORK_SEARCHED_US
+#undef WORK_SEARCHED_PART
+#undef WORK_LEAST_RATE
 #undef WORK_DRIFTED_PART
 #undef WORK_QUIET_US
 #undef WORK_QUIET_PART
+#undef WORK_COLLECT_US
 
 /* ==============================================================================================
  * search.c
@@ -22640,8 +25396,8 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
 #define SEARCH_RERANK_RUN 16
 #define SEARCH_SCAN_RUN   65536 /* rows between looks at the clock */
 #define SEARCH_SCAN_EXACTLY                                                                        \
-    1024 /* rows not in a graph that are not worth the detour over codes                           \
-          */
+    128 /* rows not in a graph that are not worth the detour over codes                            \
+         */
 
 /* Stored rows hidden by the transaction that are asked for on top of k. */
 #define SEARCH_HIDDEN_FEW 32
@@ -22649,6 +25405,8 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
  * at once. */
 #define SEARCH_OWN_RUN  4096
 #define SEARCH_OWN_SORT 256
+/* Searches with a scratch between two notes that the collection is searched. */
+#define SEARCH_TELL_EACH 32
 /* Hits are put in their places one by one, which is fast where they nearly are there, until they
  * have passed so many others each in the mean; then they are sorted. */
 #define SEARCH_MOVES_EACH 64
@@ -22715,6 +25473,10 @@ static void search_memtable_source(const struct memtable *memtable,
             codes_are_exact(&memtable->codes) && atomic_load(&memtable->inexact) == 0;
         source->view.vectors = memtable_vectors(memtable);
         source->view.kernel = collection->kernel;
+    }
+    if (memtable->graphless) {
+        source->view.vectors = memtable_vectors(memtable);
+        source->view.count = source->row_limit;
     }
     source->tail = source->walk;
     source->commit = commit;
@@ -23254,7 +26016,9 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     search_make_plan(request, wanted, &plan);
     *count = 0;
     explain->recall = 1.0f;
-    memory_begin_search();
+    if (++scratch->searches % SEARCH_TELL_EACH == 0)
+        work_notice_searching(request->collection);
+    memory_begin_reading();
     int code = scratch_reserve(scratch, plan.ef + 1 + SEARCH_RERANK(wanted), found, 0);
     for (uint32_t i = 0; i < version->memtable_count && code == OMENDB_OK; i++) {
         search_memtable_source(version->memtables[i], request->collection, request->commit,
@@ -23267,7 +26031,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     }
     if (code == OMENDB_OK && own != 0)
         code = search_own_writes(request, scratch, wanted, &best, &counters);
-    memory_end_search();
+    memory_end_reading();
     if (code != OMENDB_OK)
         return code;
     for (size_t i = 0; i < best && i < k; i++) {
@@ -23294,6 +26058,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
 #undef SEARCH_HIDDEN_FEW
 #undef SEARCH_OWN_RUN
 #undef SEARCH_OWN_SORT
+#undef SEARCH_TELL_EACH
 #undef SEARCH_MOVES_EACH
 
 /* ==============================================================================================
@@ -23325,6 +26090,9 @@ OMENDB_INTERNAL const struct collection *rows_collection(const omendb_rows *rows
 /* rows.c, continued */
 
 #define ROWS_OWN UINT32_MAX /* source: a change of the transaction */
+/* A cursor may lie in the readers' share of the reserve, where it stays while it is open: only so
+ * many do. */
+#define ROWS_IN_RESERVE 2
 
 struct rows_entry {
     uint64_t id;
@@ -23410,8 +26178,8 @@ static int rows_add_own(struct omendb_rows *rows, uint64_t from, uint64_t to)
     return code;
 }
 
-OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, uint64_t from,
-                              uint64_t to, omendb_rows **rows)
+static int rows_make(struct collection *collection, omendb_txn *txn, uint64_t from, uint64_t to,
+                     omendb_rows **rows)
 {
     omendb *db = collection->db;
     uint64_t commit;
@@ -23444,6 +26212,18 @@ OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, ui
     atomic_fetch_add(&db->open_cursors, 1);
     *rows = made;
     return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, uint64_t from,
+                              uint64_t to, omendb_rows **rows)
+{
+    int few = atomic_load(&collection->db->open_cursors) < ROWS_IN_RESERVE;
+    if (few)
+        memory_begin_reading();
+    int code = rows_make(collection, txn, from, to, rows);
+    if (few)
+        memory_end_reading();
+    return code;
 }
 
 static int rows_vector(const omendb_rows *rows, const struct rows_entry *entry,
@@ -23516,36 +26296,84 @@ OMENDB_INTERNAL const struct collection *rows_collection(const omendb_rows *rows
 }
 
 #undef ROWS_OWN
+#undef ROWS_IN_RESERVE
 
 /* ==============================================================================================
  * backup.c
  * ============================================================================================== */
 
-/* backup.c: a consistent copy while readers and writers go on.
+/* backup.c: a consistent copy while readers and writers go on; anew, or on top of an earlier one.
  *
  * After a checkpoint the manifest is the database at its commit S. It is held by a shared lock, as
- * a reader of another process holds it, so that merges and checkpoints leave its files; then files
- * are copied, each copy is verified block by block, and last a manifest of the copy's own is
- * published. The copy has no log.
+ * a reader of another process holds it, so that merges and checkpoints leave its files. Then files
+ * are copied, and last a manifest of the copy's own is published: it says that it is a copy, and
+ * which database it is a copy of.
  *
- * Memory: one buffer, and the footer of the file whose copy is verified, some 8 bytes a block.
+ * Files never change under their number. So where the target is an earlier backup, those that it
+ * has are not copied again, but each is read and verified by the checksums of the source's manifest
+ * like one that was just copied: a backup that is not verified promises nothing.
+ *
+ * Invariant: at every moment the target's CURRENT names a manifest whose files are all there and
+ * whole. A file is written under a name of its own, synced, and renamed; the manifest is replaced
+ * when all are there; what only the former one names goes after that, and not while a reader holds
+ * the former one. What a crash leaves behind is found, verified and used by the next backup, or
+ * removed by it.
+ *
+ * A first backup has no CURRENT until its end. What tells whose the files are meanwhile is
+ * FORMAT_UNFINISHED_NAME: a header with the id of the source, written and synced before anything
+ * else, and removed when CURRENT is durable, or when all else is gone. A backup of the same
+ * database takes such a directory over, with what is there and whole; opening it as a database is
+ * refused. One that a crash cut off while it was written stands alone, but for LOCK.
+ *
+ * Somebody's writes are never replaced. A target is accepted if it is empty or its manifest says
+ * that it is a copy of this database; who opens a copy for writing publishes a manifest that says
+ * that it is none, with a new id (recover_identify), before his first commit. A database that was
+ * copied by other means shares its id with the copy: there the two are told apart by a target that
+ * is ahead of its source, or has another file under the same number.
+ *
+ * Memory: one buffer, and the footer of the file that is verified, some 8 bytes a block.
  *
  * A target inside of the database is refused, as the next opening would find a stranger's directory
  * in it. Paths are not compared, which links and ".." lead astray: the directories above the target
- * are opened one after the other, and asked whether they are the database's. */
+ * are opened one after the other, and asked whether they are the database's.
+ *
+ * Rejected: verifying kept files only on demand (the bytes that age are those). */
 
 #define BACKUP_BUFFER_BYTES (UINT64_C(1) << 20)
-#define BACKUP_LEVELS       64 /* directories above the target that are looked at */
+#define BACKUP_LEVELS       64           /* directories above the target that are looked at */
+#define BACKUP_NEW          "backup.tmp" /* a file that is being written */
+#define BACKUP_NAMES        32           /* of the target that are looked at in one go */
 
 struct backup {
     omendb *db;
+    struct storage from; /* the source's files, to be read and not kept */
     struct storage to;
-    struct storage_file lock; /* on the source's manifest */
-    struct manifest manifest;
+    struct storage_file lock;        /* on the source's manifest */
+    struct storage_file target_lock; /* on the target's LOCK */
+    struct database_held held_locks[2];
+    struct manifest manifest; /* to be published */
+    struct manifest former;   /* the target's; number 0: there is none */
+    uint64_t log_bytes;       /* of the source's log, to be copied; 0: none of it */
+    uint64_t held;            /* largest number of an older manifest that readers of the
+                                 target hold; 0: none */
     uint8_t *buffer;
-    uint64_t problems;
-    uint32_t copied; /* files of the manifest that were begun */
+    uint64_t problems;              /* of the file that is verified */
+    char problem[ERROR_TEXT_BYTES]; /* the first one */
+    uint64_t copied_bytes, kept_bytes;
 };
+
+/* A database in memory has no log to copy them from. */
+static int backup_refuse_prepared(omendb *db)
+{
+    platform_mutex_lock(&db->commit_mutex);
+    size_t count = db->prepared.count;
+    platform_mutex_unlock(&db->commit_mutex);
+    return count == 0 ? OMENDB_OK
+                      : error_set(OMENDB_BUSY,
+                                  "the database in memory has %zu prepared transactions, which "
+                                  "cannot be saved; give them an outcome and forget them first",
+                                  count);
+}
 
 /* Takes the manifest as it is and keeps its files from being collected. */
 static int backup_hold(struct backup *backup)
@@ -23554,6 +26382,7 @@ static int backup_hold(struct backup *backup)
     const omendb_vfs *vfs = db->storage.vfs;
     char name[STORAGE_NAME_BYTES];
     platform_mutex_lock(&db->maintenance_mutex);
+    backup->log_bytes = db->prepared_end;
     int code = manifest_read(&db->storage, &backup->manifest);
     storage_name(STORAGE_MANIFEST, backup->manifest.number, name);
     if (code == OMENDB_OK)
@@ -23562,13 +26391,6 @@ static int backup_hold(struct backup *backup)
         code = vfs->lock(vfs->context, backup->lock.handle, OMENDB_LOCK_SHARED);
     platform_mutex_unlock(&db->maintenance_mutex);
     return code;
-}
-
-static int backup_any_entry(void *context, const char *name)
-{
-    (void)name;
-    *(int *)context = 1;
-    return 1;
 }
 
 /* The identity of the directory at a path, or "" where there is none or the vfs cannot tell. */
@@ -23598,12 +26420,11 @@ static void backup_cut_name(char *path)
 
 /* Whether a directory above the target, which may not be there yet, is the database's. `path` has
  * room for BACKUP_LEVELS times "/..", and is overwritten. */
-static int backup_is_inside(const omendb *db, char *path)
+static int backup_is_inside(const struct storage *storage, char *path)
 {
-    const omendb_vfs *vfs = db->storage.vfs;
-    char own[sizeof db->identity], at[sizeof own], below[sizeof own];
-    if (db->in_memory ||
-        vfs->identity(vfs->context, db->storage.directory, own, sizeof own) != OMENDB_OK)
+    const omendb_vfs *vfs = storage->vfs;
+    char own[DATABASE_IDENTITY_BYTES], at[sizeof own], below[sizeof own];
+    if (vfs->identity(vfs->context, storage->directory, own, sizeof own) != OMENDB_OK)
         return 0;
     backup_identify(vfs, path, below, sizeof below);
     if (below[0] == 0)
@@ -23622,155 +26443,952 @@ static int backup_is_inside(const omendb *db, char *path)
     return 0;
 }
 
-static int backup_check_target(omendb *db, const char *path)
+OMENDB_INTERNAL int backup_check_target(const struct storage *storage, const char *path)
 {
-    struct memory *memory = &db->memory;
+    struct memory *memory = storage->memory;
     size_t length = strlen(path), capacity = memory_add(length, 3 * (BACKUP_LEVELS + 1) + 2);
     char *above = memory_alloc(memory, capacity);
     if (above == NULL)
         return OMENDB_NOMEM;
     memcpy(above, path, length + 1);
-    int inside = backup_is_inside(db, above);
+    int inside = backup_is_inside(storage, above);
     memory_free(memory, above, capacity);
     return inside ? error_set(OMENDB_INVALID,
                               "\"%s\" is inside of the database; give a path outside of it", path)
                   : OMENDB_OK;
 }
 
+/* ------------------------------------------------------------------ the target */
+
+struct backup_listing {
+    int has_current;
+    int has_unfinished;
+    int has_numbered; /* segments, overlays, manifests, logs */
+    int has_foreign;
+};
+
+static int backup_note_name(void *context, const char *name)
+{
+    struct backup_listing *listing = context;
+    enum storage_kind kind;
+    uint64_t number;
+    if (strcmp(name, "CURRENT") == 0)
+        listing->has_current = 1;
+    else if (strcmp(name, FORMAT_UNFINISHED_NAME) == 0)
+        listing->has_unfinished = 1;
+    else if (storage_parse_name(name, &kind, &number) || strcmp(name, BACKUP_NEW) == 0)
+        listing->has_numbered = 1;
+    else if (strcmp(name, "LOCK") != 0 && strcmp(name, "CURRENT.tmp") != 0)
+        listing->has_foreign = 1;
+    return 0;
+}
+
+static int backup_read_former(struct backup *backup, const char *path)
+{
+    const struct manifest *former = &backup->former;
+    manifest_destroy(&backup->db->memory, &backup->former);
+    int code = manifest_read(&backup->to, &backup->former);
+    if (code != OMENDB_OK) {
+        char text[ERROR_TEXT_BYTES];
+        memcpy(text, error_text(), strlen(error_text()) + 1);
+        return error_set(code, "\"%s\" is not a backup that can be read (%.300s)", path, text);
+    }
+    if (!former->copy)
+        return error_set(OMENDB_EXISTS,
+                         "\"%s\" is a database, or a backup that was written to, and is not "
+                         "replaced by a backup; give another path",
+                         path);
+    if (former->database != backup->db->database_id)
+        return error_set(
+            OMENDB_MISMATCH,
+            "\"%s\" is a backup of database %016llx and not of %016llx; give another path", path,
+            (unsigned long long)former->database, (unsigned long long)backup->db->database_id);
+    if (former->read_only_features != 0)
+        return error_set(OMENDB_FORMAT, "a later version of OmenDB wrote \"%s\"; use that", path);
+    return OMENDB_OK;
+}
+
+/* Whether the unfinished backup is one of this database, or has nothing in it. */
+static int backup_examine_unfinished(struct backup *backup, const struct backup_listing *listing,
+                                     const char *path)
+{
+    uint8_t header[FORMAT_HEADER_BYTES];
+    struct storage_file file = {0};
+    uint64_t size = UINT64_MAX;
+    int code = storage_open(&backup->to, FORMAT_UNFINISHED_NAME, OMENDB_OPEN_READ, &file);
+    if (code == OMENDB_OK)
+        code = storage_size(&backup->to, &file, &size);
+    if (code == OMENDB_OK)
+        code = storage_read(&backup->to, &file, 0, header, sizeof header);
+    storage_close(&backup->to, &file);
+    if (code == OMENDB_OK)
+        code = storage_header_check(FORMAT_UNFINISHED_NAME, header, FORMAT_MAGIC_UNFINISHED);
+    if (code == OMENDB_OK && format_get64(header + FORMAT_HEADER_OWN) != backup->db->database_id)
+        return error_set(
+            OMENDB_MISMATCH,
+            "\"%s\" holds an unfinished backup of database %016llx and not of %016llx; remove it, "
+            "or give another path",
+            path, (unsigned long long)format_get64(header + FORMAT_HEADER_OWN),
+            (unsigned long long)backup->db->database_id);
+    if (code == OMENDB_OK || (size <= sizeof header && !listing->has_numbered))
+        return OMENDB_OK;
+    return error_set(
+        OMENDB_EXISTS,
+        "\"%s\" holds an unfinished backup whose %s cannot be read; remove it, or give "
+        "another path",
+        path, FORMAT_UNFINISHED_NAME);
+}
+
+/* Whether the directory may be written to; fills backup->former. Nothing is written yet. */
+static int backup_examine(struct backup *backup, const char *path)
+{
+    struct backup_listing listing = {0};
+    int code = backup->to.vfs->list(backup->to.vfs->context, backup->to.directory, backup_note_name,
+                                    &listing);
+    if (code != OMENDB_OK)
+        return error_set(code, "the directory \"%s\" cannot be listed", path);
+    if (listing.has_current)
+        return backup_read_former(backup, path);
+    if (listing.has_foreign)
+        return error_set(OMENDB_EXISTS, "\"%s\" is not empty, and no backup; give another path",
+                         path);
+    if (listing.has_unfinished)
+        return backup_examine_unfinished(backup, &listing, path);
+    if (listing.has_numbered)
+        return error_set(OMENDB_EXISTS,
+                         "\"%s\" is not empty: a backup was not finished there; remove it, or give "
+                         "another path",
+                         path);
+    return OMENDB_OK;
+}
+
+static int backup_open_directory(struct backup *backup, const char *path)
+{
+    omendb *db = backup->db;
+    const omendb_vfs *vfs = backup->to.vfs;
+    char own[sizeof db->identity], other[sizeof own];
+    int code = vfs->open_directory(vfs->context, path, 1, &backup->to.directory);
+    if (code == OMENDB_OK) {
+        if (!db->in_memory &&
+            vfs->identity(vfs->context, db->storage.directory, own, sizeof own) == OMENDB_OK &&
+            vfs->identity(vfs->context, backup->to.directory, other, sizeof other) == OMENDB_OK &&
+            strcmp(own, other) == 0)
+            return error_set(OMENDB_EXISTS,
+                             "\"%s\" is not empty: it is the database itself; give another path",
+                             path);
+        return OMENDB_OK;
+    }
+    backup->to.directory = NULL;
+    if (code == OMENDB_FORMAT)
+        return error_set(code, "\"%s\" is not a directory; a backup is one", path);
+    if (code == OMENDB_NOTFOUND)
+        return error_set(
+            code, "\"%s\" cannot be created: its parent directory is not there, or takes none",
+            path);
+    return error_set(code, "the directory \"%s\" cannot be made or opened", path);
+}
+
+/* The target is ours until backup_close: nobody else writes to it. */
 static int backup_open_target(struct backup *backup, const char *path)
 {
-    const omendb_vfs *vfs = backup->db->in_memory ? omendb_default_vfs() : backup->db->storage.vfs;
-    int used = 0;
-    backup->to.vfs = vfs;
-    backup->to.memory = &backup->db->memory;
+    int code = backup_open_directory(backup, path);
+    if (code == OMENDB_OK)
+        code = backup_examine(backup, path);
+    if (code == OMENDB_OK)
+        code = storage_open(&backup->to, "LOCK", OMENDB_OPEN_WRITE | OMENDB_OPEN_CREATE,
+                            &backup->target_lock);
+    if (code == OMENDB_OK) {
+        const omendb_vfs *vfs = backup->to.vfs;
+        code = vfs->lock(vfs->context, backup->target_lock.handle, OMENDB_LOCK_EXCLUSIVE);
+        if (code != OMENDB_OK) {
+            storage_close(&backup->to, &backup->target_lock); /* the lock is not ours to give up */
+            code =
+                error_set(code,
+                          code == OMENDB_BUSY ? "\"%s\" is open for writing, or another backup is "
+                                                "made to it at this moment"
+                                              : "LOCK of \"%s\" cannot be locked",
+                          path);
+        }
+    }
+    /* Once more with the lock: another process may have been at work in between. */
+    return code == OMENDB_OK ? backup_examine(backup, path) : code;
+}
+
+/* What the target holds must be an earlier state of what the source holds. */
+static int backup_compare(const struct backup *backup, const char *path)
+{
+    const struct manifest *manifest = &backup->manifest, *former = &backup->former;
+    if (former->number > manifest->number || former->commit > manifest->commit)
+        return error_set(
+            OMENDB_MISMATCH,
+            "\"%s\" has commit %llu of MANIFEST-%llu, the database is at commit %llu of "
+            "MANIFEST-%llu: it is the older one; give another path",
+            path, (unsigned long long)former->commit, (unsigned long long)former->number,
+            (unsigned long long)manifest->commit, (unsigned long long)manifest->number);
+    for (uint32_t i = 0, j = 0; i < former->file_count && j < manifest->file_count;) {
+        const struct manifest_file *a = &former->files[i], *b = &manifest->files[j];
+        if (a->number == b->number &&
+            (a->kind != b->kind || a->size != b->size || a->footer_crc != b->footer_crc))
+            return error_set(OMENDB_MISMATCH,
+                             "\"%s\" has another file number %llu than the database: each was "
+                             "written to since one was copied from the other; give another path",
+                             path, (unsigned long long)a->number);
+        i += a->number <= b->number;
+        j += b->number <= a->number;
+    }
+    return OMENDB_OK;
+}
+
+static void backup_begin(struct backup *backup)
+{
+    omendb *db = backup->db;
+    backup->to.vfs = db->in_memory ? omendb_default_vfs() : db->storage.vfs;
+    backup->to.memory = &db->memory;
     backup->to.io = BLOCKS_IO_CHECK;
     backup->to.sync = OMENDB_SYNC_FULL;
-    int code = vfs->open_directory(vfs->context, path, 1, &backup->to.directory);
-    if (code != OMENDB_OK) {
-        backup->to.directory = NULL;
-        if (code == OMENDB_FORMAT)
-            return error_set(code, "\"%s\" is not a directory; a backup is one", path);
-        if (code == OMENDB_NOTFOUND)
-            return error_set(
-                code, "\"%s\" cannot be created: its parent directory is not there, or takes none",
-                path);
-        return error_set(code, "the directory \"%s\" cannot be made or opened", path);
-    }
-    code = vfs->list(vfs->context, backup->to.directory, backup_any_entry, &used);
-    if (!used && code == OMENDB_OK)
-        return OMENDB_OK;
-    vfs->close_directory(vfs->context, backup->to.directory);
-    backup->to.directory = NULL;
-    if (!used)
-        return error_set(code, "the directory \"%s\" cannot be listed", path);
-    return error_set(OMENDB_EXISTS, "\"%s\" is not empty; give a new path", path);
+    backup->from.vfs = db->storage.vfs;
+    backup->from.directory = db->storage.directory;
+    backup->from.memory = &db->memory;
+    backup->from.io = BLOCKS_IO_CHECK;
+    backup->held_locks[0] = (struct database_held){db->storage.vfs, &backup->lock, NULL};
+    backup->held_locks[1] = (struct database_held){backup->to.vfs, &backup->target_lock, NULL};
+    database_hold(&backup->held_locks[0]);
+    database_hold(&backup->held_locks[1]);
 }
+
+static void backup_close(struct backup *backup)
+{
+    const omendb_vfs *vfs = backup->to.vfs;
+    /* As in database_free_files: closing alone would leave the lock to a child. */
+    if (backup->target_lock.handle != NULL)
+        vfs->lock(vfs->context, backup->target_lock.handle, OMENDB_LOCK_NONE);
+    storage_close(&backup->to, &backup->target_lock);
+    storage_close(&backup->from, &backup->lock);
+    database_let_go(&backup->held_locks[0]);
+    database_let_go(&backup->held_locks[1]);
+    if (backup->to.directory != NULL)
+        vfs->close_directory(vfs->context, backup->to.directory);
+    memory_free(&backup->db->memory, backup->buffer, BACKUP_BUFFER_BYTES);
+    manifest_destroy(&backup->db->memory, &backup->manifest);
+    manifest_destroy(&backup->db->memory, &backup->former);
+}
+
+/* ------------------------------------------------------------------ removing */
+
+struct backup_manifests {
+    uint64_t in_force;
+    size_t count;
+    int overflow;
+    uint64_t numbers[BACKUP_NAMES];
+};
+
+static int backup_note_manifest(void *context, const char *name)
+{
+    struct backup_manifests *found = context;
+    enum storage_kind kind;
+    uint64_t number;
+    if (!storage_parse_name(name, &kind, &number) || kind != STORAGE_MANIFEST ||
+        number == found->in_force)
+        return 0;
+    found->overflow = found->count == BACKUP_NAMES;
+    if (!found->overflow)
+        found->numbers[found->count++] = number;
+    return found->overflow;
+}
+
+/* Unlinks a manifest of the target, unless a reader holds it. */
+static int backup_is_held(struct backup *backup, uint64_t number)
+{
+    struct storage *to = &backup->to;
+    struct storage_file file = {0};
+    char name[STORAGE_NAME_BYTES];
+    storage_name(STORAGE_MANIFEST, number, name);
+    int code = storage_open(to, name, OMENDB_OPEN_READ | OMENDB_OPEN_WRITE, &file);
+    if (code == OMENDB_OK)
+        code = to->vfs->lock(to->vfs->context, file.handle, OMENDB_LOCK_EXCLUSIVE);
+    if (code == OMENDB_OK || code == OMENDB_UNSUPPORTED)
+        code = storage_unlink(to, name);
+    storage_close(to, &file);
+    /* Not being able to ask is no answer: a reader may hold it. */
+    return code != OMENDB_OK && code != OMENDB_NOTFOUND;
+}
+
+/* Manifests beside the one in force go, unless a reader holds them. */
+static void backup_release_manifests(struct backup *backup, uint64_t in_force)
+{
+    struct backup_manifests found = {.in_force = in_force};
+    int code = backup->to.vfs->list(backup->to.vfs->context, backup->to.directory,
+                                    backup_note_manifest, &found);
+    backup->held = code != OMENDB_OK ? UINT64_MAX : 0;
+    for (size_t i = 0; i < found.count; i++) {
+        if (backup_is_held(backup, found.numbers[i]) && found.numbers[i] > backup->held)
+            backup->held = found.numbers[i];
+    }
+}
+
+static int backup_has_file(const struct manifest *manifest, uint64_t number)
+{
+    for (uint32_t i = 0; i < manifest->file_count; i++) {
+        if (manifest->files[i].number == number)
+            return 1;
+    }
+    return 0;
+}
+
+struct backup_doomed {
+    const struct backup *backup;
+    const struct manifest *in_force;
+    size_t count;
+    char names[BACKUP_NAMES][STORAGE_NAME_BYTES];
+};
+
+static int backup_doom(void *context, const char *name)
+{
+    struct backup_doomed *doomed = context;
+    const struct manifest *in_force = doomed->in_force;
+    enum storage_kind kind;
+    uint64_t number;
+    if (!storage_parse_name(name, &kind, &number) || kind == STORAGE_MANIFEST)
+        return 0;
+    /* A manifest names only files with smaller numbers than its own. */
+    if (number < doomed->backup->held ||
+        (kind == STORAGE_WAL ? number == in_force->wal_number : backup_has_file(in_force, number)))
+        return 0;
+    memcpy(doomed->names[doomed->count++], name, strlen(name) + 1);
+    return doomed->count == BACKUP_NAMES;
+}
+
+/* Unlinks what neither the target's manifest in force nor a reader of the target needs. What cannot
+ * be unlinked now is tried again by the next backup. */
+static void backup_collect(struct backup *backup, const struct manifest *in_force)
+{
+    struct backup_doomed doomed = {.backup = backup, .in_force = in_force};
+    size_t unlinked;
+    storage_unlink(&backup->to, BACKUP_NEW);
+    backup_release_manifests(backup, in_force->number);
+    do {
+        doomed.count = unlinked = 0;
+        backup->to.vfs->list(backup->to.vfs->context, backup->to.directory, backup_doom, &doomed);
+        for (size_t i = 0; i < doomed.count; i++)
+            unlinked += storage_unlink(&backup->to, doomed.names[i]) == OMENDB_OK;
+    } while (unlinked == BACKUP_NAMES);
+}
+
+/* ------------------------------------------------------------------ copying */
 
 static void backup_count_problem(void *context, const char *sentence)
 {
     struct backup *backup = context;
     if (backup->problems++ == 0)
-        error_set(OMENDB_CORRUPT, "backup: %s", sentence);
+        snprintf(backup->problem, sizeof backup->problem, "%s", sentence);
 }
 
-static int backup_verify(struct backup *backup, const struct manifest_file *file)
+/* Reads a file of the source or the target as a whole. */
+static int backup_verify(struct backup *backup, struct storage *storage,
+                         const struct manifest_file *file)
 {
-    struct segment_file *copy = NULL;
-    int code = segment_file_open(&backup->to, (enum storage_kind)file->kind, file->number,
-                                 file->size, file->footer_crc, &copy);
+    struct segment_file *opened = NULL;
+    backup->problems = 0;
+    int code = segment_file_open(storage, (enum storage_kind)file->kind, file->number, file->size,
+                                 file->footer_crc, &opened);
     if (code == OMENDB_OK)
-        code = segment_file_check(copy, backup_count_problem, backup);
-    segment_file_close(copy);
-    return code == OMENDB_OK && backup->problems != 0 ? OMENDB_CORRUPT : code;
+        code = segment_file_check(opened, backup_count_problem, backup);
+    segment_file_close(opened);
+    return code == OMENDB_OK && backup->problems != 0
+               ? error_set(OMENDB_CORRUPT, "backup: %s", backup->problem)
+               : code;
+}
+
+/* To BACKUP_NEW, synced. A log that named its predecessor would be taken for the end of the
+ * target's former one until the manifest is replaced. */
+static int backup_copy_bytes(struct backup *backup, const char *name, uint64_t size, int is_log)
+{
+    struct storage *from = &backup->from, *to = &backup->to;
+    struct storage_file source = {0}, target = {0};
+    int code = storage_open(from, name, OMENDB_OPEN_READ, &source);
+    if (code == OMENDB_OK)
+        code = storage_unlink(to, BACKUP_NEW);
+    if (code == OMENDB_OK)
+        code =
+            storage_open(to, BACKUP_NEW,
+                         OMENDB_OPEN_WRITE | OMENDB_OPEN_CREATE | OMENDB_OPEN_EXCLUSIVE, &target);
+    for (uint64_t at = 0; at < size && code == OMENDB_OK; at += BACKUP_BUFFER_BYTES) {
+        size_t run =
+            size - at < BACKUP_BUFFER_BYTES ? (size_t)(size - at) : (size_t)BACKUP_BUFFER_BYTES;
+        code = storage_read(from, &source, at, backup->buffer, run);
+        if (is_log && at == 0)
+            wal_header_detach(backup->buffer);
+        if (code == OMENDB_OK)
+            code = storage_write(to, &target, at, backup->buffer, run);
+    }
+    if (code == OMENDB_OK)
+        code = storage_sync(to, &target);
+    storage_close(from, &source);
+    int closed = storage_close(to, &target);
+    return code == OMENDB_OK ? closed : code;
 }
 
 static int backup_copy_file(struct backup *backup, const struct manifest_file *file)
 {
-    struct storage *from = &backup->db->storage;
-    struct storage_file source = {0}, target = {0};
     char name[STORAGE_NAME_BYTES];
+    int code = OMENDB_OK;
     storage_name((enum storage_kind)file->kind, file->number, name);
-    int code = storage_open(from, name, OMENDB_OPEN_READ, &source);
+    /* What takes the place of a file in use, damaged as that is, must be better. */
+    if (backup_has_file(&backup->former, file->number))
+        code = backup_verify(backup, &backup->from, file);
     if (code == OMENDB_OK)
-        code =
-            storage_open(&backup->to, name,
-                         OMENDB_OPEN_WRITE | OMENDB_OPEN_CREATE | OMENDB_OPEN_EXCLUSIVE, &target);
-    for (uint64_t at = 0; at < file->size && code == OMENDB_OK; at += BACKUP_BUFFER_BYTES) {
-        size_t run = file->size - at < BACKUP_BUFFER_BYTES ? (size_t)(file->size - at)
-                                                           : (size_t)BACKUP_BUFFER_BYTES;
-        code = storage_read(from, &source, at, backup->buffer, run);
-        if (code == OMENDB_OK)
-            code = storage_write(&backup->to, &target, at, backup->buffer, run);
-    }
+        code = backup_copy_bytes(backup, name, file->size, 0);
     if (code == OMENDB_OK)
-        code = storage_sync(&backup->to, &target);
-    storage_close(from, &source);
-    int closed = storage_close(&backup->to, &target);
-    code = code == OMENDB_OK ? closed : code;
-    return code == OMENDB_OK ? backup_verify(backup, file) : code;
+        code = storage_rename(&backup->to, BACKUP_NEW, name);
+    if (code == OMENDB_OK)
+        code = backup_verify(backup, &backup->to, file);
+    backup->copied_bytes += code == OMENDB_OK ? file->size : 0;
+    return code;
 }
 
-static int backup_copy(struct backup *backup)
+static int backup_copy_files(struct backup *backup)
 {
     int code = OMENDB_OK;
     backup->buffer = memory_alloc(&backup->db->memory, BACKUP_BUFFER_BYTES);
     if (backup->buffer == NULL)
         return OMENDB_NOMEM;
     for (uint32_t i = 0; i < backup->manifest.file_count && code == OMENDB_OK; i++) {
-        code = backup_copy_file(backup, &backup->manifest.files[i]);
-        if (code != OMENDB_EXISTS) /* then it is not ours to remove */
-            backup->copied = i + 1;
+        const struct manifest_file *file = &backup->manifest.files[i];
+        code = backup_verify(backup, &backup->to, file);
+        backup->kept_bytes += code == OMENDB_OK ? file->size : 0;
+        /* What is not there, damaged or cannot be read is copied, in its place if need be. */
+        if (code != OMENDB_OK && code != OMENDB_NOMEM)
+            code = backup_copy_file(backup, file);
     }
-    backup->manifest.wal_number = 0;
-    if (code == OMENDB_OK)
-        code = manifest_write(&backup->to, &backup->manifest);
-    memory_free(&backup->db->memory, backup->buffer, BACKUP_BUFFER_BYTES);
     return code;
 }
 
-static void backup_remove(struct backup *backup)
+/* Prepared transactions are in the source's log only: at its beginning, as of the manifest's
+ * commit. Opening the copy replays them. */
+static int backup_copy_log(struct backup *backup)
 {
     char name[STORAGE_NAME_BYTES];
-    storage_unlink(&backup->to, "CURRENT");
-    storage_unlink(&backup->to, "CURRENT.tmp");
-    storage_name(STORAGE_MANIFEST, backup->manifest.number, name);
-    storage_unlink(&backup->to, name);
-    for (uint32_t i = 0; i < backup->copied; i++) {
-        storage_name((enum storage_kind)backup->manifest.files[i].kind,
-                     backup->manifest.files[i].number, name);
-        storage_unlink(&backup->to, name);
+    if (backup->log_bytes == 0) {
+        backup->manifest.wal_number = 0;
+        return OMENDB_OK;
     }
+    storage_name(STORAGE_WAL, backup->manifest.wal_number, name);
+    int code = backup_copy_bytes(backup, name, backup->log_bytes, 1);
+    backup->copied_bytes += code == OMENDB_OK ? backup->log_bytes : 0;
+    return code == OMENDB_OK ? storage_rename(&backup->to, BACKUP_NEW, name) : code;
+}
+
+/* The target's manifest and CURRENT; *unsure: either manifest may be the one after a crash. */
+static int backup_publish(struct backup *backup, const char *path, int *unsure)
+{
+    int same = 0, code = OMENDB_OK;
+    backup->manifest.copy = 1;
+    if (backup->former.number == backup->manifest.number)
+        code = manifest_compare(&backup->db->memory, &backup->former, &backup->manifest, &same);
+    if (code != OMENDB_OK || same)
+        return code;
+    if (backup->former.number == backup->manifest.number)
+        return error_set(OMENDB_MISMATCH,
+                         "\"%s\" has another MANIFEST-%llu than the database: each was written to "
+                         "since one was copied from the other; give another path",
+                         path, (unsigned long long)backup->manifest.number);
+    code = manifest_write(&backup->to, &backup->manifest);
+    *unsure = code == OMENDB_POISONED;
+    if (*unsure)
+        code =
+            error_set(OMENDB_IOERR,
+                      "a sync failed in \"%s\", which is the former backup or the new one, whole "
+                      "either way; back up once more",
+                      path);
+    return code;
+}
+
+/* Says, before anything else is written, that a first backup of this database begins here. */
+static int backup_mark_unfinished(struct backup *backup)
+{
+    struct storage *to = &backup->to;
+    struct storage_file file = {0};
+    uint8_t header[FORMAT_HEADER_BYTES];
+    if (backup->former.number != 0)
+        return OMENDB_OK;
+    storage_header_begin(header, FORMAT_MAGIC_UNFINISHED);
+    format_put64(header + FORMAT_HEADER_OWN, backup->db->database_id);
+    storage_header_end(header);
+    int code = storage_open(to, FORMAT_UNFINISHED_NAME,
+                            OMENDB_OPEN_READ | OMENDB_OPEN_WRITE | OMENDB_OPEN_CREATE, &file);
+    if (code == OMENDB_OK)
+        code = storage_write(to, &file, 0, header, sizeof header);
+    if (code == OMENDB_OK)
+        code = storage_sync(to, &file);
+    int closed = storage_close(to, &file);
+    code = code == OMENDB_OK ? closed : code;
+    return code == OMENDB_OK ? storage_sync_directory(to) : code;
+}
+
+/* Once CURRENT is durable, or the removal of all else. Where that cannot be told it stays, for the
+ * next backup. */
+static void backup_unmark(struct backup *backup, int published)
+{
+    struct backup_listing listing = {0};
+    struct storage *to = &backup->to;
+    if (!published &&
+        (to->vfs->list(to->vfs->context, to->directory, backup_note_name, &listing) != OMENDB_OK ||
+         listing.has_current || listing.has_numbered || storage_sync_directory(to) != OMENDB_OK))
+        return;
+    storage_unlink(to, FORMAT_UNFINISHED_NAME);
+}
+
+/* All between the decision to write and the end. */
+static int backup_write(struct backup *backup, const char *path)
+{
+    int unsure = 0;
+    int code = backup_mark_unfinished(backup);
+    backup_release_manifests(backup, backup->former.number);
+    if (code == OMENDB_OK)
+        code = backup_copy_files(backup);
+    if (code == OMENDB_OK)
+        code = backup_copy_log(backup);
+    if (code == OMENDB_OK)
+        code = backup_publish(backup, path, &unsure);
+    if (code == OMENDB_OK) {
+        backup_collect(backup, &backup->manifest);
+        backup_unmark(backup, 1);
+    } else if (!unsure) {
+        /* Removing sets sentences of its own when it fails, too. */
+        char text[ERROR_TEXT_BYTES];
+        memcpy(text, error_text(), strlen(error_text()) + 1);
+        backup_collect(backup, &backup->former);
+        if (backup->former.number == 0)
+            backup_unmark(backup, 0);
+        error_adopt(code, text);
+    }
+    return code;
 }
 
 OMENDB_INTERNAL int backup_run(omendb *db, const char *path)
 {
     struct backup backup = {.db = db};
-    int code = backup_check_target(db, path);
+    int code = db->in_memory ? backup_refuse_prepared(db) : backup_check_target(&db->storage, path);
+    if (code != OMENDB_OK)
+        return code;
+    backup_begin(&backup);
+    code = backup_open_target(&backup, path);
     if (code == OMENDB_OK)
         code = work_checkpoint(db, 1);
     if (code == OMENDB_OK)
-        code = backup_open_target(&backup, path);
-    if (code == OMENDB_OK)
         code = backup_hold(&backup);
+    if (code == OMENDB_OK)
+        code = backup_compare(&backup, path);
+    if (code == OMENDB_OK)
+        code = backup_write(&backup, path);
     if (code == OMENDB_OK) {
-        code = backup_copy(&backup);
-        if (code != OMENDB_OK) {
-            /* Removing sets sentences of its own when it fails, too. */
-            char text[ERROR_TEXT_BYTES];
-            memcpy(text, error_text(), strlen(error_text()) + 1);
-            backup_remove(&backup);
-            error_adopt(code, text);
-        }
+        atomic_fetch_add(&db->backup_bytes, backup.copied_bytes);
+        atomic_fetch_add(&db->backup_kept_bytes, backup.kept_bytes);
     }
-    storage_close(&db->storage, &backup.lock);
-    if (backup.to.directory != NULL)
-        backup.to.vfs->close_directory(backup.to.vfs->context, backup.to.directory);
-    manifest_destroy(&db->memory, &backup.manifest);
+    backup_close(&backup);
     return code;
 }
 
 #undef BACKUP_BUFFER_BYTES
 #undef BACKUP_LEVELS
+#undef BACKUP_NEW
+#undef BACKUP_NAMES
+
+/* ==============================================================================================
+ * purge.c
+ * ============================================================================================== */
+
+/* purge.c: no file of the database holds the bytes of what was deleted before the call.
+ *
+ * 1. Checkpoint. Ends of rows up to its commit S are durable, the logs before it are superfluous.
+ * 2. Mark every file that holds rows that ended at or before S, or parts that no collection has any
+ *    more. A transaction that may see such a row is the pin that is told; those that are open at
+ *    the beginning are told of before step 1.
+ * 3. What lives in marked files is merged into new ones, a segment of each collection at a time;
+ *    again from 2, until there is nothing to mark.
+ * 4. Every log, segment and overlay that neither the manifest nor a reader needs is overwritten,
+ *    synced, and unlinked; then the directory is synced. 3 does so, too, after each merge, so that
+ *    there is room for the next.
+ *
+ * Meanwhile checkpoints unlink nothing (db->purging): a name is needed to overwrite. A superfluous
+ * file never becomes needed again, as numbers are not given twice, so it is overwritten without a
+ * lock. It may still be read: in this process by a cursor or by a call that began earlier (the
+ * list of open files tells), in another one by a reader that holds an older manifest's lock. Both
+ * see zeros where bytes were if they are not waited for, so they are the other two pins.
+ *
+ * A crash leaves the manifest of the last merge in force, which was durable before any file that it
+ * does not name was touched; the next opening collects what is left.
+ *
+ * Rejected: a purge of one collection's handle. A request to erase is about a database as often:
+ * one log and the packs are of all collections, and a dropped one has no handle. Overwriting in
+ * place of the rows alone: their codes, links and ids lie elsewhere in the file, and readers of
+ * other processes verify its blocks. */
+
+#define PURGE_NAMES       32      /* overwritten between two looks at the directory */
+#define PURGE_ROUNDS      1000000 /* of step 3; each rewrites something */
+#define PURGE_PATIENCE_US 1000000 /* for calls of other threads that read what is superfluous */
+#define PURGE_POLL_US     1000
+
+struct purge {
+    omendb *db;
+    uint64_t target; /* id of the collection; 0: all, and those that were dropped */
+    uint64_t commit; /* S: what ended later is not waited for */
+    char names[PURGE_NAMES][STORAGE_NAME_BYTES]; /* superfluous, and read by nobody */
+    size_t count;
+    uint32_t in_use;                  /* superfluous files that this process reads */
+    int held;                         /* a file is superfluous but for a reader, */
+    uint64_t holder;                  /* of this manifest (0: of one of very many), */
+    char example[STORAGE_NAME_BYTES]; /* such as this, or one that is in use */
+};
+
+/* ------------------------------------------------------------------ what is marked */
+
+/* Rows that ended at or before the commit that is purged. */
+struct purge_rows {
+    uint64_t limit, oldest;
+    uint64_t ended;
+    uint64_t pinned; /* of them those that the oldest transaction may read */
+};
+
+static int purge_count_row(void *context, uint32_t row, uint64_t end)
+{
+    struct purge_rows *rows = context;
+    (void)row;
+    rows->ended += end <= rows->limit;
+    rows->pinned += end <= rows->limit && end > rows->oldest;
+    return 0;
+}
+
+static void purge_count_rows(struct collection *collection, struct purge_rows *rows)
+{
+    struct version *version = version_acquire(collection);
+    for (uint32_t i = 0; i < version->memtable_count; i++) {
+        const struct memtable *memtable = version->memtables[i];
+        if (atomic_load(&memtable->tombstones->dead) != 0)
+            tombstones_each(memtable->tombstones, atomic_load(&memtable->count), purge_count_row,
+                            rows);
+    }
+    for (uint32_t i = 0; i < version->segment_count; i++) {
+        const struct segment *segment = version->segments[i];
+        if (atomic_load(&segment->tombstones->dead) != 0)
+            tombstones_each(segment->tombstones, segment->info.rows, purge_count_row, rows);
+    }
+    version_release(version);
+}
+
+static int purge_is_target(const struct purge *purge, const struct collection *collection)
+{
+    return purge->target == 0 || collection->id == purge->target;
+}
+
+static int purge_refuse_transaction(const struct purge *purge, const struct collection *first,
+                                    uint32_t collections, uint64_t rows)
+{
+    omendb *db = purge->db;
+    char others[32] = "";
+    uint64_t oldest, begun, now = db->storage.vfs->now_us(db->storage.vfs->context);
+    uint64_t open = txn_count(db, &oldest, &begun);
+    if (collections > 1)
+        snprintf(others, sizeof others, " and %u more", collections - 1);
+    return error_set(
+        OMENDB_BUSY,
+        "collection \"%.100s\"%s: %llu deleted rows may be read by the oldest of %llu open "
+        "transactions, which began %llu ms ago at commit %llu; end it and purge again",
+        first->name, others, (unsigned long long)rows, (unsigned long long)open,
+        (unsigned long long)(now > begun ? (now - begun) / 1000 : 0), (unsigned long long)oldest);
+}
+
+/* OMENDB_BUSY, with the count of all collections, where a transaction may read what is purged. */
+static int purge_check_pins(const struct purge *purge, const struct space_list *list)
+{
+    const struct collection *first = NULL;
+    uint32_t collections = 0;
+    uint64_t pinned = 0;
+    for (size_t i = 0; i < list->count; i++) {
+        struct purge_rows rows = {purge->commit, txn_oldest(purge->db), 0, 0};
+        if (!purge_is_target(purge, list->items[i]))
+            continue;
+        purge_count_rows(list->items[i], &rows);
+        if (rows.pinned == 0)
+            continue;
+        first = first == NULL ? list->items[i] : first;
+        collections++;
+        pinned += rows.pinned;
+    }
+    return pinned == 0 ? OMENDB_OK : purge_refuse_transaction(purge, first, collections, pinned);
+}
+
+/* Before anything is written: what is pinned now still is after merging for minutes. */
+static int purge_check_first(struct purge *purge)
+{
+    struct space_list list;
+    purge->commit = atomic_load(&purge->db->visible_commit);
+    int code = space_list_collections(purge->db, &list);
+    if (code == OMENDB_OK)
+        code = purge_check_pins(purge, &list);
+    space_free_list(purge->db, &list);
+    return code;
+}
+
+/* Parts of the file that belong to what is purged, in use or not. */
+static uint32_t purge_count_parts(const struct purge *purge, const struct segment_file *file)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < file->part_count; i++)
+        count += purge->target == 0 || file->parts[i].collection == purge->target;
+    return count;
+}
+
+static void purge_mark_segment(const struct purge *purge, const struct collection *collection,
+                               struct segment *segment)
+{
+    struct shared_file *file = segment->file;
+    struct purge_rows rows = {.limit = purge->commit};
+    uint32_t used = purge->target == 0 ? file->used_parts : file->used_parts_of_target;
+    if (purge_count_parts(purge, file->file) > used)
+        atomic_store(&file->leave, 1);
+    if (!purge_is_target(purge, collection) || atomic_load(&segment->tombstones->dead) == 0)
+        return;
+    tombstones_each(segment->tombstones, segment->info.rows, purge_count_row, &rows);
+    if (rows.ended != 0)
+        atomic_store(&file->leave, 1);
+}
+
+static void purge_mark_collection(const struct purge *purge, struct collection *collection)
+{
+    struct version *version = version_acquire(collection);
+    for (uint32_t i = 0; i < version->segment_count; i++)
+        purge_mark_segment(purge, collection, version->segments[i]);
+    version_release(version);
+}
+
+/* Whether a segment of the collection lives in a marked file. */
+static int purge_must_leave(struct collection *collection)
+{
+    int leave = 0;
+    struct version *version = version_acquire(collection);
+    for (uint32_t i = 0; i < version->segment_count; i++)
+        leave |= atomic_load(&version->segments[i]->file->leave) != 0;
+    version_release(version);
+    return leave;
+}
+
+/* Whether the manifest names segments of collections that were dropped after the checkpoint. */
+static int purge_has_dropped(const struct purge *purge, const struct space_list *list)
+{
+    const struct manifest *published = &purge->db->published;
+    for (uint32_t i = 0; i < published->collection_count; i++) {
+        int found = published->collections[i].segment_count == 0;
+        for (size_t c = 0; c < list->count && !found; c++)
+            found = list->items[c]->id == published->collections[i].id;
+        if (!found)
+            return 1;
+    }
+    return 0;
+}
+
+/* Marks files and puts the collections first in the list of which something lives there. */
+static int purge_mark(const struct purge *purge, struct space_list *list, size_t *leaving,
+                      int *dropped)
+{
+    omendb *db = purge->db;
+    struct space space;
+    int code = space_list_collections(db, list);
+    *leaving = 0;
+    platform_mutex_lock(&db->maintenance_mutex);
+    if (code == OMENDB_OK)
+        code = purge_check_pins(purge, list);
+    if (code == OMENDB_OK)
+        space_measure(db, list, purge->target, &space);
+    for (size_t i = 0; i < list->count && code == OMENDB_OK; i++)
+        purge_mark_collection(purge, list->items[i]);
+    *dropped = code == OMENDB_OK && purge_has_dropped(purge, list);
+    platform_mutex_unlock(&db->maintenance_mutex);
+    for (size_t i = 0; i < list->count && code == OMENDB_OK; i++) {
+        struct collection *collection = list->items[i];
+        if (!purge_must_leave(collection))
+            continue;
+        list->items[i] = list->items[*leaving];
+        list->items[(*leaving)++] = collection;
+    }
+    return code;
+}
+
+/* ------------------------------------------------------------------ overwriting */
+
+static int purge_note_name(void *context, const char *name)
+{
+    struct purge *purge = context;
+    enum storage_kind kind;
+    uint64_t number, manifest;
+    if (!storage_parse_name(name, &kind, &number) || kind == STORAGE_MANIFEST)
+        return 0;
+    enum checkpoint_need need = checkpoint_file_need(purge->db, kind, number, &manifest);
+    if (need == CHECKPOINT_IN_FORCE)
+        return 0;
+    if (need == CHECKPOINT_SUPERFLUOUS && !shared_file_is_open(purge->db, number)) {
+        memcpy(purge->names[purge->count++], name, strlen(name) + 1);
+        return purge->count == PURGE_NAMES;
+    }
+    purge->in_use += need == CHECKPOINT_SUPERFLUOUS;
+    purge->held |= need == CHECKPOINT_HELD;
+    purge->holder = manifest > purge->holder ? manifest : purge->holder;
+    memcpy(purge->example, name, strlen(name) + 1);
+    return 0;
+}
+
+static int purge_list_names(struct purge *purge)
+{
+    omendb *db = purge->db;
+    const omendb_vfs *vfs = db->storage.vfs;
+    purge->count = purge->in_use = 0;
+    purge->held = 0;
+    purge->holder = 0;
+    platform_mutex_lock(&db->maintenance_mutex);
+    checkpoint_release_manifests(db);
+    int code = vfs->list(vfs->context, db->storage.directory, purge_note_name, purge);
+    platform_mutex_unlock(&db->maintenance_mutex);
+    return code == OMENDB_OK ? code
+                             : error_set(code, "the directory of the database cannot be listed");
+}
+
+/* Step 4; leaves in `purge` what could not be overwritten yet. */
+static int purge_sweep(struct purge *purge)
+{
+    struct storage *storage = &purge->db->storage;
+    int code = OMENDB_OK, unlinked = 0;
+    do {
+        code = purge_list_names(purge);
+        for (size_t i = 0; i < purge->count && code == OMENDB_OK; i++) {
+            code = storage_overwrite(storage, purge->names[i]);
+            if (code == OMENDB_OK)
+                code = storage_unlink(storage, purge->names[i]);
+            unlinked = 1;
+        }
+    } while (code == OMENDB_OK && purge->count != 0);
+    return code == OMENDB_OK && unlinked ? storage_sync_directory(storage) : code;
+}
+
+static int purge_refuse_files(const struct purge *purge)
+{
+    uint32_t cursors = atomic_load(&purge->db->open_cursors);
+    if (purge->in_use != 0)
+        return error_set(OMENDB_BUSY,
+                         "%s holds deleted rows and is in use by this process: %u cursors are "
+                         "open; close them, calls of other threads that began earlier, and "
+                         "collections that were dropped, and purge again",
+                         purge->example, cursors);
+    if (purge->holder == 0)
+        return error_set(OMENDB_BUSY,
+                         "%s holds deleted rows and may be in use: more than %d manifests are held "
+                         "by readers of other processes; close them and purge again",
+                         purge->example, DATABASE_RETAINED);
+    return error_set(OMENDB_BUSY,
+                     "%s holds deleted rows and may be in use: a reader of another process, or a "
+                     "backup that is being made, holds MANIFEST-%llu; end it, or have it call "
+                     "omendb_refresh, and purge again",
+                     purge->example, (unsigned long long)purge->holder);
+}
+
+/* The last sweep: nothing superfluous may be left. */
+static int purge_finish(struct purge *purge)
+{
+    int code = purge_sweep(purge);
+    for (uint64_t waited = 0;
+         code == OMENDB_OK && purge->in_use != 0 && atomic_load(&purge->db->open_cursors) == 0 &&
+         waited < PURGE_PATIENCE_US;
+         waited += PURGE_POLL_US) {
+        platform_sleep_us(PURGE_POLL_US);
+        code = purge_sweep(purge);
+    }
+    return code == OMENDB_OK && (purge->in_use != 0 || purge->held) ? purge_refuse_files(purge)
+                                                                    : code;
+}
+
+/* ------------------------------------------------------------------ the whole */
+
+/* One round of steps 2 and 3. *done = 1: nothing is marked. */
+static int purge_round(struct purge *purge, int *done)
+{
+    omendb *db = purge->db;
+    struct space_list list;
+    size_t leaving;
+    int merged, dropped, code = purge_mark(purge, &list, &leaving, &dropped);
+    *done = code == OMENDB_OK && leaving == 0 && !dropped;
+    for (size_t first = 0; first < leaving && code == OMENDB_OK; first += COMPACT_BATCH) {
+        size_t count = leaving - first < COMPACT_BATCH ? leaving - first : COMPACT_BATCH;
+        code = compact_run(db, list.items + first, count, COMPACT_LEAVING, NULL, NULL, &merged);
+        if (code == OMENDB_OK)
+            code = purge_sweep(purge);
+    }
+    space_free_list(db, &list);
+    if (code == OMENDB_OK && leaving == 0 && dropped)
+        code = work_checkpoint(db, 1);
+    return code;
+}
+
+static int purge_run_alone(struct purge *purge)
+{
+    omendb *db = purge->db;
+    int done = 0, code = purge_check_first(purge);
+    if (code == OMENDB_OK)
+        code = work_checkpoint(db, 1);
+    purge->commit = atomic_load(&db->checkpoint_commit);
+    for (int round = 0; round < PURGE_ROUNDS && !done && code == OMENDB_OK; round++)
+        code = purge_round(purge, &done);
+    if (code == OMENDB_OK && !done)
+        return error_set(OMENDB_BUSY, "collections are dropped faster than what is left of them "
+                                      "can be overwritten; purge again");
+    return code == OMENDB_OK ? purge_finish(purge) : code;
+}
+
+static void purge_begin(omendb *db)
+{
+    platform_mutex_lock(&db->maintenance_mutex);
+    db->purging = 1;
+    platform_mutex_unlock(&db->maintenance_mutex);
+}
+
+/* What it had to leave is overwritten when it is collected. */
+static void purge_end(omendb *db, int code)
+{
+    platform_mutex_lock(&db->maintenance_mutex);
+    db->purging = 0;
+    db->overwrite_below = code == OMENDB_OK ? 0 : atomic_load(&db->next_file);
+    platform_mutex_unlock(&db->maintenance_mutex);
+}
+
+OMENDB_INTERNAL int purge_run(omendb *db, const char *name)
+{
+    struct purge purge = {.db = db};
+    int found = 1, code = commit_check_writable(db);
+    if (code != OMENDB_OK)
+        return code;
+    platform_mutex_lock(&db->commit_mutex);
+    if (name != NULL) {
+        size_t at = catalog_find(&db->catalog, name, &found);
+        purge.target = found ? db->catalog.items[at]->id : 0;
+    }
+    platform_mutex_unlock(&db->commit_mutex);
+    if (!found)
+        return error_set(OMENDB_NOTFOUND,
+                         "there is no collection \"%s\"; what is left of dropped ones is purged "
+                         "with all, by giving no name",
+                         name);
+    code = work_merge_begin(db, NULL, NULL);
+    if (code != OMENDB_OK)
+        return code;
+    purge_begin(db);
+    code = purge_run_alone(&purge);
+    purge_end(db, code);
+    work_merge_end(db);
+    return code;
+}
+
+#undef PURGE_NAMES
+#undef PURGE_ROUNDS
+#undef PURGE_PATIENCE_US
+#undef PURGE_POLL_US
 
 /* ==============================================================================================
  * check.c
@@ -23834,20 +27452,62 @@ static int check_files(struct check *check)
     return code;
 }
 
+/* A reader may be behind CURRENT; the manifest that it holds is there. */
 static int check_manifest(struct check *check)
 {
+    omendb *db = check->db;
     struct manifest manifest = {0};
-    int code = manifest_read(&check->db->storage, &manifest);
-    if (code == OMENDB_OK && manifest.number != check->db->published.number)
+    int code = db->read_only ? manifest_read_number(&db->storage, db->published.number, &manifest)
+                             : manifest_read(&db->storage, &manifest);
+    if (code == OMENDB_OK && manifest.number != db->published.number)
         check_problem(check, "CURRENT names another manifest than the one in use");
     manifest_destroy(&check->db->memory, &manifest);
     return check_error(check, code);
 }
 
+/* A commit of a prepared transaction is one change; its own changes are followed as far as their
+ * collections are there. commit_mutex. */
+static const char *check_prepared(struct check *check, const struct wal_record *record,
+                                  struct prepared_logged *logged)
+{
+    size_t used, body = 0;
+    const char *wrong = prepared_decode(record->payload, record->size, logged, &used);
+    if (wrong != NULL || used != record->size)
+        return wrong != NULL ? wrong : "is shorter than its record";
+    for (size_t at = 0; at < logged->size; at += body) {
+        struct commit_logged change;
+        if (!commit_decode_head(logged->changes + at, logged->size - at, &change) ||
+            change.kind < CHANGE_ADD || change.kind > CHANGE_DELETE)
+            return "has a change of an unknown kind";
+        const struct collection *collection = catalog_by_id(&check->db->catalog, change.collection);
+        if (collection == NULL)
+            return NULL;
+        body = commit_body_bytes(&change, collection->vector_bytes);
+        if (body > change.left)
+            return "has a change that is longer than all of them";
+        body += logged->size - at - change.left;
+    }
+    return NULL;
+}
+
 static int check_record(void *context, const struct wal_record *record)
 {
-    (void)context;
-    (void)record;
+    struct check *check = context;
+    struct commit_logged head;
+    struct prepared_logged logged;
+    if (record->type != WAL_COMMIT || !commit_decode_head(record->payload, record->size, &head) ||
+        head.kind < CHANGE_PREPARE || head.kind > CHANGE_REMEMBER)
+        return OMENDB_OK;
+    platform_mutex_lock(&check->db->commit_mutex);
+    const char *wrong = check_prepared(check, record, &logged);
+    platform_mutex_unlock(&check->db->commit_mutex);
+    if (wrong == NULL)
+        return OMENDB_OK;
+    char text[512];
+    snprintf(text, sizeof text, "log: offset %llu: commit %llu: the prepared transaction \"%s\" %s",
+             (unsigned long long)record->offset, (unsigned long long)record->sequence, logged.name,
+             wrong);
+    check_problem(check, text);
     return OMENDB_OK;
 }
 
@@ -23861,7 +27521,7 @@ static int check_log(struct check *check)
     if (number == 0)
         return OMENDB_OK;
     struct wal_replay replay = {.number = number, .final_length = length};
-    return check_error(check, wal_read(&db->storage, &replay, check_record, NULL));
+    return check_error(check, wal_read(&db->storage, &replay, check_record, check));
 }
 
 /* Every row's id is found through the index and the filter, and bounded by the range of ids. */
@@ -23907,12 +27567,6 @@ static int check_segment(struct check *check, const struct segment *segment)
     return code;
 }
 
-static int check_compare_ids(const void *left, const void *right)
-{
-    const uint64_t *a = left, *b = right;
-    return *a < *b ? -1 : *a > *b;
-}
-
 /* Ids of all visible rows; a second row of the same id would be a record with two vectors. */
 static int check_unique(struct check *check, const struct version *version, uint64_t commit)
 {
@@ -23940,7 +27594,7 @@ static int check_unique(struct check *check, const struct version *version, uint
         }
     }
     if (code == OMENDB_OK && count > 1)
-        sort_array(ids, (size_t)count, sizeof *ids, check_compare_ids);
+        sort_array(ids, (size_t)count, sizeof *ids, sort_compare_numbers);
     for (uint64_t i = 1; i < count && code == OMENDB_OK; i++) {
         char text[96];
         if (ids[i] != ids[i - 1])
@@ -24045,6 +27699,7 @@ OMENDB_INTERNAL void database_child_done(omendb *db);
 static pthread_mutex_t database_list_mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t database_fork_once = PTHREAD_ONCE_INIT;
 static omendb *database_list;
+static struct database_held *database_held_list;
 
 static void database_before_fork(void)
 {
@@ -24063,9 +27718,18 @@ static void database_after_fork_in_child(void)
             db->storage.vfs->close(db->storage.vfs->context, db->lock_file.handle);
         if (db->manifest_lock.handle != NULL)
             db->storage.vfs->close(db->storage.vfs->context, db->manifest_lock.handle);
+        if (db->cursor_lock.handle != NULL)
+            db->storage.vfs->close(db->storage.vfs->context, db->cursor_lock.handle);
         db->lock_file.handle = NULL;
         db->manifest_lock.handle = NULL;
+        db->cursor_lock.handle = NULL;
     }
+    for (struct database_held *held = database_held_list; held != NULL; held = held->next) {
+        if (held->file->handle != NULL)
+            held->vfs->close(held->vfs->context, held->file->handle);
+        held->file->handle = NULL;
+    }
+    database_held_list = NULL; /* on stacks of threads that the child does not have */
     pthread_mutex_unlock(&database_list_mutex);
 }
 
@@ -24090,6 +27754,26 @@ static void database_delist(omendb *db)
     for (omendb **link = &database_list; *link != NULL; link = &(*link)->next_open) {
         if (*link == db) {
             *link = db->next_open;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&database_list_mutex);
+}
+
+OMENDB_INTERNAL void database_hold(struct database_held *held)
+{
+    pthread_mutex_lock(&database_list_mutex);
+    held->next = database_held_list;
+    database_held_list = held;
+    pthread_mutex_unlock(&database_list_mutex);
+}
+
+OMENDB_INTERNAL void database_let_go(struct database_held *held)
+{
+    pthread_mutex_lock(&database_list_mutex);
+    for (struct database_held **link = &database_held_list; *link != NULL; link = &(*link)->next) {
+        if (*link == held) {
+            *link = held->next;
             break;
         }
     }
@@ -24143,6 +27827,7 @@ static int database_init_locks(omendb *db)
 
 static void database_free_collections(omendb *db)
 {
+    prepared_clear(db);
     for (size_t i = 0; i < db->catalog.count; i++)
         collection_release(db->catalog.items[i]);
     memory_free(&db->memory, db->catalog.items, db->catalog.capacity * sizeof *db->catalog.items);
@@ -24157,6 +27842,7 @@ static void database_free_files(omendb *db)
     }
     manifest_destroy(&db->memory, &db->published);
     storage_close(&db->storage, &db->manifest_lock);
+    storage_close(&db->storage, &db->cursor_lock);
     /* The lock goes last: whoever gets it next finds nothing half done. Closing alone would leave
      * it to a child that was forked a moment ago and has not yet closed its copy of the descriptor.
      */
@@ -24320,6 +28006,7 @@ OMENDB_INTERNAL int database_close(omendb *db)
 
 OMENDB_INTERNAL void database_child_done(omendb *db)
 {
+    OMENDB_YIELD("database_child_done");
     if (atomic_fetch_sub(&db->children, 1) == (DATABASE_RELEASED | 1))
         database_close(db);
 }
@@ -24562,10 +28249,2082 @@ OMENDB_INTERNAL void records_destroy(struct records *records)
 #undef RECORDS_MAX_BYTES
 
 /* ==============================================================================================
- * api.c
+ * salvage_rows.c
  * ============================================================================================== */
 
-/* api.c: the public calls: arguments are checked, the work is done elsewhere. */
+/* salvage_rows.c: rows out of damaged segment files.
+ *
+ * A row is saved where each block that holds a byte of its id or of its vector matches its
+ * checksum. Blocks are read one at a time into memory of our own and never mapped: a device that
+ * fails under a mapping faults the process, and failing devices are what salvage is for.
+ *
+ * Ids have three sources. Their own section; the sorted copy beside it, in segments whose rows are
+ * in another order; and where ids ascend, their neighbours: among live rows no two have the same
+ * id, so between id a at row i and id b at row j, with nothing deleted in between, b - a == j - i
+ * leaves only one id for each row. Links, codes, curves and filters are not looked at.
+ *
+ * Memory: 8 bytes and 2 bits for each row of the part at hand, a bit for each block of the file. */
+
+/* ==============================================================================================
+ * salvage.h
+ * ============================================================================================== */
+
+/* salvage.h: what the two halves of omendb_salvage share. salvage_rows.c reads rows out of damaged
+ * segment files; salvage.c finds out what there is, and puts it into the new database. */
+#ifndef OMENDB_SALVAGE_H
+#define OMENDB_SALVAGE_H
+
+/* A collection of the damaged database. */
+struct salvage_collection {
+    uint64_t id;
+    uint64_t next_id;
+    char name[256];       /* "": nothing tells it */
+    omendb_schema schema; /* complete; dim 0: nothing tells it */
+    int dropped;
+    struct collection *target; /* in the new database */
+};
+
+/* A part of a segment file that belongs to a collection, and where its deletions are. */
+struct salvage_reference {
+    uint64_t collection;
+    uint64_t file;
+    uint64_t overlay_file; /* 0: no deletions are known */
+    uint32_t part;
+    uint32_t overlay_part;
+    int doubtful; /* some of its deletions are not known, or may not be */
+};
+
+struct salvage_name {
+    enum storage_kind kind;
+    uint64_t number;
+};
+
+#define SALVAGE_LANES 2
+
+/* An opened segment or overlay file, whose blocks are read one by one. Two runs of bytes can be
+ * read side by side, each by a lane of its own. */
+struct salvage_file {
+    struct segment_file *file; /* NULL: closed */
+    int sound;                 /* 0: its footer has a wrong checksum */
+    uint64_t *reported;        /* a bit a block: known to be bad */
+    size_t words;
+    struct {
+        uint64_t block; /* in `bytes`; UINT64_MAX: none */
+        int good;
+        uint8_t *bytes;
+    } lanes[SALVAGE_LANES];
+};
+
+/* A prepared transaction that the logs tell of. */
+struct salvage_prepared {
+    char name[OMENDB_PREPARED_NAME_MAX + 1];
+    uint32_t state;   /* omendb_prepared_state */
+    uint8_t *changes; /* as logged; NULL after the outcome */
+    size_t size;
+    uint64_t commit; /* that prepared it */
+};
+
+/* Records on their way to the new database, of one collection. */
+struct salvage_batch {
+    struct salvage_collection *collection;
+    uint32_t count, capacity;
+    uint64_t *ids;
+    uint8_t *vectors;
+};
+
+struct salvage {
+    struct memory memory; /* the new database has its own */
+    struct storage storage;
+    struct storage_file lock;
+    struct database_held held_lock; /* it: a forked child lets go of it */
+    omendb *db;                     /* the new one */
+    void (*report)(void *context, const char *line);
+    void *context;
+    omendb_salvage_result *result;
+    int quiet; /* nothing is reported: what is read now is read again */
+
+    struct salvage_name *names; /* of the directory, ascending by kind and number */
+    size_t name_count, name_capacity;
+    struct manifest manifest;               /* number 0: none is readable */
+    int by_name;                            /* segments are those that lie in the directory */
+    struct salvage_collection *collections; /* ascending by id */
+    size_t collection_count, collection_capacity;
+    struct salvage_reference *references; /* ascending by file and part */
+    size_t reference_count, reference_capacity;
+    struct salvage_file overlay; /* the one that was used last */
+    uint64_t overlay_lost;       /* the one that could not be opened last; 0: none */
+    struct salvage_batch batch;
+    uint64_t put;                       /* records given to the new database */
+    uint8_t *vector;                    /* of one row */
+    uint64_t sequence;                  /* of the last commit of the log; 0: not known */
+    struct salvage_prepared **prepared; /* ascending by name, until they go into the new database */
+    size_t prepared_count, prepared_capacity;
+};
+
+/* One line to the caller, one problem more. */
+OMENDB_INTERNAL void salvage_tell(struct salvage *salvage, const char *format, ...)
+    OMENDB_PRINTF(2, 3);
+/* Reports the sentence of an error about a file, which is no reason to give up; OMENDB_NOMEM is. */
+OMENDB_INTERNAL int salvage_error(struct salvage *salvage, int code);
+/* Doubles an array. */
+OMENDB_INTERNAL int salvage_grow(struct salvage *salvage, void **array, size_t *capacity,
+                                 size_t count, size_t element);
+OMENDB_INTERNAL struct salvage_collection *salvage_find(const struct salvage *salvage, uint64_t id);
+/* Gives one record of stored type to the new database. OMENDB_INVALID: no such record can be. */
+OMENDB_INTERNAL int salvage_put(struct salvage *salvage, struct salvage_collection *collection,
+                                uint64_t id, const uint8_t *vector);
+OMENDB_INTERNAL int salvage_flush(struct salvage *salvage);
+/* Counts the records of a collection of the new database. */
+OMENDB_INTERNAL int salvage_count(struct collection *collection, uint64_t *count);
+
+/* A change of records in a log; *used receives its bytes. OMENDB_CORRUPT, without a sentence: it
+ * cannot be read, or nothing is known of its collection. */
+OMENDB_INTERNAL int salvage_decode_records(const struct salvage *salvage, const uint8_t *payload,
+                                           size_t size, struct commit_logged *logged,
+                                           struct salvage_collection **collection, size_t *used);
+/* Applies it to the new database. */
+OMENDB_INTERNAL int salvage_apply_records(struct salvage *salvage, uint64_t log,
+                                          const struct commit_logged *logged,
+                                          struct salvage_collection *collection);
+
+/* ---- salvage_prepared.c */
+/* The next thing that the logs say of prepared transactions; what is committed is applied. */
+OMENDB_INTERNAL int salvage_note_prepared(struct salvage *salvage, uint64_t log,
+                                          const struct prepared_logged *logged);
+/* When the logs are through: what waits, waits in the new database, and outcomes are remembered. */
+OMENDB_INTERNAL int salvage_prepare_all(struct salvage *salvage);
+OMENDB_INTERNAL void salvage_prepared_destroy(struct salvage *salvage);
+
+/* ---- salvage_rows.c */
+OMENDB_INTERNAL int salvage_file_open(struct salvage *salvage, enum storage_kind kind,
+                                      uint64_t number, struct salvage_file *file);
+OMENDB_INTERNAL void salvage_file_close(struct salvage *salvage, struct salvage_file *file);
+/* Finds out whether all deletions of a part can be read. */
+OMENDB_INTERNAL int salvage_look_at_deletions(struct salvage *salvage,
+                                              struct salvage_reference *reference);
+/* Gives all rows of a part that can be read to the new database. */
+OMENDB_INTERNAL int salvage_part(struct salvage *salvage, struct salvage_file *file,
+                                 const struct salvage_reference *reference);
+
+#endif
+
+/* salvage_rows.c, continued */
+
+/* ------------------------------------------------------------------ blocks */
+
+static const struct manifest_file *salvage_listed(const struct salvage *salvage, uint64_t number)
+{
+    size_t low = 0, high = salvage->manifest.file_count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (salvage->manifest.files[middle].number < number)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < salvage->manifest.file_count && salvage->manifest.files[low].number == number
+               ? &salvage->manifest.files[low]
+               : NULL;
+}
+
+OMENDB_INTERNAL void salvage_file_close(struct salvage *salvage, struct salvage_file *file)
+{
+    segment_file_close(file->file);
+    memory_free(&salvage->memory, file->reported, file->words * sizeof *file->reported);
+    for (size_t i = 0; i < SALVAGE_LANES; i++)
+        memory_free(&salvage->memory, file->lanes[i].bytes, BLOCK_BYTES);
+    memset(file, 0, sizeof *file);
+}
+
+static void salvage_sentence(void *context, const char *sentence)
+{
+    salvage_tell(context, "%s", sentence);
+}
+
+OMENDB_INTERNAL int salvage_file_open(struct salvage *salvage, enum storage_kind kind,
+                                      uint64_t number, struct salvage_file *file)
+{
+    const struct manifest_file *listed = salvage_listed(salvage, number);
+    uint64_t size = listed != NULL && listed->kind == (uint32_t)kind ? listed->size : 0;
+    memset(file, 0, sizeof *file);
+    int code = segment_file_salvage(&salvage->storage, kind, number, size, salvage_sentence,
+                                    salvage, &file->file, &file->sound);
+    if (code == OMENDB_OK && !file->sound && salvage->by_name) {
+        segment_file_close(file->file);
+        file->file = NULL;
+        code = error_set(OMENDB_CORRUPT,
+                         "%s-%llu is lost: there is no manifest to compare its "
+                         "footer with",
+                         kind == STORAGE_SEGMENT ? "seg" : "ovl", (unsigned long long)number);
+    }
+    if (code != OMENDB_OK)
+        return code;
+    file->words = (size_t)(file->file->blocks.size >> BLOCK_SHIFT) / 64 + 1;
+    file->reported = memory_zalloc(&salvage->memory, file->words * sizeof *file->reported);
+    code = file->reported == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    for (size_t i = 0; i < SALVAGE_LANES && code == OMENDB_OK; i++) {
+        file->lanes[i].block = UINT64_MAX;
+        file->lanes[i].bytes = memory_alloc(&salvage->memory, BLOCK_BYTES);
+        code = file->lanes[i].bytes == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    }
+    if (code != OMENDB_OK)
+        salvage_file_close(salvage, file);
+    return code;
+}
+
+/* Brings a block into the lane; a bad one is reported once. OMENDB_CORRUPT: it is bad. */
+static int salvage_fill(struct salvage *salvage, struct salvage_file *file, size_t lane,
+                        uint64_t block)
+{
+    uint64_t bit = UINT64_C(1) << (block & 63);
+    if (file->lanes[lane].block != block) {
+        int code = blocks_read(&file->file->blocks, block, file->lanes[lane].bytes);
+        if (code == OMENDB_NOMEM)
+            return code;
+        file->lanes[lane].block = block;
+        file->lanes[lane].good = code == OMENDB_OK;
+        if (code != OMENDB_OK && (file->reported[block >> 6] & bit) == 0) {
+            file->reported[block >> 6] |= bit;
+            salvage_error(salvage, code);
+        }
+    }
+    return file->lanes[lane].good ? OMENDB_OK : OMENDB_CORRUPT;
+}
+
+/* Copies bytes of a section, which was bounded against the file when that was opened. */
+static int salvage_read(struct salvage *salvage, struct salvage_file *file, size_t lane,
+                        uint64_t offset, void *out, size_t size)
+{
+    uint8_t *to = out;
+    while (size > 0) {
+        size_t within = (size_t)(offset & (BLOCK_BYTES - 1));
+        size_t run = size < BLOCK_BYTES - within ? size : (size_t)BLOCK_BYTES - within;
+        int code = salvage_fill(salvage, file, lane, offset >> BLOCK_SHIFT);
+        if (code != OMENDB_OK)
+            return code;
+        memcpy(to, file->lanes[lane].bytes + within, run);
+        to += run;
+        offset += run;
+        size -= run;
+    }
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ deletions */
+
+static int salvage_bit(const uint64_t *bits, uint32_t row)
+{
+    return (int)((bits[row >> 6] >> (row & 63)) & 1);
+}
+
+static void salvage_set_bit(uint64_t *bits, uint32_t row)
+{
+    bits[row >> 6] |= UINT64_C(1) << (row & 63);
+}
+
+/* Opens the overlay file, unless it is the one at hand. */
+static int salvage_overlay_open(struct salvage *salvage, uint64_t number)
+{
+    if (salvage->overlay.file != NULL && salvage->overlay.file->number == number)
+        return OMENDB_OK;
+    salvage_file_close(salvage, &salvage->overlay);
+    return salvage_file_open(salvage, STORAGE_OVERLAY, number, &salvage->overlay);
+}
+
+/* Marks the deleted ones of `rows` rows; dead NULL: only looks. *whole = 0: some, or all, of the
+ * deletions cannot be read. */
+static int salvage_read_deletions(struct salvage *salvage,
+                                  const struct salvage_reference *reference, uint32_t rows,
+                                  uint64_t *dead, int *whole)
+{
+    *whole = 1;
+    if (reference->overlay_file == 0)
+        return OMENDB_OK;
+    *whole = salvage->overlay_lost != reference->overlay_file;
+    int code = *whole ? salvage_overlay_open(salvage, reference->overlay_file) : OMENDB_OK;
+    if (code != OMENDB_OK) {
+        *whole = 0;
+        salvage->overlay_lost = salvage->quiet ? 0 : reference->overlay_file;
+        code = salvage_error(salvage, code);
+    }
+    if (!*whole)
+        return code;
+    const struct segment_file *file = salvage->overlay.file;
+    const struct part_info *info =
+        reference->overlay_part < file->part_count ? &file->parts[reference->overlay_part] : NULL;
+    if (info == NULL || info->target_file != reference->file ||
+        info->target_part != reference->part) {
+        *whole = 0;
+        return OMENDB_OK;
+    }
+    struct section_range range = segment_section(file, reference->overlay_part, SECTION_TOMBSTONES);
+    for (uint64_t at = 0; at + sizeof(uint32_t) <= range.length; at += sizeof(uint32_t)) {
+        uint32_t row = UINT32_MAX;
+        code = salvage_read(salvage, &salvage->overlay, 0, range.offset + at, &row, sizeof row);
+        if (code == OMENDB_NOMEM)
+            return code;
+        if (code != OMENDB_OK)
+            *whole = 0;
+        else if (dead != NULL && row < rows)
+            salvage_set_bit(dead, row);
+    }
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int salvage_look_at_deletions(struct salvage *salvage,
+                                              struct salvage_reference *reference)
+{
+    int whole, before = salvage->quiet;
+    salvage->quiet = 1;
+    int code = salvage_read_deletions(salvage, reference, 0, NULL, &whole);
+    salvage->quiet = before;
+    if (!whole) /* its blocks are to be reported when they are read in earnest */
+        salvage_file_close(salvage, &salvage->overlay);
+    reference->doubtful |= !whole;
+    return code;
+}
+
+/* ------------------------------------------------------------------ one part */
+
+struct salvage_rows {
+    struct salvage *salvage;
+    struct salvage_file *file;
+    const struct salvage_reference *reference;
+    struct salvage_collection *collection;
+    const struct part_info *info;
+    uint64_t *ids;
+    uint64_t *known; /* a bit a row: its id was read or follows */
+    uint64_t *dead;  /* a bit a row */
+    size_t words;
+    /* a run of lost rows that is not reported yet */
+    uint32_t lost_begin, lost_last, lost_count;
+    uint32_t lost_end; /* the next row goes on with it; deleted ones lie between */
+    const char *why;
+};
+
+static void salvage_report_lost(struct salvage_rows *rows)
+{
+    const struct salvage_reference *reference = rows->reference;
+    uint32_t last = rows->lost_last;
+    if (rows->lost_count == 0)
+        return;
+    rows->salvage->result->lost_rows += rows->lost_count;
+    if (salvage_bit(rows->known, rows->lost_begin)) /* so are all of them: why is the same */
+        salvage_tell(rows->salvage,
+                     "seg-%llu: part %u: rows %u to %u of collection \"%s\" are lost, %u records, "
+                     "from id %llu to id %llu: %s",
+                     (unsigned long long)reference->file, reference->part, rows->lost_begin, last,
+                     rows->collection->target->name, rows->lost_count,
+                     (unsigned long long)rows->ids[rows->lost_begin],
+                     (unsigned long long)rows->ids[last], rows->why);
+    else
+        salvage_tell(rows->salvage,
+                     "seg-%llu: part %u: rows %u to %u of collection \"%s\" are lost, %u records: "
+                     "%s",
+                     (unsigned long long)reference->file, reference->part, rows->lost_begin, last,
+                     rows->collection->target->name, rows->lost_count, rows->why);
+    rows->lost_count = 0;
+}
+
+static void salvage_lose(struct salvage_rows *rows, uint32_t row, const char *why)
+{
+    if (rows->lost_count != 0 && (rows->lost_end != row || rows->why != why))
+        salvage_report_lost(rows);
+    if (rows->lost_count == 0)
+        rows->lost_begin = row;
+    rows->lost_count++;
+    rows->lost_last = row;
+    rows->lost_end = row + 1;
+    rows->why = why;
+}
+
+static int salvage_read_ids(struct salvage_rows *rows, uint32_t *missing)
+{
+    struct section_range range =
+        segment_section(rows->file->file, rows->reference->part, SECTION_IDS);
+    *missing = 0;
+    for (uint32_t row = 0; row < rows->info->rows; row++) {
+        int code = salvage_read(rows->salvage, rows->file, 0, range.offset + row * UINT64_C(8),
+                                &rows->ids[row], sizeof(uint64_t));
+        if (code == OMENDB_NOMEM)
+            return code;
+        if (code == OMENDB_OK)
+            salvage_set_bit(rows->known, row);
+        else
+            ++*missing;
+    }
+    return OMENDB_OK;
+}
+
+/* Ids from the sorted copy, which tells the row of each. */
+static int salvage_sorted_ids(struct salvage_rows *rows)
+{
+    const struct segment_file *file = rows->file->file;
+    uint32_t part = rows->reference->part;
+    struct section_range ids = segment_section(file, part, SECTION_SORTED_IDS);
+    struct section_range places = segment_section(file, part, SECTION_SORTED_ROWS);
+    if (ids.length == 0 || places.length == 0)
+        return OMENDB_OK;
+    for (uint32_t i = 0; i < rows->info->rows; i++) {
+        uint64_t id;
+        uint32_t row;
+        int code = salvage_read(rows->salvage, rows->file, 0, ids.offset + i * UINT64_C(8), &id,
+                                sizeof id);
+        if (code == OMENDB_OK)
+            code = salvage_read(rows->salvage, rows->file, 1, places.offset + i * UINT64_C(4), &row,
+                                sizeof row);
+        if (code == OMENDB_NOMEM)
+            return code;
+        if (code == OMENDB_OK && row < rows->info->rows && !salvage_bit(rows->known, row)) {
+            rows->ids[row] = id;
+            salvage_set_bit(rows->known, row);
+        }
+    }
+    return OMENDB_OK;
+}
+
+/* The rows between `first`, of id `low`, and `last`, of id `high`, both included: all of them are
+ * live, so their ids differ. */
+static void salvage_follow_ids(struct salvage_rows *rows, uint32_t first, uint64_t low,
+                               uint32_t last, uint64_t high)
+{
+    if (high < low || high - low != last - first)
+        return;
+    for (uint32_t row = first; row <= last; row++) {
+        rows->ids[row] = low + (row - first);
+        salvage_set_bit(rows->known, row);
+    }
+}
+
+/* Ascending ids that follow from those around them, or from the least and the largest that the
+ * footer tells. */
+static void salvage_neighbour_ids(struct salvage_rows *rows)
+{
+    uint32_t count = rows->info->rows;
+    for (uint32_t row = 0; row < count;) {
+        uint32_t first = row, last;
+        if (salvage_bit(rows->known, row)) {
+            row++;
+            continue;
+        }
+        while (row < count && !salvage_bit(rows->known, row))
+            row++;
+        first -= first > 0;
+        last = row < count ? row : count - 1;
+        int alive = 1;
+        for (uint32_t i = first; i <= last; i++)
+            alive &= !salvage_bit(rows->dead, i);
+        if (alive)
+            salvage_follow_ids(
+                rows, first,
+                salvage_bit(rows->known, first) ? rows->ids[first] : rows->info->smallest_id, last,
+                salvage_bit(rows->known, last) ? rows->ids[last] : rows->info->largest_id);
+    }
+}
+
+/* Ids and deletions. */
+static int salvage_load(struct salvage_rows *rows)
+{
+    struct salvage *salvage = rows->salvage;
+    uint32_t missing = 0;
+    int whole = 1;
+    rows->words = rows->info->rows / 64 + 1;
+    rows->ids = memory_array(&salvage->memory, rows->info->rows, sizeof *rows->ids);
+    rows->known = memory_zalloc(&salvage->memory, rows->words * sizeof *rows->known);
+    rows->dead = memory_zalloc(&salvage->memory, rows->words * sizeof *rows->dead);
+    if (rows->ids == NULL || rows->known == NULL || rows->dead == NULL)
+        return OMENDB_NOMEM;
+    int code =
+        salvage_read_deletions(salvage, rows->reference, rows->info->rows, rows->dead, &whole);
+    if (code == OMENDB_OK && !whole)
+        salvage_tell(salvage,
+                     "ovl-%llu: part %u: deletions in seg-%llu, part %u, are lost: records of "
+                     "collection \"%s\" that were deleted or replaced may be back",
+                     (unsigned long long)rows->reference->overlay_file,
+                     rows->reference->overlay_part, (unsigned long long)rows->reference->file,
+                     rows->reference->part, rows->collection->target->name);
+    if (code == OMENDB_OK)
+        code = salvage_read_ids(rows, &missing);
+    if (code == OMENDB_OK && missing != 0)
+        code = salvage_sorted_ids(rows);
+    /* In a part of which deletions are not known two rows may have one id. */
+    if (code == OMENDB_OK && missing != 0 && !rows->reference->doubtful && rows->file->sound &&
+        (rows->info->flags & SEGMENT_IDS_ASCEND) != 0)
+        salvage_neighbour_ids(rows);
+    return code;
+}
+
+static int salvage_row(struct salvage_rows *rows, uint64_t vectors, uint32_t row)
+{
+    struct salvage *salvage = rows->salvage;
+    uint32_t stride = rows->info->vector_stride;
+    if (!salvage_bit(rows->known, row)) {
+        salvage_lose(rows, row, "their ids are damaged");
+        return OMENDB_OK;
+    }
+    int code = salvage_read(salvage, rows->file, 1, vectors + (uint64_t)row * stride,
+                            salvage->vector, stride);
+    if (code == OMENDB_CORRUPT) {
+        salvage_lose(rows, row, "their vectors are damaged");
+        return OMENDB_OK;
+    }
+    if (code == OMENDB_OK)
+        code = salvage_put(salvage, rows->collection, rows->ids[row], salvage->vector);
+    if (code == OMENDB_INVALID) {
+        salvage_lose(rows, row, "they are no records of this collection");
+        return OMENDB_OK;
+    }
+    return code;
+}
+
+static int salvage_each_row(struct salvage_rows *rows)
+{
+    uint64_t vectors =
+        segment_section(rows->file->file, rows->reference->part, SECTION_VECTORS).offset;
+    int code = OMENDB_OK;
+    for (uint32_t row = 0; row < rows->info->rows && code == OMENDB_OK; row++) {
+        if (!salvage_bit(rows->dead, row))
+            code = salvage_row(rows, vectors, row);
+        else if (rows->lost_end == row)
+            rows->lost_end++; /* a deleted row does not end a run of lost ones */
+    }
+    salvage_report_lost(rows);
+    return code;
+}
+
+/* Why the part cannot be read as one of the collection, or NULL. Sections that are there have the
+ * bytes that the part's rows ask for. */
+static const char *salvage_misfit(const struct salvage_rows *rows)
+{
+    const struct part_info *info = rows->info;
+    const struct collection *target = rows->collection->target;
+    const struct segment_file *file = rows->file->file;
+    uint32_t part = rows->reference->part;
+    if (info->collection != rows->collection->id)
+        return "it belongs to another collection";
+    if (info->dim != target->schema.dim || info->scalar != target->schema.scalar ||
+        info->metric != target->schema.metric || info->vector_stride != target->vector_bytes)
+        return "its vectors are of another kind";
+    if (info->rows > GRAPH_MAX_ROWS || segment_section(file, part, SECTION_IDS).length == 0 ||
+        segment_section(file, part, SECTION_VECTORS).length == 0)
+        return "it has no ids, no vectors or too many rows";
+    return NULL;
+}
+
+/* What became of the rows that were given: those whose ids were there already took the place of
+ * older ones. */
+static int salvage_rows_done(struct salvage_rows *rows, uint64_t before, uint64_t put)
+{
+    struct salvage *salvage = rows->salvage;
+    uint64_t after = 0;
+    int code = salvage_flush(salvage);
+    if (code == OMENDB_OK)
+        code = salvage_count(rows->collection->target, &after);
+    uint64_t given = salvage->put - put;
+    if (rows->reference->doubtful)
+        salvage->result->doubtful += given;
+    if (code == OMENDB_OK && after - before < given)
+        salvage_tell(salvage,
+                     "seg-%llu: part %u: %llu ids of collection \"%s\" have more than one row; "
+                     "those in this file, the newer ones, were kept",
+                     (unsigned long long)rows->reference->file, rows->reference->part,
+                     (unsigned long long)(given - (after - before)),
+                     rows->collection->target->name);
+    return code;
+}
+
+OMENDB_INTERNAL int salvage_part(struct salvage *salvage, struct salvage_file *file,
+                                 const struct salvage_reference *reference)
+{
+    struct salvage_rows rows = {.salvage = salvage, .file = file, .reference = reference};
+    uint64_t before = 0, put = salvage->put;
+    rows.collection = salvage_find(salvage, reference->collection);
+    if (rows.collection == NULL || rows.collection->dropped)
+        return OMENDB_OK;
+    if (reference->part >= file->file->part_count) {
+        salvage_tell(salvage,
+                     "seg-%llu: part %u is not there: all that collection \"%s\" had in "
+                     "it is lost",
+                     (unsigned long long)reference->file, reference->part,
+                     rows.collection->target->name);
+        return OMENDB_OK;
+    }
+    rows.info = &file->file->parts[reference->part];
+    if (rows.info->rows == 0)
+        return OMENDB_OK;
+    const char *misfit = salvage_misfit(&rows);
+    if (misfit != NULL) {
+        salvage->result->lost_rows += rows.info->rows;
+        salvage_tell(salvage, "seg-%llu: part %u of collection \"%s\" is lost: %s",
+                     (unsigned long long)reference->file, reference->part,
+                     rows.collection->target->name, misfit);
+        return OMENDB_OK;
+    }
+    int code = salvage_load(&rows);
+    if (code == OMENDB_OK)
+        code = salvage_count(rows.collection->target, &before);
+    if (code == OMENDB_OK)
+        code = salvage_each_row(&rows);
+    if (code == OMENDB_OK)
+        code = salvage_rows_done(&rows, before, put);
+    memory_free(&salvage->memory, rows.ids, rows.info->rows * sizeof *rows.ids);
+    memory_free(&salvage->memory, rows.known, rows.words * sizeof *rows.known);
+    memory_free(&salvage->memory, rows.dead, rows.words * sizeof *rows.dead);
+    return code;
+}
+
+/* ==============================================================================================
+ * salvage_prepared.c
+ * ============================================================================================== */
+
+/* salvage_prepared.c: prepared transactions of a damaged database.
+ *
+ * The logs are followed as recovery follows them: what is prepared is kept until its outcome, which
+ * applies it or drops it. What waits at the end is prepared in the new database, outcomes that are
+ * remembered are remembered there.
+ *
+ * Where the log has holes, what it says later is right: an outcome ends what waits under its name,
+ * also when it comes from a copy that the next log begins with; other changes under a known name
+ * are another transaction, of which the first one's end was lost; and so it was where two that wait
+ * hold one record. Without a hole none of that happens, and a copy says what is known.
+ *
+ * Memory: the changes of what waits, once here and once in the new database, and every name. */
+
+/* Where the name is, or would go. */
+static size_t salvage_prepared_place(const struct salvage *salvage, const char *name)
+{
+    size_t low = 0, high = salvage->prepared_count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (strcmp(salvage->prepared[middle]->name, name) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static struct salvage_prepared *salvage_prepared_find(const struct salvage *salvage,
+                                                      const char *name)
+{
+    size_t at = salvage_prepared_place(salvage, name);
+    return at < salvage->prepared_count && strcmp(salvage->prepared[at]->name, name) == 0
+               ? salvage->prepared[at]
+               : NULL;
+}
+
+static void salvage_prepared_forget_changes(struct salvage *salvage, struct salvage_prepared *item)
+{
+    memory_free(&salvage->memory, item->changes, item->size);
+    item->changes = NULL;
+    item->size = 0;
+}
+
+/* The item of that name, new where it was not known: then without changes. */
+static int salvage_prepared_add(struct salvage *salvage, const char *name,
+                                struct salvage_prepared **item)
+{
+    void *items = salvage->prepared;
+    *item = salvage_prepared_find(salvage, name);
+    if (*item != NULL)
+        return OMENDB_OK;
+    int code = salvage_grow(salvage, &items, &salvage->prepared_capacity, salvage->prepared_count,
+                            sizeof(struct salvage_prepared *));
+    salvage->prepared = items;
+    if (code == OMENDB_OK)
+        *item = memory_zalloc(&salvage->memory, sizeof **item);
+    if (*item == NULL)
+        return OMENDB_NOMEM;
+    memcpy((*item)->name, name, strlen(name) + 1);
+    size_t at = salvage_prepared_place(salvage, name);
+    memmove(salvage->prepared + at + 1, salvage->prepared + at,
+            (salvage->prepared_count - at) * sizeof(struct salvage_prepared *));
+    salvage->prepared[at] = *item;
+    salvage->prepared_count++;
+    return OMENDB_OK;
+}
+
+static void salvage_prepared_remove(struct salvage *salvage, struct salvage_prepared *item)
+{
+    size_t at = salvage_prepared_place(salvage, item->name);
+    salvage_prepared_forget_changes(salvage, item);
+    memory_free(&salvage->memory, item, sizeof *item);
+    salvage->prepared_count--;
+    memmove(salvage->prepared + at, salvage->prepared + at + 1,
+            (salvage->prepared_count - at) * sizeof(struct salvage_prepared *));
+}
+
+OMENDB_INTERNAL void salvage_prepared_destroy(struct salvage *salvage)
+{
+    for (size_t i = 0; i < salvage->prepared_count; i++) {
+        salvage_prepared_forget_changes(salvage, salvage->prepared[i]);
+        memory_free(&salvage->memory, salvage->prepared[i], sizeof **salvage->prepared);
+    }
+    memory_free(&salvage->memory, salvage->prepared,
+                salvage->prepared_capacity * sizeof(struct salvage_prepared *));
+}
+
+/* ------------------------------------------------------------------ what the logs say */
+
+static void salvage_prepared_tell_unread(struct salvage *salvage,
+                                         const struct salvage_prepared *item, size_t at)
+{
+    salvage_tell(salvage,
+                 "the changes of the prepared transaction \"%s\" cannot be read from byte %zu of "
+                 "%zu on, or are of a collection of which nothing is known; that part of it is "
+                 "lost",
+                 item->name, at, item->size);
+}
+
+static int salvage_prepared_is(const struct salvage_prepared *item,
+                               const struct prepared_logged *logged)
+{
+    return item->state == OMENDB_PREPARED_WAITING && item->size == logged->size &&
+           (item->size == 0 || memcmp(item->changes, logged->changes, item->size) == 0);
+}
+
+/* Automatic ids go on behind those of its puts, whatever becomes of it. */
+static void salvage_prepared_pass_ids(const struct salvage *salvage,
+                                      const struct prepared_logged *logged)
+{
+    struct salvage_collection *collection;
+    struct commit_logged change;
+    for (size_t at = 0, used = 0; at < logged->size; at += used) {
+        if (salvage_decode_records(salvage, logged->changes + at, logged->size - at, &change,
+                                   &collection, &used) != OMENDB_OK)
+            return;
+        if (collection->target == NULL || change.kind == CHANGE_DELETE)
+            continue;
+        uint64_t id, next = atomic_load(&collection->target->next_id);
+        for (uint32_t i = 0; i < change.count; i++) {
+            memcpy(&id, change.body + i * sizeof id, sizeof id);
+            next = id >= next && id != OMENDB_ID_AUTO ? id + 1 : next;
+        }
+        atomic_store(&collection->target->next_id, next);
+    }
+}
+
+static int salvage_note_waiting(struct salvage *salvage, uint64_t log,
+                                const struct prepared_logged *logged)
+{
+    struct salvage_prepared *item = salvage_prepared_find(salvage, logged->name);
+    if (item != NULL && salvage_prepared_is(item, logged))
+        return OMENDB_OK;
+    if (item != NULL && item->state == OMENDB_PREPARED_WAITING)
+        salvage_tell(salvage,
+                     "wal-%llu: a second transaction is prepared as \"%s\": what became of the "
+                     "first one is lost, and so are its changes",
+                     (unsigned long long)log, logged->name);
+    salvage_prepared_pass_ids(salvage, logged);
+    uint8_t *changes = memory_alloc(&salvage->memory, logged->size);
+    if (changes == NULL)
+        return OMENDB_NOMEM;
+    int code = salvage_prepared_add(salvage, logged->name, &item);
+    if (code != OMENDB_OK) {
+        memory_free(&salvage->memory, changes, logged->size);
+        return code;
+    }
+    if (logged->size != 0)
+        memcpy(changes, logged->changes, logged->size);
+    salvage_prepared_forget_changes(salvage, item);
+    item->changes = changes;
+    item->size = logged->size;
+    item->state = OMENDB_PREPARED_WAITING;
+    item->commit = salvage->sequence;
+    return OMENDB_OK;
+}
+
+static int salvage_prepared_apply(struct salvage *salvage, uint64_t log,
+                                  const struct salvage_prepared *item)
+{
+    int code = OMENDB_OK;
+    size_t at = 0;
+    while (at < item->size && code == OMENDB_OK) {
+        struct salvage_collection *collection;
+        struct commit_logged change;
+        size_t used = 0;
+        code = salvage_decode_records(salvage, item->changes + at, item->size - at, &change,
+                                      &collection, &used);
+        if (code == OMENDB_OK)
+            code = salvage_apply_records(salvage, log, &change, collection);
+        at += code == OMENDB_OK ? used : 0;
+    }
+    if (code != OMENDB_CORRUPT)
+        return code;
+    salvage_prepared_tell_unread(salvage, item, at);
+    return OMENDB_OK;
+}
+
+static int salvage_note_outcome(struct salvage *salvage, uint64_t log,
+                                const struct prepared_logged *logged)
+{
+    struct salvage_prepared *item = salvage_prepared_find(salvage, logged->name);
+    const int waits = item != NULL && item->state == OMENDB_PREPARED_WAITING;
+    int code = OMENDB_OK;
+    if (logged->state == OMENDB_PREPARED_COMMITTED && waits)
+        code = salvage_prepared_apply(salvage, log, item);
+    else if (logged->state == OMENDB_PREPARED_COMMITTED && logged->kind == CHANGE_SETTLE)
+        salvage_tell(salvage,
+                     "wal-%llu: the prepared transaction \"%s\" was committed, but its changes are "
+                     "lost",
+                     (unsigned long long)log, logged->name);
+    if (code == OMENDB_OK)
+        code = salvage_prepared_add(salvage, logged->name, &item);
+    if (code != OMENDB_OK)
+        return code;
+    salvage_prepared_forget_changes(salvage, item);
+    item->state = logged->state;
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int salvage_note_prepared(struct salvage *salvage, uint64_t log,
+                                          const struct prepared_logged *logged)
+{
+    if (logged->kind == CHANGE_PREPARE)
+        return salvage_note_waiting(salvage, log, logged);
+    if (logged->state != PREPARED_FORGOTTEN)
+        return salvage_note_outcome(salvage, log, logged);
+    struct salvage_prepared *item = salvage_prepared_find(salvage, logged->name);
+    if (item == NULL)
+        return OMENDB_OK;
+    if (item->state == OMENDB_PREPARED_WAITING)
+        salvage_tell(salvage,
+                     "wal-%llu: the prepared transaction \"%s\" is forgotten, but what became of "
+                     "it is lost, and so are its changes",
+                     (unsigned long long)log, logged->name);
+    salvage_prepared_remove(salvage, item);
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ into the new database */
+
+/* Whether one that is prepared already holds a record of the change. */
+static int salvage_is_held(omendb *db, const struct commit_logged *logged,
+                           const struct collection *target)
+{
+    int held = 0;
+    platform_mutex_lock(&db->commit_mutex);
+    for (uint32_t i = 0; i < logged->count && !held; i++)
+        held = prepared_holder(db, target->id, format_get64(logged->body + i * sizeof(uint64_t))) !=
+               NULL;
+    platform_mutex_unlock(&db->commit_mutex);
+    return held;
+}
+
+/* Deletes of records that are lost are left out: nothing stands in for them. OMENDB_CONFLICT,
+ * without a sentence: one that was prepared later holds a record of it. */
+static int salvage_prepare_change(omendb_txn *txn, const struct commit_logged *logged,
+                                  struct collection *target)
+{
+    struct records records;
+    const uint32_t kind = logged->kind == CHANGE_DELETE ? CHANGE_DELETE : CHANGE_PUT;
+    const uint64_t *ids = (const uint64_t *)(const void *)logged->body;
+    if (logged->count == 0)
+        return OMENDB_OK;
+    if (salvage_is_held(target->db, logged, target))
+        return OMENDB_CONFLICT;
+    int code = records_prepare(target, kind, logged->count, ids, ids + logged->count,
+                               target->schema.scalar, &records);
+    records.change.skip_missing = 1;
+    if (code == OMENDB_OK && records.change.automatic)
+        code = OMENDB_INVALID;
+    if (code == OMENDB_OK)
+        code = records_commit(&records, txn);
+    records_destroy(&records);
+    return code == OMENDB_INVALID ? OMENDB_CORRUPT : code;
+}
+
+static int salvage_prepare_changes(struct salvage *salvage, const struct salvage_prepared *item,
+                                   omendb_txn *txn)
+{
+    int code = OMENDB_OK;
+    size_t at = 0;
+    while (at < item->size && code == OMENDB_OK) {
+        struct salvage_collection *collection;
+        struct commit_logged change;
+        size_t used = 0;
+        code = salvage_decode_records(salvage, item->changes + at, item->size - at, &change,
+                                      &collection, &used);
+        if (code == OMENDB_OK && collection->target != NULL)
+            code = salvage_prepare_change(txn, &change, collection->target);
+        at += code == OMENDB_OK ? used : 0;
+    }
+    if (code != OMENDB_CORRUPT)
+        return code;
+    salvage_prepared_tell_unread(salvage, item, at);
+    return OMENDB_OK;
+}
+
+static int salvage_prepare(struct salvage *salvage, const struct salvage_prepared *item)
+{
+    omendb_txn *txn = NULL;
+    if (item->state != OMENDB_PREPARED_WAITING)
+        return prepared_remember(salvage->db, item->name, item->state);
+    int code = txn_begin(salvage->db, OMENDB_READ_WRITE, &txn);
+    if (code != OMENDB_OK)
+        return code;
+    code = salvage_prepare_changes(salvage, item, txn);
+    if (code == OMENDB_OK)
+        code = txn_commit(txn, item->name);
+    txn_end(txn);
+    database_child_done(salvage->db);
+    return code;
+}
+
+/* The last one first. */
+static int salvage_prepared_compare(const void *left, const void *right)
+{
+    const struct salvage_prepared *const *a = left, *const *b = right;
+    return ((*a)->commit < (*b)->commit) - ((*a)->commit > (*b)->commit);
+}
+
+OMENDB_INTERNAL int salvage_prepare_all(struct salvage *salvage)
+{
+    int code = OMENDB_OK;
+    if (salvage->prepared_count > 1)
+        sort_array((void *)salvage->prepared, salvage->prepared_count,
+                   sizeof(struct salvage_prepared *), salvage_prepared_compare);
+    for (size_t i = 0; i < salvage->prepared_count && code == OMENDB_OK; i++) {
+        struct salvage_prepared *item = salvage->prepared[i];
+        struct work_wait wait = {0};
+        do {
+            code = salvage_prepare(salvage, item);
+        } while (code == OMENDB_NOMEM && work_relieve(salvage->db, &wait));
+        if (code == OMENDB_CONFLICT) {
+            salvage_tell(salvage,
+                         "the prepared transaction \"%s\" changes a record that one prepared later "
+                         "changes, too: what became of it is lost, and so are its changes",
+                         item->name);
+            code = OMENDB_OK;
+        }
+        salvage_prepared_forget_changes(salvage, item);
+    }
+    return code;
+}
+
+/* ==============================================================================================
+ * salvage.c
+ * ============================================================================================== */
+
+/* salvage.c: everything that can still be read of a damaged database, into a new one.
+ *
+ * Ids and vectors are the truth; graphs, codes, curves and indexes of ids follow from them and are
+ * made anew by the database that the records are put into. Nothing in the damaged directory is
+ * written, and what is read there is believed where a checksum says so, and bounded all the same.
+ *
+ * In three steps. First the catalog: the manifest that CURRENT names, or the newest that is
+ * readable, tells collections, files and the commit S up to which they hold everything; the logs
+ * tell collections that were created and dropped since. Without the newest manifest segments and
+ * overlays are found by their names, and their footers tell to which collections they belong. Then
+ * rows of segments; last what the logs say after S, each record that is whole, in order. A later
+ * row of an id replaces an earlier one: so parts whose deletions are known completely come after
+ * those of which some are lost, as a row of theirs is certainly alive; among equals the newer file
+ * comes later.
+ *
+ * Rejected: opening the database with checks turned off (recovery and search would each need a
+ * second, forgiving way), and keeping the order of commits as a promise (a hole in the log would
+ * end it). */
+
+#define SALVAGE_BATCH_ROWS  1000
+#define SALVAGE_BATCH_BYTES ((size_t)1 << 20)
+#define SALVAGE_STALL_MS    3600000 /* a writer that waits for the graph has nothing else to do */
+
+OMENDB_INTERNAL void salvage_tell(struct salvage *salvage, const char *format, ...)
+{
+    char line[768];
+    va_list arguments;
+    if (salvage->quiet)
+        return;
+    salvage->result->problems++;
+    if (salvage->report == NULL)
+        return;
+    va_start(arguments, format);
+    vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    salvage->report(salvage->context, line);
+}
+
+OMENDB_INTERNAL int salvage_error(struct salvage *salvage, int code)
+{
+    if (code != OMENDB_OK && code != OMENDB_NOMEM)
+        salvage_tell(salvage, "%s", error_text());
+    return code == OMENDB_NOMEM ? code : OMENDB_OK;
+}
+
+OMENDB_INTERNAL int salvage_grow(struct salvage *salvage, void **array, size_t *capacity,
+                                 size_t count, size_t element)
+{
+    if (count < *capacity)
+        return OMENDB_OK;
+    size_t larger = *capacity == 0 ? 64 : memory_multiply(*capacity, 2);
+    void *moved = memory_resize(&salvage->memory, *array, memory_multiply(*capacity, element),
+                                memory_multiply(larger, element));
+    if (moved == NULL)
+        return OMENDB_NOMEM;
+    *array = moved;
+    *capacity = larger;
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ into the new database */
+
+/* A write that lacked memory is tried again, as one of a caller is. */
+static int salvage_commit(struct salvage *salvage, struct collection *collection, uint32_t kind,
+                          size_t count, const uint64_t *ids, const uint8_t *vectors)
+{
+    struct work_wait wait = {0};
+    int code;
+    do {
+        struct records records;
+        code = records_prepare(collection, kind, count, ids, vectors, collection->schema.scalar,
+                               &records);
+        records.change.skip_missing = 1;
+        if (code == OMENDB_OK)
+            code = records_commit(&records, NULL);
+        records_destroy(&records);
+    } while (code == OMENDB_NOMEM && work_relieve(salvage->db, &wait));
+    return code;
+}
+
+OMENDB_INTERNAL int salvage_flush(struct salvage *salvage)
+{
+    struct salvage_batch *batch = &salvage->batch;
+    if (batch->count == 0)
+        return OMENDB_OK;
+    uint32_t count = batch->count;
+    batch->count = 0;
+    return salvage_commit(salvage, batch->collection->target, CHANGE_PUT, count, batch->ids,
+                          batch->vectors);
+}
+
+static int salvage_batch_begin(struct salvage *salvage, struct salvage_collection *collection)
+{
+    struct salvage_batch *batch = &salvage->batch;
+    size_t bytes = collection->target->vector_bytes, fit = SALVAGE_BATCH_BYTES / bytes;
+    int code = salvage_flush(salvage);
+    batch->collection = collection;
+    batch->capacity = (uint32_t)(fit < SALVAGE_BATCH_ROWS ? fit : SALVAGE_BATCH_ROWS);
+    return code;
+}
+
+OMENDB_INTERNAL int salvage_put(struct salvage *salvage, struct salvage_collection *collection,
+                                uint64_t id, const uint8_t *vector)
+{
+    struct salvage_batch *batch = &salvage->batch;
+    const struct collection *target = collection->target;
+    const char *reason;
+    size_t position;
+    int code = OMENDB_OK;
+    if (batch->collection != collection || batch->count == batch->capacity)
+        code = salvage_batch_begin(salvage, collection);
+    if (code != OMENDB_OK)
+        return code;
+    uint8_t *to = batch->vectors + batch->count * target->vector_bytes;
+    if (id == OMENDB_ID_AUTO ||
+        scalar_convert(&target->format, vector, (omendb_scalar)target->schema.scalar, to, &reason,
+                       &position) != OMENDB_OK)
+        return error_set(OMENDB_INVALID, "not a record");
+    batch->ids[batch->count++] = id;
+    salvage->put++;
+    return OMENDB_OK;
+}
+
+static int salvage_create_named(struct salvage *salvage, struct salvage_collection *collection,
+                                const char *name)
+{
+    struct collection *made;
+    int code = collection_create(salvage->db, 0, name, &collection->schema, &made);
+    if (code != OMENDB_OK)
+        return code;
+    struct change change = {.kind = CHANGE_CREATE, .collection = made};
+    code = commit_changes(salvage->db, &change, 1, UINT64_MAX);
+    if (code == OMENDB_OK)
+        collection->target = made;
+    else
+        collection_release(made);
+    return code;
+}
+
+/* Under its own name, unless that is lost or belongs to another one, too. */
+static int salvage_create(struct salvage *salvage, struct salvage_collection *collection)
+{
+    char name[256];
+    int code = OMENDB_EXISTS;
+    if (collection->name[0] != 0)
+        code = salvage_create_named(salvage, collection, collection->name);
+    for (unsigned attempt = 0; attempt < 1000 && code == OMENDB_EXISTS; attempt++) {
+        snprintf(name, sizeof name, attempt == 0 ? "collection-%llu" : "collection-%llu-%u",
+                 (unsigned long long)collection->id, attempt);
+        code = salvage_create_named(salvage, collection, name);
+    }
+    if (code != OMENDB_OK)
+        return code;
+    if (collection->name[0] == 0)
+        salvage_tell(salvage,
+                     "the name of collection number %llu is lost, with scale, ef, ef_construction "
+                     "and seed: it is \"%s\" now",
+                     (unsigned long long)collection->id, collection->target->name);
+    else if (strcmp(collection->name, collection->target->name) != 0)
+        salvage_tell(salvage, "two collections are called \"%s\": the newer one is \"%s\" now",
+                     collection->name, collection->target->name);
+    /* An automatic id is never given twice, also where the last records were deleted or lost. */
+    if (collection->next_id > atomic_load(&collection->target->next_id))
+        atomic_store(&collection->target->next_id, collection->next_id);
+    salvage->result->collections++;
+    return OMENDB_OK;
+}
+
+static int salvage_create_all(struct salvage *salvage)
+{
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < salvage->collection_count && code == OMENDB_OK; i++) {
+        struct salvage_collection *collection = &salvage->collections[i];
+        if (collection->dropped)
+            continue;
+        assert(collection->schema.dim != 0); /* of others we know that they are gone */
+        code = salvage_create(salvage, collection);
+    }
+    if (code != OMENDB_OK)
+        return code;
+    salvage->batch.ids = memory_array(&salvage->memory, SALVAGE_BATCH_ROWS, sizeof(uint64_t));
+    salvage->batch.vectors = memory_alloc(&salvage->memory, SALVAGE_BATCH_BYTES);
+    salvage->vector = memory_alloc(&salvage->memory, SALVAGE_BATCH_BYTES);
+    return salvage->batch.ids == NULL || salvage->batch.vectors == NULL || salvage->vector == NULL
+               ? OMENDB_NOMEM
+               : OMENDB_OK;
+}
+
+OMENDB_INTERNAL int salvage_count(struct collection *collection, uint64_t *count)
+{
+    uint64_t commit;
+    struct version *version = version_acquire_newest(collection, &commit);
+    int code = version_count(version, commit, count);
+    version_release(version);
+    return code;
+}
+
+/* ------------------------------------------------------------------ collections */
+
+/* Where the id is, or would go. */
+static size_t salvage_place(const struct salvage *salvage, uint64_t id)
+{
+    size_t low = 0, high = salvage->collection_count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (salvage->collections[middle].id < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+OMENDB_INTERNAL struct salvage_collection *salvage_find(const struct salvage *salvage, uint64_t id)
+{
+    size_t at = salvage_place(salvage, id);
+    return at < salvage->collection_count && salvage->collections[at].id == id
+               ? &salvage->collections[at]
+               : NULL;
+}
+
+/* The collection, new and empty where it was not known. Moves the others. */
+static int salvage_add(struct salvage *salvage, uint64_t id, struct salvage_collection **collection)
+{
+    void *items = salvage->collections;
+    size_t at = salvage_place(salvage, id);
+    *collection = salvage_find(salvage, id);
+    if (*collection != NULL)
+        return OMENDB_OK;
+    int code = salvage_grow(salvage, &items, &salvage->collection_capacity,
+                            salvage->collection_count, sizeof *salvage->collections);
+    salvage->collections = items;
+    if (code != OMENDB_OK)
+        return code;
+    *collection = &salvage->collections[at];
+    memmove(*collection + 1, *collection, (salvage->collection_count - at) * sizeof **collection);
+    memset(*collection, 0, sizeof **collection);
+    (*collection)->id = id;
+    salvage->collection_count++;
+    return OMENDB_OK;
+}
+
+static int salvage_collections_of_manifest(struct salvage *salvage)
+{
+    for (uint32_t i = 0; i < salvage->manifest.collection_count; i++) {
+        const struct manifest_collection *entry = &salvage->manifest.collections[i];
+        struct salvage_collection *collection;
+        omendb_schema complete;
+        if (schema_complete(&entry->schema, &complete) != OMENDB_OK) {
+            salvage_tell(salvage, "MANIFEST-%llu: collection \"%s\" is lost: %s",
+                         (unsigned long long)salvage->manifest.number, entry->name, error_text());
+            continue;
+        }
+        int code = salvage_add(salvage, entry->id, &collection);
+        if (code != OMENDB_OK)
+            return code;
+        collection->schema = complete;
+        collection->next_id = entry->next_id;
+        memcpy(collection->name, entry->name, sizeof collection->name);
+    }
+    return OMENDB_OK;
+}
+
+/* Dropped before the manifest was written; its remains may lie about. */
+static int salvage_was_dropped(const struct salvage *salvage, uint64_t id)
+{
+    return salvage->manifest.number != 0 && id < salvage->manifest.next_collection &&
+           salvage_find(salvage, id) == NULL;
+}
+
+/* ------------------------------------------------------------------ what the directory holds */
+
+static int salvage_note_name(void *context, const char *name)
+{
+    struct salvage *salvage = context;
+    struct salvage_name entry;
+    void *items = salvage->names;
+    if (!storage_parse_name(name, &entry.kind, &entry.number))
+        return OMENDB_OK;
+    int code = salvage_grow(salvage, &items, &salvage->name_capacity, salvage->name_count,
+                            sizeof *salvage->names);
+    salvage->names = items;
+    if (code == OMENDB_OK)
+        salvage->names[salvage->name_count++] = entry;
+    return code;
+}
+
+static int salvage_compare_names(const void *left, const void *right)
+{
+    const struct salvage_name *a = left, *b = right;
+    if (a->kind != b->kind)
+        return a->kind < b->kind ? -1 : 1;
+    return (a->number > b->number) - (a->number < b->number);
+}
+
+static int salvage_list(struct salvage *salvage, const char *path)
+{
+    const omendb_vfs *vfs = salvage->storage.vfs;
+    int code = vfs->list(vfs->context, salvage->storage.directory, salvage_note_name, salvage);
+    if (code == OMENDB_NOMEM)
+        return code;
+    if (code != OMENDB_OK)
+        return error_set(code, "the directory \"%s\" cannot be listed", path);
+    if (salvage->name_count == 0)
+        return error_set(OMENDB_NOTFOUND, "no file of a database is left in \"%s\"", path);
+    sort_array(salvage->names, salvage->name_count, sizeof *salvage->names, salvage_compare_names);
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ manifest */
+
+static int salvage_is_manifest(struct salvage *salvage, uint64_t number)
+{
+    struct storage_file file;
+    char name[STORAGE_NAME_BYTES];
+    uint8_t magic[FORMAT_MAGIC_BYTES];
+    storage_name(STORAGE_MANIFEST, number, name);
+    int code = storage_open(&salvage->storage, name, OMENDB_OPEN_READ, &file);
+    if (code != OMENDB_OK)
+        return 0;
+    code = storage_read(&salvage->storage, &file, 0, magic, sizeof magic);
+    storage_close(&salvage->storage, &file);
+    return code == OMENDB_OK && memcmp(magic, FORMAT_MAGIC_MANIFEST, sizeof magic) == 0;
+}
+
+/* The manifest of a number; 0 is stored in its place where it cannot be read. What a later version
+ * wrote is not damaged, and is left to that version. */
+static int salvage_try_manifest(struct salvage *salvage, uint64_t number)
+{
+    char text[ERROR_TEXT_BYTES];
+    int code = manifest_read_number(&salvage->storage, number, &salvage->manifest);
+    salvage->manifest.number = code == OMENDB_OK ? number : 0;
+    snprintf(text, sizeof text, "%s", error_text());
+    if (code == OMENDB_FORMAT && salvage_is_manifest(salvage, number))
+        return error_adopt(code, text);
+    return code == OMENDB_OK ? code : salvage_error(salvage, error_adopt(code, text));
+}
+
+/* The one that CURRENT names, or the newest that is readable. Only from the newest of all it is
+ * known which files hold what, as a later one may have replaced them. */
+static int salvage_find_manifest(struct salvage *salvage)
+{
+    uint64_t current = 0, largest = 0;
+    int known = manifest_current(&salvage->storage, &current) == OMENDB_OK;
+    int code = known ? salvage_try_manifest(salvage, current) : OMENDB_OK;
+    if (!known)
+        salvage_tell(salvage, "%s", error_text());
+    for (size_t i = salvage->name_count; i-- > 0 && code == OMENDB_OK;) {
+        const struct salvage_name *name = &salvage->names[i];
+        if (name->kind != STORAGE_MANIFEST)
+            continue;
+        largest = largest == 0 ? name->number : largest;
+        if (salvage->manifest.number == 0 && !(known && name->number == current))
+            code = salvage_try_manifest(salvage, name->number);
+    }
+    uint64_t found = salvage->manifest.number;
+    salvage->by_name = found == 0 || found < current || (!known && found < largest);
+    if (code == OMENDB_OK && salvage->by_name)
+        salvage_tell(salvage,
+                     found == 0 ? "no manifest is readable: collections are known from logs and "
+                                  "segments only, and deleted or replaced records may be back"
+                                : "MANIFEST-%llu is not the newest: segments are those that lie in "
+                                  "the directory, and deleted or replaced records may be back",
+                     (unsigned long long)found);
+    return code;
+}
+
+/* ------------------------------------------------------------------ parts */
+
+/* Counts a segment or log that gives nothing, with the size that the manifest or the disk tells. */
+static void salvage_lose_file(struct salvage *salvage, enum storage_kind kind, uint64_t number)
+{
+    const struct manifest *manifest = &salvage->manifest;
+    struct storage_file file = {0};
+    char name[STORAGE_NAME_BYTES];
+    uint64_t bytes = 0;
+    if (salvage->quiet)
+        return;
+    storage_name(kind, number, name);
+    if (storage_open(&salvage->storage, name, OMENDB_OPEN_READ, &file) == OMENDB_OK)
+        storage_size(&salvage->storage, &file, &bytes);
+    storage_close(&salvage->storage, &file);
+    for (uint32_t i = 0; manifest->number != 0 && i < manifest->file_count; i++) {
+        if (manifest->files[i].number == number)
+            bytes = manifest->files[i].size;
+    }
+    salvage->result->lost_files++;
+    salvage->result->lost_bytes += bytes;
+}
+
+static int salvage_refer(struct salvage *salvage, const struct salvage_reference *reference)
+{
+    void *items = salvage->references;
+    int code = salvage_grow(salvage, &items, &salvage->reference_capacity, salvage->reference_count,
+                            sizeof *salvage->references);
+    salvage->references = items;
+    if (code == OMENDB_OK)
+        salvage->references[salvage->reference_count++] = *reference;
+    return code;
+}
+
+static int salvage_compare_references(const void *left, const void *right)
+{
+    const struct salvage_reference *a = left, *b = right;
+    if (a->file != b->file)
+        return a->file < b->file ? -1 : 1;
+    return (a->part > b->part) - (a->part < b->part);
+}
+
+static int salvage_references_of_manifest(struct salvage *salvage)
+{
+    int code = OMENDB_OK;
+    for (uint32_t i = 0; i < salvage->manifest.collection_count; i++) {
+        const struct manifest_collection *entry = &salvage->manifest.collections[i];
+        for (uint32_t j = 0; j < entry->segment_count && code == OMENDB_OK; j++) {
+            const struct manifest_segment *segment = &entry->segments[j];
+            struct salvage_reference reference = {.collection = entry->id,
+                                                  .file = segment->file,
+                                                  .part = segment->part,
+                                                  .overlay_file = segment->overlay_file,
+                                                  .overlay_part = segment->overlay_part};
+            code = salvage_refer(salvage, &reference);
+        }
+    }
+    if (code == OMENDB_OK)
+        sort_array(salvage->references, salvage->reference_count, sizeof *salvage->references,
+                   salvage_compare_references);
+    for (size_t i = 0; i < salvage->reference_count && code == OMENDB_OK; i++)
+        code = salvage_look_at_deletions(salvage, &salvage->references[i]);
+    return code;
+}
+
+/* A collection of which only a part is known, unless it was dropped. */
+static int salvage_collection_of_part(struct salvage *salvage, const struct part_info *info,
+                                      int *wanted)
+{
+    struct salvage_collection *collection;
+    omendb_schema schema = OMENDB_SCHEMA_INIT, complete;
+    schema.dim = info->dim;
+    schema.metric = info->metric;
+    schema.scalar = info->scalar;
+    schema.M = info->M;
+    *wanted = !salvage_was_dropped(salvage, info->collection) &&
+              schema_complete(&schema, &complete) == OMENDB_OK;
+    if (!*wanted)
+        return OMENDB_OK;
+    int code = salvage_add(salvage, info->collection, &collection);
+    if (code == OMENDB_OK && collection->schema.dim == 0 && !collection->dropped)
+        collection->schema = complete;
+    return code;
+}
+
+static int salvage_parts_of_file(struct salvage *salvage, const struct segment_file *file)
+{
+    int wanted, code = OMENDB_OK;
+    for (uint32_t part = 0; part < file->part_count && code == OMENDB_OK; part++) {
+        struct salvage_reference reference = {.collection = file->parts[part].collection,
+                                              .file = file->number,
+                                              .part = part,
+                                              .doubtful = 1};
+        code = salvage_collection_of_part(salvage, &file->parts[part], &wanted);
+        if (code == OMENDB_OK && wanted)
+            code = salvage_refer(salvage, &reference);
+    }
+    return code;
+}
+
+/* Overlays are gone through from the oldest to the newest, so that the last word is the newest. */
+static void salvage_overlays_of_file(struct salvage *salvage, const struct segment_file *file)
+{
+    for (uint32_t part = 0; part < file->part_count; part++) {
+        struct salvage_reference wanted = {.file = file->parts[part].target_file,
+                                           .part = file->parts[part].target_part};
+        size_t low = 0, high = salvage->reference_count;
+        while (low < high) {
+            size_t middle = low + (high - low) / 2;
+            if (salvage_compare_references(&salvage->references[middle], &wanted) < 0)
+                low = middle + 1;
+            else
+                high = middle;
+        }
+        if (low == salvage->reference_count ||
+            salvage_compare_references(&salvage->references[low], &wanted) != 0)
+            continue;
+        salvage->references[low].overlay_file = file->number;
+        salvage->references[low].overlay_part = part;
+    }
+}
+
+/* Names ascend, so references do, and segments come before overlays. */
+static int salvage_references_by_name(struct salvage *salvage)
+{
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < salvage->name_count && code == OMENDB_OK; i++) {
+        const struct salvage_name *name = &salvage->names[i];
+        struct salvage_file file;
+        if (name->kind != STORAGE_SEGMENT && name->kind != STORAGE_OVERLAY)
+            continue;
+        code = salvage_file_open(salvage, name->kind, name->number, &file);
+        if (code == OMENDB_OK && name->kind == STORAGE_SEGMENT)
+            code = salvage_parts_of_file(salvage, file.file);
+        else if (code == OMENDB_OK)
+            salvage_overlays_of_file(salvage, file.file);
+        salvage_file_close(salvage, &file);
+        const int lost = code != OMENDB_OK && name->kind == STORAGE_SEGMENT;
+        code = salvage_error(salvage, code);
+        if (code == OMENDB_OK && lost)
+            salvage_lose_file(salvage, STORAGE_SEGMENT, name->number);
+    }
+    return code;
+}
+
+/* References [first, end) are of one file. */
+static int salvage_segment_file(struct salvage *salvage, size_t first, size_t end, int doubtful)
+{
+    struct salvage_file file = {.file = NULL};
+    int any = 0, code = OMENDB_OK;
+    for (size_t i = first; i < end; i++)
+        any |= salvage->references[i].doubtful == doubtful;
+    if (!any)
+        return OMENDB_OK;
+    code = salvage_file_open(salvage, STORAGE_SEGMENT, salvage->references[first].file, &file);
+    if (code != OMENDB_OK) {
+        code = salvage_error(salvage, code);
+        if (code == OMENDB_OK && !salvage->by_name)
+            salvage_tell(salvage, "seg-%llu: all rows in it are lost",
+                         (unsigned long long)salvage->references[first].file);
+        /* Of a file with parts of both sorts this is met twice. */
+        if (code == OMENDB_OK && salvage->references[first].doubtful == doubtful)
+            salvage_lose_file(salvage, STORAGE_SEGMENT, salvage->references[first].file);
+        return code;
+    }
+    for (size_t i = first; i < end && code == OMENDB_OK; i++) {
+        if (salvage->references[i].doubtful == doubtful)
+            code = salvage_part(salvage, &file, &salvage->references[i]);
+    }
+    salvage_file_close(salvage, &file);
+    return code;
+}
+
+static int salvage_segments(struct salvage *salvage)
+{
+    int code = OMENDB_OK;
+    for (int doubtful = 1; doubtful >= 0; doubtful--) {
+        size_t first = 0;
+        while (first < salvage->reference_count && code == OMENDB_OK) {
+            size_t end = first;
+            while (end < salvage->reference_count &&
+                   salvage->references[end].file == salvage->references[first].file)
+                end++;
+            code = salvage_segment_file(salvage, first, end, doubtful);
+            first = end;
+        }
+    }
+    salvage_file_close(salvage, &salvage->overlay);
+    return code;
+}
+
+/* ------------------------------------------------------------------ logs */
+
+struct salvage_log {
+    struct salvage *salvage;
+    uint64_t number;
+    int apply; /* 0: only creations and drops are noted */
+    int begun; /* a record of it was delivered */
+};
+
+static void salvage_log_damage(void *context, const char *sentence)
+{
+    struct salvage_log *log = context;
+    salvage_tell(log->salvage, "%s", sentence);
+}
+
+static int salvage_log_create(struct salvage_log *log, const struct commit_logged *logged,
+                              size_t *used)
+{
+    struct salvage_collection *collection;
+    omendb_schema schema;
+    char name[256];
+    int code = commit_decode_schema(logged->body, logged->left, used, name, &schema);
+    if (code != OMENDB_OK || log->apply)
+        return code;
+    if (salvage_was_dropped(log->salvage, logged->collection))
+        return OMENDB_OK;
+    code = salvage_add(log->salvage, logged->collection, &collection);
+    if (code != OMENDB_OK || collection->name[0] != 0 || collection->dropped)
+        return code;
+    collection->schema = schema;
+    if (manifest_name_is_legal(name))
+        memcpy(collection->name, name, sizeof name);
+    return OMENDB_OK;
+}
+
+static int salvage_log_drop(struct salvage_log *log, const struct commit_logged *logged)
+{
+    struct salvage_collection *collection;
+    if (log->apply)
+        return OMENDB_OK;
+    int code = salvage_add(log->salvage, logged->collection, &collection);
+    if (code == OMENDB_OK)
+        collection->dropped = 1;
+    return code;
+}
+
+static int salvage_apply_delete(struct salvage *salvage, const struct commit_logged *logged,
+                                const struct salvage_collection *collection)
+{
+    uint64_t ids[SALVAGE_BATCH_ROWS];
+    int code = salvage_flush(salvage);
+    for (uint32_t at = 0; at < logged->count && code == OMENDB_OK; at += SALVAGE_BATCH_ROWS) {
+        uint32_t left = logged->count - at;
+        uint32_t run = left < SALVAGE_BATCH_ROWS ? left : SALVAGE_BATCH_ROWS;
+        memcpy(ids, logged->body + (size_t)at * sizeof *ids, run * sizeof *ids);
+        code = salvage_commit(salvage, collection->target, CHANGE_DELETE, run, ids, NULL);
+    }
+    return code;
+}
+
+static int salvage_apply_put(struct salvage *salvage, uint64_t log,
+                             const struct commit_logged *logged,
+                             struct salvage_collection *collection)
+{
+    const uint8_t *vectors = logged->body + (size_t)logged->count * sizeof(uint64_t);
+    int code = OMENDB_OK;
+    for (uint32_t i = 0; i < logged->count && code == OMENDB_OK; i++) {
+        uint64_t id;
+        memcpy(&id, logged->body + i * sizeof id, sizeof id);
+        code = salvage_put(salvage, collection, id, vectors + i * collection->target->vector_bytes);
+        if (code == OMENDB_INVALID) {
+            salvage->result->lost_rows++;
+            salvage_tell(salvage, "wal-%llu: what is stored for id %llu is no record of \"%s\"",
+                         (unsigned long long)log, (unsigned long long)id, collection->target->name);
+            code = OMENDB_OK;
+        }
+    }
+    return code;
+}
+
+OMENDB_INTERNAL int salvage_apply_records(struct salvage *salvage, uint64_t log,
+                                          const struct commit_logged *logged,
+                                          struct salvage_collection *collection)
+{
+    if (collection->dropped)
+        return OMENDB_OK;
+    return logged->kind == CHANGE_DELETE ? salvage_apply_delete(salvage, logged, collection)
+                                         : salvage_apply_put(salvage, log, logged, collection);
+}
+
+OMENDB_INTERNAL int salvage_decode_records(const struct salvage *salvage, const uint8_t *payload,
+                                           size_t size, struct commit_logged *logged,
+                                           struct salvage_collection **collection, size_t *used)
+{
+    if (!commit_decode_head(payload, size, logged) || logged->kind < CHANGE_ADD ||
+        logged->kind > CHANGE_DELETE)
+        return OMENDB_CORRUPT;
+    const size_t head = size - logged->left;
+    *collection = salvage_find(salvage, logged->collection);
+    if (*collection == NULL || ((*collection)->schema.dim == 0 && logged->kind != CHANGE_DELETE))
+        return OMENDB_CORRUPT;
+    const omendb_schema *schema = &(*collection)->schema;
+    size_t body =
+        commit_body_bytes(logged, scalar_bytes((omendb_scalar)schema->scalar, schema->dim));
+    if (body > logged->left)
+        return OMENDB_CORRUPT;
+    *used = head + body;
+    return OMENDB_OK;
+}
+
+/* One change; *used receives its bytes. OMENDB_CORRUPT: neither it nor what follows in its commit
+ * can be read. */
+static int salvage_log_change(struct salvage_log *log, const uint8_t *payload, size_t size,
+                              size_t *used)
+{
+    struct salvage *salvage = log->salvage;
+    struct salvage_collection *collection;
+    struct commit_logged logged;
+    struct prepared_logged prepared;
+    size_t body = 0;
+    int code;
+    if (!commit_decode_head(payload, size, &logged))
+        return OMENDB_CORRUPT;
+    *used = size - logged.left;
+    switch (logged.kind) {
+    case CHANGE_CREATE:
+        code = salvage_log_create(log, &logged, &body);
+        *used += body;
+        return code;
+    case CHANGE_DROP:
+        return salvage_log_drop(log, &logged);
+    case CHANGE_PREPARE:
+    case CHANGE_SETTLE:
+    case CHANGE_REMEMBER:
+        if (prepared_decode(payload, size, &prepared, used) != NULL)
+            return OMENDB_CORRUPT;
+        return log->apply ? salvage_note_prepared(salvage, log->number, &prepared) : OMENDB_OK;
+    default:
+        code = salvage_decode_records(salvage, payload, size, &logged, &collection, used);
+        return code == OMENDB_OK && log->apply
+                   ? salvage_apply_records(salvage, log->number, &logged, collection)
+                   : code;
+    }
+}
+
+static int salvage_log_record(void *context, const struct wal_record *record)
+{
+    struct salvage_log *log = context;
+    struct salvage *salvage = log->salvage;
+    size_t at = 0;
+    int code = OMENDB_OK;
+    if (!salvage->by_name && record->sequence <= salvage->manifest.commit)
+        return OMENDB_OK;
+    if (!log->begun && salvage->sequence != 0 && record->sequence > salvage->sequence + 1)
+        salvage_tell(salvage,
+                     "wal-%llu: begins with commit %llu, but %llu was the last one before "
+                     "it: those in between are lost",
+                     (unsigned long long)log->number, (unsigned long long)record->sequence,
+                     (unsigned long long)salvage->sequence);
+    log->begun = 1;
+    salvage->sequence = record->sequence;
+    if (record->type != WAL_COMMIT) {
+        salvage_tell(salvage,
+                     "wal-%llu: offset %llu: commit %llu has type %u, which this library "
+                     "does not know, and is lost",
+                     (unsigned long long)log->number, (unsigned long long)record->offset,
+                     (unsigned long long)record->sequence, record->type);
+        return OMENDB_OK;
+    }
+    while (at < record->size && code == OMENDB_OK) {
+        size_t used = 0;
+        code = salvage_log_change(log, record->payload + at, record->size - at, &used);
+        at += code == OMENDB_OK ? used : 0;
+    }
+    if (code != OMENDB_CORRUPT)
+        return code;
+    salvage_tell(salvage,
+                 "wal-%llu: offset %llu: commit %llu cannot be read from byte %zu of its "
+                 "payload on, or is of a collection of which nothing is known; that part "
+                 "of it is lost",
+                 (unsigned long long)log->number, (unsigned long long)record->offset,
+                 (unsigned long long)record->sequence, at);
+    return OMENDB_OK;
+}
+
+/* Logs ascend. Those before the manifest's are contained in the segments. */
+static int salvage_logs(struct salvage *salvage, int apply)
+{
+    uint64_t first = salvage->by_name ? 0 : salvage->manifest.wal_number;
+    int has_first = first == 0, code = OMENDB_OK;
+    if (first == 0 && !salvage->by_name)
+        return OMENDB_OK;
+    salvage->quiet = !apply;
+    salvage->sequence = salvage->by_name ? 0 : salvage->manifest.commit;
+    for (size_t i = 0; i < salvage->name_count && code == OMENDB_OK; i++) {
+        const struct salvage_name *name = &salvage->names[i];
+        struct salvage_log log = {salvage, name->number, apply, 0};
+        if (name->kind != STORAGE_WAL || name->number < first)
+            continue;
+        has_first |= name->number == first;
+        code = wal_salvage(&salvage->storage, name->number, salvage_log_record, salvage_log_damage,
+                           &log);
+        /* Whatever else happened to the log, not what was committed to the new database. */
+        if (code == OMENDB_FORMAT || code == OMENDB_IOERR || code == OMENDB_NOTFOUND) {
+            code = salvage_error(salvage, code);
+            if (!log.begun)
+                salvage_lose_file(salvage, STORAGE_WAL, name->number);
+        }
+    }
+    if (code == OMENDB_OK && !has_first) {
+        salvage_tell(salvage, "wal-%llu is missing: what was committed after commit %llu is lost",
+                     (unsigned long long)first, (unsigned long long)salvage->manifest.commit);
+        salvage_lose_file(salvage, STORAGE_WAL, first);
+    }
+    salvage->quiet = 0;
+    return code == OMENDB_OK && apply ? salvage_flush(salvage) : code;
+}
+
+/* ------------------------------------------------------------------ the whole */
+
+/* A shared lock keeps writers out, and others who salvage in; it needs no permission to write. */
+static int salvage_lock(struct salvage *salvage)
+{
+    const omendb_vfs *vfs = salvage->storage.vfs;
+    salvage->held_lock = (struct database_held){vfs, &salvage->lock, NULL};
+    database_hold(&salvage->held_lock);
+    int code = storage_open(&salvage->storage, "LOCK", OMENDB_OPEN_READ, &salvage->lock);
+    if (code == OMENDB_NOTFOUND || code == OMENDB_PERMISSION)
+        return OMENDB_OK; /* whoever opens a database for writing makes it, and must write it */
+    if (code != OMENDB_OK)
+        return code;
+    if (vfs->lock(vfs->context, salvage->lock.handle, OMENDB_LOCK_SHARED) == OMENDB_BUSY)
+        return error_set(OMENDB_BUSY,
+                         "the database is open for writing elsewhere; close it there first");
+    return OMENDB_OK;
+}
+
+static int salvage_open_source(struct salvage *salvage, const char *path,
+                               const omendb_options *options)
+{
+    struct storage *storage = &salvage->storage;
+    memory_init(&salvage->memory, options->allocator, 0);
+    storage->memory = &salvage->memory;
+    storage->vfs = options->vfs == NULL ? omendb_default_vfs() : options->vfs;
+    storage->io = BLOCKS_IO_CHECK;
+    int code = storage->vfs->open_directory(storage->vfs->context, path, 0, &storage->directory);
+    if (code == OMENDB_OK)
+        return salvage_lock(salvage);
+    storage->directory = NULL;
+    if (code == OMENDB_NOTFOUND)
+        return error_set(code, "there is no database at \"%s\"", path);
+    if (code == OMENDB_FORMAT)
+        return error_set(code, "\"%s\" is not a directory; a database is one", path);
+    return error_set(code, "the directory \"%s\" cannot be opened", path);
+}
+
+static int salvage_any_entry(void *context, const char *name)
+{
+    (void)name;
+    *(int *)context = 1;
+    return 1;
+}
+
+static int salvage_check_target(struct salvage *salvage, const char *new_path)
+{
+    const omendb_vfs *vfs = salvage->storage.vfs;
+    void *directory = NULL;
+    int used = 0, code = backup_check_target(&salvage->storage, new_path);
+    if (code != OMENDB_OK ||
+        vfs->open_directory(vfs->context, new_path, 0, &directory) != OMENDB_OK)
+        return code; /* opening the new database tells what is wrong with it */
+    code = vfs->list(vfs->context, directory, salvage_any_entry, &used);
+    vfs->close_directory(vfs->context, directory);
+    if (used)
+        return error_set(OMENDB_EXISTS, "\"%s\" is not empty; give a new path", new_path);
+    return code == OMENDB_OK ? code
+                             : error_set(code, "the directory \"%s\" cannot be listed", new_path);
+}
+
+/* Commits need not be durable one by one; the checkpoint at the end is. */
+static int salvage_open_target(struct salvage *salvage, const char *new_path,
+                               const omendb_options *options)
+{
+    omendb_options chosen = *options;
+    chosen.read_only = chosen.must_exist = 0;
+    chosen.sync = options->sync == OMENDB_SYNC_OFF ? OMENDB_SYNC_OFF : OMENDB_SYNC_NORMAL;
+    if (chosen.stall_timeout_ms < SALVAGE_STALL_MS)
+        chosen.stall_timeout_ms = SALVAGE_STALL_MS;
+    return database_open(new_path, &chosen, &salvage->db);
+}
+
+static int salvage_find_all(struct salvage *salvage, const char *path)
+{
+    int code = salvage_list(salvage, path);
+    if (code == OMENDB_OK)
+        code = salvage_find_manifest(salvage);
+    if (code == OMENDB_OK)
+        code = salvage_collections_of_manifest(salvage);
+    if (code == OMENDB_OK)
+        code = salvage_logs(salvage, 0);
+    if (code == OMENDB_OK)
+        code = salvage->by_name ? salvage_references_by_name(salvage)
+                                : salvage_references_of_manifest(salvage);
+    return code;
+}
+
+static int salvage_count_all(struct salvage *salvage)
+{
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < salvage->collection_count && code == OMENDB_OK; i++) {
+        uint64_t count = 0;
+        if (salvage->collections[i].target != NULL)
+            code = salvage_count(salvage->collections[i].target, &count);
+        salvage->result->records += count;
+    }
+    return code;
+}
+
+static int salvage_close_target(struct salvage *salvage, int code)
+{
+    char text[ERROR_TEXT_BYTES];
+    snprintf(text, sizeof text, "%s", error_text());
+    for (size_t i = 0; i < salvage->collection_count; i++) {
+        if (salvage->collections[i].target != NULL)
+            collection_release(salvage->collections[i].target);
+    }
+    int closed = salvage->db == NULL ? OMENDB_OK : database_close(salvage->db);
+    return code == OMENDB_OK ? closed : error_adopt(code, text);
+}
+
+static void salvage_destroy(struct salvage *salvage)
+{
+    struct memory *memory = &salvage->memory;
+    const omendb_vfs *vfs = salvage->storage.vfs;
+    salvage_file_close(salvage, &salvage->overlay);
+    salvage_prepared_destroy(salvage);
+    manifest_destroy(memory, &salvage->manifest);
+    memory_free(memory, salvage->names, salvage->name_capacity * sizeof *salvage->names);
+    memory_free(memory, salvage->collections,
+                salvage->collection_capacity * sizeof *salvage->collections);
+    memory_free(memory, salvage->references,
+                salvage->reference_capacity * sizeof *salvage->references);
+    memory_free(memory, salvage->batch.ids, SALVAGE_BATCH_ROWS * sizeof *salvage->batch.ids);
+    memory_free(memory, salvage->batch.vectors, SALVAGE_BATCH_BYTES);
+    memory_free(memory, salvage->vector, SALVAGE_BATCH_BYTES);
+    storage_close(&salvage->storage, &salvage->lock);
+    database_let_go(&salvage->held_lock);
+    if (salvage->storage.directory != NULL)
+        vfs->close_directory(vfs->context, salvage->storage.directory);
+}
+
+OMENDB_INTERNAL int salvage_run(const char *path, const char *new_path,
+                                const omendb_options *options,
+                                void (*report)(void *context, const char *line), void *context,
+                                omendb_salvage_result *result)
+{
+    struct salvage salvage = {.report = report, .context = context, .result = result};
+    int code = salvage_open_source(&salvage, path, options);
+    if (code == OMENDB_OK)
+        code = salvage_check_target(&salvage, new_path);
+    if (code == OMENDB_OK)
+        code = salvage_find_all(&salvage, path);
+    if (code == OMENDB_OK)
+        code = salvage_open_target(&salvage, new_path, options);
+    if (code == OMENDB_OK)
+        code = salvage_create_all(&salvage);
+    if (code == OMENDB_OK)
+        code = salvage_segments(&salvage);
+    if (code == OMENDB_OK)
+        code = salvage_logs(&salvage, 1);
+    if (code == OMENDB_OK)
+        code = salvage_prepare_all(&salvage);
+    if (code == OMENDB_OK)
+        code = salvage_count_all(&salvage);
+    if (code == OMENDB_OK)
+        code = work_checkpoint(salvage.db, 1);
+    code = salvage_close_target(&salvage, code);
+    salvage_destroy(&salvage);
+    return code;
+}
+
+#undef SALVAGE_BATCH_ROWS
+#undef SALVAGE_BATCH_BYTES
+#undef SALVAGE_STALL_MS
+
+/* ==============================================================================================
+ * api_arguments.c
+ * ============================================================================================== */
+
+/* api_arguments.c: the checks that the public calls share. */
+
+/* ==============================================================================================
+ * api.h
+ * ============================================================================================== */
+
+/* api.h: what the public calls share: checks of arguments, and the state that a call reads. Each
+ * check sets the sentence. */
+#ifndef OMENDB_API_H
+#define OMENDB_API_H
+
+/* OMENDB_MISUSE: `what` is NULL. */
+OMENDB_INTERNAL int api_null(const char *what);
+/* A struct that the caller fills or has filled, made with the _INIT of this header or of a later,
+ * larger one. No smaller size exists yet. */
+OMENDB_INTERNAL int api_struct(size_t size, size_t expected, const char *what);
+/* A struct that is read: what a later header has on top must be 0, for it cannot be heeded. */
+OMENDB_INTERNAL int api_struct_read(const void *given, size_t expected, const char *what);
+
+/* An open handle, of this process, that can be used. */
+OMENDB_INTERNAL int api_database(const omendb *db);
+OMENDB_INTERNAL int api_collection(const omendb_collection *handle);
+/* NULL, or an open transaction of the same database. */
+OMENDB_INTERNAL int api_txn(const omendb_collection *handle, const omendb_txn *txn);
+OMENDB_INTERNAL int api_reading(omendb_collection *collection, const omendb_txn *txn);
+OMENDB_INTERNAL int api_writing(const omendb_collection *handle, const omendb_txn *txn);
+
+/* Valid UTF-8 without control characters, 1 to 255 bytes. */
+OMENDB_INTERNAL int api_name(const char *name, const char *whose);
+
+/* The state that a call reads: the transaction's, or the newest. */
+OMENDB_INTERNAL struct version *api_version(omendb_collection *collection, const omendb_txn *txn,
+                                            uint64_t *commit);
+/* The stored vector of a record; points into `version` or the transaction. */
+OMENDB_INTERNAL int api_find_vector(struct collection *collection, const struct version *version,
+                                    uint64_t commit, const omendb_txn *txn, uint64_t id,
+                                    const uint8_t **vector);
+
+#endif
+
+/* api_arguments.c, continued */
+
+OMENDB_INTERNAL int api_null(const char *what)
+{
+    return error_set(OMENDB_MISUSE, "%s is NULL", what);
+}
+
+#define API_STRUCT_MAX 4096
+
+OMENDB_INTERNAL int api_struct(size_t size, size_t expected, const char *what)
+{
+    if (size >= expected && size <= API_STRUCT_MAX)
+        return OMENDB_OK;
+    if (size > API_STRUCT_MAX)
+        return error_set(OMENDB_MISUSE,
+                         "%s.struct_size is %zu: it was not set; see STRUCTS in omendb.h", what,
+                         size);
+    return error_set(OMENDB_MISUSE,
+                     "%s.struct_size is %zu, at least %zu is needed; set it as omendb.h says under "
+                     "STRUCTS",
+                     what, size, expected);
+}
+
+OMENDB_INTERNAL int api_struct_read(const void *given, size_t expected, const char *what)
+{
+    size_t size;
+    memcpy(&size, given, sizeof size);
+    int code = api_struct(size, expected, what);
+    for (size_t at = expected; at < size && code == OMENDB_OK; at++) {
+        if (((const unsigned char *)given)[at] != 0)
+            return error_set(OMENDB_INVALID,
+                             "%s has a field at byte %zu that version " OMENDB_VERSION
+                             " does not know, and it is set",
+                             what, at);
+    }
+    return code;
+}
+
+OMENDB_INTERNAL int api_database(const omendb *db)
+{
+    if (db == NULL)
+        return api_null("db");
+    if (!handle_is(db, DATABASE_MAGIC))
+        return error_set(OMENDB_MISUSE, "db is not an open database");
+    if (db->process != platform_process())
+        return error_set(
+            OMENDB_MISUSE,
+            "the database was opened by the parent of this process; open it anew in the child");
+    return atomic_load(&db->released) ? error_set(OMENDB_MISUSE, "the database was released")
+                                      : OMENDB_OK;
+}
+
+OMENDB_INTERNAL int api_collection(const omendb_collection *handle)
+{
+    if (handle == NULL)
+        return api_null("collection");
+    if (!handle_is(handle, COLLECTION_MAGIC))
+        return error_set(OMENDB_MISUSE, "collection is not an open collection");
+    int code = api_database(handle->db);
+    if (code == OMENDB_OK && atomic_load(&handle->db->half_refreshed))
+        return error_set(OMENDB_IOERR, "the last omendb_refresh failed half-way; call it again");
+    if (code == OMENDB_OK && atomic_load(&handle->collection->dropped))
+        return error_set(OMENDB_DROPPED, "collection \"%s\" was dropped", handle->collection->name);
+    return code;
+}
+
+OMENDB_INTERNAL int api_txn(const omendb_collection *handle, const omendb_txn *txn)
+{
+    if (txn == NULL)
+        return OMENDB_OK;
+    if (!handle_is(txn, TXN_MAGIC) || txn->db != handle->db)
+        return error_set(OMENDB_MISUSE, "txn is not an open transaction of this database");
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int api_reading(omendb_collection *collection, const omendb_txn *txn)
+{
+    int code = api_collection(collection);
+    return code == OMENDB_OK ? api_txn(collection, txn) : code;
+}
+
+OMENDB_INTERNAL int api_writing(const omendb_collection *handle, const omendb_txn *txn)
+{
+    int code = api_collection(handle);
+    if (code == OMENDB_OK)
+        code = api_txn(handle, txn);
+    if (code == OMENDB_OK && handle->db->read_only)
+        return error_set(OMENDB_READONLY, "the database was opened read-only");
+    if (code == OMENDB_OK && txn != NULL && txn->mode == OMENDB_READ_ONLY)
+        return error_set(OMENDB_READONLY, "the transaction was begun read-only");
+    return code;
+}
+
+OMENDB_INTERNAL int api_name(const char *name, const char *whose)
+{
+    if (name == NULL)
+        return api_null("name");
+    size_t length = strlen(name);
+    if (length == 0 || length > 255)
+        return error_set(OMENDB_INVALID, "the name of %s has %zu bytes; 1 to 255 are allowed",
+                         whose, length);
+    for (size_t i = 0; i < length;) {
+        const unsigned char *at = (const unsigned char *)name + i;
+        size_t run = *at < 0x80             ? 1
+                     : (*at & 0xe0) == 0xc0 ? 2
+                     : (*at & 0xf0) == 0xe0 ? 3
+                     : (*at & 0xf8) == 0xf0 ? 4
+                                            : 0;
+        int valid =
+            run != 0 && *at >= 0x20 && *at != 0x7f && *at != 0xc0 && *at != 0xc1 && *at < 0xf5;
+        for (size_t k = 1; k < run && valid; k++)
+            valid = (at[k] & 0xc0) == 0x80;
+        /* Overlong forms, surrogates, and what is beyond U+10FFFF. */
+        valid = valid && !(*at == 0xe0 && at[1] < 0xa0) && !(*at == 0xed && at[1] >= 0xa0) &&
+                !(*at == 0xf0 && at[1] < 0x90) && !(*at == 0xf4 && at[1] >= 0x90);
+        if (!valid)
+            return error_set(OMENDB_INVALID,
+                             "the name of %s has a control character or bad UTF-8 at byte %zu",
+                             whose, i);
+        i += run;
+    }
+    return OMENDB_OK;
+}
+
+#undef API_STRUCT_MAX
+
+/* ==============================================================================================
+ * api_database.c
+ * ============================================================================================== */
+
+/* api_database.c: the public calls about the library and a whole database. As in all api modules,
+ * arguments are checked here and the work is done elsewhere. */
 
 /* ------------------------------------------------------------------ versions and structs */
 
@@ -24648,134 +30407,18 @@ OMENDB_API void omendb_stats_init(omendb_stats *stats)
         *stats = initial;
 }
 
+OMENDB_API void omendb_salvage_result_init(omendb_salvage_result *result)
+{
+    static const omendb_salvage_result initial = OMENDB_SALVAGE_RESULT_INIT;
+    if (result != NULL)
+        *result = initial;
+}
+
 OMENDB_API void omendb_collection_stats_init(omendb_collection_stats *stats)
 {
     static const omendb_collection_stats initial = OMENDB_COLLECTION_STATS_INIT;
     if (stats != NULL)
         *stats = initial;
-}
-
-/* ------------------------------------------------------------------ arguments */
-
-static int api_null(const char *what)
-{
-    return error_set(OMENDB_MISUSE, "%s is NULL", what);
-}
-
-/* A struct that the caller fills or has filled, made with the _INIT of this header or of a later,
- * larger one. No smaller size exists yet. */
-#define API_STRUCT_MAX 4096
-#define API_STRETCH_EF 2000
-
-static int api_struct(size_t size, size_t expected, const char *what)
-{
-    if (size >= expected && size <= API_STRUCT_MAX)
-        return OMENDB_OK;
-    if (size > API_STRUCT_MAX)
-        return error_set(OMENDB_MISUSE,
-                         "%s.struct_size is %zu: it was not set; see STRUCTS in omendb.h", what,
-                         size);
-    return error_set(OMENDB_MISUSE,
-                     "%s.struct_size is %zu, at least %zu is needed; set it as omendb.h says under "
-                     "STRUCTS",
-                     what, size, expected);
-}
-
-/* A struct that is read: what a later header has on top must be 0, for it cannot be heeded. */
-static int api_struct_read(const void *given, size_t expected, const char *what)
-{
-    size_t size;
-    memcpy(&size, given, sizeof size);
-    int code = api_struct(size, expected, what);
-    for (size_t at = expected; at < size && code == OMENDB_OK; at++) {
-        if (((const unsigned char *)given)[at] != 0)
-            return error_set(OMENDB_INVALID,
-                             "%s has a field at byte %zu that version " OMENDB_VERSION
-                             " does not know, and it is set",
-                             what, at);
-    }
-    return code;
-}
-
-static int api_database(const omendb *db)
-{
-    if (db == NULL)
-        return api_null("db");
-    if (!handle_is(db, DATABASE_MAGIC))
-        return error_set(OMENDB_MISUSE, "db is not an open database");
-    if (db->process != platform_process())
-        return error_set(
-            OMENDB_MISUSE,
-            "the database was opened by the parent of this process; open it anew in the child");
-    return atomic_load(&db->released) ? error_set(OMENDB_MISUSE, "the database was released")
-                                      : OMENDB_OK;
-}
-
-static int api_collection(const omendb_collection *handle)
-{
-    if (handle == NULL)
-        return api_null("collection");
-    if (!handle_is(handle, COLLECTION_MAGIC))
-        return error_set(OMENDB_MISUSE, "collection is not an open collection");
-    int code = api_database(handle->db);
-    if (code == OMENDB_OK && atomic_load(&handle->db->half_refreshed))
-        return error_set(OMENDB_IOERR, "the last omendb_refresh failed half-way; call it again");
-    if (code == OMENDB_OK && atomic_load(&handle->collection->dropped))
-        return error_set(OMENDB_DROPPED, "collection \"%s\" was dropped", handle->collection->name);
-    return code;
-}
-
-static int api_txn(const omendb_collection *handle, const omendb_txn *txn)
-{
-    if (txn == NULL)
-        return OMENDB_OK;
-    if (!handle_is(txn, TXN_MAGIC) || txn->db != handle->db)
-        return error_set(OMENDB_MISUSE, "txn is not an open transaction of this database");
-    return OMENDB_OK;
-}
-
-static int api_writing(const omendb_collection *handle, const omendb_txn *txn)
-{
-    int code = api_collection(handle);
-    if (code == OMENDB_OK)
-        code = api_txn(handle, txn);
-    if (code == OMENDB_OK && handle->db->read_only)
-        return error_set(OMENDB_READONLY, "the database was opened read-only");
-    if (code == OMENDB_OK && txn != NULL && txn->mode == OMENDB_READ_ONLY)
-        return error_set(OMENDB_READONLY, "the transaction was begun read-only");
-    return code;
-}
-
-/* Valid UTF-8 without control characters, 1 to 255 bytes. */
-static int api_name(const char *name)
-{
-    if (name == NULL)
-        return api_null("name");
-    size_t length = strlen(name);
-    if (length == 0 || length > 255)
-        return error_set(OMENDB_INVALID, "a collection's name has %zu bytes; 1 to 255 are allowed",
-                         length);
-    for (size_t i = 0; i < length;) {
-        const unsigned char *at = (const unsigned char *)name + i;
-        size_t run = *at < 0x80             ? 1
-                     : (*at & 0xe0) == 0xc0 ? 2
-                     : (*at & 0xf0) == 0xe0 ? 3
-                     : (*at & 0xf8) == 0xf0 ? 4
-                                            : 0;
-        int valid =
-            run != 0 && *at >= 0x20 && *at != 0x7f && *at != 0xc0 && *at != 0xc1 && *at < 0xf5;
-        for (size_t k = 1; k < run && valid; k++)
-            valid = (at[k] & 0xc0) == 0x80;
-        /* Overlong forms, surrogates, and what is beyond U+10FFFF. */
-        valid = valid && !(*at == 0xe0 && at[1] < 0xa0) && !(*at == 0xed && at[1] >= 0xa0) &&
-                !(*at == 0xf0 && at[1] < 0x90) && !(*at == 0xf4 && at[1] >= 0x90);
-        if (!valid)
-            return error_set(OMENDB_INVALID,
-                             "a collection's name has a control character or bad UTF-8 at byte %zu",
-                             i);
-        i += run;
-    }
-    return OMENDB_OK;
 }
 
 /* ------------------------------------------------------------------ database */
@@ -24918,6 +30561,7 @@ OMENDB_API void omendb_release(omendb *db)
         return;
     /* Count and mark are one number, so that exactly one thread finds the last child gone. */
     atomic_store(&db->released, 1);
+    OMENDB_YIELD("omendb_release, marked");
     if (atomic_fetch_or(&db->children, DATABASE_RELEASED) == 0)
         database_close(db);
 }
@@ -24983,7 +30627,7 @@ static int api_optimize_collection(omendb *db, struct collection *collection,
     struct version *version = version_acquire(collection);
     progress->rows = search_total_rows(version, &largest);
     version_release(version);
-    code = compact_run(db, &collection, 1, 1, tell, progress, &merged);
+    code = compact_run(db, &collection, 1, COMPACT_EVERYTHING, tell, progress, &merged);
     work_merge_end(db);
     progress->finished += progress->rows;
     return code;
@@ -25011,6 +30655,19 @@ OMENDB_API int omendb_optimize(omendb *db,
         collection_release(collection);
     }
     return code == OMENDB_DONE ? OMENDB_OK : code;
+}
+
+OMENDB_API int omendb_purge(omendb *db, const char *collection)
+{
+    int code = api_database(db);
+    if (code == OMENDB_OK && collection != NULL)
+        code = api_name(collection, "a collection");
+    if (code != OMENDB_OK)
+        return code;
+    memory_begin_maintenance();
+    code = purge_run(db, collection);
+    memory_end_maintenance();
+    return code;
 }
 
 OMENDB_API int omendb_work(omendb *db, uint64_t budget_us, int *more)
@@ -25060,6 +30717,63 @@ OMENDB_API int omendb_check(omendb *db, void (*report)(void *context, const char
     return code;
 }
 
+static int api_check_salvage_paths(const char *path, const char *new_path)
+{
+    if (path == NULL || new_path == NULL)
+        return api_null(path == NULL ? "path" : "new_path");
+    if (path[0] == 0 || strcmp(path, ":memory:") == 0)
+        return error_set(OMENDB_INVALID, "what is salvaged is a directory, not \"%s\"", path);
+    if (new_path[0] == 0 || strcmp(new_path, ":memory:") == 0)
+        return error_set(OMENDB_INVALID, "salvage needs the path of a new directory, not \"%s\"",
+                         new_path);
+    return OMENDB_OK;
+}
+
+OMENDB_API int omendb_salvage(const char *path, const char *new_path, const omendb_options *options,
+                              void (*report)(void *context, const char *line), void *context,
+                              omendb_salvage_result *result)
+{
+    omendb_options defaults = OMENDB_OPTIONS_INIT;
+    omendb_salvage_result unwanted = OMENDB_SALVAGE_RESULT_INIT;
+    result = result == NULL ? &unwanted : result;
+    options = options == NULL ? &defaults : options;
+    int code = api_struct(result->struct_size, sizeof *result, "result");
+    if (code != OMENDB_OK)
+        return code;
+    *result = (omendb_salvage_result){.struct_size = sizeof *result};
+    code = api_check_salvage_paths(path, new_path);
+    if (code == OMENDB_OK)
+        code = api_check_options(options);
+    return code == OMENDB_OK ? salvage_run(path, new_path, options, report, context, result) : code;
+}
+
+/* What transactions keep. */
+static int api_measure_pins(omendb *db, omendb_stats *stats)
+{
+    const omendb_vfs *vfs = db->storage.vfs;
+    struct space_list list;
+    struct space space;
+    uint64_t begun;
+    stats->open_cursors = atomic_load(&db->open_cursors);
+    stats->open_transactions = txn_count(db, &stats->oldest_commit, &begun);
+    if (stats->open_transactions == 0)
+        return OMENDB_OK;
+    uint64_t now = vfs->now_us(vfs->context);
+    stats->oldest_age_us = now > begun ? now - begun : 0;
+    memory_begin_reading();
+    int code = space_list_collections(db, &list);
+    memory_end_reading();
+    if (code == OMENDB_OK) {
+        platform_mutex_lock(&db->maintenance_mutex);
+        space_measure(db, &list, 0, &space);
+        platform_mutex_unlock(&db->maintenance_mutex);
+        stats->pinned_rows = space.pinned_rows;
+        stats->pinned_bytes = space.pinned + space.pinned_memory;
+    }
+    space_free_list(db, &list);
+    return code;
+}
+
 static void api_count_collections(omendb *db, omendb_stats *stats)
 {
     for (size_t i = 0;; i++) {
@@ -25101,17 +30815,30 @@ OMENDB_API int omendb_get_stats(omendb *db, omendb_stats *stats)
     stats->checkpoints = atomic_load(&db->checkpoints);
     stats->merges = atomic_load(&db->merges);
     stats->merges_rebuilt = atomic_load(&db->merges_rebuilt);
-    stats->open_transactions = api_open_transactions(db);
+    stats->backup_bytes = atomic_load(&db->backup_bytes);
+    stats->backup_kept_bytes = atomic_load(&db->backup_kept_bytes);
     platform_mutex_lock(&db->maintenance_mutex);
     stats->file_bytes = stats->wal_bytes;
     for (uint32_t i = 0; i < db->published.file_count; i++)
         stats->file_bytes += db->published.files[i].size;
+    code = checkpoint_measure_held(db, &stats->held_bytes);
     platform_mutex_unlock(&db->maintenance_mutex);
+    stats->prepared_transactions = prepared_count_waiting(db);
     api_count_collections(db, stats);
-    return OMENDB_OK;
+    if (code != OMENDB_OK)
+        return code;
+    struct work_wait wait = {0};
+    do {
+        code = api_measure_pins(db, stats);
+    } while (code == OMENDB_NOMEM && work_relieve(db, &wait));
+    return code;
 }
 
-/* ------------------------------------------------------------------ collections */
+/* ==============================================================================================
+ * api_collections.c
+ * ============================================================================================== */
+
+/* api_collections.c: the public calls about collections. */
 
 /* Fills a handle for the caller; takes both over. */
 static void api_hand_out(omendb *db, struct collection *collection, omendb_collection *made,
@@ -25142,7 +30869,7 @@ static int api_check_collection_arguments(omendb *db, const char *name, const om
     *handle = NULL;
     int code = api_database(db);
     if (code == OMENDB_OK)
-        code = api_name(name);
+        code = api_name(name, "a collection");
     if (code == OMENDB_OK && schema != NULL)
         code = api_struct_read(schema, sizeof *schema, "schema");
     return code;
@@ -25235,7 +30962,7 @@ OMENDB_API int omendb_collection_drop(omendb *db, const char *name)
 {
     int code = api_database(db);
     if (code == OMENDB_OK)
-        code = api_name(name);
+        code = api_name(name, "a collection");
     if (code == OMENDB_OK)
         code = commit_check_writable(db);
     if (code != OMENDB_OK)
@@ -25246,6 +30973,11 @@ OMENDB_API int omendb_collection_drop(omendb *db, const char *name)
     struct change change = {.kind = CHANGE_DROP, .collection = collection};
     code = commit_changes(db, &change, 1, UINT64_MAX);
     collection_release(collection);
+    if (code == OMENDB_OK) {
+        work_forget_dropped(db);
+        work_notice_space(db);
+        work_reclaim(db);
+    }
     return code == OMENDB_DROPPED
                ? error_set(OMENDB_NOTFOUND, "there is no collection \"%s\"", name)
                : code;
@@ -25354,7 +31086,11 @@ OMENDB_API int omendb_collection_get_stats(omendb_collection *collection,
     return code;
 }
 
-/* ------------------------------------------------------------------ transactions */
+/* ==============================================================================================
+ * api_transactions.c
+ * ============================================================================================== */
+
+/* api_transactions.c: the public calls about transactions, those in two phases, too. */
 
 OMENDB_API int omendb_txn_begin(omendb *db, int mode, omendb_txn **txn)
 {
@@ -25365,7 +31101,13 @@ OMENDB_API int omendb_txn_begin(omendb *db, int mode, omendb_txn **txn)
     if (code == OMENDB_OK && mode != OMENDB_READ_ONLY && mode != OMENDB_READ_WRITE)
         return error_set(OMENDB_INVALID,
                          "mode is %d; it must be OMENDB_READ_ONLY or OMENDB_READ_WRITE", mode);
-    return code == OMENDB_OK ? txn_begin(db, mode, txn) : code;
+    if (code != OMENDB_OK)
+        return code;
+    struct work_wait wait = {0};
+    code = txn_begin(db, mode, txn);
+    while (code == OMENDB_NOMEM && work_relieve(db, &wait))
+        code = txn_begin(db, mode, txn);
+    return code;
 }
 
 static void api_end_txn(omendb_txn *txn)
@@ -25375,7 +31117,7 @@ static void api_end_txn(omendb_txn *txn)
     database_child_done(db);
 }
 
-OMENDB_API int omendb_txn_commit(omendb_txn *txn)
+static int api_open_txn(const omendb_txn *txn)
 {
     if (txn == NULL)
         return api_null("txn");
@@ -25383,12 +31125,29 @@ OMENDB_API int omendb_txn_commit(omendb_txn *txn)
         return error_set(OMENDB_MISUSE, "txn is not an open transaction");
     if (txn->db->process != platform_process())
         return error_set(OMENDB_MISUSE, "the transaction belongs to the parent of this process");
+    return OMENDB_OK;
+}
+
+/* Commits, or prepares, and ends it. */
+static int api_commit_txn(omendb_txn *txn, const char *prepare_as)
+{
     struct work_wait wait = {0};
-    int code = txn_commit(txn);
+    int code = txn_commit(txn, prepare_as);
     while (code == OMENDB_NOMEM && work_relieve(txn->db, &wait))
-        code = txn_commit(txn);
-    api_end_txn(txn);
+        code = txn_commit(txn, prepare_as);
+    omendb *db = txn->db;
+    int wrote = txn->write_count != 0;
+    txn_end(txn);
+    if (code == OMENDB_OK && wrote)
+        work_reclaim(db);
+    database_child_done(db);
     return code;
+}
+
+OMENDB_API int omendb_txn_commit(omendb_txn *txn)
+{
+    int code = api_open_txn(txn);
+    return code == OMENDB_OK ? api_commit_txn(txn, NULL) : code;
 }
 
 OMENDB_API void omendb_txn_rollback(omendb_txn *txn)
@@ -25396,6 +31155,66 @@ OMENDB_API void omendb_txn_rollback(omendb_txn *txn)
     if (txn != NULL && handle_is(txn, TXN_MAGIC) && txn->db->process == platform_process())
         api_end_txn(txn);
 }
+
+/* ------------------------------------------------------------------ prepared transactions */
+
+OMENDB_API int omendb_txn_prepare(omendb_txn *txn, const char *name)
+{
+    int code = api_open_txn(txn);
+    if (code == OMENDB_OK)
+        code = api_name(name, "a prepared transaction");
+    if (code == OMENDB_OK && txn->mode == OMENDB_READ_ONLY)
+        code = error_set(OMENDB_READONLY, "the transaction was begun read-only");
+    return code == OMENDB_OK ? api_commit_txn(txn, name) : code;
+}
+
+static int api_finish_prepared(omendb *db, const char *name, uint32_t state)
+{
+    int code = api_database(db);
+    if (code == OMENDB_OK)
+        code = api_name(name, "a prepared transaction");
+    if (code != OMENDB_OK)
+        return code;
+    struct work_wait wait = {0};
+    code = prepared_finish(db, name, state);
+    while (code == OMENDB_NOMEM && work_relieve(db, &wait))
+        code = prepared_finish(db, name, state);
+    if (code == OMENDB_OK && state == OMENDB_PREPARED_COMMITTED)
+        work_reclaim(db);
+    return code;
+}
+
+OMENDB_API int omendb_commit_prepared(omendb *db, const char *name)
+{
+    return api_finish_prepared(db, name, OMENDB_PREPARED_COMMITTED);
+}
+
+OMENDB_API int omendb_rollback_prepared(omendb *db, const char *name)
+{
+    return api_finish_prepared(db, name, OMENDB_PREPARED_ROLLED_BACK);
+}
+
+OMENDB_API int omendb_forget_prepared(omendb *db, const char *name)
+{
+    return api_finish_prepared(db, name, PREPARED_FORGOTTEN);
+}
+
+OMENDB_API int omendb_prepared_name(omendb *db, size_t index, char *name, size_t capacity,
+                                    int *state)
+{
+    int code = api_database(db), ignored;
+    if (code != OMENDB_OK)
+        return code;
+    if (name == NULL)
+        return api_null("name");
+    return prepared_name(db, index, name, capacity, state == NULL ? &ignored : state);
+}
+
+/* ==============================================================================================
+ * api_records.c
+ * ============================================================================================== */
+
+/* api_records.c: the public calls that write, delete and read records. */
 
 /* ------------------------------------------------------------------ records */
 
@@ -25430,6 +31249,8 @@ static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint3
     code = api_try_write(collection, txn, kind, count, ids, vectors, type, new_ids);
     while (code == OMENDB_NOMEM && work_relieve(collection->db, &wait))
         code = api_try_write(collection, txn, kind, count, ids, vectors, type, new_ids);
+    if (code == OMENDB_OK && txn == NULL)
+        work_reclaim(collection->db);
     return code;
 }
 
@@ -25504,6 +31325,8 @@ static int api_delete(omendb_collection *collection, omendb_txn *txn, size_t cou
     code = api_try_delete(collection, txn, count, ids, skip_missing, deleted);
     while (code == OMENDB_NOMEM && work_relieve(collection->db, &wait))
         code = api_try_delete(collection, txn, count, ids, skip_missing, deleted);
+    if (code == OMENDB_OK && txn == NULL)
+        work_reclaim(collection->db);
     return code;
 }
 
@@ -25522,9 +31345,8 @@ OMENDB_API int omendb_delete_batch(omendb_collection *collection, omendb_txn *tx
 
 /* ------------------------------------------------------------------ reading */
 
-/* The state that a call reads: the transaction's, or the newest. */
-static struct version *api_version(omendb_collection *collection, const omendb_txn *txn,
-                                   uint64_t *commit)
+OMENDB_INTERNAL struct version *api_version(omendb_collection *collection, const omendb_txn *txn,
+                                            uint64_t *commit)
 {
     if (txn == NULL)
         return version_acquire_newest(collection->collection, commit);
@@ -25532,16 +31354,9 @@ static struct version *api_version(omendb_collection *collection, const omendb_t
     return version_acquire(collection->collection);
 }
 
-static int api_reading(omendb_collection *collection, const omendb_txn *txn)
-{
-    int code = api_collection(collection);
-    return code == OMENDB_OK ? api_txn(collection, txn) : code;
-}
-
-/* The stored vector of a record; points into `version` or the transaction. */
-static int api_find_vector(struct collection *collection, const struct version *version,
-                           uint64_t commit, const omendb_txn *txn, uint64_t id,
-                           const uint8_t **vector)
+OMENDB_INTERNAL int api_find_vector(struct collection *collection, const struct version *version,
+                                    uint64_t commit, const omendb_txn *txn, uint64_t id,
+                                    const uint8_t **vector)
 {
     const struct txn_write *own = txn_find(txn, collection, id);
     struct location location = {NULL, NULL, 0};
@@ -25610,7 +31425,13 @@ OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint6
         return api_null("rows");
     *rows = NULL;
     int code = api_reading(collection, txn);
-    return code == OMENDB_OK ? rows_open(collection->collection, txn, from, to, rows) : code;
+    if (code != OMENDB_OK)
+        return code;
+    struct work_wait wait = {0};
+    code = rows_open(collection->collection, txn, from, to, rows);
+    while (code == OMENDB_NOMEM && work_relieve(collection->db, &wait))
+        code = rows_open(collection->collection, txn, from, to, rows);
+    return code;
 }
 
 OMENDB_API int omendb_rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector)
@@ -25636,7 +31457,14 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows)
     database_child_done(db);
 }
 
-/* ------------------------------------------------------------------ search */
+/* ==============================================================================================
+ * api_search.c
+ * ============================================================================================== */
+
+/* api_search.c: the public calls that search, one query or many, and measure recall. */
+
+/* Candidates of a search that stops by its stretch and names no ef. */
+#define API_STRETCH_EF 2000
 
 static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
                            const omendb_query *query, int one)
@@ -25704,12 +31532,60 @@ static void api_request(omendb_collection *collection, omendb_txn *txn, const om
     }
 }
 
+/* Once; after OMENDB_NOMEM it may be tried again. Completes `request`. */
+static int api_try_search(omendb_collection *collection, omendb_txn *txn, const omendb_query *query,
+                          struct search_request *request, uint64_t *ids, float *distances,
+                          size_t *count, omendb_explain *explain)
+{
+    omendb *db = collection->db;
+    struct scratch *scratch = scratch_take(db);
+    if (scratch == NULL)
+        return OMENDB_NOMEM;
+    struct version *version = api_version(collection, txn, &request->commit);
+    int code;
+    request->version = version;
+    *explain = (omendb_explain)OMENDB_EXPLAIN_INIT;
+    if (query->vector == NULL) {
+        request->excluded_id = query->id;
+        code = api_find_vector(collection->collection, version, request->commit, txn, query->id,
+                               &request->vector);
+    } else {
+        code = scratch_reserve(scratch, 0, 0, collection->collection->vector_bytes);
+        if (code == OMENDB_OK)
+            code = records_convert(collection->collection, query->vector, query->vector_type,
+                                   scratch->vector, RECORDS_ALONE);
+        request->vector = scratch->vector;
+    }
+    if (code == OMENDB_OK)
+        code = search_run(request, scratch, ids, distances, count, explain);
+    version_release(version);
+    scratch_give(db, scratch);
+    return code;
+}
+
+/* As work_relieve, but not beyond the deadline of the search: *code says so. */
+static int api_relieve_search(omendb *db, const struct search_request *request,
+                              struct work_wait *wait, int *code)
+{
+    if (*code != OMENDB_NOMEM)
+        return 0;
+    if (wait->until_us == 0 && request->deadline_us != 0) {
+        uint64_t until = db->storage.vfs->now_us(db->storage.vfs->context) + db->stall_timeout_us;
+        wait->until_us = request->deadline_us < until ? request->deadline_us : until;
+    }
+    if (!work_relieve(db, wait))
+        return 0;
+    *code = search_check_deadline(request);
+    return *code == OMENDB_OK;
+}
+
 OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
                              const omendb_query *query, uint64_t *ids, float *distances,
                              size_t *count)
 {
     struct search_request request;
-    omendb_explain explain = OMENDB_EXPLAIN_INIT;
+    struct work_wait wait = {0};
+    omendb_explain explain;
     if (count == NULL || ids == NULL)
         return api_null(count == NULL ? "count" : "ids");
     *count = 0;
@@ -25719,27 +31595,10 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
     omendb *db = collection->db;
     const omendb_vfs *vfs = db->storage.vfs;
     uint64_t begin = query->explain == NULL ? 0 : vfs->now_us(vfs->context);
-    struct scratch *scratch = scratch_take(db);
-    if (scratch == NULL)
-        return OMENDB_NOMEM;
     api_request(collection, txn, query, &request);
-    struct version *version = api_version(collection, txn, &request.commit);
-    request.version = version;
-    if (query->vector == NULL) {
-        request.excluded_id = query->id;
-        code = api_find_vector(collection->collection, version, request.commit, txn, query->id,
-                               &request.vector);
-    } else {
-        code = scratch_reserve(scratch, 0, 0, collection->collection->vector_bytes);
-        if (code == OMENDB_OK)
-            code = records_convert(collection->collection, query->vector, query->vector_type,
-                                   scratch->vector, RECORDS_ALONE);
-        request.vector = scratch->vector;
-    }
-    if (code == OMENDB_OK)
-        code = search_run(&request, scratch, ids, distances, count, &explain);
-    version_release(version);
-    scratch_give(db, scratch);
+    do {
+        code = api_try_search(collection, txn, query, &request, ids, distances, count, &explain);
+    } while (api_relieve_search(db, &request, &wait, &code));
     if (query->explain != NULL && code == OMENDB_OK) {
         explain.time_us = vfs->now_us(vfs->context) - begin;
         *query->explain = explain;
@@ -25819,8 +31678,7 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
         return error_set(OMENDB_TOOBIG, "%zu queries of %zu hits are more than ids can hold", count,
                          query->k);
     api_request(collection, txn, query, &request);
-    struct version *version = api_version(collection, txn, &request.commit);
-    request.version = version;
+    struct work_wait wait = {0};
     struct api_batch batch = {
         &request,
         vectors,
@@ -25830,8 +31688,13 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
         ids,
         distances,
         counts};
-    code = work_parallel(collection->db, (count - 1) / API_BATCH_RUN + 1, api_search_run, &batch);
-    version_release(version);
+    do {
+        struct version *version = api_version(collection, txn, &request.commit);
+        request.version = version;
+        code =
+            work_parallel(collection->db, (count - 1) / API_BATCH_RUN + 1, api_search_run, &batch);
+        version_release(version);
+    } while (api_relieve_search(collection->db, &request, &wait, &code));
     return code;
 }
 
@@ -25867,6 +31730,5 @@ OMENDB_API int omendb_calibrate(omendb_collection *collection, const void *queri
     return code;
 }
 
-#undef API_STRUCT_MAX
 #undef API_STRETCH_EF
 #undef API_BATCH_RUN

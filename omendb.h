@@ -64,8 +64,12 @@
  *  - OMENDB_IO_MAP (the default) maps files: a device error, or another program that truncates
  *    them, faults the process (SIGBUS). Use OMENDB_IO_PREAD for untrusted or network files.
  *  - Network file systems often lack working locks: keep databases on local ones.
- *  - A directory that is removed while it is open is noticed late: commits go on into
- *    files that have no name any more, until the next checkpoint fails.
+ *  - A directory that is removed or emptied while it is open is noticed late: commits go on into
+ *    files that have no name any more, until the next checkpoint finds out (OMENDB_POISONED). What
+ *    was put in its place meanwhile is left alone. Renaming it while it is open is harmless.
+ *  - The file LOCK must not be removed: it is what keeps two writers apart.
+ *  - A copy of the directory that was made while it was open for writing, but by omendb_backup, may
+ *    be an older state or OMENDB_CORRUPT.
  *  - Big-endian machines are refused at compile time.
  */
 #ifndef OMENDB_H
@@ -101,9 +105,11 @@ typedef enum omendb_code {
     OMENDB_INVALID = 1,  /* an argument's value: NaN, k of 0, a malformed name ... */
     OMENDB_NOTFOUND = 2, /* no such record, collection or database */
     OMENDB_EXISTS = 3,   /* the id or the collection is already there */
-    OMENDB_MISMATCH = 4, /* a schema differs from the stored one; the message names the field */
-    OMENDB_BUSY = 5, /* another process or handle has it, children are open, or a stall timed out;
-                        nothing was done */
+    OMENDB_MISMATCH = 4, /* a schema differs from the stored one, and the message names the field;
+                            or a backup is of another database */
+    OMENDB_BUSY = 5, /* another process or handle has it, children are open, a stall timed out, or
+                        a prepared transaction has locked the record or the collection; nothing
+                        was done (omendb_purge: what could be) */
     OMENDB_CONFLICT = 6,    /* another commit changed the same record first */
     OMENDB_READONLY = 7,    /* a write through a read-only handle or transaction */
     OMENDB_MISUSE = 8,      /* a call that the contract forbids */
@@ -111,12 +117,15 @@ typedef enum omendb_code {
     OMENDB_FULL = 10,       /* the disk is full, or ids are used up; nothing was done */
     OMENDB_IOERR = 11,      /* the operating system refused; the message names file and reason */
     OMENDB_PERMISSION = 12, /* no permission to a file or directory */
-    OMENDB_CORRUPT = 13,    /* stored bytes are damaged; the message names file and offset */
+    OMENDB_CORRUPT = 13,    /* stored bytes are damaged; the message names file and offset. Restore
+                               a backup; without one see omendb_salvage */
     OMENDB_FORMAT = 14,     /* not an OmenDB database, or one of a later format */
-    OMENDB_POISONED = 15,   /* a sync failed earlier; close and reopen */
-    OMENDB_DROPPED = 16,    /* the collection was dropped */
-    OMENDB_TOOBIG = 17, /* over a limit: 1 GiB of vectors a batch, 2^31 rows of a segment (of what
-                           is merged into one, or waits for one checkpoint) */
+    OMENDB_POISONED = 15, /* a sync failed earlier, or the directory is another's by now; close and
+                             reopen */
+    OMENDB_DROPPED = 16,  /* the collection was dropped */
+    OMENDB_TOOBIG = 17,   /* over a limit: 1 GiB of vectors a batch, 2^31 rows of a segment (of what
+                             is merged into one, or waits for one checkpoint), the share of
+                             memory_limit that transactions have */
     OMENDB_UNSUPPORTED = 18, /* this platform or vfs cannot do it */
     OMENDB_DONE = 19,        /* a cursor has no further row: not a failure, no sentence */
     OMENDB_TIMEOUT = 20      /* query.timeout_us went by before the search was over */
@@ -297,14 +306,19 @@ typedef struct omendb_options {
     uint64_t memory_limit; /* bytes the database may allocate; 0: no limit; else at least
                             * OMENDB_MEMORY_LIMIT_MIN. Of it 3 MiB plus a quarter (with
                             * OMENDB_IO_PREAD a half) are kept for checkpoints, which come early as
-                            * the rest fills up (an eighth of it serves small searches, too); what
-                            * fits nowhere is OMENDB_NOMEM. Merging a segment takes some
-                            * 8 * M + 90 bytes a row while it lasts; with less, segments stay small
-                            * and writers that outrun the graph get OMENDB_BUSY. Under
-                            * OMENDB_IO_PREAD all segments must fit, too */
+                            * the rest fills up (an eighth of it serves calls that read, too). What
+                            * does not fit waits for a checkpoint, for stall_timeout_ms at most and
+                            * no longer than query.timeout_us; what then fits nowhere is
+                            * OMENDB_NOMEM. A cursor needs room for 16 bytes a record.
+                            * Merging a segment takes some 8 * M + 90 bytes a row while it lasts;
+                            * with less, segments stay small and writers that outrun the graph get
+                            * OMENDB_BUSY. Under OMENDB_IO_PREAD all segments must fit, too */
     uint64_t wal_limit;    /* bytes of log after which a checkpoint is made; 0: 64 MiB */
     uint64_t tail_limit;   /* bytes of vectors, per collection, that are not yet in a graph and are
                             * scanned by each search; 0: 8 MiB, 1 ms. Raise it for bulk loads.
+                            * While the collection is searched (often, and within the last second)
+                            * and there are background threads, writers wait at a thirty-second of
+                            * it, but are not slowed below 256 KiB a second for that.
                             * Rows that were checkpointed without a graph, as when a program
                             * writes and closes, wait for a merge: beyond 4 times the limit each
                             * write is slowed by up to a second, at 16 times it stops */
@@ -324,7 +338,8 @@ typedef struct omendb_options {
     const omendb_vfs *vfs;     /* NULL: the operating system's. Borrowed until close */
     const omendb_allocator *allocator; /* NULL: malloc. Copied */
     /* NULL, or called, from any thread, with a line of text worth noting: a torn tail of the
-     * log was cut, a background step failed. It must not call the database. */
+     * log was cut, a background step failed (OMENDB_CORRUPT here is the first sign of a
+     * damaged file that no call has read yet). It must not call the database. */
     void (*log)(void *context, int code, const char *message);
     void *log_context;
 } omendb_options;
@@ -345,7 +360,8 @@ OMENDB_API void omendb_options_init(omendb_options *options);
  * db:       receives the handle; NULL on failure.
  * Lifetime: until omendb_close.
  * Threads:  any.
- * Returns:  OMENDB_OK; OMENDB_BUSY (open for writing elsewhere, in this process or another);
+ * Returns:  OMENDB_OK; OMENDB_BUSY (open for writing elsewhere, in this process or another; with
+ *           read_only: the writer makes checkpoints faster than they can be read, try again);
  *           OMENDB_NOTFOUND (read_only or must_exist, and not there; or no parent to create it
  *           in); OMENDB_FORMAT (a file, or a directory with other things in it, or a later format);
  *           OMENDB_CORRUPT; OMENDB_PERMISSION; OMENDB_IOERR; OMENDB_FULL; OMENDB_INVALID (a field
@@ -379,7 +395,8 @@ OMENDB_API void omendb_release(omendb *db);
  * db:       a writing handle is always up to date: nothing happens. Open cursors go on with the
  *           state that they were opened at.
  * Threads:  no other call on the handle or its children may run meanwhile.
- * Returns:  OMENDB_OK; OMENDB_BUSY (transactions are open); OMENDB_NOTFOUND (the database is gone);
+ * Returns:  OMENDB_OK; OMENDB_BUSY (transactions are open, or the writer makes checkpoints faster
+ *           than they can be read: call it again); OMENDB_NOTFOUND (the database is gone);
  *           OMENDB_CORRUPT; OMENDB_IOERR. */
 OMENDB_API int omendb_refresh(omendb *db);
 
@@ -391,7 +408,15 @@ OMENDB_API int omendb_refresh(omendb *db);
 OMENDB_API int omendb_checkpoint(omendb *db);
 
 /* Finishes all graphs, drops deleted rows, and merges every collection into one segment: the state
- * that is fastest to search. Takes as long as building the graph of all rows that are not in the
+ * that is fastest to search. It is not needed for space: that of deleted and replaced rows, and of
+ * dropped collections, comes back in the background (with threads = 0 in omendb_work and in calls
+ * that write or delete). Live rows are at least half of the bytes of segments, in databases of more
+ * than 64 MiB, but for what open transactions, cursors and readers of other processes keep. For
+ * that, a segment is written anew once a quarter of its rows can go, and a checkpoint is made once
+ * it lets a tenth of the bytes go: at most three bytes are written for one that comes back. While a
+ * merge runs, what it merges is there twice: the live rows of one collection at most.
+ *
+ * Takes as long as building the graph of all rows that are not in the
  * largest segment; or of all rows, of 4,000 and more, where there is no curve for
  * omendb_query.recall: they were loaded in one go and not merged yet, or have doubled since. A
  * collection that is searched while next to nothing is added to it gets close by itself, in the
@@ -411,6 +436,40 @@ OMENDB_API int omendb_optimize(omendb *db,
                                int (*progress)(void *context, uint64_t done, uint64_t total),
                                void *context);
 
+/* Makes sure that no file of the database holds the vectors, or codes of them, of what was deleted
+ * or replaced before the call: for requests to erase. omendb_delete alone hides a row; its bytes
+ * stay until a merge or a checkpoint comes by, which give space back without overwriting it. This
+ * makes a checkpoint, rewrites the segments that hold such rows, and what shares a file with them;
+ * then it overwrites the old files and logs with zeros, syncs and unlinks them. OK says that all of
+ * that was done, and is on the device where `sync` is not OMENDB_SYNC_OFF.
+ *
+ * It takes the time of writing these segments anew, with their graphs kept where half of the rows
+ * stay, and of overwriting; the space of one merge more than the database has. A crash or a failure
+ * on the way leaves the database whole, and the call can be repeated.
+ *
+ * What it cannot reach: copies that merges and checkpoints unlinked earlier, whose blocks the file
+ * system may have given to nobody yet, and those of a process that died; file systems that write
+ * elsewhere what replaces a block (copy-on-write, snapshots, journals of data), and devices that do
+ * (flash); backups and other copies of files; memory that was freed, and swap.
+ *
+ * A request to erase thus takes: omendb_delete; the end of the transactions and cursors that began
+ * before it (omendb_stats.oldest_age_us) and omendb_refresh in other processes; omendb_purge; then
+ * omendb_backup onto each backup, which unlinks there the files that held them, but does not
+ * overwrite them. Where that is not enough, backups are destroyed by other means.
+ *
+ * collection: its name; NULL: all collections, and what is left of dropped ones. The log and the
+ *             files that are shared are those of all, whichever is named.
+ * Threads:    any; readers and writers go on, merges wait. What is deleted meanwhile may stay.
+ * Returns:    OMENDB_OK; OMENDB_BUSY (something may still read deleted rows, which the sentence
+ *             names: an open transaction, a cursor, a reader of another process, a backup; what
+ *             could be rewritten was, so this may come as late as OK; calling again once it is
+ *             gone does the rest, and what is collected before that, while the database stays
+ *             open, is overwritten, too);
+ *             OMENDB_NOTFOUND (no collection of this name), OMENDB_READONLY, OMENDB_NOMEM,
+ *             OMENDB_FULL, OMENDB_IOERR, OMENDB_CORRUPT (a file that must be rewritten is damaged,
+ *             and stays as it is; see omendb_salvage), OMENDB_POISONED. */
+OMENDB_API int omendb_purge(omendb *db, const char *collection);
+
 /* Does background work in this thread. For databases with threads = 0; harmless with others. Who
  * never calls it gets no error: writers then do what is needed when wal_limit or tail_limit is
  * reached, each for itself. Called when there is time, it keeps them fast.
@@ -424,22 +483,47 @@ OMENDB_API int omendb_optimize(omendb *db,
 OMENDB_API int omendb_work(omendb *db, uint64_t budget_us, int *more);
 
 /* Writes a consistent copy to another directory: the database as it is at one commit, which is not
- * before the last one that returned when the call began. Every block of the copy is verified. It
- * begins with a checkpoint, so a read_only handle cannot do it. Of ":memory:" it is a "save as".
+ * before the last one that returned when the call began. It begins with a checkpoint, so a
+ * read_only handle cannot do it. Of ":memory:" it is a "save as".
  *
- * path:     must not exist, or be an empty directory; not inside of the database. On failure the
- *           files written are removed.
- * Memory:   1 MiB, and a 2,000th of the largest file.
+ * Where the directory holds an earlier backup of this database, that is brought up to date: only
+ * files that are new since are copied, those that are not needed any more are removed. A crash or
+ * an error at any moment leaves the former backup or the new one, whole. Readers may have it open
+ * meanwhile, and omendb_refresh then shows them the new one. The first backup, while it is being
+ * made, is no database yet, and a crash leaves it so: omendb_open refuses it, and the next call
+ * with the same path goes on with what was copied.
+ *
+ * Every block of the copy is verified, also of files that were there already: each call reads the
+ * whole copy, at the speed of its device, and writes what is new (omendb_stats.backup_bytes). Files
+ * of it that are damaged or missing are copied again.
+ *
+ * A backup is a database. To look at one or to verify it, open it read_only, and omendb_check. To
+ * restore, copy the directory to where it is needed, or open it in its place. What is opened for
+ * writing and written to, which merging in the background is, too, becomes a database of its own:
+ * it is no backup of its former source any more, and needs a directory of its own for its backups.
+ * So does a database that was restored: its next backup goes to a new directory, also when the one
+ * that it came from is unchanged; a job that names always the same one fails from then on.
+ * Prepared transactions go along; they wait in the copy, too.
+ *
+ * path:     must not exist, be an empty directory, or hold a backup of this database, finished or
+ *           not, that nobody has written to; not inside of the database. On failure files that were
+ * written are removed, but for an empty LOCK. Memory:   1 MiB, and a 2,000th of the largest file.
  * Threads:  any; readers and writers go on.
- * Returns:  OMENDB_OK, OMENDB_EXISTS (not empty), OMENDB_FORMAT (a file), OMENDB_NOTFOUND (its
- *           parent), OMENDB_INVALID (":memory:", "", inside of the database), OMENDB_FULL,
- *           OMENDB_IOERR, OMENDB_PERMISSION, OMENDB_CORRUPT (a block of the source is damaged),
- *           OMENDB_READONLY, OMENDB_POISONED. */
+ * Returns:  OMENDB_OK, OMENDB_EXISTS (something else is there: a database, a backup that was
+ * written to), OMENDB_MISMATCH (a backup, finished or not, of another database, or of a later
+ *           state than this one), OMENDB_BUSY (it is open for writing, another backup is made to
+ * it, or a ":memory:" has prepared transactions), OMENDB_FORMAT (a file, or a backup of a later
+ * format), OMENDB_NOTFOUND (its parent), OMENDB_INVALID (":memory:", "", inside of the database),
+ * OMENDB_FULL, OMENDB_IOERR, OMENDB_PERMISSION, OMENDB_CORRUPT (a block of the source is damaged,
+ * or the manifest of the former backup), OMENDB_READONLY, OMENDB_POISONED. */
 OMENDB_API int omendb_backup(omendb *db, const char *path);
 
 /* Verifies every checksum and every structural invariant: catalog, log, bounds of links, that the
  * rows of graphs can be reached, id indexes against rows, one visible row for an id. Reads all
- * files.
+ * files, changes nothing. A database that lacks a file, or whose manifest is damaged, is refused by
+ * omendb_open already. What to do about problems: restore a backup, or save what is intact with
+ * omendb_salvage. Until then records in intact blocks can be read and written; merges and
+ * omendb_purge of what is damaged fail, and its space does not come back.
  *
  * report:   NULL, or called from this thread with one line for each problem. It must not call the
  *           database.
@@ -450,6 +534,69 @@ OMENDB_API int omendb_backup(omendb *db, const char *path);
 OMENDB_API int omendb_check(omendb *db, void (*report)(void *context, const char *line),
                             void *context, uint64_t *problems);
 
+/* What omendb_salvage got. */
+typedef struct omendb_salvage_result {
+    size_t struct_size;
+    uint64_t collections; /* in the new database */
+    uint64_t records;     /* in the new database */
+    uint64_t lost_rows;   /* records known to have been there that could not be read; not counted:
+                           * those of files and commits of which nothing could be read (see
+                           * lost_files): 0 does not mean that nothing was lost */
+    uint64_t doubtful;    /* rows of parts whose deletions are lost, wholly or in part: records that
+                           * were deleted, or versions that were replaced, may be among them */
+    uint64_t problems;    /* lines that were reported: where there are any, read them */
+    uint64_t lost_files;  /* segments and logs that are missing, or of which nothing could be read:
+                           * their rows are not in lost_rows */
+    uint64_t lost_bytes; /* the size that they have or had, where it is known; what they held may be
+                          * estimated from it */
+} omendb_salvage_result;
+#define OMENDB_SALVAGE_RESULT_INIT                                                                 \
+    {                                                                                              \
+        sizeof(omendb_salvage_result), 0, 0, 0, 0, 0, 0, 0                                         \
+    }
+
+OMENDB_API void omendb_salvage_result_init(omendb_salvage_result *result);
+
+/* Reads a damaged database, and puts every record that is intact into a new one. A backup is
+ * better where there is one: what is salvaged is not the state of any one commit.
+ *   A record is saved when the blocks of 16 KiB that hold its id and its vector are intact. Graphs,
+ * codes and indexes need not be: they are made anew. Curves of omendb_calibrate are not kept.
+ * Commits in the log are applied as far as they can be read, in order, also those behind damage:
+ * there may be holes, and halves of commits. Prepared transactions wait, or are remembered, in the
+ * new database as in the damaged one; those whose changes are lost, in part or as a whole, are
+ * told. A deleted record may be back, or a replaced one in its older version, where the deletions
+ * of a segment are lost, or commits of the log, or the newest manifest. `result` counts those of
+ * segments, `report` tells the places.
+ *   Without any manifest the segments tell collections by their numbers: what the log does not
+ * name is called "collection-<number>" and gets the default ef, ef_construction, scale and seed;
+ * with a stored i8 or u8 and another scale the vectors are then right in stored units only.
+ *
+ * path:     the damaged database. Nothing in it is written: it may lie on read-only media. While
+ *           the call runs it cannot be opened for writing.
+ * new_path: must not exist, or be an empty directory; not inside of the damaged database. On
+ *           failure what was saved so far stays there, as a database.
+ * options:  NULL for defaults: vfs and allocator for both, the rest for the new database. read_only
+ *           and must_exist are not heeded; `sync` but for OMENDB_SYNC_OFF neither: all is synced
+ *           at the end.
+ * report:   NULL, or called from this thread with one line for each problem: file, offset, what is
+ *           lost. It must not call the database.
+ * context:  given to report.
+ * result:   NULL, or filled, also on failure; struct_size must be set.
+ * Memory:   beside that of the new database 3 MiB, the largest commit of the log, the prepared
+ *           transactions, some 9 bytes for each row of the largest segment; not counted in
+ *           memory_limit.
+ * Threads:  any.
+ * Returns:  OMENDB_OK (also when there were problems, and when nothing could be saved),
+ *           OMENDB_BUSY (open for writing), OMENDB_NOTFOUND (no such directory, no file of a
+ *           database in it, or no parent of new_path), OMENDB_EXISTS (new_path is not empty),
+ *           OMENDB_INVALID (":memory:", "", inside of the database, a field of options),
+ *           OMENDB_FORMAT (a path is a file, or a later version wrote the database), OMENDB_FULL,
+ *           OMENDB_IOERR and OMENDB_PERMISSION (of the new database, or of the directory of the
+ *           damaged one). */
+OMENDB_API int omendb_salvage(const char *path, const char *new_path, const omendb_options *options,
+                              void (*report)(void *context, const char *line), void *context,
+                              omendb_salvage_result *result);
+
 /* Numbers of a whole database, at one moment. */
 typedef struct omendb_stats {
     size_t struct_size;
@@ -459,7 +606,10 @@ typedef struct omendb_stats {
     uint64_t memory_bytes; /* allocated now */
     uint64_t memory_peak_bytes;
     uint64_t mapped_bytes;   /* of files; not in memory_bytes */
-    uint64_t file_bytes;     /* of segments, overlays and the log */
+    uint64_t file_bytes;     /* of segments, overlays and the log. Not counted: what is reserved
+                              * for the log, files that are being written, and old ones that
+                              * readers of other processes hold, which may be as much again: see
+                              * held_bytes */
     uint64_t wal_bytes;      /* of the log, to be replayed if the process died now */
     uint64_t written_bytes;  /* to files, since opening */
     uint64_t syncs;          /* of files and directories, since opening */
@@ -468,20 +618,36 @@ typedef struct omendb_stats {
     uint64_t merges;         /* of segments, since opening */
     uint64_t merges_rebuilt; /* of them, those whose sampled recall made a fresh build necessary */
     uint64_t open_transactions;
+    uint64_t backup_bytes;      /* copied by omendb_backup, since opening */
+    uint64_t backup_kept_bytes; /* of files that it found in the target, verified and kept */
+    uint64_t open_cursors;
+    uint64_t oldest_commit; /* that the oldest open transaction reads at; 0: none is open. This and
+                             * what follows are of this handle; other processes are not seen */
+    uint64_t oldest_age_us; /* how long ago it began: what to watch for snapshots left open */
+    uint64_t pinned_rows;   /* deleted and replaced ones that only open transactions keep from being
+                             * dropped, */
+    uint64_t pinned_bytes;  /* and what they take in segments and, vectors alone, in memory; both
+                             * are 0 when the last one that may read them has ended */
+    uint64_t prepared_transactions; /* that wait for their outcome */
+    uint64_t held_bytes; /* of old segments, overlays and logs that are kept on disk for readers of
+                          * other processes, and backups that are being made, until they close or
+                          * refresh; not in file_bytes */
 } omendb_stats;
 #define OMENDB_STATS_INIT                                                                          \
     {                                                                                              \
-        sizeof(omendb_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0                          \
+        sizeof(omendb_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
+            0                                                                                      \
     }
 
 OMENDB_API void omendb_stats_init(omendb_stats *stats);
 
 /* Fills the numbers of a database. Counts the records, so it takes time in proportion to the
- * deleted rows.
+ * deleted rows; it waits for a checkpoint that is under way. While old files are held it lists the
+ * directory.
  *
  * stats:    struct_size must be set.
  * Threads:  any.
- * Returns:  OMENDB_OK. */
+ * Returns:  OMENDB_OK; only where old files are held, OMENDB_NOMEM or OMENDB_IOERR. */
 OMENDB_API int omendb_get_stats(omendb *db, omendb_stats *stats);
 
 /* -------------------------------- collections */
@@ -543,8 +709,8 @@ OMENDB_API int omendb_collection_open_or_create(omendb *db, const char *name,
  * name:     as above. Open handles of the collection get OMENDB_DROPPED from then on, and must
  *           still be closed.
  * Threads:  any.
- * Returns:  OMENDB_OK, OMENDB_NOTFOUND, OMENDB_READONLY, OMENDB_FULL, OMENDB_IOERR,
- *           OMENDB_POISONED. */
+ * Returns:  OMENDB_OK, OMENDB_NOTFOUND, OMENDB_BUSY (a prepared transaction changes it),
+ *           OMENDB_READONLY, OMENDB_FULL, OMENDB_IOERR, OMENDB_POISONED. */
 OMENDB_API int omendb_collection_drop(omendb *db, const char *name);
 
 /* Releases a handle.
@@ -558,7 +724,8 @@ OMENDB_API void omendb_collection_close(omendb_collection *collection);
  * index:    from 0. Others may create and drop between two calls.
  * name:     caller-owned, `capacity` bytes; 256 are always enough.
  * Threads:  any.
- * Returns:  OMENDB_OK, OMENDB_DONE (index is past the last), OMENDB_INVALID (capacity). */
+ * Returns:  OMENDB_OK, OMENDB_DONE (index is past the last), OMENDB_INVALID (capacity);
+ * OMENDB_IOERR (what the state is could not be made durable). */
 OMENDB_API int omendb_collection_name(omendb *db, size_t index, char *name, size_t capacity);
 
 /* Copies the schema of a collection, defaults filled in.
@@ -608,12 +775,19 @@ enum { OMENDB_READ_WRITE = 0, OMENDB_READ_ONLY = 1 };
 /* Begins a transaction over all collections of a database. A read-only one is a snapshot: it gives
  * the same answers whatever others commit (but a dropped collection is gone for it, too, and one
  * that was created since is empty); beginning costs nothing and waits for nobody, but while it is
- * open, rows that others delete are not dropped. A writing one keeps its changes in memory, sees
- * them itself, and applies them at commit: all or none; isolated as a snapshot; when two change the
- * same record, or a call without transaction does, the first to commit wins. So of two that add the
- * same new id both calls succeed, and the second commit is OMENDB_CONFLICT; OMENDB_EXISTS means
- * that the transaction sees the id. A call that fails in a transaction changes nothing and leaves
- * it as it was. Automatic ids are given at the call; those of two transactions never collide.
+ * open, rows that others delete are not dropped. omendb_get_stats tells how many they are and how
+ * old the oldest transaction is; when it ends, they go in the background. A writing one keeps its
+ * changes in memory, sees them itself, and applies them at commit: all or none; isolated as a
+ * snapshot; when two change the same record, or a call without transaction does, the first to
+ * commit wins. So of two that add the same new id both calls succeed, and the second commit is
+ * OMENDB_CONFLICT; OMENDB_EXISTS means that the transaction sees the id. After a conflict the work
+ * is done anew in a new transaction, from its first read on. Only what both write is compared: two
+ * that read the same records and write different ones both commit; where that matters, let both put
+ * one common record. A call that fails in a transaction changes nothing and leaves it as it was.
+ * Automatic ids are given at the call; those of two transactions never collide. Under memory_limit
+ * open and prepared transactions together may need half of what it leaves to writers, by an
+ * estimate of what their commits take: about three times the vectors. What goes beyond is refused
+ * by the call that would change a record, with OMENDB_TOOBIG, and can be committed without it.
  *
  * mode:     OMENDB_READ_ONLY or OMENDB_READ_WRITE.
  * txn:      receives the handle; NULL on failure.
@@ -626,15 +800,91 @@ OMENDB_API int omendb_txn_begin(omendb *db, int mode, omendb_txn **txn);
 /* Commits, and frees the transaction whatever is returned. Durable when it returns OMENDB_OK.
  *
  * txn:      its cursors get OMENDB_MISUSE from then on.
- * Returns:  OMENDB_OK; OMENDB_CONFLICT (another commit changed one of its records since it began);
- *           OMENDB_DROPPED (a collection that it changed was dropped); and the errors of
- *           omendb_add. On the first two nothing was done. */
+ * Returns:  OMENDB_OK; OMENDB_CONFLICT (another commit changed one of its records since it began:
+ *           begin again); OMENDB_DROPPED (a collection that it changed was dropped); OMENDB_BUSY (a
+ *           prepared transaction has locked one of its records, which the calls that changed it do
+ *           not tell; or as omendb_add: begin again later); and the other errors of omendb_add. But
+ *           for OMENDB_IOERR and OMENDB_POISONED nothing was done. */
 OMENDB_API int omendb_txn_commit(omendb_txn *txn);
 
 /* Drops the changes, and frees the transaction.
  *
  * txn:      NULL is OK; its cursors get OMENDB_MISUSE from then on. */
 OMENDB_API void omendb_txn_rollback(omendb_txn *txn);
+
+/* -------------------------------- prepared transactions */
+
+/* A commit in two phases, over several databases or a database and another system (Gray, "Notes on
+ * data base operating systems", 1978). First each participant prepares its part under a name that
+ * the coordinator chose; then, when all have, the coordinator writes its decision down where it
+ * lasts, and each commits, or each rolls back. Whoever finds a name that still waits after a crash
+ * asks the coordinator and goes on; examples/two_phase.c is a whole one.
+ *   Where the other system is a database that commits in one phase, such as SQLite, it is the
+ * coordinator: in one transaction there write its part and a row with the name; prepare here; then
+ * commit there, which is the decision; omendb_commit_prepared and omendb_forget_prepared here; at
+ * last delete the row. After a crash, before other work, each name that waits here is committed
+ * when its row is there, else rolled back; then every name is forgotten, and every row deleted.
+ *   What is prepared lives on when the database is closed, and survives any crash, under
+ * OMENDB_SYNC_NORMAL, too. Until its outcome nobody sees the changes, other writes to the same
+ * records are OMENDB_BUSY, and the collections cannot be dropped. It takes memory, and its bytes
+ * are written once more at each checkpoint, so outcomes should not be long in coming. An outcome is
+ * remembered, with its name, until it is forgotten: about 300 bytes. */
+#define OMENDB_PREPARED_NAME_MAX 255
+
+/* What omendb_prepared_name tells. */
+typedef enum omendb_prepared_state {
+    OMENDB_PREPARED_WAITING = 1,
+    OMENDB_PREPARED_COMMITTED = 2,
+    OMENDB_PREPARED_ROLLED_BACK = 3
+} omendb_prepared_state;
+
+/* Ends the transaction as the first phase: what it changed is checked as by omendb_txn_commit,
+ * written to the log, and locked until the outcome. Frees the transaction whatever is returned, but
+ * for OMENDB_MISUSE, OMENDB_INVALID and OMENDB_READONLY. One without changes can be prepared, too.
+ *
+ * txn:      its cursors get OMENDB_MISUSE from then on.
+ * name:     1 to 255 bytes of UTF-8 without control characters. Copied.
+ * Returns:  OMENDB_OK; OMENDB_EXISTS (the name waits or is remembered); OMENDB_INVALID (the name);
+ *           OMENDB_BUSY (another prepared transaction has locked one of the records); and what
+ *           omendb_txn_commit returns. But for OMENDB_IOERR and OMENDB_POISONED nothing was done;
+ *           after those it may be found waiting when the database is opened again. */
+OMENDB_API int omendb_txn_prepare(omendb_txn *txn, const char *name);
+
+/* The second phase: applies what was prepared, atomically. That it was done already is OK.
+ *
+ * name:     as it was prepared.
+ * Threads:  any.
+ * Returns:  OMENDB_OK; OMENDB_NOTFOUND (never prepared, or forgotten); OMENDB_CONFLICT (it was
+ *           rolled back); OMENDB_BUSY (another thread is at it, or as omendb_add); OMENDB_READONLY,
+ *           OMENDB_NOMEM, OMENDB_FULL, OMENDB_IOERR, OMENDB_POISONED. But for OMENDB_IOERR and
+ * OMENDB_POISONED, after which it waits or is committed when the database is opened again, it waits
+ * on: call again. */
+OMENDB_API int omendb_commit_prepared(omendb *db, const char *name);
+
+/* Drops what was prepared. That it was done already is OK. Otherwise as omendb_commit_prepared;
+ * OMENDB_CONFLICT: it was committed. */
+OMENDB_API int omendb_rollback_prepared(omendb *db, const char *name);
+
+/* Forgets an outcome: the name can be used again.
+ *
+ * Threads:  any.
+ * Returns:  OMENDB_OK; OMENDB_NOTFOUND (forgotten already, or never prepared); OMENDB_BUSY (it
+ *           waits for its outcome); OMENDB_READONLY, OMENDB_FULL, OMENDB_IOERR, OMENDB_POISONED. */
+OMENDB_API int omendb_forget_prepared(omendb *db, const char *name);
+
+/* Copies the name of prepared transaction number `index`, in the order of their bytes; those whose
+ * outcome is remembered count. What it tells is on the device, where `sync` is not OMENDB_SYNC_OFF:
+ * a step that another thread is taking is waited for.
+ *
+ * index:    from 0. Others may come and go between two calls.
+ * name:     caller-owned, `capacity` bytes; OMENDB_PREPARED_NAME_MAX + 1 are always enough.
+ * state:    NULL, or receives one of omendb_prepared_state.
+ * Threads:  any.
+ * Returns:  OMENDB_OK, OMENDB_DONE (index is past the last), OMENDB_INVALID (capacity),
+ *           OMENDB_IOERR and OMENDB_POISONED (the newest step failed to reach the device, and may
+ *           be undone by opening anew). */
+OMENDB_API int omendb_prepared_name(omendb *db, size_t index, char *name, size_t capacity,
+                                    int *state);
 
 /* -------------------------------- records */
 
@@ -668,7 +918,8 @@ OMENDB_API void omendb_record_init(omendb_record *record);
  *           OMENDB_EXISTS (the id is taken);
  *           OMENDB_INVALID (NaN, infinity, zero under cosine, a norm that overflows, a value over
  *           the range of f16 or bf16);
- *           OMENDB_BUSY (indexing was behind for longer than stall_timeout_ms);
+ *           OMENDB_BUSY (indexing was behind for longer than stall_timeout_ms; or, with txn NULL, a
+ *           prepared transaction has locked the record);
  *           OMENDB_FULL (of the disk, or of automatic ids);
  *           OMENDB_TOOBIG, OMENDB_READONLY, OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR,
  *           OMENDB_POISONED. On any of them nothing was done; for OMENDB_IOERR and OMENDB_POISONED
@@ -749,7 +1000,8 @@ OMENDB_API int omendb_count(omendb_collection *collection, omendb_txn *txn, uint
 OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint64_t from,
                            uint64_t to, omendb_rows **rows);
 
-/* Moves to the next record; at first, to the first.
+/* Moves to the next record; at first, to the first. On OMENDB_CORRUPT it stays where it is: every
+ * further call gives the same. A cursor opened from a later id goes on behind the damage.
  *
  * id:          NULL, or receives the id.
  * vector_type: OMENDB_F32, or the stored type.

@@ -51,7 +51,7 @@ static int blocks_compare(const struct block_source *source, uint64_t block, con
         return OMENDB_OK;
     return error_set(OMENDB_CORRUPT,
                      "%s: block %" PRIu64 " (offset %" PRIu64 "): checksum %08" PRIx32
-                     ", expected %08" PRIx32 "; restore from a backup, or run check",
+                     ", expected %08" PRIx32 "; " ERROR_RESTORE,
                      source->file.name, block, block << BLOCK_SHIFT, crc, source->checksums[block]);
 }
 
@@ -117,7 +117,7 @@ OMENDB_INTERNAL int blocks_touch_slow(struct block_file *file, uint64_t offset, 
     if (offset > file->size || length > file->size - offset)
         return error_set(OMENDB_CORRUPT,
                          "%s: %" PRIu64 " bytes at offset %" PRIu64 " lie outside its %" PRIu64
-                         " bytes of data; restore from a backup, or run check",
+                         " bytes of data; " ERROR_RESTORE,
                          file->source->file.name, length, offset, file->size);
     if (length == 0)
         return OMENDB_OK;
@@ -264,6 +264,15 @@ OMENDB_INTERNAL void blocks_release(struct block_file *file, uint64_t offset, ui
                 OMENDB_ADVISE_DONTNEED);
 }
 
+OMENDB_INTERNAL int blocks_read(struct block_file *blocks, uint64_t block, uint8_t *copy)
+{
+    struct block_source *source = blocks->source;
+    assert(!blocks_are_mapped(blocks) && block < blocks->size >> BLOCK_SHIFT);
+    int code =
+        storage_read(source->storage, &source->file, block << BLOCK_SHIFT, copy, BLOCK_BYTES);
+    return code == OMENDB_OK ? blocks_compare(source, block, copy) : code;
+}
+
 OMENDB_INTERNAL int blocks_check(struct block_file *blocks,
                                  void (*report)(void *context, const char *sentence), void *context)
 {
@@ -277,12 +286,8 @@ OMENDB_INTERNAL int blocks_check(struct block_file *blocks,
     }
     for (uint64_t block = 0; block < blocks->size >> BLOCK_SHIFT && result == OMENDB_OK; block++) {
         const uint8_t *data = copy != NULL ? copy : blocks->base + (block << BLOCK_SHIFT);
-        int code = OMENDB_OK;
-        if (copy != NULL)
-            code = storage_read(source->storage, &source->file, block << BLOCK_SHIFT, copy,
-                                BLOCK_BYTES);
-        if (code == OMENDB_OK)
-            code = blocks_compare(source, block, data);
+        int code =
+            copy != NULL ? blocks_read(blocks, block, copy) : blocks_compare(source, block, data);
         if (code == OMENDB_CORRUPT)
             report(context, error_text());
         else if (code != OMENDB_OK)

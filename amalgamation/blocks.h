@@ -70,6 +70,10 @@ OMENDB_INTERNAL int blocks_open(struct storage *storage, struct storage_file *fi
                                 struct block_file *blocks);
 OMENDB_INTERNAL void blocks_close(struct block_file *blocks); /* a zeroed one is OK */
 
+/* Reads one block from the file, verified before or not, into `copy` of BLOCK_BYTES. Not for files
+ * that are mapped. OMENDB_CORRUPT, OMENDB_IOERR. One thread at a time. */
+OMENDB_INTERNAL int blocks_read(struct block_file *blocks, uint64_t block, uint8_t *copy);
+
 /* Reads every block again, verified before or not, and gives `report` a sentence for each that is
  * bad. OMENDB_IOERR where one cannot be read, OMENDB_NOMEM. */
 OMENDB_INTERNAL int blocks_check(struct block_file *blocks,

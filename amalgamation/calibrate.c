@@ -59,7 +59,7 @@ struct calibrate_task {
     uint32_t skip, count; /* of this rung: one held row in `skip` is asked */
     float *truth;         /* of each query: the CALIBRATION_LARGEST_K least distances, ascending */
     float *recalls;
-    _Atomic uint64_t distances; /* computed by the walks of this rung */
+    _Atomic uint64_t distances; /* computed by walks of this rung; relaxed: read after the job */
 };
 
 OMENDB_INTERNAL void calibrate_choose(uint32_t first, uint32_t rows, struct graph_held *held)
@@ -263,7 +263,7 @@ struct calibrate_asked {
     float *truth; /* CALIBRATION_LARGEST_K a query, ascending; infinities where there are fewer */
     float *recalls;
     uint32_t *walked;           /* of each query: whether the largest graph was walked */
-    _Atomic uint64_t distances; /* computed for this rung */
+    _Atomic uint64_t distances; /* computed for this rung; relaxed: read after the job */
     struct calibration curve;
     int (*progress)(void *context, uint64_t done, uint64_t total);
     void *context;

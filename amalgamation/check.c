@@ -60,20 +60,62 @@ static int check_files(struct check *check)
     return code;
 }
 
+/* A reader may be behind CURRENT; the manifest that it holds is there. */
 static int check_manifest(struct check *check)
 {
+    omendb *db = check->db;
     struct manifest manifest = {0};
-    int code = manifest_read(&check->db->storage, &manifest);
-    if (code == OMENDB_OK && manifest.number != check->db->published.number)
+    int code = db->read_only ? manifest_read_number(&db->storage, db->published.number, &manifest)
+                             : manifest_read(&db->storage, &manifest);
+    if (code == OMENDB_OK && manifest.number != db->published.number)
         check_problem(check, "CURRENT names another manifest than the one in use");
     manifest_destroy(&check->db->memory, &manifest);
     return check_error(check, code);
 }
 
+/* A commit of a prepared transaction is one change; its own changes are followed as far as their
+ * collections are there. commit_mutex. */
+static const char *check_prepared(struct check *check, const struct wal_record *record,
+                                  struct prepared_logged *logged)
+{
+    size_t used, body = 0;
+    const char *wrong = prepared_decode(record->payload, record->size, logged, &used);
+    if (wrong != NULL || used != record->size)
+        return wrong != NULL ? wrong : "is shorter than its record";
+    for (size_t at = 0; at < logged->size; at += body) {
+        struct commit_logged change;
+        if (!commit_decode_head(logged->changes + at, logged->size - at, &change) ||
+            change.kind < CHANGE_ADD || change.kind > CHANGE_DELETE)
+            return "has a change of an unknown kind";
+        const struct collection *collection = catalog_by_id(&check->db->catalog, change.collection);
+        if (collection == NULL)
+            return NULL;
+        body = commit_body_bytes(&change, collection->vector_bytes);
+        if (body > change.left)
+            return "has a change that is longer than all of them";
+        body += logged->size - at - change.left;
+    }
+    return NULL;
+}
+
 static int check_record(void *context, const struct wal_record *record)
 {
-    (void)context;
-    (void)record;
+    struct check *check = context;
+    struct commit_logged head;
+    struct prepared_logged logged;
+    if (record->type != WAL_COMMIT || !commit_decode_head(record->payload, record->size, &head) ||
+        head.kind < CHANGE_PREPARE || head.kind > CHANGE_REMEMBER)
+        return OMENDB_OK;
+    platform_mutex_lock(&check->db->commit_mutex);
+    const char *wrong = check_prepared(check, record, &logged);
+    platform_mutex_unlock(&check->db->commit_mutex);
+    if (wrong == NULL)
+        return OMENDB_OK;
+    char text[512];
+    snprintf(text, sizeof text, "log: offset %llu: commit %llu: the prepared transaction \"%s\" %s",
+             (unsigned long long)record->offset, (unsigned long long)record->sequence, logged.name,
+             wrong);
+    check_problem(check, text);
     return OMENDB_OK;
 }
 
@@ -87,7 +129,7 @@ static int check_log(struct check *check)
     if (number == 0)
         return OMENDB_OK;
     struct wal_replay replay = {.number = number, .final_length = length};
-    return check_error(check, wal_read(&db->storage, &replay, check_record, NULL));
+    return check_error(check, wal_read(&db->storage, &replay, check_record, check));
 }
 
 /* Every row's id is found through the index and the filter, and bounded by the range of ids. */
@@ -133,12 +175,6 @@ static int check_segment(struct check *check, const struct segment *segment)
     return code;
 }
 
-static int check_compare_ids(const void *left, const void *right)
-{
-    const uint64_t *a = left, *b = right;
-    return *a < *b ? -1 : *a > *b;
-}
-
 /* Ids of all visible rows; a second row of the same id would be a record with two vectors. */
 static int check_unique(struct check *check, const struct version *version, uint64_t commit)
 {
@@ -166,7 +202,7 @@ static int check_unique(struct check *check, const struct version *version, uint
         }
     }
     if (code == OMENDB_OK && count > 1)
-        sort_array(ids, (size_t)count, sizeof *ids, check_compare_ids);
+        sort_array(ids, (size_t)count, sizeof *ids, sort_compare_numbers);
     for (uint64_t i = 1; i < count && code == OMENDB_OK; i++) {
         char text[96];
         if (ids[i] != ids[i - 1])

@@ -4,8 +4,10 @@
  * one, take the commit number S, and let every memtable stop growing. Nothing else waits: later
  * commits go to new memtables and the new log.
  * 2. Write. Frozen memtables become parts of segment files (those under 4 MiB share one pack);
- * tombstones with an end <= S become an overlay. No graph is built: the rows not yet linked are
- * written as such.
+ * tombstones with an end <= S become an overlay. A checkpoint that nobody waits for links the rest
+ * of their rows first, where that is little and the collection is searched: every search would
+ * compare them one by one until a merge links them. The others build no graph and write such rows
+ * as they are.
  * 3. Publish. A manifest with S, then CURRENT. Before it a crash replays the old log and the new
  * one; after it only the new one.
  * 4. Install. Under commit_mutex versions take the segments in place of the memtables; all memory
@@ -23,6 +25,12 @@
 #define CHECKPOINT_PACK_BYTES (UINT64_C(4) << 20)
 #define CHECKPOINT_CODED      8192               /* rows coded between releases of their vectors */
 #define CHECKPOINT_CODES      ((size_t)64 << 10) /* bytes of codes written at a time */
+#ifndef CHECKPOINT_OVERLAYS_MIN
+#define CHECKPOINT_OVERLAYS_MIN (UINT64_C(4) << 20) /* fewer bytes of overlays do not matter */
+#endif
+#define CHECKPOINT_LINK_BYTES   (UINT64_C(8) << 20) /* of vectors: more are left to a merge */
+#define CHECKPOINT_LINK_ROWS    64                  /* between looks at who may be waiting */
+#define CHECKPOINT_OVERLAY_PART 512 /* what a part of an overlay takes beside its rows */
 
 /* A memtable on its way to becoming a segment. */
 struct checkpoint_item {
@@ -51,8 +59,11 @@ struct checkpoint {
         *marked; /* segments whose tombstones are written anew; referenced by versions or items */
     size_t marked_count, marked_capacity;
     struct manifest_file overlay; /* number 0: none */
+    int overlays_sprawl;          /* all of them are written anew */
     struct version **versions;    /* parallel to collections: to be installed, or NULL */
+    int links;                    /* nobody waits for it */
     uint64_t log_bytes;           /* of the logs that it makes superfluous */
+    uint64_t prepared_end;        /* for omendb.prepared_end */
 };
 
 /* ------------------------------------------------------------------ ids */
@@ -366,6 +377,27 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
     return code;
 }
 
+/* Links what is left of a frozen memtable, beside the threads of the background. Ends early when
+ * the database closes, before the log that was begun stops writers, and where memory is short: rows
+ * that are not linked are written all the same. */
+static void checkpoint_link(const struct checkpoint *checkpoint, const struct checkpoint_item *item)
+{
+    omendb *db = checkpoint->db;
+    struct memtable *memtable = item->memtable;
+    uint32_t linked = memtable_graph_rows(memtable), done = 1;
+    uint64_t left = atomic_load(&memtable->count) - linked;
+    int code = OMENDB_OK;
+    if (left * item->collection->vector_bytes > CHECKPOINT_LINK_BYTES ||
+        memtable_has_drifted(memtable))
+        return;
+    struct scratch *scratch = scratch_take(db);
+    while (scratch != NULL && code == OMENDB_OK && done != 0 && !atomic_load(&db->stopping) &&
+           atomic_load(&db->log_bytes) < db->wal_limit / 2)
+        code = memtable_index(memtable, scratch->graph, checkpoint->commit, CHECKPOINT_LINK_ROWS,
+                              &done);
+    scratch_give(db, scratch);
+}
+
 /* Nothing is inserted after this, and every row of the graph can be reached. */
 static int checkpoint_seal(omendb *db, struct memtable *memtable)
 {
@@ -417,20 +449,29 @@ static uint64_t checkpoint_next_file(omendb *db)
     return atomic_fetch_add(&db->next_file, 1);
 }
 
+/* Before anything is made in the directory: it must not be another database's by now.
+ * maintenance_mutex. */
+static int checkpoint_confirm(omendb *db)
+{
+    if (db->published.number == 0 || db->in_memory)
+        return OMENDB_OK;
+    int code = manifest_confirm(&db->storage, &db->published);
+    return code == OMENDB_POISONED ? commit_poison(db, code) : code;
+}
+
 OMENDB_INTERNAL int checkpoint_protect(omendb *db, uint64_t *number)
 {
-    int code = OMENDB_BUSY;
     platform_mutex_lock(&db->maintenance_mutex);
-    for (size_t i = 0; i < DATABASE_UNPUBLISHED && code != OMENDB_OK; i++) {
-        if (db->unpublished[i] != 0)
-            continue;
+    int code = checkpoint_confirm(db);
+    size_t i = 0;
+    while (i < DATABASE_UNPUBLISHED && db->unpublished[i] != 0)
+        i++;
+    if (code == OMENDB_OK && i == DATABASE_UNPUBLISHED)
+        code = error_set(OMENDB_BUSY, "too many files are being written at once; try again");
+    if (code == OMENDB_OK)
         *number = db->unpublished[i] = checkpoint_next_file(db);
-        code = OMENDB_OK;
-    }
     platform_mutex_unlock(&db->maintenance_mutex);
-    return code == OMENDB_OK
-               ? code
-               : error_set(code, "too many files are being written at once; try again");
+    return code;
 }
 
 OMENDB_INTERNAL void checkpoint_unprotect(omendb *db, uint64_t number)
@@ -499,6 +540,8 @@ static int checkpoint_write_items(struct checkpoint *checkpoint)
     for (size_t i = 0; i < checkpoint->item_count && code == OMENDB_OK; i++) {
         struct checkpoint_item *item = &checkpoint->items[i];
         item->file = UINT32_MAX;
+        if (checkpoint->links && work_is_searched(item->collection))
+            checkpoint_link(checkpoint, item);
         code = checkpoint_seal(checkpoint->db, item->memtable);
         if (code == OMENDB_OK && checkpoint_is_alive(checkpoint, item->memtable) &&
             checkpoint_memtable_bytes(item) >= CHECKPOINT_PACK_BYTES)
@@ -568,9 +611,36 @@ static int checkpoint_open_segments(struct checkpoint *checkpoint)
 
 /* ------------------------------------------------------------------ overlay */
 
+/* Overlays that were replaced for most of their segments stay for the others. Where they come to
+ * four times what one with everything takes, that one is written; so what is written for that is at
+ * most a third of what was written before. */
+static int checkpoint_overlays_sprawl(const struct checkpoint *checkpoint)
+{
+    const omendb *db = checkpoint->db;
+    uint64_t files = 0, needed = 0;
+    for (uint32_t i = 0; i < db->published.file_count; i++) {
+        if (db->published.files[i].kind == STORAGE_OVERLAY)
+            files += db->published.files[i].size;
+    }
+    if (files <= CHECKPOINT_OVERLAYS_MIN)
+        return 0;
+    for (size_t i = 0; i < checkpoint->manifest.collection_count; i++) {
+        if (checkpoint->collections[i] == NULL)
+            continue;
+        struct version *version = version_acquire(checkpoint->collections[i]);
+        for (uint32_t s = 0; s < version->segment_count; s++) {
+            uint64_t dead = atomic_load(&version->segments[s]->tombstones->dead);
+            needed += dead == 0 ? 0 : dead * sizeof(uint32_t) + CHECKPOINT_OVERLAY_PART;
+        }
+        version_release(version);
+    }
+    return files / 4 > needed;
+}
+
 static int checkpoint_mark(struct checkpoint *checkpoint, struct segment *segment)
 {
-    if (atomic_load(&segment->tombstones->newest) <= segment->overlay_commit)
+    int sprawls = checkpoint->overlays_sprawl && segment->overlay_file != 0;
+    if (atomic_load(&segment->tombstones->newest) <= segment->overlay_commit && !sprawls)
         return OMENDB_OK;
     if (checkpoint->marked_count == checkpoint->marked_capacity) {
         size_t capacity = checkpoint->marked_capacity * 2 + 8;
@@ -800,10 +870,14 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
     omendb *db = checkpoint->db;
     struct manifest *manifest = &checkpoint->manifest;
     manifest->commit = checkpoint->commit;
+    manifest->database = db->database_id;
     manifest->number = checkpoint_next_file(db);
     manifest->next_file = atomic_load(&db->next_file);
+    int code = checkpoint_confirm(db);
+    if (code != OMENDB_OK)
+        return code;
     /* It syncs the directory before CURRENT is renamed, which covers the files that it names. */
-    int code = manifest_write(&db->storage, manifest);
+    code = manifest_write(&db->storage, manifest);
     /* Which manifest a crash would find, and whether the entries of its files are on the device, is
      * not known any more. */
     if (code == OMENDB_IOERR || code == OMENDB_POISONED)
@@ -813,6 +887,7 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
     checkpoint_retain(db, db->published.number);
     manifest_destroy(&db->memory, &db->published);
     db->published = *manifest;
+    db->prepared_end = checkpoint->prepared_end;
     memset(manifest, 0, sizeof *manifest);
     /* Outputs of merges whose own publishing failed need no protection any more. */
     for (size_t i = 0; i < DATABASE_UNPUBLISHED; i++) {
@@ -911,8 +986,9 @@ static int checkpoint_rotate_log(omendb *db)
 {
     struct wal *next = NULL;
     int code = OMENDB_OK;
-    /* A log without records, left by a checkpoint that failed later, serves again. */
-    if (db->in_memory || (db->wal != NULL && db->wal->length == WAL_HEADER_BYTES))
+    /* One without commits, left by a checkpoint that failed later, serves again: it has the copies
+     * that it needs, as a change to what is prepared would be a commit. */
+    if (db->in_memory || (db->wal != NULL && db->wal->length == db->copied_end))
         return OMENDB_OK;
     if (db->wal != NULL && db->durable_commit < db->appended_commit) {
         code = wal_sync(db->wal);
@@ -939,6 +1015,7 @@ static int checkpoint_rotate_log(omendb *db)
     if (db->wal == NULL)
         db->log_published = 0;
     db->wal = next;
+    db->copied_commit = db->appended_commit;
     if (last != NULL) {
         wal_close(last);
         memory_free(&db->memory, last, sizeof *last);
@@ -956,14 +1033,24 @@ static int checkpoint_freeze_locked(struct checkpoint *checkpoint)
         code = checkpoint_rotate_log(db);
     if (code != OMENDB_OK)
         return code;
-    checkpoint->commit = db->appended_commit;
+    checkpoint->commit = db->wal == NULL ? db->appended_commit : db->copied_commit;
+    /* The manifest lets go of the logs that told of these. */
+    if (db->wal != NULL) {
+        code = prepared_copy_to_log(db, db->wal, db->appended_commit - checkpoint->commit,
+                                    &db->appended_commit);
+        db->copied_end = db->wal->length;
+    }
+    checkpoint->prepared_end = db->appended_commit == checkpoint->commit ? 0 : db->copied_end;
+    if (code != OMENDB_OK)
+        return code;
     checkpoint->manifest.wal_number = db->wal == NULL ? 0 : db->wal->number;
     checkpoint->log_bytes = atomic_exchange(&db->log_bytes, 0);
     for (size_t i = 0; i < checkpoint->manifest.collection_count; i++)
         checkpoint->collections[i]->active = NULL;
     commit_publish(db, db->appended_commit);
     platform_mutex_lock(&db->sync_mutex);
-    db->durable_commit = db->appended_commit;
+    if (db->durable_commit < checkpoint->commit)
+        db->durable_commit = checkpoint->commit;
     platform_mutex_unlock(&db->sync_mutex);
     return OMENDB_OK;
 }
@@ -979,6 +1066,8 @@ static int checkpoint_freeze(struct checkpoint *checkpoint)
         code = checkpoint_freeze_locked(checkpoint);
         platform_mutex_unlock(&db->commit_mutex);
     }
+    if (code == OMENDB_OK)
+        code = commit_sync_led(db); /* what was copied from the old log */
     commit_unlead(db);
     return code;
 }
@@ -1073,9 +1162,31 @@ static int checkpoint_is_retained(const omendb *db, uint64_t number)
     return 0;
 }
 
-/* A manifest that no reader holds any more is forgotten. */
-static void checkpoint_release_manifests(omendb *db)
+static int checkpoint_note_manifest(void *context, const char *name)
 {
+    omendb *db = context;
+    enum storage_kind kind;
+    uint64_t number;
+    if (storage_parse_name(name, &kind, &number) && kind == STORAGE_MANIFEST &&
+        number != db->published.number && !checkpoint_is_retained(db, number))
+        checkpoint_retain(db, number);
+    return 0;
+}
+
+/* After there was no place for one: perhaps there is now. */
+static void checkpoint_find_manifests(omendb *db)
+{
+    db->retained_overflow = 0;
+    if (db->storage.vfs->list(db->storage.vfs->context, db->storage.directory,
+                              checkpoint_note_manifest, db) != OMENDB_OK)
+        db->retained_overflow = 1;
+}
+
+OMENDB_INTERNAL void checkpoint_release_manifests(omendb *db)
+{
+    uint32_t left = 0;
+    if (db->retained_overflow)
+        checkpoint_find_manifests(db);
     for (size_t i = 0; i < DATABASE_RETAINED; i++) {
         struct storage_file file = {0};
         char name[STORAGE_NAME_BYTES];
@@ -1093,18 +1204,14 @@ static void checkpoint_release_manifests(omendb *db)
         /* Not being able to ask is no answer: a reader may hold it. */
         if (code == OMENDB_OK || code == OMENDB_UNSUPPORTED || code == OMENDB_NOTFOUND)
             db->retained[i] = 0;
+        left += db->retained[i] != 0;
     }
+    atomic_store(&db->retained_count, left + db->retained_overflow);
 }
 
-static int checkpoint_is_needed(const omendb *db, enum storage_kind kind, uint64_t number)
+/* Whether the published manifest, or what this process is about to publish, leads to it. */
+static int checkpoint_is_in_force(const omendb *db, enum storage_kind kind, uint64_t number)
 {
-    if (kind == STORAGE_MANIFEST)
-        return number == db->published.number || checkpoint_is_retained(db, number);
-    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
-        /* A manifest names only files with smaller numbers than its own. */
-        if (db->retained[i] > number)
-            return 1;
-    }
     if (kind == STORAGE_WAL)
         return number >= db->published.wal_number;
     for (size_t i = 0; i < DATABASE_UNPUBLISHED; i++) {
@@ -1112,6 +1219,82 @@ static int checkpoint_is_needed(const omendb *db, enum storage_kind kind, uint64
             return 1;
     }
     return checkpoint_find_file(&db->published, number) != NULL;
+}
+
+OMENDB_INTERNAL enum checkpoint_need checkpoint_file_need(const omendb *db, enum storage_kind kind,
+                                                          uint64_t number, uint64_t *manifest)
+{
+    *manifest = 0;
+    if (checkpoint_is_in_force(db, kind, number))
+        return CHECKPOINT_IN_FORCE;
+    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
+        /* A manifest names only files with smaller numbers than its own. */
+        if (db->retained[i] > number)
+            *manifest = db->retained[i];
+    }
+    return *manifest != 0 || db->retained_overflow ? CHECKPOINT_HELD : CHECKPOINT_SUPERFLUOUS;
+}
+
+struct checkpoint_held {
+    omendb *db;
+    size_t count, capacity;
+    char (*names)[STORAGE_NAME_BYTES];
+};
+
+static int checkpoint_note_held(void *context, const char *name)
+{
+    struct checkpoint_held *held = context;
+    enum storage_kind kind;
+    uint64_t number, manifest;
+    if (!storage_parse_name(name, &kind, &number) || kind == STORAGE_MANIFEST ||
+        checkpoint_file_need(held->db, kind, number, &manifest) != CHECKPOINT_HELD)
+        return OMENDB_OK;
+    if (held->count == held->capacity) {
+        size_t larger = held->capacity * 2 + 16;
+        void *moved =
+            memory_resize(&held->db->memory, held->names, held->capacity * sizeof *held->names,
+                          memory_multiply(larger, sizeof *held->names));
+        if (moved == NULL)
+            return OMENDB_NOMEM;
+        held->names = moved;
+        held->capacity = larger;
+    }
+    memcpy(held->names[held->count++], name, strlen(name) + 1);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int checkpoint_measure_held(omendb *db, uint64_t *bytes)
+{
+    struct storage *storage = &db->storage;
+    struct checkpoint_held held = {.db = db};
+    *bytes = 0;
+    if (atomic_load(&db->retained_count) == 0)
+        return OMENDB_OK;
+    int code =
+        storage->vfs->list(storage->vfs->context, storage->directory, checkpoint_note_held, &held);
+    if (code != OMENDB_OK && code != OMENDB_NOMEM)
+        error_set(code, "the directory of the database cannot be listed");
+    for (size_t i = 0; i < held.count && code == OMENDB_OK; i++) {
+        struct storage_file file = {0};
+        uint64_t size = 0;
+        code = storage_open(storage, held.names[i], OMENDB_OPEN_READ, &file);
+        if (code == OMENDB_OK)
+            code = storage_size(storage, &file, &size);
+        storage_close(storage, &file);
+        *bytes += size;
+    }
+    memory_free(&db->memory, held.names, held.capacity * sizeof *held.names);
+    return code;
+}
+
+static int checkpoint_is_needed(const omendb *db, enum storage_kind kind, uint64_t number)
+{
+    uint64_t manifest;
+    if (kind == STORAGE_MANIFEST)
+        return number == db->published.number || checkpoint_is_retained(db, number);
+    /* Those are for purge.c, which overwrites them first. */
+    return db->purging ||
+           checkpoint_file_need(db, kind, number, &manifest) != CHECKPOINT_SUPERFLUOUS;
 }
 
 #define CHECKPOINT_DOOMED 32
@@ -1133,6 +1316,21 @@ static int checkpoint_doom(void *context, const char *name)
     return doomed->count == CHECKPOINT_DOOMED;
 }
 
+/* 1: it is gone. What a purge had to leave, as it was read, is overwritten before, under
+ * maintenance_mutex: the next checkpoint, statistics and purge wait for it. That is so but once
+ * after a purge that was BUSY, for files that it did not keep from being rewritten; letting go of
+ * the mutex would mean to ask anew for each file whether a reader has come to need it. */
+static int checkpoint_remove(omendb *db, const char *name)
+{
+    enum storage_kind kind;
+    uint64_t number;
+    if (storage_parse_name(name, &kind, &number) && kind != STORAGE_MANIFEST &&
+        number < db->overwrite_below &&
+        (shared_file_is_open(db, number) || storage_overwrite(&db->storage, name) != OMENDB_OK))
+        return 0;
+    return storage_unlink(&db->storage, name) == OMENDB_OK;
+}
+
 OMENDB_INTERNAL void checkpoint_collect(omendb *db)
 {
     struct checkpoint_doomed doomed;
@@ -1146,7 +1344,7 @@ OMENDB_INTERNAL void checkpoint_collect(omendb *db)
                               &doomed);
         size_t unlinked = 0;
         for (size_t i = 0; i < doomed.count; i++)
-            unlinked += storage_unlink(&db->storage, doomed.names[i]) == OMENDB_OK;
+            unlinked += (size_t)checkpoint_remove(db, doomed.names[i]);
         if (unlinked < doomed.count)
             break; /* what cannot be unlinked now is tried again after the next checkpoint */
     } while (doomed.count == CHECKPOINT_DOOMED);
@@ -1186,6 +1384,7 @@ static void checkpoint_destroy(struct checkpoint *checkpoint)
 static int checkpoint_mark_all(struct checkpoint *checkpoint)
 {
     int code = OMENDB_OK;
+    checkpoint->overlays_sprawl = checkpoint_overlays_sprawl(checkpoint);
     for (size_t i = 0; i < checkpoint->manifest.collection_count && code == OMENDB_OK; i++) {
         struct version *version = version_acquire(checkpoint->collections[i]);
         for (uint32_t s = 0; s < version->segment_count && code == OMENDB_OK; s++)
@@ -1234,10 +1433,13 @@ static int checkpoint_give_up(struct checkpoint *checkpoint, int code)
 }
 
 /* maintenance_mutex. */
-static int checkpoint_locked(omendb *db)
+static int checkpoint_locked(omendb *db, int links)
 {
-    struct checkpoint checkpoint = {.db = db};
-    int code = checkpoint_freeze(&checkpoint);
+    struct checkpoint checkpoint = {.db = db, .links = links};
+    int code = checkpoint_confirm(db);
+    if (code != OMENDB_OK)
+        return code;
+    code = checkpoint_freeze(&checkpoint);
     size_t collections = checkpoint.manifest.collection_count;
     if (code == OMENDB_OK) {
         code = checkpoint_write_and_publish(&checkpoint);
@@ -1265,7 +1467,7 @@ OMENDB_INTERNAL int checkpoint_run(omendb *db, int force)
                        : atomic_load(&db->log_bytes) >= db->wal_limit;
     platform_mutex_unlock(&db->commit_mutex);
     if (wanted) {
-        code = checkpoint_locked(db);
+        code = checkpoint_locked(db, !force);
         atomic_store(&db->checkpoint_failed, (uint32_t)code);
     }
     platform_mutex_unlock(&db->maintenance_mutex);
@@ -1283,6 +1485,7 @@ static int checkpoint_list_published(struct checkpoint *checkpoint)
     manifest->next_collection = published->next_collection;
     manifest->wal_number = published->wal_number;
     checkpoint->commit = published->commit;
+    checkpoint->prepared_end = db->prepared_end;
     if (count == 0)
         return OMENDB_OK;
     checkpoint->collections = memory_zalloc(&db->memory, count * sizeof *checkpoint->collections);
@@ -1349,6 +1552,7 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
         checkpoint.collections[i] = collection == NULL ? NULL : collection_reference(collection);
     }
     platform_mutex_unlock(&db->commit_mutex);
+    checkpoint.overlays_sprawl = code == OMENDB_OK && checkpoint_overlays_sprawl(&checkpoint);
     for (size_t i = 0; i < checkpoint.manifest.collection_count && code == OMENDB_OK; i++) {
         if (checkpoint.collections[i] == NULL)
             continue;
@@ -1376,4 +1580,8 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
 #undef CHECKPOINT_PACK_BYTES
 #undef CHECKPOINT_CODED
 #undef CHECKPOINT_CODES
+#undef CHECKPOINT_OVERLAYS_MIN
+#undef CHECKPOINT_LINK_BYTES
+#undef CHECKPOINT_LINK_ROWS
+#undef CHECKPOINT_OVERLAY_PART
 #undef CHECKPOINT_DOOMED

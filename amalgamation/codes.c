@@ -23,7 +23,6 @@ OMENDB_INTERNAL int codes_apply_to(const struct scalar_format *vectors)
 {
     return (vectors->scalar == OMENDB_F32 || vectors->scalar == OMENDB_F16 ||
             vectors->scalar == OMENDB_BF16) &&
-           vectors->metric != OMENDB_HAMMING &&
            codes_stride(vectors->dim) < scalar_bytes(vectors->scalar, vectors->dim);
 }
 

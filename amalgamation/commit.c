@@ -14,8 +14,13 @@
  *   DELETE:   count u64 ids
  *   CREATE:   u32 dim, metric, scalar; f32 scale; u32 M, ef_construction, ef, name bytes;
  *             u64 seed; name, zeros to a multiple of 8
- *   DROP:     nothing */
+ *   DROP:     nothing
+ * Of a prepared transaction (prepared.c) count is the bytes of its name, which follows, with zeros
+ * to a multiple of 8; in place of the collection's id stands
+ *   PREPARE:  u64 bytes of its changes, ADD, PUT and DELETE as above, which follow the name
+ *   SETTLE, REMEMBER: u64 outcome: 2 committed, 3 rolled back, 4 forgotten */
 #include "database.h"
+#include "format.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -23,6 +28,7 @@
 #define COMMIT_HEAD_BYTES   16
 #define COMMIT_CREATE_BYTES 40
 #define COMMIT_PIECES       4
+#define COMMIT_AHEAD        4 /* rows */
 
 OMENDB_INTERNAL int commit_check_writable(omendb *db)
 {
@@ -55,6 +61,7 @@ OMENDB_INTERNAL int commit_poison(omendb *db, int code)
 
 OMENDB_INTERNAL void commit_publish(omendb *db, uint64_t commit)
 {
+    OMENDB_YIELD("commit_publish");
     uint64_t visible = atomic_load(&db->visible_commit);
     while (visible < commit && !atomic_compare_exchange_weak(&db->visible_commit, &visible, commit))
         ;
@@ -138,6 +145,7 @@ struct commit_plan {
     size_t victim_capacity;
     uint64_t snapshot;
     int replay;
+    const struct prepared *prepared; /* whose own locks do not stand in its way, or NULL */
 };
 
 static int commit_plan_reserve(omendb *db, struct commit_plan *plan, const struct change *changes,
@@ -191,7 +199,10 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
     struct collection *collection = change->collection;
     struct location live = {NULL, NULL, 0};
     uint64_t id = change->ids[index], changed = 0;
+    const struct prepared *holder = prepared_holder(collection->db, collection->id, id);
     *keep = 1;
+    if (holder != NULL && holder != plan->prepared && !plan->replay)
+        return prepared_refuse_locked(change, id, holder);
     /* No id at or above next_id was ever used. */
     if (id < atomic_load_explicit(&collection->next_id, memory_order_relaxed)) {
         int code = version_locate_live(version, id, &live, &changed);
@@ -255,7 +266,8 @@ static int commit_validate(omendb *db, struct commit_plan *plan, struct change *
     }
     if (atomic_load(&change->collection->dropped))
         return error_set(OMENDB_DROPPED, "collection \"%s\" was dropped", change->collection->name);
-    return change->kind == CHANGE_DROP ? OMENDB_OK : commit_validate_records(plan, change);
+    return change->kind == CHANGE_DROP ? prepared_check_drop(db, change->collection)
+                                       : commit_validate_records(plan, change);
 }
 
 /* ------------------------------------------------------------------ reserving */
@@ -298,7 +310,7 @@ static int commit_choose_codes(const struct collection *collection, const struct
 }
 
 static int commit_add_memtable(omendb *db, struct collection *collection,
-                               const struct code_format *codes)
+                               const struct code_format *codes, int graphless)
 {
     struct version *old = atomic_load_explicit(&collection->version, memory_order_relaxed);
     struct version *version =
@@ -308,7 +320,7 @@ static int commit_add_memtable(omendb *db, struct collection *collection,
     if (version == NULL)
         return OMENDB_NOMEM;
     collection_graph_config(collection, &config);
-    int code = memtable_create(&db->memory, &config, codes, &memtable);
+    int code = memtable_create(&db->memory, &config, codes, graphless, &memtable);
     if (code != OMENDB_OK) {
         version_release(version);
         return code;
@@ -327,11 +339,13 @@ static int commit_add_memtable(omendb *db, struct collection *collection,
  * codes do not fit what came since, is left behind, for one with other codes or with none. Where a
  * choice anew comes to the same codes, they are as good as any: without that there would be no end
  * of drifting. */
-static int commit_reserve_memtable(omendb *db, const struct change *change)
+static int commit_reserve_memtable(omendb *db, const struct change *change, int replay)
 {
     struct collection *collection = change->collection;
     struct memtable *active = collection->active;
-    struct code_format codes;
+    struct code_format codes = {collection->format, 0.0f, 0.0f};
+    if (replay)
+        return active != NULL ? OMENDB_OK : commit_add_memtable(db, collection, &codes, 1);
     const struct version *version =
         atomic_load_explicit(&collection->version, memory_order_relaxed);
     if (active != NULL &&
@@ -352,20 +366,20 @@ static int commit_reserve_memtable(omendb *db, const struct change *change)
         memtable_forgive(active);
         return OMENDB_OK;
     }
-    code = commit_add_memtable(db, collection, &codes);
+    code = commit_add_memtable(db, collection, &codes, 0);
     if (code == OMENDB_OK && active != NULL && codes.step == 0.0f)
         collection->active->codes_tried = 1;
     return code;
 }
 
 /* All memory that applying the change will need. */
-static int commit_reserve(omendb *db, struct change *change)
+static int commit_reserve(omendb *db, struct change *change, int replay)
 {
     struct collection *collection = change->collection;
     int code = OMENDB_OK;
     if ((change->kind != CHANGE_ADD && change->kind != CHANGE_PUT) || change->count == 0)
         return OMENDB_OK;
-    code = commit_reserve_memtable(db, change);
+    code = commit_reserve_memtable(db, change, replay);
     if (code == OMENDB_OK)
         code = memtable_reserve(collection->active, change->count);
     return code;
@@ -376,7 +390,7 @@ static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct chang
 {
     int code = OMENDB_OK;
     for (size_t i = 0; i < count && code == OMENDB_OK; i++)
-        code = commit_reserve(db, &changes[i]);
+        code = commit_reserve(db, &changes[i], plan->replay);
     for (size_t i = 0; i < plan->victim_count && code == OMENDB_OK; i++) {
         const struct location *victim = &plan->victims[i];
         if (victim->memtable != NULL)
@@ -389,22 +403,12 @@ static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct chang
 
 /* ------------------------------------------------------------------ logging */
 
-static void commit_put_u32(uint8_t *at, uint32_t value)
-{
-    memcpy(at, &value, sizeof value);
-}
-
-static void commit_put_u64(uint8_t *at, uint64_t value)
-{
-    memcpy(at, &value, sizeof value);
-}
-
 /* Head of a change, and for CREATE the body; returns the bytes used, a multiple of 8. */
 static size_t commit_encode_head(const struct change *change, uint8_t *out)
 {
-    commit_put_u32(out, change->kind);
-    commit_put_u32(out + 4, change->count);
-    commit_put_u64(out + 8, change->collection->id);
+    format_put32(out, change->kind);
+    format_put32(out + 4, change->count);
+    format_put64(out + 8, change->collection->id);
     if (change->kind != CHANGE_CREATE)
         return COMMIT_HEAD_BYTES;
     const omendb_schema *schema = &change->collection->schema;
@@ -415,7 +419,7 @@ static size_t commit_encode_head(const struct change *change, uint8_t *out)
                                schema->ef,  (uint32_t)name_bytes};
     memcpy(body, fields, sizeof fields);
     memcpy(body + 12, &schema->scale, sizeof schema->scale);
-    commit_put_u64(body + 32, schema->seed);
+    format_put64(body + 32, schema->seed);
     size_t padded = (name_bytes + 7) / 8 * 8;
     memset(body + COMMIT_CREATE_BYTES, 0, padded);
     memcpy(body + COMMIT_CREATE_BYTES, change->collection->name, name_bytes);
@@ -443,11 +447,50 @@ static size_t commit_pieces(const struct change *change, uint8_t *head,
     return COMMIT_PIECES;
 }
 
-static int commit_append(omendb *db, const struct change *changes, size_t count, uint64_t commit)
+OMENDB_INTERNAL size_t commit_encoded_bytes(const struct change *changes, size_t count)
+{
+    uint8_t head[COMMIT_HEAD_MAX];
+    struct wal_piece pieces[COMMIT_PIECES];
+    size_t bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        for (size_t p = commit_pieces(&changes[i], head, pieces); p-- > 0;)
+            bytes = memory_add(bytes, pieces[p].size);
+    }
+    return bytes;
+}
+
+OMENDB_INTERNAL void commit_encode(const struct change *changes, size_t count, uint8_t *out)
+{
+    uint8_t head[COMMIT_HEAD_MAX];
+    struct wal_piece pieces[COMMIT_PIECES];
+    for (size_t i = 0; i < count; i++) {
+        size_t used = commit_pieces(&changes[i], head, pieces);
+        for (size_t p = 0; p < used; p++) {
+            if (pieces[p].size != 0)
+                memcpy(out, pieces[p].data, pieces[p].size);
+            out += pieces[p].size;
+        }
+    }
+}
+
+static int commit_append_pieces(omendb *db, const struct wal_piece *pieces, size_t count,
+                                uint64_t commit)
+{
+    size_t bytes = 0;
+    int code = db->wal == NULL ? OMENDB_OK : wal_append(db->wal, commit, WAL_COMMIT, pieces, count);
+    for (size_t i = 0; i < count; i++)
+        bytes += pieces[i].size;
+    if (code == OMENDB_OK)
+        atomic_fetch_add(&db->log_bytes, bytes);
+    return code;
+}
+
+static int commit_append_changes(omendb *db, const struct change *changes, size_t count,
+                                 uint64_t commit)
 {
     struct wal_piece one_pieces[COMMIT_PIECES], *pieces = one_pieces;
     uint8_t one_head[COMMIT_HEAD_MAX], *heads = one_head;
-    size_t used = 0, bytes = 0;
+    size_t used = 0;
     int code = OMENDB_OK;
     if (count > 1) {
         pieces = memory_array(&db->memory, count, COMMIT_PIECES * sizeof *pieces);
@@ -457,17 +500,32 @@ static int commit_append(omendb *db, const struct change *changes, size_t count,
     }
     for (size_t i = 0; i < count && code == OMENDB_OK; i++)
         used += commit_pieces(&changes[i], heads + i * COMMIT_HEAD_MAX, pieces + used);
-    for (size_t i = 0; i < used; i++)
-        bytes += pieces[i].size;
-    if (code == OMENDB_OK && db->wal != NULL)
-        code = wal_append(db->wal, commit, WAL_COMMIT, pieces, used);
     if (code == OMENDB_OK)
-        atomic_fetch_add(&db->log_bytes, bytes);
+        code = commit_append_pieces(db, pieces, used, commit);
     if (count > 1) {
         memory_free(&db->memory, pieces, count * COMMIT_PIECES * sizeof *pieces);
         memory_free(&db->memory, heads, count * COMMIT_HEAD_MAX);
     }
     return code;
+}
+
+/* A prepared transaction comes: as one that waits, or with an outcome that it had elsewhere. */
+static int commit_holds(const struct commit_order *order)
+{
+    return order->prepared != NULL && (order->state == OMENDB_PREPARED_WAITING || order->remembers);
+}
+
+static int commit_append(omendb *db, const struct commit_order *order, uint64_t commit)
+{
+    uint8_t head[PREPARED_HEAD_MAX];
+    struct wal_piece pieces[PREPARED_PIECES];
+    if (order->prepared == NULL)
+        return commit_append_changes(db, order->changes, order->count, commit);
+    uint32_t kind = !commit_holds(order)                      ? CHANGE_SETTLE
+                    : order->state == OMENDB_PREPARED_WAITING ? CHANGE_PREPARE
+                                                              : CHANGE_REMEMBER;
+    size_t count = prepared_pieces(order->prepared, kind, order->state, head, pieces);
+    return commit_append_pieces(db, pieces, count, commit);
 }
 
 /* ------------------------------------------------------------------ applying */
@@ -498,17 +556,21 @@ static void commit_apply_rows(const struct change *change, uint64_t commit)
     struct collection *collection = change->collection;
     uint64_t next = atomic_load_explicit(&collection->next_id, memory_order_relaxed);
     for (uint32_t i = 0; i < change->count; i++) {
+        OMENDB_YIELD("commit_apply_rows");
+        int is_new = change->ids[i] >= next; /* above all that were ever used */
+        if (i + COMMIT_AHEAD < change->count)
+            memtable_prefetch(collection->active, change->ids[i + COMMIT_AHEAD]);
         memtable_append(collection->active, change->ids[i],
-                        change->vectors + i * collection->vector_bytes, commit);
-        if (change->ids[i] >= next)
+                        change->vectors + i * collection->vector_bytes, commit, is_new);
+        if (is_new)
             next = change->ids[i] + 1;
     }
     atomic_store_explicit(&collection->next_id, next, memory_order_relaxed);
 }
 
 /* Nothing in here can fail. */
-static void commit_apply(omendb *db, struct commit_plan *plan, const struct change *changes,
-                         size_t count, uint64_t commit)
+static void commit_apply_changes(omendb *db, const struct commit_plan *plan,
+                                 const struct change *changes, size_t count, uint64_t commit)
 {
     for (size_t i = 0; i < plan->victim_count; i++)
         commit_end_row(&plan->victims[i], commit);
@@ -521,31 +583,54 @@ static void commit_apply(omendb *db, struct commit_plan *plan, const struct chan
     db->appended_commit = commit;
 }
 
+static void commit_apply(omendb *db, const struct commit_plan *plan,
+                         const struct commit_order *order, uint64_t commit)
+{
+    struct prepared *prepared = order->prepared;
+    int held = commit_holds(order);
+    if (!held)
+        commit_apply_changes(db, plan, order->changes, order->count, commit);
+    db->appended_commit = commit;
+    if (prepared == NULL)
+        return;
+    prepared->commit = commit;
+    db->prepared.last_step = commit;
+    if (held)
+        prepared_hold(db, prepared);
+    else
+        prepared_settle(db, prepared, order->state);
+}
+
 /* ------------------------------------------------------------------ the whole */
 
-/* commit_mutex. commit: in for replay; out: the number given, or 0 when nothing was left to do. */
-static int commit_locked(omendb *db, struct change *changes, size_t count, uint64_t snapshot,
-                         int replay, uint64_t *commit)
+static int commit_has_work(const struct commit_order *order)
 {
-    struct commit_plan plan = {NULL, 0, 0, snapshot, replay};
+    int work = order->prepared != NULL;
+    for (size_t i = 0; i < order->count; i++)
+        work |= order->changes[i].count != 0 || order->changes[i].kind == CHANGE_CREATE ||
+                order->changes[i].kind == CHANGE_DROP;
+    return work;
+}
+
+/* commit_mutex. commit: in for replay; out: the number given, or 0 when nothing was left to do. */
+static int commit_locked(omendb *db, const struct commit_order *order, int replay, uint64_t *commit)
+{
+    struct commit_plan plan = {NULL, 0, 0, order->snapshot, replay, order->prepared};
     uint64_t number = replay ? *commit : db->appended_commit + 1;
-    int code = commit_plan_reserve(db, &plan, changes, count);
-    size_t work = 0;
-    for (size_t i = 0; i < count && code == OMENDB_OK; i++) {
-        code = commit_validate(db, &plan, &changes[i]);
-        work += changes[i].count != 0 || changes[i].kind == CHANGE_CREATE ||
-                changes[i].kind == CHANGE_DROP;
-    }
-    if (code != OMENDB_OK || work == 0) {
+    int code = commit_plan_reserve(db, &plan, order->changes, order->count);
+    for (size_t i = 0; i < order->count && code == OMENDB_OK; i++)
+        code = commit_validate(db, &plan, &order->changes[i]);
+    if (code != OMENDB_OK || !commit_has_work(order)) {
         *commit = replay ? number : 0;
         goto done;
     }
-    code = commit_reserve_all(db, &plan, changes, count);
+    code = commit_holds(order) ? prepared_reserve(db, order->prepared)
+                               : commit_reserve_all(db, &plan, order->changes, order->count);
     if (code == OMENDB_OK && !replay)
-        code = commit_append(db, changes, count, number);
+        code = commit_append(db, order, number);
     if (code != OMENDB_OK)
         goto done;
-    commit_apply(db, &plan, changes, count, number);
+    commit_apply(db, &plan, order, number);
     *commit = number;
 done:
     memory_free(&db->memory, plan.victims, plan.victim_capacity * sizeof *plan.victims);
@@ -585,53 +670,102 @@ static int commit_throttle(const struct change *changes, size_t count)
     return code;
 }
 
-OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count,
-                                   uint64_t snapshot)
+/* Whether a commit returns only when it is on the device. One of two phases is worth nothing
+ * before, so OMENDB_SYNC_NORMAL syncs it, too. */
+static int commit_is_awaited(const omendb *db, int two_phases)
+{
+    return !db->in_memory &&
+           (db->sync == OMENDB_SYNC_FULL || (two_phases && db->sync == OMENDB_SYNC_NORMAL));
+}
+
+OMENDB_INTERNAL int commit_await(omendb *db, uint64_t commit, int two_phases)
+{
+    return commit_is_awaited(db, two_phases) ? commit_wait(db, commit) : OMENDB_OK;
+}
+
+/* Done, or refused for what is stored: that may be the work of a commit which is neither durable
+ * nor visible yet, so it is waited for before the caller is told. */
+static int commit_tells_state(int code)
+{
+    return code == OMENDB_OK || code == OMENDB_EXISTS || code == OMENDB_NOTFOUND ||
+           code == OMENDB_CONFLICT || code == OMENDB_DROPPED;
+}
+
+OMENDB_INTERNAL int commit_run(omendb *db, const struct commit_order *order, int *applied)
 {
     uint64_t commit = 0;
+    int two_phases = order->prepared != NULL && !order->remembers;
     int code = commit_check_writable(db);
+    *applied = 0;
     if (code == OMENDB_OK)
         code = commit_begin_log(db);
     if (code == OMENDB_OK)
-        code = commit_throttle(changes, count);
+        code = commit_throttle(order->changes, order->count);
     if (code != OMENDB_OK)
         return code;
     platform_mutex_lock(&db->commit_mutex);
     code = commit_check_writable(db);
     if (code == OMENDB_OK)
-        code = commit_locked(db, changes, count, snapshot, 0, &commit);
-    int wait = !db->in_memory && db->sync == OMENDB_SYNC_FULL;
-    if (code == OMENDB_OK && commit != 0 && !wait)
+        code = commit_locked(db, order, 0, &commit);
+    *applied = code == OMENDB_OK && commit != 0;
+    if (*applied && !commit_is_awaited(db, two_phases))
         commit_publish(db, commit);
+    uint64_t told = commit != 0 ? commit : db->appended_commit;
     platform_mutex_unlock(&db->commit_mutex);
     if (code == OMENDB_POISONED)
         commit_poison(db, code);
-    if (code != OMENDB_OK || commit == 0)
-        return code;
-    if (wait)
-        code = commit_wait(db, commit);
-    if (code == OMENDB_OK)
-        commit_notice(db, changes, count);
+    int waited = commit_tells_state(code) ? commit_await(db, told, two_phases) : OMENDB_OK;
+    code = waited == OMENDB_OK ? code : waited;
+    if (code == OMENDB_OK && *applied)
+        commit_notice(db, order->changes, order->count);
     return code;
+}
+
+OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count,
+                                   uint64_t snapshot)
+{
+    struct commit_order order = {changes, count, snapshot, NULL, 0, 0};
+    int applied;
+    return commit_run(db, &order, &applied);
 }
 
 /* ------------------------------------------------------------------ replaying */
 
 static int commit_bad_payload(uint64_t commit, size_t at)
 {
-    return error_set(
-        OMENDB_CORRUPT,
-        "log: commit %llu: byte %zu of the payload makes no sense; restore from a backup",
-        (unsigned long long)commit, at);
+    return error_set(OMENDB_CORRUPT,
+                     "log: commit %llu: byte %zu of the payload makes no sense; " ERROR_RESTORE,
+                     (unsigned long long)commit, at);
 }
 
-static int commit_decode_create(omendb *db, uint64_t id, const uint8_t *body, size_t size,
-                                size_t *used, struct collection **collection)
+OMENDB_INTERNAL int commit_decode_head(const uint8_t *payload, size_t size,
+                                       struct commit_logged *logged)
 {
-    omendb_schema schema = OMENDB_SCHEMA_INIT, complete;
+    if (size < COMMIT_HEAD_BYTES)
+        return 0;
+    memcpy(&logged->kind, payload, 4);
+    memcpy(&logged->count, payload + 4, 4);
+    memcpy(&logged->collection, payload + 8, 8);
+    logged->body = payload + COMMIT_HEAD_BYTES;
+    logged->left = size - COMMIT_HEAD_BYTES;
+    return 1;
+}
+
+OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, size_t vector_bytes)
+{
+    size_t vectors = 0;
+    if (logged->kind == CHANGE_DROP)
+        return 0;
+    if (logged->kind == CHANGE_ADD || logged->kind == CHANGE_PUT)
+        vectors = memory_add(memory_multiply(logged->count, vector_bytes), 7) / 8 * 8;
+    return memory_add(memory_multiply(logged->count, sizeof(uint64_t)), vectors);
+}
+
+OMENDB_INTERNAL int commit_decode_schema(const uint8_t *body, size_t size, size_t *used,
+                                         char name[256], omendb_schema *complete)
+{
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
     uint32_t fields[8];
-    char name[256] = {0};
-    *collection = NULL;
     if (size < COMMIT_CREATE_BYTES)
         return OMENDB_CORRUPT;
     memcpy(fields, body, sizeof fields);
@@ -646,11 +780,26 @@ static int commit_decode_create(omendb *db, uint64_t id, const uint8_t *body, si
     schema.ef_construction = fields[5];
     schema.ef = fields[6];
     memcpy(&schema.seed, body + 32, sizeof schema.seed);
+    memset(name, 0, 256);
     memcpy(name, body + COMMIT_CREATE_BYTES, fields[7]);
     *used = COMMIT_CREATE_BYTES + padded;
-    if (schema_complete(&schema, &complete) != OMENDB_OK)
+    if (strlen(name) != fields[7])
         return OMENDB_CORRUPT;
-    return collection_create(db, id, name, &complete, collection);
+    return schema_complete(&schema, complete) == OMENDB_OK ? OMENDB_OK : OMENDB_CORRUPT;
+}
+
+static int commit_decode_create(omendb *db, uint64_t id, const uint8_t *body, size_t size,
+                                size_t *used, struct collection **collection)
+{
+    omendb_schema complete;
+    char name[256];
+    *collection = NULL;
+    if (id >= MANIFEST_LARGEST_NUMBER)
+        return OMENDB_CORRUPT;
+    int code = commit_decode_schema(body, size, used, name, &complete);
+    if (code == OMENDB_OK && !manifest_name_is_legal(name))
+        code = OMENDB_CORRUPT;
+    return code == OMENDB_OK ? collection_create(db, id, name, &complete, collection) : code;
 }
 
 static int commit_replay_create(omendb *db, uint64_t commit, struct change *change, uint64_t id,
@@ -670,61 +819,120 @@ static int commit_replay_create(omendb *db, uint64_t commit, struct change *chan
     code = found ? commit_bad_payload(commit, COMMIT_HEAD_BYTES)
                  : catalog_reserve(db, &db->catalog, 1);
     if (code == OMENDB_OK) {
-        struct commit_plan plan = {NULL, 0, 0, UINT64_MAX, 1};
-        commit_apply(db, &plan, change, 1, commit);
+        struct commit_plan plan = {NULL, 0, 0, UINT64_MAX, 1, NULL};
+        commit_apply_changes(db, &plan, change, 1, commit);
     }
     collection_release(created);
     return code;
+}
+
+OMENDB_INTERNAL int commit_decode(omendb *db, uint64_t commit, const uint8_t *payload, size_t size,
+                                  struct change *change, size_t *used)
+{
+    struct commit_logged logged;
+    memset(change, 0, sizeof *change);
+    if (!commit_decode_head(payload, size, &logged))
+        return commit_bad_payload(commit, 0);
+    change->collection = catalog_by_id(&db->catalog, logged.collection);
+    if (logged.kind < CHANGE_ADD || logged.kind > CHANGE_DELETE || change->collection == NULL)
+        return commit_bad_payload(commit, 0);
+    size_t bytes = commit_body_bytes(&logged, change->collection->vector_bytes);
+    if (bytes > logged.left)
+        return commit_bad_payload(commit, 4);
+    *used = COMMIT_HEAD_BYTES + bytes;
+    change->kind = logged.kind;
+    change->count = logged.count;
+    change->ids = (uint64_t *)(uintptr_t)logged.body;
+    change->vectors = logged.body + change->count * sizeof(uint64_t);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int commit_check_ids(omendb *db, uint64_t commit, const struct change *change)
+{
+    uint32_t count = change->count, ascending = 1;
+    while (ascending < count && change->ids[ascending - 1] < change->ids[ascending])
+        ascending++;
+    if (count == 0 || (ascending >= count && change->ids[count - 1] != OMENDB_ID_AUTO))
+        return OMENDB_OK;
+    uint64_t *sorted = memory_array(&db->memory, count, sizeof *sorted);
+    if (sorted == NULL)
+        return OMENDB_NOMEM;
+    memcpy(sorted, change->ids, count * sizeof *sorted);
+    sort_array(sorted, count, sizeof *sorted, sort_compare_numbers);
+    int wrong = sorted[count - 1] == OMENDB_ID_AUTO;
+    for (uint32_t i = 1; i < count; i++)
+        wrong |= sorted[i] == sorted[i - 1];
+    memory_free(&db->memory, sorted, count * sizeof *sorted);
+    return wrong ? commit_bad_payload(commit, COMMIT_HEAD_BYTES) : OMENDB_OK;
+}
+
+/* Adds, puts and deletes. A delete drops absent ids from the list, so the list is a copy. */
+static int commit_replay_rows(omendb *db, uint64_t commit, struct change *change)
+{
+    size_t id_bytes = change->count * sizeof(uint64_t);
+    uint64_t *ids = memory_array(&db->memory, change->count, sizeof *ids);
+    if (ids == NULL)
+        return OMENDB_NOMEM;
+    memcpy(ids, change->ids, id_bytes);
+    change->ids = ids;
+    change->skip_missing = 1;
+    int code = commit_check_ids(db, commit, change);
+    struct commit_order order = {change, 1, UINT64_MAX, NULL, 0, 0};
+    if (code == OMENDB_OK)
+        code = commit_locked(db, &order, 1, &commit);
+    memory_free(&db->memory, ids, id_bytes);
+    return code;
+}
+
+static int commit_replay_drop(omendb *db, uint64_t commit, struct change *change)
+{
+    struct commit_order order = {change, 1, UINT64_MAX, NULL, 0, 0};
+    change->count = 0;
+    if (change->collection == NULL || prepared_check_drop(db, change->collection) != OMENDB_OK)
+        return commit_bad_payload(commit, 8);
+    return commit_locked(db, &order, 1, &commit);
 }
 
 /* One change at `payload`; *used receives its bytes. */
 static int commit_replay_change(omendb *db, uint64_t commit, const uint8_t *payload, size_t size,
                                 size_t *used)
 {
-    struct change change = {0};
-    uint64_t id;
-    if (size < COMMIT_HEAD_BYTES)
+    struct commit_logged logged;
+    size_t body_bytes = 0;
+    if (!commit_decode_head(payload, size, &logged))
         return commit_bad_payload(commit, 0);
-    memcpy(&change.kind, payload, 4);
-    memcpy(&change.count, payload + 4, 4);
-    memcpy(&id, payload + 8, 8);
-    const uint8_t *body = payload + COMMIT_HEAD_BYTES;
-    size_t left = size - COMMIT_HEAD_BYTES, body_bytes = 0;
-    change.collection = catalog_by_id(&db->catalog, id);
-    if (change.kind == CHANGE_CREATE && change.collection != NULL)
-        return commit_bad_payload(commit, 8);
-    if (change.kind == CHANGE_CREATE) {
-        int code = commit_replay_create(db, commit, &change, id, body, left, &body_bytes);
-        *used = COMMIT_HEAD_BYTES + body_bytes;
+    struct change change = {.kind = logged.kind, .count = logged.count};
+    int code;
+    if (logged.kind >= CHANGE_PREPARE && logged.kind <= CHANGE_REMEMBER)
+        return prepared_replay(db, commit, payload, size, used);
+    change.collection = catalog_by_id(&db->catalog, logged.collection);
+    *used = COMMIT_HEAD_BYTES;
+    switch (logged.kind) {
+    case CHANGE_CREATE:
+        if (change.collection != NULL && !db->read_only)
+            return commit_bad_payload(commit, 8);
+        code = commit_replay_create(db, commit, &change, logged.collection, logged.body,
+                                    logged.left, &body_bytes);
+        *used += body_bytes;
         return code;
+    case CHANGE_DROP:
+        return commit_replay_drop(db, commit, &change);
+    default:
+        code = commit_decode(db, commit, payload, size, &change, used);
+        return code == OMENDB_OK ? commit_replay_rows(db, commit, &change) : code;
     }
-    if (change.kind < CHANGE_ADD || change.kind > CHANGE_DROP || change.collection == NULL)
-        return commit_bad_payload(commit, 0);
-    if (change.kind == CHANGE_DROP)
-        change.count = 0;
-    body_bytes = memory_multiply(change.count, sizeof(uint64_t));
-    if (change.kind == CHANGE_ADD || change.kind == CHANGE_PUT)
-        body_bytes = memory_add(
-            body_bytes,
-            memory_add(memory_multiply(change.count, change.collection->vector_bytes), 7) / 8 * 8);
-    if (body_bytes > left)
-        return commit_bad_payload(commit, 4);
-    *used = COMMIT_HEAD_BYTES + body_bytes;
-    /* A delete drops absent ids from the list, so the list is a copy. */
-    uint64_t *ids = memory_array(&db->memory, change.count, sizeof *ids);
-    if (ids == NULL)
-        return OMENDB_NOMEM;
-    size_t id_bytes = change.count * sizeof *ids;
-    memcpy(ids, body, id_bytes);
-    change.ids = ids;
-    change.vectors = body + id_bytes;
-    change.skip_missing = 1;
+}
+
+OMENDB_INTERNAL int commit_replay_records(omendb *db, uint64_t commit, const uint8_t *payload,
+                                          size_t size)
+{
     int code = OMENDB_OK;
-    for (uint32_t i = 0; i < change.count && code == OMENDB_OK; i++)
-        code = ids[i] == OMENDB_ID_AUTO ? commit_bad_payload(commit, COMMIT_HEAD_BYTES) : code;
-    if (code == OMENDB_OK)
-        code = commit_locked(db, &change, 1, UINT64_MAX, 1, &commit);
-    memory_free(&db->memory, ids, id_bytes);
+    for (size_t at = 0, used = 0; at < size && code == OMENDB_OK; at += used) {
+        struct change change;
+        code = commit_decode(db, commit, payload + at, size - at, &change, &used);
+        if (code == OMENDB_OK)
+            code = commit_replay_rows(db, commit, &change);
+    }
     return code;
 }
 
@@ -754,5 +962,6 @@ OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *pa
 #undef COMMIT_HEAD_BYTES
 #undef COMMIT_CREATE_BYTES
 #undef COMMIT_PIECES
+#undef COMMIT_AHEAD
 #undef COMMIT_HEAD_MAX
 #undef COMMIT_CODES_ROWS

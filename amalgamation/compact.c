@@ -5,17 +5,18 @@
  * four times as large as the sum of what follows, which leaves at most log5(n) segments, never over
  * eight, and a row is written at most some five times a level. Otherwise a segment alone is
  * rewritten when a quarter of its rows can be dropped, when rows are not in its graph yet, when
- * its pack is half dead, or when there was no memory for its codes. omendb_optimize also rewrites
+ * its pack is half dead or to be left, or when there was no memory for its codes. That, with what
+ * space.c adds, bounds the dead bytes; the argument is there. omendb_optimize also rewrites
  * one that could have a curve of recall and has none. While a collection is searched and next to
  * nothing is added, sixteen takes the place of four: each segment that a search has to walk costs
  * it nearly as much as the largest.
  *
  * A merge keeps the graph of the input with the most linked rows, drops from it what no transaction
- * can see, relinks around the gaps, and inserts all other rows. It is accepted if its sampled
- * recall is as good as before and as at the last fresh build. Else, and where half of the rows are
- * new, the graph is built in bulk, by omendb_optimize also where keeping it would leave the output
- * without a curve. omendb_optimize refines a kept graph in the end. Some of the new rows come last,
- * so that they can be asked as queries before (calibrate.c).
+ * can see, relinks around the gaps, and inserts all other rows. It is accepted unless its sampled
+ * recall is clearly worse than before or than at the last fresh build. Else, and where half of the
+ * rows are new, the graph is built in bulk, by omendb_optimize also where keeping it would leave
+ * the output without a curve. omendb_optimize refines a kept graph in the end. Some of the new rows
+ * come last, so that they can be asked as queries before (calibrate.c).
  *
  * What may be dropped: rows whose end is visible to every open transaction and lies at or before
  * the published checkpoint. A later delete may still be undone by a crash under the weaker sync
@@ -47,8 +48,9 @@
 #define COMPACT_GATE_QUERIES  400
 #define COMPACT_GATE_K        10
 #define COMPACT_GATE_RELEASE  8 /* queries between releases of the vectors that they read */
-#define COMPACT_GATE_LOSS     0.005f
-#define COMPACT_CURVE_GROWTH  5 /* a curve is measured anew once one row in so many is new */
+#define COMPACT_GATE_LOSS     0.005
+#define COMPACT_GATE_ERRORS   2.0 /* standard errors beyond that: what the sample says for sure */
+#define COMPACT_CURVE_GROWTH  5   /* a curve is measured anew once one row in so many is new */
 
 struct compact_merge {
     struct collection *collection; /* the caller's reference */
@@ -75,7 +77,7 @@ struct compact_merge {
 
 struct compact {
     omendb *db;
-    int everything;
+    enum compact_mode mode;
     struct compact_merge *merges;
     size_t merge_count;
     struct segment_writer *writer;
@@ -89,7 +91,7 @@ struct compact {
 
 /* ------------------------------------------------------------------ policy */
 
-static uint64_t compact_drop_limit(omendb *db)
+OMENDB_INTERNAL uint64_t compact_drop_limit(omendb *db)
 {
     uint64_t oldest = txn_oldest(db), checkpoint = atomic_load(&db->checkpoint_commit);
     return oldest < checkpoint ? oldest : checkpoint;
@@ -136,6 +138,15 @@ static int compact_can_make_codes(const struct collection *collection,
            (memory->limit == 0 || needed <= memory->limit >> segment->codes_starved);
 }
 
+/* Of a segment with many ended rows that may not be dropped yet: space.c is to look whether they
+ * are worth a checkpoint, once, and each time there are an eighth more. */
+static void compact_tell_space(omendb *db, struct segment *segment, uint32_t dead)
+{
+    uint32_t told = atomic_load(&segment->dead_told);
+    if (dead > told + told / 8 && atomic_compare_exchange_strong(&segment->dead_told, &told, dead))
+        work_notice_space(db);
+}
+
 /* Whether a segment is worth rewriting alone. */
 static int compact_is_stale(const struct collection *collection, struct segment *segment,
                             uint64_t limit)
@@ -146,17 +157,20 @@ static int compact_is_stale(const struct collection *collection, struct segment 
     if (unindexed > (UINT64_C(64) << 10) ||
         unindexed * COMPACT_GROWTH >= collection->db->tail_limit)
         return unindexed != 0;
-    if (parts > 1 && atomic_load(&segment->file->references) * 2 <= parts)
+    if (atomic_load(&segment->file->leave) ||
+        (parts > 1 && atomic_load(&segment->file->references) * 2 <= parts))
         return 1;
     if (compact_lacks_codes(collection, segment) && compact_can_make_codes(collection, segment))
         return 1;
     uint32_t dead = atomic_load(&segment->tombstones->dead);
-    if (dead == 0 || (uint64_t)dead * 4 < segment->info.rows ||
-        limit <= atomic_load(&segment->not_stale_limit))
+    if (dead == 0 || (uint64_t)dead * 4 < segment->info.rows)
         return 0;
-    if (compact_droppable_rows(segment, limit) * UINT64_C(4) >= segment->info.rows)
-        return 1;
-    atomic_store(&segment->not_stale_limit, limit);
+    if (limit > atomic_load(&segment->not_stale_limit)) {
+        if (compact_droppable_rows(segment, limit) * UINT64_C(4) >= segment->info.rows)
+            return 1;
+        atomic_store(&segment->not_stale_limit, limit);
+    }
+    compact_tell_space(collection->db, segment, dead);
     return 0;
 }
 
@@ -220,22 +234,35 @@ static uint32_t compact_pick_behind(const struct collection *collection, struct 
     return found;
 }
 
+static uint32_t compact_pick_leaving(const struct version *version, struct segment **picked)
+{
+    for (uint32_t i = 0; i < version->segment_count; i++) {
+        if (!atomic_load(&version->segments[i]->file->leave))
+            continue;
+        picked[0] = version->segments[i];
+        return 1;
+    }
+    return 0;
+}
+
 /* Puts what is to be merged first in `sorted` (room for COMPACT_MAX_INPUTS); returns how many. */
 static uint32_t compact_pick(const struct collection *collection, const struct version *version,
-                             int everything, struct segment **sorted)
+                             enum compact_mode mode, struct segment **sorted)
 {
     uint64_t limit = compact_drop_limit(collection->db), smaller = 0;
     uint32_t count =
         version->segment_count < COMPACT_MAX_INPUTS ? version->segment_count : COMPACT_MAX_INPUTS;
     if (count == 0)
         return 0;
+    if (mode == COMPACT_LEAVING)
+        return compact_pick_leaving(version, sorted);
     for (uint32_t i = 0; i < count; i++) { /* descending by rows */
         uint32_t at = i;
         for (; at > 0 && sorted[at - 1]->info.rows < version->segments[i]->info.rows; at--)
             sorted[at] = sorted[at - 1];
         sorted[at] = version->segments[i];
     }
-    if (everything)
+    if (mode == COMPACT_EVERYTHING)
         return compact_pick_everything(collection, version, sorted, count, limit);
     uint32_t behind = compact_pick_behind(collection, sorted, count);
     if (behind != 0)
@@ -268,8 +295,8 @@ OMENDB_INTERNAL int compact_wanted(struct collection *collection)
 {
     struct segment *sorted[COMPACT_MAX_INPUTS];
     struct version *version = version_acquire(collection);
-    int wanted =
-        !atomic_load(&collection->dropped) && compact_pick(collection, version, 0, sorted) != 0;
+    int wanted = !atomic_load(&collection->dropped) &&
+                 compact_pick(collection, version, COMPACT_BY_POLICY, sorted) != 0;
     version_release(version);
     return wanted;
 }
@@ -366,10 +393,10 @@ static int compact_collect_begins(struct compact_merge *merge)
     return OMENDB_OK;
 }
 
-static int compact_plan(struct compact_merge *merge, int everything)
+static int compact_plan(struct compact_merge *merge, enum compact_mode mode)
 {
     merge->version = version_acquire(merge->collection);
-    merge->input_count = compact_pick(merge->collection, merge->version, everything, merge->inputs);
+    merge->input_count = compact_pick(merge->collection, merge->version, mode, merge->inputs);
     if (merge->input_count == 0)
         return OMENDB_OK;
     merge->drop_limit = compact_drop_limit(merge->collection->db);
@@ -668,7 +695,9 @@ struct compact_gate {
     uint8_t *query;
     uint64_t random;
     size_t ef;
-    double fresh_recall, old_recall;
+    double fresh_recall; /* sums over the queries, then means */
+    double loss;         /* of it against the input: asking both the same takes out most noise */
+    double fresh_squares, loss_squares; /* sums */
     uint32_t queries;
 };
 
@@ -802,8 +831,12 @@ static int compact_gate_ask(struct compact_gate *gate)
     if (code != OMENDB_OK)
         return code;
     float bound = compact_gate_bound(lists[0], counts[0], lists[2], counts[2], COMPACT_GATE_K);
-    gate->fresh_recall += compact_gate_score(lists[1], counts[1], bound, COMPACT_GATE_K);
-    gate->old_recall += compact_gate_score(lists[3], counts[3], bound, COMPACT_GATE_K);
+    double fresh = compact_gate_score(lists[1], counts[1], bound, COMPACT_GATE_K);
+    double loss = compact_gate_score(lists[3], counts[3], bound, COMPACT_GATE_K) - fresh;
+    gate->fresh_recall += fresh;
+    gate->fresh_squares += fresh * fresh;
+    gate->loss += loss;
+    gate->loss_squares += loss * loss;
     gate->queries++;
     return OMENDB_OK;
 }
@@ -830,7 +863,7 @@ static int compact_gate_run(struct compact_gate *gate)
     }
     if (code == OMENDB_OK) {
         gate->fresh_recall /= gate->queries;
-        gate->old_recall /= gate->queries;
+        gate->loss /= gate->queries;
     }
     memory_free(&db->memory, gate->hits, hit_bytes);
     memory_free(&db->memory, gate->parents, vector_bytes);
@@ -852,8 +885,23 @@ static void compact_gate_init(struct compact_gate *gate, const struct compact_me
     graph_get_view(graph, &gate->fresh);
 }
 
+/* Of a mean, its square, by the sum of the squares of what was averaged. */
+static double compact_gate_variance(const struct compact_gate *gate, double mean, double squares)
+{
+    double variance = squares / gate->queries - mean * mean;
+    return variance > 0.0 ? variance / gate->queries : 0.0;
+}
+
+/* Whether a loss of recall is more than COMPACT_GATE_LOSS, and more than the sample's noise.
+ * Without the latter a rebuild, which takes many times as long, would as often as not mend nothing.
+ */
+static int compact_gate_is_lost(double loss, double variance)
+{
+    return loss > COMPACT_GATE_LOSS + COMPACT_GATE_ERRORS * sqrt(variance);
+}
+
 /* Whether the relinked graph finds what its source found, and what a fresh build found when there
- * was one. */
+ * was one: the latter keeps losses that are too small to be seen from adding up. */
 static int compact_gate_passes(const struct compact_merge *merge, const struct rows_view *vectors,
                                const struct graph *graph, int *passes)
 {
@@ -867,9 +915,14 @@ static int compact_gate_passes(const struct compact_merge *merge, const struct r
     gate.old_filter =
         (struct graph_filter){base->info.indexed_rows, GRAPH_NO_ROW, compact_gate_visible, merge};
     int code = compact_gate_run(&gate);
-    float fresh = (float)gate.fresh_recall;
-    *passes = fresh >= (float)gate.old_recall - COMPACT_GATE_LOSS &&
-              fresh >= base->info.reference_recall - COMPACT_GATE_LOSS;
+    if (code != OMENDB_OK)
+        return code;
+    double of_loss = compact_gate_variance(&gate, gate.loss, gate.loss_squares),
+           of_fresh = compact_gate_variance(&gate, gate.fresh_recall, gate.fresh_squares),
+           since = (double)base->info.reference_recall - gate.fresh_recall;
+    /* The reference was a sample of the same size. */
+    *passes =
+        !compact_gate_is_lost(gate.loss, of_loss) && !compact_gate_is_lost(since, 2 * of_fresh);
     return code;
 }
 
@@ -960,7 +1013,7 @@ static int compact_build_graph(struct compact *compact, struct compact_merge *me
     /* Where half of the rows are new, building all of them in bulk takes no longer, and gives the
      * better graph. */
     int adopt = merge->base < merge->input_count && merge->base_rows > merge->rows / 2, passes = 1;
-    if (adopt && compact->everything && compact_must_build_for_curve(merge))
+    if (adopt && compact->mode == COMPACT_EVERYTHING && compact_must_build_for_curve(merge))
         adopt = 0;
     int code = compact_create_graph(merge, vectors, graph);
     if (code == OMENDB_OK && adopt) {
@@ -978,7 +1031,7 @@ static int compact_build_graph(struct compact *compact, struct compact_merge *me
     build.graph = *graph;
     if (code == OMENDB_OK && adopt)
         code = compact_insert(&build, merge, vectors, merge->base_rows);
-    if (code == OMENDB_OK && adopt && compact->everything) {
+    if (code == OMENDB_OK && adopt && compact->mode == COMPACT_EVERYTHING) {
         struct graph_bulk_terms terms = compact_bulk_terms(&build);
         code = compact_name_end(&build, graph_refine(*graph, &terms));
         if (code == OMENDB_NOMEM) /* it is as good as it was */
@@ -1184,6 +1237,8 @@ static int compact_install_all(struct compact *compact)
         atomic_fetch_add(&db->merges, (uint64_t)installed);
     } else {
         checkpoint_unprotect(db, compact->number);
+        if (code == OMENDB_OK)
+            checkpoint_collect(db); /* nothing names the output */
     }
     platform_mutex_unlock(&db->maintenance_mutex);
     return code;
@@ -1254,7 +1309,7 @@ static int compact_try(struct compact *compact, struct collection *const *collec
         return OMENDB_NOMEM;
     for (; planned < count && code == OMENDB_OK; planned++) {
         compact->merges[planned].collection = collections[planned];
-        code = compact_plan(&compact->merges[planned], compact->everything);
+        code = compact_plan(&compact->merges[planned], compact->mode);
         inputs += compact->merges[planned].input_count;
     }
     if (code == OMENDB_OK && inputs != 0) {
@@ -1280,15 +1335,12 @@ static int compact_try(struct compact *compact, struct collection *const *collec
 }
 
 OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collections, size_t count,
-                                int everything,
+                                enum compact_mode mode,
                                 int (*progress)(void *context, uint64_t done, uint64_t total),
                                 void *context, int *merged)
 {
-    struct compact first = {.db = db,
-                            .everything = everything,
-                            .progress = progress,
-                            .context = context,
-                            .merge_count = count};
+    struct compact first = {
+        .db = db, .mode = mode, .progress = progress, .context = context, .merge_count = count};
     struct compact second = first;
     int code = compact_try(&first, collections, merged);
     int paused = code == OMENDB_NOMEM && hot_pause(db);
@@ -1317,4 +1369,5 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
 #undef COMPACT_GATE_K
 #undef COMPACT_GATE_RELEASE
 #undef COMPACT_GATE_LOSS
+#undef COMPACT_GATE_ERRORS
 #undef COMPACT_CURVE_GROWTH

@@ -14,6 +14,7 @@
 static pthread_mutex_t database_list_mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t database_fork_once = PTHREAD_ONCE_INIT;
 static omendb *database_list;
+static struct database_held *database_held_list;
 
 static void database_before_fork(void)
 {
@@ -32,9 +33,18 @@ static void database_after_fork_in_child(void)
             db->storage.vfs->close(db->storage.vfs->context, db->lock_file.handle);
         if (db->manifest_lock.handle != NULL)
             db->storage.vfs->close(db->storage.vfs->context, db->manifest_lock.handle);
+        if (db->cursor_lock.handle != NULL)
+            db->storage.vfs->close(db->storage.vfs->context, db->cursor_lock.handle);
         db->lock_file.handle = NULL;
         db->manifest_lock.handle = NULL;
+        db->cursor_lock.handle = NULL;
     }
+    for (struct database_held *held = database_held_list; held != NULL; held = held->next) {
+        if (held->file->handle != NULL)
+            held->vfs->close(held->vfs->context, held->file->handle);
+        held->file->handle = NULL;
+    }
+    database_held_list = NULL; /* on stacks of threads that the child does not have */
     pthread_mutex_unlock(&database_list_mutex);
 }
 
@@ -59,6 +69,26 @@ static void database_delist(omendb *db)
     for (omendb **link = &database_list; *link != NULL; link = &(*link)->next_open) {
         if (*link == db) {
             *link = db->next_open;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&database_list_mutex);
+}
+
+OMENDB_INTERNAL void database_hold(struct database_held *held)
+{
+    pthread_mutex_lock(&database_list_mutex);
+    held->next = database_held_list;
+    database_held_list = held;
+    pthread_mutex_unlock(&database_list_mutex);
+}
+
+OMENDB_INTERNAL void database_let_go(struct database_held *held)
+{
+    pthread_mutex_lock(&database_list_mutex);
+    for (struct database_held **link = &database_held_list; *link != NULL; link = &(*link)->next) {
+        if (*link == held) {
+            *link = held->next;
             break;
         }
     }
@@ -112,6 +142,7 @@ static int database_init_locks(omendb *db)
 
 static void database_free_collections(omendb *db)
 {
+    prepared_clear(db);
     for (size_t i = 0; i < db->catalog.count; i++)
         collection_release(db->catalog.items[i]);
     memory_free(&db->memory, db->catalog.items, db->catalog.capacity * sizeof *db->catalog.items);
@@ -126,6 +157,7 @@ static void database_free_files(omendb *db)
     }
     manifest_destroy(&db->memory, &db->published);
     storage_close(&db->storage, &db->manifest_lock);
+    storage_close(&db->storage, &db->cursor_lock);
     /* The lock goes last: whoever gets it next finds nothing half done. Closing alone would leave
      * it to a child that was forked a moment ago and has not yet closed its copy of the descriptor.
      */
@@ -289,6 +321,7 @@ OMENDB_INTERNAL int database_close(omendb *db)
 
 OMENDB_INTERNAL void database_child_done(omendb *db)
 {
+    OMENDB_YIELD("database_child_done");
     if (atomic_fetch_sub(&db->children, 1) == (DATABASE_RELEASED | 1))
         database_close(db);
 }

@@ -18,14 +18,96 @@
  *                      next ids. Never held over a sync of commits; held over the small rest when
  *                      the log is rotated.
  *   sync_mutex         durable_commit, poisoned
- *   txn_mutex          the list of transactions
+ *   txn_mutex          the lists of transactions and of open files
  *   work mutex         queues and jobs (work.c)
  *   list mutex         open databases of the process (database.c)
  *
  * A reader takes none of them: it pins, copies the version pointer, adds a reference, unpins
- * (version.c), then reads `visible_commit`. */
+ * (version.c), then reads `visible_commit`.
+ *
+ * OTHER LOCKS are taken last, and nothing is waited for under them: those of a graph (256
+ * stripes, entry_lock: graph_build.c; building in bulk: graph_bulk_internal.h), of a file that
+ * is read into memory (blocks.c), of vfs_memory.c.
+ *
+ * CONDITIONS: sync_condition with sync_mutex (leadership is free, durable_commit was raised,
+ * poisoned), that of work.c with the work mutex (a queue, a job, the right to merge, stopping).
+ * Both are broadcast under their mutex, so nobody misses one between looking and waiting.
+ *
+ * SPINS: version_wait_for_readers, for a pin that lasts a handful of instructions;
+ * memtable_seal, for the insertion of a row that is under way; version_pin, for one of 64
+ * slots. Polls, with a limit of time: hot_give_back, work_await_merge, work_throttle.
+ *
+ * ATOMICS: who writes, who reads, and why the order is enough. "sc": sequentially consistent,
+ * as those without an order are. What only counts or asks for work publishes nothing, and any
+ * order does. Those of other modules stand there in the same form: tombstones.h, memtable.h,
+ * graph_internal.h, graph.h (rows_store), idmap.h, blocks.c, storage.h, wal.h, memory.h,
+ * work.c, checksum.c, kernels.c.
+ *
+ *   references          of all kinds: added to relaxed by who holds one, or pins; given back
+ *                       acq_rel, so that who gets to 0 sees all that the others did before.
+ *   version             exchanged sc under commit_mutex; loaded sc by readers between marking a
+ *                       pin and unmarking it (sc); version.c has the argument.
+ *   pins[].busy         exchanged and stored sc by readers, loaded sc by who replaces a
+ *                       version: who reads the 0 sees the reference that was added before it.
+ *   visible_commit      raised sc, as leader or under commit_mutex, after all of the commit was
+ *                       applied under commit_mutex: who loads n sees all of n. Loaded under
+ *                       txn_mutex where it becomes a snapshot, so that txn_oldest is never
+ *                       above one that is about to enter the list.
+ *   checkpoint_commit   stored sc under maintenance_mutex once the manifest is durable; loaded
+ *                       sc by merges: an old value drops less.
+ *   poisoned            stored sc once, under sync_mutex, after poison_text, which does not
+ *                       change any more: who loads 1 may read the text.
+ *   log_bytes           added to, and exchanged by the freeze, under commit_mutex; a checkpoint
+ *                       that fails adds back. Compared with limits: a moment late does no harm.
+ *   next_file           fetch_add sc: numbers differ, no more is asked of it.
+ *   checkpoint_failed   stored sc under maintenance_mutex; a hint for writers that wait.
+ *   children            fetch_add, fetch_sub and fetch_or sc. Count and DATABASE_RELEASED are
+ *                       one word, so exactly one thread makes it "released and none left", and
+ *                       closes.
+ *   released            stored sc before that bit is set; refuses calls. Who may still call has
+ *                       a child.
+ *   open_cursors        a count, for a sentence.
+ *   scratch[]           exchanged and compared-and-exchanged sc: who takes one out has it
+ *                       alone, and sees what the one before wrote.
+ *   hot_paused          a count, sc; a copy that was begun before may be published after, and
+ *                       stays.
+ *   stopping            stored sc before threads are joined; long loops load it now and then.
+ *   merge_done, _rows   stored by who merges, loaded for telling progress; a pair may be mixed.
+ *   half_refreshed      stored sc by the one thread that refreshes a read-only handle.
+ *   txn_needs           compared and exchanged relaxed: a bound over all transactions, publishes
+ *                       nothing.
+ *   space_pinned        stored sc by who looks at space, under maintenance_mutex; loaded by who
+ *                       ends a transaction: an old value asks for a look too many or too few, and
+ *                       each checkpoint looks again.
+ *   retained_count      stored under maintenance_mutex; loaded without it by who asks whether
+ *                       readers are to be asked after: a hint.
+ *   commit_groups, checkpoints, merges, merges_rebuilt, backup_bytes, backup_kept_bytes  counts.
+ *   collection:
+ *   dropped             stored sc under commit_mutex; a call that loads 0 may end beside the
+ *                       drop.
+ *   calibration         stored release, complete, under maintenance_mutex; loaded acquire.
+ *                       Those before it stay until the collection goes.
+ *   next_id             stored, and loaded by all who rely on it, under commit_mutex: relaxed.
+ *                       Statistics load it without.
+ *   looked_us, _rows, settled_rows  hints; who wins the exchange of the first looks.
+ *   searched_us         a hint, stored by some of the searches; loaded by writers and checkpoints.
+ *   queued[]            stored sc under the work mutex before what was queued is looked at;
+ *                       loaded sc without it after a commit was published: a 1 that is still
+ *                       there is taken off later, by one who then sees the commit.
+ *   segment:
+ *   hot                 stored release, complete, by the one thread that copies; loaded
+ *                       acquire.
+ *   walks, not_stale_limit, dead_told  hints: a count that is lost puts a copy or a look off.
+ *   shared_file.leave   stored sc under maintenance_mutex; loaded by the policy of merges, without:
+ *                       whoever sets it then asks for a merge.
+ *
+ * Plain fields are guarded as they say. Two are read without their mutex by the leader, as
+ * nobody else writes them: `wal` (replaced under commit_mutex) and `durable_commit` (raised
+ * under sync_mutex). */
 #ifndef OMENDB_DATABASE_H
 #define OMENDB_DATABASE_H
+
+#include <string.h>
 
 #include "internal.h"
 #include "calibration.h"
@@ -43,11 +125,12 @@
 #include "tombstones.h"
 #include "wal.h"
 
-#define DATABASE_PIN_SLOTS     64
-#define DATABASE_SCRATCH_SLOTS 32
-#define DATABASE_RETAINED      64
-#define DATABASE_UNPUBLISHED   16
-#define DATABASE_RELEASED      (UINT32_C(1) << 31) /* of `children`: the last one closes */
+#define DATABASE_PIN_SLOTS      64
+#define DATABASE_SCRATCH_SLOTS  32
+#define DATABASE_RETAINED       64
+#define DATABASE_UNPUBLISHED    16
+#define DATABASE_IDENTITY_BYTES 128
+#define DATABASE_RELEASED       (UINT32_C(1) << 31) /* of `children`: the last one closes */
 
 /* What may wait to be done for a collection: rows to link, segments to merge, segments to copy into
  * memory. */
@@ -71,9 +154,14 @@ static inline int handle_is(const void *handle, uint32_t magic)
 /* An open segment or overlay file, shared by the segments in it. */
 struct shared_file {
     _Atomic uint32_t references;
+    omendb *db;
     struct segment_file *file;
-    struct memory *memory;
     struct manifest_file entry;
+    struct shared_file *next, *previous; /* db->open_files; txn_mutex */
+    _Atomic uint32_t leave;              /* 1: what lives in it is to move to another file */
+    /* What the last look of space.c found in use; maintenance_mutex */
+    uint64_t look, used_bytes;
+    uint32_t used_parts, used_parts_of_target;
 };
 
 /* Begin commits of rows that a transaction older than the sealing may not see; immutable, shared by
@@ -109,6 +197,7 @@ struct segment {
     /* What may be dropped depends on a limit that only grows: up to this one a look at the
      * tombstones found too little. */
     _Atomic uint64_t not_stale_limit;
+    _Atomic uint32_t dead_told; /* ended rows when space.c was last asked to look */
     uint32_t
         codes_starved; /* merges in a row, the last of which made it, without memory for codes */
     int curve_tried;   /* its graph was built anew for a curve; if there is none, in vain */
@@ -149,6 +238,7 @@ struct collection {
     /* Whether it is only searched (work_notice_reading): when that was last looked at, the rows
      * that it held then, and the rows with which it was found so; 0: never. */
     _Atomic uint64_t looked_us, looked_rows, settled_rows;
+    _Atomic uint64_t searched_us; /* when a search told of itself last; 0: never */
     /* Queues of work.c, linked through the collections; work mutex. */
     _Atomic uint32_t queued[WORK_QUEUES];
     struct collection *queue_next[WORK_QUEUES];
@@ -161,11 +251,22 @@ struct catalog {
     size_t last; /* where an id was found last: a log names the same ones again and again */
 };
 
+/* Transactions between the two phases of their commits, and outcomes; commit_mutex. prepared.c. */
+struct prepared_set {
+    struct prepared **items; /* by name */
+    size_t count, capacity;
+    struct prepared_lock *locks; /* open addressing */
+    size_t lock_count, lock_slots;
+    uint64_t last_step; /* newest commit that prepared, settled or forgot one; 0: before opening */
+};
+
 struct pin_slot {
     _Alignas(OMENDB_CACHE_LINE) _Atomic uint32_t busy;
 };
 
 struct work_state; /* work.c */
+struct prepared;   /* prepared.c, as the next */
+struct prepared_lock;
 
 struct omendb {
     uint32_t magic;
@@ -182,14 +283,19 @@ struct omendb {
     void *log_context;
     struct storage storage;
     struct storage_file lock_file, manifest_lock; /* the latter: shared, of a read-only opener */
+    struct storage_file cursor_lock; /* such a lock of the manifest before, which holds the files of
+                                        all before it, too: cursors may read them */
 
     struct platform_mutex maintenance_mutex, commit_mutex, sync_mutex, txn_mutex;
     struct platform_condition sync_condition;
 
     /* commit_mutex */
     struct catalog catalog;
+    struct prepared_set prepared;
     struct wal *wal;        /* NULL: nothing was written yet, in memory, or read-only */
     uint32_t log_published; /* 1: the manifest, or the chain that it begins, leads to `wal` */
+    uint64_t copied_commit, copied_end; /* the log begins after that commit; it ends there while
+                                           only copies of prepared transactions are in it */
     uint64_t appended_commit;
     uint64_t next_collection;
     _Atomic uint64_t
@@ -206,6 +312,9 @@ struct omendb {
 
     /* maintenance_mutex */
     struct manifest published;
+    uint64_t prepared_end; /* of the log that the manifest names: where the copies of prepared
+                              transactions at its beginning end; 0: there are none */
+    uint64_t database_id;  /* that manifests are published with; set by recovery */
     _Atomic uint64_t next_file;
     uint32_t
         retained_overflow; /* 1: one had no place: nothing is collected until the next opening */
@@ -214,10 +323,24 @@ struct omendb {
     uint64_t unpublished[DATABASE_UNPUBLISHED]; /* files that are written, or in use, but not in the
                                                    manifest yet; 0: free place */
     _Atomic uint32_t checkpoint_failed;         /* code of the last one, 0: fine */
+    _Atomic uint32_t retained_count;            /* places of `retained` in use */
+    uint64_t overwrite_below; /* numbers of files that a purge could not yet overwrite are below; 0:
+                                 there are none */
+    uint32_t purging;         /* 1: files that nobody needs are left for purge.c to overwrite */
+    uint64_t space_looks;     /* of space.c */
+    uint32_t space_swept;     /* small files that the last look gathered */
+
+    /* Bytes that the commits of open and prepared transactions will need; a bound, publishes
+     * nothing: relaxed */
+    _Atomic uint64_t txn_needs;
 
     /* txn_mutex */
     struct omendb_txn *transactions;
     uint64_t open_transactions;
+    struct shared_file *open_files; /* whose bytes this process may be reading */
+
+    _Atomic uint64_t space_pinned; /* the newest commit when a look found rows that only
+                                      transactions keep; 0: there were none */
 
     _Atomic uint32_t children;     /* handles of collections, transactions, cursors; and
                                       DATABASE_RELEASED */
@@ -237,8 +360,10 @@ struct omendb {
     uint64_t replay_wal, replay_offset;
 
     _Atomic uint64_t commit_groups, checkpoints, merges, merges_rebuilt;
-    struct omendb *next_open; /* of the process-wide list; guarded by its mutex */
-    char identity[128];       /* of the directory, while it is open for writing; "": none */
+    _Atomic uint64_t backup_bytes, backup_kept_bytes;
+    struct omendb *next_open;               /* of the process-wide list; guarded by its mutex */
+    char identity[DATABASE_IDENTITY_BYTES]; /* of the directory, while it is open for writing; "":
+                                               none */
 };
 
 struct omendb_collection {
@@ -290,6 +415,8 @@ OMENDB_INTERNAL int shared_file_open(omendb *db, const struct manifest_file *ent
                                      struct shared_file **file);
 OMENDB_INTERNAL struct shared_file *shared_file_reference(struct shared_file *file);
 OMENDB_INTERNAL void shared_file_release(struct shared_file *file);
+/* Whether this process may be reading the segment or overlay. */
+OMENDB_INTERNAL int shared_file_is_open(omendb *db, uint64_t number);
 
 /* tombstones, begins: references taken over on success; tombstones NULL: a new empty object. */
 OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection,
@@ -328,8 +455,11 @@ OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, u
                                    struct location *location);
 OMENDB_INTERNAL int location_vector(const struct location *location, const uint8_t **vector);
 OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit, uint64_t *count);
-/* Bytes of vectors not in a graph: of the newest memtable, and of everything. */
+/* Bytes of vectors not in a graph: of the newest memtable, of those that are still linked, and of
+ * everything. */
 OMENDB_INTERNAL uint64_t version_growing_tail_bytes(const struct version *version,
+                                                    size_t vector_bytes);
+OMENDB_INTERNAL uint64_t version_linking_tail_bytes(const struct version *version,
                                                     size_t vector_bytes);
 OMENDB_INTERNAL uint64_t version_unindexed_bytes(const struct version *version,
                                                  size_t vector_bytes);
@@ -350,6 +480,7 @@ struct scratch {
     size_t vector_capacity;
     uint8_t *code; /* the query as a code */
     size_t code_capacity;
+    uint32_t searches; /* for which it was used; wraps */
 };
 OMENDB_INTERNAL struct scratch *scratch_take(omendb *db);               /* NULL: no memory */
 OMENDB_INTERNAL void scratch_give(omendb *db, struct scratch *scratch); /* NULL is OK */
@@ -388,7 +519,10 @@ enum change_kind {
     CHANGE_PUT = 2,
     CHANGE_DELETE = 3,
     CHANGE_CREATE = 4,
-    CHANGE_DROP = 5
+    CHANGE_DROP = 5,
+    CHANGE_PREPARE = 6, /* only in the log, as the next two */
+    CHANGE_SETTLE = 7,
+    CHANGE_REMEMBER = 8
 };
 
 /* One operation over many records of one collection. */
@@ -408,17 +542,58 @@ struct change {
  * that failed. The first of those that come after this many has to do. */
 #define COMMIT_MAX_MEMTABLES 8
 
+/* What is committed together. */
+struct commit_order {
+    struct change *changes;
+    size_t count;
+    uint64_t snapshot;         /* UINT64_MAX, or OMENDB_CONFLICT where an id changed after it */
+    struct prepared *prepared; /* NULL, or the changes are its own, and */
+    uint32_t state; /* what becomes of it. OMENDB_PREPARED_WAITING: they are locked, not applied */
+    int remembers;  /* 1: it is not known here, and this is the outcome that it had elsewhere */
+};
 /* Validates, logs, applies and, as the sync mode says, waits until the commit is durable and
- * visible. snapshot: UINT64_MAX, or OMENDB_CONFLICT where an id changed after it. */
+ * visible. *applied: 1 from the applying on, also when it then could not be made durable. */
+OMENDB_INTERNAL int commit_run(omendb *db, const struct commit_order *order, int *applied);
+/* The same, of changes alone. */
 OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t count,
                                    uint64_t snapshot);
+/* Changes as they stand in the log; a multiple of 8. */
+OMENDB_INTERNAL size_t commit_encoded_bytes(const struct change *changes, size_t count);
+OMENDB_INTERNAL void commit_encode(const struct change *changes, size_t count, uint8_t *out);
+/* The first change at `payload`, into which it then points; only ADD, PUT and DELETE. *used
+ * receives its bytes. OMENDB_CORRUPT names the commit. commit_mutex. */
+OMENDB_INTERNAL int commit_decode(omendb *db, uint64_t commit, const uint8_t *payload, size_t size,
+                                  struct change *change, size_t *used);
 /* OMENDB_EXISTS, OMENDB_FULL with their sentences; the row is named where there are several. */
 OMENDB_INTERNAL int commit_refuse_taken_id(const struct change *change, uint32_t index);
 OMENDB_INTERNAL int commit_refuse_automatic_ids(const struct collection *collection, uint64_t next);
 /* Applies a logged commit to memory (recovery, read-only openers). */
 OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *payload, size_t size);
-/* Makes `commit` and all before it durable and visible, whatever the sync mode when `force`. */
+/* OMENDB_CORRUPT names the commit: an id of a logged change is none, or stands there twice, and two
+ * rows of it would be visible. */
+OMENDB_INTERNAL int commit_check_ids(omendb *db, uint64_t commit, const struct change *change);
+/* The changes of a prepared transaction, as part of one. commit_mutex. */
+OMENDB_INTERNAL int commit_replay_records(omendb *db, uint64_t commit, const uint8_t *payload,
+                                          size_t size);
+/* One change of a logged commit, as far as it can be told without knowing its collection. */
+struct commit_logged {
+    uint32_t kind, count;
+    uint64_t collection;
+    const uint8_t *body;
+    size_t left; /* bytes from the body to the end of the payload */
+};
+/* 0: the payload is too short for a change. */
+OMENDB_INTERNAL int commit_decode_head(const uint8_t *payload, size_t size,
+                                       struct commit_logged *logged);
+/* Bytes of the ids, vectors and padding of ADD, PUT and DELETE; 0 for DROP. */
+OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, size_t vector_bytes);
+/* The body of CREATE. OMENDB_CORRUPT, without a sentence: it makes no sense. */
+OMENDB_INTERNAL int commit_decode_schema(const uint8_t *body, size_t size, size_t *used,
+                                         char name[256], omendb_schema *schema);
+/* Makes `commit` and all before it durable and visible, whatever the sync mode. */
 OMENDB_INTERNAL int commit_wait(omendb *db, uint64_t commit);
+/* The same, if the sync mode asks for it. two_phases: it is a step of a prepared transaction. */
+OMENDB_INTERNAL int commit_await(omendb *db, uint64_t commit, int two_phases);
 OMENDB_INTERNAL int commit_check_writable(omendb *db);
 /* Leadership of syncing: begin waits for the thread that has it. */
 OMENDB_INTERNAL void commit_lead(omendb *db);
@@ -427,6 +602,82 @@ OMENDB_INTERNAL int commit_poison(omendb *db, int code);
 /* As leader: syncs what is in the log now and publishes it. */
 OMENDB_INTERNAL int commit_sync_led(omendb *db);
 OMENDB_INTERNAL void commit_publish(omendb *db, uint64_t commit);
+
+/* ---- prepared.c. But for prepared_decode and the last four calls: commit_mutex. */
+/* An outcome beside those of omendb_prepared_state. */
+#define PREPARED_FORGOTTEN 4
+
+struct prepared {
+    char name[OMENDB_PREPARED_NAME_MAX + 1];
+    uint32_t state; /* omendb_prepared_state */
+    int settling;   /* a thread is at its outcome */
+    uint64_t commit;
+    uint64_t needs;   /* its part of txn_needs */
+    uint8_t *payload; /* its changes as logged; NULL after the outcome */
+    size_t size;
+};
+
+struct prepared_lock {
+    uint64_t collection, id;
+    const struct prepared *holder; /* NULL: a free slot */
+};
+
+/* Name and padding of a record of the log that is about one. */
+#define PREPARED_HEAD_BYTES 16
+#define PREPARED_HEAD_MAX   (PREPARED_HEAD_BYTES + OMENDB_PREPARED_NAME_MAX + 1)
+#define PREPARED_PIECES     2
+
+/* payload: `size` bytes to be filled. */
+OMENDB_INTERNAL int prepared_create(omendb *db, const char *name, size_t size,
+                                    struct prepared **prepared);
+OMENDB_INTERNAL void prepared_destroy(omendb *db, struct prepared *prepared); /* NULL is OK */
+/* Frees them all: the database closes, or a reader loads another manifest. */
+OMENDB_INTERNAL void prepared_clear(omendb *db);
+/* Whose lock is on the record, or NULL. */
+OMENDB_INTERNAL const struct prepared *prepared_holder(const omendb *db, uint64_t collection,
+                                                       uint64_t id);
+OMENDB_INTERNAL int prepared_refuse_locked(const struct change *change, uint64_t id,
+                                           const struct prepared *holder);
+/* OMENDB_BUSY where one that waits changes the collection. */
+OMENDB_INTERNAL int prepared_check_drop(omendb *db, const struct collection *collection);
+/* Memory for holding it; OMENDB_EXISTS where the name is taken. */
+OMENDB_INTERNAL int prepared_reserve(omendb *db, const struct prepared *prepared);
+/* Takes it over, with its locks; nothing can fail. */
+OMENDB_INTERNAL void prepared_hold(omendb *db, struct prepared *prepared);
+/* Frees locks and changes; with PREPARED_FORGOTTEN all of it. Nothing can fail. */
+OMENDB_INTERNAL void prepared_settle(omendb *db, struct prepared *prepared, uint32_t state);
+/* The record of the log that says so; returns the number of pieces. */
+OMENDB_INTERNAL size_t prepared_pieces(const struct prepared *prepared, uint32_t kind,
+                                       uint32_t state, uint8_t head[PREPARED_HEAD_MAX],
+                                       struct wal_piece pieces[PREPARED_PIECES]);
+/* Appends what waits or is remembered, from commit *commit + 1 on, which is counted up; but for the
+ * first `copied`, which are there. */
+OMENDB_INTERNAL int prepared_copy_to_log(omendb *db, struct wal *wal, uint64_t copied,
+                                         uint64_t *commit);
+/* What a change of one of the three kinds says; of the payload `changes` are borrowed. */
+struct prepared_logged {
+    char name[OMENDB_PREPARED_NAME_MAX + 1];
+    uint32_t kind, state; /* OMENDB_PREPARED_WAITING: it comes with `size` bytes of changes */
+    const uint8_t *changes;
+    size_t size;
+};
+/* NULL, or what is wrong with it, of which commit_decode_head was given the kind. *used receives
+ * its bytes. Any locks. */
+OMENDB_INTERNAL const char *prepared_decode(const uint8_t *payload, size_t size,
+                                            struct prepared_logged *logged, size_t *used);
+/* Such a change. */
+OMENDB_INTERNAL int prepared_replay(omendb *db, uint64_t commit, const uint8_t *payload,
+                                    size_t size, size_t *used);
+/* An outcome that it had in another database; durable when what follows it is. */
+OMENDB_INTERNAL int prepared_remember(omendb *db, const char *name, uint32_t state);
+OMENDB_INTERNAL int prepared_prepare(omendb *db, const char *name, struct change *changes,
+                                     size_t count, uint64_t snapshot);
+OMENDB_INTERNAL int prepared_finish(omendb *db, const char *name, uint32_t state);
+OMENDB_INTERNAL int prepared_name(omendb *db, size_t index, char *name, size_t capacity,
+                                  int *state);
+/* Number of those that wait for their outcome. */
+OMENDB_INTERNAL uint64_t prepared_count_waiting(omendb *db);
+
 /* ---- checkpoint.c */
 /* Seals all memtables and tombstones into files and publishes them; the log before it is dropped.
  * force = 0: only when the log is long enough. */
@@ -476,20 +727,36 @@ OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer,
 OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, uint32_t rows);
 OMENDB_INTERNAL void begin_array_release(struct begin_array *begins); /* NULL is OK */
 
+/* Forgets, and unlinks, the older manifests that no reader holds any more. maintenance_mutex. */
+OMENDB_INTERNAL void checkpoint_release_manifests(omendb *db);
+/* Who needs a log, a segment or an overlay: the published manifest or this process, which may be
+ * writing it; else a reader of an older manifest, whose number is then given; else nobody.
+ * maintenance_mutex. */
+enum checkpoint_need { CHECKPOINT_SUPERFLUOUS, CHECKPOINT_HELD, CHECKPOINT_IN_FORCE };
+OMENDB_INTERNAL enum checkpoint_need checkpoint_file_need(const omendb *db, enum storage_kind kind,
+                                                          uint64_t number, uint64_t *manifest);
+/* Adds up the bytes of what only readers of older manifests need. maintenance_mutex. */
+OMENDB_INTERNAL int checkpoint_measure_held(omendb *db, uint64_t *bytes);
+
 /* ---- recover.c */
 OMENDB_INTERNAL int recover_open(omendb *db, int must_exist);
 OMENDB_INTERNAL int recover_refresh(omendb *db);
 
 /* ---- compact.c */
-/* Merges what the policy picks in these collections (small ones share a file); *merged = 0: nothing
- * to do. The caller has the right to merge (work_merge_begin). OMENDB_DONE: cancelled by `progress`
- * or by closing. */
+/* What to pick in a collection: what the policy says; all of it; a segment in a file that is to be
+ * left. */
+enum compact_mode { COMPACT_BY_POLICY, COMPACT_EVERYTHING, COMPACT_LEAVING };
+/* Merges what is picked in these collections (small ones share a file); *merged = 0: nothing to do.
+ * The caller has the right to merge (work_merge_begin). OMENDB_DONE: cancelled by `progress` or by
+ * closing. */
 #define COMPACT_BATCH 64
 OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collections, size_t count,
-                                int everything,
+                                enum compact_mode mode,
                                 int (*progress)(void *context, uint64_t done, uint64_t total),
                                 void *context, int *merged);
 OMENDB_INTERNAL int compact_wanted(struct collection *collection);
+/* Up to this commit an ended row can be dropped now. */
+OMENDB_INTERNAL uint64_t compact_drop_limit(omendb *db);
 /* Whether so many rows, the largest source of a search with so many of them, would be merged
  * further if the collection were only searched; whether it was found so (work_notice_reading). */
 OMENDB_INTERNAL int compact_would_settle(uint64_t rows, uint64_t largest);
@@ -497,7 +764,40 @@ OMENDB_INTERNAL int compact_has_settled(const struct collection *collection, uin
 /* Bytes that a merge of what is picked would write: small ones are gathered into one file. */
 #define COMPACT_SMALL_BYTES (UINT64_C(4) << 20)
 
+/* ---- space.c */
+/* Bytes of the files in the published manifest; each is one of these, or padding and dead parts. */
+struct space {
+    uint64_t files;
+    uint64_t live;      /* rows that have not ended, with all that belongs to them */
+    uint64_t droppable; /* ended rows that a merge drops */
+    uint64_t waiting; /* that it drops after a checkpoint; and collections dropped since the last */
+    uint64_t pinned;  /* ended rows that open transactions keep */
+    uint64_t pinned_memory; /* such rows in memtables; not in the files */
+    uint64_t pinned_rows;   /* of both */
+};
+struct space_list {
+    struct collection **items; /* referenced */
+    size_t count, capacity;
+};
+OMENDB_INTERNAL int space_list_collections(omendb *db, struct space_list *list);
+OMENDB_INTERNAL void space_free_list(omendb *db, struct space_list *list);
+/* Adds it all up. `target`: collection whose parts are counted in each file, or 0.
+ * maintenance_mutex. */
+OMENDB_INTERNAL void space_measure(omendb *db, const struct space_list *list, uint64_t target,
+                                   struct space *space);
+/* Bytes of a segment's sections. */
+OMENDB_INTERNAL uint64_t space_part_bytes(const struct segment *segment);
+/* What is to be done about dead bytes: *checkpoint: one is needed first; marks the files that are
+ * to be left. *over: a quarter of the files is dead. */
+OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpoint, int *over);
+
 /* ---- work.c */
+/* Dead bytes may have become more, or free to go: they are looked at in the background. Any locks.
+ */
+OMENDB_INTERNAL void work_notice_space(omendb *db);
+/* After a call that may have ended rows: without threads, their space is won back here. No locks.
+ */
+OMENDB_INTERNAL void work_reclaim(omendb *db);
 OMENDB_INTERNAL int work_create(omendb *db, int32_t threads); /* queues only */
 OMENDB_INTERNAL int work_start(omendb *db);                   /* the threads */
 OMENDB_INTERNAL void work_stop(omendb *db);
@@ -506,9 +806,15 @@ OMENDB_INTERNAL void work_destroy(omendb *db);
 OMENDB_INTERNAL void work_notice_index(struct collection *collection);
 OMENDB_INTERNAL void work_notice_merge(struct collection *collection);
 OMENDB_INTERNAL void work_notice_heat(struct collection *collection);
+/* Lets go of collections that were dropped, which keep their files open. */
+OMENDB_INTERNAL void work_forget_dropped(omendb *db);
 /* Called by searches now and then: a collection that is searched while nothing is added shall
  * become one segment, or nearly. 1: it is not yet, so this should be called again. */
 OMENDB_INTERNAL int work_notice_reading(struct collection *collection);
+/* Called by searches now and then; whether one did within the last second. Then writers with
+ * background threads are held back for the sake of searches, else not. */
+OMENDB_INTERNAL void work_notice_searching(struct collection *collection);
+OMENDB_INTERNAL int work_is_searched(const struct collection *collection);
 OMENDB_INTERNAL void work_notice_log(omendb *db);
 /* Runs fn(context, i) for i in [0, count) over this thread and idle workers; the first error stops
  * it and is returned. */
@@ -516,7 +822,7 @@ OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count,
                                   int (*fn)(void *context, uint64_t index), void *context);
 /* checkpoint_run with all the memory there is, that of copies for speed included. */
 OMENDB_INTERNAL int work_checkpoint(omendb *db, int force);
-/* What one call of a writer did so far about OMENDB_NOMEM; zeroes at first. */
+/* What one call did so far about OMENDB_NOMEM; zeroes at first. */
 struct work_wait {
     uint64_t until_us;
     uint64_t merges_ended;
@@ -618,17 +924,22 @@ struct omendb_txn {
     omendb *db;
     int mode;
     uint64_t snapshot;
+    uint64_t begun_us;
     struct omendb_txn *next, *previous; /* txn_mutex */
     struct txn_write *writes;
     size_t write_count, write_capacity;
+    uint64_t needs;  /* its part of txn_needs */
     uint32_t *table; /* index + 1 of writes by collection and id; open addressing */
     size_t table_slots;
     struct txn_cursor *cursors;
 };
 
 OMENDB_INTERNAL int txn_begin(omendb *db, int mode, omendb_txn **txn);
-OMENDB_INTERNAL int txn_commit(omendb_txn *txn);
+/* prepare_as: NULL, or under which name it is only prepared. */
+OMENDB_INTERNAL int txn_commit(omendb_txn *txn, const char *prepare_as);
 OMENDB_INTERNAL void txn_end(omendb_txn *txn); /* frees; NULL is OK */
+/* The oldest one, as it is now; 0: none is open. */
+OMENDB_INTERNAL uint64_t txn_count(omendb *db, uint64_t *oldest, uint64_t *begun_us);
 /* The transaction's own change of a record, or NULL. */
 OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn,
                                                  const struct collection *collection, uint64_t id);
@@ -637,12 +948,35 @@ OMENDB_INTERNAL void txn_add_cursor(omendb_txn *txn, struct txn_cursor *cursor);
 OMENDB_INTERNAL void txn_remove_cursor(omendb_txn *txn, struct txn_cursor *cursor);
 /* Takes a validated change over (copies vectors). */
 OMENDB_INTERNAL int txn_apply(omendb_txn *txn, struct change *change);
+/* Bytes that a changed record holds until the commit and takes at it, where rows go to a memtable.
+ */
+OMENDB_INTERNAL uint64_t txn_change_needs(const struct collection *collection, int deletes);
 /* Smallest commit that a transaction reads at, at most the newest visible one. */
 OMENDB_INTERNAL uint64_t txn_oldest(omendb *db);
 
-/* ---- check.c, backup.c */
+/* ---- database.c */
+/* A locked file, which is closed in a forked child: that would hold on to the lock. */
+struct database_held {
+    const omendb_vfs *vfs;
+    struct storage_file *file; /* a closed one is OK */
+    struct database_held *next;
+};
+OMENDB_INTERNAL void database_hold(struct database_held *held); /* before the file is opened */
+OMENDB_INTERNAL void database_let_go(struct database_held *held);
+
+/* ---- check.c, backup.c, salvage.c */
 OMENDB_INTERNAL int check_run(omendb *db, void (*report)(void *context, const char *line),
                               void *context, uint64_t *problems);
 OMENDB_INTERNAL int backup_run(omendb *db, const char *path);
+/* OMENDB_INVALID: the path is inside of the directory of `storage`, or would be. */
+OMENDB_INTERNAL int backup_check_target(const struct storage *storage, const char *path);
+OMENDB_INTERNAL int salvage_run(const char *path, const char *new_path,
+                                const omendb_options *options,
+                                void (*report)(void *context, const char *line), void *context,
+                                omendb_salvage_result *result);
+
+/* ---- purge.c */
+/* name: NULL for all that was ever deleted. */
+OMENDB_INTERNAL int purge_run(omendb *db, const char *name);
 
 #endif

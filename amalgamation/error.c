@@ -10,6 +10,7 @@
  * and an allocated text (it needs a release call, and fails when it is needed most). */
 #include "error.h"
 
+#include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,9 +21,10 @@ static _Thread_local char error_buffer[ERROR_TEXT_BYTES];
 static void error_trim(char *text, size_t length)
 {
     size_t start = length;
-    while (start > 0 && length - start < 4 && ((unsigned char)text[start - 1] & 0xC0) == 0x80)
+    assert(length > 4);
+    while (length - start < 4 && ((unsigned char)text[start - 1] & 0xC0) == 0x80)
         start--;
-    if (start == 0 || (unsigned char)text[start - 1] < 0xC0)
+    if ((unsigned char)text[start - 1] < 0xC0)
         return;
     const unsigned char lead = (unsigned char)text[start - 1];
     const size_t wanted = lead >= 0xF0 ? 3 : lead >= 0xE0 ? 2 : 1;

@@ -14,6 +14,9 @@
 /* A sentence with its NUL fits this. */
 #define ERROR_TEXT_BYTES 512
 
+/* How sentences about damaged files end. */
+#define ERROR_RESTORE "restore from a backup, or save what is intact with omendb_salvage"
+
 /* Formats the sentence (cut at 511 bytes) and returns `code`. */
 OMENDB_INTERNAL int error_set(int code, const char *format, ...) OMENDB_PRINTF(2, 3);
 

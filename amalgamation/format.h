@@ -58,7 +58,9 @@
  *   24  8  bytes of the file
  *   32  8  its number
  *   40  4  CRC32C of all bytes from 64 on
- *   44 12  zero
+ *   44  4  1: written by a backup; 0: by who has the database open for writing
+ *   48  8  id of the database: random, 0: none yet. A backup has that of its source, until it is
+ *          opened for writing: what is written then has a new one
  *   64  8  commit: what is later is in the logs
  *   72  8  first log to replay, 0: none
  *   80  8  next number of a file
@@ -94,7 +96,11 @@ _Static_assert(FORMAT_VERSION == OMENDB_FORMAT_VERSION,
 #define FORMAT_MAGIC_OVERLAY  "OMENDBOV"
 #define FORMAT_MAGIC_MANIFEST "OMENDBMF"
 #define FORMAT_MAGIC_FOOTER   "OMENDBFT"
-#define FORMAT_MAGIC_BYTES    8
+/* A header whose only field is the id of the database of which a first backup is being made in this
+ * directory. */
+#define FORMAT_MAGIC_UNFINISHED "OMENDBUB"
+#define FORMAT_UNFINISHED_NAME  "backup.unfinished"
+#define FORMAT_MAGIC_BYTES      8
 
 enum format_header {
     FORMAT_HEADER_VERSION = 8,
@@ -195,7 +201,8 @@ enum format_manifest {
     FORMAT_MANIFEST_LENGTH = 24,
     FORMAT_MANIFEST_NUMBER = 32,
     FORMAT_MANIFEST_CRC = 40,
-    FORMAT_MANIFEST_KEPT = 44,
+    FORMAT_MANIFEST_COPY = 44,
+    FORMAT_MANIFEST_DATABASE = 48,
     FORMAT_MANIFEST_COMMIT = 64,
     FORMAT_MANIFEST_WAL = 72,
     FORMAT_MANIFEST_NEXT_FILE = 80,
@@ -204,8 +211,8 @@ enum format_manifest {
     FORMAT_MANIFEST_COLLECTIONS = 100,
     FORMAT_MANIFEST_BYTES = 104
 };
-_Static_assert(FORMAT_MANIFEST_KEPT + 12 == FORMAT_HEADER_CRC,
-               "12 bytes of the manifest's header are free");
+_Static_assert(FORMAT_MANIFEST_DATABASE + 8 == FORMAT_HEADER_CRC,
+               "the manifest's header has no free bytes");
 _Static_assert((int)FORMAT_MANIFEST_COMMIT == (int)FORMAT_HEADER_BYTES,
                "its fields follow the header");
 

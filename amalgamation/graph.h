@@ -46,10 +46,10 @@ static inline uint8_t *rows_at(const struct rows_view *rows, uint32_t row)
 struct rows_store {
     struct memory *memory;
     size_t stride;
-    _Atomic(uint8_t **) directory;
-    uint32_t directory_capacity; /* in granules */
-    uint32_t reserved;           /* rows; guarded by the writer */
-    uint32_t first_rows;         /* rows of the first allocation, written once */
+    _Atomic(uint8_t **) directory; /* stored release with what it had copied; loaded acquire */
+    uint32_t directory_capacity;   /* in granules */
+    uint32_t reserved;             /* rows; guarded by the writer */
+    uint32_t first_rows;           /* rows of the first allocation, written once */
     struct rows_allocation *allocations;
 };
 OMENDB_INTERNAL void rows_store_init(struct rows_store *store, struct memory *memory,

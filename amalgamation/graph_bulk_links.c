@@ -285,9 +285,11 @@ OMENDB_INTERNAL int links_refine(struct bulk *bulk)
 
 struct links_offers {
     struct bulk *bulk;
-    uint32_t *members;        /* NULL: they are counted */
-    size_t *starts;           /* in members, by the row that they are made to */
-    _Atomic uint32_t *counts; /* by the row that they are made to */
+    uint32_t *members; /* NULL: they are counted */
+    size_t *starts;    /* in members, by the row that they are made to */
+    _Atomic uint32_t
+        *counts; /* by the row that they are made to; relaxed: a place each, and the end
+                  * of a step orders what was written there before the next one reads */
 };
 
 static int links_has(const struct bulk *bulk, uint32_t of, uint32_t member)

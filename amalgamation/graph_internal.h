@@ -59,6 +59,8 @@ static inline float graph_key_distance(uint64_t key)
  * representation on every platform with a lock-free 32-bit atomic. */
 _Static_assert(sizeof(_Atomic uint32_t) == sizeof(uint32_t), "a slot is a lock-free atomic");
 
+/* A slot is stored under the stripe of its row, after all of the row that it names; walkers load it
+ * without: an old value is a link that was there, too. */
 static inline uint32_t graph_slot_load(const uint32_t *slot)
 {
     return atomic_load_explicit((const _Atomic uint32_t *)slot, memory_order_acquire);
@@ -224,6 +226,8 @@ struct graph {
     struct rows_store levels;
     uint32_t reserved; /* rows that have links and a level; guarded by the one that reserves */
     uint32_t adopted;  /* rows taken over; between graph_adopt_begin and graph_adopt_end */
+    /* Each stored release after what it covers; graph_get_view loads them acquire, in the order
+     * that graph.c argues. The one that reserves rows writes the counts. */
     _Atomic uint32_t count;
     _Atomic uint32_t upper_count;
     _Atomic uint64_t entry; /* level << 32 | row, or GRAPH_ENTRY_NONE; written under entry_lock */

@@ -840,11 +840,15 @@ OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scr
 /* Scans */
 
 #define SCAN_BATCH 32
+/* Rows that a writer on another core has just added are in no cache of this one. */
+#define SCAN_AHEAD 32
+#define SCAN_BYTES 256 /* of each row; the processor goes on by itself */
 
 struct scan {
     uint64_t *keys;
     size_t count;
     size_t capacity;
+    float limit; /* nothing farther is kept; a NaN leaves it to the keys */
     int wide;
     uint64_t distances;
     uint32_t batch_count;
@@ -863,6 +867,10 @@ static void scan_keep(struct scan *scan, uint64_t key)
         walk_put(scan->keys, &scan->count, scan->capacity,
                  walk_position(scan->keys, scan->count, key), key);
     }
+    if (scan->count == scan->capacity) {
+        scan->limit =
+            graph_key_distance(walk_bound(scan->keys, scan->count, scan->capacity, scan->wide));
+    }
 }
 
 static void scan_finish_batch(struct scan *scan, const struct graph_view *view, const void *query)
@@ -871,7 +879,9 @@ static void scan_finish_batch(struct scan *scan, const struct graph_view *view, 
 
     view->kernel->many(query, scan->vectors, scan->batch_count, view->dim, distances);
     for (uint32_t i = 0; i < scan->batch_count; i++) {
-        scan_keep(scan, graph_key(distances[i], scan->rows[i]));
+        if (!(distances[i] > scan->limit)) {
+            scan_keep(scan, graph_key(distances[i], scan->rows[i]));
+        }
     }
     scan->distances += scan->batch_count;
     scan->batch_count = 0;
@@ -892,6 +902,10 @@ static int scan_rows(struct scan *scan, const struct graph_view *view, const voi
                 return code;
             }
         }
+        if (last - row > SCAN_AHEAD) {
+            prefetch_bytes(rows_at(&view->vectors, row + SCAN_AHEAD),
+                           view->vectors.stride < SCAN_BYTES ? view->vectors.stride : SCAN_BYTES);
+        }
         scan->rows[scan->batch_count] = row;
         scan->vectors[scan->batch_count++] = rows_at(&view->vectors, row);
         if (scan->batch_count == SCAN_BATCH) {
@@ -907,7 +921,7 @@ OMENDB_INTERNAL int graph_scan(const struct graph_view *view, struct graph_scrat
                                const struct graph_filter *filter, struct graph_hit *hits,
                                size_t *count, struct graph_counters *counters)
 {
-    struct scan scan = {.capacity = k, .wide = k > WALK_WIDE};
+    struct scan scan = {.capacity = k, .limit = INFINITY, .wide = k > WALK_WIDE};
     int code;
 
     last = last < view->count ? last : view->count;
@@ -949,3 +963,5 @@ OMENDB_INTERNAL int graph_scan(const struct graph_view *view, struct graph_scrat
 #undef WALK_BYTES
 #undef WALK_RING
 #undef SCAN_BATCH
+#undef SCAN_AHEAD
+#undef SCAN_BYTES

@@ -161,6 +161,7 @@ static int hot_make(omendb *db, struct segment *segment)
         return code;
     }
     atomic_store(&segment->walks, SEGMENT_WALKS_TO_HEAT);
+    OMENDB_YIELD("hot_make, made");
     atomic_store_explicit(&segment->hot, hot, memory_order_release);
     hot_release_mapped(segment);
     return OMENDB_OK;
@@ -265,6 +266,7 @@ OMENDB_INTERNAL void hot_resume(omendb *db)
 OMENDB_INTERNAL const struct graph_view *hot_view(const struct segment *segment)
 {
     const struct segment_hot *hot = atomic_load_explicit(&segment->hot, memory_order_acquire);
+    OMENDB_YIELD("hot_view");
     return hot == NULL ? &segment->graph : &hot->view;
 }
 

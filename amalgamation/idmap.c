@@ -4,8 +4,11 @@
 #include "idmap.h"
 
 #include "error.h"
+#include "prefetch.h"
 
 #include <string.h>
+
+#define IDMAP_AHEAD 8 /* slots */
 
 OMENDB_INTERNAL uint64_t idmap_mix(uint64_t value)
 {
@@ -60,6 +63,32 @@ static uint32_t idmap_probe(const struct idmap_table *table, const struct rows_v
     }
 }
 
+/* Where an id goes that is not in the table: at the first empty slot, whatever the others hold. */
+static void idmap_place(struct idmap_table *table, uint64_t id, uint32_t value, memory_order order)
+{
+    uint32_t at = (uint32_t)idmap_mix(id) & table->mask;
+    while (atomic_load_explicit(&table->slot[at], memory_order_relaxed) != 0)
+        at = (at + 1) & table->mask;
+    atomic_store_explicit(&table->slot[at], value, order);
+}
+
+/* Into a larger table that nobody sees yet. The ids lie in the order of rows, the slots do not. */
+static void idmap_copy(const struct idmap_table *from, const struct rows_view *ids,
+                       struct idmap_table *to)
+{
+    for (uint64_t i = 0; i <= from->mask; i++) {
+        uint32_t value = atomic_load_explicit(&from->slot[i], memory_order_relaxed);
+        uint32_t later =
+            i + IDMAP_AHEAD > from->mask
+                ? 0
+                : atomic_load_explicit(&from->slot[i + IDMAP_AHEAD], memory_order_relaxed);
+        if (later != 0)
+            prefetch_line(rows_at(ids, later - 1));
+        if (value != 0)
+            idmap_place(to, idmap_row_id(ids, value - 1), value, memory_order_relaxed);
+    }
+}
+
 OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more)
 {
     struct idmap_table *old = atomic_load_explicit(&map->table, memory_order_relaxed);
@@ -78,13 +107,8 @@ OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more)
     table->mask = (uint32_t)(slots - 1);
     table->older = old;
     struct rows_view ids = rows_store_view(map->ids);
-    for (uint64_t i = 0; old != NULL && i <= old->mask; i++) {
-        uint32_t row, value = atomic_load_explicit(&old->slot[i], memory_order_relaxed);
-        if (value == 0)
-            continue;
-        uint32_t at = idmap_probe(table, &ids, idmap_row_id(&ids, value - 1), &row);
-        atomic_store_explicit(&table->slot[at], value, memory_order_relaxed);
-    }
+    if (old != NULL)
+        idmap_copy(old, &ids, table);
     atomic_store_explicit(&map->table, table, memory_order_release);
     return OMENDB_OK;
 }
@@ -98,6 +122,19 @@ OMENDB_INTERNAL uint32_t idmap_insert(struct idmap *map, uint64_t id, uint32_t r
         map->used++;
     atomic_store_explicit(&table->slot[at], row + 1, memory_order_release);
     return previous;
+}
+
+OMENDB_INTERNAL void idmap_insert_new(struct idmap *map, uint64_t id, uint32_t row)
+{
+    struct idmap_table *table = atomic_load_explicit(&map->table, memory_order_relaxed);
+    idmap_place(table, id, row + 1, memory_order_release);
+    map->used++;
+}
+
+OMENDB_INTERNAL void idmap_prefetch(const struct idmap *map, uint64_t id)
+{
+    const struct idmap_table *table = atomic_load_explicit(&map->table, memory_order_relaxed);
+    prefetch_line((const void *)&table->slot[(uint32_t)idmap_mix(id) & table->mask]);
 }
 
 OMENDB_INTERNAL uint32_t idmap_find(const struct idmap *map, uint64_t id)
@@ -155,3 +192,5 @@ OMENDB_INTERNAL int idmap_filter_has(const uint8_t *block, uint64_t id)
     }
     return 1;
 }
+
+#undef IDMAP_AHEAD

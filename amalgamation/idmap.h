@@ -19,12 +19,14 @@
 struct idmap_table {
     uint32_t mask; /* slots - 1 */
     struct idmap_table *older;
-    _Atomic uint32_t slot[]; /* row + 1; 0: empty */
+    /* row + 1; 0: empty. Stored release by the one writer after the row was written; loaded
+     * acquire. Who still has an outgrown table misses only rows that are newer than it. */
+    _Atomic uint32_t slot[];
 };
 
 struct idmap {
     struct memory *memory;
-    _Atomic(struct idmap_table *) table;
+    _Atomic(struct idmap_table *) table; /* stored release when filled; loaded acquire */
     uint32_t used;
     const struct rows_store *ids; /* of the memtable's rows */
 };
@@ -36,6 +38,9 @@ OMENDB_INTERNAL void idmap_destroy(struct idmap *map);
 OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more);
 /* Makes `row` the newest of `id`; returns the row that was, or GRAPH_NO_ROW. */
 OMENDB_INTERNAL uint32_t idmap_insert(struct idmap *map, uint64_t id, uint32_t row);
+/* As idmap_insert for an id that is not there; looks at no other. */
+OMENDB_INTERNAL void idmap_insert_new(struct idmap *map, uint64_t id, uint32_t row);
+OMENDB_INTERNAL void idmap_prefetch(const struct idmap *map, uint64_t id);
 /* The newest row of `id`, or GRAPH_NO_ROW. */
 OMENDB_INTERNAL uint32_t idmap_find(const struct idmap *map, uint64_t id);
 

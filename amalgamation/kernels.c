@@ -66,8 +66,7 @@ OMENDB_INTERNAL size_t kernels_levels(const struct kernel_table **out, size_t ca
     return count;
 }
 
-/* The best level that runs, among those up to the one of that name. */
-static const struct kernel_table *kernels_choose(const char *name)
+OMENDB_INTERNAL const struct kernel_table *kernels_choose(const char *name)
 {
     struct kernels_level levels[KERNELS_LEVELS];
     const size_t compiled = kernels_compiled(levels);

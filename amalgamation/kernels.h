@@ -51,6 +51,9 @@ OMENDB_INTERNAL const struct kernel_table *kernels_active(void);
 /* The entry of the active table; NULL for a combination that makes no sense. */
 OMENDB_INTERNAL const struct kernel *kernels_for(omendb_scalar scalar, omendb_metric metric);
 
+/* The best level that runs, among those up to the one of that name; NULL: among all. */
+OMENDB_INTERNAL const struct kernel_table *kernels_choose(const char *name);
+
 /* Every level that this processor can run, scalar first and the best last. Writes at most
  * `capacity` and returns how many there are (at most 4). */
 OMENDB_INTERNAL size_t kernels_levels(const struct kernel_table **out, size_t capacity);

@@ -75,12 +75,6 @@ static int manifest_compare_uses(const void *a, const void *b)
     return (left->part > right->part) - (left->part < right->part);
 }
 
-static int manifest_compare_ids(const void *a, const void *b)
-{
-    uint64_t left = *(const uint64_t *)a, right = *(const uint64_t *)b;
-    return (left > right) - (left < right);
-}
-
 /* `code` is OMENDB_CORRUPT for one that was read, OMENDB_MISUSE for one to be written. */
 struct manifest_check {
     const struct manifest *manifest;
@@ -91,11 +85,10 @@ struct manifest_check {
 static int manifest_refuse(const struct manifest_check *check, const char *what, const char *why)
 {
     return error_set(check->code, "%s: %s %s; %s", check->name, what, why,
-                     check->code == OMENDB_CORRUPT ? "restore from a backup"
-                                                   : "it was not written");
+                     check->code == OMENDB_CORRUPT ? ERROR_RESTORE : "it was not written");
 }
 
-static int manifest_name_is_legal(const char name[256])
+OMENDB_INTERNAL int manifest_name_is_legal(const char name[256])
 {
     size_t length = 0;
     for (; length < 256 && name[length] != '\0'; length++) {
@@ -116,7 +109,8 @@ static const char *manifest_bad_field(const omendb_schema *schema)
     if (schema->scalar > OMENDB_B1 ||
         (schema->scalar == OMENDB_B1) != (schema->metric == OMENDB_HAMMING))
         return "scalar";
-    if (!isfinite(schema->scale) || schema->scale < 0)
+    if (!isfinite(schema->scale) || schema->scale < 0 || schema->scale > 1e30f ||
+        (schema->scale == 0 && (schema->scalar == OMENDB_I8 || schema->scalar == OMENDB_U8)))
         return "scale";
     if (schema->M < 2 || schema->M > 256)
         return "M";
@@ -197,7 +191,7 @@ static int manifest_check_unique_ids(const struct manifest_check *check, struct 
         return OMENDB_NOMEM;
     for (size_t i = 0; i < count; i++)
         ids[i] = manifest->collections[i].id;
-    sort_array(ids, count, sizeof *ids, manifest_compare_ids);
+    sort_array(ids, count, sizeof *ids, sort_compare_numbers);
     for (size_t i = 1; i < count && code == OMENDB_OK; i++) {
         if (ids[i] == ids[i - 1])
             code = manifest_refuse(check, "an id", "belongs to two collections");
@@ -240,6 +234,12 @@ static int manifest_check_all(const struct manifest_check *check, struct memory 
     int code = manifest_check_files(check);
     if (code == OMENDB_OK && check->manifest->wal_number >= check->manifest->next_file)
         code = manifest_refuse(check, "the log", "has a number that was not given out yet");
+    /* Of one that is read only: what goes on from a number at the limit must not be misuse. */
+    if (code == OMENDB_OK && check->code == OMENDB_CORRUPT &&
+        (check->manifest->next_file > MANIFEST_LARGEST_NUMBER ||
+         check->manifest->next_collection > MANIFEST_LARGEST_NUMBER ||
+         check->manifest->commit > MANIFEST_LARGEST_NUMBER))
+        code = manifest_refuse(check, "a number", "is larger than any that was given out");
     for (uint32_t i = 0; i < check->manifest->collection_count && code == OMENDB_OK; i++)
         code = manifest_check_collection(check, i);
     if (code == OMENDB_OK)
@@ -319,6 +319,8 @@ static void manifest_encode(const struct manifest *manifest, uint8_t *bytes, siz
     storage_header_begin(bytes, FORMAT_MAGIC_MANIFEST);
     format_put64(bytes + FORMAT_MANIFEST_LENGTH, length);
     format_put64(bytes + FORMAT_MANIFEST_NUMBER, manifest->number);
+    format_put32(bytes + FORMAT_MANIFEST_COPY, manifest->copy);
+    format_put64(bytes + FORMAT_MANIFEST_DATABASE, manifest->database);
     format_put64(bytes + FORMAT_MANIFEST_COMMIT, manifest->commit);
     format_put64(bytes + FORMAT_MANIFEST_WAL, manifest->wal_number);
     format_put64(bytes + FORMAT_MANIFEST_NEXT_FILE, manifest->next_file);
@@ -459,6 +461,25 @@ OMENDB_INTERNAL int manifest_write(struct storage *storage, const struct manifes
     return code;
 }
 
+OMENDB_INTERNAL int manifest_compare(struct memory *memory, const struct manifest *a,
+                                     const struct manifest *b, int *same)
+{
+    size_t length = manifest_bytes(a);
+    *same = manifest_bytes(b) == length;
+    if (!*same)
+        return OMENDB_OK;
+    uint8_t *left = memory_zalloc(memory, length), *right = memory_zalloc(memory, length);
+    int code = left == NULL || right == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    if (code == OMENDB_OK) {
+        manifest_encode(a, left, length);
+        manifest_encode(b, right, length);
+        *same = memcmp(left, right, length) == 0;
+    }
+    memory_free(memory, left, length);
+    memory_free(memory, right, length);
+    return code;
+}
+
 /* ------------------------------------------------------------------------------------------------
  * reading */
 
@@ -490,7 +511,7 @@ OMENDB_INTERNAL int manifest_current(struct storage *storage, uint64_t *number)
     }
     return error_set(OMENDB_CORRUPT,
                      "%s (offset 0, %" PRIu64
-                     " bytes) does not name a manifest with its checksum; restore from a backup",
+                     " bytes) does not name a manifest with its checksum; " ERROR_RESTORE,
                      MANIFEST_CURRENT, size);
 }
 
@@ -505,7 +526,7 @@ struct manifest_input {
 static int manifest_too_short(const struct manifest_input *input)
 {
     return error_set(OMENDB_CORRUPT,
-                     "%s: offset %zu: its counts do not fit its %zu bytes; restore from a backup",
+                     "%s: offset %zu: its counts do not fit its %zu bytes; " ERROR_RESTORE,
                      input->name, input->at, input->length);
 }
 
@@ -626,6 +647,8 @@ static int manifest_decode(struct manifest_input *input, struct memory *memory,
 {
     const uint8_t *fixed = input->bytes;
     manifest->read_only_features = format_get32(fixed + FORMAT_HEADER_READ_ONLY);
+    manifest->copy = format_get32(fixed + FORMAT_MANIFEST_COPY);
+    manifest->database = format_get64(fixed + FORMAT_MANIFEST_DATABASE);
     manifest->commit = format_get64(fixed + FORMAT_MANIFEST_COMMIT);
     manifest->wal_number = format_get64(fixed + FORMAT_MANIFEST_WAL);
     manifest->next_file = format_get64(fixed + FORMAT_MANIFEST_NEXT_FILE);
@@ -658,8 +681,7 @@ static int manifest_verify(const struct manifest_input *input, uint64_t number)
     if (code != OMENDB_OK)
         return code;
     if (format_get64(bytes + FORMAT_MANIFEST_LENGTH) != input->length)
-        return error_set(OMENDB_CORRUPT,
-                         "%s: has %zu bytes, expected %" PRIu64 "; restore from a backup",
+        return error_set(OMENDB_CORRUPT, "%s: has %zu bytes, expected %" PRIu64 "; " ERROR_RESTORE,
                          input->name, input->length, format_get64(bytes + FORMAT_MANIFEST_LENGTH));
     if (format_get64(bytes + FORMAT_MANIFEST_NUMBER) != number)
         return error_set(OMENDB_CORRUPT,
@@ -671,7 +693,7 @@ static int manifest_verify(const struct manifest_input *input, uint64_t number)
     if (crc != stored)
         return error_set(OMENDB_CORRUPT,
                          "%s: offset %d: checksum %08" PRIx32 ", expected %08" PRIx32
-                         "; restore from a backup",
+                         "; " ERROR_RESTORE,
                          input->name, FORMAT_HEADER_BYTES, crc, stored);
     return OMENDB_OK;
 }
@@ -687,8 +709,8 @@ static int manifest_load(struct storage *storage, const char *name, uint8_t **by
     code = storage_size(storage, &file, &size);
     if (code == OMENDB_OK && (size < FORMAT_MANIFEST_BYTES || size > SIZE_MAX))
         code = error_set(OMENDB_CORRUPT,
-                         "%s: has %" PRIu64 " bytes, too few for a manifest; restore from a backup",
-                         name, size);
+                         "%s: has %" PRIu64 " bytes, too few for a manifest; " ERROR_RESTORE, name,
+                         size);
     if (code == OMENDB_OK) {
         *length = (size_t)size;
         *bytes = memory_alloc(storage->memory, *length);
@@ -698,7 +720,8 @@ static int manifest_load(struct storage *storage, const char *name, uint8_t **by
     return code;
 }
 
-static int manifest_read_number(struct storage *storage, uint64_t number, struct manifest *manifest)
+OMENDB_INTERNAL int manifest_read_number(struct storage *storage, uint64_t number,
+                                         struct manifest *manifest)
 {
     char name[STORAGE_NAME_BYTES];
     uint8_t *bytes = NULL;
@@ -739,8 +762,46 @@ OMENDB_INTERNAL int manifest_read(struct storage *storage, struct manifest *mani
         missing = number;
     }
     return error_set(OMENDB_CORRUPT,
-                     "%s names MANIFEST-%" PRIu64 ", which is missing; restore from a backup",
+                     "%s names MANIFEST-%" PRIu64 ", which is missing; " ERROR_RESTORE,
                      MANIFEST_CURRENT, missing);
+}
+
+/* The id in the header of a manifest; OMENDB_NOTFOUND also where it is too short to have one. */
+static int manifest_read_database(struct storage *storage, uint64_t number, uint64_t *database)
+{
+    struct storage_file file;
+    char name[STORAGE_NAME_BYTES];
+    uint8_t header[FORMAT_HEADER_BYTES];
+    uint64_t size = 0;
+    storage_name(STORAGE_MANIFEST, number, name);
+    int code = storage_open(storage, name, OMENDB_OPEN_READ, &file);
+    if (code != OMENDB_OK)
+        return code;
+    code = storage_size(storage, &file, &size);
+    if (code == OMENDB_OK)
+        code = size < sizeof header ? OMENDB_NOTFOUND
+                                    : storage_read(storage, &file, 0, header, sizeof header);
+    storage_close(storage, &file);
+    if (code == OMENDB_OK)
+        *database = format_get64(header + FORMAT_MANIFEST_DATABASE);
+    return code;
+}
+
+OMENDB_INTERNAL int manifest_confirm(struct storage *storage, const struct manifest *manifest)
+{
+    uint64_t number = 0, database = 0;
+    int code = manifest_current(storage, &number);
+    if (code == OMENDB_OK && number == manifest->number)
+        code = manifest_read_database(storage, number, &database);
+    if (code == OMENDB_OK && number == manifest->number && database == manifest->database)
+        return OMENDB_OK;
+    if (code != OMENDB_OK && code != OMENDB_NOTFOUND && code != OMENDB_CORRUPT)
+        return code;
+    return error_set(OMENDB_POISONED,
+                     "%s does not name MANIFEST-%" PRIu64
+                     " any more: the database was removed, or another one put in its place, while "
+                     "it was open; nothing is written to it: close it",
+                     MANIFEST_CURRENT, manifest->number);
 }
 
 #undef MANIFEST_CURRENT

@@ -37,6 +37,8 @@ struct manifest_collection {
 
 struct manifest {
     uint64_t number;     /* its own */
+    uint64_t database;   /* id, random; 0: none yet */
+    uint32_t copy;       /* 1: written by a backup, 0: by who has the database open for writing */
     uint64_t commit;     /* S: everything up to it is in the segments; replay applies later ones */
     uint64_t wal_number; /* first log to replay */
     uint64_t next_file;  /* next number of any file */
@@ -53,6 +55,12 @@ OMENDB_INTERNAL void
 manifest_destroy(struct memory *memory,
                  struct manifest *manifest); /* frees the arrays; a zeroed one is OK */
 
+/* Numbers are given out one by one, so none comes near; what is beyond could wrap. */
+#define MANIFEST_LARGEST_NUMBER ((uint64_t)INT64_MAX)
+
+/* Whether a collection may have the name: 1 to 255 bytes without control characters, and a NUL. */
+OMENDB_INTERNAL int manifest_name_is_legal(const char name[256]);
+
 /* Writes MANIFEST-<number> and CURRENT.tmp, syncs both and the directory (so also the entries of
  * new segments), renames CURRENT.tmp to CURRENT, syncs the directory. OMENDB_POISONED: the new
  * manifest or the former one may be the current one after a crash; delete nothing that either
@@ -64,6 +72,16 @@ OMENDB_INTERNAL int manifest_write(struct storage *storage, const struct manifes
  * OMENDB_FORMAT (magic, later version, unknown "refuse" feature), OMENDB_IOERR. Everything is
  * bounded: counts against the length, names, schema values, ascending order. */
 OMENDB_INTERNAL int manifest_read(struct storage *storage, struct manifest *manifest);
+/* Whether two manifests, as manifest_read gives them, are of the same bytes. OMENDB_NOMEM. */
+OMENDB_INTERNAL int manifest_compare(struct memory *memory, const struct manifest *a,
+                                     const struct manifest *b, int *same);
+/* One that CURRENT need not name. OMENDB_NOTFOUND: it is not there. */
+OMENDB_INTERNAL int manifest_read_number(struct storage *storage, uint64_t number,
+                                         struct manifest *manifest);
+/* OMENDB_OK where CURRENT names this manifest, of this database, still. OMENDB_POISONED: somebody
+ * removed the files of the directory, or put those of another database there, although it is open;
+ * nothing may be written to it any more. OMENDB_IOERR, OMENDB_PERMISSION: it cannot be told. */
+OMENDB_INTERNAL int manifest_confirm(struct storage *storage, const struct manifest *manifest);
 /* Only the number that CURRENT names. */
 OMENDB_INTERNAL int manifest_current(struct storage *storage, uint64_t *number);
 

@@ -40,13 +40,13 @@
 #define MEMORY_MAPPED ((size_t)1 << 20)
 #endif
 
-/* Of the reserve: the share that searches get together, and what each gets at most. */
-#define MEMORY_SEARCH_SHARE 8
-#define MEMORY_SEARCH_BYTES ((size_t)256 << 10)
+/* Of the reserve: the share that readers get together, and what each call gets at most. */
+#define MEMORY_READING_SHARE 8
+#define MEMORY_READING_BYTES ((size_t)256 << 10)
 
 static _Thread_local uint32_t memory_maintenance; /* how deep in it this thread is */
-static _Thread_local uint32_t memory_search;      /* the same */
-static _Thread_local size_t memory_search_left;   /* of what a search gets of the reserve */
+static _Thread_local uint32_t memory_reading;     /* the same */
+static _Thread_local size_t memory_reading_left;  /* of what the call gets of the reserve */
 
 OMENDB_INTERNAL void memory_begin_maintenance(void)
 {
@@ -58,16 +58,16 @@ OMENDB_INTERNAL void memory_end_maintenance(void)
     memory_maintenance--;
 }
 
-OMENDB_INTERNAL void memory_begin_search(void)
+OMENDB_INTERNAL void memory_begin_reading(void)
 {
-    if (memory_search++ == 0)
-        memory_search_left = MEMORY_SEARCH_BYTES;
+    if (memory_reading++ == 0)
+        memory_reading_left = MEMORY_READING_BYTES;
 }
 
-OMENDB_INTERNAL void memory_end_search(void)
+OMENDB_INTERNAL void memory_end_reading(void)
 {
-    if (--memory_search == 0)
-        memory_search_left = 0;
+    if (--memory_reading == 0)
+        memory_reading_left = 0;
 }
 
 OMENDB_INTERNAL uint64_t memory_used_firmly(const struct memory *memory)
@@ -136,8 +136,8 @@ static uint64_t memory_kept(const struct memory *memory, size_t size)
 {
     if (memory_maintenance != 0)
         return 0;
-    return size <= memory_search_left ? memory->reserve - memory->reserve / MEMORY_SEARCH_SHARE
-                                      : memory->reserve;
+    return size <= memory_reading_left ? memory->reserve - memory->reserve / MEMORY_READING_SHARE
+                                       : memory->reserve;
 }
 
 /* The counts are statistics and a bound, they publish nothing: relaxed is enough. Returns 0 over
@@ -161,8 +161,8 @@ static int memory_reserve(struct memory *memory, size_t size)
         }
     } while (!atomic_compare_exchange_weak_explicit(&memory->used, &used, used + size,
                                                     memory_order_relaxed, memory_order_relaxed));
-    if (size <= memory_search_left && used + size > memory->limit - memory->reserve)
-        memory_search_left -= size;
+    if (size <= memory_reading_left && used + size > memory->limit - memory->reserve)
+        memory_reading_left -= size;
     return 1;
 }
 
@@ -299,5 +299,5 @@ OMENDB_INTERNAL void memory_free_aligned(struct memory *memory, void *block, siz
 #undef MEMORY_HUGE_PAGE
 #undef MEMORY_HUGE_THRESHOLD
 #undef MEMORY_MAPPED
-#undef MEMORY_SEARCH_SHARE
-#undef MEMORY_SEARCH_BYTES
+#undef MEMORY_READING_SHARE
+#undef MEMORY_READING_BYTES

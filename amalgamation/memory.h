@@ -1,8 +1,8 @@
 /* memory.h: the one place that allocates. Each database has a `struct memory`: the host's hooks, a
  * limit and the count of what is held. Over the limit an allocation fails as if the system had none
  * left. A part of the limit, the reserve, is kept for maintenance, so that what writers filled can
- * always be written down and freed; of an eighth of it searches get a little each, so that small
- * ones do not fail because of writers. */
+ * always be written down and freed; of an eighth of it calls that read get a little each, so that
+ * they do not fail, or wait, because of writers. */
 #ifndef OMENDB_MEMORY_H
 #define OMENDB_MEMORY_H
 
@@ -13,9 +13,10 @@
 struct memory {
     omendb_allocator hooks;
     uint64_t limit;   /* 0: none */
-    uint64_t reserve; /* of the limit: for maintenance, and a little for searches */
-    _Atomic uint64_t used;
-    _Atomic uint64_t spare; /* of used: copies for speed, given back where memory lacks */
+    uint64_t reserve; /* of the limit: for maintenance, and a little for readers */
+    _Atomic uint64_t
+        used; /* compared-and-exchanged against the limit; publishes nothing: relaxed */
+    _Atomic uint64_t spare; /* of used: copies for speed, given back where memory lacks; a count */
     _Atomic uint64_t peak;
 };
 
@@ -28,8 +29,8 @@ OMENDB_INTERNAL void memory_begin_maintenance(void);
 OMENDB_INTERNAL void memory_end_maintenance(void);
 
 /* Between the two calls, which nest, this thread gets up to 256 KiB of the reserve's eighth. */
-OMENDB_INTERNAL void memory_begin_search(void);
-OMENDB_INTERNAL void memory_end_search(void);
+OMENDB_INTERNAL void memory_begin_reading(void);
+OMENDB_INTERNAL void memory_end_reading(void);
 
 /* In use but for what is spare: what only checkpoints, merges and callers can give back. */
 OMENDB_INTERNAL uint64_t memory_used_firmly(const struct memory *memory);

@@ -12,7 +12,8 @@
 enum { MEMTABLE_FREE = 0, MEMTABLE_LINKED = 1, MEMTABLE_TAKEN = 2 };
 
 OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config,
-                                    const struct code_format *codes, struct memtable **memtable)
+                                    const struct code_format *codes, int graphless,
+                                    struct memtable **memtable)
 {
     struct graph_config walked = *config;
     struct memtable *made = memory_zalloc(memory, sizeof *made);
@@ -22,6 +23,8 @@ OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_co
     made->memory = memory;
     made->vector_bytes = config->vector_bytes;
     made->codes = *codes;
+    made->graphless = (uint32_t)graphless;
+    atomic_init(&made->sealed, made->graphless);
     if (codes->step != 0.0f) {
         walked.vector_bytes = codes_stride(config->dim);
         walked.kernel = codes_kernel(codes);
@@ -67,6 +70,12 @@ OMENDB_INTERNAL void memtable_release(struct memtable *memtable)
     memory_free(memtable->memory, memtable, sizeof *memtable);
 }
 
+/* Beside the graph, which then has something else or nothing as its rows. */
+static int memtable_keeps_vectors(const struct memtable *memtable)
+{
+    return memtable->graphless || memtable->codes.step != 0.0f;
+}
+
 OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
 {
     uint32_t count = atomic_load_explicit(&memtable->count, memory_order_relaxed);
@@ -85,23 +94,23 @@ OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
         code = rows_store_reserve(&memtable->finished, rows);
     if (code == OMENDB_OK)
         code = idmap_reserve(&memtable->idmap, more);
-    if (code == OMENDB_OK && memtable->codes.step != 0.0f)
+    if (code == OMENDB_OK && memtable_keeps_vectors(memtable))
         code = rows_store_reserve(&memtable->vectors, rows);
-    if (code == OMENDB_OK)
+    if (code == OMENDB_OK && !memtable->graphless)
         code = graph_reserve(memtable->graph, rows);
     return code;
 }
 
 static void memtable_put_vector(struct memtable *memtable, uint32_t row, const void *vector)
 {
-    uint8_t *walked = graph_vector(memtable->graph, row);
     struct rows_view vectors = rows_store_view(&memtable->vectors);
-    if (memtable->codes.step == 0.0f) {
-        memcpy(walked, vector, memtable->vector_bytes);
+    uint8_t *at = memtable_keeps_vectors(memtable) ? rows_at(&vectors, row)
+                                                   : graph_vector(memtable->graph, row);
+    memcpy(at, vector, memtable->vector_bytes);
+    if (memtable->codes.step == 0.0f)
         return;
-    }
-    memcpy(rows_at(&vectors, row), vector, memtable->vector_bytes);
-    enum code_quality quality = codes_encode(&memtable->codes, vector, walked);
+    enum code_quality quality =
+        codes_encode(&memtable->codes, vector, graph_vector(memtable->graph, row));
     if (quality != CODE_EXACT)
         atomic_store_explicit(&memtable->inexact, 1, memory_order_relaxed);
     if (quality == CODE_POOR)
@@ -109,7 +118,7 @@ static void memtable_put_vector(struct memtable *memtable, uint32_t row, const v
 }
 
 OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector,
-                                     uint64_t commit)
+                                     uint64_t commit, int is_new)
 {
     uint32_t row = atomic_load_explicit(&memtable->count, memory_order_relaxed);
     struct rows_view ids = rows_store_view(&memtable->ids),
@@ -119,18 +128,28 @@ OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, con
     memcpy(rows_at(&ids, row), &id, sizeof id);
     memcpy(rows_at(&begins, row), &commit, sizeof commit);
     /* `previous` is read only by those who found the row in the table, so it is written before. */
-    uint32_t older = memtable_find(memtable, id);
+    uint32_t older = is_new ? GRAPH_NO_ROW : memtable_find(memtable, id);
     memcpy(rows_at(&previous, row), &older, sizeof older);
-    idmap_insert(&memtable->idmap, id, row);
-    graph_set_count(memtable->graph, row + 1);
+    if (is_new)
+        idmap_insert_new(&memtable->idmap, id, row);
+    else
+        idmap_insert(&memtable->idmap, id, row);
+    OMENDB_YIELD("memtable_append, in the table");
+    if (!memtable->graphless)
+        graph_set_count(memtable->graph, row + 1);
     atomic_store_explicit(&memtable->newest_begin, commit, memory_order_relaxed);
     atomic_store_explicit(&memtable->count, row + 1, memory_order_release);
+}
+
+OMENDB_INTERNAL void memtable_prefetch(const struct memtable *memtable, uint64_t id)
+{
+    idmap_prefetch(&memtable->idmap, id);
 }
 
 OMENDB_INTERNAL struct rows_view memtable_vectors(const struct memtable *memtable)
 {
     struct graph_view view;
-    if (memtable->codes.step != 0.0f)
+    if (memtable_keeps_vectors(memtable))
         return rows_store_view(&memtable->vectors);
     graph_get_view(memtable->graph, &view);
     return view.vectors;
@@ -227,6 +246,7 @@ OMENDB_INTERNAL int memtable_index(struct memtable *memtable, struct graph_scrat
     int code = OMENDB_OK;
     uint32_t limit = memtable_visible_rows(memtable, commit);
     *done = 0;
+    OMENDB_YIELD("memtable_index");
     atomic_fetch_add(&memtable->inserting, 1);
     while (*done < rows && code == OMENDB_OK && atomic_load(&memtable->sealed) == 0) {
         uint32_t row = atomic_load(&memtable->claimed);
@@ -240,6 +260,7 @@ OMENDB_INTERNAL int memtable_index(struct memtable *memtable, struct graph_scrat
         if (!atomic_compare_exchange_strong(memtable_finished(&finished, row), &state,
                                             MEMTABLE_TAKEN))
             continue;
+        OMENDB_YIELD("memtable_index, taken");
         code = graph_insert(memtable->graph, scratch, row);
         if (code != OMENDB_OK) {
             atomic_store(memtable_finished(&finished, row), MEMTABLE_FREE);
@@ -259,6 +280,7 @@ OMENDB_INTERNAL int memtable_index(struct memtable *memtable, struct graph_scrat
 OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
 {
     atomic_store(&memtable->sealed, 1);
+    OMENDB_YIELD("memtable_seal");
     while (atomic_load(&memtable->inserting) != 0)
         platform_yield();
 }

@@ -5,9 +5,20 @@
  * With codes the graph keeps those, as its rows, and the vectors lie beside it. Their range is
  * chosen before the first row, from what is known then; sealing chooses anew.
  *
+ * One that takes what is replayed has neither graph nor codes: the checkpoint that follows comes
+ * before any of its rows could be linked, and a read-only opener builds nothing.
+ *
  * Rows [0, count) are complete. Rows [0, indexed) are in the graph; a few beyond may be, too, while
  * several threads insert. Guarded by the commit mutex: reserve, append, replacing of rows. Anything
- * else reads with acquire. */
+ * else reads with acquire.
+ *
+ * Atomics: `count` is stored release after all of the row, `inexact` and `newest_begin` (relaxed)
+ * were, so who loads it acquire sees them; a row found through the map of ids may be above it, and
+ * its begin is then above any visible commit. `claimed`, `indexed` and a row's byte in `finished`
+ * are compared-and-exchanged sc: one thread links a row, and who sees it below `indexed` (acquire)
+ * sees its links. `sealed` and `inserting`, both sc, are a handshake: one side stores the first and
+ * loads the second, the other adds to the second and loads the first, so not both go on. `poor` is
+ * a count that decides about speed only (relaxed). */
 #ifndef OMENDB_MEMTABLE_H
 #define OMENDB_MEMTABLE_H
 
@@ -22,7 +33,8 @@ struct memtable {
     struct memory *memory;
     struct graph *graph;
     struct code_format codes;   /* step 0: none, the graph keeps the vectors */
-    struct rows_store vectors;  /* used when there are codes */
+    uint32_t graphless;         /* 1: no row is linked; set before it is shown */
+    struct rows_store vectors;  /* used when there are codes, or no graph */
     _Atomic uint32_t inexact;   /* 1: a code is not its vector; set before the row is shown */
     _Atomic uint32_t poor;      /* rows with CODE_POOR since the drift was last forgiven */
     uint32_t codes_tried;       /* 1: the vectors gave no range; commit mutex */
@@ -36,21 +48,25 @@ struct memtable {
     _Atomic uint32_t indexed;
     _Atomic uint32_t claimed;   /* next row to index */
     _Atomic uint32_t inserting; /* threads inside memtable_index */
-    _Atomic uint32_t sealed;    /* 1: no append, no further indexing */
+    _Atomic uint32_t sealed;    /* 1: no further indexing */
     struct rows_store finished; /* uint8_t (atomic): free, taken, linked; moves `indexed` on */
     _Atomic uint64_t newest_begin;
 };
 
-/* config: of a graph over the vectors. codes: step 0: none. */
+/* config: of a graph over the vectors. codes: step 0: none. graphless: 1: as above; step 0. */
 OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config,
-                                    const struct code_format *codes, struct memtable **memtable);
+                                    const struct code_format *codes, int graphless,
+                                    struct memtable **memtable);
 OMENDB_INTERNAL struct memtable *memtable_reference(struct memtable *memtable);
 OMENDB_INTERNAL void memtable_release(struct memtable *memtable); /* NULL is OK */
 
 /* After it `more` appends cannot fail. OMENDB_NOMEM, OMENDB_TOOBIG. */
 OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more);
+/* is_new: 1: no row of the memtable has the id. */
 OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector,
-                                     uint64_t commit);
+                                     uint64_t commit, int is_new);
+/* Asks for what the appending of `id` will read. */
+OMENDB_INTERNAL void memtable_prefetch(const struct memtable *memtable, uint64_t id);
 
 OMENDB_INTERNAL const uint8_t *memtable_vector(const struct memtable *memtable, uint32_t row);
 /* Of the rows that `count` showed before the call. */

@@ -10,15 +10,19 @@
  * the predecessor was synced. A log without predecessor that the manifest does not name is the
  * debris of a recovery that did not finish. */
 #include "database.h"
+#include "format.h"
 
+#include <assert.h>
 #include <string.h>
 
 #define RECOVER_MAX_LOGS 1024
+#define RECOVER_TRIES    100 /* of a reader, to keep up with a writer */
 
 /* ------------------------------------------------------------------ what lies in the directory */
 
 struct recover_listing {
     int has_current;
+    int has_unfinished; /* a first backup */
     int has_foreign;
     int has_segments;
     uint64_t largest;
@@ -49,6 +53,8 @@ static int recover_note_name(void *context, const char *name)
     uint64_t number;
     if (strcmp(name, "CURRENT") == 0) {
         listing->has_current = 1;
+    } else if (strcmp(name, FORMAT_UNFINISHED_NAME) == 0) {
+        listing->has_unfinished = 1;
     } else if (storage_parse_name(name, &kind, &number)) {
         listing->largest = number > listing->largest ? number : listing->largest;
         listing->has_segments |= kind == STORAGE_SEGMENT || kind == STORAGE_OVERLAY;
@@ -73,8 +79,8 @@ static int recover_list(omendb *db, struct recover_listing *listing)
                                      recover_note_name, listing);
     if (code != OMENDB_OK)
         return error_set(code, "the directory of the database cannot be listed");
-    if (listing->largest == UINT64_MAX)
-        return error_set(OMENDB_FORMAT, "a file of the database has the largest number there is");
+    if (listing->largest >= MANIFEST_LARGEST_NUMBER)
+        return error_set(OMENDB_FORMAT, "a file of the database has a number that none was given");
     return listing->too_many_logs
                ? error_set(OMENDB_TOOBIG, "there are more than %d logs", RECOVER_MAX_LOGS)
                : OMENDB_OK;
@@ -105,16 +111,16 @@ static int recover_tombstones(omendb *db, const struct recover_files *files,
     if (shared == NULL || entry->overlay_part >= shared->file->part_count)
         return error_set(
             OMENDB_CORRUPT,
-            "MANIFEST-%llu names part %u of ovl-%llu, which is not there; restore from a backup",
+            "MANIFEST-%llu names part %u of ovl-%llu, which is not there; " ERROR_RESTORE,
             (unsigned long long)db->published.number, entry->overlay_part,
             (unsigned long long)entry->overlay_file);
     struct section_range range =
         segment_section(shared->file, entry->overlay_part, SECTION_TOMBSTONES);
     const struct part_info *info = &shared->file->parts[entry->overlay_part];
-    if (info->target_file != entry->file || info->target_part != entry->part ||
-        range.length % sizeof(uint32_t) != 0)
+    assert(range.length % sizeof(uint32_t) == 0); /* segment_file_open has seen to it */
+    if (info->target_file != entry->file || info->target_part != entry->part)
         return error_set(OMENDB_CORRUPT,
-                         "ovl-%llu: part %u does not belong to seg-%llu; restore from a backup",
+                         "ovl-%llu: part %u does not belong to seg-%llu; " ERROR_RESTORE,
                          (unsigned long long)entry->overlay_file, entry->overlay_part,
                          (unsigned long long)entry->file);
     int code = range.length == 0 ? OMENDB_OK
@@ -123,8 +129,7 @@ static int recover_tombstones(omendb *db, const struct recover_files *files,
         uint32_t row;
         memcpy(&row, shared->file->blocks.base + range.offset + at, sizeof row);
         if (row >= segment->info.rows)
-            return error_set(OMENDB_CORRUPT,
-                             "ovl-%llu: part %u: row %u of %u; restore from a backup",
+            return error_set(OMENDB_CORRUPT, "ovl-%llu: part %u: row %u of %u; " ERROR_RESTORE,
                              (unsigned long long)entry->overlay_file, entry->overlay_part, row,
                              segment->info.rows);
         code = tombstones_prepare(segment->tombstones, row);
@@ -145,15 +150,9 @@ static int recover_segments(omendb *db, const struct recover_files *files,
     int code = version == NULL ? OMENDB_NOMEM : OMENDB_OK;
     for (uint32_t i = 0; i < entry->segment_count && code == OMENDB_OK; i++) {
         struct shared_file *shared = recover_find_file(db, files, entry->segments[i].file);
-        if (shared == NULL)
-            code = error_set(
-                OMENDB_CORRUPT,
-                "MANIFEST-%llu names seg-%llu, which it does not list; restore from a backup",
-                (unsigned long long)db->published.number,
-                (unsigned long long)entry->segments[i].file);
-        if (code == OMENDB_OK)
-            code = segment_open(db, collection, shared, entry->segments[i].part, NULL, NULL,
-                                &version->segments[i]);
+        assert(shared != NULL); /* manifest_read has seen to it */
+        code = segment_open(db, collection, shared, entry->segments[i].part, NULL, NULL,
+                            &version->segments[i]);
         if (code == OMENDB_OK)
             code = recover_tombstones(db, files, &entry->segments[i], version->segments[i]);
     }
@@ -247,6 +246,7 @@ static int recover_load(omendb *db)
 {
     const struct manifest *manifest = &db->published;
     struct recover_files files = {NULL};
+    prepared_clear(db); /* the log from the manifest's commit on tells of all of them */
     int code = recover_drop_missing(db);
     if (code != OMENDB_OK)
         return code;
@@ -286,9 +286,9 @@ static int recover_deliver(void *context, const struct wal_record *record)
             "log: record %llu at offset %llu has type %u; a later version of OmenDB wrote it",
             (unsigned long long)record->sequence, (unsigned long long)record->offset, record->type);
     if (record->sequence != replay->db->appended_commit + 1)
-        return error_set(
-            OMENDB_CORRUPT, "log: commit %llu follows on commit %llu; restore from a backup",
-            (unsigned long long)record->sequence, (unsigned long long)replay->db->appended_commit);
+        return error_set(OMENDB_CORRUPT, "log: commit %llu follows on commit %llu; " ERROR_RESTORE,
+                         (unsigned long long)record->sequence,
+                         (unsigned long long)replay->db->appended_commit);
     replay->delivered++;
     return commit_replay(replay->db, record->sequence, record->payload, record->size);
 }
@@ -343,9 +343,9 @@ static int recover_successor(omendb *db, const struct recover_listing *listing, 
         if (code != OMENDB_OK && code != OMENDB_DONE) {
             /* A header that never became whole is debris, unless something was logged behind it. */
             int read = recover_has_records(db, listing->logs[i], &has);
-            if (read != OMENDB_OK || !has)
+            if (read == OMENDB_NOTFOUND || (read == OMENDB_OK && !has))
                 continue;
-            return code;
+            return read != OMENDB_OK ? read : code;
         }
         if (peek.predecessor == number) {
             *successor = listing->logs[i];
@@ -384,7 +384,7 @@ static int recover_logs(omendb *db, const struct recover_listing *listing, uint6
         log.may_sync = log.live_reader;
         code = wal_read(&db->storage, &log, recover_deliver, &replay);
         if (code == OMENDB_NOTFOUND)
-            code = error_set(OMENDB_CORRUPT, "wal-%llu is missing; restore from a backup",
+            code = error_set(OMENDB_CORRUPT, "wal-%llu is missing; " ERROR_RESTORE,
                              (unsigned long long)db->replay_wal);
         if (code != OMENDB_OK)
             break;
@@ -400,38 +400,19 @@ static int recover_logs(omendb *db, const struct recover_listing *listing, uint6
     return code;
 }
 
-/* ------------------------------------------------------------------ opening */
+/* ------------------------------------------------------------------ readers */
 
-static int recover_refuse_foreign(omendb *db, const struct recover_listing *listing, int must_exist)
+static int recover_too_slow(void)
 {
-    int has;
-    if (listing->has_foreign)
-        return error_set(
-            OMENDB_FORMAT,
-            "the directory holds other things than a database; give a path of its own");
-    if (listing->has_segments)
-        return error_set(OMENDB_CORRUPT,
-                         "CURRENT is missing although there are segments; restore from a backup");
-    for (size_t i = 0; i < listing->log_count; i++) {
-        int code = recover_has_records(db, listing->logs[i], &has);
-        if (code == OMENDB_OK && has)
-            code = error_set(
-                OMENDB_CORRUPT,
-                "CURRENT is missing although wal-%llu holds commits; restore from a backup",
-                (unsigned long long)listing->logs[i]);
-        if (code != OMENDB_OK)
-            return code;
-    }
-    if (must_exist || db->read_only)
-        return error_set(OMENDB_NOTFOUND, "there is no database at this path");
-    return OMENDB_OK;
+    return error_set(OMENDB_BUSY, "the manifest changes faster than it can be read; try again");
 }
 
 /* The manifest that CURRENT names, held by a shared lock so that the writer keeps its files. */
 static int recover_read_shared(omendb *db)
 {
     const omendb_vfs *vfs = db->storage.vfs;
-    for (int attempt = 0; attempt < 100; attempt++) {
+    uint64_t missing = 0;
+    for (int attempt = 0; attempt < RECOVER_TRIES; attempt++) {
         char name[STORAGE_NAME_BYTES];
         uint64_t number, again = 0;
         int code = manifest_current(&db->storage, &number);
@@ -439,6 +420,10 @@ static int recover_read_shared(omendb *db)
             return code;
         storage_name(STORAGE_MANIFEST, number, name);
         code = storage_open(&db->storage, name, OMENDB_OPEN_READ, &db->manifest_lock);
+        if (code == OMENDB_NOTFOUND && number == missing)
+            return error_set(OMENDB_CORRUPT, "CURRENT names %s, which is missing; " ERROR_RESTORE,
+                             name);
+        missing = number;
         if (code == OMENDB_NOTFOUND)
             continue; /* collected between the two calls */
         if (code != OMENDB_OK)
@@ -448,13 +433,131 @@ static int recover_read_shared(omendb *db)
             code = manifest_current(&db->storage, &again);
         if (code == OMENDB_OK && again == number) {
             manifest_destroy(&db->memory, &db->published);
-            code = manifest_read(&db->storage, &db->published);
-            if (code != OMENDB_OK || db->published.number == number)
+            code = manifest_read_number(&db->storage, number, &db->published);
+            if (code != OMENDB_NOTFOUND) /* where nothing can be locked it may go even now */
                 return code;
         }
         storage_close(&db->storage, &db->manifest_lock);
     }
-    return error_set(OMENDB_BUSY, "the manifest changes faster than it can be read; try again");
+    return recover_too_slow();
+}
+
+/* Goes over to the manifest that CURRENT names. */
+static int recover_change_manifest(omendb *db)
+{
+    struct storage_file old_lock = db->manifest_lock;
+    memset(&db->manifest_lock, 0, sizeof db->manifest_lock);
+    int code = recover_read_shared(db);
+    if (code == OMENDB_OK)
+        storage_close(&db->storage, &db->cursor_lock);
+    if (code == OMENDB_OK && atomic_load(&db->open_cursors) != 0) {
+        db->cursor_lock = old_lock;
+        memset(&old_lock, 0, sizeof old_lock);
+    }
+    /* Where it failed, what the handle shows now is still held. */
+    struct storage_file *idle = code == OMENDB_OK ? &old_lock : &db->manifest_lock;
+    storage_close(&db->storage, idle);
+    if (code != OMENDB_OK)
+        db->manifest_lock = old_lock;
+    if (code == OMENDB_OK) {
+        atomic_store(&db->half_refreshed, 1);
+        code = recover_load(db);
+    }
+    db->replay_wal = db->published.wal_number;
+    db->replay_offset = 0;
+    return code;
+}
+
+/* On to what the manifest and the logs have now. */
+static int recover_advance(omendb *db)
+{
+    struct recover_listing listing;
+    uint64_t number, delivered;
+    int code = manifest_current(&db->storage, &number);
+    const int changes = code == OMENDB_OK && number != db->published.number;
+    if (changes)
+        code = recover_change_manifest(db);
+    /* Listed after the manifest was read: the logs that it names are there by then. */
+    if (code == OMENDB_OK)
+        code = recover_list(db, &listing);
+    if (code == OMENDB_OK)
+        code = recover_logs(db, &listing, &delivered);
+    if (changes && code == OMENDB_OK)
+        atomic_store(&db->half_refreshed, 0);
+    if (changes && code != OMENDB_OK)
+        db->published.number = 0; /* the next refresh loads everything again */
+    return code;
+}
+
+/* Whether a manifest in force by now begins with a later log than was read: logs behind the one
+ * that was read last may have come and gone unseen, as what holds a manifest holds only the first
+ * log of its chain. */
+static int recover_is_overtaken(omendb *db, int *overtaken, uint64_t *next_file)
+{
+    struct manifest newer;
+    uint64_t number;
+    *overtaken = 0;
+    int code = manifest_current(&db->storage, &number);
+    if (code != OMENDB_OK || number == db->published.number)
+        return code;
+    code = manifest_read(&db->storage, &newer);
+    if (code != OMENDB_OK)
+        return code;
+    *overtaken = newer.wal_number > db->replay_wal;
+    *next_file = newer.next_file;
+    manifest_destroy(&db->memory, &newer);
+    return OMENDB_OK;
+}
+
+/* What was acknowledged before the call is seen. A manifest that was published after it began says
+ * which numbers were given by then: one whose first log has a later number holds all of that. */
+OMENDB_INTERNAL int recover_refresh(omendb *db)
+{
+    uint64_t enough = UINT64_MAX, next_file;
+    for (int attempt = 0; attempt < RECOVER_TRIES; attempt++) {
+        char text[ERROR_TEXT_BYTES];
+        int overtaken, code = recover_advance(db);
+        if (code != OMENDB_OK && code != OMENDB_CORRUPT)
+            return code;
+        if (code == OMENDB_OK && db->published.wal_number >= enough)
+            return OMENDB_OK;
+        snprintf(text, sizeof text, "%s", error_text());
+        int asked = recover_is_overtaken(db, &overtaken, &next_file);
+        if (asked != OMENDB_OK || !overtaken)
+            return code == OMENDB_OK ? asked : error_adopt(code, text);
+        enough = next_file < enough ? next_file : enough;
+    }
+    return recover_too_slow();
+}
+
+/* ------------------------------------------------------------------ opening */
+
+static int recover_refuse_foreign(omendb *db, const struct recover_listing *listing, int must_exist)
+{
+    int has;
+    if (listing->has_unfinished)
+        return error_set(OMENDB_FORMAT,
+                         "a backup was not finished here, and is no database; back up to this path "
+                         "once more, or remove it");
+    if (listing->has_foreign)
+        return error_set(
+            OMENDB_FORMAT,
+            "the directory holds other things than a database; give a path of its own");
+    if (listing->has_segments)
+        return error_set(OMENDB_CORRUPT,
+                         "CURRENT is missing although there are segments; " ERROR_RESTORE);
+    for (size_t i = 0; i < listing->log_count; i++) {
+        int code = recover_has_records(db, listing->logs[i], &has);
+        if (code == OMENDB_OK && has)
+            code = error_set(OMENDB_CORRUPT,
+                             "CURRENT is missing although wal-%llu holds commits; " ERROR_RESTORE,
+                             (unsigned long long)listing->logs[i]);
+        if (code != OMENDB_OK)
+            return code;
+    }
+    if (must_exist || db->read_only)
+        return error_set(OMENDB_NOTFOUND, "there is no database at this path");
+    return OMENDB_OK;
 }
 
 static int recover_take_lock(omendb *db)
@@ -486,15 +589,20 @@ static int recover_sync_log(omendb *db)
     return code;
 }
 
+/* A backup that is written to is a database of its own from then on, with an id of its own: what it
+ * was a copy of goes another way. */
+static void recover_identify(omendb *db)
+{
+    db->database_id = db->published.copy ? 0 : db->published.database;
+    while (db->database_id == 0)
+        platform_random(&db->database_id, sizeof db->database_id);
+}
+
 static int recover_open_existing(omendb *db, struct recover_listing *listing)
 {
     uint64_t delivered = 0;
-    int code =
-        db->read_only ? recover_read_shared(db) : manifest_read(&db->storage, &db->published);
-    /* A writer may have begun another log before the manifest was held. */
-    if (code == OMENDB_OK && db->read_only)
-        code = recover_list(db, listing);
-    if (code == OMENDB_OK && !db->read_only && db->published.read_only_features != 0)
+    int code = manifest_read(&db->storage, &db->published);
+    if (code == OMENDB_OK && db->published.read_only_features != 0)
         code = error_set(OMENDB_FORMAT,
                          "a later version of OmenDB wrote it with features %08x; open it read_only",
                          db->published.read_only_features);
@@ -502,10 +610,11 @@ static int recover_open_existing(omendb *db, struct recover_listing *listing)
         code = recover_load(db);
     if (code != OMENDB_OK)
         return code;
+    recover_identify(db);
     db->replay_wal = db->published.wal_number;
     db->replay_offset = 0;
     code = recover_logs(db, listing, &delivered);
-    if (code != OMENDB_OK || db->read_only)
+    if (code != OMENDB_OK)
         return code;
     uint64_t next = db->published.next_file;
     atomic_store(&db->next_file, listing->largest >= next ? listing->largest + 1 : next);
@@ -515,11 +624,21 @@ static int recover_open_existing(omendb *db, struct recover_listing *listing)
             db->retained[kept++] = listing->manifests[i];
     }
     db->retained_overflow = listing->manifest_overflow;
+    atomic_store(&db->retained_count, (uint32_t)kept + db->retained_overflow);
     if (delivered == 0)
         return OMENDB_OK;
     code = checkpoint_run(db, 1);
     /* A full disk must not keep anybody from reading; the first write tries again. */
     return code == OMENDB_FULL ? recover_sync_log(db) : code;
+}
+
+/* Nothing is shown yet: a reader opens by catching up from nothing. */
+static int recover_open_shared(omendb *db)
+{
+    int code = recover_refresh(db);
+    if (code == OMENDB_OK)
+        recover_identify(db);
+    return code;
 }
 
 OMENDB_INTERNAL int recover_open(omendb *db, int must_exist)
@@ -536,41 +655,12 @@ OMENDB_INTERNAL int recover_open(omendb *db, int must_exist)
     if (code != OMENDB_OK)
         return code;
     if (listing.has_current)
-        return recover_open_existing(db, &listing);
+        return db->read_only ? recover_open_shared(db) : recover_open_existing(db, &listing);
     atomic_store(&db->next_file, listing.largest + 1);
+    recover_identify(db);
     db->next_collection = 1;
     return checkpoint_run(db, 1);
 }
 
-OMENDB_INTERNAL int recover_refresh(omendb *db)
-{
-    struct recover_listing listing;
-    uint64_t number, delivered;
-    int code = manifest_current(&db->storage, &number);
-    if (code == OMENDB_OK && number != db->published.number) {
-        struct storage_file old_lock = db->manifest_lock;
-        memset(&db->manifest_lock, 0, sizeof db->manifest_lock);
-        code = recover_read_shared(db);
-        /* Where it failed, what the handle shows now is still held. */
-        struct storage_file *idle = code == OMENDB_OK ? &old_lock : &db->manifest_lock;
-        storage_close(&db->storage, idle);
-        if (code != OMENDB_OK)
-            db->manifest_lock = old_lock;
-        if (code == OMENDB_OK) {
-            code = recover_load(db);
-            atomic_store(&db->half_refreshed, code != OMENDB_OK);
-        }
-        if (code != OMENDB_OK)
-            db->published.number = 0; /* the next refresh loads everything again */
-        db->replay_wal = db->published.wal_number;
-        db->replay_offset = 0;
-    }
-    /* Listed after the manifest was read: the logs that it names are there by then. */
-    if (code == OMENDB_OK)
-        code = recover_list(db, &listing);
-    if (code == OMENDB_OK)
-        code = recover_logs(db, &listing, &delivered);
-    return code;
-}
-
 #undef RECOVER_MAX_LOGS
+#undef RECOVER_TRIES

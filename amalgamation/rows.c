@@ -5,6 +5,9 @@
 #include <string.h>
 
 #define ROWS_OWN UINT32_MAX /* source: a change of the transaction */
+/* A cursor may lie in the readers' share of the reserve, where it stays while it is open: only so
+ * many do. */
+#define ROWS_IN_RESERVE 2
 
 struct rows_entry {
     uint64_t id;
@@ -90,8 +93,8 @@ static int rows_add_own(struct omendb_rows *rows, uint64_t from, uint64_t to)
     return code;
 }
 
-OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, uint64_t from,
-                              uint64_t to, omendb_rows **rows)
+static int rows_make(struct collection *collection, omendb_txn *txn, uint64_t from, uint64_t to,
+                     omendb_rows **rows)
 {
     omendb *db = collection->db;
     uint64_t commit;
@@ -124,6 +127,18 @@ OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, ui
     atomic_fetch_add(&db->open_cursors, 1);
     *rows = made;
     return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, uint64_t from,
+                              uint64_t to, omendb_rows **rows)
+{
+    int few = atomic_load(&collection->db->open_cursors) < ROWS_IN_RESERVE;
+    if (few)
+        memory_begin_reading();
+    int code = rows_make(collection, txn, from, to, rows);
+    if (few)
+        memory_end_reading();
+    return code;
 }
 
 static int rows_vector(const omendb_rows *rows, const struct rows_entry *entry,
@@ -196,3 +211,4 @@ OMENDB_INTERNAL const struct collection *rows_collection(const omendb_rows *rows
 }
 
 #undef ROWS_OWN
+#undef ROWS_IN_RESERVE

@@ -27,8 +27,8 @@
 #define SEARCH_RERANK_RUN 16
 #define SEARCH_SCAN_RUN   65536 /* rows between looks at the clock */
 #define SEARCH_SCAN_EXACTLY                                                                        \
-    1024 /* rows not in a graph that are not worth the detour over codes                           \
-          */
+    128 /* rows not in a graph that are not worth the detour over codes                            \
+         */
 
 /* Stored rows hidden by the transaction that are asked for on top of k. */
 #define SEARCH_HIDDEN_FEW 32
@@ -36,6 +36,8 @@
  * at once. */
 #define SEARCH_OWN_RUN  4096
 #define SEARCH_OWN_SORT 256
+/* Searches with a scratch between two notes that the collection is searched. */
+#define SEARCH_TELL_EACH 32
 /* Hits are put in their places one by one, which is fast where they nearly are there, until they
  * have passed so many others each in the mean; then they are sorted. */
 #define SEARCH_MOVES_EACH 64
@@ -102,6 +104,10 @@ static void search_memtable_source(const struct memtable *memtable,
             codes_are_exact(&memtable->codes) && atomic_load(&memtable->inexact) == 0;
         source->view.vectors = memtable_vectors(memtable);
         source->view.kernel = collection->kernel;
+    }
+    if (memtable->graphless) {
+        source->view.vectors = memtable_vectors(memtable);
+        source->view.count = source->row_limit;
     }
     source->tail = source->walk;
     source->commit = commit;
@@ -641,7 +647,9 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     search_make_plan(request, wanted, &plan);
     *count = 0;
     explain->recall = 1.0f;
-    memory_begin_search();
+    if (++scratch->searches % SEARCH_TELL_EACH == 0)
+        work_notice_searching(request->collection);
+    memory_begin_reading();
     int code = scratch_reserve(scratch, plan.ef + 1 + SEARCH_RERANK(wanted), found, 0);
     for (uint32_t i = 0; i < version->memtable_count && code == OMENDB_OK; i++) {
         search_memtable_source(version->memtables[i], request->collection, request->commit,
@@ -654,7 +662,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     }
     if (code == OMENDB_OK && own != 0)
         code = search_own_writes(request, scratch, wanted, &best, &counters);
-    memory_end_search();
+    memory_end_reading();
     if (code != OMENDB_OK)
         return code;
     for (size_t i = 0; i < best && i < k; i++) {
@@ -681,4 +689,5 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
 #undef SEARCH_HIDDEN_FEW
 #undef SEARCH_OWN_RUN
 #undef SEARCH_OWN_SORT
+#undef SEARCH_TELL_EACH
 #undef SEARCH_MOVES_EACH

@@ -20,6 +20,7 @@
 #include "codes.h"
 #include "format.h"
 #include "memory.h"
+#include "scalar.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -35,8 +36,8 @@ static const char *segment_magic(enum storage_kind kind)
     return kind == STORAGE_OVERLAY ? FORMAT_MAGIC_OVERLAY : FORMAT_MAGIC_SEGMENT;
 }
 
-/* CRC32C of a footer of `length` bytes but for the checksum itself, which ends it. */
-static uint32_t segment_footer_checksum(uint64_t number, const uint8_t *footer, size_t length)
+OMENDB_INTERNAL uint32_t segment_footer_checksum(uint64_t number, const uint8_t *footer,
+                                                 size_t length)
 {
     uint8_t place[8];
     format_put64(place, number);
@@ -486,8 +487,8 @@ struct segment_footer {
 
 static int segment_corrupt(const char *name, uint64_t offset, const char *why)
 {
-    return error_set(OMENDB_CORRUPT, "%s: footer (offset %" PRIu64 "): %s; restore from a backup",
-                     name, offset, why);
+    return error_set(OMENDB_CORRUPT, "%s: footer (offset %" PRIu64 "): %s; " ERROR_RESTORE, name,
+                     offset, why);
 }
 
 static int segment_check_header(struct storage *storage, struct storage_file *file,
@@ -529,40 +530,54 @@ static int segment_parse_trailer(const char *name, const uint8_t *trailer, uint6
     return OMENDB_OK;
 }
 
+/* The footer that ends at `size`, in memory; its checksum is compared by the caller. */
+static int segment_load_footer(struct storage *storage, struct storage_file *file, uint64_t size,
+                               struct segment_footer *footer)
+{
+    uint8_t trailer[FORMAT_TRAILER_BYTES];
+    int code = storage_read(storage, file, size - sizeof trailer, trailer, sizeof trailer);
+    if (code == OMENDB_OK)
+        code = segment_parse_trailer(file->name, trailer, size, footer);
+    if (code != OMENDB_OK)
+        return code;
+    size_t length = footer->length;
+    footer->bytes = memory_alloc(storage->memory, length);
+    if (footer->bytes == NULL)
+        return OMENDB_NOMEM;
+    code = storage_read(storage, file, size - length, footer->bytes, length);
+    /* The trailer again, as this copy is the one that the checksum is about. It may be another one
+     * by now, where somebody writes to the file. */
+    if (code == OMENDB_OK)
+        code = segment_parse_trailer(file->name, footer->bytes + length - sizeof trailer, size,
+                                     footer);
+    if (code == OMENDB_OK && footer->length != length)
+        code = segment_corrupt(file->name, size - sizeof trailer, "it changed while it was read");
+    footer->length = length;
+    return code;
+}
+
 static int segment_read_footer(struct storage *storage, struct storage_file *file, uint64_t number,
                                uint64_t size, uint32_t footer_crc, struct segment_footer *footer)
 {
-    uint8_t trailer[FORMAT_TRAILER_BYTES];
     uint64_t present;
     int code = storage_size(storage, file, &present);
     if (code != OMENDB_OK)
         return code;
     if (present != size || size < BLOCK_BYTES + FORMAT_TRAILER_BYTES || size > INT64_MAX)
         return error_set(OMENDB_CORRUPT,
-                         "%s: has %" PRIu64 " bytes, expected %" PRIu64 "; restore from a backup",
+                         "%s: has %" PRIu64 " bytes, expected %" PRIu64 "; " ERROR_RESTORE,
                          file->name, present, size);
-    code = storage_read(storage, file, size - sizeof trailer, trailer, sizeof trailer);
-    if (code == OMENDB_OK)
-        code = segment_parse_trailer(file->name, trailer, size, footer);
+    code = segment_load_footer(storage, file, size, footer);
     if (code != OMENDB_OK)
         return code;
-    footer->bytes = memory_alloc(storage->memory, footer->length);
-    if (footer->bytes == NULL)
-        return OMENDB_NOMEM;
-    code = storage_read(storage, file, size - footer->length, footer->bytes, footer->length);
-    if (code != OMENDB_OK)
-        return code;
-    /* The trailer again, as this copy is the one that the checksum is about. */
-    code = segment_parse_trailer(file->name, footer->bytes + footer->length - sizeof trailer, size,
-                                 footer);
     uint32_t crc = segment_footer_checksum(number, footer->bytes, footer->length);
     uint32_t stored = format_get32(footer->bytes + footer->length - 4);
-    if (code == OMENDB_OK && (crc != stored || crc != footer_crc))
-        code = error_set(OMENDB_CORRUPT,
+    if (crc != stored || crc != footer_crc)
+        return error_set(OMENDB_CORRUPT,
                          "%s: footer (offset %" PRIu64 "): checksum %08" PRIx32
-                         ", expected %08" PRIx32 "; restore from a backup",
+                         ", expected %08" PRIx32 "; " ERROR_RESTORE,
                          file->name, size - footer->length, crc, footer_crc);
-    return code;
+    return OMENDB_OK;
 }
 
 static void segment_decode_part(const uint8_t *at, struct part_info *info)
@@ -742,7 +757,7 @@ OMENDB_INTERNAL int segment_file_open(struct storage *storage, enum storage_kind
     storage_name(kind, number, name);
     int code = storage_open(storage, name, OMENDB_OPEN_READ, &handle);
     if (code == OMENDB_NOTFOUND)
-        return error_set(OMENDB_CORRUPT, "%s is missing; restore from a backup", name);
+        return error_set(OMENDB_CORRUPT, "%s is missing; " ERROR_RESTORE, name);
     if (code != OMENDB_OK)
         return code;
     code = segment_read_footer(storage, &handle, number, size, footer_crc, &footer);
@@ -752,6 +767,128 @@ OMENDB_INTERNAL int segment_file_open(struct storage *storage, enum storage_kind
         code = segment_file_make(storage, &handle, kind, number, &footer, file);
     memory_free(storage->memory, footer.bytes, footer.length);
     storage_close(storage, &handle); /* nothing was written: a failure cannot lose anything */
+    return code;
+}
+
+/* Whether the bytes of a section are exactly those that its part asks for. */
+static int segment_section_is_exact(const struct part_info *info, size_t type, uint64_t length)
+{
+    int ascend = (info->flags & SEGMENT_IDS_ASCEND) != 0;
+    switch (type) {
+    case SECTION_TOMBSTONES:
+    case SECTION_ID_FILTER:
+    case SECTION_CALIBRATION:
+        return 1;
+    case SECTION_SORTED_IDS:
+    case SECTION_SORTED_ROWS:
+        return length == (ascend ? 0 : segment_section_needs(info, type));
+    case SECTION_VECTORS:
+    case SECTION_IDS:
+        return length == segment_section_needs(info, type);
+    default:
+        return length == 0 || length == segment_section_needs(info, type);
+    }
+}
+
+/* Whether sections fill the data from the header to its end and fit their parts: what a damaged
+ * number in the directory would not leave so. Sections of a file were bounded when they were
+ * decoded, where they also were found to ascend, so their offsets are gone through in order. */
+static int segment_is_tight(const struct segment_file *file, const struct segment_footer *footer)
+{
+    const uint8_t *at = footer->bytes + (size_t)footer->part_count * FORMAT_PART_BYTES;
+    uint64_t end = FORMAT_HEADER_BYTES;
+    for (uint32_t i = 0; i < footer->section_count; i++, at += FORMAT_SECTION_BYTES) {
+        uint64_t offset = format_get64(at + FORMAT_SECTION_OFFSET);
+        if (offset != format_align(end, FORMAT_SECTION_ALIGN))
+            return 0;
+        end = offset + format_get64(at + FORMAT_SECTION_LENGTH);
+    }
+    for (uint32_t part = 0; part < file->part_count && file->kind == STORAGE_SEGMENT; part++) {
+        const struct part_info *info = &file->parts[part];
+        for (size_t type = 0; type < SECTION_TYPES; type++) {
+            struct section_range range = segment_section(file, part, (enum section_type)type);
+            if (type != 0 && !segment_section_is_exact(info, type, range.length))
+                return 0;
+        }
+        if (info->scalar > OMENDB_B1 ||
+            info->vector_stride != scalar_bytes((omendb_scalar)info->scalar, info->dim))
+            return 0;
+    }
+    return format_align(end, BLOCK_BYTES) == footer->block_count << BLOCK_SHIFT;
+}
+
+/* The footer that ends at `size`; its checksum is compared by the caller. */
+static int segment_salvage_footer(struct storage *storage, struct storage_file *file, uint64_t size,
+                                  struct segment_footer *footer)
+{
+    uint64_t present;
+    int code = storage_size(storage, file, &present);
+    if (code == OMENDB_OK && (present < size || size < BLOCK_BYTES + FORMAT_TRAILER_BYTES))
+        code = segment_corrupt(file->name, present, "the file was cut or never finished");
+    return code == OMENDB_OK ? segment_load_footer(storage, file, size, footer) : code;
+}
+
+/* A damaged header is reported; one of a later version is not overlooked. */
+static int segment_salvage_header(struct storage *storage, struct storage_file *handle,
+                                  enum storage_kind kind, uint64_t number,
+                                  void (*report)(void *context, const char *sentence),
+                                  void *context)
+{
+    uint8_t magic[FORMAT_MAGIC_BYTES];
+    int code = segment_check_header(storage, handle, kind, number);
+    if (code == OMENDB_OK || code == OMENDB_NOMEM)
+        return code;
+    char text[ERROR_TEXT_BYTES];
+    snprintf(text, sizeof text, "%s", error_text());
+    if (code == OMENDB_FORMAT &&
+        storage_read(storage, handle, 0, magic, sizeof magic) == OMENDB_OK &&
+        memcmp(magic, segment_magic(kind), sizeof magic) == 0)
+        return error_adopt(code, text);
+    report(context, text);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int segment_file_salvage(struct storage *storage, enum storage_kind kind,
+                                         uint64_t number, uint64_t size,
+                                         void (*report)(void *context, const char *sentence),
+                                         void *context, struct segment_file **file, int *sound)
+{
+    struct storage_file handle;
+    struct segment_footer footer = {NULL, 0, 0, 0, 0};
+    char name[STORAGE_NAME_BYTES];
+    *file = NULL;
+    storage_name(kind, number, name);
+    int code = storage_open(storage, name, OMENDB_OPEN_READ, &handle);
+    if (code == OMENDB_OK && size == 0)
+        code = storage_size(storage, &handle, &size);
+    if (code == OMENDB_OK)
+        code = segment_salvage_footer(storage, &handle, size, &footer);
+    if (code == OMENDB_OK)
+        code = segment_salvage_header(storage, &handle, kind, number, report, context);
+    if (code == OMENDB_OK)
+        code = segment_file_make(storage, &handle, kind, number, &footer, file);
+    if (code == OMENDB_OK) {
+        *sound = segment_footer_checksum(number, footer.bytes, footer.length) ==
+                 format_get32(footer.bytes + footer.length - 4);
+        if (!*sound) {
+            code = segment_corrupt(name, size - footer.length,
+                                   "its checksum is wrong, and its numbers do not fit together");
+            if (segment_is_tight(*file, &footer)) {
+                error_set(OMENDB_CORRUPT,
+                          "%s: footer (offset %" PRIu64 "): its checksum is wrong, but its numbers "
+                          "fit together and are taken",
+                          name, size - footer.length);
+                report(context, error_text());
+                code = OMENDB_OK;
+            }
+        }
+    }
+    if (code != OMENDB_OK) {
+        segment_file_close(*file);
+        *file = NULL;
+    }
+    memory_free(storage->memory, footer.bytes, footer.length);
+    storage_close(storage, &handle);
     return code;
 }
 

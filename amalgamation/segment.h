@@ -116,12 +116,27 @@ OMENDB_INTERNAL int segment_file_open(struct storage *storage, enum storage_kind
                                       uint64_t number, uint64_t size, uint32_t footer_crc,
                                       struct segment_file **file);
 OMENDB_INTERNAL void segment_file_close(struct segment_file *file); /* NULL is OK */
+/* Opens what is damaged as far as that is safe. Where the header is damaged the footer is enough,
+ * as it has the file's number in its checksum; where that checksum is wrong it is enough that the
+ * sections follow each other without a gap and have exactly the bytes that their parts ask for:
+ * *sound is then 0, and what else the parts say must be compared with what is known from elsewhere.
+ * Blocks have checksums of their own. size: where the footer ends, 0: at the end of the file.
+ * `report` gets a sentence for each damage that was overlooked. */
+OMENDB_INTERNAL int segment_file_salvage(struct storage *storage, enum storage_kind kind,
+                                         uint64_t number, uint64_t size,
+                                         void (*report)(void *context, const char *sentence),
+                                         void *context, struct segment_file **file, int *sound);
 
 static inline struct section_range segment_section(const struct segment_file *file, uint32_t part,
                                                    enum section_type type)
 {
     return file->sections[(size_t)part * SECTION_TYPES + (size_t)type];
 }
+
+/* CRC32C of a footer of `length` bytes but for the checksum itself, which ends it; the segment's
+ * number is in it. */
+OMENDB_INTERNAL uint32_t segment_footer_checksum(uint64_t number, const uint8_t *footer,
+                                                 size_t length);
 
 /* Reads and verifies every block, touched before or not; `report` gets a sentence for each that is
  * bad. OMENDB_IOERR where one cannot be read, OMENDB_NOMEM. */

@@ -127,4 +127,10 @@ OMENDB_INTERNAL void sort_array(void *items, size_t count, size_t size,
     sort_range(&sort, items, count, depth);
 }
 
+OMENDB_INTERNAL int sort_compare_numbers(const void *left, const void *right)
+{
+    const uint64_t *a = left, *b = right;
+    return (*a > *b) - (*a < *b);
+}
+
 #undef SORT_FEW

@@ -13,4 +13,7 @@
 OMENDB_INTERNAL void sort_array(void *items, size_t count, size_t size,
                                 int (*compare)(const void *left, const void *right));
 
+/* Of two uint64_t. */
+OMENDB_INTERNAL int sort_compare_numbers(const void *left, const void *right);
+
 #endif

@@ -26,6 +26,7 @@ static const char *const storage_prefixes[] = {[STORAGE_WAL] = "wal-",
                                                [STORAGE_OVERLAY] = "ovl-",
                                                [STORAGE_MANIFEST] = "MANIFEST-"};
 #define STORAGE_KINDS (sizeof storage_prefixes / sizeof storage_prefixes[0])
+#define STORAGE_ZEROS (64 << 10) /* bytes written at a time where a file is overwritten */
 
 OMENDB_INTERNAL void storage_name(enum storage_kind kind, uint64_t number,
                                   char name[STORAGE_NAME_BYTES])
@@ -217,6 +218,31 @@ OMENDB_INTERNAL int storage_unlink(struct storage *storage, const char *name)
     return storage_fail(code, errno, "delete", name);
 }
 
+static int storage_write_zeros(struct storage *storage, struct storage_file *file)
+{
+    static const uint8_t zeros[STORAGE_ZEROS];
+    uint64_t size = 0;
+    int code = storage_size(storage, file, &size);
+    for (uint64_t at = 0; at < size && code == OMENDB_OK; at += sizeof zeros) {
+        size_t run = size - at < sizeof zeros ? (size_t)(size - at) : sizeof zeros;
+        code = storage_write(storage, file, at, zeros, run);
+    }
+    return code == OMENDB_OK ? storage_sync(storage, file) : code;
+}
+
+OMENDB_INTERNAL int storage_overwrite(struct storage *storage, const char *name)
+{
+    struct storage_file file = {0};
+    int code = storage_open(storage, name, OMENDB_OPEN_READ | OMENDB_OPEN_WRITE, &file);
+    if (code == OMENDB_NOTFOUND)
+        return OMENDB_OK;
+    if (code != OMENDB_OK)
+        return code;
+    code = storage_write_zeros(storage, &file);
+    int closed = storage_close(storage, &file);
+    return code == OMENDB_OK ? closed : code;
+}
+
 OMENDB_INTERNAL void storage_header_begin(uint8_t *header, const char *magic)
 {
     memset(header, 0, FORMAT_HEADER_BYTES);
@@ -239,7 +265,7 @@ OMENDB_INTERNAL int storage_header_check(const char *name, const uint8_t *header
     if (crc != stored || format_get32(header + FORMAT_HEADER_ZERO) != 0)
         return error_set(OMENDB_CORRUPT,
                          "%s: header (offset 0): checksum %08" PRIx32 ", expected %08" PRIx32
-                         "; restore from a backup",
+                         "; " ERROR_RESTORE,
                          name, crc, stored);
     uint32_t version = format_get32(header + FORMAT_HEADER_VERSION);
     if (version == 0 || version > FORMAT_VERSION)
@@ -257,3 +283,4 @@ OMENDB_INTERNAL int storage_header_check(const char *name, const uint8_t *header
 }
 
 #undef STORAGE_KINDS
+#undef STORAGE_ZEROS

@@ -15,11 +15,12 @@ struct storage {
     struct memory *memory;
     uint32_t io;   /* OMENDB_IO_*, or one of blocks.h */
     uint32_t sync; /* OMENDB_SYNC_*: OFF skips every sync, of files and directories */
-    _Atomic uint64_t written_bytes;
+    _Atomic uint64_t written_bytes; /* this and the next two count: relaxed */
     _Atomic uint64_t syncs;
     _Atomic uint64_t mapped_bytes;
     _Atomic uint32_t sync_failed; /* 1 for ever after a sync failed: the database must be reopened
-                                     before it is written again */
+                                     before it is written again. Asked by the thread whose call
+                                     failed; others learn it from `poisoned` (database.h) */
 };
 
 enum storage_kind { STORAGE_WAL, STORAGE_SEGMENT, STORAGE_OVERLAY, STORAGE_MANIFEST };
@@ -53,6 +54,9 @@ OMENDB_INTERNAL int storage_sync(struct storage *storage, struct storage_file *f
 OMENDB_INTERNAL int storage_sync_directory(struct storage *storage);
 OMENDB_INTERNAL int storage_rename(struct storage *storage, const char *from, const char *to);
 OMENDB_INTERNAL int storage_unlink(struct storage *storage, const char *name); /* not there: OK */
+/* Replaces all bytes of a file, the space that is reserved for it included, by zeros, and syncs it.
+ * Nobody may read it any more. Not there: OK. */
+OMENDB_INTERNAL int storage_overwrite(struct storage *storage, const char *name);
 
 /* The first 64 bytes of a file, see format.h: zeroed with magic and version; the checksum, once the
  * kind's fields are in. */

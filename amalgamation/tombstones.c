@@ -92,6 +92,7 @@ OMENDB_INTERNAL void tombstones_set(struct tombstones *tombstones, uint32_t row,
         atomic_load_explicit(&directory->page[row >> TOMBSTONE_PAGE_SHIFT], memory_order_relaxed);
     atomic_store_explicit(&page->end[row & (TOMBSTONE_PAGE_ROWS - 1)], commit,
                           memory_order_release);
+    OMENDB_YIELD("tombstones_set, ended");
     atomic_fetch_add_explicit(&tombstones->dead, 1, memory_order_release);
     if (commit > atomic_load_explicit(&tombstones->newest, memory_order_relaxed))
         atomic_store_explicit(&tombstones->newest, commit, memory_order_release);

@@ -5,7 +5,13 @@
  * and no delete is lost on the way. Pages of 512 rows come into being at the first delete among
  * them; a walker pays one load for rows of pages without any.
  *
- * Guarded: prepare, set and grow by the commit mutex; get by nothing (acquire loads). */
+ * Guarded: prepare, set and grow by the commit mutex; get by nothing (acquire loads).
+ *
+ * Atomics: `directory` and its pages are stored release, zeroed or copied before; a reader of an
+ * older directory misses only pages of ends that are above the commit that it reads at, since those
+ * at or below it were there before visible_commit was raised to it. For the same reason `end`,
+ * `dead` and `newest` need no order among themselves; release and acquire are for a merge, which
+ * takes ends over while they come. */
 #ifndef OMENDB_TOMBSTONES_H
 #define OMENDB_TOMBSTONES_H
 

@@ -2,11 +2,35 @@
  * dropping what it may see. A writing one gathers its changes in memory, by record, and hands them
  * to commit_changes at the end; reads look there first.
  *
+ * What the oldest one kept is free to go when it ends, which the background is then told.
+ *
  * The list is in the order of beginning, so its head has the smallest snapshot: numbers are taken
  * under the same mutex. */
 #include "database.h"
 
 #include <string.h>
+
+/* Open transactions may need one part in so many of what memory_limit leaves to writers. */
+#define TXN_SHARE 2
+/* Of the reserve for checkpoints those that are open keep at most one part in so many. */
+#define TXN_RESERVE_SHARE 64
+/* Of a change: places in the table, in the order of commit, in the log's list and of the memtable's
+ * row beside its vector, code and links. */
+#define TXN_CHANGE_BYTES 160
+
+/* It may lie in the reserve, as it is made while writers fill the rest; but it stays for as long as
+ * it is open, and thousands of snapshots must leave checkpoints what they need. */
+static omendb_txn *txn_allocate(omendb *db)
+{
+    uint64_t oldest, begun, open = txn_count(db, &oldest, &begun);
+    int few = (open + 1) * sizeof(omendb_txn) <= db->memory.reserve / TXN_RESERVE_SHARE;
+    if (few)
+        memory_begin_reading();
+    omendb_txn *made = memory_zalloc(&db->memory, sizeof *made);
+    if (few)
+        memory_end_reading();
+    return made;
+}
 
 OMENDB_INTERNAL int txn_begin(omendb *db, int mode, omendb_txn **txn)
 {
@@ -16,12 +40,13 @@ OMENDB_INTERNAL int txn_begin(omendb *db, int mode, omendb_txn **txn)
         if (code != OMENDB_OK)
             return code;
     }
-    omendb_txn *made = memory_zalloc(&db->memory, sizeof *made);
+    omendb_txn *made = txn_allocate(db);
     if (made == NULL)
         return OMENDB_NOMEM;
     made->magic = TXN_MAGIC;
     made->db = db;
     made->mode = mode;
+    made->begun_us = db->storage.vfs->now_us(db->storage.vfs->context);
     platform_mutex_lock(&db->txn_mutex);
     made->snapshot = atomic_load(&db->visible_commit);
     if (db->transactions == NULL) {
@@ -49,12 +74,23 @@ OMENDB_INTERNAL uint64_t txn_oldest(omendb *db)
     return oldest;
 }
 
+OMENDB_INTERNAL uint64_t txn_count(omendb *db, uint64_t *oldest, uint64_t *begun_us)
+{
+    platform_mutex_lock(&db->txn_mutex);
+    uint64_t open = db->open_transactions;
+    *oldest = open == 0 ? 0 : db->transactions->snapshot;
+    *begun_us = open == 0 ? 0 : db->transactions->begun_us;
+    platform_mutex_unlock(&db->txn_mutex);
+    return open;
+}
+
 OMENDB_INTERNAL void txn_end(omendb_txn *txn)
 {
     if (txn == NULL)
         return;
     omendb *db = txn->db;
     platform_mutex_lock(&db->txn_mutex);
+    int released = db->transactions == txn && txn->snapshot < atomic_load(&db->space_pinned);
     if (txn->next == txn) {
         db->transactions = NULL;
     } else {
@@ -74,8 +110,11 @@ OMENDB_INTERNAL void txn_end(omendb_txn *txn)
     }
     memory_free(&db->memory, txn->writes, txn->write_capacity * sizeof *txn->writes);
     memory_free(&db->memory, txn->table, txn->table_slots * sizeof *txn->table);
+    atomic_fetch_sub_explicit(&db->txn_needs, txn->needs, memory_order_relaxed);
     txn->magic = 0;
     memory_free(&db->memory, txn, sizeof *txn);
+    if (released)
+        work_notice_space(db);
 }
 
 /* ------------------------------------------------------------------ the table of changes */
@@ -149,6 +188,47 @@ static int txn_reserve(omendb_txn *txn, size_t more)
     return OMENDB_OK;
 }
 
+OMENDB_INTERNAL uint64_t txn_change_needs(const struct collection *collection, int deletes)
+{
+    uint64_t needs = sizeof(struct txn_write) + TXN_CHANGE_BYTES;
+    return deletes ? needs
+                   : needs + 3 * (uint64_t)collection->vector_bytes +
+                         codes_stride(collection->schema.dim) + UINT64_C(8) * collection->schema.M;
+}
+
+/* What all open and prepared transactions together may need. On disk the rest of what is in use can
+ * be written down and freed; in memory it stays. */
+static uint64_t txn_share(const omendb *db)
+{
+    const struct memory *memory = &db->memory;
+    uint64_t allowed = memory->limit - memory->reserve, used = memory_used_firmly(memory);
+    uint64_t share = allowed / TXN_SHARE, left = used < allowed ? allowed - used : 0;
+    return db->in_memory && left < share ? left : share;
+}
+
+/* Counts what the commit of these changes will need; refused while the transaction can still be
+ * committed as it was. A record that is changed twice counts twice. */
+static int txn_claim_share(omendb_txn *txn, const struct change *change)
+{
+    omendb *db = txn->db;
+    uint64_t needs = change->count *
+                     txn_change_needs(change->collection, change->kind == CHANGE_DELETE),
+             share = txn_share(db),
+             claimed = atomic_load_explicit(&db->txn_needs, memory_order_relaxed);
+    do {
+        if (db->memory.limit != 0 && (claimed > share || needs > share - claimed))
+            return error_set(
+                OMENDB_TOOBIG,
+                "to commit, this transaction would need %llu bytes more, and open and "
+                "prepared ones need %llu already; of memory_limit they may take %llu: commit in "
+                "parts",
+                (unsigned long long)needs, (unsigned long long)claimed, (unsigned long long)share);
+    } while (!atomic_compare_exchange_weak_explicit(&db->txn_needs, &claimed, claimed + needs,
+                                                    memory_order_relaxed, memory_order_relaxed));
+    txn->needs += needs;
+    return OMENDB_OK;
+}
+
 /* Whether the transaction sees the record now, and whether it was there at the snapshot. */
 static int txn_sees(omendb_txn *txn, const struct version *version, struct collection *collection,
                     uint64_t id, int *now, int *then)
@@ -161,6 +241,13 @@ static int txn_sees(omendb_txn *txn, const struct version *version, struct colle
     return code;
 }
 
+static void txn_drop_vectors(omendb_txn *txn, const struct change *change, uint8_t **copies,
+                             uint32_t count)
+{
+    while (count-- > 0)
+        memory_free(&txn->db->memory, copies[count], change->collection->vector_bytes);
+}
+
 /* Copies all vectors first, so that a failure leaves the transaction as it was. */
 static int txn_copy_vectors(omendb_txn *txn, const struct change *change, uint8_t **copies)
 {
@@ -168,8 +255,7 @@ static int txn_copy_vectors(omendb_txn *txn, const struct change *change, uint8_
     for (uint32_t i = 0; i < change->count; i++) {
         copies[i] = memory_alloc(&txn->db->memory, bytes);
         if (copies[i] == NULL) {
-            while (i-- > 0)
-                memory_free(&txn->db->memory, copies[i], bytes);
+            txn_drop_vectors(txn, change, copies, i);
             return OMENDB_NOMEM;
         }
         memcpy(copies[i], change->vectors + i * bytes, bytes);
@@ -250,6 +336,11 @@ OMENDB_INTERNAL int txn_apply(omendb_txn *txn, struct change *change)
         code = txn_reserve(txn, change->count);
     if (code == OMENDB_OK && change->kind != CHANGE_DELETE)
         code = txn_copy_vectors(txn, change, copies);
+    if (code == OMENDB_OK) {
+        code = txn_claim_share(txn, change);
+        if (code != OMENDB_OK && change->kind != CHANGE_DELETE)
+            txn_drop_vectors(txn, change, copies, change->count);
+    }
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++)
         txn_set(txn, change->collection, change->ids[i], copies[i], existed[i]);
     version_release(version);
@@ -332,7 +423,7 @@ static size_t txn_run_end(const struct txn_write *const *sorted, size_t first, s
 }
 
 static int txn_commit_sorted(omendb_txn *txn, const struct txn_write *const *sorted, size_t count,
-                             size_t groups)
+                             size_t groups, const char *prepare_as)
 {
     struct memory *memory = &txn->db->memory;
     size_t bytes = memory_multiply(groups, sizeof(struct change)), gathered = 0;
@@ -343,7 +434,9 @@ static int txn_commit_sorted(omendb_txn *txn, const struct txn_write *const *sor
         code = txn_gather(memory, sorted + first, end - first, &changes[gathered++]);
     }
     if (code == OMENDB_OK)
-        code = commit_changes(txn->db, changes, groups, txn->snapshot);
+        code = prepare_as == NULL
+                   ? commit_changes(txn->db, changes, groups, txn->snapshot)
+                   : prepared_prepare(txn->db, prepare_as, changes, groups, txn->snapshot);
     for (size_t i = 0, first = 0, end; i < gathered; i++, first = end) {
         end = txn_run_end(sorted, first, count);
         memory_free(memory, changes[i].ids, (end - first) * sizeof *changes[i].ids);
@@ -354,20 +447,23 @@ static int txn_commit_sorted(omendb_txn *txn, const struct txn_write *const *sor
     return code;
 }
 
-static int txn_commit_writes(omendb_txn *txn)
+OMENDB_INTERNAL int txn_commit(omendb_txn *txn, const char *prepare_as)
 {
     struct memory *memory = &txn->db->memory;
+    if (txn->write_count == 0 && prepare_as == NULL)
+        return OMENDB_OK;
     size_t groups, bytes = memory_multiply(txn->write_count, sizeof(struct txn_write *));
     const struct txn_write **sorted = memory_alloc(memory, bytes);
     if (sorted == NULL)
         return OMENDB_NOMEM;
     size_t count = txn_sort_writes(txn, sorted, &groups);
-    int code = groups == 0 ? OMENDB_OK : txn_commit_sorted(txn, sorted, count, groups);
+    int code = groups == 0 && prepare_as == NULL
+                   ? OMENDB_OK
+                   : txn_commit_sorted(txn, sorted, count, groups, prepare_as);
     memory_free(memory, (void *)sorted, bytes);
     return code;
 }
 
-OMENDB_INTERNAL int txn_commit(omendb_txn *txn)
-{
-    return txn->write_count == 0 ? OMENDB_OK : txn_commit_writes(txn);
-}
+#undef TXN_SHARE
+#undef TXN_RESERVE_SHARE
+#undef TXN_CHANGE_BYTES

@@ -313,7 +313,9 @@ static struct pin_slot *version_pin(omendb *db)
 OMENDB_INTERNAL struct version *version_acquire(struct collection *collection)
 {
     struct pin_slot *pin = version_pin(collection->db);
+    OMENDB_YIELD("version_acquire");
     struct version *version = atomic_load(&collection->version);
+    OMENDB_YIELD("version_acquire, loaded");
     atomic_fetch_add_explicit(&version->references, 1, memory_order_relaxed);
     atomic_store(&pin->busy, 0);
     return version;
@@ -333,7 +335,9 @@ OMENDB_INTERNAL void version_wait_for_readers(omendb *db)
 
 OMENDB_INTERNAL void version_install(struct collection *collection, struct version *version)
 {
+    OMENDB_YIELD("version_install");
     struct version *old = atomic_exchange(&collection->version, version);
+    OMENDB_YIELD("version_install, swapped");
     version_wait_for_readers(collection->db);
     version_release(old);
 }
@@ -343,7 +347,9 @@ OMENDB_INTERNAL struct version *version_acquire_newest(struct collection *collec
 {
     for (;;) {
         struct version *version = version_acquire(collection);
+        OMENDB_YIELD("version_acquire_newest, acquired");
         *commit = atomic_load(&collection->db->visible_commit);
+        OMENDB_YIELD("version_acquire_newest, numbered");
         if (atomic_load(&collection->version) == version)
             return version;
         version_release(version);
@@ -360,7 +366,7 @@ OMENDB_INTERNAL int shared_file_open(omendb *db, const struct manifest_file *ent
     if (made == NULL)
         return OMENDB_NOMEM;
     atomic_init(&made->references, 1);
-    made->memory = &db->memory;
+    made->db = db;
     made->entry = *entry;
     int code = segment_file_open(&db->storage, (enum storage_kind)entry->kind, entry->number,
                                  entry->size, entry->footer_crc, &made->file);
@@ -368,6 +374,12 @@ OMENDB_INTERNAL int shared_file_open(omendb *db, const struct manifest_file *ent
         memory_free(&db->memory, made, sizeof *made);
         return code;
     }
+    platform_mutex_lock(&db->txn_mutex);
+    made->next = db->open_files;
+    if (made->next != NULL)
+        made->next->previous = made;
+    db->open_files = made;
+    platform_mutex_unlock(&db->txn_mutex);
     *file = made;
     return OMENDB_OK;
 }
@@ -382,8 +394,27 @@ OMENDB_INTERNAL void shared_file_release(struct shared_file *file)
 {
     if (file == NULL || atomic_fetch_sub_explicit(&file->references, 1, memory_order_acq_rel) != 1)
         return;
+    omendb *db = file->db;
     segment_file_close(file->file);
-    memory_free(file->memory, file, sizeof *file);
+    platform_mutex_lock(&db->txn_mutex);
+    if (file->previous != NULL)
+        file->previous->next = file->next;
+    else
+        db->open_files = file->next;
+    if (file->next != NULL)
+        file->next->previous = file->previous;
+    platform_mutex_unlock(&db->txn_mutex);
+    memory_free(&db->memory, file, sizeof *file);
+}
+
+OMENDB_INTERNAL int shared_file_is_open(omendb *db, uint64_t number)
+{
+    platform_mutex_lock(&db->txn_mutex);
+    const struct shared_file *file = db->open_files;
+    while (file != NULL && file->entry.number != number)
+        file = file->next;
+    platform_mutex_unlock(&db->txn_mutex);
+    return file != NULL;
 }
 
 static int segment_expect(const struct segment_file *file, uint32_t part, enum section_type type,
@@ -392,11 +423,10 @@ static int segment_expect(const struct segment_file *file, uint32_t part, enum s
     struct section_range range = segment_section(file, part, type);
     if (range.length == expected)
         return OMENDB_OK;
-    return error_set(
-        OMENDB_CORRUPT,
-        "seg-%llu: part %u: section %d has %llu bytes, expected %llu; restore from a backup",
-        (unsigned long long)file->number, part, (int)type, (unsigned long long)range.length,
-        (unsigned long long)expected);
+    return error_set(OMENDB_CORRUPT,
+                     "seg-%llu: part %u: section %d has %llu bytes, expected %llu; " ERROR_RESTORE,
+                     (unsigned long long)file->number, part, (int)type,
+                     (unsigned long long)range.length, (unsigned long long)expected);
 }
 
 /* A step that is no number that codes_choose gives is not one to compute with. */
@@ -415,7 +445,7 @@ static int segment_check_layout(const struct collection *collection,
         info->metric != collection->schema.metric ||
         info->vector_stride != collection->vector_bytes || indexed > rows || rows > GRAPH_MAX_ROWS)
         return error_set(OMENDB_CORRUPT,
-                         "seg-%llu: part %u does not fit collection \"%s\"; restore from a backup",
+                         "seg-%llu: part %u does not fit collection \"%s\"; " ERROR_RESTORE,
                          (unsigned long long)file->number, part, collection->name);
     const struct {
         enum section_type type;
@@ -522,7 +552,7 @@ OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection
     *segment = NULL;
     if (part >= file->file->part_count)
         return error_set(OMENDB_CORRUPT,
-                         "seg-%llu has %u parts; the manifest names part %u; restore from a backup",
+                         "seg-%llu has %u parts; the manifest names part %u; " ERROR_RESTORE,
                          (unsigned long long)file->file->number, file->file->part_count, part);
     int code = segment_check_layout(collection, file->file, part);
     if (code != OMENDB_OK)
@@ -706,11 +736,10 @@ OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uin
     if (!ascend)
         code = segment_number(segment, segment->sorted_rows, position, sizeof found, &found);
     if (code == OMENDB_OK && found >= segment->info.rows)
-        return error_set(
-            OMENDB_CORRUPT,
-            "seg-%llu: part %u: id %llu is said to be row %u of %u; restore from a backup",
-            (unsigned long long)segment->file->file->number, segment->part, (unsigned long long)id,
-            found, segment->info.rows);
+        return error_set(OMENDB_CORRUPT,
+                         "seg-%llu: part %u: id %llu is said to be row %u of %u; " ERROR_RESTORE,
+                         (unsigned long long)segment->file->file->number, segment->part,
+                         (unsigned long long)id, found, segment->info.rows);
     *row = found;
     return code;
 }
@@ -829,6 +858,7 @@ OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit
     for (uint32_t i = 0; i < version->memtable_count; i++) {
         struct memtable *memtable = version->memtables[i];
         uint32_t rows = memtable_visible_rows(memtable, commit);
+        OMENDB_YIELD("version_count, rows");
         struct version_dead dead = {commit, 0, NULL};
         tombstones_each(memtable->tombstones, rows, version_count_dead, &dead);
         *count += rows - dead.dead;
@@ -856,6 +886,19 @@ OMENDB_INTERNAL uint64_t version_growing_tail_bytes(const struct version *versio
     uint32_t indexed = memtable_graph_rows(memtable);
     uint32_t count = atomic_load_explicit(&memtable->count, memory_order_relaxed);
     return (uint64_t)(count - indexed) * vector_bytes;
+}
+
+OMENDB_INTERNAL uint64_t version_linking_tail_bytes(const struct version *version,
+                                                    size_t vector_bytes)
+{
+    uint64_t rows = 0;
+    for (uint32_t i = 0; i < version->memtable_count; i++) {
+        const struct memtable *memtable = version->memtables[i];
+        uint32_t indexed = memtable_graph_rows(memtable);
+        if (atomic_load(&memtable->sealed) == 0 && !memtable_has_drifted(memtable))
+            rows += atomic_load_explicit(&memtable->count, memory_order_relaxed) - indexed;
+    }
+    return rows * vector_bytes;
 }
 
 OMENDB_INTERNAL uint64_t version_unindexed_bytes(const struct version *version, size_t vector_bytes)
@@ -907,9 +950,9 @@ static struct scratch *scratch_make(struct memory *memory)
 /* A search begins with this. */
 static struct scratch *scratch_create(struct memory *memory)
 {
-    memory_begin_search();
+    memory_begin_reading();
     struct scratch *scratch = scratch_make(memory);
-    memory_end_search();
+    memory_end_reading();
     return scratch;
 }
 
@@ -1008,10 +1051,10 @@ OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t
             return OMENDB_NOMEM;
     }
     if (vector_bytes > scratch->vector_capacity) {
-        memory_begin_search(); /* where it is a query, one is about to begin */
+        memory_begin_reading(); /* where it is a query, one is about to begin */
         scratch->vector = scratch_replace(scratch->memory, scratch->vector,
                                           scratch->vector_capacity, vector_bytes);
-        memory_end_search();
+        memory_end_reading();
         scratch->vector_capacity = scratch->vector == NULL ? 0 : vector_bytes;
         if (scratch->vector == NULL)
             return OMENDB_NOMEM;

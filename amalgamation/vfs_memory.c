@@ -18,6 +18,7 @@
  * copied. */
 #include "platform.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -247,7 +248,8 @@ static int vfs_memory_identity(void *context, void *directory, char *text, size_
     const int length =
         snprintf(text, capacity, "memory:%" PRIxPTR, (uintptr_t)(const void *)context);
     (void)directory;
-    if (length <= 0 || (size_t)length >= capacity)
+    assert(length > 0);
+    if ((size_t)length >= capacity)
         return vfs_memory_fail(OMENDB_IOERR, ERANGE);
     return OMENDB_OK;
 }
@@ -459,12 +461,11 @@ static void vfs_memory_unmap(void *context, const void *address, uint64_t size)
     struct vfs_memory_file *file;
     (void)size;
     platform_mutex_lock(&vfs->mutex);
-    for (file = vfs->files; file != NULL && file->bytes != address; file = file->next) {
-    }
-    if (file != NULL && file->mappings > 0) {
-        file->mappings--;
-        vfs_memory_release_unused(vfs, file);
-    }
+    for (file = vfs->files; file->bytes != address; file = file->next)
+        assert(file->next != NULL);
+    assert(file->mappings > 0);
+    file->mappings--;
+    vfs_memory_release_unused(vfs, file);
     platform_mutex_unlock(&vfs->mutex);
 }
 

@@ -21,6 +21,7 @@
  * fsync leaves data in the device's cache, F_FULLFSYNC does not. */
 #include "internal.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -249,7 +250,8 @@ static int vfs_posix_identity(void *context, void *directory, char *text, size_t
         return vfs_posix_failed();
     length = snprintf(text, capacity, "%llu:%llu", (unsigned long long)facts.st_dev,
                       (unsigned long long)facts.st_ino);
-    return length > 0 && (size_t)length < capacity ? OMENDB_OK : vfs_posix_fail(ERANGE);
+    assert(length > 0);
+    return (size_t)length < capacity ? OMENDB_OK : vfs_posix_fail(ERANGE);
 }
 
 /* ------------------------------------------------------------------------------------------------

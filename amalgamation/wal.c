@@ -37,6 +37,8 @@ _Static_assert(WAL_HEADER_BYTES == FORMAT_HEADER_BYTES, "wal.h and format.h tell
 #define WAL_WINDOW_BYTES ((size_t)1 << 20)   /* read at a time */
 #define WAL_STEP_BYTES   (UINT64_C(4) << 20) /* reserved at a time, at most */
 #define WAL_PAGE_BYTES   4096
+#define WAL_AHEAD_BYTES  (UINT64_C(1) << 20)  /* zeros written ahead of small records */
+#define WAL_AHEAD_RECORD (UINT64_C(16) << 10) /* the largest that is small */
 
 /* ------------------------------------------------------------------------------------------------
  * writing */
@@ -72,6 +74,13 @@ static int wal_write_header(struct wal *wal, uint64_t predecessor, uint64_t pred
     format_put64(header + FORMAT_WAL_PREDECESSOR_LENGTH, predecessor_length);
     storage_header_end(header);
     return storage_write(wal->storage, &wal->file, 0, header, sizeof header);
+}
+
+OMENDB_INTERNAL void wal_header_detach(uint8_t *header)
+{
+    format_put64(header + FORMAT_WAL_PREDECESSOR, 0);
+    format_put64(header + FORMAT_WAL_PREDECESSOR_LENGTH, 0);
+    storage_header_end(header);
 }
 
 /* Reserving is a kindness to later appends; without it the write decides. */
@@ -206,7 +215,7 @@ static int wal_cut(struct wal *wal, int code)
                          text);
     }
     uint64_t reserved = wal->allocated;
-    wal->allocated = wal->length;
+    wal->allocated = wal->written = wal->length;
     wal_reserve(wal, reserved);
     return error_adopt(code, text);
 }
@@ -219,6 +228,27 @@ static void wal_extend(struct wal *wal, uint64_t end)
     uint64_t step = wal->allocated < WAL_STEP_BYTES ? wal->allocated : WAL_STEP_BYTES;
     uint64_t wanted = wal->allocated + step;
     wal_reserve(wal, format_align(wanted < end ? end : wanted, WAL_PAGE_BYTES));
+}
+
+/* A record that lands on blocks which were only reserved makes its sync commit a change of the file
+ * system's metadata, a second write with a flush of its own; one that lands on written blocks does
+ * not. So many small records share one write of zeros. Large ones would write everything twice.
+ * Like reserving it is a kindness, which may fail. */
+static void wal_write_ahead(struct wal *wal, uint64_t end)
+{
+    if (end <= wal->written || end - wal->length > WAL_AHEAD_RECORD ||
+        wal->storage->sync != OMENDB_SYNC_FULL)
+        return;
+    uint64_t until = format_align(end + WAL_AHEAD_BYTES, WAL_PAGE_BYTES);
+    until = until < wal->allocated ? until : wal->allocated;
+    memset(wal->buffer, 0, WAL_BUFFER_BYTES);
+    for (uint64_t at = end; at < until;) {
+        size_t size = until - at < WAL_BUFFER_BYTES ? (size_t)(until - at) : WAL_BUFFER_BYTES;
+        if (storage_write(wal->storage, &wal->file, at, wal->buffer, size) != OMENDB_OK)
+            break;
+        at += size;
+    }
+    wal->written = until;
 }
 
 static int wal_payload_bytes(const struct wal *wal, const struct wal_piece *pieces,
@@ -252,6 +282,7 @@ OMENDB_INTERNAL int wal_append(struct wal *wal, uint64_t sequence, uint32_t type
     wal_record_header(wal, sequence, type, pieces, piece_count, payload, header);
     uint64_t end = wal->length + wal_record_bytes(payload);
     wal_extend(wal, end);
+    wal_write_ahead(wal, end);
     code = wal_write_record(wal, header, pieces, piece_count, payload);
     if (code != OMENDB_OK)
         return wal_cut(wal, code);
@@ -259,6 +290,8 @@ OMENDB_INTERNAL int wal_append(struct wal *wal, uint64_t sequence, uint32_t type
     wal->next_sequence = sequence + 1;
     if (wal->allocated < end)
         wal->allocated = end;
+    if (wal->written < end)
+        wal->written = end;
     return OMENDB_OK;
 }
 
@@ -317,6 +350,7 @@ struct wal_reader {
 struct wal_frame {
     uint64_t total; /* with header and padding; 0: not valid */
     uint64_t sequence;
+    uint64_t log_id;
     uint64_t durable_upto;
     uint32_t type;
     uint32_t payload;
@@ -411,6 +445,7 @@ static void wal_parse_header(const struct wal_reader *reader, uint64_t offset,
 {
     uint64_t log_id = format_get64(header + FORMAT_RECORD_LOG_ID);
     frame->sequence = format_get64(header + FORMAT_RECORD_SEQUENCE);
+    frame->log_id = log_id;
     frame->durable_upto = format_get64(header + FORMAT_RECORD_DURABLE);
     frame->type = format_get32(header + FORMAT_RECORD_TYPE);
     frame->payload = format_get32(header + FORMAT_RECORD_LENGTH);
@@ -508,7 +543,7 @@ static int wal_search_behind(struct wal_reader *reader, uint64_t bad, struct wal
             return error_set(OMENDB_CORRUPT,
                              "%s: after offset %" PRIu64
                              " there are more damaged records than a crash leaves"
-                             "; restore from a backup",
+                             "; " ERROR_RESTORE,
                              reader->file.name, bad);
     }
     return OMENDB_OK;
@@ -517,8 +552,7 @@ static int wal_search_behind(struct wal_reader *reader, uint64_t bad, struct wal
 static int wal_corrupt(const struct wal_reader *reader, uint64_t offset, const char *why)
 {
     return error_set(OMENDB_CORRUPT,
-                     "%s: record at offset %" PRIu64
-                     " is damaged although %s; restore from a backup",
+                     "%s: record at offset %" PRIu64 " is damaged although %s; " ERROR_RESTORE,
                      reader->file.name, offset, why);
 }
 
@@ -528,7 +562,7 @@ static int wal_header_missing(struct wal_reader *reader, struct wal_replay *repl
 {
     struct wal_search search;
     if (replay->final_length != WAL_LENGTH_UNKNOWN)
-        return error_set(OMENDB_CORRUPT, "%s: header (offset 0) is damaged; restore from a backup",
+        return error_set(OMENDB_CORRUPT, "%s: header (offset 0) is damaged; " ERROR_RESTORE,
                          reader->file.name);
     int code = wal_search_behind(reader, 0, &search);
     if (code != OMENDB_OK)
@@ -536,7 +570,7 @@ static int wal_header_missing(struct wal_reader *reader, struct wal_replay *repl
                    ? error_set(OMENDB_NOTFOUND, "%s was never completed", reader->file.name)
                    : code;
     if (search.vouched)
-        return error_set(OMENDB_CORRUPT, "%s: header (offset 0) is damaged; restore from a backup",
+        return error_set(OMENDB_CORRUPT, "%s: header (offset 0) is damaged; " ERROR_RESTORE,
                          reader->file.name);
     replay->torn = search.nonzero;
     return error_set(OMENDB_NOTFOUND,
@@ -566,8 +600,7 @@ static int wal_read_header(struct wal_reader *reader, struct wal_replay *replay)
     replay->predecessor = format_get64(header + FORMAT_WAL_PREDECESSOR);
     replay->predecessor_length = format_get64(header + FORMAT_WAL_PREDECESSOR_LENGTH);
     if (reader->log_id == 0)
-        return error_set(OMENDB_CORRUPT,
-                         "%s: header (offset 0) names no log; restore from a backup",
+        return error_set(OMENDB_CORRUPT, "%s: header (offset 0) names no log; " ERROR_RESTORE,
                          reader->file.name);
     return OMENDB_OK;
 }
@@ -581,7 +614,7 @@ static int wal_begin(struct wal_reader *reader, struct wal_replay *replay)
         if (replay->first_sequence != 0 && replay->first_sequence != reader->first_sequence)
             return error_set(OMENDB_CORRUPT,
                              "%s: begins with commit %" PRIu64 ", but %" PRIu64
-                             " must follow; restore from a backup",
+                             " must follow; " ERROR_RESTORE,
                              reader->file.name, reader->first_sequence, replay->first_sequence);
         replay->next_sequence = reader->first_sequence;
         replay->end = FORMAT_HEADER_BYTES;
@@ -589,8 +622,7 @@ static int wal_begin(struct wal_reader *reader, struct wal_replay *replay)
     if (replay->final_length != WAL_LENGTH_UNKNOWN &&
         (replay->final_length > reader->size || replay->final_length < replay->end))
         return error_set(OMENDB_CORRUPT,
-                         "%s: has %" PRIu64 " bytes, but %" PRIu64
-                         " were durable; restore from a backup",
+                         "%s: has %" PRIu64 " bytes, but %" PRIu64 " were durable; " ERROR_RESTORE,
                          reader->file.name, reader->size, replay->final_length);
     if (replay->end % FORMAT_RECORD_ALIGN != 0 || replay->end > reader->size)
         return error_set(OMENDB_CORRUPT,
@@ -728,33 +760,181 @@ static int wal_read_opened(struct wal_reader *reader, struct wal_replay *replay,
     return code;
 }
 
+/* Opens the file and makes the window. The caller frees the buffer and closes, also on failure. */
+static int wal_reader_open(struct storage *storage, uint64_t number, struct wal_reader *reader)
+{
+    char name[STORAGE_NAME_BYTES];
+    memset(reader, 0, sizeof *reader);
+    reader->storage = storage;
+    storage_name(STORAGE_WAL, number, name);
+    int code = storage_open(storage, name, OMENDB_OPEN_READ, &reader->file);
+    if (code == OMENDB_OK)
+        code = storage_size(storage, &reader->file, &reader->size);
+    if (code != OMENDB_OK)
+        return code;
+    size_t capacity = reader->size < WAL_WINDOW_BYTES ? (size_t)reader->size : WAL_WINDOW_BYTES;
+    return wal_reader_grow(reader, capacity < FORMAT_HEADER_BYTES ? FORMAT_HEADER_BYTES : capacity);
+}
+
+/* Nothing was written: a failure to close cannot lose anything. */
+static void wal_reader_close(struct wal_reader *reader)
+{
+    memory_free(reader->storage->memory, reader->buffer, reader->capacity);
+    storage_close(reader->storage, &reader->file);
+}
+
 OMENDB_INTERNAL int wal_read(struct storage *storage, struct wal_replay *replay,
                              int (*deliver)(void *context, const struct wal_record *record),
                              void *context)
 {
     struct wal_reader reader;
-    char name[STORAGE_NAME_BYTES];
-    memset(&reader, 0, sizeof reader);
-    reader.storage = storage;
-    reader.live = replay->live_reader;
     replay->end = replay->start_offset;
     replay->next_sequence = replay->first_sequence;
     replay->predecessor = replay->predecessor_length = replay->log_id = 0;
     replay->torn = 0;
-    storage_name(STORAGE_WAL, replay->number, name);
-    int code = storage_open(storage, name, OMENDB_OPEN_READ, &reader.file);
-    if (code != OMENDB_OK)
-        return code;
-    code = storage_size(storage, &reader.file, &reader.size);
-    if (code == OMENDB_OK) {
-        size_t capacity = reader.size < WAL_WINDOW_BYTES ? (size_t)reader.size : WAL_WINDOW_BYTES;
-        code = wal_reader_grow(&reader,
-                               capacity < FORMAT_HEADER_BYTES ? FORMAT_HEADER_BYTES : capacity);
-    }
+    int code = wal_reader_open(storage, replay->number, &reader);
+    reader.live = replay->live_reader;
     if (code == OMENDB_OK)
         code = wal_read_opened(&reader, replay, deliver, context);
-    memory_free(storage->memory, reader.buffer, reader.capacity);
-    storage_close(storage, &reader.file); /* nothing was written: a failure cannot lose anything */
+    wal_reader_close(&reader);
+    return code;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * reading what is left of a damaged log */
+
+struct wal_salvage {
+    struct wal_reader reader;
+    uint64_t offset;   /* read up to here */
+    uint64_t sequence; /* of the last record that was delivered, 0: none */
+    uint64_t bad;      /* where the run of bytes that are no records began; 0: there is none */
+    uint64_t claimed;  /* bytes of candidates that were none */
+    int nonzero;       /* the run is more than what was reserved */
+    void (*report)(void *context, const char *sentence);
+    void *context;
+};
+
+static void wal_salvage_report_gap(struct wal_salvage *salvage, uint64_t next)
+{
+    const char *name = salvage->reader.file.name;
+    uint64_t bytes = salvage->offset - salvage->bad;
+    if (next == 0)
+        error_set(OMENDB_CORRUPT,
+                  "%s: offset %" PRIu64 ": %" PRIu64 " bytes up to the end are no records: what "
+                  "was committed after commit %" PRIu64 ", or a commit that was never finished",
+                  name, salvage->bad, bytes, salvage->sequence);
+    else if (salvage->sequence == 0)
+        error_set(OMENDB_CORRUPT,
+                  "%s: offset %" PRIu64 ": %" PRIu64
+                  " bytes are damaged: commits before commit %" PRIu64 " are lost",
+                  name, salvage->bad, bytes, next);
+    else
+        error_set(OMENDB_CORRUPT,
+                  "%s: offset %" PRIu64 ": %" PRIu64 " bytes are damaged: %" PRIu64
+                  " commits between commit %" PRIu64 " and commit %" PRIu64 " are lost",
+                  name, salvage->bad, bytes, next - salvage->sequence - 1, salvage->sequence, next);
+    salvage->report(salvage->context, error_text());
+}
+
+/* The header tells the log id. Without it that of the first valid record must do. */
+static int wal_salvage_header(struct wal_salvage *salvage)
+{
+    struct wal_reader *reader = &salvage->reader;
+    const uint8_t *header = NULL;
+    int code = OMENDB_CORRUPT;
+    salvage->offset = FORMAT_HEADER_BYTES;
+    if (reader->size >= FORMAT_HEADER_BYTES) {
+        code = wal_reader_view(reader, 0, FORMAT_HEADER_BYTES, &header);
+        if (code != OMENDB_OK)
+            return code;
+        code = storage_header_check(reader->file.name, header, FORMAT_MAGIC_WAL);
+    }
+    if (code == OMENDB_FORMAT && memcmp(header, FORMAT_MAGIC_WAL, FORMAT_MAGIC_BYTES) == 0)
+        return code;
+    if (code == OMENDB_OK) {
+        reader->log_id = format_get64(header + FORMAT_WAL_LOG_ID);
+        return OMENDB_OK;
+    }
+    error_set(OMENDB_CORRUPT, "%s: header (offset 0) is damaged; its records are taken as they are",
+              reader->file.name);
+    salvage->report(salvage->context, error_text());
+    return OMENDB_OK;
+}
+
+/* A valid record at salvage->offset, or frame->total is 0. */
+static int wal_salvage_check(struct wal_salvage *salvage, struct wal_frame *frame)
+{
+    uint64_t claimed = 0;
+    int code = wal_check(&salvage->reader, salvage->offset, 0, frame, &claimed);
+    if (frame->total != 0 && frame->sequence <= salvage->sequence)
+        frame->total = 0;
+    salvage->claimed += frame->total == 0 ? claimed : 0;
+    return code;
+}
+
+/* Goes on to what may be a record, from a place where none is. */
+static int wal_salvage_seek(struct wal_salvage *salvage)
+{
+    struct wal_search search = {0};
+    int candidate = 0, code = OMENDB_OK;
+    salvage->bad = salvage->bad == 0 ? salvage->offset : salvage->bad;
+    while (salvage->offset < salvage->reader.size && !candidate && code == OMENDB_OK)
+        code = wal_search_window(&salvage->reader, &salvage->offset, &search, &candidate);
+    salvage->nonzero |= search.nonzero;
+    return code;
+}
+
+static int wal_salvage_deliver(struct wal_salvage *salvage, const struct wal_frame *frame,
+                               int (*deliver)(void *context, const struct wal_record *record))
+{
+    if (salvage->bad != 0)
+        wal_salvage_report_gap(salvage, frame->sequence);
+    int code = wal_deliver(&salvage->reader, salvage->offset, frame, deliver, salvage->context);
+    salvage->reader.log_id = frame->log_id;
+    salvage->sequence = frame->sequence;
+    salvage->offset += frame->total;
+    salvage->bad = 0;
+    salvage->nonzero = 0;
+    return code;
+}
+
+static int wal_salvage_opened(struct wal_salvage *salvage,
+                              int (*deliver)(void *context, const struct wal_record *record))
+{
+    uint64_t size = salvage->reader.size, allowed = 2 * size + WAL_WINDOW_BYTES;
+    int code = wal_salvage_header(salvage);
+    while (code == OMENDB_OK && salvage->offset < size && salvage->claimed <= allowed) {
+        struct wal_frame frame;
+        code = wal_salvage_check(salvage, &frame);
+        if (code == OMENDB_OK && frame.total != 0) {
+            code = wal_salvage_deliver(salvage, &frame, deliver);
+        } else if (code == OMENDB_OK) {
+            /* A candidate that is none must not be found again. */
+            uint64_t at = salvage->offset;
+            code = wal_salvage_seek(salvage);
+            if (code == OMENDB_OK && salvage->offset == at) {
+                salvage->nonzero = 1;
+                salvage->offset += FORMAT_RECORD_ALIGN;
+                code = wal_salvage_seek(salvage);
+            }
+        }
+    }
+    if (code == OMENDB_OK && salvage->bad != 0 && (salvage->nonzero || salvage->offset < size)) {
+        salvage->offset = size;
+        wal_salvage_report_gap(salvage, 0);
+    }
+    return code;
+}
+
+OMENDB_INTERNAL int wal_salvage(struct storage *storage, uint64_t number,
+                                int (*deliver)(void *context, const struct wal_record *record),
+                                void (*report)(void *context, const char *sentence), void *context)
+{
+    struct wal_salvage salvage = {.report = report, .context = context};
+    int code = wal_reader_open(storage, number, &salvage.reader);
+    if (code == OMENDB_OK)
+        code = wal_salvage_opened(&salvage, deliver);
+    wal_reader_close(&salvage.reader);
     return code;
 }
 
@@ -762,4 +942,6 @@ OMENDB_INTERNAL int wal_read(struct storage *storage, struct wal_replay *replay,
 #undef WAL_WINDOW_BYTES
 #undef WAL_STEP_BYTES
 #undef WAL_PAGE_BYTES
+#undef WAL_AHEAD_BYTES
+#undef WAL_AHEAD_RECORD
 #undef WAL_GONE

@@ -8,7 +8,8 @@
  *   u32 payload length, u32 CRC32C of all the record's other bytes, u64 sequence, u64 log id,
  *   u64 durable_upto, u32 type, u32 zero, payload, zeros up to a multiple of 8.
  * durable_upto is the offset that was known to be on the device when the record was appended. The
- * file is preallocated in steps; what follows the last record is zeros.
+ * file is preallocated in steps; what follows the last record is zeros, under OMENDB_SYNC_FULL
+ * written ahead of small records.
  *
  * Reading: records with consecutive sequences from the header's first on. At the first one that is
  * not valid (offset X) the rest is searched for valid records of this log id: if one says that
@@ -34,9 +35,14 @@ struct wal {
     uint64_t next_sequence;
     uint64_t length;    /* end of the last record; guarded by the caller's commit mutex */
     uint64_t allocated; /* of the file */
-    _Atomic uint64_t durable_upto; /* set by wal_set_durable */
-    _Atomic uint32_t poisoned;     /* a sync or a cut failed: nothing more may be appended */
-    uint8_t *buffer;               /* gathers the small pieces of a record */
+    uint64_t written;   /* below it are records, or zeros that were written ahead of them */
+    /* Raised (release) by who synced, after the sync; loaded (acquire) by who appends: an older
+     * value promises less. */
+    _Atomic uint64_t durable_upto;
+    /* 1: a sync or a cut failed, nothing more may be appended. An append that loads it too early is
+     * not synced any more, as the database is poisoned. */
+    _Atomic uint32_t poisoned;
+    uint8_t *buffer; /* gathers the small pieces of a record */
 };
 
 /* Creates the file with room for `allocate` bytes, header written; syncs file and directory when
@@ -64,6 +70,8 @@ OMENDB_INTERNAL int wal_append(struct wal *wal, uint64_t sequence, uint32_t type
 OMENDB_INTERNAL int wal_sync(struct wal *wal);
 OMENDB_INTERNAL void wal_set_durable(struct wal *wal, uint64_t length);
 OMENDB_INTERNAL int wal_close(struct wal *wal); /* no sync */
+/* Of a copy's first WAL_HEADER_BYTES: it follows no other log. */
+OMENDB_INTERNAL void wal_header_detach(uint8_t *header);
 
 struct wal_record {
     uint64_t sequence;
@@ -97,5 +105,14 @@ struct wal_replay {
 OMENDB_INTERNAL int wal_read(struct storage *storage, struct wal_replay *replay,
                              int (*deliver)(void *context, const struct wal_record *record),
                              void *context);
+
+/* Delivers every valid record of a log, also those behind damage; of them only such whose sequence
+ * is larger than all before, as a payload may hold the copy of a record. `report` gets a sentence
+ * for each run of bytes that are none, and for a header that is not valid. `deliver` may return an
+ * error, which ends the reading. Memory: 1 MiB and the largest record. OMENDB_NOTFOUND: no such
+ * file. OMENDB_FORMAT: a later version wrote it. OMENDB_IOERR, OMENDB_NOMEM. */
+OMENDB_INTERNAL int wal_salvage(struct storage *storage, uint64_t number,
+                                int (*deliver)(void *context, const struct wal_record *record),
+                                void (*report)(void *context, const char *sentence), void *context);
 
 #endif

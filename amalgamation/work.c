@@ -1,11 +1,14 @@
 /* work.c: background threads, and who does their work where there are none.
  *
- * Units, most urgent first: a checkpoint when the log is long; linking rows of memtables, some
- * hundred at a time; a share of a parallel job (a batch of queries, the building of a merge);
- * copying segments that are searched often into memory, and readying collections that are only
- * searched for a merge into one segment; a merge. One thread at a time copies. One has the right to
- * merge, and spreads the building over the others. A thread in a parallel job leaves it when
- * something more urgent turns up.
+ * Units, most urgent first: a checkpoint when the log is long, or dead bytes wait for one; copying
+ * segments that are searched often into memory (it takes milliseconds, and beside a writer there is
+ * always something to link), and readying collections that are only searched for a merge into one
+ * segment; linking rows of memtables, some hundred at a time; a share of a parallel job (a batch of
+ * queries, the building of a merge); a look for dead bytes (space.c); a merge; asking whether
+ * readers of other processes have gone, of whom nobody is told. One thread at a time copies. One
+ * has the right to merge, and spreads the building over the others; where a collection is searched
+ * beside a writer it begins before all is linked, as every segment more is a graph that each search
+ * walks. A thread in a parallel job leaves it when something more urgent turns up.
  *
  * With threads = 0 the queues fill all the same and omendb_work empties them; a writer that is over
  * a limit does the work itself. */
@@ -21,18 +24,26 @@
 #define WORK_SEALED_TAILS   4
 #define WORK_TAILS_AT_MOST  16
 #define WORK_SHORT_DELAY_US 1000000
-#define WORK_DRIFTED_PART   4       /* of tail_limit */
-#define WORK_QUIET_US       1000000 /* between two looks at what was added; quiet: not more than */
-#define WORK_QUIET_PART     4096    /* one row in so many */
+/* While a collection is searched: for how long after a search told of itself; the part of
+ * tail_limit at which its writers wait for linking; bytes a second that they are not slowed below.
+ */
+#define WORK_SEARCHED_US   1000000
+#define WORK_SEARCHED_PART 32
+#define WORK_LEAST_RATE    (UINT64_C(256) << 10)
+#define WORK_DRIFTED_PART  4       /* of tail_limit */
+#define WORK_QUIET_US      1000000 /* between two looks at what was added; quiet: not more than */
+#define WORK_QUIET_PART    4096    /* one row in so many */
+#define WORK_COLLECT_US    1000000 /* between two questions whether readers have gone */
 
 struct work_job {
     struct work_job *next;
     int (*fn)(void *context, uint64_t index);
     void *context;
     uint64_t count;
-    _Atomic uint64_t at;
-    _Atomic int code;
-    uint32_t active;              /* threads inside; work mutex */
+    _Atomic uint64_t at; /* fetch_add: each index once. What a share did is seen by who takes the
+                          * work mutex after `active` was counted down under it */
+    _Atomic int code;    /* written under the work mutex; loaded without it to end early */
+    uint32_t active;     /* threads inside; work mutex */
     char error[ERROR_TEXT_BYTES]; /* of the first failure; work mutex */
 };
 
@@ -51,14 +62,20 @@ struct work_state {
     uint32_t stopping;
     uint32_t checkpointing;
     uint64_t retry_bytes; /* of log, at which a checkpoint that failed is tried again */
-    /* Memory in use, but for copies for speed, after the last checkpoint, or the least since: what
+    /* The atomics here are hints: a writer slowed or a checkpoint made a moment early or late.
+     * Memory in use, but for copies for speed, after the last checkpoint, or the least since: what
      * came on top is what the next one can give back. */
     _Atomic uint64_t settled_bytes;
     _Atomic uint32_t merge_starved; /* 1: the last merge failed for want of memory */
     _Atomic uint32_t
         drifted; /* 1: memtables that are searched exactly, for ever, are over a limit */
+    _Atomic uint32_t look_due;     /* 1: space.c has something to look at */
+    _Atomic uint32_t space_over;   /* 1: the last look found a quarter of the files dead */
+    _Atomic uint64_t space_commit; /* a checkpoint of it gives space back; 0: none does */
+    uint64_t collected_us;         /* when files that readers held were last asked after */
     uint32_t merging;
     uint32_t heating;
+    uint32_t looking;
     _Atomic uint64_t merges_ended; /* however they ended */
     struct work_queue queues[WORK_QUEUES];
     struct work_job *jobs;
@@ -117,13 +134,38 @@ OMENDB_INTERNAL void work_notice_index(struct collection *collection)
 
 OMENDB_INTERNAL void work_notice_merge(struct collection *collection)
 {
-    if (!atomic_load(&collection->queued[WORK_MERGE]) && compact_wanted(collection))
+    /* Without threads it may be queued for long; asking tells space.c all the same. */
+    int is_queued = atomic_load(&collection->queued[WORK_MERGE]) != 0;
+    if ((!is_queued || collection->db->work->thread_count == 0) && compact_wanted(collection))
         work_notice(collection, WORK_MERGE);
 }
 
 OMENDB_INTERNAL void work_notice_heat(struct collection *collection)
 {
     work_notice(collection, WORK_HEAT);
+}
+
+OMENDB_INTERNAL void work_forget_dropped(omendb *db)
+{
+    struct work_state *work = db->work;
+    for (int kind = 0; kind < WORK_QUEUES; kind++) {
+        struct collection *collection, *dropped = NULL, *kept = NULL;
+        platform_mutex_lock(&work->mutex);
+        while ((collection = work_pop(work, (enum work_queue_kind)kind)) != NULL) {
+            struct collection **list = atomic_load(&collection->dropped) ? &dropped : &kept;
+            collection->queue_next[kind] = *list;
+            *list = collection;
+        }
+        while ((collection = kept) != NULL) {
+            kept = collection->queue_next[kind];
+            work_push(work, (enum work_queue_kind)kind, collection);
+        }
+        platform_mutex_unlock(&work->mutex);
+        while ((collection = dropped) != NULL) {
+            dropped = collection->queue_next[kind];
+            collection_release(collection);
+        }
+    }
 }
 
 OMENDB_INTERNAL int work_notice_reading(struct collection *collection)
@@ -145,11 +187,29 @@ OMENDB_INTERNAL int work_notice_reading(struct collection *collection)
     return 1;
 }
 
+OMENDB_INTERNAL void work_notice_searching(struct collection *collection)
+{
+    atomic_store(&collection->searched_us, work_now_us(collection->db));
+}
+
+OMENDB_INTERNAL int work_is_searched(const struct collection *collection)
+{
+    uint64_t searched = atomic_load(&collection->searched_us);
+    return searched != 0 && work_now_us(collection->db) - searched < WORK_SEARCHED_US;
+}
+
 OMENDB_INTERNAL void work_notice_log(omendb *db)
 {
     platform_mutex_lock(&db->work->mutex);
     platform_condition_broadcast(&db->work->condition);
     platform_mutex_unlock(&db->work->mutex);
+}
+
+OMENDB_INTERNAL void work_notice_space(omendb *db)
+{
+    if (db->read_only || db->in_memory || atomic_exchange(&db->work->look_due, 1) != 0)
+        return;
+    work_notice_log(db);
 }
 
 /* ------------------------------------------------------------------ units */
@@ -190,6 +250,8 @@ OMENDB_INTERNAL int work_checkpoint(omendb *db, int force)
     memory_end_maintenance();
     if (code == OMENDB_OK && (force || atomic_load(&db->checkpoints) != made))
         atomic_store(&db->work->settled_bytes, memory_used_firmly(&db->memory));
+    if (atomic_load(&db->checkpoints) != made)
+        work_notice_space(db);
     return code;
 }
 
@@ -210,7 +272,7 @@ static void work_await_merge(omendb *db, uint64_t before, uint64_t until_us)
              work_now_us(db) < until_us);
 }
 
-/* A checkpoint for a writer; 1: worth another try. `text`: why the writer has no memory. */
+/* A checkpoint for a call; 1: worth another try. `text`: why the call has no memory. */
 static int work_relieve_by_checkpoint(omendb *db, const struct work_wait *wait, int in_time,
                                       int merged, const char *text)
 {
@@ -218,7 +280,7 @@ static int work_relieve_by_checkpoint(omendb *db, const struct work_wait *wait, 
     uint64_t before = atomic_load(&db->memory.used);
     int code = work_checkpoint(db, 1);
     if (code != OMENDB_NOMEM && code != OMENDB_OK && first)
-        return 1; /* trying again may tell the writer why */
+        return 1; /* trying again may tell the caller why */
     error_adopt(OMENDB_NOMEM, text);
     int merging = work_is_merging(db->work);
     if (code == OMENDB_NOMEM && in_time && merging) {
@@ -252,6 +314,8 @@ OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
     }
     if (db->in_memory)
         return 0;
+    if (db->read_only)
+        return in_time && hot_give_back(db);
     if (wait->checkpoints != 0 && (!pressed || !in_time)) {
         /* Once whatever the time: the checkpoint may have taken all of it. */
         if ((in_time || wait->given_back++ == 0) && hot_give_back(db))
@@ -265,8 +329,13 @@ OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
     return work_relieve_by_checkpoint(db, wait, in_time, merged, text);
 }
 
-/* Whether the log, or rows that have drifted, ask for a checkpoint; after a failed one only when
- * the log has grown by a quarter of the limit again. Work mutex. */
+static int work_wants_space(const struct work_state *work)
+{
+    return atomic_load(&work->space_commit) > atomic_load(&work->db->checkpoint_commit);
+}
+
+/* Whether the log, dead bytes, or rows that have drifted, ask for a checkpoint; after a failed one
+ * only when the log has grown by a quarter of the limit again. Work mutex. */
 static int work_wants_checkpoint(const struct work_state *work)
 {
     const omendb *db = work->db;
@@ -276,13 +345,14 @@ static int work_wants_checkpoint(const struct work_state *work)
     return !work->checkpointing && !db->read_only && !atomic_load(&db->poisoned) &&
            (atomic_load(&db->log_bytes) >= limit ||
             (atomic_load(&db->checkpoint_failed) == 0 &&
-             (atomic_load(&work->drifted) || work_is_pressed(db, 2))));
+             (atomic_load(&work->drifted) || work_wants_space(work) || work_is_pressed(db, 2))));
 }
 
 static int work_do_checkpoint(struct work_state *work)
 {
     int drifted = atomic_exchange(&work->drifted, 0) != 0;
-    int code = work_checkpoint(work->db, drifted || work_is_pressed(work->db, 2));
+    int force = drifted || work_wants_space(work) || work_is_pressed(work->db, 2);
+    int code = work_checkpoint(work->db, force);
     work_report(work->db, "a checkpoint", code);
     platform_mutex_lock(&work->mutex);
     work->checkpointing = 0;
@@ -383,6 +453,53 @@ static int work_do_heat(struct work_state *work, struct collection *collection)
     return code;
 }
 
+/* Looks where bytes are dead: asks for the checkpoint that they wait for, and queues what is to be
+ * merged all at once, so that small ones share a file. */
+static int work_do_look(struct work_state *work)
+{
+    struct space_list list;
+    int checkpoint = 0, over = 0;
+    size_t wanted = 0;
+    uint64_t visible = atomic_load(&work->db->visible_commit);
+    int code = space_look(work->db, &list, &checkpoint, &over);
+    if (code == OMENDB_OK)
+        atomic_store(&work->space_over, (uint32_t)over);
+    if (checkpoint)
+        atomic_store(&work->space_commit, visible);
+    for (size_t i = 0; i < list.count && code == OMENDB_OK; i++) {
+        struct collection *collection = list.items[i];
+        if (!compact_wanted(collection))
+            continue;
+        list.items[i] = list.items[wanted];
+        list.items[wanted++] = collection;
+    }
+    platform_mutex_lock(&work->mutex);
+    for (size_t i = 0; i < wanted; i++) {
+        if (!atomic_load(&list.items[i]->queued[WORK_MERGE]))
+            work_push(work, WORK_MERGE, collection_reference(list.items[i]));
+    }
+    platform_condition_broadcast(&work->condition);
+    platform_mutex_unlock(&work->mutex);
+    space_free_list(work->db, &list);
+    work_report(work->db, "a look for dead bytes", code);
+    return code;
+}
+
+/* Whether it is time to ask if readers of other processes have gone. Work mutex. */
+static int work_wants_collect(const struct work_state *work)
+{
+    const omendb *db = work->db;
+    return !db->read_only && atomic_load(&db->retained_count) != 0 && !atomic_load(&db->poisoned) &&
+           work_now_us(db) - work->collected_us >= WORK_COLLECT_US;
+}
+
+static void work_do_collect(omendb *db)
+{
+    platform_mutex_lock(&db->maintenance_mutex);
+    checkpoint_collect(db);
+    platform_mutex_unlock(&db->maintenance_mutex);
+}
+
 static uint64_t work_collection_bytes(struct collection *collection)
 {
     struct version *version = version_acquire(collection);
@@ -411,7 +528,7 @@ static size_t work_take_merges(struct work_state *work, struct collection **batc
 static int work_do_merge(struct work_state *work, struct collection **batch, size_t count)
 {
     int merged = 0;
-    int code = compact_run(work->db, batch, count, 0, NULL, NULL, &merged);
+    int code = compact_run(work->db, batch, count, COMPACT_BY_POLICY, NULL, NULL, &merged);
     atomic_store(&work->merge_starved, code == OMENDB_NOMEM);
     work_report(work->db, "a merge", code);
     for (size_t i = 0; i < count; i++) {
@@ -419,6 +536,8 @@ static int work_do_merge(struct work_state *work, struct collection **batch, siz
             work_notice_merge(batch[i]);
         collection_release(batch[i]);
     }
+    if (code == OMENDB_OK && merged)
+        work_notice_space(work->db);
     work_merge_end(work->db);
     return code == OMENDB_DONE ? OMENDB_OK : code;
 }
@@ -480,31 +599,81 @@ OMENDB_INTERNAL int work_parallel(omendb *db, uint64_t count,
     return code == OMENDB_OK ? code : error_adopt(code, job.error);
 }
 
+/* Units that one thread at a time does. Work mutex held on entry and exit. */
+
+static int work_checkpoint_alone(struct work_state *work)
+{
+    work->checkpointing = 1;
+    platform_mutex_unlock(&work->mutex);
+    int code = work_do_checkpoint(work);
+    platform_mutex_lock(&work->mutex);
+    return code;
+}
+
+static int work_wants_look(const struct work_state *work)
+{
+    return !work->looking && atomic_load(&work->look_due);
+}
+
+static int work_look_alone(struct work_state *work)
+{
+    work->looking = 1;
+    atomic_store(&work->look_due, 0);
+    platform_mutex_unlock(&work->mutex);
+    int code = work_do_look(work);
+    if (code != OMENDB_OK) /* nobody else will ask for it again */
+        atomic_store(&work->look_due, 1);
+    platform_mutex_lock(&work->mutex);
+    work->looking = 0;
+    return code;
+}
+
+static int work_wants_merge(const struct work_state *work)
+{
+    return !work->merging && work->queues[WORK_MERGE].head != NULL && !work->db->read_only;
+}
+
+/* For the sake of searches, and while another thread links. */
+static int work_merges_before_linking(const struct work_state *work)
+{
+    return work->thread_count > 1 && work_wants_merge(work) &&
+           work_is_searched(work->queues[WORK_MERGE].head);
+}
+
+static int work_merge_alone(struct work_state *work)
+{
+    struct collection *batch[COMPACT_BATCH];
+    work->merging = 1;
+    size_t count = work_take_merges(work, batch);
+    platform_mutex_unlock(&work->mutex);
+    int code = work_do_merge(work, batch, count);
+    platform_mutex_lock(&work->mutex);
+    return code;
+}
+
+/* Of the units those that give space back; *did = 0: none does. Work mutex. */
+static int work_do_space(struct work_state *work, int *did)
+{
+    *did = 1;
+    if (work_wants_look(work))
+        return work_look_alone(work);
+    if (atomic_load(&work->space_over) && work_wants_space(work) && work_wants_checkpoint(work))
+        return work_checkpoint_alone(work);
+    if (atomic_load(&work->space_over) && work_wants_merge(work))
+        return work_merge_alone(work);
+    *did = 0;
+    return OMENDB_OK;
+}
+
 /* Does the most urgent unit. Work mutex held on entry and exit. */
 static int work_do_one(struct work_state *work, int *did)
 {
-    struct collection *batch[COMPACT_BATCH];
     struct work_job *job;
     int code = OMENDB_OK;
     *did = 1;
-    if (work_wants_checkpoint(work)) {
-        work->checkpointing = 1;
-        platform_mutex_unlock(&work->mutex);
-        code = work_do_checkpoint(work);
-        platform_mutex_lock(&work->mutex);
-        return code;
-    }
-    struct collection *collection = work_pop(work, WORK_INDEX);
-    if (collection != NULL) {
-        platform_mutex_unlock(&work->mutex);
-        code = work_do_index(work, collection);
-        platform_mutex_lock(&work->mutex);
-        return code;
-    }
-    if ((job = work_open_job(work)) != NULL) {
-        work_join_job(work, job, 1);
-        return OMENDB_OK;
-    }
+    if (work_wants_checkpoint(work))
+        return work_checkpoint_alone(work);
+    struct collection *collection;
     if (!work->heating && (collection = work_pop(work, WORK_HEAT)) != NULL) {
         work->heating = 1;
         platform_mutex_unlock(&work->mutex);
@@ -516,13 +685,28 @@ static int work_do_one(struct work_state *work, int *did)
             platform_condition_broadcast(&work->condition);
         return code;
     }
-    if (!work->merging && work->queues[WORK_MERGE].head != NULL && !work->db->read_only) {
-        work->merging = 1;
-        size_t count = work_take_merges(work, batch);
+    if (work_merges_before_linking(work))
+        return work_merge_alone(work);
+    if ((collection = work_pop(work, WORK_INDEX)) != NULL) {
         platform_mutex_unlock(&work->mutex);
-        code = work_do_merge(work, batch, count);
+        code = work_do_index(work, collection);
         platform_mutex_lock(&work->mutex);
         return code;
+    }
+    if ((job = work_open_job(work)) != NULL) {
+        work_join_job(work, job, 1);
+        return OMENDB_OK;
+    }
+    if (work_wants_look(work))
+        return work_look_alone(work);
+    if (work_wants_merge(work))
+        return work_merge_alone(work);
+    if (work_wants_collect(work)) {
+        work->collected_us = work_now_us(work->db);
+        platform_mutex_unlock(&work->mutex);
+        work_do_collect(work->db);
+        platform_mutex_lock(&work->mutex);
+        return OMENDB_OK;
     }
     *did = 0;
     return OMENDB_OK;
@@ -607,6 +791,19 @@ static int work_throttle_alone(struct collection *collection)
     return code;
 }
 
+OMENDB_INTERNAL void work_reclaim(omendb *db)
+{
+    struct work_state *work = db->work;
+    int code = OMENDB_OK, did = 1;
+    if (work->thread_count != 0 ||
+        (!atomic_load(&work->look_due) && !atomic_load(&work->space_over)))
+        return;
+    platform_mutex_lock(&work->mutex);
+    while (code == OMENDB_OK && did)
+        code = work_do_space(work, &did);
+    platform_mutex_unlock(&work->mutex);
+}
+
 /* What a writer waited for in vain. */
 static int work_refuse(const struct collection *collection, uint64_t waited)
 {
@@ -621,6 +818,30 @@ static int work_refuse(const struct collection *collection, uint64_t waited)
         reason = "indexing is behind, as a merge lacks memory; raise memory_limit";
     return error_set(OMENDB_BUSY, "collection \"%s\": after waiting for %llu ms: %s",
                      collection->name, (unsigned long long)(waited / 1000), reason);
+}
+
+/* Whether the writer, who has waited so long, is to wait on for linking: each search compares what
+ * is not linked one by one. */
+static int work_holds_for_searches(struct collection *collection, uint64_t bytes, uint64_t waited)
+{
+    struct version *version = version_acquire(collection);
+    uint64_t tail = version_linking_tail_bytes(version, collection->vector_bytes);
+    version_release(version);
+    return tail >= collection->db->tail_limit / WORK_SEARCHED_PART &&
+           (double)waited < (double)bytes * 1e6 / (double)WORK_LEAST_RATE;
+}
+
+/* Holds a writer back while the collection is searched. What it adds is linked sooner or later, so
+ * where the processor is short that takes nothing from it in the long run. */
+static void work_make_way(struct collection *collection, uint64_t bytes)
+{
+    uint64_t waited = 0, most = collection->db->stall_timeout_us;
+    while (waited < most && work_is_searched(collection) &&
+           work_holds_for_searches(collection, bytes, waited)) {
+        work_notice_index(collection);
+        platform_sleep_us(WORK_POLL_US);
+        waited += WORK_POLL_US;
+    }
 }
 
 OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes)
@@ -651,6 +872,7 @@ OMENDB_INTERNAL int work_throttle(struct collection *collection, uint64_t bytes)
         platform_sleep_us(WORK_POLL_US);
         waited += WORK_POLL_US;
     }
+    work_make_way(collection, bytes);
     return OMENDB_OK;
 }
 
@@ -664,7 +886,9 @@ static void *work_run(void *argument)
         int did, code = work_do_one(work, &did);
         if (work->stopping)
             break;
-        if (!did)
+        if (!did && atomic_load(&work->db->retained_count) != 0)
+            platform_condition_wait_for(&work->condition, &work->mutex, WORK_COLLECT_US);
+        else if (!did)
             platform_condition_wait(&work->condition, &work->mutex);
         else if (code != OMENDB_OK)
             platform_condition_wait_for(&work->condition, &work->mutex, WORK_POLL_US * 100);
@@ -691,6 +915,7 @@ OMENDB_INTERNAL int work_start(omendb *db)
 {
     struct work_state *work = db->work;
     int code = OMENDB_OK;
+    work_notice_space(db);
     if (work->thread_count == 0)
         return OMENDB_OK;
     work->threads = memory_zalloc(&db->memory, work->thread_count * sizeof *work->threads);
@@ -740,6 +965,10 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
 #undef WORK_SEALED_TAILS
 #undef WORK_TAILS_AT_MOST
 #undef WORK_SHORT_DELAY_US
+#undef WORK_SEARCHED_US
+#undef WORK_SEARCHED_PART
+#undef WORK_LEAST_RATE
 #undef WORK_DRIFTED_PART
 #undef WORK_QUIET_US
 #undef WORK_QUIET_PART
+#undef WORK_COLLECT_US

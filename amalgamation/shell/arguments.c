@@ -112,8 +112,14 @@ static const struct arguments_command arguments_commands[] = {
     {"drop", COMMAND_DROP, 1, 1, "COLLECTION", true},
     {"calibrate", COMMAND_CALIBRATE, 1, 1, "FILE", true},
     {"optimize", COMMAND_OPTIMIZE, 0, 0, "", true},
+    {"purge", COMMAND_PURGE, 0, 1, "[COLLECTION]", true},
     {"check", COMMAND_CHECK, 0, 0, "", false},
     {"backup", COMMAND_BACKUP, 1, 1, "PATH", true},
+    {"salvage", COMMAND_SALVAGE, 1, 1, "PATH", true},
+    {"prepared", COMMAND_PREPARED, 0, 0, "", false},
+    {"commit", COMMAND_COMMIT, 1, 1, "NAME", true},
+    {"rollback", COMMAND_ROLLBACK, 1, 1, "NAME", true},
+    {"forget", COMMAND_FORGET, 1, 1, "NAME", true},
 };
 
 /* The option that `word` names, and by which of its names; *value is behind its '=', or NULL. */

@@ -19,17 +19,23 @@ enum command {
     COMMAND_COLLECTIONS,
     COMMAND_DROP,
     COMMAND_OPTIMIZE,
+    COMMAND_PURGE,
     COMMAND_CHECK,
     COMMAND_BACKUP,
+    COMMAND_SALVAGE,
     COMMAND_COUNT_RECORDS,
     COMMAND_CREATE,
     COMMAND_PUT,
     COMMAND_CALIBRATE,
+    COMMAND_PREPARED,
+    COMMAND_COMMIT,
+    COMMAND_ROLLBACK,
+    COMMAND_FORGET,
     COMMAND_COUNT /* of the commands */
 };
 
 /* Commands that only read, for messages. */
-#define ARGUMENTS_READERS "search, get, count, export, info, collections and check"
+#define ARGUMENTS_READERS "search, get, count, export, info, collections, prepared and check"
 
 /* An option that was not given is 0, false or NULL. */
 struct arguments {

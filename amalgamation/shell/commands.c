@@ -350,6 +350,117 @@ int command_drop(struct session *session)
     return OMENDB_OK;
 }
 
+/* prepared, commit, rollback, forget */
+
+static const char *command_name_state(int state)
+{
+    return state == OMENDB_PREPARED_WAITING     ? "waiting"
+           : state == OMENDB_PREPARED_COMMITTED ? "committed"
+                                                : "rolled back";
+}
+
+/* Goes through the prepared transactions, into JSON or the table; both NULL: only looks. */
+static int command_each_prepared(struct session *session, struct output_json *json,
+                                 struct output_table *table)
+{
+    char name[OMENDB_PREPARED_NAME_MAX + 1];
+    size_t i;
+    int code, state;
+
+    for (i = 0;; i++) {
+        code = omendb_prepared_name(session->db, i, name, sizeof name, &state);
+        if (code != OMENDB_OK) {
+            return code == OMENDB_DONE ? OMENDB_OK : session_result(session, code);
+        }
+        if (json != NULL) {
+            output_open(json, NULL, '{');
+            output_text(json, "name", name);
+            output_text(json, "state", command_name_state(state));
+            output_close(json, '}');
+        } else if (table != NULL) {
+            output_table_cell(table, name);
+            output_table_cell(table, command_name_state(state));
+        }
+    }
+}
+
+static int command_prepared_table(struct session *session)
+{
+    struct output_table table;
+    int code;
+
+    output_table_begin(&table, "prepared|state", &session->failure);
+    code = command_each_prepared(session, NULL, &table);
+    if (table.cell_count == 0) {
+        fputs("no prepared transactions\n", session->json.file);
+        failure_release(table.cells);
+    } else {
+        output_table_print(&table, session->json.file);
+    }
+    return code;
+}
+
+int command_prepared(struct session *session)
+{
+    int code = session_open(session, SESSION_READ);
+
+    if (code == OMENDB_OK) {
+        code = command_each_prepared(session, NULL, NULL);
+    }
+    if (code != OMENDB_OK || !session->arguments.json) {
+        return code == OMENDB_OK ? command_prepared_table(session) : code;
+    }
+    output_open(&session->json, NULL, '[');
+    code = command_each_prepared(session, &session->json, NULL);
+    output_close(&session->json, ']');
+    return code;
+}
+
+/* Calls `settle` with the name that was given; what was done is told by `done`. */
+static int command_settle(struct session *session, int (*settle)(omendb *db, const char *name),
+                          const char *done)
+{
+    const char *name = session->arguments.words[0];
+    int code = session_open(session, SESSION_WRITE);
+
+    if (code == OMENDB_OK) {
+        code = session_result(session, settle(session->db, name));
+        if (code == OMENDB_NOTFOUND) {
+            failure_suffix(&session->failure, "; `omendb %s prepared` lists them",
+                           session->arguments.database);
+        }
+    }
+    if (code != OMENDB_OK || session_close(session) != OMENDB_OK) {
+        return session->failure.code;
+    }
+    if (session->arguments.json) {
+        output_open(&session->json, NULL, '{');
+        output_text(&session->json, "name", name);
+        output_text(&session->json, "state", done);
+        output_close(&session->json, '}');
+    } else {
+        fprintf(session->json.file, "%s: %s\n", name, done);
+    }
+    return OMENDB_OK;
+}
+
+int command_commit(struct session *session)
+{
+    return command_settle(session, omendb_commit_prepared,
+                          command_name_state(OMENDB_PREPARED_COMMITTED));
+}
+
+int command_rollback(struct session *session)
+{
+    return command_settle(session, omendb_rollback_prepared,
+                          command_name_state(OMENDB_PREPARED_ROLLED_BACK));
+}
+
+int command_forget(struct session *session)
+{
+    return command_settle(session, omendb_forget_prepared, "forgotten");
+}
+
 /* info, collections */
 
 static int command_read_collection(struct session *session, const char *name,
@@ -502,6 +613,11 @@ static void command_info_text(struct session *session, const omendb_stats *stats
     command_info_line(file, "log", output_format_bytes(stats->wal_bytes, text));
     command_info_line(file, "memory", output_format_bytes(stats->memory_bytes, text));
     command_info_line(file, "mapped", output_format_bytes(stats->mapped_bytes, text));
+    if (stats->prepared_transactions != 0) {
+        fprintf(file, "%-10s  %s waiting; `omendb %s prepared` lists them\n", "prepared",
+                output_format_count(stats->prepared_transactions, text),
+                session->arguments.database);
+    }
     fprintf(file, "%-10s  %s, format %d, %s\n\n", "omendb", omendb_version(),
             omendb_format_version(), omendb_kernels());
 }
@@ -517,6 +633,7 @@ static void command_info_json(struct session *session, const omendb_stats *stats
     output_whole(json, "wal_bytes", stats->wal_bytes);
     output_whole(json, "memory_bytes", stats->memory_bytes);
     output_whole(json, "mapped_bytes", stats->mapped_bytes);
+    output_whole(json, "prepared_transactions", stats->prepared_transactions);
     output_text(json, "version", omendb_version());
     output_whole(json, "format_version", (uint64_t)omendb_format_version());
     output_text(json, "kernels", omendb_kernels());
@@ -578,7 +695,7 @@ int command_collections(struct session *session)
     return code;
 }
 
-/* optimize, check, backup */
+/* optimize, purge, check, backup, salvage */
 
 int command_progress(void *context, uint64_t done, uint64_t total)
 {
@@ -631,6 +748,49 @@ int command_optimize(struct session *session)
     return session->failure.code;
 }
 
+int command_purge(struct session *session)
+{
+    const struct arguments *arguments = &session->arguments;
+    const char *collection = arguments->word_count != 0 ? arguments->words[0] : NULL;
+    const uint64_t start_us = progress_now_us();
+    int code = session_open(session, SESSION_WRITE);
+
+    if (code == OMENDB_OK) {
+        code = session_result(session, omendb_purge(session->db, collection));
+    }
+    if (code == OMENDB_OK && session_close(session) == OMENDB_OK) {
+        command_print_time(session, "purged", start_us);
+    }
+    return session->failure.code;
+}
+
+static void command_print_backup(struct session *session, uint64_t start_us)
+{
+    const uint64_t us = progress_now_us() - start_us;
+    omendb_stats stats = OMENDB_STATS_INIT;
+    char copied[OUTPUT_TEXT_BYTES], kept[OUTPUT_TEXT_BYTES], text[OUTPUT_TEXT_BYTES];
+
+    if (session_result(session, omendb_get_stats(session->db, &stats)) != OMENDB_OK) {
+        return;
+    }
+    if (session->arguments.json) {
+        output_open(&session->json, NULL, '{');
+        output_boolean(&session->json, "ok", true);
+        output_whole(&session->json, "copied_bytes", stats.backup_bytes);
+        output_whole(&session->json, "kept_bytes", stats.backup_kept_bytes);
+        output_whole(&session->json, "time_us", us);
+        output_close(&session->json, '}');
+        return;
+    }
+    output_format_bytes(stats.backup_bytes, copied);
+    output_format_bytes(stats.backup_kept_bytes, kept);
+    fprintf(session->json.file, "copied %s in %s", copied, output_format_time(us, text));
+    if (stats.backup_kept_bytes != 0) {
+        fprintf(session->json.file, "; %s were there already", kept);
+    }
+    fprintf(session->json.file, "\n");
+}
+
 int command_backup(struct session *session)
 {
     const uint64_t start_us = progress_now_us();
@@ -640,9 +800,9 @@ int command_backup(struct session *session)
         code = session_result(session, omendb_backup(session->db, session->arguments.words[0]));
     }
     if (code == OMENDB_OK) {
-        command_print_time(session, "copied", start_us);
+        command_print_backup(session, start_us);
     }
-    return code;
+    return session->failure.code;
 }
 
 static void command_check_line(void *context, const char *line)
@@ -672,8 +832,11 @@ int command_check(struct session *session)
     code =
         session_result(session, omendb_check(session->db, command_check_line, session, &problems));
     if (code == OMENDB_OK && problems != 0) {
-        failure_set(&session->failure, OMENDB_CORRUPT, "%llu problem%s; restore a backup",
-                    (unsigned long long)problems, problems == 1 ? "" : "s");
+        failure_set(&session->failure, OMENDB_CORRUPT,
+                    "%llu problem%s; restore a backup, or `omendb %s salvage PATH` saves what is "
+                    "intact",
+                    (unsigned long long)problems, problems == 1 ? "" : "s",
+                    session->arguments.database);
     }
     if (as_json) {
         output_close(&session->json, ']');
@@ -688,6 +851,74 @@ int command_check(struct session *session)
         fprintf(session->json.file, "%s: no problems\n", session->arguments.database);
     }
     return session->failure.code;
+}
+
+static void command_print_salvaged(struct session *session, const omendb_salvage_result *result)
+{
+    struct output_json *json = &session->json;
+    char text[OUTPUT_TEXT_BYTES];
+
+    if (session->arguments.json) {
+        output_boolean(json, "ok", true);
+        output_whole(json, "collections", result->collections);
+        output_whole(json, "records", result->records);
+        output_whole(json, "lost_rows", result->lost_rows);
+        output_whole(json, "doubtful", result->doubtful);
+        output_whole(json, "lost_files", result->lost_files);
+        output_whole(json, "lost_bytes", result->lost_bytes);
+        return;
+    }
+    fprintf(json->file, "%s: saved %llu records in %llu collection%s, %llu known to be lost",
+            session->arguments.words[0], (unsigned long long)result->records,
+            (unsigned long long)result->collections, result->collections == 1 ? "" : "s",
+            (unsigned long long)result->lost_rows);
+    if (result->lost_files != 0) {
+        fprintf(json->file, ", and what %llu lost file%s held (%s)",
+                (unsigned long long)result->lost_files, result->lost_files == 1 ? "" : "s",
+                result->lost_bytes != 0 ? output_format_bytes(result->lost_bytes, text)
+                                        : "of unknown size");
+    }
+    if (result->doubtful != 0) {
+        fprintf(json->file, "; among %llu there may be deleted ones",
+                (unsigned long long)result->doubtful);
+    }
+    fputc('\n', json->file);
+}
+
+int command_salvage(struct session *session)
+{
+    const bool as_json = session->arguments.json;
+    omendb_salvage_result result = OMENDB_SALVAGE_RESULT_INIT;
+    int code;
+
+    if (as_json) {
+        output_open(&session->json, NULL, '{');
+        output_open(&session->json, "problems", '[');
+    }
+    code = session_result(session,
+                          omendb_salvage(session->arguments.database, session->arguments.words[0],
+                                         NULL, command_check_line, session, &result));
+    if (as_json) {
+        output_close(&session->json, ']');
+    }
+    if (code == OMENDB_OK) {
+        command_print_salvaged(session, &result);
+        if (result.problems != 0) {
+            code =
+                failure_set(&session->failure, OMENDB_CORRUPT,
+                            "%llu problem%s: what could be read is saved, what could not is lost",
+                            (unsigned long long)result.problems, result.problems == 1 ? "" : "s");
+        }
+    } else if (as_json) {
+        output_boolean(&session->json, "ok", false);
+        output_text(&session->json, "error", session->failure.message);
+        output_text(&session->json, "code", omendb_strerror(session->failure.code));
+    }
+    if (as_json) {
+        output_close(&session->json, '}');
+        session->reported = true;
+    }
+    return code;
 }
 
 #undef COMMAND_MISSING_NAMED

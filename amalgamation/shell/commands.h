@@ -15,12 +15,18 @@ int command_info(struct session *session);
 int command_collections(struct session *session);
 int command_drop(struct session *session);
 int command_optimize(struct session *session);
+int command_purge(struct session *session);
 int command_check(struct session *session);
 int command_backup(struct session *session);
+int command_salvage(struct session *session);
 int command_count(struct session *session);
 int command_create(struct session *session);
 int command_put(struct session *session);
 int command_calibrate(struct session *session);
+int command_prepared(struct session *session);
+int command_commit(struct session *session);
+int command_rollback(struct session *session);
+int command_forget(struct session *session);
 int command_help(struct session *session);
 
 /* Runs omendb_optimize with a progress bar. Also for import --optimize. */

@@ -15,6 +15,7 @@ static const char help_overview[] =
     "  export FILE       writes .csv, .jsonl or .npy\n"
     "  info              records, files, memory, collections\n"
     "  collections       the collections\n"
+    "  prepared          transactions that were prepared, and their outcomes\n"
     "  check             verifies every checksum and structure\n"
     "\n"
     "Writing; one program at a time:\n"
@@ -25,8 +26,13 @@ static const char help_overview[] =
     "  create COLLECTION --dim N\n"
     "  drop COLLECTION   deletes a collection\n"
     "  calibrate FILE    measures recall on your own queries\n"
+    "  commit NAME       gives a prepared transaction its outcome,\n"
+    "  rollback NAME     or the other one\n"
+    "  forget NAME       forgets an outcome\n"
     "  optimize          finishes graphs, drops deleted rows, merges segments\n"
-    "  backup PATH       copies the database into a new directory\n"
+    "  purge             overwrites what was deleted\n"
+    "  backup PATH       copies the database, or what is new since the last backup there\n"
+    "  salvage PATH      saves what is intact of a damaged database into a new one\n"
     "\n"
     "  --collection NAME   needed only where there are several and none is named \"default\"\n"
     "  --json              results and errors for scripts\n"
@@ -125,6 +131,7 @@ static const char help_export[] =
 static const char help_info[] =
     "omendb DB info: records, files, memory, collections\n"
     "\n"
+    "prepared: transactions that wait for their outcome; \"omendb DB prepared\" lists them.\n"
     "calibrated: what a search for 10 without --recall is promised to find; no: --recall guesses,\n"
     "until optimize has measured (from 4,000 rows on) or calibrate was given queries.\n"
     "\n" HELP_READS "  --collection NAME     only this one\n" HELP_READ_ONLY HELP_JSON;
@@ -150,18 +157,82 @@ static const char help_calibrate[] =
     "  --skip N, --limit N   leaves out the first N rows; takes N\n" HELP_FORMAT HELP_PACKED
         HELP_COLLECTION HELP_JSON;
 
+static const char help_prepared[] =
+    "omendb DB prepared: transactions that were prepared, in the order of their names\n"
+    "\n"
+    "waiting: its changes are hidden, and its records locked, until \"commit\" or \"rollback\". "
+    "Ask\n"
+    "whoever coordinates the commit first: another outcome than that of the other participants\n"
+    "tears it apart. committed, rolled back: remembered until \"forget\".\n"
+    "\n" HELP_READS HELP_READ_ONLY HELP_JSON;
+
+static const char help_commit[] =
+    "omendb DB commit NAME: applies a prepared transaction\n"
+    "\n"
+    "That it was done already is no failure; that it was rolled back is one. The name stays until\n"
+    "\"forget\". \"prepared\" lists the names.\n"
+    "\n" HELP_WRITES HELP_JSON;
+
+static const char help_rollback[] =
+    "omendb DB rollback NAME: drops the changes of a prepared transaction\n"
+    "\n"
+    "That it was done already is no failure; that it was committed is one. The name stays until\n"
+    "\"forget\". \"prepared\" lists the names.\n"
+    "\n" HELP_WRITES HELP_JSON;
+
+static const char help_forget[] =
+    "omendb DB forget NAME: forgets the outcome of a prepared transaction\n"
+    "\n"
+    "Only when every other participant has its outcome, too. One that waits is not forgotten.\n"
+    "\n" HELP_WRITES HELP_JSON;
+
 static const char help_optimize[] =
     "omendb DB optimize: finishes graphs, drops deleted rows, merges segments\n"
     "\n" HELP_WRITES HELP_JSON;
 
-static const char help_check[] = "omendb DB check: verifies every checksum and structure\n"
-                                 "\n" HELP_READS HELP_READ_ONLY HELP_JSON;
+static const char help_purge[] =
+    "omendb DB purge [COLLECTION]: overwrites the bytes of deleted and replaced vectors\n"
+    "\n"
+    "Rewrites the files that hold some, then overwrites and removes the old ones and the log. "
+    "Without\n"
+    "COLLECTION it does so for all, and for what is left of dropped ones. It fails while another\n"
+    "program reads the database. Backups, and file systems and devices that do not write in "
+    "place,\n"
+    "keep what they have; \"backup\" onto an earlier one takes it out there, without "
+    "overwriting.\n"
+    "\n" HELP_WRITES HELP_JSON;
+
+static const char help_check[] =
+    "omendb DB check: verifies every checksum and structure\n"
+    "\n"
+    "Prints a line for each problem. What to do then: restore a backup; without one \"omendb DB\n"
+    "salvage PATH\" saves what is intact.\n"
+    "\n" HELP_READS HELP_READ_ONLY HELP_JSON;
 
 static const char help_backup[] =
-    "omendb DB backup PATH: copies the database into a new directory\n"
+    "omendb DB backup PATH: copies the database into a new directory, or onto an earlier backup\n"
     "\n"
-    "It begins with a checkpoint.\n"
+    "It begins with a checkpoint. Onto an earlier backup of the same database only what is new is\n"
+    "copied; every file is read and verified all the same. A backup is a database: \"omendb PATH\n"
+    "check\" verifies one; to restore it, copy the directory. Once it is written to it is a "
+    "database\n"
+    "of its own, and no backup replaces it. A restored database is one, too: its next backup "
+    "needs\n"
+    "a new PATH.\n"
     "\n" HELP_WRITES HELP_JSON;
+
+static const char help_salvage[] =
+    "omendb DB salvage PATH: saves what is intact of a damaged database into a new one\n"
+    "\n"
+    "Prints a line for each damage: what is lost, and which deleted or replaced records may be\n"
+    "back. Better than that is a backup. Nothing in DB is changed; it may be read-only.\n"
+    "\n"
+    "The number that is known to be lost does not count what files held of which nothing could be\n"
+    "read; those are counted with their sizes. The exit status is 0 when there were no problems,\n"
+    "else 1, also when all that could be read is saved: then \"ok\" of --json is true.\n"
+    "\n"
+    "Writes: only to PATH. No other program may have the database open for writing.\n"
+    "\n" HELP_JSON;
 
 static const char *const help_topics[COMMAND_COUNT] = {
     [COMMAND_HELP] = help_overview,
@@ -174,12 +245,18 @@ static const char *const help_topics[COMMAND_COUNT] = {
     [COMMAND_COLLECTIONS] = help_collections,
     [COMMAND_DROP] = help_drop,
     [COMMAND_OPTIMIZE] = help_optimize,
+    [COMMAND_PURGE] = help_purge,
     [COMMAND_CHECK] = help_check,
     [COMMAND_BACKUP] = help_backup,
+    [COMMAND_SALVAGE] = help_salvage,
     [COMMAND_COUNT_RECORDS] = help_count,
     [COMMAND_CREATE] = help_create,
     [COMMAND_PUT] = help_put,
     [COMMAND_CALIBRATE] = help_calibrate,
+    [COMMAND_PREPARED] = help_prepared,
+    [COMMAND_COMMIT] = help_commit,
+    [COMMAND_ROLLBACK] = help_rollback,
+    [COMMAND_FORGET] = help_forget,
 };
 
 int command_help(struct session *session)

@@ -40,12 +40,18 @@ static int (*const shell_commands[COMMAND_COUNT])(struct session *) = {
     [COMMAND_COLLECTIONS] = command_collections,
     [COMMAND_DROP] = command_drop,
     [COMMAND_OPTIMIZE] = command_optimize,
+    [COMMAND_PURGE] = command_purge,
     [COMMAND_CHECK] = command_check,
     [COMMAND_BACKUP] = command_backup,
+    [COMMAND_SALVAGE] = command_salvage,
     [COMMAND_COUNT_RECORDS] = command_count,
     [COMMAND_CREATE] = command_create,
     [COMMAND_PUT] = command_put,
     [COMMAND_CALIBRATE] = command_calibrate,
+    [COMMAND_PREPARED] = command_prepared,
+    [COMMAND_COMMIT] = command_commit,
+    [COMMAND_ROLLBACK] = command_rollback,
+    [COMMAND_FORGET] = command_forget,
 };
 
 static void shell_print_failure(struct session *session)

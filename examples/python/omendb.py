@@ -39,7 +39,7 @@ __all__ = [
     "AUTO", "Busy", "Collection", "Conflict", "Corrupt", "Database", "Dropped", "Error", "Exists",
     "Format", "Full", "IOErr", "Invalid", "Mismatch", "Misuse", "NotFound", "OutOfMemory",
     "Permission", "Poisoned", "ReadOnly", "Timeout", "TooBig", "Transaction", "Unsupported", "kernels",
-    "open", "version",
+    "open", "salvage", "version",
 ]
 
 AUTO = 2**64 - 1
@@ -50,6 +50,7 @@ _METRICS = {"l2": 0, "cosine": 1, "ip": 2, "hamming": 3}
 _TYPES = {"f32": 0, "f16": 1, "bf16": 2, "i8": 3, "u8": 4, "b1": 5}
 _SYNC = {"full": 0, "normal": 1, "off": 2}
 _IO = {"map": 0, "pread": 1}
+_STATES = {1: "waiting", 2: "committed", 3: "rolled back"}
 _NUMPY_TYPES = {np.dtype("<f4"): 0, np.dtype("<f2"): 1, np.dtype("i1"): 3, np.dtype("u1"): 4}
 
 Vectors = Union[np.ndarray, Sequence]
@@ -146,6 +147,7 @@ _ERRORS = {
     16: Dropped, 17: TooBig, 18: Unsupported, 20: Timeout,
 }
 _NOT_FOUND = 2
+_STILL_OPEN = (1, 7, 8)  # after these omendb_txn_prepare has not freed the transaction
 _DONE = 19
 
 
@@ -219,7 +221,19 @@ class _Stats(ctypes.Structure):
         for name in (
             "commits", "collections", "records", "memory_bytes", "memory_peak_bytes",
             "mapped_bytes", "file_bytes", "wal_bytes", "written_bytes", "syncs", "commit_groups",
-            "checkpoints", "merges", "merges_rebuilt", "open_transactions",
+            "checkpoints", "merges", "merges_rebuilt", "open_transactions", "backup_bytes",
+            "backup_kept_bytes",
+            "open_cursors", "oldest_commit", "oldest_age_us", "pinned_rows", "pinned_bytes",
+            "prepared_transactions", "held_bytes",
+        )
+    ]
+
+
+class _SalvageResult(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_size_t)] + [
+        (name, ctypes.c_uint64)
+        for name in (
+            "collections", "records", "lost_rows", "doubtful", "problems", "lost_files", "lost_bytes",
         )
     ]
 
@@ -265,7 +279,9 @@ _FUNCTIONS = [
     ("omendb_checkpoint", _i, [_p]),
     ("omendb_optimize", _i, [_p, _Progress, _p]),
     ("omendb_work", _i, [_p, _u64, _p]),
+    ("omendb_purge", _i, [_p, _text]),
     ("omendb_backup", _i, [_p, _text]),
+    ("omendb_salvage", _i, [_text, _text, _p, _Report, _p, _p]),
     ("omendb_check", _i, [_p, _Report, _p, _p]),
     ("omendb_get_stats", _i, [_p, _p]),
     ("omendb_collection_create", _i, [_p, _text, _p, _p]),
@@ -279,6 +295,11 @@ _FUNCTIONS = [
     ("omendb_txn_begin", _i, [_p, _i, _p]),
     ("omendb_txn_commit", _i, [_p]),
     ("omendb_txn_rollback", None, [_p]),
+    ("omendb_txn_prepare", _i, [_p, _text]),
+    ("omendb_commit_prepared", _i, [_p, _text]),
+    ("omendb_rollback_prepared", _i, [_p, _text]),
+    ("omendb_forget_prepared", _i, [_p, _text]),
+    ("omendb_prepared_name", _i, [_p, _size, _p, _size, _p]),
     ("omendb_add_batch", _i, [_p, _p, _size, _p, _p, _i, _p]),
     ("omendb_put_batch", _i, [_p, _p, _size, _p, _p, _i, _p]),
     ("omendb_delete_batch", _i, [_p, _p, _size, _p, _p]),
@@ -363,6 +384,22 @@ def kernels() -> str:
 def open(path: Union[str, os.PathLike], **options: Any) -> Database:
     """Opens a database, creating it if it is missing; see Database for the options."""
     return Database(path, **options)
+
+
+def salvage(
+    path: Union[str, os.PathLike], new_path: Union[str, os.PathLike],
+) -> Tuple[Dict[str, int], List[str]]:
+    """Puts every record that is intact in a damaged database into a new one (omendb_salvage), where
+    there is no backup. Returns what it got (omendb_salvage_result), and a line for each problem."""
+    result = _new(_SalvageResult)
+    lines: List[str] = []
+    _check(_library.omendb_salvage(
+        _encode(path), _encode(new_path), None, _reporter(lines), None, ctypes.byref(result)))
+    return _as_dict(result), lines
+
+
+def _reporter(lines: List[str]) -> Any:
+    return _Report(lambda _context, line: lines.append(line.decode("utf-8", "replace")))
 
 
 class _Handle:
@@ -540,6 +577,32 @@ class Database(_Handle):
         """Begins a read-only transaction: it sees the database as it is now, whatever others do."""
         return Transaction(self, 1)
 
+    # transactions that were prepared, see Transaction.prepare
+
+    def prepared(self) -> List[Tuple[str, str]]:
+        """Names and states, in the order of names: "waiting", "committed", "rolled back"."""
+        found: List[Tuple[str, str]] = []
+        name, state = ctypes.create_string_buffer(256), ctypes.c_int()
+        while True:
+            code = _library.omendb_prepared_name(
+                self._pointer, len(found), name, len(name), ctypes.byref(state))
+            if code == _DONE:
+                return found
+            _check(code)
+            found.append((os.fsdecode(name.value), _STATES[state.value]))
+
+    def commit_prepared(self, name: str) -> None:
+        """Applies what was prepared under this name; Conflict if it was rolled back."""
+        _check(_library.omendb_commit_prepared(self._pointer, _encode(name)))
+
+    def rollback_prepared(self, name: str) -> None:
+        """Drops what was prepared under this name; Conflict if it was committed."""
+        _check(_library.omendb_rollback_prepared(self._pointer, _encode(name)))
+
+    def forget_prepared(self, name: str) -> None:
+        """Forgets an outcome, once every participant has it; Busy while it waits."""
+        _check(_library.omendb_forget_prepared(self._pointer, _encode(name)))
+
     # upkeep
 
     def refresh(self) -> None:
@@ -572,19 +635,20 @@ class Database(_Handle):
         _check(_library.omendb_work(self._pointer, budget_us, ctypes.byref(more)))
         return bool(more.value)
 
+    def purge(self, name: Optional[str] = None) -> None:
+        """Overwrites the bytes of deleted and replaced vectors: of one collection, or of all."""
+        _check(_library.omendb_purge(self._pointer, None if name is None else _encode(name)))
+
     def backup(self, path: Union[str, os.PathLike]) -> None:
-        """Writes a consistent copy into a new directory while others read and write."""
+        """Writes a consistent copy into a new directory, or brings an earlier backup up to date, while
+        others read and write."""
         _check(_library.omendb_backup(self._pointer, _encode(path)))
 
     def check(self) -> List[str]:
         """Verifies every checksum and structure; the problems, hence [] if all is well."""
         lines: List[str] = []
         problems = ctypes.c_uint64()
-
-        def report(_context, line):
-            lines.append(line.decode("utf-8", "replace"))
-
-        _check(_library.omendb_check(self._pointer, _Report(report), None, ctypes.byref(problems)))
+        _check(_library.omendb_check(self._pointer, _reporter(lines), None, ctypes.byref(problems)))
         return lines
 
     def stats(self) -> Dict[str, int]:
@@ -612,6 +676,16 @@ class Transaction(_Handle):
         """Applies the changes: all, or, with Conflict or another error, none."""
         self._pointer
         _check(_library.omendb_txn_commit(self._take()))
+
+    def prepare(self, name: str) -> None:
+        """Ends it as the first phase of a commit over several databases: the changes are written
+        down under this name, hidden, and their records locked, until Database.commit_prepared or
+        rollback_prepared, also after a crash (omendb_txn_prepare)."""
+        encoded = _encode(name)
+        code = _library.omendb_txn_prepare(self._pointer, encoded)
+        if code not in _STILL_OPEN:
+            self._take()
+        _check(code)
 
     def rollback(self) -> None:
         """Drops the changes, or ends the snapshot."""

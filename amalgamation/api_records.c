@@ -1,0 +1,248 @@
+/* api_records.c: the public calls that write, delete and read records. */
+#include "api.h"
+#include "lifecycle.h"
+#include "records.h"
+#include "rows.h"
+
+#include <string.h>
+
+/* ------------------------------------------------------------------ records */
+
+static int api_try_write(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
+                         size_t count, const uint64_t *ids, const void *vectors, uint32_t type,
+                         uint64_t *new_ids)
+{
+    struct records records;
+    int code = records_prepare(collection->collection, kind, count, ids, vectors, type, &records);
+    if (code == OMENDB_OK)
+        code = records_commit(&records, txn);
+    if (code == OMENDB_OK && new_ids != NULL) {
+        if (records.change.automatic)
+            memcpy(new_ids, records.change.ids, count * sizeof *new_ids);
+        else if (new_ids != ids)
+            memmove(new_ids, ids, count * sizeof *new_ids);
+    }
+    records_destroy(&records);
+    return code;
+}
+
+static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
+                           size_t count, const uint64_t *ids, const void *vectors, uint32_t type,
+                           uint64_t *new_ids)
+{
+    int code = api_writing(collection, txn);
+    if (code != OMENDB_OK || count == 0)
+        return code;
+    if (vectors == NULL)
+        return api_null("vectors");
+    struct work_wait wait = {0};
+    code = api_try_write(collection, txn, kind, count, ids, vectors, type, new_ids);
+    while (code == OMENDB_NOMEM && work_relieve(collection->db, &wait))
+        code = api_try_write(collection, txn, kind, count, ids, vectors, type, new_ids);
+    if (code == OMENDB_OK && txn == NULL)
+        work_reclaim(collection->db);
+    return code;
+}
+
+static int api_write_one(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
+                         const omendb_record *record, uint64_t *id)
+{
+    if (record == NULL)
+        return api_null("record");
+    int code = api_struct_read(record, sizeof *record, "record");
+    if (code != OMENDB_OK)
+        return code;
+    if (record->vector == NULL)
+        return api_null("record.vector");
+    return api_write_batch(collection, txn, kind, 1, &record->id, record->vector,
+                           record->vector_type, id);
+}
+
+OMENDB_API int omendb_add(omendb_collection *collection, omendb_txn *txn,
+                          const omendb_record *record, uint64_t *id)
+{
+    return api_write_one(collection, txn, CHANGE_ADD, record, id);
+}
+
+OMENDB_API int omendb_add_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
+                                const uint64_t *ids, const void *vectors, int vector_type,
+                                uint64_t *new_ids)
+{
+    return api_write_batch(collection, txn, CHANGE_ADD, count, ids, vectors, (uint32_t)vector_type,
+                           new_ids);
+}
+
+OMENDB_API int omendb_put(omendb_collection *collection, omendb_txn *txn,
+                          const omendb_record *record, uint64_t *id)
+{
+    return api_write_one(collection, txn, CHANGE_PUT, record, id);
+}
+
+OMENDB_API int omendb_put_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
+                                const uint64_t *ids, const void *vectors, int vector_type,
+                                uint64_t *new_ids)
+{
+    return api_write_batch(collection, txn, CHANGE_PUT, count, ids, vectors, (uint32_t)vector_type,
+                           new_ids);
+}
+
+static int api_try_delete(omendb_collection *collection, omendb_txn *txn, size_t count,
+                          const uint64_t *ids, int skip_missing, size_t *deleted)
+{
+    struct records records;
+    int code = records_prepare(collection->collection, CHANGE_DELETE, count, ids, NULL, OMENDB_F32,
+                               &records);
+    records.change.skip_missing = skip_missing;
+    if (code == OMENDB_OK)
+        code = records_commit(&records, txn);
+    if (code == OMENDB_OK && deleted != NULL)
+        *deleted = records.change.affected;
+    records_destroy(&records);
+    return code;
+}
+
+static int api_delete(omendb_collection *collection, omendb_txn *txn, size_t count,
+                      const uint64_t *ids, int skip_missing, size_t *deleted)
+{
+    int code = api_writing(collection, txn);
+    if (deleted != NULL)
+        *deleted = 0;
+    if (code != OMENDB_OK || count == 0)
+        return code;
+    if (ids == NULL)
+        return api_null("ids");
+    struct work_wait wait = {0};
+    code = api_try_delete(collection, txn, count, ids, skip_missing, deleted);
+    while (code == OMENDB_NOMEM && work_relieve(collection->db, &wait))
+        code = api_try_delete(collection, txn, count, ids, skip_missing, deleted);
+    if (code == OMENDB_OK && txn == NULL)
+        work_reclaim(collection->db);
+    return code;
+}
+
+OMENDB_API int omendb_delete(omendb_collection *collection, omendb_txn *txn, uint64_t id)
+{
+    if (id == OMENDB_ID_AUTO)
+        return error_set(OMENDB_NOTFOUND, "OMENDB_ID_AUTO is the id of no record");
+    return api_delete(collection, txn, 1, &id, 0, NULL);
+}
+
+OMENDB_API int omendb_delete_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
+                                   const uint64_t *ids, size_t *deleted)
+{
+    return api_delete(collection, txn, count, ids, 1, deleted);
+}
+
+/* ------------------------------------------------------------------ reading */
+
+OMENDB_INTERNAL struct version *api_version(omendb_collection *collection, const omendb_txn *txn,
+                                            uint64_t *commit)
+{
+    if (txn == NULL)
+        return version_acquire_newest(collection->collection, commit);
+    *commit = txn->snapshot;
+    return version_acquire(collection->collection);
+}
+
+OMENDB_INTERNAL int api_find_vector(struct collection *collection, const struct version *version,
+                                    uint64_t commit, const omendb_txn *txn, uint64_t id,
+                                    const uint8_t **vector)
+{
+    const struct txn_write *own = txn_find(txn, collection, id);
+    struct location location = {NULL, NULL, 0};
+    *vector = NULL;
+    if (own != NULL) {
+        *vector = own->vector;
+    } else {
+        int code = version_locate(version, id, commit, &location);
+        if (code == OMENDB_OK && (location.memtable != NULL || location.segment != NULL))
+            code = location_vector(&location, vector);
+        if (code != OMENDB_OK)
+            return code;
+    }
+    return *vector != NULL ? OMENDB_OK
+                           : error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"",
+                                       (unsigned long long)id, collection->name);
+}
+
+OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64_t id,
+                          int vector_type, void *vector)
+{
+    const uint8_t *stored;
+    uint64_t commit;
+    int code = api_reading(collection, txn);
+    if (code == OMENDB_OK)
+        code = records_check_type((uint32_t)vector_type);
+    if (code != OMENDB_OK)
+        return code;
+    struct version *version = api_version(collection, txn, &commit);
+    code = api_find_vector(collection->collection, version, commit, txn, id, &stored);
+    if (code == OMENDB_OK && vector != NULL) {
+        code = scalar_export(&collection->collection->format, stored, (omendb_scalar)vector_type,
+                             vector);
+        if (code == OMENDB_INVALID)
+            records_refuse_type(collection->collection, vector_type);
+    }
+    version_release(version);
+    return code;
+}
+
+OMENDB_API int omendb_count(omendb_collection *collection, omendb_txn *txn, uint64_t *count)
+{
+    uint64_t commit;
+    int code = api_reading(collection, txn);
+    if (code != OMENDB_OK)
+        return code;
+    if (count == NULL)
+        return api_null("count");
+    struct version *version = api_version(collection, txn, &commit);
+    code = version_count(version, commit, count);
+    for (size_t i = 0; txn != NULL && i < txn->write_count && code == OMENDB_OK; i++) {
+        const struct txn_write *write = &txn->writes[i];
+        if (write->collection != collection->collection)
+            continue;
+        *count += write->vector != NULL && write->added;
+        *count -= write->vector == NULL && !write->added;
+    }
+    version_release(version);
+    return code;
+}
+
+OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint64_t from,
+                           uint64_t to, omendb_rows **rows)
+{
+    if (rows == NULL)
+        return api_null("rows");
+    *rows = NULL;
+    int code = api_reading(collection, txn);
+    if (code != OMENDB_OK)
+        return code;
+    struct work_wait wait = {0};
+    code = rows_open(collection->collection, txn, from, to, rows);
+    while (code == OMENDB_NOMEM && work_relieve(collection->db, &wait))
+        code = rows_open(collection->collection, txn, from, to, rows);
+    return code;
+}
+
+OMENDB_API int omendb_rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector)
+{
+    if (!rows_is_valid(rows))
+        return error_set(OMENDB_MISUSE, "rows is not an open cursor");
+    int code = api_database(rows_database(rows));
+    if (code != OMENDB_OK)
+        return code;
+    code = rows_next(rows, id, vector_type, vector);
+    return code == OMENDB_INVALID ? records_refuse_type(rows_collection(rows), vector_type) : code;
+}
+
+OMENDB_API void omendb_rows_close(omendb_rows *rows)
+{
+    if (!rows_is_valid(rows))
+        return;
+    omendb *db = rows_database(rows);
+    if (db->process != platform_process())
+        return;
+    rows_free(rows);
+    atomic_fetch_sub(&db->open_cursors, 1);
+    database_child_done(db);
+}

@@ -1,0 +1,330 @@
+/* salvage_prepared.c: prepared transactions of a damaged database.
+ *
+ * The logs are followed as recovery follows them: what is prepared is kept until its outcome, which
+ * applies it or drops it. What waits at the end is prepared in the new database, outcomes that are
+ * remembered are remembered there.
+ *
+ * Where the log has holes, what it says later is right: an outcome ends what waits under its name,
+ * also when it comes from a copy that the next log begins with; other changes under a known name
+ * are another transaction, of which the first one's end was lost; and so it was where two that wait
+ * hold one record. Without a hole none of that happens, and a copy says what is known.
+ *
+ * Memory: the changes of what waits, once here and once in the new database, and every name. */
+#include "salvage.h"
+#include "format.h"
+#include "lifecycle.h"
+#include "records.h"
+
+#include <string.h>
+
+/* Where the name is, or would go. */
+static size_t salvage_prepared_place(const struct salvage *salvage, const char *name)
+{
+    size_t low = 0, high = salvage->prepared_count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (strcmp(salvage->prepared[middle]->name, name) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static struct salvage_prepared *salvage_prepared_find(const struct salvage *salvage,
+                                                      const char *name)
+{
+    size_t at = salvage_prepared_place(salvage, name);
+    return at < salvage->prepared_count && strcmp(salvage->prepared[at]->name, name) == 0
+               ? salvage->prepared[at]
+               : NULL;
+}
+
+static void salvage_prepared_forget_changes(struct salvage *salvage, struct salvage_prepared *item)
+{
+    memory_free(&salvage->memory, item->changes, item->size);
+    item->changes = NULL;
+    item->size = 0;
+}
+
+/* The item of that name, new where it was not known: then without changes. */
+static int salvage_prepared_add(struct salvage *salvage, const char *name,
+                                struct salvage_prepared **item)
+{
+    void *items = salvage->prepared;
+    *item = salvage_prepared_find(salvage, name);
+    if (*item != NULL)
+        return OMENDB_OK;
+    int code = salvage_grow(salvage, &items, &salvage->prepared_capacity, salvage->prepared_count,
+                            sizeof(struct salvage_prepared *));
+    salvage->prepared = items;
+    if (code == OMENDB_OK)
+        *item = memory_zalloc(&salvage->memory, sizeof **item);
+    if (*item == NULL)
+        return OMENDB_NOMEM;
+    memcpy((*item)->name, name, strlen(name) + 1);
+    size_t at = salvage_prepared_place(salvage, name);
+    memmove(salvage->prepared + at + 1, salvage->prepared + at,
+            (salvage->prepared_count - at) * sizeof(struct salvage_prepared *));
+    salvage->prepared[at] = *item;
+    salvage->prepared_count++;
+    return OMENDB_OK;
+}
+
+static void salvage_prepared_remove(struct salvage *salvage, struct salvage_prepared *item)
+{
+    size_t at = salvage_prepared_place(salvage, item->name);
+    salvage_prepared_forget_changes(salvage, item);
+    memory_free(&salvage->memory, item, sizeof *item);
+    salvage->prepared_count--;
+    memmove(salvage->prepared + at, salvage->prepared + at + 1,
+            (salvage->prepared_count - at) * sizeof(struct salvage_prepared *));
+}
+
+OMENDB_INTERNAL void salvage_prepared_destroy(struct salvage *salvage)
+{
+    for (size_t i = 0; i < salvage->prepared_count; i++) {
+        salvage_prepared_forget_changes(salvage, salvage->prepared[i]);
+        memory_free(&salvage->memory, salvage->prepared[i], sizeof **salvage->prepared);
+    }
+    memory_free(&salvage->memory, salvage->prepared,
+                salvage->prepared_capacity * sizeof(struct salvage_prepared *));
+}
+
+/* ------------------------------------------------------------------ what the logs say */
+
+static void salvage_prepared_tell_unread(struct salvage *salvage,
+                                         const struct salvage_prepared *item, size_t at)
+{
+    salvage_tell(salvage,
+                 "the changes of the prepared transaction \"%s\" cannot be read from byte %zu of "
+                 "%zu on, or are of a collection of which nothing is known; that part of it is "
+                 "lost",
+                 item->name, at, item->size);
+}
+
+static int salvage_prepared_is(const struct salvage_prepared *item,
+                               const struct prepared_logged *logged)
+{
+    return item->state == OMENDB_PREPARED_WAITING && item->size == logged->size &&
+           (item->size == 0 || memcmp(item->changes, logged->changes, item->size) == 0);
+}
+
+/* Automatic ids go on behind those of its puts, whatever becomes of it. */
+static void salvage_prepared_pass_ids(const struct salvage *salvage,
+                                      const struct prepared_logged *logged)
+{
+    struct salvage_collection *collection;
+    struct commit_logged change;
+    for (size_t at = 0, used = 0; at < logged->size; at += used) {
+        if (salvage_decode_records(salvage, logged->changes + at, logged->size - at, &change,
+                                   &collection, &used) != OMENDB_OK)
+            return;
+        if (collection->target == NULL || change.kind == CHANGE_DELETE)
+            continue;
+        uint64_t id, next = atomic_load(&collection->target->next_id);
+        for (uint32_t i = 0; i < change.count; i++) {
+            memcpy(&id, change.body + i * sizeof id, sizeof id);
+            next = id >= next && id != OMENDB_ID_AUTO ? id + 1 : next;
+        }
+        atomic_store(&collection->target->next_id, next);
+    }
+}
+
+static int salvage_note_waiting(struct salvage *salvage, uint64_t log,
+                                const struct prepared_logged *logged)
+{
+    struct salvage_prepared *item = salvage_prepared_find(salvage, logged->name);
+    if (item != NULL && salvage_prepared_is(item, logged))
+        return OMENDB_OK;
+    if (item != NULL && item->state == OMENDB_PREPARED_WAITING)
+        salvage_tell(salvage,
+                     "wal-%llu: a second transaction is prepared as \"%s\": what became of the "
+                     "first one is lost, and so are its changes",
+                     (unsigned long long)log, logged->name);
+    salvage_prepared_pass_ids(salvage, logged);
+    uint8_t *changes = memory_alloc(&salvage->memory, logged->size);
+    if (changes == NULL)
+        return OMENDB_NOMEM;
+    int code = salvage_prepared_add(salvage, logged->name, &item);
+    if (code != OMENDB_OK) {
+        memory_free(&salvage->memory, changes, logged->size);
+        return code;
+    }
+    if (logged->size != 0)
+        memcpy(changes, logged->changes, logged->size);
+    salvage_prepared_forget_changes(salvage, item);
+    item->changes = changes;
+    item->size = logged->size;
+    item->state = OMENDB_PREPARED_WAITING;
+    item->commit = salvage->sequence;
+    return OMENDB_OK;
+}
+
+static int salvage_prepared_apply(struct salvage *salvage, uint64_t log,
+                                  const struct salvage_prepared *item)
+{
+    int code = OMENDB_OK;
+    size_t at = 0;
+    while (at < item->size && code == OMENDB_OK) {
+        struct salvage_collection *collection;
+        struct commit_logged change;
+        size_t used = 0;
+        code = salvage_decode_records(salvage, item->changes + at, item->size - at, &change,
+                                      &collection, &used);
+        if (code == OMENDB_OK)
+            code = salvage_apply_records(salvage, log, &change, collection);
+        at += code == OMENDB_OK ? used : 0;
+    }
+    if (code != OMENDB_CORRUPT)
+        return code;
+    salvage_prepared_tell_unread(salvage, item, at);
+    return OMENDB_OK;
+}
+
+static int salvage_note_outcome(struct salvage *salvage, uint64_t log,
+                                const struct prepared_logged *logged)
+{
+    struct salvage_prepared *item = salvage_prepared_find(salvage, logged->name);
+    const int waits = item != NULL && item->state == OMENDB_PREPARED_WAITING;
+    int code = OMENDB_OK;
+    if (logged->state == OMENDB_PREPARED_COMMITTED && waits)
+        code = salvage_prepared_apply(salvage, log, item);
+    else if (logged->state == OMENDB_PREPARED_COMMITTED && logged->kind == CHANGE_SETTLE)
+        salvage_tell(salvage,
+                     "wal-%llu: the prepared transaction \"%s\" was committed, but its changes are "
+                     "lost",
+                     (unsigned long long)log, logged->name);
+    if (code == OMENDB_OK)
+        code = salvage_prepared_add(salvage, logged->name, &item);
+    if (code != OMENDB_OK)
+        return code;
+    salvage_prepared_forget_changes(salvage, item);
+    item->state = logged->state;
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int salvage_note_prepared(struct salvage *salvage, uint64_t log,
+                                          const struct prepared_logged *logged)
+{
+    if (logged->kind == CHANGE_PREPARE)
+        return salvage_note_waiting(salvage, log, logged);
+    if (logged->state != PREPARED_FORGOTTEN)
+        return salvage_note_outcome(salvage, log, logged);
+    struct salvage_prepared *item = salvage_prepared_find(salvage, logged->name);
+    if (item == NULL)
+        return OMENDB_OK;
+    if (item->state == OMENDB_PREPARED_WAITING)
+        salvage_tell(salvage,
+                     "wal-%llu: the prepared transaction \"%s\" is forgotten, but what became of "
+                     "it is lost, and so are its changes",
+                     (unsigned long long)log, logged->name);
+    salvage_prepared_remove(salvage, item);
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ into the new database */
+
+/* Whether one that is prepared already holds a record of the change. */
+static int salvage_is_held(omendb *db, const struct commit_logged *logged,
+                           const struct collection *target)
+{
+    int held = 0;
+    platform_mutex_lock(&db->commit_mutex);
+    for (uint32_t i = 0; i < logged->count && !held; i++)
+        held = prepared_holder(db, target->id, format_get64(logged->body + i * sizeof(uint64_t))) !=
+               NULL;
+    platform_mutex_unlock(&db->commit_mutex);
+    return held;
+}
+
+/* Deletes of records that are lost are left out: nothing stands in for them. OMENDB_CONFLICT,
+ * without a sentence: one that was prepared later holds a record of it. */
+static int salvage_prepare_change(omendb_txn *txn, const struct commit_logged *logged,
+                                  struct collection *target)
+{
+    struct records records;
+    const uint32_t kind = logged->kind == CHANGE_DELETE ? CHANGE_DELETE : CHANGE_PUT;
+    const uint64_t *ids = (const uint64_t *)(const void *)logged->body;
+    if (logged->count == 0)
+        return OMENDB_OK;
+    if (salvage_is_held(target->db, logged, target))
+        return OMENDB_CONFLICT;
+    int code = records_prepare(target, kind, logged->count, ids, ids + logged->count,
+                               target->schema.scalar, &records);
+    records.change.skip_missing = 1;
+    if (code == OMENDB_OK && records.change.automatic)
+        code = OMENDB_INVALID;
+    if (code == OMENDB_OK)
+        code = records_commit(&records, txn);
+    records_destroy(&records);
+    return code == OMENDB_INVALID ? OMENDB_CORRUPT : code;
+}
+
+static int salvage_prepare_changes(struct salvage *salvage, const struct salvage_prepared *item,
+                                   omendb_txn *txn)
+{
+    int code = OMENDB_OK;
+    size_t at = 0;
+    while (at < item->size && code == OMENDB_OK) {
+        struct salvage_collection *collection;
+        struct commit_logged change;
+        size_t used = 0;
+        code = salvage_decode_records(salvage, item->changes + at, item->size - at, &change,
+                                      &collection, &used);
+        if (code == OMENDB_OK && collection->target != NULL)
+            code = salvage_prepare_change(txn, &change, collection->target);
+        at += code == OMENDB_OK ? used : 0;
+    }
+    if (code != OMENDB_CORRUPT)
+        return code;
+    salvage_prepared_tell_unread(salvage, item, at);
+    return OMENDB_OK;
+}
+
+static int salvage_prepare(struct salvage *salvage, const struct salvage_prepared *item)
+{
+    omendb_txn *txn = NULL;
+    if (item->state != OMENDB_PREPARED_WAITING)
+        return prepared_remember(salvage->db, item->name, item->state);
+    int code = txn_begin(salvage->db, OMENDB_READ_WRITE, &txn);
+    if (code != OMENDB_OK)
+        return code;
+    code = salvage_prepare_changes(salvage, item, txn);
+    if (code == OMENDB_OK)
+        code = txn_commit(txn, item->name);
+    txn_end(txn);
+    database_child_done(salvage->db);
+    return code;
+}
+
+/* The last one first. */
+static int salvage_prepared_compare(const void *left, const void *right)
+{
+    const struct salvage_prepared *const *a = left, *const *b = right;
+    return ((*a)->commit < (*b)->commit) - ((*a)->commit > (*b)->commit);
+}
+
+OMENDB_INTERNAL int salvage_prepare_all(struct salvage *salvage)
+{
+    int code = OMENDB_OK;
+    if (salvage->prepared_count > 1)
+        sort_array((void *)salvage->prepared, salvage->prepared_count,
+                   sizeof(struct salvage_prepared *), salvage_prepared_compare);
+    for (size_t i = 0; i < salvage->prepared_count && code == OMENDB_OK; i++) {
+        struct salvage_prepared *item = salvage->prepared[i];
+        struct work_wait wait = {0};
+        do {
+            code = salvage_prepare(salvage, item);
+        } while (code == OMENDB_NOMEM && work_relieve(salvage->db, &wait));
+        if (code == OMENDB_CONFLICT) {
+            salvage_tell(salvage,
+                         "the prepared transaction \"%s\" changes a record that one prepared later "
+                         "changes, too: what became of it is lost, and so are its changes",
+                         item->name);
+            code = OMENDB_OK;
+        }
+        salvage_prepared_forget_changes(salvage, item);
+    }
+    return code;
+}
