@@ -5,6 +5,8 @@
 #   OMENDB_BENCH=quick make bench       all of them over 100,000 rows
 #   bench/run.sh search open            only these (build first, then search, reuses the indexes)
 #   bench/run.sh peers                  OmenDB beside the libraries of PyPI, on every set that is there
+#   bench/run.sh commit recovery mixed  durable commits beside SQLite, a log of 1 GB replayed, and
+#                                       searches beside a writer at full speed
 #   OMENDB_BENCH_DATA=text bench/run.sh build search
 #                                       another set: sift (default), text, wide or growth
 #   OMENDB_BENCH_DATA=growth OMENDB_BENCH_ROWS=10000000 OMENDB_BENCH_QUERIES=1000 \
@@ -20,8 +22,8 @@
 # The libraries of PyPI, in an environment of their own, since they want another numpy:
 #   python3 -m venv build/peers && build/peers/bin/pip install -r bench/requirements.txt
 #
-# Needs a C++17 compiler. Peers that are not installed (Debian: libhnswlib-dev, libfaiss-dev) are
-# left out. OmenDB is compiled as its users do, without -m flags;
+# Needs a C++17 compiler. Peers that are not installed (Debian: libhnswlib-dev, libfaiss-dev,
+# libsqlite3-dev) are left out. OmenDB is compiled as its users do, without -m flags;
 # hnswlib, which is a header, with -O3 -march=native; FAISS is what the system has.
 set -eu
 cd "$(dirname "$0")/.."
@@ -37,6 +39,9 @@ if [ "${OMENDB_BENCH:-}" = quick ]; then
     export OMENDB_BENCH_ROWS="${OMENDB_BENCH_ROWS:-100000}"
     export OMENDB_BENCH_QUERIES="${OMENDB_BENCH_QUERIES:-2000}"
     export OMENDB_BENCH_CHURN_ROWS="${OMENDB_BENCH_CHURN_ROWS:-20000}"
+    export OMENDB_BENCH_COMMIT_SECONDS="${OMENDB_BENCH_COMMIT_SECONDS:-3}"
+    export OMENDB_BENCH_RECOVERY_MB="${OMENDB_BENCH_RECOVERY_MB:-256}"
+    export OMENDB_BENCH_MIXED_ROWS="${OMENDB_BENCH_MIXED_ROWS:-40000}"
 fi
 # Huge pages for everybody's malloc: without them the libraries in memory lose up to a half.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
@@ -66,6 +71,11 @@ build() {
     else
         echo "FAISS (libfaiss-dev) is not here and is left out"
     fi
+    if has sqlite3.h -lsqlite3; then
+        libraries="-lsqlite3 $libraries"
+    else
+        echo "SQLite (libsqlite3-dev) is not here and is left out"
+    fi
     compile "$objects/omendb.o" omendb.c "$CC" -std=c11 -O2
     for name in bench "$@"; do
         compile "$objects/$name.o" "bench/$name.cpp" "$CXX" -std=c++17 -O3 -I.
@@ -89,9 +99,10 @@ run_peers() {
         ${OMENDB_BENCH_DATA:+--data "$OMENDB_BENCH_DATA"}
 }
 
-all="build search batch peers ingest open churn"
+all="build search batch peers ingest open churn commit recovery mixed"
 chosen=${*:-$all}
-build bench_build bench_search bench_batch bench_ingest bench_open bench_churn
+build bench_build bench_search bench_batch bench_ingest bench_open bench_churn bench_commit \
+    bench_recovery bench_mixed
 [ $# -gt 0 ] || [ ! -x "$BUILD/bench/bench_kernels" ] || "$BUILD/bench/bench_kernels"
 
 failed=0
