@@ -32,6 +32,11 @@
  * FAULTS. The n-th call since crash_faults_begin, counting those in `kinds`, fails with a code and
  * errno, once or from then on; a failing write leaves its first half written (a short write).
  *
+ * COPY ON WRITE. A file of an image in which nothing is on its way borrows the bytes of the replay,
+ * which must outlive the image, until it is written to.
+ *
+ * LEAKS. open_handles and maps count what the library holds.
+ *
  * Threads: every call takes one mutex. */
 #ifndef OMENDB_TEST_CRASH_VFS_H
 #define OMENDB_TEST_CRASH_VFS_H
@@ -78,6 +83,7 @@ struct crash_event {
 
 struct crash_inode {
     uint8_t *data;
+    int borrowed; /* the bytes are somebody else's */
     uint64_t size, capacity;
     uint32_t references; /* names and open handles */
     uint32_t syncs;
@@ -104,8 +110,10 @@ enum {
     CRASH_CALL_WRITE = 2, /* write */
     CRASH_CALL_SPACE = 4, /* allocate, opening with creating, making a directory */
     CRASH_CALL_SYNC = 8,
-    CRASH_CALL_OTHER = 16, /* rename, unlink, truncate, close, lock, identity */
-    CRASH_CALL_ALL = 31
+    CRASH_CALL_OTHER = 16, /* rename, unlink, truncate, close, lock */
+    CRASH_CALL_ALL = 31,
+    CRASH_CALL_OPEN = 32, /* every opening, of files and directories, and list */
+    CRASH_CALL_MAP = 64
 };
 
 struct crash_faults {
@@ -135,6 +143,9 @@ struct crash_fs {
     struct crash_faults faults;
     uint64_t now;
     uint64_t identity;
+    int64_t open_handles, maps;
+    void (*before_sync)(void *argument); /* NULL, or called without the mutex */
+    void *argument;
 };
 
 struct crash_handle {
@@ -266,19 +277,46 @@ static inline uint32_t crash_new_inode(struct crash_fs *fs, const char *name)
     return (uint32_t)fs->inode_count++;
 }
 
+static inline void crash_free_bytes(struct crash_inode *inode)
+{
+    if (!inode->borrowed)
+        free(inode->data);
+}
+
+/* Before the bytes are changed. */
+static inline void crash_own(struct crash_inode *inode)
+{
+    if (!inode->borrowed)
+        return;
+    const uint8_t *data = inode->data;
+    inode->capacity = inode->size + 1;
+    inode->data = crash_memory(NULL, (size_t)inode->capacity);
+    memcpy(inode->data, data, (size_t)inode->size);
+    inode->borrowed = 0;
+}
+
+static inline void crash_borrow(struct crash_inode *inode, const struct crash_inode *from)
+{
+    inode->data = from->data;
+    inode->size = inode->capacity = from->size;
+    inode->borrowed = from->data != NULL;
+}
+
 static inline void crash_drop_inode(struct crash_fs *fs, uint32_t number)
 {
     struct crash_inode *inode = &fs->inodes[number];
     if (--inode->references == 0) {
-        free(inode->data);
+        crash_free_bytes(inode);
         inode->data = NULL;
         inode->size = inode->capacity = 0;
+        inode->borrowed = 0;
     }
 }
 
 /* Bytes between the old and the new size become zero. */
 static inline void crash_resize(struct crash_inode *inode, uint64_t size)
 {
+    crash_own(inode);
     if (size > inode->capacity) {
         inode->capacity = size < 4096 ? 4096 : size + size / 4;
         inode->data = crash_memory(inode->data, (size_t)inode->capacity);
@@ -365,7 +403,8 @@ static inline int crash_open_directory(void *context, const char *path, int crea
     struct crash_fs *fs = crash_enter(context);
     struct crash_directory *directory = crash_directory(fs, path);
     *out = NULL;
-    if (crash_fails(fs, create && directory == NULL ? CRASH_CALL_SPACE : CRASH_CALL_READ))
+    if (crash_fails(fs, CRASH_CALL_OPEN |
+                            (create && directory == NULL ? CRASH_CALL_SPACE : CRASH_CALL_READ)))
         return crash_leave_failed(fs);
     if (directory == NULL && !create)
         return crash_leave(fs, OMENDB_NOTFOUND, ENOENT);
@@ -379,13 +418,16 @@ static inline int crash_open_directory(void *context, const char *path, int crea
         event->directory = crash_directory_number(fs, directory);
     }
     *out = directory;
+    fs->open_handles++;
     return crash_leave(fs, OMENDB_OK, 0);
 }
 
 static inline void crash_close_directory(void *context, void *directory)
 {
-    (void)context;
+    struct crash_fs *fs = crash_enter(context);
     (void)directory;
+    fs->open_handles--;
+    crash_leave(fs, OMENDB_OK, 0);
 }
 
 static inline int crash_sync_directory(void *context, void *handle)
@@ -414,7 +456,7 @@ static inline int crash_list(void *context, void *handle,
     struct crash_fs *fs = crash_enter(context);
     struct crash_directory *directory = handle;
     int status = OMENDB_OK;
-    if (crash_fails(fs, CRASH_CALL_READ))
+    if (crash_fails(fs, CRASH_CALL_OPEN | CRASH_CALL_READ))
         return crash_leave_failed(fs);
     const size_t count = directory->count;
     struct crash_entry *copy = crash_memory(NULL, count * sizeof *copy);
@@ -486,7 +528,8 @@ static inline int crash_open(void *context, void *handle, const char *name, int 
     const struct crash_entry *entry = crash_find(directory, name);
     const int creates = (flags & OMENDB_OPEN_CREATE) != 0;
     *out = NULL;
-    if (crash_fails(fs, creates && entry == NULL ? CRASH_CALL_SPACE : CRASH_CALL_READ))
+    if (crash_fails(fs, CRASH_CALL_OPEN |
+                            (creates && entry == NULL ? CRASH_CALL_SPACE : CRASH_CALL_READ)))
         return crash_leave_failed(fs);
     if (entry == NULL && !creates)
         return crash_leave(fs, OMENDB_NOTFOUND, ENOENT);
@@ -498,6 +541,7 @@ static inline int crash_open(void *context, void *handle, const char *name, int 
     file->created = entry == NULL;
     file->writable = (flags & OMENDB_OPEN_WRITE) != 0;
     fs->inodes[file->inode].references++;
+    fs->open_handles++;
     *out = file;
     return crash_leave(fs, OMENDB_OK, 0);
 }
@@ -517,6 +561,7 @@ static inline int crash_close(void *context, void *handle)
     crash_unlock(&fs->inodes[file->inode], file);
     crash_drop_inode(fs, file->inode);
     free(file);
+    fs->open_handles--;
     if (crash_fails(fs, CRASH_CALL_OTHER))
         return crash_leave_failed(fs);
     return crash_leave(fs, OMENDB_OK, 0);
@@ -562,6 +607,7 @@ static inline void crash_put(struct crash_fs *fs, uint32_t number, uint64_t offs
         return;
     if (offset + size > fs->inodes[number].size)
         crash_set_size(fs, number, offset + size);
+    crash_own(&fs->inodes[number]);
     memcpy(fs->inodes[number].data + offset, buffer, size);
     if (!fs->recording)
         return;
@@ -613,6 +659,9 @@ static inline int crash_allocate(void *context, void *handle, uint64_t size)
 
 static inline int crash_sync(void *context, void *handle)
 {
+    const struct crash_fs *hooked = context;
+    if (hooked->before_sync != NULL)
+        hooked->before_sync(hooked->argument);
     struct crash_fs *fs = crash_enter(context);
     const struct crash_handle *file = handle;
     struct crash_inode *inode = &fs->inodes[file->inode];
@@ -645,7 +694,7 @@ static inline int crash_map(void *context, void *handle, uint64_t size, const vo
     *address = NULL;
     if (!fs->can_map)
         return crash_leave(fs, OMENDB_UNSUPPORTED, ENODEV);
-    if (crash_fails(fs, CRASH_CALL_READ))
+    if (crash_fails(fs, CRASH_CALL_READ | CRASH_CALL_MAP))
         return crash_leave_failed(fs);
     if (size == 0 || size > inode->size)
         return crash_leave(fs, OMENDB_IOERR, EIO);
@@ -653,14 +702,17 @@ static inline int crash_map(void *context, void *handle, uint64_t size, const vo
     if (copy == NULL)
         return crash_leave(fs, OMENDB_NOMEM, ENOMEM);
     memcpy(copy, inode->data, (size_t)size);
+    fs->maps++;
     *address = copy;
     return crash_leave(fs, OMENDB_OK, 0);
 }
 
 static inline void crash_unmap(void *context, const void *address, uint64_t size)
 {
-    (void)context;
+    struct crash_fs *fs = crash_enter(context);
     (void)size;
+    fs->maps--;
+    crash_leave(fs, OMENDB_OK, 0);
     free((void *)(uintptr_t)address);
 }
 
@@ -752,7 +804,7 @@ static inline void crash_fs_destroy(struct crash_fs *fs)
     if (fs == NULL)
         return;
     for (size_t i = 0; i < fs->inode_count; i++)
-        free(fs->inodes[i].data);
+        crash_free_bytes(&fs->inodes[i]);
     for (size_t i = 0; i < fs->directory_count; i++)
         free(fs->directories[i].entries);
     for (size_t i = 0; i < fs->event_count; i++)
@@ -1074,10 +1126,7 @@ static inline void crash_image_file(const struct crash_replay *replay,
                                     struct crash_choice *choice)
 {
     int sizes_go_on = 1;
-    if (file->stable.size > 0) {
-        crash_resize(inode, file->stable.size);
-        memcpy(inode->data, file->stable.data, (size_t)file->stable.size);
-    }
+    crash_borrow(inode, &file->stable);
     for (size_t i = 0; i < file->count; i++) {
         const struct crash_event *event = &replay->fs->events[file->pending[i]];
         const int chosen = crash_choose(choice, event->kind);
@@ -1089,6 +1138,7 @@ static inline void crash_image_file(const struct crash_replay *replay,
         }
         if (chosen == 0 || event->offset >= inode->size)
             continue;
+        crash_own(inode);
         if (chosen == 1 && event->offset + event->size <= inode->size)
             memcpy(inode->data + event->offset, event->data, (size_t)event->size);
         else
@@ -1150,18 +1200,34 @@ static inline struct crash_fs *crash_image(const struct crash_replay *replay, en
     return image;
 }
 
-/* The same files, all stable: what a new process finds when only the old one died. */
-static inline struct crash_fs *crash_fs_copy(const struct crash_fs *fs)
+/* Nothing of it is borrowed any more: it may outlive the replay. */
+static inline void crash_fs_own(struct crash_fs *fs)
+{
+    for (size_t i = 0; i < fs->inode_count; i++)
+        crash_own(&fs->inodes[i]);
+}
+
+/* The bytes of a copied file. Borrowed ones belong to a replay, which outlives both. */
+static inline void crash_copy_bytes(struct crash_inode *copy, const struct crash_inode *inode,
+                                    int borrow)
+{
+    if (borrow || inode->borrowed) {
+        crash_borrow(copy, inode);
+    } else if (inode->size > 0) {
+        crash_resize(copy, inode->size);
+        memcpy(copy->data, inode->data, (size_t)inode->size);
+    }
+}
+
+/* `borrow`: the copy goes before anything is done to `fs`, and takes its bytes from there. */
+static inline struct crash_fs *crash_fs_copy_or_borrow(const struct crash_fs *fs, int borrow)
 {
     struct crash_fs *copy = crash_fs_create(1);
     for (size_t i = 0; i < fs->inode_count; i++) {
         const uint32_t inode = crash_new_inode(copy, "");
         memcpy(copy->inodes[inode].kind, fs->inodes[i].kind, CRASH_NAME);
         copy->inodes[inode].directory = fs->inodes[i].directory;
-        if (fs->inodes[i].size > 0) {
-            crash_resize(&copy->inodes[inode], fs->inodes[i].size);
-            memcpy(copy->inodes[inode].data, fs->inodes[i].data, (size_t)fs->inodes[i].size);
-        }
+        crash_copy_bytes(&copy->inodes[inode], &fs->inodes[i], borrow);
     }
     for (size_t i = 0; i < fs->directory_count; i++) {
         snprintf(copy->directories[i].path, sizeof copy->directories[i].path, "%s",
@@ -1172,6 +1238,12 @@ static inline struct crash_fs *crash_fs_copy(const struct crash_fs *fs)
         copy->directory_count = i + 1;
     }
     return copy;
+}
+
+/* The same files, all stable: what a new process finds when only the old one died. */
+static inline struct crash_fs *crash_fs_copy(const struct crash_fs *fs)
+{
+    return crash_fs_copy_or_borrow(fs, 0);
 }
 
 #endif

@@ -7,6 +7,7 @@
  *
  * Argument: a part of the scenarios' names. */
 #define _POSIX_C_SOURCE 200809L
+#define _DEFAULT_SOURCE 1
 
 #include "fault_scenarios.h"
 #include "test.h"
@@ -15,7 +16,11 @@ static uint64_t memory_at;
 static int memory_forever;
 static uint32_t memory_io;
 static const char *memory_filter;
-static uint64_t memory_runs;
+
+#define MEMORY_WAYS 4 /* once or from then on; mapped or read */
+/* Once and mapped: with a limit, so that calls try again, and mostly succeed. */
+#define MEMORY_LIMIT (UINT64_C(1) << 30)
+#define MEMORY_MOST  400 /* runs of a shard, where not all are made */
 
 static void memory_arm(struct fault_run *run)
 {
@@ -35,12 +40,9 @@ static int memory_complain(const struct fault_scenario *scenario, const char *wh
 
 static int memory_is_balanced(const struct fault_scenario *scenario, const struct fault_run *run)
 {
-    if (run->memory->balance == 0 && run->memory->blocks == 0 && run->memory->wrong_sizes == 0)
-        return 1;
-    fprintf(stderr, "    %lld bytes in %lld blocks left, %d wrong sizes\n",
-            (long long)run->memory->balance, (long long)run->memory->blocks,
-            run->memory->wrong_sizes);
-    return memory_complain(scenario, "memory was not given back", OMENDB_OK);
+    const int memory = fault_memory_is_balanced(run), handles = fault_vfs_is_balanced(run);
+    return memory && handles ? 1
+                             : memory_complain(scenario, "something was not given back", OMENDB_OK);
 }
 
 static int memory_reopen(const struct fault_scenario *scenario, const struct fault_run *run,
@@ -80,6 +82,9 @@ static int memory_afterwards(const struct fault_scenario *scenario, struct fault
         return memory_complain(scenario, "reading afterwards", status);
     if (!fault_state_is_legal(run, failed, digest))
         return memory_complain(scenario, "the handle shows a state that is not legal", failed);
+    if (run->again != NULL && (status = run->again(run->db, "moved")) != OMENDB_OK)
+        return memory_complain(scenario, "the same step afterwards", status);
+    run->acknowledged += run->again != NULL;
     fault_extra_put(run);
     if (run->docs != NULL && !run->extra)
         return memory_complain(scenario, "a put afterwards", OMENDB_NOMEM);
@@ -97,7 +102,7 @@ static int memory_run(const struct fault_scenario *scenario, const struct crash_
     memcpy(run.states, reference->states, sizeof run.states);
     run.fs->recording = 0;
     run.io = memory_io;
-    memory_runs++;
+    run.memory_limit = reference->memory_limit;
     const int status = fault_play(&run, scenario, memory_arm);
     *done = memory.hits == 0;
     memory.armed = 0;
@@ -116,31 +121,31 @@ static int memory_run(const struct fault_scenario *scenario, const struct crash_
     return good;
 }
 
-static int memory_scenario(const struct fault_scenario *scenario)
+/* One scenario, once or from then on, mapped or read. */
+static int memory_shard(uint64_t shard, void *result, const void *filter)
 {
-    struct crash_fs *start = fault_prepare(scenario->died);
+    const struct fault_scenario *scenario = &fault_scenarios[shard / MEMORY_WAYS];
     struct fault_memory memory;
     struct fault_run reference = {.reference = 1, .memory = &memory};
-    int bad = 0;
-    const uint64_t before = memory_runs;
-    const uint64_t step = support_scale() >= 1.0 ? 1 : (uint64_t)(1.0 / support_scale());
+    uint64_t *runs = result;
+    int bad = 0, done = 0;
+    if (filter != NULL && strstr(scenario->name, filter) == NULL)
+        return 0;
+    struct crash_fs *start = fault_prepare(scenario->start);
     fault_memory_init(&memory);
+    memory_forever = shard % MEMORY_WAYS >= 2;
+    memory_io = shard % 2 ? OMENDB_IO_MAP : OMENDB_IO_PREAD;
     memory_at = 0;
+    reference.io = memory_io;
+    reference.memory_limit = memory_forever || memory_io != OMENDB_IO_MAP ? 0 : MEMORY_LIMIT;
     reference.fs = crash_fs_copy(start);
     const int status = fault_play(&reference, scenario, memory_arm);
     if (status != OMENDB_OK)
         bad += !memory_complain(scenario, "without a fault", status);
+    const uint64_t step = fault_step(memory.calls, MEMORY_MOST);
     fault_close(&reference);
-    for (int i = 0; i < 4 && bad == 0; i++) {
-        int done = 0;
-        memory_forever = i / 2;
-        memory_io = i % 2 ? OMENDB_IO_MAP : OMENDB_IO_PREAD;
-        for (memory_at = 1; !done && bad < 3; memory_at += step)
-            bad += !memory_run(scenario, start, &reference, &done);
-    }
-    printf("  %-32s %6llu runs%s\n", scenario->name, (unsigned long long)(memory_runs - before),
-           bad ? "  FAILED" : "");
-    fflush(stdout);
+    for (memory_at = 1; !done && bad == 0; memory_at += step, ++*runs)
+        bad += !memory_run(scenario, start, &reference, &done);
     crash_fs_destroy(reference.fs);
     crash_fs_destroy(start);
     pthread_mutex_destroy(&memory.mutex);
@@ -149,11 +154,7 @@ static int memory_scenario(const struct fault_scenario *scenario)
 
 TEST(failing_allocations_lose_nothing_and_leak_nothing)
 {
-    int bad = 0;
-    for (size_t i = 0; i < FAULT_SCENARIOS; i++)
-        if (memory_filter == NULL || strstr(fault_scenarios[i].name, memory_filter) != NULL)
-            bad += memory_scenario(&fault_scenarios[i]);
-    CHECK_EQ_INT(bad, 0);
+    CHECK_EQ_INT(fault_run_all(memory_filter, MEMORY_WAYS, memory_shard), 0);
 }
 
 int main(int argc, char **argv)

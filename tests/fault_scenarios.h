@@ -1,5 +1,7 @@
 /* fault_scenarios.h: what the tests of failing files and failing memory do to a database.
  *
+ * To add a scenario: a function fault_act_*, and a line in fault_scenarios.
+ *
  * A scenario starts from a prepared disk, opens it, and acts. A run without faults notes the digest
  * of the database after each commit; a run with faults counts the commits that were acknowledged.
  * Then the database is reopened without faults and must hold the state after the last acknowledged
@@ -11,6 +13,7 @@
 #define OMENDB_TEST_FAULT_SCENARIOS_H
 
 #include "crash_vfs.h"
+#include "parallel.h"
 #include "support.h"
 
 #define FAULT_DOCS   8
@@ -101,11 +104,14 @@ struct fault_run {
     omendb *db;
     omendb_collection *docs, *tags;
     uint32_t io;
-    int reference; /* notes digests; otherwise counts */
+    uint64_t memory_limit; /* 0: none, and who lacks memory is told at once */
+    int reference;         /* notes digests; otherwise counts */
     uint64_t states[FAULT_STATES];
     size_t acknowledged; /* index of the newest acknowledged state */
     int committing;      /* the call that failed, if one did, was a commit */
     int extra;           /* a record was put after the fault, and acknowledged */
+    int (*again)(omendb *db,
+                 const char *name); /* the step of "moved" that was tried last, or NULL */
 };
 
 static inline int fault_open_path(struct fault_run *run, const char *path, int read_only,
@@ -120,6 +126,7 @@ static inline int fault_open_path(struct fault_run *run, const char *path, int r
     options.tail_limit = 16 * 1024;
     options.stall_timeout_ms = 200;
     options.io = run->io;
+    options.memory_limit = run->memory_limit;
     options.read_only = (uint32_t)read_only;
     options.allocator = run->memory == NULL ? NULL : &allocator;
     return omendb_open(path, &options, db);
@@ -194,10 +201,31 @@ static inline omendb_schema fault_schema(uint32_t dim)
     return schema;
 }
 
+enum fault_start { FAULT_CLOSED, FAULT_DIED, FAULT_LARGE };
+
+/* One segment with a graph that is walked. */
+static inline struct crash_fs *fault_prepare_large(void)
+{
+    struct crash_fs *fs = crash_fs_create(0);
+    struct fault_run run = {.fs = fs};
+    const omendb_schema docs = fault_schema(FAULT_DOCS), tags = fault_schema(FAULT_TAGS);
+    fault_must(fault_open_path(&run, "/db", 0, &run.db));
+    fault_must(omendb_collection_create(run.db, "docs", &docs, &run.docs));
+    fault_must(omendb_collection_create(run.db, "tags", &tags, &run.tags));
+    for (uint64_t i = 0; i < 8; i++)
+        fault_must(fault_put_many(&run, run.docs, NULL, FAULT_DOCS, i * 250, 250, i * 250));
+    fault_must(omendb_optimize(run.db, NULL, NULL));
+    fault_must(fault_close(&run));
+    return fs;
+}
+
 /* Two segments and tombstones, in `docs`; a few records in `tags`; and, if the process died, a log.
  */
-static inline struct crash_fs *fault_prepare(int died)
+static inline struct crash_fs *fault_prepare(enum fault_start start)
 {
+    if (start == FAULT_LARGE)
+        return fault_prepare_large();
+    const int died = start == FAULT_DIED;
     struct crash_fs *fs = crash_fs_create(0), *copy;
     struct fault_run run = {.fs = fs};
     const omendb_schema docs = fault_schema(FAULT_DOCS), tags = fault_schema(FAULT_TAGS);
@@ -261,6 +289,11 @@ static inline int fault_act_put_batch(struct fault_run *run)
     return fault_commit(run, fault_put_many(run, run->docs, NULL, FAULT_DOCS, 100, 150, 7000));
 }
 
+static inline int fault_act_put_batch_above(struct fault_run *run)
+{
+    return fault_commit(run, fault_put_many(run, run->docs, NULL, FAULT_DOCS, 100, 50, 7500));
+}
+
 static inline int fault_act_delete(struct fault_run *run)
 {
     int status = fault_commit(run, omendb_delete(run->docs, NULL, 33));
@@ -290,6 +323,82 @@ static inline int fault_act_create(struct fault_run *run)
 static inline int fault_act_drop(struct fault_run *run)
 {
     return fault_commit(run, omendb_collection_drop(run->db, "tags"));
+}
+
+static inline int fault_act_create_many(struct fault_run *run)
+{
+    const omendb_schema schema = fault_schema(3);
+    int status = OMENDB_OK;
+    for (int i = 0; i < 6 && status == OMENDB_OK; i++) {
+        char name[16];
+        omendb_collection *collection = NULL;
+        snprintf(name, sizeof name, "c%d", i);
+        status = fault_commit(run, omendb_collection_create(run->db, name, &schema, &collection));
+        if (status == OMENDB_OK)
+            status = fault_commit(run, support_put(collection, NULL, 1, 1, 3));
+        omendb_collection_close(collection);
+    }
+    return status;
+}
+
+static inline int fault_act_open_or_create(struct fault_run *run)
+{
+    const omendb_schema docs = fault_schema(FAULT_DOCS), more = fault_schema(3);
+    omendb_collection *one = NULL, *other = NULL;
+    int status = omendb_collection_open_or_create(run->db, "docs", &docs, &one);
+    if (status == OMENDB_OK)
+        status =
+            fault_commit(run, omendb_collection_open_or_create(run->db, "more", &more, &other));
+    omendb_collection_close(one);
+    omendb_collection_close(other);
+    return status;
+}
+
+/* The same name with other contents, and a checkpoint that must not mix them. */
+static inline int fault_act_drop_and_create(struct fault_run *run)
+{
+    const omendb_schema schema = fault_schema(3);
+    omendb_collection *tags = NULL;
+    int status = fault_act_drop(run);
+    if (status == OMENDB_OK)
+        status = fault_commit(run, omendb_collection_create(run->db, "tags", &schema, &tags));
+    if (status == OMENDB_OK)
+        status = fault_commit(run, fault_put_many(run, tags, NULL, 3, 0, 20, 100));
+    omendb_collection_close(tags);
+    return status == OMENDB_OK ? omendb_checkpoint(run->db) : status;
+}
+
+/* The transaction loses: that is no failure. */
+static inline int fault_act_conflict(struct fault_run *run)
+{
+    omendb_txn *txn = NULL;
+    int status = omendb_txn_begin(run->db, OMENDB_READ_WRITE, &txn);
+    if (status != OMENDB_OK)
+        return status;
+    status = fault_put_many(run, run->docs, txn, FAULT_DOCS, 10, 20, 8100);
+    if (status == OMENDB_OK)
+        status = omendb_delete(run->tags, txn, 3);
+    if (status == OMENDB_OK)
+        status = fault_commit(run, support_put(run->docs, NULL, 12, 8200, FAULT_DOCS));
+    if (status != OMENDB_OK) {
+        omendb_txn_rollback(txn);
+        return status;
+    }
+    status = omendb_txn_commit(txn);
+    return status == OMENDB_CONFLICT ? OMENDB_OK : status == OMENDB_OK ? OMENDB_MISUSE : status;
+}
+
+static inline int fault_act_rollback(struct fault_run *run)
+{
+    omendb_txn *txn = NULL;
+    uint64_t count = 0;
+    int status = omendb_txn_begin(run->db, OMENDB_READ_WRITE, &txn);
+    if (status == OMENDB_OK)
+        status = fault_put_many(run, run->docs, txn, FAULT_DOCS, 10, 20, 8300);
+    if (status == OMENDB_OK)
+        status = omendb_count(run->docs, txn, &count);
+    omendb_txn_rollback(txn);
+    return status == OMENDB_OK ? fault_act_put_over_sealed(run) : status;
 }
 
 static inline int fault_act_transaction(struct fault_run *run)
@@ -396,6 +505,208 @@ static inline int fault_act_search(struct fault_run *run)
     return status;
 }
 
+/* A cursor that goes on while records that it has yet to show are deleted and merged away. */
+static inline int fault_act_scan(struct fault_run *run)
+{
+    float vector[FAULT_DOCS];
+    omendb_rows *rows = NULL;
+    uint64_t id = 0, seen = 0, count = 0;
+    int status = omendb_count(run->docs, NULL, &count);
+    if (status == OMENDB_OK)
+        status = omendb_scan(run->docs, NULL, 0, UINT64_MAX - 1, &rows);
+    for (; seen < 20 && status == OMENDB_OK; seen++)
+        status = omendb_rows_next(rows, &id, OMENDB_F32, vector);
+    if (status == OMENDB_OK)
+        status = fault_act_delete_batch(run);
+    if (status == OMENDB_OK)
+        status = omendb_optimize(run->db, NULL, NULL);
+    while (status == OMENDB_OK) {
+        status = omendb_rows_next(rows, &id, OMENDB_F32, vector);
+        seen += status == OMENDB_OK;
+    }
+    omendb_rows_close(rows);
+    if (status != OMENDB_DONE)
+        return status;
+    return seen == count ? OMENDB_OK : OMENDB_MISUSE;
+}
+
+static inline int fault_act_get_and_count(struct fault_run *run)
+{
+    float vector[FAULT_DOCS];
+    uint64_t count = 0;
+    int status = omendb_count(run->docs, NULL, &count);
+    for (uint64_t id = 0; id < 340 && status == OMENDB_OK; id += 7) {
+        status = omendb_get(run->docs, NULL, id, OMENDB_F32, vector);
+        status = status == OMENDB_NOTFOUND ? OMENDB_OK : status;
+    }
+    return status;
+}
+
+static inline int fault_act_stats(struct fault_run *run)
+{
+    omendb_stats stats = OMENDB_STATS_INIT;
+    omendb_collection_stats one = OMENDB_COLLECTION_STATS_INIT;
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    int status = omendb_get_stats(run->db, &stats);
+    if (status == OMENDB_OK)
+        status = omendb_collection_get_stats(run->docs, &one);
+    return status == OMENDB_OK ? omendb_collection_schema(run->docs, &schema) : status;
+}
+
+static inline int fault_act_search_batch(struct fault_run *run)
+{
+    float vectors[16 * FAULT_DOCS], distances[160];
+    omendb_query query = OMENDB_QUERY_INIT;
+    uint64_t ids[160];
+    size_t counts[16];
+    for (uint64_t i = 0; i < 16; i++)
+        support_vector(i + 90, FAULT_DOCS, vectors + i * FAULT_DOCS);
+    return omendb_search_batch(run->docs, NULL, &query, vectors, 16, ids, distances, counts);
+}
+
+static inline int fault_act_calibrate(struct fault_run *run)
+{
+    float vectors[60 * FAULT_DOCS];
+    for (uint64_t i = 0; i < 60; i++)
+        support_vector(i + 7777, FAULT_DOCS, vectors + i * FAULT_DOCS);
+    return omendb_calibrate(run->docs, vectors, 60, OMENDB_F32, NULL, NULL);
+}
+
+/* ---- prepared transactions: all of them are called "moved" */
+
+static inline int fault_step_of_two(struct fault_run *run, int (*step)(omendb *, const char *))
+{
+    run->again = step;
+    const int status = fault_commit(run, step(run->db, "moved"));
+    run->again = status == OMENDB_OK ? NULL : step;
+    return status;
+}
+
+static inline int fault_act_prepare(struct fault_run *run)
+{
+    omendb_txn *txn = NULL;
+    int status = omendb_txn_begin(run->db, OMENDB_READ_WRITE, &txn);
+    if (status != OMENDB_OK)
+        return status;
+    status = fault_put_many(run, run->docs, txn, FAULT_DOCS, 10, 20, 8500);
+    if (status == OMENDB_OK)
+        status = omendb_delete(run->tags, txn, 3);
+    if (status == OMENDB_OK)
+        return fault_commit(run, omendb_txn_prepare(txn, "moved"));
+    omendb_txn_rollback(txn);
+    return status;
+}
+
+static inline int fault_act_prepare_and_commit(struct fault_run *run)
+{
+    int status = fault_act_prepare(run);
+    if (status == OMENDB_OK)
+        status = fault_step_of_two(run, omendb_commit_prepared);
+    return status == OMENDB_OK ? fault_step_of_two(run, omendb_forget_prepared) : status;
+}
+
+static inline int fault_act_prepare_and_roll_back(struct fault_run *run)
+{
+    int status = fault_act_prepare(run);
+    if (status == OMENDB_OK)
+        status = fault_step_of_two(run, omendb_rollback_prepared);
+    return status == OMENDB_OK ? fault_step_of_two(run, omendb_forget_prepared) : status;
+}
+
+/* Copies into a new log: of what waits, and of an outcome. */
+static inline int fault_act_checkpoint_while_one_waits(struct fault_run *run)
+{
+    int status = fault_act_prepare(run);
+    if (status == OMENDB_OK)
+        status = omendb_checkpoint(run->db);
+    if (status == OMENDB_OK)
+        status = fault_step_of_two(run, omendb_commit_prepared);
+    return status == OMENDB_OK ? omendb_checkpoint(run->db) : status;
+}
+
+static inline int fault_act_reopen_while_one_waits(struct fault_run *run)
+{
+    int status = fault_act_prepare(run);
+    if (status == OMENDB_OK)
+        status = fault_close(run);
+    if (status == OMENDB_OK)
+        status = fault_open(run);
+    if (status == OMENDB_OK)
+        status = support_put(run->docs, NULL, 12, 1, FAULT_DOCS); /* it is locked */
+    if (status == OMENDB_OK)
+        return OMENDB_MISUSE;
+    return status == OMENDB_BUSY ? fault_step_of_two(run, omendb_commit_prepared) : status;
+}
+
+/* What is deleted, and what an open database still shows of it. */
+static inline int fault_act_purge(struct fault_run *run)
+{
+    const int status = fault_act_delete(run);
+    return status == OMENDB_OK ? omendb_purge(run->db, NULL) : status;
+}
+
+static inline int fault_act_purge_a_collection(struct fault_run *run)
+{
+    int status = fault_act_prepare(run);
+    if (status == OMENDB_OK)
+        status = fault_act_delete(run);
+    return status == OMENDB_OK ? omendb_purge(run->db, "docs") : status;
+}
+
+static inline int fault_act_backup_again(struct fault_run *run)
+{
+    int status = omendb_backup(run->db, "/backup");
+    if (status == OMENDB_OK)
+        status = fault_act_prepare(run);
+    if (status == OMENDB_OK)
+        status = omendb_backup(run->db, "/backup");
+    if (status == OMENDB_OK)
+        status = fault_act_put_batch_above(run);
+    return status == OMENDB_OK ? omendb_backup(run->db, "/backup") : status;
+}
+
+static inline int fault_act_salvage(struct fault_run *run)
+{
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb_allocator allocator = {sizeof allocator, run->memory, fault_alloc, fault_resize,
+                                  fault_release};
+    int status = fault_act_prepare(run);
+    if (status == OMENDB_OK)
+        status = fault_close(run);
+    options.vfs = &run->fs->vfs;
+    options.threads = 0;
+    options.allocator = run->memory == NULL ? NULL : &allocator;
+    return status == OMENDB_OK ? omendb_salvage("/db", "/saved", &options, NULL, NULL, NULL)
+                               : status;
+}
+
+/* Closes, opens, goes on, twice. */
+static inline int fault_act_reopen(struct fault_run *run)
+{
+    int status = OMENDB_OK;
+    for (uint64_t i = 0; i < 2 && status == OMENDB_OK; i++) {
+        status = fault_commit(
+            run, fault_put_many(run, run->docs, NULL, FAULT_DOCS, 40 * i, 30, 8400 + 100 * i));
+        if (status == OMENDB_OK)
+            status = fault_close(run);
+        if (status == OMENDB_OK)
+            status = fault_open(run);
+    }
+    return status;
+}
+
+/* Most rows go, then the segments are merged. */
+static inline int fault_act_delete_and_optimize(struct fault_run *run)
+{
+    uint64_t ids[200];
+    for (uint64_t i = 0; i < 200; i++)
+        ids[i] = i;
+    int status = fault_commit(run, omendb_delete_batch(run->docs, NULL, 200, ids, NULL));
+    if (status == OMENDB_OK)
+        status = omendb_optimize(run->db, NULL, NULL);
+    return status == OMENDB_OK ? omendb_checkpoint(run->db) : status;
+}
+
 static inline int fault_act_check(struct fault_run *run)
 {
     return omendb_check(run->db, NULL, NULL, NULL);
@@ -444,9 +755,9 @@ static inline int fault_act_read_only(struct fault_run *run)
     return status != OMENDB_OK ? status : closed;
 }
 
-/* Refreshes; a reader then shows the newest state, or what it showed before, or an error, but no
- * mix. */
-static inline int fault_refresh(struct fault_run *run, omendb *reader)
+/* Refreshes; a reader then shows the newest state, or what it showed before, which is
+ * states[shown], or an error, but no mix. */
+static inline int fault_refresh(struct fault_run *run, omendb *reader, size_t shown)
 {
     uint64_t digest = 0;
     const int status = omendb_refresh(reader);
@@ -454,7 +765,7 @@ static inline int fault_refresh(struct fault_run *run, omendb *reader)
     const uint64_t newest = run->states[run->acknowledged];
     if (run->reference || read != OMENDB_OK || digest == newest)
         return status;
-    return status != OMENDB_OK && digest == run->states[0] ? status : OMENDB_MISUSE;
+    return status != OMENDB_OK && digest == run->states[shown] ? status : OMENDB_MISUSE;
 }
 
 static inline int fault_act_refresh(struct fault_run *run)
@@ -468,51 +779,210 @@ static inline int fault_act_refresh(struct fault_run *run)
     if (status == OMENDB_OK)
         status = omendb_optimize(run->db, NULL, NULL);
     if (status == OMENDB_OK) {
-        status = fault_refresh(run, reader);
-        const int again = fault_refresh(run, reader);
+        status = fault_refresh(run, reader, 0);
+        const int again = fault_refresh(run, reader, 0);
         status = again == OMENDB_MISUSE ? again : status;
     }
     omendb_close(reader);
     return status;
 }
 
+/* A reader that knows a collection from the log, when what is published is older than that; one
+ * that is dropped; and a curve of recall that stays and one that changes. */
+static inline int fault_calibrate(struct fault_run *run, uint64_t seed)
+{
+    float vectors[64 * FAULT_DOCS];
+    for (uint64_t i = 0; i < 64; i++)
+        support_vector(i + seed, FAULT_DOCS, vectors + i * FAULT_DOCS);
+    return omendb_calibrate(run->docs, vectors, 64, OMENDB_F32, NULL, NULL);
+}
+
+static inline int fault_act_refresh_collections(struct fault_run *run)
+{
+    omendb *reader = NULL;
+    int status = fault_calibrate(run, 7000);
+    if (status == OMENDB_OK)
+        status = omendb_checkpoint(run->db);
+    if (status == OMENDB_OK)
+        status = fault_open_path(run, "/db", 1, &reader);
+    for (int round = 0; round < 4 && status == OMENDB_OK; round++) {
+        const size_t shown = run->acknowledged;
+        if (round == 0)
+            status = fault_act_create(run);
+        else if (round == 1)
+            status = omendb_optimize(run->db, NULL, NULL);
+        else if (round == 2)
+            status = fault_calibrate(run, 8000);
+        else
+            status = fault_act_drop(run);
+        /* Of a collection that only the log has a reader is told by the log. */
+        if (status == OMENDB_OK && round > 0)
+            status = omendb_checkpoint(run->db);
+        if (status == OMENDB_OK) {
+            status = fault_refresh(run, reader, shown);
+            const int again = fault_refresh(run, reader, shown);
+            status = again == OMENDB_MISUSE ? again : status;
+        }
+    }
+    omendb_close(reader);
+    return status;
+}
+
+/* Own records, replaced ones of memory and of segments, and deleted ones. */
+static inline int fault_act_read_in_a_transaction(struct fault_run *run)
+{
+    float vector[FAULT_DOCS];
+    omendb_txn *txn = NULL;
+    omendb_rows *rows = NULL;
+    omendb_stats stats = OMENDB_STATS_INIT;
+    uint64_t id = 0, seen = 0, count = 0;
+    int status = omendb_txn_begin(run->db, OMENDB_READ_WRITE, &txn);
+    if (status != OMENDB_OK)
+        return status;
+    status = fault_put_many(run, run->docs, txn, FAULT_DOCS, 290, 100, 8600);
+    if (status == OMENDB_OK)
+        status = omendb_delete(run->docs, txn, 2);
+    if (status == OMENDB_OK)
+        status = omendb_delete(run->docs, txn, 389);
+    if (status == OMENDB_OK)
+        status = omendb_get_stats(run->db, &stats);
+    if (status == OMENDB_OK)
+        status = omendb_count(run->docs, txn, &count);
+    if (status == OMENDB_OK)
+        status = omendb_scan(run->docs, txn, 0, UINT64_MAX - 1, &rows);
+    while (status == OMENDB_OK) {
+        status = omendb_rows_next(rows, &id, OMENDB_F32, vector);
+        seen += status == OMENDB_OK;
+    }
+    omendb_rows_close(rows);
+    omendb_txn_rollback(txn);
+    if (status != OMENDB_DONE)
+        return status;
+    return seen == count && stats.open_transactions == 1 ? OMENDB_OK : OMENDB_MISUSE;
+}
+
+static inline int fault_act_purge_what_was_dropped(struct fault_run *run)
+{
+    omendb_collection_close(run->tags);
+    run->tags = NULL;
+    int status = fault_act_drop(run);
+    if (status == OMENDB_OK)
+        status = omendb_purge(run->db, NULL);
+    return status == OMENDB_OK ? omendb_purge(run->db, NULL) : status;
+}
+
 struct fault_scenario {
     const char *name;
-    int died;          /* the disk to start from has a log */
+    enum fault_start start;
     int opening_fails; /* the faults begin before opening */
     int (*act)(struct fault_run *run);
 };
 
 static const struct fault_scenario fault_scenarios[] = {
-    {"create a database", 0, 0, fault_act_create_database},
-    {"open after a clean close", 0, 1, fault_act_nothing},
-    {"open after a death", 1, 1, fault_act_nothing},
-    {"open after a death and read", 1, 1, fault_act_read},
-    {"open after a death and add", 1, 1, fault_act_add},
-    {"open read-only", 1, 0, fault_act_read_only},
-    {"add", 0, 0, fault_act_add},
-    {"add a batch", 0, 0, fault_act_add_batch},
-    {"put over a sealed row", 0, 0, fault_act_put_over_sealed},
-    {"put a batch", 0, 0, fault_act_put_batch},
-    {"delete", 1, 0, fault_act_delete},
-    {"delete a batch", 1, 0, fault_act_delete_batch},
-    {"create a collection", 0, 0, fault_act_create},
-    {"drop a collection", 0, 0, fault_act_drop},
-    {"commit a transaction", 0, 0, fault_act_transaction},
-    {"checkpoint", 1, 0, fault_act_checkpoint},
-    {"checkpoint of deletes only", 0, 0, fault_act_checkpoint_of_deletes},
-    {"optimize", 1, 0, fault_act_optimize},
-    {"background work", 0, 0, fault_act_work},
-    {"backup", 1, 0, fault_act_backup},
-    {"close with changes", 0, 0, fault_act_close},
-    {"fill the log", 0, 0, fault_act_fill_the_log},
-    {"read everything", 0, 0, fault_act_read},
-    {"search", 1, 0, fault_act_search},
-    {"check", 1, 0, fault_act_check},
-    {"snapshot over a merge", 0, 0, fault_act_snapshot},
-    {"refresh over a merge", 0, 0, fault_act_refresh}};
+    {"create a database", FAULT_CLOSED, 0, fault_act_create_database},
+    {"open after a clean close", FAULT_CLOSED, 1, fault_act_nothing},
+    {"open after a death", FAULT_DIED, 1, fault_act_nothing},
+    {"open after a death and read", FAULT_DIED, 1, fault_act_read},
+    {"open after a death and add", FAULT_DIED, 1, fault_act_add},
+    {"open read-only", FAULT_DIED, 0, fault_act_read_only},
+    {"add", FAULT_CLOSED, 0, fault_act_add},
+    {"add a batch", FAULT_CLOSED, 0, fault_act_add_batch},
+    {"put over a sealed row", FAULT_CLOSED, 0, fault_act_put_over_sealed},
+    {"put a batch", FAULT_CLOSED, 0, fault_act_put_batch},
+    {"delete", FAULT_DIED, 0, fault_act_delete},
+    {"delete a batch", FAULT_DIED, 0, fault_act_delete_batch},
+    {"create a collection", FAULT_CLOSED, 0, fault_act_create},
+    {"drop a collection", FAULT_CLOSED, 0, fault_act_drop},
+    {"commit a transaction", FAULT_CLOSED, 0, fault_act_transaction},
+    {"checkpoint", FAULT_DIED, 0, fault_act_checkpoint},
+    {"checkpoint of deletes only", FAULT_CLOSED, 0, fault_act_checkpoint_of_deletes},
+    {"optimize", FAULT_DIED, 0, fault_act_optimize},
+    {"background work", FAULT_CLOSED, 0, fault_act_work},
+    {"backup", FAULT_DIED, 0, fault_act_backup},
+    {"close with changes", FAULT_CLOSED, 0, fault_act_close},
+    {"fill the log", FAULT_CLOSED, 0, fault_act_fill_the_log},
+    {"read everything", FAULT_CLOSED, 0, fault_act_read},
+    {"search", FAULT_DIED, 0, fault_act_search},
+    {"check", FAULT_DIED, 0, fault_act_check},
+    {"snapshot over a merge", FAULT_CLOSED, 0, fault_act_snapshot},
+    {"refresh over a merge", FAULT_CLOSED, 0, fault_act_refresh},
+    {"refresh of collections and curves", FAULT_DIED, 0, fault_act_refresh_collections},
+    {"read in a transaction", FAULT_DIED, 0, fault_act_read_in_a_transaction},
+    {"purge of a dropped collection", FAULT_DIED, 0, fault_act_purge_what_was_dropped},
+    {"create many collections", FAULT_CLOSED, 0, fault_act_create_many},
+    {"open or create a collection", FAULT_DIED, 0, fault_act_open_or_create},
+    {"drop and create again", FAULT_CLOSED, 0, fault_act_drop_and_create},
+    {"transaction with a conflict", FAULT_CLOSED, 0, fault_act_conflict},
+    {"transaction rolled back", FAULT_DIED, 0, fault_act_rollback},
+    {"scan over a merge", FAULT_CLOSED, 0, fault_act_scan},
+    {"get and count", FAULT_DIED, 1, fault_act_get_and_count},
+    {"stats", FAULT_DIED, 1, fault_act_stats},
+    {"search a batch", FAULT_LARGE, 0, fault_act_search_batch},
+    {"calibrate", FAULT_LARGE, 0, fault_act_calibrate},
+    {"reopen and go on", FAULT_CLOSED, 0, fault_act_reopen},
+    {"delete most and optimize", FAULT_DIED, 0, fault_act_delete_and_optimize},
+    {"prepare and commit", FAULT_CLOSED, 0, fault_act_prepare_and_commit},
+    {"prepare and roll back", FAULT_DIED, 0, fault_act_prepare_and_roll_back},
+    {"checkpoint while one waits", FAULT_CLOSED, 0, fault_act_checkpoint_while_one_waits},
+    {"reopen while one waits", FAULT_DIED, 0, fault_act_reopen_while_one_waits},
+    {"purge", FAULT_DIED, 0, fault_act_purge},
+    {"purge a collection", FAULT_CLOSED, 0, fault_act_purge_a_collection},
+    {"backup onto a backup", FAULT_CLOSED, 0, fault_act_backup_again},
+    {"salvage", FAULT_DIED, 0, fault_act_salvage}};
 
 #define FAULT_SCENARIOS (sizeof fault_scenarios / sizeof fault_scenarios[0])
+
+/* 1 when a closed database holds no descriptor and no mapping. */
+static inline int fault_vfs_is_balanced(const struct fault_run *run)
+{
+    if (run->db != NULL || (run->fs->open_handles == 0 && run->fs->maps == 0))
+        return 1;
+    fprintf(stderr, "    %lld handles and %lld mappings are left\n",
+            (long long)run->fs->open_handles, (long long)run->fs->maps);
+    return 0;
+}
+
+static inline int fault_memory_is_balanced(const struct fault_run *run)
+{
+    const struct fault_memory *memory = run->memory;
+    if (run->db != NULL ||
+        (memory->balance == 0 && memory->blocks == 0 && memory->wrong_sizes == 0))
+        return 1;
+    fprintf(stderr, "    %lld bytes in %lld blocks left, %d wrong sizes\n",
+            (long long)memory->balance, (long long)memory->blocks, memory->wrong_sizes);
+    return 0;
+}
+
+/* In slow builds only each step-th call fails; in long scenarios, too, unless OMENDB_TEST_SCALE is
+ * above 1. */
+static inline uint64_t fault_step(uint64_t calls, uint64_t most)
+{
+    const double scale = support_scale();
+    const uint64_t step = scale >= 1.0 ? 1 : (uint64_t)(1.0 / scale);
+    return scale > 1.0 || calls / step <= most ? step : calls / most + 1;
+}
+
+/* Runs `work` for every scenario whose name contains `filter`, with `ways` shards for each, and
+ * prints how many runs each took. A shard's number is scenario * ways + way; its result a uint64_t,
+ * the runs. Returns the failures. */
+static inline int fault_run_all(const char *filter, uint64_t ways, parallel_work work)
+{
+    const uint64_t shards = FAULT_SCENARIOS * ways;
+    uint64_t *runs = parallel_memory(shards * sizeof *runs), sum = 0;
+    const int bad = parallel_run(shards, 1, work, sizeof *runs, runs, filter);
+    for (size_t i = 0; i < FAULT_SCENARIOS; i++) {
+        uint64_t of_scenario = 0;
+        for (uint64_t way = 0; way < ways; way++)
+            of_scenario += runs[i * ways + way];
+        if (of_scenario > 0)
+            printf("  %-32s %6llu runs\n", fault_scenarios[i].name,
+                   (unsigned long long)of_scenario);
+        sum += of_scenario;
+    }
+    printf("  %llu runs\n", (unsigned long long)sum);
+    munmap(runs, shards * sizeof *runs);
+    return bad;
+}
 
 /* Opens and acts as the scenario says; `arm` is called where its faults begin. */
 static inline int fault_play(struct fault_run *run, const struct fault_scenario *scenario,

@@ -1,5 +1,6 @@
 /* graph_fixture.h: a graph of random vectors, for the white-box tests of building and walking, with
- * measures of how good it is. Allocations can be made to fail. Included after omendb.c and test.h.
+ * measures of how good it is. Allocations can be made to fail. Included after internals.h and
+ * test.h.
  *
  * Vectors are small clusters of random points, made anew by each test from a fixed seed. */
 #ifndef OMENDB_GRAPH_FIXTURE_H

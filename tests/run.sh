@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the programs given, and prints a line for each and the total as the last line:
+# Runs the programs given, some at once, and prints a line for each and the total as the last line:
 # "N passed, M failed". Exits 1 if anything failed.
 #
 # A program whose last line is "N passed, M failed" counts as that many tests, any other (an example)
@@ -9,16 +9,12 @@
 #
 # Variables: BUILD     where libomendb is, and where the folders and logs go (build)
 #            RUNNER    put before every program, as "qemu-aarch64 -cpu max"
-#            LIMIT     seconds that one program may take (600); 0: no limit
+#            LIMIT     seconds that one program may take (900); 0: no limit
+#            RUN_JOBS  programs at once (the cores, at most 4)
 #            PYTHON    runs the Python examples, if it has numpy (python3), and if the shared library
 #                      was built
 build=${BUILD:-build}
-limit=${LIMIT:-600}
-python=${PYTHON:-python3}
-passed=0
-failed=0
-failures=
-
+limit=${LIMIT:-900}
 work=$build/run
 mkdir -p "$work" || exit 1
 case $work in
@@ -26,19 +22,13 @@ case $work in
 *) folder=$PWD/$work ;; # a program may change to another
 esac
 command -v timeout >/dev/null || limit=0
-absolute=$(cd "$build" && pwd) || exit 1
-# A system's own Python often has numpy where the first one in the path has not.
-if ! "$python" -c 'import numpy' 2>/dev/null && [ "$python" = python3 ] &&
-    /usr/bin/python3 -c 'import numpy' 2>/dev/null; then
-    python=/usr/bin/python3
-fi
 
-# run NAME COMMAND...: runs, adds to the totals, prints the line.
+# run NAME COMMAND...: runs, prints the line, leaves "passed failed" in NAME.counts.
 run() {
     name=$1
     shift
     log=$work/$name.log
-    rm -rf "$work/$name"
+    rm -rf "${work:?}/$name"
     mkdir -p "$work/$name"
     began=$(date +%s)
     if [ "$limit" = 0 ]; then
@@ -60,50 +50,78 @@ run() {
         good=0
         bad=1
     fi
-    passed=$((passed + good))
-    failed=$((failed + bad))
+    echo "$good $bad" >"$work/$name.counts"
     if [ "$bad" -eq 0 ]; then
         printf '%-28s %5d passed  %4d s\n' "$name" "$good" "$took"
         rm -rf "${work:?}/$name"
     else
-        failures="$failures $log"
         printf '%-28s %5d passed, %d FAILED  %4d s, exit status %d: see %s\n' \
             "$name" "$good" "$bad" "$took" "$status" "$log"
     fi
 }
 
-for program in "$@"; do
+# The same script runs each program: run.sh --one PROGRAM.
+if [ "$1" = --one ]; then
+    program=$2
     name=$(basename "$program")
     case $program in
+    examples/python/*)
+        name=python_$(basename "$program" .py)
+        OMENDB_LIBRARY=$OMENDB_LIBRARY PYTHONPATH=examples/python PYTHONDONTWRITEBYTECODE=1 \
+            run "$name" "$PYTHON" "$program" "$folder/$name/database"
+        ;;
     */examples/*) run "$name" $RUNNER "$program" "$folder/$name/database" ;;
-    *.py) BUILD=$absolute run "$name" "$python" "$program" ;;
-    *.sh) BUILD=$absolute PYTHON=$python run "$name" sh "$program" ;;
+    *.py) BUILD=$(cd "$build" && pwd) run "$name" "$PYTHON" "$program" ;;
+    *.sh) BUILD=$(cd "$build" && pwd) run "$name" sh "$program" ;;
     *) run "$name" $RUNNER "$program" ;;
     esac
-done
+    exit 0
+fi
+
+# A system's own Python often has numpy where the first one in the path has not.
+PYTHON=${PYTHON:-python3}
+if ! "$PYTHON" -c 'import numpy' 2>/dev/null && [ "$PYTHON" = python3 ] &&
+    /usr/bin/python3 -c 'import numpy' 2>/dev/null; then
+    PYTHON=/usr/bin/python3
+fi
 
 # Python examples need the shared library of this very machine.
-library=$build/libomendb.so
-[ -e "$library" ] || library=$build/libomendb.dylib
-if [ -e "$library" ] && [ -n "$(ls examples/python/*.py 2>/dev/null)" ] &&
-    case "$*" in *examples/*) true ;; *) false ;; esac; then
-    if "$python" -c 'import numpy' 2>/dev/null; then
-        for program in examples/python/*.py; do
-            name=$(basename "$program" .py)
-            [ "$name" = omendb ] && continue
-            OMENDB_LIBRARY=$library PYTHONPATH=examples/python PYTHONDONTWRITEBYTECODE=1 \
-                run "python_$name" "$python" "$program" "$folder/python_$name/database"
-        done
+OMENDB_LIBRARY=$build/libomendb.so
+[ -e "$OMENDB_LIBRARY" ] || OMENDB_LIBRARY=$build/libomendb.dylib
+python_examples=
+if [ -e "$OMENDB_LIBRARY" ] && case "$*" in *examples/*) true ;; *) false ;; esac; then
+    if "$PYTHON" -c 'import numpy' 2>/dev/null; then
+        python_examples=$(ls examples/python/*.py | grep -v /omendb.py)
     else
-        echo "python examples              skipped: $python has no numpy"
+        echo "python examples              skipped: $PYTHON has no numpy"
     fi
 fi
 
-for log in $failures; do
-    echo
-    echo "---- the end of $log"
-    tail -n 25 "$log"
+# Of a sanitizer, too, a block larger than there can be is NULL, as of any malloc.
+for tool in ASAN TSAN; do
+    eval "export ${tool}_OPTIONS=allocator_may_return_null=1:\${${tool}_OPTIONS:-}"
 done
-[ -n "$failures" ] && echo
+
+jobs=${RUN_JOBS:-$(getconf _NPROCESSORS_ONLN)}
+[ "$jobs" -gt 4 ] && jobs=4
+export BUILD="$build" RUNNER LIMIT="$limit" PYTHON OMENDB_LIBRARY
+rm -f "$work"/*.counts
+printf '%s\n' "$@" $python_examples | xargs -n 1 -P "$jobs" sh "$0" --one
+
+passed=0
+failed=0
+for program in "$@" $python_examples; do
+    name=$(basename "$program")
+    case $program in examples/python/*) name=python_${name%.py} ;; esac
+    read -r good bad <"$work/$name.counts" || { good=0 bad=1; }
+    passed=$((passed + good))
+    failed=$((failed + bad))
+    if [ "$bad" -ne 0 ]; then
+        echo
+        echo "---- the end of $work/$name.log"
+        tail -n 25 "$work/$name.log"
+    fi
+done
+[ "$failed" -ne 0 ] && echo
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -1,6 +1,6 @@
 /* test_codes.c: vectors as one byte an element: what is exact, how large the error is, what order
  * is kept. */
-#include "omendb.c"
+#include "internals.h"
 
 #include "test.h"
 

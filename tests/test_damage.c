@@ -1,5 +1,6 @@
-/* test_damage.c: each byte of a small database is flipped, each file is cut at each length, blocks
- * and files are swapped, files are missing.
+/* test_damage.c: each byte of a small database is flipped, as a whole and in one bit, each file is
+ * cut at each length, blocks and files are swapped, files are missing. No byte and no length is
+ * left out, padding included; the summary counts them.
  *
  * The damaged database is opened, checked, and read in every way. Then must hold: nothing crashes;
  * an answer that is given is the right one; otherwise there is an error that says damage. The one
@@ -9,14 +10,17 @@
  * Each damage is tried with mapped files or with OMENDB_IO_PREAD in turn (the next byte gets the
  * other one). */
 #define _POSIX_C_SOURCE 200809L
+#define _DEFAULT_SOURCE 1
 
 #include "crash_vfs.h"
+#include "parallel.h"
 #include "support.h"
 #include "test.h"
 
 #define DAMAGE_DIM    3
 #define DAMAGE_STATES 16
 #define DAMAGE_BLOCK  16384
+#define DAMAGE_CHUNK  4096
 
 /* What is asked of an undamaged database, and of a damaged one. */
 struct damage_answers {
@@ -25,12 +29,16 @@ struct damage_answers {
     size_t counts[3];
 };
 
+struct damage_counts {
+    uint64_t tried, refused, silent, reported;
+};
+
 struct damage_world {
     struct crash_fs *fs;
     uint64_t states[DAMAGE_STATES]; /* digests after the commits since the last checkpoint */
     size_t state_count;
     struct damage_answers answers;
-    uint64_t tried, refused, silent, reported;
+    struct damage_counts counts;
 };
 
 static void damage_must(int status)
@@ -126,6 +134,12 @@ static void damage_prepare(struct damage_world *world)
     crash_fs_destroy(copy);
 }
 
+/* A copy of the undamaged disk that shares its bytes until they are changed. */
+static struct crash_fs *damage_disk(const struct damage_world *world)
+{
+    return crash_fs_copy_or_borrow(world->fs, 1);
+}
+
 /* Which of the states since the checkpoint this is; SIZE_MAX: none. */
 static size_t damage_state(const struct damage_world *world, uint64_t digest)
 {
@@ -153,14 +167,14 @@ static int damage_compare(struct damage_world *world, omendb *db, size_t oldest)
     memset(&answers, 0, sizeof answers);
     const int status = damage_ask(db, &answers);
     if (status != OMENDB_OK) {
-        world->refused++;
+        world->counts.refused++;
         if (damage_code_is_right(status) && omendb_errmsg()[0] != '\0')
             return 1;
         fprintf(stderr, "    reading: %s: %s\n", omendb_strerror(status), omendb_errmsg());
         return 0;
     }
     const size_t state = damage_state(world, answers.digest);
-    world->silent++;
+    world->counts.silent++;
     if (state == SIZE_MAX || state < oldest) {
         fprintf(stderr, "    a wrong state is read without an error (%zd)\n", (ssize_t)state);
         return 0;
@@ -182,15 +196,16 @@ static int damage_try(struct damage_world *world, struct crash_fs *disk, size_t 
     omendb *db = NULL;
     uint64_t problems = 0;
     int good = 1;
-    const int status = damage_open(disk, world->tried++ % 2 ? OMENDB_IO_PREAD : OMENDB_IO_MAP, &db);
+    const int status =
+        damage_open(disk, world->counts.tried++ % 2 ? OMENDB_IO_PREAD : OMENDB_IO_MAP, &db);
     if (status != OMENDB_OK) {
-        world->refused++;
+        world->counts.refused++;
         good = damage_code_is_right(status) && omendb_errmsg()[0] != '\0';
         if (!good)
             fprintf(stderr, "    opening: %s: %s\n", omendb_strerror(status), omendb_errmsg());
     } else {
         const int checked = omendb_check(db, damage_count_problem, &problems, NULL);
-        world->reported += problems != 0;
+        world->counts.reported += problems != 0;
         if (checked != OMENDB_OK && checked != OMENDB_IOERR) {
             fprintf(stderr, "    check: %s: %s\n", omendb_strerror(checked), omendb_errmsg());
             good = 0;
@@ -210,7 +225,9 @@ static int damage_is_log(const struct crash_entry *entry)
 /* The inode behind a name in a copy of the disk. */
 static struct crash_inode *damage_inode(struct crash_fs *disk, const char *name)
 {
-    return &disk->inodes[crash_find(&disk->directories[0], name)->inode];
+    struct crash_inode *inode = &disk->inodes[crash_find(&disk->directories[0], name)->inode];
+    crash_own(inode);
+    return inode;
 }
 
 static int damage_bad(const char *name, const char *what, uint64_t at)
@@ -222,74 +239,110 @@ static int damage_bad(const char *name, const char *what, uint64_t at)
 static void damage_print(const struct damage_world *world, const char *what)
 {
     printf("  %-8s %7llu tried: %llu refused, %llu unaffected or cut, check reported %llu\n", what,
-           (unsigned long long)world->tried, (unsigned long long)world->refused,
-           (unsigned long long)world->silent, (unsigned long long)world->reported);
+           (unsigned long long)world->counts.tried, (unsigned long long)world->counts.refused,
+           (unsigned long long)world->counts.silent, (unsigned long long)world->counts.reported);
 }
 
-/* 1 where the byte and those around it are zero: padding, of which not each byte is tried. */
-static int damage_is_padding(const struct crash_inode *inode, uint64_t at)
+/* Shards are runs of DAMAGE_CHUNK positions in the files, one file after the other. */
+struct damage_orders {
+    struct damage_world *world;
+    int (*try_one)(struct damage_world *world, const struct crash_entry *entry, uint64_t at);
+};
+
+static uint64_t damage_chunks(const struct damage_world *world, size_t file)
 {
-    const uint64_t from = at < 64 ? 0 : at - 64;
-    const uint64_t to = at + 64 > inode->size ? inode->size : at + 64;
-    for (uint64_t i = from; i < to; i++)
-        if (inode->data[i] != 0)
-            return 0;
-    return 1;
+    const struct crash_entry *entry = &world->fs->directories[0].entries[file];
+    return (world->fs->inodes[entry->inode].size + DAMAGE_CHUNK - 1) / DAMAGE_CHUNK;
 }
 
-static int damage_flip_file(struct damage_world *world, const struct crash_entry *entry)
+/* On a build that is slow only each step-th position is tried. */
+static uint64_t damage_step(void)
 {
-    const struct crash_inode *inode = &world->fs->inodes[entry->inode];
-    const size_t last = world->state_count - 1;
-    const uint64_t step = support_scale() >= 1.0 ? 1 : (uint64_t)(1.0 / support_scale());
+    return support_scale() >= 1.0 ? 1 : (uint64_t)(1.0 / support_scale());
+}
+
+static int damage_shard(uint64_t shard, void *result, const void *argument)
+{
+    const struct damage_orders *orders = argument;
+    struct damage_world *world = orders->world;
+    const struct crash_directory *directory = &world->fs->directories[0];
+    size_t file = 0;
     int bad = 0;
-    for (uint64_t at = 0; at < inode->size && bad < 3; at += step) {
-        if (damage_is_padding(inode, at) && at % 37 != 0)
-            continue;
-        struct crash_fs *disk = crash_fs_copy(world->fs);
-        damage_inode(disk, entry->name)->data[at] ^= (uint8_t)(at % 3 == 0 ? 0xff : 1u << (at % 8));
-        if (!damage_try(world, disk, damage_is_log(entry) ? last - 1 : last))
-            bad += damage_bad(entry->name, "flipped byte", at);
-    }
+    for (; shard >= damage_chunks(world, file); file++)
+        shard -= damage_chunks(world, file);
+    const struct crash_entry *entry = &directory->entries[file];
+    const uint64_t size = world->fs->inodes[entry->inode].size;
+    const uint64_t end = (shard + 1) * DAMAGE_CHUNK < size ? (shard + 1) * DAMAGE_CHUNK : size;
+    memset(&world->counts, 0, sizeof world->counts);
+    for (uint64_t at = shard * DAMAGE_CHUNK; at < end && bad == 0; at += damage_step())
+        bad += orders->try_one(world, entry, at);
+    memcpy(result, &world->counts, sizeof world->counts);
     return bad;
+}
+
+/* Every position of every file. Returns the failures. */
+static int damage_everywhere(struct damage_world *world, const char *what,
+                             int (*try_one)(struct damage_world *, const struct crash_entry *,
+                                            uint64_t))
+{
+    const struct damage_orders orders = {world, try_one};
+    uint64_t shards = 0, bytes = 0;
+    for (size_t i = 0; i < world->fs->directories[0].count; i++) {
+        shards += damage_chunks(world, i);
+        bytes += world->fs->inodes[world->fs->directories[0].entries[i].inode].size;
+    }
+    struct damage_counts *counts = parallel_memory(shards * sizeof *counts);
+    const int bad = parallel_run(shards, 1, damage_shard, sizeof *counts, counts, &orders);
+    memset(&world->counts, 0, sizeof world->counts);
+    for (uint64_t i = 0; i < shards; i++) {
+        world->counts.tried += counts[i].tried;
+        world->counts.refused += counts[i].refused;
+        world->counts.silent += counts[i].silent;
+        world->counts.reported += counts[i].reported;
+    }
+    munmap(counts, shards * sizeof *counts);
+    printf("  %llu bytes in %zu files\n", (unsigned long long)bytes,
+           world->fs->directories[0].count);
+    damage_print(world, what);
+    return bad;
+}
+
+static int damage_flip(struct damage_world *world, const struct crash_entry *entry, uint64_t at)
+{
+    const size_t last = world->state_count - 1;
+    const uint8_t masks[2] = {0xff, (uint8_t)(1u << (at % 8))};
+    for (int i = 0; i < 2; i++) {
+        struct crash_fs *disk = damage_disk(world);
+        damage_inode(disk, entry->name)->data[at] ^= masks[i];
+        if (!damage_try(world, disk, damage_is_log(entry) ? last - 1 : last))
+            return damage_bad(entry->name, "flipped byte", at);
+    }
+    return 0;
 }
 
 TEST(a_flipped_byte_is_an_error_or_of_no_effect)
 {
     static struct damage_world world;
-    int bad = 0;
     damage_prepare(&world);
-    for (size_t i = 0; i < world.fs->directories[0].count; i++)
-        bad += damage_flip_file(&world, &world.fs->directories[0].entries[i]);
-    damage_print(&world, "flipped");
+    const int bad = damage_everywhere(&world, "flipped", damage_flip);
     crash_fs_destroy(world.fs);
     CHECK_EQ_INT(bad, 0);
 }
 
-static int damage_cut_file(struct damage_world *world, const struct crash_entry *entry)
+static int damage_cut(struct damage_world *world, const struct crash_entry *entry, uint64_t size)
 {
-    const struct crash_inode *inode = &world->fs->inodes[entry->inode];
-    const uint64_t step = support_scale() >= 1.0 ? 1 : (uint64_t)(1.0 / support_scale());
-    int bad = 0;
-    for (uint64_t size = 0; size < inode->size && bad < 3; size += step) {
-        if (damage_is_padding(inode, size) && size % 37 != 0)
-            continue;
-        struct crash_fs *disk = crash_fs_copy(world->fs);
-        damage_inode(disk, entry->name)->size = size;
-        if (!damage_try(world, disk, damage_is_log(entry) ? 0 : world->state_count - 1))
-            bad += damage_bad(entry->name, "cut at", size);
-    }
-    return bad;
+    struct crash_fs *disk = damage_disk(world);
+    damage_inode(disk, entry->name)->size = size;
+    if (damage_try(world, disk, damage_is_log(entry) ? 0 : world->state_count - 1))
+        return 0;
+    return damage_bad(entry->name, "cut at", size);
 }
 
 TEST(a_file_cut_at_any_length_is_an_error_or_of_no_effect)
 {
     static struct damage_world world;
-    int bad = 0;
     damage_prepare(&world);
-    for (size_t i = 0; i < world.fs->directories[0].count; i++)
-        bad += damage_cut_file(&world, &world.fs->directories[0].entries[i]);
-    damage_print(&world, "cut");
+    const int bad = damage_everywhere(&world, "cut", damage_cut);
     crash_fs_destroy(world.fs);
     CHECK_EQ_INT(bad, 0);
 }
@@ -301,7 +354,7 @@ TEST(a_missing_file_is_an_error_or_of_no_effect)
     damage_prepare(&world);
     for (size_t i = 0; i < world.fs->directories[0].count; i++) {
         const char *name = world.fs->directories[0].entries[i].name;
-        struct crash_fs *disk = crash_fs_copy(world.fs);
+        struct crash_fs *disk = damage_disk(&world);
         crash_unlink_entry(disk, &disk->directories[0], crash_find(&disk->directories[0], name));
         if (!damage_try(&world, disk, world.state_count - 1))
             bad += damage_bad(name, "missing", 0);
@@ -316,7 +369,7 @@ static int damage_swap_blocks(struct damage_world *world, const char *one, uint6
                               const char *other, uint64_t other_at)
 {
     static uint8_t kept[DAMAGE_BLOCK];
-    struct crash_fs *disk = crash_fs_copy(world->fs);
+    struct crash_fs *disk = damage_disk(world);
     struct crash_inode *a = damage_inode(disk, one), *b = damage_inode(disk, other);
     if (one_at + DAMAGE_BLOCK > a->size || other_at + DAMAGE_BLOCK > b->size) {
         crash_fs_destroy(disk);
@@ -337,7 +390,7 @@ TEST(swapped_files_and_blocks_are_an_error)
     for (size_t i = 0; i < directory->count; i++)
         for (size_t j = 0; j < i; j++) {
             const char *one = directory->entries[i].name, *other = directory->entries[j].name;
-            struct crash_fs *disk = crash_fs_copy(world.fs);
+            struct crash_fs *disk = damage_disk(&world);
             struct crash_entry *a = crash_find(&disk->directories[0], one);
             struct crash_entry *b = crash_find(&disk->directories[0], other);
             const uint32_t inode = a->inode;
@@ -361,10 +414,10 @@ TEST(random_bytes_in_any_place_do_not_crash)
     int bad = 0;
     damage_prepare(&world);
     for (uint64_t i = 0; i < rounds && bad < 3; i++) {
-        struct crash_fs *disk = crash_fs_copy(world.fs);
+        struct crash_fs *disk = damage_disk(&world);
         const size_t file = (size_t)support_below(&random, disk->directories[0].count);
         const struct crash_entry *entry = &disk->directories[0].entries[file];
-        struct crash_inode *inode = &disk->inodes[entry->inode];
+        struct crash_inode *inode = damage_inode(disk, entry->name);
         uint64_t count = 1 + support_below(&random, 200);
         const uint64_t at = inode->size == 0 ? 0 : support_below(&random, inode->size);
         for (; count > 0 && at + count <= inode->size; count--)

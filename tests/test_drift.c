@@ -1,6 +1,6 @@
 /* test_drift.c: vectors that no range of codes serves, vectors that leave the range of those before
  * them, and memory that lacks for a moment: what they cost must end. */
-#include "omendb.c"
+#include "internals.h"
 
 #include "support.h"
 #include "test.h"

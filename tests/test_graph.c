@@ -1,5 +1,5 @@
 /* test_graph.c: the graph from inside: what it finds, what it survives, what it takes over. */
-#include "omendb.c"
+#include "internals.h"
 
 #include "test.h"
 

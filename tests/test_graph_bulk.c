@@ -1,6 +1,6 @@
 /* test_graph_bulk.c: building a graph at once, from inside: what it finds beside insertion, what
  * data, threads and lack of memory do to it. */
-#include "omendb.c"
+#include "internals.h"
 
 #include "test.h"
 

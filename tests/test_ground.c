@@ -134,20 +134,20 @@ TEST(memory_lends_searches_a_little_of_the_reserve)
     memory.reserve = RESERVE;
     void *filled = memory_alloc(&memory, LIMIT - RESERVE);
     CHECK(filled != NULL && memory_alloc(&memory, 1) == NULL);
-    memory_begin_search();
+    memory_begin_reading();
     CHECK(memory_alloc(&memory, SEARCH + 1) == NULL);
-    memory_end_search();
+    memory_end_reading();
     for (size_t i = 0; i < SHARE / SEARCH; i++) {
-        memory_begin_search();
-        memory_begin_search();
+        memory_begin_reading();
+        memory_begin_reading();
         lent[i] = memory_alloc(&memory, SEARCH - 1);
-        memory_end_search();
+        memory_end_reading();
         CHECK(lent[i] != NULL && memory_alloc(&memory, 2) == NULL);
-        memory_end_search();
+        memory_end_reading();
     }
-    memory_begin_search();
+    memory_begin_reading();
     CHECK(memory_alloc(&memory, SEARCH) == NULL);
-    memory_end_search();
+    memory_end_reading();
     for (size_t i = 0; i < SHARE / SEARCH; i++)
         memory_free(&memory, lent[i], SEARCH - 1);
     memory_free(&memory, filled, LIMIT - RESERVE);

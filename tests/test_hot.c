@@ -178,24 +178,20 @@ TEST(what_cannot_be_mapped_is_not_copied)
 
 TEST(a_copy_that_there_was_no_memory_for_is_asked_for_again)
 {
-    static float vectors[4000 * DIM];
+    const size_t ballast = 4000 * DIM * sizeof(float);
     const char *path = world_make("hot-again");
     omendb_options options = OMENDB_OPTIONS_INIT;
-    omendb_txn *txn;
     struct world world;
     CHECK(path != NULL);
     options.threads = 0;
     options.memory_limit = UINT64_C(24) << 20;
     CHECK_EQ_INT(world_open(&world, &options, path), OMENDB_OK);
-    CHECK_EQ_INT(omendb_txn_begin(world.db, OMENDB_READ_WRITE, &txn), OMENDB_OK);
-    for (uint64_t i = 0; i < 4000; i++)
-        vector_of(i, vectors + i * DIM);
-    CHECK_EQ_INT(omendb_add_batch(world.collection, txn, 4000, NULL, vectors, OMENDB_F32, NULL),
-                 OMENDB_OK);
+    void *taken = memory_alloc(&world.db->memory, ballast);
+    CHECK(taken != NULL);
     CHECK(ask(&world) != 0);
     CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
     CHECK_EQ_INT(copied_bytes(&world), 0);
-    omendb_txn_rollback(txn);
+    memory_free(&world.db->memory, taken, ballast);
     CHECK(ask(&world) != 0);
     CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
     CHECK(copied_bytes(&world) != 0);
@@ -551,7 +547,6 @@ TEST(a_writer_without_patience_gets_the_memory_of_copies)
     const char *path = world_make("hot-hasty");
     omendb_options options = OMENDB_OPTIONS_INIT;
     omendb_vfs vfs = *omendb_default_vfs();
-    omendb_txn *txn;
     struct world world;
     CHECK(path != NULL);
     vfs.now_us = hasty_now;
@@ -565,15 +560,38 @@ TEST(a_writer_without_patience_gets_the_memory_of_copies)
     CHECK(copied_bytes(&world) != 0);
     for (uint64_t i = 0; i < 3500; i++)
         vector_of(i, vectors + i * DIM);
-    CHECK_EQ_INT(omendb_txn_begin(world.db, OMENDB_READ_WRITE, &txn), OMENDB_OK);
-    CHECK_EQ_INT(omendb_add_batch(world.collection, txn, 3500, NULL, vectors, OMENDB_F32, NULL),
+    CHECK_EQ_INT(omendb_add_batch(world.collection, NULL, 3500, NULL, vectors, OMENDB_F32, NULL),
                  OMENDB_OK);
     CHECK_EQ_INT(copied_bytes(&world), 0);
-    omendb_txn_rollback(txn);
     world_close(&world);
 }
 
-TEST_MAIN(a_segment_that_is_searched_often_is_copied_and_answers_stay,
+/* Of the reserve they get a little, and what they get later is not of it. */
+TEST(thousands_of_snapshots_leave_the_reserve_to_checkpoints)
+{
+    enum { MOST = 10000 };
+    static omendb_txn *open[MOST];
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    size_t count = 0;
+    omendb *db;
+    options.threads = 0;
+    options.memory_limit = UINT64_C(10) << 20;
+    CHECK_EQ_INT(omendb_open(support_path("snapshots"), &options, &db), OMENDB_OK);
+    uint64_t allowed = db->memory.limit - db->memory.reserve,
+             filled = allowed - atomic_load(&db->memory.used);
+    atomic_fetch_add(&db->memory.used, filled);
+    while (count < MOST && omendb_txn_begin(db, OMENDB_READ_ONLY, &open[count]) == OMENDB_OK)
+        count++;
+    CHECK(count >= 100 && count < 2000);
+    CHECK(atomic_load(&db->memory.used) - allowed <= db->memory.reserve / 64);
+    while (count > 0)
+        omendb_txn_rollback(open[--count]);
+    atomic_fetch_sub(&db->memory.used, filled);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+}
+
+TEST_MAIN(thousands_of_snapshots_leave_the_reserve_to_checkpoints,
+          a_segment_that_is_searched_often_is_copied_and_answers_stay,
           no_copy_takes_more_than_half_of_the_memory_limit, what_cannot_be_mapped_is_not_copied,
           searches_go_on_while_the_copy_is_made,
           a_copy_that_there_was_no_memory_for_is_asked_for_again,

@@ -1,7 +1,5 @@
 /* test_kernels.c: every level that this processor runs, against a reference in double precision. */
-#define _DEFAULT_SOURCE 1
-
-#include "omendb.c"
+#include "internals.h"
 
 #include <pthread.h>
 

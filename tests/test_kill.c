@@ -6,18 +6,23 @@
  * returned. So the parent knows from record 0 how far the database is: not behind what was said, at
  * most one commit ahead; and replaying that many commits on an array must give the same records.
  *
+ * Several databases are written and killed side by side, in shards of KILL_SHARD cycles.
+ *
  *     test_kill [CYCLES]        200 cycles */
 #define _POSIX_C_SOURCE 200809L
+#define _DEFAULT_SOURCE 1
 
 #include <signal.h>
 #include <sys/wait.h>
 #include <time.h>
 
+#include "parallel.h"
 #include "support.h"
 #include "test.h"
 
-#define KILL_DIM 16
-#define KILL_IDS 500
+#define KILL_DIM   16
+#define KILL_IDS   500
+#define KILL_SHARD 50
 
 static uint64_t kill_cycles;
 
@@ -187,21 +192,51 @@ static int kill_check(const char *path, uint64_t said, uint64_t seed, uint64_t *
     return good;
 }
 
-TEST(kill_9_loses_nothing_that_was_acknowledged)
+struct kill_counts {
+    uint64_t cycles, commits;
+};
+
+/* KILL_SHARD cycles on a database of its own. */
+static int kill_shard(uint64_t shard, void *result, const void *argument)
 {
     static uint64_t values[KILL_IDS];
-    char path[4096];
-    uint64_t commit = 0, cycle;
+    struct kill_counts *counts = result;
+    char name[32], path[4096];
     int good = 1, died_alone = 0;
-    snprintf(path, sizeof path, "%s", support_path("killed"));
-    for (cycle = 0; cycle < kill_cycles && good; cycle++) {
-        const uint64_t seed = support_seed(1) + cycle;
-        const uint64_t said = kill_run(path, commit, seed, &died_alone);
-        good = kill_check(path, said, seed, values, &commit) && !died_alone;
+    (void)argument;
+    memset(values, 0, sizeof values);
+    snprintf(name, sizeof name, "killed-%llu", (unsigned long long)shard);
+    snprintf(path, sizeof path, "%s", support_path(name));
+    for (uint64_t i = 0; i < KILL_SHARD && good; i++) {
+        const uint64_t seed = support_seed(1) + shard * KILL_SHARD + i;
+        const uint64_t said = kill_run(path, counts->commits, seed, &died_alone);
+        good = kill_check(path, said, seed, values, &counts->commits) && !died_alone;
+        counts->cycles++;
+        if (!good)
+            fprintf(stderr, "FAILED: seed %llu, cycle %llu of its database\n",
+                    (unsigned long long)seed, (unsigned long long)i);
     }
-    printf("  %llu cycles, %llu commits\n", (unsigned long long)cycle, (unsigned long long)commit);
-    CHECK(good);
-    CHECK(commit > 0);
+    if (good)
+        support_remove(path);
+    return !good;
+}
+
+TEST(kill_9_loses_nothing_that_was_acknowledged)
+{
+    const uint64_t shards = (kill_cycles + KILL_SHARD - 1) / KILL_SHARD;
+    struct kill_counts *counts = parallel_memory(shards * sizeof *counts);
+    struct kill_counts sum = {0, 0};
+    support_folder();
+    const int failures = parallel_run(shards, 1, kill_shard, sizeof *counts, counts, NULL);
+    for (uint64_t i = 0; i < shards; i++) {
+        sum.cycles += counts[i].cycles;
+        sum.commits += counts[i].commits;
+    }
+    munmap(counts, shards * sizeof *counts);
+    printf("  %llu cycles, %llu commits\n", (unsigned long long)sum.cycles,
+           (unsigned long long)sum.commits);
+    CHECK_EQ_INT(failures, 0);
+    CHECK(sum.commits > 0);
 }
 
 int main(int argc, char **argv)

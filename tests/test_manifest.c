@@ -1,6 +1,8 @@
 /* test_manifest.c: the root: what is published is read back, or the former one is; damage and
  * nonsense are refused. */
-#include "omendb.c"
+#include "internals.h"
+
+#include <errno.h>
 
 #include "test.h"
 #include "storage_fixture.h"
@@ -57,6 +59,22 @@ static void sample_make(struct sample *sample, uint64_t number)
     sample->collections[1].calibration = &sample->calibration;
 }
 
+/* Between the last two fields there is padding. */
+static int sample_schemas_equal(const omendb_schema *left, const omendb_schema *right)
+{
+    const size_t size = offsetof(omendb_schema, ef) + sizeof left->ef;
+    return memcmp(left, right, size) == 0 && left->seed == right->seed;
+}
+
+static int sample_curves_equal(const struct calibration *left, const struct calibration *right)
+{
+    if (left == NULL || right == NULL)
+        return left == right;
+    return left->rows == right->rows && left->queries == right->queries &&
+           left->all_rows == right->all_rows && left->count == right->count &&
+           memcmp(left->entries, right->entries, sizeof left->entries) == 0;
+}
+
 /* Whether it holds what sample_make gave, files in order. */
 static int sample_equals(const struct manifest *manifest, uint64_t number)
 {
@@ -77,13 +95,11 @@ static int sample_equals(const struct manifest *manifest, uint64_t number)
                                          *right = &sample.collections[i];
         equal = left->id == right->id && left->next_id == right->next_id &&
                 strcmp(left->name, right->name) == 0 &&
-                memcmp(&left->schema, &right->schema, sizeof left->schema) == 0 &&
+                sample_schemas_equal(&left->schema, &right->schema) &&
                 left->segment_count == right->segment_count &&
                 memcmp(left->segments, right->segments,
                        left->segment_count * sizeof *left->segments) == 0 &&
-                (left->calibration == NULL) == (right->calibration == NULL) &&
-                (left->calibration == NULL ||
-                 memcmp(left->calibration, right->calibration, sizeof sample.calibration) == 0);
+                sample_curves_equal(left->calibration, right->calibration);
     }
     return equal;
 }
@@ -466,8 +482,20 @@ static void spoil(struct sample *sample, int how)
     case 30:
         collections[0].schema.ef = 0;
         break;
-    default:
+    case 31:
         collections[0].schema.ef = 100001;
+        break;
+    case 32:
+        collections[0].schema.scalar = OMENDB_I8;
+        collections[0].schema.scale = 0;
+        break;
+    case 33:
+        collections[0].schema.scalar = OMENDB_U8;
+        collections[0].schema.scale = 0;
+        break;
+    default:
+        collections[0].schema.scalar = OMENDB_U8;
+        collections[0].schema.scale = 2e30f;
         break;
     }
 }
@@ -476,7 +504,7 @@ TEST(manifest_that_would_be_refused_is_not_written)
 {
     fixture_begin(OMENDB_IO_MAP);
     CHECK_EQ_INT(sample_write(5), OMENDB_OK);
-    for (int how = 0; how < 32; how++) {
+    for (int how = 0; how < 35; how++) {
         struct sample sample;
         sample_make(&sample, 6);
         spoil(&sample, how);
@@ -585,7 +613,7 @@ TEST(storage_names_are_read_strictly)
 {
     static const char *const wrong[] = {
         "wal-", "wal-01", "wal-+1",     "wal-1 ", "wal-18446744073709551616",
-        "seg",  "LOCK",   "manifest-1", ""};
+        "seg",  "LOCK",   "manifest-1", "",       "wal-100000000000000000000"};
     char name[STORAGE_NAME_BYTES];
     enum storage_kind kind;
     uint64_t number;
@@ -597,6 +625,133 @@ TEST(storage_names_are_read_strictly)
     }
     CHECK_EQ_STR(name, "MANIFEST-18446744073709551615");
     CHECK(storage_parse_name("ovl-0", &kind, &number) && kind == STORAGE_OVERLAY && number == 0);
+}
+
+/* CURRENT is a name, its checksum, and nothing else. */
+TEST(current_of_another_form_is_refused)
+{
+    char text[128], line[64];
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(sample_write(5), OMENDB_OK);
+    static const char *const names[] = {"wal-5", "MANIFEST-05", "MANIFEST-5 ", "MANIFEST-6"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        snprintf(line, sizeof line, "%s\n", names[i]);
+        const int length = snprintf(text, sizeof text, "%s%08x\n", line,
+                                    (unsigned)checksum_crc32c(0, line, strlen(line)));
+        fixture_file_make("CURRENT", text, (size_t)length);
+        CHECK_EQ_INT(sample_read(5), OMENDB_CORRUPT);
+    }
+    memset(text, 'M', sizeof text);
+    for (size_t size = 0; size < sizeof text; size += 21) {
+        fixture_file_make("CURRENT", text, size);
+        CHECK_EQ_INT(sample_read(5), OMENDB_CORRUPT);
+    }
+    fixture_end();
+}
+
+static void publish_yet_another(void)
+{
+    static uint64_t number = 100;
+    char name[STORAGE_NAME_BYTES];
+    storage_name(STORAGE_MANIFEST, number, name);
+    fixture.inner.unlink(fixture.inner.context, fixture.storage.directory, name);
+    sample_write(++number);
+}
+
+static int open_what_is_gone(void *context, void *directory, const char *name, int flags,
+                             void **file)
+{
+    if (strncmp(name, "MANIFEST-", 9) == 0 && flags == OMENDB_OPEN_READ)
+        publish_yet_another();
+    return fixture_open_file(context, directory, name, flags, file);
+}
+
+/* Each time that it is opened it was replaced. */
+TEST(manifest_that_is_always_replaced_is_given_up)
+{
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(sample_write(100), OMENDB_OK);
+    fixture.vfs.open = open_what_is_gone;
+    struct manifest manifest;
+    CHECK_EQ_INT(manifest_read(&fixture.storage, &manifest), OMENDB_CORRUPT);
+    CHECK(strstr(error_text(), "which is missing") != NULL);
+    fixture.vfs.open = fixture_open_file;
+    CHECK_EQ_INT(manifest_read(&fixture.storage, &manifest), OMENDB_OK);
+    CHECK(manifest.number >= 108);
+    manifest_destroy(&fixture.memory, &manifest);
+    fixture_end();
+}
+
+TEST(manifest_that_is_not_the_one_in_use_poisons)
+{
+    struct sample sample;
+    fixture_begin(OMENDB_IO_MAP);
+    sample_make(&sample, 5);
+    CHECK_EQ_INT(manifest_write(&fixture.storage, &sample.manifest), OMENDB_OK);
+    CHECK_EQ_INT(manifest_confirm(&fixture.storage, &sample.manifest), OMENDB_OK);
+    fixture_file_truncate("MANIFEST-5", 40);
+    CHECK_EQ_INT(manifest_confirm(&fixture.storage, &sample.manifest), OMENDB_POISONED);
+    fixture_flip("CURRENT", 2, 1);
+    CHECK_EQ_INT(manifest_confirm(&fixture.storage, &sample.manifest), OMENDB_POISONED);
+    fixture_fail(FIXTURE_OPEN, 0, 0, OMENDB_IOERR);
+    CHECK_EQ_INT(manifest_confirm(&fixture.storage, &sample.manifest), OMENDB_IOERR);
+    fixture_fail(FIXTURE_OPEN, 0, 0, OMENDB_PERMISSION);
+    CHECK_EQ_INT(manifest_confirm(&fixture.storage, &sample.manifest), OMENDB_PERMISSION);
+    CHECK(error_text()[0] != '\0');
+    fixture_heal();
+    fixture_end();
+}
+
+TEST(manifests_are_the_same_byte_by_byte)
+{
+    struct sample one, other;
+    int same = 1;
+    fixture_begin(OMENDB_IO_MAP);
+    sample_make(&one, 5);
+    sample_make(&other, 5);
+    CHECK_EQ_INT(manifest_compare(&fixture.memory, &one.manifest, &other.manifest, &same),
+                 OMENDB_OK);
+    CHECK(same);
+    other.collections[0].next_id = 3;
+    CHECK_EQ_INT(manifest_compare(&fixture.memory, &one.manifest, &other.manifest, &same),
+                 OMENDB_OK);
+    CHECK(!same);
+    for (long left = 0; left < 2; left++) {
+        fixture.allocations_left = left;
+        CHECK_EQ_INT(manifest_compare(&fixture.memory, &one.manifest, &other.manifest, &same),
+                     OMENDB_NOMEM);
+    }
+    fixture_heal();
+    other.manifest.collection_count--;
+    same = 1;
+    CHECK_EQ_INT(manifest_compare(&fixture.memory, &one.manifest, &other.manifest, &same),
+                 OMENDB_OK);
+    CHECK(!same);
+    fixture_end();
+}
+
+/* What is to be overwritten may be gone already. */
+TEST(storage_overwrites_all_of_a_file_or_fails)
+{
+    static uint8_t bytes[3 << 16];
+    memset(bytes, 0xab, sizeof bytes);
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(storage_overwrite(&fixture.storage, "seg-9"), OMENDB_OK);
+    CHECK(!fixture_exists("seg-9"));
+    for (int after = 0; after < 4; after++) {
+        fixture_file_make("seg-9", bytes, sizeof bytes);
+        fixture_fail(FIXTURE_WRITE, after, 0, OMENDB_IOERR);
+        const int code = storage_overwrite(&fixture.storage, "seg-9");
+        const int failed = fixture.calls > after;
+        fixture_heal();
+        CHECK_EQ_INT(code, failed ? OMENDB_IOERR : OMENDB_OK);
+    }
+    CHECK_EQ_INT(storage_overwrite(&fixture.storage, "seg-9"), OMENDB_OK);
+    fixture_file_read("seg-9", 0, bytes, sizeof bytes);
+    CHECK_EQ_INT(fixture_file_size("seg-9"), sizeof bytes);
+    for (size_t i = 0; i < sizeof bytes; i++)
+        CHECK(bytes[i] == 0);
+    fixture_end();
 }
 
 /* Made by hand from the text of format.h. */
@@ -647,4 +802,6 @@ TEST_MAIN(manifest_gives_back_what_was_published, manifest_may_be_empty,
           manifest_that_would_be_refused_is_not_written, manifest_survives_every_failing_call,
           manifest_full_disk_keeps_the_former_one, manifest_survives_every_failing_allocation,
           manifest_reading_survives_every_failing_call, storage_names_are_read_strictly,
-          manifest_bytes_are_as_documented)
+          manifest_bytes_are_as_documented, current_of_another_form_is_refused,
+          manifest_that_is_always_replaced_is_given_up, manifest_that_is_not_the_one_in_use_poisons,
+          manifests_are_the_same_byte_by_byte, storage_overwrites_all_of_a_file_or_fails)

@@ -1,27 +1,36 @@
 /* test_model.c: random operations against a flat array with versions.
  *
- * The model is a list of rows (id, value, first commit, last commit) for each collection, and
- * nothing else; whatever the database answers is compared with a walk over that list: what exists,
- * what exists for a snapshot, what a transaction sees of itself, what is nearest. Exact answers
- * must be equal, approximate ones sorted, unique, visible, as many as asked for, with the right
- * distances, and of a recall above a floor.
+ * The model is a list of versions (value, first commit, last commit) for each id of each
+ * collection, and nothing else; whatever the database answers is compared with a walk over that
+ * list: what exists, what exists for a snapshot, for a reader that was refreshed some time ago, for
+ * a cursor that was opened some time ago, what a transaction sees of itself, what is nearest. Exact
+ * answers must be equal, approximate ones sorted, unique, visible, as many as asked for, with the
+ * right distances, and of a recall above a floor.
  *
- * Phases: in memory on the file system of crash_vfs.h without threads (repeatable), with two, on
- * the real file system, and ":memory:".
+ * Phases: one database handed on from process to process, each with another level of kernels and
+ * the other mode of reading; in memory on the file system of crash_vfs.h without threads
+ * (repeatable), with two; on the real file system; and ":memory:". Each phase is cut into shards
+ * with a seed each, which run side by side.
  *
- *     test_model                          about 100,000 operations
+ *     test_model                          about 1,000,000 operations
  *     test_model --operations N --seed S  a campaign; a failure prints its seed */
 #define _POSIX_C_SOURCE 200809L
+#define _DEFAULT_SOURCE 1
 
 #include <math.h>
 
 #include "crash_vfs.h"
+#include "parallel.h"
 #include "support.h"
 #include "test.h"
 
 #define MODEL_COLLECTIONS 5
-#define MODEL_IDS         400
+#define MODEL_IDS         240
 #define MODEL_SNAPSHOTS   5
+#define MODEL_CURSORS     3
+#define MODEL_PREPARED    3     /* names of prepared transactions */
+#define MODEL_SHARD       20000 /* operations */
+#define MODEL_LEG         2500  /* operations in one process of the relay */
 #define MODEL_K_MAX       30
 #define MODEL_NEVER       UINT64_MAX
 
@@ -39,13 +48,26 @@ static const struct model_kind model_kinds[MODEL_COLLECTIONS] = {
     {"bits", 31, OMENDB_HAMMING, OMENDB_B1, 0.0f}};
 
 struct model_row {
-    uint64_t id, value, begin, end;
+    uint64_t value, begin, end;
+};
+
+/* Versions of one record, oldest first. */
+struct model_record {
+    struct model_row *rows;
+    size_t count, capacity;
+    uint64_t changed; /* commit of the last change */
 };
 
 struct model_collection {
-    struct model_row *rows;
-    size_t count, capacity;
-    uint64_t changed[MODEL_IDS]; /* commit of the last change */
+    struct model_record records[MODEL_IDS];
+};
+
+/* A cursor that is kept open, and what it has yet to show. */
+struct model_cursor {
+    omendb_rows *rows;
+    int c, of_reader;
+    uint64_t ids[MODEL_IDS], values[MODEL_IDS];
+    size_t count, next;
 };
 
 /* Own changes of the open writing transaction: value, 0 deleted, MODEL_NEVER untouched. */
@@ -54,6 +76,12 @@ struct model_writes {
     int undone[MODEL_COLLECTIONS]
               [MODEL_IDS]; /* added and deleted again: nothing is left to conflict */
     uint64_t snapshot;
+};
+
+/* A prepared transaction, which waits or whose outcome is remembered. */
+struct model_prepared {
+    int state; /* 0: there is none */
+    struct model_writes writes;
 };
 
 struct model {
@@ -69,14 +97,24 @@ struct model {
     uint64_t snapshot_commits[MODEL_SNAPSHOTS];
     omendb_txn *txn;
     struct model_writes writes;
+    struct model_prepared prepared[MODEL_PREPARED];
+    struct model_cursor cursors[MODEL_CURSORS];
+    omendb *reader; /* read-only, on the same files, or NULL */
+    omendb_collection *reader_handles[MODEL_COLLECTIONS];
+    omendb_txn *reader_txn;
+    uint64_t reader_commit;
+    uint32_t io; /* the next opening, where a phase says so; else at random */
+    int io_is_given;
     uint64_t approximate_wanted, approximate_found;
-    uint64_t done, conflicts, commits;
+    uint64_t done, conflicts, commits, refused; /* refused: for a lock of a prepared one */
     int bad;
     const char *doing;
 };
 
-/* What is read: a snapshot's commit, or the newest with the writes of a transaction on top. */
+/* What is read: a snapshot's commit, or the newest with the writes of a transaction on top; by the
+ * handles of the writer or by those of the reader beside it. */
 struct model_reader {
+    omendb_collection *const *handles;
     omendb_txn *txn;
     uint64_t commit;
     const struct model_writes *writes;
@@ -111,91 +149,100 @@ static void model_vector(const struct model_kind *kind, uint64_t value, float *v
         vector[i] = vector[i] > 0.0f ? 1.0f : 0.0f;
 }
 
-static struct model_row *model_live(struct model *model, int c, uint64_t id)
-{
-    struct model_collection *collection = &model->collections[c];
-    for (size_t i = collection->count; i-- > 0;)
-        if (collection->rows[i].id == id && collection->rows[i].end == MODEL_NEVER)
-            return &collection->rows[i];
-    return NULL;
-}
-
 /* Value of the id for this reader, 0: absent. */
 static uint64_t model_read(const struct model *model, int c, uint64_t id,
                            const struct model_reader *reader)
 {
-    const struct model_collection *collection = &model->collections[c];
+    const struct model_record *record = &model->collections[c].records[id];
     if (reader->writes != NULL && reader->writes->value[c][id] != MODEL_NEVER)
         return reader->writes->value[c][id];
-    for (size_t i = collection->count; i-- > 0;) {
-        const struct model_row *row = &collection->rows[i];
-        if (row->id == id && row->begin <= reader->commit && row->end > reader->commit)
-            return row->value;
-    }
+    for (size_t i = record->count; i-- > 0;)
+        if (record->rows[i].begin <= reader->commit && record->rows[i].end > reader->commit)
+            return record->rows[i].value;
     return 0;
 }
 
 static void model_apply_delete(struct model *model, int c, uint64_t id)
 {
-    struct model_row *row = model_live(model, c, id);
-    if (row == NULL)
+    struct model_record *record = &model->collections[c].records[id];
+    if (record->count == 0 || record->rows[record->count - 1].end != MODEL_NEVER)
         return;
-    row->end = model->commit;
-    model->collections[c].changed[id] = model->commit;
+    record->rows[record->count - 1].end = model->commit;
+    record->changed = model->commit;
+}
+
+static void model_add_row(struct model_record *record, struct model_row row)
+{
+    if (record->count == record->capacity) {
+        record->capacity = record->capacity * 2 + 4;
+        record->rows = crash_memory(record->rows, record->capacity * sizeof *record->rows);
+    }
+    record->rows[record->count++] = row;
 }
 
 static void model_apply_put(struct model *model, int c, uint64_t id, uint64_t value)
 {
-    struct model_collection *collection = &model->collections[c];
+    struct model_record *record = &model->collections[c].records[id];
     model_apply_delete(model, c, id);
-    if (collection->count == collection->capacity) {
-        collection->capacity = collection->capacity * 2 + 64;
-        collection->rows =
-            crash_memory(collection->rows, collection->capacity * sizeof *collection->rows);
-    }
-    collection->rows[collection->count++] =
-        (struct model_row){id, value, model->commit, MODEL_NEVER};
-    collection->changed[id] = model->commit;
+    model_add_row(record, (struct model_row){value, model->commit, MODEL_NEVER});
+    record->changed = model->commit;
 }
 
-/* Rows that nobody can see any more. */
-static void model_forget(struct model *model)
+/* The oldest commit that somebody may read. */
+static uint64_t model_oldest(const struct model *model)
 {
     uint64_t oldest = model->txn != NULL ? model->writes.snapshot : model->commit;
     for (int i = 0; i < MODEL_SNAPSHOTS; i++)
         if (model->snapshots[i] != NULL && model->snapshot_commits[i] < oldest)
             oldest = model->snapshot_commits[i];
-    for (int c = 0; c < MODEL_COLLECTIONS; c++) {
-        struct model_collection *collection = &model->collections[c];
-        size_t kept = 0;
-        for (size_t i = 0; i < collection->count; i++)
-            if (collection->rows[i].end > oldest)
-                collection->rows[kept++] = collection->rows[i];
-        collection->count = kept;
-    }
+    if (model->reader != NULL && model->reader_commit < oldest)
+        oldest = model->reader_commit;
+    return oldest;
+}
+
+/* Rows that nobody can see any more. */
+static void model_forget(struct model *model)
+{
+    const uint64_t oldest = model_oldest(model);
+    for (int c = 0; c < MODEL_COLLECTIONS; c++)
+        for (uint64_t id = 0; id < MODEL_IDS; id++) {
+            struct model_record *record = &model->collections[c].records[id];
+            size_t kept = 0;
+            for (size_t i = 0; i < record->count; i++)
+                if (record->rows[i].end > oldest)
+                    record->rows[kept++] = record->rows[i];
+            record->count = kept;
+        }
 }
 
 /* ------------------------------------------------------------------------------------------------
  * opening */
 
-static int model_open(struct model *model)
+static omendb_options model_options(struct model *model)
 {
     omendb_options options = OMENDB_OPTIONS_INIT;
-    omendb_schema schema = OMENDB_SCHEMA_INIT;
     options.threads = model->threads;
     options.vfs = model->fs == NULL ? NULL : &model->fs->vfs;
     options.wal_limit = 64 * 1024;
     options.tail_limit = 8 * 1024;
     options.io = support_below(&model->random, 3) == 0 ? OMENDB_IO_PREAD : OMENDB_IO_MAP;
+    options.io = model->io_is_given ? model->io : options.io;
     options.sync = model->fs == NULL ? OMENDB_SYNC_NORMAL : OMENDB_SYNC_FULL;
+    return options;
+}
+
+static int model_open(struct model *model)
+{
+    const omendb_options options = model_options(model);
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
     if (!model_expect_code(model, omendb_open(model->path, &options, &model->db), OMENDB_OK))
         return 0;
     for (int c = 0; c < MODEL_COLLECTIONS && !model->bad; c++) {
         schema.dim = model_kinds[c].dim;
         schema.metric = model_kinds[c].metric;
         schema.scalar = model_kinds[c].scalar;
-        schema.M = 8;
-        schema.ef_construction = 40;
+        schema.M = 6;
+        schema.ef_construction = 24;
         model_expect_code(model,
                           omendb_collection_open_or_create(model->db, model_kinds[c].name, &schema,
                                                            &model->handles[c]),
@@ -204,8 +251,48 @@ static int model_open(struct model *model)
     return !model->bad;
 }
 
+static void model_close_cursor(struct model_cursor *cursor)
+{
+    omendb_rows_close(cursor->rows);
+    cursor->rows = NULL;
+}
+
+static void model_close_reader(struct model *model)
+{
+    for (int i = 0; i < MODEL_CURSORS; i++)
+        if (model->cursors[i].of_reader)
+            model_close_cursor(&model->cursors[i]);
+    omendb_txn_rollback(model->reader_txn);
+    model->reader_txn = NULL;
+    for (int c = 0; c < MODEL_COLLECTIONS; c++) {
+        omendb_collection_close(model->reader_handles[c]);
+        model->reader_handles[c] = NULL;
+    }
+    const int status = omendb_close(model->reader);
+    model->reader = NULL;
+    model_expect_code(model, status, OMENDB_OK);
+}
+
+static void model_open_reader(struct model *model)
+{
+    omendb_options options = model_options(model);
+    options.read_only = 1;
+    options.threads = 0;
+    if (!model_expect_code(model, omendb_open(model->path, &options, &model->reader), OMENDB_OK))
+        return;
+    for (int c = 0; c < MODEL_COLLECTIONS && !model->bad; c++)
+        model_expect_code(model,
+                          omendb_collection_open(model->reader, model_kinds[c].name, NULL,
+                                                 &model->reader_handles[c]),
+                          OMENDB_OK);
+    model->reader_commit = model->commit;
+}
+
 static void model_close(struct model *model)
 {
+    model_close_reader(model);
+    for (int i = 0; i < MODEL_CURSORS; i++)
+        model_close_cursor(&model->cursors[i]);
     for (int i = 0; i < MODEL_SNAPSHOTS; i++)
         omendb_txn_rollback(model->snapshots[i]);
     memset(model->snapshots, 0, sizeof model->snapshots);
@@ -225,9 +312,9 @@ static void model_close(struct model *model)
 
 static struct model_reader model_reader(struct model *model)
 {
-    const uint64_t dice = support_below(&model->random, 4);
+    const uint64_t dice = support_below(&model->random, 5);
     const uint64_t slot = support_below(&model->random, MODEL_SNAPSHOTS);
-    struct model_reader reader = {NULL, model->commit, NULL};
+    struct model_reader reader = {model->handles, NULL, model->commit, NULL};
     if (dice == 0 && model->snapshots[slot] != NULL) {
         reader.txn = model->snapshots[slot];
         reader.commit = model->snapshot_commits[slot];
@@ -235,19 +322,23 @@ static struct model_reader model_reader(struct model *model)
         reader.txn = model->txn;
         reader.commit = model->writes.snapshot;
         reader.writes = &model->writes;
+    } else if (dice == 2 && model->reader != NULL) {
+        reader.handles = model->reader_handles;
+        reader.txn = model->reader_txn;
+        reader.commit = model->reader_commit;
     }
     return reader;
 }
 
 /* Reads a stored vector as f32, or for bits as bytes that are then unpacked. */
-static int model_get(struct model *model, int c, omendb_txn *txn, uint64_t id, float *vector)
+static int model_get(const struct model_reader *reader, int c, uint64_t id, float *vector)
 {
     const struct model_kind *kind = &model_kinds[c];
     uint8_t bits[SUPPORT_DIM_MAX / 8];
     int status;
     if (kind->scalar != OMENDB_B1)
-        return omendb_get(model->handles[c], txn, id, OMENDB_F32, vector);
-    status = omendb_get(model->handles[c], txn, id, OMENDB_B1, bits);
+        return omendb_get(reader->handles[c], reader->txn, id, OMENDB_F32, vector);
+    status = omendb_get(reader->handles[c], reader->txn, id, OMENDB_B1, bits);
     for (uint32_t i = 0; status == OMENDB_OK && i < kind->dim; i++)
         vector[i] = (float)((bits[i / 8] >> (i % 8)) & 1);
     return status;
@@ -267,10 +358,11 @@ static void model_do_get(struct model *model, int c)
     const uint64_t id = support_below(&model->random, MODEL_IDS);
     const uint64_t value = model_read(model, c, id, &reader);
     float vector[SUPPORT_DIM_MAX], wanted[SUPPORT_DIM_MAX];
-    model->doing = reader.writes ? "get in a transaction"
-                   : reader.txn  ? "get in a snapshot"
-                                 : "get";
-    const int status = model_get(model, c, reader.txn, id, vector);
+    model->doing = reader.writes                      ? "get in a transaction"
+                   : reader.handles != model->handles ? "get of a reader"
+                   : reader.txn                       ? "get in a snapshot"
+                                                      : "get";
+    const int status = model_get(&reader, c, id, vector);
     if (!model_expect_code(model, status, value == 0 ? OMENDB_NOTFOUND : OMENDB_OK) || value == 0)
         return;
     model_vector(&model_kinds[c], value, wanted);
@@ -290,7 +382,7 @@ static void model_do_count(struct model *model, int c)
     const struct model_reader reader = model_reader(model);
     uint64_t count = 0;
     model->doing = "count";
-    if (model_expect_code(model, omendb_count(model->handles[c], reader.txn, &count), OMENDB_OK))
+    if (model_expect_code(model, omendb_count(reader.handles[c], reader.txn, &count), OMENDB_OK))
         model_expect(model, count == model_count(model, c, &reader), "another number");
 }
 
@@ -303,7 +395,7 @@ static void model_do_scan(struct model *model, int c)
     float vector[SUPPORT_DIM_MAX], wanted[SUPPORT_DIM_MAX];
     omendb_rows *rows = NULL;
     model->doing = "scan";
-    if (!model_expect_code(model, omendb_scan(model->handles[c], reader.txn, id, to, &rows),
+    if (!model_expect_code(model, omendb_scan(reader.handles[c], reader.txn, id, to, &rows),
                            OMENDB_OK))
         return;
     for (; id <= to && !model->bad; id++) {
@@ -321,6 +413,79 @@ static void model_do_scan(struct model *model, int c)
     if (!model->bad)
         model_expect_code(model, omendb_rows_next(rows, &seen, OMENDB_F32, NULL), OMENDB_DONE);
     omendb_rows_close(rows);
+}
+
+static void model_open_cursor(struct model *model, struct model_cursor *cursor, int c)
+{
+    struct model_reader reader = {model->handles, NULL, model->commit, NULL};
+    const uint64_t from = support_below(&model->random, MODEL_IDS);
+    const uint64_t to = from + support_below(&model->random, MODEL_IDS - from);
+    cursor->of_reader = model->reader != NULL && support_below(&model->random, 3) == 0;
+    if (cursor->of_reader) {
+        reader.handles = model->reader_handles;
+        reader.commit = model->reader_commit;
+    }
+    cursor->c = c;
+    cursor->count = cursor->next = 0;
+    for (uint64_t id = from; id <= to; id++) {
+        cursor->ids[cursor->count] = id;
+        cursor->values[cursor->count] = model_read(model, c, id, &reader);
+        cursor->count += cursor->values[cursor->count] != 0;
+    }
+    model_expect_code(model, omendb_scan(reader.handles[c], NULL, from, to, &cursor->rows),
+                      OMENDB_OK);
+}
+
+/* A cursor shows what there was when it was opened, whatever happened since. */
+static void model_do_cursor(struct model *model, int c)
+{
+    struct model_cursor *cursor = &model->cursors[support_below(&model->random, MODEL_CURSORS)];
+    float vector[SUPPORT_DIM_MAX], wanted[SUPPORT_DIM_MAX];
+    uint64_t steps = 1 + support_below(&model->random, 40), id = 0;
+    model->doing = "cursor";
+    if (cursor->rows == NULL) {
+        model_open_cursor(model, cursor, c);
+        return;
+    }
+    const struct model_kind *kind = &model_kinds[cursor->c];
+    const int is_f32 = kind->scalar != OMENDB_B1;
+    for (; steps > 0 && cursor->next < cursor->count && !model->bad; steps--, cursor->next++) {
+        const int status = omendb_rows_next(cursor->rows, &id, OMENDB_F32, is_f32 ? vector : NULL);
+        if (!model_expect_code(model, status, OMENDB_OK) ||
+            !model_expect(model, id == cursor->ids[cursor->next], "another id"))
+            return;
+        model_vector(kind, cursor->values[cursor->next], wanted);
+        model_expect(model, !is_f32 || model_is_close(kind, vector, wanted), "another vector");
+    }
+    if (steps == 0)
+        return;
+    model_expect_code(model, omendb_rows_next(cursor->rows, &id, OMENDB_F32, NULL), OMENDB_DONE);
+    model_close_cursor(cursor);
+}
+
+/* Opens the reader, moves it on, or gives it a transaction, which keeps it where it is. */
+static void model_do_reader(struct model *model)
+{
+    const uint64_t dice = support_below(&model->random, 10);
+    model->doing = "reader";
+    if (model->in_memory)
+        return;
+    if (model->reader == NULL) {
+        model_open_reader(model);
+    } else if (model->reader_txn != NULL) {
+        model_expect_code(model, omendb_refresh(model->reader), OMENDB_BUSY);
+        omendb_txn_rollback(model->reader_txn);
+        model->reader_txn = NULL;
+    } else if (dice == 0) {
+        model_close_reader(model);
+    } else if (dice < 4) {
+        model_expect_code(model,
+                          omendb_txn_begin(model->reader, OMENDB_READ_ONLY, &model->reader_txn),
+                          OMENDB_OK);
+    } else {
+        model_expect_code(model, omendb_refresh(model->reader), OMENDB_OK);
+        model->reader_commit = model->commit;
+    }
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -468,8 +633,8 @@ static void model_do_search(struct model *model, int c)
     model->doing = question.query.exact ? "exact search" : "search";
     question.query.vector = question.vector;
     model_answer(model, &question);
-    const int status = omendb_search(model->handles[c], question.reader.txn, &question.query, ids,
-                                     distances, &count);
+    const int status = omendb_search(question.reader.handles[c], question.reader.txn,
+                                     &question.query, ids, distances, &count);
     if (model_expect_code(model, status, OMENDB_OK) &&
         model_expect(model, count <= question.query.k, "more hits than asked for"))
         model_check_answer(model, &question, ids, distances, count);
@@ -488,8 +653,8 @@ static void model_do_search_by_id(struct model *model, int c)
     if (value != 0)
         model_vector(&model_kinds[c], value, question.vector);
     model_answer(model, &question);
-    const int status = omendb_search(model->handles[c], question.reader.txn, &question.query, ids,
-                                     distances, &count);
+    const int status = omendb_search(question.reader.handles[c], question.reader.txn,
+                                     &question.query, ids, distances, &count);
     if (model_expect_code(model, status, value == 0 ? OMENDB_NOTFOUND : OMENDB_OK) && value != 0)
         model_check_answer(model, &question, ids, distances, count);
 }
@@ -506,8 +671,8 @@ static void model_do_search_batch(struct model *model, int c)
     model->doing = "batch search";
     for (size_t i = 0; i < 3; i++)
         model_vector(&model_kinds[c], support_next(&model->random), vectors + i * dim);
-    const int status = omendb_search_batch(model->handles[c], question.reader.txn, &question.query,
-                                           vectors, 3, ids, distances, counts);
+    const int status = omendb_search_batch(question.reader.handles[c], question.reader.txn,
+                                           &question.query, vectors, 3, ids, distances, counts);
     if (!model_expect_code(model, status, OMENDB_OK))
         return;
     for (size_t i = 0; i < 3 && !model->bad; i++) {
@@ -541,11 +706,43 @@ static int model_write(struct model *model, int c, omendb_txn *txn, int add, siz
                : omendb_put_batch(model->handles[c], txn, count, ids, vectors, OMENDB_F32, NULL);
 }
 
+static int model_is_waiting(const struct model *model, int slot)
+{
+    return model->prepared[slot].state == OMENDB_PREPARED_WAITING;
+}
+
+/* 1: a prepared transaction has locked one of the records; 0: none did; -1: either, as it added and
+ * deleted it. */
+static int model_is_locked(const struct model *model, int c, size_t count, const uint64_t *ids)
+{
+    int answer = 0;
+    for (int slot = 0; slot < MODEL_PREPARED; slot++) {
+        const struct model_writes *writes = &model->prepared[slot].writes;
+        for (size_t i = 0; i < count && model_is_waiting(model, slot); i++) {
+            if (writes->value[c][ids[i]] == MODEL_NEVER)
+                continue;
+            if (writes->value[c][ids[i]] != 0 || !writes->undone[c][ids[i]])
+                return 1;
+            answer = -1;
+        }
+    }
+    return answer;
+}
+
+/* Whether the status is that of a lock; what a lock must refuse and did not is a failure. */
+static int model_refused(struct model *model, int status, int locked)
+{
+    if (locked > 0)
+        model_expect_code(model, status, OMENDB_BUSY);
+    model->refused += status == OMENDB_BUSY;
+    return status == OMENDB_BUSY && locked != 0;
+}
+
 /* What writing these ids in a transaction has to return, by the changes of others. */
 static int model_has_conflict(const struct model *model, int c, size_t count, const uint64_t *ids)
 {
     for (size_t i = 0; i < count; i++)
-        if (model->collections[c].changed[ids[i]] > model->writes.snapshot)
+        if (model->collections[c].records[ids[i]].changed > model->writes.snapshot)
             return 1;
     return 0;
 }
@@ -553,11 +750,12 @@ static int model_has_conflict(const struct model *model, int c, size_t count, co
 static void model_do_write(struct model *model, int c, int add, size_t count)
 {
     uint64_t ids[20], values[20];
-    struct model_reader reader = {NULL, model->commit, NULL};
+    struct model_reader reader = {model->handles, NULL, model->commit, NULL};
     int taken = 0, status;
     const int in_txn = model->txn != NULL && support_below(&model->random, 3) == 0;
     if (in_txn) {
-        reader = (struct model_reader){model->txn, model->writes.snapshot, &model->writes};
+        reader = (struct model_reader){model->handles, model->txn, model->writes.snapshot,
+                                       &model->writes};
     }
     ids[0] = support_below(&model->random, MODEL_IDS);
     for (size_t i = 0; i < count; i++) {
@@ -571,6 +769,9 @@ static void model_do_write(struct model *model, int c, int add, size_t count)
     if (in_txn && status == OMENDB_CONFLICT && model_has_conflict(model, c, count, ids))
         return;
     if (in_txn && status == OMENDB_EXISTS && add && model_has_conflict(model, c, count, ids))
+        return;
+    const int locked = in_txn ? 0 : model_is_locked(model, c, count, ids);
+    if (model_refused(model, status, add && taken && locked ? -1 : locked))
         return;
     if (!model_expect_code(model, status, add && taken ? OMENDB_EXISTS : OMENDB_OK) ||
         status != OMENDB_OK)
@@ -586,7 +787,7 @@ static void model_do_write(struct model *model, int c, int add, size_t count)
 
 static void model_delete_one(struct model *model, int c, uint64_t id, int in_txn)
 {
-    const struct model_reader before = {NULL, model->writes.snapshot, NULL};
+    const struct model_reader before = {model->handles, NULL, model->writes.snapshot, NULL};
     if (!in_txn) {
         model_apply_delete(model, c, id);
         return;
@@ -595,15 +796,29 @@ static void model_delete_one(struct model *model, int c, uint64_t id, int in_txn
     model->writes.value[c][id] = 0;
 }
 
+/* As model_is_locked; -1 also where only records that do not exist are locked. */
+static int model_locks_existing(const struct model *model, int c, size_t count, const uint64_t *ids,
+                                const struct model_reader *reader)
+{
+    int answer = 0;
+    for (size_t i = 0; i < count && answer <= 0; i++) {
+        const int locked = model_is_locked(model, c, 1, &ids[i]);
+        if (locked != 0)
+            answer = locked > 0 && model_read(model, c, ids[i], reader) != 0 ? 1 : -1;
+    }
+    return answer;
+}
+
 static void model_do_delete(struct model *model, int c, size_t count)
 {
     uint64_t ids[20];
-    struct model_reader reader = {NULL, model->commit, NULL};
+    struct model_reader reader = {model->handles, NULL, model->commit, NULL};
     size_t existing = 0, deleted = 0;
     const int in_txn = model->txn != NULL && support_below(&model->random, 3) == 0;
     int status;
     if (in_txn)
-        reader = (struct model_reader){model->txn, model->writes.snapshot, &model->writes};
+        reader = (struct model_reader){model->handles, model->txn, model->writes.snapshot,
+                                       &model->writes};
     ids[0] = support_below(&model->random, MODEL_IDS);
     for (size_t i = 0; i < count; i++) {
         ids[i] = (ids[0] + i * 3) % MODEL_IDS;
@@ -614,6 +829,10 @@ static void model_do_delete(struct model *model, int c, size_t count)
                         : omendb_delete_batch(model->handles[c], reader.txn, count, ids, &deleted);
     if (in_txn && (status == OMENDB_CONFLICT || status == OMENDB_NOTFOUND) &&
         model_has_conflict(model, c, count, ids))
+        return;
+    /* Of those that are not there yet, a lock may be told or not. */
+    const int locked = in_txn ? 0 : model_locks_existing(model, c, count, ids, &reader);
+    if (model_refused(model, status, locked))
         return;
     if (!model_expect_code(model, status,
                            count == 1 && existing == 0 ? OMENDB_NOTFOUND : OMENDB_OK) ||
@@ -650,7 +869,7 @@ static int model_conflicts(const struct model *model)
     for (int c = 0; c < MODEL_COLLECTIONS; c++)
         for (uint64_t id = 0; id < MODEL_IDS; id++) {
             if (model->writes.value[c][id] == MODEL_NEVER ||
-                model->collections[c].changed[id] <= model->writes.snapshot)
+                model->collections[c].records[id].changed <= model->writes.snapshot)
                 continue;
             if (!model->writes.undone[c][id] || model->writes.value[c][id] != 0)
                 return 1;
@@ -659,10 +878,56 @@ static int model_conflicts(const struct model *model)
     return answer;
 }
 
+/* As model_conflicts, for locks of prepared transactions. */
+static int model_meets_lock(const struct model *model)
+{
+    int answer = 0;
+    for (int c = 0; c < MODEL_COLLECTIONS; c++)
+        for (uint64_t id = 0; id < MODEL_IDS; id++) {
+            const int locked =
+                model->writes.value[c][id] == MODEL_NEVER ? 0 : model_is_locked(model, c, 1, &id);
+            const int surely = !model->writes.undone[c][id] || model->writes.value[c][id] != 0;
+            if (locked > 0 && surely)
+                return 1;
+            answer = locked != 0 ? -1 : answer;
+        }
+    return answer;
+}
+
+static void model_apply_writes(struct model *model, const struct model_writes *writes)
+{
+    model->commits++;
+    model->commit++;
+    for (int c = 0; c < MODEL_COLLECTIONS; c++)
+        for (uint64_t id = 0; id < MODEL_IDS; id++) {
+            if (writes->value[c][id] == MODEL_NEVER)
+                continue;
+            if (writes->value[c][id] == 0)
+                model_apply_delete(model, c, id);
+            else
+                model_apply_put(model, c, id, writes->value[c][id]);
+        }
+}
+
+/* What committing or preparing the transaction returned must have one of the reasons that there
+ * are, and there must have been none where it is OMENDB_OK. */
+static void model_expect_reason(struct model *model, int status, int exists)
+{
+    const int conflicts = model_conflicts(model), locked = model_meets_lock(model);
+    if (status == OMENDB_OK)
+        model_expect(model, conflicts <= 0 && locked <= 0 && !exists, "it was to be refused");
+    else if (status == OMENDB_EXISTS)
+        model_expect(model, exists, "there is none of that name");
+    else if (status == OMENDB_BUSY)
+        model_expect(model, locked != 0, "nothing is locked");
+    else if (model_expect_code(model, status, OMENDB_CONFLICT))
+        model_expect(model, conflicts != 0, "nothing conflicts");
+    model->conflicts += status == OMENDB_CONFLICT;
+    model->refused += status == OMENDB_BUSY;
+}
+
 static void model_do_end(struct model *model)
 {
-    const int conflicts = model_conflicts(model);
-    int status;
     model->doing = "commit of a transaction";
     if (model->txn == NULL)
         return;
@@ -671,24 +936,108 @@ static void model_do_end(struct model *model)
         model->txn = NULL;
         return;
     }
-    status = omendb_txn_commit(model->txn);
+    const int status = omendb_txn_commit(model->txn);
     model->txn = NULL;
-    if (conflicts >= 0)
-        model_expect_code(model, status, conflicts ? OMENDB_CONFLICT : OMENDB_OK);
-    model->conflicts += status == OMENDB_CONFLICT;
+    model_expect_reason(model, status, 0);
+    if (status == OMENDB_OK)
+        model_apply_writes(model, &model->writes);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * commits in two phases */
+
+static void model_prepared_name(int slot, char name[16])
+{
+    snprintf(name, 16, "prepared %d", slot);
+}
+
+static void model_do_prepare(struct model *model, int slot)
+{
+    char name[16];
+    struct model_prepared *prepared = &model->prepared[slot];
+    model->doing = "prepare";
+    if (model->txn == NULL)
+        return;
+    model_prepared_name(slot, name);
+    const int status = omendb_txn_prepare(model->txn, name);
+    model->txn = NULL;
+    model_expect_reason(model, status, prepared->state != 0);
     if (status != OMENDB_OK)
         return;
-    model->commits++;
-    model->commit++;
-    for (int c = 0; c < MODEL_COLLECTIONS; c++)
-        for (uint64_t id = 0; id < MODEL_IDS; id++) {
-            if (model->writes.value[c][id] == MODEL_NEVER)
-                continue;
-            if (model->writes.value[c][id] == 0)
-                model_apply_delete(model, c, id);
-            else
-                model_apply_put(model, c, id, model->writes.value[c][id]);
-        }
+    prepared->state = OMENDB_PREPARED_WAITING;
+    prepared->writes = model->writes;
+}
+
+/* The outcome, once or once more, or the other one, which is too late. */
+static void model_do_settle(struct model *model, int slot, int outcome)
+{
+    char name[16];
+    struct model_prepared *prepared = &model->prepared[slot];
+    const int commits = outcome == OMENDB_PREPARED_COMMITTED;
+    model->doing = commits ? "commit of a prepared transaction" : "rollback of a prepared one";
+    model_prepared_name(slot, name);
+    const int status = commits ? omendb_commit_prepared(model->db, name)
+                               : omendb_rollback_prepared(model->db, name);
+    if (prepared->state != OMENDB_PREPARED_WAITING) {
+        model_expect_code(model, status,
+                          prepared->state == 0         ? OMENDB_NOTFOUND
+                          : prepared->state == outcome ? OMENDB_OK
+                                                       : OMENDB_CONFLICT);
+        return;
+    }
+    if (!model_expect_code(model, status, OMENDB_OK))
+        return;
+    prepared->state = outcome;
+    if (commits)
+        model_apply_writes(model, &prepared->writes);
+}
+
+static void model_do_forget(struct model *model, int slot)
+{
+    char name[16];
+    model->doing = "forget";
+    model_prepared_name(slot, name);
+    model_expect_code(model, omendb_forget_prepared(model->db, name),
+                      model->prepared[slot].state == 0 ? OMENDB_NOTFOUND
+                      : model_is_waiting(model, slot)  ? OMENDB_BUSY
+                                                       : OMENDB_OK);
+    if (!model_is_waiting(model, slot))
+        model->prepared[slot].state = 0;
+}
+
+static void model_list_prepared(struct model *model, omendb *db)
+{
+    char name[OMENDB_PREPARED_NAME_MAX + 1], wanted[16];
+    size_t index = 0;
+    int state = 0;
+    for (int slot = 0; slot < MODEL_PREPARED && !model->bad; slot++) {
+        if (model->prepared[slot].state == 0)
+            continue;
+        model_prepared_name(slot, wanted);
+        if (model_expect_code(model, omendb_prepared_name(db, index++, name, sizeof name, &state),
+                              OMENDB_OK))
+            model_expect(model, strcmp(name, wanted) == 0 && state == model->prepared[slot].state,
+                         "another prepared transaction");
+    }
+    if (!model->bad)
+        model_expect_code(model, omendb_prepared_name(db, index, name, sizeof name, &state),
+                          OMENDB_DONE);
+}
+
+static void model_do_two_phases(struct model *model)
+{
+    const uint64_t dice = support_below(&model->random, 10);
+    const int slot = (int)support_below(&model->random, MODEL_PREPARED);
+    if (dice < 4)
+        model_do_prepare(model, slot);
+    else if (dice < 6)
+        model_do_settle(model, slot, OMENDB_PREPARED_COMMITTED);
+    else if (dice < 7)
+        model_do_settle(model, slot, OMENDB_PREPARED_ROLLED_BACK);
+    else if (dice < 9)
+        model_do_forget(model, slot);
+    if (!model->bad)
+        model_list_prepared(model, model->db);
 }
 
 static void model_do_snapshot(struct model *model)
@@ -707,14 +1056,67 @@ static void model_do_snapshot(struct model *model)
 /* ------------------------------------------------------------------------------------------------
  * the rest */
 
-static void model_do_maintenance(struct model *model)
+/* Only what may still read deleted rows keeps a purge from erasing them. */
+static void model_do_purge(struct model *model, int c)
 {
-    const uint64_t dice = support_below(&model->random, 20);
+    int readers = model->txn != NULL || model->reader != NULL;
+    for (int i = 0; i < MODEL_SNAPSHOTS; i++)
+        readers |= model->snapshots[i] != NULL;
+    for (int i = 0; i < MODEL_CURSORS; i++)
+        readers |= model->cursors[i].rows != NULL;
+    model->doing = "purge";
+    const int status = omendb_purge(model->db, c % 2 ? model_kinds[c].name : NULL);
+    if (status != OMENDB_BUSY || !readers)
+        model_expect_code(model, status, OMENDB_OK);
+}
+
+/* All records of a backup, and what is prepared in it. */
+static void model_compare_backup(struct model *model, const char *path)
+{
+    omendb *db = NULL;
+    omendb_collection *handles[MODEL_COLLECTIONS] = {NULL};
+    struct model_reader now = {handles, NULL, model->commit, NULL};
+    omendb_options options = model_options(model);
+    float vector[SUPPORT_DIM_MAX], wanted[SUPPORT_DIM_MAX];
+    options.read_only = 1;
+    model_expect_code(model, omendb_open(path, &options, &db), OMENDB_OK);
+    for (int c = 0; c < MODEL_COLLECTIONS && !model->bad; c++) {
+        model_expect_code(model, omendb_collection_open(db, model_kinds[c].name, NULL, &handles[c]),
+                          OMENDB_OK);
+        for (uint64_t id = 0; id < MODEL_IDS && !model->bad; id++) {
+            const uint64_t value = model_read(model, c, id, &now);
+            model_vector(&model_kinds[c], value, wanted);
+            model_expect_code(model, model_get(&now, c, id, vector),
+                              value == 0 ? OMENDB_NOTFOUND : OMENDB_OK);
+            model_expect(model, value == 0 || model_is_close(&model_kinds[c], vector, wanted),
+                         "another vector");
+        }
+    }
+    if (!model->bad)
+        model_list_prepared(model, db);
+    for (int c = 0; c < MODEL_COLLECTIONS; c++)
+        omendb_collection_close(handles[c]);
+    const int status = omendb_close(db);
+    model_expect_code(model, status, OMENDB_OK);
+}
+
+static void model_do_backup(struct model *model)
+{
+    char path[4200];
+    snprintf(path, sizeof path, "%s-copy", model->path);
+    model->doing = "backup";
+    if (!model->in_memory && model_expect_code(model, omendb_backup(model->db, path), OMENDB_OK))
+        model_compare_backup(model, path);
+}
+
+static void model_do_maintenance(struct model *model, int c)
+{
+    const uint64_t dice = support_below(&model->random, 22);
     model->doing = "maintenance";
     if (dice < 9) {
         model->doing = "checkpoint";
         model_expect_code(model, omendb_checkpoint(model->db), OMENDB_OK);
-    } else if (dice < 11) {
+    } else if (dice < 10) {
         model->doing = "optimize";
         model_expect_code(model, omendb_optimize(model->db, NULL, NULL), OMENDB_OK);
     } else if (dice < 15) {
@@ -725,9 +1127,13 @@ static void model_do_maintenance(struct model *model)
         model_close(model);
         if (!model->bad)
             model_open(model);
-    } else {
+    } else if (dice < 20) {
         model->doing = "check";
         model_expect_code(model, support_check(model->db), OMENDB_OK);
+    } else if (dice < 21) {
+        model_do_purge(model, c);
+    } else {
+        model_do_backup(model);
     }
     model_forget(model);
 }
@@ -751,8 +1157,12 @@ static void model_step(struct model *model)
         model_do_get(model, c);
     else if (dice < 640)
         model_do_count(model, c);
-    else if (dice < 680)
+    else if (dice < 660)
         model_do_scan(model, c);
+    else if (dice < 685)
+        model_do_cursor(model, c);
+    else if (dice < 700)
+        model_do_reader(model);
     else if (dice < 840)
         model_do_search(model, c);
     else if (dice < 880)
@@ -763,48 +1173,213 @@ static void model_step(struct model *model)
         model_do_snapshot(model);
     else if (dice < 965)
         model_do_begin(model);
-    else if (dice < 993)
+    else if (dice < 985)
         model_do_end(model);
+    else if (dice < 993)
+        model_do_two_phases(model);
     else
-        model_do_maintenance(model);
+        model_do_maintenance(model, c);
 }
 
-static uint64_t model_operations = 100000, model_seed = 1;
+/* ------------------------------------------------------------------------------------------------
+ * phases */
 
-static void model_run(int threads, int kind, double share)
+static uint64_t model_operations, model_seed;
+
+struct model_result {
+    uint64_t done, commits, conflicts, refused, wanted, found;
+};
+
+struct model_phase {
+    int threads, kind; /* of files: 0: crash_vfs.h, 1: the real file system, 2: none */
+    uint64_t operations;
+};
+
+static void model_begin(struct model *model, int threads, int kind, uint64_t seed)
+{
+    memset(model, 0, sizeof *model);
+    model->random.state = seed;
+    model->threads = threads;
+    model->in_memory = kind == 2;
+    model->fs = kind == 0 ? crash_fs_create(0) : NULL;
+    model->doing = "open";
+    snprintf(model->path, sizeof model->path, "%s", kind == 0 ? "/db" : ":memory:");
+}
+
+static void model_end(struct model *model, struct model_result *result)
+{
+    result->done += model->done;
+    result->commits += model->commits;
+    result->conflicts += model->conflicts;
+    result->refused += model->refused;
+    result->wanted += model->approximate_wanted;
+    result->found += model->approximate_found;
+    crash_fs_destroy(model->fs);
+    for (int c = 0; c < MODEL_COLLECTIONS; c++)
+        for (uint64_t id = 0; id < MODEL_IDS; id++)
+            free(model->collections[c].records[id].rows);
+}
+
+static void model_remove_files(const struct model *model)
+{
+    char copy[4200];
+    snprintf(copy, sizeof copy, "%s-copy", model->path);
+    support_remove(copy);
+    support_remove(model->path);
+}
+
+static int model_shard(uint64_t shard, void *result, const void *argument)
 {
     static struct model model;
-    const uint64_t operations = (uint64_t)((double)model_operations * share);
-    const uint64_t seed = model_seed + (uint64_t)kind * 1000 + (uint64_t)threads;
-    memset(&model, 0, sizeof model);
-    model.random.state = seed;
-    model.threads = threads;
-    model.in_memory = kind == 2;
-    model.fs = kind == 0 ? crash_fs_create(0) : NULL;
-    model.doing = "open";
-    snprintf(model.path, sizeof model.path, "%s",
-             kind == 0   ? "/db"
-             : kind == 1 ? support_path("model")
-                         : ":memory:");
+    const struct model_phase *phase = argument;
+    const uint64_t seed =
+        model_seed + shard + UINT64_C(1000000) * (uint64_t)(phase->kind * 10 + phase->threads);
+    char name[32];
+    model_begin(&model, phase->threads, phase->kind, seed);
+    snprintf(name, sizeof name, "model-%llu", (unsigned long long)shard);
+    if (phase->kind == 1) {
+        snprintf(model.path, sizeof model.path, "%s", support_path(name));
+        model_remove_files(&model);
+    }
     model_open(&model);
-    for (; model.done < operations && !model.bad; model.done++)
+    for (; model.done < phase->operations && !model.bad; model.done++)
         model_step(&model);
-    const double recall = model.approximate_wanted == 0
-                              ? 1.0
-                              : (double)model.approximate_found / (double)model.approximate_wanted;
     if (!model.bad)
         model.doing = "last close";
     model_close(&model);
-    printf("  %llu operations, seed %llu, %d threads: recall %.4f, %llu commits of transactions, "
-           "%llu conflicts%s\n",
-           (unsigned long long)model.done, (unsigned long long)model_seed, threads, recall,
-           (unsigned long long)model.commits, (unsigned long long)model.conflicts,
-           model.bad ? "  FAILED" : "");
-    crash_fs_destroy(model.fs);
-    for (int c = 0; c < MODEL_COLLECTIONS; c++)
-        free(model.collections[c].rows);
-    CHECK(!model.bad);
+    if (model.bad)
+        fprintf(stderr, "FAILED: seed %llu, %d threads, files of kind %d\n",
+                (unsigned long long)seed, phase->threads, phase->kind);
+    else if (phase->kind == 1)
+        model_remove_files(&model);
+    model_end(&model, result);
+    return model.bad;
+}
+
+/* The share of the operations, in shards. */
+static void model_run(int threads, int kind, double share)
+{
+    const uint64_t operations = (uint64_t)((double)model_operations * share);
+    const uint64_t shards = (operations + MODEL_SHARD - 1) / MODEL_SHARD;
+    const struct model_phase phase = {threads, kind, operations / shards};
+    struct model_result *results = parallel_memory(shards * sizeof *results);
+    struct model_result sum = {0};
+    support_folder();
+    const int bad = parallel_run(shards, 1, model_shard, sizeof *results, results, &phase);
+    for (uint64_t i = 0; i < shards; i++) {
+        sum.done += results[i].done;
+        sum.commits += results[i].commits;
+        sum.conflicts += results[i].conflicts;
+        sum.refused += results[i].refused;
+        sum.wanted += results[i].wanted;
+        sum.found += results[i].found;
+    }
+    munmap(results, shards * sizeof *results);
+    const double recall = sum.wanted == 0 ? 1.0 : (double)sum.found / (double)sum.wanted;
+    printf("  %llu operations in %llu shards, seed %llu, %d threads: recall %.4f, %llu commits of "
+           "transactions, %llu conflicts, %llu refused by locks\n",
+           (unsigned long long)sum.done, (unsigned long long)shards, (unsigned long long)model_seed,
+           threads, recall, (unsigned long long)sum.commits, (unsigned long long)sum.conflicts,
+           (unsigned long long)sum.refused);
+    CHECK_EQ_INT(bad, 0);
     CHECK(recall >= 0.95);
+}
+
+/* What one process of the relay hands to the next one. */
+struct model_relay {
+    uint64_t legs, random, commit, next_value, failed;
+    struct model_result result;
+    struct model_row rows[MODEL_COLLECTIONS][MODEL_IDS]; /* value 0: absent */
+    struct model_prepared prepared[MODEL_PREPARED];
+    char kernels[8][24];
+};
+
+static void model_hand_over(struct model *model, struct model_relay *relay)
+{
+    relay->random = model->random.state;
+    relay->commit = model->commit;
+    relay->next_value = model->next_value;
+    memcpy(relay->prepared, model->prepared, sizeof relay->prepared);
+    for (int c = 0; c < MODEL_COLLECTIONS; c++)
+        for (uint64_t id = 0; id < MODEL_IDS; id++) {
+            const struct model_record *record = &model->collections[c].records[id];
+            const struct model_row none = {0, 0, 0};
+            const struct model_row *last =
+                record->count == 0 ? &none : &record->rows[record->count - 1];
+            relay->rows[c][id] = last->end == MODEL_NEVER ? *last : none;
+        }
+}
+
+static void model_take_over(struct model *model, const struct model_relay *relay)
+{
+    model->random.state = relay->random;
+    model->commit = relay->commit;
+    model->next_value = relay->next_value;
+    memcpy(model->prepared, relay->prepared, sizeof model->prepared);
+    for (int c = 0; c < MODEL_COLLECTIONS; c++)
+        for (uint64_t id = 0; id < MODEL_IDS; id++)
+            if (relay->rows[c][id].value != 0)
+                model_add_row(&model->collections[c].records[id], relay->rows[c][id]);
+}
+
+/* One process: opens what the last one left, and works on it. */
+static int model_leg(uint64_t shard, void *result, const void *argument)
+{
+    static const char *const levels[] = {"avx512vnni", "scalar",      "avx2",
+                                         "avx512",     "neondotprod", "neon"};
+    static struct model model;
+    struct model_relay *relay = *(struct model_relay *const *)argument;
+    const uint64_t leg = relay->legs++;
+    (void)shard;
+    (void)result;
+    setenv("OMENDB_KERNELS", levels[leg % 6], 1);
+    model_begin(&model, 0, 1, 0);
+    snprintf(model.path, sizeof model.path, "%s/relay", support_folder());
+    model_take_over(&model, relay);
+    model.io_is_given = 1;
+    model.io = leg % 2 ? OMENDB_IO_PREAD : OMENDB_IO_MAP;
+    model_open(&model);
+    for (; model.done < MODEL_LEG && !model.bad; model.done++)
+        model_step(&model);
+    model_close(&model);
+    snprintf(relay->kernels[leg % 6], sizeof relay->kernels[0], "%s", omendb_kernels());
+    model_hand_over(&model, relay);
+    model_end(&model, &relay->result);
+    if (model.bad)
+        fprintf(stderr, "FAILED: leg %llu, kernels %s, seed %llu\n", (unsigned long long)leg,
+                omendb_kernels(), (unsigned long long)model_seed);
+    return model.bad;
+}
+
+/* Forks one process, so that it chooses its kernels anew. 1: it failed. */
+static int model_run_leg(struct model_relay *relay)
+{
+    int status = 0;
+    fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0)
+        exit(model_leg(0, NULL, &relay));
+    return child < 0 || waitpid(child, &status, 0) != child || status != 0;
+}
+
+/* First of the tests: this process has not chosen its kernels yet. */
+TEST(answers_are_the_same_whatever_kernels_and_io_a_process_has)
+{
+    struct model_relay *relay = parallel_memory(sizeof *relay);
+    const uint64_t legs = (uint64_t)((double)model_operations * 0.06) / MODEL_LEG + 3;
+    int bad = 0;
+    support_path("relay-copy");
+    support_path("relay");
+    relay->random = model_seed;
+    while (relay->legs < legs && bad == 0)
+        bad = model_run_leg(relay);
+    printf("  %llu operations in %llu processes, one after the other; kernels:",
+           (unsigned long long)relay->result.done, (unsigned long long)relay->legs);
+    for (int i = 0; i < 6; i++)
+        printf(" %s", relay->kernels[i]);
+    printf("\n");
+    munmap(relay, sizeof *relay);
+    CHECK_EQ_INT(bad, 0);
 }
 
 TEST(answers_equal_a_flat_array_without_threads)
@@ -817,7 +1392,7 @@ TEST(answers_equal_a_flat_array_with_two_threads)
 }
 TEST(answers_equal_a_flat_array_on_the_real_file_system)
 {
-    model_run(2, 1, 0.1);
+    model_run(2, 1, 0.07);
 }
 TEST(answers_equal_a_flat_array_without_files)
 {
@@ -826,13 +1401,16 @@ TEST(answers_equal_a_flat_array_without_files)
 
 int main(int argc, char **argv)
 {
-    static void (*const all[])(void) = {answers_equal_a_flat_array_without_threads,
+    static void (*const all[])(void) = {answers_are_the_same_whatever_kernels_and_io_a_process_has,
+                                        answers_equal_a_flat_array_without_threads,
                                         answers_equal_a_flat_array_with_two_threads,
                                         answers_equal_a_flat_array_on_the_real_file_system,
                                         answers_equal_a_flat_array_without_files};
     model_seed = support_argument(argc, argv, "--seed", support_seed(1));
-    model_operations = support_argument(argc, argv, "--operations", support_scaled(100000, 4000));
-    return test_run(1, argv, all, 4,
+    const uint64_t usual = support_scaled_instrumented(1000000, 200000, 4000);
+    model_operations = support_argument(argc, argv, "--operations", usual);
+    return test_run(1, argv, all, 5,
+                    "answers_are_the_same_whatever_kernels_and_io_a_process_has, "
                     "answers_equal_a_flat_array_without_threads, "
                     "answers_equal_a_flat_array_with_two_threads, "
                     "answers_equal_a_flat_array_on_the_real_file_system, "

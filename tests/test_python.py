@@ -9,6 +9,7 @@ import gc
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -358,11 +359,91 @@ class OnDisk(unittest.TestCase):
                 pass
             db.checkpoint()
             db.optimize()
+            docs.delete([0, 1])
+            db.purge("docs")
+            db.purge()
+            with self.assertRaises(omendb.NotFound):
+                db.purge("letters")
+            self.assertEqual(docs.stats()["rows"], 298)
+            self.assertEqual((db.stats()["prepared_transactions"], db.stats()["held_bytes"]), (0, 0))
             db.backup(self.path.with_name("copy.omen"))
             db.drop("docs")
             self.assertNotIn("docs", db)
         with omendb.open(self.path.with_name("copy.omen"), must_exist=True) as db:
-            self.assertEqual(len(db.collection("docs")), 300)
+            self.assertEqual(len(db.collection("docs")), 298)
+
+    def test_what_is_prepared_waits_for_its_outcome(self):
+        with omendb.open(self.path) as db:
+            docs = db.collection("docs", dim=8)
+            for name, record in (("kept", 1), ("dropped", 2)):
+                txn = db.transaction()
+                docs.add(np.ones(8), record, txn=txn)
+                with self.assertRaises(omendb.Invalid):
+                    txn.prepare("")
+                txn.prepare(name)
+                self.assertTrue(txn.closed)
+            with db.transaction() as txn:
+                with self.assertRaises(omendb.Busy):
+                    docs.add(np.ones(8), 1, txn=txn)
+                    txn.prepare("third")
+                txn.rollback()
+        with omendb.open(self.path) as db:
+            docs = db.collection("docs")
+            self.assertEqual(db.prepared(), [("dropped", "waiting"), ("kept", "waiting")])
+            self.assertEqual((db.stats()["prepared_transactions"], len(docs)), (2, 0))
+            db.commit_prepared("kept")
+            db.rollback_prepared("dropped")
+            self.assertEqual(db.prepared(), [("dropped", "rolled back"), ("kept", "committed")])
+            self.assertEqual([record for record, _ in docs], [1])
+            with self.assertRaises(omendb.Conflict):
+                db.rollback_prepared("kept")
+            for name in ("kept", "dropped"):
+                db.forget_prepared(name)
+            with self.assertRaises(omendb.NotFound):
+                db.forget_prepared("kept")
+            self.assertEqual((db.prepared(), db.stats()["prepared_transactions"]), ([], 0))
+
+    def test_what_readers_hold_is_told(self):
+        with omendb.open(self.path, threads=0) as db:
+            docs = db.collection("docs", dim=8)
+            docs.add(RNG.standard_normal((300, 8)))
+            db.checkpoint()
+            held = sum(path.stat().st_size for path in self.path.glob("seg-*"))
+            code = "import sys, omendb; db = omendb.open(sys.argv[1], read_only=True); print(1, flush=True); sys.stdin.read()"
+            environment = {**os.environ, "PYTHONPATH": str(ROOT / "examples" / "python")}
+            with subprocess.Popen(
+                    [sys.executable, "-B", "-c", code, str(self.path)], env=environment,
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
+                reader.stdout.readline()
+                docs.put(RNG.standard_normal((300, 8)), np.arange(300))
+                db.optimize()
+                while db.work():
+                    pass
+                self.assertGreaterEqual(db.stats()["held_bytes"], held)
+            docs.delete(0)
+            db.checkpoint()
+            self.assertEqual(db.stats()["held_bytes"], 0)
+
+    def test_what_is_intact_is_salvaged(self):
+        saved = self.path.with_name("saved.omen")
+        with omendb.open(self.path) as db:
+            db.collection("docs", dim=8).add(RNG.standard_normal((300, 8)))
+            db.checkpoint()
+            db.collection("docs").add(RNG.standard_normal((5, 8)))
+            lost = self.path.with_name("lost.omen")
+            shutil.copytree(self.path, lost)
+        result, lines = omendb.salvage(self.path, saved)
+        self.assertEqual((result["records"], result["lost_files"], lines), (305, 0, []))
+        for segment in lost.glob("seg-*"):
+            size = segment.stat().st_size
+            segment.unlink()
+        result, lines = omendb.salvage(lost, self.path.with_name("rest.omen"))
+        self.assertEqual(
+            (result["records"], result["lost_rows"], result["lost_files"], result["lost_bytes"]),
+            (5, 0, 1, size))
+        self.assertEqual(result["problems"], len(lines))
+        with self.assertRaises(omendb.Exists):
+            omendb.salvage(self.path, saved)
 
     def test_what_is_cut_off_the_log_is_told(self):
         copy, lines = self.path.with_name("copy.omen"), []

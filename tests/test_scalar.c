@@ -1,5 +1,5 @@
 /* test_scalar.c: element types: conversion, what is refused, and reading back. */
-#include "omendb.c"
+#include "internals.h"
 
 #include <stdbool.h>
 

@@ -592,6 +592,36 @@ TEST(segment_footer_that_lies_is_refused)
 /* ---------------------------------------------------------------------------------------------------
  * failures and threads */
 
+/* Writes another trailer behind the back of whoever reads the footer after the trailer: one that
+ * makes sense, but says that the footer begins six blocks earlier. */
+static const struct built *changing;
+static int change_while_read(void *context, void *file, uint64_t offset, void *buffer, size_t size)
+{
+    int code = fixture_read(context, file, offset, buffer, size);
+    uint8_t *trailer = (uint8_t *)buffer + size - FORMAT_TRAILER_BYTES;
+    if (code != OMENDB_OK || offset + size != changing->size || size <= FORMAT_TRAILER_BYTES)
+        return code;
+    uint32_t sections = format_get32(trailer + FORMAT_TRAILER_SECTIONS);
+    format_put64(trailer + FORMAT_TRAILER_LENGTH, size + 6 * BLOCK_BYTES);
+    format_put32(trailer + FORMAT_TRAILER_SECTIONS,
+                 sections + 6 * (uint32_t)(BLOCK_BYTES + 4) / FORMAT_SECTION_BYTES);
+    return code;
+}
+
+TEST(segment_footer_that_grows_while_it_is_read_is_refused)
+{
+    struct built built;
+    struct segment_file *file;
+    fixture_begin(OMENDB_IO_PREAD);
+    CHECK_EQ_INT(build(FILE_NUMBER, 8, 0, &built), OMENDB_OK);
+    changing = &built;
+    fixture.vfs.read = change_while_read;
+    CHECK_EQ_INT(open_built(&built, &file), OMENDB_CORRUPT);
+    CHECK(strstr(omendb_errmsg(), "changed while it was read") != NULL);
+    CHECK(file == NULL);
+    fixture_end();
+}
+
 TEST(segment_errors_stick)
 {
     struct segment_writer *writer;
@@ -780,6 +810,7 @@ TEST_MAIN(segment_gives_back_its_sections_when_mapped, segment_gives_back_its_se
           segment_checksums_are_bound_to_file_and_block, segment_of_another_number_is_refused,
           segment_touch_outside_the_data_is_refused, segment_check_names_every_bad_block,
           segment_footers_mutated_and_signed_stay_in_bounds, segment_footer_that_lies_is_refused,
-          segment_errors_stick, segment_survives_every_failing_call_and_allocation,
+          segment_footer_that_grows_while_it_is_read_is_refused, segment_errors_stick,
+          segment_survives_every_failing_call_and_allocation,
           segment_blocks_are_verified_once_by_many_threads,
           segment_block_verified_twice_is_counted_once, segment_bytes_are_as_documented)

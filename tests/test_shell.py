@@ -465,7 +465,9 @@ def every_command_has_a_help_of_its_own():
         "get": "--collection --read-only --json", "count": "--collection --read-only --json",
         "info": "--collection --read-only --json", "put": "--collection --json",
         "delete": "--collection --json", "collections": "--read-only --json", "drop": "--json",
-        "optimize": "--json", "check": "--read-only --json", "backup": "--json",
+        "optimize": "--json", "purge": "--json", "check": "--read-only --json", "backup": "--json",
+        "salvage": "--json", "prepared": "--read-only --json", "commit": "--json", "rollback": "--json",
+        "forget": "--json",
     }
     overview = run("--help").out
     for name, words in options.items():
@@ -485,10 +487,12 @@ def only_commands_that_read_take_read_only():
     write("a.csv", csv(vectors(10, 3)))
     run("db", "import", "a.csv")
     for words in (["search", "--id", "1"], ["get", "1"], ["count"], ["export", "-", "--format", "csv"],
-                  ["info"], ["collections"], ["check"]):
+                  ["info"], ["collections"], ["prepared"], ["check"]):
         run("db", *words, "--read-only")
     for words in (["import", "a.csv"], ["put", "1", "[1,2,3]"], ["delete", "1"], ["drop", "default"],
-                  ["create", "new", "--dim", "3"], ["optimize"], ["calibrate", "a.csv"], ["backup", "copy"]):
+                  ["create", "new", "--dim", "3"], ["optimize"], ["purge"],
+                  ["calibrate", "a.csv"], ["backup", "copy"],
+                  ["salvage", "copy"], ["commit", "one"], ["rollback", "one"], ["forget", "one"]):
         error = run("db", *words, "--read-only", status=2).err
         assert f"{words[0]} writes" in error and "search, get, count" in error, error
     assert run("db", "count").out == "10\n"
@@ -623,6 +627,9 @@ def upkeep_works():
     assert run("copy", "check").out == "copy: no problems\n"
     assert run("db", "backup", "db/copy", "--json", status=1).json["code"] == "invalid"
     assert found("copy", "search", "--id", "200") == found("db", "search", "--id", "200")
+    again = run("db", "backup", "copy", "--json").json
+    assert again["copied_bytes"] == 0 and again["kept_bytes"] > 0, again
+    run("copy", "delete", "200")
     assert run("db", "backup", "copy", "--json", status=1).json["code"] == "exists"
 
 
@@ -638,6 +645,94 @@ def damage_is_reported():
     report = run("db", "check", "--json", status=1).json
     assert not report.get("ok", False) and report["code"] == "corrupt", report
     assert segment.name in json.dumps(report)
+
+
+@test
+def what_is_intact_of_a_damaged_database_is_salvaged():
+    write("a.csv", csv(vectors(2000, 8)))
+    run("db", "import", "a.csv")
+    run("db", "optimize")
+    segment = max(pathlib.Path("db").glob("seg-*"), key=lambda path: path.stat().st_size)
+    data = bytearray(segment.read_bytes())
+    data[30000] ^= 0x40  # 512 vectors of 32 bytes are in this block
+    segment.write_bytes(bytes(data))
+    assert "2 problems; restore a backup, or `omendb db salvage PATH`" in run("db", "check", status=1).err
+    told = run("db", "salvage", "saved", "--json", status=1).json
+    assert told["ok"] and segment.name in json.dumps(told["problems"]), told
+    assert (told["records"], told["lost_rows"], told["collections"], told["doubtful"]) == (1488, 512, 1, 0), told
+    assert run("saved", "check", "--json").json == {"problems": [], "ok": True}
+    assert run("saved", "count").out == "1488\n"
+    assert "saved 1488 records in 1 collection, 0 known" in run("saved", "salvage", "again").out
+    size = segment.stat().st_size
+    segment.unlink()
+    told = run("db", "salvage", "missing", "--json", status=1).json
+    assert (told["records"], told["lost_rows"], told["lost_files"], told["lost_bytes"]) == (0, 0, 1, size), told
+    lost = run("db", "salvage", "missed", status=1)
+    assert ", and what 1 lost file held (" in lost.out and "problems: what could be" in lost.err, lost.out
+    assert run("db", "salvage", "saved", "--json", status=1).json["code"] == "exists"
+    assert "no database" in run("none", "salvage", "new", status=1).err
+
+
+PREPARE = """
+import ctypes, sys
+library = ctypes.CDLL(sys.argv[1])
+def call(name, *arguments):
+    assert getattr(library, "omendb_" + name)(*arguments) == 0, name
+db, docs, txn = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+call("open", b"db", None, ctypes.byref(db))
+call("collection_open", db, b"default", None, ctypes.byref(docs))
+for name in sys.argv[2:]:
+    call("txn_begin", db, 0, ctypes.byref(txn))
+    ids, vector = (ctypes.c_uint64 * 1)(len(name)), (ctypes.c_float * 3)(7, 8, 9)
+    call("put_batch", docs, txn, ctypes.c_size_t(1), ids, vector, 0, None)
+    call("txn_prepare", txn, name.encode())
+library.omendb_collection_close(docs)
+call("close", db)
+"""
+
+
+def prepare(*names):
+    """Prepares transactions; each puts the record whose id is the length of its name. False where there
+    is no library that a script can load."""
+    library = BUILD.resolve() / "libomendb.so"
+    probe = [sys.executable, "-c", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", str(library)]
+    if subprocess.run(probe, capture_output=True, check=False).returncode != 0:
+        return False
+    process = subprocess.run(
+        [sys.executable, "-c", PREPARE, str(library), *names], capture_output=True, check=False)
+    assert process.returncode == 0, process.stderr.decode()
+    return True
+
+
+@test
+def prepared_transactions_are_seen_and_settled():
+    write("a.csv", csv(vectors(3, 3)))
+    run("db", "import", "a.csv")
+    assert run("db", "prepared").out == "no prepared transactions\n"
+    assert run("db", "prepared", "--json").json == []
+    assert "`omendb db prepared` lists them" in run("db", "commit", "none", status=1).err
+    assert run("db", "rollback", "none", "--json", status=1).json["code"] == "not found"
+    assert "waiting" not in run("db", "info").out
+    if not prepare("first", "second", "a third"):
+        return
+    names = [{"name": name, "state": "waiting"} for name in ("a third", "first", "second")]
+    assert run("db", "prepared", "--json").json == names
+    assert re.search(r"^first +waiting$", run("db", "prepared", "--read-only").out, re.M)
+    assert "prepared    3 waiting; `omendb db prepared` lists them\n" in run("db", "info").out
+    assert run("db", "info", "--json").json["prepared_transactions"] == 3
+    assert run("db", "put", "5", "[1, 2, 3]", "--json", status=1).json["code"] == "busy"
+    assert run("db", "forget", "first", "--json", status=1).json["code"] == "busy"
+    assert run("db", "commit", "first").out == "first: committed\n"
+    assert run("db", "get", "5", "--json").json["vector"] == [7, 8, 9]
+    assert run("db", "rollback", "second", "--json").json == {"name": "second", "state": "rolled back"}
+    run("db", "get", "6", status=1)
+    assert run("db", "commit", "second", "--json", status=1).json["code"] == "conflict"
+    assert re.search(r"^second +rolled back$", run("db", "prepared").out, re.M)
+    assert run("db", "info", "--json").json["prepared_transactions"] == 1
+    assert run("db", "forget", "second").out == "second: forgotten\n"
+    run("db", "forget", "first")
+    assert run("db", "prepared", "--json").json == names[:1]
+    run("db", "commit", status=2)
 
 
 @test

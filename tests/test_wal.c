@@ -144,14 +144,56 @@ TEST(wal_gives_back_payloads_of_every_size)
     fixture_end();
 }
 
+/* The first one brings the zeros for those that follow. */
 TEST(wal_writes_a_small_record_at_once)
 {
     struct wal wal;
     fixture_begin(OMENDB_IO_MAP);
     CHECK_EQ_INT(wal_create(&fixture.storage, 7, 100, 0, 0, 4096, 1, &wal), OMENDB_OK);
-    fixture_fail(FIXTURE_WRITE, 1000, 0, OMENDB_IOERR);
     CHECK_EQ_INT(append_small(&wal, 100), OMENDB_OK);
-    CHECK_EQ_INT(fixture.calls, 1);
+    CHECK_EQ_INT(wal.written, 4096);
+    fixture_fail(FIXTURE_WRITE, 1000, 0, OMENDB_IOERR);
+    for (uint64_t sequence = 101; sequence < 140; sequence++)
+        CHECK_EQ_INT(append_small(&wal, sequence), OMENDB_OK);
+    CHECK_EQ_INT(fixture.calls, 39);
+    CHECK_EQ_INT(wal_close(&wal), OMENDB_OK);
+    fixture_end();
+}
+
+TEST(wal_writes_nothing_ahead_of_large_records_or_where_nobody_waits_for_syncs)
+{
+    struct wal wal;
+    uint8_t *payload = payload_make(100, 40000);
+    const struct wal_piece piece = {payload, 40000};
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(wal_create(&fixture.storage, 7, 100, 0, 0, 1 << 20, 1, &wal), OMENDB_OK);
+    CHECK_EQ_INT(wal_append(&wal, 100, WAL_COMMIT, &piece, 1), OMENDB_OK);
+    CHECK_EQ_INT(wal.written, wal.length);
+    fixture.storage.sync = OMENDB_SYNC_NORMAL;
+    CHECK_EQ_INT(append_small(&wal, 101), OMENDB_OK);
+    CHECK_EQ_INT(wal.written, wal.length);
+    fixture.storage.sync = OMENDB_SYNC_FULL;
+    CHECK_EQ_INT(append_small(&wal, 102), OMENDB_OK);
+    CHECK_EQ_INT(wal.written, 1 << 20);
+    CHECK_EQ_INT(wal_close(&wal), OMENDB_OK);
+    fixture_end();
+    free(payload);
+}
+
+TEST(wal_goes_on_where_zeros_cannot_be_written_ahead)
+{
+    struct wal wal;
+    struct wal_replay replay;
+    struct delivered delivered;
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(wal_create(&fixture.storage, 7, 100, 0, 0, 1 << 20, 1, &wal), OMENDB_OK);
+    fixture_fail(FIXTURE_WRITE, 3, 0, OMENDB_FULL);
+    for (uint64_t sequence = 100; sequence < 104; sequence++)
+        CHECK_EQ_INT(append_small(&wal, sequence), OMENDB_OK);
+    CHECK_EQ_INT(fixture.calls, 8);
+    CHECK_EQ_INT(read_small(&replay, &delivered), OMENDB_OK);
+    CHECK_EQ_INT(delivered.count, 4);
+    CHECK(!delivered.wrong && !replay.torn && replay.end == wal.length);
     CHECK_EQ_INT(wal_close(&wal), OMENDB_OK);
     fixture_end();
 }
@@ -689,6 +731,314 @@ TEST(wal_reading_survives_every_failing_call_and_allocation)
     fixture_end();
 }
 
+/* ---------------------------------------------------------------------------------------------------
+ * logs of more than the window that is read at a time */
+
+#define WIDE_RECORDS 6
+#define WIDE_BYTES   ((size_t)400000) /* of a payload; the last is as large as two windows */
+
+static size_t wide_size(uint64_t sequence)
+{
+    return sequence == 100 + WIDE_RECORDS - 1 ? ((size_t)2 << 20) + 5 : WIDE_BYTES;
+}
+
+static int expect_wide(void *context, const struct wal_record *record)
+{
+    struct delivered *delivered = context;
+    delivered->wrong |= record->sequence < delivered->first + delivered->count ||
+                        record->size != wide_size(record->sequence);
+    for (size_t i = 0; i < record->size && !delivered->wrong; i += 997)
+        delivered->wrong |= record->payload[i] != payload_byte(record->sequence, i);
+    delivered->count++;
+    return OMENDB_OK;
+}
+
+/* Records 100 and following, each synced before the next; ends: their offsets. */
+static void make_wide_log(uint64_t *ends)
+{
+    struct wal wal;
+    CHECK_EQ_INT(wal_create(&fixture.storage, 7, 100, 0, 0, 4096, 1, &wal), OMENDB_OK);
+    ends[0] = wal.length;
+    for (uint64_t i = 0; i < WIDE_RECORDS; i++) {
+        uint8_t *payload = payload_make(100 + i, wide_size(100 + i));
+        const struct wal_piece piece = {payload, wide_size(100 + i)};
+        const int code = wal_append(&wal, 100 + i, WAL_COMMIT, &piece, 1);
+        free(payload);
+        CHECK_EQ_INT(code, OMENDB_OK);
+        wal_set_durable(&wal, wal.length);
+        ends[i + 1] = wal.length;
+    }
+    CHECK_EQ_INT(wal_close(&wal), OMENDB_OK);
+}
+
+struct wide_reading {
+    int salvages, live;
+    uint64_t final_length;
+};
+
+static void count_sentence(void *context, const char *sentence)
+{
+    (void)context;
+    (void)sentence;
+}
+
+static int read_wide(const struct wide_reading *reading, struct delivered *delivered)
+{
+    struct wal_replay replay = {
+        .number = 7, .final_length = reading->final_length, .live_reader = reading->live};
+    memset(delivered, 0, sizeof *delivered);
+    delivered->first = 100;
+    return reading->salvages
+               ? wal_salvage(&fixture.storage, 7, expect_wide, count_sentence, delivered)
+               : wal_read(&fixture.storage, &replay, expect_wide, delivered);
+}
+
+static const struct wide_reading wide_readings[] = {
+    {0, 0, WAL_LENGTH_UNKNOWN}, {0, 1, WAL_LENGTH_UNKNOWN}, {1, 0, WAL_LENGTH_UNKNOWN}};
+
+/* Whole, with a damaged header, and with a damaged record in the middle, at every call and every
+ * allocation: an error of the system stays one, and is never the end of the log. */
+TEST(wal_of_many_windows_tells_of_every_failing_read)
+{
+    static const uint64_t damage[] = {UINT64_MAX, 30, 64 + 40 + WIDE_BYTES + 100};
+    struct delivered delivered;
+    uint64_t ends[WIDE_RECORDS + 1];
+    fixture_begin(OMENDB_IO_MAP);
+    make_wide_log(ends);
+    for (size_t d = 0; d < 3; d++) {
+        if (damage[d] != UINT64_MAX)
+            fixture_flip(WAL_NAME, damage[d], 1);
+        for (size_t r = 0; r < 3; r++) {
+            const int expected = read_wide(&wide_readings[r], &delivered);
+            const uint64_t count = delivered.count;
+            CHECK(!delivered.wrong);
+            CHECK(d == 0 || wide_readings[r].salvages ? expected == OMENDB_OK
+                                                      : expected == OMENDB_CORRUPT);
+            /* a reader beside a writer looks at all of it first */
+            CHECK_EQ_INT(count, d == 0   ? WIDE_RECORDS - (r == 1)
+                                : r == 2 ? WIDE_RECORDS - (d == 2)
+                                         : d == 2 && r == 0);
+            for (int after = 0;; after++) {
+                fixture_fail(FIXTURE_READ, after, 0, OMENDB_IOERR);
+                const int code = read_wide(&wide_readings[r], &delivered);
+                const int calls = fixture.calls;
+                fixture_heal();
+                if (calls <= after)
+                    break;
+                CHECK_EQ_INT(code, OMENDB_IOERR);
+                CHECK(!delivered.wrong && delivered.count <= count && fixture_held() == 0);
+            }
+            for (int after = 0;; after++) {
+                fixture.allocations_left = after;
+                const int code = read_wide(&wide_readings[r], &delivered);
+                fixture_heal();
+                CHECK(!delivered.wrong && fixture_held() == 0);
+                if (code == expected)
+                    break;
+                CHECK_EQ_INT(code, OMENDB_NOMEM);
+            }
+        }
+        if (damage[d] != UINT64_MAX)
+            fixture_flip(WAL_NAME, damage[d], 1);
+    }
+    fixture_end();
+}
+
+static struct {
+    int reads; /* before it happens */
+    uint64_t size;
+} wide_cut;
+
+static void cut_before_a_read(void)
+{
+    void *handle;
+    if (wide_cut.reads-- > 0) {
+        fixture.before_read = cut_before_a_read;
+        return;
+    }
+    handle = fixture_handle(WAL_NAME);
+    fixture.inner.truncate(fixture.inner.context, handle, wide_cut.size);
+    fixture.inner.close(fixture.inner.context, handle);
+}
+
+/* A writer in another process cuts the log, at whatever moment: a reader beside it shows a prefix,
+ * or that there is no log; what reads a log that nobody writes to tells of the system's error. */
+TEST(wal_cut_before_any_read_is_an_end_for_a_live_reader_only)
+{
+    struct delivered delivered;
+    uint64_t ends[WIDE_RECORDS + 1];
+    int cut = 0;
+    fixture_begin(OMENDB_IO_MAP);
+    make_wide_log(ends);
+    const size_t size = (size_t)fixture_file_size(WAL_NAME);
+    uint8_t *bytes = malloc(size);
+    fixture_file_read(WAL_NAME, 0, bytes, size);
+    const uint64_t sizes[] = {0, 64, ends[1], ends[2] - 1, ends[4]};
+    for (int live = 0; live < 2; live++) {
+        for (int damaged = 0; damaged < 3; damaged++) {
+            for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
+                for (wide_cut.reads = 0;;) {
+                    const int reads = wide_cut.reads;
+                    const struct wide_reading reading = {0, live, WAL_LENGTH_UNKNOWN};
+                    fixture_file_make(WAL_NAME, bytes, size);
+                    if (damaged != 0)
+                        fixture_flip(WAL_NAME, damaged == 1 ? 30 : ends[1] + 100, 1);
+                    wide_cut.size = sizes[s];
+                    fixture.before_read = cut_before_a_read;
+                    const int code = read_wide(&reading, &delivered);
+                    const int happened = fixture.before_read == NULL;
+                    fixture.before_read = NULL;
+                    CHECK(!delivered.wrong && fixture_held() == 0);
+                    if (!happened)
+                        break;
+                    if (live && damaged == 0)
+                        CHECK(code == OMENDB_OK || (code == OMENDB_NOTFOUND && sizes[s] == 0));
+                    CHECK(code == OMENDB_OK || code == OMENDB_NOTFOUND || code == OMENDB_CORRUPT ||
+                          (!live && code == OMENDB_IOERR));
+                    cut++;
+                    wide_cut.reads = reads + 1;
+                }
+            }
+        }
+    }
+    CHECK(cut > 30);
+    free(bytes);
+    fixture_end();
+}
+
+TEST(wal_of_no_name_and_places_where_no_record_can_begin_are_corruption)
+{
+    struct wal none;
+    struct wal_replay replay = {
+        .number = 7, .final_length = WAL_LENGTH_UNKNOWN, .start_offset = 64 + 4};
+    struct delivered delivered;
+    uint64_t ends[7];
+    memset(&none, 0, sizeof none);
+    CHECK_EQ_INT(wal_close(&none), OMENDB_OK);
+    fixture_begin(OMENDB_IO_MAP);
+    make_log(6, 1, ends);
+    CHECK_EQ_INT(read_from(&replay, &delivered, 100), OMENDB_CORRUPT);
+    CHECK(strstr(error_text(), "cannot go on at offset 68") != NULL);
+    /* a known length is a limit for a reader beside a writer, too */
+    replay = (struct wal_replay){.number = 7, .final_length = ends[4], .live_reader = 1};
+    CHECK_EQ_INT(read_from(&replay, &delivered, 100), OMENDB_OK);
+    CHECK_EQ_INT(delivered.count, 4);
+    patch_header(FORMAT_WAL_LOG_ID, 0);
+    patch_header(FORMAT_WAL_LOG_ID + 4, 0);
+    CHECK_EQ_INT(read_small(&replay, &delivered), OMENDB_CORRUPT);
+    CHECK(strstr(error_text(), "names no log") != NULL);
+    fixture_end();
+}
+
+/* Their sequences, in `ends`. */
+static int expect_any(void *context, const struct wal_record *record)
+{
+    struct delivered *delivered = context;
+    delivered->ends[delivered->count++] = record->sequence;
+    return OMENDB_OK;
+}
+
+static char salvage_sentences[8][ERROR_TEXT_BYTES];
+static size_t salvage_told;
+
+static void keep_sentence(void *context, const char *sentence)
+{
+    (void)context;
+    if (salvage_told < 8)
+        snprintf(salvage_sentences[salvage_told++], ERROR_TEXT_BYTES, "%s", sentence);
+}
+
+static int salvage_small(struct delivered *delivered)
+{
+    memset(delivered, 0, sizeof *delivered);
+    delivered->first = 100;
+    salvage_told = 0;
+    return wal_salvage(&fixture.storage, 7, expect_small, keep_sentence, delivered);
+}
+
+TEST(wal_salvage_tells_what_is_lost_before_the_first_record)
+{
+    struct delivered delivered;
+    uint64_t ends[7];
+    fixture_begin(OMENDB_IO_MAP);
+    make_log(6, 1, ends);
+    fixture_flip(WAL_NAME, ends[0] + 20, 1);
+    memset(&delivered, 0, sizeof delivered);
+    salvage_told = 0;
+    delivered.first = 101;
+    CHECK_EQ_INT(wal_salvage(&fixture.storage, 7, expect_small, keep_sentence, &delivered),
+                 OMENDB_OK);
+    CHECK(delivered.count == 5 && !delivered.wrong);
+    CHECK_EQ_INT(salvage_told, 1);
+    CHECK(strstr(salvage_sentences[0], "commits before commit 101 are lost") != NULL);
+    fixture_flip(WAL_NAME, ends[0] + 20, 1);
+    patch_header(8, 2); /* a later format is not guessed at */
+    CHECK_EQ_INT(salvage_small(&delivered), OMENDB_FORMAT);
+    CHECK_EQ_INT(delivered.count, 0);
+    fixture_file_truncate(WAL_NAME, 8); /* not even a header */
+    CHECK_EQ_INT(salvage_small(&delivered), OMENDB_OK);
+    CHECK_EQ_INT(delivered.count, 0);
+    fixture_file_make(WAL_NAME,
+                      "another file altogether, of another magic, of more than 64 bytes..", 66);
+    CHECK_EQ_INT(salvage_small(&delivered), OMENDB_OK);
+    CHECK_EQ_INT(delivered.count, 0);
+    fixture_end();
+}
+
+/* The payload of a damaged record holds the copy of an older one, which is no commit of this place.
+ */
+TEST(wal_salvage_takes_no_copy_of_an_older_record)
+{
+    struct wal wal;
+    struct delivered delivered;
+    uint8_t copy[128];
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(wal_create(&fixture.storage, 7, 100, 0, 0, 2048, 1, &wal), OMENDB_OK);
+    CHECK_EQ_INT(append_small(&wal, 100), OMENDB_OK);
+    const size_t size = (size_t)(wal.length - 64);
+    CHECK(size <= sizeof copy);
+    fixture_file_read(WAL_NAME, 64, copy, size);
+    const uint64_t place = wal.length;
+    const struct wal_piece piece = {copy, size};
+    CHECK_EQ_INT(wal_append(&wal, 101, WAL_COMMIT, &piece, 1), OMENDB_OK);
+    CHECK_EQ_INT(append_small(&wal, 102), OMENDB_OK);
+    CHECK_EQ_INT(wal_close(&wal), OMENDB_OK);
+    fixture_flip(WAL_NAME, place + 4, 1);
+    memset(&delivered, 0, sizeof delivered);
+    salvage_told = 0;
+    CHECK_EQ_INT(wal_salvage(&fixture.storage, 7, expect_any, keep_sentence, &delivered),
+                 OMENDB_OK);
+    CHECK_EQ_INT(delivered.count, 2);
+    CHECK(delivered.ends[0] == 100 && delivered.ends[1] == 102);
+    CHECK_EQ_INT(salvage_told, 1);
+    CHECK(strstr(salvage_sentences[0], "1 commits between commit 100 and commit 102") != NULL);
+    fixture_end();
+}
+
+TEST(wal_salvage_of_a_hostile_log_is_bounded)
+{
+    struct delivered delivered;
+    uint64_t ends[2], log_id;
+    const size_t size = 1 << 20;
+    uint8_t *bytes = calloc(1, size);
+    fixture_begin(OMENDB_IO_MAP);
+    make_log(1, 1, ends);
+    fixture_file_read(WAL_NAME, FORMAT_WAL_LOG_ID, &log_id, sizeof log_id);
+    for (size_t at = 0; at + 40 <= size; at += 40) {
+        format_put32(bytes + at, (uint32_t)(size - at - 40));
+        memcpy(bytes + at + FORMAT_RECORD_LOG_ID, &log_id, sizeof log_id);
+    }
+    fixture_file_write(WAL_NAME, ends[1], bytes, size);
+    free(bytes);
+    fixture.bytes_read = 0;
+    CHECK_EQ_INT(salvage_small(&delivered), OMENDB_OK);
+    CHECK(fixture.bytes_read < 16 * size);
+    CHECK_EQ_INT(delivered.count, 1);
+    CHECK_EQ_INT(salvage_told, 1);
+    CHECK(strstr(salvage_sentences[0], "up to the end are no records") != NULL);
+    fixture_end();
+}
+
 /* The one whose bytes were made by hand from the text of format.h. */
 TEST(wal_bytes_are_as_documented)
 {
@@ -714,8 +1064,10 @@ TEST(wal_bytes_are_as_documented)
 }
 
 TEST_MAIN(wal_gives_back_payloads_of_every_size, wal_writes_a_small_record_at_once,
-          wal_ends_where_delivery_is_refused, wal_expects_the_sequence_that_must_follow,
-          wal_cut_at_any_length_gives_a_prefix, wal_flip_below_what_was_durable_is_corruption,
+          wal_writes_nothing_ahead_of_large_records_or_where_nobody_waits_for_syncs,
+          wal_goes_on_where_zeros_cannot_be_written_ahead, wal_ends_where_delivery_is_refused,
+          wal_expects_the_sequence_that_must_follow, wal_cut_at_any_length_gives_a_prefix,
+          wal_flip_below_what_was_durable_is_corruption,
           wal_flip_in_what_nobody_vouches_for_ends_the_log,
           wal_lost_middle_of_an_unsynced_group_ends_the_log, wal_with_a_known_length_must_be_whole,
           wal_of_a_later_format_is_refused, wal_search_of_a_hostile_tail_is_bounded,
@@ -728,4 +1080,10 @@ TEST_MAIN(wal_gives_back_payloads_of_every_size, wal_writes_a_small_record_at_on
           wal_writes_on_where_space_cannot_be_reserved, wal_that_cannot_be_cut_is_poisoned,
           wal_refuses_writes_after_a_failed_sync, wal_creation_that_fails_leaves_no_log,
           wal_refuses_a_commit_that_is_too_big,
-          wal_reading_survives_every_failing_call_and_allocation, wal_bytes_are_as_documented)
+          wal_reading_survives_every_failing_call_and_allocation,
+          wal_of_many_windows_tells_of_every_failing_read,
+          wal_cut_before_any_read_is_an_end_for_a_live_reader_only,
+          wal_of_no_name_and_places_where_no_record_can_begin_are_corruption,
+          wal_salvage_tells_what_is_lost_before_the_first_record,
+          wal_salvage_takes_no_copy_of_an_older_record, wal_salvage_of_a_hostile_log_is_bounded,
+          wal_bytes_are_as_documented)

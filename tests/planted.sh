@@ -1,0 +1,175 @@
+#!/bin/sh
+# Do the instruments find bugs? Plants one at a time into a copy of omendb.c, builds the instrument
+# that is named beside it, and expects it to fail. Prints a table: the bug, the instrument, after how
+# many images, runs or operations it was found. Exits 1 if a bug was not found, or could not be
+# planted because the text that it changes is not there any more; the last line is
+# "N passed, M failed".
+#
+#   tests/planted.sh [PATTERN]    all bugs, or those whose names match (grep -E)
+#
+# Variables: CC, PLANTED_EVERY (1: with 5 every fifth bug only), PLANTED_DIRECTORY (build/planted).
+cd "$(dirname "$0")/.." || exit 1
+work=${PLANTED_DIRECTORY:-${BUILD:-build}/planted}
+every=${PLANTED_EVERY:-1}
+pattern=${1:-.}
+CC=${CC:-cc}
+passed=0
+failed=0
+number=0
+mkdir -p "$work" || exit 1
+
+# instrument NAME ARGUMENT...: its source, and what it is run with: what it takes itself, or a number
+# that is enough here.
+instrument() {
+    name=$1
+    shift
+    arguments=$*
+    case $name in
+    crash) source=tests/crash_enumerate.c arguments='--images 20000' ;;
+    io) source=tests/fault_io.c ;;
+    memory) source=tests/fault_memory.c ;;
+    posix) source=tests/fault_posix.c ;;
+    model) source=tests/test_model.c arguments='--operations 200000' ;;
+    kill) source=tests/test_kill.c arguments=200 ;;
+    damage) source=tests/test_damage.c ;;
+    soak) source=tests/soak_mixed.c ;;
+    backup) source=tests/test_backup.c ;;
+    processes) source=tests/test_processes.c ;;
+    esac
+}
+
+# The planted library, and the instrument with it; objects of instruments are kept. A white-box one
+# includes the planted file.
+build() {
+    if grep -q '^#include "omendb.c"' "$source"; then
+        $CC -std=c11 -O0 -g -I"$work" -I. -Itests "$source" -o "$work/program" -lm -lpthread
+        return
+    fi
+    object=$work/$(basename "$source" .c).o
+    if [ ! -e "$object" ] || [ -n "$(find tests "$source" -newer "$object" -name '*.[ch]')" ]; then
+        $CC -std=c11 -O1 -g -I. -c "$source" -o "$object" || return 1
+    fi
+    $CC -std=c11 -O0 -g -I. -c "$work/omendb.c" -o "$work/omendb.o" &&
+        $CC "$object" "$work/omendb.o" -o "$work/program" -lm -lpthread
+}
+
+tell() {
+    printf '%-62s %-7s %s\n' "$1" "$2" "$3"
+}
+
+# plant NAME INSTRUMENT FUNCTIONS SED: the instrument with its arguments, if any (of memory and io one
+# word of the scenarios' names, of a test program a part of its tests'); the sed commands work on the
+# bodies of these functions only.
+plant() {
+    printf '%s\n' "$1" | grep -qE -e "$pattern" || return
+    number=$((number + 1))
+    [ $(((number - 1) % every)) -eq 0 ] || return
+    cp omendb.c "$work/omendb.c"
+    for function in $3; do
+        sed -E "/^[a-zA-Z].*[ *]$function\\(/,/^}/ { $4
+            }" "$work/omendb.c" >"$work/omendb.new.c"
+        if cmp -s "$work/omendb.new.c" "$work/omendb.c"; then
+            failed=$((failed + 1))
+            tell "$1" "$2" "NOT PLANTED: nothing to change in $function"
+            return
+        fi
+        mv "$work/omendb.new.c" "$work/omendb.c"
+    done
+    # shellcheck disable=SC2086
+    instrument $2
+    log=$work/$(printf '%s' "$1" | tr -c 'a-zA-Z0-9' '_').log
+    if ! build >"$log" 2>&1; then
+        failed=$((failed + 1))
+        tell "$1" "$2" "DOES NOT COMPILE: see $log"
+        return
+    fi
+    # shellcheck disable=SC2086
+    if OMENDB_SOAK_SECONDS=30 timeout 300 "$work/program" $arguments >"$log" 2>&1; then
+        failed=$((failed + 1))
+        tell "$1" "$2" "NOT FOUND: see $log"
+    else
+        passed=$((passed + 1))
+        looked=$(awk '/^FAILED [a-z]/ { exit }
+            { for (i = 2; i <= NF; i++)
+                  if ($i ~ /^(images|runs|operations|cycles|tried)/) last = $(i - 1) " " $i }
+            END { sub(/:.*/, "", last); print last }' "$log")
+        tell "$1" "$2" "found after ${looked:-the first look}"
+    fi
+}
+
+# ---------------------------------------------------------------------------------------------------
+# what is planted
+
+plant 'commits are acknowledged without a sync of the log' crash commit_sync_led \
+    's/int code = wal_sync\(db->wal\);/int code = OMENDB_OK;/'
+plant 'a failing allocation in a transaction frees twice' 'memory commit' txn_copy_vectors \
+    's/(txn_drop_vectors\(txn, change, copies, i\);)/\1 \1/'
+plant 'a conflict is missed by one commit' model commit_check_id \
+    's/changed > plan->snapshot\)/changed > plan->snapshot + 1)/'
+plant 'a full disk is ignored' 'io batch' storage_write \
+    's/if \(code != OMENDB_OK\)/if (code != OMENDB_OK \&\& code != OMENDB_FULL)/'
+plant 'the checksum of a block is not compared' damage blocks_compare \
+    's/crc == source->checksums\[block\]/1/'
+plant 'the name of a new log is not synced' crash wal_create \
+    's/code = storage_sync_directory\(storage\);/code = OMENDB_OK;/'
+plant 'the rename of CURRENT is not synced' crash manifest_publish \
+    's/code = storage_sync_directory\(storage\);/code = OMENDB_OK;/'
+plant 'CURRENT is renamed before it and its manifest are synced' crash manifest_write_file \
+    's/code = storage_sync\(storage, &file\);/code = OMENDB_OK;/'
+plant 'a commit returns before the sync' crash commit_run \
+    's/int waited = .*;/int waited = OMENDB_OK;/'
+plant 'a manifest is published before its segments are synced' crash segment_writer_finish \
+    's/code = storage_sync\(writer->storage, &writer->file\);/code = OMENDB_OK;/'
+plant 'the old log goes before a manifest replaces it' crash checkpoint_rotate_log \
+    's/wal_close\(last\);/wal_close(last); storage_unlink(\&db->storage, last->file.name);/'
+plant 'a backup is not synced' crash backup_copy_bytes \
+    's/code = storage_sync\(to, &target\);/code = OMENDB_OK;/'
+plant 'only the first change of a commit is replayed' kill commit_replay \
+    's/while \(at < size && code == OMENDB_OK\) \{/if (code == OMENDB_OK) {/'
+plant 'recovery stops at the end of the first log' kill recover_logs \
+    's/if \(successor == 0\)/if (successor != UINT64_MAX)/'
+plant 'a record of the log with a wrong checksum is believed' damage wal_check \
+    's/crc != format_get32\(header \+ FORMAT_RECORD_CRC\)/crc == 0/'
+plant 'deletions at the commit of a checkpoint are not in its overlay' crash \
+    checkpoint_write_tombstone 's/end > overlay->commit/end >= overlay->commit/'
+plant 'a merge loses the deletions that a snapshot made it carry' model compact_carry_tombstone \
+    's/tombstones_set\(.*\);/(void)end;/'
+plant 'a merge drops rows that a snapshot sees' model txn_oldest \
+    's/db->transactions != NULL \? db->transactions->snapshot : /0 ? 0 : /'
+plant 'a log that cannot be created leaks its buffer' 'io delete' wal_create \
+    '/code = storage_open/,/return code/ s/wal_close\(wal\);//'
+plant 'a failed sync of the log is forgotten' 'io add' 'commit_sync_led wal_sync' \
+    's/return commit_poison\(db, code\);/return code;/
+     s/atomic_store_explicit\(&wal->poisoned, 1, memory_order_release\);/(void)0;/'
+plant 'a commit is visible before it is durable' 'io visible' commit_run \
+    's/if \(\*applied && !commit_is_awaited\(db, two_phases\)\)/if (*applied)/'
+plant 'a commit number is given twice' model commit_locked \
+    's/db->appended_commit \+ 1;/db->appended_commit + (db->appended_commit % 50 != 49);/'
+plant 'an interrupted write is an error' posix vfs_posix_write \
+    's/if \(done < 0 && errno == EINTR\)/if (0)/'
+plant 'a short write counts as whole' posix vfs_posix_write \
+    's/size -= \(size_t\)done;/size -= step;/'
+plant 'copies of prepared transactions are not synced' crash checkpoint_freeze \
+    's/^( +)code = commit_sync_led\(db\);.*/\1code = OMENDB_OK;/'
+plant 'a new log begins without copies of what is prepared' crash prepared_copy_to_log \
+    's/i = \(size_t\)copied; i < set->count/i = (size_t)copied; i < 0 * set->count/'
+plant 'locks of prepared transactions are not taken again at opening' 'memory waits' \
+    prepared_replay_new 's/prepared_hold\(db, made\);/prepared_insert(\&db->prepared, made);/'
+plant 'an outcome is copied to a new log as if it waited' model prepared_copy_to_log \
+    's/prepared->state == OMENDB_PREPARED_WAITING \? CHANGE_PREPARE : CHANGE_REMEMBER/CHANGE_PREPARE/'
+plant 'a record that is prepared can be written' model commit_check_id \
+    's/return prepared_refuse_locked\(.*/(void)0;/'
+plant 'the log in a backup names its predecessor' 'backup a_log_that' backup_copy_bytes \
+    's/wal_header_detach\(backup->buffer\);/(void)0;/'
+plant 'a reader refuses a collection that the log made once more' 'processes meets_again' \
+    commit_replay_change 's/ && !db->read_only\)/)/'
+plant 'a reader that checkpoints overtake reads on' 'processes overtake' recover_refresh \
+    's/asked != OMENDB_OK \|\| !overtaken/1/'
+
+plant 'directories are never closed' soak vfs_posix_close_directory \
+    's/close\(vfs_posix_descriptor\(directory\)\);/(void)directory;/'
+plant 'the manifest in use is not freed at close' soak database_free_files \
+    's/manifest_destroy\(&db->memory, &db->published\);/(void)0;/'
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
