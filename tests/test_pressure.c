@@ -156,19 +156,28 @@ static void pressure_limit(uint64_t percent)
     memory->limit = atomic_load(&memory->used) * percent / 100 + memory->reserve;
 }
 
-/* A segment of 2000 rows that no thread could link, and then a thread. */
+/* Ends the thread of the background, if there is one, so that limits can be moved and calls made to
+ * fail. Until pressure_resume there will be one that has not begun: writers count on it. */
+static int pressure_pause(void)
+{
+    work_stop(pressure.db);
+    work_destroy(pressure.db);
+    atomic_store(&pressure.db->stopping, 0);
+    return work_create(pressure.db, 1);
+}
+
+static int pressure_resume(void)
+{
+    return work_start(pressure.db);
+}
+
+/* A segment of 2000 rows that no thread could link yet. */
 static int pressure_begin_behind(void)
 {
     int status = pressure_begin(0);
     if (status == OMENDB_OK)
         status = pressure_seal(0, 2000);
-    omendb_collection_close(pressure.docs);
-    if (status == OMENDB_OK)
-        status = omendb_close(pressure.db);
-    if (status == OMENDB_OK)
-        status = pressure_open(1, 0);
-    return status == OMENDB_OK ? omendb_collection_open(pressure.db, "docs", NULL, &pressure.docs)
-                               : status;
+    return status == OMENDB_OK ? pressure_pause() : status;
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -333,14 +342,19 @@ TEST(rows_that_wait_for_a_merge_slow_writers_and_then_stop_them)
     const uint64_t bytes = 2000 * PRESSURE_DIM * sizeof(float);
     pressure.db->stall_timeout_us = 5000000;
     pressure.db->tail_limit = bytes / 8;
+    CHECK_EQ_INT(pressure_resume(), OMENDB_OK);
     CHECK_EQ_INT(work_throttle(pressure_collection(), 1), OMENDB_OK); /* about a second */
+    CHECK_EQ_INT(pressure_pause(), OMENDB_OK);
+    CHECK_EQ_INT(work_merge_begin(pressure.db, NULL, NULL), OMENDB_OK);
     pressure.db->stall_timeout_us = 20000;
     pressure.db->tail_limit = bytes / 32;
+    CHECK_EQ_INT(pressure_resume(), OMENDB_OK);
     CHECK_EQ_INT(pressure_put(2000, 1), OMENDB_BUSY);
     CHECK(strstr(omendb_errmsg(), "indexing is behind by more than tail_limit") != NULL);
     CHECK_EQ_INT(pressure_count(), 2000);
-    work_merge_end(pressure.db);
-    pressure.db->stall_timeout_us = 60000000;
+    CHECK_EQ_INT(pressure_pause(), OMENDB_OK); /* the right to merge is free again */
+    pressure.db->stall_timeout_us = 600000000;
+    CHECK_EQ_INT(pressure_resume(), OMENDB_OK);
     CHECK_EQ_INT(pressure_put(2000, 1), OMENDB_OK); /* the background merges them */
     CHECK_EQ_INT(pressure_count(), 2001);
     CHECK(pressure_stats().merges >= 1);
@@ -364,16 +378,21 @@ TEST(a_writer_that_can_do_nothing_about_it_writes_on)
 /* A checkpoint is under way, for longer than a writer waits. */
 TEST(a_log_of_twice_its_limit_stops_writers_who_are_told_why)
 {
-    CHECK_EQ_INT(pressure_begin(1), OMENDB_OK);
+    CHECK_EQ_INT(pressure_begin(0), OMENDB_OK);
     CHECK_EQ_INT(pressure_put(0, 1000), OMENDB_OK);
-    platform_mutex_lock(&pressure.db->maintenance_mutex);
+    CHECK_EQ_INT(pressure_pause(), OMENDB_OK);
     pressure.db->stall_timeout_us = 20000;
     pressure.db->wal_limit = atomic_load(&pressure.db->log_bytes) / 2;
+    platform_mutex_lock(&pressure.db->maintenance_mutex);
+    const int started = pressure_resume();
     const int code = pressure_put(1000, 1);
     platform_mutex_unlock(&pressure.db->maintenance_mutex);
+    CHECK_EQ_INT(started, OMENDB_OK);
     CHECK_EQ_INT(code, OMENDB_BUSY);
     CHECK(strstr(omendb_errmsg(), "checkpoints are behind by more than wal_limit") != NULL);
-    pressure.db->stall_timeout_us = 60000000;
+    CHECK_EQ_INT(pressure_pause(), OMENDB_OK);
+    pressure.db->stall_timeout_us = 600000000;
+    CHECK_EQ_INT(pressure_resume(), OMENDB_OK);
     CHECK_EQ_INT(pressure_put(1000, 1), OMENDB_OK);
     CHECK_EQ_INT(pressure_count(), 1001);
     CHECK_EQ_INT(pressure_end(), OMENDB_OK);
@@ -381,17 +400,21 @@ TEST(a_log_of_twice_its_limit_stops_writers_who_are_told_why)
 
 TEST(memory_that_no_checkpoint_frees_in_time_stops_writers_who_are_told_why)
 {
-    CHECK_EQ_INT(pressure_begin(1), OMENDB_OK);
+    CHECK_EQ_INT(pressure_begin(0), OMENDB_OK);
     CHECK_EQ_INT(pressure_put(0, 1000), OMENDB_OK);
-    platform_mutex_lock(&pressure.db->maintenance_mutex);
+    CHECK_EQ_INT(pressure_pause(), OMENDB_OK);
     pressure.db->stall_timeout_us = 20000;
     pressure_limit(110);
+    platform_mutex_lock(&pressure.db->maintenance_mutex);
+    const int started = pressure_resume();
     const int code = work_throttle(pressure_collection(), 1);
     const int told = strstr(omendb_errmsg(), "raise memory_limit") != NULL;
-    pressure.db->memory.limit = 0;
     platform_mutex_unlock(&pressure.db->maintenance_mutex);
+    CHECK_EQ_INT(started, OMENDB_OK);
     CHECK_EQ_INT(code, OMENDB_BUSY);
     CHECK(told);
+    CHECK_EQ_INT(pressure_pause(), OMENDB_OK);
+    pressure.db->memory.limit = 0;
     CHECK_EQ_INT(pressure_count(), 1000);
     CHECK_EQ_INT(pressure_end(), OMENDB_OK);
 }
@@ -405,18 +428,23 @@ TEST(a_writer_is_told_why_checkpoints_fail)
     crash_faults_begin(pressure.fs, CRASH_CALL_SPACE, 1, 1, OMENDB_FULL, ENOSPC);
     CHECK_EQ_INT(omendb_checkpoint(pressure.db), OMENDB_FULL);
     pressure.db->wal_limit = bytes / 2;
+    CHECK_EQ_INT(pressure_resume(), OMENDB_OK);
     CHECK_EQ_INT(pressure_put(3000, 1), OMENDB_FULL);
     CHECK_EQ_INT(pressure_count(), 3000);
+    CHECK_EQ_INT(pressure_pause(), OMENDB_OK);
     /* over another limit, it is tried when the time is over */
     pressure.db->wal_limit = bytes * 100;
     pressure.db->tail_limit = 100;
     pressure.db->stall_timeout_us = 5000;
     CHECK_EQ_INT(work_merge_begin(pressure.db, NULL, NULL), OMENDB_OK);
+    CHECK_EQ_INT(pressure_resume(), OMENDB_OK);
     CHECK_EQ_INT(work_throttle(pressure_collection(), 1), OMENDB_FULL);
+    CHECK_EQ_INT(pressure_pause(), OMENDB_OK);
     pressure.fs->faults.kinds = 0;
+    CHECK_EQ_INT(work_merge_begin(pressure.db, NULL, NULL), OMENDB_OK);
+    CHECK_EQ_INT(pressure_resume(), OMENDB_OK);
     CHECK_EQ_INT(work_throttle(pressure_collection(), 1), OMENDB_BUSY);
     CHECK_EQ_INT(atomic_load(&pressure.db->checkpoint_failed), 0);
-    work_merge_end(pressure.db);
     CHECK_EQ_INT(pressure_end(), OMENDB_OK);
 }
 
