@@ -27,7 +27,7 @@
  *     recover.c work.c search.c rows.c backup.c purge.c check.c database.c records.c
  *     salvage_rows.c salvage_prepared.c salvage.c api_arguments.c api_database.c
  *     api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: 1ee1f138b49e094e8f4938c16c2f4eb914e36e54706b8ce5ebc68631546d86aa
+ * SHA-256 of the inputs: 2f0e2630e44312630fac8b63be999cf3e3a3dfa821d168979f4ddeff50c2be59
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -1137,12 +1137,36 @@ OMENDB_INTERNAL void memory_free_aligned(struct memory *memory, void *block, siz
 #ifndef OMENDB_SORT_H
 #define OMENDB_SORT_H
 
-#define SORT_MAX_SIZE 64 /* bytes of an item */
+#define SORT_MAX_SIZE   64 /* bytes of an item */
+#define SORT_MOVES_EACH 64 /* of items that were said to be near their places */
 
 /* Sorts `count` items of `size` bytes ascending; not stable. compare: as for qsort of the C
  * library. At most about n log n comparisons, whatever the order was. */
 OMENDB_INTERNAL void sort_array(void *items, size_t count, size_t size,
                                 int (*compare)(const void *left, const void *right));
+
+/* The same where the first `done` items are in order and nearly all of the others are near their
+ * places: one by one finds those soonest, and when it does not the array is sorted. Inlined, as
+ * the size and the comparisons are then known. before: whether left comes strictly before right. */
+static inline __attribute__((always_inline)) void
+sort_nearly_sorted(void *items, size_t done, size_t count, size_t size,
+                   int (*before)(const void *left, const void *right),
+                   int (*compare)(const void *left, const void *right))
+{
+    _Alignas(max_align_t) char item[SORT_MAX_SIZE];
+    char *bytes = items;
+    size_t moves = 0, most = SORT_MOVES_EACH * count;
+    for (size_t i = done; i < count && moves <= most; i++) {
+        size_t at = i;
+        memcpy(item, bytes + i * size, size);
+        for (; at > 0 && before(item, bytes + (at - 1) * size); at--)
+            memcpy(bytes + at * size, bytes + (at - 1) * size, size);
+        memcpy(bytes + at * size, item, size);
+        moves += i - at;
+    }
+    if (moves > most)
+        sort_array(items, count, size, compare);
+}
 
 /* Of two uint64_t. */
 OMENDB_INTERNAL int sort_compare_numbers(const void *left, const void *right);
@@ -25409,7 +25433,6 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
 #define SEARCH_TELL_EACH 32
 /* Hits are put in their places one by one, which is fast where they nearly are there, until they
  * have passed so many others each in the mean; then they are sorted. */
-#define SEARCH_MOVES_EACH 64
 
 /* One source of rows, whatever it is. */
 struct search_source {
@@ -25515,34 +25538,9 @@ static int search_compare_hits(const void *left, const void *right)
     return search_hit_before(right, left) - search_hit_before(left, right);
 }
 
-/* Brings items of `size` bytes into order, of which the first `done` are: nearly all are near their
- * places, and one by one finds those soonest. Inlined, as sizes and comparisons are then known. */
-static inline __attribute__((always_inline)) void
-search_order(void *items, size_t done, size_t count, size_t size,
-             int (*before)(const void *left, const void *right),
-             int (*compare)(const void *left, const void *right))
-{
-    union {
-        struct graph_hit hit;
-        struct search_hit found;
-    } item;
-    char *bytes = items;
-    size_t moves = 0, most = SEARCH_MOVES_EACH * count;
-    for (size_t i = done; i < count && moves <= most; i++) {
-        size_t at = i;
-        memcpy(&item, bytes + i * size, size);
-        for (; at > 0 && before(&item, bytes + (at - 1) * size); at--)
-            memcpy(bytes + at * size, bytes + (at - 1) * size, size);
-        memcpy(bytes + at * size, &item, size);
-        moves += i - at;
-    }
-    if (moves > most)
-        sort_array(items, count, size, compare);
-}
-
 static void search_order_hits(struct graph_hit *hits, size_t done, size_t count)
 {
-    search_order(hits, done, count, sizeof *hits, search_hit_before, search_compare_hits);
+    sort_nearly_sorted(hits, done, count, sizeof *hits, search_hit_before, search_compare_hits);
 }
 
 /* The distances of vectors in place of those of codes; in order again, with the first `done`, which
@@ -25907,7 +25905,8 @@ static int search_name_hits(const struct search_request *request,
             continue;
         scratch->found[used++] = hit;
     }
-    search_order(scratch->found, 1, used, sizeof *scratch->found, search_before, search_compare);
+    sort_nearly_sorted(scratch->found, 1, used, sizeof *scratch->found, search_before,
+                       search_compare);
     *named = used;
     return OMENDB_OK;
 }
@@ -26059,7 +26058,6 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
 #undef SEARCH_OWN_RUN
 #undef SEARCH_OWN_SORT
 #undef SEARCH_TELL_EACH
-#undef SEARCH_MOVES_EACH
 
 /* ==============================================================================================
  * rows.c

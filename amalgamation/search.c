@@ -40,7 +40,6 @@
 #define SEARCH_TELL_EACH 32
 /* Hits are put in their places one by one, which is fast where they nearly are there, until they
  * have passed so many others each in the mean; then they are sorted. */
-#define SEARCH_MOVES_EACH 64
 
 /* One source of rows, whatever it is. */
 struct search_source {
@@ -146,34 +145,9 @@ static int search_compare_hits(const void *left, const void *right)
     return search_hit_before(right, left) - search_hit_before(left, right);
 }
 
-/* Brings items of `size` bytes into order, of which the first `done` are: nearly all are near their
- * places, and one by one finds those soonest. Inlined, as sizes and comparisons are then known. */
-static inline __attribute__((always_inline)) void
-search_order(void *items, size_t done, size_t count, size_t size,
-             int (*before)(const void *left, const void *right),
-             int (*compare)(const void *left, const void *right))
-{
-    union {
-        struct graph_hit hit;
-        struct search_hit found;
-    } item;
-    char *bytes = items;
-    size_t moves = 0, most = SEARCH_MOVES_EACH * count;
-    for (size_t i = done; i < count && moves <= most; i++) {
-        size_t at = i;
-        memcpy(&item, bytes + i * size, size);
-        for (; at > 0 && before(&item, bytes + (at - 1) * size); at--)
-            memcpy(bytes + at * size, bytes + (at - 1) * size, size);
-        memcpy(bytes + at * size, &item, size);
-        moves += i - at;
-    }
-    if (moves > most)
-        sort_array(items, count, size, compare);
-}
-
 static void search_order_hits(struct graph_hit *hits, size_t done, size_t count)
 {
-    search_order(hits, done, count, sizeof *hits, search_hit_before, search_compare_hits);
+    sort_nearly_sorted(hits, done, count, sizeof *hits, search_hit_before, search_compare_hits);
 }
 
 /* The distances of vectors in place of those of codes; in order again, with the first `done`, which
@@ -538,7 +512,8 @@ static int search_name_hits(const struct search_request *request,
             continue;
         scratch->found[used++] = hit;
     }
-    search_order(scratch->found, 1, used, sizeof *scratch->found, search_before, search_compare);
+    sort_nearly_sorted(scratch->found, 1, used, sizeof *scratch->found, search_before,
+                       search_compare);
     *named = used;
     return OMENDB_OK;
 }
@@ -690,4 +665,3 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
 #undef SEARCH_OWN_RUN
 #undef SEARCH_OWN_SORT
 #undef SEARCH_TELL_EACH
-#undef SEARCH_MOVES_EACH

@@ -1,4 +1,4 @@
-/* fault_host.c: the system calls under vfs_posix.c are interrupted, do a part, or fail.
+/* fault_posix.c: the system calls under vfs_posix.c are interrupted, do a part, or fail.
  *
  * Names of system calls are macros for functions of this file while omendb.c is read, so that its
  * vfs for the operating system calls those. Then must hold:
@@ -438,4 +438,13 @@ TEST(a_system_call_that_fails_loses_nothing)
     CHECK_EQ_INT(bad, 0);
 }
 
-TEST_MAIN(interrupted_and_short_calls_change_nothing, a_system_call_that_fails_loses_nothing)
+TEST(numbers_of_the_system_have_codes)
+{
+    CHECK_EQ_INT(vfs_posix_code(EROFS), OMENDB_PERMISSION);
+    CHECK_EQ_INT(vfs_posix_code(ENOSPC), OMENDB_FULL);
+    CHECK_EQ_INT(vfs_posix_code(ENOMEM), OMENDB_NOMEM);
+    CHECK_EQ_INT(vfs_posix_code(EMFILE), OMENDB_IOERR);
+}
+
+TEST_MAIN(numbers_of_the_system_have_codes, interrupted_and_short_calls_change_nothing,
+          a_system_call_that_fails_loses_nothing)

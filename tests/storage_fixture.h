@@ -35,7 +35,8 @@ static struct fixture {
     int calls; /* of those in fail_calls, since fixture_fail */
     uint64_t bytes_read;
     uint64_t open_files;
-    void (*before_read)(void); /* called once */
+    void (*before_read)(void); /* called once, before the read that so many others precede: */
+    int before_read_after;
     /* memory */
     long allocations_left; /* negative: no limit */
     long allocations;
@@ -79,9 +80,12 @@ static int fixture_size(void *context, void *file, uint64_t *size)
 static int fixture_read(void *context, void *file, uint64_t offset, void *buffer, size_t size)
 {
     void (*before)(void) = fixture.before_read;
-    fixture.before_read = NULL;
-    if (before != NULL)
+    if (fixture.before_read_after > 0) {
+        fixture.before_read_after--;
+    } else if (before != NULL) {
+        fixture.before_read = NULL;
         before();
+    }
     fixture.bytes_read += size;
     return fixture_fails(FIXTURE_READ) ? fixture.fail_code
                                        : fixture.inner.read(context, file, offset, buffer, size);

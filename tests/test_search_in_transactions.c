@@ -1,7 +1,8 @@
 /* test_search_in_transactions.c: a search in a writing transaction sees what the transaction sees,
  * and neither its effort, its memory nor its patience follows from how much that wrote; nor does a
  * search leave more memory behind than the next one is likely to use. */
-#include "omendb.c"
+#include "internals.h"
+
 #include "support.h"
 #include "test.h"
 
@@ -269,27 +270,6 @@ TEST(copies_whose_ids_descend_are_ordered_about_as_fast_as_others)
     CHECK(descending <= 20 * ascending + 0.05);
 }
 
-TEST(hits_far_from_their_places_are_sorted)
-{
-    enum { COUNT = 200000 };
-    static struct graph_hit hits[COUNT];
-    for (uint32_t i = 0; i < COUNT; i++)
-        hits[i] = (struct graph_hit){(float)((COUNT - i) / 2), COUNT - i};
-    const clock_t start = clock();
-    search_order_hits(hits, 0, COUNT);
-    CHECK((double)(clock() - start) / CLOCKS_PER_SEC < 1.0); /* one by one: 10 s and more */
-    for (uint32_t i = 0; i < COUNT; i++)
-        CHECK_EQ_INT(hits[i].row, i + 1);
-    for (uint32_t i = 0; i + 1 < COUNT; i += 2) {
-        const struct graph_hit kept = hits[i];
-        hits[i] = hits[i + 1];
-        hits[i + 1] = kept;
-    }
-    search_order_hits(hits, 1, COUNT);
-    for (uint32_t i = 0; i < COUNT; i++)
-        CHECK_EQ_INT(hits[i].row, i + 1);
-}
-
 TEST(a_walk_that_gave_way_to_a_scan_is_told_with_its_effort)
 {
     omendb_explain explain = OMENDB_EXPLAIN_INIT;
@@ -315,5 +295,5 @@ TEST_MAIN(writes_elsewhere_and_new_records_do_not_widen_a_search,
           the_own_records_are_compared_within_the_timeout,
           a_search_for_very_many_leaves_no_large_scratch, idle_scratches_can_be_dropped,
           copies_whose_ids_descend_are_ordered_about_as_fast_as_others,
-          hits_far_from_their_places_are_sorted,
+
           a_walk_that_gave_way_to_a_scan_is_told_with_its_effort)
