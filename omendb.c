@@ -23,11 +23,11 @@
  *     kernels.c codes.c graph.c graph_walk.c graph_build.c graph_bulk_steps.c
  *     graph_bulk_balls.c graph_bulk_links.c graph_bulk.c idmap.c tombstones.c
  *     calibration.c storage.c blocks.c segment.c wal.c manifest.c memtable.c version.c
- *     hot.c txn.c commit.c prepared.c checkpoint.c calibrate.c space.c compact.c
- *     recover.c work.c search.c rows.c backup.c purge.c check.c database.c records.c
- *     salvage_rows.c salvage_prepared.c salvage.c api_arguments.c api_database.c
- *     api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: 2f0e2630e44312630fac8b63be999cf3e3a3dfa821d168979f4ddeff50c2be59
+ *     hot.c txn.c commit.c prepared.c part.c collect.c checkpoint.c calibrate.c
+ *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
+ *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
+ *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
+ * SHA-256 of the inputs: f6eae7429c22c7b5f8e653d23bcfba4aafdab7be20a93f359d620fe23bb1f094
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -14490,8 +14490,14 @@ manifest_destroy(struct memory *memory,
 /* Numbers are given out one by one, so none comes near; what is beyond could wrap. */
 #define MANIFEST_LARGEST_NUMBER ((uint64_t)INT64_MAX)
 
-/* Whether a collection may have the name: 1 to 255 bytes without control characters, and a NUL. */
+/* Whether a collection may have the name: 1 to 255 bytes of UTF-8 without control characters, and a
+ * NUL. */
 OMENDB_INTERNAL int manifest_name_is_legal(const char name[256]);
+/* How many of so many bytes are UTF-8 without control characters, from the first on. */
+OMENDB_INTERNAL size_t manifest_name_legal_bytes(const char *name, size_t length);
+/* What it says of a segment or overlay; NULL: it does not name it. */
+OMENDB_INTERNAL const struct manifest_file *manifest_find_file(const struct manifest *manifest,
+                                                               uint64_t number);
 
 /* Writes MANIFEST-<number> and CURRENT.tmp, syncs both and the directory (so also the entries of
  * new segments), renames CURRENT.tmp to CURRENT, syncs the directory. OMENDB_POISONED: the new
@@ -14578,15 +14584,50 @@ static int manifest_refuse(const struct manifest_check *check, const char *what,
                      check->code == OMENDB_CORRUPT ? ERROR_RESTORE : "it was not written");
 }
 
-OMENDB_INTERNAL int manifest_name_is_legal(const char name[256])
+OMENDB_INTERNAL const struct manifest_file *manifest_find_file(const struct manifest *manifest,
+                                                               uint64_t number)
 {
-    size_t length = 0;
-    for (; length < 256 && name[length] != '\0'; length++) {
-        unsigned char byte = (unsigned char)name[length];
-        if (byte < 0x20 || byte == 0x7f)
+    for (uint32_t i = 0; i < manifest->file_count; i++) {
+        if (manifest->files[i].number == number)
+            return &manifest->files[i];
+    }
+    return NULL;
+}
+
+/* Bytes of the character at `at`, of which `left` are there; 0: it is none that names may have. */
+static size_t manifest_character(const unsigned char *at, size_t left)
+{
+    const size_t size = *at < 0x80             ? 1
+                        : (*at & 0xe0) == 0xc0 ? 2
+                        : (*at & 0xf0) == 0xe0 ? 3
+                        : (*at & 0xf8) == 0xf0 ? 4
+                                               : 0;
+    if (size == 0 || size > left || *at < 0x20 || *at == 0x7f || *at == 0xc0 || *at == 0xc1 ||
+        *at > 0xf4)
+        return 0;
+    for (size_t i = 1; i < size; i++) {
+        if ((at[i] & 0xc0) != 0x80)
             return 0;
     }
-    return length >= 1 && length <= 255;
+    /* Overlong forms, surrogates, and what is beyond U+10FFFF. */
+    const int wrong = (*at == 0xe0 && at[1] < 0xa0) || (*at == 0xed && at[1] >= 0xa0) ||
+                      (*at == 0xf0 && at[1] < 0x90) || (*at == 0xf4 && at[1] >= 0x90);
+    return wrong ? 0 : size;
+}
+
+OMENDB_INTERNAL size_t manifest_name_legal_bytes(const char *name, size_t length)
+{
+    size_t legal = 0, size = 1;
+    for (; legal < length && size != 0; legal += size)
+        size = manifest_character((const unsigned char *)name + legal, length - legal);
+    return legal;
+}
+
+OMENDB_INTERNAL int manifest_name_is_legal(const char name[256])
+{
+    const char *end = memchr(name, 0, 256);
+    const size_t length = end == NULL ? 0 : (size_t)(end - name);
+    return length != 0 && manifest_name_legal_bytes(name, length) == length;
 }
 
 /* The field that is out of its range, or NULL. */
@@ -14648,12 +14689,12 @@ static int manifest_check_collection(const struct manifest_check *check, uint32_
     char what[64];
     snprintf(what, sizeof what, "collection number %" PRIu32, index);
     if (!manifest_name_is_legal(collection->name))
-        return manifest_refuse(check, what,
-                               "has a name that is empty, too long or of control characters");
+        return manifest_refuse(
+            check, what, "has a name that is empty, too long, not UTF-8 or of control characters");
     if (index > 0 && strcmp(manifest->collections[index - 1].name, collection->name) >= 0)
         return manifest_refuse(check, what, "has the name of another one or stands out of order");
-    if (collection->id >= manifest->next_collection)
-        return manifest_refuse(check, what, "has an id that was not given out yet");
+    if (collection->id == 0 || collection->id >= manifest->next_collection)
+        return manifest_refuse(check, what, "has an id that was not given out");
     const char *field = manifest_bad_field(&collection->schema);
     if (field != NULL) {
         snprintf(what, sizeof what, "collection number %" PRIu32 ": schema.%s", index, field);
@@ -16179,6 +16220,8 @@ OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t
                                     size_t vector_bytes);
 OMENDB_INTERNAL int scratch_reserve_code(struct scratch *scratch, size_t bytes);
 OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message);
+OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, uint32_t rows);
+OMENDB_INTERNAL void begin_array_release(struct begin_array *begins); /* NULL is OK */
 
 /* ---- hot.c */
 #define SEGMENT_WALKS_TO_HEAT 100
@@ -16367,65 +16410,69 @@ OMENDB_INTERNAL int prepared_name(omendb *db, size_t index, char *name, size_t c
 /* Number of those that wait for their outcome. */
 OMENDB_INTERNAL uint64_t prepared_count_waiting(omendb *db);
 
+/* ---- part.c */
+/* Writes ids, their sorted index and filter of a part; fills the fields of `info` that follow from
+ * them. */
+OMENDB_INTERNAL int part_write_ids(struct segment_writer *writer, struct memory *memory,
+                                   const uint64_t *ids, uint32_t rows, struct part_info *info);
+OMENDB_INTERNAL int part_write_rows(struct segment_writer *writer, enum section_type type,
+                                    const struct rows_view *rows, uint32_t count);
+/* What a part says of its collection, and of the graph in it. */
+OMENDB_INTERNAL void part_describe(const struct collection *collection, struct part_info *info);
+OMENDB_INTERNAL void part_describe_graph(const struct graph_view *view, uint32_t indexed_rows,
+                                         struct part_info *info);
+/* The sections of a graph, for info->indexed_rows rows. */
+OMENDB_INTERNAL int part_write_links(struct segment_writer *writer, const struct graph_view *view,
+                                     const struct part_info *info);
+/* What info says of the codes. */
+OMENDB_INTERNAL struct code_format part_code_format(const struct collection *collection,
+                                                    const struct part_info *info);
+/* Chooses a range from rows spread over [first, first + rows); step 0: none serves. Takes 3 to 4 ms
+ * for 256 rows and 12 to 30 ms for 1,000 or more, of 96 to 1,536 dimensions (Zen 3), for which
+ * commit.c, too, holds commit_mutex: for a first memtable of a collection without segments that
+ * have codes, and when rows have drifted. */
+OMENDB_INTERNAL int part_choose_codes(const struct collection *collection,
+                                      const struct rows_view *vectors, uint32_t first,
+                                      uint32_t rows, struct code_format *format);
+/* Codes of all rows of `full`, of which vectors and count are read, one after the other, of
+ * codes_stride bytes (memory_free_aligned); fills the fields of `info` that belong to them. *codes
+ * is NULL, and step 0, where codes do not apply or do not serve, and with OMENDB_NOMEM: a graph is
+ * then walked over the vectors. Else mapped vectors are released. */
+OMENDB_INTERNAL int part_make_codes(const struct collection *collection,
+                                    const struct graph_view *full, struct part_info *info,
+                                    uint8_t **codes);
+/* Writes them as they are made, in little memory; none where part_make_codes would give none. */
+OMENDB_INTERNAL int part_write_codes(struct segment_writer *writer,
+                                     const struct collection *collection,
+                                     const struct rows_view *vectors, struct part_info *info);
+/* Tells the log, with the text of the last error, that there was no memory for codes. */
+OMENDB_INTERNAL void part_report_codes(const struct collection *collection);
+
+/* ---- collect.c: all of it under maintenance_mutex */
+/* The published manifest is about to be followed by another; a reader may hold this one. */
+OMENDB_INTERNAL void collect_retain(omendb *db, uint64_t number);
+/* Forgets, and unlinks, the older manifests that no reader holds any more. */
+OMENDB_INTERNAL void collect_release_manifests(omendb *db);
+/* Who needs a log, a segment or an overlay: the published manifest or this process, which may be
+ * writing it; else a reader of an older manifest, whose number is then given; else nobody. */
+enum collect_need { COLLECT_SUPERFLUOUS, COLLECT_HELD, COLLECT_IN_FORCE };
+OMENDB_INTERNAL enum collect_need collect_file_need(const omendb *db, enum storage_kind kind,
+                                                    uint64_t number, uint64_t *manifest);
+/* Adds up the bytes of what only readers of older manifests need. */
+OMENDB_INTERNAL int collect_measure_held(omendb *db, uint64_t *bytes);
+/* Unlinks the files that neither the manifest nor a reader of another process needs. */
+OMENDB_INTERNAL void collect_files(omendb *db);
+
 /* ---- checkpoint.c */
 /* Seals all memtables and tombstones into files and publishes them; the log before it is dropped.
  * force = 0: only when the log is long enough. */
 OMENDB_INTERNAL int checkpoint_run(omendb *db, int force);
 /* Publishes what the versions hold now, as of the last checkpoint's commit. maintenance_mutex. */
 OMENDB_INTERNAL int checkpoint_republish(omendb *db);
-/* Writes ids, their sorted index and filter of a part; fills the fields of `info` that follow from
- * them. */
-OMENDB_INTERNAL int checkpoint_write_ids(struct segment_writer *writer, struct memory *memory,
-                                         const uint64_t *ids, uint32_t rows,
-                                         struct part_info *info);
-/* Unlinks the files that neither the manifest nor a reader of another process needs.
- * maintenance_mutex. */
-OMENDB_INTERNAL void checkpoint_collect(omendb *db);
 /* A file is about to be written outside of maintenance_mutex, or is done with. */
 OMENDB_INTERNAL int checkpoint_protect(
     omendb *db, uint64_t *number); /* gives the next number; OMENDB_BUSY when there are too many */
 OMENDB_INTERNAL void checkpoint_unprotect(omendb *db, uint64_t number);
-/* What a part says of its collection, and of the graph in it. */
-OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection,
-                                         struct part_info *info);
-OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, uint32_t indexed_rows,
-                                               struct part_info *info);
-/* Codes of all rows of `full`, of which vectors and count are read, one after the other, of
- * codes_stride bytes (memory_free_aligned); fills the fields of `info` that belong to them. *codes
- * is NULL, and step 0, where codes do not apply or do not serve, and with OMENDB_NOMEM: a graph is
- * then walked over the vectors. Else mapped vectors are released. */
-OMENDB_INTERNAL int checkpoint_make_codes(const struct collection *collection,
-                                          const struct graph_view *full, struct part_info *info,
-                                          uint8_t **codes);
-/* Tells the log, with the text of the last error, that there was no memory for codes. */
-OMENDB_INTERNAL void checkpoint_report_codes(const struct collection *collection);
-/* Chooses a range from rows spread over [first, first + rows); step 0: none serves. Takes 3 to 4 ms
- * for 256 rows and 12 to 30 ms for 1,000 or more, of 96 to 1,536 dimensions (Zen 3), for which
- * commit.c, too, holds commit_mutex: for a first memtable of a collection without segments that
- * have codes, and when rows have drifted. */
-OMENDB_INTERNAL int checkpoint_choose_codes(const struct collection *collection,
-                                            const struct rows_view *vectors, uint32_t first,
-                                            uint32_t rows, struct code_format *format);
-/* What info says of the codes. */
-OMENDB_INTERNAL struct code_format checkpoint_code_format(const struct collection *collection,
-                                                          const struct part_info *info);
-/* The sections of a graph, for info->indexed_rows rows. */
-OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer,
-                                           const struct graph_view *view,
-                                           const struct part_info *info);
-OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, uint32_t rows);
-OMENDB_INTERNAL void begin_array_release(struct begin_array *begins); /* NULL is OK */
-
-/* Forgets, and unlinks, the older manifests that no reader holds any more. maintenance_mutex. */
-OMENDB_INTERNAL void checkpoint_release_manifests(omendb *db);
-/* Who needs a log, a segment or an overlay: the published manifest or this process, which may be
- * writing it; else a reader of an older manifest, whose number is then given; else nobody.
- * maintenance_mutex. */
-enum checkpoint_need { CHECKPOINT_SUPERFLUOUS, CHECKPOINT_HELD, CHECKPOINT_IN_FORCE };
-OMENDB_INTERNAL enum checkpoint_need checkpoint_file_need(const omendb *db, enum storage_kind kind,
-                                                          uint64_t number, uint64_t *manifest);
-/* Adds up the bytes of what only readers of older manifests need. maintenance_mutex. */
-OMENDB_INTERNAL int checkpoint_measure_held(omendb *db, uint64_t *bytes);
 
 /* ---- recover.c */
 OMENDB_INTERNAL int recover_open(omendb *db, int must_exist);
@@ -17241,6 +17288,17 @@ OMENDB_INTERNAL struct segment *segment_reference(struct segment *segment)
 {
     atomic_fetch_add_explicit(&segment->references, 1, memory_order_relaxed);
     return segment;
+}
+
+OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, uint32_t rows)
+{
+    struct begin_array *begins = memory_zalloc(memory, sizeof *begins + rows * sizeof(uint64_t));
+    if (begins == NULL)
+        return NULL;
+    atomic_init(&begins->references, 1);
+    begins->memory = memory;
+    begins->rows = rows;
+    return begins;
 }
 
 OMENDB_INTERNAL void begin_array_release(struct begin_array *begins)
@@ -18785,9 +18843,8 @@ static int commit_choose_codes(const struct collection *collection, const struct
         first = count - rows;
         vectors = memtable_vectors(collection->active);
     }
-    return rows < COMMIT_CODES_ROWS
-               ? OMENDB_OK
-               : checkpoint_choose_codes(collection, &vectors, first, rows, format);
+    return rows < COMMIT_CODES_ROWS ? OMENDB_OK
+                                    : part_choose_codes(collection, &vectors, first, rows, format);
 }
 
 static int commit_add_memtable(omendb *db, struct collection *collection,
@@ -19275,7 +19332,7 @@ static int commit_decode_create(omendb *db, uint64_t id, const uint8_t *body, si
     omendb_schema complete;
     char name[256];
     *collection = NULL;
-    if (id >= MANIFEST_LARGEST_NUMBER)
+    if (id == 0 || id >= MANIFEST_LARGEST_NUMBER)
         return OMENDB_CORRUPT;
     int code = commit_decode_schema(body, size, used, name, &complete);
     if (code == OMENDB_OK && !manifest_name_is_legal(name))
@@ -20073,6 +20130,507 @@ OMENDB_INTERNAL uint64_t prepared_count_waiting(omendb *db)
 #undef PREPARED_SLOTS_MIN
 
 /* ==============================================================================================
+ * part.c
+ * ============================================================================================== */
+
+/* part.c: what a part of a segment file is made of, written section by section: ids with the index
+ * that finds them, rows of vectors, the graph, the codes. Checkpoints write parts of memtables,
+ * merges those of new segments. */
+
+#define PART_CODED 8192               /* rows coded between releases of their vectors */
+#define PART_CODES ((size_t)64 << 10) /* bytes of codes written at a time */
+
+/* ------------------------------------------------------------------ ids */
+
+struct part_id {
+    uint64_t id;
+    uint32_t row;
+};
+
+static int part_compare_ids(const void *left, const void *right)
+{
+    const struct part_id *a = left, *b = right;
+    if (a->id != b->id)
+        return a->id < b->id ? -1 : 1;
+    return a->row < b->row ? -1 : a->row > b->row;
+}
+
+static int part_write_sorted(struct segment_writer *writer, struct memory *memory,
+                             const uint64_t *ids, uint32_t rows)
+{
+    struct part_id *sorted = memory_array(memory, rows, sizeof *sorted);
+    if (sorted == NULL)
+        return OMENDB_NOMEM;
+    for (uint32_t i = 0; i < rows; i++)
+        sorted[i] = (struct part_id){ids[i], i};
+    sort_array(sorted, rows, sizeof *sorted, part_compare_ids);
+    int code = segment_writer_begin_section(writer, SECTION_SORTED_IDS);
+    for (uint32_t i = 0; i < rows && code == OMENDB_OK; i++)
+        code = segment_writer_append(writer, &sorted[i].id, sizeof sorted[i].id);
+    if (code == OMENDB_OK)
+        code = segment_writer_begin_section(writer, SECTION_SORTED_ROWS);
+    for (uint32_t i = 0; i < rows && code == OMENDB_OK; i++)
+        code = segment_writer_append(writer, &sorted[i].row, sizeof sorted[i].row);
+    memory_free(memory, sorted, rows * sizeof *sorted);
+    return code;
+}
+
+static int part_write_filter(struct segment_writer *writer, struct memory *memory,
+                             const uint64_t *ids, uint32_t rows)
+{
+    size_t bytes = idmap_filter_bytes(rows);
+    uint8_t *filter = memory_zalloc(memory, bytes);
+    if (filter == NULL)
+        return OMENDB_NOMEM;
+    for (uint32_t i = 0; i < rows; i++)
+        idmap_filter_add(filter, bytes, ids[i]);
+    int code = segment_writer_begin_section(writer, SECTION_ID_FILTER);
+    if (code == OMENDB_OK)
+        code = segment_writer_append(writer, filter, bytes);
+    memory_free(memory, filter, bytes);
+    return code;
+}
+
+OMENDB_INTERNAL int part_write_ids(struct segment_writer *writer, struct memory *memory,
+                                   const uint64_t *ids, uint32_t rows, struct part_info *info)
+{
+    int ascend = 1;
+    info->smallest_id = UINT64_MAX;
+    info->largest_id = 0;
+    for (uint32_t i = 0; i < rows; i++) {
+        ascend &= i == 0 || ids[i - 1] <= ids[i];
+        info->smallest_id = ids[i] < info->smallest_id ? ids[i] : info->smallest_id;
+        info->largest_id = ids[i] > info->largest_id ? ids[i] : info->largest_id;
+    }
+    info->flags |= ascend ? SEGMENT_IDS_ASCEND : 0;
+    int code = segment_writer_begin_section(writer, SECTION_IDS);
+    if (code == OMENDB_OK)
+        code = segment_writer_append(writer, ids, rows * sizeof *ids);
+    if (code == OMENDB_OK && !ascend)
+        code = part_write_sorted(writer, memory, ids, rows);
+    if (code == OMENDB_OK)
+        code = part_write_filter(writer, memory, ids, rows);
+    return code;
+}
+
+/* ------------------------------------------------------------------ what a part says, its graph */
+
+/* Rows of a growing store lie in runs of 64. */
+OMENDB_INTERNAL int part_write_rows(struct segment_writer *writer, enum section_type type,
+                                    const struct rows_view *rows, uint32_t count)
+{
+    int code = segment_writer_begin_section(writer, type);
+    for (uint32_t row = 0; row < count && code == OMENDB_OK; row += rows->mask + 1) {
+        uint32_t run = count - row < rows->mask + 1 ? count - row : rows->mask + 1;
+        code = segment_writer_append(writer, rows_at(rows, row), run * rows->stride);
+    }
+    return code;
+}
+
+OMENDB_INTERNAL void part_describe(const struct collection *collection, struct part_info *info)
+{
+    memset(info, 0, sizeof *info);
+    info->collection = collection->id;
+    info->M = collection->schema.M;
+    info->vector_stride = (uint32_t)collection->vector_bytes;
+    info->dim = collection->schema.dim;
+    info->scalar = collection->schema.scalar;
+    info->metric = collection->schema.metric;
+}
+
+OMENDB_INTERNAL void part_describe_graph(const struct graph_view *view, uint32_t indexed_rows,
+                                         struct part_info *info)
+{
+    /* An insertion that failed can leave the entry point beyond the finished rows: then the graph
+     * is of no use. */
+    info->indexed_rows = view->entry_row < indexed_rows ? indexed_rows : 0;
+    info->upper_count = info->indexed_rows == 0 ? 0 : view->upper_count;
+    info->entry_row = view->entry_row;
+    info->entry_level = view->entry_level;
+}
+
+OMENDB_INTERNAL int part_write_links(struct segment_writer *writer, const struct graph_view *view,
+                                     const struct part_info *info)
+{
+    int code = OMENDB_OK;
+    if (info->indexed_rows == 0)
+        return OMENDB_OK;
+    code = part_write_rows(writer, SECTION_LINKS, &view->links, info->indexed_rows);
+    if (code == OMENDB_OK)
+        code = part_write_rows(writer, SECTION_LEVELS, &view->levels, info->indexed_rows);
+    if (code == OMENDB_OK)
+        code = part_write_rows(writer, SECTION_UPPER_INDEX, &view->upper_index, info->indexed_rows);
+    if (code == OMENDB_OK)
+        code = part_write_rows(writer, SECTION_UPPER_LINKS, &view->upper_links, info->upper_count);
+    return code;
+}
+
+/* ------------------------------------------------------------------ its codes */
+
+OMENDB_INTERNAL struct code_format part_code_format(const struct collection *collection,
+                                                    const struct part_info *info)
+{
+    return (struct code_format){collection->format, info->code_low, info->code_step};
+}
+
+static uint32_t part_sample_row(uint32_t rows, uint32_t take, uint32_t i)
+{
+    return (uint32_t)((uint64_t)i * rows / take);
+}
+
+OMENDB_INTERNAL int part_choose_codes(const struct collection *collection,
+                                      const struct rows_view *vectors, uint32_t first,
+                                      uint32_t rows, struct code_format *format)
+{
+    struct code_sample sample;
+    uint32_t take = rows < CODES_SAMPLE_VECTORS ? rows : CODES_SAMPLE_VECTORS, poor = 0;
+    int code = codes_sample_begin(&sample, &collection->db->memory);
+    if (code != OMENDB_OK)
+        return code;
+    for (uint32_t i = 0; i < take; i++)
+        codes_sample_add(&sample, &collection->format,
+                         rows_at(vectors, first + part_sample_row(rows, take, i)));
+    codes_choose(&sample, &collection->format, format);
+    /* The sorted sample is of no use any more, and longer than the longest code. */
+    uint8_t *scrap = (uint8_t *)sample.sorted;
+    for (uint32_t i = 0; i < take && format->step != 0.0f; i++)
+        poor += codes_encode(format, rows_at(vectors, first + part_sample_row(rows, take, i)),
+                             scrap) == CODE_POOR;
+    if (!codes_serve(format, take, poor))
+        format->step = 0.0f;
+    codes_sample_end(&sample);
+    return OMENDB_OK;
+}
+
+/* OMENDB_OK with step 0: the vectors have no codes, which `info` then says. */
+static int part_begin_codes(const struct collection *collection, const struct rows_view *vectors,
+                            struct part_info *info, uint32_t rows, struct code_format *format)
+{
+    *format = (struct code_format){collection->format, 0.0f, 0.0f};
+    if (rows == 0 || !codes_apply_to(&collection->format))
+        return OMENDB_OK;
+    int code = part_choose_codes(collection, vectors, 0, rows, format);
+    if (code == OMENDB_OK && format->step == 0.0f)
+        info->flags |= SEGMENT_NO_RANGE;
+    return code;
+}
+
+static void part_end_codes(const struct code_format *format, int exact, struct part_info *info)
+{
+    info->code_low = format->low;
+    info->code_step = format->step;
+    if (exact && codes_are_exact(format))
+        info->flags |= SEGMENT_CODES_EXACT;
+}
+
+OMENDB_INTERNAL int part_make_codes(const struct collection *collection,
+                                    const struct graph_view *full, struct part_info *info,
+                                    uint8_t **codes)
+{
+    struct code_format format;
+    size_t stride = codes_stride(collection->schema.dim);
+    int exact = 1;
+    *codes = NULL;
+    int code = part_begin_codes(collection, &full->vectors, info, full->count, &format);
+    if (code != OMENDB_OK || format.step == 0.0f)
+        return code;
+    *codes = memory_alloc_aligned(&collection->db->memory, memory_multiply(full->count, stride));
+    if (*codes == NULL)
+        return OMENDB_NOMEM;
+    graph_release_vectors(full, 0, full->count); /* what was read around the sample */
+    for (uint32_t first = 0, last; first < full->count; first = last) {
+        last = full->count - first < PART_CODED ? full->count : first + PART_CODED;
+        for (uint32_t row = first; row < last; row++)
+            exact &= codes_encode(&format, rows_at(&full->vectors, row), *codes + row * stride) ==
+                     CODE_EXACT;
+        graph_release_vectors(full, first, last);
+    }
+    part_end_codes(&format, exact, info);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL void part_report_codes(const struct collection *collection)
+{
+    char text[ERROR_TEXT_BYTES];
+    snprintf(text, sizeof text,
+             "a segment of collection \"%.64s\" was written without codes, which makes searching "
+             "it slow until a merge has memory for them: %.300s",
+             collection->name, error_text());
+    database_log(collection->db, OMENDB_NOMEM, text);
+}
+
+/* Codes of the rows, `run` of them at a time. */
+static int part_append_codes(struct segment_writer *writer, const struct rows_view *vectors,
+                             const struct code_format *format, uint8_t *codes, uint32_t run,
+                             struct part_info *info)
+{
+    size_t stride = codes_stride(info->dim);
+    int exact = 1, code = segment_writer_begin_section(writer, SECTION_CODES);
+    for (uint32_t first = 0, count; first < info->rows && code == OMENDB_OK; first += count) {
+        count = info->rows - first < run ? info->rows - first : run;
+        for (uint32_t i = 0; i < count; i++)
+            exact &=
+                codes_encode(format, rows_at(vectors, first + i), codes + i * stride) == CODE_EXACT;
+        code = segment_writer_append(writer, codes, count * stride);
+    }
+    part_end_codes(format, exact, info);
+    return code;
+}
+
+/* Without memory the segment is walked over its vectors, until it is merged. */
+OMENDB_INTERNAL int part_write_codes(struct segment_writer *writer,
+                                     const struct collection *collection,
+                                     const struct rows_view *vectors, struct part_info *info)
+{
+    struct memory *memory = &collection->db->memory;
+    struct code_format format;
+    size_t stride = codes_stride(info->dim);
+    uint32_t run = stride < PART_CODES ? (uint32_t)(PART_CODES / stride) : 1;
+    uint8_t *codes = NULL;
+    if (info->indexed_rows == 0) /* nothing to walk, and soon merged */
+        return OMENDB_OK;
+    int code = part_begin_codes(collection, vectors, info, info->rows, &format);
+    if (code == OMENDB_OK && format.step == 0.0f)
+        return OMENDB_OK;
+    if (code == OMENDB_OK) {
+        codes = memory_alloc(memory, run * stride);
+        code = codes == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    }
+    if (code == OMENDB_OK) {
+        code = part_append_codes(writer, vectors, &format, codes, run, info);
+    } else if (code == OMENDB_NOMEM) {
+        part_report_codes(collection);
+        code = OMENDB_OK;
+    }
+    memory_free(memory, codes, run * stride);
+    return code;
+}
+
+#undef PART_CODED
+#undef PART_CODES
+
+/* ==============================================================================================
+ * collect.c
+ * ============================================================================================== */
+
+/* collect.c: files that nobody needs any more. A manifest that was published before another stays,
+ * and with it what it names, until no reader of another process holds it by a lock; the numbers of
+ * those that may be held are kept (retained). Everything here is under maintenance_mutex. */
+
+#define COLLECT_DOOMED 32 /* files unlinked between looks at the directory */
+
+/* The former manifest: its files stay until it is known that no reader of another process holds it.
+ */
+OMENDB_INTERNAL void collect_retain(omendb *db, uint64_t number)
+{
+    if (number == 0)
+        return;
+    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
+        if (db->retained[i] == 0) {
+            db->retained[i] = number;
+            return;
+        }
+    }
+    db->retained_overflow = 1;
+}
+
+static int collect_is_retained(const omendb *db, uint64_t number)
+{
+    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
+        if (db->retained[i] == number)
+            return 1;
+    }
+    return 0;
+}
+
+static int collect_note_manifest(void *context, const char *name)
+{
+    omendb *db = context;
+    enum storage_kind kind;
+    uint64_t number;
+    if (storage_parse_name(name, &kind, &number) && kind == STORAGE_MANIFEST &&
+        number != db->published.number && !collect_is_retained(db, number))
+        collect_retain(db, number);
+    return 0;
+}
+
+/* After there was no place for one: perhaps there is now. */
+static void collect_find_manifests(omendb *db)
+{
+    db->retained_overflow = 0;
+    if (db->storage.vfs->list(db->storage.vfs->context, db->storage.directory,
+                              collect_note_manifest, db) != OMENDB_OK)
+        db->retained_overflow = 1;
+}
+
+OMENDB_INTERNAL void collect_release_manifests(omendb *db)
+{
+    uint32_t left = 0;
+    if (db->retained_overflow)
+        collect_find_manifests(db);
+    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
+        struct storage_file file = {0};
+        char name[STORAGE_NAME_BYTES];
+        if (db->retained[i] == 0)
+            continue;
+        storage_name(STORAGE_MANIFEST, db->retained[i], name);
+        int code = storage_open(&db->storage, name, OMENDB_OPEN_READ | OMENDB_OPEN_WRITE, &file);
+        if (code == OMENDB_OK) {
+            code =
+                db->storage.vfs->lock(db->storage.vfs->context, file.handle, OMENDB_LOCK_EXCLUSIVE);
+            if (code == OMENDB_OK || code == OMENDB_UNSUPPORTED)
+                storage_unlink(&db->storage, name);
+            storage_close(&db->storage, &file);
+        }
+        /* Not being able to ask is no answer: a reader may hold it. */
+        if (code == OMENDB_OK || code == OMENDB_UNSUPPORTED || code == OMENDB_NOTFOUND)
+            db->retained[i] = 0;
+        left += db->retained[i] != 0;
+    }
+    atomic_store(&db->retained_count, left + db->retained_overflow);
+}
+
+/* Whether the published manifest, or what this process is about to publish, leads to it. */
+static int collect_is_in_force(const omendb *db, enum storage_kind kind, uint64_t number)
+{
+    if (kind == STORAGE_WAL)
+        return number >= db->published.wal_number;
+    for (size_t i = 0; i < DATABASE_UNPUBLISHED; i++) {
+        if (db->unpublished[i] == number)
+            return 1;
+    }
+    return manifest_find_file(&db->published, number) != NULL;
+}
+
+OMENDB_INTERNAL enum collect_need collect_file_need(const omendb *db, enum storage_kind kind,
+                                                    uint64_t number, uint64_t *manifest)
+{
+    *manifest = 0;
+    if (collect_is_in_force(db, kind, number))
+        return COLLECT_IN_FORCE;
+    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
+        /* A manifest names only files with smaller numbers than its own. */
+        if (db->retained[i] > number)
+            *manifest = db->retained[i];
+    }
+    return *manifest != 0 || db->retained_overflow ? COLLECT_HELD : COLLECT_SUPERFLUOUS;
+}
+
+struct collect_held {
+    omendb *db;
+    size_t count, capacity;
+    char (*names)[STORAGE_NAME_BYTES];
+};
+
+static int collect_note_held(void *context, const char *name)
+{
+    struct collect_held *held = context;
+    enum storage_kind kind;
+    uint64_t number, manifest;
+    if (!storage_parse_name(name, &kind, &number) || kind == STORAGE_MANIFEST ||
+        collect_file_need(held->db, kind, number, &manifest) != COLLECT_HELD)
+        return OMENDB_OK;
+    if (held->count == held->capacity) {
+        size_t larger = held->capacity * 2 + 16;
+        void *moved =
+            memory_resize(&held->db->memory, held->names, held->capacity * sizeof *held->names,
+                          memory_multiply(larger, sizeof *held->names));
+        if (moved == NULL)
+            return OMENDB_NOMEM;
+        held->names = moved;
+        held->capacity = larger;
+    }
+    memcpy(held->names[held->count++], name, strlen(name) + 1);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int collect_measure_held(omendb *db, uint64_t *bytes)
+{
+    struct storage *storage = &db->storage;
+    struct collect_held held = {.db = db};
+    *bytes = 0;
+    if (atomic_load(&db->retained_count) == 0)
+        return OMENDB_OK;
+    int code =
+        storage->vfs->list(storage->vfs->context, storage->directory, collect_note_held, &held);
+    if (code != OMENDB_OK && code != OMENDB_NOMEM)
+        error_set(code, "the directory of the database cannot be listed");
+    for (size_t i = 0; i < held.count && code == OMENDB_OK; i++) {
+        struct storage_file file = {0};
+        uint64_t size = 0;
+        code = storage_open(storage, held.names[i], OMENDB_OPEN_READ, &file);
+        if (code == OMENDB_OK)
+            code = storage_size(storage, &file, &size);
+        storage_close(storage, &file);
+        *bytes += size;
+    }
+    memory_free(&db->memory, held.names, held.capacity * sizeof *held.names);
+    return code;
+}
+
+static int collect_is_needed(const omendb *db, enum storage_kind kind, uint64_t number)
+{
+    uint64_t manifest;
+    if (kind == STORAGE_MANIFEST)
+        return number == db->published.number || collect_is_retained(db, number);
+    /* Those are for purge.c, which overwrites them first. */
+    return db->purging || collect_file_need(db, kind, number, &manifest) != COLLECT_SUPERFLUOUS;
+}
+
+struct collect_doomed {
+    omendb *db;
+    size_t count;
+    char names[COLLECT_DOOMED][STORAGE_NAME_BYTES];
+};
+
+static int collect_doom(void *context, const char *name)
+{
+    struct collect_doomed *doomed = context;
+    enum storage_kind kind;
+    uint64_t number;
+    if (!storage_parse_name(name, &kind, &number) || collect_is_needed(doomed->db, kind, number))
+        return 0;
+    memcpy(doomed->names[doomed->count++], name, strlen(name) + 1);
+    return doomed->count == COLLECT_DOOMED;
+}
+
+/* 1: it is gone. What a purge had to leave, as it was read, is overwritten before, under
+ * maintenance_mutex: the next checkpoint, statistics and purge wait for it. That is so but once
+ * after a purge that was BUSY, for files that it did not keep from being rewritten; letting go of
+ * the mutex would mean to ask anew for each file whether a reader has come to need it. */
+static int collect_remove(omendb *db, const char *name)
+{
+    enum storage_kind kind;
+    uint64_t number;
+    if (storage_parse_name(name, &kind, &number) && kind != STORAGE_MANIFEST &&
+        number < db->overwrite_below &&
+        (shared_file_is_open(db, number) || storage_overwrite(&db->storage, name) != OMENDB_OK))
+        return 0;
+    return storage_unlink(&db->storage, name) == OMENDB_OK;
+}
+
+OMENDB_INTERNAL void collect_files(omendb *db)
+{
+    struct collect_doomed doomed;
+    doomed.db = db;
+    collect_release_manifests(db);
+    if (db->retained_overflow)
+        return;
+    do {
+        doomed.count = 0;
+        db->storage.vfs->list(db->storage.vfs->context, db->storage.directory, collect_doom,
+                              &doomed);
+        size_t unlinked = 0;
+        for (size_t i = 0; i < doomed.count; i++)
+            unlinked += (size_t)collect_remove(db, doomed.names[i]);
+        if (unlinked < doomed.count)
+            break; /* what cannot be unlinked now is tried again after the next checkpoint */
+    } while (doomed.count == COLLECT_DOOMED);
+}
+
+#undef COLLECT_DOOMED
+
+/* ==============================================================================================
  * checkpoint.c
  * ============================================================================================== */
 
@@ -20096,8 +20654,6 @@ OMENDB_INTERNAL uint64_t prepared_count_waiting(omendb *db)
  * Overlay: a part for each segment with tombstones, one section of ascending u32 rows. */
 
 #define CHECKPOINT_PACK_BYTES (UINT64_C(4) << 20)
-#define CHECKPOINT_CODED      8192               /* rows coded between releases of their vectors */
-#define CHECKPOINT_CODES      ((size_t)64 << 10) /* bytes of codes written at a time */
 #ifndef CHECKPOINT_OVERLAYS_MIN
 #define CHECKPOINT_OVERLAYS_MIN (UINT64_C(4) << 20) /* fewer bytes of overlays do not matter */
 #endif
@@ -20139,285 +20695,7 @@ struct checkpoint {
     uint64_t prepared_end;        /* for omendb.prepared_end */
 };
 
-/* ------------------------------------------------------------------ ids */
-
-struct checkpoint_id {
-    uint64_t id;
-    uint32_t row;
-};
-
-static int checkpoint_compare_ids(const void *left, const void *right)
-{
-    const struct checkpoint_id *a = left, *b = right;
-    if (a->id != b->id)
-        return a->id < b->id ? -1 : 1;
-    return a->row < b->row ? -1 : a->row > b->row;
-}
-
-static int checkpoint_write_sorted(struct segment_writer *writer, struct memory *memory,
-                                   const uint64_t *ids, uint32_t rows)
-{
-    struct checkpoint_id *sorted = memory_array(memory, rows, sizeof *sorted);
-    if (sorted == NULL)
-        return OMENDB_NOMEM;
-    for (uint32_t i = 0; i < rows; i++)
-        sorted[i] = (struct checkpoint_id){ids[i], i};
-    sort_array(sorted, rows, sizeof *sorted, checkpoint_compare_ids);
-    int code = segment_writer_begin_section(writer, SECTION_SORTED_IDS);
-    for (uint32_t i = 0; i < rows && code == OMENDB_OK; i++)
-        code = segment_writer_append(writer, &sorted[i].id, sizeof sorted[i].id);
-    if (code == OMENDB_OK)
-        code = segment_writer_begin_section(writer, SECTION_SORTED_ROWS);
-    for (uint32_t i = 0; i < rows && code == OMENDB_OK; i++)
-        code = segment_writer_append(writer, &sorted[i].row, sizeof sorted[i].row);
-    memory_free(memory, sorted, rows * sizeof *sorted);
-    return code;
-}
-
-static int checkpoint_write_filter(struct segment_writer *writer, struct memory *memory,
-                                   const uint64_t *ids, uint32_t rows)
-{
-    size_t bytes = idmap_filter_bytes(rows);
-    uint8_t *filter = memory_zalloc(memory, bytes);
-    if (filter == NULL)
-        return OMENDB_NOMEM;
-    for (uint32_t i = 0; i < rows; i++)
-        idmap_filter_add(filter, bytes, ids[i]);
-    int code = segment_writer_begin_section(writer, SECTION_ID_FILTER);
-    if (code == OMENDB_OK)
-        code = segment_writer_append(writer, filter, bytes);
-    memory_free(memory, filter, bytes);
-    return code;
-}
-
-OMENDB_INTERNAL int checkpoint_write_ids(struct segment_writer *writer, struct memory *memory,
-                                         const uint64_t *ids, uint32_t rows, struct part_info *info)
-{
-    int ascend = 1;
-    info->smallest_id = UINT64_MAX;
-    info->largest_id = 0;
-    for (uint32_t i = 0; i < rows; i++) {
-        ascend &= i == 0 || ids[i - 1] <= ids[i];
-        info->smallest_id = ids[i] < info->smallest_id ? ids[i] : info->smallest_id;
-        info->largest_id = ids[i] > info->largest_id ? ids[i] : info->largest_id;
-    }
-    info->flags |= ascend ? SEGMENT_IDS_ASCEND : 0;
-    int code = segment_writer_begin_section(writer, SECTION_IDS);
-    if (code == OMENDB_OK)
-        code = segment_writer_append(writer, ids, rows * sizeof *ids);
-    if (code == OMENDB_OK && !ascend)
-        code = checkpoint_write_sorted(writer, memory, ids, rows);
-    if (code == OMENDB_OK)
-        code = checkpoint_write_filter(writer, memory, ids, rows);
-    return code;
-}
-
 /* ------------------------------------------------------------------ one memtable */
-
-OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, uint32_t rows)
-{
-    struct begin_array *begins = memory_zalloc(memory, sizeof *begins + rows * sizeof(uint64_t));
-    if (begins == NULL)
-        return NULL;
-    atomic_init(&begins->references, 1);
-    begins->memory = memory;
-    begins->rows = rows;
-    return begins;
-}
-
-/* Rows of a growing store lie in runs of 64. */
-static int checkpoint_write_rows(struct segment_writer *writer, enum section_type type,
-                                 const struct rows_view *rows, uint32_t count)
-{
-    int code = segment_writer_begin_section(writer, type);
-    for (uint32_t row = 0; row < count && code == OMENDB_OK; row += rows->mask + 1) {
-        uint32_t run = count - row < rows->mask + 1 ? count - row : rows->mask + 1;
-        code = segment_writer_append(writer, rows_at(rows, row), run * rows->stride);
-    }
-    return code;
-}
-
-OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection,
-                                         struct part_info *info)
-{
-    memset(info, 0, sizeof *info);
-    info->collection = collection->id;
-    info->M = collection->schema.M;
-    info->vector_stride = (uint32_t)collection->vector_bytes;
-    info->dim = collection->schema.dim;
-    info->scalar = collection->schema.scalar;
-    info->metric = collection->schema.metric;
-}
-
-OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, uint32_t indexed_rows,
-                                               struct part_info *info)
-{
-    /* An insertion that failed can leave the entry point beyond the finished rows: then the graph
-     * is of no use. */
-    info->indexed_rows = view->entry_row < indexed_rows ? indexed_rows : 0;
-    info->upper_count = info->indexed_rows == 0 ? 0 : view->upper_count;
-    info->entry_row = view->entry_row;
-    info->entry_level = view->entry_level;
-}
-
-OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer,
-                                           const struct graph_view *view,
-                                           const struct part_info *info)
-{
-    int code = OMENDB_OK;
-    if (info->indexed_rows == 0)
-        return OMENDB_OK;
-    code = checkpoint_write_rows(writer, SECTION_LINKS, &view->links, info->indexed_rows);
-    if (code == OMENDB_OK)
-        code = checkpoint_write_rows(writer, SECTION_LEVELS, &view->levels, info->indexed_rows);
-    if (code == OMENDB_OK)
-        code = checkpoint_write_rows(writer, SECTION_UPPER_INDEX, &view->upper_index,
-                                     info->indexed_rows);
-    if (code == OMENDB_OK)
-        code = checkpoint_write_rows(writer, SECTION_UPPER_LINKS, &view->upper_links,
-                                     info->upper_count);
-    return code;
-}
-
-OMENDB_INTERNAL struct code_format checkpoint_code_format(const struct collection *collection,
-                                                          const struct part_info *info)
-{
-    return (struct code_format){collection->format, info->code_low, info->code_step};
-}
-
-static uint32_t checkpoint_sample_row(uint32_t rows, uint32_t take, uint32_t i)
-{
-    return (uint32_t)((uint64_t)i * rows / take);
-}
-
-OMENDB_INTERNAL int checkpoint_choose_codes(const struct collection *collection,
-                                            const struct rows_view *vectors, uint32_t first,
-                                            uint32_t rows, struct code_format *format)
-{
-    struct code_sample sample;
-    uint32_t take = rows < CODES_SAMPLE_VECTORS ? rows : CODES_SAMPLE_VECTORS, poor = 0;
-    int code = codes_sample_begin(&sample, &collection->db->memory);
-    if (code != OMENDB_OK)
-        return code;
-    for (uint32_t i = 0; i < take; i++)
-        codes_sample_add(&sample, &collection->format,
-                         rows_at(vectors, first + checkpoint_sample_row(rows, take, i)));
-    codes_choose(&sample, &collection->format, format);
-    /* The sorted sample is of no use any more, and longer than the longest code. */
-    uint8_t *scrap = (uint8_t *)sample.sorted;
-    for (uint32_t i = 0; i < take && format->step != 0.0f; i++)
-        poor += codes_encode(format, rows_at(vectors, first + checkpoint_sample_row(rows, take, i)),
-                             scrap) == CODE_POOR;
-    if (!codes_serve(format, take, poor))
-        format->step = 0.0f;
-    codes_sample_end(&sample);
-    return OMENDB_OK;
-}
-
-/* OMENDB_OK with step 0: the vectors have no codes, which `info` then says. */
-static int checkpoint_begin_codes(const struct collection *collection,
-                                  const struct rows_view *vectors, struct part_info *info,
-                                  uint32_t rows, struct code_format *format)
-{
-    *format = (struct code_format){collection->format, 0.0f, 0.0f};
-    if (rows == 0 || !codes_apply_to(&collection->format))
-        return OMENDB_OK;
-    int code = checkpoint_choose_codes(collection, vectors, 0, rows, format);
-    if (code == OMENDB_OK && format->step == 0.0f)
-        info->flags |= SEGMENT_NO_RANGE;
-    return code;
-}
-
-static void checkpoint_end_codes(const struct code_format *format, int exact,
-                                 struct part_info *info)
-{
-    info->code_low = format->low;
-    info->code_step = format->step;
-    if (exact && codes_are_exact(format))
-        info->flags |= SEGMENT_CODES_EXACT;
-}
-
-OMENDB_INTERNAL int checkpoint_make_codes(const struct collection *collection,
-                                          const struct graph_view *full, struct part_info *info,
-                                          uint8_t **codes)
-{
-    struct code_format format;
-    size_t stride = codes_stride(collection->schema.dim);
-    int exact = 1;
-    *codes = NULL;
-    int code = checkpoint_begin_codes(collection, &full->vectors, info, full->count, &format);
-    if (code != OMENDB_OK || format.step == 0.0f)
-        return code;
-    *codes = memory_alloc_aligned(&collection->db->memory, memory_multiply(full->count, stride));
-    if (*codes == NULL)
-        return OMENDB_NOMEM;
-    graph_release_vectors(full, 0, full->count); /* what was read around the sample */
-    for (uint32_t first = 0, last; first < full->count; first = last) {
-        last = full->count - first < CHECKPOINT_CODED ? full->count : first + CHECKPOINT_CODED;
-        for (uint32_t row = first; row < last; row++)
-            exact &= codes_encode(&format, rows_at(&full->vectors, row), *codes + row * stride) ==
-                     CODE_EXACT;
-        graph_release_vectors(full, first, last);
-    }
-    checkpoint_end_codes(&format, exact, info);
-    return OMENDB_OK;
-}
-
-OMENDB_INTERNAL void checkpoint_report_codes(const struct collection *collection)
-{
-    char text[ERROR_TEXT_BYTES];
-    snprintf(text, sizeof text,
-             "a segment of collection \"%.64s\" was written without codes, which makes searching "
-             "it slow until a merge has memory for them: %.300s",
-             collection->name, error_text());
-    database_log(collection->db, OMENDB_NOMEM, text);
-}
-
-/* Codes of the rows, `run` of them at a time. */
-static int checkpoint_append_codes(struct segment_writer *writer, const struct rows_view *vectors,
-                                   const struct code_format *format, uint8_t *codes, uint32_t run,
-                                   struct part_info *info)
-{
-    size_t stride = codes_stride(info->dim);
-    int exact = 1, code = segment_writer_begin_section(writer, SECTION_CODES);
-    for (uint32_t first = 0, count; first < info->rows && code == OMENDB_OK; first += count) {
-        count = info->rows - first < run ? info->rows - first : run;
-        for (uint32_t i = 0; i < count; i++)
-            exact &=
-                codes_encode(format, rows_at(vectors, first + i), codes + i * stride) == CODE_EXACT;
-        code = segment_writer_append(writer, codes, count * stride);
-    }
-    checkpoint_end_codes(format, exact, info);
-    return code;
-}
-
-/* Without memory the segment is walked over its vectors, until it is merged. */
-static int checkpoint_write_codes(struct segment_writer *writer, const struct checkpoint_item *item,
-                                  const struct rows_view *vectors, struct part_info *info)
-{
-    struct memory *memory = item->memtable->memory;
-    struct code_format format;
-    size_t stride = codes_stride(info->dim);
-    uint32_t run = stride < CHECKPOINT_CODES ? (uint32_t)(CHECKPOINT_CODES / stride) : 1;
-    uint8_t *codes = NULL;
-    if (info->indexed_rows == 0) /* nothing to walk, and soon merged */
-        return OMENDB_OK;
-    int code = checkpoint_begin_codes(item->collection, vectors, info, info->rows, &format);
-    if (code == OMENDB_OK && format.step == 0.0f)
-        return OMENDB_OK;
-    if (code == OMENDB_OK) {
-        codes = memory_alloc(memory, run * stride);
-        code = codes == NULL ? OMENDB_NOMEM : OMENDB_OK;
-    }
-    if (code == OMENDB_OK) {
-        code = checkpoint_append_codes(writer, vectors, &format, codes, run, info);
-    } else if (code == OMENDB_NOMEM) {
-        checkpoint_report_codes(item->collection);
-        code = OMENDB_OK;
-    }
-    memory_free(memory, codes, run * stride);
-    return code;
-}
 
 static int checkpoint_write_memtable(struct segment_writer *writer, struct checkpoint_item *item)
 {
@@ -20426,9 +20704,9 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
     struct part_info info;
     graph_get_view(memtable->graph, &view);
     struct rows_view vectors = memtable_vectors(memtable);
-    checkpoint_describe(item->collection, &info);
+    part_describe(item->collection, &info);
     info.rows = atomic_load(&memtable->count);
-    checkpoint_describe_graph(&view, memtable_graph_rows(memtable), &info);
+    part_describe_graph(&view, memtable_graph_rows(memtable), &info);
     uint64_t *ids = memory_array(memtable->memory, info.rows, sizeof *ids);
     if (ids == NULL)
         return OMENDB_NOMEM;
@@ -20436,13 +20714,13 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
         ids[row] = memtable_id(memtable, row);
     int code = segment_writer_begin_part(writer);
     if (code == OMENDB_OK)
-        code = checkpoint_write_rows(writer, SECTION_VECTORS, &vectors, info.rows);
+        code = part_write_rows(writer, SECTION_VECTORS, &vectors, info.rows);
     if (code == OMENDB_OK)
-        code = checkpoint_write_links(writer, &view, &info);
+        code = part_write_links(writer, &view, &info);
     if (code == OMENDB_OK)
-        code = checkpoint_write_codes(writer, item, &vectors, &info);
+        code = part_write_codes(writer, item->collection, &vectors, &info);
     if (code == OMENDB_OK)
-        code = checkpoint_write_ids(writer, memtable->memory, ids, info.rows, &info);
+        code = part_write_ids(writer, memtable->memory, ids, info.rows, &info);
     if (code == OMENDB_OK)
         code = segment_writer_end_part(writer, &info);
     item->part = segment_writer_parts(writer) - 1;
@@ -20809,16 +21087,6 @@ static int checkpoint_add_file(omendb *db, struct manifest *manifest,
     return OMENDB_OK;
 }
 
-static const struct manifest_file *checkpoint_find_file(const struct manifest *manifest,
-                                                        uint64_t number)
-{
-    for (uint32_t i = 0; i < manifest->file_count; i++) {
-        if (manifest->files[i].number == number)
-            return &manifest->files[i];
-    }
-    return NULL;
-}
-
 /* The entry of one segment, with the new overlay where it has a part in it. */
 static int checkpoint_enter_segment(struct checkpoint *checkpoint, const struct segment *segment,
                                     struct manifest_segment *entry, uint32_t *file_capacity)
@@ -20828,7 +21096,7 @@ static int checkpoint_enter_segment(struct checkpoint *checkpoint, const struct 
                                        segment->overlay_part, segment->overlay_file};
     const struct manifest_file *overlay =
         segment->overlay_file == 0 ? NULL
-                                   : checkpoint_find_file(&db->published, segment->overlay_file);
+                                   : manifest_find_file(&db->published, segment->overlay_file);
     for (size_t i = 0; i < checkpoint->marked_count; i++) {
         if (checkpoint->marked[i] != segment)
             continue;
@@ -20922,21 +21190,6 @@ static int checkpoint_fill_manifest(struct checkpoint *checkpoint)
     return checkpoint_trim_files(checkpoint, file_capacity, code);
 }
 
-/* The former manifest: its files stay until it is known that no reader of another process holds it.
- */
-static void checkpoint_retain(omendb *db, uint64_t number)
-{
-    if (number == 0)
-        return;
-    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
-        if (db->retained[i] == 0) {
-            db->retained[i] = number;
-            return;
-        }
-    }
-    db->retained_overflow = 1;
-}
-
 /* Makes the manifest on disk and keeps it as the published one. */
 static int checkpoint_publish(struct checkpoint *checkpoint)
 {
@@ -20957,14 +21210,14 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
         return commit_poison(db, code);
     if (code != OMENDB_OK)
         return code;
-    checkpoint_retain(db, db->published.number);
+    collect_retain(db, db->published.number);
     manifest_destroy(&db->memory, &db->published);
     db->published = *manifest;
     db->prepared_end = checkpoint->prepared_end;
     memset(manifest, 0, sizeof *manifest);
     /* Outputs of merges whose own publishing failed need no protection any more. */
     for (size_t i = 0; i < DATABASE_UNPUBLISHED; i++) {
-        if (checkpoint_find_file(&db->published, db->unpublished[i]) != NULL)
+        if (manifest_find_file(&db->published, db->unpublished[i]) != NULL)
             db->unpublished[i] = 0;
     }
     atomic_store(&db->checkpoint_commit, checkpoint->commit);
@@ -21224,205 +21477,6 @@ static void checkpoint_install(struct checkpoint *checkpoint, size_t collections
         work_notice_merge(checkpoint->collections[i]);
 }
 
-/* ------------------------------------------------------------------ collecting files */
-
-static int checkpoint_is_retained(const omendb *db, uint64_t number)
-{
-    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
-        if (db->retained[i] == number)
-            return 1;
-    }
-    return 0;
-}
-
-static int checkpoint_note_manifest(void *context, const char *name)
-{
-    omendb *db = context;
-    enum storage_kind kind;
-    uint64_t number;
-    if (storage_parse_name(name, &kind, &number) && kind == STORAGE_MANIFEST &&
-        number != db->published.number && !checkpoint_is_retained(db, number))
-        checkpoint_retain(db, number);
-    return 0;
-}
-
-/* After there was no place for one: perhaps there is now. */
-static void checkpoint_find_manifests(omendb *db)
-{
-    db->retained_overflow = 0;
-    if (db->storage.vfs->list(db->storage.vfs->context, db->storage.directory,
-                              checkpoint_note_manifest, db) != OMENDB_OK)
-        db->retained_overflow = 1;
-}
-
-OMENDB_INTERNAL void checkpoint_release_manifests(omendb *db)
-{
-    uint32_t left = 0;
-    if (db->retained_overflow)
-        checkpoint_find_manifests(db);
-    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
-        struct storage_file file = {0};
-        char name[STORAGE_NAME_BYTES];
-        if (db->retained[i] == 0)
-            continue;
-        storage_name(STORAGE_MANIFEST, db->retained[i], name);
-        int code = storage_open(&db->storage, name, OMENDB_OPEN_READ | OMENDB_OPEN_WRITE, &file);
-        if (code == OMENDB_OK) {
-            code =
-                db->storage.vfs->lock(db->storage.vfs->context, file.handle, OMENDB_LOCK_EXCLUSIVE);
-            if (code == OMENDB_OK || code == OMENDB_UNSUPPORTED)
-                storage_unlink(&db->storage, name);
-            storage_close(&db->storage, &file);
-        }
-        /* Not being able to ask is no answer: a reader may hold it. */
-        if (code == OMENDB_OK || code == OMENDB_UNSUPPORTED || code == OMENDB_NOTFOUND)
-            db->retained[i] = 0;
-        left += db->retained[i] != 0;
-    }
-    atomic_store(&db->retained_count, left + db->retained_overflow);
-}
-
-/* Whether the published manifest, or what this process is about to publish, leads to it. */
-static int checkpoint_is_in_force(const omendb *db, enum storage_kind kind, uint64_t number)
-{
-    if (kind == STORAGE_WAL)
-        return number >= db->published.wal_number;
-    for (size_t i = 0; i < DATABASE_UNPUBLISHED; i++) {
-        if (db->unpublished[i] == number)
-            return 1;
-    }
-    return checkpoint_find_file(&db->published, number) != NULL;
-}
-
-OMENDB_INTERNAL enum checkpoint_need checkpoint_file_need(const omendb *db, enum storage_kind kind,
-                                                          uint64_t number, uint64_t *manifest)
-{
-    *manifest = 0;
-    if (checkpoint_is_in_force(db, kind, number))
-        return CHECKPOINT_IN_FORCE;
-    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
-        /* A manifest names only files with smaller numbers than its own. */
-        if (db->retained[i] > number)
-            *manifest = db->retained[i];
-    }
-    return *manifest != 0 || db->retained_overflow ? CHECKPOINT_HELD : CHECKPOINT_SUPERFLUOUS;
-}
-
-struct checkpoint_held {
-    omendb *db;
-    size_t count, capacity;
-    char (*names)[STORAGE_NAME_BYTES];
-};
-
-static int checkpoint_note_held(void *context, const char *name)
-{
-    struct checkpoint_held *held = context;
-    enum storage_kind kind;
-    uint64_t number, manifest;
-    if (!storage_parse_name(name, &kind, &number) || kind == STORAGE_MANIFEST ||
-        checkpoint_file_need(held->db, kind, number, &manifest) != CHECKPOINT_HELD)
-        return OMENDB_OK;
-    if (held->count == held->capacity) {
-        size_t larger = held->capacity * 2 + 16;
-        void *moved =
-            memory_resize(&held->db->memory, held->names, held->capacity * sizeof *held->names,
-                          memory_multiply(larger, sizeof *held->names));
-        if (moved == NULL)
-            return OMENDB_NOMEM;
-        held->names = moved;
-        held->capacity = larger;
-    }
-    memcpy(held->names[held->count++], name, strlen(name) + 1);
-    return OMENDB_OK;
-}
-
-OMENDB_INTERNAL int checkpoint_measure_held(omendb *db, uint64_t *bytes)
-{
-    struct storage *storage = &db->storage;
-    struct checkpoint_held held = {.db = db};
-    *bytes = 0;
-    if (atomic_load(&db->retained_count) == 0)
-        return OMENDB_OK;
-    int code =
-        storage->vfs->list(storage->vfs->context, storage->directory, checkpoint_note_held, &held);
-    if (code != OMENDB_OK && code != OMENDB_NOMEM)
-        error_set(code, "the directory of the database cannot be listed");
-    for (size_t i = 0; i < held.count && code == OMENDB_OK; i++) {
-        struct storage_file file = {0};
-        uint64_t size = 0;
-        code = storage_open(storage, held.names[i], OMENDB_OPEN_READ, &file);
-        if (code == OMENDB_OK)
-            code = storage_size(storage, &file, &size);
-        storage_close(storage, &file);
-        *bytes += size;
-    }
-    memory_free(&db->memory, held.names, held.capacity * sizeof *held.names);
-    return code;
-}
-
-static int checkpoint_is_needed(const omendb *db, enum storage_kind kind, uint64_t number)
-{
-    uint64_t manifest;
-    if (kind == STORAGE_MANIFEST)
-        return number == db->published.number || checkpoint_is_retained(db, number);
-    /* Those are for purge.c, which overwrites them first. */
-    return db->purging ||
-           checkpoint_file_need(db, kind, number, &manifest) != CHECKPOINT_SUPERFLUOUS;
-}
-
-#define CHECKPOINT_DOOMED 32
-
-struct checkpoint_doomed {
-    omendb *db;
-    size_t count;
-    char names[CHECKPOINT_DOOMED][STORAGE_NAME_BYTES];
-};
-
-static int checkpoint_doom(void *context, const char *name)
-{
-    struct checkpoint_doomed *doomed = context;
-    enum storage_kind kind;
-    uint64_t number;
-    if (!storage_parse_name(name, &kind, &number) || checkpoint_is_needed(doomed->db, kind, number))
-        return 0;
-    memcpy(doomed->names[doomed->count++], name, strlen(name) + 1);
-    return doomed->count == CHECKPOINT_DOOMED;
-}
-
-/* 1: it is gone. What a purge had to leave, as it was read, is overwritten before, under
- * maintenance_mutex: the next checkpoint, statistics and purge wait for it. That is so but once
- * after a purge that was BUSY, for files that it did not keep from being rewritten; letting go of
- * the mutex would mean to ask anew for each file whether a reader has come to need it. */
-static int checkpoint_remove(omendb *db, const char *name)
-{
-    enum storage_kind kind;
-    uint64_t number;
-    if (storage_parse_name(name, &kind, &number) && kind != STORAGE_MANIFEST &&
-        number < db->overwrite_below &&
-        (shared_file_is_open(db, number) || storage_overwrite(&db->storage, name) != OMENDB_OK))
-        return 0;
-    return storage_unlink(&db->storage, name) == OMENDB_OK;
-}
-
-OMENDB_INTERNAL void checkpoint_collect(omendb *db)
-{
-    struct checkpoint_doomed doomed;
-    doomed.db = db;
-    checkpoint_release_manifests(db);
-    if (db->retained_overflow)
-        return;
-    do {
-        doomed.count = 0;
-        db->storage.vfs->list(db->storage.vfs->context, db->storage.directory, checkpoint_doom,
-                              &doomed);
-        size_t unlinked = 0;
-        for (size_t i = 0; i < doomed.count; i++)
-            unlinked += (size_t)checkpoint_remove(db, doomed.names[i]);
-        if (unlinked < doomed.count)
-            break; /* what cannot be unlinked now is tried again after the next checkpoint */
-    } while (doomed.count == CHECKPOINT_DOOMED);
-}
-
 /* ------------------------------------------------------------------ the whole */
 
 static void checkpoint_destroy(struct checkpoint *checkpoint)
@@ -21501,7 +21555,7 @@ static int checkpoint_give_up(struct checkpoint *checkpoint, int code)
     if (atomic_load(&db->poisoned))
         return code;
     memcpy(text, error_text(), strlen(error_text()) + 1);
-    checkpoint_collect(db);
+    collect_files(db);
     return error_adopt(code, text);
 }
 
@@ -21522,7 +21576,7 @@ static int checkpoint_locked(omendb *db, int links)
     if (code == OMENDB_OK) {
         checkpoint_install(&checkpoint, collections);
         atomic_fetch_add(&db->checkpoints, 1);
-        checkpoint_collect(db);
+        collect_files(db);
     }
     checkpoint_destroy(&checkpoint);
     return code;
@@ -21602,9 +21656,9 @@ static int checkpoint_keep_dropped(struct checkpoint *checkpoint, size_t index,
     to->segment_count = from->segment_count;
     for (uint32_t i = 0; i < from->segment_count && code == OMENDB_OK; i++) {
         const struct manifest_file *file =
-            checkpoint_find_file(&db->published, from->segments[i].file);
+            manifest_find_file(&db->published, from->segments[i].file);
         const struct manifest_file *overlay =
-            checkpoint_find_file(&db->published, from->segments[i].overlay_file);
+            manifest_find_file(&db->published, from->segments[i].overlay_file);
         code = file == NULL ? OMENDB_OK
                             : checkpoint_add_file(db, &checkpoint->manifest, file, file_capacity);
         if (code == OMENDB_OK && overlay != NULL)
@@ -21646,18 +21700,15 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
         code = checkpoint_publish(&checkpoint);
     checkpoint_destroy(&checkpoint);
     if (code == OMENDB_OK)
-        checkpoint_collect(db);
+        collect_files(db);
     return checkpoint_poison_if_unsure(db, code);
 }
 
 #undef CHECKPOINT_PACK_BYTES
-#undef CHECKPOINT_CODED
-#undef CHECKPOINT_CODES
 #undef CHECKPOINT_OVERLAYS_MIN
 #undef CHECKPOINT_LINK_BYTES
 #undef CHECKPOINT_LINK_ROWS
 #undef CHECKPOINT_OVERLAY_PART
-#undef CHECKPOINT_DOOMED
 
 /* ==============================================================================================
  * calibrate.c
@@ -22945,7 +22996,7 @@ static struct search_target compact_target(const struct compact_merge *merge,
     target.full.vectors = *vectors;
     target.full.kernel = merge->collection->kernel;
     if (merge->codes != NULL) {
-        target.codes = checkpoint_code_format(merge->collection, &merge->info);
+        target.codes = part_code_format(merge->collection, &merge->info);
         target.full.file = merge->written;
         target.full.vectors_offset = merge->written_offset;
     }
@@ -23118,7 +23169,7 @@ static struct code_format compact_gate_codes(const struct compact_gate *gate, in
 {
     if (of_old)
         return gate->old->codes;
-    return checkpoint_code_format(gate->merge->collection, &gate->merge->info);
+    return part_code_format(gate->merge->collection, &gate->merge->info);
 }
 
 /* Rows of `hits` become new ones, distances those of the vectors: the two graphs may be walked over
@@ -23338,7 +23389,7 @@ static int compact_create_graph(const struct compact_merge *merge, const struct 
                               codes_stride(merge->collection->schema.dim)};
     collection_graph_config(merge->collection, &config);
     if (merge->codes != NULL) {
-        struct code_format format = checkpoint_code_format(merge->collection, &merge->info);
+        struct code_format format = part_code_format(merge->collection, &merge->info);
         config.vector_bytes = codes.stride;
         config.kernel = codes_kernel(&format);
         vectors = &codes;
@@ -23446,10 +23497,10 @@ static int compact_write_calibration(struct segment_writer *writer,
 static int compact_make_codes(struct compact *compact, struct compact_merge *merge,
                               const struct graph_view *full)
 {
-    int code = checkpoint_make_codes(merge->collection, full, &merge->info, &merge->codes);
+    int code = part_make_codes(merge->collection, full, &merge->info, &merge->codes);
     if (code != OMENDB_NOMEM || compact_begins_anew(compact))
         return code;
-    checkpoint_report_codes(merge->collection);
+    part_report_codes(merge->collection);
     for (uint32_t i = 0; i < merge->input_count; i++) {
         if (merge->inputs[i]->codes_starved > merge->codes_starved)
             merge->codes_starved = merge->inputs[i]->codes_starved;
@@ -23473,13 +23524,13 @@ static int compact_write_graph(struct compact *compact, struct compact_merge *me
             code = compact_build_graph(compact, merge, &vectors, &graph);
         if (code == OMENDB_OK) {
             graph_get_view(graph, &view);
-            checkpoint_describe_graph(&view, merge->rows, &merge->info);
+            part_describe_graph(&view, merge->rows, &merge->info);
         }
         segment_flush_close(compact->writer, merge->written);
         merge->written = NULL;
     }
     if (code == OMENDB_OK)
-        code = checkpoint_write_links(compact->writer, &view, &merge->info);
+        code = part_write_links(compact->writer, &view, &merge->info);
     graph_destroy(graph);
     if (code == OMENDB_OK && merge->codes != NULL)
         code = segment_writer_begin_section(compact->writer, SECTION_CODES);
@@ -23493,7 +23544,7 @@ static int compact_write_graph(struct compact *compact, struct compact_merge *me
 static int compact_write_part(struct compact *compact, struct compact_merge *merge)
 {
     struct segment_writer *writer = compact->writer;
-    checkpoint_describe(merge->collection, &merge->info);
+    part_describe(merge->collection, &merge->info);
     merge->info.rows = merge->rows;
     int code = segment_writer_begin_part(writer);
     if (code == OMENDB_OK)
@@ -23501,8 +23552,7 @@ static int compact_write_part(struct compact *compact, struct compact_merge *mer
     if (code == OMENDB_OK)
         code = compact_write_graph(compact, merge);
     if (code == OMENDB_OK)
-        code = checkpoint_write_ids(writer, &compact->db->memory, merge->ids, merge->rows,
-                                    &merge->info);
+        code = part_write_ids(writer, &compact->db->memory, merge->ids, merge->rows, &merge->info);
     if (code == OMENDB_OK)
         code = segment_writer_end_part(writer, &merge->info);
     merge->part = segment_writer_parts(writer) - 1;
@@ -23618,7 +23668,7 @@ static int compact_install_all(struct compact *compact)
     } else {
         checkpoint_unprotect(db, compact->number);
         if (code == OMENDB_OK)
-            checkpoint_collect(db); /* nothing names the output */
+            collect_files(db); /* nothing names the output */
     }
     platform_mutex_unlock(&db->maintenance_mutex);
     return code;
@@ -24916,7 +24966,7 @@ static int work_wants_collect(const struct work_state *work)
 static void work_do_collect(omendb *db)
 {
     platform_mutex_lock(&db->maintenance_mutex);
-    checkpoint_collect(db);
+    collect_files(db);
     platform_mutex_unlock(&db->maintenance_mutex);
 }
 
@@ -27221,15 +27271,15 @@ static int purge_note_name(void *context, const char *name)
     uint64_t number, manifest;
     if (!storage_parse_name(name, &kind, &number) || kind == STORAGE_MANIFEST)
         return 0;
-    enum checkpoint_need need = checkpoint_file_need(purge->db, kind, number, &manifest);
-    if (need == CHECKPOINT_IN_FORCE)
+    enum collect_need need = collect_file_need(purge->db, kind, number, &manifest);
+    if (need == COLLECT_IN_FORCE)
         return 0;
-    if (need == CHECKPOINT_SUPERFLUOUS && !shared_file_is_open(purge->db, number)) {
+    if (need == COLLECT_SUPERFLUOUS && !shared_file_is_open(purge->db, number)) {
         memcpy(purge->names[purge->count++], name, strlen(name) + 1);
         return purge->count == PURGE_NAMES;
     }
-    purge->in_use += need == CHECKPOINT_SUPERFLUOUS;
-    purge->held |= need == CHECKPOINT_HELD;
+    purge->in_use += need == COLLECT_SUPERFLUOUS;
+    purge->held |= need == COLLECT_HELD;
     purge->holder = manifest > purge->holder ? manifest : purge->holder;
     memcpy(purge->example, name, strlen(name) + 1);
     return 0;
@@ -27243,7 +27293,7 @@ static int purge_list_names(struct purge *purge)
     purge->held = 0;
     purge->holder = 0;
     platform_mutex_lock(&db->maintenance_mutex);
-    checkpoint_release_manifests(db);
+    collect_release_manifests(db);
     int code = vfs->list(vfs->context, db->storage.directory, purge_note_name, purge);
     platform_mutex_unlock(&db->maintenance_mutex);
     return code == OMENDB_OK ? code
@@ -30292,26 +30342,11 @@ OMENDB_INTERNAL int api_name(const char *name, const char *whose)
     if (length == 0 || length > 255)
         return error_set(OMENDB_INVALID, "the name of %s has %zu bytes; 1 to 255 are allowed",
                          whose, length);
-    for (size_t i = 0; i < length;) {
-        const unsigned char *at = (const unsigned char *)name + i;
-        size_t run = *at < 0x80             ? 1
-                     : (*at & 0xe0) == 0xc0 ? 2
-                     : (*at & 0xf0) == 0xe0 ? 3
-                     : (*at & 0xf8) == 0xf0 ? 4
-                                            : 0;
-        int valid =
-            run != 0 && *at >= 0x20 && *at != 0x7f && *at != 0xc0 && *at != 0xc1 && *at < 0xf5;
-        for (size_t k = 1; k < run && valid; k++)
-            valid = (at[k] & 0xc0) == 0x80;
-        /* Overlong forms, surrogates, and what is beyond U+10FFFF. */
-        valid = valid && !(*at == 0xe0 && at[1] < 0xa0) && !(*at == 0xed && at[1] >= 0xa0) &&
-                !(*at == 0xf0 && at[1] < 0x90) && !(*at == 0xf4 && at[1] >= 0x90);
-        if (!valid)
-            return error_set(OMENDB_INVALID,
-                             "the name of %s has a control character or bad UTF-8 at byte %zu",
-                             whose, i);
-        i += run;
-    }
+    const size_t legal = manifest_name_legal_bytes(name, length);
+    if (legal < length)
+        return error_set(OMENDB_INVALID,
+                         "the name of %s has a control character or bad UTF-8 at byte %zu", whose,
+                         legal);
     return OMENDB_OK;
 }
 
@@ -30819,7 +30854,7 @@ OMENDB_API int omendb_get_stats(omendb *db, omendb_stats *stats)
     stats->file_bytes = stats->wal_bytes;
     for (uint32_t i = 0; i < db->published.file_count; i++)
         stats->file_bytes += db->published.files[i].size;
-    code = checkpoint_measure_held(db, &stats->held_bytes);
+    code = collect_measure_held(db, &stats->held_bytes);
     platform_mutex_unlock(&db->maintenance_mutex);
     stats->prepared_transactions = prepared_count_waiting(db);
     api_count_collections(db, stats);

@@ -102,26 +102,11 @@ OMENDB_INTERNAL int api_name(const char *name, const char *whose)
     if (length == 0 || length > 255)
         return error_set(OMENDB_INVALID, "the name of %s has %zu bytes; 1 to 255 are allowed",
                          whose, length);
-    for (size_t i = 0; i < length;) {
-        const unsigned char *at = (const unsigned char *)name + i;
-        size_t run = *at < 0x80             ? 1
-                     : (*at & 0xe0) == 0xc0 ? 2
-                     : (*at & 0xf0) == 0xe0 ? 3
-                     : (*at & 0xf8) == 0xf0 ? 4
-                                            : 0;
-        int valid =
-            run != 0 && *at >= 0x20 && *at != 0x7f && *at != 0xc0 && *at != 0xc1 && *at < 0xf5;
-        for (size_t k = 1; k < run && valid; k++)
-            valid = (at[k] & 0xc0) == 0x80;
-        /* Overlong forms, surrogates, and what is beyond U+10FFFF. */
-        valid = valid && !(*at == 0xe0 && at[1] < 0xa0) && !(*at == 0xed && at[1] >= 0xa0) &&
-                !(*at == 0xf0 && at[1] < 0x90) && !(*at == 0xf4 && at[1] >= 0x90);
-        if (!valid)
-            return error_set(OMENDB_INVALID,
-                             "the name of %s has a control character or bad UTF-8 at byte %zu",
-                             whose, i);
-        i += run;
-    }
+    const size_t legal = manifest_name_legal_bytes(name, length);
+    if (legal < length)
+        return error_set(OMENDB_INVALID,
+                         "the name of %s has a control character or bad UTF-8 at byte %zu", whose,
+                         legal);
     return OMENDB_OK;
 }
 

@@ -502,7 +502,7 @@ OMENDB_API int omendb_get_stats(omendb *db, omendb_stats *stats)
     stats->file_bytes = stats->wal_bytes;
     for (uint32_t i = 0; i < db->published.file_count; i++)
         stats->file_bytes += db->published.files[i].size;
-    code = checkpoint_measure_held(db, &stats->held_bytes);
+    code = collect_measure_held(db, &stats->held_bytes);
     platform_mutex_unlock(&db->maintenance_mutex);
     stats->prepared_transactions = prepared_count_waiting(db);
     api_count_collections(db, stats);

@@ -23,8 +23,6 @@
 #include <string.h>
 
 #define CHECKPOINT_PACK_BYTES (UINT64_C(4) << 20)
-#define CHECKPOINT_CODED      8192               /* rows coded between releases of their vectors */
-#define CHECKPOINT_CODES      ((size_t)64 << 10) /* bytes of codes written at a time */
 #ifndef CHECKPOINT_OVERLAYS_MIN
 #define CHECKPOINT_OVERLAYS_MIN (UINT64_C(4) << 20) /* fewer bytes of overlays do not matter */
 #endif
@@ -66,285 +64,7 @@ struct checkpoint {
     uint64_t prepared_end;        /* for omendb.prepared_end */
 };
 
-/* ------------------------------------------------------------------ ids */
-
-struct checkpoint_id {
-    uint64_t id;
-    uint32_t row;
-};
-
-static int checkpoint_compare_ids(const void *left, const void *right)
-{
-    const struct checkpoint_id *a = left, *b = right;
-    if (a->id != b->id)
-        return a->id < b->id ? -1 : 1;
-    return a->row < b->row ? -1 : a->row > b->row;
-}
-
-static int checkpoint_write_sorted(struct segment_writer *writer, struct memory *memory,
-                                   const uint64_t *ids, uint32_t rows)
-{
-    struct checkpoint_id *sorted = memory_array(memory, rows, sizeof *sorted);
-    if (sorted == NULL)
-        return OMENDB_NOMEM;
-    for (uint32_t i = 0; i < rows; i++)
-        sorted[i] = (struct checkpoint_id){ids[i], i};
-    sort_array(sorted, rows, sizeof *sorted, checkpoint_compare_ids);
-    int code = segment_writer_begin_section(writer, SECTION_SORTED_IDS);
-    for (uint32_t i = 0; i < rows && code == OMENDB_OK; i++)
-        code = segment_writer_append(writer, &sorted[i].id, sizeof sorted[i].id);
-    if (code == OMENDB_OK)
-        code = segment_writer_begin_section(writer, SECTION_SORTED_ROWS);
-    for (uint32_t i = 0; i < rows && code == OMENDB_OK; i++)
-        code = segment_writer_append(writer, &sorted[i].row, sizeof sorted[i].row);
-    memory_free(memory, sorted, rows * sizeof *sorted);
-    return code;
-}
-
-static int checkpoint_write_filter(struct segment_writer *writer, struct memory *memory,
-                                   const uint64_t *ids, uint32_t rows)
-{
-    size_t bytes = idmap_filter_bytes(rows);
-    uint8_t *filter = memory_zalloc(memory, bytes);
-    if (filter == NULL)
-        return OMENDB_NOMEM;
-    for (uint32_t i = 0; i < rows; i++)
-        idmap_filter_add(filter, bytes, ids[i]);
-    int code = segment_writer_begin_section(writer, SECTION_ID_FILTER);
-    if (code == OMENDB_OK)
-        code = segment_writer_append(writer, filter, bytes);
-    memory_free(memory, filter, bytes);
-    return code;
-}
-
-OMENDB_INTERNAL int checkpoint_write_ids(struct segment_writer *writer, struct memory *memory,
-                                         const uint64_t *ids, uint32_t rows, struct part_info *info)
-{
-    int ascend = 1;
-    info->smallest_id = UINT64_MAX;
-    info->largest_id = 0;
-    for (uint32_t i = 0; i < rows; i++) {
-        ascend &= i == 0 || ids[i - 1] <= ids[i];
-        info->smallest_id = ids[i] < info->smallest_id ? ids[i] : info->smallest_id;
-        info->largest_id = ids[i] > info->largest_id ? ids[i] : info->largest_id;
-    }
-    info->flags |= ascend ? SEGMENT_IDS_ASCEND : 0;
-    int code = segment_writer_begin_section(writer, SECTION_IDS);
-    if (code == OMENDB_OK)
-        code = segment_writer_append(writer, ids, rows * sizeof *ids);
-    if (code == OMENDB_OK && !ascend)
-        code = checkpoint_write_sorted(writer, memory, ids, rows);
-    if (code == OMENDB_OK)
-        code = checkpoint_write_filter(writer, memory, ids, rows);
-    return code;
-}
-
 /* ------------------------------------------------------------------ one memtable */
-
-OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, uint32_t rows)
-{
-    struct begin_array *begins = memory_zalloc(memory, sizeof *begins + rows * sizeof(uint64_t));
-    if (begins == NULL)
-        return NULL;
-    atomic_init(&begins->references, 1);
-    begins->memory = memory;
-    begins->rows = rows;
-    return begins;
-}
-
-/* Rows of a growing store lie in runs of 64. */
-static int checkpoint_write_rows(struct segment_writer *writer, enum section_type type,
-                                 const struct rows_view *rows, uint32_t count)
-{
-    int code = segment_writer_begin_section(writer, type);
-    for (uint32_t row = 0; row < count && code == OMENDB_OK; row += rows->mask + 1) {
-        uint32_t run = count - row < rows->mask + 1 ? count - row : rows->mask + 1;
-        code = segment_writer_append(writer, rows_at(rows, row), run * rows->stride);
-    }
-    return code;
-}
-
-OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection,
-                                         struct part_info *info)
-{
-    memset(info, 0, sizeof *info);
-    info->collection = collection->id;
-    info->M = collection->schema.M;
-    info->vector_stride = (uint32_t)collection->vector_bytes;
-    info->dim = collection->schema.dim;
-    info->scalar = collection->schema.scalar;
-    info->metric = collection->schema.metric;
-}
-
-OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, uint32_t indexed_rows,
-                                               struct part_info *info)
-{
-    /* An insertion that failed can leave the entry point beyond the finished rows: then the graph
-     * is of no use. */
-    info->indexed_rows = view->entry_row < indexed_rows ? indexed_rows : 0;
-    info->upper_count = info->indexed_rows == 0 ? 0 : view->upper_count;
-    info->entry_row = view->entry_row;
-    info->entry_level = view->entry_level;
-}
-
-OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer,
-                                           const struct graph_view *view,
-                                           const struct part_info *info)
-{
-    int code = OMENDB_OK;
-    if (info->indexed_rows == 0)
-        return OMENDB_OK;
-    code = checkpoint_write_rows(writer, SECTION_LINKS, &view->links, info->indexed_rows);
-    if (code == OMENDB_OK)
-        code = checkpoint_write_rows(writer, SECTION_LEVELS, &view->levels, info->indexed_rows);
-    if (code == OMENDB_OK)
-        code = checkpoint_write_rows(writer, SECTION_UPPER_INDEX, &view->upper_index,
-                                     info->indexed_rows);
-    if (code == OMENDB_OK)
-        code = checkpoint_write_rows(writer, SECTION_UPPER_LINKS, &view->upper_links,
-                                     info->upper_count);
-    return code;
-}
-
-OMENDB_INTERNAL struct code_format checkpoint_code_format(const struct collection *collection,
-                                                          const struct part_info *info)
-{
-    return (struct code_format){collection->format, info->code_low, info->code_step};
-}
-
-static uint32_t checkpoint_sample_row(uint32_t rows, uint32_t take, uint32_t i)
-{
-    return (uint32_t)((uint64_t)i * rows / take);
-}
-
-OMENDB_INTERNAL int checkpoint_choose_codes(const struct collection *collection,
-                                            const struct rows_view *vectors, uint32_t first,
-                                            uint32_t rows, struct code_format *format)
-{
-    struct code_sample sample;
-    uint32_t take = rows < CODES_SAMPLE_VECTORS ? rows : CODES_SAMPLE_VECTORS, poor = 0;
-    int code = codes_sample_begin(&sample, &collection->db->memory);
-    if (code != OMENDB_OK)
-        return code;
-    for (uint32_t i = 0; i < take; i++)
-        codes_sample_add(&sample, &collection->format,
-                         rows_at(vectors, first + checkpoint_sample_row(rows, take, i)));
-    codes_choose(&sample, &collection->format, format);
-    /* The sorted sample is of no use any more, and longer than the longest code. */
-    uint8_t *scrap = (uint8_t *)sample.sorted;
-    for (uint32_t i = 0; i < take && format->step != 0.0f; i++)
-        poor += codes_encode(format, rows_at(vectors, first + checkpoint_sample_row(rows, take, i)),
-                             scrap) == CODE_POOR;
-    if (!codes_serve(format, take, poor))
-        format->step = 0.0f;
-    codes_sample_end(&sample);
-    return OMENDB_OK;
-}
-
-/* OMENDB_OK with step 0: the vectors have no codes, which `info` then says. */
-static int checkpoint_begin_codes(const struct collection *collection,
-                                  const struct rows_view *vectors, struct part_info *info,
-                                  uint32_t rows, struct code_format *format)
-{
-    *format = (struct code_format){collection->format, 0.0f, 0.0f};
-    if (rows == 0 || !codes_apply_to(&collection->format))
-        return OMENDB_OK;
-    int code = checkpoint_choose_codes(collection, vectors, 0, rows, format);
-    if (code == OMENDB_OK && format->step == 0.0f)
-        info->flags |= SEGMENT_NO_RANGE;
-    return code;
-}
-
-static void checkpoint_end_codes(const struct code_format *format, int exact,
-                                 struct part_info *info)
-{
-    info->code_low = format->low;
-    info->code_step = format->step;
-    if (exact && codes_are_exact(format))
-        info->flags |= SEGMENT_CODES_EXACT;
-}
-
-OMENDB_INTERNAL int checkpoint_make_codes(const struct collection *collection,
-                                          const struct graph_view *full, struct part_info *info,
-                                          uint8_t **codes)
-{
-    struct code_format format;
-    size_t stride = codes_stride(collection->schema.dim);
-    int exact = 1;
-    *codes = NULL;
-    int code = checkpoint_begin_codes(collection, &full->vectors, info, full->count, &format);
-    if (code != OMENDB_OK || format.step == 0.0f)
-        return code;
-    *codes = memory_alloc_aligned(&collection->db->memory, memory_multiply(full->count, stride));
-    if (*codes == NULL)
-        return OMENDB_NOMEM;
-    graph_release_vectors(full, 0, full->count); /* what was read around the sample */
-    for (uint32_t first = 0, last; first < full->count; first = last) {
-        last = full->count - first < CHECKPOINT_CODED ? full->count : first + CHECKPOINT_CODED;
-        for (uint32_t row = first; row < last; row++)
-            exact &= codes_encode(&format, rows_at(&full->vectors, row), *codes + row * stride) ==
-                     CODE_EXACT;
-        graph_release_vectors(full, first, last);
-    }
-    checkpoint_end_codes(&format, exact, info);
-    return OMENDB_OK;
-}
-
-OMENDB_INTERNAL void checkpoint_report_codes(const struct collection *collection)
-{
-    char text[ERROR_TEXT_BYTES];
-    snprintf(text, sizeof text,
-             "a segment of collection \"%.64s\" was written without codes, which makes searching "
-             "it slow until a merge has memory for them: %.300s",
-             collection->name, error_text());
-    database_log(collection->db, OMENDB_NOMEM, text);
-}
-
-/* Codes of the rows, `run` of them at a time. */
-static int checkpoint_append_codes(struct segment_writer *writer, const struct rows_view *vectors,
-                                   const struct code_format *format, uint8_t *codes, uint32_t run,
-                                   struct part_info *info)
-{
-    size_t stride = codes_stride(info->dim);
-    int exact = 1, code = segment_writer_begin_section(writer, SECTION_CODES);
-    for (uint32_t first = 0, count; first < info->rows && code == OMENDB_OK; first += count) {
-        count = info->rows - first < run ? info->rows - first : run;
-        for (uint32_t i = 0; i < count; i++)
-            exact &=
-                codes_encode(format, rows_at(vectors, first + i), codes + i * stride) == CODE_EXACT;
-        code = segment_writer_append(writer, codes, count * stride);
-    }
-    checkpoint_end_codes(format, exact, info);
-    return code;
-}
-
-/* Without memory the segment is walked over its vectors, until it is merged. */
-static int checkpoint_write_codes(struct segment_writer *writer, const struct checkpoint_item *item,
-                                  const struct rows_view *vectors, struct part_info *info)
-{
-    struct memory *memory = item->memtable->memory;
-    struct code_format format;
-    size_t stride = codes_stride(info->dim);
-    uint32_t run = stride < CHECKPOINT_CODES ? (uint32_t)(CHECKPOINT_CODES / stride) : 1;
-    uint8_t *codes = NULL;
-    if (info->indexed_rows == 0) /* nothing to walk, and soon merged */
-        return OMENDB_OK;
-    int code = checkpoint_begin_codes(item->collection, vectors, info, info->rows, &format);
-    if (code == OMENDB_OK && format.step == 0.0f)
-        return OMENDB_OK;
-    if (code == OMENDB_OK) {
-        codes = memory_alloc(memory, run * stride);
-        code = codes == NULL ? OMENDB_NOMEM : OMENDB_OK;
-    }
-    if (code == OMENDB_OK) {
-        code = checkpoint_append_codes(writer, vectors, &format, codes, run, info);
-    } else if (code == OMENDB_NOMEM) {
-        checkpoint_report_codes(item->collection);
-        code = OMENDB_OK;
-    }
-    memory_free(memory, codes, run * stride);
-    return code;
-}
 
 static int checkpoint_write_memtable(struct segment_writer *writer, struct checkpoint_item *item)
 {
@@ -353,9 +73,9 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
     struct part_info info;
     graph_get_view(memtable->graph, &view);
     struct rows_view vectors = memtable_vectors(memtable);
-    checkpoint_describe(item->collection, &info);
+    part_describe(item->collection, &info);
     info.rows = atomic_load(&memtable->count);
-    checkpoint_describe_graph(&view, memtable_graph_rows(memtable), &info);
+    part_describe_graph(&view, memtable_graph_rows(memtable), &info);
     uint64_t *ids = memory_array(memtable->memory, info.rows, sizeof *ids);
     if (ids == NULL)
         return OMENDB_NOMEM;
@@ -363,13 +83,13 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
         ids[row] = memtable_id(memtable, row);
     int code = segment_writer_begin_part(writer);
     if (code == OMENDB_OK)
-        code = checkpoint_write_rows(writer, SECTION_VECTORS, &vectors, info.rows);
+        code = part_write_rows(writer, SECTION_VECTORS, &vectors, info.rows);
     if (code == OMENDB_OK)
-        code = checkpoint_write_links(writer, &view, &info);
+        code = part_write_links(writer, &view, &info);
     if (code == OMENDB_OK)
-        code = checkpoint_write_codes(writer, item, &vectors, &info);
+        code = part_write_codes(writer, item->collection, &vectors, &info);
     if (code == OMENDB_OK)
-        code = checkpoint_write_ids(writer, memtable->memory, ids, info.rows, &info);
+        code = part_write_ids(writer, memtable->memory, ids, info.rows, &info);
     if (code == OMENDB_OK)
         code = segment_writer_end_part(writer, &info);
     item->part = segment_writer_parts(writer) - 1;
@@ -736,16 +456,6 @@ static int checkpoint_add_file(omendb *db, struct manifest *manifest,
     return OMENDB_OK;
 }
 
-static const struct manifest_file *checkpoint_find_file(const struct manifest *manifest,
-                                                        uint64_t number)
-{
-    for (uint32_t i = 0; i < manifest->file_count; i++) {
-        if (manifest->files[i].number == number)
-            return &manifest->files[i];
-    }
-    return NULL;
-}
-
 /* The entry of one segment, with the new overlay where it has a part in it. */
 static int checkpoint_enter_segment(struct checkpoint *checkpoint, const struct segment *segment,
                                     struct manifest_segment *entry, uint32_t *file_capacity)
@@ -755,7 +465,7 @@ static int checkpoint_enter_segment(struct checkpoint *checkpoint, const struct 
                                        segment->overlay_part, segment->overlay_file};
     const struct manifest_file *overlay =
         segment->overlay_file == 0 ? NULL
-                                   : checkpoint_find_file(&db->published, segment->overlay_file);
+                                   : manifest_find_file(&db->published, segment->overlay_file);
     for (size_t i = 0; i < checkpoint->marked_count; i++) {
         if (checkpoint->marked[i] != segment)
             continue;
@@ -849,21 +559,6 @@ static int checkpoint_fill_manifest(struct checkpoint *checkpoint)
     return checkpoint_trim_files(checkpoint, file_capacity, code);
 }
 
-/* The former manifest: its files stay until it is known that no reader of another process holds it.
- */
-static void checkpoint_retain(omendb *db, uint64_t number)
-{
-    if (number == 0)
-        return;
-    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
-        if (db->retained[i] == 0) {
-            db->retained[i] = number;
-            return;
-        }
-    }
-    db->retained_overflow = 1;
-}
-
 /* Makes the manifest on disk and keeps it as the published one. */
 static int checkpoint_publish(struct checkpoint *checkpoint)
 {
@@ -884,14 +579,14 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
         return commit_poison(db, code);
     if (code != OMENDB_OK)
         return code;
-    checkpoint_retain(db, db->published.number);
+    collect_retain(db, db->published.number);
     manifest_destroy(&db->memory, &db->published);
     db->published = *manifest;
     db->prepared_end = checkpoint->prepared_end;
     memset(manifest, 0, sizeof *manifest);
     /* Outputs of merges whose own publishing failed need no protection any more. */
     for (size_t i = 0; i < DATABASE_UNPUBLISHED; i++) {
-        if (checkpoint_find_file(&db->published, db->unpublished[i]) != NULL)
+        if (manifest_find_file(&db->published, db->unpublished[i]) != NULL)
             db->unpublished[i] = 0;
     }
     atomic_store(&db->checkpoint_commit, checkpoint->commit);
@@ -1151,205 +846,6 @@ static void checkpoint_install(struct checkpoint *checkpoint, size_t collections
         work_notice_merge(checkpoint->collections[i]);
 }
 
-/* ------------------------------------------------------------------ collecting files */
-
-static int checkpoint_is_retained(const omendb *db, uint64_t number)
-{
-    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
-        if (db->retained[i] == number)
-            return 1;
-    }
-    return 0;
-}
-
-static int checkpoint_note_manifest(void *context, const char *name)
-{
-    omendb *db = context;
-    enum storage_kind kind;
-    uint64_t number;
-    if (storage_parse_name(name, &kind, &number) && kind == STORAGE_MANIFEST &&
-        number != db->published.number && !checkpoint_is_retained(db, number))
-        checkpoint_retain(db, number);
-    return 0;
-}
-
-/* After there was no place for one: perhaps there is now. */
-static void checkpoint_find_manifests(omendb *db)
-{
-    db->retained_overflow = 0;
-    if (db->storage.vfs->list(db->storage.vfs->context, db->storage.directory,
-                              checkpoint_note_manifest, db) != OMENDB_OK)
-        db->retained_overflow = 1;
-}
-
-OMENDB_INTERNAL void checkpoint_release_manifests(omendb *db)
-{
-    uint32_t left = 0;
-    if (db->retained_overflow)
-        checkpoint_find_manifests(db);
-    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
-        struct storage_file file = {0};
-        char name[STORAGE_NAME_BYTES];
-        if (db->retained[i] == 0)
-            continue;
-        storage_name(STORAGE_MANIFEST, db->retained[i], name);
-        int code = storage_open(&db->storage, name, OMENDB_OPEN_READ | OMENDB_OPEN_WRITE, &file);
-        if (code == OMENDB_OK) {
-            code =
-                db->storage.vfs->lock(db->storage.vfs->context, file.handle, OMENDB_LOCK_EXCLUSIVE);
-            if (code == OMENDB_OK || code == OMENDB_UNSUPPORTED)
-                storage_unlink(&db->storage, name);
-            storage_close(&db->storage, &file);
-        }
-        /* Not being able to ask is no answer: a reader may hold it. */
-        if (code == OMENDB_OK || code == OMENDB_UNSUPPORTED || code == OMENDB_NOTFOUND)
-            db->retained[i] = 0;
-        left += db->retained[i] != 0;
-    }
-    atomic_store(&db->retained_count, left + db->retained_overflow);
-}
-
-/* Whether the published manifest, or what this process is about to publish, leads to it. */
-static int checkpoint_is_in_force(const omendb *db, enum storage_kind kind, uint64_t number)
-{
-    if (kind == STORAGE_WAL)
-        return number >= db->published.wal_number;
-    for (size_t i = 0; i < DATABASE_UNPUBLISHED; i++) {
-        if (db->unpublished[i] == number)
-            return 1;
-    }
-    return checkpoint_find_file(&db->published, number) != NULL;
-}
-
-OMENDB_INTERNAL enum checkpoint_need checkpoint_file_need(const omendb *db, enum storage_kind kind,
-                                                          uint64_t number, uint64_t *manifest)
-{
-    *manifest = 0;
-    if (checkpoint_is_in_force(db, kind, number))
-        return CHECKPOINT_IN_FORCE;
-    for (size_t i = 0; i < DATABASE_RETAINED; i++) {
-        /* A manifest names only files with smaller numbers than its own. */
-        if (db->retained[i] > number)
-            *manifest = db->retained[i];
-    }
-    return *manifest != 0 || db->retained_overflow ? CHECKPOINT_HELD : CHECKPOINT_SUPERFLUOUS;
-}
-
-struct checkpoint_held {
-    omendb *db;
-    size_t count, capacity;
-    char (*names)[STORAGE_NAME_BYTES];
-};
-
-static int checkpoint_note_held(void *context, const char *name)
-{
-    struct checkpoint_held *held = context;
-    enum storage_kind kind;
-    uint64_t number, manifest;
-    if (!storage_parse_name(name, &kind, &number) || kind == STORAGE_MANIFEST ||
-        checkpoint_file_need(held->db, kind, number, &manifest) != CHECKPOINT_HELD)
-        return OMENDB_OK;
-    if (held->count == held->capacity) {
-        size_t larger = held->capacity * 2 + 16;
-        void *moved =
-            memory_resize(&held->db->memory, held->names, held->capacity * sizeof *held->names,
-                          memory_multiply(larger, sizeof *held->names));
-        if (moved == NULL)
-            return OMENDB_NOMEM;
-        held->names = moved;
-        held->capacity = larger;
-    }
-    memcpy(held->names[held->count++], name, strlen(name) + 1);
-    return OMENDB_OK;
-}
-
-OMENDB_INTERNAL int checkpoint_measure_held(omendb *db, uint64_t *bytes)
-{
-    struct storage *storage = &db->storage;
-    struct checkpoint_held held = {.db = db};
-    *bytes = 0;
-    if (atomic_load(&db->retained_count) == 0)
-        return OMENDB_OK;
-    int code =
-        storage->vfs->list(storage->vfs->context, storage->directory, checkpoint_note_held, &held);
-    if (code != OMENDB_OK && code != OMENDB_NOMEM)
-        error_set(code, "the directory of the database cannot be listed");
-    for (size_t i = 0; i < held.count && code == OMENDB_OK; i++) {
-        struct storage_file file = {0};
-        uint64_t size = 0;
-        code = storage_open(storage, held.names[i], OMENDB_OPEN_READ, &file);
-        if (code == OMENDB_OK)
-            code = storage_size(storage, &file, &size);
-        storage_close(storage, &file);
-        *bytes += size;
-    }
-    memory_free(&db->memory, held.names, held.capacity * sizeof *held.names);
-    return code;
-}
-
-static int checkpoint_is_needed(const omendb *db, enum storage_kind kind, uint64_t number)
-{
-    uint64_t manifest;
-    if (kind == STORAGE_MANIFEST)
-        return number == db->published.number || checkpoint_is_retained(db, number);
-    /* Those are for purge.c, which overwrites them first. */
-    return db->purging ||
-           checkpoint_file_need(db, kind, number, &manifest) != CHECKPOINT_SUPERFLUOUS;
-}
-
-#define CHECKPOINT_DOOMED 32
-
-struct checkpoint_doomed {
-    omendb *db;
-    size_t count;
-    char names[CHECKPOINT_DOOMED][STORAGE_NAME_BYTES];
-};
-
-static int checkpoint_doom(void *context, const char *name)
-{
-    struct checkpoint_doomed *doomed = context;
-    enum storage_kind kind;
-    uint64_t number;
-    if (!storage_parse_name(name, &kind, &number) || checkpoint_is_needed(doomed->db, kind, number))
-        return 0;
-    memcpy(doomed->names[doomed->count++], name, strlen(name) + 1);
-    return doomed->count == CHECKPOINT_DOOMED;
-}
-
-/* 1: it is gone. What a purge had to leave, as it was read, is overwritten before, under
- * maintenance_mutex: the next checkpoint, statistics and purge wait for it. That is so but once
- * after a purge that was BUSY, for files that it did not keep from being rewritten; letting go of
- * the mutex would mean to ask anew for each file whether a reader has come to need it. */
-static int checkpoint_remove(omendb *db, const char *name)
-{
-    enum storage_kind kind;
-    uint64_t number;
-    if (storage_parse_name(name, &kind, &number) && kind != STORAGE_MANIFEST &&
-        number < db->overwrite_below &&
-        (shared_file_is_open(db, number) || storage_overwrite(&db->storage, name) != OMENDB_OK))
-        return 0;
-    return storage_unlink(&db->storage, name) == OMENDB_OK;
-}
-
-OMENDB_INTERNAL void checkpoint_collect(omendb *db)
-{
-    struct checkpoint_doomed doomed;
-    doomed.db = db;
-    checkpoint_release_manifests(db);
-    if (db->retained_overflow)
-        return;
-    do {
-        doomed.count = 0;
-        db->storage.vfs->list(db->storage.vfs->context, db->storage.directory, checkpoint_doom,
-                              &doomed);
-        size_t unlinked = 0;
-        for (size_t i = 0; i < doomed.count; i++)
-            unlinked += (size_t)checkpoint_remove(db, doomed.names[i]);
-        if (unlinked < doomed.count)
-            break; /* what cannot be unlinked now is tried again after the next checkpoint */
-    } while (doomed.count == CHECKPOINT_DOOMED);
-}
-
 /* ------------------------------------------------------------------ the whole */
 
 static void checkpoint_destroy(struct checkpoint *checkpoint)
@@ -1428,7 +924,7 @@ static int checkpoint_give_up(struct checkpoint *checkpoint, int code)
     if (atomic_load(&db->poisoned))
         return code;
     memcpy(text, error_text(), strlen(error_text()) + 1);
-    checkpoint_collect(db);
+    collect_files(db);
     return error_adopt(code, text);
 }
 
@@ -1449,7 +945,7 @@ static int checkpoint_locked(omendb *db, int links)
     if (code == OMENDB_OK) {
         checkpoint_install(&checkpoint, collections);
         atomic_fetch_add(&db->checkpoints, 1);
-        checkpoint_collect(db);
+        collect_files(db);
     }
     checkpoint_destroy(&checkpoint);
     return code;
@@ -1529,9 +1025,9 @@ static int checkpoint_keep_dropped(struct checkpoint *checkpoint, size_t index,
     to->segment_count = from->segment_count;
     for (uint32_t i = 0; i < from->segment_count && code == OMENDB_OK; i++) {
         const struct manifest_file *file =
-            checkpoint_find_file(&db->published, from->segments[i].file);
+            manifest_find_file(&db->published, from->segments[i].file);
         const struct manifest_file *overlay =
-            checkpoint_find_file(&db->published, from->segments[i].overlay_file);
+            manifest_find_file(&db->published, from->segments[i].overlay_file);
         code = file == NULL ? OMENDB_OK
                             : checkpoint_add_file(db, &checkpoint->manifest, file, file_capacity);
         if (code == OMENDB_OK && overlay != NULL)
@@ -1573,15 +1069,12 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
         code = checkpoint_publish(&checkpoint);
     checkpoint_destroy(&checkpoint);
     if (code == OMENDB_OK)
-        checkpoint_collect(db);
+        collect_files(db);
     return checkpoint_poison_if_unsure(db, code);
 }
 
 #undef CHECKPOINT_PACK_BYTES
-#undef CHECKPOINT_CODED
-#undef CHECKPOINT_CODES
 #undef CHECKPOINT_OVERLAYS_MIN
 #undef CHECKPOINT_LINK_BYTES
 #undef CHECKPOINT_LINK_ROWS
 #undef CHECKPOINT_OVERLAY_PART
-#undef CHECKPOINT_DOOMED

@@ -304,9 +304,8 @@ static int commit_choose_codes(const struct collection *collection, const struct
         first = count - rows;
         vectors = memtable_vectors(collection->active);
     }
-    return rows < COMMIT_CODES_ROWS
-               ? OMENDB_OK
-               : checkpoint_choose_codes(collection, &vectors, first, rows, format);
+    return rows < COMMIT_CODES_ROWS ? OMENDB_OK
+                                    : part_choose_codes(collection, &vectors, first, rows, format);
 }
 
 static int commit_add_memtable(omendb *db, struct collection *collection,
@@ -794,7 +793,7 @@ static int commit_decode_create(omendb *db, uint64_t id, const uint8_t *body, si
     omendb_schema complete;
     char name[256];
     *collection = NULL;
-    if (id >= MANIFEST_LARGEST_NUMBER)
+    if (id == 0 || id >= MANIFEST_LARGEST_NUMBER)
         return OMENDB_CORRUPT;
     int code = commit_decode_schema(body, size, used, name, &complete);
     if (code == OMENDB_OK && !manifest_name_is_legal(name))

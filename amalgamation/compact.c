@@ -565,7 +565,7 @@ static struct search_target compact_target(const struct compact_merge *merge,
     target.full.vectors = *vectors;
     target.full.kernel = merge->collection->kernel;
     if (merge->codes != NULL) {
-        target.codes = checkpoint_code_format(merge->collection, &merge->info);
+        target.codes = part_code_format(merge->collection, &merge->info);
         target.full.file = merge->written;
         target.full.vectors_offset = merge->written_offset;
     }
@@ -738,7 +738,7 @@ static struct code_format compact_gate_codes(const struct compact_gate *gate, in
 {
     if (of_old)
         return gate->old->codes;
-    return checkpoint_code_format(gate->merge->collection, &gate->merge->info);
+    return part_code_format(gate->merge->collection, &gate->merge->info);
 }
 
 /* Rows of `hits` become new ones, distances those of the vectors: the two graphs may be walked over
@@ -958,7 +958,7 @@ static int compact_create_graph(const struct compact_merge *merge, const struct 
                               codes_stride(merge->collection->schema.dim)};
     collection_graph_config(merge->collection, &config);
     if (merge->codes != NULL) {
-        struct code_format format = checkpoint_code_format(merge->collection, &merge->info);
+        struct code_format format = part_code_format(merge->collection, &merge->info);
         config.vector_bytes = codes.stride;
         config.kernel = codes_kernel(&format);
         vectors = &codes;
@@ -1066,10 +1066,10 @@ static int compact_write_calibration(struct segment_writer *writer,
 static int compact_make_codes(struct compact *compact, struct compact_merge *merge,
                               const struct graph_view *full)
 {
-    int code = checkpoint_make_codes(merge->collection, full, &merge->info, &merge->codes);
+    int code = part_make_codes(merge->collection, full, &merge->info, &merge->codes);
     if (code != OMENDB_NOMEM || compact_begins_anew(compact))
         return code;
-    checkpoint_report_codes(merge->collection);
+    part_report_codes(merge->collection);
     for (uint32_t i = 0; i < merge->input_count; i++) {
         if (merge->inputs[i]->codes_starved > merge->codes_starved)
             merge->codes_starved = merge->inputs[i]->codes_starved;
@@ -1093,13 +1093,13 @@ static int compact_write_graph(struct compact *compact, struct compact_merge *me
             code = compact_build_graph(compact, merge, &vectors, &graph);
         if (code == OMENDB_OK) {
             graph_get_view(graph, &view);
-            checkpoint_describe_graph(&view, merge->rows, &merge->info);
+            part_describe_graph(&view, merge->rows, &merge->info);
         }
         segment_flush_close(compact->writer, merge->written);
         merge->written = NULL;
     }
     if (code == OMENDB_OK)
-        code = checkpoint_write_links(compact->writer, &view, &merge->info);
+        code = part_write_links(compact->writer, &view, &merge->info);
     graph_destroy(graph);
     if (code == OMENDB_OK && merge->codes != NULL)
         code = segment_writer_begin_section(compact->writer, SECTION_CODES);
@@ -1113,7 +1113,7 @@ static int compact_write_graph(struct compact *compact, struct compact_merge *me
 static int compact_write_part(struct compact *compact, struct compact_merge *merge)
 {
     struct segment_writer *writer = compact->writer;
-    checkpoint_describe(merge->collection, &merge->info);
+    part_describe(merge->collection, &merge->info);
     merge->info.rows = merge->rows;
     int code = segment_writer_begin_part(writer);
     if (code == OMENDB_OK)
@@ -1121,8 +1121,7 @@ static int compact_write_part(struct compact *compact, struct compact_merge *mer
     if (code == OMENDB_OK)
         code = compact_write_graph(compact, merge);
     if (code == OMENDB_OK)
-        code = checkpoint_write_ids(writer, &compact->db->memory, merge->ids, merge->rows,
-                                    &merge->info);
+        code = part_write_ids(writer, &compact->db->memory, merge->ids, merge->rows, &merge->info);
     if (code == OMENDB_OK)
         code = segment_writer_end_part(writer, &merge->info);
     merge->part = segment_writer_parts(writer) - 1;
@@ -1238,7 +1237,7 @@ static int compact_install_all(struct compact *compact)
     } else {
         checkpoint_unprotect(db, compact->number);
         if (code == OMENDB_OK)
-            checkpoint_collect(db); /* nothing names the output */
+            collect_files(db); /* nothing names the output */
     }
     platform_mutex_unlock(&db->maintenance_mutex);
     return code;

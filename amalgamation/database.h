@@ -490,6 +490,8 @@ OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t
                                     size_t vector_bytes);
 OMENDB_INTERNAL int scratch_reserve_code(struct scratch *scratch, size_t bytes);
 OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message);
+OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, uint32_t rows);
+OMENDB_INTERNAL void begin_array_release(struct begin_array *begins); /* NULL is OK */
 
 /* ---- hot.c */
 #define SEGMENT_WALKS_TO_HEAT 100
@@ -678,65 +680,69 @@ OMENDB_INTERNAL int prepared_name(omendb *db, size_t index, char *name, size_t c
 /* Number of those that wait for their outcome. */
 OMENDB_INTERNAL uint64_t prepared_count_waiting(omendb *db);
 
+/* ---- part.c */
+/* Writes ids, their sorted index and filter of a part; fills the fields of `info` that follow from
+ * them. */
+OMENDB_INTERNAL int part_write_ids(struct segment_writer *writer, struct memory *memory,
+                                   const uint64_t *ids, uint32_t rows, struct part_info *info);
+OMENDB_INTERNAL int part_write_rows(struct segment_writer *writer, enum section_type type,
+                                    const struct rows_view *rows, uint32_t count);
+/* What a part says of its collection, and of the graph in it. */
+OMENDB_INTERNAL void part_describe(const struct collection *collection, struct part_info *info);
+OMENDB_INTERNAL void part_describe_graph(const struct graph_view *view, uint32_t indexed_rows,
+                                         struct part_info *info);
+/* The sections of a graph, for info->indexed_rows rows. */
+OMENDB_INTERNAL int part_write_links(struct segment_writer *writer, const struct graph_view *view,
+                                     const struct part_info *info);
+/* What info says of the codes. */
+OMENDB_INTERNAL struct code_format part_code_format(const struct collection *collection,
+                                                    const struct part_info *info);
+/* Chooses a range from rows spread over [first, first + rows); step 0: none serves. Takes 3 to 4 ms
+ * for 256 rows and 12 to 30 ms for 1,000 or more, of 96 to 1,536 dimensions (Zen 3), for which
+ * commit.c, too, holds commit_mutex: for a first memtable of a collection without segments that
+ * have codes, and when rows have drifted. */
+OMENDB_INTERNAL int part_choose_codes(const struct collection *collection,
+                                      const struct rows_view *vectors, uint32_t first,
+                                      uint32_t rows, struct code_format *format);
+/* Codes of all rows of `full`, of which vectors and count are read, one after the other, of
+ * codes_stride bytes (memory_free_aligned); fills the fields of `info` that belong to them. *codes
+ * is NULL, and step 0, where codes do not apply or do not serve, and with OMENDB_NOMEM: a graph is
+ * then walked over the vectors. Else mapped vectors are released. */
+OMENDB_INTERNAL int part_make_codes(const struct collection *collection,
+                                    const struct graph_view *full, struct part_info *info,
+                                    uint8_t **codes);
+/* Writes them as they are made, in little memory; none where part_make_codes would give none. */
+OMENDB_INTERNAL int part_write_codes(struct segment_writer *writer,
+                                     const struct collection *collection,
+                                     const struct rows_view *vectors, struct part_info *info);
+/* Tells the log, with the text of the last error, that there was no memory for codes. */
+OMENDB_INTERNAL void part_report_codes(const struct collection *collection);
+
+/* ---- collect.c: all of it under maintenance_mutex */
+/* The published manifest is about to be followed by another; a reader may hold this one. */
+OMENDB_INTERNAL void collect_retain(omendb *db, uint64_t number);
+/* Forgets, and unlinks, the older manifests that no reader holds any more. */
+OMENDB_INTERNAL void collect_release_manifests(omendb *db);
+/* Who needs a log, a segment or an overlay: the published manifest or this process, which may be
+ * writing it; else a reader of an older manifest, whose number is then given; else nobody. */
+enum collect_need { COLLECT_SUPERFLUOUS, COLLECT_HELD, COLLECT_IN_FORCE };
+OMENDB_INTERNAL enum collect_need collect_file_need(const omendb *db, enum storage_kind kind,
+                                                    uint64_t number, uint64_t *manifest);
+/* Adds up the bytes of what only readers of older manifests need. */
+OMENDB_INTERNAL int collect_measure_held(omendb *db, uint64_t *bytes);
+/* Unlinks the files that neither the manifest nor a reader of another process needs. */
+OMENDB_INTERNAL void collect_files(omendb *db);
+
 /* ---- checkpoint.c */
 /* Seals all memtables and tombstones into files and publishes them; the log before it is dropped.
  * force = 0: only when the log is long enough. */
 OMENDB_INTERNAL int checkpoint_run(omendb *db, int force);
 /* Publishes what the versions hold now, as of the last checkpoint's commit. maintenance_mutex. */
 OMENDB_INTERNAL int checkpoint_republish(omendb *db);
-/* Writes ids, their sorted index and filter of a part; fills the fields of `info` that follow from
- * them. */
-OMENDB_INTERNAL int checkpoint_write_ids(struct segment_writer *writer, struct memory *memory,
-                                         const uint64_t *ids, uint32_t rows,
-                                         struct part_info *info);
-/* Unlinks the files that neither the manifest nor a reader of another process needs.
- * maintenance_mutex. */
-OMENDB_INTERNAL void checkpoint_collect(omendb *db);
 /* A file is about to be written outside of maintenance_mutex, or is done with. */
 OMENDB_INTERNAL int checkpoint_protect(
     omendb *db, uint64_t *number); /* gives the next number; OMENDB_BUSY when there are too many */
 OMENDB_INTERNAL void checkpoint_unprotect(omendb *db, uint64_t number);
-/* What a part says of its collection, and of the graph in it. */
-OMENDB_INTERNAL void checkpoint_describe(const struct collection *collection,
-                                         struct part_info *info);
-OMENDB_INTERNAL void checkpoint_describe_graph(const struct graph_view *view, uint32_t indexed_rows,
-                                               struct part_info *info);
-/* Codes of all rows of `full`, of which vectors and count are read, one after the other, of
- * codes_stride bytes (memory_free_aligned); fills the fields of `info` that belong to them. *codes
- * is NULL, and step 0, where codes do not apply or do not serve, and with OMENDB_NOMEM: a graph is
- * then walked over the vectors. Else mapped vectors are released. */
-OMENDB_INTERNAL int checkpoint_make_codes(const struct collection *collection,
-                                          const struct graph_view *full, struct part_info *info,
-                                          uint8_t **codes);
-/* Tells the log, with the text of the last error, that there was no memory for codes. */
-OMENDB_INTERNAL void checkpoint_report_codes(const struct collection *collection);
-/* Chooses a range from rows spread over [first, first + rows); step 0: none serves. Takes 3 to 4 ms
- * for 256 rows and 12 to 30 ms for 1,000 or more, of 96 to 1,536 dimensions (Zen 3), for which
- * commit.c, too, holds commit_mutex: for a first memtable of a collection without segments that
- * have codes, and when rows have drifted. */
-OMENDB_INTERNAL int checkpoint_choose_codes(const struct collection *collection,
-                                            const struct rows_view *vectors, uint32_t first,
-                                            uint32_t rows, struct code_format *format);
-/* What info says of the codes. */
-OMENDB_INTERNAL struct code_format checkpoint_code_format(const struct collection *collection,
-                                                          const struct part_info *info);
-/* The sections of a graph, for info->indexed_rows rows. */
-OMENDB_INTERNAL int checkpoint_write_links(struct segment_writer *writer,
-                                           const struct graph_view *view,
-                                           const struct part_info *info);
-OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, uint32_t rows);
-OMENDB_INTERNAL void begin_array_release(struct begin_array *begins); /* NULL is OK */
-
-/* Forgets, and unlinks, the older manifests that no reader holds any more. maintenance_mutex. */
-OMENDB_INTERNAL void checkpoint_release_manifests(omendb *db);
-/* Who needs a log, a segment or an overlay: the published manifest or this process, which may be
- * writing it; else a reader of an older manifest, whose number is then given; else nobody.
- * maintenance_mutex. */
-enum checkpoint_need { CHECKPOINT_SUPERFLUOUS, CHECKPOINT_HELD, CHECKPOINT_IN_FORCE };
-OMENDB_INTERNAL enum checkpoint_need checkpoint_file_need(const omendb *db, enum storage_kind kind,
-                                                          uint64_t number, uint64_t *manifest);
-/* Adds up the bytes of what only readers of older manifests need. maintenance_mutex. */
-OMENDB_INTERNAL int checkpoint_measure_held(omendb *db, uint64_t *bytes);
 
 /* ---- recover.c */
 OMENDB_INTERNAL int recover_open(omendb *db, int must_exist);

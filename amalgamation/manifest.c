@@ -88,15 +88,50 @@ static int manifest_refuse(const struct manifest_check *check, const char *what,
                      check->code == OMENDB_CORRUPT ? ERROR_RESTORE : "it was not written");
 }
 
-OMENDB_INTERNAL int manifest_name_is_legal(const char name[256])
+OMENDB_INTERNAL const struct manifest_file *manifest_find_file(const struct manifest *manifest,
+                                                               uint64_t number)
 {
-    size_t length = 0;
-    for (; length < 256 && name[length] != '\0'; length++) {
-        unsigned char byte = (unsigned char)name[length];
-        if (byte < 0x20 || byte == 0x7f)
+    for (uint32_t i = 0; i < manifest->file_count; i++) {
+        if (manifest->files[i].number == number)
+            return &manifest->files[i];
+    }
+    return NULL;
+}
+
+/* Bytes of the character at `at`, of which `left` are there; 0: it is none that names may have. */
+static size_t manifest_character(const unsigned char *at, size_t left)
+{
+    const size_t size = *at < 0x80             ? 1
+                        : (*at & 0xe0) == 0xc0 ? 2
+                        : (*at & 0xf0) == 0xe0 ? 3
+                        : (*at & 0xf8) == 0xf0 ? 4
+                                               : 0;
+    if (size == 0 || size > left || *at < 0x20 || *at == 0x7f || *at == 0xc0 || *at == 0xc1 ||
+        *at > 0xf4)
+        return 0;
+    for (size_t i = 1; i < size; i++) {
+        if ((at[i] & 0xc0) != 0x80)
             return 0;
     }
-    return length >= 1 && length <= 255;
+    /* Overlong forms, surrogates, and what is beyond U+10FFFF. */
+    const int wrong = (*at == 0xe0 && at[1] < 0xa0) || (*at == 0xed && at[1] >= 0xa0) ||
+                      (*at == 0xf0 && at[1] < 0x90) || (*at == 0xf4 && at[1] >= 0x90);
+    return wrong ? 0 : size;
+}
+
+OMENDB_INTERNAL size_t manifest_name_legal_bytes(const char *name, size_t length)
+{
+    size_t legal = 0, size = 1;
+    for (; legal < length && size != 0; legal += size)
+        size = manifest_character((const unsigned char *)name + legal, length - legal);
+    return legal;
+}
+
+OMENDB_INTERNAL int manifest_name_is_legal(const char name[256])
+{
+    const char *end = memchr(name, 0, 256);
+    const size_t length = end == NULL ? 0 : (size_t)(end - name);
+    return length != 0 && manifest_name_legal_bytes(name, length) == length;
 }
 
 /* The field that is out of its range, or NULL. */
@@ -158,12 +193,12 @@ static int manifest_check_collection(const struct manifest_check *check, uint32_
     char what[64];
     snprintf(what, sizeof what, "collection number %" PRIu32, index);
     if (!manifest_name_is_legal(collection->name))
-        return manifest_refuse(check, what,
-                               "has a name that is empty, too long or of control characters");
+        return manifest_refuse(
+            check, what, "has a name that is empty, too long, not UTF-8 or of control characters");
     if (index > 0 && strcmp(manifest->collections[index - 1].name, collection->name) >= 0)
         return manifest_refuse(check, what, "has the name of another one or stands out of order");
-    if (collection->id >= manifest->next_collection)
-        return manifest_refuse(check, what, "has an id that was not given out yet");
+    if (collection->id == 0 || collection->id >= manifest->next_collection)
+        return manifest_refuse(check, what, "has an id that was not given out");
     const char *field = manifest_bad_field(&collection->schema);
     if (field != NULL) {
         snprintf(what, sizeof what, "collection number %" PRIu32 ": schema.%s", index, field);

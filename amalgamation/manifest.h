@@ -58,8 +58,14 @@ manifest_destroy(struct memory *memory,
 /* Numbers are given out one by one, so none comes near; what is beyond could wrap. */
 #define MANIFEST_LARGEST_NUMBER ((uint64_t)INT64_MAX)
 
-/* Whether a collection may have the name: 1 to 255 bytes without control characters, and a NUL. */
+/* Whether a collection may have the name: 1 to 255 bytes of UTF-8 without control characters, and a
+ * NUL. */
 OMENDB_INTERNAL int manifest_name_is_legal(const char name[256]);
+/* How many of so many bytes are UTF-8 without control characters, from the first on. */
+OMENDB_INTERNAL size_t manifest_name_legal_bytes(const char *name, size_t length);
+/* What it says of a segment or overlay; NULL: it does not name it. */
+OMENDB_INTERNAL const struct manifest_file *manifest_find_file(const struct manifest *manifest,
+                                                               uint64_t number);
 
 /* Writes MANIFEST-<number> and CURRENT.tmp, syncs both and the directory (so also the entries of
  * new segments), renames CURRENT.tmp to CURRENT, syncs the directory. OMENDB_POISONED: the new

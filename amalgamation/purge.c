@@ -227,15 +227,15 @@ static int purge_note_name(void *context, const char *name)
     uint64_t number, manifest;
     if (!storage_parse_name(name, &kind, &number) || kind == STORAGE_MANIFEST)
         return 0;
-    enum checkpoint_need need = checkpoint_file_need(purge->db, kind, number, &manifest);
-    if (need == CHECKPOINT_IN_FORCE)
+    enum collect_need need = collect_file_need(purge->db, kind, number, &manifest);
+    if (need == COLLECT_IN_FORCE)
         return 0;
-    if (need == CHECKPOINT_SUPERFLUOUS && !shared_file_is_open(purge->db, number)) {
+    if (need == COLLECT_SUPERFLUOUS && !shared_file_is_open(purge->db, number)) {
         memcpy(purge->names[purge->count++], name, strlen(name) + 1);
         return purge->count == PURGE_NAMES;
     }
-    purge->in_use += need == CHECKPOINT_SUPERFLUOUS;
-    purge->held |= need == CHECKPOINT_HELD;
+    purge->in_use += need == COLLECT_SUPERFLUOUS;
+    purge->held |= need == COLLECT_HELD;
     purge->holder = manifest > purge->holder ? manifest : purge->holder;
     memcpy(purge->example, name, strlen(name) + 1);
     return 0;
@@ -249,7 +249,7 @@ static int purge_list_names(struct purge *purge)
     purge->held = 0;
     purge->holder = 0;
     platform_mutex_lock(&db->maintenance_mutex);
-    checkpoint_release_manifests(db);
+    collect_release_manifests(db);
     int code = vfs->list(vfs->context, db->storage.directory, purge_note_name, purge);
     platform_mutex_unlock(&db->maintenance_mutex);
     return code == OMENDB_OK ? code

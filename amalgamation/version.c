@@ -588,6 +588,17 @@ OMENDB_INTERNAL struct segment *segment_reference(struct segment *segment)
     return segment;
 }
 
+OMENDB_INTERNAL struct begin_array *begin_array_create(struct memory *memory, uint32_t rows)
+{
+    struct begin_array *begins = memory_zalloc(memory, sizeof *begins + rows * sizeof(uint64_t));
+    if (begins == NULL)
+        return NULL;
+    atomic_init(&begins->references, 1);
+    begins->memory = memory;
+    begins->rows = rows;
+    return begins;
+}
+
 OMENDB_INTERNAL void begin_array_release(struct begin_array *begins)
 {
     if (begins == NULL ||

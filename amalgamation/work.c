@@ -496,7 +496,7 @@ static int work_wants_collect(const struct work_state *work)
 static void work_do_collect(omendb *db)
 {
     platform_mutex_lock(&db->maintenance_mutex);
-    checkpoint_collect(db);
+    collect_files(db);
     platform_mutex_unlock(&db->maintenance_mutex);
 }
 

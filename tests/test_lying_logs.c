@@ -338,7 +338,18 @@ static void lies_created_twice(struct lies_payload *payload)
 
 static void lies_created_with_an_old_number(struct lies_payload *payload)
 {
+    lies_create(payload, 9, "new", 3, 4);
+    lies_create(payload, 5, "old", 3, 4);
+}
+
+static void lies_created_with_no_number(struct lies_payload *payload)
+{
     lies_create(payload, 0, "old", 3, 4);
+}
+
+static void lies_created_with_half_a_character(struct lies_payload *payload)
+{
+    lies_create(payload, 2, "a\xe2\x82", 3, 4);
 }
 
 static void lies_unknown_type(struct lies_payload *payload)
@@ -445,6 +456,10 @@ static const struct lie lies[] = {
     {"a collection that is created twice", lies_created_twice, OMENDB_CORRUPT, "commit 7: byte",
      NULL, NULL},
     {"a collection of an old number", lies_created_with_an_old_number, OMENDB_OK, "", NULL, NULL},
+    {"a collection of no number", lies_created_with_no_number, OMENDB_CORRUPT, "commit 7: byte",
+     NULL, NULL},
+    {"a name with half a character", lies_created_with_half_a_character, OMENDB_CORRUPT,
+     "commit 7: byte", NULL, "the name of collection number 2 is lost"},
     {"an unknown type", lies_unknown_type, OMENDB_FORMAT, "has type 2; a later version", NULL,
      "has type 2, which this library does not know"}};
 

@@ -177,7 +177,7 @@ TEST(manifest_holds_many_collections)
     manifest.collections = calloc(255, sizeof *manifest.collections);
     for (uint32_t i = 0; i < 255; i++) {
         memset(manifest.collections[i].name, 'x', i + 1);
-        manifest.collections[i].id = i;
+        manifest.collections[i].id = i + 1;
         manifest.collections[i].schema =
             (omendb_schema){sizeof(omendb_schema), 1, OMENDB_HAMMING, OMENDB_B1, 0, 2, 8, 1, 0};
     }
@@ -186,7 +186,7 @@ TEST(manifest_holds_many_collections)
     CHECK_EQ_INT(manifest_read(&fixture.storage, &manifest), OMENDB_OK);
     CHECK_EQ_INT(manifest.collection_count, 255);
     for (uint32_t i = 0; i < 255; i++)
-        CHECK(strlen(manifest.collections[i].name) == i + 1 && manifest.collections[i].id == i);
+        CHECK(strlen(manifest.collections[i].name) == i + 1 && manifest.collections[i].id == i + 1);
     manifest_destroy(&fixture.memory, &manifest);
     fixture_end();
 }
@@ -493,6 +493,12 @@ static void spoil(struct sample *sample, int how)
         collections[0].schema.scalar = OMENDB_U8;
         collections[0].schema.scale = 0;
         break;
+    case 34:
+        collections[0].id = 0;
+        break;
+    case 35:
+        collections[2].name[1] = '\xc3'; /* and then nothing */
+        break;
     default:
         collections[0].schema.scalar = OMENDB_U8;
         collections[0].schema.scale = 2e30f;
@@ -504,7 +510,7 @@ TEST(manifest_that_would_be_refused_is_not_written)
 {
     fixture_begin(OMENDB_IO_MAP);
     CHECK_EQ_INT(sample_write(5), OMENDB_OK);
-    for (int how = 0; how < 35; how++) {
+    for (int how = 0; how < 37; how++) {
         struct sample sample;
         sample_make(&sample, 6);
         spoil(&sample, how);
