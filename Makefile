@@ -160,7 +160,7 @@ $(BUILD)/examples/%_cpp: examples/%.cpp $(BUILD)/libomendb.a omendb.h $(wildcard
 	$(CXX) $(cxx_flags) $(LDFLAGS) $< $(BUILD)/libomendb.a -o $@ $(libraries)
 
 # Those that do not compute much are compiled sooner at -O1.
-compute := calibration hot
+compute := hot
 $(patsubst %.c,$(BUILD)/%,$(filter-out $(compute:%=tests/test_%.c),$(white_box))): \
     c_flags += $(if $(filter -O2,$(CFLAGS)),-O1)
 

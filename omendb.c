@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: f6eae7429c22c7b5f8e653d23bcfba4aafdab7be20a93f359d620fe23bb1f094
+ * SHA-256 of the inputs: 706a6b92da9f35935484bd910e271a8121f0c84f9cab82775de0312d85c2fb89
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -300,6 +300,9 @@ OMENDB_API const char *omendb_strerror(int code)
 /* Continues `crc` (0 to begin) over `size` bytes. */
 OMENDB_INTERNAL uint32_t checksum_crc32c(uint32_t crc, const void *data, size_t size);
 
+/* The same without instructions for it, from inverted `state` to inverted result. */
+OMENDB_INTERNAL uint32_t checksum_by_table(uint32_t state, const unsigned char *bytes, size_t size);
+
 #endif
 
 /* checksum.c, continued */
@@ -345,7 +348,7 @@ static const uint32_t checksum_table[256] = {CHECKSUM_ENTRIES_64(0), CHECKSUM_EN
 /* All take and give the inverted register. */
 typedef uint32_t checksum_function(uint32_t state, const unsigned char *bytes, size_t size);
 
-static uint32_t checksum_by_table(uint32_t state, const unsigned char *bytes, size_t size)
+OMENDB_INTERNAL uint32_t checksum_by_table(uint32_t state, const unsigned char *bytes, size_t size)
 {
     for (size_t i = 0; i < size; i++)
         state = checksum_table[(state ^ bytes[i]) & 0xFF] ^ (state >> 8);
@@ -517,6 +520,8 @@ OMENDB_INTERNAL void platform_advise_huge(void *memory, size_t size);
 OMENDB_INTERNAL void *platform_map_pages(size_t size);
 OMENDB_INTERNAL void platform_unmap_pages(void *pages, size_t size);
 OMENDB_INTERNAL void platform_random(void *out, size_t size); /* not for secrets: salts of logs */
+OMENDB_INTERNAL void platform_random_fallback(unsigned char *bytes,
+                                              size_t size); /* where the system gives none */
 
 /* Hint to a spinning core. */
 static inline void platform_pause(void)
@@ -727,7 +732,7 @@ OMENDB_INTERNAL void platform_unmap_pages(void *pages, size_t size)
 
 /* For systems that refuse to give entropy (a sandbox): time, process and address, mixed as in
  * splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014). */
-static void platform_random_fallback(unsigned char *bytes, size_t size)
+OMENDB_INTERNAL void platform_random_fallback(unsigned char *bytes, size_t size)
 {
     struct timespec now = {0, 0};
     uint64_t state;
@@ -16620,6 +16625,15 @@ struct search_request {
     double hidden_share;     /* of the stored rows: changed by the transaction, and left out like
                               * deleted ones; 0: none, or so few that they are left out by id */
 };
+/* What the efforts in all sources follow from. */
+struct search_plan {
+    const struct calibration *own;  /* the collection's curve, or NULL */
+    struct calibration_answer most; /* of what curves gave by work, for sources without one */
+    size_t ef;                      /* the greatest of any source */
+};
+/* The plan for k hits; search_run makes it first. */
+OMENDB_INTERNAL void search_make_plan(const struct search_request *request, size_t k,
+                                      struct search_plan *plan);
 /* OMENDB_TIMEOUT when it is past. */
 OMENDB_INTERNAL int search_check_deadline(const struct search_request *request);
 OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch,
@@ -25758,13 +25772,6 @@ OMENDB_INTERNAL uint64_t search_total_rows(const struct version *version, uint64
     return rows;
 }
 
-/* What the efforts in all sources follow from. */
-struct search_plan {
-    const struct calibration *own;  /* the collection's curve, or NULL */
-    struct calibration_answer most; /* of what curves gave by work, for sources without one */
-    size_t ef;                      /* the greatest of any source */
-};
-
 static const struct calibration *search_curve(const struct search_plan *plan,
                                               const struct segment *segment)
 {
@@ -25846,8 +25853,8 @@ static void search_plan_for(const struct search_request *request, const struct c
         plan->most = answer;
 }
 
-static void search_make_plan(const struct search_request *request, size_t k,
-                             struct search_plan *plan)
+OMENDB_INTERNAL void search_make_plan(const struct search_request *request, size_t k,
+                                      struct search_plan *plan)
 {
     const struct version *version = request->version;
     *plan = (struct search_plan){.own = search_own_curve(request->collection, version)};

@@ -60,7 +60,7 @@ static const uint32_t checksum_table[256] = {CHECKSUM_ENTRIES_64(0), CHECKSUM_EN
 /* All take and give the inverted register. */
 typedef uint32_t checksum_function(uint32_t state, const unsigned char *bytes, size_t size);
 
-static uint32_t checksum_by_table(uint32_t state, const unsigned char *bytes, size_t size)
+OMENDB_INTERNAL uint32_t checksum_by_table(uint32_t state, const unsigned char *bytes, size_t size)
 {
     for (size_t i = 0; i < size; i++)
         state = checksum_table[(state ^ bytes[i]) & 0xFF] ^ (state >> 8);

@@ -8,4 +8,7 @@
 /* Continues `crc` (0 to begin) over `size` bytes. */
 OMENDB_INTERNAL uint32_t checksum_crc32c(uint32_t crc, const void *data, size_t size);
 
+/* The same without instructions for it, from inverted `state` to inverted result. */
+OMENDB_INTERNAL uint32_t checksum_by_table(uint32_t state, const unsigned char *bytes, size_t size);
+
 #endif

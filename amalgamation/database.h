@@ -890,6 +890,15 @@ struct search_request {
     double hidden_share;     /* of the stored rows: changed by the transaction, and left out like
                               * deleted ones; 0: none, or so few that they are left out by id */
 };
+/* What the efforts in all sources follow from. */
+struct search_plan {
+    const struct calibration *own;  /* the collection's curve, or NULL */
+    struct calibration_answer most; /* of what curves gave by work, for sources without one */
+    size_t ef;                      /* the greatest of any source */
+};
+/* The plan for k hits; search_run makes it first. */
+OMENDB_INTERNAL void search_make_plan(const struct search_request *request, size_t k,
+                                      struct search_plan *plan);
 /* OMENDB_TIMEOUT when it is past. */
 OMENDB_INTERNAL int search_check_deadline(const struct search_request *request);
 OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch,

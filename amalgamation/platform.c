@@ -204,7 +204,7 @@ OMENDB_INTERNAL void platform_unmap_pages(void *pages, size_t size)
 
 /* For systems that refuse to give entropy (a sandbox): time, process and address, mixed as in
  * splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014). */
-static void platform_random_fallback(unsigned char *bytes, size_t size)
+OMENDB_INTERNAL void platform_random_fallback(unsigned char *bytes, size_t size)
 {
     struct timespec now = {0, 0};
     uint64_t state;

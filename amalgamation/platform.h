@@ -45,6 +45,8 @@ OMENDB_INTERNAL void platform_advise_huge(void *memory, size_t size);
 OMENDB_INTERNAL void *platform_map_pages(size_t size);
 OMENDB_INTERNAL void platform_unmap_pages(void *pages, size_t size);
 OMENDB_INTERNAL void platform_random(void *out, size_t size); /* not for secrets: salts of logs */
+OMENDB_INTERNAL void platform_random_fallback(unsigned char *bytes,
+                                              size_t size); /* where the system gives none */
 
 /* Hint to a spinning core. */
 static inline void platform_pause(void)

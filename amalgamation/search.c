@@ -315,13 +315,6 @@ OMENDB_INTERNAL uint64_t search_total_rows(const struct version *version, uint64
     return rows;
 }
 
-/* What the efforts in all sources follow from. */
-struct search_plan {
-    const struct calibration *own;  /* the collection's curve, or NULL */
-    struct calibration_answer most; /* of what curves gave by work, for sources without one */
-    size_t ef;                      /* the greatest of any source */
-};
-
 static const struct calibration *search_curve(const struct search_plan *plan,
                                               const struct segment *segment)
 {
@@ -403,8 +396,8 @@ static void search_plan_for(const struct search_request *request, const struct c
         plan->most = answer;
 }
 
-static void search_make_plan(const struct search_request *request, size_t k,
-                             struct search_plan *plan)
+OMENDB_INTERNAL void search_make_plan(const struct search_request *request, size_t k,
+                                      struct search_plan *plan)
 {
     const struct version *version = request->version;
     *plan = (struct search_plan){.own = search_own_curve(request->collection, version)};

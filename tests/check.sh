@@ -88,23 +88,24 @@ check_asan() {
         CFLAGS="-O1 -g1" CXXFLAGS="-O1 -g1" WERROR= PYTHON=false
 }
 
-# Programs of one thread have nothing for it; of the rest, what is left out takes minutes here, and
-# its tests about threads run first. Of the merges of test_hot one is enough. test_pressure moves
-# limits of a database while its threads read them.
+# Programs, and parts of programs, in which more than one thread runs: the others have nothing for it.
+threaded="test_concurrency test_ground test_kill test_model test_prepared test_pressure test_processes
+    test_tail test_kernels:threads_agree test_large_transactions:readers_are
+    test_backup:beside_a_writer test_bad_input:in_the_background
+    test_graph:many_threads test_graph:under_its_readers test_graph_bulk:threads
+    test_purge:beside_searches test_segment_file:many_threads test_settling:in_the_background
+    test_space:in_the_background test_drift:all_codes_at_once
+    test_hot:a_segment test_hot:no_copy test_hot:what_cannot test_hot:a_copy test_hot:copies_make
+    test_hot:searches_go test_hot:mapped_pages test_hot:the_checkpoint test_hot:a_writer"
+
 check_tsan() {
-    make BUILD="$BUILD/tsan" CC=gcc SANITIZE=thread CFLAGS="-O1 -g1" WERROR= \
-        "$BUILD/tsan/tests/test_graph_bulk" "$BUILD/tsan/tests/test_hot" &&
-        "$BUILD/tsan/tests/test_graph_bulk" threads &&
-        for name in a_segment no_copy what_cannot a_copy copies_make searches_go mapped_pages \
-            the_checkpoint a_writer; do
-            "$BUILD/tsan/tests/test_hot" "$name" || return 1
-        done &&
-        build_and_test "$BUILD/tsan" "$CHECK_SCALE" CC=gcc CXX=g++ SANITIZE=thread \
-            CFLAGS="-O1 -g1" CXXFLAGS="-O1 -g1" WERROR= \
-            TESTS="$(tests_without "$one_thread|kernels|calibration|graph_bulk|sessions|hot")"
+    build=$BUILD/tsan
+    programs=$(printf '%s\n' $threaded | sed 's/:.*//' | sort -u)
+    make -j"$JOBS" BUILD="$build" CC=gcc SANITIZE=thread CFLAGS="-O1 -g1" WERROR= \
+        $(printf "$build/tests/%s " $programs) &&
+        OMENDB_TEST_SCALE=$CHECK_SCALE BUILD=$build sh tests/run.sh \
+            $(printf "$build/tests/%s " $threaded)
 }
-one_thread='crash|fault|damage|fuzz|schedules|golden|refusals|small_parts|system_calls|stopping|scalar'
-one_thread="$one_thread|codes|readers|salvage|large_tr|lying|targets|arguments|own_changes|unreadable|copies|opening|pressure"
 
 # What depends on the processor: arithmetic, the order of memory, bytes in files.
 check_arm64() {
@@ -114,12 +115,6 @@ check_arm64() {
         TESTS="test_backup test_codes test_concurrency test_golden test_graph test_ground
             test_kernels test_kernels_emulated test_manifest test_model test_prepared test_processes
             test_scalar test_segment_file test_wal"
-}
-
-# tests_without PATTERN: test programs in C but those of that pattern.
-tests_without() {
-    ls tests/test_*.c tests/fault_*.c tests/crash_*.c | sed 's,tests/\(.*\)\.c,\1,' |
-        grep -v -E "$1" | tr '\n' ' '
 }
 
 # Only tests that compute distances; the kernels' own go through every level themselves.

@@ -7,6 +7,8 @@
 # counts as one failure more. Each gets an empty folder to work in: by the environment variable
 # OMENDB_TEST_DIRECTORY, and as its first argument if it is an example.
 #
+# PROGRAM:PART runs only those tests of a program whose names contain the part; there must be one.
+#
 # Variables: BUILD     where libomendb is, and where the folders and logs go (build)
 #            RUNNER    put before every program, as "qemu-aarch64 -cpu max"
 #            LIMIT     seconds that one program may take (900); 0: no limit
@@ -22,6 +24,8 @@ case $work in
 *) folder=$PWD/$work ;; # a program may change to another
 esac
 command -v timeout >/dev/null || limit=0
+
+part= # of a program, if it is to run a part of its tests
 
 # run NAME COMMAND...: runs, prints the line, leaves "passed failed" in NAME.counts.
 run() {
@@ -43,6 +47,7 @@ run() {
         good=${counts% *}
         bad=${counts#* }
         [ "$status" -ne 0 ] && [ "$bad" -eq 0 ] && bad=1
+        [ -n "$part" ] && [ "$good" -eq 0 ] && [ "$bad" -eq 0 ] && bad=1
     elif [ "$status" -eq 0 ]; then
         good=1
         bad=0
@@ -63,7 +68,7 @@ run() {
 # The same script runs each program: run.sh --one PROGRAM.
 if [ "$1" = --one ]; then
     program=$2
-    name=$(basename "$program")
+    name=$(basename "$program" | tr : .)
     case $program in
     examples/python/*)
         name=python_$(basename "$program" .py)
@@ -73,6 +78,10 @@ if [ "$1" = --one ]; then
     */examples/*) run "$name" $RUNNER "$program" "$folder/$name/database" ;;
     *.py) BUILD=$(cd "$build" && pwd) run "$name" "$PYTHON" "$program" ;;
     *.sh) BUILD=$(cd "$build" && pwd) run "$name" sh "$program" ;;
+    *:*)
+        part=${program#*:}
+        run "$name" $RUNNER "${program%%:*}" "$part"
+        ;;
     *) run "$name" $RUNNER "$program" ;;
     esac
     exit 0
@@ -111,7 +120,7 @@ printf '%s\n' "$@" $python_examples | xargs -n 1 -P "$jobs" sh "$0" --one
 passed=0
 failed=0
 for program in "$@" $python_examples; do
-    name=$(basename "$program")
+    name=$(basename "$program" | tr : .)
     case $program in examples/python/*) name=python_${name%.py} ;; esac
     read -r good bad <"$work/$name.counts" || { good=0 bad=1; }
     passed=$((passed + good))

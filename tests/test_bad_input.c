@@ -703,11 +703,16 @@ static int input_add_beyond_limit(int32_t threads, uint64_t *checkpoints)
     return code == OMENDB_OK ? closed : code;
 }
 
-TEST(writers_go_on_under_a_memory_limit)
+TEST(writers_that_do_the_work_go_on_under_a_memory_limit)
 {
     uint64_t checkpoints = 0;
     CHECK_EQ_INT(input_add_beyond_limit(0, &checkpoints), OMENDB_OK);
     CHECK(checkpoints > 6);
+}
+
+TEST(writers_go_on_under_a_memory_limit_kept_in_the_background)
+{
+    uint64_t checkpoints = 0;
     CHECK_EQ_INT(input_add_beyond_limit(2, &checkpoints), OMENDB_OK);
     CHECK(checkpoints > 6);
 }
@@ -1152,8 +1157,9 @@ TEST_MAIN(a_search_gives_up_when_its_time_is_over, vectors_that_are_no_vectors_a
           init_functions_give_what_the_macros_give, options_that_make_no_sense_are_refused,
           ids_beyond_the_last_automatic_one_are_full,
           the_smallest_memory_limit_is_enough_to_close_reopen_and_check,
-          writers_go_on_under_a_memory_limit, a_backup_to_no_directory_is_refused,
-          a_backup_into_the_database_itself_is_refused,
+          writers_that_do_the_work_go_on_under_a_memory_limit,
+          writers_go_on_under_a_memory_limit_kept_in_the_background,
+          a_backup_to_no_directory_is_refused, a_backup_into_the_database_itself_is_refused,
           a_backup_takes_little_memory_whatever_is_copied,
           schemas_and_names_that_make_no_sense_are_refused, paths_that_are_no_databases_are_refused,
           foreign_truncated_and_missing_files_are_named, no_permission_is_named,

@@ -3,7 +3,7 @@
  *
  * The graphs have few links, so that recall depends on the effort: with good ones everything is
  * found at once and nothing is tested. */
-#include "omendb.c"
+#include "internals.h"
 
 #include "support.h"
 #include "test.h"

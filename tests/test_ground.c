@@ -1,6 +1,6 @@
 /* test_ground.c: memory, errors, checksums, threads, and the contract of omendb_vfs, which both of
  * our file systems must keep. */
-#include "omendb.c"
+#include "internals.h"
 
 #include "test.h"
 

@@ -510,32 +510,39 @@ TEST(a_forked_child_does_not_hold_the_lock)
 
 enum processes_heir { HEIR_WAITS, HEIR_EXECS };
 
-/* The child of a writer: waits until the other end of the pipe is closed; or a program that does,
+/* Says on `runs` that it runs and waits until the other end of `wait_for` is closed. A program is
  * started by posix_spawn, which runs no handler of forks: every descriptor that exec does not close
- * goes on in it. Returns when the child runs: one that was forked and did not run yet holds what it
- * inherited. */
-static void processes_leave_heir(enum processes_heir heir, int wait_for)
+ * goes on in it. */
+static int processes_start_heir(enum processes_heir heir, int wait_for, int runs)
 {
-    char byte, *arguments[] = {(char[]){"cat"}, NULL}, *environment[] = {NULL};
+    char byte, *arguments[] = {(char[]){"sh"}, (char[]){"-c"}, (char[]){"echo r; exec cat"}, NULL},
+               *environment[] = {NULL};
     posix_spawn_file_actions_t actions;
     pid_t child;
-    int runs[2];
     if (heir == HEIR_EXECS) {
         posix_spawn_file_actions_init(&actions);
         posix_spawn_file_actions_adddup2(&actions, wait_for, 0);
-        if (posix_spawn(&child, "/bin/cat", &actions, NULL, arguments, environment) != 0)
-            _exit(3);
-        return;
+        posix_spawn_file_actions_adddup2(&actions, runs, 1);
+        return posix_spawn(&child, "/bin/sh", &actions, NULL, arguments, environment) == 0;
     }
-    if (pipe(runs) != 0)
+    child = processes_fork();
+    if (child != 0)
+        return child > 0;
+    if (write(runs, "r", 1) != 1)
         _exit(3);
-    if (processes_fork() == 0) {
-        if (write(runs[1], "r", 1) != 1)
-            _exit(3);
-        while (read(wait_for, &byte, 1) > 0)
-            ;
-        _exit(0);
-    }
+    while (read(wait_for, &byte, 1) > 0)
+        ;
+    _exit(0);
+}
+
+/* The child of a writer. Returns when the child runs: one that was forked and did not run yet, or
+ * is in the midst of exec, holds what it inherited. */
+static void processes_leave_heir(enum processes_heir heir, int wait_for)
+{
+    char byte;
+    int runs[2];
+    if (pipe(runs) != 0 || !processes_start_heir(heir, wait_for, runs[1]))
+        _exit(3);
     close(runs[1]);
     if (read(runs[0], &byte, 1) != 1)
         _exit(3);
