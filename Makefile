@@ -212,7 +212,8 @@ sanitized := CFLAGS="-O1 -g" CXXFLAGS="-O1 -g" WERROR= PYTHON=false
 # Counters are written as they change (%c), so that a child that ends by _exit counts too. test_kill
 # is left out: of a killed process the compiler would infer outcomes that never were; so are programs
 # that add no branch to the others (COVERAGE_WITHOUT). It is the calls that fail which take the paths
-# of errors, so they are repeated more than the rest.
+# of errors, so they are repeated more than the rest. One process a program: several would share the
+# counters, and each count would wait for the other cores.
 coverage:
 	rm -rf $(BUILD)/coverage/profiles
 	$(covered) tests
@@ -226,7 +227,7 @@ COVERAGE_FLOOR        ?= 94
 COVERAGE_WITHOUT      ?= test_kernels_emulated test_readers test_sessions
 
 counted  = $(filter-out test_kill $(COVERAGE_WITHOUT),$(TESTS))
-counters = LLVM_PROFILE_FILE=$(abspath $(BUILD))/coverage/profiles/%m%c.profraw
+counters = OMENDB_TEST_JOBS=1 LLVM_PROFILE_FILE=$(abspath $(BUILD))/coverage/profiles/%m%c.profraw
 covered  = $(MAKE) BUILD=$(BUILD)/coverage CC=clang CXX=clang++ LDFLAGS=-fprofile-instr-generate \
     CFLAGS="-O1 $(counting)" CXXFLAGS="-O1 $(counting)"
 counting := -fprofile-instr-generate -fcoverage-mapping -mllvm -runtime-counter-relocation

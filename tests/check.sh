@@ -34,6 +34,17 @@ build_and_test() {
         OMENDB_TEST_SCALE=$scale make BUILD="$folder" "$@" test
 }
 
+# build_and_test_parts FOLDER LIST VARIABLE=VALUE...: only these programs, or parts of them
+# (PROGRAM:PART).
+build_and_test_parts() {
+    folder=$1 list=$2
+    shift 2
+    make -j"$JOBS" BUILD="$folder" "$@" $(printf '%s\n' $list |
+        sed "s,^\([^:]*\).*,$folder/tests/\1," | sort -u) &&
+        OMENDB_TEST_SCALE=$CHECK_SCALE BUILD=$folder sh tests/run.sh \
+            $(printf "$folder/tests/%s " $list)
+}
+
 # fails_if_any TEXT: prints the text and fails unless it is empty.
 fails_if_any() {
     [ -z "$1" ] || { echo "$1"; false; }
@@ -99,22 +110,18 @@ threaded="test_concurrency test_ground test_kill test_model test_prepared test_p
     test_hot:searches_go test_hot:mapped_pages test_hot:the_checkpoint test_hot:a_writer"
 
 check_tsan() {
-    build=$BUILD/tsan
-    programs=$(printf '%s\n' $threaded | sed 's/:.*//' | sort -u)
-    make -j"$JOBS" BUILD="$build" CC=gcc SANITIZE=thread CFLAGS="-O1 -g1" WERROR= \
-        $(printf "$build/tests/%s " $programs) &&
-        OMENDB_TEST_SCALE=$CHECK_SCALE BUILD=$build sh tests/run.sh \
-            $(printf "$build/tests/%s " $threaded)
+    build_and_test_parts "$BUILD/tsan" "$threaded" CC=gcc SANITIZE=thread CFLAGS="-O1 -g1" WERROR=
 }
 
 # What depends on the processor: arithmetic, the order of memory, bytes in files.
+emulated="test_backup test_codes test_concurrency test_golden test_ground test_kernels
+    test_kernels_emulated test_manifest test_model test_prepared test_processes test_scalar
+    test_segment_file test_wal test_graph:every_metric test_graph:many_threads
+    test_graph:under_its_readers"
+
 check_arm64() {
-    build_and_test "$BUILD/arm64" "$CHECK_SCALE" CC=aarch64-linux-gnu-gcc \
-        CXX=aarch64-linux-gnu-g++ AR=aarch64-linux-gnu-ar LDFLAGS=-static \
-        RUNNER="qemu-aarch64 -cpu max" PYTHON=false \
-        TESTS="test_backup test_codes test_concurrency test_golden test_graph test_ground
-            test_kernels test_kernels_emulated test_manifest test_model test_prepared test_processes
-            test_scalar test_segment_file test_wal"
+    RUNNER="qemu-aarch64 -cpu max" build_and_test_parts "$BUILD/arm64" "$emulated" \
+        CC=aarch64-linux-gnu-gcc AR=aarch64-linux-gnu-ar LDFLAGS=-static
 }
 
 # Only tests that compute distances; the kernels' own go through every level themselves.
