@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: 706a6b92da9f35935484bd910e271a8121f0c84f9cab82775de0312d85c2fb89
+ * SHA-256 of the inputs: 9b8ee1297d40bf853b0a41f142e7d45bab669c8becdd3638c7afb117ec647cc7
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -11971,8 +11971,8 @@ OMENDB_INTERNAL void storage_header_end(uint8_t *header)
 OMENDB_INTERNAL int storage_header_check(const char *name, const uint8_t *header, const char *magic)
 {
     if (memcmp(header, magic, FORMAT_MAGIC_BYTES) != 0)
-        return error_set(OMENDB_FORMAT, "%s: not a file of OmenDB: it does not begin with %s", name,
-                         magic);
+        return error_set(OMENDB_CORRUPT, "%s: offset 0: it does not begin with %s; " ERROR_RESTORE,
+                         name, magic);
     uint32_t crc = checksum_crc32c(0, header, FORMAT_HEADER_CRC),
              stored = format_get32(header + FORMAT_HEADER_CRC);
     if (crc != stored || format_get32(header + FORMAT_HEADER_ZERO) != 0)
@@ -13011,7 +13011,8 @@ static int segment_read_footer(struct storage *storage, struct storage_file *fil
         return error_set(OMENDB_CORRUPT,
                          "%s: footer (offset %" PRIu64 "): checksum %08" PRIx32
                          ", expected %08" PRIx32 "; " ERROR_RESTORE,
-                         file->name, size - footer->length, crc, footer_crc);
+                         file->name, size - footer->length, crc,
+                         crc != footer_crc ? footer_crc : stored);
     return OMENDB_OK;
 }
 
@@ -13269,17 +13270,10 @@ static int segment_salvage_header(struct storage *storage, struct storage_file *
                                   void (*report)(void *context, const char *sentence),
                                   void *context)
 {
-    uint8_t magic[FORMAT_MAGIC_BYTES];
     int code = segment_check_header(storage, handle, kind, number);
-    if (code == OMENDB_OK || code == OMENDB_NOMEM)
+    if (code == OMENDB_OK || code == OMENDB_NOMEM || code == OMENDB_FORMAT)
         return code;
-    char text[ERROR_TEXT_BYTES];
-    snprintf(text, sizeof text, "%s", error_text());
-    if (code == OMENDB_FORMAT &&
-        storage_read(storage, handle, 0, magic, sizeof magic) == OMENDB_OK &&
-        memcmp(magic, segment_magic(kind), sizeof magic) == 0)
-        return error_adopt(code, text);
-    report(context, text);
+    report(context, error_text());
     return OMENDB_OK;
 }
 
@@ -14053,7 +14047,7 @@ static int wal_read_header(struct wal_reader *reader, struct wal_replay *replay)
                    ? error_set(OMENDB_NOTFOUND, "%s was never completed", reader->file.name)
                    : code;
     code = storage_header_check(reader->file.name, header, FORMAT_MAGIC_WAL);
-    if (code == OMENDB_FORMAT && memcmp(header, FORMAT_MAGIC_WAL, FORMAT_MAGIC_BYTES) == 0)
+    if (code == OMENDB_FORMAT)
         return code;
     if (code != OMENDB_OK)
         return wal_header_missing(reader, replay);
@@ -14312,14 +14306,21 @@ static int wal_salvage_header(struct wal_salvage *salvage)
             return code;
         code = storage_header_check(reader->file.name, header, FORMAT_MAGIC_WAL);
     }
-    if (code == OMENDB_FORMAT && memcmp(header, FORMAT_MAGIC_WAL, FORMAT_MAGIC_BYTES) == 0)
+    if (code == OMENDB_FORMAT)
         return code;
     if (code == OMENDB_OK) {
         reader->log_id = format_get64(header + FORMAT_WAL_LOG_ID);
         return OMENDB_OK;
     }
-    error_set(OMENDB_CORRUPT, "%s: header (offset 0) is damaged; its records are taken as they are",
-              reader->file.name);
+    if (reader->size < FORMAT_HEADER_BYTES)
+        error_set(OMENDB_CORRUPT,
+                  "%s: has %" PRIu64 " bytes, fewer than its header: nothing of "
+                  "it can be read",
+                  reader->file.name, reader->size);
+    else
+        error_set(OMENDB_CORRUPT,
+                  "%s: header (offset 0) is damaged; its records are taken as they are",
+                  reader->file.name);
     salvage->report(salvage->context, error_text());
     return OMENDB_OK;
 }
@@ -27020,9 +27021,12 @@ static int backup_write(struct backup *backup, const char *path)
     return code;
 }
 
+/* The sentence of a failed call stays, though looking for files that are not there sets others. */
 OMENDB_INTERNAL int backup_run(omendb *db, const char *path)
 {
     struct backup backup = {.db = db};
+    char before[ERROR_TEXT_BYTES];
+    memcpy(before, error_text(), strlen(error_text()) + 1);
     int code = db->in_memory ? backup_refuse_prepared(db) : backup_check_target(&db->storage, path);
     if (code != OMENDB_OK)
         return code;
@@ -27041,7 +27045,7 @@ OMENDB_INTERNAL int backup_run(omendb *db, const char *path)
         atomic_fetch_add(&db->backup_kept_bytes, backup.kept_bytes);
     }
     backup_close(&backup);
-    return code;
+    return code == OMENDB_OK ? error_adopt(code, before) : code;
 }
 
 #undef BACKUP_BUFFER_BYTES
@@ -29572,31 +29576,13 @@ static int salvage_list(struct salvage *salvage, const char *path)
 
 /* ------------------------------------------------------------------ manifest */
 
-static int salvage_is_manifest(struct salvage *salvage, uint64_t number)
-{
-    struct storage_file file;
-    char name[STORAGE_NAME_BYTES];
-    uint8_t magic[FORMAT_MAGIC_BYTES];
-    storage_name(STORAGE_MANIFEST, number, name);
-    int code = storage_open(&salvage->storage, name, OMENDB_OPEN_READ, &file);
-    if (code != OMENDB_OK)
-        return 0;
-    code = storage_read(&salvage->storage, &file, 0, magic, sizeof magic);
-    storage_close(&salvage->storage, &file);
-    return code == OMENDB_OK && memcmp(magic, FORMAT_MAGIC_MANIFEST, sizeof magic) == 0;
-}
-
 /* The manifest of a number; 0 is stored in its place where it cannot be read. What a later version
  * wrote is not damaged, and is left to that version. */
 static int salvage_try_manifest(struct salvage *salvage, uint64_t number)
 {
-    char text[ERROR_TEXT_BYTES];
     int code = manifest_read_number(&salvage->storage, number, &salvage->manifest);
     salvage->manifest.number = code == OMENDB_OK ? number : 0;
-    snprintf(text, sizeof text, "%s", error_text());
-    if (code == OMENDB_FORMAT && salvage_is_manifest(salvage, number))
-        return error_adopt(code, text);
-    return code == OMENDB_OK ? code : salvage_error(salvage, error_adopt(code, text));
+    return code == OMENDB_OK || code == OMENDB_FORMAT ? code : salvage_error(salvage, code);
 }
 
 /* The one that CURRENT names, or the newest that is readable. Only from the newest of all it is

@@ -60,7 +60,8 @@
  * CAVEATS
  *  - fork: in the child every call on an inherited handle returns OMENDB_MISUSE; only omendb_close
  *    may be called, which touches no file; the memory stays until the child ends, as other threads
- *    of the parent may have been at work in it. Open the database anew in the child.
+ *    of the parent may have been at work in it. Open the database anew in the child: read_only, or
+ *    for writing once the parent has closed it or is gone.
  *  - OMENDB_IO_MAP (the default) maps files: a device error, or another program that truncates
  *    them, faults the process (SIGBUS). Use OMENDB_IO_PREAD for untrusted or network files.
  *  - Network file systems often lack working locks: keep databases on local ones.
@@ -355,7 +356,8 @@ OMENDB_API void omendb_options_init(omendb_options *options);
  * twice wal_limit. Space for the log is reserved ahead, up to 4 MiB at a time, until it is closed.
  *
  * path:     a directory; ":memory:" is a database without files that goes at close (omendb_backup
- *           saves it). The parent must exist. Copied.
+ *           saves it). The parent must exist. What is made is for its owner alone: directories of
+ *           mode 0700, files 0600. Copied.
  * options:  NULL for defaults.
  * db:       receives the handle; NULL on failure.
  * Lifetime: until omendb_close.
@@ -381,7 +383,8 @@ OMENDB_API int omendb_close(omendb *db);
  * itself. For languages that free objects in any order.
  *
  * db:       NULL is OK. Later calls on it are OMENDB_MISUSE; calls on its children, too, but for
- *           those that close them.
+ *           those that close them, among which omendb_txn_commit and omendb_txn_prepare do their
+ *           work.
  * Threads:  once, from any. */
 OMENDB_API void omendb_release(omendb *db);
 
@@ -453,9 +456,11 @@ OMENDB_API int omendb_optimize(omendb *db,
  * (flash); backups and other copies of files; memory that was freed, and swap.
  *
  * A request to erase thus takes: omendb_delete; the end of the transactions and cursors that began
- * before it (omendb_stats.oldest_age_us) and omendb_refresh in other processes; omendb_purge; then
- * omendb_backup onto each backup, which unlinks there the files that held them, but does not
- * overwrite them. Where that is not enough, backups are destroyed by other means.
+ * before it (omendb_stats.oldest_age_us); omendb_purge, which is OMENDB_BUSY while read_only
+ * handles are open, as they hold the files that it replaced; omendb_refresh, or closing, of each;
+ * omendb_purge again, which overwrites those; then omendb_backup onto each backup, which unlinks
+ * there the files that held them, but does not overwrite them. Where that is not enough, backups
+ * are destroyed by other means.
  *
  * collection: its name; NULL: all collections, and what is left of dropped ones. The log and the
  *             files that are shared are those of all, whichever is named.
@@ -520,8 +525,9 @@ OMENDB_API int omendb_backup(omendb *db, const char *path);
 
 /* Verifies every checksum and every structural invariant: catalog, log, bounds of links, that the
  * rows of graphs can be reached, id indexes against rows, one visible row for an id. Reads all
- * files, changes nothing. A database that lacks a file, or whose manifest is damaged, is refused by
- * omendb_open already. What to do about problems: restore a backup, or save what is intact with
+ * files, changes nothing. A database that lacks a file, or in which CURRENT, the manifest, an
+ * overlay, or the header, length or end of a log or segment is damaged, is refused by omendb_open
+ * already. What to do about problems: restore a backup, or save what is intact with
  * omendb_salvage. Until then records in intact blocks can be read and written; merges and
  * omendb_purge of what is damaged fail, and its space does not come back.
  *
@@ -559,17 +565,20 @@ OMENDB_API void omendb_salvage_result_init(omendb_salvage_result *result);
 
 /* Reads a damaged database, and puts every record that is intact into a new one. A backup is
  * better where there is one: what is salvaged is not the state of any one commit.
- *   A record is saved when the blocks of 16 KiB that hold its id and its vector are intact. Graphs,
- * codes and indexes need not be: they are made anew. Curves of omendb_calibrate are not kept.
- * Commits in the log are applied as far as they can be read, in order, also those behind damage:
+ *   A record is saved when the blocks of 16 KiB that hold its id and its vector are intact, and the
+ * end of its segment file, which tells where they lie (4 bytes for each block, and some hundred
+ * more): a segment that was cut is lost as a whole. Graphs, codes and indexes are made anew; curves
+ * of omendb_calibrate are not kept.
+ *   Commits in the log are applied as far as they can be read, in order, also those behind damage:
  * there may be holes, and halves of commits. Prepared transactions wait, or are remembered, in the
  * new database as in the damaged one; those whose changes are lost, in part or as a whole, are
  * told. A deleted record may be back, or a replaced one in its older version, where the deletions
  * of a segment are lost, or commits of the log, or the newest manifest. `result` counts those of
  * segments, `report` tells the places.
  *   Without any manifest the segments tell collections by their numbers: what the log does not
- * name is called "collection-<number>" and gets the default ef, ef_construction, scale and seed;
- * with a stored i8 or u8 and another scale the vectors are then right in stored units only.
+ * name is called "collection-<number>", which no call renames (omendb_scan reads it, to be put
+ * into another), and gets the default ef, ef_construction, scale and seed; with a stored i8 or u8
+ * and another scale the vectors are then right in stored units only.
  *
  * path:     the damaged database. Nothing in it is written: it may lie on read-only media. While
  *           the call runs it cannot be opened for writing.
@@ -797,7 +806,8 @@ enum { OMENDB_READ_WRITE = 0, OMENDB_READ_ONLY = 1 };
  *           OMENDB_INVALID. */
 OMENDB_API int omendb_txn_begin(omendb *db, int mode, omendb_txn **txn);
 
-/* Commits, and frees the transaction whatever is returned. Durable when it returns OMENDB_OK.
+/* Commits, and frees the transaction whatever is returned, but in a forked child. Durable when it
+ * returns OMENDB_OK. A read-only one just ends.
  *
  * txn:      its cursors get OMENDB_MISUSE from then on.
  * Returns:  OMENDB_OK; OMENDB_CONFLICT (another commit changed one of its records since it began:
@@ -850,7 +860,9 @@ typedef enum omendb_prepared_state {
  *           after those it may be found waiting when the database is opened again. */
 OMENDB_API int omendb_txn_prepare(omendb_txn *txn, const char *name);
 
-/* The second phase: applies what was prepared, atomically. That it was done already is OK.
+/* The second phase: applies what was prepared, atomically. Durable when it returns OMENDB_OK, under
+ * OMENDB_SYNC_NORMAL, too; so are omendb_rollback_prepared and omendb_forget_prepared. That it was
+ * done already is OK.
  *
  * name:     as it was prepared.
  * Threads:  any.
@@ -876,7 +888,8 @@ OMENDB_API int omendb_forget_prepared(omendb *db, const char *name);
  * outcome is remembered count. What it tells is on the device, where `sync` is not OMENDB_SYNC_OFF:
  * a step that another thread is taking is waited for.
  *
- * index:    from 0. Others may come and go between two calls.
+ * index:    from 0. Others may come and go between two calls; forgetting one moves those behind it
+ *           up: settle all, then forget number 0 until OMENDB_DONE.
  * name:     caller-owned, `capacity` bytes; OMENDB_PREPARED_NAME_MAX + 1 are always enough.
  * state:    NULL, or receives one of omendb_prepared_state.
  * Threads:  any.
@@ -927,7 +940,7 @@ OMENDB_API void omendb_record_init(omendb_record *record);
 OMENDB_API int omendb_add(omendb_collection *collection, omendb_txn *txn,
                           const omendb_record *record, uint64_t *id);
 
-/* Adds `count` records as one commit: all or none.
+/* Adds `count` records as one commit: all or none. Of none, NULL may stand for the arrays.
  *
  * txn:      as omendb_add.
  * ids:      `count` ids, no two equal; or NULL, or all OMENDB_ID_AUTO: automatic, ascending.

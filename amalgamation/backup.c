@@ -666,9 +666,12 @@ static int backup_write(struct backup *backup, const char *path)
     return code;
 }
 
+/* The sentence of a failed call stays, though looking for files that are not there sets others. */
 OMENDB_INTERNAL int backup_run(omendb *db, const char *path)
 {
     struct backup backup = {.db = db};
+    char before[ERROR_TEXT_BYTES];
+    memcpy(before, error_text(), strlen(error_text()) + 1);
     int code = db->in_memory ? backup_refuse_prepared(db) : backup_check_target(&db->storage, path);
     if (code != OMENDB_OK)
         return code;
@@ -687,7 +690,7 @@ OMENDB_INTERNAL int backup_run(omendb *db, const char *path)
         atomic_fetch_add(&db->backup_kept_bytes, backup.kept_bytes);
     }
     backup_close(&backup);
-    return code;
+    return code == OMENDB_OK ? error_adopt(code, before) : code;
 }
 
 #undef BACKUP_BUFFER_BYTES

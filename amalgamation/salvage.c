@@ -318,31 +318,13 @@ static int salvage_list(struct salvage *salvage, const char *path)
 
 /* ------------------------------------------------------------------ manifest */
 
-static int salvage_is_manifest(struct salvage *salvage, uint64_t number)
-{
-    struct storage_file file;
-    char name[STORAGE_NAME_BYTES];
-    uint8_t magic[FORMAT_MAGIC_BYTES];
-    storage_name(STORAGE_MANIFEST, number, name);
-    int code = storage_open(&salvage->storage, name, OMENDB_OPEN_READ, &file);
-    if (code != OMENDB_OK)
-        return 0;
-    code = storage_read(&salvage->storage, &file, 0, magic, sizeof magic);
-    storage_close(&salvage->storage, &file);
-    return code == OMENDB_OK && memcmp(magic, FORMAT_MAGIC_MANIFEST, sizeof magic) == 0;
-}
-
 /* The manifest of a number; 0 is stored in its place where it cannot be read. What a later version
  * wrote is not damaged, and is left to that version. */
 static int salvage_try_manifest(struct salvage *salvage, uint64_t number)
 {
-    char text[ERROR_TEXT_BYTES];
     int code = manifest_read_number(&salvage->storage, number, &salvage->manifest);
     salvage->manifest.number = code == OMENDB_OK ? number : 0;
-    snprintf(text, sizeof text, "%s", error_text());
-    if (code == OMENDB_FORMAT && salvage_is_manifest(salvage, number))
-        return error_adopt(code, text);
-    return code == OMENDB_OK ? code : salvage_error(salvage, error_adopt(code, text));
+    return code == OMENDB_OK || code == OMENDB_FORMAT ? code : salvage_error(salvage, code);
 }
 
 /* The one that CURRENT names, or the newest that is readable. Only from the newest of all it is

@@ -576,7 +576,8 @@ static int segment_read_footer(struct storage *storage, struct storage_file *fil
         return error_set(OMENDB_CORRUPT,
                          "%s: footer (offset %" PRIu64 "): checksum %08" PRIx32
                          ", expected %08" PRIx32 "; " ERROR_RESTORE,
-                         file->name, size - footer->length, crc, footer_crc);
+                         file->name, size - footer->length, crc,
+                         crc != footer_crc ? footer_crc : stored);
     return OMENDB_OK;
 }
 
@@ -834,17 +835,10 @@ static int segment_salvage_header(struct storage *storage, struct storage_file *
                                   void (*report)(void *context, const char *sentence),
                                   void *context)
 {
-    uint8_t magic[FORMAT_MAGIC_BYTES];
     int code = segment_check_header(storage, handle, kind, number);
-    if (code == OMENDB_OK || code == OMENDB_NOMEM)
+    if (code == OMENDB_OK || code == OMENDB_NOMEM || code == OMENDB_FORMAT)
         return code;
-    char text[ERROR_TEXT_BYTES];
-    snprintf(text, sizeof text, "%s", error_text());
-    if (code == OMENDB_FORMAT &&
-        storage_read(storage, handle, 0, magic, sizeof magic) == OMENDB_OK &&
-        memcmp(magic, segment_magic(kind), sizeof magic) == 0)
-        return error_adopt(code, text);
-    report(context, text);
+    report(context, error_text());
     return OMENDB_OK;
 }
 

@@ -258,8 +258,8 @@ OMENDB_INTERNAL void storage_header_end(uint8_t *header)
 OMENDB_INTERNAL int storage_header_check(const char *name, const uint8_t *header, const char *magic)
 {
     if (memcmp(header, magic, FORMAT_MAGIC_BYTES) != 0)
-        return error_set(OMENDB_FORMAT, "%s: not a file of OmenDB: it does not begin with %s", name,
-                         magic);
+        return error_set(OMENDB_CORRUPT, "%s: offset 0: it does not begin with %s; " ERROR_RESTORE,
+                         name, magic);
     uint32_t crc = checksum_crc32c(0, header, FORMAT_HEADER_CRC),
              stored = format_get32(header + FORMAT_HEADER_CRC);
     if (crc != stored || format_get32(header + FORMAT_HEADER_ZERO) != 0)

@@ -590,7 +590,7 @@ static int wal_read_header(struct wal_reader *reader, struct wal_replay *replay)
                    ? error_set(OMENDB_NOTFOUND, "%s was never completed", reader->file.name)
                    : code;
     code = storage_header_check(reader->file.name, header, FORMAT_MAGIC_WAL);
-    if (code == OMENDB_FORMAT && memcmp(header, FORMAT_MAGIC_WAL, FORMAT_MAGIC_BYTES) == 0)
+    if (code == OMENDB_FORMAT)
         return code;
     if (code != OMENDB_OK)
         return wal_header_missing(reader, replay);
@@ -849,14 +849,21 @@ static int wal_salvage_header(struct wal_salvage *salvage)
             return code;
         code = storage_header_check(reader->file.name, header, FORMAT_MAGIC_WAL);
     }
-    if (code == OMENDB_FORMAT && memcmp(header, FORMAT_MAGIC_WAL, FORMAT_MAGIC_BYTES) == 0)
+    if (code == OMENDB_FORMAT)
         return code;
     if (code == OMENDB_OK) {
         reader->log_id = format_get64(header + FORMAT_WAL_LOG_ID);
         return OMENDB_OK;
     }
-    error_set(OMENDB_CORRUPT, "%s: header (offset 0) is damaged; its records are taken as they are",
-              reader->file.name);
+    if (reader->size < FORMAT_HEADER_BYTES)
+        error_set(OMENDB_CORRUPT,
+                  "%s: has %" PRIu64 " bytes, fewer than its header: nothing of "
+                  "it can be read",
+                  reader->file.name, reader->size);
+    else
+        error_set(OMENDB_CORRUPT,
+                  "%s: header (offset 0) is damaged; its records are taken as they are",
+                  reader->file.name);
     salvage->report(salvage->context, error_text());
     return OMENDB_OK;
 }

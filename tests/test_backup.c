@@ -280,8 +280,11 @@ TEST(a_backup_onto_an_earlier_one_copies_what_is_new)
     struct backup_world world;
     char name[64], path[4400];
     struct stat before, after;
+    omendb_collection *none;
     CHECK_EQ_INT(backup_begin(&world, "new"), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_open(world.db, "none", NULL, &none), OMENDB_NOTFOUND);
     CHECK_EQ_INT(omendb_backup(world.db, backup_target), OMENDB_OK);
+    CHECK(strstr(omendb_errmsg(), "\"none\"") != NULL); /* what goes well sets no sentence */
     const uint64_t first = backup_copied(world.db);
     CHECK(first > 0 && backup_kept(world.db) == 0);
     CHECK_EQ_INT(backup_count_files(backup_target, "seg-", name), 1);

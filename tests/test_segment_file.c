@@ -296,7 +296,7 @@ TEST(segment_overlay_is_another_kind)
     fixture.inner.rename(fixture.inner.context, fixture.storage.directory, "ovl-13", "seg-13");
     CHECK_EQ_INT(
         segment_file_open(&fixture.storage, STORAGE_SEGMENT, 13, built.size, built.crc, &file),
-        OMENDB_FORMAT);
+        OMENDB_CORRUPT);
     CHECK(file == NULL);
     fixture_end();
 }
