@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: 9b8ee1297d40bf853b0a41f142e7d45bab669c8becdd3638c7afb117ec647cc7
+ * SHA-256 of the inputs: 0cc288b1c4712b9ea10e342b60ba316f46482a3415d6fe2551b08843fad6a54e
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -13956,8 +13956,12 @@ static int wal_search_window(struct wal_reader *reader, uint64_t *offset, struct
                              int *candidate)
 {
     const uint8_t *bytes;
-    uint64_t rest = reader->size - *offset;
+    uint64_t rest = reader->size - *offset, end = reader->start + reader->filled;
     size_t length = rest < reader->capacity ? (size_t)rest : reader->capacity, at = 0;
+    /* What is left of the window, as long as a record may begin in it: not to read one anew behind
+     * each candidate. */
+    if (*offset >= reader->start && *offset < end && end - *offset >= FORMAT_RECORD_BYTES)
+        length = (size_t)(end - *offset);
     int code = wal_reader_view(reader, *offset, length, &bytes);
     *candidate = 0;
     if (code != OMENDB_OK)
@@ -15970,6 +15974,7 @@ struct collection {
      * collection goes, as a search may be reading one. */
     _Atomic(struct calibration *) calibration;
     struct memtable *active;  /* the last of the version's memtables, or NULL; commit_mutex */
+    uint32_t reserving;       /* rows that the commit which is being planned adds; commit_mutex */
     _Atomic uint64_t next_id; /* commit_mutex */
     /* Whether it is only searched (work_notice_reading): when that was last looked at, the rows
      * that it held then, and the rows with which it was found so; 0: never. */
@@ -18925,16 +18930,26 @@ static int commit_reserve_memtable(omendb *db, const struct change *change, int 
     return code;
 }
 
+static int commit_adds(const struct change *change)
+{
+    return (change->kind == CHANGE_ADD || change->kind == CHANGE_PUT) && change->count != 0;
+}
+
 /* All memory that applying the change will need. */
 static int commit_reserve(omendb *db, struct change *change, int replay)
 {
     struct collection *collection = change->collection;
     int code = OMENDB_OK;
-    if ((change->kind != CHANGE_ADD && change->kind != CHANGE_PUT) || change->count == 0)
+    if (!commit_adds(change))
         return OMENDB_OK;
     code = commit_reserve_memtable(db, change, replay);
-    if (code == OMENDB_OK)
-        code = memtable_reserve(collection->active, change->count);
+    /* Changes of one commit may add to one collection more than once: in a log that lies. */
+    if (code == OMENDB_OK && change->count > GRAPH_MAX_ROWS - collection->reserving)
+        code = error_set(OMENDB_TOOBIG, "a commit of more than 2^31 rows");
+    if (code == OMENDB_OK) {
+        collection->reserving += change->count;
+        code = memtable_reserve(collection->active, collection->reserving);
+    }
     return code;
 }
 
@@ -18942,6 +18957,10 @@ static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct chang
                               size_t count)
 {
     int code = OMENDB_OK;
+    for (size_t i = 0; i < count; i++) {
+        if (commit_adds(&changes[i]))
+            changes[i].collection->reserving = 0;
+    }
     for (size_t i = 0; i < count && code == OMENDB_OK; i++)
         code = commit_reserve(db, &changes[i], plan->replay);
     for (size_t i = 0; i < plan->victim_count && code == OMENDB_OK; i++) {
@@ -20628,6 +20647,9 @@ OMENDB_INTERNAL void collect_files(omendb *db)
 {
     struct collect_doomed doomed;
     doomed.db = db;
+    /* After a failed sync a crash may find a manifest that is not the published one. */
+    if (atomic_load(&db->poisoned))
+        return;
     collect_release_manifests(db);
     if (db->retained_overflow)
         return;
@@ -21214,7 +21236,9 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
     manifest->database = db->database_id;
     manifest->number = checkpoint_next_file(db);
     manifest->next_file = atomic_load(&db->next_file);
-    int code = checkpoint_confirm(db);
+    int code = commit_check_writable(db);
+    if (code == OMENDB_OK)
+        code = checkpoint_confirm(db);
     if (code != OMENDB_OK)
         return code;
     /* It syncs the directory before CURRENT is renamed, which covers the files that it names. */
@@ -26941,8 +26965,10 @@ static int backup_publish(struct backup *backup, const char *path, int *unsure)
     backup->manifest.copy = 1;
     if (backup->former.number == backup->manifest.number)
         code = manifest_compare(&backup->db->memory, &backup->former, &backup->manifest, &same);
-    if (code != OMENDB_OK || same)
+    if (code != OMENDB_OK)
         return code;
+    if (same) /* files of it that were damaged may have been replaced */
+        return storage_sync_directory(&backup->to);
     if (backup->former.number == backup->manifest.number)
         return error_set(OMENDB_MISMATCH,
                          "\"%s\" has another MANIFEST-%llu than the database: each was written to "
@@ -27287,7 +27313,7 @@ static int purge_note_name(void *context, const char *name)
         return 0;
     if (need == COLLECT_SUPERFLUOUS && !shared_file_is_open(purge->db, number)) {
         memcpy(purge->names[purge->count++], name, strlen(name) + 1);
-        return purge->count == PURGE_NAMES;
+        return purge->count == PURGE_NAMES ? OMENDB_DONE : OMENDB_OK;
     }
     purge->in_use += need == COLLECT_SUPERFLUOUS;
     purge->held |= need == COLLECT_HELD;
@@ -27304,11 +27330,17 @@ static int purge_list_names(struct purge *purge)
     purge->held = 0;
     purge->holder = 0;
     platform_mutex_lock(&db->maintenance_mutex);
-    collect_release_manifests(db);
-    int code = vfs->list(vfs->context, db->storage.directory, purge_note_name, purge);
+    int code = commit_check_writable(db); /* or which manifest is in force is not known */
+    if (code == OMENDB_OK) {
+        collect_release_manifests(db);
+        code = vfs->list(vfs->context, db->storage.directory, purge_note_name, purge);
+        if (code == OMENDB_DONE)
+            code = OMENDB_OK;
+        else if (code != OMENDB_OK)
+            error_set(code, "the directory of the database cannot be listed");
+    }
     platform_mutex_unlock(&db->maintenance_mutex);
-    return code == OMENDB_OK ? code
-                             : error_set(code, "the directory of the database cannot be listed");
+    return code;
 }
 
 /* Step 4; leaves in `purge` what could not be overwritten yet. */
@@ -28414,6 +28446,7 @@ struct salvage {
     uint64_t overlay_lost;       /* the one that could not be opened last; 0: none */
     struct salvage_batch batch;
     uint64_t put;                       /* records given to the new database */
+    int failed;                         /* the code of the last commit to it */
     uint8_t *vector;                    /* of one row */
     uint64_t sequence;                  /* of the last commit of the log; 0: not known */
     struct salvage_prepared **prepared; /* ascending by name, until they go into the new database */
@@ -29342,6 +29375,7 @@ static int salvage_commit(struct salvage *salvage, struct collection *collection
             code = records_commit(&records, NULL);
         records_destroy(&records);
     } while (code == OMENDB_NOMEM && work_relieve(salvage->db, &wait));
+    salvage->failed = code;
     return code;
 }
 
@@ -30007,8 +30041,9 @@ static int salvage_logs(struct salvage *salvage, int apply)
         has_first |= name->number == first;
         code = wal_salvage(&salvage->storage, name->number, salvage_log_record, salvage_log_damage,
                            &log);
-        /* Whatever else happened to the log, not what was committed to the new database. */
-        if (code == OMENDB_FORMAT || code == OMENDB_IOERR || code == OMENDB_NOTFOUND) {
+        /* Whatever happened to the log, not to what was committed to the new database. */
+        if (salvage->failed == OMENDB_OK &&
+            (code == OMENDB_FORMAT || code == OMENDB_IOERR || code == OMENDB_NOTFOUND)) {
             code = salvage_error(salvage, code);
             if (!log.begun)
                 salvage_lose_file(salvage, STORAGE_WAL, name->number);

@@ -586,8 +586,10 @@ static int backup_publish(struct backup *backup, const char *path, int *unsure)
     backup->manifest.copy = 1;
     if (backup->former.number == backup->manifest.number)
         code = manifest_compare(&backup->db->memory, &backup->former, &backup->manifest, &same);
-    if (code != OMENDB_OK || same)
+    if (code != OMENDB_OK)
         return code;
+    if (same) /* files of it that were damaged may have been replaced */
+        return storage_sync_directory(&backup->to);
     if (backup->former.number == backup->manifest.number)
         return error_set(OMENDB_MISMATCH,
                          "\"%s\" has another MANIFEST-%llu than the database: each was written to "

@@ -568,7 +568,9 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
     manifest->database = db->database_id;
     manifest->number = checkpoint_next_file(db);
     manifest->next_file = atomic_load(&db->next_file);
-    int code = checkpoint_confirm(db);
+    int code = commit_check_writable(db);
+    if (code == OMENDB_OK)
+        code = checkpoint_confirm(db);
     if (code != OMENDB_OK)
         return code;
     /* It syncs the directory before CURRENT is renamed, which covers the files that it names. */

@@ -201,6 +201,9 @@ OMENDB_INTERNAL void collect_files(omendb *db)
 {
     struct collect_doomed doomed;
     doomed.db = db;
+    /* After a failed sync a crash may find a manifest that is not the published one. */
+    if (atomic_load(&db->poisoned))
+        return;
     collect_release_manifests(db);
     if (db->retained_overflow)
         return;

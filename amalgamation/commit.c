@@ -371,16 +371,26 @@ static int commit_reserve_memtable(omendb *db, const struct change *change, int 
     return code;
 }
 
+static int commit_adds(const struct change *change)
+{
+    return (change->kind == CHANGE_ADD || change->kind == CHANGE_PUT) && change->count != 0;
+}
+
 /* All memory that applying the change will need. */
 static int commit_reserve(omendb *db, struct change *change, int replay)
 {
     struct collection *collection = change->collection;
     int code = OMENDB_OK;
-    if ((change->kind != CHANGE_ADD && change->kind != CHANGE_PUT) || change->count == 0)
+    if (!commit_adds(change))
         return OMENDB_OK;
     code = commit_reserve_memtable(db, change, replay);
-    if (code == OMENDB_OK)
-        code = memtable_reserve(collection->active, change->count);
+    /* Changes of one commit may add to one collection more than once: in a log that lies. */
+    if (code == OMENDB_OK && change->count > GRAPH_MAX_ROWS - collection->reserving)
+        code = error_set(OMENDB_TOOBIG, "a commit of more than 2^31 rows");
+    if (code == OMENDB_OK) {
+        collection->reserving += change->count;
+        code = memtable_reserve(collection->active, collection->reserving);
+    }
     return code;
 }
 
@@ -388,6 +398,10 @@ static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct chang
                               size_t count)
 {
     int code = OMENDB_OK;
+    for (size_t i = 0; i < count; i++) {
+        if (commit_adds(&changes[i]))
+            changes[i].collection->reserving = 0;
+    }
     for (size_t i = 0; i < count && code == OMENDB_OK; i++)
         code = commit_reserve(db, &changes[i], plan->replay);
     for (size_t i = 0; i < plan->victim_count && code == OMENDB_OK; i++) {

@@ -234,6 +234,7 @@ struct collection {
      * collection goes, as a search may be reading one. */
     _Atomic(struct calibration *) calibration;
     struct memtable *active;  /* the last of the version's memtables, or NULL; commit_mutex */
+    uint32_t reserving;       /* rows that the commit which is being planned adds; commit_mutex */
     _Atomic uint64_t next_id; /* commit_mutex */
     /* Whether it is only searched (work_notice_reading): when that was last looked at, the rows
      * that it held then, and the rows with which it was found so; 0: never. */

@@ -232,7 +232,7 @@ static int purge_note_name(void *context, const char *name)
         return 0;
     if (need == COLLECT_SUPERFLUOUS && !shared_file_is_open(purge->db, number)) {
         memcpy(purge->names[purge->count++], name, strlen(name) + 1);
-        return purge->count == PURGE_NAMES;
+        return purge->count == PURGE_NAMES ? OMENDB_DONE : OMENDB_OK;
     }
     purge->in_use += need == COLLECT_SUPERFLUOUS;
     purge->held |= need == COLLECT_HELD;
@@ -249,11 +249,17 @@ static int purge_list_names(struct purge *purge)
     purge->held = 0;
     purge->holder = 0;
     platform_mutex_lock(&db->maintenance_mutex);
-    collect_release_manifests(db);
-    int code = vfs->list(vfs->context, db->storage.directory, purge_note_name, purge);
+    int code = commit_check_writable(db); /* or which manifest is in force is not known */
+    if (code == OMENDB_OK) {
+        collect_release_manifests(db);
+        code = vfs->list(vfs->context, db->storage.directory, purge_note_name, purge);
+        if (code == OMENDB_DONE)
+            code = OMENDB_OK;
+        else if (code != OMENDB_OK)
+            error_set(code, "the directory of the database cannot be listed");
+    }
     platform_mutex_unlock(&db->maintenance_mutex);
-    return code == OMENDB_OK ? code
-                             : error_set(code, "the directory of the database cannot be listed");
+    return code;
 }
 
 /* Step 4; leaves in `purge` what could not be overwritten yet. */

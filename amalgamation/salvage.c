@@ -84,6 +84,7 @@ static int salvage_commit(struct salvage *salvage, struct collection *collection
             code = records_commit(&records, NULL);
         records_destroy(&records);
     } while (code == OMENDB_NOMEM && work_relieve(salvage->db, &wait));
+    salvage->failed = code;
     return code;
 }
 
@@ -749,8 +750,9 @@ static int salvage_logs(struct salvage *salvage, int apply)
         has_first |= name->number == first;
         code = wal_salvage(&salvage->storage, name->number, salvage_log_record, salvage_log_damage,
                            &log);
-        /* Whatever else happened to the log, not what was committed to the new database. */
-        if (code == OMENDB_FORMAT || code == OMENDB_IOERR || code == OMENDB_NOTFOUND) {
+        /* Whatever happened to the log, not to what was committed to the new database. */
+        if (salvage->failed == OMENDB_OK &&
+            (code == OMENDB_FORMAT || code == OMENDB_IOERR || code == OMENDB_NOTFOUND)) {
             code = salvage_error(salvage, code);
             if (!log.begun)
                 salvage_lose_file(salvage, STORAGE_WAL, name->number);

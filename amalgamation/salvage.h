@@ -86,6 +86,7 @@ struct salvage {
     uint64_t overlay_lost;       /* the one that could not be opened last; 0: none */
     struct salvage_batch batch;
     uint64_t put;                       /* records given to the new database */
+    int failed;                         /* the code of the last commit to it */
     uint8_t *vector;                    /* of one row */
     uint64_t sequence;                  /* of the last commit of the log; 0: not known */
     struct salvage_prepared **prepared; /* ascending by name, until they go into the new database */

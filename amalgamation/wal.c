@@ -499,8 +499,12 @@ static int wal_search_window(struct wal_reader *reader, uint64_t *offset, struct
                              int *candidate)
 {
     const uint8_t *bytes;
-    uint64_t rest = reader->size - *offset;
+    uint64_t rest = reader->size - *offset, end = reader->start + reader->filled;
     size_t length = rest < reader->capacity ? (size_t)rest : reader->capacity, at = 0;
+    /* What is left of the window, as long as a record may begin in it: not to read one anew behind
+     * each candidate. */
+    if (*offset >= reader->start && *offset < end && end - *offset >= FORMAT_RECORD_BYTES)
+        length = (size_t)(end - *offset);
     int code = wal_reader_view(reader, *offset, length, &bytes);
     *candidate = 0;
     if (code != OMENDB_OK)

@@ -375,7 +375,8 @@ TEST(a_batch_that_never_fits_is_refused_after_few_checkpoints)
     pthread_t thread;
     options.memory_limit = 2 * OMENDB_MEMORY_LIMIT_MIN;
     options.threads = 2;
-    options.stall_timeout_ms = 2000;
+    options.sync = OMENDB_SYNC_OFF;
+    options.stall_timeout_ms = 60000;
     schema.dim = THREADS_DIM;
     CHECK_EQ_INT(omendb_open(support_path("trickle"), &options, &world.db), OMENDB_OK);
     CHECK_EQ_INT(omendb_collection_create(world.db, "c", &schema, &world.collection), OMENDB_OK);

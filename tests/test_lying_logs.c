@@ -10,8 +10,8 @@
 #include "test.h"
 
 #define LIES_DIM     4
-#define LIES_RECORDS 100 /* ids 0 to 99, of which prepared transactions hold 10, 11 and 20 */
-#define LIES_BYTES   1024
+#define LIES_RECORDS 300 /* ids 0 to 299, of which prepared transactions hold 10, 11 and 20 */
+#define LIES_BYTES   2048
 
 static void lies_must(int status)
 {
@@ -678,6 +678,39 @@ static int lies_count_lines(omendb *db, const char *wanted, uint64_t *told)
     return (int)problems;
 }
 
+/* A transaction has one change of a kind in a collection; a log may say otherwise. */
+TEST(what_adds_to_a_collection_twice_is_prepared_and_committed_as_any)
+{
+    enum { EACH = 40 };
+    struct lies_world world = {NULL, NULL, NULL};
+    struct lies_payload payload = {{0}, 0};
+    const struct lie lie = {"two puts", NULL, OMENDB_OK, "", NULL, NULL};
+    omendb_options options;
+    uint64_t count = 0;
+    lies_head(&payload, CHANGE_PREPARE, "x", 1, 2 * (16 + EACH * (8 + 4 * LIES_DIM)));
+    for (uint64_t put = 0; put < 2; put++) {
+        lies_change(&payload, CHANGE_PUT, EACH, 1);
+        for (uint64_t i = 0; i < EACH; i++)
+            lies_64(&payload, 500 + put * EACH + i);
+        for (uint64_t i = 0; i < EACH; i++)
+            lies_vector(&payload, 500 + put * EACH + i);
+    }
+    lies_begin(&world, payload.size);
+    struct crash_fs *disk = crash_fs_copy(world.fs);
+    lies_end(&world);
+    crash_fs_destroy(world.fs);
+    CHECK(lies_tell(disk, &lie, &payload));
+    lies_options(disk, &options);
+    CHECK_EQ_INT(omendb_open("/db", &options, &world.db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_commit_prepared(world.db, "x"), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_open(world.db, "a", NULL, &world.a), OMENDB_OK);
+    CHECK_EQ_INT(omendb_count(world.a, NULL, &count), OMENDB_OK);
+    CHECK_EQ_INT(count, LIES_RECORDS + 2 * EACH);
+    CHECK_EQ_INT(support_check(world.db), OMENDB_OK);
+    lies_end(&world);
+    crash_fs_destroy(disk);
+}
+
 /* A record that is too short for a change, and a whole one behind it. */
 TEST(a_record_without_a_change_is_no_prepared_transaction)
 {
@@ -744,5 +777,6 @@ TEST(check_tells_that_current_names_another_manifest_or_none)
 }
 
 TEST_MAIN(a_lie_is_refused_when_opened_reported_by_check_and_costs_no_more_than_itself,
+          what_adds_to_a_collection_twice_is_prepared_and_committed_as_any,
           a_record_without_a_change_is_no_prepared_transaction,
           check_tells_that_current_names_another_manifest_or_none)

@@ -246,6 +246,34 @@ TEST(purge_has_no_work_where_nothing_was_deleted)
     CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
 }
 
+/* As many as a reader held until it went; a look at the directory takes 32. */
+TEST(purge_overwrites_hundreds_of_files)
+{
+    enum { ROUNDS = 100 };
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb *reader, *db = purge_open("many", 1);
+    omendb_collection *collection = purge_collection(db, "docs", OMENDB_F32);
+    options.read_only = 1;
+    CHECK_EQ_INT(purge_fill(collection, 0, PURGE_ROWS), OMENDB_OK);
+    for (uint64_t round = 0; round < ROUNDS; round++) {
+        CHECK_EQ_INT(support_put(collection, NULL, PURGE_ROWS + round, 100000 + round, PURGE_DIM),
+                     OMENDB_OK);
+        CHECK_EQ_INT(omendb_checkpoint(db), OMENDB_OK);
+    }
+    CHECK_EQ_INT(omendb_open(purge_path, &options, &reader), OMENDB_OK);
+    CHECK_EQ_INT(omendb_delete(collection, NULL, 7), OMENDB_OK);
+    CHECK_EQ_INT(omendb_purge(db, NULL), OMENDB_BUSY);
+    CHECK(strstr(omendb_errmsg(), "a reader of another process") != NULL);
+    CHECK_EQ_INT(omendb_optimize(db, NULL, NULL), OMENDB_OK);
+    CHECK(purge_grep_value(7, OMENDB_F32) > 0);
+    CHECK_EQ_INT(omendb_close(reader), OMENDB_OK);
+    CHECK_EQ_INT(omendb_purge(db, NULL), OMENDB_OK);
+    CHECK_EQ_INT(purge_grep_value(7, OMENDB_F32), 0);
+    CHECK(purge_count(collection, PURGE_ROWS + ROUNDS - 1));
+    omendb_collection_close(collection);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+}
+
 /* ------------------------------------------------------------------------------------------------
  * pins */
 
@@ -681,7 +709,7 @@ TEST_MAIN(purge_leaves_no_byte_of_deleted_and_replaced_vectors_and_codes,
           purge_leaves_no_byte_of_vectors_stored_as_i8,
           purge_reaches_what_was_deleted_before_it_left_the_log,
           purge_moves_what_shares_a_file_and_reaches_dropped_collections,
-          purge_has_no_work_where_nothing_was_deleted,
+          purge_has_no_work_where_nothing_was_deleted, purge_overwrites_hundreds_of_files,
           purge_names_the_transaction_that_pins_deleted_rows,
           purge_counts_all_pinned_rows_before_it_begins, purge_of_a_few_rows_keeps_the_graph,
           purge_does_not_overwrite_what_a_cursor_reads,

@@ -801,7 +801,7 @@ def an_import_that_is_interrupted_before_its_first_batch_leaves_nothing():
 @test
 def the_progress_bar_is_for_terminals_only():
     import pty
-    lines = [b"%d,1,%d\n" % (i, i) for i in range(12)]
+    lines = [b"%d,1,%d\n" % (i, i) for i in range(40)]
     master, slave = pty.openpty()
     process = subprocess.Popen(
         SHELL + ["db", "import", "-", "--format", "csv", "--batch", "1"], stdin=subprocess.PIPE,
@@ -822,7 +822,7 @@ def the_progress_bar_is_for_terminals_only():
             break
         shown += part
     os.close(master)
-    assert process.returncode == 0 and b"imported 12 rows" in out
+    assert process.returncode == 0 and b"imported 40 rows" in out
     assert b"importing  " in shown and b"rows/s" in shown and shown.endswith(b"\r\x1b[K"), shown
 
 

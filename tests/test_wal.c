@@ -565,6 +565,29 @@ TEST(wal_live_reader_looks_again_before_it_cries_corruption)
     CHECK(reads > 2);
 }
 
+/* The first sector is lost, and in it the header and the beginning of a large record, each word of
+ * which may then be the number of a log. */
+TEST(wal_without_its_first_sector_is_read_a_few_times_only)
+{
+    enum { BYTES = 3 << 20 };
+    struct wal wal;
+    struct delivered delivered;
+    struct wal_replay replay = {.number = 7, .final_length = WAL_LENGTH_UNKNOWN};
+    uint8_t *payload = payload_make(100, BYTES), sector[512] = {0};
+    const struct wal_piece piece = {payload, BYTES};
+    fixture_begin(OMENDB_IO_MAP);
+    CHECK_EQ_INT(wal_create(&fixture.storage, 7, 100, 6, 4096, 2048, 1, &wal), OMENDB_OK);
+    CHECK_EQ_INT(wal_append(&wal, 100, WAL_COMMIT, &piece, 1), OMENDB_OK);
+    CHECK_EQ_INT(wal_close(&wal), OMENDB_OK);
+    fixture_file_write(WAL_NAME, 0, sector, sizeof sector);
+    fixture.bytes_read = 0;
+    const int code = read_from(&replay, &delivered, 100);
+    CHECK(code == OMENDB_NOTFOUND || code == OMENDB_CORRUPT);
+    CHECK(fixture.bytes_read < 10 * BYTES);
+    free(payload);
+    fixture_end();
+}
+
 /* ---------------------------------------------------------------------------------------------------
  * a full disk, failing calls, no memory */
 
@@ -1060,6 +1083,7 @@ TEST_MAIN(wal_gives_back_payloads_of_every_size, wal_writes_a_small_record_at_on
           wal_live_reader_takes_an_incomplete_frame_for_the_end,
           wal_live_reader_survives_a_writer_that_cuts,
           wal_live_reader_looks_again_before_it_cries_corruption,
+          wal_without_its_first_sector_is_read_a_few_times_only,
           wal_reader_goes_on_when_a_writer_gives_back_what_it_reserved,
           wal_full_disk_leaves_no_trace, wal_writes_on_where_space_cannot_be_reserved,
           wal_that_cannot_be_cut_is_poisoned, wal_refuses_writes_after_a_failed_sync,
