@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: 0cc288b1c4712b9ea10e342b60ba316f46482a3415d6fe2551b08843fad6a54e
+ * SHA-256 of the inputs: ac5cfc454b42ee10df1cdc126e50fd1a9171fba24f636a9c7ccf1a1931df2690
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -14778,9 +14778,10 @@ static int manifest_check_all(const struct manifest_check *check, struct memory 
     /* Of one that is read only: what goes on from a number at the limit must not be misuse. */
     if (code == OMENDB_OK && check->code == OMENDB_CORRUPT &&
         (check->manifest->next_file > MANIFEST_LARGEST_NUMBER ||
+         check->manifest->next_collection == 0 ||
          check->manifest->next_collection > MANIFEST_LARGEST_NUMBER ||
          check->manifest->commit > MANIFEST_LARGEST_NUMBER))
-        code = manifest_refuse(check, "a number", "is larger than any that was given out");
+        code = manifest_refuse(check, "a number", "is 0, or larger than any that was given out");
     for (uint32_t i = 0; i < check->manifest->collection_count && code == OMENDB_OK; i++)
         code = manifest_check_collection(check, i);
     if (code == OMENDB_OK)
@@ -16057,12 +16058,13 @@ struct omendb {
                               transactions at its beginning end; 0: there are none */
     uint64_t database_id;  /* that manifests are published with; set by recovery */
     _Atomic uint64_t next_file;
-    uint32_t
-        retained_overflow; /* 1: one had no place: nothing is collected until the next opening */
+    uint32_t retained_overflow; /* 1: one had no place: nothing is collected until it has */
     uint64_t retained[DATABASE_RETAINED]; /* older manifests that readers of other processes may
                                              use; 0: free place */
     uint64_t unpublished[DATABASE_UNPUBLISHED]; /* files that are written, or in use, but not in the
                                                    manifest yet; 0: free place */
+    uint8_t entrusted[DATABASE_UNPUBLISHED];    /* those that versions hold: the next manifest names
+                                                   them, or nobody needs them any more */
     _Atomic uint32_t checkpoint_failed;         /* code of the last one, 0: fine */
     _Atomic uint32_t retained_count;            /* places of `retained` in use */
     uint64_t overwrite_below; /* numbers of files that a purge could not yet overwrite are below; 0:
@@ -16480,10 +16482,16 @@ OMENDB_INTERNAL void collect_files(omendb *db);
 OMENDB_INTERNAL int checkpoint_run(omendb *db, int force);
 /* Publishes what the versions hold now, as of the last checkpoint's commit. maintenance_mutex. */
 OMENDB_INTERNAL int checkpoint_republish(omendb *db);
+/* Poisons after an error by which a sync failed, or files are left of which it is not known whether
+ * a crash brings them back; returns `code`. */
+OMENDB_INTERNAL int checkpoint_poison_if_unsure(omendb *db, int code);
 /* A file is about to be written outside of maintenance_mutex, or is done with. */
 OMENDB_INTERNAL int checkpoint_protect(
     omendb *db, uint64_t *number); /* gives the next number; OMENDB_BUSY when there are too many */
 OMENDB_INTERNAL void checkpoint_unprotect(omendb *db, uint64_t number);
+/* Versions hold it, but it could not be published: it is protected until the next manifest.
+ * maintenance_mutex. */
+OMENDB_INTERNAL void checkpoint_entrust(omendb *db, uint64_t number);
 
 /* ---- recover.c */
 OMENDB_INTERNAL int recover_open(omendb *db, int must_exist);
@@ -20637,9 +20645,12 @@ static int collect_remove(omendb *db, const char *name)
     enum storage_kind kind;
     uint64_t number;
     if (storage_parse_name(name, &kind, &number) && kind != STORAGE_MANIFEST &&
-        number < db->overwrite_below &&
-        (shared_file_is_open(db, number) || storage_overwrite(&db->storage, name) != OMENDB_OK))
-        return 0;
+        number < db->overwrite_below) {
+        int code =
+            shared_file_is_open(db, number) ? OMENDB_BUSY : storage_overwrite(&db->storage, name);
+        if (checkpoint_poison_if_unsure(db, code) != OMENDB_OK)
+            return 0;
+    }
     return storage_unlink(&db->storage, name) == OMENDB_OK;
 }
 
@@ -20856,8 +20867,10 @@ OMENDB_INTERNAL int checkpoint_protect(omendb *db, uint64_t *number)
         i++;
     if (code == OMENDB_OK && i == DATABASE_UNPUBLISHED)
         code = error_set(OMENDB_BUSY, "too many files are being written at once; try again");
-    if (code == OMENDB_OK)
+    if (code == OMENDB_OK) {
         *number = db->unpublished[i] = checkpoint_next_file(db);
+        db->entrusted[i] = 0;
+    }
     platform_mutex_unlock(&db->maintenance_mutex);
     return code;
 }
@@ -20867,6 +20880,14 @@ OMENDB_INTERNAL void checkpoint_unprotect(omendb *db, uint64_t number)
     for (size_t i = 0; i < DATABASE_UNPUBLISHED; i++) {
         if (db->unpublished[i] == number)
             db->unpublished[i] = 0;
+    }
+}
+
+OMENDB_INTERNAL void checkpoint_entrust(omendb *db, uint64_t number)
+{
+    for (size_t i = 0; i < DATABASE_UNPUBLISHED; i++) {
+        if (db->unpublished[i] == number)
+            db->entrusted[i] = 1;
     }
 }
 
@@ -21254,9 +21275,10 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
     db->published = *manifest;
     db->prepared_end = checkpoint->prepared_end;
     memset(manifest, 0, sizeof *manifest);
-    /* Outputs of merges whose own publishing failed need no protection any more. */
+    /* Outputs of merges whose own publishing failed need no protection any more: those that are not
+     * named have left the versions meanwhile. */
     for (size_t i = 0; i < DATABASE_UNPUBLISHED; i++) {
-        if (manifest_find_file(&db->published, db->unpublished[i]) != NULL)
+        if (db->entrusted[i])
             db->unpublished[i] = 0;
     }
     atomic_store(&db->checkpoint_commit, checkpoint->commit);
@@ -21338,8 +21360,7 @@ static int checkpoint_list_memtables(struct checkpoint *checkpoint)
     return code;
 }
 
-/* After a sync that failed, or files of which it is not known whether a crash brings them back. */
-static int checkpoint_poison_if_unsure(omendb *db, int code)
+OMENDB_INTERNAL int checkpoint_poison_if_unsure(omendb *db, int code)
 {
     if (code == OMENDB_POISONED || (code != OMENDB_OK && atomic_load(&db->storage.sync_failed)))
         return commit_poison(db, code);
@@ -21487,7 +21508,7 @@ static void checkpoint_install_collection(struct checkpoint *checkpoint, size_t 
     uint32_t at = 0;
     version->memtable_count = 0;
     for (uint32_t i = 0; i < old->memtable_count; i++) {
-        assert(version->memtable_count <= COMMIT_MAX_MEMTABLES);
+        assert(version->memtable_count < COMMIT_MAX_MEMTABLES);
         if (!checkpoint_is_frozen(checkpoint, old->memtables[i]))
             version->memtables[version->memtable_count++] = memtable_reference(old->memtables[i]);
     }
@@ -22409,7 +22430,7 @@ static int space_is_small(const struct collection *collection, const struct vers
                           const struct shared_file *file)
 {
     uint64_t largest, rows = search_total_rows(version, &largest);
-    return file->entry.size > 2 * file->used_bytes && file->used_parts <= file->file->part_count &&
+    return file->entry.size > 2 * file->used_bytes &&
            rows * collection->vector_bytes < COMPACT_SMALL_BYTES;
 }
 
@@ -23703,6 +23724,8 @@ static int compact_install_all(struct compact *compact)
         code = code == OMENDB_OK ? published : code;
         if (published == OMENDB_OK)
             checkpoint_unprotect(db, compact->number);
+        else
+            checkpoint_entrust(db, compact->number);
         atomic_fetch_add(&db->merges, (uint64_t)installed);
     } else {
         checkpoint_unprotect(db, compact->number);
@@ -24749,7 +24772,7 @@ static int work_is_pressed(const omendb *db, uint64_t quarters)
 
 OMENDB_INTERNAL int work_checkpoint(omendb *db, int force)
 {
-    uint64_t made = atomic_load(&db->checkpoints);
+    uint64_t made = atomic_load(&db->checkpoints), asked = atomic_load(&db->work->space_commit);
     memory_begin_maintenance();
     int code = checkpoint_run(db, force);
     if (code == OMENDB_NOMEM && hot_pause(db)) {
@@ -24759,6 +24782,9 @@ OMENDB_INTERNAL int work_checkpoint(omendb *db, int force)
     memory_end_maintenance();
     if (code == OMENDB_OK && (force || atomic_load(&db->checkpoints) != made))
         atomic_store(&db->work->settled_bytes, memory_used_firmly(&db->memory));
+    /* That of a copy of prepared transactions, which is visible, is not a checkpoint's. */
+    if (code == OMENDB_OK && force)
+        atomic_compare_exchange_strong(&db->work->space_commit, &asked, 0);
     if (atomic_load(&db->checkpoints) != made)
         work_notice_space(db);
     return code;
@@ -27470,7 +27496,7 @@ OMENDB_INTERNAL int purge_run(omendb *db, const char *name)
     if (code != OMENDB_OK)
         return code;
     purge_begin(db);
-    code = purge_run_alone(&purge);
+    code = checkpoint_poison_if_unsure(db, purge_run_alone(&purge));
     purge_end(db, code);
     work_merge_end(db);
     return code;

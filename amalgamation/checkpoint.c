@@ -19,7 +19,6 @@
 #include "database.h"
 
 #include <assert.h>
-#include <stdio.h>
 #include <string.h>
 
 #define CHECKPOINT_PACK_BYTES (UINT64_C(4) << 20)
@@ -188,8 +187,10 @@ OMENDB_INTERNAL int checkpoint_protect(omendb *db, uint64_t *number)
         i++;
     if (code == OMENDB_OK && i == DATABASE_UNPUBLISHED)
         code = error_set(OMENDB_BUSY, "too many files are being written at once; try again");
-    if (code == OMENDB_OK)
+    if (code == OMENDB_OK) {
         *number = db->unpublished[i] = checkpoint_next_file(db);
+        db->entrusted[i] = 0;
+    }
     platform_mutex_unlock(&db->maintenance_mutex);
     return code;
 }
@@ -199,6 +200,14 @@ OMENDB_INTERNAL void checkpoint_unprotect(omendb *db, uint64_t number)
     for (size_t i = 0; i < DATABASE_UNPUBLISHED; i++) {
         if (db->unpublished[i] == number)
             db->unpublished[i] = 0;
+    }
+}
+
+OMENDB_INTERNAL void checkpoint_entrust(omendb *db, uint64_t number)
+{
+    for (size_t i = 0; i < DATABASE_UNPUBLISHED; i++) {
+        if (db->unpublished[i] == number)
+            db->entrusted[i] = 1;
     }
 }
 
@@ -586,9 +595,10 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
     db->published = *manifest;
     db->prepared_end = checkpoint->prepared_end;
     memset(manifest, 0, sizeof *manifest);
-    /* Outputs of merges whose own publishing failed need no protection any more. */
+    /* Outputs of merges whose own publishing failed need no protection any more: those that are not
+     * named have left the versions meanwhile. */
     for (size_t i = 0; i < DATABASE_UNPUBLISHED; i++) {
-        if (manifest_find_file(&db->published, db->unpublished[i]) != NULL)
+        if (db->entrusted[i])
             db->unpublished[i] = 0;
     }
     atomic_store(&db->checkpoint_commit, checkpoint->commit);
@@ -670,8 +680,7 @@ static int checkpoint_list_memtables(struct checkpoint *checkpoint)
     return code;
 }
 
-/* After a sync that failed, or files of which it is not known whether a crash brings them back. */
-static int checkpoint_poison_if_unsure(omendb *db, int code)
+OMENDB_INTERNAL int checkpoint_poison_if_unsure(omendb *db, int code)
 {
     if (code == OMENDB_POISONED || (code != OMENDB_OK && atomic_load(&db->storage.sync_failed)))
         return commit_poison(db, code);
@@ -819,7 +828,7 @@ static void checkpoint_install_collection(struct checkpoint *checkpoint, size_t 
     uint32_t at = 0;
     version->memtable_count = 0;
     for (uint32_t i = 0; i < old->memtable_count; i++) {
-        assert(version->memtable_count <= COMMIT_MAX_MEMTABLES);
+        assert(version->memtable_count < COMMIT_MAX_MEMTABLES);
         if (!checkpoint_is_frozen(checkpoint, old->memtables[i]))
             version->memtables[version->memtable_count++] = memtable_reference(old->memtables[i]);
     }

@@ -191,9 +191,12 @@ static int collect_remove(omendb *db, const char *name)
     enum storage_kind kind;
     uint64_t number;
     if (storage_parse_name(name, &kind, &number) && kind != STORAGE_MANIFEST &&
-        number < db->overwrite_below &&
-        (shared_file_is_open(db, number) || storage_overwrite(&db->storage, name) != OMENDB_OK))
-        return 0;
+        number < db->overwrite_below) {
+        int code =
+            shared_file_is_open(db, number) ? OMENDB_BUSY : storage_overwrite(&db->storage, name);
+        if (checkpoint_poison_if_unsure(db, code) != OMENDB_OK)
+            return 0;
+    }
     return storage_unlink(&db->storage, name) == OMENDB_OK;
 }
 

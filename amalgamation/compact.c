@@ -1233,6 +1233,8 @@ static int compact_install_all(struct compact *compact)
         code = code == OMENDB_OK ? published : code;
         if (published == OMENDB_OK)
             checkpoint_unprotect(db, compact->number);
+        else
+            checkpoint_entrust(db, compact->number);
         atomic_fetch_add(&db->merges, (uint64_t)installed);
     } else {
         checkpoint_unprotect(db, compact->number);

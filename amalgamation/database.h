@@ -317,12 +317,13 @@ struct omendb {
                               transactions at its beginning end; 0: there are none */
     uint64_t database_id;  /* that manifests are published with; set by recovery */
     _Atomic uint64_t next_file;
-    uint32_t
-        retained_overflow; /* 1: one had no place: nothing is collected until the next opening */
+    uint32_t retained_overflow; /* 1: one had no place: nothing is collected until it has */
     uint64_t retained[DATABASE_RETAINED]; /* older manifests that readers of other processes may
                                              use; 0: free place */
     uint64_t unpublished[DATABASE_UNPUBLISHED]; /* files that are written, or in use, but not in the
                                                    manifest yet; 0: free place */
+    uint8_t entrusted[DATABASE_UNPUBLISHED];    /* those that versions hold: the next manifest names
+                                                   them, or nobody needs them any more */
     _Atomic uint32_t checkpoint_failed;         /* code of the last one, 0: fine */
     _Atomic uint32_t retained_count;            /* places of `retained` in use */
     uint64_t overwrite_below; /* numbers of files that a purge could not yet overwrite are below; 0:
@@ -740,10 +741,16 @@ OMENDB_INTERNAL void collect_files(omendb *db);
 OMENDB_INTERNAL int checkpoint_run(omendb *db, int force);
 /* Publishes what the versions hold now, as of the last checkpoint's commit. maintenance_mutex. */
 OMENDB_INTERNAL int checkpoint_republish(omendb *db);
+/* Poisons after an error by which a sync failed, or files are left of which it is not known whether
+ * a crash brings them back; returns `code`. */
+OMENDB_INTERNAL int checkpoint_poison_if_unsure(omendb *db, int code);
 /* A file is about to be written outside of maintenance_mutex, or is done with. */
 OMENDB_INTERNAL int checkpoint_protect(
     omendb *db, uint64_t *number); /* gives the next number; OMENDB_BUSY when there are too many */
 OMENDB_INTERNAL void checkpoint_unprotect(omendb *db, uint64_t number);
+/* Versions hold it, but it could not be published: it is protected until the next manifest.
+ * maintenance_mutex. */
+OMENDB_INTERNAL void checkpoint_entrust(omendb *db, uint64_t number);
 
 /* ---- recover.c */
 OMENDB_INTERNAL int recover_open(omendb *db, int must_exist);

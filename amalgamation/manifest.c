@@ -272,9 +272,10 @@ static int manifest_check_all(const struct manifest_check *check, struct memory 
     /* Of one that is read only: what goes on from a number at the limit must not be misuse. */
     if (code == OMENDB_OK && check->code == OMENDB_CORRUPT &&
         (check->manifest->next_file > MANIFEST_LARGEST_NUMBER ||
+         check->manifest->next_collection == 0 ||
          check->manifest->next_collection > MANIFEST_LARGEST_NUMBER ||
          check->manifest->commit > MANIFEST_LARGEST_NUMBER))
-        code = manifest_refuse(check, "a number", "is larger than any that was given out");
+        code = manifest_refuse(check, "a number", "is 0, or larger than any that was given out");
     for (uint32_t i = 0; i < check->manifest->collection_count && code == OMENDB_OK; i++)
         code = manifest_check_collection(check, i);
     if (code == OMENDB_OK)

@@ -4,6 +4,7 @@
 #include "database.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #define PART_CODED 8192               /* rows coded between releases of their vectors */
 #define PART_CODES ((size_t)64 << 10) /* bytes of codes written at a time */

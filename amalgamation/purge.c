@@ -389,7 +389,7 @@ OMENDB_INTERNAL int purge_run(omendb *db, const char *name)
     if (code != OMENDB_OK)
         return code;
     purge_begin(db);
-    code = purge_run_alone(&purge);
+    code = checkpoint_poison_if_unsure(db, purge_run_alone(&purge));
     purge_end(db, code);
     work_merge_end(db);
     return code;

@@ -13,6 +13,7 @@
 #include "format.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <string.h>
 
 #define RECOVER_MAX_LOGS 1024

@@ -191,7 +191,7 @@ static int space_is_small(const struct collection *collection, const struct vers
                           const struct shared_file *file)
 {
     uint64_t largest, rows = search_total_rows(version, &largest);
-    return file->entry.size > 2 * file->used_bytes && file->used_parts <= file->file->part_count &&
+    return file->entry.size > 2 * file->used_bytes &&
            rows * collection->vector_bytes < COMPACT_SMALL_BYTES;
 }
 

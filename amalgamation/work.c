@@ -240,7 +240,7 @@ static int work_is_pressed(const omendb *db, uint64_t quarters)
 
 OMENDB_INTERNAL int work_checkpoint(omendb *db, int force)
 {
-    uint64_t made = atomic_load(&db->checkpoints);
+    uint64_t made = atomic_load(&db->checkpoints), asked = atomic_load(&db->work->space_commit);
     memory_begin_maintenance();
     int code = checkpoint_run(db, force);
     if (code == OMENDB_NOMEM && hot_pause(db)) {
@@ -250,6 +250,9 @@ OMENDB_INTERNAL int work_checkpoint(omendb *db, int force)
     memory_end_maintenance();
     if (code == OMENDB_OK && (force || atomic_load(&db->checkpoints) != made))
         atomic_store(&db->work->settled_bytes, memory_used_firmly(&db->memory));
+    /* That of a copy of prepared transactions, which is visible, is not a checkpoint's. */
+    if (code == OMENDB_OK && force)
+        atomic_compare_exchange_strong(&db->work->space_commit, &asked, 0);
     if (atomic_load(&db->checkpoints) != made)
         work_notice_space(db);
     return code;

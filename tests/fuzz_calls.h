@@ -280,16 +280,22 @@ static inline void fuzz_calls_begin_txn(struct fuzz_calls *calls, const struct f
     memset(calls->others_wrote, 0, sizeof calls->others_wrote);
 }
 
-/* What the commit of the transaction must answer. */
-static inline int fuzz_calls_outcome(const struct fuzz_calls *calls)
+static inline int fuzz_calls_conflicts(const struct fuzz_calls *calls)
 {
-    if (calls->others_dropped)
-        return OMENDB_DROPPED;
     for (size_t i = 0; i < FUZZ_COLLECTIONS; i++)
         for (size_t id = 0; id < FUZZ_IDS; id++)
             if (fuzz_calls_changed(calls, i, id) && calls->others_wrote[i][id])
-                return OMENDB_CONFLICT;
-    return OMENDB_OK;
+                return 1;
+    return 0;
+}
+
+/* What the commit of the transaction must answer, which answered `code`. */
+static inline int fuzz_calls_outcome(const struct fuzz_calls *calls, int code)
+{
+    const int conflicts = fuzz_calls_conflicts(calls);
+    if (calls->others_dropped && !(conflicts && code == OMENDB_CONFLICT))
+        return OMENDB_DROPPED;
+    return conflicts ? OMENDB_CONFLICT : OMENDB_OK;
 }
 
 /* Whether it changed what a prepared transaction has locked. */
@@ -305,9 +311,10 @@ static inline int fuzz_calls_meets_lock(const struct fuzz_calls *calls)
 /* Commits or prepares. What stands in its way twice is told of one of the two. */
 static inline int fuzz_calls_finish_txn(struct fuzz_calls *calls, const char *prepare_as, int known)
 {
-    int expected = fuzz_calls_outcome(calls), locked = fuzz_calls_meets_lock(calls);
+    int locked = fuzz_calls_meets_lock(calls);
     int code = prepare_as == NULL ? omendb_txn_commit(calls->txn)
                                   : omendb_txn_prepare(calls->txn, prepare_as);
+    int expected = fuzz_calls_outcome(calls, code);
     calls->txn = NULL;
     fuzz_sane(code);
     if (expected == OMENDB_OK && known)

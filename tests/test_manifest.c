@@ -145,7 +145,7 @@ TEST(manifest_gives_back_what_was_published)
 
 TEST(manifest_may_be_empty)
 {
-    struct manifest manifest = {.number = 1, .next_file = 1};
+    struct manifest manifest = {.number = 1, .next_file = 1, .next_collection = 1};
     fixture_begin(OMENDB_IO_MAP);
     CHECK_EQ_INT(manifest_write(&fixture.storage, &manifest), OMENDB_OK);
     CHECK_EQ_INT(manifest_read(&fixture.storage, &manifest), OMENDB_OK);

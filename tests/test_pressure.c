@@ -646,6 +646,46 @@ TEST(opening_with_threads_survives_every_failing_allocation)
     CHECK_EQ_INT(pressure_end(), OMENDB_OK);
 }
 
+static int pressure_count_segment(void *context, const char *name)
+{
+    *(int *)context += strncmp(name, "seg-", 4) == 0;
+    return 0;
+}
+
+static int pressure_segment_files(void)
+{
+    const struct storage *storage = &pressure.db->storage;
+    int count = 0;
+    const int code = storage->vfs->list(storage->vfs->context, storage->directory,
+                                        pressure_count_segment, &count);
+    return code == OMENDB_OK ? count : -1;
+}
+
+/* The output of a merge that could not be published, and is needed by nobody any more. */
+TEST(what_a_merge_wrote_in_vain_goes_with_its_collection)
+{
+    uint64_t at = 0, hits = 1;
+    while (hits != 0 && at < 100) {
+        CHECK_EQ_INT(pressure_begin(0), OMENDB_OK);
+        CHECK_EQ_INT(pressure_seal(0, 500), OMENDB_OK);
+        CHECK_EQ_INT(pressure_seal(500, 500), OMENDB_OK);
+        crash_faults_begin(pressure.fs, CRASH_CALL_SPACE | CRASH_CALL_WRITE, ++at, 0, OMENDB_FULL,
+                           ENOSPC);
+        const int code = omendb_optimize(pressure.db, NULL, NULL);
+        CHECK(code == OMENDB_OK || code == OMENDB_FULL);
+        hits = pressure.fs->faults.hits;
+        pressure.fs->faults.kinds = 0;
+        CHECK_EQ_INT(pressure_count(), 1000);
+        omendb_collection_close(pressure.docs);
+        pressure.docs = NULL;
+        CHECK_EQ_INT(omendb_collection_drop(pressure.db, "docs"), OMENDB_OK);
+        CHECK_EQ_INT(omendb_checkpoint(pressure.db), OMENDB_OK);
+        CHECK_EQ_INT(pressure_segment_files(), 0);
+        CHECK_EQ_INT(pressure_end(), OMENDB_OK);
+    }
+    CHECK(at > 5 && at < 100);
+}
+
 /* ------------------------------------------------------------------------------------------------
  * collections that are only searched */
 
@@ -764,6 +804,7 @@ TEST_MAIN(where_nothing_can_be_given_back_nothing_is_tried_again,
           who_waits_for_the_right_to_merge_can_be_stopped, a_large_collection_is_merged_alone,
           a_reader_does_no_work_of_writers, rows_of_a_dropped_collection_are_not_linked,
           opening_with_threads_survives_every_failing_allocation,
+          what_a_merge_wrote_in_vain_goes_with_its_collection,
           an_empty_collection_has_nothing_to_settle,
           a_little_in_memory_is_not_sealed_for_the_sake_of_searches,
           a_collection_that_changed_has_to_settle_anew,
