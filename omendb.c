@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: ac5cfc454b42ee10df1cdc126e50fd1a9171fba24f636a9c7ccf1a1931df2690
+ * SHA-256 of the inputs: da53941e237772f7d2eefed8c11bbedc99113d07f8a4836eecbfc849f592f7ae
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -30065,6 +30065,7 @@ static int salvage_logs(struct salvage *salvage, int apply)
         if (name->kind != STORAGE_WAL || name->number < first)
             continue;
         has_first |= name->number == first;
+        salvage->failed = OMENDB_OK;
         code = wal_salvage(&salvage->storage, name->number, salvage_log_record, salvage_log_damage,
                            &log);
         /* Whatever happened to the log, not to what was committed to the new database. */

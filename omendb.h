@@ -43,8 +43,9 @@
  * RETURNS. Functions that can fail return OMENDB_OK (0) or a positive code of `omendb_code`;
  * omendb_errmsg() then has the sentence for people. Every function may return OMENDB_MISUSE (NULL
  * where none is allowed, a handle of another database or kind, a call in a forked child) and
- * OMENDB_NOMEM; they are not repeated at each. A handle that was closed is freed memory: that it is
- * used again is found out by luck only.
+ * OMENDB_NOMEM, and each that writes or opens files OMENDB_PERMISSION (their modes, or the mount,
+ * were changed under it); they are not repeated at each. A handle that was closed is freed memory:
+ * that it is used again is found out by luck only.
  *
  * STRUCTS carry their size in `struct_size`. A call that takes one refuses a size that is too small
  * (OMENDB_MISUSE). Set it with the _INIT macro where the struct is declared, or with the *_init
@@ -707,8 +708,9 @@ OMENDB_API int omendb_collection_create(omendb *db, const char *name, const omen
 OMENDB_API int omendb_collection_open(omendb *db, const char *name, const omendb_schema *schema,
                                       omendb_collection **collection);
 
-/* Opens the collection, or creates it where it is missing. Parameters and returns of both; schema
- * must not be NULL, and dim must be given where it is missing. */
+/* Opens the collection, or creates it where it is missing. Parameters and returns of both, and
+ * OMENDB_BUSY (others create and drop it without end); schema must not be NULL, and dim must be
+ * given where it is missing. */
 OMENDB_API int omendb_collection_open_or_create(omendb *db, const char *name,
                                                 const omendb_schema *schema,
                                                 omendb_collection **collection);
@@ -719,7 +721,8 @@ OMENDB_API int omendb_collection_open_or_create(omendb *db, const char *name,
  *           still be closed.
  * Threads:  any.
  * Returns:  OMENDB_OK, OMENDB_NOTFOUND, OMENDB_BUSY (a prepared transaction changes it),
- *           OMENDB_READONLY, OMENDB_FULL, OMENDB_IOERR, OMENDB_POISONED. */
+ *           OMENDB_INVALID (the name), OMENDB_READONLY, OMENDB_FULL, OMENDB_IOERR,
+ *           OMENDB_POISONED. */
 OMENDB_API int omendb_collection_drop(omendb *db, const char *name);
 
 /* Releases a handle.
@@ -733,8 +736,7 @@ OMENDB_API void omendb_collection_close(omendb_collection *collection);
  * index:    from 0. Others may create and drop between two calls.
  * name:     caller-owned, `capacity` bytes; 256 are always enough.
  * Threads:  any.
- * Returns:  OMENDB_OK, OMENDB_DONE (index is past the last), OMENDB_INVALID (capacity);
- * OMENDB_IOERR (what the state is could not be made durable). */
+ * Returns:  OMENDB_OK, OMENDB_DONE (index is past the last), OMENDB_INVALID (capacity). */
 OMENDB_API int omendb_collection_name(omendb *db, size_t index, char *name, size_t capacity);
 
 /* Copies the schema of a collection, defaults filled in.
@@ -1152,7 +1154,8 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
  * counts:    NULL, or caller-owned, `count` places: hits of each row.
  * Lifetime:  nothing is borrowed.
  * Threads:   any; waits for no writer.
- * Returns:   as omendb_search; on an error the arrays hold nothing of use. */
+ * Returns:   as omendb_search; OMENDB_TOOBIG (sizes whose product overflows). On an error the
+ *            arrays hold nothing of use. */
 OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *txn,
                                    const omendb_query *query, const void *vectors, size_t count,
                                    uint64_t *ids, float *distances, size_t *counts);

@@ -748,6 +748,7 @@ static int salvage_logs(struct salvage *salvage, int apply)
         if (name->kind != STORAGE_WAL || name->number < first)
             continue;
         has_first |= name->number == first;
+        salvage->failed = OMENDB_OK;
         code = wal_salvage(&salvage->storage, name->number, salvage_log_record, salvage_log_damage,
                            &log);
         /* Whatever happened to the log, not to what was committed to the new database. */
