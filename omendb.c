@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: da53941e237772f7d2eefed8c11bbedc99113d07f8a4836eecbfc849f592f7ae
+ * SHA-256 of the inputs: 45f6ed979952c08937a35580a99d80140c686cebd0c1d7fa70c7099a62565e38
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -16582,6 +16582,7 @@ struct work_wait {
     uint64_t until_us;
     uint64_t merges_ended;
     uint32_t checkpoints;
+    uint32_t merged;     /* tries for no other reason than that a merge had ended */
     uint32_t given_back; /* copies for speed, after the time was over */
 };
 /* After OMENDB_NOMEM under memory_limit: makes a checkpoint, waits for a merge, or gives copies for
@@ -24566,6 +24567,9 @@ OMENDB_INTERNAL int recover_open(omendb *db, int must_exist)
 #define WORK_QUIET_US      1000000 /* between two looks at what was added; quiet: not more than */
 #define WORK_QUIET_PART    4096    /* one row in so many */
 #define WORK_COLLECT_US    1000000 /* between two questions whether readers have gone */
+/* What a call that lacks memory has filled in vain asks for checkpoints, and these for merges: that
+ * one has ended is worth so many more tries, each after twice the time. */
+#define WORK_MERGED_TRIES 8
 
 struct work_job {
     struct work_job *next;
@@ -24828,16 +24832,27 @@ static int work_relieve_by_checkpoint(omendb *db, const struct work_wait *wait, 
            (first || (in_time && (merged || merging || atomic_load(&db->memory.used) < before)));
 }
 
+/* Whether a merge that ended since the last time is a reason to try again: it may have given back
+ * what a checkpoint does not. */
+static int work_has_merged(omendb *db, struct work_wait *wait)
+{
+    uint64_t ended = atomic_load(&db->work->merges_ended);
+    int merged = ended != wait->merges_ended && wait->merged < WORK_MERGED_TRIES;
+    wait->merges_ended = ended;
+    if (merged)
+        platform_sleep_us((uint64_t)WORK_POLL_US << wait->merged++);
+    return merged;
+}
+
 OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
 {
     char text[ERROR_TEXT_BYTES];
-    uint64_t now = work_now_us(db), ended = atomic_load(&db->work->merges_ended);
-    int merged = ended != wait->merges_ended;
+    uint64_t now = work_now_us(db);
     if (db->memory.limit == 0)
         return 0;
     if (wait->until_us == 0)
         wait->until_us = now + db->stall_timeout_us;
-    wait->merges_ended = ended;
+    int merged = work_has_merged(db, wait);
     memcpy(text, error_text(), strlen(error_text()) + 1);
     scratch_drop_idle(db);
     int in_time = now < wait->until_us, pressed = work_is_pressed(db, 0);
@@ -24856,8 +24871,6 @@ OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
         if ((in_time || wait->given_back++ == 0) && hot_give_back(db))
             return 1;
         error_adopt(OMENDB_NOMEM, text);
-        if (in_time && merged)
-            platform_sleep_us(WORK_POLL_US);
         return in_time && merged;
     }
     wait->checkpoints++;

@@ -841,6 +841,7 @@ struct work_wait {
     uint64_t until_us;
     uint64_t merges_ended;
     uint32_t checkpoints;
+    uint32_t merged;     /* tries for no other reason than that a merge had ended */
     uint32_t given_back; /* copies for speed, after the time was over */
 };
 /* After OMENDB_NOMEM under memory_limit: makes a checkpoint, waits for a merge, or gives copies for

@@ -324,6 +324,27 @@ TEST(a_merge_is_waited_for_until_the_time_is_over)
     CHECK_EQ_INT(pressure_end(), OMENDB_OK);
 }
 
+/* What a call fills in vain leads to checkpoints and merges itself, as long as it tries. */
+TEST(merges_that_end_again_and_again_are_no_reason_to_try_for_ever)
+{
+    struct work_wait wait = {.until_us = UINT64_MAX, .checkpoints = 1};
+    int tries = 0, again = 1;
+    CHECK_EQ_INT(pressure_begin(0), OMENDB_OK);
+    CHECK_EQ_INT(pressure_put(0, 500), OMENDB_OK);
+    CHECK_EQ_INT(omendb_checkpoint(pressure.db), OMENDB_OK);
+    pressure_limit(200);
+    for (; again && tries < 50; tries++) {
+        CHECK_EQ_INT(work_merge_begin(pressure.db, NULL, NULL), OMENDB_OK);
+        work_merge_end(pressure.db);
+        error_set(OMENDB_NOMEM, "its own reason");
+        again = work_relieve(pressure.db, &wait);
+    }
+    CHECK(tries > 1 && tries < 20);
+    CHECK_EQ_STR(omendb_errmsg(), "its own reason");
+    pressure.db->memory.limit = 0;
+    CHECK_EQ_INT(pressure_end(), OMENDB_OK);
+}
+
 /* ------------------------------------------------------------------------------------------------
  * what slows writers */
 
@@ -793,6 +814,7 @@ TEST_MAIN(where_nothing_can_be_given_back_nothing_is_tried_again,
           a_reader_asks_only_for_copies_and_only_in_time,
           whoever_lacks_memory_is_told_so_and_not_that_the_checkpoint_failed,
           a_checkpoint_that_frees_something_is_worth_another_try,
+          merges_that_end_again_and_again_are_no_reason_to_try_for_ever,
           a_merge_is_waited_for_until_the_time_is_over, a_writer_of_nothing_is_not_slowed,
           rows_that_wait_for_a_merge_slow_writers_and_then_stop_them,
           a_writer_that_can_do_nothing_about_it_writes_on,
