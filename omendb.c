@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: 45f6ed979952c08937a35580a99d80140c686cebd0c1d7fa70c7099a62565e38
+ * SHA-256 of the inputs: 27ee52bfb1858d34d49cd2343d4b83fc216af96d7162736d77f650a3e82dee1b
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -18604,7 +18604,8 @@ OMENDB_INTERNAL int commit_check_writable(omendb *db)
         return error_set(OMENDB_READONLY, "the database was opened read-only");
     if (atomic_load(&db->poisoned))
         return error_set(OMENDB_POISONED,
-                         "an earlier sync failed (%s); close and reopen the database",
+                         "nothing is written since an earlier failure (%s); close and reopen the "
+                         "database",
                          db->poison_text);
     return OMENDB_OK;
 }
@@ -18699,7 +18700,8 @@ OMENDB_INTERNAL int commit_wait(omendb *db, uint64_t commit)
     return code != OMENDB_OK
                ? code
                : error_set(OMENDB_IOERR,
-                           "the sync of this commit failed: %s; close and reopen the database",
+                           "whether this commit is on the device is not known: %s; close and "
+                           "reopen the database",
                            db->poison_text);
 }
 
@@ -21263,12 +21265,9 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
         code = checkpoint_confirm(db);
     if (code != OMENDB_OK)
         return code;
-    /* It syncs the directory before CURRENT is renamed, which covers the files that it names. */
+    /* It syncs the directory before CURRENT is renamed, which covers the files that it names. Where
+     * it fails the old manifest stays in force, unless that cannot be told: then callers poison. */
     code = manifest_write(&db->storage, manifest);
-    /* Which manifest a crash would find, and whether the entries of its files are on the device, is
-     * not known any more. */
-    if (code == OMENDB_IOERR || code == OMENDB_POISONED)
-        return commit_poison(db, code);
     if (code != OMENDB_OK)
         return code;
     collect_retain(db, db->published.number);

@@ -122,8 +122,9 @@ typedef enum omendb_code {
     OMENDB_CORRUPT = 13,    /* stored bytes are damaged; the message names file and offset. Restore
                                a backup; without one see omendb_salvage */
     OMENDB_FORMAT = 14,     /* not an OmenDB database, or one of a later format */
-    OMENDB_POISONED = 15, /* a sync failed earlier, or the directory is another's by now; close and
-                             reopen */
+    OMENDB_POISONED = 15, /* what is on the device is not known since an earlier failure: of a sync,
+                             or of a rename or a cut that may have happened or not; or the directory
+                             is another's by now; close and reopen */
     OMENDB_DROPPED = 16,  /* the collection was dropped */
     OMENDB_TOOBIG = 17,   /* over a limit: 1 GiB of vectors a batch, 2^31 rows of a segment (of what
                              is merged into one, or waits for one checkpoint), the share of

@@ -582,12 +582,9 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
         code = checkpoint_confirm(db);
     if (code != OMENDB_OK)
         return code;
-    /* It syncs the directory before CURRENT is renamed, which covers the files that it names. */
+    /* It syncs the directory before CURRENT is renamed, which covers the files that it names. Where
+     * it fails the old manifest stays in force, unless that cannot be told: then callers poison. */
     code = manifest_write(&db->storage, manifest);
-    /* Which manifest a crash would find, and whether the entries of its files are on the device, is
-     * not known any more. */
-    if (code == OMENDB_IOERR || code == OMENDB_POISONED)
-        return commit_poison(db, code);
     if (code != OMENDB_OK)
         return code;
     collect_retain(db, db->published.number);

@@ -36,7 +36,8 @@ OMENDB_INTERNAL int commit_check_writable(omendb *db)
         return error_set(OMENDB_READONLY, "the database was opened read-only");
     if (atomic_load(&db->poisoned))
         return error_set(OMENDB_POISONED,
-                         "an earlier sync failed (%s); close and reopen the database",
+                         "nothing is written since an earlier failure (%s); close and reopen the "
+                         "database",
                          db->poison_text);
     return OMENDB_OK;
 }
@@ -131,7 +132,8 @@ OMENDB_INTERNAL int commit_wait(omendb *db, uint64_t commit)
     return code != OMENDB_OK
                ? code
                : error_set(OMENDB_IOERR,
-                           "the sync of this commit failed: %s; close and reopen the database",
+                           "whether this commit is on the device is not known: %s; close and "
+                           "reopen the database",
                            db->poison_text);
 }
 

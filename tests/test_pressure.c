@@ -707,6 +707,77 @@ TEST(what_a_merge_wrote_in_vain_goes_with_its_collection)
     CHECK(at > 5 && at < 100);
 }
 
+/* Opens the database once more; how many records it has. */
+static uint64_t pressure_count_anew(void)
+{
+    omendb_collection_close(pressure.docs);
+    omendb_close(pressure.db);
+    pressure.docs = NULL;
+    return pressure_open(0, 0) == OMENDB_OK &&
+                   omendb_collection_open(pressure.db, "docs", NULL, &pressure.docs) == OMENDB_OK
+               ? pressure_count()
+               : UINT64_MAX;
+}
+
+/* A checkpoint of 100 rows beside 100 others, of which one call fails, counted from 1. *again: what
+ * a write and a checkpoint say after it. */
+static int pressure_fail_in_checkpoint(int kinds, uint64_t at, int *again)
+{
+    int code = pressure_begin(0);
+    code = code == OMENDB_OK ? pressure_seal(0, 100) : code;
+    code = code == OMENDB_OK ? pressure_put(100, 100) : code;
+    *again = code;
+    if (code != OMENDB_OK)
+        return OMENDB_MISUSE;
+    crash_faults_begin(pressure.fs, kinds, at, 0, OMENDB_IOERR, EMFILE);
+    code = omendb_checkpoint(pressure.db);
+    pressure.fs->faults.kinds = 0;
+    *again = pressure_put(200, 1);
+    if (*again == OMENDB_OK)
+        *again = omendb_checkpoint(pressure.db);
+    return code;
+}
+
+/* What was not written is not unknown: only of a rename it cannot be told whether it happened. */
+TEST(a_checkpoint_that_is_refused_a_call_leaves_the_handle_writable)
+{
+    uint64_t hits = 1, refused = 0, renamed = 0;
+    for (uint64_t at = 1; hits != 0 && at < 200; at++) {
+        int again;
+        const int code = pressure_fail_in_checkpoint(CRASH_CALL_ALL & ~CRASH_CALL_SYNC, at, &again);
+        const int unknown = strcmp(pressure.fs->faults.call, "crash_rename") == 0;
+        hits = pressure.fs->faults.hits;
+        refused += code == OMENDB_IOERR;
+        renamed += (uint64_t)unknown;
+        CHECK(code == OMENDB_OK || code == (unknown ? OMENDB_POISONED : OMENDB_IOERR));
+        CHECK_EQ_INT(again, unknown ? OMENDB_POISONED : OMENDB_OK);
+        if (unknown) {
+            CHECK(strstr(omendb_errmsg(), "took the place of the former one is not known") != NULL);
+            CHECK(strstr(omendb_errmsg(), "sync") == NULL);
+        }
+        CHECK_EQ_INT(pressure_count_anew(), unknown ? 200 : 201);
+        CHECK_EQ_INT(pressure_end(), OMENDB_OK);
+    }
+    CHECK(hits == 0 && refused > 5 && renamed == 1);
+}
+
+TEST(a_checkpoint_of_which_a_sync_fails_poisons_the_handle)
+{
+    uint64_t hits = 1, at = 0;
+    while (hits != 0 && at < 50) {
+        int again;
+        const int code = pressure_fail_in_checkpoint(CRASH_CALL_SYNC, ++at, &again);
+        hits = pressure.fs->faults.hits;
+        CHECK((code == OMENDB_OK) == (hits == 0));
+        CHECK_EQ_INT(again, hits == 0 ? OMENDB_OK : OMENDB_POISONED);
+        if (hits != 0)
+            CHECK(strstr(omendb_errmsg(), "cannot sync ") != NULL);
+        CHECK_EQ_INT(pressure_count_anew(), hits == 0 ? 201 : 200);
+        CHECK_EQ_INT(pressure_end(), OMENDB_OK);
+    }
+    CHECK(at > 4 && at < 50);
+}
+
 /* ------------------------------------------------------------------------------------------------
  * collections that are only searched */
 
@@ -827,6 +898,8 @@ TEST_MAIN(where_nothing_can_be_given_back_nothing_is_tried_again,
           a_reader_does_no_work_of_writers, rows_of_a_dropped_collection_are_not_linked,
           opening_with_threads_survives_every_failing_allocation,
           what_a_merge_wrote_in_vain_goes_with_its_collection,
+          a_checkpoint_that_is_refused_a_call_leaves_the_handle_writable,
+          a_checkpoint_of_which_a_sync_fails_poisons_the_handle,
           an_empty_collection_has_nothing_to_settle,
           a_little_in_memory_is_not_sealed_for_the_sake_of_searches,
           a_collection_that_changed_has_to_settle_anew,
