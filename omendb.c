@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: 27ee52bfb1858d34d49cd2343d4b83fc216af96d7162736d77f650a3e82dee1b
+ * SHA-256 of the inputs: 58bf24d246b0cbbf00111d82641b93fb393fec74f92a59e7c82549a5d50f9b3e
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -16054,9 +16054,11 @@ struct omendb {
 
     /* maintenance_mutex */
     struct manifest published;
-    uint64_t prepared_end; /* of the log that the manifest names: where the copies of prepared
-                              transactions at its beginning end; 0: there are none */
-    uint64_t database_id;  /* that manifests are published with; set by recovery */
+    uint64_t prepared_end;    /* of the log that the manifest names: where the copies of prepared
+                                 transactions at its beginning end; 0: there are none */
+    size_t prepared_unlogged; /* transactions that were prepared or remembered at its commit and
+                                 that no log has, as the database is in memory */
+    uint64_t database_id;     /* that manifests are published with; set by recovery */
     _Atomic uint64_t next_file;
     uint32_t retained_overflow; /* 1: one had no place: nothing is collected until it has */
     uint64_t retained[DATABASE_RETAINED]; /* older manifests that readers of other processes may
@@ -20744,6 +20746,7 @@ struct checkpoint {
     int links;                    /* nobody waits for it */
     uint64_t log_bytes;           /* of the logs that it makes superfluous */
     uint64_t prepared_end;        /* for omendb.prepared_end */
+    size_t prepared_unlogged;     /* for omendb.prepared_unlogged */
 };
 
 /* ------------------------------------------------------------------ one memtable */
@@ -21274,6 +21277,7 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
     manifest_destroy(&db->memory, &db->published);
     db->published = *manifest;
     db->prepared_end = checkpoint->prepared_end;
+    db->prepared_unlogged = checkpoint->prepared_unlogged;
     memset(manifest, 0, sizeof *manifest);
     /* Outputs of merges whose own publishing failed need no protection any more: those that are not
      * named have left the versions meanwhile. */
@@ -21427,6 +21431,7 @@ static int checkpoint_freeze_locked(struct checkpoint *checkpoint)
         db->copied_end = db->wal->length;
     }
     checkpoint->prepared_end = db->appended_commit == checkpoint->commit ? 0 : db->copied_end;
+    checkpoint->prepared_unlogged = db->wal == NULL ? db->prepared.count : 0;
     if (code != OMENDB_OK)
         return code;
     checkpoint->manifest.wal_number = db->wal == NULL ? 0 : db->wal->number;
@@ -21673,6 +21678,7 @@ static int checkpoint_list_published(struct checkpoint *checkpoint)
     manifest->wal_number = published->wal_number;
     checkpoint->commit = published->commit;
     checkpoint->prepared_end = db->prepared_end;
+    checkpoint->prepared_unlogged = db->prepared_unlogged;
     if (count == 0)
         return OMENDB_OK;
     checkpoint->collections = memory_zalloc(&db->memory, count * sizeof *checkpoint->collections);
@@ -24506,17 +24512,23 @@ static int recover_open_shared(omendb *db)
     return code;
 }
 
+static int recover_examine(omendb *db, int must_exist, struct recover_listing *listing)
+{
+    int code = recover_list(db, listing);
+    return code == OMENDB_OK && !listing->has_current
+               ? recover_refuse_foreign(db, listing, must_exist)
+               : code;
+}
+
 OMENDB_INTERNAL int recover_open(omendb *db, int must_exist)
 {
     struct recover_listing listing;
-    int code = recover_list(db, &listing);
-    if (code == OMENDB_OK && !listing.has_current)
-        code = recover_refuse_foreign(db, &listing, must_exist);
+    int code = recover_examine(db, must_exist, &listing);
     if (code == OMENDB_OK && !db->read_only)
         code = recover_take_lock(db);
     /* Once more with the lock: another process may have been at work in between. */
     if (code == OMENDB_OK)
-        code = recover_list(db, &listing);
+        code = recover_examine(db, must_exist, &listing);
     if (code != OMENDB_OK)
         return code;
     if (listing.has_current)
@@ -26481,11 +26493,8 @@ struct backup {
 };
 
 /* A database in memory has no log to copy them from. */
-static int backup_refuse_prepared(omendb *db)
+static int backup_refuse_prepared(size_t count)
 {
-    platform_mutex_lock(&db->commit_mutex);
-    size_t count = db->prepared.count;
-    platform_mutex_unlock(&db->commit_mutex);
     return count == 0 ? OMENDB_OK
                       : error_set(OMENDB_BUSY,
                                   "the database in memory has %zu prepared transactions, which "
@@ -26493,20 +26502,39 @@ static int backup_refuse_prepared(omendb *db)
                                   count);
 }
 
+/* Before anything is made at the path; what is prepared from now on backup_hold finds. */
+static int backup_check_prepared(omendb *db)
+{
+    platform_mutex_lock(&db->commit_mutex);
+    size_t count = db->prepared.count;
+    platform_mutex_unlock(&db->commit_mutex);
+    return backup_refuse_prepared(count);
+}
+
+/* maintenance_mutex. */
+static int backup_lock_manifest(struct backup *backup)
+{
+    struct storage *storage = &backup->db->storage;
+    char name[STORAGE_NAME_BYTES];
+    storage_name(STORAGE_MANIFEST, backup->manifest.number, name);
+    int code = storage_open(storage, name, OMENDB_OPEN_READ, &backup->lock);
+    if (code != OMENDB_OK)
+        return code;
+    code = storage->vfs->lock(storage->vfs->context, backup->lock.handle, OMENDB_LOCK_SHARED);
+    return code == OMENDB_OK ? code : error_set(code, "%s cannot be locked", name);
+}
+
 /* Takes the manifest as it is and keeps its files from being collected. */
 static int backup_hold(struct backup *backup)
 {
     omendb *db = backup->db;
-    const omendb_vfs *vfs = db->storage.vfs;
-    char name[STORAGE_NAME_BYTES];
     platform_mutex_lock(&db->maintenance_mutex);
     backup->log_bytes = db->prepared_end;
-    int code = manifest_read(&db->storage, &backup->manifest);
-    storage_name(STORAGE_MANIFEST, backup->manifest.number, name);
+    int code = backup_refuse_prepared(db->prepared_unlogged);
     if (code == OMENDB_OK)
-        code = storage_open(&db->storage, name, OMENDB_OPEN_READ, &backup->lock);
+        code = manifest_read(&db->storage, &backup->manifest);
     if (code == OMENDB_OK)
-        code = vfs->lock(vfs->context, backup->lock.handle, OMENDB_LOCK_SHARED);
+        code = backup_lock_manifest(backup);
     platform_mutex_unlock(&db->maintenance_mutex);
     return code;
 }
@@ -27091,7 +27119,7 @@ OMENDB_INTERNAL int backup_run(omendb *db, const char *path)
     struct backup backup = {.db = db};
     char before[ERROR_TEXT_BYTES];
     memcpy(before, error_text(), strlen(error_text()) + 1);
-    int code = db->in_memory ? backup_refuse_prepared(db) : backup_check_target(&db->storage, path);
+    int code = db->in_memory ? backup_check_prepared(db) : backup_check_target(&db->storage, path);
     if (code != OMENDB_OK)
         return code;
     backup_begin(&backup);

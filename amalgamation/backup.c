@@ -64,11 +64,8 @@ struct backup {
 };
 
 /* A database in memory has no log to copy them from. */
-static int backup_refuse_prepared(omendb *db)
+static int backup_refuse_prepared(size_t count)
 {
-    platform_mutex_lock(&db->commit_mutex);
-    size_t count = db->prepared.count;
-    platform_mutex_unlock(&db->commit_mutex);
     return count == 0 ? OMENDB_OK
                       : error_set(OMENDB_BUSY,
                                   "the database in memory has %zu prepared transactions, which "
@@ -76,20 +73,39 @@ static int backup_refuse_prepared(omendb *db)
                                   count);
 }
 
+/* Before anything is made at the path; what is prepared from now on backup_hold finds. */
+static int backup_check_prepared(omendb *db)
+{
+    platform_mutex_lock(&db->commit_mutex);
+    size_t count = db->prepared.count;
+    platform_mutex_unlock(&db->commit_mutex);
+    return backup_refuse_prepared(count);
+}
+
+/* maintenance_mutex. */
+static int backup_lock_manifest(struct backup *backup)
+{
+    struct storage *storage = &backup->db->storage;
+    char name[STORAGE_NAME_BYTES];
+    storage_name(STORAGE_MANIFEST, backup->manifest.number, name);
+    int code = storage_open(storage, name, OMENDB_OPEN_READ, &backup->lock);
+    if (code != OMENDB_OK)
+        return code;
+    code = storage->vfs->lock(storage->vfs->context, backup->lock.handle, OMENDB_LOCK_SHARED);
+    return code == OMENDB_OK ? code : error_set(code, "%s cannot be locked", name);
+}
+
 /* Takes the manifest as it is and keeps its files from being collected. */
 static int backup_hold(struct backup *backup)
 {
     omendb *db = backup->db;
-    const omendb_vfs *vfs = db->storage.vfs;
-    char name[STORAGE_NAME_BYTES];
     platform_mutex_lock(&db->maintenance_mutex);
     backup->log_bytes = db->prepared_end;
-    int code = manifest_read(&db->storage, &backup->manifest);
-    storage_name(STORAGE_MANIFEST, backup->manifest.number, name);
+    int code = backup_refuse_prepared(db->prepared_unlogged);
     if (code == OMENDB_OK)
-        code = storage_open(&db->storage, name, OMENDB_OPEN_READ, &backup->lock);
+        code = manifest_read(&db->storage, &backup->manifest);
     if (code == OMENDB_OK)
-        code = vfs->lock(vfs->context, backup->lock.handle, OMENDB_LOCK_SHARED);
+        code = backup_lock_manifest(backup);
     platform_mutex_unlock(&db->maintenance_mutex);
     return code;
 }
@@ -674,7 +690,7 @@ OMENDB_INTERNAL int backup_run(omendb *db, const char *path)
     struct backup backup = {.db = db};
     char before[ERROR_TEXT_BYTES];
     memcpy(before, error_text(), strlen(error_text()) + 1);
-    int code = db->in_memory ? backup_refuse_prepared(db) : backup_check_target(&db->storage, path);
+    int code = db->in_memory ? backup_check_prepared(db) : backup_check_target(&db->storage, path);
     if (code != OMENDB_OK)
         return code;
     backup_begin(&backup);

@@ -61,6 +61,7 @@ struct checkpoint {
     int links;                    /* nobody waits for it */
     uint64_t log_bytes;           /* of the logs that it makes superfluous */
     uint64_t prepared_end;        /* for omendb.prepared_end */
+    size_t prepared_unlogged;     /* for omendb.prepared_unlogged */
 };
 
 /* ------------------------------------------------------------------ one memtable */
@@ -591,6 +592,7 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
     manifest_destroy(&db->memory, &db->published);
     db->published = *manifest;
     db->prepared_end = checkpoint->prepared_end;
+    db->prepared_unlogged = checkpoint->prepared_unlogged;
     memset(manifest, 0, sizeof *manifest);
     /* Outputs of merges whose own publishing failed need no protection any more: those that are not
      * named have left the versions meanwhile. */
@@ -744,6 +746,7 @@ static int checkpoint_freeze_locked(struct checkpoint *checkpoint)
         db->copied_end = db->wal->length;
     }
     checkpoint->prepared_end = db->appended_commit == checkpoint->commit ? 0 : db->copied_end;
+    checkpoint->prepared_unlogged = db->wal == NULL ? db->prepared.count : 0;
     if (code != OMENDB_OK)
         return code;
     checkpoint->manifest.wal_number = db->wal == NULL ? 0 : db->wal->number;
@@ -990,6 +993,7 @@ static int checkpoint_list_published(struct checkpoint *checkpoint)
     manifest->wal_number = published->wal_number;
     checkpoint->commit = published->commit;
     checkpoint->prepared_end = db->prepared_end;
+    checkpoint->prepared_unlogged = db->prepared_unlogged;
     if (count == 0)
         return OMENDB_OK;
     checkpoint->collections = memory_zalloc(&db->memory, count * sizeof *checkpoint->collections);

@@ -313,9 +313,11 @@ struct omendb {
 
     /* maintenance_mutex */
     struct manifest published;
-    uint64_t prepared_end; /* of the log that the manifest names: where the copies of prepared
-                              transactions at its beginning end; 0: there are none */
-    uint64_t database_id;  /* that manifests are published with; set by recovery */
+    uint64_t prepared_end;    /* of the log that the manifest names: where the copies of prepared
+                                 transactions at its beginning end; 0: there are none */
+    size_t prepared_unlogged; /* transactions that were prepared or remembered at its commit and
+                                 that no log has, as the database is in memory */
+    uint64_t database_id;     /* that manifests are published with; set by recovery */
     _Atomic uint64_t next_file;
     uint32_t retained_overflow; /* 1: one had no place: nothing is collected until it has */
     uint64_t retained[DATABASE_RETAINED]; /* older manifests that readers of other processes may

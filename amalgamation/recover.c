@@ -642,17 +642,23 @@ static int recover_open_shared(omendb *db)
     return code;
 }
 
+static int recover_examine(omendb *db, int must_exist, struct recover_listing *listing)
+{
+    int code = recover_list(db, listing);
+    return code == OMENDB_OK && !listing->has_current
+               ? recover_refuse_foreign(db, listing, must_exist)
+               : code;
+}
+
 OMENDB_INTERNAL int recover_open(omendb *db, int must_exist)
 {
     struct recover_listing listing;
-    int code = recover_list(db, &listing);
-    if (code == OMENDB_OK && !listing.has_current)
-        code = recover_refuse_foreign(db, &listing, must_exist);
+    int code = recover_examine(db, must_exist, &listing);
     if (code == OMENDB_OK && !db->read_only)
         code = recover_take_lock(db);
     /* Once more with the lock: another process may have been at work in between. */
     if (code == OMENDB_OK)
-        code = recover_list(db, &listing);
+        code = recover_examine(db, must_exist, &listing);
     if (code != OMENDB_OK)
         return code;
     if (listing.has_current)

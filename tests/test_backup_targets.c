@@ -2,6 +2,8 @@
  * over, or cleans away. */
 #include "internals.h"
 
+#include <pthread.h>
+
 #include "ruins.h"
 #include "test.h"
 
@@ -372,6 +374,112 @@ TEST(a_first_backup_that_fails_and_cannot_clean_up_stays_marked)
     }
 }
 
+static int targets_refuse_shared(void *context, void *file, int lock)
+{
+    struct crash_fs *disk = context;
+    errno = EIO;
+    return lock == OMENDB_LOCK_SHARED ? OMENDB_IOERR : disk->vfs.lock(context, file, lock);
+}
+
+TEST(a_manifest_that_cannot_be_held_is_named)
+{
+    uint64_t nothing = 0;
+    targets_disk = ruins_of_all();
+    omendb_vfs vfs = targets_disk->vfs;
+    vfs.lock = targets_refuse_shared;
+    targets_begin(&vfs);
+    CHECK_EQ_INT(omendb_count(NULL, NULL, &nothing), OMENDB_MISUSE);
+    CHECK(targets_is("/backup", OMENDB_IOERR, "MANIFEST-"));
+    CHECK(strstr(omendb_errmsg(), "cannot be locked") != NULL);
+    targets_end();
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * a database in memory */
+
+static struct targets_saving {
+    omendb *db;
+    char path[4200];
+    int status;
+    char text[ERROR_TEXT_BYTES];
+} targets_saving;
+
+static void *targets_save(void *unused)
+{
+    targets_saving.status = omendb_backup(targets_saving.db, targets_saving.path);
+    snprintf(targets_saving.text, sizeof targets_saving.text, "%s", omendb_errmsg());
+    return unused;
+}
+
+/* Begins to save, and keeps it from its checkpoint while `meanwhile` is at work. */
+static int targets_save_beside(void (*meanwhile)(omendb_collection *docs), omendb_collection *docs)
+{
+    char lock[4300];
+    pthread_t thread;
+    snprintf(targets_saving.path, sizeof targets_saving.path, "%s", support_path("saved"));
+    support_remove(targets_saving.path);
+    snprintf(lock, sizeof lock, "%s/LOCK", targets_saving.path);
+    platform_mutex_lock(&targets_saving.db->maintenance_mutex);
+    ruins_must(pthread_create(&thread, NULL, targets_save, NULL));
+    for (int i = 0; i < 60000 && access(lock, F_OK) != 0; i++)
+        platform_sleep_us(1000);
+    meanwhile(docs);
+    platform_mutex_unlock(&targets_saving.db->maintenance_mutex);
+    ruins_must(pthread_join(thread, NULL));
+    return targets_saving.status;
+}
+
+static void targets_prepare(omendb_collection *docs)
+{
+    ruins_prepare_one(targets_saving.db, docs, "waits", 3);
+    ruins_must(support_put(docs, NULL, 40, 40, RUINS_DIM));
+}
+
+static void targets_settle(omendb_collection *docs)
+{
+    targets_prepare(docs);
+    ruins_must(omendb_commit_prepared(targets_saving.db, "waits"));
+    ruins_must(omendb_forget_prepared(targets_saving.db, "waits"));
+}
+
+static uint64_t targets_saved_records(void)
+{
+    omendb *copy = NULL;
+    omendb_collection *docs = NULL;
+    uint64_t count = UINT64_MAX;
+    ruins_must(targets_open(NULL, targets_saving.path, &copy));
+    ruins_must(omendb_collection_open(copy, "docs", NULL, &docs));
+    ruins_must(omendb_count(docs, NULL, &count));
+    omendb_collection_close(docs);
+    ruins_must(omendb_close(copy));
+    return count;
+}
+
+/* A copy that has what was committed after a transaction was prepared, but not that, has a hole. */
+TEST(what_is_prepared_until_the_checkpoint_keeps_a_database_in_memory_from_being_saved)
+{
+    omendb_collection *docs = NULL;
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    schema.dim = RUINS_DIM;
+    ruins_must(targets_open(NULL, ":memory:", &targets_saving.db));
+    ruins_must(omendb_collection_create(targets_saving.db, "docs", &schema, &docs));
+    ruins_put(docs, 0, 30, 1);
+    CHECK_EQ_INT(targets_save_beside(targets_prepare, docs), OMENDB_BUSY);
+    CHECK(strstr(targets_saving.text, "has 1 prepared transactions") != NULL);
+    CHECK_EQ_INT(omendb_backup(targets_saving.db, targets_saving.path), OMENDB_BUSY);
+    ruins_must(omendb_rollback_prepared(targets_saving.db, "waits"));
+    ruins_must(omendb_forget_prepared(targets_saving.db, "waits"));
+    CHECK_EQ_INT(omendb_backup(targets_saving.db, targets_saving.path), OMENDB_OK);
+    CHECK_EQ_INT(targets_saved_records(), 31);
+    CHECK_EQ_INT(targets_save_beside(targets_settle, docs), OMENDB_OK);
+    CHECK_EQ_INT(targets_saved_records(), 30);
+    omendb_collection_close(docs);
+    ruins_must(omendb_close(targets_saving.db));
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * damage */
+
 /* Of a source with two bad blocks the first is told. */
 TEST(a_source_that_is_damaged_twice_is_refused_by_its_first_block)
 {
@@ -413,4 +521,6 @@ TEST_MAIN(a_backup_that_cannot_be_an_earlier_state_is_not_replaced,
           a_backup_is_made_where_directories_have_no_end,
           a_backup_is_made_where_manifests_cannot_be_locked,
           a_first_backup_that_fails_and_cannot_clean_up_stays_marked,
+          a_manifest_that_cannot_be_held_is_named,
+          what_is_prepared_until_the_checkpoint_keeps_a_database_in_memory_from_being_saved,
           a_source_that_is_damaged_twice_is_refused_by_its_first_block)

@@ -360,6 +360,56 @@ TEST(a_child_that_ends_takes_no_lock_along)
 }
 
 /* ------------------------------------------------------------------------------------------------
+ * what others do between the first look at the directory and the lock */
+
+static struct opening_between {
+    struct crash_fs *disk;
+    const char *name; /* of a file that comes, or with "-" before it goes, after the first look */
+    int looked;
+} between;
+
+static int opening_list(void *context, void *directory,
+                        int (*each)(void *argument, const char *name), void *argument)
+{
+    const int code = between.disk->vfs.list(context, directory, each, argument);
+    if (between.looked++ != 0)
+        return code;
+    if (between.name[0] == '-')
+        ruins_must(between.disk->vfs.unlink(context, directory, between.name + 1));
+    else
+        crash_fs_add_file(between.disk, "/db", between.name, "letter", 6);
+    return code;
+}
+
+/* 1 where opening says so, and leaves what came as it is. */
+static int opening_between_is(struct crash_fs *disk, const char *name, uint32_t read_only,
+                              int expected, const char *words)
+{
+    omendb_vfs vfs = disk->vfs;
+    vfs.list = opening_list;
+    between = (struct opening_between){disk, name, 0};
+    const int right = opening_is(&vfs, read_only, 0, expected, words);
+    const struct crash_entry *entry = crash_find(&disk->directories[0], name);
+    const int stays = name[0] == '-' || (entry != NULL && disk->inodes[entry->inode].size == 6);
+    crash_fs_destroy(disk);
+    return right && stays;
+}
+
+TEST(what_came_before_the_lock_was_taken_is_refused_as_what_was_there)
+{
+    CHECK(opening_between_is(crash_fs_create(0), FORMAT_UNFINISHED_NAME, 0, OMENDB_FORMAT,
+                             "a backup was not finished here"));
+    CHECK(opening_between_is(crash_fs_create(0), "letter.txt", 0, OMENDB_FORMAT,
+                             "other things than a database"));
+    CHECK(opening_between_is(crash_fs_create(0), "seg-5", 0, OMENDB_CORRUPT,
+                             "CURRENT is missing although there are segments"));
+    CHECK(opening_between_is(ruins_of_all(), "-CURRENT", 0, OMENDB_CORRUPT,
+                             "CURRENT is missing although there are segments"));
+    CHECK(opening_between_is(ruins_of_all(), "-CURRENT", 1, OMENDB_CORRUPT,
+                             "CURRENT is missing although there are segments"));
+}
+
+/* ------------------------------------------------------------------------------------------------
  * a full disk, and one that tells less */
 
 static int opening_full(void *context, void *file, uint64_t offset, const void *buffer, size_t size)
@@ -445,5 +495,6 @@ TEST_MAIN(a_log_without_a_header_is_debris,
           a_manifest_that_is_replaced_while_it_is_opened_is_read_anew,
           a_manifest_that_is_being_collected_is_waited_for_but_not_for_ever,
           a_child_that_ends_takes_no_lock_along,
+          what_came_before_the_lock_was_taken_is_refused_as_what_was_there,
           a_full_disk_does_not_keep_from_reading_but_a_log_that_cannot_be_synced_does,
           a_file_system_that_cannot_tell_directories_apart_is_served)
