@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: 58bf24d246b0cbbf00111d82641b93fb393fec74f92a59e7c82549a5d50f9b3e
+ * SHA-256 of the inputs: a446ac4a8545b814a920d985ae306d7fefc9f712dff2a73c6d685ae4e7ca29c6
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -27186,10 +27186,16 @@ struct purge {
     uint64_t commit; /* S: what ended later is not waited for */
     char names[PURGE_NAMES][STORAGE_NAME_BYTES]; /* superfluous, and read by nobody */
     size_t count;
-    uint32_t in_use;                  /* superfluous files that this process reads */
-    int held;                         /* a file is superfluous but for a reader, */
-    uint64_t holder;                  /* of this manifest (0: of one of very many), */
-    char example[STORAGE_NAME_BYTES]; /* such as this, or one that is in use */
+    uint32_t in_use;                    /* superfluous files that this process reads, */
+    char used_file[STORAGE_NAME_BYTES]; /* such as this */
+    int held;                           /* a file is superfluous but for a reader, */
+    char held_file[STORAGE_NAME_BYTES]; /* such as this, */
+    uint64_t holder;                    /* of this manifest; 0: of one of very many */
+};
+
+/* What open transactions may read, as of one moment. */
+struct purge_pins {
+    uint64_t open, oldest, begun_us;
 };
 
 /* ------------------------------------------------------------------ what is marked */
@@ -27232,31 +27238,34 @@ static int purge_is_target(const struct purge *purge, const struct collection *c
     return purge->target == 0 || collection->id == purge->target;
 }
 
-static int purge_refuse_transaction(const struct purge *purge, const struct collection *first,
-                                    uint32_t collections, uint64_t rows)
+static int purge_refuse_transaction(const struct purge *purge, const struct purge_pins *pins,
+                                    const struct collection *first, uint32_t collections,
+                                    uint64_t rows)
 {
-    omendb *db = purge->db;
+    const omendb_vfs *vfs = purge->db->storage.vfs;
     char others[32] = "";
-    uint64_t oldest, begun, now = db->storage.vfs->now_us(db->storage.vfs->context);
-    uint64_t open = txn_count(db, &oldest, &begun);
+    uint64_t now = vfs->now_us(vfs->context), begun = pins->begun_us;
     if (collections > 1)
         snprintf(others, sizeof others, " and %u more", collections - 1);
     return error_set(
         OMENDB_BUSY,
         "collection \"%.100s\"%s: %llu deleted rows may be read by the oldest of %llu open "
         "transactions, which began %llu ms ago at commit %llu; end it and purge again",
-        first->name, others, (unsigned long long)rows, (unsigned long long)open,
-        (unsigned long long)(now > begun ? (now - begun) / 1000 : 0), (unsigned long long)oldest);
+        first->name, others, (unsigned long long)rows, (unsigned long long)pins->open,
+        (unsigned long long)(now > begun ? (now - begun) / 1000 : 0),
+        (unsigned long long)pins->oldest);
 }
 
 /* OMENDB_BUSY, with the count of all collections, where a transaction may read what is purged. */
 static int purge_check_pins(const struct purge *purge, const struct space_list *list)
 {
     const struct collection *first = NULL;
+    struct purge_pins pins;
     uint32_t collections = 0;
     uint64_t pinned = 0;
-    for (size_t i = 0; i < list->count; i++) {
-        struct purge_rows rows = {purge->commit, txn_oldest(purge->db), 0, 0};
+    pins.open = txn_count(purge->db, &pins.oldest, &pins.begun_us);
+    for (size_t i = 0; i < list->count && pins.open != 0; i++) {
+        struct purge_rows rows = {purge->commit, pins.oldest, 0, 0};
         if (!purge_is_target(purge, list->items[i]))
             continue;
         purge_count_rows(list->items[i], &rows);
@@ -27266,7 +27275,8 @@ static int purge_check_pins(const struct purge *purge, const struct space_list *
         collections++;
         pinned += rows.pinned;
     }
-    return pinned == 0 ? OMENDB_OK : purge_refuse_transaction(purge, first, collections, pinned);
+    return pinned == 0 ? OMENDB_OK
+                       : purge_refuse_transaction(purge, &pins, first, collections, pinned);
 }
 
 /* Before anything is written: what is pinned now still is after merging for minutes. */
@@ -27381,10 +27391,14 @@ static int purge_note_name(void *context, const char *name)
         memcpy(purge->names[purge->count++], name, strlen(name) + 1);
         return purge->count == PURGE_NAMES ? OMENDB_DONE : OMENDB_OK;
     }
-    purge->in_use += need == COLLECT_SUPERFLUOUS;
-    purge->held |= need == COLLECT_HELD;
-    purge->holder = manifest > purge->holder ? manifest : purge->holder;
-    memcpy(purge->example, name, strlen(name) + 1);
+    if (need == COLLECT_SUPERFLUOUS) {
+        purge->in_use++;
+        memcpy(purge->used_file, name, strlen(name) + 1);
+    } else if (!purge->held || manifest > purge->holder) {
+        purge->held = 1;
+        purge->holder = manifest;
+        memcpy(purge->held_file, name, strlen(name) + 1);
+    }
     return 0;
 }
 
@@ -27426,25 +27440,33 @@ static int purge_sweep(struct purge *purge)
     return code == OMENDB_OK && unlinked ? storage_sync_directory(storage) : code;
 }
 
+static int purge_refuse_used_file(const struct purge *purge)
+{
+    char cursors[64] = "";
+    uint32_t open = atomic_load(&purge->db->open_cursors);
+    if (open != 0)
+        snprintf(cursors, sizeof cursors, "cursors, of which %u are open, ", open);
+    return error_set(OMENDB_BUSY,
+                     "%s may hold deleted rows and is in use by this process: close %shandles of "
+                     "collections that were dropped, let calls of other threads end that began "
+                     "earlier, and purge again",
+                     purge->used_file, cursors);
+}
+
 static int purge_refuse_files(const struct purge *purge)
 {
-    uint32_t cursors = atomic_load(&purge->db->open_cursors);
     if (purge->in_use != 0)
-        return error_set(OMENDB_BUSY,
-                         "%s holds deleted rows and is in use by this process: %u cursors are "
-                         "open; close them, calls of other threads that began earlier, and "
-                         "collections that were dropped, and purge again",
-                         purge->example, cursors);
+        return purge_refuse_used_file(purge);
     if (purge->holder == 0)
         return error_set(OMENDB_BUSY,
-                         "%s holds deleted rows and may be in use: more than %d manifests are held "
-                         "by readers of other processes; close them and purge again",
-                         purge->example, DATABASE_RETAINED);
+                         "%s may hold deleted rows and be in use: more than %d manifests may be "
+                         "held by readers of other processes; close them and purge again",
+                         purge->held_file, DATABASE_RETAINED);
     return error_set(OMENDB_BUSY,
-                     "%s holds deleted rows and may be in use: a reader of another process, or a "
+                     "%s may hold deleted rows and be in use: a reader of another process, or a "
                      "backup that is being made, holds MANIFEST-%llu; end it, or have it call "
                      "omendb_refresh, and purge again",
-                     purge->example, (unsigned long long)purge->holder);
+                     purge->held_file, (unsigned long long)purge->holder);
 }
 
 /* The last sweep: nothing superfluous may be left. */

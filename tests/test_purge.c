@@ -346,6 +346,54 @@ TEST(purge_counts_all_pinned_rows_before_it_begins)
     CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
 }
 
+/* Ends at the n-th look at the clock. */
+static struct purge_ending {
+    omendb_txn *txn;
+    int looks;
+} purge_ending;
+
+static uint64_t purge_now(void *context)
+{
+    const omendb_vfs *real = omendb_default_vfs();
+    if (purge_ending.txn != NULL && purge_ending.looks-- == 0) {
+        omendb_txn_rollback(purge_ending.txn);
+        purge_ending.txn = NULL;
+    }
+    return real->now_us(context);
+}
+
+TEST(purge_tells_of_a_transaction_that_ends_at_that_moment_what_it_was)
+{
+    static omendb_vfs vfs;
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb *db = NULL;
+    int busy = 0, ended = 1;
+    vfs = *omendb_default_vfs();
+    vfs.now_us = purge_now;
+    options.vfs = &vfs;
+    options.threads = 0;
+    CHECK_EQ_INT(omendb_open(support_path("ending"), &options, &db), OMENDB_OK);
+    omendb_collection *collection = purge_collection(db, "docs", OMENDB_F32);
+    for (int looks = 0; ended && looks < 100; looks++) {
+        CHECK_EQ_INT(purge_fill(collection, 0, 9), OMENDB_OK);
+        omendb_txn *txn = NULL;
+        CHECK_EQ_INT(omendb_txn_begin(db, OMENDB_READ_ONLY, &txn), OMENDB_OK);
+        CHECK_EQ_INT(omendb_delete(collection, NULL, 7), OMENDB_OK);
+        purge_ending = (struct purge_ending){txn, looks};
+        const int status = omendb_purge(db, "docs");
+        ended = purge_ending.txn == NULL;
+        CHECK(status == OMENDB_BUSY || (ended && status == OMENDB_OK));
+        busy += status == OMENDB_BUSY;
+        if (status == OMENDB_BUSY)
+            CHECK(strstr(omendb_errmsg(), "the oldest of 1 open transactions") != NULL);
+        omendb_txn_rollback(purge_ending.txn);
+        purge_ending.txn = NULL;
+    }
+    CHECK(busy > 1 && !ended);
+    omendb_collection_close(collection);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+}
+
 /* Queries of the sample differ more than graphs that a few gaps were relinked in. */
 TEST(purge_of_a_few_rows_keeps_the_graph)
 {
@@ -384,7 +432,7 @@ TEST(purge_does_not_overwrite_what_a_cursor_reads)
     CHECK_EQ_INT(omendb_scan(collection, NULL, 0, PURGE_ROWS, &rows), OMENDB_OK);
     CHECK_EQ_INT(omendb_delete(collection, NULL, 7), OMENDB_OK);
     CHECK_EQ_INT(omendb_purge(db, "docs"), OMENDB_BUSY);
-    CHECK(strstr(omendb_errmsg(), "1 cursors are open") != NULL);
+    CHECK(strstr(omendb_errmsg(), "cursors, of which 1 are open") != NULL);
     for (uint64_t row = 0; row < PURGE_ROWS; row++) {
         CHECK_EQ_INT(omendb_rows_next(rows, &id, OMENDB_F32, vector), OMENDB_OK);
         support_vector(row, PURGE_DIM, expected);
@@ -395,6 +443,75 @@ TEST(purge_does_not_overwrite_what_a_cursor_reads)
     CHECK_EQ_INT(purge_grep_value(7, OMENDB_F32), 0);
     omendb_collection_close(collection);
     CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+}
+
+/* Names in descending order: what was written first comes last. */
+static int purge_list_backwards(void *context, void *directory,
+                                int (*each)(void *argument, const char *name), void *argument)
+{
+    (void)context;
+    struct crash_directory *listed = directory;
+    uint64_t before = UINT64_MAX;
+    for (;;) {
+        const char *found = NULL;
+        uint64_t largest = 0;
+        for (size_t i = 0; i < listed->count; i++) {
+            enum storage_kind kind;
+            uint64_t number;
+            if (storage_parse_name(listed->entries[i].name, &kind, &number) && number < before &&
+                number >= largest) {
+                largest = number;
+                found = listed->entries[i].name;
+            }
+        }
+        if (found == NULL)
+            return OMENDB_OK;
+        char name[CRASH_NAME];
+        snprintf(name, sizeof name, "%s", found);
+        const int code = each(argument, name);
+        if (code != OMENDB_OK)
+            return code;
+        before = largest;
+    }
+}
+
+/* A file that another handle holds is not what this one's cursor reads. */
+TEST(purge_names_the_file_that_is_in_use_beside_others_that_are_held)
+{
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    struct crash_fs *fs = crash_fs_create(0);
+    omendb *db = NULL, *reader = NULL;
+    omendb_rows *rows = NULL;
+    char used[64];
+    options.vfs = &fs->vfs;
+    options.threads = 0;
+    CHECK_EQ_INT(omendb_open("/db", &options, &db), OMENDB_OK);
+    omendb_collection *collection = purge_collection(db, "docs", OMENDB_F32);
+    CHECK_EQ_INT(purge_fill(collection, 0, 50), OMENDB_OK);
+    CHECK_EQ_INT(omendb_checkpoint(db), OMENDB_OK);
+    options.read_only = 1;
+    CHECK_EQ_INT(omendb_open("/db", &options, &reader), OMENDB_OK);
+    CHECK_EQ_INT(omendb_delete(collection, NULL, 3), OMENDB_OK);
+    CHECK_EQ_INT(omendb_checkpoint(db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_optimize(db, NULL, NULL), OMENDB_OK);
+    struct version *version = version_acquire(collection->collection);
+    CHECK_EQ_INT(version->segment_count, 1);
+    snprintf(used, sizeof used, "seg-%llu may hold deleted rows and is in use by this process",
+             (unsigned long long)version->segments[0]->file->entry.number);
+    version_release(version);
+    CHECK_EQ_INT(omendb_scan(collection, NULL, 0, 50, &rows), OMENDB_OK);
+    CHECK_EQ_INT(omendb_delete(collection, NULL, 7), OMENDB_OK);
+    fs->vfs.list = purge_list_backwards;
+    CHECK_EQ_INT(omendb_purge(db, "docs"), OMENDB_BUSY);
+    CHECK(strstr(omendb_errmsg(), used) != NULL);
+    omendb_rows_close(rows);
+    CHECK_EQ_INT(omendb_purge(db, "docs"), OMENDB_BUSY);
+    CHECK(strstr(omendb_errmsg(), "holds MANIFEST-") != NULL);
+    CHECK_EQ_INT(omendb_close(reader), OMENDB_OK);
+    CHECK_EQ_INT(omendb_purge(db, "docs"), OMENDB_OK);
+    omendb_collection_close(collection);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    crash_fs_destroy(fs);
 }
 
 /* A reader in another process: waits for a byte before each step, and answers with one. */
@@ -711,8 +828,10 @@ TEST_MAIN(purge_leaves_no_byte_of_deleted_and_replaced_vectors_and_codes,
           purge_moves_what_shares_a_file_and_reaches_dropped_collections,
           purge_has_no_work_where_nothing_was_deleted, purge_overwrites_hundreds_of_files,
           purge_names_the_transaction_that_pins_deleted_rows,
-          purge_counts_all_pinned_rows_before_it_begins, purge_of_a_few_rows_keeps_the_graph,
-          purge_does_not_overwrite_what_a_cursor_reads,
+          purge_counts_all_pinned_rows_before_it_begins,
+          purge_tells_of_a_transaction_that_ends_at_that_moment_what_it_was,
+          purge_of_a_few_rows_keeps_the_graph, purge_does_not_overwrite_what_a_cursor_reads,
+          purge_names_the_file_that_is_in_use_beside_others_that_are_held,
           purge_does_not_overwrite_what_another_process_reads,
           purge_does_not_overwrite_what_a_cursor_of_a_refreshed_reader_reads,
           purge_overwrites_all_that_it_unlinks,
