@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: a446ac4a8545b814a920d985ae306d7fefc9f712dff2a73c6d685ae4e7ca29c6
+ * SHA-256 of the inputs: 0995cf632f4be9a6ccaf61bb4a615b4e968a41bcacf55a8e726732564c29095b
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -23709,14 +23709,29 @@ static int compact_install(struct compact *compact, struct compact_merge *merge,
     return code == OMENDB_DROPPED ? OMENDB_OK : code;
 }
 
-static int compact_install_all(struct compact *compact)
+/* Mapped it takes little. Read into memory it takes its size, beside that of its inputs for as long
+ * as a cursor reads them: that is not what is kept for checkpoints. */
+static int compact_open_output(struct compact *compact, struct shared_file **file)
 {
     omendb *db = compact->db;
-    struct shared_file *file = NULL;
+    const int is_small = db->storage.io == OMENDB_IO_MAP && db->storage.vfs->map != NULL;
+    if (compact->file.number == 0)
+        return OMENDB_OK;
+    if (is_small)
+        memory_begin_maintenance();
+    int code = shared_file_open(db, &compact->file, file);
+    if (is_small)
+        memory_end_maintenance();
+    return code;
+}
+
+/* What was written would be in vain if it were refused memory now, and it takes the place of its
+ * inputs. `file` is taken over. maintenance_mutex. */
+static int compact_install_opened(struct compact *compact, struct shared_file *file)
+{
+    omendb *db = compact->db;
     int code = OMENDB_OK, installed = 0;
-    platform_mutex_lock(&db->maintenance_mutex);
-    if (compact->file.number != 0)
-        code = shared_file_open(db, &compact->file, &file);
+    memory_begin_maintenance();
     for (size_t i = 0; i < compact->merge_count && code == OMENDB_OK; i++) {
         if (compact->merges[i].input_count != 0)
             code = compact_install(compact, &compact->merges[i], file);
@@ -23738,6 +23753,20 @@ static int compact_install_all(struct compact *compact)
         if (code == OMENDB_OK)
             collect_files(db); /* nothing names the output */
     }
+    memory_end_maintenance();
+    return code;
+}
+
+static int compact_install_all(struct compact *compact)
+{
+    omendb *db = compact->db;
+    struct shared_file *file = NULL;
+    platform_mutex_lock(&db->maintenance_mutex);
+    int code = compact_open_output(compact, &file);
+    if (code == OMENDB_OK)
+        code = compact_install_opened(compact, file);
+    else
+        checkpoint_unprotect(db, compact->number);
     platform_mutex_unlock(&db->maintenance_mutex);
     return code;
 }

@@ -1212,14 +1212,29 @@ static int compact_install(struct compact *compact, struct compact_merge *merge,
     return code == OMENDB_DROPPED ? OMENDB_OK : code;
 }
 
-static int compact_install_all(struct compact *compact)
+/* Mapped it takes little. Read into memory it takes its size, beside that of its inputs for as long
+ * as a cursor reads them: that is not what is kept for checkpoints. */
+static int compact_open_output(struct compact *compact, struct shared_file **file)
 {
     omendb *db = compact->db;
-    struct shared_file *file = NULL;
+    const int is_small = db->storage.io == OMENDB_IO_MAP && db->storage.vfs->map != NULL;
+    if (compact->file.number == 0)
+        return OMENDB_OK;
+    if (is_small)
+        memory_begin_maintenance();
+    int code = shared_file_open(db, &compact->file, file);
+    if (is_small)
+        memory_end_maintenance();
+    return code;
+}
+
+/* What was written would be in vain if it were refused memory now, and it takes the place of its
+ * inputs. `file` is taken over. maintenance_mutex. */
+static int compact_install_opened(struct compact *compact, struct shared_file *file)
+{
+    omendb *db = compact->db;
     int code = OMENDB_OK, installed = 0;
-    platform_mutex_lock(&db->maintenance_mutex);
-    if (compact->file.number != 0)
-        code = shared_file_open(db, &compact->file, &file);
+    memory_begin_maintenance();
     for (size_t i = 0; i < compact->merge_count && code == OMENDB_OK; i++) {
         if (compact->merges[i].input_count != 0)
             code = compact_install(compact, &compact->merges[i], file);
@@ -1241,6 +1256,20 @@ static int compact_install_all(struct compact *compact)
         if (code == OMENDB_OK)
             collect_files(db); /* nothing names the output */
     }
+    memory_end_maintenance();
+    return code;
+}
+
+static int compact_install_all(struct compact *compact)
+{
+    omendb *db = compact->db;
+    struct shared_file *file = NULL;
+    platform_mutex_lock(&db->maintenance_mutex);
+    int code = compact_open_output(compact, &file);
+    if (code == OMENDB_OK)
+        code = compact_install_opened(compact, file);
+    else
+        checkpoint_unprotect(db, compact->number);
     platform_mutex_unlock(&db->maintenance_mutex);
     return code;
 }

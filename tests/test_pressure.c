@@ -778,6 +778,35 @@ TEST(a_checkpoint_of_which_a_sync_fails_poisons_the_handle)
     CHECK(at > 4 && at < 50);
 }
 
+/* From the moment on that the output of the merge is opened, writers have no byte left. */
+static int pressure_open_full(void *context, void *directory, const char *name, int flags,
+                              void **file)
+{
+    struct memory *memory = &pressure.db->memory;
+    if (strncmp(name, "seg-", 4) == 0 && flags == OMENDB_OPEN_READ && memory->limit == 0) {
+        memory->reserve = UINT64_C(4) << 20;
+        memory->limit = atomic_load(&memory->used) + memory->reserve;
+    }
+    return crash_open(context, directory, name, flags, file);
+}
+
+TEST(what_a_merge_wrote_is_installed_though_memory_is_at_its_limit)
+{
+    CHECK_EQ_INT(pressure_begin(0), OMENDB_OK);
+    CHECK_EQ_INT(pressure_seal(0, 500), OMENDB_OK);
+    CHECK_EQ_INT(pressure_seal(500, 500), OMENDB_OK);
+    CHECK_EQ_INT(omendb_delete(pressure.docs, NULL, 7), OMENDB_OK);
+    CHECK_EQ_INT(omendb_checkpoint(pressure.db), OMENDB_OK);
+    pressure.fs->vfs.open = pressure_open_full;
+    CHECK_EQ_INT(omendb_optimize(pressure.db, NULL, NULL), OMENDB_OK);
+    CHECK(pressure.db->memory.limit != 0);
+    pressure.db->memory.limit = pressure.db->memory.reserve = 0;
+    CHECK_EQ_INT(pressure_stats().merges, 1);
+    CHECK_EQ_INT(pressure_segment_files(), 1);
+    CHECK_EQ_INT(pressure_count(), 999);
+    CHECK_EQ_INT(pressure_end(), OMENDB_OK);
+}
+
 /* ------------------------------------------------------------------------------------------------
  * collections that are only searched */
 
@@ -900,6 +929,7 @@ TEST_MAIN(where_nothing_can_be_given_back_nothing_is_tried_again,
           what_a_merge_wrote_in_vain_goes_with_its_collection,
           a_checkpoint_that_is_refused_a_call_leaves_the_handle_writable,
           a_checkpoint_of_which_a_sync_fails_poisons_the_handle,
+          what_a_merge_wrote_is_installed_though_memory_is_at_its_limit,
           an_empty_collection_has_nothing_to_settle,
           a_little_in_memory_is_not_sealed_for_the_sake_of_searches,
           a_collection_that_changed_has_to_settle_anew,
