@@ -128,7 +128,7 @@ typedef enum omendb_code {
     OMENDB_DROPPED = 16,  /* the collection was dropped */
     OMENDB_TOOBIG = 17,   /* over a limit: 1 GiB of vectors a batch, 2^31 rows of a segment (of what
                              is merged into one, or waits for one checkpoint), the share of
-                             memory_limit that transactions have */
+                             memory_limit that transactions have, 1,024 logs */
     OMENDB_UNSUPPORTED = 18, /* this platform or vfs cannot do it */
     OMENDB_DONE = 19,        /* a cursor has no further row: not a failure, no sentence */
     OMENDB_TIMEOUT = 20      /* query.timeout_us went by before the search was over */
@@ -368,8 +368,10 @@ OMENDB_API void omendb_options_init(omendb_options *options);
  *           read_only: the writer makes checkpoints faster than they can be read, try again);
  *           OMENDB_NOTFOUND (read_only or must_exist, and not there; or no parent to create it
  *           in); OMENDB_FORMAT (a file, or a directory with other things in it, or a later format);
- *           OMENDB_CORRUPT; OMENDB_PERMISSION; OMENDB_IOERR; OMENDB_FULL; OMENDB_INVALID (a field
- *           of options; ":memory:" with read_only or must_exist). */
+ *           OMENDB_CORRUPT; OMENDB_PERMISSION; OMENDB_IOERR; OMENDB_FULL; OMENDB_TOOBIG (more than
+ *           1,024 logs lie there: one is begun at each checkpoint, and older ones go when it is
+ *           finished); OMENDB_INVALID (a field of options; ":memory:" with read_only or
+ *           must_exist). */
 OMENDB_API int omendb_open(const char *path, const omendb_options *options, omendb **db);
 
 /* Writes what is only in the log and in memory to segments, and closes. Never builds graph: the
@@ -402,7 +404,7 @@ OMENDB_API void omendb_release(omendb *db);
  * Threads:  no other call on the handle or its children may run meanwhile.
  * Returns:  OMENDB_OK; OMENDB_BUSY (transactions are open, or the writer makes checkpoints faster
  *           than they can be read: call it again); OMENDB_NOTFOUND (the database is gone);
- *           OMENDB_CORRUPT; OMENDB_IOERR. */
+ *           OMENDB_CORRUPT; OMENDB_TOOBIG (as omendb_open); OMENDB_IOERR. */
 OMENDB_API int omendb_refresh(omendb *db);
 
 /* Makes the log empty: seals what is in memory into segment files and syncs them. Happens by itself
@@ -526,8 +528,20 @@ OMENDB_API int omendb_work(omendb *db, uint64_t budget_us, int *more);
 OMENDB_API int omendb_backup(omendb *db, const char *path);
 
 /* Verifies every checksum and every structural invariant: catalog, log, bounds of links, that the
- * rows of graphs can be reached, id indexes against rows, one visible row for an id. Reads all
- * files, changes nothing. A database that lacks a file, or in which CURRENT, the manifest, an
+ * rows of graphs can be reached, id indexes against rows, one visible row for an id. Changes
+ * nothing.
+ *
+ * Read anew, whatever was read before, are the manifest, and every block of the segments and
+ * overlays that it names; through a writing handle also CURRENT and the log that is written to. A
+ * read_only handle looks at the manifest that it shows (see omendb_refresh), and at no log: what it
+ * shows of logs was verified when it was opened or refreshed, and to verify them once more takes
+ * opening it once more. Not looked at are older logs, and what other manifests, or none, lead to.
+ *
+ * A damaged block is one line, with file, number and offset, after the names of the collections
+ * that have bytes of it. Whether a segment is sound otherwise is told only where none of its blocks
+ * is damaged.
+ *
+ * A database that lacks a file, or in which CURRENT, the manifest, an
  * overlay, or the header, length or end of a log or segment is damaged, is refused by omendb_open
  * already. What to do about problems: restore a backup, or save what is intact with
  * omendb_salvage. Until then records in intact blocks can be read and written; merges and
@@ -1020,7 +1034,8 @@ OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint6
  * further call gives the same. A cursor opened from a later id goes on behind the damage.
  *
  * id:          NULL, or receives the id.
- * vector_type: OMENDB_F32, or the stored type.
+ * vector_type: OMENDB_F32, or the stored type. Looked at only where a vector is copied: any will do
+ *              with a NULL vector and after the last record.
  * vector:      NULL, or caller-owned, receives dim elements.
  * Returns:     OMENDB_OK, OMENDB_DONE (no further record), OMENDB_INVALID (vector_type),
  *              OMENDB_MISUSE (also after the transaction of the cursor ended), OMENDB_CORRUPT,

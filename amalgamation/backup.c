@@ -493,9 +493,10 @@ static void backup_collect(struct backup *backup, const struct manifest *in_forc
 
 /* ------------------------------------------------------------------ copying */
 
-static void backup_count_problem(void *context, const char *sentence)
+static void backup_count_problem(void *context, uint64_t block, const char *sentence)
 {
     struct backup *backup = context;
+    (void)block;
     if (backup->problems++ == 0)
         snprintf(backup->problem, sizeof backup->problem, "%s", sentence);
 }

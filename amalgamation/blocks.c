@@ -273,8 +273,9 @@ OMENDB_INTERNAL int blocks_read(struct block_file *blocks, uint64_t block, uint8
     return code == OMENDB_OK ? blocks_compare(source, block, copy) : code;
 }
 
-OMENDB_INTERNAL int blocks_check(struct block_file *blocks,
-                                 void (*report)(void *context, const char *sentence), void *context)
+OMENDB_INTERNAL int
+blocks_check(struct block_file *blocks,
+             void (*report)(void *context, uint64_t block, const char *sentence), void *context)
 {
     struct block_source *source = blocks->source;
     uint8_t *copy = NULL;
@@ -289,7 +290,7 @@ OMENDB_INTERNAL int blocks_check(struct block_file *blocks,
         int code =
             copy != NULL ? blocks_read(blocks, block, copy) : blocks_compare(source, block, data);
         if (code == OMENDB_CORRUPT)
-            report(context, error_text());
+            report(context, block, error_text());
         else if (code != OMENDB_OK)
             result = code;
     }

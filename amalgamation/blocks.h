@@ -74,10 +74,10 @@ OMENDB_INTERNAL void blocks_close(struct block_file *blocks); /* a zeroed one is
  * that are mapped. OMENDB_CORRUPT, OMENDB_IOERR. One thread at a time. */
 OMENDB_INTERNAL int blocks_read(struct block_file *blocks, uint64_t block, uint8_t *copy);
 
-/* Reads every block again, verified before or not, and gives `report` a sentence for each that is
- * bad. OMENDB_IOERR where one cannot be read, OMENDB_NOMEM. */
-OMENDB_INTERNAL int blocks_check(struct block_file *blocks,
-                                 void (*report)(void *context, const char *sentence),
-                                 void *context);
+/* Reads every block again, verified before or not, and gives `report` number and sentence of each
+ * that is bad. OMENDB_IOERR where one cannot be read, OMENDB_NOMEM. */
+OMENDB_INTERNAL int
+blocks_check(struct block_file *blocks,
+             void (*report)(void *context, uint64_t block, const char *sentence), void *context);
 
 #endif

@@ -1,25 +1,41 @@
 /* check.c: every checksum and every structural invariant, while the database is in use.
  *
  * maintenance_mutex is held: the manifest and the segments stay as they are; commits and searches
- * go on. */
+ * go on.
+ *
+ * Files come first, block by block. Each bad block is one problem, told with the collections that
+ * have bytes of it; what lives in such a block is not looked at any more, as it would tell of the
+ * same damage once more. */
 #include "database.h"
 
 #include <stdio.h>
 #include <string.h>
+
+#define CHECK_OWNERS_BYTES 640 /* of names in a line: two of the longest, or many short ones */
+
+/* One that lies, with a byte at least, in a bad block. */
+struct check_part {
+    uint64_t file;
+    uint32_t part;
+};
 
 struct check {
     omendb *db;
     void (*report)(void *context, const char *line);
     void *context;
     uint64_t problems;
+    const struct segment_file *file;     /* being read */
     const struct collection *collection; /* being looked at */
     const struct segment *segment;
+    struct check_part *damaged; /* of segments */
+    size_t damaged_count, damaged_capacity;
+    int starved; /* there was no memory for one of them */
 };
 
 static void check_problem(void *context, const char *sentence)
 {
     struct check *check = context;
-    char line[768];
+    char line[CHECK_OWNERS_BYTES + ERROR_TEXT_BYTES + 64];
     check->problems++;
     if (check->report == NULL)
         return;
@@ -43,6 +59,104 @@ static int check_error(struct check *check, int code)
     return OMENDB_OK;
 }
 
+/* ------------------------------------------------------------------ files */
+
+struct check_owners {
+    char text[CHECK_OWNERS_BYTES];
+    size_t length;
+    uint32_t named, more;
+};
+
+static void check_name_owner(struct check_owners *owners, const char *name)
+{
+    size_t room = sizeof owners->text - owners->length, quotes = owners->named == 0 ? 2 : 4;
+    if (owners->more != 0 || strlen(name) + quotes >= room) {
+        owners->more++;
+        return;
+    }
+    owners->length += (size_t)snprintf(owners->text + owners->length, room, "%s\"%s\"",
+                                       owners->named == 0 ? "" : ", ", name);
+    owners->named++;
+}
+
+static int check_part_has_block(const struct segment_file *file, uint32_t part, uint64_t block)
+{
+    uint64_t begin = block << BLOCK_SHIFT, end = begin + BLOCK_BYTES;
+    for (int type = 1; type < SECTION_TYPES && part < file->part_count; type++) {
+        struct section_range range = segment_section(file, part, (enum section_type)type);
+        if (range.length != 0 && range.offset < end && range.offset + range.length > begin)
+            return 1;
+    }
+    return 0;
+}
+
+static int check_is_damaged(const struct check *check, uint64_t file, uint32_t part)
+{
+    for (size_t i = 0; i < check->damaged_count; i++) {
+        if (check->damaged[i].file == file && check->damaged[i].part == part)
+            return 1;
+    }
+    return 0;
+}
+
+static void check_note_damaged(struct check *check, uint64_t file, uint32_t part)
+{
+    struct memory *memory = &check->db->memory;
+    size_t count = check->damaged_count, capacity = check->damaged_capacity;
+    if (check_is_damaged(check, file, part))
+        return;
+    if (count == capacity) {
+        size_t larger = capacity * 2 + 16;
+        struct check_part *moved =
+            memory_resize(memory, check->damaged, capacity * sizeof *moved, larger * sizeof *moved);
+        check->starved |= moved == NULL;
+        if (moved == NULL)
+            return;
+        check->damaged = moved;
+        check->damaged_capacity = larger;
+    }
+    check->damaged[check->damaged_count++] = (struct check_part){file, part};
+}
+
+/* Whether the collection has bytes of the block of the file that is read. */
+static int check_find_parts(struct check *check, const struct manifest_collection *collection,
+                            uint64_t block)
+{
+    const struct segment_file *file = check->file;
+    int found = 0;
+    for (uint32_t i = 0; i < collection->segment_count; i++) {
+        const struct manifest_segment *segment = &collection->segments[i];
+        if (segment->overlay_file == file->number)
+            found |= check_part_has_block(file, segment->overlay_part, block);
+        if (segment->file != file->number || !check_part_has_block(file, segment->part, block))
+            continue;
+        check_note_damaged(check, file->number, segment->part);
+        found = 1;
+    }
+    return found;
+}
+
+/* One line, with the names of the collections that have bytes of the block. */
+static void check_bad_block(void *context, uint64_t block, const char *sentence)
+{
+    struct check *check = context;
+    const struct manifest *manifest = &check->db->published;
+    struct check_owners owners = {.length = 0};
+    char line[CHECK_OWNERS_BYTES + ERROR_TEXT_BYTES + 64], more[32] = "";
+    for (uint32_t i = 0; i < manifest->collection_count; i++) {
+        if (check_find_parts(check, &manifest->collections[i], block))
+            check_name_owner(&owners, manifest->collections[i].name);
+    }
+    if (owners.more != 0)
+        snprintf(more, sizeof more, " and %u more", owners.more);
+    if (owners.named == 0)
+        snprintf(line, sizeof line, "%s", sentence);
+    else
+        snprintf(line, sizeof line, "collection%s %s%s: %s",
+                 owners.named + owners.more == 1 ? "" : "s", owners.text, more, sentence);
+    check_problem(check, line);
+}
+
 static int check_files(struct check *check)
 {
     const struct manifest *manifest = &check->db->published;
@@ -52,12 +166,14 @@ static int check_files(struct check *check)
         struct segment_file *file = NULL;
         code = segment_file_open(&check->db->storage, (enum storage_kind)entry->kind, entry->number,
                                  entry->size, entry->footer_crc, &file);
+        check->file = file;
         if (code == OMENDB_OK)
-            code = segment_file_check(file, check_problem, check);
+            code = segment_file_check(file, check_bad_block, check);
+        check->file = NULL;
         segment_file_close(file);
         code = check_error(check, code);
     }
-    return code;
+    return code == OMENDB_OK && check->starved ? OMENDB_NOMEM : code;
 }
 
 /* A reader may be behind CURRENT; the manifest that it holds is there. */
@@ -132,6 +248,19 @@ static int check_log(struct check *check)
     return check_error(check, wal_read(&db->storage, &replay, check_record, check));
 }
 
+/* ------------------------------------------------------------------ collections */
+
+static int check_touch_part(struct segment_file *file, uint32_t part)
+{
+    int code = OMENDB_OK;
+    for (int type = 1; type < SECTION_TYPES && code == OMENDB_OK; type++) {
+        struct section_range range = segment_section(file, part, (enum section_type)type);
+        if (range.length != 0)
+            code = blocks_touch(&file->blocks, range.offset, range.length);
+    }
+    return code;
+}
+
 /* Every row's id is found through the index and the filter, and bounded by the range of ids. */
 static int check_ids(struct check *check, const struct segment *segment)
 {
@@ -160,8 +289,10 @@ static int check_ids(struct check *check, const struct segment *segment)
 
 static int check_segment(struct check *check, const struct segment *segment)
 {
+    if (check_is_damaged(check, segment->file->entry.number, segment->part))
+        return OMENDB_OK;
     check->segment = segment;
-    int code = blocks_touch(&segment->file->file->blocks, 0, segment->file->file->blocks.size);
+    int code = check_touch_part(segment->file->file, segment->part);
     if (code == OMENDB_OK)
         code = check_ids(check, segment);
     if (code == OMENDB_OK && segment->calibration == NULL &&
@@ -175,7 +306,20 @@ static int check_segment(struct check *check, const struct segment *segment)
     return code;
 }
 
-/* Ids of all visible rows; a second row of the same id would be a record with two vectors. */
+static int check_gather_ids(const struct segment *segment, uint64_t commit, uint64_t *ids,
+                            uint64_t capacity, uint64_t *count)
+{
+    int code = OMENDB_OK;
+    for (uint32_t row = 0; row < segment->info.rows && *count < capacity && code == OMENDB_OK;
+         row++) {
+        if (segment_row_visible(segment, row, commit))
+            code = segment_id(segment, row, &ids[(*count)++]);
+    }
+    return code;
+}
+
+/* Ids of all visible rows, but for those of damaged parts; a second row of the same id would be a
+ * record with two vectors. */
 static int check_unique(struct check *check, const struct version *version, uint64_t commit)
 {
     struct memory *memory = &check->db->memory;
@@ -195,11 +339,8 @@ static int check_unique(struct check *check, const struct version *version, uint
     }
     for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++) {
         const struct segment *segment = version->segments[i];
-        for (uint32_t row = 0; row < segment->info.rows && count < capacity && code == OMENDB_OK;
-             row++) {
-            if (segment_row_visible(segment, row, commit))
-                code = segment_id(segment, row, &ids[count++]);
-        }
+        if (!check_is_damaged(check, segment->file->entry.number, segment->part))
+            code = check_gather_ids(segment, commit, ids, capacity, &count);
     }
     if (code == OMENDB_OK && count > 1)
         sort_array(ids, (size_t)count, sizeof *ids, sort_compare_numbers);
@@ -268,7 +409,10 @@ OMENDB_INTERNAL int check_run(omendb *db, void (*report)(void *context, const ch
     if (code == OMENDB_OK)
         code = check_collections(&check);
     platform_mutex_unlock(&db->maintenance_mutex);
+    memory_free(&db->memory, check.damaged, check.damaged_capacity * sizeof *check.damaged);
     if (problems != NULL)
         *problems = check.problems;
     return code;
 }
+
+#undef CHECK_OWNERS_BYTES

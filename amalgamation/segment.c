@@ -896,7 +896,8 @@ OMENDB_INTERNAL void segment_file_close(struct segment_file *file)
 }
 
 OMENDB_INTERNAL int segment_file_check(struct segment_file *file,
-                                       void (*report)(void *context, const char *sentence),
+                                       void (*report)(void *context, uint64_t block,
+                                                      const char *sentence),
                                        void *context)
 {
     return blocks_check(&file->blocks, report, context);

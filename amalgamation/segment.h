@@ -138,10 +138,11 @@ static inline struct section_range segment_section(const struct segment_file *fi
 OMENDB_INTERNAL uint32_t segment_footer_checksum(uint64_t number, const uint8_t *footer,
                                                  size_t length);
 
-/* Reads and verifies every block, touched before or not; `report` gets a sentence for each that is
- * bad. OMENDB_IOERR where one cannot be read, OMENDB_NOMEM. */
+/* Reads and verifies every block, touched before or not; `report` gets number and sentence of each
+ * that is bad. OMENDB_IOERR where one cannot be read, OMENDB_NOMEM. */
 OMENDB_INTERNAL int segment_file_check(struct segment_file *file,
-                                       void (*report)(void *context, const char *sentence),
+                                       void (*report)(void *context, uint64_t block,
+                                                      const char *sentence),
                                        void *context);
 
 #endif

@@ -20,9 +20,10 @@ static void fuzz_segment_storage(struct fuzz_disk *disk, struct memory *memory, 
     storage->io = io;
 }
 
-static void fuzz_segment_ignore(void *context, const char *sentence)
+static void fuzz_segment_ignore(void *context, uint64_t block, const char *sentence)
 {
     (void)context;
+    (void)block;
     (void)sentence;
 }
 

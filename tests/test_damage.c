@@ -432,7 +432,170 @@ TEST(random_bytes_in_any_place_do_not_crash)
     CHECK_EQ_INT(bad, 0);
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * what check says */
+
+struct damage_lines {
+    uint64_t count;
+    char last[1024];
+};
+
+static void damage_note_line(void *context, const char *line)
+{
+    struct damage_lines *lines = context;
+    lines->count++;
+    snprintf(lines->last, sizeof lines->last, "%s", line);
+}
+
+#define DAMAGE_TOLD_ROWS 400
+#define DAMAGE_TOLD_DIM  32
+
+/* With the default limits: nothing is checkpointed before it is asked for. */
+static omendb *damage_open_told(struct crash_fs *fs, uint32_t io)
+{
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb *db = NULL;
+    options.vfs = &fs->vfs;
+    options.threads = 0;
+    options.io = io;
+    damage_must(omendb_open("/db", &options, &db));
+    return db;
+}
+
+/* One file with a part of each of two collections that takes several blocks. */
+static omendb *damage_begin_told(struct crash_fs *fs, uint32_t io)
+{
+    static float vectors[DAMAGE_TOLD_ROWS * DAMAGE_TOLD_DIM];
+    omendb *db = damage_open_told(fs, io);
+    for (uint64_t i = 0; i < DAMAGE_TOLD_ROWS; i++)
+        support_vector(i, DAMAGE_TOLD_DIM, vectors + i * DAMAGE_TOLD_DIM);
+    for (int i = 0; i < 2; i++) {
+        omendb_schema schema = OMENDB_SCHEMA_INIT;
+        omendb_collection *made = NULL;
+        schema.dim = DAMAGE_TOLD_DIM;
+        damage_must(omendb_collection_create(db, i == 0 ? "a" : "b", &schema, &made));
+        damage_must(
+            omendb_add_batch(made, NULL, DAMAGE_TOLD_ROWS, NULL, vectors, OMENDB_F32, NULL));
+        omendb_collection_close(made);
+    }
+    damage_must(omendb_checkpoint(db));
+    return db;
+}
+
+static struct crash_entry *damage_only(struct crash_fs *fs, const char *prefix)
+{
+    struct crash_entry *found = NULL;
+    for (size_t i = 0; i < fs->directories[0].count; i++) {
+        struct crash_entry *entry = &fs->directories[0].entries[i];
+        if (strncmp(entry->name, prefix, strlen(prefix)) == 0)
+            found = entry;
+    }
+    return found;
+}
+
+/* One line for the damaged block: 1, 2 where it names collection "a" or "b", 3 both; 0: wrong. */
+static int damage_told(omendb *db, const char *file, uint64_t block)
+{
+    static const char *const whose[] = {
+        "collection \"a\": ", "collection \"b\": ", "collections \"a\", \"b\": "};
+    struct damage_lines lines = {0};
+    uint64_t problems = 0;
+    char where[96];
+    snprintf(where, sizeof where, "%s: block %llu (offset %llu): checksum", file,
+             (unsigned long long)block, (unsigned long long)block * DAMAGE_BLOCK);
+    const int status = omendb_check(db, damage_note_line, &lines, &problems);
+    if (status == OMENDB_OK && lines.count == 1 && problems == 1) {
+        for (int i = 0; i < 3; i++) {
+            const size_t length = strlen(whose[i]);
+            if (strncmp(lines.last, whose[i], length) == 0 &&
+                strncmp(lines.last + length, where, strlen(where)) == 0)
+                return i + 1;
+        }
+    }
+    fprintf(stderr, "    block %llu: %s, %llu lines: %s\n", (unsigned long long)block,
+            omendb_strerror(status), (unsigned long long)lines.count, lines.last);
+    return 0;
+}
+
+/* The blocks of "a" come first, one has the end of "a" and the beginning of "b". */
+TEST(a_damaged_block_is_told_once_and_of_whom_it_is)
+{
+    for (uint32_t io = OMENDB_IO_MAP; io <= OMENDB_IO_PREAD; io++) {
+        struct crash_fs *fs = crash_fs_create(0);
+        damage_must(omendb_close(damage_begin_told(fs, io)));
+        const struct crash_entry entry = *damage_only(fs, "seg-");
+        const uint64_t blocks = fs->inodes[entry.inode].size / DAMAGE_BLOCK;
+        uint64_t of[4] = {0};
+        int before = 1;
+        CHECK(blocks > 6);
+        for (uint64_t block = 0; block < blocks; block++) {
+            struct crash_fs *disk = crash_fs_copy(fs);
+            disk->inodes[damage_only(disk, "seg-")->inode].data[block * DAMAGE_BLOCK + 100] ^= 1;
+            omendb *db = damage_open_told(disk, io);
+            const int told = damage_told(db, entry.name, block);
+            CHECK(told != 0 && (told != 1 || before == 1) && (told != 3 || before == 1));
+            before = told == 3 ? 2 : told;
+            of[told]++;
+            CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+            crash_fs_destroy(disk);
+        }
+        CHECK(of[1] > 2 && of[2] > 2 && of[3] <= 1);
+        crash_fs_destroy(fs);
+    }
+}
+
+TEST(a_damaged_overlay_is_told_once_and_of_whom_it_is)
+{
+    struct crash_fs *fs = crash_fs_create(0);
+    omendb *db = damage_begin_told(fs, OMENDB_IO_PREAD);
+    omendb_collection *b = NULL;
+    CHECK_EQ_INT(omendb_collection_open(db, "b", NULL, &b), OMENDB_OK);
+    CHECK_EQ_INT(omendb_delete(b, NULL, 3), OMENDB_OK);
+    omendb_collection_close(b);
+    CHECK_EQ_INT(omendb_checkpoint(db), OMENDB_OK);
+    const struct crash_entry entry = *damage_only(fs, "ovl-");
+    fs->inodes[entry.inode].data[100] ^= 1;
+    CHECK_EQ_INT(damage_told(db, entry.name, 0), 2);
+    fs->inodes[entry.inode].data[100] ^= 1;
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    crash_fs_destroy(fs);
+}
+
+/* In one block there are more collections than a line can name. */
+TEST(a_damaged_block_of_many_collections_is_told_once)
+{
+    struct crash_fs *fs = crash_fs_create(0);
+    struct damage_lines lines = {0};
+    uint64_t problems = 0;
+    omendb *db = damage_open_told(fs, OMENDB_IO_PREAD);
+    for (int i = 0; i < 9; i++) {
+        char name[256];
+        omendb_schema schema = OMENDB_SCHEMA_INIT;
+        omendb_collection *made = NULL;
+        schema.dim = DAMAGE_DIM;
+        memset(name, 'a' + i, sizeof name - 1);
+        name[sizeof name - 1] = 0;
+        damage_must(omendb_collection_create(db, name, &schema, &made));
+        damage_must(support_put(made, NULL, 1, 1, DAMAGE_DIM));
+        omendb_collection_close(made);
+    }
+    damage_must(omendb_checkpoint(db));
+    const struct crash_entry entry = *damage_only(fs, "seg-");
+    fs->inodes[entry.inode].data[200] ^= 1;
+    CHECK_EQ_INT(omendb_check(db, damage_note_line, &lines, &problems), OMENDB_OK);
+    CHECK_EQ_INT(lines.count, 1);
+    CHECK_EQ_INT(problems, 1);
+    CHECK(strncmp(lines.last, "collections \"aaaa", 17) == 0);
+    CHECK(strstr(lines.last, " and 7 more: seg-") != NULL);
+    CHECK(strstr(lines.last, "block 0 (offset 0): checksum") != NULL);
+    fs->inodes[entry.inode].data[200] ^= 1;
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    crash_fs_destroy(fs);
+}
+
 TEST_MAIN(a_flipped_byte_is_an_error_or_of_no_effect,
           a_file_cut_at_any_length_is_an_error_or_of_no_effect,
           a_missing_file_is_an_error_or_of_no_effect, swapped_files_and_blocks_are_an_error,
-          random_bytes_in_any_place_do_not_crash)
+          random_bytes_in_any_place_do_not_crash, a_damaged_block_is_told_once_and_of_whom_it_is,
+          a_damaged_overlay_is_told_once_and_of_whom_it_is,
+          a_damaged_block_of_many_collections_is_told_once)

@@ -437,10 +437,12 @@ TEST(segment_touch_outside_the_data_is_refused)
 }
 
 static int reports;
-static void count_reports(void *context, const char *sentence)
+static void count_reports(void *context, uint64_t block, const char *sentence)
 {
+    char number[32];
     (void)context;
-    reports += strstr(sentence, FILE_NAME) != NULL;
+    snprintf(number, sizeof number, "block %llu ", (unsigned long long)block);
+    reports += strstr(sentence, FILE_NAME) != NULL && strstr(sentence, number) != NULL;
 }
 
 TEST(segment_check_names_every_bad_block)
