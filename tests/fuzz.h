@@ -40,6 +40,7 @@
 #include "amalgamation/wal.h"
 
 #define FUZZ_INODES     64
+#define FUZZ_BESIDE     "beside" /* path of the second directory */
 #define FUZZ_FILES      12
 #define FUZZ_FILE_BYTES ((size_t)1 << 19)
 #define FUZZ_DISK_BYTES ((uint64_t)64 << 20) /* of one file that a database writes */
@@ -92,8 +93,9 @@ static inline void *fuzz_memory(void *memory, size_t size)
 }
 
 /* ------------------------------------------------------------------------------------------------
- * the disk: one directory. A mapping is a copy of exactly its size, so that the sanitizer sees what
- * is read behind it. Space that was allocated and not written costs nothing. */
+ * the disk: one directory, and where it is asked for another one beside it. A mapping is a copy of
+ * exactly its size, so that the sanitizer sees what is read behind it. Space that was allocated and
+ * not written costs nothing. */
 
 struct fuzz_inode {
     char name[STORAGE_NAME_BYTES];
@@ -105,6 +107,7 @@ struct fuzz_inode {
 };
 
 struct fuzz_handle {
+    struct fuzz_disk *disk;
     struct fuzz_inode *inode;
     int flags, lock;
 };
@@ -113,6 +116,7 @@ struct fuzz_disk {
     omendb_vfs vfs;
     struct fuzz_inode *inodes[FUZZ_INODES];
     size_t count;
+    struct fuzz_disk *beside; /* what is at FUZZ_BESIDE; NULL: nothing */
     uint64_t clock_us, mappings, handles;
 };
 
@@ -181,10 +185,15 @@ static inline void fuzz_load(const struct fuzz_inode *inode, uint64_t offset, vo
 
 static int fuzz_vfs_open_directory(void *context, const char *path, int create, void **directory)
 {
-    (void)path;
+    struct fuzz_disk *disk = context;
+    const size_t length = strlen(FUZZ_BESIDE);
+    const int beside = disk->beside != NULL && strncmp(path, FUZZ_BESIDE, length) == 0;
     (void)create;
-    *directory = context;
-    return OMENDB_OK;
+    *directory = beside ? disk->beside : disk;
+    if (!beside || path[length] == '\0')
+        return OMENDB_OK;
+    *directory = NULL; /* above it there is nothing */
+    return fuzz_errno(OMENDB_NOTFOUND, ENOENT);
 }
 
 static void fuzz_vfs_close_directory(void *context, void *directory)
@@ -203,9 +212,9 @@ static int fuzz_vfs_sync(void *context, void *handle)
 static int fuzz_vfs_list(void *context, void *directory,
                          int (*each)(void *argument, const char *name), void *argument)
 {
-    struct fuzz_disk *disk = context;
+    struct fuzz_disk *disk = directory;
     int code = OMENDB_OK;
-    (void)directory;
+    (void)context;
     for (size_t i = 0; i < disk->count && code == OMENDB_OK; i++)
         if (disk->inodes[i]->linked)
             code = each(argument, disk->inodes[i]->name);
@@ -214,13 +223,13 @@ static int fuzz_vfs_list(void *context, void *directory,
 
 static int fuzz_vfs_rename(void *context, void *directory, const char *from, const char *to)
 {
-    struct fuzz_inode *inode = fuzz_find(context, from), *replaced = fuzz_find(context, to);
-    (void)directory;
+    struct fuzz_inode *inode = fuzz_find(directory, from), *replaced = fuzz_find(directory, to);
+    (void)context;
     if (inode == NULL || strlen(to) >= sizeof inode->name)
         return fuzz_errno(OMENDB_NOTFOUND, ENOENT);
     if (replaced != NULL && replaced != inode) {
         replaced->linked = 0;
-        fuzz_forget_inode(context, replaced);
+        fuzz_forget_inode(directory, replaced);
     }
     memcpy(inode->name, to, strlen(to) + 1);
     return OMENDB_OK;
@@ -228,20 +237,20 @@ static int fuzz_vfs_rename(void *context, void *directory, const char *from, con
 
 static int fuzz_vfs_unlink(void *context, void *directory, const char *name)
 {
-    struct fuzz_inode *inode = fuzz_find(context, name);
-    (void)directory;
+    struct fuzz_inode *inode = fuzz_find(directory, name);
+    (void)context;
     if (inode == NULL)
         return fuzz_errno(OMENDB_NOTFOUND, ENOENT);
     inode->linked = 0;
-    fuzz_forget_inode(context, inode);
+    fuzz_forget_inode(directory, inode);
     return OMENDB_OK;
 }
 
 static int fuzz_vfs_open(void *context, void *directory, const char *name, int flags, void **out)
 {
-    struct fuzz_disk *disk = context;
+    struct fuzz_disk *disk = directory;
     struct fuzz_inode *inode = fuzz_find(disk, name);
-    (void)directory;
+    (void)context;
     *out = NULL;
     if (inode != NULL && (flags & OMENDB_OPEN_CREATE) && (flags & OMENDB_OPEN_EXCLUSIVE))
         return fuzz_errno(OMENDB_EXISTS, EEXIST);
@@ -252,7 +261,7 @@ static int fuzz_vfs_open(void *context, void *directory, const char *name, int f
     if (inode == NULL)
         return fuzz_errno(OMENDB_FULL, ENOSPC);
     struct fuzz_handle *handle = fuzz_memory(NULL, sizeof *handle);
-    *handle = (struct fuzz_handle){inode, flags, OMENDB_LOCK_NONE};
+    *handle = (struct fuzz_handle){disk, inode, flags, OMENDB_LOCK_NONE};
     inode->handles++;
     disk->handles++;
     *out = handle;
@@ -280,8 +289,8 @@ static int fuzz_vfs_close(void *context, void *file)
     struct fuzz_handle *handle = file;
     fuzz_vfs_lock(context, file, OMENDB_LOCK_NONE);
     handle->inode->handles--;
-    ((struct fuzz_disk *)context)->handles--;
-    fuzz_forget_inode(context, handle->inode);
+    handle->disk->handles--;
+    fuzz_forget_inode(handle->disk, handle->inode);
     free(handle);
     return OMENDB_OK;
 }
@@ -356,8 +365,8 @@ static void fuzz_vfs_unmap(void *context, const void *address, uint64_t size)
 
 static int fuzz_vfs_identity(void *context, void *directory, char *text, size_t capacity)
 {
-    (void)directory;
-    snprintf(text, capacity, "%p", context);
+    (void)context;
+    snprintf(text, capacity, "%p", directory);
     return OMENDB_OK;
 }
 

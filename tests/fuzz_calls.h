@@ -43,6 +43,7 @@ struct fuzz_calls {
         int changes[FUZZ_COLLECTIONS][FUZZ_IDS];
         uint32_t value[FUZZ_COLLECTIONS][FUZZ_IDS];
     } prepared[FUZZ_PREPARED];
+    struct fuzz_disk backup;
 };
 
 struct fuzz_op {
@@ -133,6 +134,7 @@ static inline void fuzz_calls_begin(struct fuzz_calls *calls, struct fuzz_disk *
     memset(calls, 0, sizeof *calls);
     calls->disk = disk;
     calls->exact = exact;
+    fuzz_disk_begin(&calls->backup);
     fuzz_calls_open(calls);
 }
 
@@ -414,30 +416,6 @@ static inline void fuzz_calls_purge(struct fuzz_calls *calls, const struct fuzz_
         fuzz_expect(calls, code, calls->read_only ? OMENDB_READONLY : OMENDB_OK);
 }
 
-static inline void fuzz_calls_rarer(struct fuzz_calls *calls, const struct fuzz_op *op)
-{
-    switch (op->mode % 8) {
-    case 0:
-        fuzz_calls_drop(calls, op);
-        break;
-    case 1:
-        fuzz_calls_prepare(calls, op);
-        break;
-    case 2:
-    case 3:
-        fuzz_calls_settle(calls, op, op->mode % 8 == 2);
-        break;
-    case 4:
-        fuzz_calls_forget(calls, op);
-        break;
-    case 5:
-        fuzz_calls_purge(calls, op);
-        break;
-    default:
-        fuzz_calls_list_prepared(calls);
-    }
-}
-
 /* ---- questions */
 
 static inline void fuzz_calls_get(struct fuzz_calls *calls, const struct fuzz_op *op)
@@ -518,6 +496,37 @@ static inline void fuzz_calls_search(struct fuzz_calls *calls, const struct fuzz
 
 /* ---- upkeep */
 
+/* All that was committed is there, and nothing else. */
+static inline void fuzz_calls_compare_backup(struct fuzz_calls *calls)
+{
+    struct fuzz_calls copy = *calls;
+    copy.disk = &calls->backup;
+    copy.read_only = 1;
+    copy.db = NULL;
+    copy.txn = NULL;
+    memset(copy.collections, 0, sizeof copy.collections);
+    fuzz_calls_open(&copy);
+    for (uint8_t i = 0; i < FUZZ_COLLECTIONS; i++) {
+        struct fuzz_op scan = {.which = i};
+        if (copy.collections[i] != NULL)
+            fuzz_calls_scan(&copy, &scan);
+    }
+    if (copy.db != NULL)
+        FUZZ_CHECK(fuzz_check_database(copy.db) == 0 || !calls->exact);
+    fuzz_calls_close(&copy);
+}
+
+/* Each onto the one before. */
+static inline void fuzz_calls_back_up(struct fuzz_calls *calls)
+{
+    calls->disk->beside = &calls->backup;
+    int code = omendb_backup(calls->db, FUZZ_BESIDE);
+    calls->disk->beside = NULL;
+    fuzz_expect(calls, code, calls->read_only ? OMENDB_READONLY : OMENDB_OK);
+    if (code == OMENDB_OK)
+        fuzz_calls_compare_backup(calls);
+}
+
 static inline void fuzz_calls_keep(struct fuzz_calls *calls, const struct fuzz_op *op)
 {
     int writable = calls->read_only ? OMENDB_READONLY : OMENDB_OK;
@@ -541,6 +550,33 @@ static inline void fuzz_calls_keep(struct fuzz_calls *calls, const struct fuzz_o
     default:
         if (calls->txn == NULL)
             fuzz_expect(calls, omendb_refresh(calls->db), OMENDB_OK);
+    }
+}
+
+static inline void fuzz_calls_rarer(struct fuzz_calls *calls, const struct fuzz_op *op)
+{
+    switch (op->mode % 8) {
+    case 0:
+        fuzz_calls_drop(calls, op);
+        break;
+    case 1:
+        fuzz_calls_prepare(calls, op);
+        break;
+    case 2:
+    case 3:
+        fuzz_calls_settle(calls, op, op->mode % 8 == 2);
+        break;
+    case 4:
+        fuzz_calls_forget(calls, op);
+        break;
+    case 5:
+        fuzz_calls_purge(calls, op);
+        break;
+    case 6:
+        fuzz_calls_back_up(calls);
+        break;
+    default:
+        fuzz_calls_list_prepared(calls);
     }
 }
 
@@ -616,17 +652,19 @@ static inline void fuzz_calls_end(struct fuzz_calls *calls)
     if (calls->db != NULL)
         FUZZ_CHECK(fuzz_check_database(calls->db) == 0 || !calls->exact);
     fuzz_calls_close(calls);
+    fuzz_disk_end(&calls->backup);
 }
 
 /* ---- seeds */
 
-/* Of one collection: what is prepared waits over a death, meets others, is committed and purged. */
+/* Of one collection: what is prepared waits over a death, meets others, is backed up, committed and
+ * purged. */
 static inline void fuzz_calls_seed_prepared(struct fuzz_seeds *seeds, const uint8_t *front,
                                             size_t front_bytes)
 {
-    static const uint8_t order[][2] = {{8, 0},  {0, 40}, {10, 0}, {0, 13}, {3, 1}, {9, 1}, {0, 12},
-                                       {13, 5}, {9, 6},  {0, 12}, {9, 0},  {9, 2}, {5, 0}, {9, 3},
-                                       {9, 5},  {14, 0}, {9, 4},  {13, 1}, {5, 0}};
+    static const uint8_t order[][2] = {{8, 0},  {0, 40}, {10, 0}, {0, 13}, {3, 1}, {9, 1},  {0, 12},
+                                       {13, 5}, {9, 6},  {0, 12}, {9, 0},  {9, 2}, {5, 0},  {9, 3},
+                                       {9, 5},  {14, 0}, {9, 6},  {9, 4},  {9, 6}, {13, 1}, {5, 0}};
     uint8_t program[64 + 40 * FUZZ_OP_BYTES] = {0};
     size_t size = front_bytes;
     if (front_bytes > 0)
