@@ -553,13 +553,16 @@ static int salvage_segments(struct salvage *salvage)
 struct salvage_log {
     struct salvage *salvage;
     uint64_t number;
-    int apply; /* 0: only creations and drops are noted */
-    int begun; /* a record of it was delivered */
+    int apply;   /* 0: only creations and drops are noted */
+    int begun;   /* a record of it that is not in the segments was delivered */
+    int read;    /* any record was */
+    int damaged; /* something of it was told */
 };
 
 static void salvage_log_damage(void *context, const char *sentence)
 {
     struct salvage_log *log = context;
+    log->damaged = 1;
     salvage_tell(log->salvage, "%s", sentence);
 }
 
@@ -699,6 +702,7 @@ static int salvage_log_record(void *context, const struct wal_record *record)
     struct salvage *salvage = log->salvage;
     size_t at = 0;
     int code = OMENDB_OK;
+    log->read = 1;
     if (!salvage->by_name && record->sequence <= salvage->manifest.commit)
         return OMENDB_OK;
     if (!log->begun && salvage->sequence != 0 && record->sequence > salvage->sequence + 1)
@@ -733,6 +737,22 @@ static int salvage_log_record(void *context, const struct wal_record *record)
     return OMENDB_OK;
 }
 
+/* OMENDB_OK whatever happened to the log; else the code of what was committed to the new database,
+ * or OMENDB_NOMEM. */
+static int salvage_one_log(struct salvage *salvage, uint64_t number, int apply)
+{
+    struct salvage_log log = {.salvage = salvage, .number = number, .apply = apply};
+    salvage->failed = OMENDB_OK;
+    int code = wal_salvage(&salvage->storage, number, salvage_log_record, salvage_log_damage, &log);
+    if (salvage->failed != OMENDB_OK)
+        return salvage->failed;
+    log.damaged |= code != OMENDB_OK;
+    code = salvage_error(salvage, code);
+    if (code == OMENDB_OK && log.damaged && !log.read)
+        salvage_lose_file(salvage, STORAGE_WAL, number);
+    return code;
+}
+
 /* Logs ascend. Those before the manifest's are contained in the segments. */
 static int salvage_logs(struct salvage *salvage, int apply)
 {
@@ -744,20 +764,10 @@ static int salvage_logs(struct salvage *salvage, int apply)
     salvage->sequence = salvage->by_name ? 0 : salvage->manifest.commit;
     for (size_t i = 0; i < salvage->name_count && code == OMENDB_OK; i++) {
         const struct salvage_name *name = &salvage->names[i];
-        struct salvage_log log = {salvage, name->number, apply, 0};
         if (name->kind != STORAGE_WAL || name->number < first)
             continue;
         has_first |= name->number == first;
-        salvage->failed = OMENDB_OK;
-        code = wal_salvage(&salvage->storage, name->number, salvage_log_record, salvage_log_damage,
-                           &log);
-        /* Whatever happened to the log, not to what was committed to the new database. */
-        if (salvage->failed == OMENDB_OK &&
-            (code == OMENDB_FORMAT || code == OMENDB_IOERR || code == OMENDB_NOTFOUND)) {
-            code = salvage_error(salvage, code);
-            if (!log.begun)
-                salvage_lose_file(salvage, STORAGE_WAL, name->number);
-        }
+        code = salvage_one_log(salvage, name->number, apply);
     }
     if (code == OMENDB_OK && !has_first) {
         salvage_tell(salvage, "wal-%llu is missing: what was committed after commit %llu is lost",

@@ -39,6 +39,7 @@ _Static_assert(WAL_HEADER_BYTES == FORMAT_HEADER_BYTES, "wal.h and format.h tell
 #define WAL_PAGE_BYTES   4096
 #define WAL_AHEAD_BYTES  (UINT64_C(1) << 20)  /* zeros written ahead of small records */
 #define WAL_AHEAD_RECORD (UINT64_C(16) << 10) /* the largest that is small */
+#define WAL_PATIENCE     64 /* times the bytes of a damaged log that false records in it may claim */
 
 /* ------------------------------------------------------------------------------------------------
  * writing */
@@ -328,6 +329,14 @@ OMENDB_INTERNAL int wal_close(struct wal *wal)
 /* ------------------------------------------------------------------------------------------------
  * reading */
 
+/* Pages that the device does not give. Their bytes count as zeros. */
+struct wal_unreadable {
+    uint64_t *bits; /* one a page; NULL: all were read so far */
+    size_t words;
+    void (*report)(void *context, const char *sentence); /* about each page, once */
+    void *context;
+};
+
 /* A window of the file in memory. */
 struct wal_reader {
     struct storage *storage;
@@ -340,6 +349,7 @@ struct wal_reader {
     size_t filled;
     uint64_t log_id;
     uint64_t first_sequence;
+    struct wal_unreadable *unreadable; /* NULL: a read that fails ends the reading */
 };
 
 /* What the search gives back instead of a view when a writer cut the file: there is nothing at that
@@ -385,6 +395,47 @@ static int wal_reader_cut(struct wal_reader *reader, uint64_t needed, uint64_t e
     return size < needed ? WAL_GONE : OMENDB_OK;
 }
 
+/* Reads a piece of one page; a page that was not readable before is not asked for again. */
+static int wal_reader_fill_piece(struct wal_reader *reader, uint64_t offset, uint8_t *to,
+                                 size_t size)
+{
+    struct wal_unreadable *unreadable = reader->unreadable;
+    uint64_t page = offset / WAL_PAGE_BYTES, bit = UINT64_C(1) << (page & 63);
+    uint64_t *word = &unreadable->bits[page >> 6];
+    if ((*word & bit) == 0) {
+        int code = storage_read(reader->storage, &reader->file, offset, to, size);
+        if (code == OMENDB_OK || code == OMENDB_NOMEM)
+            return code;
+        *word |= bit;
+        unreadable->report(unreadable->context, error_text());
+    }
+    memset(to, 0, size);
+    return OMENDB_OK;
+}
+
+/* After a read of the window [offset, offset + length) failed: what the device gives of it. */
+static int wal_reader_fill_pieces(struct wal_reader *reader, uint64_t offset, size_t length)
+{
+    struct wal_unreadable *unreadable = reader->unreadable;
+    if (unreadable->bits == NULL) {
+        unreadable->words = (size_t)(reader->size / WAL_PAGE_BYTES / 64) + 1;
+        unreadable->bits =
+            memory_zalloc(reader->storage->memory, unreadable->words * sizeof(uint64_t));
+        if (unreadable->bits == NULL)
+            return OMENDB_NOMEM;
+    }
+    for (size_t at = 0, size; at < length; at += size) {
+        size = WAL_PAGE_BYTES - (size_t)((offset + at) % WAL_PAGE_BYTES);
+        size = size < length - at ? size : length - at;
+        int code = wal_reader_fill_piece(reader, offset + at, reader->buffer + at, size);
+        if (code != OMENDB_OK)
+            return code;
+    }
+    reader->start = offset;
+    reader->filled = length;
+    return OMENDB_OK;
+}
+
 /* Reads a window that begins at `offset` and has `length` bytes at least. Ends, as the file is
  * smaller at each turn. */
 static int wal_reader_fill(struct wal_reader *reader, uint64_t offset, size_t length)
@@ -400,6 +451,8 @@ static int wal_reader_fill(struct wal_reader *reader, uint64_t offset, size_t le
             return OMENDB_OK;
         }
         code = wal_reader_cut(reader, offset + length, offset + wanted, code);
+        if (code != OMENDB_OK && code != OMENDB_NOMEM && reader->unreadable != NULL)
+            return wal_reader_fill_pieces(reader, offset, wanted);
         if (code != OMENDB_OK)
             return code;
     }
@@ -809,6 +862,7 @@ OMENDB_INTERNAL int wal_read(struct storage *storage, struct wal_replay *replay,
 
 struct wal_salvage {
     struct wal_reader reader;
+    struct wal_unreadable unreadable;
     uint64_t offset;   /* read up to here */
     uint64_t sequence; /* of the last record that was delivered, 0: none */
     uint64_t bad;      /* where the run of bytes that are no records began; 0: there is none */
@@ -840,13 +894,12 @@ static void wal_salvage_report_gap(struct wal_salvage *salvage, uint64_t next)
     salvage->report(salvage->context, error_text());
 }
 
-/* The header tells the log id. Without it that of the first valid record must do. */
+/* Tells the log id, or leaves 0. */
 static int wal_salvage_header(struct wal_salvage *salvage)
 {
     struct wal_reader *reader = &salvage->reader;
     const uint8_t *header = NULL;
     int code = OMENDB_CORRUPT;
-    salvage->offset = FORMAT_HEADER_BYTES;
     if (reader->size >= FORMAT_HEADER_BYTES) {
         code = wal_reader_view(reader, 0, FORMAT_HEADER_BYTES, &header);
         if (code != OMENDB_OK)
@@ -855,10 +908,10 @@ static int wal_salvage_header(struct wal_salvage *salvage)
     }
     if (code == OMENDB_FORMAT)
         return code;
-    if (code == OMENDB_OK) {
+    if (code == OMENDB_OK)
         reader->log_id = format_get64(header + FORMAT_WAL_LOG_ID);
+    if (reader->log_id != 0)
         return OMENDB_OK;
-    }
     if (reader->size < FORMAT_HEADER_BYTES)
         error_set(OMENDB_CORRUPT,
                   "%s: has %" PRIu64 " bytes, fewer than its header: nothing of "
@@ -872,11 +925,60 @@ static int wal_salvage_header(struct wal_salvage *salvage)
     return OMENDB_OK;
 }
 
+/* A valid record at `offset` of a log whose id is not known, or frame->total is 0. Lists of ids,
+ * and vectors of small numbers, look like headers of records in all that wal_parse_header asks for,
+ * at thousands of places; so here the type must be known, too, before bytes are looked at. */
+static int wal_salvage_guess(struct wal_salvage *salvage, uint64_t offset, struct wal_frame *frame)
+{
+    const uint8_t *header;
+    uint64_t claimed = 0;
+    memset(frame, 0, sizeof *frame);
+    int code = wal_reader_view(&salvage->reader, offset, FORMAT_RECORD_BYTES, &header);
+    if (code != OMENDB_OK)
+        return code;
+    salvage->nonzero |= format_get64(header) != 0;
+    if (format_get32(header + FORMAT_RECORD_TYPE) != WAL_COMMIT ||
+        format_get64(header + FORMAT_RECORD_SEQUENCE) == 0 ||
+        format_get64(header + FORMAT_RECORD_DURABLE) % FORMAT_RECORD_ALIGN != 0)
+        return OMENDB_OK;
+    code = wal_check(&salvage->reader, offset, 0, frame, &claimed);
+    salvage->claimed += frame->total == 0 ? claimed : 0;
+    return code;
+}
+
+/* Without its header a log has the id that most bytes of valid records name: not that of the first
+ * one, as the payload of a damaged record may hold one of another log. The vote of Boyer and Moore
+ * is over when nothing that may follow can turn it. */
+static int wal_salvage_learn(struct wal_salvage *salvage, uint64_t allowed)
+{
+    struct wal_reader *reader = &salvage->reader;
+    uint64_t offset = FORMAT_HEADER_BYTES, id = 0, lead = 0;
+    int code = OMENDB_OK;
+    while (code == OMENDB_OK && reader->size >= offset + FORMAT_RECORD_BYTES &&
+           lead <= reader->size - offset && salvage->claimed <= allowed) {
+        struct wal_frame frame;
+        code = wal_salvage_guess(salvage, offset, &frame);
+        if (frame.total != 0 && lead == 0)
+            id = frame.log_id;
+        if (frame.total != 0)
+            lead = frame.log_id == id ? lead + frame.total
+                                      : (frame.total < lead ? lead - frame.total : 0);
+        offset += frame.total != 0 ? frame.total : FORMAT_RECORD_ALIGN;
+    }
+    reader->log_id = id;
+    salvage->claimed = 0;
+    return code;
+}
+
 /* A valid record at salvage->offset, or frame->total is 0. */
 static int wal_salvage_check(struct wal_salvage *salvage, struct wal_frame *frame)
 {
     uint64_t claimed = 0;
     int code = wal_check(&salvage->reader, salvage->offset, 0, frame, &claimed);
+    /* One that is larger than the window is read again for its payload: the bytes that are
+     * delivered are those that were checked. */
+    if (code == OMENDB_OK && frame->total > salvage->reader.capacity)
+        code = wal_check(&salvage->reader, salvage->offset, 1, frame, &claimed);
     if (frame->total != 0 && frame->sequence <= salvage->sequence)
         frame->total = 0;
     salvage->claimed += frame->total == 0 ? claimed : 0;
@@ -901,7 +1003,6 @@ static int wal_salvage_deliver(struct wal_salvage *salvage, const struct wal_fra
     if (salvage->bad != 0)
         wal_salvage_report_gap(salvage, frame->sequence);
     int code = wal_deliver(&salvage->reader, salvage->offset, frame, deliver, salvage->context);
-    salvage->reader.log_id = frame->log_id;
     salvage->sequence = frame->sequence;
     salvage->offset += frame->total;
     salvage->bad = 0;
@@ -909,28 +1010,55 @@ static int wal_salvage_deliver(struct wal_salvage *salvage, const struct wal_fra
     return code;
 }
 
+/* From the offset to the next record, or one step behind what was taken for one. */
+static int wal_salvage_step(struct wal_salvage *salvage,
+                            int (*deliver)(void *context, const struct wal_record *record))
+{
+    struct wal_frame frame;
+    uint64_t at = salvage->offset;
+    int code = wal_salvage_check(salvage, &frame);
+    if (code != OMENDB_OK)
+        return code;
+    if (frame.total != 0)
+        return wal_salvage_deliver(salvage, &frame, deliver);
+    code = wal_salvage_seek(salvage);
+    if (code != OMENDB_OK || salvage->offset != at)
+        return code;
+    /* A candidate that is none must not be found again. */
+    salvage->nonzero = 1;
+    salvage->offset += FORMAT_RECORD_ALIGN;
+    return wal_salvage_seek(salvage);
+}
+
+/* Whether the run of bytes that are no records, up to the end, may have held some. */
+static int wal_salvage_lost_the_end(const struct wal_salvage *salvage)
+{
+    const struct wal_unreadable *unreadable = &salvage->unreadable;
+    int lost = salvage->nonzero || salvage->offset < salvage->reader.size;
+    for (uint64_t page = salvage->bad / WAL_PAGE_BYTES;
+         unreadable->bits != NULL && page / 64 < unreadable->words; page++)
+        lost |= (int)(unreadable->bits[page / 64] >> (page & 63) & 1);
+    return lost;
+}
+
 static int wal_salvage_opened(struct wal_salvage *salvage,
                               int (*deliver)(void *context, const struct wal_record *record))
 {
-    uint64_t size = salvage->reader.size, allowed = 2 * size + WAL_WINDOW_BYTES;
+    uint64_t size = salvage->reader.size, allowed = WAL_PATIENCE * (size + WAL_WINDOW_BYTES);
+    salvage->offset = FORMAT_HEADER_BYTES;
     int code = wal_salvage_header(salvage);
-    while (code == OMENDB_OK && salvage->offset < size && salvage->claimed <= allowed) {
-        struct wal_frame frame;
-        code = wal_salvage_check(salvage, &frame);
-        if (code == OMENDB_OK && frame.total != 0) {
-            code = wal_salvage_deliver(salvage, &frame, deliver);
-        } else if (code == OMENDB_OK) {
-            /* A candidate that is none must not be found again. */
-            uint64_t at = salvage->offset;
-            code = wal_salvage_seek(salvage);
-            if (code == OMENDB_OK && salvage->offset == at) {
-                salvage->nonzero = 1;
-                salvage->offset += FORMAT_RECORD_ALIGN;
-                code = wal_salvage_seek(salvage);
-            }
+    if (code == OMENDB_OK && salvage->reader.log_id == 0) {
+        code = wal_salvage_learn(salvage, allowed);
+        if (salvage->reader.log_id != 0) {
+            salvage->nonzero = 0;
+        } else if (size > FORMAT_HEADER_BYTES) {
+            salvage->bad = FORMAT_HEADER_BYTES;
+            salvage->offset = size;
         }
     }
-    if (code == OMENDB_OK && salvage->bad != 0 && (salvage->nonzero || salvage->offset < size)) {
+    while (code == OMENDB_OK && salvage->offset < size && salvage->claimed <= allowed)
+        code = wal_salvage_step(salvage, deliver);
+    if (code == OMENDB_OK && salvage->bad != 0 && wal_salvage_lost_the_end(salvage)) {
         salvage->offset = size;
         wal_salvage_report_gap(salvage, 0);
     }
@@ -941,10 +1069,14 @@ OMENDB_INTERNAL int wal_salvage(struct storage *storage, uint64_t number,
                                 int (*deliver)(void *context, const struct wal_record *record),
                                 void (*report)(void *context, const char *sentence), void *context)
 {
-    struct wal_salvage salvage = {.report = report, .context = context};
+    struct wal_salvage salvage = {
+        .report = report, .context = context, .unreadable = {NULL, 0, report, context}};
     int code = wal_reader_open(storage, number, &salvage.reader);
+    salvage.reader.unreadable = &salvage.unreadable;
     if (code == OMENDB_OK)
         code = wal_salvage_opened(&salvage, deliver);
+    memory_free(storage->memory, salvage.unreadable.bits,
+                salvage.unreadable.words * sizeof(uint64_t));
     wal_reader_close(&salvage.reader);
     return code;
 }
@@ -955,4 +1087,5 @@ OMENDB_INTERNAL int wal_salvage(struct storage *storage, uint64_t number,
 #undef WAL_PAGE_BYTES
 #undef WAL_AHEAD_BYTES
 #undef WAL_AHEAD_RECORD
+#undef WAL_PATIENCE
 #undef WAL_GONE

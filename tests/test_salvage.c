@@ -1175,6 +1175,206 @@ TEST(without_memory_no_prepared_transaction_is_passed_over)
     CHECK(refused > 10);
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * logs that lost their header, or pages of them */
+
+#define LOST_SINGLES 50
+
+/* A collection that the manifest knows, and a log that begins with one batch, of `batch` records
+ * from id `first` on, and goes on with records 0 to 49, one by one. */
+static struct crash_fs *lost_disk(uint32_t dim, uint32_t scalar, size_t batch, uint64_t first,
+                                  const void *vectors)
+{
+    struct crash_fs *fs = crash_fs_create(0);
+    omendb_options options;
+    omendb *db = NULL;
+    omendb_collection *a = NULL;
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    uint64_t *ids = malloc(batch * sizeof *ids);
+    schema.dim = dim;
+    schema.scalar = scalar;
+    world_options(fs, &options);
+    options.wal_limit = UINT64_C(1) << 30;
+    world_must(omendb_open("/db", &options, &db));
+    world_must(omendb_collection_create(db, "a", &schema, &a));
+    world_must(support_put(a, NULL, 1000, 1, dim));
+    world_must(omendb_checkpoint(db));
+    for (size_t i = 0; i < batch; i++)
+        ids[i] = first + i;
+    world_must(omendb_put_batch(a, NULL, batch, ids, vectors, (int)scalar, NULL));
+    for (uint64_t id = 0; id < LOST_SINGLES; id++)
+        world_must(support_put(a, NULL, id, id, dim));
+    free(ids);
+    omendb_collection_close(a);
+    struct crash_fs *copy = crash_fs_copy(fs);
+    world_must(omendb_close(db));
+    crash_fs_destroy(fs);
+    return copy;
+}
+
+/* The log's header and its first record are overwritten. */
+static void lost_begin(struct crash_fs *disk)
+{
+    struct crash_inode *log = two_phase_log(disk);
+    memset(log->data, 0xee, FORMAT_HEADER_BYTES + FORMAT_RECORD_BYTES);
+}
+
+/* Salvages; how many of the single records are there. UINT64_MAX: something else is wrong, or
+ * nothing that was told holds `wanted`. */
+static uint64_t lost_salvage(struct crash_fs *disk, const char *wanted,
+                             omendb_salvage_result *result)
+{
+    struct two_phase_report report = {wanted, 0};
+    omendb *db = NULL;
+    omendb_collection *a = NULL;
+    uint64_t found = 0;
+    float vector[SUPPORT_DIM_MAX];
+    int good = two_phase_salvage(disk, &report, &db, result) == OMENDB_OK && report.told > 0 &&
+               omendb_collection_open(db, "a", NULL, &a) == OMENDB_OK;
+    for (uint64_t id = 0; id < LOST_SINGLES && good; id++)
+        found += omendb_get(a, NULL, id, OMENDB_F32, vector) == OMENDB_OK;
+    omendb_collection_close(a);
+    good = good && support_check(db) == OMENDB_OK;
+    good = omendb_close(db) == OMENDB_OK && good;
+    crash_fs_destroy(disk);
+    return good ? found : UINT64_MAX;
+}
+
+/* The ids of the lost batch look like headers of records, of which each is as long as its id. */
+TEST(a_log_without_header_and_first_commit_gives_its_later_ones)
+{
+    enum { ROWS = 20000 };
+    static float vectors[ROWS * 2];
+    omendb_salvage_result result;
+    for (size_t i = 0; i < ROWS; i++)
+        support_vector(i, 2, vectors + i * 2);
+    struct crash_fs *disk = lost_disk(2, OMENDB_F32, ROWS, 20000, vectors);
+    lost_begin(disk);
+    CHECK_EQ_INT(lost_salvage(disk, "header (offset 0) is damaged", &result), LOST_SINGLES);
+    CHECK_EQ_INT(result.records, LOST_SINGLES + 1);
+    CHECK_EQ_INT(result.problems, 3);
+}
+
+/* What is lost had, as a vector, a valid record of another log. */
+TEST(a_log_without_header_is_not_taken_for_one_that_its_payload_quotes)
+{
+    enum { DIM = 32, ROWS = 2 };
+    omendb_salvage_result result;
+    uint8_t quoted[ROWS * DIM];
+    memset(quoted, 0, sizeof quoted);
+    format_put32(quoted + FORMAT_RECORD_LENGTH, ROWS * DIM - FORMAT_RECORD_BYTES);
+    format_put64(quoted + FORMAT_RECORD_SEQUENCE, 1000000);
+    format_put64(quoted + FORMAT_RECORD_LOG_ID, 12345);
+    format_put32(quoted + FORMAT_RECORD_TYPE, WAL_COMMIT);
+    quoted[60] = 7;
+    uint32_t crc = checksum_crc32c(0, quoted, FORMAT_RECORD_CRC);
+    crc = checksum_crc32c(crc, quoted + FORMAT_RECORD_SEQUENCE,
+                          sizeof quoted - FORMAT_RECORD_SEQUENCE);
+    format_put32(quoted + FORMAT_RECORD_CRC, crc);
+    struct crash_fs *disk = lost_disk(DIM, OMENDB_U8, ROWS, 2000, quoted);
+    lost_begin(disk);
+    CHECK_EQ_INT(lost_salvage(disk, "before commit", &result), LOST_SINGLES);
+    CHECK_EQ_INT(result.records, LOST_SINGLES + 1);
+    CHECK_EQ_INT(result.problems, 3);
+}
+
+/* Bytes [unreadable_begin, unreadable_end) of the file with that inode. */
+static uint32_t unreadable_inode;
+static uint64_t unreadable_begin, unreadable_end;
+
+static int unreadable_read(void *context, void *handle, uint64_t offset, void *buffer, size_t size)
+{
+    const struct crash_handle *file = handle;
+    if (file->inode == unreadable_inode && offset < unreadable_end &&
+        offset + size > unreadable_begin) {
+        errno = EIO;
+        return OMENDB_IOERR;
+    }
+    return crash_read(context, handle, offset, buffer, size);
+}
+
+static void unreadable_prepare(struct crash_fs *disk, uint64_t begin, uint64_t end)
+{
+    unreadable_inode = (uint32_t)(two_phase_log(disk) - disk->inodes);
+    unreadable_begin = begin;
+    unreadable_end = end;
+    disk->vfs.read = unreadable_read;
+}
+
+/* A sector that the device does not give, at each place of the log: what lies in its page is lost,
+ * and told. */
+TEST(an_unreadable_sector_of_a_log_costs_the_commits_in_its_page)
+{
+    enum { ROWS = 1000 };
+    static float vectors[ROWS * 2];
+    uint64_t records[LOST_SINGLES + 1];
+    for (size_t i = 0; i < ROWS; i++)
+        support_vector(i, 2, vectors + i * 2);
+    struct crash_fs *start = lost_disk(2, OMENDB_F32, ROWS, 2000, vectors);
+    CHECK_EQ_INT(world_records_of(two_phase_log(start), records, LOST_SINGLES + 1),
+                 LOST_SINGLES + 1);
+    const uint64_t size = records[LOST_SINGLES] + 8192; /* zeros at the end */
+    crash_resize(two_phase_log(start), size);
+    for (uint64_t at = 0; at < size; at += CRASH_SECTOR) {
+        struct crash_fs *disk = crash_fs_copy(start);
+        omendb_salvage_result result;
+        const uint64_t page = at / 4096 * 4096;
+        uint64_t whole = 0;
+        for (size_t i = 1; i <= LOST_SINGLES; i++) {
+            const uint64_t end = i < LOST_SINGLES ? records[i + 1] : records[i] + 80;
+            whole += records[i] >= page + 4096 || end <= page;
+        }
+        unreadable_prepare(disk, at, at + CRASH_SECTOR);
+        CHECK_EQ_INT(lost_salvage(disk, "Input/output error", &result), whole);
+        CHECK(result.records == 1 + whole || result.records == 1 + whole + ROWS);
+        CHECK(result.records == 1 + whole + ROWS || page < records[1]);
+        CHECK_EQ_INT(result.lost_files, 0);
+    }
+    crash_fs_destroy(start);
+}
+
+/* Without any answer of the device there is nothing but the report. */
+TEST(a_log_that_cannot_be_read_at_all_is_told)
+{
+    const float vector[2] = {1, 2};
+    struct crash_fs *disk = lost_disk(2, OMENDB_F32, 1, 2000, vector);
+    omendb_salvage_result result;
+    unreadable_prepare(disk, 0, UINT64_MAX);
+    CHECK_EQ_INT(lost_salvage(disk, "Input/output error", &result), 0);
+    CHECK_EQ_INT(result.records, 1);
+    CHECK_EQ_INT(result.lost_files, 1);
+}
+
+static uint32_t forbidden_inode;
+
+static int forbidden_open(void *context, void *directory, const char *name, int flags,
+                          void **handle)
+{
+    const int code = crash_open(context, directory, name, flags, handle);
+    if (code != OMENDB_OK || ((struct crash_handle *)*handle)->inode != forbidden_inode)
+        return code;
+    ((struct crash_fs *)context)->vfs.close(context, *handle);
+    *handle = NULL;
+    errno = EACCES;
+    return OMENDB_PERMISSION;
+}
+
+/* Of any of the files: it is told, and the others are salvaged. */
+TEST(a_file_that_may_not_be_opened_costs_what_it_holds)
+{
+    world_prepare();
+    for (size_t i = 0; i < world.fs->directories[0].count; i++) {
+        const char *name = world.fs->directories[0].entries[i].name;
+        struct crash_fs *disk = crash_fs_copy(world.fs);
+        forbidden_inode = disk->directories[0].entries[i].inode;
+        disk->vfs.open = forbidden_open;
+        CHECK_EQ_INT(world_salvage(disk, name, UINT64_MAX), 0);
+        CHECK(strcmp(name, "LOCK") == 0 || world.named >= 1);
+        CHECK_EQ_INT(world.result.lost_files,
+                     strncmp(name, "wal-", 4) == 0 || strncmp(name, "seg-", 4) == 0);
+    }
+}
+
 TEST_MAIN(
     an_undamaged_database_is_salvaged_whole,
     a_bad_block_of_vectors_costs_the_rows_in_it_and_no_others,
@@ -1192,4 +1392,8 @@ TEST_MAIN(
     a_hole_in_the_log_costs_of_prepared_transactions_what_lay_in_it,
     what_waits_can_be_committed_where_its_records_are_lost,
     an_outcome_is_remembered_also_where_nothing_else_is_left,
-    without_memory_no_prepared_transaction_is_passed_over)
+    without_memory_no_prepared_transaction_is_passed_over,
+    a_log_without_header_and_first_commit_gives_its_later_ones,
+    a_log_without_header_is_not_taken_for_one_that_its_payload_quotes,
+    an_unreadable_sector_of_a_log_costs_the_commits_in_its_page,
+    a_log_that_cannot_be_read_at_all_is_told, a_file_that_may_not_be_opened_costs_what_it_holds)

@@ -842,7 +842,11 @@ TEST(wal_of_many_windows_tells_of_every_failing_read)
                 fixture_heal();
                 if (calls <= after)
                     break;
-                CHECK_EQ_INT(code, OMENDB_IOERR);
+                /* Salvage asks once more, page by page. */
+                if (wide_readings[r].salvages && code == OMENDB_OK)
+                    CHECK_EQ_INT(delivered.count, count);
+                else
+                    CHECK_EQ_INT(code, OMENDB_IOERR);
                 CHECK(!delivered.wrong && delivered.count <= count && fixture_held() == 0);
             }
             for (int after = 0;; after++) {
