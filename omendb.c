@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: 5a55680c0a4077186df6b80ac4e4aef71ec9d7727179519c10eff0fc47b22fb1
+ * SHA-256 of the inputs: 903b869ab17cad02e8f469827c86cbd38aae67c20ea14449fb0808d053a243ca
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -29382,6 +29382,9 @@ OMENDB_INTERNAL int salvage_part(struct salvage *salvage, struct salvage_file *f
  *
  * Memory: the changes of what waits, once here and once in the new database, and every name. */
 
+/* Records of one change at a time: with the longest vectors they fit into a batch. */
+#define SALVAGE_RUN_ROWS 1000
+
 /* Where the name is, or would go. */
 static size_t salvage_prepared_place(const struct salvage *salvage, const char *name)
 {
@@ -29603,20 +29606,18 @@ static int salvage_is_held(omendb *db, const struct commit_logged *logged,
     return held;
 }
 
-/* Deletes of records that are lost are left out: nothing stands in for them. OMENDB_CONFLICT,
- * without a sentence: one that was prepared later holds a record of it. */
-static int salvage_prepare_change(omendb_txn *txn, const struct commit_logged *logged,
-                                  struct collection *target)
+/* Records [at, at + count) of the change. */
+static int salvage_prepare_run(omendb_txn *txn, const struct commit_logged *logged,
+                               struct collection *target, uint32_t at, uint32_t count)
 {
     struct records records;
     const uint32_t kind = logged->kind == CHANGE_DELETE ? CHANGE_DELETE : CHANGE_PUT;
     const uint64_t *ids = (const uint64_t *)(const void *)logged->body;
-    if (logged->count == 0)
-        return OMENDB_OK;
-    if (salvage_is_held(target->db, logged, target))
-        return OMENDB_CONFLICT;
-    int code = records_prepare(target, kind, logged->count, ids, ids + logged->count,
-                               target->schema.scalar, &records);
+    const uint8_t *vectors =
+        kind == CHANGE_DELETE ? NULL
+                              : (const uint8_t *)(ids + logged->count) + at * target->vector_bytes;
+    int code =
+        records_prepare(target, kind, count, ids + at, vectors, target->schema.scalar, &records);
     records.change.skip_missing = 1;
     if (code == OMENDB_OK && records.change.automatic)
         code = OMENDB_INVALID;
@@ -29624,6 +29625,19 @@ static int salvage_prepare_change(omendb_txn *txn, const struct commit_logged *l
         code = records_commit(&records, txn);
     records_destroy(&records);
     return code == OMENDB_INVALID ? OMENDB_CORRUPT : code;
+}
+
+/* Deletes of records that are lost are left out: nothing stands in for them. OMENDB_CONFLICT,
+ * without a sentence: one that was prepared later holds a record of it. */
+static int salvage_prepare_change(omendb_txn *txn, const struct commit_logged *logged,
+                                  struct collection *target)
+{
+    int code = salvage_is_held(target->db, logged, target) ? OMENDB_CONFLICT : OMENDB_OK;
+    for (uint32_t at = 0, run; at < logged->count && code == OMENDB_OK; at += run) {
+        run = logged->count - at < SALVAGE_RUN_ROWS ? logged->count - at : SALVAGE_RUN_ROWS;
+        code = salvage_prepare_run(txn, logged, target, at, run);
+    }
+    return code;
 }
 
 static int salvage_prepare_changes(struct salvage *salvage, const struct salvage_prepared *item,
@@ -29670,6 +29684,29 @@ static int salvage_prepared_compare(const void *left, const void *right)
     return ((*a)->commit < (*b)->commit) - ((*a)->commit > (*b)->commit);
 }
 
+/* One that the new database cannot take is told, and does not keep the others out. */
+static int salvage_prepare_or_tell(struct salvage *salvage, const struct salvage_prepared *item)
+{
+    struct work_wait wait = {0};
+    int code;
+    do {
+        code = salvage_prepare(salvage, item);
+    } while (code == OMENDB_NOMEM && work_relieve(salvage->db, &wait));
+    if (code == OMENDB_CONFLICT)
+        salvage_tell(salvage,
+                     "the prepared transaction \"%s\" changes a record that one prepared later "
+                     "changes, too: what became of it is lost, and so are its changes",
+                     item->name);
+    else if (code == OMENDB_TOOBIG || (code == OMENDB_NOMEM && salvage->db->memory.limit != 0))
+        salvage_tell(salvage,
+                     "the prepared transaction \"%s\" is lost, as memory_limit leaves it no room: "
+                     "%s",
+                     item->name, error_text());
+    else
+        return code;
+    return OMENDB_OK;
+}
+
 OMENDB_INTERNAL int salvage_prepare_all(struct salvage *salvage)
 {
     int code = OMENDB_OK;
@@ -29677,22 +29714,13 @@ OMENDB_INTERNAL int salvage_prepare_all(struct salvage *salvage)
         sort_array((void *)salvage->prepared, salvage->prepared_count,
                    sizeof(struct salvage_prepared *), salvage_prepared_compare);
     for (size_t i = 0; i < salvage->prepared_count && code == OMENDB_OK; i++) {
-        struct salvage_prepared *item = salvage->prepared[i];
-        struct work_wait wait = {0};
-        do {
-            code = salvage_prepare(salvage, item);
-        } while (code == OMENDB_NOMEM && work_relieve(salvage->db, &wait));
-        if (code == OMENDB_CONFLICT) {
-            salvage_tell(salvage,
-                         "the prepared transaction \"%s\" changes a record that one prepared later "
-                         "changes, too: what became of it is lost, and so are its changes",
-                         item->name);
-            code = OMENDB_OK;
-        }
-        salvage_prepared_forget_changes(salvage, item);
+        code = salvage_prepare_or_tell(salvage, salvage->prepared[i]);
+        salvage_prepared_forget_changes(salvage, salvage->prepared[i]);
     }
     return code;
 }
+
+#undef SALVAGE_RUN_ROWS
 
 /* ==============================================================================================
  * salvage.c

@@ -1375,6 +1375,127 @@ TEST(a_file_that_may_not_be_opened_costs_what_it_holds)
     }
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * prepared transactions of many deletes */
+
+/* Appends commit `number` to the only log. */
+static void log_append(struct crash_fs *disk, uint64_t number, const uint8_t *payload, size_t size)
+{
+    struct crash_inode *log = two_phase_log(disk);
+    uint64_t at = FORMAT_HEADER_BYTES;
+    while (at + FORMAT_RECORD_BYTES < log->size && format_get32(log->data + at) != 0)
+        at += FORMAT_RECORD_BYTES + format_align(format_get32(log->data + at), FORMAT_RECORD_ALIGN);
+    crash_resize(log, at);
+    crash_resize(log, at + FORMAT_RECORD_BYTES + size);
+    uint8_t *record = log->data + at;
+    format_put32(record + FORMAT_RECORD_LENGTH, (uint32_t)size);
+    format_put64(record + FORMAT_RECORD_SEQUENCE, number);
+    format_put64(record + FORMAT_RECORD_LOG_ID, format_get64(log->data + FORMAT_WAL_LOG_ID));
+    format_put32(record + FORMAT_RECORD_TYPE, WAL_COMMIT);
+    memcpy(record + FORMAT_RECORD_BYTES, payload, size);
+    uint32_t crc = checksum_crc32c(0, record, FORMAT_RECORD_CRC);
+    crc = checksum_crc32c(crc, record + FORMAT_RECORD_SEQUENCE,
+                          FORMAT_RECORD_BYTES + size - FORMAT_RECORD_SEQUENCE);
+    format_put32(record + FORMAT_RECORD_CRC, crc);
+}
+
+/* Appends a commit: the transaction `name`, of one letter, is prepared, and deletes ids 0 to
+ * count - 1 of the first collection. */
+static void many_append(struct crash_fs *disk, char name, uint32_t count, uint64_t number)
+{
+    const size_t changes = 16 + (size_t)count * 8, size = 24 + changes;
+    uint8_t *payload = calloc(1, size);
+    format_put32(payload, CHANGE_PREPARE);
+    format_put32(payload + 4, 1);
+    format_put64(payload + 8, changes);
+    payload[16] = (uint8_t)name;
+    format_put32(payload + 24, CHANGE_DELETE);
+    format_put32(payload + 28, count);
+    format_put64(payload + 32, 1);
+    for (uint64_t id = 0; id < count; id++)
+        format_put64(payload + 40 + id * 8, id);
+    log_append(disk, number, payload, size);
+    free(payload);
+}
+
+/* Records [0, rows) of one collection, in the log; with it commits 1 and 2. */
+static struct crash_fs *many_disk(uint32_t dim, size_t rows)
+{
+    struct crash_fs *fs = crash_fs_create(0);
+    omendb_options options;
+    omendb *db = NULL;
+    omendb_collection *a = NULL;
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    float *vectors = calloc(rows * dim, sizeof *vectors);
+    uint64_t *ids = malloc(rows * sizeof *ids);
+    schema.dim = dim;
+    world_options(fs, &options);
+    options.wal_limit = UINT64_C(1) << 30;
+    for (size_t i = 0; i < rows; i++) {
+        ids[i] = i;
+        vectors[i * dim] = (float)(i % 1000);
+    }
+    world_must(omendb_open("/db", &options, &db));
+    world_must(omendb_collection_create(db, "a", &schema, &a));
+    world_must(omendb_put_batch(a, NULL, rows, ids, vectors, OMENDB_F32, NULL));
+    omendb_collection_close(a);
+    struct crash_fs *copy = crash_fs_copy(fs);
+    world_must(omendb_close(db));
+    crash_fs_destroy(fs);
+    free(vectors);
+    free(ids);
+    return copy;
+}
+
+/* 5,000 of the largest vectors, though of most of them nothing is left, are more than a batch may
+ * have. */
+TEST(a_prepared_transaction_of_many_deletes_waits_in_the_new_database)
+{
+    struct crash_fs *disk = many_disk(65535, 3);
+    struct two_phase_report report = {NULL, 0};
+    omendb_salvage_result result;
+    omendb *db = NULL;
+    omendb_stats stats = OMENDB_STATS_INIT;
+    many_append(disk, 'x', 5000, 3);
+    CHECK_EQ_INT(two_phase_salvage(disk, &report, &db, &result), OMENDB_OK);
+    CHECK_EQ_INT(result.problems, 0);
+    CHECK_EQ_INT(result.records, 3);
+    CHECK_EQ_INT(two_phase_state(db, "x"), OMENDB_PREPARED_WAITING);
+    CHECK_EQ_INT(omendb_commit_prepared(db, "x"), OMENDB_OK);
+    CHECK_EQ_INT(omendb_get_stats(db, &stats), OMENDB_OK);
+    CHECK_EQ_INT(stats.records, 0);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    crash_fs_destroy(disk);
+}
+
+/* Prepared last, it comes first; the other does not suffer. Of the two sizes one is refused, with
+ * the other memory ends before. */
+TEST(a_prepared_transaction_without_room_is_told_and_keeps_no_other_out)
+{
+    static const uint32_t sizes[] = {12000, 100000};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        struct crash_fs *disk = many_disk(2, sizes[i]);
+        struct two_phase_report report = {"\"x\" is lost, as memory_limit", 0};
+        omendb_options options;
+        omendb_salvage_result result = OMENDB_SALVAGE_RESULT_INIT;
+        omendb *db = NULL;
+        many_append(disk, 'a', 10, 3);
+        many_append(disk, 'x', sizes[i], 4);
+        world_options(disk, &options);
+        options.memory_limit = OMENDB_MEMORY_LIMIT_MIN;
+        CHECK_EQ_INT(omendb_salvage("/db", "/new", &options, two_phase_line, &report, &result),
+                     OMENDB_OK);
+        CHECK_EQ_INT(report.told, 1);
+        CHECK_EQ_INT(result.problems, 1);
+        CHECK_EQ_INT(result.records, sizes[i]);
+        CHECK_EQ_INT(omendb_open("/new", &options, &db), OMENDB_OK);
+        CHECK_EQ_INT(two_phase_state(db, "a"), OMENDB_PREPARED_WAITING);
+        CHECK_EQ_INT(two_phase_state(db, "x"), 0);
+        CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+        crash_fs_destroy(disk);
+    }
+}
+
 TEST_MAIN(
     an_undamaged_database_is_salvaged_whole,
     a_bad_block_of_vectors_costs_the_rows_in_it_and_no_others,
@@ -1396,4 +1517,6 @@ TEST_MAIN(
     a_log_without_header_and_first_commit_gives_its_later_ones,
     a_log_without_header_is_not_taken_for_one_that_its_payload_quotes,
     an_unreadable_sector_of_a_log_costs_the_commits_in_its_page,
-    a_log_that_cannot_be_read_at_all_is_told, a_file_that_may_not_be_opened_costs_what_it_holds)
+    a_log_that_cannot_be_read_at_all_is_told, a_file_that_may_not_be_opened_costs_what_it_holds,
+    a_prepared_transaction_of_many_deletes_waits_in_the_new_database,
+    a_prepared_transaction_without_room_is_told_and_keeps_no_other_out)
