@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: 903b869ab17cad02e8f469827c86cbd38aae67c20ea14449fb0808d053a243ca
+ * SHA-256 of the inputs: e0bc134e46544e48b468cb61535cc17b85c9fac4704353d38a0a0bff66f0592f
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -28845,7 +28845,7 @@ struct salvage {
     struct salvage_file overlay; /* the one that was used last */
     uint64_t overlay_lost;       /* the one that could not be opened last; 0: none */
     struct salvage_batch batch;
-    uint64_t put;                       /* records given to the new database */
+    uint64_t put;                       /* records that the new database took, one by one */
     int failed;                         /* the code of the last commit to it */
     uint8_t *vector;                    /* of one row */
     uint64_t sequence;                  /* of the last commit of the log; 0: not known */
@@ -29304,12 +29304,13 @@ static const char *salvage_misfit(const struct salvage_rows *rows)
 }
 
 /* What became of the rows that were given: those whose ids were there already took the place of
- * older ones. */
-static int salvage_rows_done(struct salvage_rows *rows, uint64_t before, uint64_t put)
+ * older ones. code: of giving them; where that failed those are counted that went before. */
+static int salvage_rows_done(struct salvage_rows *rows, uint64_t before, uint64_t put, int code)
 {
     struct salvage *salvage = rows->salvage;
     uint64_t after = 0;
-    int code = salvage_flush(salvage);
+    if (code == OMENDB_OK)
+        code = salvage_flush(salvage);
     if (code == OMENDB_OK)
         code = salvage_count(rows->collection->target, &after);
     uint64_t given = salvage->put - put;
@@ -29357,8 +29358,7 @@ OMENDB_INTERNAL int salvage_part(struct salvage *salvage, struct salvage_file *f
         code = salvage_count(rows.collection->target, &before);
     if (code == OMENDB_OK)
         code = salvage_each_row(&rows);
-    if (code == OMENDB_OK)
-        code = salvage_rows_done(&rows, before, put);
+    code = salvage_rows_done(&rows, before, put, code);
     memory_free(&salvage->memory, rows.ids, rows.info->rows * sizeof *rows.ids);
     memory_free(&salvage->memory, rows.known, rows.words * sizeof *rows.known);
     memory_free(&salvage->memory, rows.dead, rows.words * sizeof *rows.dead);
@@ -29814,8 +29814,10 @@ OMENDB_INTERNAL int salvage_flush(struct salvage *salvage)
         return OMENDB_OK;
     uint32_t count = batch->count;
     batch->count = 0;
-    return salvage_commit(salvage, batch->collection->target, CHANGE_PUT, count, batch->ids,
-                          batch->vectors);
+    int code = salvage_commit(salvage, batch->collection->target, CHANGE_PUT, count, batch->ids,
+                              batch->vectors);
+    salvage->put += code == OMENDB_OK ? count : 0;
+    return code;
 }
 
 static int salvage_batch_begin(struct salvage *salvage, struct salvage_collection *collection)
@@ -29846,7 +29848,6 @@ OMENDB_INTERNAL int salvage_put(struct salvage *salvage, struct salvage_collecti
                        &position) != OMENDB_OK)
         return error_set(OMENDB_INVALID, "not a record");
     batch->ids[batch->count++] = id;
-    salvage->put++;
     return OMENDB_OK;
 }
 
@@ -30597,16 +30598,20 @@ static int salvage_count_all(struct salvage *salvage)
     return code;
 }
 
+/* Also after a failure: the caller is told what is there. */
 static int salvage_close_target(struct salvage *salvage, int code)
 {
     char text[ERROR_TEXT_BYTES];
     snprintf(text, sizeof text, "%s", error_text());
+    int counted = salvage_count_all(salvage);
     for (size_t i = 0; i < salvage->collection_count; i++) {
         if (salvage->collections[i].target != NULL)
             collection_release(salvage->collections[i].target);
     }
     int closed = salvage->db == NULL ? OMENDB_OK : database_close(salvage->db);
-    return code == OMENDB_OK ? closed : error_adopt(code, text);
+    if (code != OMENDB_OK)
+        return error_adopt(code, text);
+    return counted == OMENDB_OK ? closed : counted;
 }
 
 static void salvage_destroy(struct salvage *salvage)
@@ -30651,8 +30656,6 @@ OMENDB_INTERNAL int salvage_run(const char *path, const char *new_path,
         code = salvage_logs(&salvage, 1);
     if (code == OMENDB_OK)
         code = salvage_prepare_all(&salvage);
-    if (code == OMENDB_OK)
-        code = salvage_count_all(&salvage);
     if (code == OMENDB_OK)
         code = work_checkpoint(salvage.db, 1);
     code = salvage_close_target(&salvage, code);

@@ -95,8 +95,10 @@ OMENDB_INTERNAL int salvage_flush(struct salvage *salvage)
         return OMENDB_OK;
     uint32_t count = batch->count;
     batch->count = 0;
-    return salvage_commit(salvage, batch->collection->target, CHANGE_PUT, count, batch->ids,
-                          batch->vectors);
+    int code = salvage_commit(salvage, batch->collection->target, CHANGE_PUT, count, batch->ids,
+                              batch->vectors);
+    salvage->put += code == OMENDB_OK ? count : 0;
+    return code;
 }
 
 static int salvage_batch_begin(struct salvage *salvage, struct salvage_collection *collection)
@@ -127,7 +129,6 @@ OMENDB_INTERNAL int salvage_put(struct salvage *salvage, struct salvage_collecti
                        &position) != OMENDB_OK)
         return error_set(OMENDB_INVALID, "not a record");
     batch->ids[batch->count++] = id;
-    salvage->put++;
     return OMENDB_OK;
 }
 
@@ -878,16 +879,20 @@ static int salvage_count_all(struct salvage *salvage)
     return code;
 }
 
+/* Also after a failure: the caller is told what is there. */
 static int salvage_close_target(struct salvage *salvage, int code)
 {
     char text[ERROR_TEXT_BYTES];
     snprintf(text, sizeof text, "%s", error_text());
+    int counted = salvage_count_all(salvage);
     for (size_t i = 0; i < salvage->collection_count; i++) {
         if (salvage->collections[i].target != NULL)
             collection_release(salvage->collections[i].target);
     }
     int closed = salvage->db == NULL ? OMENDB_OK : database_close(salvage->db);
-    return code == OMENDB_OK ? closed : error_adopt(code, text);
+    if (code != OMENDB_OK)
+        return error_adopt(code, text);
+    return counted == OMENDB_OK ? closed : counted;
 }
 
 static void salvage_destroy(struct salvage *salvage)
@@ -932,8 +937,6 @@ OMENDB_INTERNAL int salvage_run(const char *path, const char *new_path,
         code = salvage_logs(&salvage, 1);
     if (code == OMENDB_OK)
         code = salvage_prepare_all(&salvage);
-    if (code == OMENDB_OK)
-        code = salvage_count_all(&salvage);
     if (code == OMENDB_OK)
         code = work_checkpoint(salvage.db, 1);
     code = salvage_close_target(&salvage, code);

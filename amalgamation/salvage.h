@@ -85,7 +85,7 @@ struct salvage {
     struct salvage_file overlay; /* the one that was used last */
     uint64_t overlay_lost;       /* the one that could not be opened last; 0: none */
     struct salvage_batch batch;
-    uint64_t put;                       /* records given to the new database */
+    uint64_t put;                       /* records that the new database took, one by one */
     int failed;                         /* the code of the last commit to it */
     uint8_t *vector;                    /* of one row */
     uint64_t sequence;                  /* of the last commit of the log; 0: not known */

@@ -416,12 +416,13 @@ static const char *salvage_misfit(const struct salvage_rows *rows)
 }
 
 /* What became of the rows that were given: those whose ids were there already took the place of
- * older ones. */
-static int salvage_rows_done(struct salvage_rows *rows, uint64_t before, uint64_t put)
+ * older ones. code: of giving them; where that failed those are counted that went before. */
+static int salvage_rows_done(struct salvage_rows *rows, uint64_t before, uint64_t put, int code)
 {
     struct salvage *salvage = rows->salvage;
     uint64_t after = 0;
-    int code = salvage_flush(salvage);
+    if (code == OMENDB_OK)
+        code = salvage_flush(salvage);
     if (code == OMENDB_OK)
         code = salvage_count(rows->collection->target, &after);
     uint64_t given = salvage->put - put;
@@ -469,8 +470,7 @@ OMENDB_INTERNAL int salvage_part(struct salvage *salvage, struct salvage_file *f
         code = salvage_count(rows.collection->target, &before);
     if (code == OMENDB_OK)
         code = salvage_each_row(&rows);
-    if (code == OMENDB_OK)
-        code = salvage_rows_done(&rows, before, put);
+    code = salvage_rows_done(&rows, before, put, code);
     memory_free(&salvage->memory, rows.ids, rows.info->rows * sizeof *rows.ids);
     memory_free(&salvage->memory, rows.known, rows.words * sizeof *rows.known);
     memory_free(&salvage->memory, rows.dead, rows.words * sizeof *rows.dead);

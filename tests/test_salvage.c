@@ -1496,6 +1496,36 @@ TEST(a_prepared_transaction_without_room_is_told_and_keeps_no_other_out)
     }
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * what is told of a salvage that failed */
+
+TEST(the_result_of_a_failed_salvage_is_what_is_there)
+{
+    uint64_t hits = 1, some = 0;
+    world_prepare();
+    for (uint64_t at = 3; hits != 0; at += 3) {
+        struct crash_fs *disk = crash_fs_copy(world.fs);
+        omendb_options options;
+        omendb *db = NULL;
+        omendb_stats stats = OMENDB_STATS_INIT;
+        omendb_salvage_result result = OMENDB_SALVAGE_RESULT_INIT;
+        world_options(disk, &options);
+        crash_faults_begin(disk, CRASH_CALL_WRITE, at, 1, OMENDB_FULL, ENOSPC);
+        const int status = omendb_salvage("/db", "/new", &options, NULL, NULL, &result);
+        hits = disk->faults.hits;
+        crash_faults_begin(disk, 0, 0, 0, 0, 0);
+        CHECK_EQ_INT(status, hits == 0 ? OMENDB_OK : OMENDB_FULL);
+        CHECK_EQ_INT(omendb_open("/new", &options, &db), OMENDB_OK);
+        CHECK_EQ_INT(omendb_get_stats(db, &stats), OMENDB_OK);
+        CHECK_EQ_INT(result.records, stats.records);
+        CHECK_EQ_INT(result.collections, stats.collections);
+        CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+        crash_fs_destroy(disk);
+        some += hits != 0 && result.records > 0;
+    }
+    CHECK(some > 3);
+}
+
 TEST_MAIN(
     an_undamaged_database_is_salvaged_whole,
     a_bad_block_of_vectors_costs_the_rows_in_it_and_no_others,
@@ -1519,4 +1549,5 @@ TEST_MAIN(
     an_unreadable_sector_of_a_log_costs_the_commits_in_its_page,
     a_log_that_cannot_be_read_at_all_is_told, a_file_that_may_not_be_opened_costs_what_it_holds,
     a_prepared_transaction_of_many_deletes_waits_in_the_new_database,
-    a_prepared_transaction_without_room_is_told_and_keeps_no_other_out)
+    a_prepared_transaction_without_room_is_told_and_keeps_no_other_out,
+    the_result_of_a_failed_salvage_is_what_is_there)
