@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: e0bc134e46544e48b468cb61535cc17b85c9fac4704353d38a0a0bff66f0592f
+ * SHA-256 of the inputs: 7bef7eef362d2a1518e0e713d44224c512219ea4adcdd45b9e542ac8a0453fdd
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -16124,11 +16124,11 @@ struct collection {
     struct collection *queue_next[WORK_QUEUES];
 };
 
-/* Catalog: pointers sorted by name; commit_mutex. */
+/* The collections; commit_mutex. */
 struct catalog {
-    struct collection **items;
+    struct collection **items; /* ascending by name */
+    struct collection **by_id; /* the same, ascending by id; in one allocation with `items` */
     size_t count, capacity;
-    size_t last; /* where an id was found last: a log names the same ones again and again */
 };
 
 /* Transactions between the two phases of their commits, and outcomes; commit_mutex. prepared.c. */
@@ -16271,7 +16271,7 @@ OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_sch
 
 /* Index of the name in the catalog, or where it would go with *found = 0. commit_mutex. */
 OMENDB_INTERNAL size_t catalog_find(const struct catalog *catalog, const char *name, int *found);
-OMENDB_INTERNAL struct collection *catalog_by_id(struct catalog *catalog, uint64_t id);
+OMENDB_INTERNAL struct collection *catalog_by_id(const struct catalog *catalog, uint64_t id);
 OMENDB_INTERNAL int catalog_reserve(omendb *db, struct catalog *catalog, size_t more);
 OMENDB_INTERNAL void
 catalog_insert(struct catalog *catalog,
@@ -16279,6 +16279,7 @@ catalog_insert(struct catalog *catalog,
 OMENDB_INTERNAL void
 catalog_remove(struct catalog *catalog,
                struct collection *collection); /* gives the reference back to the caller */
+OMENDB_INTERNAL void catalog_destroy(omendb *db, struct catalog *catalog);
 
 /* A reference to the current version, without a lock. */
 OMENDB_INTERNAL struct version *version_acquire(struct collection *collection);
@@ -17085,54 +17086,89 @@ OMENDB_INTERNAL size_t catalog_find(const struct catalog *catalog, const char *n
     return low;
 }
 
-OMENDB_INTERNAL struct collection *catalog_by_id(struct catalog *catalog, uint64_t id)
+/* Where the id is, or would go. */
+static size_t catalog_place(const struct catalog *catalog, uint64_t id)
 {
-    if (catalog->last < catalog->count && catalog->items[catalog->last]->id == id)
-        return catalog->items[catalog->last];
-    for (size_t i = 0; i < catalog->count; i++) {
-        if (catalog->items[i]->id == id) {
-            catalog->last = i;
-            return catalog->items[i];
-        }
+    size_t low = 0, high = catalog->count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (catalog->by_id[middle]->id < id)
+            low = middle + 1;
+        else
+            high = middle;
     }
-    return NULL;
+    return low;
+}
+
+OMENDB_INTERNAL struct collection *catalog_by_id(const struct catalog *catalog, uint64_t id)
+{
+    size_t at = catalog_place(catalog, id);
+    return at < catalog->count && catalog->by_id[at]->id == id ? catalog->by_id[at] : NULL;
 }
 
 OMENDB_INTERNAL int catalog_reserve(omendb *db, struct catalog *catalog, size_t more)
 {
     if (catalog->count + more <= catalog->capacity)
         return OMENDB_OK;
-    size_t capacity = catalog->capacity * 2 + more;
-    struct collection **items =
-        memory_resize(&db->memory, catalog->items, catalog->capacity * sizeof *items,
-                      memory_multiply(capacity, sizeof *items));
+    size_t capacity = catalog->capacity * 2 + more, used = catalog->count * sizeof(void *);
+    struct collection **items = memory_array(&db->memory, capacity, 2 * sizeof *items);
     if (items == NULL)
         return OMENDB_NOMEM;
+    if (used != 0) {
+        memcpy(items, catalog->items, used);
+        memcpy(items + capacity, catalog->by_id, used);
+    }
+    memory_free(&db->memory, catalog->items, catalog->capacity * 2 * sizeof *items);
     catalog->items = items;
+    catalog->by_id = items + capacity;
     catalog->capacity = capacity;
     return OMENDB_OK;
+}
+
+static void catalog_insert_at(struct collection **list, size_t count, size_t at,
+                              struct collection *collection)
+{
+    memmove(list + at + 1, list + at, (count - at) * sizeof *list);
+    list[at] = collection;
+}
+
+static void catalog_remove_at(struct collection **list, size_t count, size_t at)
+{
+    memmove(list + at, list + at + 1, (count - at - 1) * sizeof *list);
 }
 
 OMENDB_INTERNAL void catalog_insert(struct catalog *catalog, struct collection *collection)
 {
     int found;
-    size_t at = catalog_find(catalog, collection->name, &found);
-    memmove(catalog->items + at + 1, catalog->items + at,
-            (catalog->count - at) * sizeof *catalog->items);
-    catalog->items[at] = collection;
+    catalog_insert_at(catalog->items, catalog->count,
+                      catalog_find(catalog, collection->name, &found), collection);
+    catalog_insert_at(catalog->by_id, catalog->count, catalog_place(catalog, collection->id),
+                      collection);
     catalog->count++;
 }
 
+/* A reader that goes back to a manifest may know two of one name, until the log has told it again
+ * that the older one was dropped. */
 OMENDB_INTERNAL void catalog_remove(struct catalog *catalog, struct collection *collection)
 {
-    for (size_t i = 0; i < catalog->count; i++) {
-        if (catalog->items[i] != collection)
-            continue;
-        memmove(catalog->items + i, catalog->items + i + 1,
-                (catalog->count - i - 1) * sizeof *catalog->items);
-        catalog->count--;
-        return;
-    }
+    int found;
+    size_t at = catalog_find(catalog, collection->name, &found);
+    assert(found);
+    while (at > 0 && strcmp(catalog->items[at - 1]->name, collection->name) == 0)
+        at--;
+    while (catalog->items[at] != collection)
+        at++;
+    catalog_remove_at(catalog->items, catalog->count, at);
+    catalog_remove_at(catalog->by_id, catalog->count, catalog_place(catalog, collection->id));
+    catalog->count--;
+}
+
+OMENDB_INTERNAL void catalog_destroy(omendb *db, struct catalog *catalog)
+{
+    for (size_t i = 0; i < catalog->count; i++)
+        collection_release(catalog->items[i]);
+    memory_free(&db->memory, catalog->items, catalog->capacity * 2 * sizeof *catalog->items);
+    memset(catalog, 0, sizeof *catalog);
 }
 
 /* ------------------------------------------------------------------ versions */
@@ -28319,9 +28355,7 @@ static int database_init_locks(omendb *db)
 static void database_free_collections(omendb *db)
 {
     prepared_clear(db);
-    for (size_t i = 0; i < db->catalog.count; i++)
-        collection_release(db->catalog.items[i]);
-    memory_free(&db->memory, db->catalog.items, db->catalog.capacity * sizeof *db->catalog.items);
+    catalog_destroy(db, &db->catalog);
     scratch_drop_idle(db);
 }
 
@@ -28836,10 +28870,13 @@ struct salvage {
 
     struct salvage_name *names; /* of the directory, ascending by kind and number */
     size_t name_count, name_capacity;
-    struct manifest manifest;               /* number 0: none is readable */
-    int by_name;                            /* segments are those that lie in the directory */
-    struct salvage_collection *collections; /* ascending by id */
+    struct manifest manifest;                /* number 0: none is readable */
+    int by_name;                             /* segments are those that lie in the directory */
+    struct salvage_collection **collections; /* as they became known; from the making of the new
+                                              * ones on ascending by id */
     size_t collection_count, collection_capacity;
+    struct salvage_collection **slots; /* the same by id: open addressing, half of it is free */
+    size_t slot_count;
     struct salvage_reference *references; /* ascending by file and part */
     size_t reference_count, reference_capacity;
     struct salvage_file overlay; /* the one that was used last */
@@ -29896,11 +29933,21 @@ static int salvage_create(struct salvage *salvage, struct salvage_collection *co
     return OMENDB_OK;
 }
 
+static int salvage_compare_collections(const void *left, const void *right)
+{
+    const struct salvage_collection *const *a = left, *const *b = right;
+    return ((*a)->id > (*b)->id) - ((*a)->id < (*b)->id);
+}
+
+/* The older one of two that have one name keeps it. */
 static int salvage_create_all(struct salvage *salvage)
 {
     int code = OMENDB_OK;
+    if (salvage->collection_count > 1)
+        sort_array((void *)salvage->collections, salvage->collection_count,
+                   sizeof *salvage->collections, salvage_compare_collections);
     for (size_t i = 0; i < salvage->collection_count && code == OMENDB_OK; i++) {
-        struct salvage_collection *collection = &salvage->collections[i];
+        struct salvage_collection *collection = salvage->collections[i];
         if (collection->dropped)
             continue;
         assert(collection->schema.dim != 0); /* of others we know that they are gone */
@@ -29927,47 +29974,70 @@ OMENDB_INTERNAL int salvage_count(struct collection *collection, uint64_t *count
 
 /* ------------------------------------------------------------------ collections */
 
-/* Where the id is, or would go. */
-static size_t salvage_place(const struct salvage *salvage, uint64_t id)
+/* Where the id is, or the empty place where it would go. */
+static struct salvage_collection **salvage_slot(const struct salvage *salvage, uint64_t id)
 {
-    size_t low = 0, high = salvage->collection_count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (salvage->collections[middle].id < id)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
+    size_t mask = salvage->slot_count - 1, at = (size_t)idmap_mix(id) & mask;
+    while (salvage->slots[at] != NULL && salvage->slots[at]->id != id)
+        at = (at + 1) & mask;
+    return &salvage->slots[at];
 }
 
 OMENDB_INTERNAL struct salvage_collection *salvage_find(const struct salvage *salvage, uint64_t id)
 {
-    size_t at = salvage_place(salvage, id);
-    return at < salvage->collection_count && salvage->collections[at].id == id
-               ? &salvage->collections[at]
-               : NULL;
+    return salvage->slot_count == 0 ? NULL : *salvage_slot(salvage, id);
 }
 
-/* The collection, new and empty where it was not known. Moves the others. */
-static int salvage_add(struct salvage *salvage, uint64_t id, struct salvage_collection **collection)
+/* Room for one collection more. */
+static int salvage_reserve(struct salvage *salvage)
 {
     void *items = salvage->collections;
-    size_t at = salvage_place(salvage, id);
-    *collection = salvage_find(salvage, id);
-    if (*collection != NULL)
-        return OMENDB_OK;
+    struct salvage_collection **old = salvage->slots;
+    const size_t old_count = salvage->slot_count;
     int code = salvage_grow(salvage, &items, &salvage->collection_capacity,
                             salvage->collection_count, sizeof *salvage->collections);
     salvage->collections = items;
+    if (code != OMENDB_OK || salvage->collection_count < old_count / 2)
+        return code;
+    const size_t count = old_count == 0 ? 128 : memory_multiply(old_count, 2);
+    struct salvage_collection **slots =
+        memory_zalloc(&salvage->memory, memory_multiply(count, sizeof *slots));
+    if (slots == NULL)
+        return OMENDB_NOMEM;
+    salvage->slots = slots;
+    salvage->slot_count = count;
+    for (size_t i = 0; i < salvage->collection_count; i++)
+        *salvage_slot(salvage, salvage->collections[i]->id) = salvage->collections[i];
+    memory_free(&salvage->memory, old, old_count * sizeof *old);
+    return OMENDB_OK;
+}
+
+/* The collection, new and empty where it was not known. */
+static int salvage_add(struct salvage *salvage, uint64_t id, struct salvage_collection **collection)
+{
+    *collection = salvage_find(salvage, id);
+    if (*collection != NULL)
+        return OMENDB_OK;
+    int code = salvage_reserve(salvage);
     if (code != OMENDB_OK)
         return code;
-    *collection = &salvage->collections[at];
-    memmove(*collection + 1, *collection, (salvage->collection_count - at) * sizeof **collection);
-    memset(*collection, 0, sizeof **collection);
+    *collection = memory_zalloc(&salvage->memory, sizeof **collection);
+    if (*collection == NULL)
+        return OMENDB_NOMEM;
     (*collection)->id = id;
-    salvage->collection_count++;
+    *salvage_slot(salvage, id) = *collection;
+    salvage->collections[salvage->collection_count++] = *collection;
     return OMENDB_OK;
+}
+
+static void salvage_collections_destroy(struct salvage *salvage)
+{
+    struct memory *memory = &salvage->memory;
+    for (size_t i = 0; i < salvage->collection_count; i++)
+        memory_free(memory, salvage->collections[i], sizeof **salvage->collections);
+    memory_free(memory, salvage->collections,
+                salvage->collection_capacity * sizeof *salvage->collections);
+    memory_free(memory, salvage->slots, salvage->slot_count * sizeof *salvage->slots);
 }
 
 static int salvage_collections_of_manifest(struct salvage *salvage)
@@ -30591,8 +30661,8 @@ static int salvage_count_all(struct salvage *salvage)
     int code = OMENDB_OK;
     for (size_t i = 0; i < salvage->collection_count && code == OMENDB_OK; i++) {
         uint64_t count = 0;
-        if (salvage->collections[i].target != NULL)
-            code = salvage_count(salvage->collections[i].target, &count);
+        if (salvage->collections[i]->target != NULL)
+            code = salvage_count(salvage->collections[i]->target, &count);
         salvage->result->records += count;
     }
     return code;
@@ -30605,8 +30675,8 @@ static int salvage_close_target(struct salvage *salvage, int code)
     snprintf(text, sizeof text, "%s", error_text());
     int counted = salvage_count_all(salvage);
     for (size_t i = 0; i < salvage->collection_count; i++) {
-        if (salvage->collections[i].target != NULL)
-            collection_release(salvage->collections[i].target);
+        if (salvage->collections[i]->target != NULL)
+            collection_release(salvage->collections[i]->target);
     }
     int closed = salvage->db == NULL ? OMENDB_OK : database_close(salvage->db);
     if (code != OMENDB_OK)
@@ -30622,8 +30692,7 @@ static void salvage_destroy(struct salvage *salvage)
     salvage_prepared_destroy(salvage);
     manifest_destroy(memory, &salvage->manifest);
     memory_free(memory, salvage->names, salvage->name_capacity * sizeof *salvage->names);
-    memory_free(memory, salvage->collections,
-                salvage->collection_capacity * sizeof *salvage->collections);
+    salvage_collections_destroy(salvage);
     memory_free(memory, salvage->references,
                 salvage->reference_capacity * sizeof *salvage->references);
     memory_free(memory, salvage->batch.ids, SALVAGE_BATCH_ROWS * sizeof *salvage->batch.ids);

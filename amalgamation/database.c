@@ -143,9 +143,7 @@ static int database_init_locks(omendb *db)
 static void database_free_collections(omendb *db)
 {
     prepared_clear(db);
-    for (size_t i = 0; i < db->catalog.count; i++)
-        collection_release(db->catalog.items[i]);
-    memory_free(&db->memory, db->catalog.items, db->catalog.capacity * sizeof *db->catalog.items);
+    catalog_destroy(db, &db->catalog);
     scratch_drop_idle(db);
 }
 

@@ -245,11 +245,11 @@ struct collection {
     struct collection *queue_next[WORK_QUEUES];
 };
 
-/* Catalog: pointers sorted by name; commit_mutex. */
+/* The collections; commit_mutex. */
 struct catalog {
-    struct collection **items;
+    struct collection **items; /* ascending by name */
+    struct collection **by_id; /* the same, ascending by id; in one allocation with `items` */
     size_t count, capacity;
-    size_t last; /* where an id was found last: a log names the same ones again and again */
 };
 
 /* Transactions between the two phases of their commits, and outcomes; commit_mutex. prepared.c. */
@@ -392,7 +392,7 @@ OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_sch
 
 /* Index of the name in the catalog, or where it would go with *found = 0. commit_mutex. */
 OMENDB_INTERNAL size_t catalog_find(const struct catalog *catalog, const char *name, int *found);
-OMENDB_INTERNAL struct collection *catalog_by_id(struct catalog *catalog, uint64_t id);
+OMENDB_INTERNAL struct collection *catalog_by_id(const struct catalog *catalog, uint64_t id);
 OMENDB_INTERNAL int catalog_reserve(omendb *db, struct catalog *catalog, size_t more);
 OMENDB_INTERNAL void
 catalog_insert(struct catalog *catalog,
@@ -400,6 +400,7 @@ catalog_insert(struct catalog *catalog,
 OMENDB_INTERNAL void
 catalog_remove(struct catalog *catalog,
                struct collection *collection); /* gives the reference back to the caller */
+OMENDB_INTERNAL void catalog_destroy(omendb *db, struct catalog *catalog);
 
 /* A reference to the current version, without a lock. */
 OMENDB_INTERNAL struct version *version_acquire(struct collection *collection);

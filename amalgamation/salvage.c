@@ -177,11 +177,21 @@ static int salvage_create(struct salvage *salvage, struct salvage_collection *co
     return OMENDB_OK;
 }
 
+static int salvage_compare_collections(const void *left, const void *right)
+{
+    const struct salvage_collection *const *a = left, *const *b = right;
+    return ((*a)->id > (*b)->id) - ((*a)->id < (*b)->id);
+}
+
+/* The older one of two that have one name keeps it. */
 static int salvage_create_all(struct salvage *salvage)
 {
     int code = OMENDB_OK;
+    if (salvage->collection_count > 1)
+        sort_array((void *)salvage->collections, salvage->collection_count,
+                   sizeof *salvage->collections, salvage_compare_collections);
     for (size_t i = 0; i < salvage->collection_count && code == OMENDB_OK; i++) {
-        struct salvage_collection *collection = &salvage->collections[i];
+        struct salvage_collection *collection = salvage->collections[i];
         if (collection->dropped)
             continue;
         assert(collection->schema.dim != 0); /* of others we know that they are gone */
@@ -208,47 +218,70 @@ OMENDB_INTERNAL int salvage_count(struct collection *collection, uint64_t *count
 
 /* ------------------------------------------------------------------ collections */
 
-/* Where the id is, or would go. */
-static size_t salvage_place(const struct salvage *salvage, uint64_t id)
+/* Where the id is, or the empty place where it would go. */
+static struct salvage_collection **salvage_slot(const struct salvage *salvage, uint64_t id)
 {
-    size_t low = 0, high = salvage->collection_count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (salvage->collections[middle].id < id)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
+    size_t mask = salvage->slot_count - 1, at = (size_t)idmap_mix(id) & mask;
+    while (salvage->slots[at] != NULL && salvage->slots[at]->id != id)
+        at = (at + 1) & mask;
+    return &salvage->slots[at];
 }
 
 OMENDB_INTERNAL struct salvage_collection *salvage_find(const struct salvage *salvage, uint64_t id)
 {
-    size_t at = salvage_place(salvage, id);
-    return at < salvage->collection_count && salvage->collections[at].id == id
-               ? &salvage->collections[at]
-               : NULL;
+    return salvage->slot_count == 0 ? NULL : *salvage_slot(salvage, id);
 }
 
-/* The collection, new and empty where it was not known. Moves the others. */
-static int salvage_add(struct salvage *salvage, uint64_t id, struct salvage_collection **collection)
+/* Room for one collection more. */
+static int salvage_reserve(struct salvage *salvage)
 {
     void *items = salvage->collections;
-    size_t at = salvage_place(salvage, id);
-    *collection = salvage_find(salvage, id);
-    if (*collection != NULL)
-        return OMENDB_OK;
+    struct salvage_collection **old = salvage->slots;
+    const size_t old_count = salvage->slot_count;
     int code = salvage_grow(salvage, &items, &salvage->collection_capacity,
                             salvage->collection_count, sizeof *salvage->collections);
     salvage->collections = items;
+    if (code != OMENDB_OK || salvage->collection_count < old_count / 2)
+        return code;
+    const size_t count = old_count == 0 ? 128 : memory_multiply(old_count, 2);
+    struct salvage_collection **slots =
+        memory_zalloc(&salvage->memory, memory_multiply(count, sizeof *slots));
+    if (slots == NULL)
+        return OMENDB_NOMEM;
+    salvage->slots = slots;
+    salvage->slot_count = count;
+    for (size_t i = 0; i < salvage->collection_count; i++)
+        *salvage_slot(salvage, salvage->collections[i]->id) = salvage->collections[i];
+    memory_free(&salvage->memory, old, old_count * sizeof *old);
+    return OMENDB_OK;
+}
+
+/* The collection, new and empty where it was not known. */
+static int salvage_add(struct salvage *salvage, uint64_t id, struct salvage_collection **collection)
+{
+    *collection = salvage_find(salvage, id);
+    if (*collection != NULL)
+        return OMENDB_OK;
+    int code = salvage_reserve(salvage);
     if (code != OMENDB_OK)
         return code;
-    *collection = &salvage->collections[at];
-    memmove(*collection + 1, *collection, (salvage->collection_count - at) * sizeof **collection);
-    memset(*collection, 0, sizeof **collection);
+    *collection = memory_zalloc(&salvage->memory, sizeof **collection);
+    if (*collection == NULL)
+        return OMENDB_NOMEM;
     (*collection)->id = id;
-    salvage->collection_count++;
+    *salvage_slot(salvage, id) = *collection;
+    salvage->collections[salvage->collection_count++] = *collection;
     return OMENDB_OK;
+}
+
+static void salvage_collections_destroy(struct salvage *salvage)
+{
+    struct memory *memory = &salvage->memory;
+    for (size_t i = 0; i < salvage->collection_count; i++)
+        memory_free(memory, salvage->collections[i], sizeof **salvage->collections);
+    memory_free(memory, salvage->collections,
+                salvage->collection_capacity * sizeof *salvage->collections);
+    memory_free(memory, salvage->slots, salvage->slot_count * sizeof *salvage->slots);
 }
 
 static int salvage_collections_of_manifest(struct salvage *salvage)
@@ -872,8 +905,8 @@ static int salvage_count_all(struct salvage *salvage)
     int code = OMENDB_OK;
     for (size_t i = 0; i < salvage->collection_count && code == OMENDB_OK; i++) {
         uint64_t count = 0;
-        if (salvage->collections[i].target != NULL)
-            code = salvage_count(salvage->collections[i].target, &count);
+        if (salvage->collections[i]->target != NULL)
+            code = salvage_count(salvage->collections[i]->target, &count);
         salvage->result->records += count;
     }
     return code;
@@ -886,8 +919,8 @@ static int salvage_close_target(struct salvage *salvage, int code)
     snprintf(text, sizeof text, "%s", error_text());
     int counted = salvage_count_all(salvage);
     for (size_t i = 0; i < salvage->collection_count; i++) {
-        if (salvage->collections[i].target != NULL)
-            collection_release(salvage->collections[i].target);
+        if (salvage->collections[i]->target != NULL)
+            collection_release(salvage->collections[i]->target);
     }
     int closed = salvage->db == NULL ? OMENDB_OK : database_close(salvage->db);
     if (code != OMENDB_OK)
@@ -903,8 +936,7 @@ static void salvage_destroy(struct salvage *salvage)
     salvage_prepared_destroy(salvage);
     manifest_destroy(memory, &salvage->manifest);
     memory_free(memory, salvage->names, salvage->name_capacity * sizeof *salvage->names);
-    memory_free(memory, salvage->collections,
-                salvage->collection_capacity * sizeof *salvage->collections);
+    salvage_collections_destroy(salvage);
     memory_free(memory, salvage->references,
                 salvage->reference_capacity * sizeof *salvage->references);
     memory_free(memory, salvage->batch.ids, SALVAGE_BATCH_ROWS * sizeof *salvage->batch.ids);

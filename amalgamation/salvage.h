@@ -76,10 +76,13 @@ struct salvage {
 
     struct salvage_name *names; /* of the directory, ascending by kind and number */
     size_t name_count, name_capacity;
-    struct manifest manifest;               /* number 0: none is readable */
-    int by_name;                            /* segments are those that lie in the directory */
-    struct salvage_collection *collections; /* ascending by id */
+    struct manifest manifest;                /* number 0: none is readable */
+    int by_name;                             /* segments are those that lie in the directory */
+    struct salvage_collection **collections; /* as they became known; from the making of the new
+                                              * ones on ascending by id */
     size_t collection_count, collection_capacity;
+    struct salvage_collection **slots; /* the same by id: open addressing, half of it is free */
+    size_t slot_count;
     struct salvage_reference *references; /* ascending by file and part */
     size_t reference_count, reference_capacity;
     struct salvage_file overlay; /* the one that was used last */

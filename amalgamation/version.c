@@ -13,6 +13,7 @@
 #include "database.h"
 #include "format.h"
 
+#include <assert.h>
 #include <float.h>
 #include <stdio.h>
 #include <string.h>
@@ -214,54 +215,89 @@ OMENDB_INTERNAL size_t catalog_find(const struct catalog *catalog, const char *n
     return low;
 }
 
-OMENDB_INTERNAL struct collection *catalog_by_id(struct catalog *catalog, uint64_t id)
+/* Where the id is, or would go. */
+static size_t catalog_place(const struct catalog *catalog, uint64_t id)
 {
-    if (catalog->last < catalog->count && catalog->items[catalog->last]->id == id)
-        return catalog->items[catalog->last];
-    for (size_t i = 0; i < catalog->count; i++) {
-        if (catalog->items[i]->id == id) {
-            catalog->last = i;
-            return catalog->items[i];
-        }
+    size_t low = 0, high = catalog->count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (catalog->by_id[middle]->id < id)
+            low = middle + 1;
+        else
+            high = middle;
     }
-    return NULL;
+    return low;
+}
+
+OMENDB_INTERNAL struct collection *catalog_by_id(const struct catalog *catalog, uint64_t id)
+{
+    size_t at = catalog_place(catalog, id);
+    return at < catalog->count && catalog->by_id[at]->id == id ? catalog->by_id[at] : NULL;
 }
 
 OMENDB_INTERNAL int catalog_reserve(omendb *db, struct catalog *catalog, size_t more)
 {
     if (catalog->count + more <= catalog->capacity)
         return OMENDB_OK;
-    size_t capacity = catalog->capacity * 2 + more;
-    struct collection **items =
-        memory_resize(&db->memory, catalog->items, catalog->capacity * sizeof *items,
-                      memory_multiply(capacity, sizeof *items));
+    size_t capacity = catalog->capacity * 2 + more, used = catalog->count * sizeof(void *);
+    struct collection **items = memory_array(&db->memory, capacity, 2 * sizeof *items);
     if (items == NULL)
         return OMENDB_NOMEM;
+    if (used != 0) {
+        memcpy(items, catalog->items, used);
+        memcpy(items + capacity, catalog->by_id, used);
+    }
+    memory_free(&db->memory, catalog->items, catalog->capacity * 2 * sizeof *items);
     catalog->items = items;
+    catalog->by_id = items + capacity;
     catalog->capacity = capacity;
     return OMENDB_OK;
+}
+
+static void catalog_insert_at(struct collection **list, size_t count, size_t at,
+                              struct collection *collection)
+{
+    memmove(list + at + 1, list + at, (count - at) * sizeof *list);
+    list[at] = collection;
+}
+
+static void catalog_remove_at(struct collection **list, size_t count, size_t at)
+{
+    memmove(list + at, list + at + 1, (count - at - 1) * sizeof *list);
 }
 
 OMENDB_INTERNAL void catalog_insert(struct catalog *catalog, struct collection *collection)
 {
     int found;
-    size_t at = catalog_find(catalog, collection->name, &found);
-    memmove(catalog->items + at + 1, catalog->items + at,
-            (catalog->count - at) * sizeof *catalog->items);
-    catalog->items[at] = collection;
+    catalog_insert_at(catalog->items, catalog->count,
+                      catalog_find(catalog, collection->name, &found), collection);
+    catalog_insert_at(catalog->by_id, catalog->count, catalog_place(catalog, collection->id),
+                      collection);
     catalog->count++;
 }
 
+/* A reader that goes back to a manifest may know two of one name, until the log has told it again
+ * that the older one was dropped. */
 OMENDB_INTERNAL void catalog_remove(struct catalog *catalog, struct collection *collection)
 {
-    for (size_t i = 0; i < catalog->count; i++) {
-        if (catalog->items[i] != collection)
-            continue;
-        memmove(catalog->items + i, catalog->items + i + 1,
-                (catalog->count - i - 1) * sizeof *catalog->items);
-        catalog->count--;
-        return;
-    }
+    int found;
+    size_t at = catalog_find(catalog, collection->name, &found);
+    assert(found);
+    while (at > 0 && strcmp(catalog->items[at - 1]->name, collection->name) == 0)
+        at--;
+    while (catalog->items[at] != collection)
+        at++;
+    catalog_remove_at(catalog->items, catalog->count, at);
+    catalog_remove_at(catalog->by_id, catalog->count, catalog_place(catalog, collection->id));
+    catalog->count--;
+}
+
+OMENDB_INTERNAL void catalog_destroy(omendb *db, struct catalog *catalog)
+{
+    for (size_t i = 0; i < catalog->count; i++)
+        collection_release(catalog->items[i]);
+    memory_free(&db->memory, catalog->items, catalog->capacity * 2 * sizeof *catalog->items);
+    memset(catalog, 0, sizeof *catalog);
 }
 
 /* ------------------------------------------------------------------ versions */

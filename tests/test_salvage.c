@@ -10,6 +10,8 @@
 #include "support.h"
 #include "test.h"
 
+#include <time.h>
+
 #define WORLD_DIM         32
 #define WORLD_COLLECTIONS 4
 #define WORLD_IDS         1000
@@ -1526,6 +1528,80 @@ TEST(the_result_of_a_failed_salvage_is_what_is_there)
     CHECK(some > 3);
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * very many collections */
+
+/* A log that creates as many collections, with a commit each, and then drops all of them in one,
+ * the last one first. */
+static struct crash_fs *crowd_disk(uint32_t count)
+{
+    struct crash_fs *fs = crash_fs_create(0);
+    omendb_options options;
+    omendb *db = NULL;
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    schema.dim = 2;
+    world_options(fs, &options);
+    options.wal_limit = UINT64_C(1) << 30;
+    world_must(omendb_open("/db", &options, &db));
+    for (uint32_t i = 0; i < count; i++) {
+        char name[32];
+        omendb_collection *collection = NULL;
+        snprintf(name, sizeof name, "collection %08u", i);
+        world_must(omendb_collection_create(db, name, &schema, &collection));
+        omendb_collection_close(collection);
+    }
+    struct crash_fs *copy = crash_fs_copy(fs);
+    world_must(omendb_close(db));
+    crash_fs_destroy(fs);
+    uint8_t *drops = calloc(count, 16);
+    for (uint32_t i = 0; i < count; i++) {
+        format_put32(drops + (size_t)i * 16, CHANGE_DROP);
+        format_put64(drops + (size_t)i * 16 + 8, count - i);
+    }
+    log_append(copy, count + 1, drops, (size_t)count * 16);
+    free(drops);
+    return copy;
+}
+
+/* Seconds of the processor that it takes to replay that log, and to salvage what is left of it when
+ * all that is created is lost; < 0: something is wrong. */
+static double crowd_seconds(uint32_t count)
+{
+    struct crash_fs *disk = crowd_disk(count);
+    struct crash_inode *log = two_phase_log(disk);
+    omendb_options options;
+    omendb *db = NULL;
+    omendb_stats stats = OMENDB_STATS_INIT;
+    omendb_salvage_result result = OMENDB_SALVAGE_RESULT_INIT;
+    world_options(disk, &options);
+    options.read_only = 1;
+    const clock_t begun = clock();
+    int good = omendb_open("/db", &options, &db) == OMENDB_OK &&
+               omendb_get_stats(db, &stats) == OMENDB_OK && stats.commits == count + 1 &&
+               stats.collections == 0;
+    good = omendb_close(db) == OMENDB_OK && good;
+    uint64_t at = FORMAT_HEADER_BYTES;
+    for (uint32_t i = 0; i < count; i++) {
+        log->data[at + FORMAT_RECORD_CRC] ^= 1;
+        at += FORMAT_RECORD_BYTES + format_align(format_get32(log->data + at), FORMAT_RECORD_ALIGN);
+    }
+    options.read_only = 0;
+    good = good && omendb_salvage("/db", "/new", &options, NULL, NULL, &result) == OMENDB_OK &&
+           result.problems == 1 && result.collections == 0;
+    const double seconds = (double)(clock() - begun) / CLOCKS_PER_SEC;
+    crash_fs_destroy(disk);
+    return good ? seconds : -1.0;
+}
+
+/* Four times as many take about four times as long. */
+TEST(collections_are_found_by_number_without_looking_at_all_of_them)
+{
+    const double few = crowd_seconds(5000), many = crowd_seconds(20000);
+    CHECK(few >= 0.0 && many >= 0.0);
+    printf("    5,000 collections: %.3f s, 20,000: %.3f s\n", few, many);
+    CHECK(many < 9.0 * few + 0.2);
+}
+
 TEST_MAIN(
     an_undamaged_database_is_salvaged_whole,
     a_bad_block_of_vectors_costs_the_rows_in_it_and_no_others,
@@ -1550,4 +1626,5 @@ TEST_MAIN(
     a_log_that_cannot_be_read_at_all_is_told, a_file_that_may_not_be_opened_costs_what_it_holds,
     a_prepared_transaction_of_many_deletes_waits_in_the_new_database,
     a_prepared_transaction_without_room_is_told_and_keeps_no_other_out,
-    the_result_of_a_failed_salvage_is_what_is_there)
+    the_result_of_a_failed_salvage_is_what_is_there,
+    collections_are_found_by_number_without_looking_at_all_of_them)
