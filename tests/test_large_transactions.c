@@ -1,6 +1,6 @@
 /* test_large_transactions.c: a transaction that outgrows its share of memory_limit is told so by
  * the call that would make it too large, and can still be committed as it was before. */
-#define _POSIX_C_SOURCE 200809L
+#include "internals.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -159,15 +159,22 @@ TEST(what_could_be_prepared_can_be_committed)
 
 static _Atomic int writers_end;
 
+struct writer {
+    pthread_t thread;
+    uint64_t seed, batches;
+};
+
+/* To the end, also where a batch is refused: the readers are not to notice. */
 static void *write_on(void *argument)
 {
     float vectors[200 * DIM];
-    struct support_random random = {support_seed((uint64_t)(uintptr_t)argument)};
-    int status = OMENDB_OK;
-    while (!atomic_load(&writers_end) && status == OMENDB_OK) {
+    struct writer *writer = argument;
+    struct support_random random = {support_seed(writer->seed)};
+    while (!atomic_load(&writers_end)) {
         for (size_t i = 0; i < 200; i++)
             support_vector(support_next(&random), DIM, vectors + i * DIM);
-        status = omendb_add_batch(rows, NULL, 200, NULL, vectors, OMENDB_F32, NULL);
+        writer->batches +=
+            omendb_add_batch(rows, NULL, 200, NULL, vectors, OMENDB_F32, NULL) == OMENDB_OK;
     }
     return NULL;
 }
@@ -201,22 +208,46 @@ static int read_once(void)
 
 TEST(readers_are_not_refused_because_of_writers)
 {
-    pthread_t writers[2];
+    struct writer writers[2];
     const struct timespec pause = {0, 1000000};
     int refused = 0;
     atomic_store(&writers_end, 0);
     CHECK_EQ_INT(open_limited(support_path("readers"), UINT64_C(12) << 20), OMENDB_OK);
-    for (uintptr_t i = 0; i < 2; i++)
-        CHECK_EQ_INT(pthread_create(&writers[i], NULL, write_on, (void *)i), 0);
+    for (size_t i = 0; i < 2; i++) {
+        writers[i] = (struct writer){.seed = i};
+        CHECK_EQ_INT(pthread_create(&writers[i].thread, NULL, write_on, &writers[i]), 0);
+    }
     for (time_t end = time(NULL) + 4; time(NULL) < end; nanosleep(&pause, NULL))
         refused += read_once() != OMENDB_OK;
     atomic_store(&writers_end, 1);
     for (size_t i = 0; i < 2; i++)
-        pthread_join(writers[i], NULL);
+        pthread_join(writers[i].thread, NULL);
     CHECK_EQ_INT(refused, 0);
+    for (size_t i = 0; i < 2; i++)
+        CHECK(writers[i].batches > 0);
+    CHECK_EQ_INT(close_all(), OMENDB_OK);
+}
+
+/* As if writers had filled all that they may, to the last byte, with what nobody gives back. */
+TEST(readers_are_not_refused_where_writers_filled_their_part)
+{
+    CHECK_EQ_INT(open_limited(support_path("filled"), UINT64_C(12) << 20), OMENDB_OK);
+    CHECK_EQ_INT(put_batch(NULL, 0), OMENDB_OK);
+    work_stop(db);
+    CHECK_EQ_INT(omendb_checkpoint(db), OMENDB_OK);
+    scratch_drop_idle(db);
+    struct memory *memory = &db->memory;
+    const uint64_t filled = memory->limit - memory->reserve - atomic_load(&memory->used);
+    atomic_fetch_add(&memory->used, filled);
+    void *more = memory_alloc(memory, 1);
+    const int read_status = read_once();
+    atomic_fetch_sub(&memory->used, filled);
+    CHECK(more == NULL);
+    CHECK_EQ_INT(read_status, OMENDB_OK);
     CHECK_EQ_INT(close_all(), OMENDB_OK);
 }
 
 TEST_MAIN(what_fits_can_be_committed, so_it_can_in_a_database_of_memory,
           a_second_transaction_shares_with_the_first, without_a_limit_there_is_no_share,
-          what_could_be_prepared_can_be_committed, readers_are_not_refused_because_of_writers)
+          what_could_be_prepared_can_be_committed, readers_are_not_refused_because_of_writers,
+          readers_are_not_refused_where_writers_filled_their_part)

@@ -1237,23 +1237,46 @@ static int processes_write_over(void)
     return status == OMENDB_OK ? closed_again : status;
 }
 
+/* The path of a file there whose name begins so; 0: there is none. */
+static int processes_find_file(const char *prefix, char *path, size_t capacity)
+{
+    struct dirent *entry;
+    int found = 0;
+    DIR *entries = opendir(processes_path);
+    while (entries != NULL && !found && (entry = readdir(entries)) != NULL)
+        if (strncmp(entry->d_name, prefix, strlen(prefix)) == 0)
+            found = snprintf(path, capacity, "%s/%s", processes_path, entry->d_name) > 0;
+    if (entries != NULL)
+        closedir(entries);
+    return found;
+}
+
+/* They are there, for whoever reads with the reader's manifest what it has not opened yet; and go
+ * when the reader has gone. */
 TEST(files_of_a_reader_stay_when_the_writer_dropped_merged_and_left)
 {
+    char segment[8400], manifest[8400];
     omendb *db = NULL;
     omendb_collection *collection = NULL;
     CHECK_EQ_INT(processes_create("dropped", &db, &collection), OMENDB_OK);
     CHECK_EQ_INT(processes_put_round(collection, 1), OMENDB_OK);
     omendb_collection_close(collection);
     CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    CHECK(processes_find_file("seg-", segment, sizeof segment));
+    CHECK(processes_find_file("MANIFEST-", manifest, sizeof manifest));
     const struct processes_reader mapped = processes_start_reader(OMENDB_IO_MAP);
     const struct processes_reader unmapped = processes_start_reader(OMENDB_IO_PREAD);
     CHECK(mapped.child > 0 && unmapped.child > 0);
     const int written = processes_write_over();
+    const int kept = access(segment, F_OK) == 0 && access(manifest, F_OK) == 0;
     const int first = processes_finish_reader(mapped);
     const int second = processes_finish_reader(unmapped);
     CHECK_EQ_INT(written, OMENDB_OK);
+    CHECK(kept);
     CHECK_EQ_INT(first, 0);
     CHECK_EQ_INT(second, 0);
+    CHECK_EQ_INT(processes_write_over(), OMENDB_OK);
+    CHECK(access(segment, F_OK) != 0 && access(manifest, F_OK) != 0);
 }
 
 /* It holds its lock and answers nobody. */
@@ -1753,6 +1776,7 @@ TEST(a_copy_of_a_live_directory_is_a_prefix_or_refused)
     waitpid(child, &child_status, 0);
     CHECK_EQ_INT(bad, 0);
     CHECK(WIFEXITED(child_status) && WEXITSTATUS(child_status) == 0);
+    CHECK(prefixes > 0);
     printf("  %llu prefixes, %llu refused\n", (unsigned long long)prefixes,
            (unsigned long long)refused);
 }

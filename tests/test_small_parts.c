@@ -2,6 +2,10 @@
  * brings them: sentences, memory, files in memory, samples of codes, curves of recall. */
 #include "internals.h"
 
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include "test.h"
 
 /* ------------------------------------------------------------------------------------------------
@@ -22,6 +26,14 @@ TEST(a_long_sentence_of_broken_characters_is_cut_all_the_same)
 /* From this size on memory.c maps blocks instead of allocating them. */
 #define PARTS_MAPPED ((size_t)1 << 20)
 
+static int parts_is_filled(const unsigned char *block, size_t size, size_t byte)
+{
+    for (size_t i = 0; i < size; i++)
+        if (block[i] != byte)
+            return 0;
+    return 1;
+}
+
 TEST(blocks_of_the_system_grow_and_shrink_across_the_size_that_is_mapped)
 {
     static const size_t sizes[] = {100, PARTS_MAPPED,    3 * PARTS_MAPPED, PARTS_MAPPED + 1,
@@ -31,19 +43,19 @@ TEST(blocks_of_the_system_grow_and_shrink_across_the_size_that_is_mapped)
     memory_init(&memory, NULL, 0);
     unsigned char *block = memory_alloc(&memory, size);
     CHECK(block != NULL);
-    memset(block, 7, size);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        memset(block, 7 + (int)i, size);
         unsigned char *moved = memory_resize(&memory, block, size, sizes[i]);
         CHECK(moved != NULL);
         block = moved;
+        CHECK(parts_is_filled(block, size < sizes[i] ? size : sizes[i], 7 + i));
         size = sizes[i];
-        for (size_t at = 0; at < 10; at++)
-            CHECK_EQ_INT(block[at], 7);
     }
     /* more than there is: the block stays */
+    memset(block, 7, size);
     CHECK(memory_resize(&memory, block, size, SIZE_MAX / 2) == NULL);
     CHECK(memory_resize(&memory, block, size, SIZE_MAX - 1) == NULL);
-    CHECK_EQ_INT(block[9], 7);
+    CHECK(parts_is_filled(block, size, 7));
     memory_free(&memory, block, size);
     CHECK_EQ_INT(atomic_load(&memory.used), 0);
 }
@@ -62,12 +74,47 @@ TEST(a_block_of_no_bytes_is_one_that_can_be_resized)
     CHECK_EQ_INT(atomic_load(&memory.used), 0);
 }
 
+#if defined(MADV_HUGEPAGE)
+/* Takes the place of the C library's; what is advised is not needed here. */
+static struct {
+    int calls, advice;
+    uintptr_t first, end;
+} parts_advised;
+
+int madvise(void *address, size_t size, int advice)
+{
+    parts_advised.calls++;
+    parts_advised.advice = advice;
+    parts_advised.first = (uintptr_t)address;
+    parts_advised.end = (uintptr_t)address + size;
+    return 0;
+}
+
+/* Half a page and less at both ends is of others. */
 TEST(huge_pages_are_asked_for_whole_pages_only)
 {
-    char few[64] = {1};
-    platform_advise_huge(few, 1);
-    CHECK_EQ_INT(few[0], 1);
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    char *block = malloc(5 * page);
+    CHECK(block != NULL);
+    const uintptr_t first = ((uintptr_t)block + page - 1) / page * page;
+    char *whole = block + (first - (uintptr_t)block);
+    memset(&parts_advised, 0, sizeof parts_advised);
+    platform_advise_huge(whole + page / 2, page);
+    CHECK_EQ_INT(parts_advised.calls, 0);
+    platform_advise_huge(whole + page / 2, 3 * page);
+    CHECK_EQ_INT(parts_advised.calls, 1);
+    CHECK_EQ_INT(parts_advised.advice, MADV_HUGEPAGE);
+    CHECK(parts_advised.first == first + page && parts_advised.end == first + 3 * page);
+    platform_advise_huge(whole, page);
+    CHECK(parts_advised.first == first && parts_advised.end == first + page);
+    free(block);
 }
+#else
+TEST(huge_pages_are_asked_for_whole_pages_only)
+{
+    platform_advise_huge(NULL, 0);
+}
+#endif
 
 TEST(what_is_spare_is_never_more_than_what_is_used)
 {
@@ -216,7 +263,7 @@ TEST(a_coarser_format_is_not_alike)
     CHECK(!codes_are_alike(&other, &format));
 }
 
-/* A vector of zeros has no direction; its code is as good as any, and no division by zero. */
+/* A vector of zeros has no direction; its code is that of zeros, and no division by zero. */
 TEST(zero_vectors_have_codes_under_every_metric)
 {
     static const float zeros[PARTS_DIM] = {0};
@@ -228,8 +275,8 @@ TEST(zero_vectors_have_codes_under_every_metric)
             0.0f,
             1.0f};
         (void)codes_encode_query(&format, zeros, code);
-        for (size_t at = 1; at < PARTS_DIM; at++)
-            CHECK_EQ_INT(code[at], code[0]);
+        for (size_t at = 0; at < PARTS_DIM; at++)
+            CHECK_EQ_INT(code[at], 0);
     }
 }
 
@@ -287,6 +334,13 @@ TEST(a_curve_without_efs_tells_by_stretch)
     parts_add(&curve, 10, 2000, 1.1f, 0.70f);
     parts_add(&curve, 10, 2000, 1.3f, 0.90f);
     CHECK(calibration_is_legal(&curve));
+    const float low = curve.entries[0].low, high = curve.entries[1].low;
+    calibration_find_effort(&curve, 1, high, &answer);
+    CHECK(answer.stretch == 1.3f && answer.recall == high);
+    calibration_find_effort(&curve, 1, (low + high) / 2.0f, &answer);
+    CHECK(answer.stretch > 1.15f && answer.stretch < 1.25f);
+    calibration_find_recall(&curve, 1, 2000, 1.3f, &answer);
+    CHECK(answer.recall == high);
     for (size_t k = 1; k <= 20; k += 3) {
         for (int recall = 1; recall <= 10; recall++) {
             calibration_find_effort(&curve, k, (float)recall / 10.0f, &answer);

@@ -392,7 +392,8 @@ TEST(packs_of_which_most_collections_were_dropped_give_space_back)
     space_finish(db, NULL, 0);
 }
 
-/* Each collection in turn is sealed into a file of its own, far smaller than any file is. */
+/* Each collection in turn is sealed into a file of its own, far smaller than any file is; linked,
+ * so that it is merged for no other reason. */
 TEST(many_files_of_small_collections_are_gathered)
 {
     omendb *db = space_open("gathered", 1, 0);
@@ -405,6 +406,7 @@ TEST(many_files_of_small_collections_are_gathered)
         omendb_collection *collection = space_collection(db, name);
         CHECK_EQ_INT(space_fill(collection, 0, 4, 7), OMENDB_OK);
         omendb_collection_close(collection);
+        CHECK_EQ_INT(omendb_work(db, UINT64_MAX, NULL), OMENDB_OK);
         CHECK_EQ_INT(omendb_checkpoint(db), OMENDB_OK);
     }
     CHECK_EQ_INT(omendb_work(db, UINT64_MAX, NULL), OMENDB_OK);

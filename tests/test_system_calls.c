@@ -515,16 +515,18 @@ static int system_use_database(int32_t threads)
     return status != OMENDB_OK ? status : closed;
 }
 
-/* Each call of the kind fails once, until none is left to fail. */
-static int system_loop(enum system_call call, int expected, int reason)
+/* Each call of the kind fails once, until none is left to fail. That is told, but for the last of
+ * each `group`, 0: of none. */
+static int system_loop(enum system_call call, int expected, int group)
 {
     for (int at = 1; at < 1000; at++) {
-        system_fail(call, at, at, reason);
+        system_fail(call, at, at, 0);
+        const int untold = group != 0 && at % group == 0;
         const int status = system_use_database(2), seen = system_plan.seen;
         system_heal();
         if (seen < at)
             return status == OMENDB_OK && at > 1;
-        if (status != expected && status != OMENDB_OK) {
+        if (status != (untold ? OMENDB_OK : expected)) {
             fprintf(stderr, "    call %d: %s (%s)\n", at, omendb_strerror(status), omendb_errmsg());
             return 0;
         }
@@ -539,7 +541,7 @@ TEST(a_system_without_mutexes_conditions_or_threads_to_give_is_out_of_memory)
     CHECK(system_loop(SYSTEM_CONDITION_ATTRIBUTES, OMENDB_NOMEM, 0));
     CHECK(system_loop(SYSTEM_CONDITION_CLOCK, OMENDB_NOMEM, 0));
     CHECK(system_loop(SYSTEM_THREAD, OMENDB_NOMEM, 0));
-    CHECK(system_loop(SYSTEM_MASK, OMENDB_NOMEM, 0));
+    CHECK(system_loop(SYSTEM_MASK, OMENDB_NOMEM, 2)); /* it is set, and then as it was */
 }
 
 TEST(a_sandbox_without_entropy_cores_or_affinity_has_a_database_all_the_same)
