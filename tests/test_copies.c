@@ -6,6 +6,7 @@
 #include <pthread.h>
 
 #include "crash_vfs.h"
+#include "failing.h"
 #include "support.h"
 #include "test.h"
 
@@ -16,34 +17,8 @@ static struct {
     struct crash_fs *fs;
     omendb *db;
     omendb_collection *docs;
-    _Atomic int64_t fails_after; /* allocations; negative: never */
     _Atomic uint64_t told;
 } copies;
-
-static int copies_fail(void)
-{
-    return atomic_load(&copies.fails_after) >= 0 && atomic_fetch_sub(&copies.fails_after, 1) == 0;
-}
-
-static void *copies_alloc(void *context, size_t size)
-{
-    (void)context;
-    return copies_fail() ? NULL : malloc(size);
-}
-
-static void *copies_resize(void *context, void *block, size_t old_size, size_t new_size)
-{
-    (void)context;
-    (void)old_size;
-    return copies_fail() ? NULL : realloc(block, new_size);
-}
-
-static void copies_release(void *context, void *block, size_t size)
-{
-    (void)context;
-    (void)size;
-    free(block);
-}
 
 static void copies_log(void *context, int code, const char *line)
 {
@@ -53,15 +28,13 @@ static void copies_log(void *context, int code, const char *line)
 
 static int copies_open(int read_only)
 {
-    static const omendb_allocator allocator = {sizeof allocator, NULL, copies_alloc, copies_resize,
-                                               copies_release};
     omendb_options options = OMENDB_OPTIONS_INIT;
     options.vfs = &copies.fs->vfs;
     options.threads = 0;
     options.sync = OMENDB_SYNC_OFF;
     options.read_only = (uint32_t)read_only;
     options.wal_limit = options.tail_limit = UINT64_C(1) << 30;
-    options.allocator = &allocator;
+    options.allocator = &failing_allocator;
     options.log = copies_log;
     const int status = omendb_open("/db", &options, &copies.db);
     return status != OMENDB_OK ? status
@@ -118,7 +91,7 @@ static int copies_begin(int read_only)
 {
     int status = copies_first == NULL ? copies_make() : OMENDB_OK;
     memset(&copies, 0, sizeof copies);
-    copies.fails_after = -1;
+    atomic_store(&failing_after, -1);
     copies.fs = crash_fs_copy(copies_first);
     if (status == OMENDB_OK)
         status = copies_open(read_only);
@@ -203,9 +176,9 @@ TEST(a_copy_that_lacks_memory_at_any_place_is_put_off)
         CHECK(after < 100);
         const uint64_t used = atomic_load(&copies.db->memory.used);
         copies_ask();
-        atomic_store(&copies.fails_after, after);
+        atomic_store(&failing_after, after);
         CHECK_EQ_INT(omendb_work(copies.db, UINT64_MAX, NULL), OMENDB_OK);
-        atomic_store(&copies.fails_after, -1);
+        atomic_store(&failing_after, -1);
         if (copies_bytes() == 0)
             CHECK_EQ_INT(atomic_load(&copies.db->memory.used), used);
         CHECK_EQ_INT(copies_answers() == answers, 1);
@@ -271,9 +244,9 @@ TEST(a_copy_is_kept_where_there_is_no_memory_to_let_it_go)
     CHECK(copies_bytes() != 0);
     for (; copies_bytes() != 0; after++) {
         CHECK(after < 100);
-        atomic_store(&copies.fails_after, after);
+        atomic_store(&failing_after, after);
         (void)hot_give_back(copies.db);
-        atomic_store(&copies.fails_after, -1);
+        atomic_store(&failing_after, -1);
         CHECK(copies_answers() == answers);
     }
     CHECK(after > 2);

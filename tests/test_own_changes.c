@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include "failing.h"
 #include "support.h"
 #include "test.h"
 
@@ -12,44 +13,16 @@
 static struct {
     omendb *db;
     omendb_collection *docs;
-    _Atomic int64_t fails_after; /* allocations; negative: never */
 } own;
-
-static int own_fails(void)
-{
-    return atomic_load(&own.fails_after) >= 0 && atomic_fetch_sub(&own.fails_after, 1) == 0;
-}
-
-static void *own_alloc(void *context, size_t size)
-{
-    (void)context;
-    return own_fails() ? NULL : malloc(size);
-}
-
-static void *own_resize(void *context, void *block, size_t old_size, size_t new_size)
-{
-    (void)context;
-    (void)old_size;
-    return own_fails() ? NULL : realloc(block, new_size);
-}
-
-static void own_release(void *context, void *block, size_t size)
-{
-    (void)context;
-    (void)size;
-    free(block);
-}
 
 static int own_begin(void)
 {
-    static const omendb_allocator allocator = {sizeof allocator, NULL, own_alloc, own_resize,
-                                               own_release};
     omendb_options options = OMENDB_OPTIONS_INIT;
     omendb_schema schema = OMENDB_SCHEMA_INIT;
     memset(&own, 0, sizeof own);
-    own.fails_after = -1;
+    atomic_store(&failing_after, -1);
     options.threads = 0;
-    options.allocator = &allocator;
+    options.allocator = &failing_allocator;
     schema.dim = OWN_DIM;
     int status = omendb_open(":memory:", &options, &own.db);
     if (status == OMENDB_OK)
@@ -172,10 +145,10 @@ TEST(a_cursor_that_lacks_memory_is_none)
         for (int code = OMENDB_NOMEM; code != OMENDB_OK; after++) {
             omendb_rows *rows = NULL;
             const uint64_t used = atomic_load(&own.db->memory.used);
-            atomic_store(&own.fails_after, after);
+            atomic_store(&failing_after, after);
             code = of_own ? omendb_scan(empty, txn, 0, 100, &rows)
                           : omendb_scan(own.docs, NULL, 0, 100, &rows);
-            atomic_store(&own.fails_after, -1);
+            atomic_store(&failing_after, -1);
             CHECK(code == OMENDB_OK || (code == OMENDB_NOMEM && rows == NULL));
             omendb_rows_close(rows);
             CHECK_EQ_INT(atomic_load(&own.db->memory.used), used);
@@ -257,9 +230,9 @@ TEST(a_logged_collection_of_an_impossible_name_is_corruption)
     own_create(&good, id + 5, "good");
     for (int64_t after = 0, code = OMENDB_NOMEM; code != OMENDB_OK; after++) {
         CHECK_EQ_INT(omendb_collection_open(own.db, "good", NULL, &made), OMENDB_NOTFOUND);
-        atomic_store(&own.fails_after, after);
+        atomic_store(&failing_after, after);
         code = own_replay(&good);
-        atomic_store(&own.fails_after, -1);
+        atomic_store(&failing_after, -1);
         CHECK(code == OMENDB_OK || code == OMENDB_NOMEM);
     }
     CHECK_EQ_INT(omendb_collection_open(own.db, "good", NULL, &made), OMENDB_OK);
@@ -294,9 +267,9 @@ TEST(logged_records_that_make_no_sense_are_corruption)
     own_word(&falling, 4);
     for (int64_t after = 0, code = OMENDB_NOMEM; code != OMENDB_OK; after++) {
         CHECK_EQ_INT(own_count(), 10);
-        atomic_store(&own.fails_after, after);
+        atomic_store(&failing_after, after);
         code = own_replay(&falling);
-        atomic_store(&own.fails_after, -1);
+        atomic_store(&failing_after, -1);
         CHECK(code == OMENDB_OK || code == OMENDB_NOMEM);
     }
     CHECK_EQ_INT(own_count(), 8);
