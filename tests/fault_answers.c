@@ -49,7 +49,8 @@ static int answers_open(struct fault_run *run, int read_only)
 static void answers_put(struct fault_run *run, uint64_t first, uint64_t count)
 {
     for (uint64_t at = 0; at < count; at += 200)
-        fault_must(fault_put_many(run, run->docs, NULL, ANSWERS_DIM, first + at, 200, first + at));
+        support_must(
+            fault_put_many(run, run->docs, NULL, ANSWERS_DIM, first + at, 200, first + at));
 }
 
 /* `merged`: one segment with a graph and a curve, deleted rows, and a growing tail; otherwise two
@@ -64,22 +65,22 @@ static struct crash_fs *answers_prepare(int merged)
     uint64_t ids[64];
     options.vfs = &fs->vfs;
     options.threads = 0;
-    fault_must(omendb_open("/db", &options, &run.db));
-    fault_must(omendb_collection_create(run.db, "docs", &schema, &made));
+    support_must(omendb_open("/db", &options, &run.db));
+    support_must(omendb_collection_create(run.db, "docs", &schema, &made));
     run.docs = made;
     answers_put(&run, 0, 400);
-    fault_must(omendb_optimize(run.db, NULL, NULL));
+    support_must(omendb_optimize(run.db, NULL, NULL));
     answers_put(&run, 400, ANSWERS_ROWS);
     if (merged)
-        fault_must(omendb_optimize(run.db, NULL, NULL));
+        support_must(omendb_optimize(run.db, NULL, NULL));
     else
-        fault_must(omendb_checkpoint(run.db));
+        support_must(omendb_checkpoint(run.db));
     for (uint64_t i = 0; i < 64; i++)
         ids[i] = i * 60;
-    fault_must(omendb_delete_batch(run.docs, NULL, 64, ids, NULL));
+    support_must(omendb_delete_batch(run.docs, NULL, 64, ids, NULL));
     answers_put(&run, 20000, 200);
     copy = crash_fs_copy(fs); /* as a death leaves it */
-    fault_must(fault_close(&run));
+    support_must(fault_close(&run));
     crash_fs_destroy(fs);
     return copy;
 }
@@ -276,11 +277,8 @@ static int answers_act_merge(struct fault_run *run, uint64_t *answer)
 /* As above, in small steps that a program makes by itself. */
 static int answers_act_work(struct fault_run *run, uint64_t *answer)
 {
-    int more = 1, status = OMENDB_OK;
     (void)answer;
-    while (more && status == OMENDB_OK)
-        status = omendb_work(run->db, 0, &more);
-    return status;
+    return support_work(run->db);
 }
 
 struct answers_scenario {

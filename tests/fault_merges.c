@@ -139,22 +139,22 @@ static struct crash_fs *merges_prepare(const struct merges_scenario *scenario)
     schema.M = 4;
     schema.ef_construction = 8;
     schema.ef = 10;
-    fault_must(omendb_open("/db", &options, &run.db));
-    fault_must(omendb_collection_create(run.db, "docs", &schema, &run.docs));
+    support_must(omendb_open("/db", &options, &run.db));
+    support_must(omendb_collection_create(run.db, "docs", &schema, &run.docs));
     if (scenario->seals) {
-        fault_must(fault_close(&run));
+        support_must(fault_close(&run));
         return fs;
     }
-    fault_must(merges_put(&run, 0, first));
-    fault_must(omendb_optimize(run.db, NULL, NULL));
+    support_must(merges_put(&run, 0, first));
+    support_must(omendb_optimize(run.db, NULL, NULL));
     for (uint64_t i = 0; i < 100; i++)
         ids[i] = i * 3;
-    fault_must(omendb_delete_batch(run.docs, NULL, 100, ids, NULL));
-    fault_must(merges_put(&run, 10000, scenario->relinks ? 150 : MERGES_ROWS));
-    fault_must(omendb_checkpoint(run.db));
-    fault_must(merges_put(&run, 20000, 150));
-    fault_must(omendb_checkpoint(run.db));
-    fault_must(fault_close(&run));
+    support_must(omendb_delete_batch(run.docs, NULL, 100, ids, NULL));
+    support_must(merges_put(&run, 10000, scenario->relinks ? 150 : MERGES_ROWS));
+    support_must(omendb_checkpoint(run.db));
+    support_must(merges_put(&run, 20000, 150));
+    support_must(omendb_checkpoint(run.db));
+    support_must(fault_close(&run));
     return fs;
 }
 

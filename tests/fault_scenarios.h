@@ -184,14 +184,6 @@ static inline int fault_put_many(struct fault_run *run, omendb_collection *colle
 /* ------------------------------------------------------------------------------------------------
  * disks to start from */
 
-static inline void fault_must(int status)
-{
-    if (status == OMENDB_OK)
-        return;
-    fprintf(stderr, "preparing: %s: %s\n", omendb_strerror(status), omendb_errmsg());
-    exit(1);
-}
-
 static inline omendb_schema fault_schema(uint32_t dim)
 {
     omendb_schema schema = OMENDB_SCHEMA_INIT;
@@ -209,13 +201,13 @@ static inline struct crash_fs *fault_prepare_large(void)
     struct crash_fs *fs = crash_fs_create(0);
     struct fault_run run = {.fs = fs};
     const omendb_schema docs = fault_schema(FAULT_DOCS), tags = fault_schema(FAULT_TAGS);
-    fault_must(fault_open_path(&run, "/db", 0, &run.db));
-    fault_must(omendb_collection_create(run.db, "docs", &docs, &run.docs));
-    fault_must(omendb_collection_create(run.db, "tags", &tags, &run.tags));
+    support_must(fault_open_path(&run, "/db", 0, &run.db));
+    support_must(omendb_collection_create(run.db, "docs", &docs, &run.docs));
+    support_must(omendb_collection_create(run.db, "tags", &tags, &run.tags));
     for (uint64_t i = 0; i < 8; i++)
-        fault_must(fault_put_many(&run, run.docs, NULL, FAULT_DOCS, i * 250, 250, i * 250));
-    fault_must(omendb_optimize(run.db, NULL, NULL));
-    fault_must(fault_close(&run));
+        support_must(fault_put_many(&run, run.docs, NULL, FAULT_DOCS, i * 250, 250, i * 250));
+    support_must(omendb_optimize(run.db, NULL, NULL));
+    support_must(fault_close(&run));
     return fs;
 }
 
@@ -230,22 +222,22 @@ static inline struct crash_fs *fault_prepare(enum fault_start start)
     struct fault_run run = {.fs = fs};
     const omendb_schema docs = fault_schema(FAULT_DOCS), tags = fault_schema(FAULT_TAGS);
     uint64_t ids[20];
-    fault_must(fault_open_path(&run, "/db", 0, &run.db));
-    fault_must(omendb_collection_create(run.db, "docs", &docs, &run.docs));
-    fault_must(omendb_collection_create(run.db, "tags", &tags, &run.tags));
-    fault_must(fault_put_many(&run, run.docs, NULL, FAULT_DOCS, 0, 200, 1));
-    fault_must(fault_put_many(&run, run.tags, NULL, FAULT_TAGS, 0, 40, 1));
-    fault_must(omendb_optimize(run.db, NULL, NULL));
-    fault_must(fault_put_many(&run, run.docs, NULL, FAULT_DOCS, 180, 60, 1000));
-    fault_must(omendb_checkpoint(run.db));
+    support_must(fault_open_path(&run, "/db", 0, &run.db));
+    support_must(omendb_collection_create(run.db, "docs", &docs, &run.docs));
+    support_must(omendb_collection_create(run.db, "tags", &tags, &run.tags));
+    support_must(fault_put_many(&run, run.docs, NULL, FAULT_DOCS, 0, 200, 1));
+    support_must(fault_put_many(&run, run.tags, NULL, FAULT_TAGS, 0, 40, 1));
+    support_must(omendb_optimize(run.db, NULL, NULL));
+    support_must(fault_put_many(&run, run.docs, NULL, FAULT_DOCS, 180, 60, 1000));
+    support_must(omendb_checkpoint(run.db));
     for (uint64_t i = 0; i < 20; i++)
         ids[i] = i * 5;
-    fault_must(omendb_delete_batch(run.docs, NULL, 20, ids, NULL));
-    fault_must(omendb_checkpoint(run.db));
-    fault_must(fault_put_many(&run, run.docs, NULL, FAULT_DOCS, 300, 30, 2000));
-    fault_must(omendb_delete(run.docs, NULL, 1));
+    support_must(omendb_delete_batch(run.docs, NULL, 20, ids, NULL));
+    support_must(omendb_checkpoint(run.db));
+    support_must(fault_put_many(&run, run.docs, NULL, FAULT_DOCS, 300, 30, 2000));
+    support_must(omendb_delete(run.docs, NULL, 1));
     copy = died ? crash_fs_copy(fs) : NULL;
-    fault_must(fault_close(&run));
+    support_must(fault_close(&run));
     if (!died)
         copy = crash_fs_copy(fs);
     crash_fs_destroy(fs);

@@ -11,10 +11,7 @@
 
 static inline void ruins_must(int status)
 {
-    if (status == OMENDB_OK)
-        return;
-    fprintf(stderr, "preparing: %s: %s\n", omendb_strerror(status), omendb_errmsg());
-    exit(1);
+    support_must(status);
 }
 
 static inline void ruins_options(struct crash_fs *fs, omendb_options *options)
@@ -29,17 +26,17 @@ static inline void ruins_put(omendb_collection *collection, uint64_t first, uint
                              uint64_t factor)
 {
     for (uint64_t i = 0; i < count; i++)
-        ruins_must(support_put(collection, NULL, first + i * factor % count, 100 + i, RUINS_DIM));
+        support_must(support_put(collection, NULL, first + i * factor % count, 100 + i, RUINS_DIM));
 }
 
 static inline void ruins_prepare_one(omendb *db, omendb_collection *collection, const char *name,
                                      uint64_t id)
 {
     omendb_txn *txn = NULL;
-    ruins_must(omendb_txn_begin(db, OMENDB_READ_WRITE, &txn));
-    ruins_must(support_put(collection, txn, id, id, RUINS_DIM));
-    ruins_must(omendb_delete(collection, txn, id + 1));
-    ruins_must(omendb_txn_prepare(txn, name));
+    support_must(omendb_txn_begin(db, OMENDB_READ_WRITE, &txn));
+    support_must(support_put(collection, txn, id, id, RUINS_DIM));
+    support_must(omendb_delete(collection, txn, id + 1));
+    support_must(omendb_txn_prepare(txn, name));
 }
 
 /* Two segments, an overlay, a log of a process that died, with all kinds of changes; the ids of
@@ -56,31 +53,31 @@ static inline struct crash_fs *ruins_of_all(void)
     schema.M = 2;
     schema.ef_construction = 8;
     ruins_options(fs, &options);
-    ruins_must(omendb_open("/db", &options, &db));
-    ruins_must(omendb_collection_create(db, "plain", &schema, &plain));
-    ruins_must(omendb_collection_create(db, "loose", &schema, &loose));
+    support_must(omendb_open("/db", &options, &db));
+    support_must(omendb_collection_create(db, "plain", &schema, &plain));
+    support_must(omendb_collection_create(db, "loose", &schema, &loose));
     ruins_put(plain, 0, 40, 1);
     ruins_put(loose, 0, 40, 7);
-    ruins_must(omendb_checkpoint(db));
+    support_must(omendb_checkpoint(db));
     ruins_put(plain, 30, 20, 1);
-    ruins_must(omendb_delete(plain, NULL, 3));
-    ruins_must(omendb_delete(loose, NULL, 4));
-    ruins_must(omendb_checkpoint(db));
-    ruins_must(omendb_collection_create(db, "late", &schema, &late));
+    support_must(omendb_delete(plain, NULL, 3));
+    support_must(omendb_delete(loose, NULL, 4));
+    support_must(omendb_checkpoint(db));
+    support_must(omendb_collection_create(db, "late", &schema, &late));
     ruins_put(late, 0, 10, 1);
     ruins_put(plain, 10, 4, 1);
     ruins_prepare_one(db, plain, "waits", 20);
     ruins_prepare_one(db, plain, "done", 24);
-    ruins_must(omendb_commit_prepared(db, "done"));
-    ruins_must(omendb_delete(late, NULL, 5));
+    support_must(omendb_commit_prepared(db, "done"));
+    support_must(omendb_delete(late, NULL, 5));
     omendb_collection_close(late);
-    ruins_must(omendb_collection_create(db, "gone", &schema, &late));
+    support_must(omendb_collection_create(db, "gone", &schema, &late));
     omendb_collection_close(late);
-    ruins_must(omendb_collection_drop(db, "gone"));
+    support_must(omendb_collection_drop(db, "gone"));
     struct crash_fs *copy = crash_fs_copy(fs);
     omendb_collection_close(plain);
     omendb_collection_close(loose);
-    ruins_must(omendb_close(db));
+    support_must(omendb_close(db));
     crash_fs_destroy(fs);
     return copy;
 }
@@ -89,7 +86,7 @@ static inline struct crash_inode *ruins_file(struct crash_fs *fs, const char *pr
 {
     struct crash_inode *file = signed_file(fs, prefix, 0);
     if (file == NULL)
-        ruins_must(OMENDB_NOTFOUND);
+        support_must(OMENDB_NOTFOUND);
     return file;
 }
 

@@ -266,6 +266,31 @@ static inline const char *support_path(const char *name)
 /* ------------------------------------------------------------------------------------------------
  * talk */
 
+/* What a test needs before it can begin. */
+static inline void support_must(int status)
+{
+    if (status == OMENDB_OK)
+        return;
+    fprintf(stderr, "preparing: %s: %s\n", omendb_strerror(status), omendb_errmsg());
+    exit(1);
+}
+
+/* Sentences that were told: all of them, and those with the words; wanted NULL: none has. */
+struct support_report {
+    const char *wanted;
+    uint64_t lines, told;
+};
+
+/* OMENDB_TEST_TALK: shows them. */
+static inline void support_note(void *context, const char *line)
+{
+    struct support_report *report = context;
+    report->lines++;
+    report->told += report->wanted != NULL && strstr(line, report->wanted) != NULL;
+    if (getenv("OMENDB_TEST_TALK") != NULL)
+        fprintf(stderr, "    %s\n", line);
+}
+
 static inline void support_count_problem(void *context, const char *line)
 {
     ++*(uint64_t *)context;
@@ -278,6 +303,15 @@ static inline int support_check(omendb *db)
     uint64_t problems = 0;
     const int status = omendb_check(db, support_count_problem, &problems, NULL);
     return status == OMENDB_OK && problems != 0 ? OMENDB_CORRUPT : status;
+}
+
+/* All that waits in the background, unit by unit. */
+static inline int support_work(omendb *db)
+{
+    int more = 1, status = OMENDB_OK;
+    while (more && status == OMENDB_OK)
+        status = omendb_work(db, 0, &more);
+    return status;
 }
 
 /* Adds or replaces one record with the vector that `value` determines. */

@@ -23,12 +23,12 @@ static int targets_open(const omendb_vfs *vfs, const char *path, omendb **db)
 static void targets_begin(const omendb_vfs *vfs)
 {
     targets_disk = targets_disk == NULL ? ruins_of_all() : targets_disk;
-    ruins_must(targets_open(vfs == NULL ? &targets_disk->vfs : vfs, "/db", &targets_db));
+    support_must(targets_open(vfs == NULL ? &targets_disk->vfs : vfs, "/db", &targets_db));
 }
 
 static void targets_end(void)
 {
-    ruins_must(omendb_close(targets_db));
+    support_must(omendb_close(targets_db));
     crash_fs_destroy(targets_disk);
     targets_disk = NULL;
 }
@@ -317,7 +317,7 @@ TEST(a_backup_is_made_where_manifests_cannot_be_locked)
     targets_begin(NULL);
     CHECK(targets_is("/backup", OMENDB_OK, ""));
     crash_fs_add_file(targets_disk, "/backup", "MANIFEST-990", "x", 1);
-    ruins_must(omendb_close(targets_db));
+    support_must(omendb_close(targets_db));
     omendb_vfs vfs = targets_disk->vfs;
     vfs.lock = targets_lock;
     targets_begin(&vfs);
@@ -374,7 +374,7 @@ TEST(a_first_backup_that_fails_and_cannot_clean_up_stays_marked)
         targets_begin(&vfs);
         CHECK(targets_is("/backup", OMENDB_FULL, ""));
         CHECK_EQ_INT(targets_count("/backup", FORMAT_UNFINISHED_NAME), i != 0);
-        ruins_must(omendb_close(targets_db));
+        support_must(omendb_close(targets_db));
         targets_begin(NULL);
         CHECK(targets_is("/backup", OMENDB_OK, ""));
         CHECK(targets_is_whole("/backup"));

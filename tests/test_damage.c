@@ -41,14 +41,6 @@ struct damage_world {
     struct damage_counts counts;
 };
 
-static void damage_must(int status)
-{
-    if (status == OMENDB_OK)
-        return;
-    fprintf(stderr, "preparing: %s: %s\n", omendb_strerror(status), omendb_errmsg());
-    exit(1);
-}
-
 static int damage_open(struct crash_fs *fs, uint32_t io, omendb **db)
 {
     omendb_options options = OMENDB_OPTIONS_INIT;
@@ -68,7 +60,7 @@ static void damage_put(omendb_collection *collection, uint64_t first, uint64_t c
         ids[i] = first + i;
         support_vector(first * 100 + i, DAMAGE_DIM, vectors + i * DAMAGE_DIM);
     }
-    damage_must(omendb_put_batch(collection, NULL, (size_t)count, ids, vectors, OMENDB_F32, NULL));
+    support_must(omendb_put_batch(collection, NULL, (size_t)count, ids, vectors, OMENDB_F32, NULL));
 }
 
 /* Answers of the first collection; an error is passed on. */
@@ -104,33 +96,33 @@ static void damage_prepare(struct damage_world *world)
     schema.dim = DAMAGE_DIM;
     schema.M = 2;
     schema.ef_construction = 8;
-    damage_must(damage_open(fs, OMENDB_IO_MAP, &db));
-    damage_must(omendb_collection_create(db, "a", &schema, &a));
+    support_must(damage_open(fs, OMENDB_IO_MAP, &db));
+    support_must(omendb_collection_create(db, "a", &schema, &a));
     schema.scalar = OMENDB_I8;
-    damage_must(omendb_collection_create(db, "b", &schema, &b));
+    support_must(omendb_collection_create(db, "b", &schema, &b));
     damage_put(a, 0, 60);
     damage_put(b, 0, 9);
-    damage_must(omendb_optimize(db, NULL, NULL));
+    support_must(omendb_optimize(db, NULL, NULL));
     damage_put(a, 50, 20);
-    damage_must(omendb_checkpoint(db));
-    damage_must(omendb_delete(a, NULL, 3));
-    damage_must(omendb_checkpoint(db));
-    damage_must(support_digest(db, NULL, &world->states[world->state_count++]));
+    support_must(omendb_checkpoint(db));
+    support_must(omendb_delete(a, NULL, 3));
+    support_must(omendb_checkpoint(db));
+    support_must(support_digest(db, NULL, &world->states[world->state_count++]));
     for (uint64_t i = 0; i < 4; i++) {
         damage_put(i % 2 ? b : a, 200 + i, 2);
-        damage_must(support_digest(db, NULL, &world->states[world->state_count++]));
+        support_must(support_digest(db, NULL, &world->states[world->state_count++]));
     }
-    damage_must(omendb_delete(a, NULL, 4));
-    damage_must(support_digest(db, NULL, &world->states[world->state_count++]));
+    support_must(omendb_delete(a, NULL, 4));
+    support_must(support_digest(db, NULL, &world->states[world->state_count++]));
     world->fs = crash_fs_copy(fs);
     omendb_collection_close(a);
     omendb_collection_close(b);
-    damage_must(omendb_close(db));
+    support_must(omendb_close(db));
     crash_fs_destroy(fs);
     struct crash_fs *copy = crash_fs_copy(world->fs);
-    damage_must(damage_open(copy, OMENDB_IO_MAP, &db));
-    damage_must(damage_ask(db, &world->answers));
-    damage_must(omendb_close(db));
+    support_must(damage_open(copy, OMENDB_IO_MAP, &db));
+    support_must(damage_ask(db, &world->answers));
+    support_must(omendb_close(db));
     crash_fs_destroy(copy);
 }
 

@@ -13,14 +13,6 @@
 #define LIES_RECORDS 300 /* ids 0 to 299, of which prepared transactions hold 10, 11 and 20 */
 #define LIES_BYTES   2048
 
-static void lies_must(int status)
-{
-    if (status == OMENDB_OK)
-        return;
-    fprintf(stderr, "preparing: %s: %s\n", omendb_strerror(status), omendb_errmsg());
-    exit(1);
-}
-
 static void lies_options(struct crash_fs *fs, omendb_options *options)
 {
     omendb_options_init(options);
@@ -477,21 +469,21 @@ struct lies_world {
 static void lies_prepare(struct lies_world *world, const char *name, uint64_t put, uint64_t deleted)
 {
     omendb_txn *txn = NULL;
-    lies_must(omendb_txn_begin(world->db, OMENDB_READ_WRITE, &txn));
-    lies_must(support_put(world->a, txn, put, put, LIES_DIM));
+    support_must(omendb_txn_begin(world->db, OMENDB_READ_WRITE, &txn));
+    support_must(support_put(world->a, txn, put, put, LIES_DIM));
     if (deleted != 0)
-        lies_must(omendb_delete(world->a, txn, deleted));
-    lies_must(omendb_txn_prepare(txn, name));
+        support_must(omendb_delete(world->a, txn, deleted));
+    support_must(omendb_txn_prepare(txn, name));
 }
 
 /* A commit, the seventh, whose payload has `size` bytes. */
 static void lies_last_commit(struct lies_world *world, size_t size)
 {
     omendb_txn *txn = NULL;
-    lies_must(omendb_txn_begin(world->db, OMENDB_READ_WRITE, &txn));
+    support_must(omendb_txn_begin(world->db, OMENDB_READ_WRITE, &txn));
     for (uint64_t i = 0; i < (size - 24) / 8 - (size > 24 ? 2 : 0); i++)
-        lies_must(omendb_delete(world->a, txn, 30 + i));
-    lies_must(omendb_txn_prepare(txn, "x"));
+        support_must(omendb_delete(world->a, txn, 30 + i));
+    support_must(omendb_txn_prepare(txn, "x"));
 }
 
 static void lies_begin(struct lies_world *world, size_t size)
@@ -504,14 +496,14 @@ static void lies_begin(struct lies_world *world, size_t size)
     lies_options(world->fs, &options);
     for (uint64_t id = 0; id < LIES_RECORDS; id++)
         support_vector(1000 + id, LIES_DIM, vectors + id * LIES_DIM);
-    lies_must(omendb_open("/db", &options, &world->db));
-    lies_must(omendb_collection_create(world->db, "a", &schema, &world->a)); /* 1 */
-    lies_must(
+    support_must(omendb_open("/db", &options, &world->db));
+    support_must(omendb_collection_create(world->db, "a", &schema, &world->a)); /* 1 */
+    support_must(
         omendb_add_batch(world->a, NULL, LIES_RECORDS, NULL, vectors, OMENDB_F32, NULL)); /* 2 */
     lies_prepare(world, "waits", 10, 11);                                                 /* 3 */
     lies_prepare(world, "done", 20, 0);                                                   /* 4 */
-    lies_must(omendb_commit_prepared(world->db, "done"));                                 /* 5 */
-    lies_must(support_put(world->a, NULL, 0, 1000, LIES_DIM));                            /* 6 */
+    support_must(omendb_commit_prepared(world->db, "done"));                              /* 5 */
+    support_must(support_put(world->a, NULL, 0, 1000, LIES_DIM));                         /* 6 */
     lies_last_commit(world, size);
 }
 
@@ -519,7 +511,7 @@ static void lies_begin(struct lies_world *world, size_t size)
 static void lies_end(struct lies_world *world)
 {
     omendb_collection_close(world->a);
-    lies_must(omendb_close(world->db));
+    support_must(omendb_close(world->db));
 }
 
 static uint8_t *lies_last_record(struct crash_fs *fs)
@@ -550,27 +542,13 @@ static int lies_tell(struct crash_fs *fs, const struct lie *lie, const struct li
     return 1;
 }
 
-struct lies_report {
-    const char *wanted;
-    uint64_t lines, told;
-};
-
-static void lies_line(void *context, const char *line)
-{
-    struct lies_report *report = context;
-    report->lines++;
-    report->told += report->wanted != NULL && strstr(line, report->wanted) != NULL;
-    if (getenv("OMENDB_TEST_TALK") != NULL)
-        fprintf(stderr, "    %s\n", line);
-}
-
 static int lies_complain(const struct lie *lie, const char *what)
 {
     fprintf(stderr, "    %s: %s: %s\n", lie->name, what, omendb_errmsg());
     return 0;
 }
 
-static int lies_are_reported(const struct lie *lie, const struct lies_report *report)
+static int lies_are_reported(const struct lie *lie, const struct support_report *report)
 {
     return report->lines == (report->wanted != NULL) && report->told == (report->wanted != NULL)
                ? 1
@@ -582,9 +560,9 @@ static int lies_are_reported(const struct lie *lie, const struct lies_report *re
 
 static int lies_checked(struct lies_world *world, const struct lie *lie)
 {
-    struct lies_report report = {lie->checked, 0, 0};
+    struct support_report report = {lie->checked, 0, 0};
     uint64_t problems = 0;
-    if (omendb_check(world->db, lies_line, &report, &problems) != OMENDB_OK)
+    if (omendb_check(world->db, support_note, &report, &problems) != OMENDB_OK)
         return lies_complain(lie, "check");
     if (problems != (lie->checked != NULL))
         return lies_complain(lie, "problems");
@@ -621,13 +599,13 @@ static uint64_t lies_records(const struct lie *lie)
 static int lies_salvaged(const struct crash_fs *disk, const struct lie *lie)
 {
     struct crash_fs *copy = crash_fs_copy(disk);
-    struct lies_report report = {lie->told, 0, 0};
+    struct support_report report = {lie->told, 0, 0};
     omendb_salvage_result result = OMENDB_SALVAGE_RESULT_INIT;
     omendb_options options;
     omendb *db = NULL;
     int good = 1;
     lies_options(copy, &options);
-    if (omendb_salvage("/db", "/new", &options, lies_line, &report, &result) != OMENDB_OK ||
+    if (omendb_salvage("/db", "/new", &options, support_note, &report, &result) != OMENDB_OK ||
         omendb_open("/new", &options, &db) != OMENDB_OK || support_check(db) != OMENDB_OK)
         good = lies_complain(lie, "salvage");
     good = good && lies_are_reported(lie, &report);
@@ -667,9 +645,9 @@ TEST(a_lie_is_refused_when_opened_reported_by_check_and_costs_no_more_than_itsel
 
 static int lies_count_lines(omendb *db, const char *wanted, uint64_t *told)
 {
-    struct lies_report report = {wanted, 0, 0};
+    struct support_report report = {wanted, 0, 0};
     uint64_t problems = 0, again = 0;
-    const int status = omendb_check(db, lies_line, &report, &problems);
+    const int status = omendb_check(db, support_note, &report, &problems);
     /* Without anybody to tell, they are counted. */
     if (status != OMENDB_OK || omendb_check(db, NULL, NULL, &again) != OMENDB_OK ||
         again != problems || problems != report.lines)

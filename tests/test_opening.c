@@ -41,7 +41,7 @@ static uint64_t opening_digest(const omendb_vfs *vfs)
     uint64_t digest = 0;
     if (opening_open(vfs, 1, 0, &db) != OMENDB_OK || support_digest(db, NULL, &digest) != OMENDB_OK)
         digest = 0;
-    ruins_must(omendb_close(db));
+    support_must(omendb_close(db));
     return digest;
 }
 
@@ -247,8 +247,8 @@ static struct opening_beside {
 
 static void opening_publish(void)
 {
-    ruins_must(support_put(beside.collection, NULL, 7, 500 + beside.value++, RUINS_DIM));
-    ruins_must(omendb_checkpoint(beside.writer));
+    support_must(support_put(beside.collection, NULL, 7, 500 + beside.value++, RUINS_DIM));
+    support_must(omendb_checkpoint(beside.writer));
 }
 
 static int opening_open_file(void *context, void *directory, const char *name, int flags,
@@ -275,8 +275,8 @@ static void opening_begin_beside(void)
 {
     memset(&beside, 0, sizeof beside);
     beside.disk = ruins_of_all();
-    ruins_must(opening_open(&beside.disk->vfs, 0, 0, &beside.writer));
-    ruins_must(omendb_collection_open(beside.writer, "late", NULL, &beside.collection));
+    support_must(opening_open(&beside.disk->vfs, 0, 0, &beside.writer));
+    support_must(omendb_collection_open(beside.writer, "late", NULL, &beside.collection));
     beside.vfs = beside.disk->vfs;
     beside.vfs.open = opening_open_file;
     beside.vfs.lock = opening_lock;
@@ -285,7 +285,7 @@ static void opening_begin_beside(void)
 static void opening_end_beside(void)
 {
     omendb_collection_close(beside.collection);
-    ruins_must(omendb_close(beside.writer));
+    support_must(omendb_close(beside.writer));
     crash_fs_destroy(beside.disk);
 }
 

@@ -12,33 +12,19 @@
 enum { LIES_PLAIN = 48, LIES_LOOSE = 39, LIES_LATE = 9 };
 #define LIES_ALL (LIES_PLAIN + LIES_LOOSE + LIES_LATE)
 
-struct lies_report {
-    const char *wanted;
-    uint64_t told, lines;
-};
-
-static void lies_line(void *context, const char *line)
-{
-    struct lies_report *report = context;
-    report->lines++;
-    report->told += report->wanted != NULL && strstr(line, report->wanted) != NULL;
-    if (getenv("OMENDB_TEST_TALK") != NULL)
-        fprintf(stderr, "    %s\n", line);
-}
-
 static omendb_salvage_result lies_result;
 
 /* Salvages the disk, which is freed. 1 where the sentence was told so often, and no line is without
  * its problem, and so many records were saved, which the new database has. */
 static int lies_salvaged(struct crash_fs *disk, const char *wanted, uint64_t told, uint64_t records)
 {
-    struct lies_report report = {wanted, 0, 0};
+    struct support_report report = {wanted, 0, 0};
     omendb_options options;
     omendb *db = NULL;
     omendb_stats stats = OMENDB_STATS_INIT;
     ruins_options(disk, &options);
     omendb_salvage_result_init(&lies_result);
-    int status = omendb_salvage("/db", "/new", &options, lies_line, &report, &lies_result);
+    int status = omendb_salvage("/db", "/new", &options, support_note, &report, &lies_result);
     if (status == OMENDB_OK)
         status = omendb_open("/new", &options, &db);
     if (status == OMENDB_OK)

@@ -25,14 +25,6 @@ static int settling_add(struct settling *settling, size_t rows)
     return omendb_add_batch(settling->collection, NULL, rows, NULL, vectors, OMENDB_F32, NULL);
 }
 
-static int settling_work(const struct settling *settling)
-{
-    int more = 1, code = OMENDB_OK;
-    while (more && code == OMENDB_OK)
-        code = omendb_work(settling->db, 0, &more);
-    return code;
-}
-
 /* Two segments, of which the smaller is too small to be merged with the larger, and as many rows in
  * the log. */
 static int settling_begin(struct settling *settling, int32_t threads)
@@ -58,7 +50,7 @@ static int settling_begin(struct settling *settling, int32_t threads)
         code = omendb_checkpoint(settling->db);
     if (code == OMENDB_OK)
         code = settling_add(settling, SETTLING_SMALL / 2);
-    return code == OMENDB_OK ? settling_work(settling) : code;
+    return code == OMENDB_OK ? support_work(settling->db) : code;
 }
 
 static int settling_end(struct settling *settling)
@@ -101,7 +93,7 @@ TEST(segments_of_a_collection_that_is_only_searched_become_one)
     CHECK_EQ_INT(settling_segments(&settling), 2);
     for (int look = 0; look < 4 * SETTLING_LOOKS && settling_segments(&settling) != 1; look++) {
         CHECK_EQ_INT(settling_search(&settling), OMENDB_OK);
-        CHECK_EQ_INT(settling_work(&settling), OMENDB_OK);
+        CHECK_EQ_INT(support_work(settling.db), OMENDB_OK);
     }
     CHECK_EQ_INT(settling_segments(&settling), 1);
     omendb_stats stats = OMENDB_STATS_INIT;
@@ -120,7 +112,7 @@ TEST(segments_stay_apart_while_rows_are_added)
     for (int look = 0; look < SETTLING_LOOKS; look++) {
         CHECK_EQ_INT(settling_search(&settling), OMENDB_OK);
         CHECK_EQ_INT(settling_add(&settling, 10), OMENDB_OK);
-        CHECK_EQ_INT(settling_work(&settling), OMENDB_OK);
+        CHECK_EQ_INT(support_work(settling.db), OMENDB_OK);
     }
     CHECK_EQ_INT(settling_segments(&settling), 2);
     CHECK_EQ_INT(settling_end(&settling), OMENDB_OK);

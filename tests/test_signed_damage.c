@@ -17,14 +17,6 @@
 static struct support_random signed_random;
 static uint64_t signed_tried, signed_refused;
 
-static void signed_must(int status)
-{
-    if (status == OMENDB_OK)
-        return;
-    fprintf(stderr, "preparing: %s: %s\n", omendb_strerror(status), omendb_errmsg());
-    exit(1);
-}
-
 static int signed_open(struct crash_fs *fs, uint32_t io, int read_only, omendb **db)
 {
     omendb_options options = OMENDB_OPTIONS_INIT;
@@ -41,7 +33,7 @@ static void signed_put(omendb_collection *collection, omendb_txn *txn, uint64_t 
                        uint64_t count)
 {
     for (uint64_t i = 0; i < count; i++)
-        signed_must(support_put(collection, txn, first + i, first * 100 + i, SIGNED_DIM));
+        support_must(support_put(collection, txn, first + i, first * 100 + i, SIGNED_DIM));
 }
 
 /* Every kind of file, and every kind of change in the log. */
@@ -56,36 +48,36 @@ static struct crash_fs *signed_prepare(void)
     schema.dim = SIGNED_DIM;
     schema.M = 2;
     schema.ef_construction = 8;
-    signed_must(signed_open(fs, OMENDB_IO_MAP, 0, &db));
-    signed_must(omendb_collection_create(db, "a", &schema, &a));
+    support_must(signed_open(fs, OMENDB_IO_MAP, 0, &db));
+    support_must(omendb_collection_create(db, "a", &schema, &a));
     schema.scalar = OMENDB_I8;
-    signed_must(omendb_collection_create(db, "b", &schema, &b));
+    support_must(omendb_collection_create(db, "b", &schema, &b));
     signed_put(a, NULL, 0, 60);
     signed_put(b, NULL, 5, 9);
-    signed_must(omendb_optimize(db, NULL, NULL));
+    support_must(omendb_optimize(db, NULL, NULL));
     for (uint64_t i = 0; i < 64; i++)
         support_vector(i + 900, SIGNED_DIM, queries + i * SIGNED_DIM);
-    signed_must(omendb_calibrate(a, queries, 64, OMENDB_F32, NULL, NULL));
+    support_must(omendb_calibrate(a, queries, 64, OMENDB_F32, NULL, NULL));
     signed_put(a, NULL, 50, 20);
     signed_put(a, NULL, 30, 2); /* ids that do not ascend */
-    signed_must(omendb_checkpoint(db));
-    signed_must(omendb_delete(a, NULL, 3));
-    signed_must(omendb_checkpoint(db));
+    support_must(omendb_checkpoint(db));
+    support_must(omendb_delete(a, NULL, 3));
+    support_must(omendb_checkpoint(db));
     schema.scalar = OMENDB_F32;
-    signed_must(omendb_collection_create(db, "c", &schema, &c));
+    support_must(omendb_collection_create(db, "c", &schema, &c));
     signed_put(a, NULL, 200, 3);
     signed_put(c, NULL, 7, 2);
-    signed_must(omendb_txn_begin(db, OMENDB_READ_WRITE, &txn));
+    support_must(omendb_txn_begin(db, OMENDB_READ_WRITE, &txn));
     signed_put(b, txn, 70, 2);
-    signed_must(omendb_delete(a, txn, 5));
+    support_must(omendb_delete(a, txn, 5));
     signed_put(a, txn, 6, 1);
-    signed_must(omendb_txn_commit(txn));
+    support_must(omendb_txn_commit(txn));
     omendb_collection_close(c);
-    signed_must(omendb_collection_drop(db, "c"));
+    support_must(omendb_collection_drop(db, "c"));
     copy = crash_fs_copy(fs);
     omendb_collection_close(a);
     omendb_collection_close(b);
-    signed_must(omendb_close(db));
+    support_must(omendb_close(db));
     crash_fs_destroy(fs);
     return copy;
 }

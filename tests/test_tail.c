@@ -82,14 +82,6 @@ static int tail_put(const struct tail *tail, uint64_t first, uint64_t count, uin
     return omendb_put_batch(tail->collection, NULL, count, ids, vectors, OMENDB_F32, NULL);
 }
 
-static int tail_work(const struct tail *tail)
-{
-    int more = 1, code = OMENDB_OK;
-    while (more && code == OMENDB_OK)
-        code = omendb_work(tail->db, 0, &more);
-    return code;
-}
-
 /* Whether the nearest record of the value is `id`, at distance 0, and radius leaves it alone. */
 static int tail_finds(const struct tail *tail, uint64_t value, uint64_t id, int exact,
                       omendb_explain *explain)
@@ -133,7 +125,7 @@ TEST(all_rows_beside_a_graph_are_found)
     options.tail_limit = UINT64_C(1) << 30;
     CHECK_EQ_INT(tail_open(&tail, support_path("beside"), &options), OMENDB_OK);
     CHECK_EQ_INT(tail_put(&tail, 0, TAIL_LINKED, 0), OMENDB_OK);
-    CHECK_EQ_INT(tail_work(&tail), OMENDB_OK);
+    CHECK_EQ_INT(support_work(tail.db), OMENDB_OK);
     CHECK_EQ_INT(tail_put(&tail, TAIL_LINKED, TAIL_ROWS, 0), OMENDB_OK);
     CHECK(tail_finds(&tail, TAIL_LINKED, TAIL_LINKED, 0, &explain));
     CHECK_EQ_INT(explain.graph_rows, TAIL_LINKED);
