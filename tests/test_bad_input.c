@@ -664,17 +664,34 @@ TEST(the_smallest_memory_limit_is_enough_to_close_reopen_and_check)
     }
 }
 
+enum { INPUT_LARGE_DIM = 256, INPUT_LARGE_BATCH = 256 };
+
+/* A quarter of a megabyte of vectors each. */
+static int input_add_large(omendb_collection *collection, uint64_t batches)
+{
+    enum { VALUES = INPUT_LARGE_DIM * INPUT_LARGE_BATCH };
+    static float vectors[VALUES];
+    int code = OMENDB_OK;
+    for (uint64_t i = 0; i < batches && code == OMENDB_OK; i++) {
+        for (size_t at = 0; at < VALUES; at++)
+            vectors[at] = (float)(support_mix(i * VALUES + at) % 100);
+        code =
+            omendb_add_batch(collection, NULL, INPUT_LARGE_BATCH, NULL, vectors, OMENDB_F32, NULL);
+        if (code != OMENDB_OK)
+            fprintf(stderr, "    batch %d: %s\n", (int)i, omendb_errmsg());
+    }
+    return code;
+}
+
 /* Adds rows whose vectors alone take six times the limit; every call must succeed. */
 static int input_add_beyond_limit(int32_t threads, uint64_t *checkpoints)
 {
-    enum { DIM = 256, BATCH = 256, BATCHES = 192 };
-    static float vectors[BATCH * DIM];
     omendb *db = NULL;
     omendb_collection *collection = NULL;
     omendb_options options = OMENDB_OPTIONS_INIT;
     omendb_schema schema = OMENDB_SCHEMA_INIT;
     omendb_stats stats = OMENDB_STATS_INIT;
-    schema.dim = DIM;
+    schema.dim = INPUT_LARGE_DIM;
     schema.M = 2;
     schema.ef_construction = 8;
     options.memory_limit = OMENDB_MEMORY_LIMIT_MIN;
@@ -686,13 +703,8 @@ static int input_add_beyond_limit(int32_t threads, uint64_t *checkpoints)
     int code = omendb_open(support_path("beyond"), &options, &db);
     if (code == OMENDB_OK)
         code = omendb_collection_create(db, "c", &schema, &collection);
-    for (uint64_t i = 0; i < BATCHES && code == OMENDB_OK; i++) {
-        for (size_t at = 0; at < BATCH * DIM; at++)
-            vectors[at] = (float)(support_mix(i * BATCH * DIM + at) % 100);
-        code = omendb_add_batch(collection, NULL, BATCH, NULL, vectors, OMENDB_F32, NULL);
-        if (code != OMENDB_OK)
-            fprintf(stderr, "    batch %d: %s\n", (int)i, omendb_errmsg());
-    }
+    if (code == OMENDB_OK)
+        code = input_add_large(collection, 192);
     if (code == OMENDB_OK)
         code = omendb_get_stats(db, &stats);
     *checkpoints = stats.checkpoints;
@@ -775,24 +787,19 @@ TEST(a_backup_into_the_database_itself_is_refused)
 /* A file of twice the smallest limit, made without one. */
 static int input_make_large(const char *path)
 {
-    enum { DIM = 256, BATCH = 1024, BATCHES = 16 };
-    static float vectors[BATCH * DIM];
     omendb *db = NULL;
     omendb_collection *collection = NULL;
     omendb_options options = OMENDB_OPTIONS_INIT;
     omendb_schema schema = OMENDB_SCHEMA_INIT;
-    schema.dim = DIM;
+    schema.dim = INPUT_LARGE_DIM;
     options.threads = 0;
     options.sync = OMENDB_SYNC_OFF;
     options.tail_limit = UINT64_C(1) << 30;
     int code = omendb_open(path, &options, &db);
     if (code == OMENDB_OK)
         code = omendb_collection_create(db, "c", &schema, &collection);
-    for (uint64_t i = 0; i < BATCHES && code == OMENDB_OK; i++) {
-        for (size_t at = 0; at < BATCH * DIM; at++)
-            vectors[at] = (float)(support_mix(i * BATCH * DIM + at) % 100);
-        code = omendb_add_batch(collection, NULL, BATCH, NULL, vectors, OMENDB_F32, NULL);
-    }
+    if (code == OMENDB_OK)
+        code = input_add_large(collection, 64);
     omendb_collection_close(collection);
     const int closed = omendb_close(db);
     return code == OMENDB_OK ? closed : code;

@@ -104,6 +104,12 @@ static uint64_t ask(const struct world *world)
     return digest;
 }
 
+/* What the questions ask for in the background is done: the copy, if it may be made. */
+static int ask_and_work(const struct world *world)
+{
+    return ask(world) != 0 && omendb_work(world->db, 1000000, NULL) == OMENDB_OK;
+}
+
 static uint64_t copied_bytes(const struct world *world)
 {
     omendb_collection_stats stats = OMENDB_COLLECTION_STATS_INIT;
@@ -145,14 +151,12 @@ TEST(no_copy_takes_more_than_half_of_the_memory_limit)
     options.threads = 0;
     options.memory_limit = UINT64_C(10) << 20;
     CHECK_EQ_INT(world_open(&world, &options, path), OMENDB_OK);
-    CHECK(ask(&world) != 0);
-    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    CHECK(ask_and_work(&world));
     CHECK_EQ_INT(copied_bytes(&world), 0);
     world_close(&world);
     options.memory_limit = UINT64_C(64) << 20;
     CHECK_EQ_INT(world_open(&world, &options, path), OMENDB_OK);
-    CHECK(ask(&world) != 0);
-    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    CHECK(ask_and_work(&world));
     CHECK(copied_bytes(&world) != 0);
     world_close(&world);
 }
@@ -170,8 +174,7 @@ TEST(what_cannot_be_mapped_is_not_copied)
     options.threads = 0;
     options.vfs = &vfs;
     CHECK_EQ_INT(world_open(&world, &options, path), OMENDB_OK);
-    CHECK(ask(&world) != 0);
-    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    CHECK(ask_and_work(&world));
     CHECK_EQ_INT(copied_bytes(&world), 0);
     world_close(&world);
 }
@@ -188,12 +191,10 @@ TEST(a_copy_that_there_was_no_memory_for_is_asked_for_again)
     CHECK_EQ_INT(world_open(&world, &options, path), OMENDB_OK);
     void *taken = memory_alloc(&world.db->memory, ballast);
     CHECK(taken != NULL);
-    CHECK(ask(&world) != 0);
-    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    CHECK(ask_and_work(&world));
     CHECK_EQ_INT(copied_bytes(&world), 0);
     memory_free(&world.db->memory, taken, ballast);
-    CHECK(ask(&world) != 0);
-    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    CHECK(ask_and_work(&world));
     CHECK(copied_bytes(&world) != 0);
     world_close(&world);
 }
@@ -221,8 +222,7 @@ TEST(a_copy_is_no_reason_for_a_checkpoint)
     CHECK_EQ_INT(omendb_add_batch(world.collection, NULL, 1, NULL, vector, OMENDB_F32, NULL),
                  OMENDB_OK);
     const uint64_t before = checkpoints(&world);
-    CHECK(ask(&world) != 0);
-    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    CHECK(ask_and_work(&world));
     CHECK(copied_bytes(&world) != 0);
     CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
     CHECK_EQ_INT(checkpoints(&world), before);
@@ -248,8 +248,7 @@ TEST(copies_make_room_for_a_merge)
     options.log = count_refusals;
     options.log_context = &refused;
     CHECK_EQ_INT(world_open(&world, &options, path), OMENDB_OK);
-    CHECK(ask(&world) != 0);
-    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    CHECK(ask_and_work(&world));
     CHECK(copied_bytes(&world) != 0);
     CHECK_EQ_INT(omendb_delete(world.collection, NULL, 7), OMENDB_OK);
     CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
@@ -377,12 +376,10 @@ TEST(mapped_pages_are_let_go_with_the_copy_and_once_more_later)
     CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
     int with_the_copy = atomic_load(&pages_released);
     CHECK(with_the_copy > before);
-    CHECK(ask(&world) != 0);
-    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    CHECK(ask_and_work(&world));
     int later = atomic_load(&pages_released);
     CHECK(later > with_the_copy);
-    CHECK(ask(&world) != 0);
-    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    CHECK(ask_and_work(&world));
     CHECK_EQ_INT(atomic_load(&pages_released), later);
     world_close(&world);
 }
@@ -464,8 +461,7 @@ TEST(a_copy_is_spare_until_its_memory_is_back)
     struct world world;
     CHECK(path != NULL);
     CHECK_EQ_INT(plight_open(&world, path), OMENDB_OK);
-    CHECK(ask(&world) != 0);
-    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    CHECK(ask_and_work(&world));
     CHECK(copied_bytes(&world) != 0);
     CHECK(hot_give_back(world.db));
     CHECK_EQ_INT(plight.freed, 1);
@@ -488,8 +484,7 @@ TEST(a_copy_under_way_is_given_up_for_whoever_lacks_memory)
     CHECK_EQ_INT(copied_bytes(&world), 0);
     CHECK_EQ_INT(atomic_load(&world.db->memory.spare), 0);
     hot_resume(world.db);
-    CHECK(ask(&world) != 0);
-    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    CHECK(ask_and_work(&world));
     CHECK(copied_bytes(&world) != 0);
     plight_close(&world);
 }
@@ -519,8 +514,7 @@ TEST(the_checkpoint_of_a_backup_gets_the_memory_of_copies)
     struct world world;
     CHECK(path != NULL);
     CHECK_EQ_INT(plight_open(&world, path), OMENDB_OK);
-    CHECK(ask(&world) != 0);
-    CHECK_EQ_INT(omendb_work(world.db, 1000000, NULL), OMENDB_OK);
+    CHECK(ask_and_work(&world));
     vector_of(1, vector);
     CHECK_EQ_INT(omendb_add_batch(world.collection, NULL, 1, NULL, vector, OMENDB_F32, NULL),
                  OMENDB_OK);

@@ -651,6 +651,81 @@ TEST(a_parent_that_was_killed_is_not_locked_out_by_its_child)
 /* ------------------------------------------------------------------------------------------------
  * readers */
 
+/* Two collections whose records one transaction gives the same round. */
+static int processes_put_both(omendb *db, omendb_collection *a, omendb_collection *b,
+                              uint64_t round)
+{
+    omendb_txn *txn = NULL;
+    float vector[PROCESSES_DIM];
+    omendb_record record = OMENDB_RECORD_INIT;
+    int status = omendb_txn_begin(db, OMENDB_READ_WRITE, &txn);
+    support_vector(round, PROCESSES_DIM, vector);
+    vector[0] = (float)round;
+    record.id = 1;
+    record.vector = vector;
+    if (status == OMENDB_OK)
+        status = omendb_put(a, txn, &record, NULL);
+    if (status == OMENDB_OK)
+        status = omendb_put(b, txn, &record, NULL);
+    if (status == OMENDB_OK)
+        return omendb_txn_commit(txn);
+    omendb_txn_rollback(txn);
+    return status;
+}
+
+/* A writer that tells each round to a reader in a child, after it was acknowledged. Of rounds that
+ * a number divides, it checkpoints or merges then; 0: of none. */
+struct processes_telling {
+    omendb *db;
+    omendb_collection *collection, *other; /* NULL: only one */
+    uint64_t rounds, checkpoint_each, merge_each;
+};
+
+static int processes_tell_round(const struct processes_telling *told, int to, uint64_t round)
+{
+    int status = told->other != NULL
+                     ? processes_put_both(told->db, told->collection, told->other, round)
+                     : processes_put_round(told->collection, round);
+    if (status == OMENDB_OK && told->checkpoint_each != 0 && round % told->checkpoint_each == 0)
+        status = omendb_checkpoint(told->db);
+    if (status == OMENDB_OK && told->merge_each != 0 && round % told->merge_each == 0)
+        status = omendb_optimize(told->db, NULL, NULL);
+    if (status == OMENDB_OK && write(to, &round, sizeof round) != (ssize_t)sizeof round)
+        status = OMENDB_DONE; /* the child went; its exit status tells why */
+    return status;
+}
+
+/* Rounds 2 and following, which `follow` hears of in a child. */
+static void processes_tell_rounds(const struct processes_telling *told,
+                                  int (*follow)(void *argument))
+{
+    int ends[2], child_status = 0, status = OMENDB_OK;
+    CHECK(pipe(ends) == 0);
+    const pid_t child = processes_fork();
+    if (child == 0)
+        _exit(follow(ends));
+    close(ends[0]);
+    signal(SIGPIPE, SIG_IGN);
+    for (uint64_t round = 2; round < told->rounds && status == OMENDB_OK; round++)
+        status = processes_tell_round(told, ends[1], round);
+    close(ends[1]);
+    waitpid(child, &child_status, 0);
+    CHECK(WIFEXITED(child_status) && WEXITSTATUS(child_status) == 0);
+    CHECK_EQ_INT(status, OMENDB_OK);
+}
+
+/* The same in a new database, of one collection. */
+static void processes_tell_anew(const char *name, struct processes_telling *told,
+                                int (*follow)(void *argument))
+{
+    CHECK_EQ_INT(processes_create(name, &told->db, &told->collection), OMENDB_OK);
+    CHECK_EQ_INT(processes_put_round(told->collection, 1), OMENDB_OK);
+    CHECK_EQ_INT(omendb_checkpoint(told->db), OMENDB_OK);
+    processes_tell_rounds(told, follow);
+    omendb_collection_close(told->collection);
+    CHECK_EQ_INT(omendb_close(told->db), OMENDB_OK);
+}
+
 /* Refreshes until the pipe says that the writer is done; sees rounds that only grow. */
 static int processes_child_follows(void *argument)
 {
@@ -686,35 +761,9 @@ static int processes_child_follows(void *argument)
 
 TEST(a_reader_in_another_process_follows_and_sees_no_half_batch)
 {
-    omendb *db = NULL;
-    omendb_collection *collection = NULL;
-    int ends[2], child_status = 0;
-    const uint64_t rounds = support_scaled(400, 40);
-    CHECK_EQ_INT(processes_create("readers", &db, &collection), OMENDB_OK);
-    CHECK_EQ_INT(processes_put_round(collection, 1), OMENDB_OK);
-    CHECK_EQ_INT(omendb_checkpoint(db), OMENDB_OK);
-    CHECK(pipe(ends) == 0);
-    const pid_t child = processes_fork();
-    if (child == 0)
-        _exit(processes_child_follows(ends));
-    close(ends[0]);
-    signal(SIGPIPE, SIG_IGN);
-    int status = OMENDB_OK;
-    for (uint64_t round = 2; round < rounds && status == OMENDB_OK; round++) {
-        status = processes_put_round(collection, round);
-        if (status == OMENDB_OK && round % 13 == 0)
-            status = omendb_checkpoint(db);
-        if (status == OMENDB_OK && round % 37 == 0)
-            status = omendb_optimize(db, NULL, NULL);
-        if (status == OMENDB_OK && write(ends[1], &round, sizeof round) != (ssize_t)sizeof round)
-            break;
-    }
-    close(ends[1]);
-    waitpid(child, &child_status, 0);
-    CHECK_EQ_INT(status, OMENDB_OK);
-    CHECK(WIFEXITED(child_status) && WEXITSTATUS(child_status) == 0);
-    omendb_collection_close(collection);
-    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    struct processes_telling told = {
+        .rounds = support_scaled(400, 40), .checkpoint_each = 13, .merge_each = 37};
+    processes_tell_anew("readers", &told, processes_child_follows);
 }
 
 /* Opens and closes all the time while the writer works. */
@@ -742,32 +791,8 @@ static int processes_child_reopens(void *argument)
 
 TEST(readers_open_while_the_writer_checkpoints)
 {
-    omendb *db = NULL;
-    omendb_collection *collection = NULL;
-    int ends[2], child_status = 0, status = OMENDB_OK;
-    const uint64_t rounds = support_scaled(200, 30);
-    CHECK_EQ_INT(processes_create("reopening", &db, &collection), OMENDB_OK);
-    CHECK_EQ_INT(processes_put_round(collection, 1), OMENDB_OK);
-    CHECK_EQ_INT(omendb_checkpoint(db), OMENDB_OK);
-    CHECK(pipe(ends) == 0);
-    const pid_t child = processes_fork();
-    if (child == 0)
-        _exit(processes_child_reopens(ends));
-    close(ends[0]);
-    signal(SIGPIPE, SIG_IGN);
-    for (uint64_t round = 2; round < rounds && status == OMENDB_OK; round++) {
-        status = processes_put_round(collection, round);
-        if (status == OMENDB_OK && round % 3 == 0)
-            status = omendb_checkpoint(db);
-        if (status == OMENDB_OK && write(ends[1], &round, sizeof round) != (ssize_t)sizeof round)
-            break;
-    }
-    close(ends[1]);
-    waitpid(child, &child_status, 0);
-    CHECK_EQ_INT(status, OMENDB_OK);
-    CHECK(WIFEXITED(child_status) && WEXITSTATUS(child_status) == 0);
-    omendb_collection_close(collection);
-    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    struct processes_telling told = {.rounds = support_scaled(200, 30), .checkpoint_each = 3};
+    processes_tell_anew("reopening", &told, processes_child_reopens);
 }
 
 /* ---- a reader that the writer overtakes at each of its calls
@@ -1071,28 +1096,6 @@ TEST(a_reader_that_does_not_refresh_keeps_its_state)
     close(to_child[1]);
 }
 
-/* Two collections whose records one transaction gives the same round. */
-static int processes_put_both(omendb *db, omendb_collection *a, omendb_collection *b,
-                              uint64_t round)
-{
-    omendb_txn *txn = NULL;
-    float vector[PROCESSES_DIM];
-    omendb_record record = OMENDB_RECORD_INIT;
-    int status = omendb_txn_begin(db, OMENDB_READ_WRITE, &txn);
-    support_vector(round, PROCESSES_DIM, vector);
-    vector[0] = (float)round;
-    record.id = 1;
-    record.vector = vector;
-    if (status == OMENDB_OK)
-        status = omendb_put(a, txn, &record, NULL);
-    if (status == OMENDB_OK)
-        status = omendb_put(b, txn, &record, NULL);
-    if (status == OMENDB_OK)
-        return omendb_txn_commit(txn);
-    omendb_txn_rollback(txn);
-    return status;
-}
-
 static int processes_child_compares_both(void *argument)
 {
     const int *ends = argument;
@@ -1125,31 +1128,12 @@ TEST(a_reader_never_sees_half_of_a_transaction)
     omendb *db = NULL;
     omendb_collection *first = NULL, *second = NULL;
     omendb_schema schema = OMENDB_SCHEMA_INIT;
-    int ends[2], child_status = 0, status = OMENDB_OK;
-    const uint64_t rounds = support_scaled(400, 40);
     CHECK_EQ_INT(processes_create("both", &db, &first), OMENDB_OK);
     schema.dim = PROCESSES_DIM;
     CHECK_EQ_INT(omendb_collection_create(db, "other", &schema, &second), OMENDB_OK);
     CHECK_EQ_INT(processes_put_both(db, first, second, 1), OMENDB_OK);
-    CHECK(pipe(ends) == 0);
-    const pid_t child = processes_fork();
-    if (child == 0)
-        _exit(processes_child_compares_both(ends));
-    close(ends[0]);
-    signal(SIGPIPE, SIG_IGN);
-    for (uint64_t round = 2; round < rounds && status == OMENDB_OK; round++) {
-        status = processes_put_both(db, first, second, round);
-        if (status == OMENDB_OK && round % 11 == 0)
-            status = omendb_checkpoint(db);
-        if (status == OMENDB_OK && round % 29 == 0)
-            status = omendb_optimize(db, NULL, NULL);
-        if (status == OMENDB_OK && write(ends[1], &round, sizeof round) != (ssize_t)sizeof round)
-            break;
-    }
-    close(ends[1]);
-    waitpid(child, &child_status, 0);
-    CHECK_EQ_INT(status, OMENDB_OK);
-    CHECK(WIFEXITED(child_status) && WEXITSTATUS(child_status) == 0);
+    const struct processes_telling told = {db, first, second, support_scaled(400, 40), 11, 29};
+    processes_tell_rounds(&told, processes_child_compares_both);
     omendb_collection_close(first);
     omendb_collection_close(second);
     CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
