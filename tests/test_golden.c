@@ -440,12 +440,14 @@ TEST(each_file_of_a_later_format_is_refused)
         snprintf(file, sizeof file, "%s", entry->d_name);
         if (strchr(file, '-') == NULL)
             continue;
-        CHECK(golden_copy(name, &path) > 0);
-        CHECK(golden_patch(path, file, FORMAT_HEADER_VERSION, OMENDB_FORMAT_VERSION + 1));
-        CHECK(golden_is_refused(path, patched % 2));
-        CHECK(golden_copy(name, &path) > 0);
-        CHECK(golden_patch(path, file, FORMAT_HEADER_REFUSE, 4));
-        CHECK(golden_is_refused(path, patched % 2));
+        for (uint32_t read_only = 0; read_only < 2; read_only++) {
+            CHECK(golden_copy(name, &path) > 0);
+            CHECK(golden_patch(path, file, FORMAT_HEADER_VERSION, OMENDB_FORMAT_VERSION + 1));
+            CHECK(golden_is_refused(path, read_only));
+            CHECK(golden_copy(name, &path) > 0);
+            CHECK(golden_patch(path, file, FORMAT_HEADER_REFUSE, 4));
+            CHECK(golden_is_refused(path, read_only));
+        }
         patched++;
     }
     closedir(entries);

@@ -119,6 +119,9 @@ TEST(what_is_no_handle_is_misuse)
 
 TEST(null_is_closed_without_a_word)
 {
+    char before[512];
+    CHECK_EQ_INT(omendb_open("", NULL, &refusals_db), OMENDB_INVALID);
+    snprintf(before, sizeof before, "%s", omendb_errmsg());
     CHECK_EQ_INT(omendb_close(NULL), OMENDB_OK);
     omendb_release(NULL);
     omendb_collection_close(NULL);
@@ -131,6 +134,7 @@ TEST(null_is_closed_without_a_word)
     omendb_explain_init(NULL);
     omendb_stats_init(NULL);
     omendb_collection_stats_init(NULL);
+    CHECK_EQ_STR(omendb_errmsg(), before);
 }
 
 /* Each kind of child may be the last, and frees the database then. */
