@@ -450,7 +450,7 @@ static omendb *damage_open_told(struct crash_fs *fs, uint32_t io)
     options.vfs = &fs->vfs;
     options.threads = 0;
     options.io = io;
-    damage_must(omendb_open("/db", &options, &db));
+    support_must(omendb_open("/db", &options, &db));
     return db;
 }
 
@@ -465,12 +465,12 @@ static omendb *damage_begin_told(struct crash_fs *fs, uint32_t io)
         omendb_schema schema = OMENDB_SCHEMA_INIT;
         omendb_collection *made = NULL;
         schema.dim = DAMAGE_TOLD_DIM;
-        damage_must(omendb_collection_create(db, i == 0 ? "a" : "b", &schema, &made));
-        damage_must(
+        support_must(omendb_collection_create(db, i == 0 ? "a" : "b", &schema, &made));
+        support_must(
             omendb_add_batch(made, NULL, DAMAGE_TOLD_ROWS, NULL, vectors, OMENDB_F32, NULL));
         omendb_collection_close(made);
     }
-    damage_must(omendb_checkpoint(db));
+    support_must(omendb_checkpoint(db));
     return db;
 }
 
@@ -514,7 +514,7 @@ TEST(a_damaged_block_is_told_once_and_of_whom_it_is)
 {
     for (uint32_t io = OMENDB_IO_MAP; io <= OMENDB_IO_PREAD; io++) {
         struct crash_fs *fs = crash_fs_create(0);
-        damage_must(omendb_close(damage_begin_told(fs, io)));
+        support_must(omendb_close(damage_begin_told(fs, io)));
         const struct crash_entry entry = *damage_only(fs, "seg-");
         const uint64_t blocks = fs->inodes[entry.inode].size / DAMAGE_BLOCK;
         uint64_t of[4] = {0};
@@ -567,11 +567,11 @@ TEST(a_damaged_block_of_many_collections_is_told_once)
         schema.dim = DAMAGE_DIM;
         memset(name, 'a' + i, sizeof name - 1);
         name[sizeof name - 1] = 0;
-        damage_must(omendb_collection_create(db, name, &schema, &made));
-        damage_must(support_put(made, NULL, 1, 1, DAMAGE_DIM));
+        support_must(omendb_collection_create(db, name, &schema, &made));
+        support_must(support_put(made, NULL, 1, 1, DAMAGE_DIM));
         omendb_collection_close(made);
     }
-    damage_must(omendb_checkpoint(db));
+    support_must(omendb_checkpoint(db));
     const struct crash_entry entry = *damage_only(fs, "seg-");
     fs->inodes[entry.inode].data[200] ^= 1;
     CHECK_EQ_INT(omendb_check(db, damage_note_line, &lines, &problems), OMENDB_OK);
