@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: 7bef7eef362d2a1518e0e713d44224c512219ea4adcdd45b9e542ac8a0453fdd
+ * SHA-256 of the inputs: 6ce845df299415ae1ec6cf0cd40bf1aeec631ce27a9ce60f1eee6a5415d9a188
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -13480,10 +13480,11 @@ OMENDB_INTERNAL int wal_read(struct storage *storage, struct wal_replay *replay,
 
 /* Delivers every valid record of a log, also those behind damage; of them only such whose sequence
  * is larger than all before, as a payload may hold the copy of a record. Pages that the device does
- * not give are damage. `report` gets a sentence for each of them, for each run of bytes that are no
- * records, and for a header that is not valid. `deliver` may return an error, which ends the
+ * not give are damage. `report` gets a sentence for each run of them, for each run of bytes that are
+ * no records, and for a header that is not valid. `deliver` may return an error, which ends the
  * reading. Memory: 1 MiB, the largest record, and a bit for each page where any is unreadable.
- * OMENDB_NOTFOUND: no such file. OMENDB_FORMAT: a later version wrote it. OMENDB_PERMISSION,
+ * OMENDB_DONE: no byte is but zeros, as a crash leaves a log that was being made; nothing is
+ * reported. OMENDB_NOTFOUND: no such file. OMENDB_FORMAT: a later version wrote it. OMENDB_PERMISSION,
  * OMENDB_IOERR: it cannot be opened. OMENDB_NOMEM. */
 OMENDB_INTERNAL int wal_salvage(struct storage *storage, uint64_t number,
                                 int (*deliver)(void *context, const struct wal_record *record),
@@ -13795,7 +13796,7 @@ OMENDB_INTERNAL int wal_close(struct wal *wal)
 struct wal_unreadable {
     uint64_t *bits; /* one a page; NULL: all were read so far */
     size_t words;
-    void (*report)(void *context, const char *sentence); /* about each page, once */
+    void (*report)(void *context, const char *sentence); /* about the first page of each run */
     void *context;
 };
 
@@ -13869,7 +13870,8 @@ static int wal_reader_fill_piece(struct wal_reader *reader, uint64_t offset, uin
         if (code == OMENDB_OK || code == OMENDB_NOMEM)
             return code;
         *word |= bit;
-        unreadable->report(unreadable->context, error_text());
+        if (page == 0 || (unreadable->bits[(page - 1) >> 6] >> ((page - 1) & 63) & 1) == 0)
+            unreadable->report(unreadable->context, error_text());
     }
     memset(to, 0, size);
     return OMENDB_OK;
@@ -14356,6 +14358,25 @@ static void wal_salvage_report_gap(struct wal_salvage *salvage, uint64_t next)
     salvage->report(salvage->context, error_text());
 }
 
+/* OMENDB_DONE where no byte is but zeros. */
+static int wal_salvage_blank(struct wal_salvage *salvage)
+{
+    struct wal_reader *reader = &salvage->reader;
+    const uint8_t *bytes;
+    for (uint64_t at = 0; at < reader->size; at += FORMAT_RECORD_ALIGN) {
+        const uint64_t left = reader->size - at;
+        const size_t some = left < FORMAT_RECORD_ALIGN ? (size_t)left : FORMAT_RECORD_ALIGN;
+        int code = wal_reader_view(reader, at, some, &bytes);
+        if (code != OMENDB_OK)
+            return code;
+        for (size_t i = 0; i < some; i++) {
+            if (bytes[i] != 0 || salvage->unreadable.bits != NULL)
+                return OMENDB_OK;
+        }
+    }
+    return OMENDB_DONE;
+}
+
 /* Tells the log id, or leaves 0. */
 static int wal_salvage_header(struct wal_salvage *salvage)
 {
@@ -14372,8 +14393,9 @@ static int wal_salvage_header(struct wal_salvage *salvage)
         return code;
     if (code == OMENDB_OK)
         reader->log_id = format_get64(header + FORMAT_WAL_LOG_ID);
-    if (reader->log_id != 0)
-        return OMENDB_OK;
+    code = reader->log_id != 0 ? OMENDB_OK : wal_salvage_blank(salvage);
+    if (code != OMENDB_OK || reader->log_id != 0)
+        return code;
     if (reader->size < FORMAT_HEADER_BYTES)
         error_set(OMENDB_CORRUPT,
                   "%s: has %" PRIu64 " bytes, fewer than its header: nothing of "
@@ -14420,11 +14442,14 @@ static int wal_salvage_learn(struct wal_salvage *salvage, uint64_t allowed)
            lead <= reader->size - offset && salvage->claimed <= allowed) {
         struct wal_frame frame;
         code = wal_salvage_guess(salvage, offset, &frame);
-        if (frame.total != 0 && lead == 0)
+        if (frame.log_id == id) {
+            lead += frame.total;
+        } else if (frame.total <= lead) {
+            lead -= frame.total;
+        } else {
             id = frame.log_id;
-        if (frame.total != 0)
-            lead = frame.log_id == id ? lead + frame.total
-                                      : (frame.total < lead ? lead - frame.total : 0);
+            lead = frame.total - lead;
+        }
         offset += frame.total != 0 ? frame.total : FORMAT_RECORD_ALIGN;
     }
     reader->log_id = id;
@@ -15090,7 +15115,8 @@ static int manifest_publish(struct storage *storage, uint64_t number, const uint
     if (code != OMENDB_OK)
         return manifest_abandon(storage, name, code);
     code = storage_rename(storage, MANIFEST_CURRENT_TMP, MANIFEST_CURRENT);
-    if (code != OMENDB_OK && code != OMENDB_IOERR)
+    /* A rename that was asked for twice, as over a network, may have happened and find nothing. */
+    if (code != OMENDB_OK && code != OMENDB_IOERR && code != OMENDB_NOTFOUND)
         return manifest_abandon(storage, name, code);
     if (code == OMENDB_OK)
         code = storage_sync_directory(storage);
@@ -16623,8 +16649,8 @@ OMENDB_INTERNAL void collect_files(omendb *db);
 OMENDB_INTERNAL int checkpoint_run(omendb *db, int force);
 /* Publishes what the versions hold now, as of the last checkpoint's commit. maintenance_mutex. */
 OMENDB_INTERNAL int checkpoint_republish(omendb *db);
-/* Poisons after an error by which a sync failed, or files are left of which it is not known whether
- * a crash brings them back; returns `code`. */
+/* Poisons after an error by which a sync failed, or it is not known whether a rename happened, or
+ * whether a crash brings files back; returns `code`. */
 OMENDB_INTERNAL int checkpoint_poison_if_unsure(omendb *db, int code);
 /* A file is about to be written outside of maintenance_mutex, or is done with. */
 OMENDB_INTERNAL int checkpoint_protect(
@@ -16777,8 +16803,8 @@ struct search_request {
     uint64_t deadline_us; /* by the clock of the vfs; 0: none */
     float stretch;        /* of graph_effort; 0: ef alone decides */
     /* Filled by search_run: */
-    uint64_t largest_source; /* rows of the largest memtable or segment */
-    double hidden_share;     /* of the stored rows: changed by the transaction, and left out like
+    uint64_t all_rows;   /* of all memtables and segments */
+    double hidden_share; /* of the stored rows: changed by the transaction, and left out like
                               * deleted ones; 0: none, or so few that they are left out by id */
 };
 /* What the efforts in all sources follow from. */
@@ -17156,7 +17182,7 @@ OMENDB_INTERNAL void catalog_remove(struct catalog *catalog, struct collection *
     assert(found);
     while (at > 0 && strcmp(catalog->items[at - 1]->name, collection->name) == 0)
         at--;
-    while (catalog->items[at] != collection)
+    while (at + 1 < catalog->count && catalog->items[at] != collection)
         at++;
     catalog_remove_at(catalog->items, catalog->count, at);
     catalog_remove_at(catalog->by_id, catalog->count, catalog_place(catalog, collection->id));
@@ -21805,7 +21831,7 @@ static int checkpoint_locked(omendb *db, int links)
     int code = checkpoint_confirm(db);
     if (code != OMENDB_OK)
         return code;
-    code = checkpoint_freeze(&checkpoint);
+    code = checkpoint_poison_if_unsure(db, checkpoint_freeze(&checkpoint));
     size_t collections = checkpoint.manifest.collection_count;
     if (code == OMENDB_OK) {
         code = checkpoint_write_and_publish(&checkpoint);
@@ -21938,10 +21964,11 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
     code = checkpoint_trim_files(&checkpoint, file_capacity, code);
     if (code == OMENDB_OK)
         code = checkpoint_publish(&checkpoint);
+    code = checkpoint_poison_if_unsure(db, code);
     checkpoint_destroy(&checkpoint);
     if (code == OMENDB_OK)
         collect_files(db);
-    return checkpoint_poison_if_unsure(db, code);
+    return code;
 }
 
 #undef CHECKPOINT_PACK_BYTES
@@ -24089,35 +24116,44 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
  * the predecessor was synced. A log without predecessor that the manifest does not name is the
  * debris of a recovery that did not finish. */
 
-#define RECOVER_MAX_LOGS 1024
-#define RECOVER_TRIES    100 /* of a reader, to keep up with a writer */
+#define RECOVER_TRIES 100 /* of a reader, to keep up with a writer */
 
 /* ------------------------------------------------------------------ what lies in the directory */
 
 struct recover_listing {
+    struct memory *memory; /* of `logs` */
     int has_current;
     int has_unfinished; /* a first backup */
     int has_foreign;
     int has_segments;
     uint64_t largest;
-    uint64_t logs[RECOVER_MAX_LOGS]; /* ascending */
-    size_t log_count;
-    int too_many_logs;
+    uint64_t *logs; /* ascending; each checkpoint that fails leaves one */
+    size_t log_count, log_capacity;
     uint64_t manifests[DATABASE_RETAINED];
     size_t manifest_count;
     uint32_t manifest_overflow;
 };
 
-static void recover_note_log(struct recover_listing *listing, uint64_t number)
+static int recover_note_log(struct recover_listing *listing, uint64_t number)
 {
-    if (listing->log_count == RECOVER_MAX_LOGS) {
-        listing->too_many_logs = 1;
-        return;
+    if (listing->log_count == listing->log_capacity) {
+        size_t larger = listing->log_capacity * 2 + 16;
+        uint64_t *moved =
+            memory_resize(listing->memory, listing->logs, listing->log_capacity * sizeof *moved,
+                          memory_multiply(larger, sizeof *moved));
+        if (moved == NULL)
+            return OMENDB_NOMEM;
+        listing->logs = moved;
+        listing->log_capacity = larger;
     }
-    size_t at = listing->log_count++;
-    for (; at > 0 && listing->logs[at - 1] > number; at--)
-        listing->logs[at] = listing->logs[at - 1];
-    listing->logs[at] = number;
+    listing->logs[listing->log_count++] = number;
+    return OMENDB_OK;
+}
+
+static void recover_forget_listing(struct recover_listing *listing)
+{
+    memory_free(listing->memory, listing->logs, listing->log_capacity * sizeof *listing->logs);
+    *listing = (struct recover_listing){.memory = listing->memory};
 }
 
 static int recover_note_name(void *context, const char *name)
@@ -24133,7 +24169,7 @@ static int recover_note_name(void *context, const char *name)
         listing->largest = number > listing->largest ? number : listing->largest;
         listing->has_segments |= kind == STORAGE_SEGMENT || kind == STORAGE_OVERLAY;
         if (kind == STORAGE_WAL)
-            recover_note_log(listing, number);
+            return recover_note_log(listing, number);
         if (kind == STORAGE_MANIFEST) {
             if (listing->manifest_count < DATABASE_RETAINED)
                 listing->manifests[listing->manifest_count++] = number;
@@ -24146,18 +24182,18 @@ static int recover_note_name(void *context, const char *name)
     return 0;
 }
 
+/* Anew, whatever was listed before. */
 static int recover_list(omendb *db, struct recover_listing *listing)
 {
-    memset(listing, 0, sizeof *listing);
+    recover_forget_listing(listing);
     int code = db->storage.vfs->list(db->storage.vfs->context, db->storage.directory,
                                      recover_note_name, listing);
     if (code != OMENDB_OK)
         return error_set(code, "the directory of the database cannot be listed");
     if (listing->largest >= MANIFEST_LARGEST_NUMBER)
         return error_set(OMENDB_FORMAT, "a file of the database has a number that none was given");
-    return listing->too_many_logs
-               ? error_set(OMENDB_TOOBIG, "there are more than %d logs", RECOVER_MAX_LOGS)
-               : OMENDB_OK;
+    sort_array(listing->logs, listing->log_count, sizeof *listing->logs, sort_compare_numbers);
+    return OMENDB_OK;
 }
 
 /* ------------------------------------------------------------------ manifest to collections */
@@ -24545,7 +24581,7 @@ static int recover_change_manifest(omendb *db)
 /* On to what the manifest and the logs have now. */
 static int recover_advance(omendb *db)
 {
-    struct recover_listing listing;
+    struct recover_listing listing = {.memory = &db->memory};
     uint64_t number, delivered;
     int code = manifest_current(&db->storage, &number);
     const int changes = code == OMENDB_OK && number != db->published.number;
@@ -24556,6 +24592,7 @@ static int recover_advance(omendb *db)
         code = recover_list(db, &listing);
     if (code == OMENDB_OK)
         code = recover_logs(db, &listing, &delivered);
+    recover_forget_listing(&listing);
     if (changes && code == OMENDB_OK)
         atomic_store(&db->half_refreshed, 0);
     if (changes && code != OMENDB_OK)
@@ -24723,26 +24760,31 @@ static int recover_examine(omendb *db, int must_exist, struct recover_listing *l
                : code;
 }
 
+static int recover_make(omendb *db, uint64_t next_file)
+{
+    atomic_store(&db->next_file, next_file);
+    recover_identify(db);
+    db->next_collection = 1;
+    return checkpoint_run(db, 1);
+}
+
 OMENDB_INTERNAL int recover_open(omendb *db, int must_exist)
 {
-    struct recover_listing listing;
+    struct recover_listing listing = {.memory = &db->memory};
     int code = recover_examine(db, must_exist, &listing);
     if (code == OMENDB_OK && !db->read_only)
         code = recover_take_lock(db);
     /* Once more with the lock: another process may have been at work in between. */
     if (code == OMENDB_OK)
         code = recover_examine(db, must_exist, &listing);
-    if (code != OMENDB_OK)
-        return code;
-    if (listing.has_current)
-        return db->read_only ? recover_open_shared(db) : recover_open_existing(db, &listing);
-    atomic_store(&db->next_file, listing.largest + 1);
-    recover_identify(db);
-    db->next_collection = 1;
-    return checkpoint_run(db, 1);
+    if (code == OMENDB_OK && listing.has_current)
+        code = db->read_only ? recover_open_shared(db) : recover_open_existing(db, &listing);
+    else if (code == OMENDB_OK)
+        code = recover_make(db, listing.largest + 1);
+    recover_forget_listing(&listing);
+    return code;
 }
 
-#undef RECOVER_MAX_LOGS
 #undef RECOVER_TRIES
 
 /* ==============================================================================================
@@ -25025,9 +25067,19 @@ static void work_await_merge(omendb *db, uint64_t before, uint64_t until_us)
              work_now_us(db) < until_us);
 }
 
+/* A try for no other reason than that a merge has ended, which may have given back what a
+ * checkpoint does not. */
+static int work_try_after_merge(struct work_wait *wait)
+{
+    if (wait->merged == WORK_MERGED_TRIES)
+        return 0;
+    platform_sleep_us((uint64_t)WORK_POLL_US << wait->merged++);
+    return 1;
+}
+
 /* A checkpoint for a call; 1: worth another try. `text`: why the call has no memory. */
-static int work_relieve_by_checkpoint(omendb *db, const struct work_wait *wait, int in_time,
-                                      int merged, const char *text)
+static int work_relieve_by_checkpoint(omendb *db, struct work_wait *wait, int in_time, int merged,
+                                      const char *text)
 {
     int first = wait->checkpoints == 1;
     uint64_t before = atomic_load(&db->memory.used);
@@ -25043,30 +25095,20 @@ static int work_relieve_by_checkpoint(omendb *db, const struct work_wait *wait, 
     /* Where another thread was at a checkpoint this waited for it; it may be over already, so the
      * first time is worth a try. What it freed, a merge may have taken: that will come back. */
     return code == OMENDB_OK &&
-           (first || (in_time && (merged || merging || atomic_load(&db->memory.used) < before)));
-}
-
-/* Whether a merge that ended since the last time is a reason to try again: it may have given back
- * what a checkpoint does not. */
-static int work_has_merged(omendb *db, struct work_wait *wait)
-{
-    uint64_t ended = atomic_load(&db->work->merges_ended);
-    int merged = ended != wait->merges_ended && wait->merged < WORK_MERGED_TRIES;
-    wait->merges_ended = ended;
-    if (merged)
-        platform_sleep_us((uint64_t)WORK_POLL_US << wait->merged++);
-    return merged;
+           (first || (in_time && (merging || atomic_load(&db->memory.used) < before ||
+                                  (merged && work_try_after_merge(wait)))));
 }
 
 OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
 {
     char text[ERROR_TEXT_BYTES];
-    uint64_t now = work_now_us(db);
+    uint64_t now = work_now_us(db), ended = atomic_load(&db->work->merges_ended);
+    int merged = ended != wait->merges_ended;
     if (db->memory.limit == 0)
         return 0;
     if (wait->until_us == 0)
         wait->until_us = now + db->stall_timeout_us;
-    int merged = work_has_merged(db, wait);
+    wait->merges_ended = ended;
     memcpy(text, error_text(), strlen(error_text()) + 1);
     scratch_drop_idle(db);
     int in_time = now < wait->until_us, pressed = work_is_pressed(db, 0);
@@ -25085,7 +25127,7 @@ OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
         if ((in_time || wait->given_back++ == 0) && hot_give_back(db))
             return 1;
         error_adopt(OMENDB_NOMEM, text);
-        return in_time && merged;
+        return in_time && merged && work_try_after_merge(wait);
     }
     wait->checkpoints++;
     return work_relieve_by_checkpoint(db, wait, in_time, merged, text);
@@ -26071,15 +26113,16 @@ OMENDB_INTERNAL const struct calibration *search_own_curve(const struct collecti
     return own;
 }
 
-/* What ef becomes in a source: the largest gets all of it. In one with a smaller share of the rows
- * fewer of the nearest are to be expected, and they are found with less. */
+/* What ef becomes in a source: of the nearest the part of them is to be expected in it that it has
+ * of the rows. With the root of that part all sources together find what one graph of all rows
+ * would with ef, or a little more. */
 static size_t search_share_of_ef(const struct search_request *request,
                                  const struct search_source *source, size_t k)
 {
     size_t ef = request->ef < k ? k : request->ef;
-    if (request->stretch == 0.0f && source->row_limit < request->largest_source)
+    if (request->stretch == 0.0f && source->row_limit < request->all_rows)
         ef = k + (size_t)((double)(ef - k) *
-                          sqrt((double)source->row_limit / (double)request->largest_source));
+                          sqrt((double)source->row_limit / (double)request->all_rows));
     return ef;
 }
 
@@ -26336,7 +26379,8 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     struct search_source source;
     size_t best = 0, own, hidden;
     search_count_writes(asked, &own, &hidden);
-    uint64_t rows = search_total_rows(version, &terms.largest_source);
+    uint64_t largest, rows = search_total_rows(version, &largest);
+    terms.all_rows = rows;
     if (hidden > SEARCH_HIDDEN_FEW) {
         terms.hidden_share = (double)hidden / (double)rows;
         hidden = 0;
@@ -27247,11 +27291,11 @@ static int backup_publish(struct backup *backup, const char *path, int *unsure)
     code = manifest_write(&backup->to, &backup->manifest);
     *unsure = code == OMENDB_POISONED;
     if (*unsure)
-        code =
-            error_set(OMENDB_IOERR,
-                      "a sync failed in \"%s\", which is the former backup or the new one, whole "
-                      "either way; back up once more",
-                      path);
+        code = error_set(
+            OMENDB_IOERR,
+            "what is on the device of \"%s\" is not known: it is the former backup or the "
+            "new one, whole either way; back up once more",
+            path);
     return code;
 }
 
@@ -27917,7 +27961,9 @@ static void check_bad_block(void *context, uint64_t block, const char *sentence)
     struct check *check = context;
     const struct manifest *manifest = &check->db->published;
     struct check_owners owners = {.length = 0};
-    char line[CHECK_OWNERS_BYTES + ERROR_TEXT_BYTES + 64], more[32] = "";
+    char line[CHECK_OWNERS_BYTES + ERROR_TEXT_BYTES + 64], more[32] = "", text[ERROR_TEXT_BYTES];
+    /* Noting what is damaged may say something of its own. */
+    snprintf(text, sizeof text, "%s", sentence);
     for (uint32_t i = 0; i < manifest->collection_count; i++) {
         if (check_find_parts(check, &manifest->collections[i], block))
             check_name_owner(&owners, manifest->collections[i].name);
@@ -27925,10 +27971,10 @@ static void check_bad_block(void *context, uint64_t block, const char *sentence)
     if (owners.more != 0)
         snprintf(more, sizeof more, " and %u more", owners.more);
     if (owners.named == 0)
-        snprintf(line, sizeof line, "%s", sentence);
+        snprintf(line, sizeof line, "%s", text);
     else
         snprintf(line, sizeof line, "collection%s %s%s: %s",
-                 owners.named + owners.more == 1 ? "" : "s", owners.text, more, sentence);
+                 owners.named + owners.more == 1 ? "" : "s", owners.text, more, text);
     check_problem(check, line);
 }
 
@@ -27948,7 +27994,9 @@ static int check_files(struct check *check)
         segment_file_close(file);
         code = check_error(check, code);
     }
-    return code == OMENDB_OK && check->starved ? OMENDB_NOMEM : code;
+    if (code == OMENDB_OK && check->starved)
+        code = error_set(OMENDB_NOMEM, "no memory to note which segments are damaged");
+    return code;
 }
 
 /* A reader may be behind CURRENT; the manifest that it holds is there. */
@@ -30527,15 +30575,15 @@ static int salvage_log_record(void *context, const struct wal_record *record)
     return OMENDB_OK;
 }
 
-/* OMENDB_OK whatever happened to the log; else the code of what was committed to the new database,
- * or OMENDB_NOMEM. */
+/* OMENDB_OK whatever happened to the log, or OMENDB_DONE where there never was one; else the code
+ * of what was committed to the new database, or OMENDB_NOMEM. */
 static int salvage_one_log(struct salvage *salvage, uint64_t number, int apply)
 {
     struct salvage_log log = {.salvage = salvage, .number = number, .apply = apply};
     salvage->failed = OMENDB_OK;
     int code = wal_salvage(&salvage->storage, number, salvage_log_record, salvage_log_damage, &log);
-    if (salvage->failed != OMENDB_OK)
-        return salvage->failed;
+    if (salvage->failed != OMENDB_OK || code == OMENDB_DONE)
+        return salvage->failed != OMENDB_OK ? salvage->failed : code;
     log.damaged |= code != OMENDB_OK;
     code = salvage_error(salvage, code);
     if (code == OMENDB_OK && log.damaged && !log.read)
@@ -30556,11 +30604,13 @@ static int salvage_logs(struct salvage *salvage, int apply)
         const struct salvage_name *name = &salvage->names[i];
         if (name->kind != STORAGE_WAL || name->number < first)
             continue;
-        has_first |= name->number == first;
         code = salvage_one_log(salvage, name->number, apply);
+        has_first |= name->number == first && code != OMENDB_DONE;
+        code = code == OMENDB_DONE ? OMENDB_OK : code;
     }
     if (code == OMENDB_OK && !has_first) {
-        salvage_tell(salvage, "wal-%llu is missing: what was committed after commit %llu is lost",
+        salvage_tell(salvage,
+                     "wal-%llu is missing or empty: what was committed after commit %llu is lost",
                      (unsigned long long)first, (unsigned long long)salvage->manifest.commit);
         salvage_lose_file(salvage, STORAGE_WAL, first);
     }

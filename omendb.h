@@ -128,7 +128,7 @@ typedef enum omendb_code {
     OMENDB_DROPPED = 16,  /* the collection was dropped */
     OMENDB_TOOBIG = 17,   /* over a limit: 1 GiB of vectors a batch, 2^31 rows of a segment (of what
                              is merged into one, or waits for one checkpoint), the share of
-                             memory_limit that transactions have, 1,024 logs */
+                             memory_limit that transactions have */
     OMENDB_UNSUPPORTED = 18, /* this platform or vfs cannot do it */
     OMENDB_DONE = 19,        /* a cursor has no further row: not a failure, no sentence */
     OMENDB_TIMEOUT = 20      /* query.timeout_us went by before the search was over */
@@ -368,10 +368,8 @@ OMENDB_API void omendb_options_init(omendb_options *options);
  *           read_only: the writer makes checkpoints faster than they can be read, try again);
  *           OMENDB_NOTFOUND (read_only or must_exist, and not there; or no parent to create it
  *           in); OMENDB_FORMAT (a file, or a directory with other things in it, or a later format);
- *           OMENDB_CORRUPT; OMENDB_PERMISSION; OMENDB_IOERR; OMENDB_FULL; OMENDB_TOOBIG (more than
- *           1,024 logs lie there: one is begun at each checkpoint, and older ones go when it is
- *           finished); OMENDB_INVALID (a field of options; ":memory:" with read_only or
- *           must_exist). */
+ *           OMENDB_CORRUPT; OMENDB_PERMISSION; OMENDB_IOERR; OMENDB_FULL; OMENDB_INVALID (a field
+ *           of options; ":memory:" with read_only or must_exist). */
 OMENDB_API int omendb_open(const char *path, const omendb_options *options, omendb **db);
 
 /* Writes what is only in the log and in memory to segments, and closes. Never builds graph: the
@@ -404,7 +402,7 @@ OMENDB_API void omendb_release(omendb *db);
  * Threads:  no other call on the handle or its children may run meanwhile.
  * Returns:  OMENDB_OK; OMENDB_BUSY (transactions are open, or the writer makes checkpoints faster
  *           than they can be read: call it again); OMENDB_NOTFOUND (the database is gone);
- *           OMENDB_CORRUPT; OMENDB_TOOBIG (as omendb_open); OMENDB_IOERR. */
+ *           OMENDB_CORRUPT; OMENDB_IOERR. */
 OMENDB_API int omendb_refresh(omendb *db);
 
 /* Makes the log empty: seals what is in memory into segment files and syncs them. Happens by itself
@@ -1113,7 +1111,9 @@ typedef struct omendb_query {
                            * OMENDB_ID_AUTO, no record; 0 is an id */
     uint32_t vector_type; /* omendb_scalar of `vector` */
     uint32_t ef;          /* candidates kept while walking, at most 100,000: more finds more and
-                           * takes longer; at least k are kept; 0: schema.ef */
+                           * takes longer; at least k are kept; 0: schema.ef. Where the rows are in
+                           * several segments each is walked with a share, so that together they
+                           * find at least what one graph of all rows would */
     size_t k;             /* hits wanted, at least 1; _INIT gives 10 */
     uint32_t exact;       /* 1: compares every record, whatever ef, stretch and recall are */
     uint32_t use_radius;  /* 1: only hits with distance <= radius, the k nearest of them */

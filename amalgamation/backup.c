@@ -615,11 +615,11 @@ static int backup_publish(struct backup *backup, const char *path, int *unsure)
     code = manifest_write(&backup->to, &backup->manifest);
     *unsure = code == OMENDB_POISONED;
     if (*unsure)
-        code =
-            error_set(OMENDB_IOERR,
-                      "a sync failed in \"%s\", which is the former backup or the new one, whole "
-                      "either way; back up once more",
-                      path);
+        code = error_set(
+            OMENDB_IOERR,
+            "what is on the device of \"%s\" is not known: it is the former backup or the "
+            "new one, whole either way; back up once more",
+            path);
     return code;
 }
 

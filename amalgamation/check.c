@@ -142,7 +142,9 @@ static void check_bad_block(void *context, uint64_t block, const char *sentence)
     struct check *check = context;
     const struct manifest *manifest = &check->db->published;
     struct check_owners owners = {.length = 0};
-    char line[CHECK_OWNERS_BYTES + ERROR_TEXT_BYTES + 64], more[32] = "";
+    char line[CHECK_OWNERS_BYTES + ERROR_TEXT_BYTES + 64], more[32] = "", text[ERROR_TEXT_BYTES];
+    /* Noting what is damaged may say something of its own. */
+    snprintf(text, sizeof text, "%s", sentence);
     for (uint32_t i = 0; i < manifest->collection_count; i++) {
         if (check_find_parts(check, &manifest->collections[i], block))
             check_name_owner(&owners, manifest->collections[i].name);
@@ -150,10 +152,10 @@ static void check_bad_block(void *context, uint64_t block, const char *sentence)
     if (owners.more != 0)
         snprintf(more, sizeof more, " and %u more", owners.more);
     if (owners.named == 0)
-        snprintf(line, sizeof line, "%s", sentence);
+        snprintf(line, sizeof line, "%s", text);
     else
         snprintf(line, sizeof line, "collection%s %s%s: %s",
-                 owners.named + owners.more == 1 ? "" : "s", owners.text, more, sentence);
+                 owners.named + owners.more == 1 ? "" : "s", owners.text, more, text);
     check_problem(check, line);
 }
 
@@ -173,7 +175,9 @@ static int check_files(struct check *check)
         segment_file_close(file);
         code = check_error(check, code);
     }
-    return code == OMENDB_OK && check->starved ? OMENDB_NOMEM : code;
+    if (code == OMENDB_OK && check->starved)
+        code = error_set(OMENDB_NOMEM, "no memory to note which segments are damaged");
+    return code;
 }
 
 /* A reader may be behind CURRENT; the manifest that it holds is there. */

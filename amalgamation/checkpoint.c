@@ -946,7 +946,7 @@ static int checkpoint_locked(omendb *db, int links)
     int code = checkpoint_confirm(db);
     if (code != OMENDB_OK)
         return code;
-    code = checkpoint_freeze(&checkpoint);
+    code = checkpoint_poison_if_unsure(db, checkpoint_freeze(&checkpoint));
     size_t collections = checkpoint.manifest.collection_count;
     if (code == OMENDB_OK) {
         code = checkpoint_write_and_publish(&checkpoint);
@@ -1079,10 +1079,11 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
     code = checkpoint_trim_files(&checkpoint, file_capacity, code);
     if (code == OMENDB_OK)
         code = checkpoint_publish(&checkpoint);
+    code = checkpoint_poison_if_unsure(db, code);
     checkpoint_destroy(&checkpoint);
     if (code == OMENDB_OK)
         collect_files(db);
-    return checkpoint_poison_if_unsure(db, code);
+    return code;
 }
 
 #undef CHECKPOINT_PACK_BYTES

@@ -744,8 +744,8 @@ OMENDB_INTERNAL void collect_files(omendb *db);
 OMENDB_INTERNAL int checkpoint_run(omendb *db, int force);
 /* Publishes what the versions hold now, as of the last checkpoint's commit. maintenance_mutex. */
 OMENDB_INTERNAL int checkpoint_republish(omendb *db);
-/* Poisons after an error by which a sync failed, or files are left of which it is not known whether
- * a crash brings them back; returns `code`. */
+/* Poisons after an error by which a sync failed, or it is not known whether a rename happened, or
+ * whether a crash brings files back; returns `code`. */
 OMENDB_INTERNAL int checkpoint_poison_if_unsure(omendb *db, int code);
 /* A file is about to be written outside of maintenance_mutex, or is done with. */
 OMENDB_INTERNAL int checkpoint_protect(
@@ -898,8 +898,8 @@ struct search_request {
     uint64_t deadline_us; /* by the clock of the vfs; 0: none */
     float stretch;        /* of graph_effort; 0: ef alone decides */
     /* Filled by search_run: */
-    uint64_t largest_source; /* rows of the largest memtable or segment */
-    double hidden_share;     /* of the stored rows: changed by the transaction, and left out like
+    uint64_t all_rows;   /* of all memtables and segments */
+    double hidden_share; /* of the stored rows: changed by the transaction, and left out like
                               * deleted ones; 0: none, or so few that they are left out by id */
 };
 /* What the efforts in all sources follow from. */

@@ -446,7 +446,8 @@ static int manifest_publish(struct storage *storage, uint64_t number, const uint
     if (code != OMENDB_OK)
         return manifest_abandon(storage, name, code);
     code = storage_rename(storage, MANIFEST_CURRENT_TMP, MANIFEST_CURRENT);
-    if (code != OMENDB_OK && code != OMENDB_IOERR)
+    /* A rename that was asked for twice, as over a network, may have happened and find nothing. */
+    if (code != OMENDB_OK && code != OMENDB_IOERR && code != OMENDB_NOTFOUND)
         return manifest_abandon(storage, name, code);
     if (code == OMENDB_OK)
         code = storage_sync_directory(storage);

@@ -11,40 +11,50 @@
  * debris of a recovery that did not finish. */
 #include "database.h"
 #include "format.h"
+#include "sort.h"
 
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
-#define RECOVER_MAX_LOGS 1024
-#define RECOVER_TRIES    100 /* of a reader, to keep up with a writer */
+#define RECOVER_TRIES 100 /* of a reader, to keep up with a writer */
 
 /* ------------------------------------------------------------------ what lies in the directory */
 
 struct recover_listing {
+    struct memory *memory; /* of `logs` */
     int has_current;
     int has_unfinished; /* a first backup */
     int has_foreign;
     int has_segments;
     uint64_t largest;
-    uint64_t logs[RECOVER_MAX_LOGS]; /* ascending */
-    size_t log_count;
-    int too_many_logs;
+    uint64_t *logs; /* ascending; each checkpoint that fails leaves one */
+    size_t log_count, log_capacity;
     uint64_t manifests[DATABASE_RETAINED];
     size_t manifest_count;
     uint32_t manifest_overflow;
 };
 
-static void recover_note_log(struct recover_listing *listing, uint64_t number)
+static int recover_note_log(struct recover_listing *listing, uint64_t number)
 {
-    if (listing->log_count == RECOVER_MAX_LOGS) {
-        listing->too_many_logs = 1;
-        return;
+    if (listing->log_count == listing->log_capacity) {
+        size_t larger = listing->log_capacity * 2 + 16;
+        uint64_t *moved =
+            memory_resize(listing->memory, listing->logs, listing->log_capacity * sizeof *moved,
+                          memory_multiply(larger, sizeof *moved));
+        if (moved == NULL)
+            return OMENDB_NOMEM;
+        listing->logs = moved;
+        listing->log_capacity = larger;
     }
-    size_t at = listing->log_count++;
-    for (; at > 0 && listing->logs[at - 1] > number; at--)
-        listing->logs[at] = listing->logs[at - 1];
-    listing->logs[at] = number;
+    listing->logs[listing->log_count++] = number;
+    return OMENDB_OK;
+}
+
+static void recover_forget_listing(struct recover_listing *listing)
+{
+    memory_free(listing->memory, listing->logs, listing->log_capacity * sizeof *listing->logs);
+    *listing = (struct recover_listing){.memory = listing->memory};
 }
 
 static int recover_note_name(void *context, const char *name)
@@ -60,7 +70,7 @@ static int recover_note_name(void *context, const char *name)
         listing->largest = number > listing->largest ? number : listing->largest;
         listing->has_segments |= kind == STORAGE_SEGMENT || kind == STORAGE_OVERLAY;
         if (kind == STORAGE_WAL)
-            recover_note_log(listing, number);
+            return recover_note_log(listing, number);
         if (kind == STORAGE_MANIFEST) {
             if (listing->manifest_count < DATABASE_RETAINED)
                 listing->manifests[listing->manifest_count++] = number;
@@ -73,18 +83,18 @@ static int recover_note_name(void *context, const char *name)
     return 0;
 }
 
+/* Anew, whatever was listed before. */
 static int recover_list(omendb *db, struct recover_listing *listing)
 {
-    memset(listing, 0, sizeof *listing);
+    recover_forget_listing(listing);
     int code = db->storage.vfs->list(db->storage.vfs->context, db->storage.directory,
                                      recover_note_name, listing);
     if (code != OMENDB_OK)
         return error_set(code, "the directory of the database cannot be listed");
     if (listing->largest >= MANIFEST_LARGEST_NUMBER)
         return error_set(OMENDB_FORMAT, "a file of the database has a number that none was given");
-    return listing->too_many_logs
-               ? error_set(OMENDB_TOOBIG, "there are more than %d logs", RECOVER_MAX_LOGS)
-               : OMENDB_OK;
+    sort_array(listing->logs, listing->log_count, sizeof *listing->logs, sort_compare_numbers);
+    return OMENDB_OK;
 }
 
 /* ------------------------------------------------------------------ manifest to collections */
@@ -472,7 +482,7 @@ static int recover_change_manifest(omendb *db)
 /* On to what the manifest and the logs have now. */
 static int recover_advance(omendb *db)
 {
-    struct recover_listing listing;
+    struct recover_listing listing = {.memory = &db->memory};
     uint64_t number, delivered;
     int code = manifest_current(&db->storage, &number);
     const int changes = code == OMENDB_OK && number != db->published.number;
@@ -483,6 +493,7 @@ static int recover_advance(omendb *db)
         code = recover_list(db, &listing);
     if (code == OMENDB_OK)
         code = recover_logs(db, &listing, &delivered);
+    recover_forget_listing(&listing);
     if (changes && code == OMENDB_OK)
         atomic_store(&db->half_refreshed, 0);
     if (changes && code != OMENDB_OK)
@@ -650,24 +661,29 @@ static int recover_examine(omendb *db, int must_exist, struct recover_listing *l
                : code;
 }
 
+static int recover_make(omendb *db, uint64_t next_file)
+{
+    atomic_store(&db->next_file, next_file);
+    recover_identify(db);
+    db->next_collection = 1;
+    return checkpoint_run(db, 1);
+}
+
 OMENDB_INTERNAL int recover_open(omendb *db, int must_exist)
 {
-    struct recover_listing listing;
+    struct recover_listing listing = {.memory = &db->memory};
     int code = recover_examine(db, must_exist, &listing);
     if (code == OMENDB_OK && !db->read_only)
         code = recover_take_lock(db);
     /* Once more with the lock: another process may have been at work in between. */
     if (code == OMENDB_OK)
         code = recover_examine(db, must_exist, &listing);
-    if (code != OMENDB_OK)
-        return code;
-    if (listing.has_current)
-        return db->read_only ? recover_open_shared(db) : recover_open_existing(db, &listing);
-    atomic_store(&db->next_file, listing.largest + 1);
-    recover_identify(db);
-    db->next_collection = 1;
-    return checkpoint_run(db, 1);
+    if (code == OMENDB_OK && listing.has_current)
+        code = db->read_only ? recover_open_shared(db) : recover_open_existing(db, &listing);
+    else if (code == OMENDB_OK)
+        code = recover_make(db, listing.largest + 1);
+    recover_forget_listing(&listing);
+    return code;
 }
 
-#undef RECOVER_MAX_LOGS
 #undef RECOVER_TRIES

@@ -771,15 +771,15 @@ static int salvage_log_record(void *context, const struct wal_record *record)
     return OMENDB_OK;
 }
 
-/* OMENDB_OK whatever happened to the log; else the code of what was committed to the new database,
- * or OMENDB_NOMEM. */
+/* OMENDB_OK whatever happened to the log, or OMENDB_DONE where there never was one; else the code
+ * of what was committed to the new database, or OMENDB_NOMEM. */
 static int salvage_one_log(struct salvage *salvage, uint64_t number, int apply)
 {
     struct salvage_log log = {.salvage = salvage, .number = number, .apply = apply};
     salvage->failed = OMENDB_OK;
     int code = wal_salvage(&salvage->storage, number, salvage_log_record, salvage_log_damage, &log);
-    if (salvage->failed != OMENDB_OK)
-        return salvage->failed;
+    if (salvage->failed != OMENDB_OK || code == OMENDB_DONE)
+        return salvage->failed != OMENDB_OK ? salvage->failed : code;
     log.damaged |= code != OMENDB_OK;
     code = salvage_error(salvage, code);
     if (code == OMENDB_OK && log.damaged && !log.read)
@@ -800,11 +800,13 @@ static int salvage_logs(struct salvage *salvage, int apply)
         const struct salvage_name *name = &salvage->names[i];
         if (name->kind != STORAGE_WAL || name->number < first)
             continue;
-        has_first |= name->number == first;
         code = salvage_one_log(salvage, name->number, apply);
+        has_first |= name->number == first && code != OMENDB_DONE;
+        code = code == OMENDB_DONE ? OMENDB_OK : code;
     }
     if (code == OMENDB_OK && !has_first) {
-        salvage_tell(salvage, "wal-%llu is missing: what was committed after commit %llu is lost",
+        salvage_tell(salvage,
+                     "wal-%llu is missing or empty: what was committed after commit %llu is lost",
                      (unsigned long long)first, (unsigned long long)salvage->manifest.commit);
         salvage_lose_file(salvage, STORAGE_WAL, first);
     }

@@ -336,15 +336,16 @@ OMENDB_INTERNAL const struct calibration *search_own_curve(const struct collecti
     return own;
 }
 
-/* What ef becomes in a source: the largest gets all of it. In one with a smaller share of the rows
- * fewer of the nearest are to be expected, and they are found with less. */
+/* What ef becomes in a source: of the nearest the part of them is to be expected in it that it has
+ * of the rows. With the root of that part all sources together find what one graph of all rows
+ * would with ef, or a little more. */
 static size_t search_share_of_ef(const struct search_request *request,
                                  const struct search_source *source, size_t k)
 {
     size_t ef = request->ef < k ? k : request->ef;
-    if (request->stretch == 0.0f && source->row_limit < request->largest_source)
+    if (request->stretch == 0.0f && source->row_limit < request->all_rows)
         ef = k + (size_t)((double)(ef - k) *
-                          sqrt((double)source->row_limit / (double)request->largest_source));
+                          sqrt((double)source->row_limit / (double)request->all_rows));
     return ef;
 }
 
@@ -601,7 +602,8 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     struct search_source source;
     size_t best = 0, own, hidden;
     search_count_writes(asked, &own, &hidden);
-    uint64_t rows = search_total_rows(version, &terms.largest_source);
+    uint64_t largest, rows = search_total_rows(version, &largest);
+    terms.all_rows = rows;
     if (hidden > SEARCH_HIDDEN_FEW) {
         terms.hidden_share = (double)hidden / (double)rows;
         hidden = 0;

@@ -285,7 +285,7 @@ OMENDB_INTERNAL void catalog_remove(struct catalog *catalog, struct collection *
     assert(found);
     while (at > 0 && strcmp(catalog->items[at - 1]->name, collection->name) == 0)
         at--;
-    while (catalog->items[at] != collection)
+    while (at + 1 < catalog->count && catalog->items[at] != collection)
         at++;
     catalog_remove_at(catalog->items, catalog->count, at);
     catalog_remove_at(catalog->by_id, catalog->count, catalog_place(catalog, collection->id));

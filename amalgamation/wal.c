@@ -333,7 +333,7 @@ OMENDB_INTERNAL int wal_close(struct wal *wal)
 struct wal_unreadable {
     uint64_t *bits; /* one a page; NULL: all were read so far */
     size_t words;
-    void (*report)(void *context, const char *sentence); /* about each page, once */
+    void (*report)(void *context, const char *sentence); /* about the first page of each run */
     void *context;
 };
 
@@ -407,7 +407,8 @@ static int wal_reader_fill_piece(struct wal_reader *reader, uint64_t offset, uin
         if (code == OMENDB_OK || code == OMENDB_NOMEM)
             return code;
         *word |= bit;
-        unreadable->report(unreadable->context, error_text());
+        if (page == 0 || (unreadable->bits[(page - 1) >> 6] >> ((page - 1) & 63) & 1) == 0)
+            unreadable->report(unreadable->context, error_text());
     }
     memset(to, 0, size);
     return OMENDB_OK;
@@ -894,6 +895,25 @@ static void wal_salvage_report_gap(struct wal_salvage *salvage, uint64_t next)
     salvage->report(salvage->context, error_text());
 }
 
+/* OMENDB_DONE where no byte is but zeros. */
+static int wal_salvage_blank(struct wal_salvage *salvage)
+{
+    struct wal_reader *reader = &salvage->reader;
+    const uint8_t *bytes;
+    for (uint64_t at = 0; at < reader->size; at += FORMAT_RECORD_ALIGN) {
+        const uint64_t left = reader->size - at;
+        const size_t some = left < FORMAT_RECORD_ALIGN ? (size_t)left : FORMAT_RECORD_ALIGN;
+        int code = wal_reader_view(reader, at, some, &bytes);
+        if (code != OMENDB_OK)
+            return code;
+        for (size_t i = 0; i < some; i++) {
+            if (bytes[i] != 0 || salvage->unreadable.bits != NULL)
+                return OMENDB_OK;
+        }
+    }
+    return OMENDB_DONE;
+}
+
 /* Tells the log id, or leaves 0. */
 static int wal_salvage_header(struct wal_salvage *salvage)
 {
@@ -910,8 +930,9 @@ static int wal_salvage_header(struct wal_salvage *salvage)
         return code;
     if (code == OMENDB_OK)
         reader->log_id = format_get64(header + FORMAT_WAL_LOG_ID);
-    if (reader->log_id != 0)
-        return OMENDB_OK;
+    code = reader->log_id != 0 ? OMENDB_OK : wal_salvage_blank(salvage);
+    if (code != OMENDB_OK || reader->log_id != 0)
+        return code;
     if (reader->size < FORMAT_HEADER_BYTES)
         error_set(OMENDB_CORRUPT,
                   "%s: has %" PRIu64 " bytes, fewer than its header: nothing of "
@@ -958,11 +979,14 @@ static int wal_salvage_learn(struct wal_salvage *salvage, uint64_t allowed)
            lead <= reader->size - offset && salvage->claimed <= allowed) {
         struct wal_frame frame;
         code = wal_salvage_guess(salvage, offset, &frame);
-        if (frame.total != 0 && lead == 0)
+        if (frame.log_id == id) {
+            lead += frame.total;
+        } else if (frame.total <= lead) {
+            lead -= frame.total;
+        } else {
             id = frame.log_id;
-        if (frame.total != 0)
-            lead = frame.log_id == id ? lead + frame.total
-                                      : (frame.total < lead ? lead - frame.total : 0);
+            lead = frame.total - lead;
+        }
         offset += frame.total != 0 ? frame.total : FORMAT_RECORD_ALIGN;
     }
     reader->log_id = id;

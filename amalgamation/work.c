@@ -278,9 +278,19 @@ static void work_await_merge(omendb *db, uint64_t before, uint64_t until_us)
              work_now_us(db) < until_us);
 }
 
+/* A try for no other reason than that a merge has ended, which may have given back what a
+ * checkpoint does not. */
+static int work_try_after_merge(struct work_wait *wait)
+{
+    if (wait->merged == WORK_MERGED_TRIES)
+        return 0;
+    platform_sleep_us((uint64_t)WORK_POLL_US << wait->merged++);
+    return 1;
+}
+
 /* A checkpoint for a call; 1: worth another try. `text`: why the call has no memory. */
-static int work_relieve_by_checkpoint(omendb *db, const struct work_wait *wait, int in_time,
-                                      int merged, const char *text)
+static int work_relieve_by_checkpoint(omendb *db, struct work_wait *wait, int in_time, int merged,
+                                      const char *text)
 {
     int first = wait->checkpoints == 1;
     uint64_t before = atomic_load(&db->memory.used);
@@ -296,30 +306,20 @@ static int work_relieve_by_checkpoint(omendb *db, const struct work_wait *wait, 
     /* Where another thread was at a checkpoint this waited for it; it may be over already, so the
      * first time is worth a try. What it freed, a merge may have taken: that will come back. */
     return code == OMENDB_OK &&
-           (first || (in_time && (merged || merging || atomic_load(&db->memory.used) < before)));
-}
-
-/* Whether a merge that ended since the last time is a reason to try again: it may have given back
- * what a checkpoint does not. */
-static int work_has_merged(omendb *db, struct work_wait *wait)
-{
-    uint64_t ended = atomic_load(&db->work->merges_ended);
-    int merged = ended != wait->merges_ended && wait->merged < WORK_MERGED_TRIES;
-    wait->merges_ended = ended;
-    if (merged)
-        platform_sleep_us((uint64_t)WORK_POLL_US << wait->merged++);
-    return merged;
+           (first || (in_time && (merging || atomic_load(&db->memory.used) < before ||
+                                  (merged && work_try_after_merge(wait)))));
 }
 
 OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
 {
     char text[ERROR_TEXT_BYTES];
-    uint64_t now = work_now_us(db);
+    uint64_t now = work_now_us(db), ended = atomic_load(&db->work->merges_ended);
+    int merged = ended != wait->merges_ended;
     if (db->memory.limit == 0)
         return 0;
     if (wait->until_us == 0)
         wait->until_us = now + db->stall_timeout_us;
-    int merged = work_has_merged(db, wait);
+    wait->merges_ended = ended;
     memcpy(text, error_text(), strlen(error_text()) + 1);
     scratch_drop_idle(db);
     int in_time = now < wait->until_us, pressed = work_is_pressed(db, 0);
@@ -338,7 +338,7 @@ OMENDB_INTERNAL int work_relieve(omendb *db, struct work_wait *wait)
         if ((in_time || wait->given_back++ == 0) && hot_give_back(db))
             return 1;
         error_adopt(OMENDB_NOMEM, text);
-        return in_time && merged;
+        return in_time && merged && work_try_after_merge(wait);
     }
     wait->checkpoints++;
     return work_relieve_by_checkpoint(db, wait, in_time, merged, text);

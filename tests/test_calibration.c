@@ -1247,7 +1247,31 @@ TEST(calibrating_survives_every_failing_allocation)
     }
 }
 
-TEST_MAIN(a_query_by_a_record_is_promised_what_its_k_is,
+/* Each has a share of the nearest and is walked with a share of ef. */
+TEST(by_ef_segments_find_together_what_one_graph_of_all_rows_does)
+{
+    enum { PART = 600, EF = 64 };
+    const double share = (double)ROWS / (ROWS + 2 * PART);
+    struct world world;
+    CHECK_EQ_INT(world_make(&world, support_path("shares"), OMENDB_L2, ROWS), OMENDB_OK);
+    for (uint64_t part = 0; part < 2; part++) {
+        CHECK_EQ_INT(world_add(&world, ROWS + part * PART, PART), OMENDB_OK);
+        CHECK_EQ_INT(omendb_work(world.db, UINT64_MAX, NULL), OMENDB_OK);
+        CHECK_EQ_INT(omendb_checkpoint(world.db), OMENDB_OK);
+    }
+    CHECK_EQ_INT(atomic_load(&world.docs->collection->version)->segment_count, 3);
+    const struct outcome parts = world_ask(&world, 10, 0.0f, 2.0f);
+    CHECK_EQ_INT(parts.ef, 10 + (size_t)((EF - 10) * sqrt(share)));
+    CHECK_EQ_INT(omendb_optimize(world.db, NULL, NULL), OMENDB_OK);
+    const struct outcome whole = world_ask(&world, 10, 0.0f, 2.0f);
+    CHECK_EQ_INT(whole.ef, EF);
+    fprintf(stderr, "    three segments find %.4f, one %.4f\n", parts.recall, whole.recall);
+    CHECK(whole.recall < 0.99 && parts.recall >= whole.recall - 0.005);
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+TEST_MAIN(by_ef_segments_find_together_what_one_graph_of_all_rows_does,
+          a_query_by_a_record_is_promised_what_its_k_is,
           the_rows_that_were_added_last_do_not_decide_the_effort,
           held_rows_are_spread_whatever_the_order, measuring_without_memory_gives_no_curve,
           recall_is_kept_on_unseen_queries_l2, recall_is_kept_on_unseen_queries_cosine,

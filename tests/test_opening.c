@@ -163,13 +163,45 @@ TEST(a_directory_without_current_is_no_database_unless_a_log_holds_commits)
 /* ------------------------------------------------------------------------------------------------
  * numbers */
 
-TEST(more_logs_than_can_be_followed_are_told)
+static int opening_refuse_manifests(void *context, void *directory, const char *name, int flags,
+                                    void **file)
 {
-    struct crash_fs *disk = ruins_of_all();
-    for (uint64_t number = 1000; number < 1000 + 1024; number++)
-        opening_add_log(disk, 3000 - number, 0, 64, 20);
-    CHECK(opening_is(&disk->vfs, 0, 0, OMENDB_TOOBIG, "there are more than 1024 logs"));
-    CHECK(opening_is(&disk->vfs, 1, 0, OMENDB_TOOBIG, "there are more than 1024 logs"));
+    if ((flags & OMENDB_OPEN_CREATE) == 0 || strncmp(name, "MANIFEST-", 9) != 0)
+        return crash_open(context, directory, name, flags, file);
+    errno = EMFILE;
+    return OMENDB_IOERR;
+}
+
+/* Each begins one, and the manifest in force leads to all of them. */
+TEST(logs_of_checkpoints_that_failed_are_followed_however_many)
+{
+    enum { CHECKPOINTS = 1100 };
+    struct crash_fs *disk = crash_fs_create(0);
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    omendb_collection *docs = NULL;
+    omendb *db = NULL;
+    schema.dim = 2;
+    options.vfs = &disk->vfs;
+    options.threads = 0;
+    CHECK_EQ_INT(omendb_open("/db", &options, &db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_create(db, "docs", &schema, &docs), OMENDB_OK);
+    disk->vfs.open = opening_refuse_manifests;
+    for (uint64_t id = 0; id < CHECKPOINTS; id++) {
+        CHECK_EQ_INT(support_put(docs, NULL, id, id, 2), OMENDB_OK);
+        CHECK_EQ_INT(omendb_checkpoint(db), OMENDB_IOERR);
+    }
+    disk->vfs.open = crash_open;
+    omendb_collection_close(docs);
+    struct crash_fs *copy = crash_fs_copy(disk);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    const uint64_t expected = opening_digest(&disk->vfs);
+    CHECK(expected != 0);
+    for (uint32_t read_only = 2; read_only-- > 0;) {
+        CHECK(opening_is(&copy->vfs, read_only, 0, OMENDB_OK, ""));
+        CHECK(opening_digest(&copy->vfs) == expected);
+    }
+    crash_fs_destroy(copy);
     crash_fs_destroy(disk);
 }
 
@@ -526,7 +558,8 @@ TEST_MAIN(a_log_without_a_header_is_debris,
           a_log_of_a_later_version_is_refused_where_something_is_in_it,
           debris_that_cannot_be_read_is_an_error,
           a_directory_without_current_is_no_database_unless_a_log_holds_commits,
-          more_logs_than_can_be_followed_are_told, a_file_of_a_number_that_was_never_given_is_told,
+          logs_of_checkpoints_that_failed_are_followed_however_many,
+          a_file_of_a_number_that_was_never_given_is_told,
           more_manifests_than_are_remembered_are_waited_for_all_together,
           a_manifest_that_is_replaced_while_it_is_opened_is_read_anew,
           a_manifest_that_is_being_collected_is_waited_for_but_not_for_ever,

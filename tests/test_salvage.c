@@ -1257,27 +1257,82 @@ TEST(a_log_without_header_and_first_commit_gives_its_later_ones)
     CHECK_EQ_INT(result.problems, 3);
 }
 
-/* What is lost had, as a vector, a valid record of another log. */
+/* A valid record of another log. */
+static void lost_quote(uint8_t *quoted, size_t size)
+{
+    memset(quoted, 0, size);
+    format_put32(quoted + FORMAT_RECORD_LENGTH, (uint32_t)size - FORMAT_RECORD_BYTES);
+    format_put64(quoted + FORMAT_RECORD_SEQUENCE, 1000000);
+    format_put64(quoted + FORMAT_RECORD_LOG_ID, 12345);
+    format_put32(quoted + FORMAT_RECORD_TYPE, WAL_COMMIT);
+    quoted[size - 4] = 7;
+    uint32_t crc = checksum_crc32c(0, quoted, FORMAT_RECORD_CRC);
+    crc = checksum_crc32c(crc, quoted + FORMAT_RECORD_SEQUENCE, size - FORMAT_RECORD_SEQUENCE);
+    format_put32(quoted + FORMAT_RECORD_CRC, crc);
+}
+
+/* What is lost had it as a vector. */
 TEST(a_log_without_header_is_not_taken_for_one_that_its_payload_quotes)
 {
     enum { DIM = 32, ROWS = 2 };
     omendb_salvage_result result;
     uint8_t quoted[ROWS * DIM];
-    memset(quoted, 0, sizeof quoted);
-    format_put32(quoted + FORMAT_RECORD_LENGTH, ROWS * DIM - FORMAT_RECORD_BYTES);
-    format_put64(quoted + FORMAT_RECORD_SEQUENCE, 1000000);
-    format_put64(quoted + FORMAT_RECORD_LOG_ID, 12345);
-    format_put32(quoted + FORMAT_RECORD_TYPE, WAL_COMMIT);
-    quoted[60] = 7;
-    uint32_t crc = checksum_crc32c(0, quoted, FORMAT_RECORD_CRC);
-    crc = checksum_crc32c(crc, quoted + FORMAT_RECORD_SEQUENCE,
-                          sizeof quoted - FORMAT_RECORD_SEQUENCE);
-    format_put32(quoted + FORMAT_RECORD_CRC, crc);
+    lost_quote(quoted, sizeof quoted);
     struct crash_fs *disk = lost_disk(DIM, OMENDB_U8, ROWS, 2000, quoted);
     lost_begin(disk);
     CHECK_EQ_INT(lost_salvage(disk, "before commit", &result), LOST_SINGLES);
     CHECK_EQ_INT(result.records, LOST_SINGLES + 1);
     CHECK_EQ_INT(result.problems, 3);
+}
+
+/* The same where the only record left of its own is larger than the quoted one. */
+TEST(a_log_without_header_has_the_id_that_most_of_its_bytes_name)
+{
+    enum { DIM = 32, ROWS = 2 };
+    omendb_salvage_result result;
+    uint8_t quoted[ROWS * DIM];
+    lost_quote(quoted, sizeof quoted);
+    struct crash_fs *disk = lost_disk(DIM, OMENDB_U8, ROWS, 2000, quoted);
+    struct crash_inode *log = two_phase_log(disk);
+    size_t at = FORMAT_HEADER_BYTES;
+    for (int records = 0; records < 2; records++) {
+        const size_t length = format_get32(log->data + at + FORMAT_RECORD_LENGTH);
+        at += (FORMAT_RECORD_BYTES + length + FORMAT_RECORD_ALIGN - 1) / FORMAT_RECORD_ALIGN *
+              FORMAT_RECORD_ALIGN;
+    }
+    memset(log->data + at, 0, log->size - at);
+    lost_begin(disk);
+    CHECK_EQ_INT(lost_salvage(disk, "before commit", &result), 1);
+    CHECK_EQ_INT(result.records, 2);
+}
+
+/* What a crash leaves of logs that were being made, as opening takes it. */
+TEST(a_log_of_nothing_but_zeros_is_no_loss)
+{
+    static uint8_t zeros[3 * 4096];
+    static float vectors[2];
+    omendb_salvage_result result;
+    omendb *db = NULL;
+    struct two_phase_report report = {"", 0};
+    struct crash_fs *disk = lost_disk(2, OMENDB_F32, 1, 2000, vectors);
+    struct crash_fs *copy = crash_fs_copy(disk);
+    crash_fs_add_file(disk, "/db", "wal-90", zeros, 0);
+    crash_fs_add_file(disk, "/db", "wal-91", zeros, sizeof zeros);
+    CHECK_EQ_INT(two_phase_salvage(disk, &report, &db, &result), OMENDB_OK);
+    CHECK_EQ_INT(result.records, LOST_SINGLES + 2);
+    CHECK_EQ_INT(result.lost_files, 0);
+    CHECK_EQ_INT(result.problems, 0);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    crash_fs_destroy(disk);
+    /* but not of the first one */
+    memset(two_phase_log(copy)->data, 0, two_phase_log(copy)->size);
+    report.wanted = "is missing or empty";
+    CHECK_EQ_INT(two_phase_salvage(copy, &report, &db, &result), OMENDB_OK);
+    CHECK_EQ_INT(result.records, 1);
+    CHECK_EQ_INT(result.lost_files, 1);
+    CHECK(report.told > 0);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    crash_fs_destroy(copy);
 }
 
 /* Bytes [unreadable_begin, unreadable_end) of the file with that inode. */
@@ -1622,6 +1677,8 @@ TEST_MAIN(
     without_memory_no_prepared_transaction_is_passed_over,
     a_log_without_header_and_first_commit_gives_its_later_ones,
     a_log_without_header_is_not_taken_for_one_that_its_payload_quotes,
+    a_log_without_header_has_the_id_that_most_of_its_bytes_name,
+    a_log_of_nothing_but_zeros_is_no_loss,
     an_unreadable_sector_of_a_log_costs_the_commits_in_its_page,
     a_log_that_cannot_be_read_at_all_is_told, a_file_that_may_not_be_opened_costs_what_it_holds,
     a_prepared_transaction_of_many_deletes_waits_in_the_new_database,
