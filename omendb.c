@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: 6ce845df299415ae1ec6cf0cd40bf1aeec631ce27a9ce60f1eee6a5415d9a188
+ * SHA-256 of the inputs: 8a2c1e049d3b9830ac05bdfa2611e4604d354b11a66912196f90407a5f573169
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -13480,12 +13480,12 @@ OMENDB_INTERNAL int wal_read(struct storage *storage, struct wal_replay *replay,
 
 /* Delivers every valid record of a log, also those behind damage; of them only such whose sequence
  * is larger than all before, as a payload may hold the copy of a record. Pages that the device does
- * not give are damage. `report` gets a sentence for each run of them, for each run of bytes that are
- * no records, and for a header that is not valid. `deliver` may return an error, which ends the
+ * not give are damage. `report` gets a sentence for each run of them, for each run of bytes that
+ * are no records, and for a header that is not valid. `deliver` may return an error, which ends the
  * reading. Memory: 1 MiB, the largest record, and a bit for each page where any is unreadable.
  * OMENDB_DONE: no byte is but zeros, as a crash leaves a log that was being made; nothing is
- * reported. OMENDB_NOTFOUND: no such file. OMENDB_FORMAT: a later version wrote it. OMENDB_PERMISSION,
- * OMENDB_IOERR: it cannot be opened. OMENDB_NOMEM. */
+ * reported. OMENDB_NOTFOUND: no such file. OMENDB_FORMAT: a later version wrote it.
+ * OMENDB_PERMISSION, OMENDB_IOERR: it cannot be opened. OMENDB_NOMEM. */
 OMENDB_INTERNAL int wal_salvage(struct storage *storage, uint64_t number,
                                 int (*deliver)(void *context, const struct wal_record *record),
                                 void (*report)(void *context, const char *sentence), void *context);
@@ -16805,7 +16805,7 @@ struct search_request {
     /* Filled by search_run: */
     uint64_t all_rows;   /* of all memtables and segments */
     double hidden_share; /* of the stored rows: changed by the transaction, and left out like
-                              * deleted ones; 0: none, or so few that they are left out by id */
+                          * deleted ones; 0: none, or so few that they are left out by id */
 };
 /* What the efforts in all sources follow from. */
 struct search_plan {

@@ -900,7 +900,7 @@ struct search_request {
     /* Filled by search_run: */
     uint64_t all_rows;   /* of all memtables and segments */
     double hidden_share; /* of the stored rows: changed by the transaction, and left out like
-                              * deleted ones; 0: none, or so few that they are left out by id */
+                          * deleted ones; 0: none, or so few that they are left out by id */
 };
 /* What the efforts in all sources follow from. */
 struct search_plan {

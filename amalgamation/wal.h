@@ -108,12 +108,12 @@ OMENDB_INTERNAL int wal_read(struct storage *storage, struct wal_replay *replay,
 
 /* Delivers every valid record of a log, also those behind damage; of them only such whose sequence
  * is larger than all before, as a payload may hold the copy of a record. Pages that the device does
- * not give are damage. `report` gets a sentence for each run of them, for each run of bytes that are
- * no records, and for a header that is not valid. `deliver` may return an error, which ends the
+ * not give are damage. `report` gets a sentence for each run of them, for each run of bytes that
+ * are no records, and for a header that is not valid. `deliver` may return an error, which ends the
  * reading. Memory: 1 MiB, the largest record, and a bit for each page where any is unreadable.
  * OMENDB_DONE: no byte is but zeros, as a crash leaves a log that was being made; nothing is
- * reported. OMENDB_NOTFOUND: no such file. OMENDB_FORMAT: a later version wrote it. OMENDB_PERMISSION,
- * OMENDB_IOERR: it cannot be opened. OMENDB_NOMEM. */
+ * reported. OMENDB_NOTFOUND: no such file. OMENDB_FORMAT: a later version wrote it.
+ * OMENDB_PERMISSION, OMENDB_IOERR: it cannot be opened. OMENDB_NOMEM. */
 OMENDB_INTERNAL int wal_salvage(struct storage *storage, uint64_t number,
                                 int (*deliver)(void *context, const struct wal_record *record),
                                 void (*report)(void *context, const char *sentence), void *context);
