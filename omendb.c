@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: 8a2c1e049d3b9830ac05bdfa2611e4604d354b11a66912196f90407a5f573169
+ * SHA-256 of the inputs: 063560a04cc2ed5e60fa7da94f3ae4c356b723bdf86e4d658a2bb1cb7b31ebc7
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -16297,6 +16297,9 @@ OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_sch
 
 /* Index of the name in the catalog, or where it would go with *found = 0. commit_mutex. */
 OMENDB_INTERNAL size_t catalog_find(const struct catalog *catalog, const char *name, int *found);
+/* Whether one of the name has a smaller id. */
+OMENDB_INTERNAL int catalog_has_older(const struct catalog *catalog, const char *name,
+                                      uint64_t below);
 OMENDB_INTERNAL struct collection *catalog_by_id(const struct catalog *catalog, uint64_t id);
 OMENDB_INTERNAL int catalog_reserve(omendb *db, struct catalog *catalog, size_t more);
 OMENDB_INTERNAL void
@@ -17173,15 +17176,31 @@ OMENDB_INTERNAL void catalog_insert(struct catalog *catalog, struct collection *
     catalog->count++;
 }
 
-/* A reader that goes back to a manifest may know two of one name, until the log has told it again
- * that the older one was dropped. */
-OMENDB_INTERNAL void catalog_remove(struct catalog *catalog, struct collection *collection)
+/* A reader that goes back to a manifest may know some of one name, until the log has told it again
+ * that the older ones were dropped. The first of them, or where it would go. */
+static size_t catalog_first(const struct catalog *catalog, const char *name)
 {
     int found;
-    size_t at = catalog_find(catalog, collection->name, &found);
-    assert(found);
-    while (at > 0 && strcmp(catalog->items[at - 1]->name, collection->name) == 0)
+    size_t at = catalog_find(catalog, name, &found);
+    while (at > 0 && strcmp(catalog->items[at - 1]->name, name) == 0)
         at--;
+    return at;
+}
+
+OMENDB_INTERNAL int catalog_has_older(const struct catalog *catalog, const char *name,
+                                      uint64_t below)
+{
+    for (size_t at = catalog_first(catalog, name);
+         at < catalog->count && strcmp(catalog->items[at]->name, name) == 0; at++) {
+        if (catalog->items[at]->id < below)
+            return 1;
+    }
+    return 0;
+}
+
+OMENDB_INTERNAL void catalog_remove(struct catalog *catalog, struct collection *collection)
+{
+    size_t at = catalog_first(catalog, collection->name);
     while (at + 1 < catalog->count && catalog->items[at] != collection)
         at++;
     catalog_remove_at(catalog->items, catalog->count, at);
@@ -19591,7 +19610,7 @@ static int commit_replay_create(omendb *db, uint64_t commit, struct change *chan
                                 const uint8_t *body, size_t size, size_t *used)
 {
     struct collection *created;
-    int found, code = commit_decode_create(db, id, body, size, used, &created);
+    int code = commit_decode_create(db, id, body, size, used, &created);
     if (code != OMENDB_OK)
         return code == OMENDB_CORRUPT ? commit_bad_payload(commit, COMMIT_HEAD_BYTES) : code;
     /* A refreshed reader has it already, emptied; its handles stay good. */
@@ -19599,10 +19618,11 @@ static int commit_replay_create(omendb *db, uint64_t commit, struct change *chan
         collection_release(created);
         return OMENDB_OK;
     }
-    catalog_find(&db->catalog, created->name, &found);
+    /* It may also have a later one of that name already: the log goes on to a drop of this one. */
     change->collection = created;
-    code = found ? commit_bad_payload(commit, COMMIT_HEAD_BYTES)
-                 : catalog_reserve(db, &db->catalog, 1);
+    code = catalog_has_older(&db->catalog, created->name, db->next_collection)
+               ? commit_bad_payload(commit, COMMIT_HEAD_BYTES)
+               : catalog_reserve(db, &db->catalog, 1);
     if (code == OMENDB_OK) {
         struct commit_plan plan = {NULL, 0, 0, UINT64_MAX, 1, NULL};
         commit_apply_changes(db, &plan, change, 1, commit);

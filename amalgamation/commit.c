@@ -821,7 +821,7 @@ static int commit_replay_create(omendb *db, uint64_t commit, struct change *chan
                                 const uint8_t *body, size_t size, size_t *used)
 {
     struct collection *created;
-    int found, code = commit_decode_create(db, id, body, size, used, &created);
+    int code = commit_decode_create(db, id, body, size, used, &created);
     if (code != OMENDB_OK)
         return code == OMENDB_CORRUPT ? commit_bad_payload(commit, COMMIT_HEAD_BYTES) : code;
     /* A refreshed reader has it already, emptied; its handles stay good. */
@@ -829,10 +829,11 @@ static int commit_replay_create(omendb *db, uint64_t commit, struct change *chan
         collection_release(created);
         return OMENDB_OK;
     }
-    catalog_find(&db->catalog, created->name, &found);
+    /* It may also have a later one of that name already: the log goes on to a drop of this one. */
     change->collection = created;
-    code = found ? commit_bad_payload(commit, COMMIT_HEAD_BYTES)
-                 : catalog_reserve(db, &db->catalog, 1);
+    code = catalog_has_older(&db->catalog, created->name, db->next_collection)
+               ? commit_bad_payload(commit, COMMIT_HEAD_BYTES)
+               : catalog_reserve(db, &db->catalog, 1);
     if (code == OMENDB_OK) {
         struct commit_plan plan = {NULL, 0, 0, UINT64_MAX, 1, NULL};
         commit_apply_changes(db, &plan, change, 1, commit);

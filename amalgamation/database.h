@@ -392,6 +392,9 @@ OMENDB_INTERNAL int schema_compare(const omendb_schema *stored, const omendb_sch
 
 /* Index of the name in the catalog, or where it would go with *found = 0. commit_mutex. */
 OMENDB_INTERNAL size_t catalog_find(const struct catalog *catalog, const char *name, int *found);
+/* Whether one of the name has a smaller id. */
+OMENDB_INTERNAL int catalog_has_older(const struct catalog *catalog, const char *name,
+                                      uint64_t below);
 OMENDB_INTERNAL struct collection *catalog_by_id(const struct catalog *catalog, uint64_t id);
 OMENDB_INTERNAL int catalog_reserve(omendb *db, struct catalog *catalog, size_t more);
 OMENDB_INTERNAL void

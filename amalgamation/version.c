@@ -13,7 +13,6 @@
 #include "database.h"
 #include "format.h"
 
-#include <assert.h>
 #include <float.h>
 #include <stdio.h>
 #include <string.h>
@@ -276,15 +275,31 @@ OMENDB_INTERNAL void catalog_insert(struct catalog *catalog, struct collection *
     catalog->count++;
 }
 
-/* A reader that goes back to a manifest may know two of one name, until the log has told it again
- * that the older one was dropped. */
-OMENDB_INTERNAL void catalog_remove(struct catalog *catalog, struct collection *collection)
+/* A reader that goes back to a manifest may know some of one name, until the log has told it again
+ * that the older ones were dropped. The first of them, or where it would go. */
+static size_t catalog_first(const struct catalog *catalog, const char *name)
 {
     int found;
-    size_t at = catalog_find(catalog, collection->name, &found);
-    assert(found);
-    while (at > 0 && strcmp(catalog->items[at - 1]->name, collection->name) == 0)
+    size_t at = catalog_find(catalog, name, &found);
+    while (at > 0 && strcmp(catalog->items[at - 1]->name, name) == 0)
         at--;
+    return at;
+}
+
+OMENDB_INTERNAL int catalog_has_older(const struct catalog *catalog, const char *name,
+                                      uint64_t below)
+{
+    for (size_t at = catalog_first(catalog, name);
+         at < catalog->count && strcmp(catalog->items[at]->name, name) == 0; at++) {
+        if (catalog->items[at]->id < below)
+            return 1;
+    }
+    return 0;
+}
+
+OMENDB_INTERNAL void catalog_remove(struct catalog *catalog, struct collection *collection)
+{
+    size_t at = catalog_first(catalog, collection->name);
     while (at + 1 < catalog->count && catalog->items[at] != collection)
         at++;
     catalog_remove_at(catalog->items, catalog->count, at);

@@ -205,6 +205,74 @@ TEST(logs_of_checkpoints_that_failed_are_followed_however_many)
     crash_fs_destroy(disk);
 }
 
+static struct {
+    omendb *db, *reader;
+    int due, code;
+} back;
+
+/* A name goes from one collection to another, which the reader then knows. */
+static int back_recreate(void)
+{
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    omendb_collection *alpha = NULL;
+    schema.dim = 2;
+    int code = omendb_collection_create(back.db, "alpha", &schema, &alpha);
+    omendb_collection_close(alpha);
+    if (code == OMENDB_OK)
+        code = omendb_collection_drop(back.db, "alpha");
+    if (code == OMENDB_OK)
+        code = omendb_collection_create(back.db, "alpha", &schema, &alpha);
+    if (code == OMENDB_OK)
+        code = support_put(alpha, NULL, 7, 7, 2);
+    omendb_collection_close(alpha);
+    return code == OMENDB_OK ? omendb_refresh(back.reader) : code;
+}
+
+static int back_open_file(void *context, void *directory, const char *name, int flags, void **file)
+{
+    if ((flags & OMENDB_OPEN_CREATE) != 0 && strncmp(name, "MANIFEST-", 9) == 0 && back.due) {
+        back.due = 0;
+        back.code = back_recreate();
+    }
+    return crash_open(context, directory, name, flags, file);
+}
+
+/* The manifest is that of a moment before, so the reader sees the log do it once more. */
+TEST(a_reader_that_goes_back_knows_two_collections_of_one_name_for_a_while)
+{
+    struct crash_fs *disk = crash_fs_create(0);
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    omendb_collection *docs = NULL, *alpha = NULL;
+    uint64_t count = 0;
+    schema.dim = 2;
+    options.vfs = &disk->vfs;
+    options.threads = 1;
+    CHECK_EQ_INT(omendb_open("/db", &options, &back.db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_create(back.db, "docs", &schema, &docs), OMENDB_OK);
+    options.threads = 0;
+    options.read_only = 1;
+    CHECK_EQ_INT(omendb_open("/db", &options, &back.reader), OMENDB_OK);
+    CHECK_EQ_INT(support_put(docs, NULL, 1, 1, 2), OMENDB_OK);
+    back.due = 1;
+    disk->vfs.open = back_open_file;
+    CHECK_EQ_INT(omendb_checkpoint(back.db), OMENDB_OK);
+    disk->vfs.open = crash_open;
+    CHECK(back.due == 0);
+    CHECK_EQ_INT(back.code, OMENDB_OK);
+    for (int again = 0; again < 2; again++) {
+        CHECK_EQ_INT(omendb_refresh(back.reader), OMENDB_OK);
+        CHECK_EQ_INT(omendb_collection_open(back.reader, "alpha", NULL, &alpha), OMENDB_OK);
+        CHECK_EQ_INT(omendb_count(alpha, NULL, &count), OMENDB_OK);
+        CHECK_EQ_INT(count, 1);
+        omendb_collection_close(alpha);
+    }
+    omendb_collection_close(docs);
+    CHECK_EQ_INT(omendb_close(back.reader), OMENDB_OK);
+    CHECK_EQ_INT(omendb_close(back.db), OMENDB_OK);
+    crash_fs_destroy(disk);
+}
+
 TEST(a_file_of_a_number_that_was_never_given_is_told)
 {
     struct crash_fs *disk = ruins_of_all();
@@ -559,6 +627,7 @@ TEST_MAIN(a_log_without_a_header_is_debris,
           debris_that_cannot_be_read_is_an_error,
           a_directory_without_current_is_no_database_unless_a_log_holds_commits,
           logs_of_checkpoints_that_failed_are_followed_however_many,
+          a_reader_that_goes_back_knows_two_collections_of_one_name_for_a_while,
           a_file_of_a_number_that_was_never_given_is_told,
           more_manifests_than_are_remembered_are_waited_for_all_together,
           a_manifest_that_is_replaced_while_it_is_opened_is_read_anew,
