@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: 063560a04cc2ed5e60fa7da94f3ae4c356b723bdf86e4d658a2bb1cb7b31ebc7
+ * SHA-256 of the inputs: 99ad37a34569e0fb12c375ecb806d10cbe6ee51b9184efe75c8f7b98d4d13e44
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -13502,7 +13502,10 @@ _Static_assert(WAL_HEADER_BYTES == FORMAT_HEADER_BYTES, "wal.h and format.h tell
 #define WAL_PAGE_BYTES   4096
 #define WAL_AHEAD_BYTES  (UINT64_C(1) << 20)  /* zeros written ahead of small records */
 #define WAL_AHEAD_RECORD (UINT64_C(16) << 10) /* the largest that is small */
-#define WAL_PATIENCE     64 /* times the bytes of a damaged log that false records in it may claim */
+/* Times the bytes of a damaged log that false records in it may claim: where its id is known, which
+ * few that are none have, and where it is not. */
+#define WAL_PATIENCE          2
+#define WAL_PATIENCE_NAMELESS 64
 
 /* ------------------------------------------------------------------------------------------------
  * writing */
@@ -14433,9 +14436,10 @@ static int wal_salvage_guess(struct wal_salvage *salvage, uint64_t offset, struc
 /* Without its header a log has the id that most bytes of valid records name: not that of the first
  * one, as the payload of a damaged record may hold one of another log. The vote of Boyer and Moore
  * is over when nothing that may follow can turn it. */
-static int wal_salvage_learn(struct wal_salvage *salvage, uint64_t allowed)
+static int wal_salvage_learn(struct wal_salvage *salvage)
 {
     struct wal_reader *reader = &salvage->reader;
+    const uint64_t allowed = WAL_PATIENCE_NAMELESS * (reader->size + WAL_WINDOW_BYTES);
     uint64_t offset = FORMAT_HEADER_BYTES, id = 0, lead = 0;
     int code = OMENDB_OK;
     while (code == OMENDB_OK && reader->size >= offset + FORMAT_RECORD_BYTES &&
@@ -14531,11 +14535,11 @@ static int wal_salvage_lost_the_end(const struct wal_salvage *salvage)
 static int wal_salvage_opened(struct wal_salvage *salvage,
                               int (*deliver)(void *context, const struct wal_record *record))
 {
-    uint64_t size = salvage->reader.size, allowed = WAL_PATIENCE * (size + WAL_WINDOW_BYTES);
+    uint64_t size = salvage->reader.size, allowed = WAL_PATIENCE * size + WAL_WINDOW_BYTES;
     salvage->offset = FORMAT_HEADER_BYTES;
     int code = wal_salvage_header(salvage);
     if (code == OMENDB_OK && salvage->reader.log_id == 0) {
-        code = wal_salvage_learn(salvage, allowed);
+        code = wal_salvage_learn(salvage);
         if (salvage->reader.log_id != 0) {
             salvage->nonzero = 0;
         } else if (size > FORMAT_HEADER_BYTES) {
@@ -14575,6 +14579,7 @@ OMENDB_INTERNAL int wal_salvage(struct storage *storage, uint64_t number,
 #undef WAL_AHEAD_BYTES
 #undef WAL_AHEAD_RECORD
 #undef WAL_PATIENCE
+#undef WAL_PATIENCE_NAMELESS
 #undef WAL_GONE
 
 /* ==============================================================================================

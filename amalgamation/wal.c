@@ -39,7 +39,10 @@ _Static_assert(WAL_HEADER_BYTES == FORMAT_HEADER_BYTES, "wal.h and format.h tell
 #define WAL_PAGE_BYTES   4096
 #define WAL_AHEAD_BYTES  (UINT64_C(1) << 20)  /* zeros written ahead of small records */
 #define WAL_AHEAD_RECORD (UINT64_C(16) << 10) /* the largest that is small */
-#define WAL_PATIENCE     64 /* times the bytes of a damaged log that false records in it may claim */
+/* Times the bytes of a damaged log that false records in it may claim: where its id is known, which
+ * few that are none have, and where it is not. */
+#define WAL_PATIENCE          2
+#define WAL_PATIENCE_NAMELESS 64
 
 /* ------------------------------------------------------------------------------------------------
  * writing */
@@ -970,9 +973,10 @@ static int wal_salvage_guess(struct wal_salvage *salvage, uint64_t offset, struc
 /* Without its header a log has the id that most bytes of valid records name: not that of the first
  * one, as the payload of a damaged record may hold one of another log. The vote of Boyer and Moore
  * is over when nothing that may follow can turn it. */
-static int wal_salvage_learn(struct wal_salvage *salvage, uint64_t allowed)
+static int wal_salvage_learn(struct wal_salvage *salvage)
 {
     struct wal_reader *reader = &salvage->reader;
+    const uint64_t allowed = WAL_PATIENCE_NAMELESS * (reader->size + WAL_WINDOW_BYTES);
     uint64_t offset = FORMAT_HEADER_BYTES, id = 0, lead = 0;
     int code = OMENDB_OK;
     while (code == OMENDB_OK && reader->size >= offset + FORMAT_RECORD_BYTES &&
@@ -1068,11 +1072,11 @@ static int wal_salvage_lost_the_end(const struct wal_salvage *salvage)
 static int wal_salvage_opened(struct wal_salvage *salvage,
                               int (*deliver)(void *context, const struct wal_record *record))
 {
-    uint64_t size = salvage->reader.size, allowed = WAL_PATIENCE * (size + WAL_WINDOW_BYTES);
+    uint64_t size = salvage->reader.size, allowed = WAL_PATIENCE * size + WAL_WINDOW_BYTES;
     salvage->offset = FORMAT_HEADER_BYTES;
     int code = wal_salvage_header(salvage);
     if (code == OMENDB_OK && salvage->reader.log_id == 0) {
-        code = wal_salvage_learn(salvage, allowed);
+        code = wal_salvage_learn(salvage);
         if (salvage->reader.log_id != 0) {
             salvage->nonzero = 0;
         } else if (size > FORMAT_HEADER_BYTES) {
@@ -1112,4 +1116,5 @@ OMENDB_INTERNAL int wal_salvage(struct storage *storage, uint64_t number,
 #undef WAL_AHEAD_BYTES
 #undef WAL_AHEAD_RECORD
 #undef WAL_PATIENCE
+#undef WAL_PATIENCE_NAMELESS
 #undef WAL_GONE
