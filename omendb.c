@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: 99ad37a34569e0fb12c375ecb806d10cbe6ee51b9184efe75c8f7b98d4d13e44
+ * SHA-256 of the inputs: cc43d720c0f4ab22e2b190ba32fac7dfc245db1f7a471d82ce6852ac48654f62
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -6032,6 +6032,14 @@ OMENDB_INTERNAL int graph_scan(const struct graph_view *view, struct graph_scrat
                                const struct graph_filter *filter, struct graph_hit *hits,
                                size_t *count, struct graph_counters *counters);
 
+/* Hands out each returnable row among [first, last) with its distance, in the order of rows. Ends
+ * with the first code of `each` that is not OMENDB_OK. Returns it, or as graph_search. */
+OMENDB_INTERNAL int graph_scan_each(const struct graph_view *view, const void *query,
+                                    uint32_t first, uint32_t last,
+                                    const struct graph_filter *filter,
+                                    int (*each)(void *context, uint32_t row, float distance),
+                                    void *context, struct graph_counters *counters);
+
 /* A graph under construction. */
 struct graph_config {
     uint32_t M;
@@ -7885,6 +7893,8 @@ struct scan {
     float limit; /* nothing farther is kept; a NaN leaves it to the keys */
     int wide;
     uint64_t distances;
+    int (*each)(void *context, uint32_t row, float distance); /* NULL: the nearest are kept */
+    void *context;
     uint32_t batch_count;
     uint32_t rows[SCAN_BATCH];
     const void *vectors[SCAN_BATCH];
@@ -7907,31 +7917,41 @@ static void scan_keep(struct scan *scan, uint64_t key)
     }
 }
 
-static void scan_finish_batch(struct scan *scan, const struct graph_view *view, const void *query)
+static int scan_finish_batch(struct scan *scan, const struct graph_view *view, const void *query)
 {
     float distances[SCAN_BATCH];
+    const uint32_t count = scan->batch_count;
+    int code = OMENDB_OK;
 
-    view->kernel->many(query, scan->vectors, scan->batch_count, view->dim, distances);
-    for (uint32_t i = 0; i < scan->batch_count; i++) {
+    view->kernel->many(query, scan->vectors, count, view->dim, distances);
+    scan->distances += count;
+    scan->batch_count = 0;
+    if (scan->each != NULL) {
+        for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
+            code = scan->each(scan->context, scan->rows[i], distances[i]);
+        }
+        return code;
+    }
+    for (uint32_t i = 0; i < count; i++) {
         if (!(distances[i] > scan->limit)) {
             scan_keep(scan, graph_key(distances[i], scan->rows[i]));
         }
     }
-    scan->distances += scan->batch_count;
-    scan->batch_count = 0;
+    return OMENDB_OK;
 }
 
 static int scan_rows(struct scan *scan, const struct graph_view *view, const void *query,
                      uint32_t first, uint32_t last, const struct graph_filter *filter)
 {
     const int verifies = graph_view_verifies(view);
+    int code = OMENDB_OK;
 
-    for (uint32_t row = first; row < last; row++) {
+    for (uint32_t row = first; row < last && code == OMENDB_OK; row++) {
         if (filter != NULL && !walk_returnable(filter, row)) {
             continue;
         }
         if (verifies) {
-            const int code = graph_view_touch_vector(view, row);
+            code = graph_view_touch_vector(view, row);
             if (code != OMENDB_OK) {
                 return code;
             }
@@ -7943,11 +7963,10 @@ static int scan_rows(struct scan *scan, const struct graph_view *view, const voi
         scan->rows[scan->batch_count] = row;
         scan->vectors[scan->batch_count++] = rows_at(&view->vectors, row);
         if (scan->batch_count == SCAN_BATCH) {
-            scan_finish_batch(scan, view, query);
+            code = scan_finish_batch(scan, view, query);
         }
     }
-    scan_finish_batch(scan, view, query);
-    return OMENDB_OK;
+    return code == OMENDB_OK ? scan_finish_batch(scan, view, query) : code;
 }
 
 OMENDB_INTERNAL int graph_scan(const struct graph_view *view, struct graph_scratch *scratch,
@@ -7988,6 +8007,21 @@ OMENDB_INTERNAL int graph_scan(const struct graph_view *view, struct graph_scrat
         counters->distances += scan.distances;
     }
     return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int graph_scan_each(const struct graph_view *view, const void *query,
+                                    uint32_t first, uint32_t last,
+                                    const struct graph_filter *filter,
+                                    int (*each)(void *context, uint32_t row, float distance),
+                                    void *context, struct graph_counters *counters)
+{
+    struct scan scan = {.each = each, .context = context};
+    int code;
+
+    last = last < view->count ? last : view->count;
+    code = scan_rows(&scan, view, query, first, last, walk_needed_filter(filter, view->count));
+    counters->distances += scan.distances;
+    return code;
 }
 
 #undef WALK_WIDE
@@ -16811,9 +16845,9 @@ struct search_request {
     uint64_t deadline_us; /* by the clock of the vfs; 0: none */
     float stretch;        /* of graph_effort; 0: ef alone decides */
     /* Filled by search_run: */
-    uint64_t all_rows;   /* of all memtables and segments */
-    double hidden_share; /* of the stored rows: changed by the transaction, and left out like
-                          * deleted ones; 0: none, or so few that they are left out by id */
+    uint64_t visible_rows; /* of all memtables, those at `commit`, and of all segments */
+    double hidden_share;   /* of the stored rows: changed by the transaction, and left out like
+                            * deleted ones; 0: none, or so few that they are left out by id */
 };
 /* What the efforts in all sources follow from. */
 struct search_plan {
@@ -25828,6 +25862,10 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
 #define SEARCH_RERANK(k)  (3 * (k) + 20)
 #define SEARCH_RERANK_RUN 16
 #define SEARCH_SCAN_RUN   65536 /* rows between looks at the clock */
+/* Rows beyond the k-th that a scan of all rows of a source keeps, for those at its distance. */
+#define SEARCH_TIES 4
+/* Hits of a source with ids: k, and so many more that what is gathered is seldom put in order. */
+#define SEARCH_FOUND(k) ((k) + (k) / 4 + 64)
 #define SEARCH_SCAN_EXACTLY                                                                        \
     128 /* rows not in a graph that are not worth the detour over codes                            \
          */
@@ -26138,6 +26176,18 @@ OMENDB_INTERNAL const struct calibration *search_own_curve(const struct collecti
     return own;
 }
 
+/* Rows of all sources that their row_limit lets a search see. */
+static uint64_t search_visible_rows(const struct search_request *request)
+{
+    const struct version *version = request->version;
+    uint64_t rows = 0;
+    for (uint32_t i = 0; i < version->memtable_count; i++)
+        rows += memtable_visible_rows(version->memtables[i], request->commit);
+    for (uint32_t i = 0; i < version->segment_count; i++)
+        rows += version->segments[i]->info.rows;
+    return rows;
+}
+
 /* What ef becomes in a source: of the nearest the part of them is to be expected in it that it has
  * of the rows. With the root of that part all sources together find what one graph of all rows
  * would with ef, or a little more. */
@@ -26145,9 +26195,9 @@ static size_t search_share_of_ef(const struct search_request *request,
                                  const struct search_source *source, size_t k)
 {
     size_t ef = request->ef < k ? k : request->ef;
-    if (request->stretch == 0.0f && source->row_limit < request->all_rows)
+    if (request->stretch == 0.0f && source->row_limit < request->visible_rows)
         ef = k + (size_t)((double)(ef - k) *
-                          sqrt((double)source->row_limit / (double)request->all_rows));
+                          sqrt((double)source->row_limit / (double)request->visible_rows));
     return ef;
 }
 
@@ -26237,16 +26287,22 @@ static int search_is_small(const struct search_request *request, uint32_t rows, 
            (double)work;
 }
 
-/* The k nearest rows of a source into scratch->hits. */
+static struct graph_filter search_filter(const struct search_source *source)
+{
+    int filtered = source->begins != NULL || source->hiding != NULL ||
+                   atomic_load_explicit(&source->tombstones->dead, memory_order_acquire) != 0;
+    return (struct graph_filter){source->row_limit, GRAPH_NO_ROW, filtered ? search_visible : NULL,
+                                 source};
+}
+
+/* The k nearest rows of a source into scratch->hits; with SEARCH_TIES more where all were compared.
+ */
 static int search_rows(const struct search_request *request, const struct search_source *source,
                        struct scratch *scratch, size_t k, const struct search_plan *plan,
                        size_t *count, struct graph_counters *counters, omendb_explain *explain)
 {
     struct calibration_answer answer;
-    int filtered = source->begins != NULL || source->hiding != NULL ||
-                   atomic_load_explicit(&source->tombstones->dead, memory_order_acquire) != 0;
-    struct graph_filter filter = {source->row_limit, GRAPH_NO_ROW, filtered ? search_visible : NULL,
-                                  source};
+    const struct graph_filter filter = search_filter(source);
     uint32_t walked = source->indexed < source->row_limit ? source->indexed : source->row_limit;
     int code = OMENDB_OK;
     search_effort(request, plan, source, k, &answer);
@@ -26272,7 +26328,8 @@ static int search_rows(const struct search_request *request, const struct search
     if (code == OMENDB_OK && walked < source->row_limit) {
         int by_codes = walked != 0 && source->codes != NULL &&
                        source->row_limit - walked > SEARCH_SCAN_EXACTLY;
-        code = (by_codes ? search_scan_codes : search_scan)(request, source, scratch, walked, k,
+        code = (by_codes ? search_scan_codes : search_scan)(request, source, scratch, walked,
+                                                            walked == 0 ? k + SEARCH_TIES : k,
                                                             &filter, count, counters);
         explain->scanned_rows += source->row_limit - walked;
     }
@@ -26290,28 +26347,105 @@ static int search_compare(const void *left, const void *right)
     return search_before(right, left) - search_before(left, right);
 }
 
-/* Rows to ids; equal distances, which came in the order of rows, into the order of ids. Records
- * that the transaction changed, and the excluded one, are left out. */
-static int search_name_hits(const struct search_request *request,
-                            const struct search_source *source, struct scratch *scratch,
-                            size_t count, size_t *named)
+/* Rows of a source on their way to the caller: scratch->found[0..count). */
+struct search_naming {
+    const struct search_request *request;
+    const struct search_source *source;
+    struct scratch *scratch;
+    size_t count;
+    /* Of rows at one distance the lowest ids: */
+    float distance;
+    size_t begin;  /* where they begin in `found` */
+    size_t wanted; /* how many of them */
+};
+
+/* Unless the transaction changed the record, or it is the excluded one. */
+static int search_name_row(struct search_naming *naming, uint32_t row, float distance)
 {
-    size_t used = 0;
-    for (size_t i = 0; i < count; i++) {
-        struct search_hit hit = {scratch->hits[i].distance * request->collection->distance_factor,
-                                 0};
-        int code = search_source_id(source, scratch->hits[i].row, &hit.id);
-        if (code != OMENDB_OK)
-            return code;
-        if (hit.id == request->excluded_id ||
-            (request->txn != NULL && txn_find(request->txn, request->collection, hit.id) != NULL))
-            continue;
-        scratch->found[used++] = hit;
-    }
-    sort_nearly_sorted(scratch->found, 1, used, sizeof *scratch->found, search_before,
-                       search_compare);
-    *named = used;
+    const struct search_request *request = naming->request;
+    struct search_hit hit = {distance * request->collection->distance_factor, 0};
+    int code = search_source_id(naming->source, row, &hit.id);
+    if (code != OMENDB_OK)
+        return code;
+    if (hit.id != request->excluded_id &&
+        (request->txn == NULL || txn_find(request->txn, request->collection, hit.id) == NULL))
+        naming->scratch->found[naming->count++] = hit;
     return OMENDB_OK;
+}
+
+static void search_keep_lowest_ids(struct search_naming *naming)
+{
+    sort_array(naming->scratch->found + naming->begin, naming->count - naming->begin,
+               sizeof *naming->scratch->found, search_compare);
+    if (naming->count > naming->begin + naming->wanted)
+        naming->count = naming->begin + naming->wanted;
+}
+
+static int search_name_tie(void *context, uint32_t row, float distance)
+{
+    struct search_naming *naming = context;
+    if (distance * naming->request->collection->distance_factor != naming->distance)
+        return OMENDB_OK;
+    if (naming->count == naming->scratch->found_capacity)
+        search_keep_lowest_ids(naming);
+    return search_name_row(naming, row, distance);
+}
+
+/* Where rows at the distance of the k-th may have been left out in favour of others at it, which
+ * are not those with the lowest ids: all rows at it are looked at once more. What an exact search
+ * answers thus does not depend on which rows are stored where. */
+static int search_name_ties(struct search_naming *naming, size_t k, struct graph_counters *counters)
+{
+    const struct search_request *request = naming->request;
+    const struct search_source *source = naming->source;
+    const struct graph_filter filter = search_filter(source);
+    uint32_t first = 0;
+    int code = OMENDB_OK;
+    naming->begin = naming->count;
+    naming->wanted = k;
+    while (first < source->row_limit && code == OMENDB_OK) {
+        uint32_t left = source->row_limit - first;
+        uint32_t last = first + (left < SEARCH_SCAN_RUN ? left : SEARCH_SCAN_RUN);
+        code = graph_scan_each(&source->view, request->vector, first, last, &filter,
+                               search_name_tie, naming, counters);
+        if (code == OMENDB_OK)
+            code = search_check_deadline(request);
+        first = last;
+    }
+    search_keep_lowest_ids(naming);
+    return code;
+}
+
+/* Of `count` hits, how many can be named as they are: all, or those nearer than the k-th. */
+static size_t search_untied(const struct search_request *request, const struct graph_hit *hits,
+                            size_t k, size_t count, float *edge)
+{
+    const float factor = request->collection->distance_factor;
+    size_t nearer = k;
+    if (count < k + SEARCH_TIES)
+        return count;
+    *edge = hits[k - 1].distance * factor;
+    if (hits[count - 1].distance * factor != *edge)
+        return count;
+    while (nearer > 0 && hits[nearer - 1].distance * factor == *edge)
+        nearer--;
+    return nearer;
+}
+
+/* Rows to ids; equal distances, which came in the order of rows, into the order of ids. */
+static int search_name_hits(struct search_naming *naming, size_t k, size_t count,
+                            struct graph_counters *counters)
+{
+    struct scratch *scratch = naming->scratch;
+    size_t untied = search_untied(naming->request, scratch->hits, k, count, &naming->distance);
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < untied && code == OMENDB_OK; i++)
+        code = search_name_row(naming, scratch->hits[i].row, scratch->hits[i].distance);
+    if (code != OMENDB_OK)
+        return code;
+    sort_nearly_sorted(scratch->found, 1, naming->count, sizeof *scratch->found, search_before,
+                       search_compare);
+    return untied == count ? OMENDB_OK : search_name_ties(naming, k - untied, counters);
 }
 
 /* Merges `found` into `best`, keeping the first k. */
@@ -26381,15 +26515,16 @@ static int search_source(const struct search_request *request, struct search_sou
                          struct scratch *scratch, size_t k, const struct search_plan *plan,
                          size_t *best, struct graph_counters *counters, omendb_explain *explain)
 {
-    size_t count, named;
+    struct search_naming naming = {.request = request, .source = source, .scratch = scratch};
+    size_t count;
     source->hiding = request->hidden_share > 0.0 ? request : NULL;
     int code = search_check_deadline(request);
     if (code == OMENDB_OK)
         code = search_rows(request, source, scratch, k, plan, &count, counters, explain);
     if (code == OMENDB_OK)
-        code = search_name_hits(request, source, scratch, count, &named);
+        code = search_name_hits(&naming, k, count, counters);
     if (code == OMENDB_OK)
-        search_merge(scratch, named, k, best);
+        search_merge(scratch, naming.count, k, best);
     explain->segments++;
     return code;
 }
@@ -26405,7 +26540,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     size_t best = 0, own, hidden;
     search_count_writes(asked, &own, &hidden);
     uint64_t largest, rows = search_total_rows(version, &largest);
-    terms.all_rows = rows;
+    terms.visible_rows = search_visible_rows(asked);
     if (hidden > SEARCH_HIDDEN_FEW) {
         terms.hidden_share = (double)hidden / (double)rows;
         hidden = 0;
@@ -26414,7 +26549,8 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     /* Each hit that is left out by id takes a place of its own. */
     size_t k = request->k < rows ? request->k : (size_t)rows;
     size_t wanted = k + hidden + (request->excluded_id != OMENDB_ID_AUTO);
-    size_t found = own != 0 && wanted < SEARCH_OWN_SORT ? SEARCH_OWN_SORT : wanted + 1;
+    size_t found = SEARCH_FOUND(wanted);
+    found = own != 0 && found < SEARCH_OWN_SORT ? SEARCH_OWN_SORT : found;
     struct search_plan plan;
     search_make_plan(request, wanted, &plan);
     *count = 0;
@@ -26457,6 +26593,8 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
 #undef SEARCH_RERANK
 #undef SEARCH_RERANK_RUN
 #undef SEARCH_SCAN_RUN
+#undef SEARCH_TIES
+#undef SEARCH_FOUND
 #undef SEARCH_SCAN_EXACTLY
 #undef SEARCH_HIDDEN_FEW
 #undef SEARCH_OWN_RUN

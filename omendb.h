@@ -1113,7 +1113,7 @@ typedef struct omendb_query {
     uint32_t ef;          /* candidates kept while walking, at most 100,000: more finds more and
                            * takes longer; at least k are kept; 0: schema.ef. Where the rows are in
                            * several segments each is walked with a share, so that together they
-                           * find at least what one graph of all rows would */
+                           * find about what one graph of all rows would */
     size_t k;             /* hits wanted, at least 1; _INIT gives 10 */
     uint32_t exact;       /* 1: compares every record, whatever ef, stretch and recall are */
     uint32_t use_radius;  /* 1: only hits with distance <= radius, the k nearest of them */
@@ -1147,7 +1147,9 @@ OMENDB_API void omendb_query_init(omendb_query *query);
  * txn:       NULL: as of now, which includes every commit that returned before; else as the
  *            transaction sees it.
  * query:     its vector is converted to the stored type first, as a record's is.
- * ids:       caller-owned, query->k places: filled in the order of distance, equal ones by id.
+ * ids:       caller-owned, query->k places: filled in the order of distance, equal ones by id. Of
+ *            several records at the distance of the last one an exact search gives those with the
+ *            lowest ids, wherever they are stored.
  * distances: NULL, or caller-owned, query->k places, in the metric's terms (omendb_metric).
  * count:     receives how many places are filled: without a radius, min(k, visible records).
  * Lifetime:  nothing is borrowed.

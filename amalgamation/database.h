@@ -901,9 +901,9 @@ struct search_request {
     uint64_t deadline_us; /* by the clock of the vfs; 0: none */
     float stretch;        /* of graph_effort; 0: ef alone decides */
     /* Filled by search_run: */
-    uint64_t all_rows;   /* of all memtables and segments */
-    double hidden_share; /* of the stored rows: changed by the transaction, and left out like
-                          * deleted ones; 0: none, or so few that they are left out by id */
+    uint64_t visible_rows; /* of all memtables, those at `commit`, and of all segments */
+    double hidden_share;   /* of the stored rows: changed by the transaction, and left out like
+                            * deleted ones; 0: none, or so few that they are left out by id */
 };
 /* What the efforts in all sources follow from. */
 struct search_plan {

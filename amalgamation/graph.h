@@ -149,6 +149,14 @@ OMENDB_INTERNAL int graph_scan(const struct graph_view *view, struct graph_scrat
                                const struct graph_filter *filter, struct graph_hit *hits,
                                size_t *count, struct graph_counters *counters);
 
+/* Hands out each returnable row among [first, last) with its distance, in the order of rows. Ends
+ * with the first code of `each` that is not OMENDB_OK. Returns it, or as graph_search. */
+OMENDB_INTERNAL int graph_scan_each(const struct graph_view *view, const void *query,
+                                    uint32_t first, uint32_t last,
+                                    const struct graph_filter *filter,
+                                    int (*each)(void *context, uint32_t row, float distance),
+                                    void *context, struct graph_counters *counters);
+
 /* A graph under construction. */
 struct graph_config {
     uint32_t M;

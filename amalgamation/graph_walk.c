@@ -851,6 +851,8 @@ struct scan {
     float limit; /* nothing farther is kept; a NaN leaves it to the keys */
     int wide;
     uint64_t distances;
+    int (*each)(void *context, uint32_t row, float distance); /* NULL: the nearest are kept */
+    void *context;
     uint32_t batch_count;
     uint32_t rows[SCAN_BATCH];
     const void *vectors[SCAN_BATCH];
@@ -873,31 +875,41 @@ static void scan_keep(struct scan *scan, uint64_t key)
     }
 }
 
-static void scan_finish_batch(struct scan *scan, const struct graph_view *view, const void *query)
+static int scan_finish_batch(struct scan *scan, const struct graph_view *view, const void *query)
 {
     float distances[SCAN_BATCH];
+    const uint32_t count = scan->batch_count;
+    int code = OMENDB_OK;
 
-    view->kernel->many(query, scan->vectors, scan->batch_count, view->dim, distances);
-    for (uint32_t i = 0; i < scan->batch_count; i++) {
+    view->kernel->many(query, scan->vectors, count, view->dim, distances);
+    scan->distances += count;
+    scan->batch_count = 0;
+    if (scan->each != NULL) {
+        for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
+            code = scan->each(scan->context, scan->rows[i], distances[i]);
+        }
+        return code;
+    }
+    for (uint32_t i = 0; i < count; i++) {
         if (!(distances[i] > scan->limit)) {
             scan_keep(scan, graph_key(distances[i], scan->rows[i]));
         }
     }
-    scan->distances += scan->batch_count;
-    scan->batch_count = 0;
+    return OMENDB_OK;
 }
 
 static int scan_rows(struct scan *scan, const struct graph_view *view, const void *query,
                      uint32_t first, uint32_t last, const struct graph_filter *filter)
 {
     const int verifies = graph_view_verifies(view);
+    int code = OMENDB_OK;
 
-    for (uint32_t row = first; row < last; row++) {
+    for (uint32_t row = first; row < last && code == OMENDB_OK; row++) {
         if (filter != NULL && !walk_returnable(filter, row)) {
             continue;
         }
         if (verifies) {
-            const int code = graph_view_touch_vector(view, row);
+            code = graph_view_touch_vector(view, row);
             if (code != OMENDB_OK) {
                 return code;
             }
@@ -909,11 +921,10 @@ static int scan_rows(struct scan *scan, const struct graph_view *view, const voi
         scan->rows[scan->batch_count] = row;
         scan->vectors[scan->batch_count++] = rows_at(&view->vectors, row);
         if (scan->batch_count == SCAN_BATCH) {
-            scan_finish_batch(scan, view, query);
+            code = scan_finish_batch(scan, view, query);
         }
     }
-    scan_finish_batch(scan, view, query);
-    return OMENDB_OK;
+    return code == OMENDB_OK ? scan_finish_batch(scan, view, query) : code;
 }
 
 OMENDB_INTERNAL int graph_scan(const struct graph_view *view, struct graph_scratch *scratch,
@@ -954,6 +965,21 @@ OMENDB_INTERNAL int graph_scan(const struct graph_view *view, struct graph_scrat
         counters->distances += scan.distances;
     }
     return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int graph_scan_each(const struct graph_view *view, const void *query,
+                                    uint32_t first, uint32_t last,
+                                    const struct graph_filter *filter,
+                                    int (*each)(void *context, uint32_t row, float distance),
+                                    void *context, struct graph_counters *counters)
+{
+    struct scan scan = {.each = each, .context = context};
+    int code;
+
+    last = last < view->count ? last : view->count;
+    code = scan_rows(&scan, view, query, first, last, walk_needed_filter(filter, view->count));
+    counters->distances += scan.distances;
+    return code;
 }
 
 #undef WALK_WIDE

@@ -1270,7 +1270,38 @@ TEST(by_ef_segments_find_together_what_one_graph_of_all_rows_does)
     CHECK_EQ_INT(world_close(&world), OMENDB_OK);
 }
 
-TEST_MAIN(by_ef_segments_find_together_what_one_graph_of_all_rows_does,
+/* Rows that came later are none of its business, also where they are in the same graph. */
+TEST(by_ef_a_snapshot_walks_as_far_as_when_it_began)
+{
+    struct world world;
+    omendb_txn *snapshot = NULL;
+    omendb_explain explain = OMENDB_EXPLAIN_INIT;
+    omendb_query query = OMENDB_QUERY_INIT;
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    uint64_t ids[10];
+    float distances[10];
+    size_t count;
+    world = (struct world){.random = {11}};
+    schema.dim = DIM;
+    CHECK_EQ_INT(world_open(&world, support_path("snapshot")), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_create(world.db, "docs", &schema, &world.docs), OMENDB_OK);
+    for (uint64_t part = 0; part < 2; part++) {
+        CHECK_EQ_INT(world_add(&world, part * ROWS, ROWS), OMENDB_OK);
+        CHECK_EQ_INT(omendb_work(world.db, UINT64_MAX, NULL), OMENDB_OK);
+        if (part == 0)
+            CHECK_EQ_INT(omendb_txn_begin(world.db, OMENDB_READ_ONLY, &snapshot), OMENDB_OK);
+    }
+    query.vector = vectors[0];
+    query.explain = &explain;
+    CHECK_EQ_INT(omendb_search(world.docs, snapshot, &query, ids, distances, &count), OMENDB_OK);
+    CHECK_EQ_INT(explain.segments, 1);
+    CHECK_EQ_INT(explain.ef, 64);
+    omendb_txn_rollback(snapshot);
+    CHECK_EQ_INT(world_close(&world), OMENDB_OK);
+}
+
+TEST_MAIN(by_ef_a_snapshot_walks_as_far_as_when_it_began,
+          by_ef_segments_find_together_what_one_graph_of_all_rows_does,
           a_query_by_a_record_is_promised_what_its_k_is,
           the_rows_that_were_added_last_do_not_decide_the_effort,
           held_rows_are_spread_whatever_the_order, measuring_without_memory_gives_no_curve,
