@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: cc43d720c0f4ab22e2b190ba32fac7dfc245db1f7a471d82ce6852ac48654f62
+ * SHA-256 of the inputs: ea6de32c1af78d2d9b441e1333407283f5f7789e13035626e84562e42eb1fb35
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -825,6 +825,12 @@ OMENDB_INTERNAL void memory_end_reading(void);
 /* In use but for what is spare: what only checkpoints, merges and callers can give back. */
 OMENDB_INTERNAL uint64_t memory_used_firmly(const struct memory *memory);
 
+/* Of the limit, what calls that write can have at most; SIZE_MAX without one. */
+OMENDB_INTERNAL size_t memory_for_writers(const struct memory *memory);
+/* Whether `size` bytes in all are to be had now: where many blocks are needed, a reason to take
+ * none. Sets the error message if not. */
+OMENDB_INTERNAL int memory_has_room(const struct memory *memory, size_t size);
+
 /* NULL over the limit or when the hook fails; size 0 gives a valid pointer. Sets the error message
  * on failure. */
 OMENDB_INTERNAL void *memory_alloc(struct memory *memory, size_t size);
@@ -962,25 +968,43 @@ static uint64_t memory_kept(const struct memory *memory, size_t size)
                                        : memory->reserve;
 }
 
+OMENDB_INTERNAL size_t memory_for_writers(const struct memory *memory)
+{
+    const uint64_t most = memory->limit - memory->reserve;
+    return memory->limit == 0 || most > SIZE_MAX ? SIZE_MAX : (size_t)most;
+}
+
+/* Whether the limit allows `size` beside `used`. */
+static int memory_allows(const struct memory *memory, uint64_t used, size_t size)
+{
+    const uint64_t kept = memory_kept(memory, size);
+    const uint64_t limit = memory->limit - kept;
+    if (memory->limit == 0 || (used <= limit && size <= limit - used))
+        return 1;
+    error_set(OMENDB_NOMEM,
+              "memory_limit of %" PRIu64 " bytes reached: in use %" PRIu64
+              ", kept for checkpoints %" PRIu64 ", wanted %zu more",
+              memory->limit, used, kept, size);
+    return 0;
+}
+
+OMENDB_INTERNAL int memory_has_room(const struct memory *memory, size_t size)
+{
+    return memory_allows(memory, atomic_load_explicit(&memory->used, memory_order_relaxed), size);
+}
+
 /* The counts are statistics and a bound, they publish nothing: relaxed is enough. Returns 0 over
  * the limit. */
 static int memory_reserve(struct memory *memory, size_t size)
 {
     uint64_t used = atomic_load_explicit(&memory->used, memory_order_relaxed);
-    const uint64_t kept = memory_kept(memory, size);
-    const uint64_t limit = memory->limit - kept;
     if (size > (size_t)PTRDIFF_MAX) {
         error_set(OMENDB_NOMEM, "no memory for %zu bytes", size);
         return 0;
     }
     do {
-        if (memory->limit != 0 && (used > limit || size > limit - used)) {
-            error_set(OMENDB_NOMEM,
-                      "memory_limit of %" PRIu64 " bytes reached: in use %" PRIu64
-                      ", kept for checkpoints %" PRIu64 ", wanted %zu more",
-                      memory->limit, used, kept, size);
+        if (!memory_allows(memory, used, size))
             return 0;
-        }
     } while (!atomic_compare_exchange_weak_explicit(&memory->used, &used, used + size,
                                                     memory_order_relaxed, memory_order_relaxed));
     if (size <= memory_reading_left && used + size > memory->limit - memory->reserve)
@@ -5939,6 +5963,8 @@ OMENDB_INTERNAL void rows_store_init(struct rows_store *store, struct memory *me
                                      size_t stride);
 OMENDB_INTERNAL int rows_store_reserve(struct rows_store *store,
                                        uint32_t rows); /* zeroed; OMENDB_NOMEM leaves it usable */
+/* What that would take. */
+OMENDB_INTERNAL size_t rows_store_reserve_bytes(const struct rows_store *store, uint32_t rows);
 OMENDB_INTERNAL void rows_store_destroy(struct rows_store *store);
 OMENDB_INTERNAL struct rows_view rows_store_view(const struct rows_store *store);
 
@@ -6064,6 +6090,8 @@ OMENDB_INTERNAL void graph_destroy(struct graph *graph);
  * independent of the order of insertion) and upper blocks: after it nothing needs memory but the
  * scratch. One thread at a time; walkers may run. */
 OMENDB_INTERNAL int graph_reserve(struct graph *graph, uint32_t rows);
+/* What that would take. */
+OMENDB_INTERNAL size_t graph_reserve_bytes(const struct graph *graph, uint32_t rows);
 
 /* Address of the row's own vector (graphs that keep them); the caller writes it before graph_insert
  * or graph_set_count shows it. */
@@ -6475,17 +6503,22 @@ static void *rows_store_allocate(struct rows_store *store, size_t size, int alig
     return node->block;
 }
 
+/* Of a directory for `granules`: at least twice what it has. */
+static uint32_t rows_store_directory_step(const struct rows_store *store, uint32_t granules)
+{
+    const uint32_t twice = store->directory_capacity * 2;
+
+    return twice > granules ? twice : granules;
+}
+
 static int rows_store_grow_directory(struct rows_store *store, uint32_t granules)
 {
     uint8_t **old = atomic_load_explicit(&store->directory, memory_order_relaxed);
-    uint32_t capacity = store->directory_capacity * 2;
+    const uint32_t capacity = rows_store_directory_step(store, granules);
     uint8_t **fresh;
 
     if (granules <= store->directory_capacity) {
         return OMENDB_OK;
-    }
-    if (capacity < granules) {
-        capacity = granules;
     }
     fresh = rows_store_allocate(store, memory_multiply(capacity, sizeof *fresh), 0);
     if (fresh == NULL) {
@@ -6516,10 +6549,34 @@ static uint32_t rows_store_step(const struct rows_store *store, uint32_t have, u
     return step > missing ? step : missing;
 }
 
+static uint32_t rows_store_granules(uint32_t rows)
+{
+    return (rows >> ROWS_SHIFT) + ((rows & (STORE_GRANULE - 1)) != 0);
+}
+
+OMENDB_INTERNAL size_t rows_store_reserve_bytes(const struct rows_store *store, uint32_t rows)
+{
+    const uint32_t have = store->reserved >> ROWS_SHIFT, needed = rows_store_granules(rows);
+    uint32_t step;
+    size_t bytes;
+
+    if (needed <= have) {
+        return 0;
+    }
+    step = rows_store_step(store, have, needed - have);
+    bytes = memory_aligned_total(memory_multiply(step, store->stride << ROWS_SHIFT));
+    bytes = memory_add(bytes, sizeof(struct rows_allocation));
+    if (have + step > store->directory_capacity) {
+        step = rows_store_directory_step(store, have + step);
+        bytes = memory_add(bytes, memory_multiply(step, sizeof(uint8_t *)));
+        bytes = memory_add(bytes, sizeof(struct rows_allocation));
+    }
+    return bytes;
+}
+
 OMENDB_INTERNAL int rows_store_reserve(struct rows_store *store, uint32_t rows)
 {
-    const uint32_t have = store->reserved >> ROWS_SHIFT;
-    const uint32_t needed = (rows >> ROWS_SHIFT) + ((rows & (STORE_GRANULE - 1)) != 0);
+    const uint32_t have = store->reserved >> ROWS_SHIFT, needed = rows_store_granules(rows);
     const size_t granule_bytes = store->stride << ROWS_SHIFT;
     uint32_t step;
     uint8_t *block, **directory;
@@ -6720,18 +6777,27 @@ static void graph_prepare_rows(struct graph *graph, uint32_t rows, const uint8_t
     graph->reserved = rows;
 }
 
-OMENDB_INTERNAL int graph_reserve_levels(struct graph *graph, uint32_t rows, const uint8_t *levels)
+/* Upper blocks of rows [0, rows). */
+static uint32_t graph_count_blocks(const struct graph *graph, uint32_t rows, const uint8_t *levels)
 {
     uint32_t blocks = atomic_load_explicit(&graph->upper_count, memory_order_relaxed);
+
+    for (uint32_t row = graph->reserved; row < rows; row++) {
+        blocks +=
+            levels != NULL ? levels[row - graph->reserved] : graph_level_of(&graph->config, row);
+    }
+    return blocks;
+}
+
+OMENDB_INTERNAL int graph_reserve_levels(struct graph *graph, uint32_t rows, const uint8_t *levels)
+{
+    uint32_t blocks;
 
     assert(rows <= GRAPH_MAX_ROWS);
     if (rows <= graph->reserved) {
         return OMENDB_OK;
     }
-    for (uint32_t row = graph->reserved; row < rows; row++) {
-        blocks +=
-            levels != NULL ? levels[row - graph->reserved] : graph_level_of(&graph->config, row);
-    }
+    blocks = graph_count_blocks(graph, rows, levels);
     if ((graph->keeps_vectors && rows_store_reserve(&graph->vectors, rows) != OMENDB_OK) ||
         rows_store_reserve(&graph->links, rows) != OMENDB_OK ||
         rows_store_reserve(&graph->upper_index, rows) != OMENDB_OK ||
@@ -6746,6 +6812,18 @@ OMENDB_INTERNAL int graph_reserve_levels(struct graph *graph, uint32_t rows, con
 OMENDB_INTERNAL int graph_reserve(struct graph *graph, uint32_t rows)
 {
     return graph_reserve_levels(graph, rows, NULL);
+}
+
+OMENDB_INTERNAL size_t graph_reserve_bytes(const struct graph *graph, uint32_t rows)
+{
+    const uint32_t blocks = graph_count_blocks(graph, rows, NULL);
+    size_t bytes = memory_add(rows_store_reserve_bytes(&graph->links, rows),
+                              rows_store_reserve_bytes(&graph->upper_index, rows));
+
+    bytes = memory_add(bytes, rows_store_reserve_bytes(&graph->upper_links, blocks));
+    bytes = memory_add(bytes, rows_store_reserve_bytes(&graph->levels, rows));
+    return graph->keeps_vectors ? memory_add(bytes, rows_store_reserve_bytes(&graph->vectors, rows))
+                                : bytes;
 }
 
 OMENDB_INTERNAL uint8_t *graph_vector(struct graph *graph, uint32_t row)
@@ -10483,6 +10561,8 @@ OMENDB_INTERNAL void idmap_init(struct idmap *map, struct memory *memory,
 OMENDB_INTERNAL void idmap_destroy(struct idmap *map);
 /* After it `more` insertions cannot fail. */
 OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more);
+/* What that would take. */
+OMENDB_INTERNAL size_t idmap_reserve_bytes(const struct idmap *map, uint32_t more);
 /* Makes `row` the newest of `id`; returns the row that was, or GRAPH_NO_ROW. */
 OMENDB_INTERNAL uint32_t idmap_insert(struct idmap *map, uint64_t id, uint32_t row);
 /* As idmap_insert for an id that is not there; looks at no other. */
@@ -10584,15 +10664,31 @@ static void idmap_copy(const struct idmap_table *from, const struct rows_view *i
     }
 }
 
-OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more)
+/* Slots of the table that `more` ids need; 0: they fit into the one that is there. */
+static uint64_t idmap_slots(const struct idmap *map, uint32_t more)
 {
-    struct idmap_table *old = atomic_load_explicit(&map->table, memory_order_relaxed);
+    const struct idmap_table *old = atomic_load_explicit(&map->table, memory_order_relaxed);
     uint64_t needed = (uint64_t)map->used + more;
     if (old != NULL && needed * 3 <= ((uint64_t)old->mask + 1) * 2)
-        return OMENDB_OK;
+        return 0;
     uint64_t slots = old == NULL ? 64 : (uint64_t)old->mask + 1;
     while (needed * 2 > slots)
         slots *= 2;
+    return slots;
+}
+
+OMENDB_INTERNAL size_t idmap_reserve_bytes(const struct idmap *map, uint32_t more)
+{
+    uint64_t slots = idmap_slots(map, more);
+    return slots == 0 || slots > UINT32_C(1) << 31 ? 0 : idmap_table_bytes((uint32_t)slots);
+}
+
+OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more)
+{
+    struct idmap_table *old = atomic_load_explicit(&map->table, memory_order_relaxed);
+    uint64_t slots = idmap_slots(map, more), needed = (uint64_t)map->used + more;
+    if (slots == 0)
+        return OMENDB_OK;
     if (slots > UINT32_C(1) << 31)
         return error_set(OMENDB_TOOBIG, "a memtable of %llu ids; at most 2^30: make a checkpoint",
                          (unsigned long long)needed);
@@ -15658,7 +15754,8 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable);
 
 /* memtable.c, continued */
 
-#define MEMTABLE_MANY_POOR 32 /* rows with poor codes; and a twentieth of all */
+#define MEMTABLE_MANY_POOR 32   /* rows with poor codes; and a twentieth of all */
+#define MEMTABLE_FORESEEN  1024 /* rows that take nothing unless there is room for all of them */
 
 /* What a row's byte in `finished` says; new ones are zero. */
 enum { MEMTABLE_FREE = 0, MEMTABLE_LINKED = 1, MEMTABLE_TAKEN = 2 };
@@ -15728,6 +15825,21 @@ static int memtable_keeps_vectors(const struct memtable *memtable)
     return memtable->graphless || memtable->codes.step != 0.0f;
 }
 
+/* What makes room for them would keep its memory until a checkpoint, although they do not come. */
+static int memtable_has_room(const struct memtable *memtable, uint32_t rows, uint32_t more)
+{
+    const struct rows_store *const stores[] = {&memtable->ids, &memtable->begins,
+                                               &memtable->previous, &memtable->finished};
+    size_t bytes = idmap_reserve_bytes(&memtable->idmap, more);
+    if (!memtable->graphless)
+        bytes = memory_add(bytes, graph_reserve_bytes(memtable->graph, rows));
+    for (size_t i = 0; i < sizeof stores / sizeof stores[0]; i++)
+        bytes = memory_add(bytes, rows_store_reserve_bytes(stores[i], rows));
+    if (memtable_keeps_vectors(memtable))
+        bytes = memory_add(bytes, rows_store_reserve_bytes(&memtable->vectors, rows));
+    return memory_has_room(memtable->memory, bytes);
+}
+
 OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
 {
     uint32_t count = atomic_load_explicit(&memtable->count, memory_order_relaxed);
@@ -15737,6 +15849,9 @@ OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
             "a memtable of %u rows cannot take %u more: at most 2^31; make a checkpoint", count,
             more);
     uint32_t rows = count + more;
+    if (more >= MEMTABLE_FORESEEN && memtable->memory->limit != 0 &&
+        !memtable_has_room(memtable, rows, more))
+        return OMENDB_NOMEM;
     int code = rows_store_reserve(&memtable->ids, rows);
     if (code == OMENDB_OK)
         code = rows_store_reserve(&memtable->begins, rows);
@@ -15938,6 +16053,7 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
 }
 
 #undef MEMTABLE_MANY_POOR
+#undef MEMTABLE_FORESEEN
 
 /* ==============================================================================================
  * version.c
@@ -28769,6 +28885,10 @@ struct records {
     uint32_t capacity;
 };
 
+/* Whether there is memory for adding `count` records without a transaction: if everything else made
+ * room for them; and now. OMENDB_OK, OMENDB_NOMEM. */
+OMENDB_INTERNAL int records_can_fit(const struct collection *collection, size_t count);
+OMENDB_INTERNAL int records_fit_now(const struct collection *collection, size_t count);
 /* Converts and checks. ids NULL, or all OMENDB_ID_AUTO: automatic. records_destroy also after a
  * failure. */
 OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind, size_t count,
@@ -28933,6 +29053,31 @@ static int records_take_ids(struct records *records, const uint64_t *ids)
                          count);
     memcpy(records->change.ids, ids, count * sizeof *ids);
     return records_settle_equal_ids(records);
+}
+
+/* At least: of each the id and the vector here, and once more where they are added to. */
+static size_t records_bytes(const struct collection *collection, size_t count)
+{
+    return memory_multiply(count, 2 * (collection->vector_bytes + sizeof(uint64_t)));
+}
+
+OMENDB_INTERNAL int records_can_fit(const struct collection *collection, size_t count)
+{
+    const struct memory *memory = &collection->db->memory;
+    size_t bytes = records_bytes(collection, count), most = memory_for_writers(memory);
+    if (bytes <= most)
+        return OMENDB_OK;
+    return error_set(OMENDB_NOMEM,
+                     "a batch of %zu records takes %zu bytes or more while it is added; "
+                     "memory_limit of %llu leaves %zu for what is written: split it",
+                     count, bytes, (unsigned long long)memory->limit, most);
+}
+
+OMENDB_INTERNAL int records_fit_now(const struct collection *collection, size_t count)
+{
+    return memory_has_room(&collection->db->memory, records_bytes(collection, count))
+               ? OMENDB_OK
+               : OMENDB_NOMEM;
 }
 
 OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind, size_t count,
@@ -32008,7 +32153,10 @@ static int api_try_write(omendb_collection *collection, omendb_txn *txn, uint32_
                          uint64_t *new_ids)
 {
     struct records records;
-    int code = records_prepare(collection->collection, kind, count, ids, vectors, type, &records);
+    int code = txn == NULL ? records_fit_now(collection->collection, count) : OMENDB_OK;
+    if (code != OMENDB_OK)
+        return code;
+    code = records_prepare(collection->collection, kind, count, ids, vectors, type, &records);
     if (code == OMENDB_OK)
         code = records_commit(&records, txn);
     if (code == OMENDB_OK && new_ids != NULL) {
@@ -32030,6 +32178,10 @@ static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint3
         return code;
     if (vectors == NULL)
         return api_null("vectors");
+    if (txn == NULL)
+        code = records_can_fit(collection->collection, count);
+    if (code != OMENDB_OK)
+        return code;
     struct work_wait wait = {0};
     code = api_try_write(collection, txn, kind, count, ids, vectors, type, new_ids);
     while (code == OMENDB_NOMEM && work_relieve(collection->db, &wait))

@@ -312,7 +312,8 @@ typedef struct omendb_options {
                             * the rest fills up (an eighth of it serves calls that read, too). What
                             * does not fit waits for a checkpoint, for stall_timeout_ms at most and
                             * no longer than query.timeout_us; what then fits nowhere is
-                            * OMENDB_NOMEM. A cursor needs room for 16 bytes a record.
+                            * OMENDB_NOMEM. So is, at once, a batch whose ids and vectors are more
+                            * than half of what is not kept. A cursor needs 16 bytes a record.
                             * Merging a segment takes some 8 * M + 90 bytes a row while it lasts;
                             * with less, segments stay small and writers that outrun the graph get
                             * OMENDB_BUSY. Under OMENDB_IO_PREAD all segments must fit, too */

@@ -13,7 +13,10 @@ static int api_try_write(omendb_collection *collection, omendb_txn *txn, uint32_
                          uint64_t *new_ids)
 {
     struct records records;
-    int code = records_prepare(collection->collection, kind, count, ids, vectors, type, &records);
+    int code = txn == NULL ? records_fit_now(collection->collection, count) : OMENDB_OK;
+    if (code != OMENDB_OK)
+        return code;
+    code = records_prepare(collection->collection, kind, count, ids, vectors, type, &records);
     if (code == OMENDB_OK)
         code = records_commit(&records, txn);
     if (code == OMENDB_OK && new_ids != NULL) {
@@ -35,6 +38,10 @@ static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint3
         return code;
     if (vectors == NULL)
         return api_null("vectors");
+    if (txn == NULL)
+        code = records_can_fit(collection->collection, count);
+    if (code != OMENDB_OK)
+        return code;
     struct work_wait wait = {0};
     code = api_try_write(collection, txn, kind, count, ids, vectors, type, new_ids);
     while (code == OMENDB_NOMEM && work_relieve(collection->db, &wait))

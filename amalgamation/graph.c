@@ -62,17 +62,22 @@ static void *rows_store_allocate(struct rows_store *store, size_t size, int alig
     return node->block;
 }
 
+/* Of a directory for `granules`: at least twice what it has. */
+static uint32_t rows_store_directory_step(const struct rows_store *store, uint32_t granules)
+{
+    const uint32_t twice = store->directory_capacity * 2;
+
+    return twice > granules ? twice : granules;
+}
+
 static int rows_store_grow_directory(struct rows_store *store, uint32_t granules)
 {
     uint8_t **old = atomic_load_explicit(&store->directory, memory_order_relaxed);
-    uint32_t capacity = store->directory_capacity * 2;
+    const uint32_t capacity = rows_store_directory_step(store, granules);
     uint8_t **fresh;
 
     if (granules <= store->directory_capacity) {
         return OMENDB_OK;
-    }
-    if (capacity < granules) {
-        capacity = granules;
     }
     fresh = rows_store_allocate(store, memory_multiply(capacity, sizeof *fresh), 0);
     if (fresh == NULL) {
@@ -103,10 +108,34 @@ static uint32_t rows_store_step(const struct rows_store *store, uint32_t have, u
     return step > missing ? step : missing;
 }
 
+static uint32_t rows_store_granules(uint32_t rows)
+{
+    return (rows >> ROWS_SHIFT) + ((rows & (STORE_GRANULE - 1)) != 0);
+}
+
+OMENDB_INTERNAL size_t rows_store_reserve_bytes(const struct rows_store *store, uint32_t rows)
+{
+    const uint32_t have = store->reserved >> ROWS_SHIFT, needed = rows_store_granules(rows);
+    uint32_t step;
+    size_t bytes;
+
+    if (needed <= have) {
+        return 0;
+    }
+    step = rows_store_step(store, have, needed - have);
+    bytes = memory_aligned_total(memory_multiply(step, store->stride << ROWS_SHIFT));
+    bytes = memory_add(bytes, sizeof(struct rows_allocation));
+    if (have + step > store->directory_capacity) {
+        step = rows_store_directory_step(store, have + step);
+        bytes = memory_add(bytes, memory_multiply(step, sizeof(uint8_t *)));
+        bytes = memory_add(bytes, sizeof(struct rows_allocation));
+    }
+    return bytes;
+}
+
 OMENDB_INTERNAL int rows_store_reserve(struct rows_store *store, uint32_t rows)
 {
-    const uint32_t have = store->reserved >> ROWS_SHIFT;
-    const uint32_t needed = (rows >> ROWS_SHIFT) + ((rows & (STORE_GRANULE - 1)) != 0);
+    const uint32_t have = store->reserved >> ROWS_SHIFT, needed = rows_store_granules(rows);
     const size_t granule_bytes = store->stride << ROWS_SHIFT;
     uint32_t step;
     uint8_t *block, **directory;
@@ -307,18 +336,27 @@ static void graph_prepare_rows(struct graph *graph, uint32_t rows, const uint8_t
     graph->reserved = rows;
 }
 
-OMENDB_INTERNAL int graph_reserve_levels(struct graph *graph, uint32_t rows, const uint8_t *levels)
+/* Upper blocks of rows [0, rows). */
+static uint32_t graph_count_blocks(const struct graph *graph, uint32_t rows, const uint8_t *levels)
 {
     uint32_t blocks = atomic_load_explicit(&graph->upper_count, memory_order_relaxed);
+
+    for (uint32_t row = graph->reserved; row < rows; row++) {
+        blocks +=
+            levels != NULL ? levels[row - graph->reserved] : graph_level_of(&graph->config, row);
+    }
+    return blocks;
+}
+
+OMENDB_INTERNAL int graph_reserve_levels(struct graph *graph, uint32_t rows, const uint8_t *levels)
+{
+    uint32_t blocks;
 
     assert(rows <= GRAPH_MAX_ROWS);
     if (rows <= graph->reserved) {
         return OMENDB_OK;
     }
-    for (uint32_t row = graph->reserved; row < rows; row++) {
-        blocks +=
-            levels != NULL ? levels[row - graph->reserved] : graph_level_of(&graph->config, row);
-    }
+    blocks = graph_count_blocks(graph, rows, levels);
     if ((graph->keeps_vectors && rows_store_reserve(&graph->vectors, rows) != OMENDB_OK) ||
         rows_store_reserve(&graph->links, rows) != OMENDB_OK ||
         rows_store_reserve(&graph->upper_index, rows) != OMENDB_OK ||
@@ -333,6 +371,18 @@ OMENDB_INTERNAL int graph_reserve_levels(struct graph *graph, uint32_t rows, con
 OMENDB_INTERNAL int graph_reserve(struct graph *graph, uint32_t rows)
 {
     return graph_reserve_levels(graph, rows, NULL);
+}
+
+OMENDB_INTERNAL size_t graph_reserve_bytes(const struct graph *graph, uint32_t rows)
+{
+    const uint32_t blocks = graph_count_blocks(graph, rows, NULL);
+    size_t bytes = memory_add(rows_store_reserve_bytes(&graph->links, rows),
+                              rows_store_reserve_bytes(&graph->upper_index, rows));
+
+    bytes = memory_add(bytes, rows_store_reserve_bytes(&graph->upper_links, blocks));
+    bytes = memory_add(bytes, rows_store_reserve_bytes(&graph->levels, rows));
+    return graph->keeps_vectors ? memory_add(bytes, rows_store_reserve_bytes(&graph->vectors, rows))
+                                : bytes;
 }
 
 OMENDB_INTERNAL uint8_t *graph_vector(struct graph *graph, uint32_t row)

@@ -56,6 +56,8 @@ OMENDB_INTERNAL void rows_store_init(struct rows_store *store, struct memory *me
                                      size_t stride);
 OMENDB_INTERNAL int rows_store_reserve(struct rows_store *store,
                                        uint32_t rows); /* zeroed; OMENDB_NOMEM leaves it usable */
+/* What that would take. */
+OMENDB_INTERNAL size_t rows_store_reserve_bytes(const struct rows_store *store, uint32_t rows);
 OMENDB_INTERNAL void rows_store_destroy(struct rows_store *store);
 OMENDB_INTERNAL struct rows_view rows_store_view(const struct rows_store *store);
 
@@ -181,6 +183,8 @@ OMENDB_INTERNAL void graph_destroy(struct graph *graph);
  * independent of the order of insertion) and upper blocks: after it nothing needs memory but the
  * scratch. One thread at a time; walkers may run. */
 OMENDB_INTERNAL int graph_reserve(struct graph *graph, uint32_t rows);
+/* What that would take. */
+OMENDB_INTERNAL size_t graph_reserve_bytes(const struct graph *graph, uint32_t rows);
 
 /* Address of the row's own vector (graphs that keep them); the caller writes it before graph_insert
  * or graph_set_count shows it. */

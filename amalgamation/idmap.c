@@ -89,15 +89,31 @@ static void idmap_copy(const struct idmap_table *from, const struct rows_view *i
     }
 }
 
-OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more)
+/* Slots of the table that `more` ids need; 0: they fit into the one that is there. */
+static uint64_t idmap_slots(const struct idmap *map, uint32_t more)
 {
-    struct idmap_table *old = atomic_load_explicit(&map->table, memory_order_relaxed);
+    const struct idmap_table *old = atomic_load_explicit(&map->table, memory_order_relaxed);
     uint64_t needed = (uint64_t)map->used + more;
     if (old != NULL && needed * 3 <= ((uint64_t)old->mask + 1) * 2)
-        return OMENDB_OK;
+        return 0;
     uint64_t slots = old == NULL ? 64 : (uint64_t)old->mask + 1;
     while (needed * 2 > slots)
         slots *= 2;
+    return slots;
+}
+
+OMENDB_INTERNAL size_t idmap_reserve_bytes(const struct idmap *map, uint32_t more)
+{
+    uint64_t slots = idmap_slots(map, more);
+    return slots == 0 || slots > UINT32_C(1) << 31 ? 0 : idmap_table_bytes((uint32_t)slots);
+}
+
+OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more)
+{
+    struct idmap_table *old = atomic_load_explicit(&map->table, memory_order_relaxed);
+    uint64_t slots = idmap_slots(map, more), needed = (uint64_t)map->used + more;
+    if (slots == 0)
+        return OMENDB_OK;
     if (slots > UINT32_C(1) << 31)
         return error_set(OMENDB_TOOBIG, "a memtable of %llu ids; at most 2^30: make a checkpoint",
                          (unsigned long long)needed);

@@ -36,6 +36,8 @@ OMENDB_INTERNAL void idmap_init(struct idmap *map, struct memory *memory,
 OMENDB_INTERNAL void idmap_destroy(struct idmap *map);
 /* After it `more` insertions cannot fail. */
 OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more);
+/* What that would take. */
+OMENDB_INTERNAL size_t idmap_reserve_bytes(const struct idmap *map, uint32_t more);
 /* Makes `row` the newest of `id`; returns the row that was, or GRAPH_NO_ROW. */
 OMENDB_INTERNAL uint32_t idmap_insert(struct idmap *map, uint64_t id, uint32_t row);
 /* As idmap_insert for an id that is not there; looks at no other. */

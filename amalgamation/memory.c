@@ -140,25 +140,43 @@ static uint64_t memory_kept(const struct memory *memory, size_t size)
                                        : memory->reserve;
 }
 
+OMENDB_INTERNAL size_t memory_for_writers(const struct memory *memory)
+{
+    const uint64_t most = memory->limit - memory->reserve;
+    return memory->limit == 0 || most > SIZE_MAX ? SIZE_MAX : (size_t)most;
+}
+
+/* Whether the limit allows `size` beside `used`. */
+static int memory_allows(const struct memory *memory, uint64_t used, size_t size)
+{
+    const uint64_t kept = memory_kept(memory, size);
+    const uint64_t limit = memory->limit - kept;
+    if (memory->limit == 0 || (used <= limit && size <= limit - used))
+        return 1;
+    error_set(OMENDB_NOMEM,
+              "memory_limit of %" PRIu64 " bytes reached: in use %" PRIu64
+              ", kept for checkpoints %" PRIu64 ", wanted %zu more",
+              memory->limit, used, kept, size);
+    return 0;
+}
+
+OMENDB_INTERNAL int memory_has_room(const struct memory *memory, size_t size)
+{
+    return memory_allows(memory, atomic_load_explicit(&memory->used, memory_order_relaxed), size);
+}
+
 /* The counts are statistics and a bound, they publish nothing: relaxed is enough. Returns 0 over
  * the limit. */
 static int memory_reserve(struct memory *memory, size_t size)
 {
     uint64_t used = atomic_load_explicit(&memory->used, memory_order_relaxed);
-    const uint64_t kept = memory_kept(memory, size);
-    const uint64_t limit = memory->limit - kept;
     if (size > (size_t)PTRDIFF_MAX) {
         error_set(OMENDB_NOMEM, "no memory for %zu bytes", size);
         return 0;
     }
     do {
-        if (memory->limit != 0 && (used > limit || size > limit - used)) {
-            error_set(OMENDB_NOMEM,
-                      "memory_limit of %" PRIu64 " bytes reached: in use %" PRIu64
-                      ", kept for checkpoints %" PRIu64 ", wanted %zu more",
-                      memory->limit, used, kept, size);
+        if (!memory_allows(memory, used, size))
             return 0;
-        }
     } while (!atomic_compare_exchange_weak_explicit(&memory->used, &used, used + size,
                                                     memory_order_relaxed, memory_order_relaxed));
     if (size <= memory_reading_left && used + size > memory->limit - memory->reserve)

@@ -35,6 +35,12 @@ OMENDB_INTERNAL void memory_end_reading(void);
 /* In use but for what is spare: what only checkpoints, merges and callers can give back. */
 OMENDB_INTERNAL uint64_t memory_used_firmly(const struct memory *memory);
 
+/* Of the limit, what calls that write can have at most; SIZE_MAX without one. */
+OMENDB_INTERNAL size_t memory_for_writers(const struct memory *memory);
+/* Whether `size` bytes in all are to be had now: where many blocks are needed, a reason to take
+ * none. Sets the error message if not. */
+OMENDB_INTERNAL int memory_has_room(const struct memory *memory, size_t size);
+
 /* NULL over the limit or when the hook fails; size 0 gives a valid pointer. Sets the error message
  * on failure. */
 OMENDB_INTERNAL void *memory_alloc(struct memory *memory, size_t size);

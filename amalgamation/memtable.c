@@ -6,7 +6,8 @@
 
 #include <string.h>
 
-#define MEMTABLE_MANY_POOR 32 /* rows with poor codes; and a twentieth of all */
+#define MEMTABLE_MANY_POOR 32   /* rows with poor codes; and a twentieth of all */
+#define MEMTABLE_FORESEEN  1024 /* rows that take nothing unless there is room for all of them */
 
 /* What a row's byte in `finished` says; new ones are zero. */
 enum { MEMTABLE_FREE = 0, MEMTABLE_LINKED = 1, MEMTABLE_TAKEN = 2 };
@@ -76,6 +77,21 @@ static int memtable_keeps_vectors(const struct memtable *memtable)
     return memtable->graphless || memtable->codes.step != 0.0f;
 }
 
+/* What makes room for them would keep its memory until a checkpoint, although they do not come. */
+static int memtable_has_room(const struct memtable *memtable, uint32_t rows, uint32_t more)
+{
+    const struct rows_store *const stores[] = {&memtable->ids, &memtable->begins,
+                                               &memtable->previous, &memtable->finished};
+    size_t bytes = idmap_reserve_bytes(&memtable->idmap, more);
+    if (!memtable->graphless)
+        bytes = memory_add(bytes, graph_reserve_bytes(memtable->graph, rows));
+    for (size_t i = 0; i < sizeof stores / sizeof stores[0]; i++)
+        bytes = memory_add(bytes, rows_store_reserve_bytes(stores[i], rows));
+    if (memtable_keeps_vectors(memtable))
+        bytes = memory_add(bytes, rows_store_reserve_bytes(&memtable->vectors, rows));
+    return memory_has_room(memtable->memory, bytes);
+}
+
 OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
 {
     uint32_t count = atomic_load_explicit(&memtable->count, memory_order_relaxed);
@@ -85,6 +101,9 @@ OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
             "a memtable of %u rows cannot take %u more: at most 2^31; make a checkpoint", count,
             more);
     uint32_t rows = count + more;
+    if (more >= MEMTABLE_FORESEEN && memtable->memory->limit != 0 &&
+        !memtable_has_room(memtable, rows, more))
+        return OMENDB_NOMEM;
     int code = rows_store_reserve(&memtable->ids, rows);
     if (code == OMENDB_OK)
         code = rows_store_reserve(&memtable->begins, rows);
@@ -286,3 +305,4 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
 }
 
 #undef MEMTABLE_MANY_POOR
+#undef MEMTABLE_FORESEEN

@@ -149,6 +149,31 @@ static int records_take_ids(struct records *records, const uint64_t *ids)
     return records_settle_equal_ids(records);
 }
 
+/* At least: of each the id and the vector here, and once more where they are added to. */
+static size_t records_bytes(const struct collection *collection, size_t count)
+{
+    return memory_multiply(count, 2 * (collection->vector_bytes + sizeof(uint64_t)));
+}
+
+OMENDB_INTERNAL int records_can_fit(const struct collection *collection, size_t count)
+{
+    const struct memory *memory = &collection->db->memory;
+    size_t bytes = records_bytes(collection, count), most = memory_for_writers(memory);
+    if (bytes <= most)
+        return OMENDB_OK;
+    return error_set(OMENDB_NOMEM,
+                     "a batch of %zu records takes %zu bytes or more while it is added; "
+                     "memory_limit of %llu leaves %zu for what is written: split it",
+                     count, bytes, (unsigned long long)memory->limit, most);
+}
+
+OMENDB_INTERNAL int records_fit_now(const struct collection *collection, size_t count)
+{
+    return memory_has_room(&collection->db->memory, records_bytes(collection, count))
+               ? OMENDB_OK
+               : OMENDB_NOMEM;
+}
+
 OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind, size_t count,
                                     const uint64_t *ids, const void *vectors, uint32_t type,
                                     struct records *records)

@@ -10,6 +10,10 @@ struct records {
     uint32_t capacity;
 };
 
+/* Whether there is memory for adding `count` records without a transaction: if everything else made
+ * room for them; and now. OMENDB_OK, OMENDB_NOMEM. */
+OMENDB_INTERNAL int records_can_fit(const struct collection *collection, size_t count);
+OMENDB_INTERNAL int records_fit_now(const struct collection *collection, size_t count);
 /* Converts and checks. ids NULL, or all OMENDB_ID_AUTO: automatic. records_destroy also after a
  * failure. */
 OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind, size_t count,

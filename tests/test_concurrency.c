@@ -363,7 +363,7 @@ static void *threads_trickle(void *argument)
 }
 
 /* What others write meanwhile gives a checkpoint something to do; it gives no room for this. */
-TEST(a_batch_that_never_fits_is_refused_after_few_checkpoints)
+static void threads_refuse(size_t count, const char *why)
 {
     enum { ROWS = 120000 };
     static struct threads_world world;
@@ -373,18 +373,22 @@ TEST(a_batch_that_never_fits_is_refused_after_few_checkpoints)
     omendb_stats before = OMENDB_STATS_INIT, after = OMENDB_STATS_INIT;
     const struct timespec beginning = {0, 300000000};
     pthread_t thread;
+    memset(&world, 0, sizeof world);
     options.memory_limit = 2 * OMENDB_MEMORY_LIMIT_MIN;
     options.threads = 2;
     options.sync = OMENDB_SYNC_OFF;
     options.stall_timeout_ms = 60000;
     schema.dim = THREADS_DIM;
+    CHECK(count <= ROWS);
     CHECK_EQ_INT(omendb_open(support_path("trickle"), &options, &world.db), OMENDB_OK);
-    CHECK_EQ_INT(omendb_collection_create(world.db, "c", &schema, &world.collection), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_open_or_create(world.db, "c", &schema, &world.collection),
+                 OMENDB_OK);
     CHECK(pthread_create(&thread, NULL, threads_trickle, &world) == 0);
     nanosleep(&beginning, NULL);
     CHECK_EQ_INT(omendb_get_stats(world.db, &before), OMENDB_OK);
     const int code =
-        omendb_add_batch(world.collection, NULL, ROWS, NULL, vectors, OMENDB_F32, NULL);
+        omendb_add_batch(world.collection, NULL, count, NULL, vectors, OMENDB_F32, NULL);
+    const int told = strstr(omendb_errmsg(), why) != NULL;
     omendb_get_stats(world.db, &after);
     atomic_store(&world.stop, 1);
     pthread_join(thread, NULL);
@@ -392,9 +396,20 @@ TEST(a_batch_that_never_fits_is_refused_after_few_checkpoints)
     CHECK_EQ_INT(omendb_close(world.db), OMENDB_OK);
     CHECK(!world.bad);
     CHECK_EQ_INT(code, OMENDB_NOMEM);
-    CHECK(after.checkpoints - before.checkpoints < 30);
+    CHECK(told);
+    CHECK(after.checkpoints - before.checkpoints < 10);
+}
+
+TEST(a_batch_that_never_fits_is_refused_after_few_checkpoints)
+{
+    threads_refuse(80000, "memory_limit");
+}
+TEST(a_batch_whose_vectors_alone_never_fit_is_refused_at_once)
+{
+    threads_refuse(120000, "split it");
 }
 
 TEST_MAIN(snapshots_stand_still_while_others_write_and_merge, so_they_do_without_mapping,
           so_they_do_in_memory, writers_alone_lose_nothing, automatic_ids_are_given_once,
-          a_batch_that_never_fits_is_refused_after_few_checkpoints)
+          a_batch_that_never_fits_is_refused_after_few_checkpoints,
+          a_batch_whose_vectors_alone_never_fit_is_refused_at_once)

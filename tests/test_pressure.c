@@ -183,6 +183,35 @@ static int pressure_begin_behind(void)
 /* ------------------------------------------------------------------------------------------------
  * what is asked for memory that is not there */
 
+/* What made room for a part of them would stay in memory until a checkpoint. */
+TEST(a_batch_that_does_not_fit_takes_nothing)
+{
+    enum { MANY = 60000, DIMENSIONS = 12 };
+    static const float zeros[MANY * DIMENSIONS] = {0};
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    omendb_collection *docs;
+    omendb *db;
+    options.threads = 0;
+    options.memory_limit = OMENDB_MEMORY_LIMIT_MIN + (UINT64_C(4) << 20);
+    schema.dim = DIMENSIONS;
+    CHECK_EQ_INT(omendb_open(":memory:", &options, &db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_create(db, "docs", &schema, &docs), OMENDB_OK);
+    CHECK_EQ_INT(omendb_add_batch(docs, NULL, 10, NULL, zeros, OMENDB_F32, NULL), OMENDB_OK);
+    const uint64_t before = atomic_load(&db->memory.used);
+    for (size_t count = MANY; count > 0; count -= MANY / 6) {
+        const int code = omendb_add_batch(docs, NULL, count, NULL, zeros, OMENDB_F32, NULL);
+        if (code == OMENDB_OK)
+            break;
+        CHECK_EQ_INT(code, OMENDB_NOMEM);
+        CHECK(strstr(omendb_errmsg(), "memory_limit") != NULL);
+        CHECK_EQ_INT(atomic_load(&db->memory.used), before);
+        CHECK(count > MANY / 6);
+    }
+    omendb_collection_close(docs);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+}
+
 TEST(where_nothing_can_be_given_back_nothing_is_tried_again)
 {
     struct work_wait wait = {0};
@@ -910,7 +939,8 @@ TEST(collections_that_wait_for_copies_are_all_looked_after)
     CHECK_EQ_INT(pressure_end(), OMENDB_OK);
 }
 
-TEST_MAIN(where_nothing_can_be_given_back_nothing_is_tried_again,
+TEST_MAIN(a_batch_that_does_not_fit_takes_nothing,
+          where_nothing_can_be_given_back_nothing_is_tried_again,
           a_reader_asks_only_for_copies_and_only_in_time,
           whoever_lacks_memory_is_told_so_and_not_that_the_checkpoint_failed,
           a_checkpoint_that_frees_something_is_worth_another_try,
