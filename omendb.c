@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: ea6de32c1af78d2d9b441e1333407283f5f7789e13035626e84562e42eb1fb35
+ * SHA-256 of the inputs: 3339325c2e502bde2701924b49dd4cca0474137ef142affea3a52db4cb9ef742
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -28886,7 +28886,8 @@ struct records {
 };
 
 /* Whether there is memory for adding `count` records without a transaction: if everything else made
- * room for them; and now. OMENDB_OK, OMENDB_NOMEM. */
+ * room for them; and now, which is not asked where no checkpoint could make room. OMENDB_OK,
+ * OMENDB_NOMEM. */
 OMENDB_INTERNAL int records_can_fit(const struct collection *collection, size_t count);
 OMENDB_INTERNAL int records_fit_now(const struct collection *collection, size_t count);
 /* Converts and checks. ids NULL, or all OMENDB_ID_AUTO: automatic. records_destroy also after a
@@ -29075,7 +29076,8 @@ OMENDB_INTERNAL int records_can_fit(const struct collection *collection, size_t 
 
 OMENDB_INTERNAL int records_fit_now(const struct collection *collection, size_t count)
 {
-    return memory_has_room(&collection->db->memory, records_bytes(collection, count))
+    const omendb *db = collection->db;
+    return db->in_memory || memory_has_room(&db->memory, records_bytes(collection, count))
                ? OMENDB_OK
                : OMENDB_NOMEM;
 }

@@ -169,7 +169,8 @@ OMENDB_INTERNAL int records_can_fit(const struct collection *collection, size_t 
 
 OMENDB_INTERNAL int records_fit_now(const struct collection *collection, size_t count)
 {
-    return memory_has_room(&collection->db->memory, records_bytes(collection, count))
+    const omendb *db = collection->db;
+    return db->in_memory || memory_has_room(&db->memory, records_bytes(collection, count))
                ? OMENDB_OK
                : OMENDB_NOMEM;
 }

@@ -11,7 +11,8 @@ struct records {
 };
 
 /* Whether there is memory for adding `count` records without a transaction: if everything else made
- * room for them; and now. OMENDB_OK, OMENDB_NOMEM. */
+ * room for them; and now, which is not asked where no checkpoint could make room. OMENDB_OK,
+ * OMENDB_NOMEM. */
 OMENDB_INTERNAL int records_can_fit(const struct collection *collection, size_t count);
 OMENDB_INTERNAL int records_fit_now(const struct collection *collection, size_t count);
 /* Converts and checks. ids NULL, or all OMENDB_ID_AUTO: automatic. records_destroy also after a
