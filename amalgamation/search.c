@@ -26,10 +26,12 @@
 #define SEARCH_RERANK(k)  (3 * (k) + 20)
 #define SEARCH_RERANK_RUN 16
 #define SEARCH_SCAN_RUN   65536 /* rows between looks at the clock */
-/* Rows beyond the k-th that a scan of all rows of a source keeps, for those at its distance. */
-#define SEARCH_TIES 4
-/* Hits of a source with ids: k, and so many more that what is gathered is seldom put in order. */
-#define SEARCH_FOUND(k) ((k) + (k) / 4 + 64)
+/* Rows beyond the k-th that a scan of all rows of a source keeps, for those at its distance: with
+ * few distances, as Hamming's are, about as many as are nearer. */
+#define SEARCH_TIES         4
+#define SEARCH_TIES_BITS(k) ((k) + 16)
+/* Beyond these: room for hits with ids, so that what is gathered is seldom put in order. */
+#define SEARCH_FOUND(k) ((k) / 4 + 64)
 #define SEARCH_SCAN_EXACTLY                                                                        \
     128 /* rows not in a graph that are not worth the detour over codes                            \
          */
@@ -459,7 +461,12 @@ static struct graph_filter search_filter(const struct search_source *source)
                                  source};
 }
 
-/* The k nearest rows of a source into scratch->hits; with SEARCH_TIES more where all were compared.
+static size_t search_ties(const struct search_request *request, size_t k)
+{
+    return request->collection->schema.metric == OMENDB_HAMMING ? SEARCH_TIES_BITS(k) : SEARCH_TIES;
+}
+
+/* The k nearest rows of a source into scratch->hits; with search_ties more where all were compared.
  */
 static int search_rows(const struct search_request *request, const struct search_source *source,
                        struct scratch *scratch, size_t k, const struct search_plan *plan,
@@ -492,9 +499,9 @@ static int search_rows(const struct search_request *request, const struct search
     if (code == OMENDB_OK && walked < source->row_limit) {
         int by_codes = walked != 0 && source->codes != NULL &&
                        source->row_limit - walked > SEARCH_SCAN_EXACTLY;
-        code = (by_codes ? search_scan_codes : search_scan)(request, source, scratch, walked,
-                                                            walked == 0 ? k + SEARCH_TIES : k,
-                                                            &filter, count, counters);
+        code = (by_codes ? search_scan_codes : search_scan)(
+            request, source, scratch, walked, walked == 0 ? k + search_ties(request, k) : k,
+            &filter, count, counters);
         explain->scanned_rows += source->row_limit - walked;
     }
     return code;
@@ -586,7 +593,7 @@ static size_t search_untied(const struct search_request *request, const struct g
 {
     const float factor = request->collection->distance_factor;
     size_t nearer = k;
-    if (count < k + SEARCH_TIES)
+    if (count < k + search_ties(request, k))
         return count;
     *edge = hits[k - 1].distance * factor;
     if (hits[count - 1].distance * factor != *edge)
@@ -713,7 +720,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     /* Each hit that is left out by id takes a place of its own. */
     size_t k = request->k < rows ? request->k : (size_t)rows;
     size_t wanted = k + hidden + (request->excluded_id != OMENDB_ID_AUTO);
-    size_t found = SEARCH_FOUND(wanted);
+    size_t found = wanted + search_ties(request, wanted) + SEARCH_FOUND(wanted);
     found = own != 0 && found < SEARCH_OWN_SORT ? SEARCH_OWN_SORT : found;
     struct search_plan plan;
     search_make_plan(request, wanted, &plan);
@@ -758,6 +765,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
 #undef SEARCH_RERANK_RUN
 #undef SEARCH_SCAN_RUN
 #undef SEARCH_TIES
+#undef SEARCH_TIES_BITS
 #undef SEARCH_FOUND
 #undef SEARCH_SCAN_EXACTLY
 #undef SEARCH_HIDDEN_FEW
