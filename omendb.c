@@ -27,7 +27,7 @@
  *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
  *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
  *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: b5475038f664e9195232820f287c7d2856791bee89110cff230c9e3601177c33
+ * SHA-256 of the inputs: 73f2c187eb359cb0bcd2fa9b80010a9594de8ee93137d176661400be382aa99e
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -6777,7 +6777,7 @@ static void graph_prepare_rows(struct graph *graph, uint32_t rows, const uint8_t
     graph->reserved = rows;
 }
 
-/* Upper blocks of rows [0, rows). */
+/* Upper blocks of rows [0, rows), of which there are as many as are reserved or more. */
 static uint32_t graph_count_blocks(const struct graph *graph, uint32_t rows, const uint8_t *levels)
 {
     uint32_t blocks = atomic_load_explicit(&graph->upper_count, memory_order_relaxed);
@@ -13632,8 +13632,8 @@ _Static_assert(WAL_HEADER_BYTES == FORMAT_HEADER_BYTES, "wal.h and format.h tell
 #define WAL_PAGE_BYTES   4096
 #define WAL_AHEAD_BYTES  (UINT64_C(1) << 20)  /* zeros written ahead of small records */
 #define WAL_AHEAD_RECORD (UINT64_C(16) << 10) /* the largest that is small */
-/* Times the bytes of a damaged log that false records in it may claim: where its id is known, which
- * few that are none have, and where it is not. */
+/* Times the bytes of a damaged log that false records in it may claim. Those of a known id are few,
+ * unless somebody made them; without it whatever has a length may be one. */
 #define WAL_PATIENCE          2
 #define WAL_PATIENCE_NAMELESS 64
 
@@ -16543,8 +16543,8 @@ struct scratch {
     struct graph_hit *hits; /* of one source */
     size_t hit_capacity;
     struct search_hit *found, *best, *merged; /* of one source, of all before it, of both */
-    size_t found_capacity;
-    uint8_t *vector; /* the query in the stored type */
+    size_t found_capacity, best_capacity;     /* the latter also of `merged` */
+    uint8_t *vector;                          /* the query in the stored type */
     size_t vector_capacity;
     uint8_t *code; /* the query as a code */
     size_t code_capacity;
@@ -16554,7 +16554,7 @@ OMENDB_INTERNAL struct scratch *scratch_take(omendb *db);               /* NULL:
 OMENDB_INTERNAL void scratch_give(omendb *db, struct scratch *scratch); /* NULL is OK */
 OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch);          /* NULL is OK */
 OMENDB_INTERNAL void scratch_drop_idle(omendb *db); /* frees the pooled ones; any thread */
-OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found,
+OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found, size_t best,
                                     size_t vector_bytes);
 OMENDB_INTERNAL int scratch_reserve_code(struct scratch *scratch, size_t bytes);
 OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message);
@@ -18043,9 +18043,8 @@ OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch)
     graph_scratch_destroy(scratch->graph);
     memory_free(scratch->memory, scratch->hits, scratch->hit_capacity * sizeof *scratch->hits);
     memory_free(scratch->memory, scratch->found, scratch->found_capacity * sizeof *scratch->found);
-    memory_free(scratch->memory, scratch->best, scratch->found_capacity * sizeof *scratch->best);
-    memory_free(scratch->memory, scratch->merged,
-                scratch->found_capacity * sizeof *scratch->merged);
+    memory_free(scratch->memory, scratch->best, scratch->best_capacity * sizeof *scratch->best);
+    memory_free(scratch->memory, scratch->merged, scratch->best_capacity * sizeof *scratch->merged);
     memory_free(scratch->memory, scratch->vector, scratch->vector_capacity);
     memory_free(scratch->memory, scratch->code, scratch->code_capacity);
     memory_free(scratch->memory, scratch, sizeof *scratch);
@@ -18091,17 +18090,18 @@ OMENDB_INTERNAL struct scratch *scratch_take(omendb *db)
 static void scratch_trim(struct scratch *scratch)
 {
     size_t hits = scratch->hit_capacity * sizeof *scratch->hits,
-           found = scratch->found_capacity * sizeof *scratch->found;
-    if (hits + 3 * found + graph_scratch_keys_bytes(scratch->graph) <= SCRATCH_KEPT_BYTES)
+           found = scratch->found_capacity * sizeof *scratch->found,
+           best = scratch->best_capacity * sizeof *scratch->best;
+    if (hits + found + 2 * best + graph_scratch_keys_bytes(scratch->graph) <= SCRATCH_KEPT_BYTES)
         return;
     graph_scratch_drop_keys(scratch->graph);
     memory_free(scratch->memory, scratch->hits, hits);
     memory_free(scratch->memory, scratch->found, found);
-    memory_free(scratch->memory, scratch->best, found);
-    memory_free(scratch->memory, scratch->merged, found);
+    memory_free(scratch->memory, scratch->best, best);
+    memory_free(scratch->memory, scratch->merged, best);
     scratch->hits = NULL;
     scratch->found = scratch->best = scratch->merged = NULL;
-    scratch->hit_capacity = scratch->found_capacity = 0;
+    scratch->hit_capacity = scratch->found_capacity = scratch->best_capacity = 0;
 }
 
 OMENDB_INTERNAL void scratch_drop_idle(omendb *db)
@@ -18132,19 +18132,30 @@ static void *scratch_replace(struct memory *memory, void *block, size_t old_byte
 
 static int scratch_reserve_found(struct scratch *scratch, size_t found)
 {
-    size_t old_bytes = scratch->found_capacity * sizeof *scratch->found,
-           bytes = memory_multiply(found, sizeof *scratch->found);
-    scratch->found = scratch_replace(scratch->memory, scratch->found, old_bytes, bytes);
+    if (found <= scratch->found_capacity)
+        return OMENDB_OK;
+    scratch->found = scratch_replace(scratch->memory, scratch->found,
+                                     scratch->found_capacity * sizeof *scratch->found,
+                                     memory_multiply(found, sizeof *scratch->found));
+    scratch->found_capacity = scratch->found == NULL ? 0 : found;
+    return scratch->found == NULL ? OMENDB_NOMEM : OMENDB_OK;
+}
+
+static int scratch_reserve_best(struct scratch *scratch, size_t best)
+{
+    size_t old_bytes = scratch->best_capacity * sizeof *scratch->best,
+           bytes = memory_multiply(best, sizeof *scratch->best);
+    if (best <= scratch->best_capacity)
+        return OMENDB_OK;
     scratch->best = scratch_replace(scratch->memory, scratch->best, old_bytes, bytes);
     scratch->merged = scratch_replace(scratch->memory, scratch->merged, old_bytes, bytes);
-    scratch->found_capacity = found;
-    if (scratch->found != NULL && scratch->best != NULL && scratch->merged != NULL)
+    scratch->best_capacity = best;
+    if (scratch->best != NULL && scratch->merged != NULL)
         return OMENDB_OK;
-    memory_free(scratch->memory, scratch->found, bytes);
     memory_free(scratch->memory, scratch->best, bytes);
     memory_free(scratch->memory, scratch->merged, bytes);
-    scratch->found = scratch->best = scratch->merged = NULL;
-    scratch->found_capacity = 0;
+    scratch->best = scratch->merged = NULL;
+    scratch->best_capacity = 0;
     return OMENDB_NOMEM;
 }
 
@@ -18157,7 +18168,7 @@ OMENDB_INTERNAL int scratch_reserve_code(struct scratch *scratch, size_t bytes)
     return scratch->code == NULL ? OMENDB_NOMEM : OMENDB_OK;
 }
 
-OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found,
+OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found, size_t best,
                                     size_t vector_bytes)
 {
     if (hits > scratch->hit_capacity) {
@@ -18177,7 +18188,8 @@ OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t
         if (scratch->vector == NULL)
             return OMENDB_NOMEM;
     }
-    return found > scratch->found_capacity ? scratch_reserve_found(scratch, found) : OMENDB_OK;
+    int code = scratch_reserve_found(scratch, found);
+    return code == OMENDB_OK ? scratch_reserve_best(scratch, best) : code;
 }
 
 OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message)
@@ -22344,7 +22356,7 @@ static int calibrate_walk(void *context, uint64_t index)
     struct scratch *scratch = scratch_take(task->db);
     if (scratch == NULL)
         return OMENDB_NOMEM;
-    int code = scratch_reserve(scratch, task->rung.ef + 1, 0, 0);
+    int code = scratch_reserve(scratch, task->rung.ef + 1, 0, 0, 0);
     for (uint32_t i = first; i < last && code == OMENDB_OK; i++)
         code = calibrate_walk_one(task, i, scratch);
     scratch_give(task->db, scratch);
@@ -25963,6 +25975,11 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
  * costs no more than the walk and is exact. When a walk finds fewer than k although more rows are
  * visible (deleted rows can cut a graph in two), the source is scanned: k means k.
  *
+ * A scan of a whole source gives of the rows at the k-th distance those with the lowest ids, so
+ * that an exact answer does not depend on where rows are stored. It keeps a few rows more than k;
+ * where the last of them is still at that distance, the source is scanned once more for all that
+ * are, unless other sources or the radius have decided already.
+ *
  * In a writing transaction its own records are compared one by one, and the stored rows that it
  * changed are left out. Few of those are asked for on top of k and dropped by id; many are hidden
  * from the walk as deleted rows are, which looks up each row that comes near. So neither the effort
@@ -26307,8 +26324,8 @@ static uint64_t search_visible_rows(const struct search_request *request)
 }
 
 /* What ef becomes in a source: of the nearest the part of them is to be expected in it that it has
- * of the rows. With the root of that part all sources together find what one graph of all rows
- * would with ef, or a little more. */
+ * of the rows. With the root of that part all sources together find about what one graph of all
+ * rows would with ef. */
 static size_t search_share_of_ef(const struct search_request *request,
                                  const struct search_source *source, size_t k)
 {
@@ -26477,10 +26494,19 @@ struct search_naming {
     struct scratch *scratch;
     size_t count;
     /* Of rows at one distance the lowest ids: */
-    float distance;
-    size_t begin;  /* where they begin in `found` */
-    size_t wanted; /* how many of them */
+    float edge;       /* as search_edge tells it */
+    size_t begin;     /* where they begin in `found` */
+    size_t wanted;    /* how many of them */
+    uint64_t last_id; /* higher ones are not among them */
 };
+
+/* A distance as it is told, by which all sources are merged; where the factor leaves nothing of it,
+ * that of the stored vectors. */
+static float search_edge(const struct search_request *request, float distance)
+{
+    const float factor = request->collection->distance_factor;
+    return factor >= FLT_MIN ? distance * factor : distance;
+}
 
 /* Unless the transaction changed the record, or it is the excluded one. */
 static int search_name_row(struct search_naming *naming, uint32_t row, float distance)
@@ -26498,25 +26524,29 @@ static int search_name_row(struct search_naming *naming, uint32_t row, float dis
 
 static void search_keep_lowest_ids(struct search_naming *naming)
 {
-    sort_array(naming->scratch->found + naming->begin, naming->count - naming->begin,
-               sizeof *naming->scratch->found, search_compare);
-    if (naming->count > naming->begin + naming->wanted)
-        naming->count = naming->begin + naming->wanted;
+    struct search_hit *found = naming->scratch->found;
+    sort_array(found + naming->begin, naming->count - naming->begin, sizeof *found, search_compare);
+    if (naming->count < naming->begin + naming->wanted)
+        return;
+    naming->count = naming->begin + naming->wanted;
+    naming->last_id = found[naming->count - 1].id;
 }
 
 static int search_name_tie(void *context, uint32_t row, float distance)
 {
     struct search_naming *naming = context;
-    if (distance * naming->request->collection->distance_factor != naming->distance)
+    uint64_t id;
+    if (search_edge(naming->request, distance) != naming->edge)
         return OMENDB_OK;
+    int code = search_source_id(naming->source, row, &id);
+    if (code != OMENDB_OK || id > naming->last_id)
+        return code;
     if (naming->count == naming->scratch->found_capacity)
         search_keep_lowest_ids(naming);
     return search_name_row(naming, row, distance);
 }
 
-/* Where rows at the distance of the k-th may have been left out in favour of others at it, which
- * are not those with the lowest ids: all rows at it are looked at once more. What an exact search
- * answers thus does not depend on which rows are stored where. */
+/* All rows at the distance of the k-th are looked at once more: the lowest `k` ids of them. */
 static int search_name_ties(struct search_naming *naming, size_t k, struct graph_counters *counters)
 {
     const struct search_request *request = naming->request;
@@ -26526,6 +26556,7 @@ static int search_name_ties(struct search_naming *naming, size_t k, struct graph
     int code = OMENDB_OK;
     naming->begin = naming->count;
     naming->wanted = k;
+    naming->last_id = UINT64_MAX;
     while (first < source->row_limit && code == OMENDB_OK) {
         uint32_t left = source->row_limit - first;
         uint32_t last = first + (left < SEARCH_SCAN_RUN ? left : SEARCH_SCAN_RUN);
@@ -26539,36 +26570,50 @@ static int search_name_ties(struct search_naming *naming, size_t k, struct graph
     return code;
 }
 
-/* Of `count` hits, how many can be named as they are: all, or those nearer than the k-th. */
-static size_t search_untied(const struct search_request *request, const struct graph_hit *hits,
-                            size_t k, size_t count, float *edge)
+/* Of `count` hits, how many are named: the k nearest with all at the distance of the k-th; or only
+ * those nearer than it, where others at it may have been left out: *tied. */
+static size_t search_named(const struct search_request *request, const struct graph_hit *hits,
+                           size_t k, size_t count, float *edge, int *tied)
 {
-    const float factor = request->collection->distance_factor;
-    size_t nearer = k;
-    if (count < k + search_ties(request, k))
+    size_t named = k;
+    *tied = 0;
+    if (count <= k)
         return count;
-    *edge = hits[k - 1].distance * factor;
-    if (hits[count - 1].distance * factor != *edge)
-        return count;
-    while (nearer > 0 && hits[nearer - 1].distance * factor == *edge)
-        nearer--;
-    return nearer;
+    *edge = search_edge(request, hits[k - 1].distance);
+    while (named < count && search_edge(request, hits[named].distance) == *edge)
+        named++;
+    *tied = named == k + search_ties(request, k);
+    while (*tied && named > 0 && search_edge(request, hits[named - 1].distance) == *edge)
+        named--;
+    return named;
+}
+
+/* Whether hits at the distance of this one cannot be among the k best, of which other sources gave
+ * `best`. */
+static int search_is_beyond(const struct search_request *request, const struct scratch *scratch,
+                            size_t best, size_t k, const struct graph_hit *hit)
+{
+    const float distance = hit->distance * request->collection->distance_factor;
+    return (best == k && scratch->best[k - 1].distance < distance) ||
+           (request->use_radius && !(distance <= request->radius));
 }
 
 /* Rows to ids; equal distances, which came in the order of rows, into the order of ids. */
-static int search_name_hits(struct search_naming *naming, size_t k, size_t count,
+static int search_name_hits(struct search_naming *naming, size_t k, size_t count, size_t best,
                             struct graph_counters *counters)
 {
     struct scratch *scratch = naming->scratch;
-    size_t untied = search_untied(naming->request, scratch->hits, k, count, &naming->distance);
-    int code = OMENDB_OK;
-    for (size_t i = 0; i < untied && code == OMENDB_OK; i++)
+    int code = OMENDB_OK, tied;
+    size_t named = search_named(naming->request, scratch->hits, k, count, &naming->edge, &tied);
+    for (size_t i = 0; i < named && code == OMENDB_OK; i++)
         code = search_name_row(naming, scratch->hits[i].row, scratch->hits[i].distance);
     if (code != OMENDB_OK)
         return code;
     sort_nearly_sorted(scratch->found, 1, naming->count, sizeof *scratch->found, search_before,
                        search_compare);
-    return untied == count ? OMENDB_OK : search_name_ties(naming, k - untied, counters);
+    if (!tied || search_is_beyond(naming->request, scratch, best, k, &scratch->hits[named]))
+        return OMENDB_OK;
+    return search_name_ties(naming, k - named, counters);
 }
 
 /* Merges `found` into `best`, keeping the first k. */
@@ -26645,7 +26690,7 @@ static int search_source(const struct search_request *request, struct search_sou
     if (code == OMENDB_OK)
         code = search_rows(request, source, scratch, k, plan, &count, counters, explain);
     if (code == OMENDB_OK)
-        code = search_name_hits(&naming, k, count, counters);
+        code = search_name_hits(&naming, k, count, *best, counters);
     if (code == OMENDB_OK)
         search_merge(scratch, naming.count, k, best);
     explain->segments++;
@@ -26681,7 +26726,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     if (++scratch->searches % SEARCH_TELL_EACH == 0)
         work_notice_searching(request->collection);
     memory_begin_reading();
-    int code = scratch_reserve(scratch, plan.ef + 1 + SEARCH_RERANK(wanted), found, 0);
+    int code = scratch_reserve(scratch, plan.ef + 1 + SEARCH_RERANK(wanted), found, wanted + 1, 0);
     for (uint32_t i = 0; i < version->memtable_count && code == OMENDB_OK; i++) {
         search_memtable_source(version->memtables[i], request->collection, request->commit,
                                &source);
@@ -28893,11 +28938,14 @@ struct records {
     uint32_t capacity;
 };
 
-/* Whether there is memory for adding `count` records without a transaction: if everything else made
- * room for them; and now, which is not asked where no checkpoint could make room. OMENDB_OK,
- * OMENDB_NOMEM. */
-OMENDB_INTERNAL int records_can_fit(const struct collection *collection, size_t count);
-OMENDB_INTERNAL int records_fit_now(const struct collection *collection, size_t count);
+/* Whether memory_limit has room for a batch that is added or put without a transaction, if all else
+ * made room for it: OMENDB_NOMEM says that trying is in vain. One over the limit of batches is
+ * OMENDB_OK here: records_prepare refuses it. ids: as given. */
+OMENDB_INTERNAL int records_can_fit(const struct collection *collection, uint32_t kind,
+                                    size_t count, const uint64_t *ids);
+/* Whether it has room now; trying later may help. Not asked where no checkpoint makes room. */
+OMENDB_INTERNAL int records_fit_now(const struct collection *collection, uint32_t kind,
+                                    size_t count, const uint64_t *ids);
 /* Converts and checks. ids NULL, or all OMENDB_ID_AUTO: automatic. records_destroy also after a
  * failure. */
 OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind, size_t count,
@@ -29064,28 +29112,40 @@ static int records_take_ids(struct records *records, const uint64_t *ids)
     return records_settle_equal_ids(records);
 }
 
-/* At least: of each the id and the vector here, and once more where they are added to. */
-static size_t records_bytes(const struct collection *collection, size_t count)
+static int records_are_too_many(const struct collection *collection, size_t count)
 {
-    return memory_multiply(count, 2 * (collection->vector_bytes + sizeof(uint64_t)));
+    return count > UINT32_MAX ||
+           memory_multiply(count, collection->vector_bytes) > RECORDS_MAX_BYTES;
 }
 
-OMENDB_INTERNAL int records_can_fit(const struct collection *collection, size_t count)
+/* At least: of each record the id and the vector here, and both once more where they are added to.
+ * Of records that are put with ids any number may replace each other before. */
+static size_t records_bytes(const struct collection *collection, uint32_t kind, size_t count,
+                            const uint64_t *ids)
+{
+    const size_t copies = kind == CHANGE_PUT && ids != NULL ? 1 : 2;
+    return memory_multiply(count, copies * (collection->vector_bytes + sizeof(uint64_t)));
+}
+
+OMENDB_INTERNAL int records_can_fit(const struct collection *collection, uint32_t kind,
+                                    size_t count, const uint64_t *ids)
 {
     const struct memory *memory = &collection->db->memory;
-    size_t bytes = records_bytes(collection, count), most = memory_for_writers(memory);
-    if (bytes <= most)
+    size_t bytes = records_bytes(collection, kind, count, ids), most = memory_for_writers(memory);
+    if (bytes <= most || records_are_too_many(collection, count))
         return OMENDB_OK;
     return error_set(OMENDB_NOMEM,
-                     "a batch of %zu records takes %zu bytes or more while it is added; "
+                     "a batch of %zu records takes %zu bytes or more while it is written; "
                      "memory_limit of %llu leaves %zu for what is written: split it",
                      count, bytes, (unsigned long long)memory->limit, most);
 }
 
-OMENDB_INTERNAL int records_fit_now(const struct collection *collection, size_t count)
+OMENDB_INTERNAL int records_fit_now(const struct collection *collection, uint32_t kind,
+                                    size_t count, const uint64_t *ids)
 {
     const omendb *db = collection->db;
-    return db->in_memory || memory_has_room(&db->memory, records_bytes(collection, count))
+    return db->in_memory || records_are_too_many(collection, count) ||
+                   memory_has_room(&db->memory, records_bytes(collection, kind, count, ids))
                ? OMENDB_OK
                : OMENDB_NOMEM;
 }
@@ -29098,7 +29158,7 @@ OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind
     memset(records, 0, sizeof *records);
     records->change.kind = kind;
     records->change.collection = collection;
-    if (count > UINT32_MAX || memory_multiply(count, collection->vector_bytes) > RECORDS_MAX_BYTES)
+    if (records_are_too_many(collection, count))
         return error_set(OMENDB_TOOBIG,
                          "a batch of %zu records of %zu bytes; at most 1 GiB: split it", count,
                          collection->vector_bytes);
@@ -32163,7 +32223,9 @@ static int api_try_write(omendb_collection *collection, omendb_txn *txn, uint32_
                          uint64_t *new_ids)
 {
     struct records records;
-    int code = txn == NULL ? records_fit_now(collection->collection, count) : OMENDB_OK;
+    int code = OMENDB_OK;
+    if (txn == NULL)
+        code = records_fit_now(collection->collection, kind, count, ids);
     if (code != OMENDB_OK)
         return code;
     code = records_prepare(collection->collection, kind, count, ids, vectors, type, &records);
@@ -32188,8 +32250,9 @@ static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint3
         return code;
     if (vectors == NULL)
         return api_null("vectors");
-    if (txn == NULL)
-        code = records_can_fit(collection->collection, count);
+    code = records_check_type(type);
+    if (code == OMENDB_OK && txn == NULL)
+        code = records_can_fit(collection->collection, kind, count, ids);
     if (code != OMENDB_OK)
         return code;
     struct work_wait wait = {0};
@@ -32497,7 +32560,7 @@ static int api_try_search(omendb_collection *collection, omendb_txn *txn, const 
         code = api_find_vector(collection->collection, version, request->commit, txn, query->id,
                                &request->vector);
     } else {
-        code = scratch_reserve(scratch, 0, 0, collection->collection->vector_bytes);
+        code = scratch_reserve(scratch, 0, 0, 0, collection->collection->vector_bytes);
         if (code == OMENDB_OK)
             code = records_convert(collection->collection, query->vector, query->vector_type,
                                    scratch->vector, RECORDS_ALONE);
@@ -32574,7 +32637,7 @@ static int api_search_row(const struct api_batch *batch, uint64_t index, struct 
     size_t count = 0;
     int code = search_check_deadline(&request);
     if (code == OMENDB_OK)
-        code = scratch_reserve(scratch, 0, 0, collection->vector_bytes);
+        code = scratch_reserve(scratch, 0, 0, 0, collection->vector_bytes);
     if (code == OMENDB_OK)
         code = records_convert(collection, batch->vectors + index * batch->vector_bytes,
                                batch->vector_type, scratch->vector, index);

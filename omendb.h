@@ -312,8 +312,9 @@ typedef struct omendb_options {
                             * the rest fills up (an eighth of it serves calls that read, too). What
                             * does not fit waits for a checkpoint, for stall_timeout_ms at most and
                             * no longer than query.timeout_us; what then fits nowhere is
-                            * OMENDB_NOMEM. So is, at once, a batch whose ids and vectors are more
-                            * than half of what is not kept. A cursor needs 16 bytes a record.
+                            * OMENDB_NOMEM. So is, at once, a batch of new records outside of
+                            * transactions whose ids and vectors are more than half of what is not
+                            * kept. A cursor needs 16 bytes a record.
                             * Merging a segment takes some 8 * M + 90 bytes a row while it lasts;
                             * with less, segments stay small and writers that outrun the graph get
                             * OMENDB_BUSY. Under OMENDB_IO_PREAD all segments must fit, too */
@@ -1064,7 +1065,7 @@ typedef struct omendb_explain {
     uint64_t graph_rows;   /* rows in the graphs that were walked */
     uint64_t scanned_rows; /* rows compared one by one */
     uint64_t expanded;     /* graph nodes whose links were read */
-    uint64_t distances;    /* computed, of both kinds */
+    uint64_t distances;    /* computed, of both kinds; for scanned rows up to twice */
     uint64_t segments;     /* searched, memtables included */
     uint64_t time_us;
     uint64_t ef;       /* the largest that a graph was walked with, of walks that a stretch ends

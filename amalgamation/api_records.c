@@ -13,7 +13,9 @@ static int api_try_write(omendb_collection *collection, omendb_txn *txn, uint32_
                          uint64_t *new_ids)
 {
     struct records records;
-    int code = txn == NULL ? records_fit_now(collection->collection, count) : OMENDB_OK;
+    int code = OMENDB_OK;
+    if (txn == NULL)
+        code = records_fit_now(collection->collection, kind, count, ids);
     if (code != OMENDB_OK)
         return code;
     code = records_prepare(collection->collection, kind, count, ids, vectors, type, &records);
@@ -38,8 +40,9 @@ static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint3
         return code;
     if (vectors == NULL)
         return api_null("vectors");
-    if (txn == NULL)
-        code = records_can_fit(collection->collection, count);
+    code = records_check_type(type);
+    if (code == OMENDB_OK && txn == NULL)
+        code = records_can_fit(collection->collection, kind, count, ids);
     if (code != OMENDB_OK)
         return code;
     struct work_wait wait = {0};

@@ -93,7 +93,7 @@ static int api_try_search(omendb_collection *collection, omendb_txn *txn, const 
         code = api_find_vector(collection->collection, version, request->commit, txn, query->id,
                                &request->vector);
     } else {
-        code = scratch_reserve(scratch, 0, 0, collection->collection->vector_bytes);
+        code = scratch_reserve(scratch, 0, 0, 0, collection->collection->vector_bytes);
         if (code == OMENDB_OK)
             code = records_convert(collection->collection, query->vector, query->vector_type,
                                    scratch->vector, RECORDS_ALONE);
@@ -170,7 +170,7 @@ static int api_search_row(const struct api_batch *batch, uint64_t index, struct 
     size_t count = 0;
     int code = search_check_deadline(&request);
     if (code == OMENDB_OK)
-        code = scratch_reserve(scratch, 0, 0, collection->vector_bytes);
+        code = scratch_reserve(scratch, 0, 0, 0, collection->vector_bytes);
     if (code == OMENDB_OK)
         code = records_convert(collection, batch->vectors + index * batch->vector_bytes,
                                batch->vector_type, scratch->vector, index);

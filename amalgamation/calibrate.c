@@ -190,7 +190,7 @@ static int calibrate_walk(void *context, uint64_t index)
     struct scratch *scratch = scratch_take(task->db);
     if (scratch == NULL)
         return OMENDB_NOMEM;
-    int code = scratch_reserve(scratch, task->rung.ef + 1, 0, 0);
+    int code = scratch_reserve(scratch, task->rung.ef + 1, 0, 0, 0);
     for (uint32_t i = first; i < last && code == OMENDB_OK; i++)
         code = calibrate_walk_one(task, i, scratch);
     scratch_give(task->db, scratch);

@@ -483,8 +483,8 @@ struct scratch {
     struct graph_hit *hits; /* of one source */
     size_t hit_capacity;
     struct search_hit *found, *best, *merged; /* of one source, of all before it, of both */
-    size_t found_capacity;
-    uint8_t *vector; /* the query in the stored type */
+    size_t found_capacity, best_capacity;     /* the latter also of `merged` */
+    uint8_t *vector;                          /* the query in the stored type */
     size_t vector_capacity;
     uint8_t *code; /* the query as a code */
     size_t code_capacity;
@@ -494,7 +494,7 @@ OMENDB_INTERNAL struct scratch *scratch_take(omendb *db);               /* NULL:
 OMENDB_INTERNAL void scratch_give(omendb *db, struct scratch *scratch); /* NULL is OK */
 OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch);          /* NULL is OK */
 OMENDB_INTERNAL void scratch_drop_idle(omendb *db); /* frees the pooled ones; any thread */
-OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found,
+OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found, size_t best,
                                     size_t vector_bytes);
 OMENDB_INTERNAL int scratch_reserve_code(struct scratch *scratch, size_t bytes);
 OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message);

@@ -336,7 +336,7 @@ static void graph_prepare_rows(struct graph *graph, uint32_t rows, const uint8_t
     graph->reserved = rows;
 }
 
-/* Upper blocks of rows [0, rows). */
+/* Upper blocks of rows [0, rows), of which there are as many as are reserved or more. */
 static uint32_t graph_count_blocks(const struct graph *graph, uint32_t rows, const uint8_t *levels)
 {
     uint32_t blocks = atomic_load_explicit(&graph->upper_count, memory_order_relaxed);

@@ -149,28 +149,40 @@ static int records_take_ids(struct records *records, const uint64_t *ids)
     return records_settle_equal_ids(records);
 }
 
-/* At least: of each the id and the vector here, and once more where they are added to. */
-static size_t records_bytes(const struct collection *collection, size_t count)
+static int records_are_too_many(const struct collection *collection, size_t count)
 {
-    return memory_multiply(count, 2 * (collection->vector_bytes + sizeof(uint64_t)));
+    return count > UINT32_MAX ||
+           memory_multiply(count, collection->vector_bytes) > RECORDS_MAX_BYTES;
 }
 
-OMENDB_INTERNAL int records_can_fit(const struct collection *collection, size_t count)
+/* At least: of each record the id and the vector here, and both once more where they are added to.
+ * Of records that are put with ids any number may replace each other before. */
+static size_t records_bytes(const struct collection *collection, uint32_t kind, size_t count,
+                            const uint64_t *ids)
+{
+    const size_t copies = kind == CHANGE_PUT && ids != NULL ? 1 : 2;
+    return memory_multiply(count, copies * (collection->vector_bytes + sizeof(uint64_t)));
+}
+
+OMENDB_INTERNAL int records_can_fit(const struct collection *collection, uint32_t kind,
+                                    size_t count, const uint64_t *ids)
 {
     const struct memory *memory = &collection->db->memory;
-    size_t bytes = records_bytes(collection, count), most = memory_for_writers(memory);
-    if (bytes <= most)
+    size_t bytes = records_bytes(collection, kind, count, ids), most = memory_for_writers(memory);
+    if (bytes <= most || records_are_too_many(collection, count))
         return OMENDB_OK;
     return error_set(OMENDB_NOMEM,
-                     "a batch of %zu records takes %zu bytes or more while it is added; "
+                     "a batch of %zu records takes %zu bytes or more while it is written; "
                      "memory_limit of %llu leaves %zu for what is written: split it",
                      count, bytes, (unsigned long long)memory->limit, most);
 }
 
-OMENDB_INTERNAL int records_fit_now(const struct collection *collection, size_t count)
+OMENDB_INTERNAL int records_fit_now(const struct collection *collection, uint32_t kind,
+                                    size_t count, const uint64_t *ids)
 {
     const omendb *db = collection->db;
-    return db->in_memory || memory_has_room(&db->memory, records_bytes(collection, count))
+    return db->in_memory || records_are_too_many(collection, count) ||
+                   memory_has_room(&db->memory, records_bytes(collection, kind, count, ids))
                ? OMENDB_OK
                : OMENDB_NOMEM;
 }
@@ -183,7 +195,7 @@ OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind
     memset(records, 0, sizeof *records);
     records->change.kind = kind;
     records->change.collection = collection;
-    if (count > UINT32_MAX || memory_multiply(count, collection->vector_bytes) > RECORDS_MAX_BYTES)
+    if (records_are_too_many(collection, count))
         return error_set(OMENDB_TOOBIG,
                          "a batch of %zu records of %zu bytes; at most 1 GiB: split it", count,
                          collection->vector_bytes);

@@ -10,11 +10,14 @@ struct records {
     uint32_t capacity;
 };
 
-/* Whether there is memory for adding `count` records without a transaction: if everything else made
- * room for them; and now, which is not asked where no checkpoint could make room. OMENDB_OK,
- * OMENDB_NOMEM. */
-OMENDB_INTERNAL int records_can_fit(const struct collection *collection, size_t count);
-OMENDB_INTERNAL int records_fit_now(const struct collection *collection, size_t count);
+/* Whether memory_limit has room for a batch that is added or put without a transaction, if all else
+ * made room for it: OMENDB_NOMEM says that trying is in vain. One over the limit of batches is
+ * OMENDB_OK here: records_prepare refuses it. ids: as given. */
+OMENDB_INTERNAL int records_can_fit(const struct collection *collection, uint32_t kind,
+                                    size_t count, const uint64_t *ids);
+/* Whether it has room now; trying later may help. Not asked where no checkpoint makes room. */
+OMENDB_INTERNAL int records_fit_now(const struct collection *collection, uint32_t kind,
+                                    size_t count, const uint64_t *ids);
 /* Converts and checks. ids NULL, or all OMENDB_ID_AUTO: automatic. records_destroy also after a
  * failure. */
 OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind, size_t count,

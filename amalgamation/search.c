@@ -5,6 +5,11 @@
  * costs no more than the walk and is exact. When a walk finds fewer than k although more rows are
  * visible (deleted rows can cut a graph in two), the source is scanned: k means k.
  *
+ * A scan of a whole source gives of the rows at the k-th distance those with the lowest ids, so
+ * that an exact answer does not depend on where rows are stored. It keeps a few rows more than k;
+ * where the last of them is still at that distance, the source is scanned once more for all that
+ * are, unless other sources or the radius have decided already.
+ *
  * In a writing transaction its own records are compared one by one, and the stored rows that it
  * changed are left out. Few of those are asked for on top of k and dropped by id; many are hidden
  * from the walk as deleted rows are, which looks up each row that comes near. So neither the effort
@@ -13,6 +18,7 @@
 #include "prefetch.h"
 #include "sort.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -355,8 +361,8 @@ static uint64_t search_visible_rows(const struct search_request *request)
 }
 
 /* What ef becomes in a source: of the nearest the part of them is to be expected in it that it has
- * of the rows. With the root of that part all sources together find what one graph of all rows
- * would with ef, or a little more. */
+ * of the rows. With the root of that part all sources together find about what one graph of all
+ * rows would with ef. */
 static size_t search_share_of_ef(const struct search_request *request,
                                  const struct search_source *source, size_t k)
 {
@@ -525,10 +531,19 @@ struct search_naming {
     struct scratch *scratch;
     size_t count;
     /* Of rows at one distance the lowest ids: */
-    float distance;
-    size_t begin;  /* where they begin in `found` */
-    size_t wanted; /* how many of them */
+    float edge;       /* as search_edge tells it */
+    size_t begin;     /* where they begin in `found` */
+    size_t wanted;    /* how many of them */
+    uint64_t last_id; /* higher ones are not among them */
 };
+
+/* A distance as it is told, by which all sources are merged; where the factor leaves nothing of it,
+ * that of the stored vectors. */
+static float search_edge(const struct search_request *request, float distance)
+{
+    const float factor = request->collection->distance_factor;
+    return factor >= FLT_MIN ? distance * factor : distance;
+}
 
 /* Unless the transaction changed the record, or it is the excluded one. */
 static int search_name_row(struct search_naming *naming, uint32_t row, float distance)
@@ -546,25 +561,29 @@ static int search_name_row(struct search_naming *naming, uint32_t row, float dis
 
 static void search_keep_lowest_ids(struct search_naming *naming)
 {
-    sort_array(naming->scratch->found + naming->begin, naming->count - naming->begin,
-               sizeof *naming->scratch->found, search_compare);
-    if (naming->count > naming->begin + naming->wanted)
-        naming->count = naming->begin + naming->wanted;
+    struct search_hit *found = naming->scratch->found;
+    sort_array(found + naming->begin, naming->count - naming->begin, sizeof *found, search_compare);
+    if (naming->count < naming->begin + naming->wanted)
+        return;
+    naming->count = naming->begin + naming->wanted;
+    naming->last_id = found[naming->count - 1].id;
 }
 
 static int search_name_tie(void *context, uint32_t row, float distance)
 {
     struct search_naming *naming = context;
-    if (distance * naming->request->collection->distance_factor != naming->distance)
+    uint64_t id;
+    if (search_edge(naming->request, distance) != naming->edge)
         return OMENDB_OK;
+    int code = search_source_id(naming->source, row, &id);
+    if (code != OMENDB_OK || id > naming->last_id)
+        return code;
     if (naming->count == naming->scratch->found_capacity)
         search_keep_lowest_ids(naming);
     return search_name_row(naming, row, distance);
 }
 
-/* Where rows at the distance of the k-th may have been left out in favour of others at it, which
- * are not those with the lowest ids: all rows at it are looked at once more. What an exact search
- * answers thus does not depend on which rows are stored where. */
+/* All rows at the distance of the k-th are looked at once more: the lowest `k` ids of them. */
 static int search_name_ties(struct search_naming *naming, size_t k, struct graph_counters *counters)
 {
     const struct search_request *request = naming->request;
@@ -574,6 +593,7 @@ static int search_name_ties(struct search_naming *naming, size_t k, struct graph
     int code = OMENDB_OK;
     naming->begin = naming->count;
     naming->wanted = k;
+    naming->last_id = UINT64_MAX;
     while (first < source->row_limit && code == OMENDB_OK) {
         uint32_t left = source->row_limit - first;
         uint32_t last = first + (left < SEARCH_SCAN_RUN ? left : SEARCH_SCAN_RUN);
@@ -587,36 +607,50 @@ static int search_name_ties(struct search_naming *naming, size_t k, struct graph
     return code;
 }
 
-/* Of `count` hits, how many can be named as they are: all, or those nearer than the k-th. */
-static size_t search_untied(const struct search_request *request, const struct graph_hit *hits,
-                            size_t k, size_t count, float *edge)
+/* Of `count` hits, how many are named: the k nearest with all at the distance of the k-th; or only
+ * those nearer than it, where others at it may have been left out: *tied. */
+static size_t search_named(const struct search_request *request, const struct graph_hit *hits,
+                           size_t k, size_t count, float *edge, int *tied)
 {
-    const float factor = request->collection->distance_factor;
-    size_t nearer = k;
-    if (count < k + search_ties(request, k))
+    size_t named = k;
+    *tied = 0;
+    if (count <= k)
         return count;
-    *edge = hits[k - 1].distance * factor;
-    if (hits[count - 1].distance * factor != *edge)
-        return count;
-    while (nearer > 0 && hits[nearer - 1].distance * factor == *edge)
-        nearer--;
-    return nearer;
+    *edge = search_edge(request, hits[k - 1].distance);
+    while (named < count && search_edge(request, hits[named].distance) == *edge)
+        named++;
+    *tied = named == k + search_ties(request, k);
+    while (*tied && named > 0 && search_edge(request, hits[named - 1].distance) == *edge)
+        named--;
+    return named;
+}
+
+/* Whether hits at the distance of this one cannot be among the k best, of which other sources gave
+ * `best`. */
+static int search_is_beyond(const struct search_request *request, const struct scratch *scratch,
+                            size_t best, size_t k, const struct graph_hit *hit)
+{
+    const float distance = hit->distance * request->collection->distance_factor;
+    return (best == k && scratch->best[k - 1].distance < distance) ||
+           (request->use_radius && !(distance <= request->radius));
 }
 
 /* Rows to ids; equal distances, which came in the order of rows, into the order of ids. */
-static int search_name_hits(struct search_naming *naming, size_t k, size_t count,
+static int search_name_hits(struct search_naming *naming, size_t k, size_t count, size_t best,
                             struct graph_counters *counters)
 {
     struct scratch *scratch = naming->scratch;
-    size_t untied = search_untied(naming->request, scratch->hits, k, count, &naming->distance);
-    int code = OMENDB_OK;
-    for (size_t i = 0; i < untied && code == OMENDB_OK; i++)
+    int code = OMENDB_OK, tied;
+    size_t named = search_named(naming->request, scratch->hits, k, count, &naming->edge, &tied);
+    for (size_t i = 0; i < named && code == OMENDB_OK; i++)
         code = search_name_row(naming, scratch->hits[i].row, scratch->hits[i].distance);
     if (code != OMENDB_OK)
         return code;
     sort_nearly_sorted(scratch->found, 1, naming->count, sizeof *scratch->found, search_before,
                        search_compare);
-    return untied == count ? OMENDB_OK : search_name_ties(naming, k - untied, counters);
+    if (!tied || search_is_beyond(naming->request, scratch, best, k, &scratch->hits[named]))
+        return OMENDB_OK;
+    return search_name_ties(naming, k - named, counters);
 }
 
 /* Merges `found` into `best`, keeping the first k. */
@@ -693,7 +727,7 @@ static int search_source(const struct search_request *request, struct search_sou
     if (code == OMENDB_OK)
         code = search_rows(request, source, scratch, k, plan, &count, counters, explain);
     if (code == OMENDB_OK)
-        code = search_name_hits(&naming, k, count, counters);
+        code = search_name_hits(&naming, k, count, *best, counters);
     if (code == OMENDB_OK)
         search_merge(scratch, naming.count, k, best);
     explain->segments++;
@@ -729,7 +763,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     if (++scratch->searches % SEARCH_TELL_EACH == 0)
         work_notice_searching(request->collection);
     memory_begin_reading();
-    int code = scratch_reserve(scratch, plan.ef + 1 + SEARCH_RERANK(wanted), found, 0);
+    int code = scratch_reserve(scratch, plan.ef + 1 + SEARCH_RERANK(wanted), found, wanted + 1, 0);
     for (uint32_t i = 0; i < version->memtable_count && code == OMENDB_OK; i++) {
         search_memtable_source(version->memtables[i], request->collection, request->commit,
                                &source);

@@ -987,9 +987,8 @@ OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch)
     graph_scratch_destroy(scratch->graph);
     memory_free(scratch->memory, scratch->hits, scratch->hit_capacity * sizeof *scratch->hits);
     memory_free(scratch->memory, scratch->found, scratch->found_capacity * sizeof *scratch->found);
-    memory_free(scratch->memory, scratch->best, scratch->found_capacity * sizeof *scratch->best);
-    memory_free(scratch->memory, scratch->merged,
-                scratch->found_capacity * sizeof *scratch->merged);
+    memory_free(scratch->memory, scratch->best, scratch->best_capacity * sizeof *scratch->best);
+    memory_free(scratch->memory, scratch->merged, scratch->best_capacity * sizeof *scratch->merged);
     memory_free(scratch->memory, scratch->vector, scratch->vector_capacity);
     memory_free(scratch->memory, scratch->code, scratch->code_capacity);
     memory_free(scratch->memory, scratch, sizeof *scratch);
@@ -1035,17 +1034,18 @@ OMENDB_INTERNAL struct scratch *scratch_take(omendb *db)
 static void scratch_trim(struct scratch *scratch)
 {
     size_t hits = scratch->hit_capacity * sizeof *scratch->hits,
-           found = scratch->found_capacity * sizeof *scratch->found;
-    if (hits + 3 * found + graph_scratch_keys_bytes(scratch->graph) <= SCRATCH_KEPT_BYTES)
+           found = scratch->found_capacity * sizeof *scratch->found,
+           best = scratch->best_capacity * sizeof *scratch->best;
+    if (hits + found + 2 * best + graph_scratch_keys_bytes(scratch->graph) <= SCRATCH_KEPT_BYTES)
         return;
     graph_scratch_drop_keys(scratch->graph);
     memory_free(scratch->memory, scratch->hits, hits);
     memory_free(scratch->memory, scratch->found, found);
-    memory_free(scratch->memory, scratch->best, found);
-    memory_free(scratch->memory, scratch->merged, found);
+    memory_free(scratch->memory, scratch->best, best);
+    memory_free(scratch->memory, scratch->merged, best);
     scratch->hits = NULL;
     scratch->found = scratch->best = scratch->merged = NULL;
-    scratch->hit_capacity = scratch->found_capacity = 0;
+    scratch->hit_capacity = scratch->found_capacity = scratch->best_capacity = 0;
 }
 
 OMENDB_INTERNAL void scratch_drop_idle(omendb *db)
@@ -1076,19 +1076,30 @@ static void *scratch_replace(struct memory *memory, void *block, size_t old_byte
 
 static int scratch_reserve_found(struct scratch *scratch, size_t found)
 {
-    size_t old_bytes = scratch->found_capacity * sizeof *scratch->found,
-           bytes = memory_multiply(found, sizeof *scratch->found);
-    scratch->found = scratch_replace(scratch->memory, scratch->found, old_bytes, bytes);
+    if (found <= scratch->found_capacity)
+        return OMENDB_OK;
+    scratch->found = scratch_replace(scratch->memory, scratch->found,
+                                     scratch->found_capacity * sizeof *scratch->found,
+                                     memory_multiply(found, sizeof *scratch->found));
+    scratch->found_capacity = scratch->found == NULL ? 0 : found;
+    return scratch->found == NULL ? OMENDB_NOMEM : OMENDB_OK;
+}
+
+static int scratch_reserve_best(struct scratch *scratch, size_t best)
+{
+    size_t old_bytes = scratch->best_capacity * sizeof *scratch->best,
+           bytes = memory_multiply(best, sizeof *scratch->best);
+    if (best <= scratch->best_capacity)
+        return OMENDB_OK;
     scratch->best = scratch_replace(scratch->memory, scratch->best, old_bytes, bytes);
     scratch->merged = scratch_replace(scratch->memory, scratch->merged, old_bytes, bytes);
-    scratch->found_capacity = found;
-    if (scratch->found != NULL && scratch->best != NULL && scratch->merged != NULL)
+    scratch->best_capacity = best;
+    if (scratch->best != NULL && scratch->merged != NULL)
         return OMENDB_OK;
-    memory_free(scratch->memory, scratch->found, bytes);
     memory_free(scratch->memory, scratch->best, bytes);
     memory_free(scratch->memory, scratch->merged, bytes);
-    scratch->found = scratch->best = scratch->merged = NULL;
-    scratch->found_capacity = 0;
+    scratch->best = scratch->merged = NULL;
+    scratch->best_capacity = 0;
     return OMENDB_NOMEM;
 }
 
@@ -1101,7 +1112,7 @@ OMENDB_INTERNAL int scratch_reserve_code(struct scratch *scratch, size_t bytes)
     return scratch->code == NULL ? OMENDB_NOMEM : OMENDB_OK;
 }
 
-OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found,
+OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t found, size_t best,
                                     size_t vector_bytes)
 {
     if (hits > scratch->hit_capacity) {
@@ -1121,7 +1132,8 @@ OMENDB_INTERNAL int scratch_reserve(struct scratch *scratch, size_t hits, size_t
         if (scratch->vector == NULL)
             return OMENDB_NOMEM;
     }
-    return found > scratch->found_capacity ? scratch_reserve_found(scratch, found) : OMENDB_OK;
+    int code = scratch_reserve_found(scratch, found);
+    return code == OMENDB_OK ? scratch_reserve_best(scratch, best) : code;
 }
 
 OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message)

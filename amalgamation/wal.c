@@ -39,8 +39,8 @@ _Static_assert(WAL_HEADER_BYTES == FORMAT_HEADER_BYTES, "wal.h and format.h tell
 #define WAL_PAGE_BYTES   4096
 #define WAL_AHEAD_BYTES  (UINT64_C(1) << 20)  /* zeros written ahead of small records */
 #define WAL_AHEAD_RECORD (UINT64_C(16) << 10) /* the largest that is small */
-/* Times the bytes of a damaged log that false records in it may claim: where its id is known, which
- * few that are none have, and where it is not. */
+/* Times the bytes of a damaged log that false records in it may claim. Those of a known id are few,
+ * unless somebody made them; without it whatever has a length may be one. */
 #define WAL_PATIENCE          2
 #define WAL_PATIENCE_NAMELESS 64
 

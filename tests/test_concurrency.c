@@ -402,7 +402,7 @@ static void threads_refuse(size_t count, const char *why)
 
 TEST(a_batch_that_never_fits_is_refused_after_few_checkpoints)
 {
-    threads_refuse(80000, "memory_limit");
+    threads_refuse(80000, "kept for checkpoints");
 }
 TEST(a_batch_whose_vectors_alone_never_fit_is_refused_at_once)
 {

@@ -147,6 +147,65 @@ TEST(equal_ones_beside_a_record_come_by_id)
     close_all();
 }
 
+/* All rows are compared, and none of them twice: the equal ones are behind what was found. */
+static void check_looked_once(uint64_t nearer, uint32_t use_radius)
+{
+    const float zero[DIM] = {0};
+    omendb_explain explain = OMENDB_EXPLAIN_INIT;
+    omendb_query query = OMENDB_QUERY_INIT;
+    size_t count = 0;
+    query.vector = zero;
+    query.k = K;
+    query.exact = 1;
+    query.explain = &explain;
+    query.use_radius = use_radius;
+    query.radius = use_radius ? 24.0f : 0.0f;
+    CHECK_EQ_INT(omendb_search(rows, NULL, &query, ids, distances, &count), OMENDB_OK);
+    CHECK_EQ_INT(count, nearer < K ? nearer : K);
+    CHECK_EQ_INT(explain.scanned_rows, EQUAL + nearer);
+    CHECK_EQ_INT(explain.distances, EQUAL + nearer);
+}
+
+TEST(equal_ones_that_are_no_hits_are_looked_at_once)
+{
+    open_empty();
+    for (uint64_t i = 0; i < EQUAL; i++)
+        CHECK_EQ_INT(put(1000 + i, 5.0f, NULL), OMENDB_OK);
+    CHECK_EQ_INT(omendb_optimize(db, NULL, NULL), OMENDB_OK);
+    check_looked_once(0, 1);
+    for (uint64_t i = 0; i < K; i++)
+        CHECK_EQ_INT(put(30000 + i, 1.0f, NULL), OMENDB_OK);
+    check_looked_once(K, 0);
+    close_all();
+}
+
+/* With a scale so large that all distances are told as 0. */
+TEST(the_nearest_come_first_though_all_are_told_as_equal)
+{
+    float vector[DIM] = {0};
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    omendb_query query = OMENDB_QUERY_INIT;
+    size_t count = 0;
+    open_empty();
+    omendb_collection_close(rows);
+    schema.dim = DIM;
+    schema.scalar = OMENDB_I8;
+    schema.scale = 1e24f;
+    CHECK_EQ_INT(omendb_collection_create(db, "tiny", &schema, &rows), OMENDB_OK);
+    for (uint64_t i = 0; i < 100; i++)
+        CHECK_EQ_INT(put(i, (float)(100 - i) * 1e-24f, NULL), OMENDB_OK);
+    query.vector = vector;
+    query.exact = 1;
+    query.k = 3;
+    CHECK_EQ_INT(omendb_search(rows, NULL, &query, ids, distances, &count), OMENDB_OK);
+    CHECK_EQ_INT(count, 3);
+    for (size_t i = 0; i < count; i++) {
+        CHECK(distances[i] == 0.0f);
+        CHECK_EQ_INT(ids[i], 97 + i);
+    }
+    close_all();
+}
+
 #define WIDE 1300 /* elements */
 #define MANY 200
 
@@ -201,4 +260,6 @@ TEST(distances_that_are_equal_only_as_told_come_by_id)
 
 TEST_MAIN(few_equal_ones_come_by_id, many_equal_ones_come_by_id,
           small_collections_need_not_ask_for_it, equal_ones_beside_a_record_come_by_id,
+          equal_ones_that_are_no_hits_are_looked_at_once,
+          the_nearest_come_first_though_all_are_told_as_equal,
           distances_that_are_equal_only_as_told_come_by_id)

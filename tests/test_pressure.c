@@ -212,6 +212,35 @@ TEST(a_batch_that_does_not_fit_takes_nothing)
     CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
 }
 
+/* Far more vectors than memory_limit has room for twice, but few records. */
+TEST(records_that_replace_each_other_in_a_batch_need_little)
+{
+    enum { MANY = 10000, DIMENSIONS = 128, RECORDS = 10 };
+    static const float zeros[MANY * DIMENSIONS] = {0};
+    static uint64_t ids[MANY];
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    omendb_collection *docs;
+    omendb *db;
+    uint64_t count = 0;
+    options.threads = 0;
+    options.memory_limit = OMENDB_MEMORY_LIMIT_MIN + (UINT64_C(2) << 20);
+    schema.dim = DIMENSIONS;
+    for (uint64_t i = 0; i < MANY; i++)
+        ids[i] = i % RECORDS;
+    CHECK_EQ_INT(omendb_open(":memory:", &options, &db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_create(db, "docs", &schema, &docs), OMENDB_OK);
+    CHECK_EQ_INT(omendb_put_batch(docs, NULL, MANY, ids, zeros, OMENDB_F32, NULL), OMENDB_OK);
+    CHECK_EQ_INT(omendb_count(docs, NULL, &count), OMENDB_OK);
+    CHECK_EQ_INT(count, RECORDS);
+    /* What is wrong with a batch is told rather than that it is too large for memory. */
+    CHECK_EQ_INT(omendb_add_batch(docs, NULL, SIZE_MAX / 2, NULL, zeros, OMENDB_F32, NULL),
+                 OMENDB_TOOBIG);
+    CHECK_EQ_INT(omendb_add_batch(docs, NULL, MANY, NULL, zeros, 77, NULL), OMENDB_INVALID);
+    omendb_collection_close(docs);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+}
+
 TEST(where_nothing_can_be_given_back_nothing_is_tried_again)
 {
     struct work_wait wait = {0};
@@ -940,6 +969,7 @@ TEST(collections_that_wait_for_copies_are_all_looked_after)
 }
 
 TEST_MAIN(a_batch_that_does_not_fit_takes_nothing,
+          records_that_replace_each_other_in_a_batch_need_little,
           where_nothing_can_be_given_back_nothing_is_tried_again,
           a_reader_asks_only_for_copies_and_only_in_time,
           whoever_lacks_memory_is_told_so_and_not_that_the_checkpoint_failed,
