@@ -19,6 +19,8 @@ static struct {
     omendb_collection *docs;
     struct version *version;
     const struct segment *segment;
+    uint32_t scalar;
+    int equal; /* all records */
 } unreadable;
 
 static int unreadable_open(void)
@@ -30,7 +32,7 @@ static int unreadable_open(void)
     options.io = OMENDB_IO_PREAD;
     options.tail_limit = UINT64_C(1) << 30;
     schema.dim = UNREADABLE_DIM;
-    schema.scalar = OMENDB_I8;
+    schema.scalar = unreadable.scalar;
     schema.M = 8;
     schema.ef_construction = 16;
     int status = omendb_open("/db", &options, &unreadable.db);
@@ -52,13 +54,18 @@ static int unreadable_close(void)
     return omendb_close(unreadable.db);
 }
 
-static int unreadable_begin(void)
+static int unreadable_begin_as(uint32_t scalar, int equal)
 {
     static float vectors[UNREADABLE_ROWS * UNREADABLE_DIM];
     memset(&unreadable, 0, sizeof unreadable);
     unreadable.fs = crash_fs_create(0);
+    unreadable.scalar = scalar;
+    unreadable.equal = equal;
     for (uint64_t i = 0; i < UNREADABLE_ROWS; i++)
-        support_vector(i, UNREADABLE_DIM, vectors + i * UNREADABLE_DIM);
+        support_vector(equal ? 7 : i, UNREADABLE_DIM, vectors + i * UNREADABLE_DIM);
+    /* What codes do not tell exactly is compared by the vectors. */
+    for (size_t i = 0; i < UNREADABLE_ROWS * UNREADABLE_DIM && !equal; i++)
+        vectors[i] += (float)(i % 97) * 0.0137f;
     int status = unreadable_open();
     if (status == OMENDB_OK)
         status = omendb_add_batch(unreadable.docs, NULL, UNREADABLE_ROWS, NULL, vectors, OMENDB_F32,
@@ -66,6 +73,11 @@ static int unreadable_begin(void)
     if (status == OMENDB_OK)
         status = omendb_optimize(unreadable.db, NULL, NULL);
     return status == OMENDB_OK ? unreadable_close() : status;
+}
+
+static int unreadable_begin(void)
+{
+    return unreadable_begin_as(OMENDB_I8, 0);
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -115,6 +127,72 @@ static int unreadable_walk(uint64_t *answer)
     return code;
 }
 
+static int unreadable_ask(omendb_txn *txn, uint32_t exact, uint64_t *answer)
+{
+    float vector[UNREADABLE_DIM];
+    uint64_t ids[UNREADABLE_HITS];
+    omendb_query query = OMENDB_QUERY_INIT;
+    size_t count = 0;
+    support_vector(100000, UNREADABLE_DIM, vector);
+    query.vector = vector;
+    query.k = UNREADABLE_HITS;
+    query.exact = exact;
+    query.ef = exact ? 0 : 32;
+    const int code = omendb_search(unreadable.docs, txn, &query, ids, NULL, &count);
+    *answer = code == OMENDB_OK ? support_hash(ids, count * sizeof *ids, count) : 0;
+    return code;
+}
+
+static int unreadable_search(uint64_t *answer)
+{
+    return unreadable_ask(NULL, 0, answer);
+}
+
+static int unreadable_search_exactly(uint64_t *answer)
+{
+    return unreadable_ask(NULL, 1, answer);
+}
+
+/* So many records are deleted in a transaction that their rows are hidden from what looks for hits,
+ * those among them that would be the first ones. */
+static int unreadable_search_hidden(uint32_t exact, uint64_t *answer)
+{
+    enum { FIRST = 60, OTHERS = 100 };
+    static uint64_t hidden[FIRST + OTHERS];
+    static size_t count;
+    omendb_query query = OMENDB_QUERY_INIT;
+    float vector[UNREADABLE_DIM];
+    omendb_txn *txn = NULL;
+    int code = OMENDB_OK;
+    if (count == 0) {
+        support_vector(100000, UNREADABLE_DIM, vector);
+        query.vector = vector;
+        query.k = FIRST;
+        query.exact = 1;
+        code = omendb_search(unreadable.docs, NULL, &query, hidden, NULL, &count);
+        for (uint64_t i = 0; i < OTHERS; i++)
+            hidden[count++] = 1 + i * 20;
+    }
+    if (code == OMENDB_OK)
+        code = omendb_txn_begin(unreadable.db, OMENDB_READ_WRITE, &txn);
+    if (code == OMENDB_OK)
+        code = omendb_delete_batch(unreadable.docs, txn, count, hidden, NULL);
+    if (code == OMENDB_OK)
+        code = unreadable_ask(txn, exact, answer);
+    omendb_txn_rollback(txn);
+    return code;
+}
+
+static int unreadable_search_changed(uint64_t *answer)
+{
+    return unreadable_search_hidden(0, answer);
+}
+
+static int unreadable_search_changed_exactly(uint64_t *answer)
+{
+    return unreadable_search_hidden(1, answer);
+}
+
 /* Each call of the file system fails once, in a database that has read nothing. */
 static void unreadable_everywhere(int (*act)(uint64_t *answer))
 {
@@ -134,7 +212,7 @@ static void unreadable_everywhere(int (*act)(uint64_t *answer))
             failed++;
         }
         CHECK_EQ_INT(act(&answer), OMENDB_OK); /* it is read the second time */
-        CHECK(at == 0 || act != unreadable_walk || answer == expected);
+        CHECK(at == 0 || act == unreadable_check || act == unreadable_reach || answer == expected);
         CHECK_EQ_INT(unreadable_close(), OMENDB_OK);
     }
     CHECK(failed > 3);
@@ -158,6 +236,35 @@ TEST(a_walk_over_a_block_that_cannot_be_read_is_no_answer)
 {
     CHECK_EQ_INT(unreadable_begin(), OMENDB_OK);
     unreadable_everywhere(unreadable_walk);
+    crash_fs_destroy(unreadable.fs);
+}
+
+/* By codes first, then by the vectors of the best. */
+TEST(a_search_over_a_block_that_cannot_be_read_is_no_answer)
+{
+    CHECK_EQ_INT(unreadable_begin_as(OMENDB_F32, 0), OMENDB_OK);
+    unreadable_everywhere(unreadable_search);
+    unreadable_everywhere(unreadable_search_exactly);
+    crash_fs_destroy(unreadable.fs);
+}
+
+/* An exact one looks twice, as all are at one distance. */
+TEST(nor_is_one_among_equal_records)
+{
+    CHECK_EQ_INT(unreadable_begin_as(OMENDB_F32, 1), OMENDB_OK);
+    unreadable_everywhere(unreadable_search_exactly);
+    crash_fs_destroy(unreadable.fs);
+}
+
+TEST(nor_is_one_in_a_transaction_that_hides_records)
+{
+    uint64_t answer;
+    CHECK_EQ_INT(unreadable_begin_as(OMENDB_F32, 0), OMENDB_OK);
+    CHECK_EQ_INT(unreadable_open(), OMENDB_OK);
+    CHECK_EQ_INT(unreadable_search_changed(&answer), OMENDB_OK); /* finds which to hide */
+    CHECK_EQ_INT(unreadable_close(), OMENDB_OK);
+    unreadable_everywhere(unreadable_search_changed);
+    unreadable_everywhere(unreadable_search_changed_exactly);
     crash_fs_destroy(unreadable.fs);
 }
 
@@ -220,5 +327,7 @@ TEST(a_search_leaves_the_row_out_that_it_is_told_to)
 TEST_MAIN(a_graph_of_which_a_block_cannot_be_read_is_not_called_damaged,
           rows_behind_a_block_that_cannot_be_read_are_not_called_lost,
           a_walk_over_a_block_that_cannot_be_read_is_no_answer,
+          a_search_over_a_block_that_cannot_be_read_is_no_answer, nor_is_one_among_equal_records,
+          nor_is_one_in_a_transaction_that_hides_records,
           a_graph_of_more_rows_than_there_are_is_damaged,
           a_search_leaves_the_row_out_that_it_is_told_to)
