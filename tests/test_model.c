@@ -897,7 +897,10 @@ static void model_apply_writes(struct model *model, const struct model_writes *w
     model->commit++;
     for (int c = 0; c < MODEL_COLLECTIONS; c++)
         for (uint64_t id = 0; id < MODEL_IDS; id++) {
-            if (writes->value[c][id] == MODEL_NEVER)
+            /* Of one that was added and deleted again nothing is left, also where others have
+             * committed one of that id meanwhile. */
+            if (writes->value[c][id] == MODEL_NEVER ||
+                (writes->value[c][id] == 0 && writes->undone[c][id]))
                 continue;
             if (writes->value[c][id] == 0)
                 model_apply_delete(model, c, id);
