@@ -20,7 +20,6 @@ static struct {
     struct version *version;
     const struct segment *segment;
     uint32_t scalar;
-    int equal; /* all records */
 } unreadable;
 
 static int unreadable_open(void)
@@ -60,7 +59,6 @@ static int unreadable_begin_as(uint32_t scalar, int equal)
     memset(&unreadable, 0, sizeof unreadable);
     unreadable.fs = crash_fs_create(0);
     unreadable.scalar = scalar;
-    unreadable.equal = equal;
     for (uint64_t i = 0; i < UNREADABLE_ROWS; i++)
         support_vector(equal ? 7 : i, UNREADABLE_DIM, vectors + i * UNREADABLE_DIM);
     /* What codes do not tell exactly is compared by the vectors. */

@@ -1057,6 +1057,7 @@ static void salvage_hostile(size_t size, uint64_t most, int nameless)
     CHECK_EQ_INT(salvage_small(&delivered), OMENDB_OK);
     CHECK(fixture.bytes_read < most * size);
     CHECK_EQ_INT(delivered.count, 1);
+    CHECK(salvage_told > 0);
     CHECK(strstr(salvage_sentences[salvage_told - 1], "up to the end are no records") != NULL);
     fixture_end();
 }
