@@ -22,12 +22,13 @@
  *     scalar.c kernels_scalar.c kernels_avx2.c kernels_avx512.c kernels_neon.c
  *     kernels.c codes.c graph.c graph_walk.c graph_build.c graph_bulk_steps.c
  *     graph_bulk_balls.c graph_bulk_links.c graph_bulk.c idmap.c tombstones.c
- *     calibration.c storage.c blocks.c segment.c wal.c manifest.c memtable.c version.c
- *     hot.c txn.c commit.c prepared.c part.c collect.c checkpoint.c calibrate.c
- *     space.c compact.c recover.c work.c search.c rows.c backup.c purge.c check.c
- *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
- *     api_database.c api_collections.c api_transactions.c api_records.c api_search.c
- * SHA-256 of the inputs: 73f2c187eb359cb0bcd2fa9b80010a9594de8ee93137d176661400be382aa99e
+ *     calibration.c decimal.c json.c document.c storage.c blocks.c segment.c wal.c
+ *     manifest.c memtable.c version.c hot.c txn.c commit.c prepared.c part.c collect.c
+ *     checkpoint.c calibrate.c space.c compact.c recover.c work.c search.c rows.c
+ *     backup.c purge.c check.c database.c records.c salvage_rows.c salvage_prepared.c
+ *     salvage.c api_arguments.c api_database.c api_collections.c api_transactions.c
+ *     api_records.c api_search.c
+ * SHA-256 of the inputs: 01ae78fa5dcebc2ebff7cea49535da351cbfd2187d065a97b7d1730e7fefd20f
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -11846,6 +11847,1792 @@ OMENDB_INTERNAL int calibration_decode(struct calibration *calibration, const ui
 #undef CALIBRATION_DEAR
 #undef CALIBRATION_STEP
 #undef CALIBRATION_LEAST
+
+/* ==============================================================================================
+ * decimal.c
+ * ============================================================================================== */
+
+/* decimal.c: see decimal.h.
+ *
+ * READING. All digits become one big integer D, and D * 10^e = D * 5^e * 2^e is exact for e >= 0.
+ * For e < 0 D is shifted left by whole limbs until its quotient by 5^-e has 66 bits or more, and
+ * divided by 5^13 (a limb) again and again: floors of quotients by factors compose to the floor of
+ * the quotient by their product, and something was lost iff one of the divisions had a remainder.
+ * The upper 64 bits and that "iff" decide the rounding. Of more than 800 digits the rest counts as
+ * one digit 1 behind them: what lies exactly between two doubles has at most 768 digits, so nothing
+ * is moved over such a place.
+ *
+ * WRITING. The C library gives 15, 16 or 17 digits, of which only the digits and the exponent are
+ * taken (the point is the locale's); the first of them that reads as the same double is it. That is
+ * the shortest, but for some powers of two where it has one digit more.
+ *
+ * Rejected: strtod (its point is the locale's, which another thread may change); Eisel-Lemire and
+ * Ryu (10 KiB of tables each, to be faster at what is a small part of metadata); a first try in
+ * floating point (it would depend on the rounding mode, and saves little). */
+
+/* ==============================================================================================
+ * decimal.h
+ * ============================================================================================== */
+
+/* decimal.h: numbers between decimal digits and double, correctly rounded, to nearest and ties to
+ * even, whatever the locale and the rounding mode of the host are. */
+#ifndef OMENDB_DECIMAL_H
+#define OMENDB_DECIMAL_H
+
+#define DECIMAL_BYTES 32 /* of what decimal_write writes, with its NUL */
+/* More than any double needs, less than what overflows when a text's digits are counted to it. */
+#define DECIMAL_EXPONENT_MAX (INT64_C(1) << 50)
+
+/* whole.fraction * 10^exponent; ASCII digits, of which each part may have none. */
+struct decimal {
+    const uint8_t *whole;
+    size_t whole_size;
+    const uint8_t *fraction;
+    size_t fraction_size;
+    int64_t exponent; /* within +-DECIMAL_EXPONENT_MAX */
+};
+
+/* The nearest double, infinity included. */
+OMENDB_INTERNAL double decimal_value(const struct decimal *decimal);
+
+/* Few digits that decimal_value turns into the same finite double, with a point or an exponent
+ * ("1.0", "-2.5e-7"), and a NUL. Returns their count. */
+OMENDB_INTERNAL size_t decimal_write(double value, char out[DECIMAL_BYTES]);
+
+#endif
+
+/* decimal.c, continued */
+
+#define DECIMAL_DIGITS 800 /* that are kept exactly */
+/* 801 digits take 2,661 bits; as quotient of at least 66 bits by 5^1131, 2,626 bits, as many. */
+#define DECIMAL_LIMBS         96
+#define DECIMAL_LIMB_DIGITS   9  /* 10^9 is a limb */
+#define DECIMAL_LIMB_FIVES    13 /* 5^13 is a limb */
+#define DECIMAL_QUOTIENT_BITS 66
+#define DECIMAL_OVERFLOWS     310  /* no double has as many digits before the point */
+#define DECIMAL_VANISHES      -325 /* and what begins so far behind it rounds to 0 */
+
+/* Base 2^32, the lowest limb first; the highest of `count` is not 0. */
+struct decimal_big {
+    size_t count;
+    uint32_t limbs[DECIMAL_LIMBS];
+};
+
+static void decimal_multiply_add(struct decimal_big *big, uint32_t factor, uint32_t term)
+{
+    uint64_t carry = term;
+    for (size_t i = 0; i < big->count; i++) {
+        carry += (uint64_t)big->limbs[i] * factor;
+        big->limbs[i] = (uint32_t)carry;
+        carry >>= 32;
+    }
+    if (carry != 0) {
+        assert(big->count < DECIMAL_LIMBS);
+        big->limbs[big->count++] = (uint32_t)carry;
+    }
+}
+
+/* Returns whether there was a remainder. */
+static int decimal_divide(struct decimal_big *big, uint32_t divisor)
+{
+    uint64_t rest = 0;
+    for (size_t i = big->count; i-- > 0;) {
+        rest = rest << 32 | big->limbs[i];
+        big->limbs[i] = (uint32_t)(rest / divisor);
+        rest %= divisor;
+    }
+    while (big->count > 0 && big->limbs[big->count - 1] == 0)
+        big->count--;
+    return rest != 0;
+}
+
+static uint32_t decimal_power(uint32_t base, uint32_t exponent)
+{
+    uint32_t power = 1;
+    while (exponent-- > 0)
+        power *= base;
+    return power;
+}
+
+static void decimal_multiply_fives(struct decimal_big *big, uint32_t fives)
+{
+    for (uint32_t step; fives > 0; fives -= step) {
+        step = fives < DECIMAL_LIMB_FIVES ? fives : DECIMAL_LIMB_FIVES;
+        decimal_multiply_add(big, decimal_power(5, step), 0);
+    }
+}
+
+static int decimal_divide_fives(struct decimal_big *big, uint32_t fives)
+{
+    int inexact = 0;
+    for (uint32_t step; fives > 0; fives -= step) {
+        step = fives < DECIMAL_LIMB_FIVES ? fives : DECIMAL_LIMB_FIVES;
+        inexact |= decimal_divide(big, decimal_power(5, step));
+    }
+    return inexact;
+}
+
+/* Shifts left, so that the quotient by 5^fives has the bits that rounding needs. Returns the limbs.
+ */
+static size_t decimal_make_room(struct decimal_big *big, uint32_t fives)
+{
+    const size_t have = (big->count - 1) * 32; /* bits, at least */
+    const size_t needed = DECIMAL_QUOTIENT_BITS + fives * 2322 / 1000 + 1;
+    const size_t limbs = needed > have ? (needed - have + 31) / 32 : 0;
+    assert(limbs + big->count <= DECIMAL_LIMBS);
+    memmove(big->limbs + limbs, big->limbs, big->count * sizeof big->limbs[0]);
+    memset(big->limbs, 0, limbs * sizeof big->limbs[0]);
+    big->count += limbs;
+    return limbs;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * from digits */
+
+/* What was collected of the digits of both parts. */
+struct decimal_digits {
+    size_t count; /* from the first that is not 0, those in `big` and `chunk` */
+    size_t left_out;
+    int left_out_some;          /* that were not 0 */
+    uint32_t chunk, chunk_size; /* digits that are not in `big` yet */
+    struct decimal_big big;     /* the last: limbs are written before they are read */
+};
+
+static void decimal_flush(struct decimal_digits *digits)
+{
+    decimal_multiply_add(&digits->big, decimal_power(10, digits->chunk_size), digits->chunk);
+    digits->chunk = 0;
+    digits->chunk_size = 0;
+}
+
+static void decimal_push(struct decimal_digits *digits, uint32_t digit)
+{
+    digits->chunk = digits->chunk * 10 + digit;
+    digits->count++;
+    if (++digits->chunk_size == DECIMAL_LIMB_DIGITS)
+        decimal_flush(digits);
+}
+
+static void decimal_collect(struct decimal_digits *digits, const uint8_t *text, size_t size)
+{
+    size_t at = 0;
+    while (digits->count == 0 && at < size && text[at] == '0')
+        at++;
+    for (; at < size && digits->count < DECIMAL_DIGITS; at++)
+        decimal_push(digits, (uint32_t)(text[at] - '0'));
+    for (; at < size; at++) {
+        digits->left_out++;
+        digits->left_out_some |= text[at] != '0';
+    }
+}
+
+/* top * 2^exponent, top's highest bit set; more: the true value is a little above that. */
+static double decimal_round(uint64_t top, int exponent, int more)
+{
+    const int highest = exponent + 63;
+    const int drop = highest < -1022 ? 11 + (-1022 - highest) : 11;
+    uint64_t bits;
+    double value;
+    if (highest > 1023)
+        return (double)INFINITY;
+    if (drop > 64)
+        return 0.0;
+    const uint64_t kept = drop == 64 ? 0 : top >> drop;
+    const uint64_t half = UINT64_C(1) << (drop - 1);
+    const int above = (top & (half - 1)) != 0 || more;
+    const int up = (top & half) != 0 && (above || (kept & 1) != 0);
+    /* The mantissa's highest bit, and a carry out of it, raise the exponent by one. */
+    bits = (highest < -1022 ? 0 : (uint64_t)(highest + 1022) << 52) + kept + (uint64_t)up;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* big * 2^exponent */
+static double decimal_round_big(const struct decimal_big *big, int64_t exponent, int more)
+{
+    const size_t count = big->count;
+    uint64_t top = (uint64_t)big->limbs[count - 1] << 32 | (count > 1 ? big->limbs[count - 2] : 0);
+    const uint64_t next = count > 2 ? (uint64_t)big->limbs[count - 3] << 32 : 0;
+    int shift = 0;
+    while ((top << shift) >> 63 == 0)
+        shift++;
+    if (shift > 0)
+        top = top << shift | next >> (64 - shift);
+    more |= (next << shift) != 0;
+    for (size_t i = 0; i + 3 < count; i++)
+        more |= big->limbs[i] != 0;
+    return decimal_round(top, (int)(exponent + 32 * ((int64_t)count - 2) - shift), more);
+}
+
+/* big * 10^exponent, neither far too large nor far too small for a double */
+static double decimal_scale(struct decimal_big *big, int64_t exponent)
+{
+    if (exponent >= 0) {
+        decimal_multiply_fives(big, (uint32_t)exponent);
+        return decimal_round_big(big, exponent, 0);
+    }
+    const size_t limbs = decimal_make_room(big, (uint32_t)-exponent);
+    const int inexact = decimal_divide_fives(big, (uint32_t)-exponent);
+    return decimal_round_big(big, exponent - 32 * (int64_t)limbs, inexact);
+}
+
+OMENDB_INTERNAL double decimal_value(const struct decimal *decimal)
+{
+    struct decimal_digits digits;
+    int64_t exponent = decimal->exponent;
+    memset(&digits, 0, offsetof(struct decimal_digits, big.limbs));
+    decimal_collect(&digits, decimal->whole, decimal->whole_size);
+    decimal_collect(&digits, decimal->fraction, decimal->fraction_size);
+    if (digits.count == 0)
+        return 0.0;
+    exponent += (int64_t)digits.left_out - (int64_t)decimal->fraction_size;
+    if (digits.left_out_some) {
+        decimal_push(&digits, 1);
+        exponent--;
+    }
+    if (digits.chunk_size > 0)
+        decimal_flush(&digits);
+    if (exponent + (int64_t)digits.count > DECIMAL_OVERFLOWS)
+        return (double)INFINITY;
+    if (exponent + (int64_t)digits.count < DECIMAL_VANISHES)
+        return 0.0;
+    return decimal_scale(&digits.big, exponent);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * to digits */
+
+#define DECIMAL_MOST 17 /* digits of which each double has its own */
+
+/* The digits of value >= 0 to so many places, without zeros at the end, but one at least; of the
+ * first one the power of ten. */
+static size_t decimal_print(double value, int places, uint8_t digits[DECIMAL_MOST], int *power)
+{
+    char text[64];
+    size_t count = 0, at = 0;
+    snprintf(text, sizeof text, "%.*e", places - 1, value);
+    for (; text[at] != 'e'; at++)
+        if (text[at] >= '0' && text[at] <= '9')
+            digits[count++] = (uint8_t)text[at];
+    *power = (int)strtol(text + at + 1, NULL, 10);
+    while (count > 1 && digits[count - 1] == '0')
+        count--;
+    return count;
+}
+
+/* The fewest that read as the same; of numbers with few bits 15 may be too many. */
+static size_t decimal_shortest(double value, uint8_t digits[DECIMAL_MOST], int *power)
+{
+    size_t count = 0;
+    int places = value < 0x1p-1022 ? 1 : 15;
+    for (; places <= DECIMAL_MOST; places++) {
+        count = decimal_print(value, places, digits, power);
+        const struct decimal decimal = {digits, count, NULL, 0, *power - (int64_t)count + 1};
+        const double again = decimal_value(&decimal);
+        if (memcmp(&again, &value, sizeof value) == 0)
+            break;
+    }
+    return count;
+}
+
+static size_t decimal_zeros(char *out, int count)
+{
+    for (int i = 0; i < count; i++)
+        out[i] = '0';
+    return count < 0 ? 0 : (size_t)count;
+}
+
+/* digits[0].digits[1]... * 10^power, 0 <= power */
+static size_t decimal_write_large(const uint8_t *digits, size_t count, int power, char *out)
+{
+    const size_t whole = count < (size_t)power + 1 ? count : (size_t)power + 1;
+    size_t at = whole;
+    memcpy(out, digits, whole);
+    at += decimal_zeros(out + at, power + 1 - (int)count);
+    out[at++] = '.';
+    if (count == whole)
+        out[at++] = '0';
+    memcpy(out + at, digits + whole, count - whole);
+    return at + count - whole;
+}
+
+static size_t decimal_write_small(const uint8_t *digits, size_t count, int power, char *out)
+{
+    size_t at = 2;
+    memcpy(out, "0.", 2);
+    at += decimal_zeros(out + at, -power - 1);
+    memcpy(out + at, digits, count);
+    return at + count;
+}
+
+static size_t decimal_write_power(const uint8_t *digits, size_t count, int power, char *out)
+{
+    size_t at = 1;
+    out[0] = (char)digits[0];
+    if (count > 1)
+        out[at++] = '.';
+    memcpy(out + at, digits + 1, count - 1);
+    at += count - 1;
+    return at + (size_t)snprintf(out + at, 6, "e%d", power);
+}
+
+OMENDB_INTERNAL size_t decimal_write(double value, char out[DECIMAL_BYTES])
+{
+    uint8_t digits[DECIMAL_MOST];
+    int power;
+    size_t at = 0;
+    assert(isfinite(value));
+    if (signbit(value))
+        out[at++] = '-';
+    const size_t count = decimal_shortest(fabs(value), digits, &power);
+    if (power >= 0 && power < 16)
+        at += decimal_write_large(digits, count, power, out + at);
+    else if (power < 0 && power > -6)
+        at += decimal_write_small(digits, count, power, out + at);
+    else
+        at += decimal_write_power(digits, count, power, out + at);
+    out[at] = '\0';
+    return at;
+}
+
+#undef DECIMAL_DIGITS
+#undef DECIMAL_LIMBS
+#undef DECIMAL_LIMB_DIGITS
+#undef DECIMAL_LIMB_FIVES
+#undef DECIMAL_QUOTIENT_BITS
+#undef DECIMAL_OVERFLOWS
+#undef DECIMAL_VANISHES
+#undef DECIMAL_MOST
+
+/* ==============================================================================================
+ * json.c
+ * ============================================================================================== */
+
+/* json.c: see json.h. Nearly all bytes of JSON in practice are those of texts without escapes: they
+ * are looked at eight at a time and copied as they are. */
+
+/* ==============================================================================================
+ * json.h
+ * ============================================================================================== */
+
+/* json.h: JSON (RFC 8259) as a stream of tokens, in and out, without memory and without recursion:
+ * who reads decides what may come next, and how deep. Strict: no byte that the RFC does not allow,
+ * and texts are valid UTF-8, so that a lone surrogate, which JSON can write but UTF-8 cannot, is
+ * refused.
+ *
+ * A function that reads sets the error: OMENDB_INVALID with the byte and what was expected there,
+ * "metadata: byte 17: expected ':' after the name of a field, not '}'". */
+#ifndef OMENDB_JSON_H
+#define OMENDB_JSON_H
+
+struct json_reader {
+    const char *about; /* begins the error: what the text is */
+    const uint8_t *text;
+    size_t size;
+    size_t at; /* of the byte that comes next */
+};
+
+struct json_number {
+    int is_integer; /* written without point and exponent, and fits */
+    int64_t integer;
+    double real; /* else: the nearest double, finite */
+};
+
+OMENDB_INTERNAL void json_begin(struct json_reader *reader, const char *about, const void *text,
+                                size_t size);
+
+/* Goes over white space. Returns the byte after it, which stays, or -1: there is none. */
+OMENDB_INTERNAL int json_next(struct json_reader *reader);
+
+/* The error that at byte `at` there is not what was expected. */
+OMENDB_INTERNAL int json_expected(const struct json_reader *reader, size_t at, const char *what);
+
+/* Takes this byte, after white space; what: for the error. */
+OMENDB_INTERNAL int json_take(struct json_reader *reader, char byte, const char *what);
+/* Takes "true", "false", "null", which begins here. */
+OMENDB_INTERNAL int json_take_word(struct json_reader *reader, const char *word);
+/* Nothing but white space is left. */
+OMENDB_INTERNAL int json_take_end(struct json_reader *reader);
+
+/* Takes the number that begins here. -0 is the integer 0. What is too large for a double is
+ * refused; what is too small is 0.0. */
+OMENDB_INTERNAL int json_take_number(struct json_reader *reader, struct json_number *number);
+
+/* Takes the text whose quote stands here; *size bytes of it, of at most `capacity`, go to `out`.
+ * They are never more than those that it is written with. OMENDB_TOOBIG: they did not fit. */
+OMENDB_INTERNAL int json_take_text(struct json_reader *reader, uint8_t *out, size_t capacity,
+                                   size_t *size);
+
+/* How many of so many bytes are valid UTF-8, from the first on. */
+OMENDB_INTERNAL size_t json_utf8_bytes(const uint8_t *text, size_t size);
+
+/* What is written goes to `out` as far as `capacity` goes, and is counted in any case. */
+struct json_writer {
+    char *out;
+    size_t capacity;
+    size_t size;
+};
+
+OMENDB_INTERNAL void json_write(struct json_writer *writer, const void *bytes, size_t size);
+OMENDB_INTERNAL void json_write_integer(struct json_writer *writer, int64_t integer);
+/* Finite. It reads back as a real of the same value. */
+OMENDB_INTERNAL void json_write_real(struct json_writer *writer, double real);
+/* With its quotes; what must be escaped is, nothing else. The text is valid UTF-8. */
+OMENDB_INTERNAL void json_write_text(struct json_writer *writer, const uint8_t *text, size_t size);
+/* Puts a NUL behind it, or where `capacity` ends; not counted. */
+OMENDB_INTERNAL void json_write_end(struct json_writer *writer);
+
+#endif
+
+/* json.c, continued */
+
+#define JSON_EACH_BYTE UINT64_C(0x0101010101010101)
+#define JSON_HIGH_BITS UINT64_C(0x8080808080808080)
+
+/* ------------------------------------------------------------------------------------------------
+ * UTF-8 */
+
+/* What bytes may come second after this first one, and how many there are in all (Unicode 15, table
+ * 3-7). It leaves out what is longer than needed, surrogates, and what is above U+10FFFF. */
+static size_t json_utf8_shape(uint8_t lead, uint8_t *least, uint8_t *most)
+{
+    *least = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
+    *most = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
+    if (lead < 0x80)
+        return 1;
+    if (lead < 0xC2 || lead > 0xF4)
+        return 0;
+    return lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+}
+
+/* Bytes of the character that begins here; 0: none does. */
+static size_t json_utf8_character(const uint8_t *text, size_t size)
+{
+    uint8_t least, most;
+    const size_t bytes = json_utf8_shape(text[0], &least, &most);
+    if (bytes < 2 || bytes > size)
+        return bytes == 1;
+    if (text[1] < least || text[1] > most)
+        return 0;
+    for (size_t i = 2; i < bytes; i++)
+        if ((text[i] & 0xC0) != 0x80)
+            return 0;
+    return bytes;
+}
+
+OMENDB_INTERNAL size_t json_utf8_bytes(const uint8_t *text, size_t size)
+{
+    size_t at = 0;
+    while (at < size) {
+        uint64_t eight;
+        for (; size - at >= sizeof eight; at += sizeof eight) {
+            memcpy(&eight, text + at, sizeof eight);
+            if ((eight & JSON_HIGH_BITS) != 0)
+                break;
+        }
+        const size_t bytes = at < size ? json_utf8_character(text + at, size - at) : 0;
+        if (bytes == 0)
+            break;
+        at += bytes;
+    }
+    return at;
+}
+
+/* Writes a character, no surrogate, of at most 0x10FFFF; returns its bytes. */
+static size_t json_utf8_put(uint32_t character, uint8_t out[4])
+{
+    static const uint8_t leads[5] = {0, 0, 0xC0, 0xE0, 0xF0};
+    if (character < 0x80) {
+        out[0] = (uint8_t)character;
+        return 1;
+    }
+    const size_t bytes = character < 0x800 ? 2 : character < 0x10000 ? 3 : 4;
+    for (size_t i = bytes - 1; i > 0; i--, character >>= 6)
+        out[i] = (uint8_t)(0x80 | (character & 0x3F));
+    out[0] = (uint8_t)(leads[bytes] | character);
+    return bytes;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * reading */
+
+OMENDB_INTERNAL void json_begin(struct json_reader *reader, const char *about, const void *text,
+                                size_t size)
+{
+    *reader = (struct json_reader){about, text, size, 0};
+}
+
+OMENDB_INTERNAL int json_next(struct json_reader *reader)
+{
+    for (; reader->at < reader->size; reader->at++) {
+        const uint8_t byte = reader->text[reader->at];
+        if (byte != ' ' && byte != '\n' && byte != '\r' && byte != '\t')
+            return byte;
+    }
+    return -1;
+}
+
+OMENDB_INTERNAL int json_expected(const struct json_reader *reader, size_t at, const char *what)
+{
+    if (at >= reader->size)
+        return error_set(OMENDB_INVALID, "%s: byte %zu: expected %s, but the text ends there",
+                         reader->about, at, what);
+    const uint8_t byte = reader->text[at];
+    if (byte > ' ' && byte < 0x7F)
+        return error_set(OMENDB_INVALID, "%s: byte %zu: expected %s, not '%c'", reader->about, at,
+                         what, byte);
+    return error_set(OMENDB_INVALID, "%s: byte %zu: expected %s, not the byte 0x%02x",
+                     reader->about, at, what, byte);
+}
+
+OMENDB_INTERNAL int json_take(struct json_reader *reader, char byte, const char *what)
+{
+    if (json_next(reader) != byte)
+        return json_expected(reader, reader->at, what);
+    reader->at++;
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int json_take_word(struct json_reader *reader, const char *word)
+{
+    char what[16];
+    for (size_t i = 0; word[i] != '\0'; i++) {
+        const size_t at = reader->at + i;
+        if (at < reader->size && reader->text[at] == (uint8_t)word[i])
+            continue;
+        snprintf(what, sizeof what, "'%s'", word);
+        return json_expected(reader, at, what);
+    }
+    reader->at += strlen(word);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int json_take_end(struct json_reader *reader)
+{
+    if (json_next(reader) >= 0)
+        return json_expected(reader, reader->at, "nothing more");
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * numbers */
+
+static int json_is_digit(const struct json_reader *reader)
+{
+    return reader->at < reader->size && reader->text[reader->at] >= '0' &&
+           reader->text[reader->at] <= '9';
+}
+
+static int json_is(const struct json_reader *reader, char byte)
+{
+    return reader->at < reader->size && reader->text[reader->at] == (uint8_t)byte;
+}
+
+/* Takes one digit or more. */
+static int json_take_digits(struct json_reader *reader, const uint8_t **digits, size_t *count)
+{
+    const size_t start = reader->at;
+    if (!json_is_digit(reader))
+        return json_expected(reader, reader->at, "a digit");
+    while (json_is_digit(reader))
+        reader->at++;
+    *digits = reader->text + start;
+    *count = reader->at - start;
+    return OMENDB_OK;
+}
+
+/* What follows 'e'. Beyond the maximum it does not matter how far, as no text has so many digits.
+ */
+static int json_take_exponent(struct json_reader *reader, int64_t *exponent)
+{
+    const uint8_t *digits;
+    size_t count;
+    const int negative = json_is(reader, '-');
+    if (negative || json_is(reader, '+'))
+        reader->at++;
+    const int code = json_take_digits(reader, &digits, &count);
+    *exponent = 0;
+    for (size_t i = 0; code == OMENDB_OK && i < count && *exponent < DECIMAL_EXPONENT_MAX / 16; i++)
+        *exponent = *exponent * 10 + (digits[i] - '0');
+    if (negative)
+        *exponent = -*exponent;
+    return code;
+}
+
+/* 1: the digits are an integer that fits. */
+static int json_integer(const uint8_t *digits, size_t count, int negative, int64_t *integer)
+{
+    const uint64_t most = (uint64_t)INT64_MAX + (negative ? 1 : 0);
+    uint64_t value = 0;
+    if (count > 19)
+        return 0;
+    for (size_t i = 0; i < count; i++)
+        value = value * 10 + (uint64_t)(digits[i] - '0');
+    if (value > most)
+        return 0;
+    *integer = negative ? (int64_t)(0 - value) : (int64_t)value;
+    return 1;
+}
+
+static int json_take_decimal(struct json_reader *reader, struct decimal *decimal)
+{
+    memset(decimal, 0, sizeof *decimal);
+    int code = json_take_digits(reader, &decimal->whole, &decimal->whole_size);
+    if (code == OMENDB_OK && decimal->whole_size > 1 && decimal->whole[0] == '0')
+        return error_set(OMENDB_INVALID, "%s: byte %zu: a number must not begin with 0 and a digit",
+                         reader->about, (size_t)(decimal->whole - reader->text));
+    if (code == OMENDB_OK && json_is(reader, '.')) {
+        reader->at++;
+        code = json_take_digits(reader, &decimal->fraction, &decimal->fraction_size);
+    }
+    if (code == OMENDB_OK && (json_is(reader, 'e') || json_is(reader, 'E'))) {
+        reader->at++;
+        code = json_take_exponent(reader, &decimal->exponent);
+    }
+    return code;
+}
+
+OMENDB_INTERNAL int json_take_number(struct json_reader *reader, struct json_number *number)
+{
+    struct decimal decimal;
+    const size_t start = reader->at;
+    const int negative = json_is(reader, '-');
+    memset(number, 0, sizeof *number);
+    reader->at += (size_t)negative;
+    const int code = json_take_decimal(reader, &decimal);
+    if (code != OMENDB_OK)
+        return code;
+    const int is_whole = reader->at == start + (size_t)negative + decimal.whole_size;
+    if (is_whole && json_integer(decimal.whole, decimal.whole_size, negative, &number->integer)) {
+        number->is_integer = 1;
+        return OMENDB_OK;
+    }
+    number->real = decimal_value(&decimal);
+    if (isinf(number->real))
+        return error_set(OMENDB_INVALID, "%s: byte %zu: the number is too large for a double",
+                         reader->about, start);
+    if (negative)
+        number->real = -number->real;
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * texts */
+
+/* Whether one of eight bytes is a quote, a backslash, below space, or not ASCII. */
+static int json_eight_are_special(uint64_t eight)
+{
+    const uint64_t quotes = eight ^ (JSON_EACH_BYTE * '"');
+    const uint64_t slashes = eight ^ (JSON_EACH_BYTE * '\\');
+    const uint64_t found = ((quotes - JSON_EACH_BYTE) & ~quotes) |
+                           ((slashes - JSON_EACH_BYTE) & ~slashes) |
+                           ((eight - JSON_EACH_BYTE * ' ') & ~eight) | eight;
+    return (found & JSON_HIGH_BITS) != 0;
+}
+
+/* How many bytes stand for themselves in a text, from the first on. */
+static size_t json_plain_bytes(const uint8_t *text, size_t size)
+{
+    size_t at = 0, bytes = 1;
+    while (at < size && bytes != 0) {
+        uint64_t eight;
+        for (; size - at >= sizeof eight; at += sizeof eight) {
+            memcpy(&eight, text + at, sizeof eight);
+            if (json_eight_are_special(eight))
+                break;
+        }
+        for (; at < size && text[at] < 0x80; at++)
+            if (text[at] == '"' || text[at] == '\\' || text[at] < ' ')
+                return at;
+        bytes = at < size ? json_utf8_character(text + at, size - at) : 0;
+        at += bytes;
+    }
+    return at;
+}
+
+/* The four digits from the next byte on. */
+static int json_take_hexadecimal(struct json_reader *reader, uint32_t *value)
+{
+    *value = 0;
+    for (size_t i = 0; i < 4; i++, reader->at++) {
+        const uint8_t byte = reader->at < reader->size ? reader->text[reader->at] : 0;
+        if (byte >= '0' && byte <= '9')
+            *value = *value << 4 | (uint32_t)(byte - '0');
+        else if ((byte | 0x20) >= 'a' && (byte | 0x20) <= 'f')
+            *value = *value << 4 | (uint32_t)((byte | 0x20) - 'a' + 10);
+        else
+            return json_expected(reader, reader->at, "four hexadecimal digits after '\\u'");
+    }
+    return OMENDB_OK;
+}
+
+/* What follows "\u": a character, or the first half of one in UTF-16, then "\u" and its second. */
+static int json_take_code(struct json_reader *reader, uint32_t *character)
+{
+    static const char other_half[] = "'\\u' and the other half of a surrogate pair";
+    uint32_t second;
+    const size_t start = reader->at;
+    int code = json_take_hexadecimal(reader, character);
+    if (code != OMENDB_OK || *character < 0xD800 || *character > 0xDFFF)
+        return code;
+    if (*character >= 0xDC00)
+        return json_expected(reader, start, "the first half of a surrogate pair first");
+    for (size_t i = 0; i < 2; i++, reader->at++)
+        if (!json_is(reader, "\\u"[i]))
+            return json_expected(reader, reader->at, other_half);
+    const size_t place = reader->at;
+    code = json_take_hexadecimal(reader, &second);
+    if (code == OMENDB_OK && (second < 0xDC00 || second > 0xDFFF))
+        return json_expected(reader, place, "the second half of a surrogate pair");
+    *character = 0x10000 + ((*character - 0xD800) << 10) + (second - 0xDC00);
+    return code;
+}
+
+/* What stands at a backslash, as UTF-8. */
+static int json_take_escape(struct json_reader *reader, uint8_t out[4], size_t *size)
+{
+    static const char names[] = "\"\\/bfnrt", values[] = "\"\\/\b\f\n\r\t";
+    uint32_t character = 0;
+    const uint8_t name = reader->at + 1 < reader->size ? reader->text[reader->at + 1] : 0;
+    const char *found = name == 0 ? NULL : strchr(names, name);
+    int code = OMENDB_OK;
+    if (found == NULL && name != 'u')
+        return json_expected(reader, reader->at + 1, "one of \"\\/bfnrtu after '\\'");
+    reader->at += 2;
+    if (found != NULL)
+        character = (uint32_t)values[found - names];
+    else
+        code = json_take_code(reader, &character);
+    *size = code == OMENDB_OK ? json_utf8_put(character, out) : 0;
+    return code;
+}
+
+/* What ends a text without its quote. */
+static int json_text_error(const struct json_reader *reader)
+{
+    const uint8_t byte = reader->at < reader->size ? reader->text[reader->at] : '"';
+    if (reader->at >= reader->size)
+        return json_expected(reader, reader->at, "'\"' at the end of a text");
+    if (byte < ' ')
+        return error_set(OMENDB_INVALID,
+                         "%s: byte %zu: the control character 0x%02x must be written as \\u%04x",
+                         reader->about, reader->at, byte, byte);
+    return error_set(OMENDB_INVALID, "%s: byte %zu: not UTF-8 (0x%02x)", reader->about, reader->at,
+                     byte);
+}
+
+OMENDB_INTERNAL int json_take_text(struct json_reader *reader, uint8_t *out, size_t capacity,
+                                   size_t *size)
+{
+    uint8_t escaped[4];
+    *size = 0;
+    for (reader->at++; !json_is(reader, '"');) {
+        const uint8_t *bytes = reader->text + reader->at;
+        size_t count = json_plain_bytes(bytes, reader->size - reader->at);
+        reader->at += count;
+        if (count == 0) {
+            if (!json_is(reader, '\\'))
+                return json_text_error(reader);
+            const int code = json_take_escape(reader, escaped, &count);
+            if (code != OMENDB_OK)
+                return code;
+            bytes = escaped;
+        }
+        if (count > capacity - *size)
+            return error_set(OMENDB_TOOBIG, "%s: byte %zu: longer than is allowed", reader->about,
+                             reader->at);
+        memcpy(out + *size, bytes, count);
+        *size += count;
+    }
+    reader->at++;
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * writing */
+
+OMENDB_INTERNAL void json_write(struct json_writer *writer, const void *bytes, size_t size)
+{
+    const size_t left = writer->size < writer->capacity ? writer->capacity - writer->size : 0;
+    const size_t copied = size < left ? size : left;
+    if (copied > 0)
+        memcpy(writer->out + writer->size, bytes, copied);
+    writer->size += size;
+}
+
+OMENDB_INTERNAL void json_write_integer(struct json_writer *writer, int64_t integer)
+{
+    char text[24];
+    json_write(writer, text, (size_t)snprintf(text, sizeof text, "%" PRId64, integer));
+}
+
+OMENDB_INTERNAL void json_write_real(struct json_writer *writer, double real)
+{
+    char text[DECIMAL_BYTES];
+    json_write(writer, text, decimal_write(real, text));
+}
+
+static void json_write_escape(struct json_writer *writer, uint8_t byte)
+{
+    static const char values[] = "\"\\\b\f\n\r\t", names[] = "\"\\bfnrt";
+    char text[8] = "\\";
+    const char *found = byte == 0 ? NULL : strchr(values, byte);
+    if (found != NULL)
+        text[1] = names[found - values];
+    else
+        snprintf(text, sizeof text, "\\u%04x", byte);
+    json_write(writer, text, found != NULL ? 2 : 6);
+}
+
+OMENDB_INTERNAL void json_write_text(struct json_writer *writer, const uint8_t *text, size_t size)
+{
+    json_write(writer, "\"", 1);
+    for (size_t at = 0; at < size; at++) {
+        const size_t plain = json_plain_bytes(text + at, size - at);
+        json_write(writer, text + at, plain);
+        at += plain;
+        if (at < size)
+            json_write_escape(writer, text[at]);
+    }
+    json_write(writer, "\"", 1);
+}
+
+OMENDB_INTERNAL void json_write_end(struct json_writer *writer)
+{
+    if (writer->capacity > 0)
+        writer->out[writer->size < writer->capacity ? writer->size : writer->capacity - 1] = '\0';
+}
+
+#undef JSON_EACH_BYTE
+#undef JSON_HIGH_BITS
+
+/* ==============================================================================================
+ * document.c
+ * ============================================================================================== */
+
+/* document.c: see document.h.
+ *
+ * A document is made of pieces, one a field: its name and its value as they are stored. Reading
+ * JSON writes each piece once into a block for it, in the order of the text, beside an array of
+ * their numbers that is kept in the order of names, by which a second field of a name is noticed
+ * where it stands; then they are copied to their places. A merge begins with the pieces of the
+ * document that there is.
+ *
+ * Memory: one block while reading, which the length of the JSON bounds, at most 1.1 MiB; and the
+ * document itself. */
+
+/* ==============================================================================================
+ * document.h
+ * ============================================================================================== */
+
+/* document.h: what a record carries beside id and vector: its key and the fields of its metadata,
+ * as one block of bytes that is stored, logged and read in place. Whoever gets one from outside of
+ * the process's own encoder calls document_check first; all others rely on it.
+ *
+ * Little-endian, unaligned:
+ *    0  4  bytes of all of it, a multiple of 8
+ *    4  2  bytes of the key, 0: none
+ *    6  2  fields
+ *    8     fields, ascending by name (bytes; of two that begin alike the shorter first), each 12:
+ *             u32 hash of the name, u32 offset of the name, u16 bytes of the name, u8 type, u8 zero
+ *          the key
+ *          of each field in the same order, without gaps: the name, then the value
+ *             null, false, true: nothing
+ *             integer:           i64
+ *             real:              f64, finite
+ *             text:              u32 bytes, UTF-8 (a NUL may be among it)
+ *             texts:             u32 bytes of what follows, u32 count, then each as text
+ *          zeros to a multiple of 8
+ * Key, names and texts are UTF-8; the key has no NUL. There is a key or a field: of nothing there
+ * is no document. So equal contents have equal bytes.
+ *
+ * NUMBERS of JSON that are written without point and exponent and fit are integers, all others are
+ * the nearest real: 1 and -0 are integers, 1.0, -0.0, 1e2 and 9223372036854775808 are reals.
+ *
+ * ORDER of values of different types, which comparisons and sorting follow: null, false, true,
+ * numbers (integers and reals by value, exactly), texts (by bytes); arrays of texts come last and
+ * are compared by what they hold.
+ *
+ * Rejected: a varint encoding (smaller by a tenth, but finding a field is then a walk over all
+ * before it); numbers for the names of a collection (a catalog that must be durable before the
+ * first record that uses it, for some 10 bytes a field that merges could take out later). */
+#ifndef OMENDB_DOCUMENT_H
+#define OMENDB_DOCUMENT_H
+
+#define DOCUMENT_HEAD_BYTES  8
+#define DOCUMENT_FIELD_BYTES 12
+#define DOCUMENT_KEY_MAX     1024
+#define DOCUMENT_NAME_MAX    255
+#define DOCUMENT_FIELDS_MAX  1024
+#define DOCUMENT_BYTES_MAX   (UINT32_C(1) << 20)
+
+enum document_type {
+    DOCUMENT_NULL = 0,
+    DOCUMENT_FALSE = 1,
+    DOCUMENT_TRUE = 2,
+    DOCUMENT_INTEGER = 3,
+    DOCUMENT_REAL = 4,
+    DOCUMENT_TEXT = 5,
+    DOCUMENT_TEXTS = 6,
+    DOCUMENT_TYPES = 7
+};
+
+/* Borrowed from the document. */
+struct document_value {
+    enum document_type type;
+    int64_t integer;
+    double real;
+    const uint8_t *text; /* TEXT: its bytes; TEXTS: `count` of u32 bytes and text */
+    uint32_t size;       /* of `text` */
+    uint32_t count;
+};
+
+struct document_field {
+    const uint8_t *name;
+    uint32_t name_size;
+    struct document_value value;
+};
+
+/* NULL for a record without key and metadata: such a one has no bytes at all. */
+static inline uint32_t document_size(const uint8_t *document)
+{
+    uint32_t size = 0;
+    if (document != NULL)
+        memcpy(&size, document, sizeof size);
+    return size;
+}
+
+static inline uint32_t document_field_count(const uint8_t *document)
+{
+    uint16_t count = 0;
+    if (document != NULL)
+        memcpy(&count, document + 6, sizeof count);
+    return count;
+}
+
+/* The key, *size bytes; NULL: none. */
+static inline const uint8_t *document_key(const uint8_t *document, uint32_t *size)
+{
+    uint16_t bytes = 0;
+    if (document != NULL)
+        memcpy(&bytes, document + 4, sizeof bytes);
+    *size = bytes;
+    return bytes == 0 ? NULL
+                      : document + DOCUMENT_HEAD_BYTES +
+                            (size_t)document_field_count(document) * DOCUMENT_FIELD_BYTES;
+}
+
+/* 64 bits of a key, 32 of a name; part of the file format. */
+OMENDB_INTERNAL uint64_t document_hash_key(const uint8_t *key, size_t size);
+OMENDB_INTERNAL uint32_t document_hash_name(const uint8_t *name, size_t size);
+
+/* Whether `size` bytes at `document` are one, whole and in every detail: all that is read of it
+ * afterwards lies inside. NULL, or what is wrong, for a sentence: "... names do not ascend". */
+OMENDB_INTERNAL const char *document_check(const uint8_t *document, size_t size);
+
+/* The field number `index`, in the order of names. */
+OMENDB_INTERNAL void document_field(const uint8_t *document, uint32_t index,
+                                    struct document_field *field);
+/* The field of this name (hash: of it). 0: there is none, and *value is null. */
+OMENDB_INTERNAL int document_find(const uint8_t *document, const uint8_t *name, uint32_t name_size,
+                                  uint32_t hash, struct document_value *value);
+/* Text number `index` of an array of texts is reached from the first on: *at begins at 0. 0: there
+ * is no further one. */
+OMENDB_INTERNAL int document_next_text(const struct document_value *texts, uint32_t *at,
+                                       const uint8_t **text, uint32_t *size);
+/* Below, at or above 0, in the order told above. */
+OMENDB_INTERNAL int document_compare(const struct document_value *a,
+                                     const struct document_value *b);
+
+/* A document of a key (NULL: none) and a flat JSON object (NULL: none; RFC 8259, UTF-8, NUL at the
+ * end is not needed). *document is NULL with *size 0 where there is neither a key nor a field; else
+ * memory_free of *size bytes is due. OMENDB_INVALID names the place: byte, and what was expected
+ * there; OMENDB_TOOBIG over the limits above; OMENDB_NOMEM. */
+OMENDB_INTERNAL int document_create(struct memory *memory, const char *key, size_t key_size,
+                                    const char *json, size_t json_size, uint8_t **document,
+                                    size_t *size);
+/* The fields of `base` (may be NULL) with those of the JSON object in place of them, or removed
+ * where they are null (RFC 7396); the key stays. Returns as document_create. */
+OMENDB_INTERNAL int document_merge(struct memory *memory, const uint8_t *base, const char *json,
+                                   size_t json_size, uint8_t **document, size_t *size);
+/* The metadata as JSON ("{}" without fields), of all fields or of those named (an array of
+ * NUL-terminated names; NULL: all), in the order in which they are stored, NUL-terminated, into
+ * `out`, as far as `capacity` goes.
+ * Returns the bytes that the whole takes, without the NUL. Numbers are written so that reading them
+ * gives the same value; what JSON must escape is escaped, nothing else. */
+OMENDB_INTERNAL size_t document_to_json(const uint8_t *document, const char *const *names,
+                                        size_t name_count, char *out, size_t capacity);
+
+#endif
+
+/* document.c, continued */
+
+#define DOCUMENT_ABOUT       "metadata"
+#define DOCUMENT_FIELD_LEAST 5 /* bytes of JSON: "":1 and a comma or brace */
+#define DOCUMENT_TEXTS_BYTES 8 /* before the texts of an array: bytes, count */
+#define DOCUMENT_ALLOWED     "a text, a number, true, false, null or an array of texts"
+#define DOCUMENT_HASH_FACTOR UINT64_C(0x9fb21c651e98df25)
+
+/* A field in the table of a document. */
+enum document_entry {
+    DOCUMENT_ENTRY_HASH = 0,
+    DOCUMENT_ENTRY_OFFSET = 4,
+    DOCUMENT_ENTRY_NAME_BYTES = 8,
+    DOCUMENT_ENTRY_TYPE = 10,
+    DOCUMENT_ENTRY_ZERO = 11
+};
+_Static_assert(DOCUMENT_ENTRY_ZERO + 1 == DOCUMENT_FIELD_BYTES, "the entry ends with its zero");
+
+static uint32_t document_name_bytes(const uint8_t *entry)
+{
+    return (uint32_t)entry[DOCUMENT_ENTRY_NAME_BYTES] |
+           (uint32_t)entry[DOCUMENT_ENTRY_NAME_BYTES + 1] << 8;
+}
+
+static void document_put_head(uint8_t *document, uint32_t size, uint16_t key_size, uint16_t fields)
+{
+    memcpy(document, &size, sizeof size);
+    memcpy(document + 4, &key_size, sizeof key_size);
+    memcpy(document + 6, &fields, sizeof fields);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * hashes and orders */
+
+/* Eight bytes at a time; each step is a bijection of what there was, so that of two texts of one
+ * length that differ in one such group the sums differ. The end is that of idmap_mix. */
+OMENDB_INTERNAL uint64_t document_hash_key(const uint8_t *key, size_t size)
+{
+    uint64_t sum = (uint64_t)size * DOCUMENT_HASH_FACTOR, eight;
+    for (; size >= sizeof eight; key += sizeof eight, size -= sizeof eight) {
+        memcpy(&eight, key, sizeof eight);
+        sum = (sum ^ eight) * DOCUMENT_HASH_FACTOR;
+        sum ^= sum >> 32;
+    }
+    eight = 0;
+    for (size_t i = 0; i < size; i++)
+        eight |= (uint64_t)key[i] << (8 * i);
+    sum = (sum ^ eight) * DOCUMENT_HASH_FACTOR;
+    return idmap_mix(sum);
+}
+
+OMENDB_INTERNAL uint32_t document_hash_name(const uint8_t *name, size_t size)
+{
+    return (uint32_t)document_hash_key(name, size);
+}
+
+/* By bytes; of two that begin alike the shorter is less. */
+static int document_compare_bytes(const uint8_t *a, size_t a_size, const uint8_t *b, size_t b_size)
+{
+    const size_t size = a_size < b_size ? a_size : b_size;
+    const int order = size == 0 ? 0 : memcmp(a, b, size);
+    return order != 0 ? order : (a_size > b_size) - (a_size < b_size);
+}
+
+/* Exact: the whole part of a double below 2^63 is an int64_t. */
+static int document_compare_integer(int64_t integer, double real)
+{
+    if (real >= 0x1p63)
+        return -1;
+    if (real < -0x1p63)
+        return 1;
+    const int64_t whole = (int64_t)real;
+    const double rest = real - (double)whole;
+    if (integer != whole)
+        return integer < whole ? -1 : 1;
+    return (rest < 0) - (rest > 0);
+}
+
+static int document_compare_numbers(const struct document_value *a, const struct document_value *b)
+{
+    if (a->type == DOCUMENT_INTEGER && b->type == DOCUMENT_INTEGER)
+        return (a->integer > b->integer) - (a->integer < b->integer);
+    if (a->type == DOCUMENT_INTEGER)
+        return document_compare_integer(a->integer, b->real);
+    if (b->type == DOCUMENT_INTEGER)
+        return -document_compare_integer(b->integer, a->real);
+    return (a->real > b->real) - (a->real < b->real);
+}
+
+/* Text by text; of two arrays that begin alike the shorter is less. */
+static int document_compare_texts(const struct document_value *a, const struct document_value *b)
+{
+    uint32_t a_at = 0, b_at = 0, a_size, b_size;
+    const uint8_t *a_text, *b_text;
+    for (;;) {
+        const int a_more = document_next_text(a, &a_at, &a_text, &a_size);
+        const int b_more = document_next_text(b, &b_at, &b_text, &b_size);
+        if (!a_more || !b_more)
+            return a_more - b_more;
+        const int order = document_compare_bytes(a_text, a_size, b_text, b_size);
+        if (order != 0)
+            return order;
+    }
+}
+
+OMENDB_INTERNAL int document_compare(const struct document_value *a, const struct document_value *b)
+{
+    static const uint8_t ranks[DOCUMENT_TYPES] = {0, 1, 2, 3, 3, 4, 5};
+    if (ranks[a->type] != ranks[b->type])
+        return ranks[a->type] < ranks[b->type] ? -1 : 1;
+    switch (a->type) {
+    case DOCUMENT_INTEGER:
+    case DOCUMENT_REAL:
+        return document_compare_numbers(a, b);
+    case DOCUMENT_TEXT:
+        return document_compare_bytes(a->text, a->size, b->text, b->size);
+    case DOCUMENT_TEXTS:
+        return document_compare_texts(a, b);
+    default:
+        return 0;
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * reading a document */
+
+/* The value stored at `at`; returns its bytes. */
+static size_t document_read_value(const uint8_t *at, enum document_type type,
+                                  struct document_value *value)
+{
+    memset(value, 0, sizeof *value);
+    value->type = type;
+    switch (type) {
+    case DOCUMENT_INTEGER:
+        memcpy(&value->integer, at, sizeof value->integer);
+        return sizeof value->integer;
+    case DOCUMENT_REAL:
+        memcpy(&value->real, at, sizeof value->real);
+        return sizeof value->real;
+    case DOCUMENT_TEXT:
+        value->size = format_get32(at);
+        value->text = at + sizeof value->size;
+        return sizeof value->size + (size_t)value->size;
+    case DOCUMENT_TEXTS:
+        value->size = format_get32(at);
+        value->count = format_get32(at + sizeof value->size);
+        value->text = at + DOCUMENT_TEXTS_BYTES;
+        return DOCUMENT_TEXTS_BYTES + (size_t)value->size;
+    default:
+        return 0;
+    }
+}
+
+OMENDB_INTERNAL void document_field(const uint8_t *document, uint32_t index,
+                                    struct document_field *field)
+{
+    const uint8_t *entry = document + DOCUMENT_HEAD_BYTES + (size_t)index * DOCUMENT_FIELD_BYTES;
+    assert(index < document_field_count(document));
+    field->name = document + format_get32(entry + DOCUMENT_ENTRY_OFFSET);
+    field->name_size = document_name_bytes(entry);
+    document_read_value(field->name + field->name_size,
+                        (enum document_type)entry[DOCUMENT_ENTRY_TYPE], &field->value);
+}
+
+OMENDB_INTERNAL int document_find(const uint8_t *document, const uint8_t *name, uint32_t name_size,
+                                  uint32_t hash, struct document_value *value)
+{
+    const uint32_t count = document_field_count(document);
+    struct document_field field;
+    for (uint32_t i = 0; i < count; i++) {
+        const uint8_t *entry = document + DOCUMENT_HEAD_BYTES + (size_t)i * DOCUMENT_FIELD_BYTES;
+        if (format_get32(entry) != hash || document_name_bytes(entry) != name_size)
+            continue;
+        document_field(document, i, &field);
+        if (document_compare_bytes(field.name, name_size, name, name_size) != 0)
+            continue;
+        *value = field.value;
+        return 1;
+    }
+    memset(value, 0, sizeof *value);
+    return 0;
+}
+
+OMENDB_INTERNAL int document_next_text(const struct document_value *texts, uint32_t *at,
+                                       const uint8_t **text, uint32_t *size)
+{
+    if (*at >= texts->size)
+        return 0;
+    *size = format_get32(texts->text + *at);
+    *text = texts->text + *at + sizeof *size;
+    *at += (uint32_t)sizeof *size + *size;
+    return 1;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * bytes from outside */
+
+static int document_is_utf8(const uint8_t *text, size_t size)
+{
+    return json_utf8_bytes(text, size) == size;
+}
+
+/* The texts of an array, which fill `size` bytes. */
+static const char *document_check_texts(const uint8_t *at, size_t size, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (size < sizeof(uint32_t) || format_get32(at) > size - sizeof(uint32_t))
+            return "a text of an array is longer than the array";
+        const size_t text = format_get32(at);
+        if (!document_is_utf8(at + sizeof(uint32_t), text))
+            return "a text of an array is not UTF-8";
+        at += sizeof(uint32_t) + text;
+        size -= sizeof(uint32_t) + text;
+    }
+    return size == 0 ? NULL : "an array is longer than its texts";
+}
+
+/* Of the `left` bytes at `at` the value takes *used. */
+static const char *document_check_value(const uint8_t *at, size_t left, uint8_t type, size_t *used)
+{
+    static const uint8_t least[DOCUMENT_TYPES] = {0, 0, 0, 8, 8, 4, DOCUMENT_TEXTS_BYTES};
+    struct document_value value;
+    if (type >= DOCUMENT_TYPES)
+        return "a field has a type that is not known";
+    if (left < least[type])
+        return "a value reaches beyond the end";
+    *used = document_read_value(at, (enum document_type)type, &value);
+    if (*used > left)
+        return "a value reaches beyond the end";
+    if (type == DOCUMENT_REAL && !isfinite(value.real))
+        return "a number is not finite";
+    if (type == DOCUMENT_TEXT && !document_is_utf8(value.text, value.size))
+        return "a text is not UTF-8";
+    if (type == DOCUMENT_TEXTS)
+        return document_check_texts(value.text, value.size, value.count);
+    return NULL;
+}
+
+/* The field of number `index`, whose name must lie at *at; moves *at behind its value. */
+static const char *document_check_field(const uint8_t *document, size_t size, uint32_t index,
+                                        size_t *at)
+{
+    const uint8_t *entry = document + DOCUMENT_HEAD_BYTES + (size_t)index * DOCUMENT_FIELD_BYTES;
+    const uint8_t *name = document + *at, *before = entry - DOCUMENT_FIELD_BYTES;
+    const uint32_t name_size = document_name_bytes(entry);
+    size_t used = 0;
+    if (format_get32(entry + DOCUMENT_ENTRY_OFFSET) != *at)
+        return "a field does not lie behind the one before it";
+    if (name_size > DOCUMENT_NAME_MAX || name_size > size - *at)
+        return "a name is too long";
+    if (!document_is_utf8(name, name_size))
+        return "a name is not UTF-8";
+    if (format_get32(entry) != document_hash_name(name, name_size))
+        return "the hash of a name is wrong";
+    if (entry[DOCUMENT_ENTRY_ZERO] != 0)
+        return "a byte that must be 0 is not";
+    if (index > 0 && document_compare_bytes(document + format_get32(before + DOCUMENT_ENTRY_OFFSET),
+                                            document_name_bytes(before), name, name_size) >= 0)
+        return "names do not ascend";
+    *at += name_size;
+    const char *wrong =
+        document_check_value(document + *at, size - *at, entry[DOCUMENT_ENTRY_TYPE], &used);
+    *at += used;
+    return wrong;
+}
+
+/* Valid UTF-8 without a NUL: callers give it as a string. */
+static size_t document_key_legal_bytes(const uint8_t *key, size_t size)
+{
+    const uint8_t *nul = memchr(key, 0, size);
+    return json_utf8_bytes(key, nul == NULL ? size : (size_t)(nul - key));
+}
+
+OMENDB_INTERNAL const char *document_check(const uint8_t *document, size_t size)
+{
+    const char *wrong = NULL;
+    uint32_t key_size;
+    if (size < DOCUMENT_HEAD_BYTES || size > DOCUMENT_BYTES_MAX || size % 8 != 0)
+        return "a length that none has";
+    if (document_size(document) != size)
+        return "another length than it says";
+    const uint32_t count = document_field_count(document);
+    const uint8_t *key = document_key(document, &key_size);
+    size_t at = DOCUMENT_HEAD_BYTES + (size_t)count * DOCUMENT_FIELD_BYTES + key_size;
+    if (count == 0 && key_size == 0)
+        return "neither a key nor a field";
+    if (count > DOCUMENT_FIELDS_MAX || key_size > DOCUMENT_KEY_MAX || at > size)
+        return "more fields, or a longer key, than fit";
+    if (key_size > 0 && document_key_legal_bytes(key, key_size) != key_size)
+        return "the key is not UTF-8, or has a NUL";
+    for (uint32_t i = 0; i < count && wrong == NULL; i++)
+        wrong = document_check_field(document, size, i, &at);
+    if (wrong != NULL)
+        return wrong;
+    if (size - at >= 8)
+        return "longer than its fields";
+    for (; at < size; at++)
+        if (document[at] != 0)
+            return "padding that is not 0";
+    return NULL;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * making a document */
+
+struct document_piece {
+    const uint8_t *bytes; /* name, value */
+    uint32_t size;        /* of both */
+    uint32_t hash;
+    uint16_t name_size;
+    uint8_t type;
+};
+
+struct document_builder {
+    struct memory *memory;
+    void *block; /* of the three arrays */
+    size_t block_size;
+    struct document_piece *pieces;
+    uint16_t *order; /* numbers of pieces, ascending by name; of each name its last */
+    uint32_t count, capacity;
+    uint32_t ordered;
+    uint32_t old; /* pieces that may be replaced: those of the document that is merged into */
+    uint8_t *bytes;
+    size_t used, bytes_capacity;
+};
+
+/* For what JSON of so many bytes can hold, beside the fields of `base`. A field takes fewer than
+ * two bytes for each of JSON, so that only what is too big for a document does not fit. */
+static int document_begin(struct document_builder *builder, struct memory *memory,
+                          const uint8_t *base, size_t json_size)
+{
+    const size_t most = json_size / DOCUMENT_FIELD_LEAST + 1;
+    memset(builder, 0, sizeof *builder);
+    builder->memory = memory;
+    builder->capacity = document_field_count(base) +
+                        (most < DOCUMENT_FIELDS_MAX ? (uint32_t)most : DOCUMENT_FIELDS_MAX);
+    builder->bytes_capacity =
+        json_size < DOCUMENT_BYTES_MAX / 2 ? 2 * json_size : DOCUMENT_BYTES_MAX;
+    const size_t pieces = builder->capacity * sizeof *builder->pieces;
+    const size_t order = builder->capacity * sizeof *builder->order;
+    builder->block_size = pieces + order + builder->bytes_capacity;
+    builder->block = memory_alloc(memory, builder->block_size);
+    if (builder->block == NULL)
+        return OMENDB_NOMEM;
+    builder->pieces = builder->block;
+    builder->order = (uint16_t *)(builder->pieces + builder->capacity);
+    builder->bytes = (uint8_t *)(builder->order + builder->capacity);
+    return OMENDB_OK;
+}
+
+static void document_end(struct document_builder *builder)
+{
+    memory_free(builder->memory, builder->block, builder->block_size);
+}
+
+static void document_add_old(struct document_builder *builder, const uint8_t *base)
+{
+    struct document_field field;
+    const uint32_t count = document_field_count(base);
+    for (uint32_t i = 0; i < count; i++) {
+        document_field(base, i, &field);
+        const size_t value =
+            document_read_value(field.name + field.name_size, field.value.type, &field.value);
+        builder->pieces[i] =
+            (struct document_piece){.bytes = field.name,
+                                    .size = (uint32_t)(field.name_size + value),
+                                    .hash = document_hash_name(field.name, field.name_size),
+                                    .name_size = (uint16_t)field.name_size,
+                                    .type = (uint8_t)field.value.type};
+        builder->order[i] = (uint16_t)i;
+    }
+    builder->count = builder->ordered = builder->old = count;
+}
+
+/* Where a name stands in the order, or belongs. 1: it is there. */
+static int document_place(const struct document_builder *builder, const uint8_t *name,
+                          size_t name_size, uint32_t *place)
+{
+    uint32_t from = 0, to = builder->ordered;
+    /* Fields often come in order. */
+    uint32_t middle = to == 0 ? 0 : to - 1;
+    while (from < to) {
+        const struct document_piece *piece = &builder->pieces[builder->order[middle]];
+        const int order = document_compare_bytes(name, name_size, piece->bytes, piece->name_size);
+        if (order == 0) {
+            *place = middle;
+            return 1;
+        }
+        if (order < 0)
+            to = middle;
+        else
+            from = middle + 1;
+        middle = from + (to - from) / 2;
+    }
+    *place = from;
+    return 0;
+}
+
+static int document_is_too_big(const char *what, size_t have, size_t most)
+{
+    return error_set(OMENDB_TOOBIG, DOCUMENT_ABOUT ": %zu %s; %zu are allowed", have, what, most);
+}
+
+/* A piece for the field whose name is in `bytes` and stands in the JSON at `at`. */
+static int document_add_piece(struct document_builder *builder, size_t at, size_t name_size)
+{
+    const uint8_t *name = builder->bytes + builder->used;
+    uint32_t place;
+    if (name_size > DOCUMENT_NAME_MAX)
+        return error_set(OMENDB_TOOBIG,
+                         DOCUMENT_ABOUT
+                         ": byte %zu: the name of a field has %zu bytes; %d are allowed",
+                         at, name_size, DOCUMENT_NAME_MAX);
+    const int found = document_place(builder, name, name_size, &place);
+    if (found && builder->order[place] >= builder->old)
+        return error_set(OMENDB_INVALID,
+                         DOCUMENT_ABOUT ": byte %zu: a second field of the same name", at);
+    if (builder->count == builder->capacity)
+        return document_is_too_big("fields or more", DOCUMENT_FIELDS_MAX + 1, DOCUMENT_FIELDS_MAX);
+    if (!found) {
+        memmove(builder->order + place + 1, builder->order + place,
+                (builder->ordered - place) * sizeof *builder->order);
+        builder->ordered++;
+    }
+    builder->order[place] = (uint16_t)builder->count;
+    builder->pieces[builder->count++] =
+        (struct document_piece){.bytes = name,
+                                .hash = document_hash_name(name, name_size),
+                                .name_size = (uint16_t)name_size};
+    builder->used += name_size;
+    return OMENDB_OK;
+}
+
+/* So many bytes of the block, or NULL with the error. */
+static uint8_t *document_take_bytes(struct document_builder *builder, size_t size)
+{
+    uint8_t *bytes = builder->bytes + builder->used;
+    if (size > builder->bytes_capacity - builder->used) {
+        document_is_too_big("bytes or more", DOCUMENT_BYTES_MAX + 1, DOCUMENT_BYTES_MAX);
+        return NULL;
+    }
+    builder->used += size;
+    return bytes;
+}
+
+static int document_put_bytes(struct document_builder *builder, const void *bytes, size_t size)
+{
+    uint8_t *place = document_take_bytes(builder, size);
+    if (place == NULL)
+        return OMENDB_TOOBIG;
+    memcpy(place, bytes, size);
+    return OMENDB_OK;
+}
+
+/* Its bytes, and their count before them. */
+static int document_put_text(struct document_builder *builder, struct json_reader *reader)
+{
+    uint8_t *place = document_take_bytes(builder, sizeof(uint32_t));
+    size_t size = 0;
+    if (place == NULL)
+        return OMENDB_TOOBIG;
+    const int code = json_take_text(reader, builder->bytes + builder->used,
+                                    builder->bytes_capacity - builder->used, &size);
+    format_put32(place, (uint32_t)size);
+    builder->used += size;
+    return code == OMENDB_TOOBIG
+               ? document_is_too_big("bytes or more", DOCUMENT_BYTES_MAX + 1, DOCUMENT_BYTES_MAX)
+               : code;
+}
+
+static int document_put_number(struct document_builder *builder, struct json_reader *reader,
+                               uint8_t *type)
+{
+    struct json_number number;
+    const int code = json_take_number(reader, &number);
+    *type = number.is_integer ? DOCUMENT_INTEGER : DOCUMENT_REAL;
+    if (code != OMENDB_OK)
+        return code;
+    return number.is_integer ? document_put_bytes(builder, &number.integer, sizeof number.integer)
+                             : document_put_bytes(builder, &number.real, sizeof number.real);
+}
+
+/* An array whose bracket stands here. */
+static int document_put_texts(struct document_builder *builder, struct json_reader *reader)
+{
+    uint8_t *place = document_take_bytes(builder, DOCUMENT_TEXTS_BYTES);
+    const size_t start = builder->used;
+    uint32_t count = 0;
+    int code = place == NULL ? OMENDB_TOOBIG : json_take(reader, '[', "'['");
+    if (code != OMENDB_OK)
+        return code;
+    for (int next = json_next(reader); next != ']' || count > 0; next = json_next(reader)) {
+        if (next != '"')
+            return json_expected(reader, reader->at, "a text (an array is of texts only)");
+        code = document_put_text(builder, reader);
+        count++;
+        if (code != OMENDB_OK || json_next(reader) != ',')
+            break;
+        reader->at++;
+    }
+    if (code == OMENDB_OK)
+        code = json_take(reader, ']', "',' or ']' after a text of an array");
+    format_put32(place, (uint32_t)(builder->used - start));
+    format_put32(place + sizeof count, count);
+    return code;
+}
+
+static int document_put_word(struct json_reader *reader, enum document_type type, uint8_t *out)
+{
+    static const char *const words[] = {"null", "false", "true"};
+    *out = (uint8_t)type;
+    return json_take_word(reader, words[type]);
+}
+
+static int document_put_value(struct document_builder *builder, struct json_reader *reader,
+                              uint8_t *type)
+{
+    const int next = json_next(reader);
+    switch (next) {
+    case '"':
+        *type = DOCUMENT_TEXT;
+        return document_put_text(builder, reader);
+    case '[':
+        *type = DOCUMENT_TEXTS;
+        return document_put_texts(builder, reader);
+    case 'n':
+        return document_put_word(reader, DOCUMENT_NULL, type);
+    case 'f':
+        return document_put_word(reader, DOCUMENT_FALSE, type);
+    case 't':
+        return document_put_word(reader, DOCUMENT_TRUE, type);
+    default:
+        if (next == '-' || (next >= '0' && next <= '9'))
+            return document_put_number(builder, reader, type);
+        return json_expected(reader, reader->at, DOCUMENT_ALLOWED);
+    }
+}
+
+/* A field: name, colon, value. */
+static int document_put_field(struct document_builder *builder, struct json_reader *reader)
+{
+    size_t name_size = 0;
+    if (json_next(reader) != '"')
+        return json_expected(reader, reader->at, "the name of a field in quotes");
+    const size_t at = reader->at;
+    int code = json_take_text(reader, builder->bytes + builder->used,
+                              builder->bytes_capacity - builder->used, &name_size);
+    if (code == OMENDB_TOOBIG)
+        return document_is_too_big("bytes or more", DOCUMENT_BYTES_MAX + 1, DOCUMENT_BYTES_MAX);
+    if (code == OMENDB_OK)
+        code = document_add_piece(builder, at, name_size);
+    if (code == OMENDB_OK)
+        code = json_take(reader, ':', "':' after the name of a field");
+    if (code != OMENDB_OK)
+        return code;
+    struct document_piece *piece = &builder->pieces[builder->count - 1];
+    code = document_put_value(builder, reader, &piece->type);
+    piece->size = (uint32_t)(builder->bytes + builder->used - piece->bytes);
+    return code;
+}
+
+static int document_put_object(struct document_builder *builder, const char *json, size_t json_size)
+{
+    struct json_reader reader;
+    json_begin(&reader, DOCUMENT_ABOUT, json, json_size);
+    int code = json_take(&reader, '{', "'{': the fields of one object");
+    int more = code == OMENDB_OK && json_next(&reader) != '}';
+    while (more) {
+        code = document_put_field(builder, &reader);
+        more = code == OMENDB_OK && json_next(&reader) == ',';
+        reader.at += (size_t)more;
+    }
+    if (code == OMENDB_OK)
+        code = json_take(&reader, '}', "',' or '}' after the value of a field");
+    return code == OMENDB_OK ? json_take_end(&reader) : code;
+}
+
+/* Null, where it is not a value: in a merge it removes the field. */
+static void document_remove_nulls(struct document_builder *builder)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < builder->ordered; i++) {
+        const uint16_t number = builder->order[i];
+        if (number < builder->old || builder->pieces[number].type != DOCUMENT_NULL)
+            builder->order[kept++] = number;
+    }
+    builder->ordered = kept;
+}
+
+/* The pieces in their order, behind head and key. `document` is zeroed. */
+static void document_join(const struct document_builder *builder, const uint8_t *key,
+                          size_t key_size, uint8_t *document, size_t size)
+{
+    uint8_t *entry = document + DOCUMENT_HEAD_BYTES;
+    uint8_t *at = entry + (size_t)builder->ordered * DOCUMENT_FIELD_BYTES;
+    document_put_head(document, (uint32_t)size, (uint16_t)key_size, (uint16_t)builder->ordered);
+    if (key_size > 0)
+        memcpy(at, key, key_size);
+    at += key_size;
+    for (uint32_t i = 0; i < builder->ordered; i++, entry += DOCUMENT_FIELD_BYTES) {
+        const struct document_piece *piece = &builder->pieces[builder->order[i]];
+        format_put32(entry + DOCUMENT_ENTRY_HASH, piece->hash);
+        format_put32(entry + DOCUMENT_ENTRY_OFFSET, (uint32_t)(at - document));
+        memcpy(entry + DOCUMENT_ENTRY_NAME_BYTES, &piece->name_size, sizeof piece->name_size);
+        entry[DOCUMENT_ENTRY_TYPE] = piece->type;
+        memcpy(at, piece->bytes, piece->size);
+        at += piece->size;
+    }
+}
+
+static int document_finish(const struct document_builder *builder, const uint8_t *key,
+                           size_t key_size, uint8_t **document, size_t *size)
+{
+    size_t bytes = DOCUMENT_HEAD_BYTES + (size_t)builder->ordered * DOCUMENT_FIELD_BYTES + key_size;
+    if (builder->ordered == 0 && key_size == 0)
+        return OMENDB_OK;
+    if (builder->ordered > DOCUMENT_FIELDS_MAX)
+        return document_is_too_big("fields", builder->ordered, DOCUMENT_FIELDS_MAX);
+    for (uint32_t i = 0; i < builder->ordered; i++)
+        bytes += builder->pieces[builder->order[i]].size;
+    bytes = (bytes + 7) & ~(size_t)7;
+    if (bytes > DOCUMENT_BYTES_MAX)
+        return document_is_too_big("bytes", bytes, DOCUMENT_BYTES_MAX);
+    *document = memory_zalloc(builder->memory, bytes);
+    if (*document == NULL)
+        return OMENDB_NOMEM;
+    document_join(builder, key, key_size, *document, bytes);
+    *size = bytes;
+    return OMENDB_OK;
+}
+
+static int document_check_key(const uint8_t *key, size_t size)
+{
+    if (size == 0)
+        return error_set(OMENDB_INVALID, "a key has at least one byte");
+    if (size > DOCUMENT_KEY_MAX)
+        return error_set(OMENDB_TOOBIG, "the key has %zu bytes; %d are allowed", size,
+                         DOCUMENT_KEY_MAX);
+    const size_t legal = document_key_legal_bytes(key, size);
+    if (legal < size)
+        return error_set(OMENDB_INVALID, "the key has a NUL or bad UTF-8 at byte %zu", legal);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int document_create(struct memory *memory, const char *key, size_t key_size,
+                                    const char *json, size_t json_size, uint8_t **document,
+                                    size_t *size)
+{
+    struct document_builder builder;
+    *document = NULL;
+    *size = 0;
+    int code = key == NULL ? OMENDB_OK : document_check_key((const uint8_t *)key, key_size);
+    if (code == OMENDB_OK)
+        code = document_begin(&builder, memory, NULL, json == NULL ? 0 : json_size);
+    if (code != OMENDB_OK)
+        return code;
+    if (json != NULL)
+        code = document_put_object(&builder, json, json_size);
+    if (code == OMENDB_OK)
+        code = document_finish(&builder, (const uint8_t *)key, key == NULL ? 0 : key_size, document,
+                               size);
+    document_end(&builder);
+    return code;
+}
+
+OMENDB_INTERNAL int document_merge(struct memory *memory, const uint8_t *base, const char *json,
+                                   size_t json_size, uint8_t **document, size_t *size)
+{
+    struct document_builder builder;
+    uint32_t key_size;
+    const uint8_t *key = document_key(base, &key_size);
+    *document = NULL;
+    *size = 0;
+    int code = document_begin(&builder, memory, base, json == NULL ? 0 : json_size);
+    if (code != OMENDB_OK)
+        return code;
+    document_add_old(&builder, base);
+    if (json != NULL)
+        code = document_put_object(&builder, json, json_size);
+    document_remove_nulls(&builder);
+    if (code == OMENDB_OK)
+        code = document_finish(&builder, key, key_size, document, size);
+    document_end(&builder);
+    return code;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * writing JSON */
+
+static int document_is_named(const struct document_field *field, const char *const *names,
+                             size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (strlen(names[i]) == field->name_size &&
+            memcmp(names[i], field->name, field->name_size) == 0)
+            return 1;
+    return 0;
+}
+
+static void document_write_texts(struct json_writer *writer, const struct document_value *texts)
+{
+    const uint8_t *text;
+    uint32_t at = 0, size;
+    const char *before = "[";
+    if (texts->count == 0)
+        json_write(writer, "[", 1);
+    for (; document_next_text(texts, &at, &text, &size); before = ",") {
+        json_write(writer, before, 1);
+        json_write_text(writer, text, size);
+    }
+    json_write(writer, "]", 1);
+}
+
+static void document_write_value(struct json_writer *writer, const struct document_value *value)
+{
+    switch (value->type) {
+    case DOCUMENT_FALSE:
+        json_write(writer, "false", 5);
+        break;
+    case DOCUMENT_TRUE:
+        json_write(writer, "true", 4);
+        break;
+    case DOCUMENT_INTEGER:
+        json_write_integer(writer, value->integer);
+        break;
+    case DOCUMENT_REAL:
+        json_write_real(writer, value->real);
+        break;
+    case DOCUMENT_TEXT:
+        json_write_text(writer, value->text, value->size);
+        break;
+    case DOCUMENT_TEXTS:
+        document_write_texts(writer, value);
+        break;
+    default:
+        json_write(writer, "null", 4);
+    }
+}
+
+OMENDB_INTERNAL size_t document_to_json(const uint8_t *document, const char *const *names,
+                                        size_t name_count, char *out, size_t capacity)
+{
+    struct json_writer writer = {out, capacity, 0};
+    struct document_field field;
+    const uint32_t count = document_field_count(document);
+    const char *before = "{";
+    for (uint32_t i = 0; i < count; i++) {
+        document_field(document, i, &field);
+        if (names != NULL && !document_is_named(&field, names, name_count))
+            continue;
+        json_write(&writer, before, 1);
+        before = ",";
+        json_write_text(&writer, field.name, field.name_size);
+        json_write(&writer, ":", 1);
+        document_write_value(&writer, &field.value);
+    }
+    if (before[0] == '{')
+        json_write(&writer, "{", 1);
+    json_write(&writer, "}", 1);
+    json_write_end(&writer);
+    return writer.size;
+}
+
+#undef DOCUMENT_ABOUT
+#undef DOCUMENT_FIELD_LEAST
+#undef DOCUMENT_TEXTS_BYTES
+#undef DOCUMENT_ALLOWED
+#undef DOCUMENT_HASH_FACTOR
 
 /* ==============================================================================================
  * storage.c

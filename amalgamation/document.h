@@ -6,7 +6,7 @@
  *    0  4  bytes of all of it, a multiple of 8
  *    4  2  bytes of the key, 0: none
  *    6  2  fields
- *    8     fields, ascending by name (memcmp, the shorter first), 12 bytes each:
+ *    8     fields, ascending by name (bytes; of two that begin alike the shorter first), each 12:
  *             u32 hash of the name, u32 offset of the name, u16 bytes of the name, u8 type, u8 zero
  *          the key
  *          of each field in the same order, without gaps: the name, then the value
@@ -16,6 +16,11 @@
  *             text:              u32 bytes, UTF-8 (a NUL may be among it)
  *             texts:             u32 bytes of what follows, u32 count, then each as text
  *          zeros to a multiple of 8
+ * Key, names and texts are UTF-8; the key has no NUL. There is a key or a field: of nothing there
+ * is no document. So equal contents have equal bytes.
+ *
+ * NUMBERS of JSON that are written without point and exponent and fit are integers, all others are
+ * the nearest real: 1 and -0 are integers, 1.0, -0.0, 1e2 and 9223372036854775808 are reals.
  *
  * ORDER of values of different types, which comparisons and sorting follow: null, false, true,
  * numbers (integers and reals by value, exactly), texts (by bytes); arrays of texts come last and
@@ -100,7 +105,7 @@ OMENDB_INTERNAL uint64_t document_hash_key(const uint8_t *key, size_t size);
 OMENDB_INTERNAL uint32_t document_hash_name(const uint8_t *name, size_t size);
 
 /* Whether `size` bytes at `document` are one, whole and in every detail: all that is read of it
- * afterwards lies inside. NULL, or what is wrong. */
+ * afterwards lies inside. NULL, or what is wrong, for a sentence: "... names do not ascend". */
 OMENDB_INTERNAL const char *document_check(const uint8_t *document, size_t size);
 
 /* The field number `index`, in the order of names. */
@@ -118,18 +123,19 @@ OMENDB_INTERNAL int document_compare(const struct document_value *a,
                                      const struct document_value *b);
 
 /* A document of a key (NULL: none) and a flat JSON object (NULL: none; RFC 8259, UTF-8, NUL at the
- * end is not needed). *document is NULL with *size 0 where both are absent; else memory_free of
- * *size bytes is due. OMENDB_INVALID names the place: byte, and what was expected there;
- * OMENDB_TOOBIG over the limits above. */
+ * end is not needed). *document is NULL with *size 0 where there is neither a key nor a field; else
+ * memory_free of *size bytes is due. OMENDB_INVALID names the place: byte, and what was expected
+ * there; OMENDB_TOOBIG over the limits above; OMENDB_NOMEM. */
 OMENDB_INTERNAL int document_create(struct memory *memory, const char *key, size_t key_size,
                                     const char *json, size_t json_size, uint8_t **document,
                                     size_t *size);
 /* The fields of `base` (may be NULL) with those of the JSON object in place of them, or removed
- * where they are null (RFC 7396); the key stays. */
+ * where they are null (RFC 7396); the key stays. Returns as document_create. */
 OMENDB_INTERNAL int document_merge(struct memory *memory, const uint8_t *base, const char *json,
                                    size_t json_size, uint8_t **document, size_t *size);
-/* The metadata as JSON, of all fields or of those named (an array of NUL-terminated names; NULL:
- * all), fields in the order of names, NUL-terminated, into `out`, as far as `capacity` goes.
+/* The metadata as JSON ("{}" without fields), of all fields or of those named (an array of
+ * NUL-terminated names; NULL: all), in the order in which they are stored, NUL-terminated, into
+ * `out`, as far as `capacity` goes.
  * Returns the bytes that the whole takes, without the NUL. Numbers are written so that reading them
  * gives the same value; what JSON must escape is escaped, nothing else. */
 OMENDB_INTERNAL size_t document_to_json(const uint8_t *document, const char *const *names,
