@@ -23,12 +23,12 @@
  *     kernels.c codes.c graph.c graph_walk.c graph_build.c graph_bulk_steps.c
  *     graph_bulk_balls.c graph_bulk_links.c graph_bulk.c idmap.c tombstones.c
  *     calibration.c decimal.c json.c document.c storage.c blocks.c segment.c wal.c
- *     manifest.c memtable.c version.c hot.c txn.c commit.c prepared.c part.c collect.c
- *     checkpoint.c calibrate.c space.c compact.c recover.c work.c search.c rows.c
- *     backup.c purge.c check.c database.c records.c salvage_rows.c salvage_prepared.c
- *     salvage.c api_arguments.c api_database.c api_collections.c api_transactions.c
- *     api_records.c api_search.c
- * SHA-256 of the inputs: 01ae78fa5dcebc2ebff7cea49535da351cbfd2187d065a97b7d1730e7fefd20f
+ *     manifest.c memtable.c version.c documents.c hot.c txn.c commit.c prepared.c
+ *     part.c collect.c checkpoint.c calibrate.c space.c compact.c recover.c work.c
+ *     search.c rows.c backup.c purge.c check.c database.c records.c salvage_rows.c
+ *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
+ *     api_transactions.c api_records.c api_documents.c api_search.c
+ * SHA-256 of the inputs: 4ab88880ff82ed5b573886abf082230a1b943ddc3103c0ebd52ad42984d9e27f
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -12855,6 +12855,9 @@ OMENDB_INTERNAL int document_create(struct memory *memory, const char *key, size
  * where they are null (RFC 7396); the key stays. Returns as document_create. */
 OMENDB_INTERNAL int document_merge(struct memory *memory, const uint8_t *base, const char *json,
                                    size_t json_size, uint8_t **document, size_t *size);
+/* The same fields without a key; NULL with *size 0 where that leaves nothing. */
+OMENDB_INTERNAL int document_without_key(struct memory *memory, const uint8_t *base,
+                                         uint8_t **document, size_t *size);
 /* The metadata as JSON ("{}" without fields), of all fields or of those named (an array of
  * NUL-terminated names; NULL: all), in the order in which they are stored, NUL-terminated, into
  * `out`, as far as `capacity` goes.
@@ -13628,6 +13631,47 @@ OMENDB_INTERNAL size_t document_to_json(const uint8_t *document, const char *con
     return writer.size;
 }
 
+/* Where the value of the last field ends, behind which are zeros. */
+static size_t document_content_end(const uint8_t *document)
+{
+    struct document_value value;
+    const uint8_t *entry = document + DOCUMENT_HEAD_BYTES +
+                           ((size_t)document_field_count(document) - 1) * DOCUMENT_FIELD_BYTES;
+    const size_t name_end =
+        (size_t)format_get32(entry + DOCUMENT_ENTRY_OFFSET) + document_name_bytes(entry);
+    return name_end + document_read_value(document + name_end,
+                                          (enum document_type)entry[DOCUMENT_ENTRY_TYPE], &value);
+}
+
+OMENDB_INTERNAL int document_without_key(struct memory *memory, const uint8_t *base,
+                                         uint8_t **document, size_t *size)
+{
+    const uint32_t count = document_field_count(base);
+    const size_t heads = DOCUMENT_HEAD_BYTES + (size_t)count * DOCUMENT_FIELD_BYTES;
+    uint32_t key_size;
+    document_key(base, &key_size);
+    *document = NULL;
+    *size = 0;
+    if (count == 0)
+        return OMENDB_OK;
+    const size_t end = document_content_end(base) - key_size;
+    const size_t padded = (size_t)format_align(end, 8);
+    uint8_t *made = memory_zalloc(memory, padded);
+    if (made == NULL)
+        return OMENDB_NOMEM;
+    memcpy(made, base, heads);
+    document_put_head(made, (uint32_t)padded, 0, (uint16_t)count);
+    memcpy(made + heads, base + heads + key_size, end - heads);
+    for (uint32_t i = 0; i < count; i++) {
+        uint8_t *at =
+            made + DOCUMENT_HEAD_BYTES + (size_t)i * DOCUMENT_FIELD_BYTES + DOCUMENT_ENTRY_OFFSET;
+        format_put32(at, format_get32(at) - key_size);
+    }
+    *document = made;
+    *size = padded;
+    return OMENDB_OK;
+}
+
 #undef DOCUMENT_ABOUT
 #undef DOCUMENT_FIELD_LEAST
 #undef DOCUMENT_TEXTS_BYTES
@@ -14263,7 +14307,14 @@ enum section_type {
     SECTION_TOMBSTONES = 10,  /* in overlays: ascending u32 rows */
     SECTION_CODES = 11,       /* rows * codes_stride(dim), see codes.h; may be absent */
     SECTION_CALIBRATION = 12, /* the curve of recall by effort, see calibration.h; may be absent */
-    SECTION_TYPES = 13
+    SECTION_DOCUMENT_ENDS = 13, /* rows u64: where the row's document ends among DOCUMENTS; it
+                                   begins where the one before ends. Absent where no row has one, as
+                                   those below; the keys where no row has a key */
+    SECTION_DOCUMENTS = 14,     /* in row order, see document.h */
+    SECTION_KEY_HASHES = 15,    /* u64 ascending (ties by row), of the rows that have a key */
+    SECTION_KEY_ROWS = 16,      /* u32: row of each of KEY_HASHES */
+    SECTION_KEY_FILTER = 17,    /* blocked Bloom filter of the hashes, see idmap.h */
+    SECTION_TYPES = 21
 };
 
 /* Part flags */
@@ -14981,6 +15032,7 @@ static uint64_t segment_section_needs(const struct part_info *info, size_t type)
         return (uint64_t)info->upper_count * info->M * sizeof(uint32_t);
     case SECTION_IDS:
     case SECTION_SORTED_IDS:
+    case SECTION_DOCUMENT_ENDS:
         return rows * sizeof(uint64_t);
     case SECTION_CALIBRATION:
         return FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_BYTES;
@@ -15133,6 +15185,10 @@ static int segment_section_is_exact(const struct part_info *info, size_t type, u
     case SECTION_TOMBSTONES:
     case SECTION_ID_FILTER:
     case SECTION_CALIBRATION:
+    case SECTION_DOCUMENTS:
+    case SECTION_KEY_HASHES:
+    case SECTION_KEY_ROWS:
+    case SECTION_KEY_FILTER:
         return 1;
     case SECTION_SORTED_IDS:
     case SECTION_SORTED_ROWS:
@@ -17457,17 +17513,22 @@ OMENDB_INTERNAL int manifest_confirm(struct storage *storage, const struct manif
  * One that takes what is replayed has neither graph nor codes: the checkpoint that follows comes
  * before any of its rows could be linked, and a read-only opener builds nothing.
  *
+ * Documents lie in blocks that never move and are found through a pointer a row; the stores for
+ * them and for keys come into being with the first one. Keys are found as ids are, by a hash of 64
+ * bits in place of the id; `key_previous` leads on to older rows of the same hash, be it of the
+ * same key or not, so whoever looks compares the key.
+ *
  * Rows [0, count) are complete. Rows [0, indexed) are in the graph; a few beyond may be, too, while
  * several threads insert. Guarded by the commit mutex: reserve, append, replacing of rows. Anything
  * else reads with acquire.
  *
- * Atomics: `count` is stored release after all of the row, `inexact` and `newest_begin` (relaxed)
- * were, so who loads it acquire sees them; a row found through the map of ids may be above it, and
- * its begin is then above any visible commit. `claimed`, `indexed` and a row's byte in `finished`
- * are compared-and-exchanged sc: one thread links a row, and who sees it below `indexed` (acquire)
- * sees its links. `sealed` and `inserting`, both sc, are a handshake: one side stores the first and
- * loads the second, the other adds to the second and loads the first, so not both go on. `poor` is
- * a count that decides about speed only (relaxed). */
+ * Atomics: `count` is stored release after all of the row, `inexact`, `documented` and
+ * `newest_begin` (relaxed) were, so who loads it acquire sees them; a row found through the map of
+ * ids may be above it, and its begin is then above any visible commit. `claimed`, `indexed` and a
+ * row's byte in `finished` are compared-and-exchanged sc: one thread links a row, and who sees it
+ * below `indexed` (acquire) sees its links. `sealed` and `inserting`, both sc, are a handshake: one
+ * side stores the first and loads the second, the other adds to the second and loads the first, so
+ * not both go on. `poor` is a count that decides about speed only (relaxed). */
 #ifndef OMENDB_MEMTABLE_H
 #define OMENDB_MEMTABLE_H
 
@@ -17485,6 +17546,12 @@ struct memtable {
     struct rows_store begins;   /* uint64_t: commit that added the row */
     struct rows_store previous; /* uint32_t: older row of the same id, or GRAPH_NO_ROW */
     struct idmap idmap;
+    _Atomic uint32_t documented;    /* 1: rows have documents; set before the first such is shown */
+    struct rows_store documents;    /* const uint8_t *: NULL: none; reserved once `documented` */
+    struct document_block *blocks;  /* that they lie in, newest first; commit mutex */
+    struct rows_store key_hashes;   /* uint64_t, of rows that have a key */
+    struct rows_store key_previous; /* uint32_t: older row of the same hash, or GRAPH_NO_ROW */
+    struct idmap keymap;            /* over key_hashes */
     struct tombstones *tombstones;
     size_t vector_bytes;
     _Atomic uint32_t count;
@@ -17503,11 +17570,13 @@ OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_co
 OMENDB_INTERNAL struct memtable *memtable_reference(struct memtable *memtable);
 OMENDB_INTERNAL void memtable_release(struct memtable *memtable); /* NULL is OK */
 
-/* After it `more` appends cannot fail. OMENDB_NOMEM, OMENDB_TOOBIG. */
-OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more);
-/* is_new: 1: no row of the memtable has the id. */
+/* After it `more` appends, of which `keys` have a key and all together `documents` bytes of
+ * documents, cannot fail. OMENDB_NOMEM, OMENDB_TOOBIG. */
+OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more, uint32_t keys,
+                                     size_t documents);
+/* document: copied; NULL: none. is_new: 1: no row of the memtable has the id. */
 OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector,
-                                     uint64_t commit, int is_new);
+                                     const uint8_t *document, uint64_t commit, int is_new);
 /* Asks for what the appending of `id` will read. */
 OMENDB_INTERNAL void memtable_prefetch(const struct memtable *memtable, uint64_t id);
 
@@ -17527,6 +17596,16 @@ OMENDB_INTERNAL uint64_t memtable_begin(const struct memtable *memtable, uint32_
 /* Newest row of the id, or the one before `row`; GRAPH_NO_ROW: none. */
 OMENDB_INTERNAL uint32_t memtable_find(const struct memtable *memtable, uint64_t id);
 OMENDB_INTERNAL uint32_t memtable_previous(const struct memtable *memtable, uint32_t row);
+/* As long as the memtable; NULL: none. */
+OMENDB_INTERNAL const uint8_t *memtable_document(const struct memtable *memtable, uint32_t row);
+/* Of all documents; of a memtable that does not grow any more. */
+OMENDB_INTERNAL uint64_t memtable_document_bytes(const struct memtable *memtable);
+/* Newest row with this key, of which `hash` is the hash; GRAPH_NO_ROW: none. The next older one is
+ * found from it by memtable_previous_key. */
+OMENDB_INTERNAL uint32_t memtable_find_key(const struct memtable *memtable, const uint8_t *key,
+                                           uint32_t size, uint64_t hash);
+OMENDB_INTERNAL uint32_t memtable_previous_key(const struct memtable *memtable, const uint8_t *key,
+                                               uint32_t size, uint32_t row);
 /* Number of rows with begin <= commit; they are the first ones. */
 OMENDB_INTERNAL uint32_t memtable_visible_rows(const struct memtable *memtable, uint64_t commit);
 
@@ -17543,9 +17622,17 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable);
 
 #define MEMTABLE_MANY_POOR 32   /* rows with poor codes; and a twentieth of all */
 #define MEMTABLE_FORESEEN  1024 /* rows that take nothing unless there is room for all of them */
+#define MEMTABLE_BLOCK_MIN ((size_t)1 << 10)  /* bytes of a block of documents; each next one is */
+#define MEMTABLE_BLOCK_MAX ((size_t)64 << 10) /* twice as large, up to this */
 
 /* What a row's byte in `finished` says; new ones are zero. */
 enum { MEMTABLE_FREE = 0, MEMTABLE_LINKED = 1, MEMTABLE_TAKEN = 2 };
+
+struct document_block {
+    struct document_block *next;
+    size_t capacity, used; /* of `bytes` */
+    uint8_t bytes[];
+};
 
 OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config,
                                     const struct code_format *codes, int graphless,
@@ -17572,6 +17659,10 @@ OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_co
     rows_store_init(&made->previous, memory, sizeof(uint32_t));
     rows_store_init(&made->finished, memory, sizeof(uint8_t));
     idmap_init(&made->idmap, memory, &made->ids);
+    rows_store_init(&made->documents, memory, sizeof(uint8_t *));
+    rows_store_init(&made->key_hashes, memory, sizeof(uint64_t));
+    rows_store_init(&made->key_previous, memory, sizeof(uint32_t));
+    idmap_init(&made->keymap, memory, &made->key_hashes);
     made->tombstones = tombstones_create(memory);
     int code = made->tombstones == NULL
                    ? OMENDB_NOMEM
@@ -17597,6 +17688,15 @@ OMENDB_INTERNAL void memtable_release(struct memtable *memtable)
         return;
     graph_destroy(memtable->graph);
     idmap_destroy(&memtable->idmap);
+    idmap_destroy(&memtable->keymap);
+    rows_store_destroy(&memtable->documents);
+    rows_store_destroy(&memtable->key_hashes);
+    rows_store_destroy(&memtable->key_previous);
+    while (memtable->blocks != NULL) {
+        struct document_block *block = memtable->blocks;
+        memtable->blocks = block->next;
+        memory_free(memtable->memory, block, sizeof *block + block->capacity);
+    }
     rows_store_destroy(&memtable->vectors);
     rows_store_destroy(&memtable->ids);
     rows_store_destroy(&memtable->begins);
@@ -17613,11 +17713,12 @@ static int memtable_keeps_vectors(const struct memtable *memtable)
 }
 
 /* What makes room for them would keep its memory until a checkpoint, although they do not come. */
-static int memtable_has_room(const struct memtable *memtable, uint32_t rows, uint32_t more)
+static int memtable_has_room(const struct memtable *memtable, uint32_t rows, uint32_t more,
+                             size_t documents)
 {
     const struct rows_store *const stores[] = {&memtable->ids, &memtable->begins,
                                                &memtable->previous, &memtable->finished};
-    size_t bytes = idmap_reserve_bytes(&memtable->idmap, more);
+    size_t bytes = memory_add(idmap_reserve_bytes(&memtable->idmap, more), documents);
     if (!memtable->graphless)
         bytes = memory_add(bytes, graph_reserve_bytes(memtable->graph, rows));
     for (size_t i = 0; i < sizeof stores / sizeof stores[0]; i++)
@@ -17627,7 +17728,42 @@ static int memtable_has_room(const struct memtable *memtable, uint32_t rows, uin
     return memory_has_room(memtable->memory, bytes);
 }
 
-OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
+/* A block that has room for them; what is left in the one before stays unused. */
+static int memtable_reserve_block(struct memtable *memtable, size_t bytes)
+{
+    const struct document_block *newest = memtable->blocks;
+    if (newest != NULL && newest->capacity - newest->used >= bytes)
+        return OMENDB_OK;
+    size_t capacity = newest == NULL ? MEMTABLE_BLOCK_MIN : newest->capacity * 2;
+    capacity = capacity > MEMTABLE_BLOCK_MAX ? MEMTABLE_BLOCK_MAX : capacity;
+    capacity = capacity < bytes ? bytes : capacity;
+    struct document_block *block =
+        memory_alloc(memtable->memory, memory_add(sizeof *block, capacity));
+    if (block == NULL)
+        return OMENDB_NOMEM;
+    *block = (struct document_block){memtable->blocks, capacity, 0};
+    memtable->blocks = block;
+    return OMENDB_OK;
+}
+
+static int memtable_reserve_documents(struct memtable *memtable, uint32_t rows, uint32_t keys,
+                                      size_t documents)
+{
+    int code = OMENDB_OK;
+    if (documents != 0 || atomic_load_explicit(&memtable->documented, memory_order_relaxed))
+        code = rows_store_reserve(&memtable->documents, rows);
+    if (code == OMENDB_OK && documents != 0)
+        code = memtable_reserve_block(memtable, documents);
+    if (code != OMENDB_OK || keys == 0)
+        return code;
+    code = rows_store_reserve(&memtable->key_hashes, rows);
+    if (code == OMENDB_OK)
+        code = rows_store_reserve(&memtable->key_previous, rows);
+    return code == OMENDB_OK ? idmap_reserve(&memtable->keymap, keys) : code;
+}
+
+OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more, uint32_t keys,
+                                     size_t documents)
 {
     uint32_t count = atomic_load_explicit(&memtable->count, memory_order_relaxed);
     if (more > GRAPH_MAX_ROWS - count)
@@ -17637,7 +17773,7 @@ OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
             more);
     uint32_t rows = count + more;
     if (more >= MEMTABLE_FORESEEN && memtable->memory->limit != 0 &&
-        !memtable_has_room(memtable, rows, more))
+        !memtable_has_room(memtable, rows, more, documents))
         return OMENDB_NOMEM;
     int code = rows_store_reserve(&memtable->ids, rows);
     if (code == OMENDB_OK)
@@ -17652,7 +17788,7 @@ OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
         code = rows_store_reserve(&memtable->vectors, rows);
     if (code == OMENDB_OK && !memtable->graphless)
         code = graph_reserve(memtable->graph, rows);
-    return code;
+    return code == OMENDB_OK ? memtable_reserve_documents(memtable, rows, keys, documents) : code;
 }
 
 static void memtable_put_vector(struct memtable *memtable, uint32_t row, const void *vector)
@@ -17671,14 +17807,45 @@ static void memtable_put_vector(struct memtable *memtable, uint32_t row, const v
         atomic_fetch_add_explicit(&memtable->poor, 1, memory_order_relaxed);
 }
 
+static void memtable_put_key(struct memtable *memtable, uint32_t row, const uint8_t *key,
+                             uint32_t size)
+{
+    struct rows_view hashes = rows_store_view(&memtable->key_hashes),
+                     previous = rows_store_view(&memtable->key_previous);
+    uint64_t hash = document_hash_key(key, size);
+    uint32_t older = idmap_find(&memtable->keymap, hash);
+    /* Read only by those who found the row in the table. */
+    memcpy(rows_at(&hashes, row), &hash, sizeof hash);
+    memcpy(rows_at(&previous, row), &older, sizeof older);
+    idmap_insert(&memtable->keymap, hash, row);
+}
+
+/* Written before the row is found by anybody. */
+static const uint8_t *memtable_put_document(struct memtable *memtable, uint32_t row,
+                                            const uint8_t *document)
+{
+    struct document_block *block = memtable->blocks;
+    uint32_t size = document_size(document);
+    if (document == NULL)
+        return NULL;
+    uint8_t *copy = block->bytes + block->used;
+    memcpy(copy, document, size);
+    block->used += size;
+    struct rows_view documents = rows_store_view(&memtable->documents);
+    memcpy(rows_at(&documents, row), &copy, sizeof copy);
+    atomic_store_explicit(&memtable->documented, 1, memory_order_relaxed);
+    return copy;
+}
+
 OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector,
-                                     uint64_t commit, int is_new)
+                                     const uint8_t *document, uint64_t commit, int is_new)
 {
     uint32_t row = atomic_load_explicit(&memtable->count, memory_order_relaxed);
     struct rows_view ids = rows_store_view(&memtable->ids),
                      begins = rows_store_view(&memtable->begins);
     struct rows_view previous = rows_store_view(&memtable->previous);
     memtable_put_vector(memtable, row, vector);
+    document = memtable_put_document(memtable, row, document);
     memcpy(rows_at(&ids, row), &id, sizeof id);
     memcpy(rows_at(&begins, row), &commit, sizeof commit);
     /* `previous` is read only by those who found the row in the table, so it is written before. */
@@ -17688,6 +17855,10 @@ OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, con
         idmap_insert_new(&memtable->idmap, id, row);
     else
         idmap_insert(&memtable->idmap, id, row);
+    uint32_t key_size;
+    const uint8_t *key = document_key(document, &key_size);
+    if (key != NULL)
+        memtable_put_key(memtable, row, key, key_size);
     OMENDB_YIELD("memtable_append, in the table");
     if (!memtable->graphless)
         graph_set_count(memtable->graph, row + 1);
@@ -17760,6 +17931,53 @@ OMENDB_INTERNAL uint32_t memtable_previous(const struct memtable *memtable, uint
     uint32_t previous;
     memcpy(&previous, rows_at(&view, row), sizeof previous);
     return previous;
+}
+
+OMENDB_INTERNAL const uint8_t *memtable_document(const struct memtable *memtable, uint32_t row)
+{
+    const uint8_t *document;
+    if (!atomic_load_explicit(&memtable->documented, memory_order_relaxed))
+        return NULL;
+    struct rows_view documents = rows_store_view(&memtable->documents);
+    memcpy(&document, rows_at(&documents, row), sizeof document);
+    return document;
+}
+
+OMENDB_INTERNAL uint64_t memtable_document_bytes(const struct memtable *memtable)
+{
+    uint64_t bytes = 0;
+    for (const struct document_block *block = memtable->blocks; block != NULL; block = block->next)
+        bytes += block->used;
+    return bytes;
+}
+
+/* `row`, or the next older one of its hash that has the key. */
+static uint32_t memtable_match_key(const struct memtable *memtable, const uint8_t *key,
+                                   uint32_t size, uint32_t row)
+{
+    struct rows_view previous = rows_store_view(&memtable->key_previous);
+    while (row != GRAPH_NO_ROW) {
+        uint32_t found;
+        const uint8_t *stored = document_key(memtable_document(memtable, row), &found);
+        if (found == size && memcmp(stored, key, size) == 0)
+            break;
+        memcpy(&row, rows_at(&previous, row), sizeof row);
+    }
+    return row;
+}
+
+OMENDB_INTERNAL uint32_t memtable_find_key(const struct memtable *memtable, const uint8_t *key,
+                                           uint32_t size, uint64_t hash)
+{
+    return memtable_match_key(memtable, key, size, idmap_find(&memtable->keymap, hash));
+}
+
+OMENDB_INTERNAL uint32_t memtable_previous_key(const struct memtable *memtable, const uint8_t *key,
+                                               uint32_t size, uint32_t row)
+{
+    struct rows_view previous = rows_store_view(&memtable->key_previous);
+    memcpy(&row, rows_at(&previous, row), sizeof row);
+    return memtable_match_key(memtable, key, size, row);
 }
 
 OMENDB_INTERNAL uint32_t memtable_visible_rows(const struct memtable *memtable, uint64_t commit)
@@ -17841,6 +18059,8 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
 
 #undef MEMTABLE_MANY_POOR
 #undef MEMTABLE_FORESEEN
+#undef MEMTABLE_BLOCK_MIN
+#undef MEMTABLE_BLOCK_MAX
 
 /* ==============================================================================================
  * version.c
@@ -18038,6 +18258,7 @@ struct segment {
     _Atomic(struct segment_hot *) hot; /* a copy of what a walk reads, or NULL; set once */
     _Atomic uint32_t walks;            /* counted up to twice SEGMENT_WALKS_TO_HEAT */
     struct section_range ids, sorted_ids, sorted_rows, filter;
+    struct section_range document_ends, documents, key_hashes, key_rows, key_filter;
     struct tombstones *tombstones;
     struct begin_array *begins;      /* NULL: visible to everybody */
     struct calibration *calibration; /* NULL: not calibrated */
@@ -18080,8 +18301,11 @@ struct collection {
     /* Of omendb_calibrate, or NULL; maintenance_mutex to replace. Those before it stay until the
      * collection goes, as a search may be reading one. */
     _Atomic(struct calibration *) calibration;
-    struct memtable *active;  /* the last of the version's memtables, or NULL; commit_mutex */
-    uint32_t reserving;       /* rows that the commit which is being planned adds; commit_mutex */
+    struct memtable *active; /* the last of the version's memtables, or NULL; commit_mutex */
+    /* Rows that the commit which is being planned adds, with keys and bytes of documents;
+     * commit_mutex */
+    uint32_t reserving, reserving_keys;
+    size_t reserving_documents;
     _Atomic uint64_t next_id; /* commit_mutex */
     /* Whether it is only searched (work_notice_reading): when that was last looked at, the rows
      * that it held then, and the rows with which it was found so; 0: never. */
@@ -18289,6 +18513,13 @@ OMENDB_INTERNAL int segment_is_same(const struct segment *a, const struct segmen
 OMENDB_INTERNAL int segment_id(const struct segment *segment, uint32_t row, uint64_t *id);
 OMENDB_INTERNAL int segment_vector(const struct segment *segment, uint32_t row,
                                    const uint8_t **vector);
+/* The row's document, checked, borrowed from the segment; NULL: none. */
+OMENDB_INTERNAL int segment_document(const struct segment *segment, uint32_t row,
+                                     const uint8_t **document);
+/* Rows with this key, of which `hash` is the hash, one after the other: *cursor starts at 0; *row =
+ * GRAPH_NO_ROW at the end. */
+OMENDB_INTERNAL int segment_find_key(const struct segment *segment, const uint8_t *key,
+                                     uint32_t size, uint64_t hash, uint64_t *cursor, uint32_t *row);
 /* Rows with this id, one after the other: *cursor starts at 0; *row = GRAPH_NO_ROW at the end. */
 OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uint64_t *cursor,
                                  uint32_t *row);
@@ -18308,7 +18539,17 @@ OMENDB_INTERNAL int version_locate_live(const struct version *version, uint64_t 
 /* The row of `id` that is visible at `commit`, or both pointers NULL. */
 OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, uint64_t commit,
                                    struct location *location);
+/* As the two above, by key. *newest_change of a key: largest commit known to have added or ended a
+ * row with it. */
+OMENDB_INTERNAL int version_locate_live_key(const struct version *version, const uint8_t *key,
+                                            uint32_t size, struct location *location,
+                                            uint64_t *newest_change);
+OMENDB_INTERNAL int version_locate_key(const struct version *version, const uint8_t *key,
+                                       uint32_t size, uint64_t commit, struct location *location);
+OMENDB_INTERNAL int location_id(const struct location *location, uint64_t *id);
 OMENDB_INTERNAL int location_vector(const struct location *location, const uint8_t **vector);
+/* Borrowed from memtable or segment; NULL: none. */
+OMENDB_INTERNAL int location_document(const struct location *location, const uint8_t **document);
 OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit, uint64_t *count);
 /* Bytes of vectors not in a graph: of the newest memtable, of those that are still linked, and of
  * everything. */
@@ -18379,16 +18620,23 @@ enum change_kind {
     CHANGE_DROP = 5,
     CHANGE_PREPARE = 6, /* only in the log, as the next two */
     CHANGE_SETTLE = 7,
-    CHANGE_REMEMBER = 8
+    CHANGE_REMEMBER = 8,
+    CHANGE_ADD_DOCUMENTS = 9, /* only in the log, as the next: an ADD with documents */
+    CHANGE_PUT_DOCUMENTS = 10
 };
 
 /* One operation over many records of one collection. */
 struct change {
     uint32_t kind;
     uint32_t count;
-    struct collection *collection; /* CREATE: the new one; a reference of the caller's */
-    uint64_t *ids;                 /* caller's; automatic ones are filled in when `automatic` */
-    const uint8_t *vectors;        /* count * vector_bytes, stored type */
+    struct collection *collection;  /* CREATE: the new one; a reference of the caller's */
+    uint64_t *ids;                  /* caller's; automatic ones are filled in when `automatic` */
+    const uint8_t *vectors;         /* count * vector_bytes, stored type */
+    const uint32_t *document_sizes; /* ADD, PUT: NULL: no record has a document; else of each, 0:
+                                       it has none. UPDATE: of each, 0: it has none any more */
+    const uint8_t *documents;       /* one after the other */
+    uint64_t document_bytes;        /* of all of them */
+    uint32_t keys;                  /* how many of the documents have a key */
     int automatic;
     int skip_missing; /* DELETE: absent ids are left out of the commit instead of OMENDB_NOTFOUND */
     uint32_t affected; /* out: DELETE: how many existed */
@@ -18421,6 +18669,13 @@ OMENDB_INTERNAL void commit_encode(const struct change *changes, size_t count, u
  * receives its bytes. OMENDB_CORRUPT names the commit. commit_mutex. */
 OMENDB_INTERNAL int commit_decode(omendb *db, uint64_t commit, const uint8_t *payload, size_t size,
                                   struct change *change, size_t *used);
+/* The document of record `index`, NULL: none; *at begins at change->documents and goes on behind
+ * it. */
+OMENDB_INTERNAL const uint8_t *change_next_document(const struct change *change, uint32_t index,
+                                                    const uint8_t **at);
+/* OMENDB_EXISTS or, for a put, OMENDB_CONFLICT: record `holder` has the key. */
+OMENDB_INTERNAL int commit_refuse_taken_key(const struct change *change, const uint8_t *key,
+                                            uint32_t size, uint64_t holder);
 /* OMENDB_EXISTS, OMENDB_FULL with their sentences; the row is named where there are several. */
 OMENDB_INTERNAL int commit_refuse_taken_id(const struct change *change, uint32_t index);
 OMENDB_INTERNAL int commit_refuse_automatic_ids(const struct collection *collection, uint64_t next);
@@ -18436,14 +18691,20 @@ OMENDB_INTERNAL int commit_replay_records(omendb *db, uint64_t commit, const uin
 struct commit_logged {
     uint32_t kind, count;
     uint64_t collection;
+    int documents; /* 1: ADD or PUT, which has some */
     const uint8_t *body;
     size_t left; /* bytes from the body to the end of the payload */
 };
 /* 0: the payload is too short for a change. */
 OMENDB_INTERNAL int commit_decode_head(const uint8_t *payload, size_t size,
                                        struct commit_logged *logged);
-/* Bytes of the ids, vectors and padding of ADD, PUT and DELETE; 0 for DROP. */
+/* Bytes of the ids, vectors, documents and padding of ADD, PUT and DELETE; 0 for DROP. More than
+ * are left: it makes no sense. */
 OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, size_t vector_bytes);
+/* Points `change` at what such a body holds, of which commit_body_bytes are there, and checks the
+ * documents. 0: they make no sense. */
+OMENDB_INTERNAL int commit_decode_body(const struct commit_logged *logged, size_t vector_bytes,
+                                       struct change *change);
 /* The body of CREATE. OMENDB_CORRUPT, without a sentence: it makes no sense. */
 OMENDB_INTERNAL int commit_decode_schema(const uint8_t *body, size_t size, size_t *used,
                                          char name[256], omendb_schema *schema);
@@ -18474,6 +18735,8 @@ struct prepared {
     size_t size;
 };
 
+/* A locked key has its hash in place of an id, and the collection with PREPARED_KEY. */
+#define PREPARED_KEY (UINT64_C(1) << 63)
 struct prepared_lock {
     uint64_t collection, id;
     const struct prepared *holder; /* NULL: a free slot */
@@ -18495,12 +18758,18 @@ OMENDB_INTERNAL const struct prepared *prepared_holder(const omendb *db, uint64_
                                                        uint64_t id);
 OMENDB_INTERNAL int prepared_refuse_locked(const struct change *change, uint64_t id,
                                            const struct prepared *holder);
+/* The same of a key; one of the same hash has the same lock. */
+OMENDB_INTERNAL const struct prepared *prepared_key_holder(const omendb *db, uint64_t collection,
+                                                           const uint8_t *key, uint32_t size);
+OMENDB_INTERNAL int prepared_refuse_locked_key(const struct change *change, const uint8_t *key,
+                                               uint32_t size, const struct prepared *holder);
 /* OMENDB_BUSY where one that waits changes the collection. */
 OMENDB_INTERNAL int prepared_check_drop(omendb *db, const struct collection *collection);
 /* Memory for holding it; OMENDB_EXISTS where the name is taken. */
 OMENDB_INTERNAL int prepared_reserve(omendb *db, const struct prepared *prepared);
-/* Takes it over, with its locks; nothing can fail. */
-OMENDB_INTERNAL void prepared_hold(omendb *db, struct prepared *prepared);
+/* Takes it over, with its locks; nothing can fail. Returns how many records were not locked before.
+ */
+OMENDB_INTERNAL size_t prepared_hold(omendb *db, struct prepared *prepared);
 /* Frees locks and changes; with PREPARED_FORGOTTEN all of it. Nothing can fail. */
 OMENDB_INTERNAL void prepared_settle(omendb *db, struct prepared *prepared, uint32_t state);
 /* The record of the log that says so; returns the number of pieces. */
@@ -18540,6 +18809,14 @@ OMENDB_INTERNAL uint64_t prepared_count_waiting(omendb *db);
  * them. */
 OMENDB_INTERNAL int part_write_ids(struct segment_writer *writer, struct memory *memory,
                                    const uint64_t *ids, uint32_t rows, struct part_info *info);
+/* The documents of a part, asked for from row 0 on in the order of rows, more than once. A
+ * document that is read stays until the next one is. */
+struct part_documents {
+    int (*read)(void *context, uint32_t row, const uint8_t **document);
+    void *context;
+};
+OMENDB_INTERNAL int part_write_documents(struct segment_writer *writer, struct memory *memory,
+                                         const struct part_documents *documents, uint32_t rows);
 OMENDB_INTERNAL int part_write_rows(struct segment_writer *writer, enum section_type type,
                                     const struct rows_view *rows, uint32_t count);
 /* What a part says of its collection, and of the graph in it. */
@@ -18786,8 +19063,9 @@ calibrate_collection(struct collection *collection, const uint8_t *queries, uint
 struct txn_write {
     struct collection *collection; /* referenced */
     uint64_t id;
-    uint8_t *vector; /* stored type; NULL: deleted */
-    uint32_t added;  /* 1: the id was free at the snapshot */
+    uint8_t *vector;   /* stored type; NULL: deleted */
+    uint8_t *document; /* NULL: none */
+    uint32_t added;    /* 1: the id was free at the snapshot */
 };
 
 /* A cursor that reads a transaction's own changes; the transaction tells it when they go. */
@@ -18808,6 +19086,9 @@ struct omendb_txn {
     uint64_t needs;  /* its part of txn_needs */
     uint32_t *table; /* index + 1 of writes by collection and id; open addressing */
     size_t table_slots;
+    /* The same by collection and key. Entries of writes that have another key by now stay. */
+    uint32_t *keys;
+    size_t key_slots, key_entries;
     struct txn_cursor *cursors;
 };
 
@@ -18820,14 +19101,19 @@ OMENDB_INTERNAL uint64_t txn_count(omendb *db, uint64_t *oldest, uint64_t *begun
 /* The transaction's own change of a record, or NULL. */
 OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn,
                                                  const struct collection *collection, uint64_t id);
+/* The record that has the key as the transaction sees it (NULL: none, as of `commit`).
+ * *id: OMENDB_ID_AUTO: there is none. */
+OMENDB_INTERNAL int txn_find_key(const omendb_txn *txn, const struct version *version,
+                                 const struct collection *collection, uint64_t commit,
+                                 const uint8_t *key, uint32_t size, uint64_t *id);
 /* The cursor is told when the transaction ends, unless it is removed before. */
 OMENDB_INTERNAL void txn_add_cursor(omendb_txn *txn, struct txn_cursor *cursor);
 OMENDB_INTERNAL void txn_remove_cursor(omendb_txn *txn, struct txn_cursor *cursor);
 /* Takes a validated change over (copies vectors). */
 OMENDB_INTERNAL int txn_apply(omendb_txn *txn, struct change *change);
-/* Bytes that a changed record holds until the commit and takes at it, where rows go to a memtable.
+/* Bytes that the changed records hold until the commit and take at it, where rows go to a memtable.
  */
-OMENDB_INTERNAL uint64_t txn_change_needs(const struct collection *collection, int deletes);
+OMENDB_INTERNAL uint64_t txn_change_needs(const struct change *change);
 /* Smallest commit that a transaction reads at, at most the newest visible one. */
 OMENDB_INTERNAL uint64_t txn_oldest(omendb *db);
 
@@ -19329,6 +19615,31 @@ static int segment_has_codes(const struct part_info *info)
     return info->code_step > 0.0f && info->code_step <= FLT_MAX;
 }
 
+/* The sections of documents are there together or not at all, as are those of keys, which fit each
+ * other. */
+static int segment_check_documents(const struct segment_file *file, uint32_t part)
+{
+    uint64_t rows = file->parts[part].rows,
+             ends = segment_section(file, part, SECTION_DOCUMENT_ENDS).length,
+             hashes = segment_section(file, part, SECTION_KEY_HASHES).length,
+             keys = hashes / sizeof(uint64_t);
+    int code = OMENDB_OK;
+    if (ends != 0)
+        code = segment_expect(file, part, SECTION_DOCUMENT_ENDS, rows * sizeof(uint64_t));
+    else if (hashes != 0)
+        code = segment_expect(file, part, SECTION_KEY_HASHES, 0);
+    else
+        code = segment_expect(file, part, SECTION_DOCUMENTS, 0);
+    if (code == OMENDB_OK && (keys > rows || hashes % sizeof(uint64_t) != 0))
+        code = segment_expect(file, part, SECTION_KEY_HASHES, rows * sizeof(uint64_t));
+    if (code == OMENDB_OK)
+        code = segment_expect(file, part, SECTION_KEY_ROWS, keys * sizeof(uint32_t));
+    if (code == OMENDB_OK)
+        code = segment_expect(file, part, SECTION_KEY_FILTER,
+                              keys == 0 ? 0 : idmap_filter_bytes((uint32_t)keys));
+    return code;
+}
+
 static int segment_check_layout(const struct collection *collection,
                                 const struct segment_file *file, uint32_t part)
 {
@@ -19360,6 +19671,8 @@ static int segment_check_layout(const struct collection *collection,
     int code = OMENDB_OK;
     for (size_t i = 0; i < sizeof expected / sizeof expected[0] && code == OMENDB_OK; i++)
         code = segment_expect(file, part, expected[i].type, expected[i].bytes);
+    if (code == OMENDB_OK)
+        code = segment_check_documents(file, part);
     uint64_t curve = segment_section(file, part, SECTION_CALIBRATION).length;
     if (code == OMENDB_OK && curve != 0 && !calibration_length_is_legal(curve))
         code = segment_expect(file, part, SECTION_CALIBRATION,
@@ -19470,6 +19783,11 @@ OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection
     made->sorted_ids = segment_section(file->file, part, SECTION_SORTED_IDS);
     made->sorted_rows = segment_section(file->file, part, SECTION_SORTED_ROWS);
     made->filter = segment_section(file->file, part, SECTION_ID_FILTER);
+    made->document_ends = segment_section(file->file, part, SECTION_DOCUMENT_ENDS);
+    made->documents = segment_section(file->file, part, SECTION_DOCUMENTS);
+    made->key_hashes = segment_section(file->file, part, SECTION_KEY_HASHES);
+    made->key_rows = segment_section(file->file, part, SECTION_KEY_ROWS);
+    made->key_filter = segment_section(file->file, part, SECTION_KEY_FILTER);
     segment_set_views(made, collection);
     segment_read_calibration(made);
     *segment = made;
@@ -19988,6 +20306,280 @@ OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message)
 #undef SCRATCH_KEPT_BYTES
 
 /* ==============================================================================================
+ * documents.c
+ * ============================================================================================== */
+
+/* documents.c: documents and keys of stored rows, wherever they are: of a row its document, of a
+ * key its row.
+ *
+ * In a segment the documents lie one after the other in the order of rows; DOCUMENT_ENDS has for
+ * each row where its own ends, so that the one before tells where it begins; a row without one is
+ * empty. Keys are found through their hashes in ascending order with the row of each, which are
+ * spread evenly, so that a guess by proportion is some places off; absent ones mostly by a Bloom
+ * filter, as ids are. What is found by a hash is compared with the key itself.
+ *
+ * A segment that was written before there were documents, or in which no row has one, has none of
+ * these sections. */
+
+#define DOCUMENTS_PROBES 8 /* guesses by proportion before the rest is halved */
+
+static int documents_bad(const struct segment *segment, uint32_t row, const char *why)
+{
+    return error_set(OMENDB_CORRUPT, "seg-%llu: part %u: the document of row %u %s; " ERROR_RESTORE,
+                     (unsigned long long)segment->file->entry.number, segment->part, row, why);
+}
+
+static int documents_number(const struct segment *segment, struct section_range range,
+                            uint64_t index, size_t bytes, void *out)
+{
+    struct block_file *file = &segment->file->file->blocks;
+    uint64_t offset = range.offset + index * bytes;
+    int code = blocks_touch(file, offset, bytes);
+    if (code == OMENDB_OK)
+        memcpy(out, file->base + offset, bytes);
+    return code;
+}
+
+OMENDB_INTERNAL int segment_document(const struct segment *segment, uint32_t row,
+                                     const uint8_t **document)
+{
+    struct block_file *file = &segment->file->file->blocks;
+    uint64_t begin = 0, end = 0;
+    int code = OMENDB_OK;
+    *document = NULL;
+    if (segment->document_ends.length == 0)
+        return OMENDB_OK;
+    if (row != 0)
+        code = documents_number(segment, segment->document_ends, row - 1, sizeof begin, &begin);
+    if (code == OMENDB_OK)
+        code = documents_number(segment, segment->document_ends, row, sizeof end, &end);
+    if (code != OMENDB_OK || begin == end)
+        return code;
+    if (begin > end || end > segment->documents.length || end - begin > DOCUMENT_BYTES_MAX)
+        return documents_bad(segment, row, "lies outside of all documents");
+    code = blocks_touch(file, segment->documents.offset + begin, end - begin);
+    if (code != OMENDB_OK)
+        return code;
+    const uint8_t *found = file->base + segment->documents.offset + begin;
+    const char *wrong = document_check(found, (size_t)(end - begin));
+    if (wrong != NULL)
+        return documents_bad(segment, row, wrong);
+    *document = found;
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ rows by key */
+
+static uint64_t documents_key_count(const struct segment *segment)
+{
+    return segment->key_hashes.length / sizeof(uint64_t);
+}
+
+static int documents_may_have(const struct segment *segment, uint64_t hash, int *may)
+{
+    struct block_file *file = &segment->file->file->blocks;
+    uint64_t offset =
+        segment->key_filter.offset + idmap_filter_offset((size_t)segment->key_filter.length, hash);
+    int code = blocks_touch(file, offset, IDMAP_FILTER_BLOCK);
+    *may = code == OMENDB_OK && idmap_filter_has(file->base + offset, hash);
+    return code;
+}
+
+/* Where a hash is expected between two places, of which the first holds `low` or more and what lies
+ * before the second is at most `high`. */
+static uint64_t documents_guess(uint64_t first, uint64_t last, uint64_t low, uint64_t high,
+                                uint64_t hash)
+{
+    if (hash <= low || high <= low)
+        return first;
+    double share = (double)(hash - low) / (double)(high - low);
+    uint64_t at = first + (uint64_t)(share * (double)(last - first));
+    return at < last ? at : last - 1;
+}
+
+/* First place of the ascending hashes that is not below `hash`. Guesses by proportion; where those
+ * do not come near, as in a file that lies, by halves. */
+static int documents_lower_bound(const struct segment *segment, uint64_t hash, uint64_t *place)
+{
+    uint64_t first = 0, last = documents_key_count(segment), low = 0, high = UINT64_MAX;
+    for (int probes = 0; first < last; probes++) {
+        uint64_t value, at = probes < DOCUMENTS_PROBES
+                                 ? documents_guess(first, last, low, high, hash)
+                                 : first + (last - first) / 2;
+        int code = documents_number(segment, segment->key_hashes, at, sizeof value, &value);
+        if (code != OMENDB_OK)
+            return code;
+        if (value < hash) {
+            first = at + 1;
+            low = value;
+        } else {
+            last = at;
+            high = value;
+        }
+    }
+    *place = first;
+    return OMENDB_OK;
+}
+
+/* The row at a place of the hashes, if it has that hash and the key; else GRAPH_NO_ROW. *same: it
+ * has the hash. */
+static int documents_row_at(const struct segment *segment, uint64_t place, const uint8_t *key,
+                            uint32_t size, uint64_t hash, int *same, uint32_t *row)
+{
+    const uint8_t *document;
+    uint64_t value;
+    uint32_t found, stored_size;
+    *row = GRAPH_NO_ROW;
+    int code = documents_number(segment, segment->key_hashes, place, sizeof value, &value);
+    *same = code == OMENDB_OK && value == hash;
+    if (!*same)
+        return code;
+    code = documents_number(segment, segment->key_rows, place, sizeof found, &found);
+    if (code == OMENDB_OK && found >= segment->info.rows)
+        return error_set(OMENDB_CORRUPT,
+                         "seg-%llu: part %u: a key is said to be of row %u of %u; " ERROR_RESTORE,
+                         (unsigned long long)segment->file->entry.number, segment->part, found,
+                         segment->info.rows);
+    if (code == OMENDB_OK)
+        code = segment_document(segment, found, &document);
+    if (code != OMENDB_OK)
+        return code;
+    const uint8_t *stored = document_key(document, &stored_size);
+    if (stored_size == size && memcmp(stored, key, size) == 0)
+        *row = found;
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int segment_find_key(const struct segment *segment, const uint8_t *key,
+                                     uint32_t size, uint64_t hash, uint64_t *cursor, uint32_t *row)
+{
+    uint64_t place = *cursor;
+    int same = 1, may = 0, code = OMENDB_OK;
+    *row = GRAPH_NO_ROW;
+    if (place == 0) {
+        if (documents_key_count(segment) == 0)
+            return OMENDB_OK;
+        code = documents_may_have(segment, hash, &may);
+        if (code == OMENDB_OK && may)
+            code = documents_lower_bound(segment, hash, &place);
+        if (code != OMENDB_OK || !may)
+            return code;
+    }
+    while (place < documents_key_count(segment) && same && *row == GRAPH_NO_ROW &&
+           code == OMENDB_OK)
+        code = documents_row_at(segment, place++, key, size, hash, &same, row);
+    *cursor = place;
+    return code;
+}
+
+static int documents_live_in_segments(const struct version *version, const uint8_t *key,
+                                      uint32_t size, uint64_t hash, struct location *location,
+                                      uint64_t *newest_change)
+{
+    for (uint32_t i = version->segment_count; i-- > 0;) {
+        struct segment *segment = version->segments[i];
+        uint64_t cursor = 0;
+        uint32_t row;
+        do {
+            int code = segment_find_key(segment, key, size, hash, &cursor, &row);
+            if (code != OMENDB_OK)
+                return code;
+            if (row == GRAPH_NO_ROW)
+                break;
+            uint64_t end = tombstones_get(segment->tombstones, row);
+            uint64_t begin = segment->begins == NULL ? 0 : segment->begins->begin[row];
+            *newest_change = end > *newest_change ? end : *newest_change;
+            *newest_change = begin > *newest_change ? begin : *newest_change;
+            if (end == 0)
+                *location = (struct location){NULL, segment, row};
+        } while (row != GRAPH_NO_ROW);
+    }
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int version_locate_live_key(const struct version *version, const uint8_t *key,
+                                            uint32_t size, struct location *location,
+                                            uint64_t *newest_change)
+{
+    uint64_t hash = document_hash_key(key, size);
+    memset(location, 0, sizeof *location);
+    *newest_change = 0;
+    for (uint32_t i = version->memtable_count; i-- > 0;) {
+        struct memtable *memtable = version->memtables[i];
+        uint32_t row = memtable_find_key(memtable, key, size, hash);
+        if (row == GRAPH_NO_ROW)
+            continue;
+        /* The newest row of a key decides: whatever is older ended before it began. */
+        uint64_t end = tombstones_get(memtable->tombstones, row);
+        *newest_change = end != 0 ? end : memtable_begin(memtable, row);
+        if (end == 0)
+            *location = (struct location){memtable, NULL, row};
+        return OMENDB_OK;
+    }
+    return documents_live_in_segments(version, key, size, hash, location, newest_change);
+}
+
+/* Whether the memtable has the last word on the key: a row that began at or before `commit`. */
+static int documents_locate_in_memtable(struct memtable *memtable, const uint8_t *key,
+                                        uint32_t size, uint64_t hash, uint64_t commit,
+                                        struct location *location)
+{
+    for (uint32_t row = memtable_find_key(memtable, key, size, hash); row != GRAPH_NO_ROW;
+         row = memtable_previous_key(memtable, key, size, row)) {
+        uint64_t end = tombstones_get(memtable->tombstones, row);
+        if (memtable_begin(memtable, row) > commit)
+            continue;
+        if (end == 0 || end > commit)
+            *location = (struct location){memtable, NULL, row};
+        return 1;
+    }
+    return 0;
+}
+
+OMENDB_INTERNAL int version_locate_key(const struct version *version, const uint8_t *key,
+                                       uint32_t size, uint64_t commit, struct location *location)
+{
+    uint64_t hash = document_hash_key(key, size);
+    memset(location, 0, sizeof *location);
+    for (uint32_t i = version->memtable_count; i-- > 0;) {
+        if (documents_locate_in_memtable(version->memtables[i], key, size, hash, commit, location))
+            return OMENDB_OK;
+    }
+    for (uint32_t i = version->segment_count; i-- > 0;) {
+        uint64_t cursor = 0;
+        uint32_t row;
+        do {
+            int code = segment_find_key(version->segments[i], key, size, hash, &cursor, &row);
+            if (code != OMENDB_OK)
+                return code;
+            if (row != GRAPH_NO_ROW && segment_row_visible(version->segments[i], row, commit)) {
+                *location = (struct location){NULL, version->segments[i], row};
+                return OMENDB_OK;
+            }
+        } while (row != GRAPH_NO_ROW);
+    }
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int location_id(const struct location *location, uint64_t *id)
+{
+    if (location->segment != NULL)
+        return segment_id(location->segment, location->row, id);
+    *id = memtable_id(location->memtable, location->row);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int location_document(const struct location *location, const uint8_t **document)
+{
+    if (location->segment != NULL)
+        return segment_document(location->segment, location->row, document);
+    *document = memtable_document(location->memtable, location->row);
+    return OMENDB_OK;
+}
+
+#undef DOCUMENTS_PROBES
+
+/* ==============================================================================================
  * hot.c
  * ============================================================================================== */
 
@@ -20291,6 +20883,8 @@ OMENDB_INTERNAL uint64_t hot_size(const struct segment *segment)
 /* Of a change: places in the table, in the order of commit, in the log's list and of the memtable's
  * row beside its vector, code and links. */
 #define TXN_CHANGE_BYTES 160
+/* Of a key: places in the table here and in the memtable's. */
+#define TXN_KEY_BYTES 48
 
 /* It may lie in the reserve, as it is made while writers fill the rest; but it stays for as long as
  * it is open, and thousands of snapshots must leave checkpoints what they need. */
@@ -20358,6 +20952,13 @@ OMENDB_INTERNAL uint64_t txn_count(omendb *db, uint64_t *oldest, uint64_t *begun
     return open;
 }
 
+static void txn_drop_content(omendb *db, const struct collection *collection, uint8_t *vector,
+                             uint8_t *document)
+{
+    memory_free(&db->memory, vector, vector == NULL ? 0 : collection->vector_bytes);
+    memory_free(&db->memory, document, document_size(document));
+}
+
 OMENDB_INTERNAL void txn_end(omendb_txn *txn)
 {
     if (txn == NULL)
@@ -20378,10 +20979,11 @@ OMENDB_INTERNAL void txn_end(omendb_txn *txn)
     for (struct txn_cursor *cursor = txn->cursors; cursor != NULL; cursor = cursor->next)
         cursor->ended = 1;
     for (size_t i = 0; i < txn->write_count; i++) {
-        memory_free(&db->memory, txn->writes[i].vector,
-                    txn->writes[i].vector == NULL ? 0 : txn->writes[i].collection->vector_bytes);
+        txn_drop_content(db, txn->writes[i].collection, txn->writes[i].vector,
+                         txn->writes[i].document);
         collection_release(txn->writes[i].collection);
     }
+    memory_free(&db->memory, txn->keys, txn->key_slots * sizeof *txn->keys);
     memory_free(&db->memory, txn->writes, txn->write_capacity * sizeof *txn->writes);
     memory_free(&db->memory, txn->table, txn->table_slots * sizeof *txn->table);
     atomic_fetch_sub_explicit(&db->txn_needs, txn->needs, memory_order_relaxed);
@@ -20429,6 +21031,81 @@ OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn,
     return index == 0 ? NULL : &txn->writes[index - 1];
 }
 
+/* ------------------------------------------------------------------ the table of keys */
+
+/* Slot of the key, or the empty one where it belongs. */
+static size_t txn_key_slot(const omendb_txn *txn, const struct collection *collection,
+                           const uint8_t *key, uint32_t size)
+{
+    size_t at = (size_t)idmap_mix(document_hash_key(key, size) ^ idmap_mix(collection->id)) &
+                (txn->key_slots - 1);
+    while (txn->keys[at] != 0) {
+        uint32_t stored_size;
+        const struct txn_write *write = &txn->writes[txn->keys[at] - 1];
+        const uint8_t *stored = document_key(write->document, &stored_size);
+        if (write->collection == collection && stored_size == size &&
+            memcmp(stored, key, size) == 0)
+            break;
+        at = (at + 1) & (txn->key_slots - 1);
+    }
+    return at;
+}
+
+/* Write number `index` has a document; there is room. */
+static void txn_enter_key(omendb_txn *txn, size_t index)
+{
+    uint32_t size;
+    const struct txn_write *write = &txn->writes[index];
+    const uint8_t *key = document_key(write->document, &size);
+    if (key == NULL)
+        return;
+    size_t at = txn_key_slot(txn, write->collection, key, size);
+    txn->key_entries += txn->keys[at] == 0;
+    txn->keys[at] = (uint32_t)index + 1;
+}
+
+static int txn_reserve_keys(omendb_txn *txn, size_t more)
+{
+    struct memory *memory = &txn->db->memory;
+    size_t slots = txn->key_slots == 0 ? 64 : txn->key_slots;
+    while (slots / 2 < txn->key_entries + more)
+        slots *= 2;
+    if (more == 0 || slots == txn->key_slots)
+        return OMENDB_OK;
+    uint32_t *keys = memory_zalloc(memory, memory_multiply(slots, sizeof *keys));
+    if (keys == NULL)
+        return OMENDB_NOMEM;
+    memory_free(memory, txn->keys, txn->key_slots * sizeof *keys);
+    txn->keys = keys;
+    txn->key_slots = slots;
+    txn->key_entries = 0;
+    for (size_t i = 0; i < txn->write_count; i++)
+        txn_enter_key(txn, i);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int txn_find_key(const omendb_txn *txn, const struct version *version,
+                                 const struct collection *collection, uint64_t commit,
+                                 const uint8_t *key, uint32_t size, uint64_t *id)
+{
+    struct location location;
+    *id = OMENDB_ID_AUTO;
+    if (txn != NULL && txn->key_slots != 0) {
+        uint32_t index = txn->keys[txn_key_slot(txn, collection, key, size)];
+        if (index != 0) {
+            *id = txn->writes[index - 1].id;
+            return OMENDB_OK;
+        }
+    }
+    int code = version_locate_key(version, key, size, commit, &location);
+    if (code == OMENDB_OK && (location.memtable != NULL || location.segment != NULL))
+        code = location_id(&location, id);
+    /* One that the transaction changed has that key no more. */
+    if (code == OMENDB_OK && *id != OMENDB_ID_AUTO && txn_find(txn, collection, *id) != NULL)
+        *id = OMENDB_ID_AUTO;
+    return code;
+}
+
 static int txn_reserve(omendb_txn *txn, size_t more)
 {
     struct memory *memory = &txn->db->memory;
@@ -20462,12 +21139,15 @@ static int txn_reserve(omendb_txn *txn, size_t more)
     return OMENDB_OK;
 }
 
-OMENDB_INTERNAL uint64_t txn_change_needs(const struct collection *collection, int deletes)
+OMENDB_INTERNAL uint64_t txn_change_needs(const struct change *change)
 {
+    const struct collection *collection = change->collection;
     uint64_t needs = sizeof(struct txn_write) + TXN_CHANGE_BYTES;
-    return deletes ? needs
-                   : needs + 3 * (uint64_t)collection->vector_bytes +
-                         codes_stride(collection->schema.dim) + UINT64_C(8) * collection->schema.M;
+    if (change->kind != CHANGE_DELETE)
+        needs += 3 * (uint64_t)collection->vector_bytes + codes_stride(collection->schema.dim) +
+                 UINT64_C(8) * collection->schema.M;
+    return change->count * needs + 3 * change->document_bytes +
+           change->keys * (uint64_t)TXN_KEY_BYTES;
 }
 
 /* What all open and prepared transactions together may need. On disk the rest of what is in use can
@@ -20485,9 +21165,7 @@ static uint64_t txn_share(const omendb *db)
 static int txn_claim_share(omendb_txn *txn, const struct change *change)
 {
     omendb *db = txn->db;
-    uint64_t needs = change->count *
-                     txn_change_needs(change->collection, change->kind == CHANGE_DELETE),
-             share = txn_share(db),
+    uint64_t needs = txn_change_needs(change), share = txn_share(db),
              claimed = atomic_load_explicit(&db->txn_needs, memory_order_relaxed);
     do {
         if (db->memory.limit != 0 && (claimed > share || needs > share - claimed))
@@ -20515,51 +21193,86 @@ static int txn_sees(omendb_txn *txn, const struct version *version, struct colle
     return code;
 }
 
-static void txn_drop_vectors(omendb_txn *txn, const struct change *change, uint8_t **copies,
-                             uint32_t count)
+/* What a change brings to one record, on its way into the transaction. */
+struct txn_copy {
+    uint8_t *vector, *document;
+    int existed; /* at the snapshot */
+};
+
+static void txn_drop_copies(omendb_txn *txn, const struct change *change, struct txn_copy *copies,
+                            size_t count)
 {
     while (count-- > 0)
-        memory_free(&txn->db->memory, copies[count], change->collection->vector_bytes);
+        txn_drop_content(txn->db, change->collection, copies[count].vector, copies[count].document);
 }
 
-/* Copies all vectors first, so that a failure leaves the transaction as it was. */
-static int txn_copy_vectors(omendb_txn *txn, const struct change *change, uint8_t **copies)
+/* Copies all first, so that a failure leaves the transaction as it was. */
+static int txn_copy(omendb_txn *txn, const struct change *change, struct txn_copy *copies)
 {
-    size_t bytes = change->collection->vector_bytes;
+    struct memory *memory = &txn->db->memory;
+    const size_t bytes = change->collection->vector_bytes;
+    const uint8_t *at = change->documents;
     for (uint32_t i = 0; i < change->count; i++) {
-        copies[i] = memory_alloc(&txn->db->memory, bytes);
-        if (copies[i] == NULL) {
-            txn_drop_vectors(txn, change, copies, i);
+        const uint8_t *document = change_next_document(change, i, &at);
+        copies[i].vector = memory_alloc(memory, bytes);
+        if (document != NULL)
+            copies[i].document = memory_alloc(memory, document_size(document));
+        if (copies[i].vector == NULL || (document != NULL && copies[i].document == NULL)) {
+            memory_free(memory, copies[i].vector, copies[i].vector == NULL ? 0 : bytes);
+            txn_drop_copies(txn, change, copies, i);
             return OMENDB_NOMEM;
         }
-        memcpy(copies[i], change->vectors + i * bytes, bytes);
+        memcpy(copies[i].vector, change->vectors + i * bytes, bytes);
+        if (document != NULL)
+            memcpy(copies[i].document, document, document_size(document));
     }
     return OMENDB_OK;
 }
 
-static void txn_set(omendb_txn *txn, struct collection *collection, uint64_t id, uint8_t *vector,
-                    int existed)
+static void txn_set(omendb_txn *txn, struct collection *collection, uint64_t id,
+                    const struct txn_copy *copy)
 {
     size_t slot = txn_slot(txn, collection, id);
     if (txn->table[slot] == 0) {
         txn->writes[txn->write_count] =
-            (struct txn_write){collection_reference(collection), id, NULL, !existed};
+            (struct txn_write){collection_reference(collection), id, NULL, NULL, !copy->existed};
         txn->table[slot] = (uint32_t)++txn->write_count;
     }
-    struct txn_write *write = &txn->writes[txn->table[slot] - 1];
-    memory_free(&txn->db->memory, write->vector,
-                write->vector == NULL ? 0 : collection->vector_bytes);
-    write->vector = vector;
+    size_t index = txn->table[slot] - 1;
+    struct txn_write *write = &txn->writes[index];
+    txn_drop_content(txn->db, collection, write->vector, write->document);
+    write->vector = copy->vector;
+    write->document = copy->document;
+    txn_enter_key(txn, index);
 }
 
-/* Checks every id as the transaction sees it; leaves absent ones out of a delete. */
-static int txn_check(omendb_txn *txn, const struct version *version, struct change *change,
-                     uint8_t *existed)
+/* No other record has the key, as the transaction sees it. */
+static int txn_check_key(omendb_txn *txn, const struct version *version,
+                         const struct change *change, uint64_t id, const uint8_t *document)
 {
+    uint32_t size;
+    uint64_t holder;
+    const uint8_t *key = document_key(document, &size);
+    if (key == NULL)
+        return OMENDB_OK;
+    int code = txn_find_key(txn, version, change->collection, txn->snapshot, key, size, &holder);
+    return code != OMENDB_OK || holder == OMENDB_ID_AUTO || holder == id
+               ? code
+               : commit_refuse_taken_key(change, key, size, holder);
+}
+
+/* Checks every id and key as the transaction sees it; leaves absent ones out of a delete. */
+static int txn_check(omendb_txn *txn, const struct version *version, struct change *change,
+                     struct txn_copy *copies)
+{
+    const uint8_t *at = change->documents;
     uint32_t kept = 0;
     for (uint32_t i = 0; i < change->count; i++) {
+        const uint8_t *document = change_next_document(change, i, &at);
         int now, then,
             code = txn_sees(txn, version, change->collection, change->ids[i], &now, &then);
+        if (code == OMENDB_OK)
+            code = txn_check_key(txn, version, change, change->ids[i], document);
         if (code != OMENDB_OK)
             return code;
         if (change->kind == CHANGE_ADD && now)
@@ -20571,25 +21284,50 @@ static int txn_check(omendb_txn *txn, const struct version *version, struct chan
             continue;
         }
         change->ids[kept] = change->ids[i];
-        existed[kept++] = (uint8_t)then;
+        copies[kept++].existed = then;
     }
     change->count = change->affected = kept;
     return OMENDB_OK;
 }
 
-static int txn_assign_ids(omendb_txn *txn, struct change *change)
+/* A put by key alone is one of the record that has the key. *fresh: how many have none. */
+static int txn_take_ids_of_keys(omendb_txn *txn, const struct version *version,
+                                struct change *change, uint32_t *fresh)
+{
+    const uint8_t *at = change->documents;
+    int code = OMENDB_OK;
+    *fresh = 0;
+    for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
+        uint32_t size;
+        const uint8_t *key = document_key(change_next_document(change, i, &at), &size);
+        change->ids[i] = OMENDB_ID_AUTO;
+        if (key != NULL && change->kind == CHANGE_PUT)
+            code = txn_find_key(txn, version, change->collection, txn->snapshot, key, size,
+                                &change->ids[i]);
+        *fresh += change->ids[i] == OMENDB_ID_AUTO;
+    }
+    return code;
+}
+
+static int txn_assign_ids(omendb_txn *txn, const struct version *version, struct change *change)
 {
     struct collection *collection = change->collection;
+    uint32_t fresh;
     if (!change->automatic)
         return OMENDB_OK;
+    int code = txn_take_ids_of_keys(txn, version, change, &fresh);
+    if (code != OMENDB_OK)
+        return code;
     platform_mutex_lock(&txn->db->commit_mutex);
     uint64_t next = atomic_load(&collection->next_id);
-    int code = next > UINT64_MAX - 1 - change->count ? commit_refuse_automatic_ids(collection, next)
-                                                     : OMENDB_OK;
-    for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++)
-        change->ids[i] = next + i;
+    if (next > UINT64_MAX - 1 - fresh)
+        code = commit_refuse_automatic_ids(collection, next);
+    for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
+        if (change->ids[i] == OMENDB_ID_AUTO)
+            change->ids[i] = next++;
+    }
     if (code == OMENDB_OK)
-        atomic_store(&collection->next_id, next + change->count);
+        atomic_store(&collection->next_id, next);
     platform_mutex_unlock(&txn->db->commit_mutex);
     return code;
 }
@@ -20598,28 +21336,28 @@ OMENDB_INTERNAL int txn_apply(omendb_txn *txn, struct change *change)
 {
     struct memory *memory = &txn->db->memory;
     size_t count = change->count;
-    uint8_t **copies = memory_zalloc(memory, memory_multiply(count, sizeof *copies));
-    uint8_t *existed = memory_zalloc(memory, count);
+    struct txn_copy *copies = memory_zalloc(memory, memory_multiply(count, sizeof *copies));
     struct version *version = version_acquire(change->collection);
-    int code = copies == NULL || existed == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    int code = copies == NULL ? OMENDB_NOMEM : OMENDB_OK;
     if (code == OMENDB_OK)
-        code = txn_assign_ids(txn, change);
+        code = txn_assign_ids(txn, version, change);
     if (code == OMENDB_OK)
-        code = txn_check(txn, version, change, existed);
+        code = txn_check(txn, version, change, copies);
     if (code == OMENDB_OK)
         code = txn_reserve(txn, change->count);
+    if (code == OMENDB_OK)
+        code = txn_reserve_keys(txn, change->keys);
     if (code == OMENDB_OK && change->kind != CHANGE_DELETE)
-        code = txn_copy_vectors(txn, change, copies);
+        code = txn_copy(txn, change, copies);
     if (code == OMENDB_OK) {
         code = txn_claim_share(txn, change);
         if (code != OMENDB_OK && change->kind != CHANGE_DELETE)
-            txn_drop_vectors(txn, change, copies, change->count);
+            txn_drop_copies(txn, change, copies, change->count);
     }
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++)
-        txn_set(txn, change->collection, change->ids[i], copies[i], existed[i]);
+        txn_set(txn, change->collection, change->ids[i], &copies[i]);
     version_release(version);
     memory_free(memory, copies, count * sizeof *copies);
-    memory_free(memory, existed, count);
     return code;
 }
 
@@ -20649,6 +21387,32 @@ static int txn_is_same_change(const struct txn_write *a, const struct txn_write 
     return a->collection == b->collection && (a->vector == NULL) == (b->vector == NULL);
 }
 
+static int txn_gather_documents(struct memory *memory, const struct txn_write *const *writes,
+                                size_t count, struct change *change)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < count; i++)
+        bytes = memory_add(bytes, document_size(writes[i]->document));
+    if (bytes == 0)
+        return OMENDB_OK;
+    uint32_t *sizes = memory_array(memory, count, sizeof *sizes);
+    uint8_t *at = memory_alloc(memory, bytes);
+    change->document_sizes = sizes;
+    change->documents = at;
+    change->document_bytes = bytes;
+    if (sizes == NULL || at == NULL)
+        return OMENDB_NOMEM;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t key_size;
+        sizes[i] = document_size(writes[i]->document);
+        change->keys += document_key(writes[i]->document, &key_size) != NULL;
+        if (sizes[i] != 0)
+            memcpy(at, writes[i]->document, sizes[i]);
+        at += sizes[i];
+    }
+    return OMENDB_OK;
+}
+
 /* `count` writes of one kind in one collection as one change over arrays of its own. */
 static int txn_gather(struct memory *memory, const struct txn_write *const *writes, size_t count,
                       struct change *change)
@@ -20668,7 +21432,7 @@ static int txn_gather(struct memory *memory, const struct txn_write *const *writ
         if (!deletes)
             memcpy(vectors + i * bytes, writes[i]->vector, bytes);
     }
-    return OMENDB_OK;
+    return txn_gather_documents(memory, writes, count, change);
 }
 
 /* The real changes in order; returns how many. *groups: runs of one kind in one collection. */
@@ -20716,6 +21480,10 @@ static int txn_commit_sorted(omendb_txn *txn, const struct txn_write *const *sor
         memory_free(memory, changes[i].ids, (end - first) * sizeof *changes[i].ids);
         memory_free(memory, (void *)(uintptr_t)changes[i].vectors,
                     (end - first) * changes[i].collection->vector_bytes);
+        memory_free(memory, (void *)(uintptr_t)changes[i].document_sizes,
+                    (end - first) * sizeof *changes[i].document_sizes);
+        memory_free(memory, (void *)(uintptr_t)changes[i].documents,
+                    (size_t)changes[i].document_bytes);
     }
     memory_free(memory, changes, bytes);
     return code;
@@ -20741,6 +21509,7 @@ OMENDB_INTERNAL int txn_commit(omendb_txn *txn, const char *prepare_as)
 #undef TXN_SHARE
 #undef TXN_RESERVE_SHARE
 #undef TXN_CHANGE_BYTES
+#undef TXN_KEY_BYTES
 
 /* ==============================================================================================
  * commit.c
@@ -20759,6 +21528,8 @@ OMENDB_INTERNAL int txn_commit(omendb_txn *txn, const char *prepare_as)
  * Payload of a record: for each change
  *   u32 kind, u32 count, u64 collection id, then
  *   ADD, PUT: count u64 ids, count vectors in the stored type, zeros to a multiple of 8
+ *   ADD_DOCUMENTS, PUT_DOCUMENTS: the same, then u64 bytes of all documents, count u32 bytes of
+ *             each, 0 where a record has none, zeros to a multiple of 8, the documents (document.h)
  *   DELETE:   count u64 ids
  *   CREATE:   u32 dim, metric, scalar; f32 scale; u32 M, ef_construction, ef, name bytes;
  *             u64 seed; name, zeros to a multiple of 8
@@ -20770,7 +21541,7 @@ OMENDB_INTERNAL int txn_commit(omendb_txn *txn, const char *prepare_as)
 
 #define COMMIT_HEAD_BYTES   16
 #define COMMIT_CREATE_BYTES 40
-#define COMMIT_PIECES       4
+#define COMMIT_PIECES       8
 #define COMMIT_AHEAD        4 /* rows */
 
 OMENDB_INTERNAL int commit_check_writable(omendb *db)
@@ -20925,15 +21696,55 @@ OMENDB_INTERNAL int commit_refuse_taken_id(const struct change *change, uint32_t
                      (unsigned long long)change->ids[index], change->collection->name);
 }
 
-static int commit_assign_ids(struct change *change)
+OMENDB_INTERNAL const uint8_t *change_next_document(const struct change *change, uint32_t index,
+                                                    const uint8_t **at)
+{
+    const uint8_t *document = *at;
+    if (change->document_sizes == NULL || change->document_sizes[index] == 0)
+        return NULL;
+    *at += change->document_sizes[index];
+    return document;
+}
+
+OMENDB_INTERNAL int commit_refuse_taken_key(const struct change *change, const uint8_t *key,
+                                            uint32_t size, uint64_t holder)
+{
+    return error_set(change->kind == CHANGE_ADD ? OMENDB_EXISTS : OMENDB_CONFLICT,
+                     "key \"%.*s\" is that of record %llu in collection \"%s\"", (int)size,
+                     (const char *)key, (unsigned long long)holder, change->collection->name);
+}
+
+/* The live record with the key. *id: OMENDB_ID_AUTO: there is none. */
+static int commit_find_key(const struct version *version, const uint8_t *key, uint32_t size,
+                           uint64_t *id, uint64_t *changed)
+{
+    struct location live;
+    int code = version_locate_live_key(version, key, size, &live, changed);
+    *id = OMENDB_ID_AUTO;
+    if (code == OMENDB_OK && (live.memtable != NULL || live.segment != NULL))
+        code = location_id(&live, id);
+    return code;
+}
+
+/* A put by key alone is one of the record that has the key. */
+static int commit_assign_ids(struct change *change, const struct version *version)
 {
     struct collection *collection = change->collection;
-    uint64_t next = atomic_load_explicit(&collection->next_id, memory_order_relaxed);
+    uint64_t next = atomic_load_explicit(&collection->next_id, memory_order_relaxed), changed;
+    const uint8_t *at = change->documents;
+    int code = OMENDB_OK;
     if (next > UINT64_MAX - 1 - change->count)
         return commit_refuse_automatic_ids(collection, next);
-    for (uint32_t i = 0; i < change->count; i++)
-        change->ids[i] = next + i;
-    return OMENDB_OK;
+    for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
+        uint32_t size;
+        const uint8_t *key = document_key(change_next_document(change, i, &at), &size);
+        change->ids[i] = OMENDB_ID_AUTO;
+        if (key != NULL && change->kind == CHANGE_PUT)
+            code = commit_find_key(version, key, size, &change->ids[i], &changed);
+        if (change->ids[i] == OMENDB_ID_AUTO)
+            change->ids[i] = next++;
+    }
+    return code;
 }
 
 /* Finds what one id of the change does to existing rows. `keep` = 0: the id is left out of the
@@ -20976,20 +21787,47 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
     return OMENDB_OK;
 }
 
+/* No other record has the key. Of a transaction that was seen at its snapshot, where what it
+ * changed itself counts too, so what is asked here is whether that still holds. */
+static int commit_check_key(const struct commit_plan *plan, const struct change *change,
+                            const struct version *version, uint32_t index, const uint8_t *document)
+{
+    const struct collection *collection = change->collection;
+    uint32_t size;
+    uint64_t id, changed;
+    const uint8_t *key = document_key(document, &size);
+    if (key == NULL || plan->replay)
+        return OMENDB_OK;
+    const struct prepared *holder = prepared_key_holder(collection->db, collection->id, key, size);
+    if (holder != NULL && holder != plan->prepared)
+        return prepared_refuse_locked_key(change, key, size, holder);
+    int code = commit_find_key(version, key, size, &id, &changed);
+    if (code != OMENDB_OK)
+        return code;
+    if (changed > plan->snapshot)
+        return error_set(OMENDB_CONFLICT,
+                         "key \"%.*s\" of collection \"%s\" was given or taken by another "
+                         "commit; begin again",
+                         (int)size, (const char *)key, collection->name);
+    if (plan->snapshot == UINT64_MAX && plan->prepared == NULL && id != OMENDB_ID_AUTO &&
+        id != change->ids[index])
+        return commit_refuse_taken_key(change, key, size, id);
+    return OMENDB_OK;
+}
+
 static int commit_validate_records(struct commit_plan *plan, struct change *change)
 {
-    int code = OMENDB_OK;
-    if (change->automatic) {
-        code = commit_assign_ids(change);
-        if (code != OMENDB_OK)
-            return code;
-    }
     const struct version *version =
         atomic_load_explicit(&change->collection->version, memory_order_relaxed);
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
+    const uint8_t *at = change->documents;
+    int code = change->automatic ? commit_assign_ids(change, version) : OMENDB_OK;
+    uint32_t kept = 0, count = change->count;
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
         int keep;
-        code = commit_check_id(plan, change, version, i, &keep);
+        const uint8_t *document = change_next_document(change, i, &at);
+        code = commit_check_key(plan, change, version, i, document);
+        if (code == OMENDB_OK)
+            code = commit_check_id(plan, change, version, i, &keep);
         if (code == OMENDB_OK && keep)
             change->ids[kept++] = change->ids[i];
     }
@@ -21134,7 +21972,11 @@ static int commit_reserve(omendb *db, struct change *change, int replay)
         code = error_set(OMENDB_TOOBIG, "a commit of more than 2^31 rows");
     if (code == OMENDB_OK) {
         collection->reserving += change->count;
-        code = memtable_reserve(collection->active, collection->reserving);
+        collection->reserving_keys += change->keys;
+        collection->reserving_documents =
+            memory_add(collection->reserving_documents, change->document_bytes);
+        code = memtable_reserve(collection->active, collection->reserving,
+                                collection->reserving_keys, collection->reserving_documents);
     }
     return code;
 }
@@ -21144,8 +21986,11 @@ static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct chang
 {
     int code = OMENDB_OK;
     for (size_t i = 0; i < count; i++) {
+        struct collection *collection = changes[i].collection;
         if (commit_adds(&changes[i]))
-            changes[i].collection->reserving = 0;
+            collection->reserving = collection->reserving_keys = 0;
+        if (commit_adds(&changes[i]))
+            collection->reserving_documents = 0;
     }
     for (size_t i = 0; i < count && code == OMENDB_OK; i++)
         code = commit_reserve(db, &changes[i], plan->replay);
@@ -21164,7 +22009,10 @@ static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct chang
 /* Head of a change, and for CREATE the body; returns the bytes used, a multiple of 8. */
 static size_t commit_encode_head(const struct change *change, uint8_t *out)
 {
-    format_put32(out, change->kind);
+    uint32_t kind = change->kind;
+    if (change->document_sizes != NULL)
+        kind = kind == CHANGE_ADD ? CHANGE_ADD_DOCUMENTS : CHANGE_PUT_DOCUMENTS;
+    format_put32(out, kind);
     format_put32(out + 4, change->count);
     format_put64(out + 8, change->collection->id);
     if (change->kind != CHANGE_CREATE)
@@ -21202,6 +22050,13 @@ static size_t commit_pieces(const struct change *change, uint8_t *head,
     size_t bytes = change->count * change->collection->vector_bytes;
     pieces[2] = (struct wal_piece){change->vectors, bytes};
     pieces[3] = (struct wal_piece){zeros, (8 - bytes % 8) % 8};
+    if (change->document_sizes == NULL)
+        return 4;
+    bytes = change->count * sizeof(uint32_t);
+    pieces[4] = (struct wal_piece){&change->document_bytes, sizeof(uint64_t)};
+    pieces[5] = (struct wal_piece){change->document_sizes, bytes};
+    pieces[6] = (struct wal_piece){zeros, (8 - bytes % 8) % 8};
+    pieces[7] = (struct wal_piece){change->documents, change->document_bytes};
     return COMMIT_PIECES;
 }
 
@@ -21313,13 +22168,15 @@ static void commit_apply_rows(const struct change *change, uint64_t commit)
 {
     struct collection *collection = change->collection;
     uint64_t next = atomic_load_explicit(&collection->next_id, memory_order_relaxed);
+    const uint8_t *at = change->documents;
     for (uint32_t i = 0; i < change->count; i++) {
         OMENDB_YIELD("commit_apply_rows");
         int is_new = change->ids[i] >= next; /* above all that were ever used */
         if (i + COMMIT_AHEAD < change->count)
             memtable_prefetch(collection->active, change->ids[i + COMMIT_AHEAD]);
         memtable_append(collection->active, change->ids[i],
-                        change->vectors + i * collection->vector_bytes, commit, is_new);
+                        change->vectors + i * collection->vector_bytes,
+                        change_next_document(change, i, &at), commit, is_new);
         if (is_new)
             next = change->ids[i] + 1;
     }
@@ -21504,6 +22361,10 @@ OMENDB_INTERNAL int commit_decode_head(const uint8_t *payload, size_t size,
     memcpy(&logged->kind, payload, 4);
     memcpy(&logged->count, payload + 4, 4);
     memcpy(&logged->collection, payload + 8, 8);
+    logged->documents =
+        logged->kind == CHANGE_ADD_DOCUMENTS || logged->kind == CHANGE_PUT_DOCUMENTS;
+    if (logged->documents)
+        logged->kind = logged->kind == CHANGE_ADD_DOCUMENTS ? CHANGE_ADD : CHANGE_PUT;
     logged->body = payload + COMMIT_HEAD_BYTES;
     logged->left = size - COMMIT_HEAD_BYTES;
     return 1;
@@ -21516,7 +22377,47 @@ OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, siz
         return 0;
     if (logged->kind == CHANGE_ADD || logged->kind == CHANGE_PUT)
         vectors = memory_add(memory_multiply(logged->count, vector_bytes), 7) / 8 * 8;
-    return memory_add(memory_multiply(logged->count, sizeof(uint64_t)), vectors);
+    size_t bytes = memory_add(memory_multiply(logged->count, sizeof(uint64_t)), vectors);
+    if (!logged->documents || bytes > logged->left)
+        return bytes;
+    size_t sizes = ((size_t)logged->count * sizeof(uint32_t) + 7) / 8 * 8;
+    uint64_t documents = logged->left - bytes < 8 ? 0 : format_get64(logged->body + bytes);
+    bytes = memory_add(bytes, memory_add(8, sizes));
+    return documents > SIZE_MAX ? SIZE_MAX : memory_add(bytes, (size_t)documents);
+}
+
+/* Each one is whole, and together they are as many bytes as is said. */
+static int commit_check_documents(struct change *change)
+{
+    const uint8_t *document = change->documents;
+    size_t left = change->document_bytes;
+    for (uint32_t i = 0; i < change->count; i++) {
+        uint32_t key_size, size = change->document_sizes[i];
+        if (size > left || (size != 0 && document_check(document, size) != NULL))
+            return 0;
+        if (size != 0)
+            change->keys += document_key(document, &key_size) != NULL;
+        document += size;
+        left -= size;
+    }
+    return left == 0;
+}
+
+OMENDB_INTERNAL int commit_decode_body(const struct commit_logged *logged, size_t vector_bytes,
+                                       struct change *change)
+{
+    size_t count = logged->count, vectors = (count * vector_bytes + 7) / 8 * 8;
+    change->kind = logged->kind;
+    change->count = logged->count;
+    change->ids = (uint64_t *)(uintptr_t)logged->body;
+    change->vectors = logged->body + count * sizeof(uint64_t);
+    if (!logged->documents)
+        return 1;
+    const uint8_t *at = change->vectors + vectors;
+    change->document_bytes = (size_t)format_get64(at);
+    change->document_sizes = (const uint32_t *)(const void *)(at + 8);
+    change->documents = at + 8 + (count * sizeof(uint32_t) + 7) / 8 * 8;
+    return commit_check_documents(change);
 }
 
 OMENDB_INTERNAL int commit_decode_schema(const uint8_t *body, size_t size, size_t *used,
@@ -21599,11 +22500,9 @@ OMENDB_INTERNAL int commit_decode(omendb *db, uint64_t commit, const uint8_t *pa
     if (bytes > logged.left)
         return commit_bad_payload(commit, 4);
     *used = COMMIT_HEAD_BYTES + bytes;
-    change->kind = logged.kind;
-    change->count = logged.count;
-    change->ids = (uint64_t *)(uintptr_t)logged.body;
-    change->vectors = logged.body + change->count * sizeof(uint64_t);
-    return OMENDB_OK;
+    return commit_decode_body(&logged, change->collection->vector_bytes, change)
+               ? OMENDB_OK
+               : commit_bad_payload(commit, COMMIT_HEAD_BYTES);
 }
 
 OMENDB_INTERNAL int commit_check_ids(omendb *db, uint64_t commit, const struct change *change)
@@ -21737,8 +22636,9 @@ OMENDB_INTERNAL int commit_replay(omendb *db, uint64_t commit, const uint8_t *pa
  * forgotten.
  *
  * Invariants, all under commit_mutex:
- * - Every record of a waiting transaction is in the table of locks, into which each commit looks
- *   first, and its collections cannot be dropped. So nothing can stand in the way of its outcome.
+ * - Every record of a waiting transaction, and every key that it gives, is in the table of locks,
+ * into which each commit looks first, and its collections cannot be dropped. So nothing can stand
+ * in the way of its outcome.
  * - The present log, or one before it that no manifest has let go of, tells of every name: what is
  *   waiting or remembered is copied into a new log, which is synced before a manifest is published
  *   that does without the old one. Whoever replays both logs meets the copy second and passes over
@@ -21862,12 +22762,23 @@ OMENDB_INTERNAL const struct prepared *prepared_holder(const omendb *db, uint64_
     return set->lock_count == 0 ? NULL : set->locks[prepared_slot(set, collection, id)].holder;
 }
 
-static void prepared_lock(struct prepared_set *set, uint64_t collection, uint64_t id,
-                          const struct prepared *holder)
+OMENDB_INTERNAL const struct prepared *prepared_key_holder(const omendb *db, uint64_t collection,
+                                                           const uint8_t *key, uint32_t size)
+{
+    if (db->prepared.lock_count == 0)
+        return NULL;
+    return prepared_holder(db, collection | PREPARED_KEY, document_hash_key(key, size));
+}
+
+/* 1: it was not locked before. */
+static int prepared_lock(struct prepared_set *set, uint64_t collection, uint64_t id,
+                         const struct prepared *holder)
 {
     size_t at = prepared_slot(set, collection, id);
-    set->lock_count += set->locks[at].holder == NULL;
+    int is_new = set->locks[at].holder == NULL;
+    set->lock_count += (size_t)is_new;
     set->locks[at] = (struct prepared_lock){collection, id, holder};
+    return is_new;
 }
 
 static int prepared_reserve_locks(omendb *db, size_t more)
@@ -21934,6 +22845,15 @@ OMENDB_INTERNAL int prepared_refuse_locked(const struct change *change, uint64_t
                      (unsigned long long)id, change->collection->name, holder->name);
 }
 
+OMENDB_INTERNAL int prepared_refuse_locked_key(const struct change *change, const uint8_t *key,
+                                               uint32_t size, const struct prepared *holder)
+{
+    return error_set(OMENDB_BUSY,
+                     "key \"%.*s\" of collection \"%s\" is locked by the prepared transaction "
+                     "\"%s\"; commit or roll it back first",
+                     (int)size, (const char *)key, change->collection->name, holder->name);
+}
+
 OMENDB_INTERNAL int prepared_check_drop(omendb *db, const struct collection *collection)
 {
     const struct prepared_set *set = &db->prepared;
@@ -21962,9 +22882,27 @@ OMENDB_INTERNAL int prepared_reserve(omendb *db, const struct prepared *prepared
                          "forget it, or take another name",
                          prepared->name);
     for (size_t at = 0; prepared_next_change(db, prepared, &at, &change);)
-        records += change.count;
+        records += (size_t)change.count + change.keys;
     int code = prepared_reserve_place(db);
     return code == OMENDB_OK ? prepared_reserve_locks(db, records) : code;
+}
+
+/* Calls prepared_lock or, without a holder, prepared_unlock for each key that the change gives. */
+static void prepared_lock_keys(struct prepared_set *set, const struct change *change,
+                               const struct prepared *holder)
+{
+    const uint64_t collection = change->collection->id | PREPARED_KEY;
+    const uint8_t *at = change->documents;
+    for (uint32_t i = 0; i < change->count && change->keys != 0; i++) {
+        uint32_t size;
+        const uint8_t *key = document_key(change_next_document(change, i, &at), &size);
+        if (key == NULL)
+            continue;
+        if (holder != NULL)
+            prepared_lock(set, collection, document_hash_key(key, size), holder);
+        else
+            prepared_unlock(set, collection, document_hash_key(key, size));
+    }
 }
 
 /* Automatic ids go on behind those that it may still add. */
@@ -21978,19 +22916,22 @@ static void prepared_pass_ids(const struct change *change)
     atomic_store_explicit(&change->collection->next_id, next, memory_order_relaxed);
 }
 
-OMENDB_INTERNAL void prepared_hold(omendb *db, struct prepared *prepared)
+OMENDB_INTERNAL size_t prepared_hold(omendb *db, struct prepared *prepared)
 {
     struct change change;
+    size_t locked = 0;
     for (size_t at = 0; prepared_next_change(db, prepared, &at, &change);) {
-        prepared->needs +=
-            change.count * txn_change_needs(change.collection, change.kind == CHANGE_DELETE);
+        prepared->needs += txn_change_needs(&change);
         for (uint32_t i = 0; i < change.count; i++)
-            prepared_lock(&db->prepared, change.collection->id, change.ids[i], prepared);
+            locked += (size_t)prepared_lock(&db->prepared, change.collection->id, change.ids[i],
+                                            prepared);
+        prepared_lock_keys(&db->prepared, &change, prepared);
         if (change.kind != CHANGE_DELETE)
             prepared_pass_ids(&change);
     }
     atomic_fetch_add_explicit(&db->txn_needs, prepared->needs, memory_order_relaxed);
     prepared_insert(&db->prepared, prepared);
+    return locked;
 }
 
 /* A table that is used no more; one that is used stays as large as it was at most. */
@@ -22011,6 +22952,7 @@ OMENDB_INTERNAL void prepared_settle(omendb *db, struct prepared *prepared, uint
     for (size_t at = 0; prepared_next_change(db, prepared, &at, &change);) {
         for (uint32_t i = 0; i < change.count; i++)
             prepared_unlock(set, change.collection->id, change.ids[i]);
+        prepared_lock_keys(set, &change, NULL);
     }
     prepared_free_locks(db);
     atomic_fetch_sub_explicit(&db->txn_needs, prepared->needs, memory_order_relaxed);
@@ -22127,7 +23069,7 @@ static int prepared_check_payload(omendb *db, uint64_t commit, const uint8_t *pa
 static int prepared_replay_new(omendb *db, uint64_t commit, const struct prepared_logged *logged)
 {
     struct prepared *made;
-    size_t records, locked = db->prepared.lock_count;
+    size_t records;
     int code = prepared_check_payload(db, commit, logged->changes, logged->size, &records);
     if (code == OMENDB_OK)
         code = prepared_create(db, logged->name, logged->size, &made);
@@ -22142,8 +23084,7 @@ static int prepared_replay_new(omendb *db, uint64_t commit, const struct prepare
         prepared_destroy(db, made);
         return code;
     }
-    prepared_hold(db, made);
-    return db->prepared.lock_count - locked == records
+    return prepared_hold(db, made) == records
                ? OMENDB_OK
                : prepared_bad_record(commit, logged->name,
                                      "changes a record twice, or one that another has locked");
@@ -22431,6 +23372,106 @@ OMENDB_INTERNAL int part_write_ids(struct segment_writer *writer, struct memory 
         code = part_write_sorted(writer, memory, ids, rows);
     if (code == OMENDB_OK)
         code = part_write_filter(writer, memory, ids, rows);
+    return code;
+}
+
+/* ------------------------------------------------------------------ documents, keys */
+
+struct part_key {
+    uint64_t hash;
+    uint32_t row;
+};
+
+static int part_compare_keys(const void *left, const void *right)
+{
+    const struct part_key *a = left, *b = right;
+    if (a->hash != b->hash)
+        return a->hash < b->hash ? -1 : 1;
+    return a->row < b->row ? -1 : a->row > b->row;
+}
+
+/* The ends of all documents; *keys: how many have one. Nothing is written where there are none:
+ * *bytes is 0. */
+static int part_write_ends(struct segment_writer *writer, const struct part_documents *documents,
+                           uint32_t rows, uint64_t *bytes, uint32_t *keys)
+{
+    const uint8_t *document;
+    uint32_t first = 0, key_size;
+    int code = OMENDB_OK;
+    *bytes = *keys = 0;
+    while (first < rows && *bytes == 0 && code == OMENDB_OK) {
+        code = documents->read(documents->context, first++, &document);
+        *bytes = code == OMENDB_OK ? document_size(document) : 0;
+    }
+    if (code != OMENDB_OK || *bytes == 0)
+        return code;
+    *bytes = 0;
+    code = segment_writer_begin_section(writer, SECTION_DOCUMENT_ENDS);
+    for (uint32_t row = 0; row < rows && code == OMENDB_OK; row++) {
+        code = documents->read(documents->context, row, &document);
+        if (code != OMENDB_OK)
+            break;
+        *bytes += document_size(document);
+        *keys += document_key(document, &key_size) != NULL;
+        code = segment_writer_append(writer, bytes, sizeof *bytes);
+    }
+    return code;
+}
+
+static int part_write_keys(struct segment_writer *writer, struct memory *memory,
+                           const struct part_key *keys, uint32_t count)
+{
+    size_t bytes = idmap_filter_bytes(count);
+    uint8_t *filter = memory_zalloc(memory, bytes);
+    if (filter == NULL)
+        return OMENDB_NOMEM;
+    int code = segment_writer_begin_section(writer, SECTION_KEY_HASHES);
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
+        idmap_filter_add(filter, bytes, keys[i].hash);
+        code = segment_writer_append(writer, &keys[i].hash, sizeof keys[i].hash);
+    }
+    if (code == OMENDB_OK)
+        code = segment_writer_begin_section(writer, SECTION_KEY_ROWS);
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++)
+        code = segment_writer_append(writer, &keys[i].row, sizeof keys[i].row);
+    if (code == OMENDB_OK)
+        code = segment_writer_begin_section(writer, SECTION_KEY_FILTER);
+    if (code == OMENDB_OK)
+        code = segment_writer_append(writer, filter, bytes);
+    memory_free(memory, filter, bytes);
+    return code;
+}
+
+OMENDB_INTERNAL int part_write_documents(struct segment_writer *writer, struct memory *memory,
+                                         const struct part_documents *documents, uint32_t rows)
+{
+    struct part_key *keys = NULL;
+    uint64_t bytes;
+    uint32_t key_count, found = 0, key_size;
+    int code = part_write_ends(writer, documents, rows, &bytes, &key_count);
+    if (code != OMENDB_OK || bytes == 0)
+        return code;
+    if (key_count != 0) {
+        keys = memory_array(memory, key_count, sizeof *keys);
+        if (keys == NULL)
+            return OMENDB_NOMEM;
+    }
+    code = segment_writer_begin_section(writer, SECTION_DOCUMENTS);
+    for (uint32_t row = 0; row < rows && code == OMENDB_OK; row++) {
+        const uint8_t *document;
+        code = documents->read(documents->context, row, &document);
+        if (code != OMENDB_OK || document == NULL)
+            continue;
+        const uint8_t *key = document_key(document, &key_size);
+        if (key != NULL && found < key_count)
+            keys[found++] = (struct part_key){document_hash_key(key, key_size), row};
+        code = segment_writer_append(writer, document, document_size(document));
+    }
+    if (code == OMENDB_OK && found != 0) {
+        sort_array(keys, found, sizeof *keys, part_compare_keys);
+        code = part_write_keys(writer, memory, keys, found);
+    }
+    memory_free(memory, keys, key_count * sizeof *keys);
     return code;
 }
 
@@ -22925,9 +23966,16 @@ struct checkpoint {
 
 /* ------------------------------------------------------------------ one memtable */
 
+static int checkpoint_read_document(void *context, uint32_t row, const uint8_t **document)
+{
+    *document = memtable_document(context, row);
+    return OMENDB_OK;
+}
+
 static int checkpoint_write_memtable(struct segment_writer *writer, struct checkpoint_item *item)
 {
     struct memtable *memtable = item->memtable;
+    const struct part_documents documents = {checkpoint_read_document, memtable};
     struct graph_view view;
     struct part_info info;
     graph_get_view(memtable->graph, &view);
@@ -22949,6 +23997,8 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
         code = part_write_codes(writer, item->collection, &vectors, &info);
     if (code == OMENDB_OK)
         code = part_write_ids(writer, memtable->memory, ids, info.rows, &info);
+    if (code == OMENDB_OK)
+        code = part_write_documents(writer, memtable->memory, &documents, info.rows);
     if (code == OMENDB_OK)
         code = segment_writer_end_part(writer, &info);
     item->part = segment_writer_parts(writer) - 1;
@@ -22994,7 +24044,8 @@ static int checkpoint_seal(omendb *db, struct memtable *memtable)
 static uint64_t checkpoint_memtable_bytes(const struct checkpoint_item *item)
 {
     uint64_t rows = atomic_load(&item->memtable->count);
-    return rows * (item->collection->vector_bytes +
+    return memtable_document_bytes(item->memtable) +
+           rows * (item->collection->vector_bytes +
                    item->collection->schema.M * 2 * sizeof(uint32_t) + 32);
 }
 
@@ -25133,6 +26184,44 @@ static int compact_write_vectors(struct segment_writer *writer, const struct com
     return code;
 }
 
+/* ------------------------------------------------------------------ documents */
+
+/* Where the output's next row comes from: the base first, then the others, as vectors are written.
+ */
+struct compact_documents {
+    const struct compact_merge *merge;
+    uint32_t turn; /* 0: the base, if there is one */
+    uint32_t row;  /* of the input whose turn it is */
+};
+
+/* The input whose turn it is; input_count: of none. */
+static uint32_t compact_turn(const struct compact_merge *merge, uint32_t turn)
+{
+    if (merge->base == merge->input_count)
+        return turn;
+    if (turn == 0)
+        return merge->base;
+    return turn <= merge->base ? turn - 1 : turn;
+}
+
+static int compact_read_document(void *context, uint32_t row, const uint8_t **document)
+{
+    struct compact_documents *from = context;
+    const struct compact_merge *merge = from->merge;
+    if (row == 0)
+        from->turn = from->row = 0;
+    for (; from->turn < merge->input_count; from->turn++, from->row = 0) {
+        uint32_t input = compact_turn(merge, from->turn);
+        const struct segment *segment = merge->inputs[input];
+        while (from->row < segment->info.rows && merge->maps[input][from->row] == GRAPH_NO_ROW)
+            from->row++;
+        if (from->row < segment->info.rows)
+            return segment_document(segment, from->row++, document);
+    }
+    *document = NULL;
+    return OMENDB_OK;
+}
+
 /* ------------------------------------------------------------------ graph */
 
 struct compact_build {
@@ -25785,6 +26874,8 @@ static int compact_write_graph(struct compact *compact, struct compact_merge *me
 static int compact_write_part(struct compact *compact, struct compact_merge *merge)
 {
     struct segment_writer *writer = compact->writer;
+    struct compact_documents from = {merge, 0, 0};
+    const struct part_documents documents = {compact_read_document, &from};
     part_describe(merge->collection, &merge->info);
     merge->info.rows = merge->rows;
     int code = segment_writer_begin_part(writer);
@@ -25794,6 +26885,8 @@ static int compact_write_part(struct compact *compact, struct compact_merge *mer
         code = compact_write_graph(compact, merge);
     if (code == OMENDB_OK)
         code = part_write_ids(writer, &compact->db->memory, merge->ids, merge->rows, &merge->info);
+    if (code == OMENDB_OK)
+        code = part_write_documents(writer, &compact->db->memory, &documents, merge->rows);
     if (code == OMENDB_OK)
         code = segment_writer_end_part(writer, &merge->info);
     merge->part = segment_writer_parts(writer) - 1;
@@ -30708,8 +31801,8 @@ OMENDB_INTERNAL void database_child_done(omendb *db)
  * ============================================================================================== */
 
 /* records.c: from the caller's arrays to a change: vectors converted to the stored type and
- * checked, ids copied, equal ids in one batch settled. Everything that can be refused without
- * knowing the database is refused here, before any lock is taken. */
+ * checked, ids copied, keys and metadata made documents, equal ids in one batch settled. Everything
+ * that can be refused without knowing the database is refused here, before any lock is taken. */
 
 /* ==============================================================================================
  * records.h
@@ -30722,22 +31815,36 @@ OMENDB_INTERNAL void database_child_done(omendb *db)
 struct records {
     struct change change; /* its arrays belong to this object */
     uint8_t *vectors;
+    uint32_t *document_sizes; /* NULL: no record has a document */
+    uint8_t *documents;
+    size_t document_capacity;
     uint32_t capacity;
+};
+
+/* What is given, in one of two forms. */
+struct records_given {
+    size_t count;
+    const uint64_t *ids; /* NULL, or all OMENDB_ID_AUTO: automatic */
+    const void *vectors; /* one after the other; NULL: to be deleted */
+    uint32_t type;
+    const uint8_t *const *documents; /* of each, NULL: none; NULL: of none */
+    const uint8_t *records; /* NULL, or `count` omendb_record in place of all of these, at each */
+    size_t stride;          /* so many bytes */
 };
 
 /* Whether memory_limit has room for a batch that is added or put without a transaction, if all else
  * made room for it: OMENDB_NOMEM says that trying is in vain. One over the limit of batches is
- * OMENDB_OK here: records_prepare refuses it. ids: as given. */
+ * OMENDB_OK here: records_prepare refuses it. */
 OMENDB_INTERNAL int records_can_fit(const struct collection *collection, uint32_t kind,
-                                    size_t count, const uint64_t *ids);
+                                    const struct records_given *given);
 /* Whether it has room now; trying later may help. Not asked where no checkpoint makes room. */
 OMENDB_INTERNAL int records_fit_now(const struct collection *collection, uint32_t kind,
-                                    size_t count, const uint64_t *ids);
-/* Converts and checks. ids NULL, or all OMENDB_ID_AUTO: automatic. records_destroy also after a
- * failure. */
-OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind, size_t count,
-                                    const uint64_t *ids, const void *vectors, uint32_t type,
-                                    struct records *records);
+                                    const struct records_given *given);
+/* Converts and checks. records_destroy also after a failure. */
+OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind,
+                                    const struct records_given *given, struct records *records);
+/* The ids that are given. */
+OMENDB_INTERNAL void records_copy_ids(const struct records_given *given, uint64_t *ids);
 OMENDB_INTERNAL int records_commit(struct records *records, omendb_txn *txn);
 OMENDB_INTERNAL void records_destroy(struct records *records);
 
@@ -30801,19 +31908,129 @@ OMENDB_INTERNAL int records_convert(const struct collection *collection, const v
     return error_set(code, "%selement %zu of the %s vector %s", place, position, name, reason);
 }
 
-static int records_convert_all(const struct collection *collection, struct records *records,
-                               const void *vectors, uint32_t type)
+static const omendb_record *records_given_record(const struct records_given *given, size_t index)
 {
-    int code = records_check_type(type);
-    if (code != OMENDB_OK)
-        return code;
-    size_t given_bytes = scalar_bytes((omendb_scalar)type, collection->schema.dim);
-    for (uint32_t i = 0; i < records->change.count && code == OMENDB_OK; i++)
-        code = records_convert(collection, (const uint8_t *)vectors + i * given_bytes, type,
+    return (const omendb_record *)(const void *)(given->records + index * given->stride);
+}
+
+static int records_convert_all(const struct collection *collection, struct records *records,
+                               const struct records_given *given)
+{
+    size_t given_bytes = 0;
+    int code = OMENDB_OK;
+    if (given->records == NULL) {
+        code = records_check_type(given->type);
+        if (code != OMENDB_OK)
+            return code;
+        given_bytes = scalar_bytes((omendb_scalar)given->type, collection->schema.dim);
+    }
+    for (uint32_t i = 0; i < records->change.count && code == OMENDB_OK; i++) {
+        const void *vector = (const uint8_t *)given->vectors + i * given_bytes;
+        uint32_t type = given->type;
+        if (given->records != NULL) {
+            vector = records_given_record(given, i)->vector;
+            type = records_given_record(given, i)->vector_type;
+        }
+        code = records_convert(collection, vector, type,
                                records->vectors + i * collection->vector_bytes,
                                records->change.count == 1 ? RECORDS_ALONE : i);
+    }
     return code;
 }
+
+/* ------------------------------------------------------------------ documents */
+
+/* Room for one more document. */
+static int records_reserve_document(struct records *records, struct memory *memory, size_t size)
+{
+    size_t used = (size_t)records->change.document_bytes, needed = memory_add(used, size);
+    if (needed > RECORDS_MAX_BYTES)
+        return error_set(OMENDB_TOOBIG,
+                         "a batch with more than 1 GiB of keys and metadata: split it");
+    if (needed <= records->document_capacity)
+        return OMENDB_OK;
+    /* One is mostly alone; of many the mean is known soon. */
+    size_t capacity = records->document_capacity == 0 ? needed : needed + needed / 2;
+    uint8_t *documents =
+        memory_resize(memory, records->documents, records->document_capacity, capacity);
+    if (documents == NULL)
+        return OMENDB_NOMEM;
+    records->documents = documents;
+    records->document_capacity = capacity;
+    return OMENDB_OK;
+}
+
+static int records_take_document(struct records *records, struct memory *memory, uint32_t row,
+                                 const uint8_t *document)
+{
+    uint32_t size = document_size(document), key_size;
+    if (size == 0)
+        return OMENDB_OK;
+    int code = records_reserve_document(records, memory, size);
+    if (code != OMENDB_OK)
+        return code;
+    memcpy(records->documents + records->change.document_bytes, document, size);
+    records->change.document_bytes += size;
+    records->change.keys += document_key(document, &key_size) != NULL;
+    records->document_sizes[row] = size;
+    return OMENDB_OK;
+}
+
+/* The place in a batch goes before the sentence. */
+static int records_name_row(const struct records *records, uint32_t row, int code)
+{
+    char text[ERROR_TEXT_BYTES];
+    if (code == OMENDB_OK || code == OMENDB_NOMEM || records->capacity == 1)
+        return code;
+    memcpy(text, error_text(), strlen(error_text()) + 1);
+    return error_set(code, "row %u: %.450s", row, text);
+}
+
+static int records_make_document(struct records *records, struct memory *memory, uint32_t row,
+                                 const omendb_record *record)
+{
+    uint8_t *document;
+    size_t size;
+    int code = document_create(
+        memory, record->key, record->key == NULL ? 0 : strlen(record->key), record->metadata,
+        record->metadata == NULL ? 0 : strlen(record->metadata), &document, &size);
+    if (code != OMENDB_OK)
+        return records_name_row(records, row, code);
+    code = records_take_document(records, memory, row, document);
+    memory_free(memory, document, size);
+    return code;
+}
+
+static int records_given_documents(const struct records_given *given)
+{
+    int some = given->documents != NULL;
+    for (size_t i = 0; i < given->count && given->records != NULL && !some; i++)
+        some = records_given_record(given, i)->key != NULL ||
+               records_given_record(given, i)->metadata != NULL;
+    return some;
+}
+
+static int records_take_documents(struct records *records, struct memory *memory,
+                                  const struct records_given *given)
+{
+    int code = OMENDB_OK;
+    if (!records_given_documents(given))
+        return OMENDB_OK;
+    records->document_sizes =
+        memory_zalloc(memory, memory_multiply(given->count, sizeof *records->document_sizes));
+    if (records->document_sizes == NULL)
+        return OMENDB_NOMEM;
+    for (uint32_t i = 0; i < records->change.count && code == OMENDB_OK; i++)
+        code = given->records != NULL
+                   ? records_make_document(records, memory, i, records_given_record(given, i))
+                   : records_take_document(records, memory, i, given->documents[i]);
+    if (records->change.document_bytes != 0)
+        records->change.document_sizes = records->document_sizes;
+    records->change.documents = records->documents;
+    return code;
+}
+
+/* ------------------------------------------------------------------ equal ids and keys */
 
 struct records_id {
     uint64_t id;
@@ -30828,27 +32045,49 @@ static int records_compare(const void *left, const void *right)
     return a->row < b->row ? -1 : a->row > b->row;
 }
 
-/* Leaves the last of equal ids (put, delete), keeping the order of the rest. `sorted` is ascending
- * by (id, row). */
-static void records_keep_last(struct records *records, const struct records_id *sorted,
-                              size_t vector_bytes)
+/* Leaves out the rows that are marked, keeping the order of the rest. */
+static void records_drop_overtaken(struct records *records, const uint8_t *overtaken)
 {
-    uint32_t kept = 0, count = records->change.count;
-    /* An id that is overtaken by a later row is marked by the one value that is no id. */
-    for (uint32_t i = 1; i < count; i++) {
-        if (sorted[i].id == sorted[i - 1].id)
-            records->change.ids[sorted[i - 1].row] = OMENDB_ID_AUTO;
-    }
+    struct change *change = &records->change;
+    const size_t vector_bytes = change->collection->vector_bytes;
+    uint8_t *to = records->documents, *from = records->documents;
+    uint32_t kept = 0, count = change->count;
     for (uint32_t i = 0; i < count; i++) {
-        if (records->change.ids[i] == OMENDB_ID_AUTO)
+        uint32_t key_size, size = records->document_sizes == NULL ? 0 : records->document_sizes[i];
+        if (overtaken[i]) {
+            change->keys -= size != 0 && document_key(from, &key_size) != NULL;
+            from += size;
             continue;
-        records->change.ids[kept] = records->change.ids[i];
+        }
+        change->ids[kept] = change->ids[i];
         if (records->vectors != NULL && kept != i)
             memcpy(records->vectors + kept * vector_bytes, records->vectors + i * vector_bytes,
                    vector_bytes);
+        if (size != 0 && to != from)
+            memmove(to, from, size);
+        if (records->document_sizes != NULL)
+            records->document_sizes[kept] = size;
+        to += size;
+        from += size;
         kept++;
     }
-    records->change.count = kept;
+    change->count = kept;
+    change->document_bytes = records->documents == NULL ? 0 : (size_t)(to - records->documents);
+}
+
+/* Leaves the last of equal ids (put, delete). `sorted` is ascending by (id, row). */
+static int records_keep_last(struct records *records, const struct records_id *sorted)
+{
+    struct memory *memory = &records->change.collection->db->memory;
+    uint32_t count = records->change.count;
+    uint8_t *overtaken = memory_zalloc(memory, count);
+    if (overtaken == NULL)
+        return OMENDB_NOMEM;
+    for (uint32_t i = 1; i < count; i++)
+        overtaken[sorted[i - 1].row] = sorted[i].id == sorted[i - 1].id;
+    records_drop_overtaken(records, overtaken);
+    memory_free(memory, overtaken, count);
+    return OMENDB_OK;
 }
 
 static int records_settle_equal_ids(struct records *records)
@@ -30876,18 +32115,86 @@ static int records_settle_equal_ids(struct records *records)
                               sorted[i - 1].row, sorted[i].row, (unsigned long long)sorted[i].id);
         }
     } else {
-        records_keep_last(records, sorted, collection->vector_bytes);
+        code = records_keep_last(records, sorted);
     }
     memory_free(memory, sorted, count * sizeof *sorted);
     return code;
 }
 
-static int records_take_ids(struct records *records, const uint64_t *ids)
+struct records_key {
+    const uint8_t *key;
+    uint32_t size, row;
+};
+
+static int records_compare_keys(const void *left, const void *right)
+{
+    const struct records_key *a = left, *b = right;
+    int order = memcmp(a->key, b->key, a->size < b->size ? a->size : b->size);
+    if (order != 0)
+        return order;
+    if (a->size != b->size)
+        return a->size < b->size ? -1 : 1;
+    return a->row < b->row ? -1 : a->row > b->row;
+}
+
+/* `sorted` is ascending by (key, row). */
+static int records_refuse_equal_keys(const struct records *records,
+                                     const struct records_key *sorted, uint32_t count)
+{
+    for (uint32_t i = 1; i < count; i++) {
+        const struct records_key *a = &sorted[i - 1], *b = &sorted[i];
+        if (a->size == b->size && memcmp(a->key, b->key, a->size) == 0)
+            return error_set(records->change.kind == CHANGE_ADD ? OMENDB_EXISTS : OMENDB_CONFLICT,
+                             "rows %u and %u of the batch have the same key \"%.*s\"", a->row,
+                             b->row, (int)a->size, (const char *)a->key);
+    }
+    return OMENDB_OK;
+}
+
+static int records_check_keys(const struct records *records)
+{
+    struct memory *memory = &records->change.collection->db->memory;
+    const uint32_t keys = records->change.keys;
+    const uint8_t *at = records->change.documents;
+    uint32_t found = 0;
+    if (keys < 2)
+        return OMENDB_OK;
+    struct records_key *sorted = memory_array(memory, keys, sizeof *sorted);
+    if (sorted == NULL)
+        return OMENDB_NOMEM;
+    for (uint32_t i = 0; i < records->change.count; i++) {
+        uint32_t size;
+        const uint8_t *key = document_key(change_next_document(&records->change, i, &at), &size);
+        if (key != NULL)
+            sorted[found++] = (struct records_key){key, size, i};
+    }
+    sort_array(sorted, found, sizeof *sorted, records_compare_keys);
+    int code = records_refuse_equal_keys(records, sorted, found);
+    memory_free(memory, sorted, keys * sizeof *sorted);
+    return code;
+}
+
+static uint64_t records_given_id(const struct records_given *given, size_t index)
+{
+    if (given->records != NULL)
+        return records_given_record(given, index)->id;
+    return given->ids == NULL ? OMENDB_ID_AUTO : given->ids[index];
+}
+
+OMENDB_INTERNAL void records_copy_ids(const struct records_given *given, uint64_t *ids)
+{
+    for (size_t i = 0; i < given->count; i++)
+        ids[i] = records_given_id(given, i);
+}
+
+static int records_take_ids(struct records *records, const struct records_given *given)
 {
     uint32_t count = records->change.count, automatic = 0;
-    for (uint32_t i = 0; ids != NULL && i < count; i++)
-        automatic += ids[i] == OMENDB_ID_AUTO;
-    if (ids == NULL || automatic == count) {
+    for (uint32_t i = 0; i < count; i++) {
+        records->change.ids[i] = records_given_id(given, i);
+        automatic += records->change.ids[i] == OMENDB_ID_AUTO;
+    }
+    if (automatic == count) {
         records->change.automatic = 1;
         return OMENDB_OK;
     }
@@ -30895,7 +32202,6 @@ static int records_take_ids(struct records *records, const uint64_t *ids)
         return error_set(OMENDB_INVALID,
                          "OMENDB_ID_AUTO stands in %u of %u places; give all or none", automatic,
                          count);
-    memcpy(records->change.ids, ids, count * sizeof *ids);
     return records_settle_equal_ids(records);
 }
 
@@ -30906,42 +32212,43 @@ static int records_are_too_many(const struct collection *collection, size_t coun
 }
 
 /* At least: of each record the id and the vector here, and both once more where they are added to.
- * Of records that are put with ids any number may replace each other before. */
-static size_t records_bytes(const struct collection *collection, uint32_t kind, size_t count,
-                            const uint64_t *ids)
+ * Of records that are put with ids, or keys, any number may replace each other before. */
+static size_t records_bytes(const struct collection *collection, uint32_t kind,
+                            const struct records_given *given)
 {
-    const size_t copies = kind == CHANGE_PUT && ids != NULL ? 1 : 2;
-    return memory_multiply(count, copies * (collection->vector_bytes + sizeof(uint64_t)));
+    const int replace = kind == CHANGE_PUT && (given->ids != NULL || given->records != NULL);
+    return memory_multiply(given->count,
+                           (replace ? 1 : 2) * (collection->vector_bytes + sizeof(uint64_t)));
 }
 
 OMENDB_INTERNAL int records_can_fit(const struct collection *collection, uint32_t kind,
-                                    size_t count, const uint64_t *ids)
+                                    const struct records_given *given)
 {
     const struct memory *memory = &collection->db->memory;
-    size_t bytes = records_bytes(collection, kind, count, ids), most = memory_for_writers(memory);
-    if (bytes <= most || records_are_too_many(collection, count))
+    size_t bytes = records_bytes(collection, kind, given), most = memory_for_writers(memory);
+    if (bytes <= most || records_are_too_many(collection, given->count))
         return OMENDB_OK;
     return error_set(OMENDB_NOMEM,
                      "a batch of %zu records takes %zu bytes or more while it is written; "
                      "memory_limit of %llu leaves %zu for what is written: split it",
-                     count, bytes, (unsigned long long)memory->limit, most);
+                     given->count, bytes, (unsigned long long)memory->limit, most);
 }
 
 OMENDB_INTERNAL int records_fit_now(const struct collection *collection, uint32_t kind,
-                                    size_t count, const uint64_t *ids)
+                                    const struct records_given *given)
 {
     const omendb *db = collection->db;
-    return db->in_memory || records_are_too_many(collection, count) ||
-                   memory_has_room(&db->memory, records_bytes(collection, kind, count, ids))
+    return db->in_memory || records_are_too_many(collection, given->count) ||
+                   memory_has_room(&db->memory, records_bytes(collection, kind, given))
                ? OMENDB_OK
                : OMENDB_NOMEM;
 }
 
-OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind, size_t count,
-                                    const uint64_t *ids, const void *vectors, uint32_t type,
-                                    struct records *records)
+OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind,
+                                    const struct records_given *given, struct records *records)
 {
     struct memory *memory = &collection->db->memory;
+    const size_t count = given->count;
     memset(records, 0, sizeof *records);
     records->change.kind = kind;
     records->change.collection = collection;
@@ -30954,15 +32261,19 @@ OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind
     if (records->change.ids == NULL)
         return OMENDB_NOMEM;
     if (kind == CHANGE_DELETE) {
-        memcpy(records->change.ids, ids, count * sizeof *ids);
+        memcpy(records->change.ids, given->ids, count * sizeof *given->ids);
         return records_settle_equal_ids(records);
     }
     records->vectors = memory_array(memory, count, collection->vector_bytes);
     if (records->vectors == NULL)
         return OMENDB_NOMEM;
     records->change.vectors = records->vectors;
-    int code = records_convert_all(collection, records, vectors, type);
-    return code == OMENDB_OK ? records_take_ids(records, ids) : code;
+    int code = records_convert_all(collection, records, given);
+    if (code == OMENDB_OK)
+        code = records_take_documents(records, memory, given);
+    if (code == OMENDB_OK)
+        code = records_take_ids(records, given);
+    return code == OMENDB_OK ? records_check_keys(records) : code;
 }
 
 OMENDB_INTERNAL int records_commit(struct records *records, omendb_txn *txn)
@@ -30982,6 +32293,10 @@ OMENDB_INTERNAL void records_destroy(struct records *records)
                 records->change.ids == NULL ? 0 : records->capacity * sizeof(uint64_t));
     memory_free(memory, records->vectors,
                 records->vectors == NULL ? 0 : records->capacity * collection->vector_bytes);
+    memory_free(
+        memory, records->document_sizes,
+        records->document_sizes == NULL ? 0 : records->capacity * sizeof *records->document_sizes);
+    memory_free(memory, records->documents, records->document_capacity);
 }
 
 #undef RECORDS_MAX_BYTES
@@ -31068,6 +32383,7 @@ struct salvage_batch {
     uint32_t count, capacity;
     uint64_t *ids;
     uint8_t *vectors;
+    uint8_t **documents; /* of each, NULL: none; allocated one by one */
 };
 
 struct salvage {
@@ -31098,6 +32414,7 @@ struct salvage {
     uint64_t put;                       /* records that the new database took, one by one */
     int failed;                         /* the code of the last commit to it */
     uint8_t *vector;                    /* of one row */
+    uint8_t *document;                  /* likewise; DOCUMENT_BYTES_MAX */
     uint64_t sequence;                  /* of the last commit of the log; 0: not known */
     struct salvage_prepared **prepared; /* ascending by name, until they go into the new database */
     size_t prepared_count, prepared_capacity;
@@ -31112,9 +32429,10 @@ OMENDB_INTERNAL int salvage_error(struct salvage *salvage, int code);
 OMENDB_INTERNAL int salvage_grow(struct salvage *salvage, void **array, size_t *capacity,
                                  size_t count, size_t element);
 OMENDB_INTERNAL struct salvage_collection *salvage_find(const struct salvage *salvage, uint64_t id);
-/* Gives one record of stored type to the new database. OMENDB_INVALID: no such record can be. */
+/* Gives one record of stored type to the new database. document: checked; NULL: none.
+ * OMENDB_INVALID: no such record can be. */
 OMENDB_INTERNAL int salvage_put(struct salvage *salvage, struct salvage_collection *collection,
-                                uint64_t id, const uint8_t *vector);
+                                uint64_t id, const uint8_t *vector, const uint8_t *document);
 OMENDB_INTERNAL int salvage_flush(struct salvage *salvage);
 /* Counts the records of a collection of the new database. */
 OMENDB_INTERNAL int salvage_count(struct collection *collection, uint64_t *count);
@@ -31342,6 +32660,7 @@ struct salvage_rows {
     uint32_t lost_begin, lost_last, lost_count;
     uint32_t lost_end; /* the next row goes on with it; deleted ones lie between */
     const char *why;
+    uint32_t bare; /* rows whose documents are damaged */
 };
 
 static void salvage_report_lost(struct salvage_rows *rows)
@@ -31496,6 +32815,62 @@ static int salvage_load(struct salvage_rows *rows)
     return code;
 }
 
+/* Where the document of a row lies among all of them. OMENDB_CORRUPT: not known. */
+static int salvage_document_place(struct salvage_rows *rows, uint32_t row, uint64_t *begin,
+                                  uint64_t *end)
+{
+    struct section_range ends =
+        segment_section(rows->file->file, rows->reference->part, SECTION_DOCUMENT_ENDS);
+    struct section_range all =
+        segment_section(rows->file->file, rows->reference->part, SECTION_DOCUMENTS);
+    int code = OMENDB_OK;
+    *begin = *end = 0;
+    if (ends.length == 0)
+        return OMENDB_OK;
+    if (row != 0)
+        code = salvage_read(rows->salvage, rows->file, 0, ends.offset + (row - UINT64_C(1)) * 8,
+                            begin, sizeof *begin);
+    if (code == OMENDB_OK)
+        code = salvage_read(rows->salvage, rows->file, 0, ends.offset + row * UINT64_C(8), end,
+                            sizeof *end);
+    if (code == OMENDB_OK &&
+        (*begin > *end || *end > all.length || *end - *begin > DOCUMENT_BYTES_MAX))
+        code = OMENDB_CORRUPT;
+    *begin += all.offset;
+    *end += all.offset;
+    return code;
+}
+
+/* Key and metadata of a row, NULL: it has none, or they are damaged: the record is saved without
+ * them, which is told at the end. */
+static int salvage_row_document(struct salvage_rows *rows, uint32_t row, const uint8_t **document)
+{
+    struct salvage *salvage = rows->salvage;
+    uint64_t begin, end;
+    *document = NULL;
+    int code = salvage_document_place(rows, row, &begin, &end);
+    if (code == OMENDB_OK && begin != end)
+        code =
+            salvage_read(salvage, rows->file, 0, begin, salvage->document, (size_t)(end - begin));
+    if (code == OMENDB_OK && begin != end &&
+        document_check(salvage->document, (size_t)(end - begin)) != NULL)
+        code = OMENDB_CORRUPT;
+    if (code == OMENDB_OK && begin != end)
+        *document = salvage->document;
+    rows->bare += code == OMENDB_CORRUPT;
+    return code == OMENDB_CORRUPT ? OMENDB_OK : code;
+}
+
+static void salvage_report_bare(const struct salvage_rows *rows)
+{
+    if (rows->bare != 0)
+        salvage_tell(rows->salvage,
+                     "seg-%llu: part %u: key and metadata of %u records of collection \"%s\" are "
+                     "damaged; they are saved without",
+                     (unsigned long long)rows->reference->file, rows->reference->part, rows->bare,
+                     rows->collection->target->name);
+}
+
 static int salvage_row(struct salvage_rows *rows, uint64_t vectors, uint32_t row)
 {
     struct salvage *salvage = rows->salvage;
@@ -31510,8 +32885,11 @@ static int salvage_row(struct salvage_rows *rows, uint64_t vectors, uint32_t row
         salvage_lose(rows, row, "their vectors are damaged");
         return OMENDB_OK;
     }
+    const uint8_t *document = NULL;
     if (code == OMENDB_OK)
-        code = salvage_put(salvage, rows->collection, rows->ids[row], salvage->vector);
+        code = salvage_row_document(rows, row, &document);
+    if (code == OMENDB_OK)
+        code = salvage_put(salvage, rows->collection, rows->ids[row], salvage->vector, document);
     if (code == OMENDB_INVALID) {
         salvage_lose(rows, row, "they are no records of this collection");
         return OMENDB_OK;
@@ -31531,6 +32909,7 @@ static int salvage_each_row(struct salvage_rows *rows)
             rows->lost_end++; /* a deleted row does not end a run of lost ones */
     }
     salvage_report_lost(rows);
+    salvage_report_bare(rows);
     return code;
 }
 
@@ -31856,18 +33235,19 @@ static int salvage_is_held(omendb *db, const struct commit_logged *logged,
     return held;
 }
 
-/* Records [at, at + count) of the change. */
-static int salvage_prepare_run(omendb_txn *txn, const struct commit_logged *logged,
-                               struct collection *target, uint32_t at, uint32_t count)
+/* Records [at, at + count) of the change, whose documents are told one by one. */
+static int salvage_prepare_run(omendb_txn *txn, const struct change *change,
+                               struct collection *target, uint32_t at, uint32_t count,
+                               const uint8_t **documents)
 {
     struct records records;
-    const uint32_t kind = logged->kind == CHANGE_DELETE ? CHANGE_DELETE : CHANGE_PUT;
-    const uint64_t *ids = (const uint64_t *)(const void *)logged->body;
-    const uint8_t *vectors =
-        kind == CHANGE_DELETE ? NULL
-                              : (const uint8_t *)(ids + logged->count) + at * target->vector_bytes;
-    int code =
-        records_prepare(target, kind, count, ids + at, vectors, target->schema.scalar, &records);
+    const uint32_t kind = change->kind == CHANGE_DELETE ? CHANGE_DELETE : CHANGE_PUT;
+    const struct records_given given = {.count = count,
+                                        .ids = change->ids + at,
+                                        .vectors = change->vectors + at * target->vector_bytes,
+                                        .type = target->schema.scalar,
+                                        .documents = documents};
+    int code = records_prepare(target, kind, &given, &records);
     records.change.skip_missing = 1;
     if (code == OMENDB_OK && records.change.automatic)
         code = OMENDB_INVALID;
@@ -31882,10 +33262,17 @@ static int salvage_prepare_run(omendb_txn *txn, const struct commit_logged *logg
 static int salvage_prepare_change(omendb_txn *txn, const struct commit_logged *logged,
                                   struct collection *target)
 {
+    const uint8_t *documents[SALVAGE_RUN_ROWS];
+    struct change change = {0};
     int code = salvage_is_held(target->db, logged, target) ? OMENDB_CONFLICT : OMENDB_OK;
-    for (uint32_t at = 0, run; at < logged->count && code == OMENDB_OK; at += run) {
-        run = logged->count - at < SALVAGE_RUN_ROWS ? logged->count - at : SALVAGE_RUN_ROWS;
-        code = salvage_prepare_run(txn, logged, target, at, run);
+    if (code == OMENDB_OK && !commit_decode_body(logged, target->vector_bytes, &change))
+        code = OMENDB_CORRUPT;
+    const uint8_t *document = change.documents;
+    for (uint32_t at = 0, run; at < change.count && code == OMENDB_OK; at += run) {
+        run = change.count - at < SALVAGE_RUN_ROWS ? change.count - at : SALVAGE_RUN_ROWS;
+        for (uint32_t i = 0; i < run; i++)
+            documents[i] = change_next_document(&change, at + i, &document);
+        code = salvage_prepare_run(txn, &change, target, at, run, documents);
     }
     return code;
 }
@@ -32040,14 +33427,13 @@ OMENDB_INTERNAL int salvage_grow(struct salvage *salvage, void **array, size_t *
 
 /* A write that lacked memory is tried again, as one of a caller is. */
 static int salvage_commit(struct salvage *salvage, struct collection *collection, uint32_t kind,
-                          size_t count, const uint64_t *ids, const uint8_t *vectors)
+                          const struct records_given *given)
 {
     struct work_wait wait = {0};
     int code;
     do {
         struct records records;
-        code = records_prepare(collection, kind, count, ids, vectors, collection->schema.scalar,
-                               &records);
+        code = records_prepare(collection, kind, given, &records);
         records.change.skip_missing = 1;
         if (code == OMENDB_OK)
             code = records_commit(&records, NULL);
@@ -32057,6 +33443,85 @@ static int salvage_commit(struct salvage *salvage, struct collection *collection
     return code;
 }
 
+static int salvage_commit_put(struct salvage *salvage, struct collection *target, size_t count,
+                              const uint64_t *ids, const uint8_t *vectors,
+                              const uint8_t *const *documents)
+{
+    const struct records_given given = {.count = count,
+                                        .ids = ids,
+                                        .vectors = vectors,
+                                        .type = target->schema.scalar,
+                                        .documents = documents};
+    return salvage_commit(salvage, target, CHANGE_PUT, &given);
+}
+
+/* The record of the new database that has the key of `document` is put again without it. */
+static int salvage_take_key(struct salvage *salvage, struct collection *target,
+                            const uint8_t *document, uint64_t id)
+{
+    uint32_t size;
+    uint64_t commit, holder = OMENDB_ID_AUTO;
+    const uint8_t *key = document_key(document, &size), *vector = NULL, *old = NULL;
+    uint8_t *without = NULL;
+    size_t bytes = 0;
+    struct location location = {NULL, NULL, 0};
+    struct version *version = version_acquire_newest(target, &commit);
+    int code = version_locate_key(version, key, size, commit, &location);
+    if (code == OMENDB_OK)
+        code = location.memtable == NULL && location.segment == NULL
+                   ? OMENDB_CONFLICT
+                   : location_id(&location, &holder);
+    if (code == OMENDB_OK)
+        code = location_vector(&location, &vector);
+    if (code == OMENDB_OK)
+        code = location_document(&location, &old);
+    if (code == OMENDB_OK)
+        code = document_without_key(&salvage->memory, old, &without, &bytes);
+    if (code == OMENDB_OK) {
+        const uint8_t *documents[1] = {without};
+        code = salvage_commit_put(salvage, target, 1, &holder, vector, documents);
+    }
+    if (code == OMENDB_OK)
+        salvage_tell(salvage,
+                     "collection \"%s\": ids %llu and %llu have the same key \"%.*s\"; the latter, "
+                     "the newer one, keeps it",
+                     target->name, (unsigned long long)holder, (unsigned long long)id, (int)size,
+                     (const char *)key);
+    memory_free(&salvage->memory, without, bytes);
+    version_release(version);
+    return code;
+}
+
+/* One by one, as some have keys that older records have, too: those were deleted, or had their keys
+ * changed, and what told it is lost. */
+static int salvage_flush_singly(struct salvage *salvage, uint32_t count)
+{
+    const struct salvage_batch *batch = &salvage->batch;
+    struct collection *target = batch->collection->target;
+    int code = OMENDB_OK;
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
+        const uint8_t *vector = batch->vectors + i * target->vector_bytes;
+        const uint8_t *documents[1] = {batch->documents[i]};
+        code = salvage_commit_put(salvage, target, 1, &batch->ids[i], vector, documents);
+        if (code == OMENDB_CONFLICT && batch->documents[i] != NULL) {
+            code = salvage_take_key(salvage, target, batch->documents[i], batch->ids[i]);
+            if (code == OMENDB_OK)
+                code = salvage_commit_put(salvage, target, 1, &batch->ids[i], vector, documents);
+        }
+        salvage->put += code == OMENDB_OK;
+    }
+    return code;
+}
+
+static void salvage_forget_documents(struct salvage *salvage, uint32_t count)
+{
+    struct salvage_batch *batch = &salvage->batch;
+    for (uint32_t i = 0; i < count; i++) {
+        memory_free(&salvage->memory, batch->documents[i], document_size(batch->documents[i]));
+        batch->documents[i] = NULL;
+    }
+}
+
 OMENDB_INTERNAL int salvage_flush(struct salvage *salvage)
 {
     struct salvage_batch *batch = &salvage->batch;
@@ -32064,9 +33529,12 @@ OMENDB_INTERNAL int salvage_flush(struct salvage *salvage)
         return OMENDB_OK;
     uint32_t count = batch->count;
     batch->count = 0;
-    int code = salvage_commit(salvage, batch->collection->target, CHANGE_PUT, count, batch->ids,
-                              batch->vectors);
+    int code = salvage_commit_put(salvage, batch->collection->target, count, batch->ids,
+                                  batch->vectors, (const uint8_t *const *)batch->documents);
     salvage->put += code == OMENDB_OK ? count : 0;
+    if (code == OMENDB_CONFLICT)
+        code = salvage_flush_singly(salvage, count);
+    salvage_forget_documents(salvage, count);
     return code;
 }
 
@@ -32081,7 +33549,7 @@ static int salvage_batch_begin(struct salvage *salvage, struct salvage_collectio
 }
 
 OMENDB_INTERNAL int salvage_put(struct salvage *salvage, struct salvage_collection *collection,
-                                uint64_t id, const uint8_t *vector)
+                                uint64_t id, const uint8_t *vector, const uint8_t *document)
 {
     struct salvage_batch *batch = &salvage->batch;
     const struct collection *target = collection->target;
@@ -32097,6 +33565,13 @@ OMENDB_INTERNAL int salvage_put(struct salvage *salvage, struct salvage_collecti
         scalar_convert(&target->format, vector, (omendb_scalar)target->schema.scalar, to, &reason,
                        &position) != OMENDB_OK)
         return error_set(OMENDB_INVALID, "not a record");
+    if (document != NULL) {
+        uint8_t *copy = memory_alloc(&salvage->memory, document_size(document));
+        if (copy == NULL)
+            return OMENDB_NOMEM;
+        memcpy(copy, document, document_size(document));
+        batch->documents[batch->count] = copy;
+    }
     batch->ids[batch->count++] = id;
     return OMENDB_OK;
 }
@@ -32171,7 +33646,12 @@ static int salvage_create_all(struct salvage *salvage)
     salvage->batch.ids = memory_array(&salvage->memory, SALVAGE_BATCH_ROWS, sizeof(uint64_t));
     salvage->batch.vectors = memory_alloc(&salvage->memory, SALVAGE_BATCH_BYTES);
     salvage->vector = memory_alloc(&salvage->memory, SALVAGE_BATCH_BYTES);
-    return salvage->batch.ids == NULL || salvage->batch.vectors == NULL || salvage->vector == NULL
+    salvage->document = memory_alloc(&salvage->memory, DOCUMENT_BYTES_MAX);
+    salvage->batch.documents =
+        memory_zalloc(&salvage->memory, SALVAGE_BATCH_ROWS * sizeof(uint8_t *));
+    return salvage->batch.ids == NULL || salvage->batch.vectors == NULL ||
+                   salvage->batch.documents == NULL || salvage->vector == NULL ||
+                   salvage->document == NULL
                ? OMENDB_NOMEM
                : OMENDB_OK;
 }
@@ -32609,7 +34089,8 @@ static int salvage_apply_delete(struct salvage *salvage, const struct commit_log
         uint32_t left = logged->count - at;
         uint32_t run = left < SALVAGE_BATCH_ROWS ? left : SALVAGE_BATCH_ROWS;
         memcpy(ids, logged->body + (size_t)at * sizeof *ids, run * sizeof *ids);
-        code = salvage_commit(salvage, collection->target, CHANGE_DELETE, run, ids, NULL);
+        const struct records_given given = {.count = run, .ids = ids};
+        code = salvage_commit(salvage, collection->target, CHANGE_DELETE, &given);
     }
     return code;
 }
@@ -32618,12 +34099,21 @@ static int salvage_apply_put(struct salvage *salvage, uint64_t log,
                              const struct commit_logged *logged,
                              struct salvage_collection *collection)
 {
-    const uint8_t *vectors = logged->body + (size_t)logged->count * sizeof(uint64_t);
-    int code = OMENDB_OK;
+    struct change change = {0};
+    int code = OMENDB_OK,
+        sound = commit_decode_body(logged, collection->target->vector_bytes, &change);
+    const uint8_t *at = change.documents;
+    if (!sound) {
+        salvage_tell(salvage, "wal-%llu: keys and metadata of %u records of \"%s\" are damaged",
+                     (unsigned long long)log, logged->count, collection->target->name);
+        change.document_sizes = NULL;
+    }
     for (uint32_t i = 0; i < logged->count && code == OMENDB_OK; i++) {
         uint64_t id;
         memcpy(&id, logged->body + i * sizeof id, sizeof id);
-        code = salvage_put(salvage, collection, id, vectors + i * collection->target->vector_bytes);
+        code = salvage_put(salvage, collection, id,
+                           change.vectors + i * collection->target->vector_bytes,
+                           change_next_document(&change, i, &at));
         if (code == OMENDB_INVALID) {
             salvage->result->lost_rows++;
             salvage_tell(salvage, "wal-%llu: what is stored for id %llu is no record of \"%s\"",
@@ -32913,6 +34403,10 @@ static void salvage_destroy(struct salvage *salvage)
     memory_free(memory, salvage->batch.ids, SALVAGE_BATCH_ROWS * sizeof *salvage->batch.ids);
     memory_free(memory, salvage->batch.vectors, SALVAGE_BATCH_BYTES);
     memory_free(memory, salvage->vector, SALVAGE_BATCH_BYTES);
+    memory_free(memory, salvage->document, DOCUMENT_BYTES_MAX);
+    if (salvage->batch.documents != NULL)
+        salvage_forget_documents(salvage, SALVAGE_BATCH_ROWS);
+    memory_free(memory, salvage->batch.documents, SALVAGE_BATCH_ROWS * sizeof(uint8_t *));
     storage_close(&salvage->storage, &salvage->lock);
     database_let_go(&salvage->held_lock);
     if (salvage->storage.directory != NULL)
@@ -32988,10 +34482,15 @@ OMENDB_INTERNAL int api_name(const char *name, const char *whose);
 /* The state that a call reads: the transaction's, or the newest. */
 OMENDB_INTERNAL struct version *api_version(omendb_collection *collection, const omendb_txn *txn,
                                             uint64_t *commit);
-/* The stored vector of a record; points into `version` or the transaction. */
-OMENDB_INTERNAL int api_find_vector(struct collection *collection, const struct version *version,
+/* The stored vector of a record, and its document (NULL: it has none; document NULL: not asked
+ * for); both point into `version` or the transaction. */
+OMENDB_INTERNAL int api_find_record(struct collection *collection, const struct version *version,
                                     uint64_t commit, const omendb_txn *txn, uint64_t id,
-                                    const uint8_t **vector);
+                                    const uint8_t **vector, const uint8_t **document);
+/* The id that has a key. */
+OMENDB_INTERNAL int api_find_key(struct collection *collection, const struct version *version,
+                                 uint64_t commit, const omendb_txn *txn, const char *key,
+                                 uint64_t *id);
 
 #endif
 
@@ -34006,25 +35505,43 @@ OMENDB_API int omendb_prepared_name(omendb *db, size_t index, char *name, size_t
 /* ------------------------------------------------------------------ records */
 
 static int api_try_write(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
-                         size_t count, const uint64_t *ids, const void *vectors, uint32_t type,
-                         uint64_t *new_ids)
+                         const struct records_given *given, uint64_t *new_ids)
 {
     struct records records;
     int code = OMENDB_OK;
     if (txn == NULL)
-        code = records_fit_now(collection->collection, kind, count, ids);
+        code = records_fit_now(collection->collection, kind, given);
     if (code != OMENDB_OK)
         return code;
-    code = records_prepare(collection->collection, kind, count, ids, vectors, type, &records);
+    code = records_prepare(collection->collection, kind, given, &records);
     if (code == OMENDB_OK)
         code = records_commit(&records, txn);
     if (code == OMENDB_OK && new_ids != NULL) {
         if (records.change.automatic)
-            memcpy(new_ids, records.change.ids, count * sizeof *new_ids);
-        else if (new_ids != ids)
-            memmove(new_ids, ids, count * sizeof *new_ids);
+            memcpy(new_ids, records.change.ids, given->count * sizeof *new_ids);
+        else if (given->records != NULL)
+            records_copy_ids(given, new_ids);
+        else if (new_ids != given->ids)
+            memmove(new_ids, given->ids, given->count * sizeof *new_ids);
     }
     records_destroy(&records);
+    return code;
+}
+
+static int api_write(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
+                     const struct records_given *given, uint64_t *new_ids)
+{
+    struct work_wait wait = {0};
+    int code = OMENDB_OK;
+    if (txn == NULL)
+        code = records_can_fit(collection->collection, kind, given);
+    if (code != OMENDB_OK)
+        return code;
+    code = api_try_write(collection, txn, kind, given, new_ids);
+    while (code == OMENDB_NOMEM && work_relieve(collection->db, &wait))
+        code = api_try_write(collection, txn, kind, given, new_ids);
+    if (code == OMENDB_OK && txn == NULL)
+        work_reclaim(collection->db);
     return code;
 }
 
@@ -34032,43 +35549,60 @@ static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint3
                            size_t count, const uint64_t *ids, const void *vectors, uint32_t type,
                            uint64_t *new_ids)
 {
+    const struct records_given given = {
+        .count = count, .ids = ids, .vectors = vectors, .type = type};
     int code = api_writing(collection, txn);
     if (code != OMENDB_OK || count == 0)
         return code;
     if (vectors == NULL)
         return api_null("vectors");
     code = records_check_type(type);
-    if (code == OMENDB_OK && txn == NULL)
-        code = records_can_fit(collection->collection, kind, count, ids);
-    if (code != OMENDB_OK)
-        return code;
-    struct work_wait wait = {0};
-    code = api_try_write(collection, txn, kind, count, ids, vectors, type, new_ids);
-    while (code == OMENDB_NOMEM && work_relieve(collection->db, &wait))
-        code = api_try_write(collection, txn, kind, count, ids, vectors, type, new_ids);
-    if (code == OMENDB_OK && txn == NULL)
-        work_reclaim(collection->db);
-    return code;
+    return code == OMENDB_OK ? api_write(collection, txn, kind, &given, new_ids) : code;
 }
 
-static int api_write_one(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
-                         const omendb_record *record, uint64_t *id)
+static int api_check_record(const omendb_record *record, size_t size)
 {
-    if (record == NULL)
-        return api_null("record");
     int code = api_struct_read(record, sizeof *record, "record");
     if (code != OMENDB_OK)
         return code;
+    if (record->struct_size != size || size % sizeof(uint64_t) != 0)
+        return error_set(OMENDB_MISUSE,
+                         "record.struct_size is %zu; of records in an array all have the same, a "
+                         "multiple of 8",
+                         record->struct_size);
+    if (record->reserved != 0)
+        return error_set(OMENDB_INVALID, "record.reserved is %u; it must be 0", record->reserved);
     if (record->vector == NULL)
         return api_null("record.vector");
-    return api_write_batch(collection, txn, kind, 1, &record->id, record->vector,
-                           record->vector_type, id);
+    return records_check_type(record->vector_type);
+}
+
+static int api_write_records(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
+                             size_t count, const omendb_record *records, uint64_t *new_ids)
+{
+    int code = api_writing(collection, txn);
+    if (code != OMENDB_OK || count == 0)
+        return code;
+    if (records == NULL)
+        return api_null(count == 1 ? "record" : "records");
+    const size_t stride = records->struct_size;
+    const struct records_given given = {
+        .count = count, .records = (const uint8_t *)records, .stride = stride};
+    for (size_t i = 0; i < count && code == OMENDB_OK; i++)
+        code = api_check_record((const void *)(given.records + i * stride), stride);
+    return code == OMENDB_OK ? api_write(collection, txn, kind, &given, new_ids) : code;
 }
 
 OMENDB_API int omendb_add(omendb_collection *collection, omendb_txn *txn,
                           const omendb_record *record, uint64_t *id)
 {
-    return api_write_one(collection, txn, CHANGE_ADD, record, id);
+    return api_write_records(collection, txn, CHANGE_ADD, 1, record, id);
+}
+
+OMENDB_API int omendb_add_records(omendb_collection *collection, omendb_txn *txn, size_t count,
+                                  const omendb_record *records, uint64_t *new_ids)
+{
+    return api_write_records(collection, txn, CHANGE_ADD, count, records, new_ids);
 }
 
 OMENDB_API int omendb_add_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
@@ -34082,7 +35616,13 @@ OMENDB_API int omendb_add_batch(omendb_collection *collection, omendb_txn *txn, 
 OMENDB_API int omendb_put(omendb_collection *collection, omendb_txn *txn,
                           const omendb_record *record, uint64_t *id)
 {
-    return api_write_one(collection, txn, CHANGE_PUT, record, id);
+    return api_write_records(collection, txn, CHANGE_PUT, 1, record, id);
+}
+
+OMENDB_API int omendb_put_records(omendb_collection *collection, omendb_txn *txn, size_t count,
+                                  const omendb_record *records, uint64_t *new_ids)
+{
+    return api_write_records(collection, txn, CHANGE_PUT, count, records, new_ids);
 }
 
 OMENDB_API int omendb_put_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
@@ -34096,9 +35636,9 @@ OMENDB_API int omendb_put_batch(omendb_collection *collection, omendb_txn *txn, 
 static int api_try_delete(omendb_collection *collection, omendb_txn *txn, size_t count,
                           const uint64_t *ids, int skip_missing, size_t *deleted)
 {
+    const struct records_given given = {.count = count, .ids = ids};
     struct records records;
-    int code = records_prepare(collection->collection, CHANGE_DELETE, count, ids, NULL, OMENDB_F32,
-                               &records);
+    int code = records_prepare(collection->collection, CHANGE_DELETE, &given, &records);
     records.change.skip_missing = skip_missing;
     if (code == OMENDB_OK)
         code = records_commit(&records, txn);
@@ -34151,19 +35691,23 @@ OMENDB_INTERNAL struct version *api_version(omendb_collection *collection, const
     return version_acquire(collection->collection);
 }
 
-OMENDB_INTERNAL int api_find_vector(struct collection *collection, const struct version *version,
+OMENDB_INTERNAL int api_find_record(struct collection *collection, const struct version *version,
                                     uint64_t commit, const omendb_txn *txn, uint64_t id,
-                                    const uint8_t **vector)
+                                    const uint8_t **vector, const uint8_t **document)
 {
     const struct txn_write *own = txn_find(txn, collection, id);
     struct location location = {NULL, NULL, 0};
-    *vector = NULL;
-    if (own != NULL) {
-        *vector = own->vector;
-    } else {
-        int code = version_locate(version, id, commit, &location);
-        if (code == OMENDB_OK && (location.memtable != NULL || location.segment != NULL))
+    int code = OMENDB_OK;
+    *vector = own == NULL ? NULL : own->vector;
+    if (document != NULL)
+        *document = own == NULL ? NULL : own->document;
+    if (own == NULL) {
+        code = version_locate(version, id, commit, &location);
+        int found = location.memtable != NULL || location.segment != NULL;
+        if (code == OMENDB_OK && found)
             code = location_vector(&location, vector);
+        if (code == OMENDB_OK && found && document != NULL)
+            code = location_document(&location, document);
         if (code != OMENDB_OK)
             return code;
     }
@@ -34183,7 +35727,7 @@ OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64
     if (code != OMENDB_OK)
         return code;
     struct version *version = api_version(collection, txn, &commit);
-    code = api_find_vector(collection->collection, version, commit, txn, id, &stored);
+    code = api_find_record(collection->collection, version, commit, txn, id, &stored, NULL);
     if (code == OMENDB_OK && vector != NULL) {
         code = scalar_export(&collection->collection->format, stored, (omendb_scalar)vector_type,
                              vector);
@@ -34253,6 +35797,246 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows)
     atomic_fetch_sub(&db->open_cursors, 1);
     database_child_done(db);
 }
+
+/* ==============================================================================================
+ * api_documents.c
+ * ============================================================================================== */
+
+/* api_documents.c: the public calls about keys and metadata.
+ *
+ * What a call writes here follows from what it read: without a transaction of the caller it is one
+ * of its own, which begins anew where another commit came between. */
+
+#define API_TRIES 100 /* of a call whose record others change, too */
+
+/* *size: of the key. */
+static int api_key(const char *key, uint32_t *size)
+{
+    if (key == NULL)
+        return api_null("key");
+    size_t length = strlen(key);
+    if (length == 0 || length > OMENDB_KEY_MAX)
+        return error_set(OMENDB_INVALID, "the key has %zu bytes; 1 to %d are allowed", length,
+                         OMENDB_KEY_MAX);
+    *size = (uint32_t)length;
+    return OMENDB_OK;
+}
+
+static int api_refuse_missing_key(const struct collection *collection, const char *key)
+{
+    return error_set(OMENDB_NOTFOUND, "key \"%.300s\" is not in collection \"%s\"", key,
+                     collection->name);
+}
+
+OMENDB_INTERNAL int api_find_key(struct collection *collection, const struct version *version,
+                                 uint64_t commit, const omendb_txn *txn, const char *key,
+                                 uint64_t *id)
+{
+    uint32_t size = 0;
+    int code = api_key(key, &size);
+    if (code == OMENDB_OK)
+        code = txn_find_key(txn, version, collection, commit, (const uint8_t *)key, size, id);
+    if (code == OMENDB_OK && *id == OMENDB_ID_AUTO)
+        return api_refuse_missing_key(collection, key);
+    return code;
+}
+
+OMENDB_API int omendb_find(omendb_collection *collection, omendb_txn *txn, const char *key,
+                           uint64_t *id)
+{
+    uint64_t commit, found;
+    int code = api_reading(collection, txn);
+    if (code != OMENDB_OK)
+        return code;
+    struct version *version = api_version(collection, txn, &commit);
+    code = api_find_key(collection->collection, version, commit, txn, key, &found);
+    if (code == OMENDB_OK && id != NULL)
+        *id = found;
+    version_release(version);
+    return code;
+}
+
+/* ------------------------------------------------------------------ reading */
+
+/* What is to be told of a document: the bytes without the NUL, of which `capacity` are written. */
+struct api_text {
+    const char *const *fields;
+    size_t field_count;
+    char *out;
+    size_t capacity;
+};
+
+static size_t api_tell_key(const struct api_text *text, const uint8_t *document)
+{
+    uint32_t size;
+    const uint8_t *key = document_key(document, &size);
+    if (size < text->capacity) {
+        if (key != NULL)
+            memcpy(text->out, key, size);
+        text->out[size] = 0;
+    }
+    return size;
+}
+
+static size_t api_tell_metadata(const struct api_text *text, const uint8_t *document)
+{
+    const size_t size = document_to_json(document, text->fields, text->field_count, NULL, 0);
+    if (size < text->capacity)
+        document_to_json(document, text->fields, text->field_count, text->out, text->capacity);
+    return size;
+}
+
+static int api_tell(omendb_collection *collection, omendb_txn *txn, uint64_t id,
+                    size_t (*tell)(const struct api_text *text, const uint8_t *document),
+                    const struct api_text *text, size_t *size)
+{
+    const uint8_t *vector, *document;
+    uint64_t commit;
+    int code = api_reading(collection, txn);
+    if (code != OMENDB_OK)
+        return code;
+    if (text->out == NULL && text->capacity != 0)
+        return api_null("the place for the text");
+    struct version *version = api_version(collection, txn, &commit);
+    code = api_find_record(collection->collection, version, commit, txn, id, &vector, &document);
+    if (code == OMENDB_OK) {
+        const size_t bytes = tell(text, document);
+        if (size != NULL)
+            *size = bytes;
+        if (bytes >= text->capacity)
+            code = error_set(OMENDB_TOOBIG, "the text has %zu bytes and a NUL; capacity is %zu",
+                             bytes, text->capacity);
+    }
+    version_release(version);
+    return code;
+}
+
+OMENDB_API int omendb_get_key(omendb_collection *collection, omendb_txn *txn, uint64_t id,
+                              char *key, size_t capacity, size_t *size)
+{
+    const struct api_text text = {NULL, 0, key, capacity};
+    return api_tell(collection, txn, id, api_tell_key, &text, size);
+}
+
+OMENDB_API int omendb_get_metadata(omendb_collection *collection, omendb_txn *txn, uint64_t id,
+                                   const char *const *fields, size_t field_count, char *json,
+                                   size_t capacity, size_t *size)
+{
+    const struct api_text text = {fields, field_count, json, capacity};
+    for (size_t i = 0; fields != NULL && i < field_count; i++) {
+        if (fields[i] == NULL)
+            return api_null("a name in fields");
+    }
+    return api_tell(collection, txn, id, api_tell_metadata, &text, size);
+}
+
+/* ------------------------------------------------------------------ writing what follows from it
+ */
+
+struct api_edit {
+    uint64_t id;
+    const char *text; /* the key, or the patch */
+    int (*make)(omendb_collection *collection, omendb_txn *txn, const struct api_edit *edit);
+};
+
+static int api_edit_once(omendb_collection *collection, const struct api_edit *edit)
+{
+    omendb_txn *txn;
+    int code = omendb_txn_begin(collection->db, OMENDB_READ_WRITE, &txn);
+    if (code != OMENDB_OK)
+        return code;
+    code = edit->make(collection, txn, edit);
+    if (code == OMENDB_OK)
+        return omendb_txn_commit(txn);
+    omendb_txn_rollback(txn);
+    return code;
+}
+
+static int api_edit(omendb_collection *collection, omendb_txn *txn, const struct api_edit *edit)
+{
+    int code = api_writing(collection, txn);
+    if (code != OMENDB_OK || edit->text == NULL)
+        return code != OMENDB_OK ? code : api_null("key or metadata");
+    if (txn != NULL)
+        return edit->make(collection, txn, edit);
+    for (int tries = 0; tries < API_TRIES; tries++) {
+        code = api_edit_once(collection, edit);
+        if (code != OMENDB_CONFLICT)
+            break;
+    }
+    return code;
+}
+
+static int api_make_deletion(omendb_collection *collection, omendb_txn *txn,
+                             const struct api_edit *edit)
+{
+    uint64_t id;
+    int code = omendb_find(collection, txn, edit->text, &id);
+    return code == OMENDB_OK ? omendb_delete(collection, txn, id) : code;
+}
+
+OMENDB_API int omendb_delete_key(omendb_collection *collection, omendb_txn *txn, const char *key)
+{
+    const struct api_edit edit = {OMENDB_ID_AUTO, key, api_make_deletion};
+    return api_edit(collection, txn, &edit);
+}
+
+/* The record with its fields changed, as a put of the same vector. */
+static int api_put_document(omendb_collection *collection, omendb_txn *txn, uint64_t id,
+                            const uint8_t *vector, const uint8_t *document)
+{
+    struct collection *inside = collection->collection;
+    const struct records_given given = {.count = 1,
+                                        .ids = &id,
+                                        .vectors = vector,
+                                        .type = inside->schema.scalar,
+                                        .documents = &document};
+    struct records records;
+    int code = records_prepare(inside, CHANGE_PUT, &given, &records);
+    if (code == OMENDB_OK)
+        code = records_commit(&records, txn);
+    records_destroy(&records);
+    return code;
+}
+
+static int api_try_update(omendb_collection *collection, omendb_txn *txn,
+                          const struct api_edit *edit)
+{
+    struct memory *memory = &collection->db->memory;
+    const uint8_t *vector, *document;
+    uint8_t *merged = NULL;
+    size_t size = 0;
+    uint64_t commit;
+    struct version *version = api_version(collection, txn, &commit);
+    int code =
+        api_find_record(collection->collection, version, commit, txn, edit->id, &vector, &document);
+    if (code == OMENDB_OK)
+        code = document_merge(memory, document, edit->text, strlen(edit->text), &merged, &size);
+    if (code == OMENDB_OK)
+        code = api_put_document(collection, txn, edit->id, vector, merged);
+    memory_free(memory, merged, size);
+    version_release(version);
+    return code;
+}
+
+static int api_make_update(omendb_collection *collection, omendb_txn *txn,
+                           const struct api_edit *edit)
+{
+    struct work_wait wait = {0};
+    int code = api_try_update(collection, txn, edit);
+    while (code == OMENDB_NOMEM && work_relieve(collection->db, &wait))
+        code = api_try_update(collection, txn, edit);
+    return code;
+}
+
+OMENDB_API int omendb_update(omendb_collection *collection, omendb_txn *txn, uint64_t id,
+                             const char *metadata)
+{
+    const struct api_edit edit = {id, metadata, api_make_update};
+    return api_edit(collection, txn, &edit);
+}
+
+#undef API_TRIES
 
 /* ==============================================================================================
  * api_search.c
@@ -34344,8 +36128,8 @@ static int api_try_search(omendb_collection *collection, omendb_txn *txn, const 
     *explain = (omendb_explain)OMENDB_EXPLAIN_INIT;
     if (query->vector == NULL) {
         request->excluded_id = query->id;
-        code = api_find_vector(collection->collection, version, request->commit, txn, query->id,
-                               &request->vector);
+        code = api_find_record(collection->collection, version, request->commit, txn, query->id,
+                               &request->vector, NULL);
     } else {
         code = scratch_reserve(scratch, 0, 0, 0, collection->collection->vector_bytes);
         if (code == OMENDB_OK)

@@ -925,16 +925,39 @@ OMENDB_API int omendb_prepared_name(omendb *db, size_t index, char *name, size_t
  * deleted: use one kind or the other in a collection. */
 #define OMENDB_ID_AUTO UINT64_MAX
 
-/* A record to be stored. */
+/* Limits of what a record carries beside its vector: bytes of a key, bytes of the name of a field,
+ * fields, and bytes of key and metadata together as they are stored (names, values, and some 12
+ * bytes a field). */
+#define OMENDB_KEY_MAX      1024
+#define OMENDB_FIELD_MAX    255
+#define OMENDB_FIELDS_MAX   1024
+#define OMENDB_METADATA_MAX 1048576
+
+/* A record to be stored.
+ *
+ * KEYS. A record may have a text key beside its id, which no other record of the collection has:
+ * omendb_find leads from it to the id. A record that is put by key alone (id: OMENDB_ID_AUTO) takes
+ * the place of the one that has the key, and keeps its id; where none has it, it gets an automatic
+ * id.
+ *
+ * METADATA is one JSON object (RFC 8259), without nesting: its values are texts, numbers, true,
+ * false, null, and arrays of texts. Records need not have the same fields, and a field need not
+ * have the same type in all of them; where values of different types are put in order it is: null,
+ * false, true, numbers, texts. Numbers without fraction and exponent that fit 64 bits with sign are
+ * kept as such, all others as IEEE 754 binary64, rounded to the nearest; one beyond its range is
+ * OMENDB_INVALID, as are two fields of one name. */
 typedef struct omendb_record {
     size_t struct_size;
     uint64_t id;          /* or OMENDB_ID_AUTO, which _INIT gives; 0 is an id */
     const void *vector;   /* must hold schema.dim elements, which no call can check; copied */
     uint32_t vector_type; /* omendb_scalar of `vector` */
+    uint32_t reserved;    /* 0 */
+    const char *key;      /* NULL: none; else 1 to OMENDB_KEY_MAX bytes; copied */
+    const char *metadata; /* NULL: none; else a JSON object; copied */
 } omendb_record;
 #define OMENDB_RECORD_INIT                                                                         \
     {                                                                                              \
-        sizeof(omendb_record), OMENDB_ID_AUTO, NULL, OMENDB_F32                                    \
+        sizeof(omendb_record), OMENDB_ID_AUTO, NULL, OMENDB_F32, 0, NULL, NULL                     \
     }
 OMENDB_API void omendb_record_init(omendb_record *record);
 
@@ -946,15 +969,15 @@ OMENDB_API void omendb_record_init(omendb_record *record);
  * id:       NULL, or receives the id.
  * Threads:  any; commits of several threads are synced together.
  * Returns:  OMENDB_OK;
- *           OMENDB_EXISTS (the id is taken);
+ *           OMENDB_EXISTS (the id or the key is taken);
  *           OMENDB_INVALID (NaN, infinity, zero under cosine, a norm that overflows, a value over
- *           the range of f16 or bf16);
+ *           the range of f16 or bf16; a key or metadata as above, with the byte that is wrong);
  *           OMENDB_BUSY (indexing was behind for longer than stall_timeout_ms; or, with txn NULL, a
- *           prepared transaction has locked the record);
+ *           prepared transaction has locked the record or the key);
  *           OMENDB_FULL (of the disk, or of automatic ids);
- *           OMENDB_TOOBIG, OMENDB_READONLY, OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR,
- *           OMENDB_POISONED. On any of them nothing was done; for OMENDB_IOERR and OMENDB_POISONED
- *           see point 4 of the contract. */
+ *           OMENDB_TOOBIG (also key and metadata over their limits), OMENDB_READONLY,
+ * OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR, OMENDB_POISONED. On any of them nothing was done;
+ * for OMENDB_IOERR and OMENDB_POISONED see point 4 of the contract. */
 OMENDB_API int omendb_add(omendb_collection *collection, omendb_txn *txn,
                           const omendb_record *record, uint64_t *id);
 
@@ -971,8 +994,20 @@ OMENDB_API int omendb_add_batch(omendb_collection *collection, omendb_txn *txn, 
                                 const uint64_t *ids, const void *vectors, int vector_type,
                                 uint64_t *new_ids);
 
-/* Stores one record, replacing the one with the same id where there is one. Otherwise as
- * omendb_add. */
+/* Adds `count` records as one commit, each with its own vector, key and metadata: all or none.
+ *
+ * txn:      as omendb_add.
+ * records:  `count` of them, all with the same struct_size, which is the distance from one to the
+ *           next; ids as in omendb_add_batch: all given, or all OMENDB_ID_AUTO. No two may have the
+ *           same id or the same key.
+ * new_ids:  NULL, or receives `count` ids.
+ * Threads:  any.
+ * Returns:  as omendb_add_batch. */
+OMENDB_API int omendb_add_records(omendb_collection *collection, omendb_txn *txn, size_t count,
+                                  const omendb_record *records, uint64_t *new_ids);
+
+/* Stores one record, replacing the one with the same id where there is one: its key and metadata,
+ * too. Otherwise as omendb_add; OMENDB_CONFLICT: another record has the key. */
 OMENDB_API int omendb_put(omendb_collection *collection, omendb_txn *txn,
                           const omendb_record *record, uint64_t *id);
 
@@ -981,6 +1016,25 @@ OMENDB_API int omendb_put(omendb_collection *collection, omendb_txn *txn,
 OMENDB_API int omendb_put_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
                                 const uint64_t *ids, const void *vectors, int vector_type,
                                 uint64_t *new_ids);
+
+/* Stores `count` records as one commit, as omendb_put does each; of equal ids in the batch the last
+ * one wins. No two may have the same key, and none a key that another record had before the call
+ * (OMENDB_CONFLICT): to exchange keys takes a transaction. Otherwise as omendb_add_records. */
+OMENDB_API int omendb_put_records(omendb_collection *collection, omendb_txn *txn, size_t count,
+                                  const omendb_record *records, uint64_t *new_ids);
+
+/* Changes fields of the metadata of one record, whose vector and key stay: a JSON merge patch (RFC
+ * 7396) in which null removes a field.
+ *
+ * txn:      as omendb_add.
+ * metadata: the fields to be changed, a JSON object as in omendb_record.
+ * Threads:  any; where two threads change different fields of one record without transactions both
+ *           changes are kept.
+ * Returns:  OMENDB_OK, OMENDB_NOTFOUND, OMENDB_INVALID (metadata, with the byte that is wrong),
+ *           OMENDB_CONFLICT (without a transaction: others changed the record again and again), and
+ *           the errors of omendb_add. */
+OMENDB_API int omendb_update(omendb_collection *collection, omendb_txn *txn, uint64_t id,
+                             const char *metadata);
 
 /* Deletes one record.
  *
@@ -998,6 +1052,52 @@ OMENDB_API int omendb_delete(omendb_collection *collection, omendb_txn *txn, uin
  * Returns:  OMENDB_OK and the errors of omendb_add. */
 OMENDB_API int omendb_delete_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
                                    const uint64_t *ids, size_t *deleted);
+
+/* Finds the record that has a key.
+ *
+ * txn:      as omendb_get.
+ * key:      1 to OMENDB_KEY_MAX bytes.
+ * id:       NULL, or receives its id.
+ * Threads:  any; waits for no writer.
+ * Returns:  OMENDB_OK, OMENDB_NOTFOUND, OMENDB_INVALID (key), OMENDB_DROPPED, OMENDB_CORRUPT,
+ *           OMENDB_IOERR. */
+OMENDB_API int omendb_find(omendb_collection *collection, omendb_txn *txn, const char *key,
+                           uint64_t *id);
+
+/* Deletes the record that has a key.
+ *
+ * txn:      as omendb_add.
+ * key:      as omendb_find.
+ * Threads:  any.
+ * Returns:  OMENDB_OK, OMENDB_NOTFOUND, OMENDB_INVALID (key), and the errors of omendb_add. */
+OMENDB_API int omendb_delete_key(omendb_collection *collection, omendb_txn *txn, const char *key);
+
+/* Copies the key of a record.
+ *
+ * txn:      as omendb_get.
+ * key:      caller-owned, `capacity` bytes; OMENDB_KEY_MAX + 1 are always enough. Receives the key
+ *           with a NUL, "" where the record has none; untouched on failure.
+ * size:     NULL, or receives the bytes of the key without the NUL, also with OMENDB_TOOBIG.
+ * Threads:  any; waits for no writer.
+ * Returns:  OMENDB_OK, OMENDB_NOTFOUND, OMENDB_TOOBIG (capacity), OMENDB_DROPPED, OMENDB_CORRUPT,
+ *           OMENDB_IOERR. */
+OMENDB_API int omendb_get_key(omendb_collection *collection, omendb_txn *txn, uint64_t id,
+                              char *key, size_t capacity, size_t *size);
+
+/* Copies the metadata of a record as a JSON object, its fields in the order of their names' bytes.
+ *
+ * txn:      as omendb_get.
+ * fields:   NULL: all; else `field_count` names, of which those that the record has are told.
+ * json:     caller-owned, `capacity` bytes. Receives the text with a NUL, "{}" where the record has
+ *           none of the fields; untouched on failure.
+ * size:     NULL, or receives the bytes of the text without the NUL, also with OMENDB_TOOBIG: call
+ *           again with one more.
+ * Threads:  any; waits for no writer.
+ * Returns:  OMENDB_OK, OMENDB_NOTFOUND, OMENDB_TOOBIG (capacity), OMENDB_DROPPED, OMENDB_CORRUPT,
+ *           OMENDB_IOERR. */
+OMENDB_API int omendb_get_metadata(omendb_collection *collection, omendb_txn *txn, uint64_t id,
+                                   const char *const *fields, size_t field_count, char *json,
+                                   size_t capacity, size_t *size);
 
 /* Copies the vector stored under `id`.
  *

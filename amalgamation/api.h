@@ -27,9 +27,14 @@ OMENDB_INTERNAL int api_name(const char *name, const char *whose);
 /* The state that a call reads: the transaction's, or the newest. */
 OMENDB_INTERNAL struct version *api_version(omendb_collection *collection, const omendb_txn *txn,
                                             uint64_t *commit);
-/* The stored vector of a record; points into `version` or the transaction. */
-OMENDB_INTERNAL int api_find_vector(struct collection *collection, const struct version *version,
+/* The stored vector of a record, and its document (NULL: it has none; document NULL: not asked
+ * for); both point into `version` or the transaction. */
+OMENDB_INTERNAL int api_find_record(struct collection *collection, const struct version *version,
                                     uint64_t commit, const omendb_txn *txn, uint64_t id,
-                                    const uint8_t **vector);
+                                    const uint8_t **vector, const uint8_t **document);
+/* The id that has a key. */
+OMENDB_INTERNAL int api_find_key(struct collection *collection, const struct version *version,
+                                 uint64_t commit, const omendb_txn *txn, const char *key,
+                                 uint64_t *id);
 
 #endif

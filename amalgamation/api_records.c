@@ -9,25 +9,43 @@
 /* ------------------------------------------------------------------ records */
 
 static int api_try_write(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
-                         size_t count, const uint64_t *ids, const void *vectors, uint32_t type,
-                         uint64_t *new_ids)
+                         const struct records_given *given, uint64_t *new_ids)
 {
     struct records records;
     int code = OMENDB_OK;
     if (txn == NULL)
-        code = records_fit_now(collection->collection, kind, count, ids);
+        code = records_fit_now(collection->collection, kind, given);
     if (code != OMENDB_OK)
         return code;
-    code = records_prepare(collection->collection, kind, count, ids, vectors, type, &records);
+    code = records_prepare(collection->collection, kind, given, &records);
     if (code == OMENDB_OK)
         code = records_commit(&records, txn);
     if (code == OMENDB_OK && new_ids != NULL) {
         if (records.change.automatic)
-            memcpy(new_ids, records.change.ids, count * sizeof *new_ids);
-        else if (new_ids != ids)
-            memmove(new_ids, ids, count * sizeof *new_ids);
+            memcpy(new_ids, records.change.ids, given->count * sizeof *new_ids);
+        else if (given->records != NULL)
+            records_copy_ids(given, new_ids);
+        else if (new_ids != given->ids)
+            memmove(new_ids, given->ids, given->count * sizeof *new_ids);
     }
     records_destroy(&records);
+    return code;
+}
+
+static int api_write(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
+                     const struct records_given *given, uint64_t *new_ids)
+{
+    struct work_wait wait = {0};
+    int code = OMENDB_OK;
+    if (txn == NULL)
+        code = records_can_fit(collection->collection, kind, given);
+    if (code != OMENDB_OK)
+        return code;
+    code = api_try_write(collection, txn, kind, given, new_ids);
+    while (code == OMENDB_NOMEM && work_relieve(collection->db, &wait))
+        code = api_try_write(collection, txn, kind, given, new_ids);
+    if (code == OMENDB_OK && txn == NULL)
+        work_reclaim(collection->db);
     return code;
 }
 
@@ -35,43 +53,60 @@ static int api_write_batch(omendb_collection *collection, omendb_txn *txn, uint3
                            size_t count, const uint64_t *ids, const void *vectors, uint32_t type,
                            uint64_t *new_ids)
 {
+    const struct records_given given = {
+        .count = count, .ids = ids, .vectors = vectors, .type = type};
     int code = api_writing(collection, txn);
     if (code != OMENDB_OK || count == 0)
         return code;
     if (vectors == NULL)
         return api_null("vectors");
     code = records_check_type(type);
-    if (code == OMENDB_OK && txn == NULL)
-        code = records_can_fit(collection->collection, kind, count, ids);
-    if (code != OMENDB_OK)
-        return code;
-    struct work_wait wait = {0};
-    code = api_try_write(collection, txn, kind, count, ids, vectors, type, new_ids);
-    while (code == OMENDB_NOMEM && work_relieve(collection->db, &wait))
-        code = api_try_write(collection, txn, kind, count, ids, vectors, type, new_ids);
-    if (code == OMENDB_OK && txn == NULL)
-        work_reclaim(collection->db);
-    return code;
+    return code == OMENDB_OK ? api_write(collection, txn, kind, &given, new_ids) : code;
 }
 
-static int api_write_one(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
-                         const omendb_record *record, uint64_t *id)
+static int api_check_record(const omendb_record *record, size_t size)
 {
-    if (record == NULL)
-        return api_null("record");
     int code = api_struct_read(record, sizeof *record, "record");
     if (code != OMENDB_OK)
         return code;
+    if (record->struct_size != size || size % sizeof(uint64_t) != 0)
+        return error_set(OMENDB_MISUSE,
+                         "record.struct_size is %zu; of records in an array all have the same, a "
+                         "multiple of 8",
+                         record->struct_size);
+    if (record->reserved != 0)
+        return error_set(OMENDB_INVALID, "record.reserved is %u; it must be 0", record->reserved);
     if (record->vector == NULL)
         return api_null("record.vector");
-    return api_write_batch(collection, txn, kind, 1, &record->id, record->vector,
-                           record->vector_type, id);
+    return records_check_type(record->vector_type);
+}
+
+static int api_write_records(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
+                             size_t count, const omendb_record *records, uint64_t *new_ids)
+{
+    int code = api_writing(collection, txn);
+    if (code != OMENDB_OK || count == 0)
+        return code;
+    if (records == NULL)
+        return api_null(count == 1 ? "record" : "records");
+    const size_t stride = records->struct_size;
+    const struct records_given given = {
+        .count = count, .records = (const uint8_t *)records, .stride = stride};
+    for (size_t i = 0; i < count && code == OMENDB_OK; i++)
+        code = api_check_record((const void *)(given.records + i * stride), stride);
+    return code == OMENDB_OK ? api_write(collection, txn, kind, &given, new_ids) : code;
 }
 
 OMENDB_API int omendb_add(omendb_collection *collection, omendb_txn *txn,
                           const omendb_record *record, uint64_t *id)
 {
-    return api_write_one(collection, txn, CHANGE_ADD, record, id);
+    return api_write_records(collection, txn, CHANGE_ADD, 1, record, id);
+}
+
+OMENDB_API int omendb_add_records(omendb_collection *collection, omendb_txn *txn, size_t count,
+                                  const omendb_record *records, uint64_t *new_ids)
+{
+    return api_write_records(collection, txn, CHANGE_ADD, count, records, new_ids);
 }
 
 OMENDB_API int omendb_add_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
@@ -85,7 +120,13 @@ OMENDB_API int omendb_add_batch(omendb_collection *collection, omendb_txn *txn, 
 OMENDB_API int omendb_put(omendb_collection *collection, omendb_txn *txn,
                           const omendb_record *record, uint64_t *id)
 {
-    return api_write_one(collection, txn, CHANGE_PUT, record, id);
+    return api_write_records(collection, txn, CHANGE_PUT, 1, record, id);
+}
+
+OMENDB_API int omendb_put_records(omendb_collection *collection, omendb_txn *txn, size_t count,
+                                  const omendb_record *records, uint64_t *new_ids)
+{
+    return api_write_records(collection, txn, CHANGE_PUT, count, records, new_ids);
 }
 
 OMENDB_API int omendb_put_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
@@ -99,9 +140,9 @@ OMENDB_API int omendb_put_batch(omendb_collection *collection, omendb_txn *txn, 
 static int api_try_delete(omendb_collection *collection, omendb_txn *txn, size_t count,
                           const uint64_t *ids, int skip_missing, size_t *deleted)
 {
+    const struct records_given given = {.count = count, .ids = ids};
     struct records records;
-    int code = records_prepare(collection->collection, CHANGE_DELETE, count, ids, NULL, OMENDB_F32,
-                               &records);
+    int code = records_prepare(collection->collection, CHANGE_DELETE, &given, &records);
     records.change.skip_missing = skip_missing;
     if (code == OMENDB_OK)
         code = records_commit(&records, txn);
@@ -154,19 +195,23 @@ OMENDB_INTERNAL struct version *api_version(omendb_collection *collection, const
     return version_acquire(collection->collection);
 }
 
-OMENDB_INTERNAL int api_find_vector(struct collection *collection, const struct version *version,
+OMENDB_INTERNAL int api_find_record(struct collection *collection, const struct version *version,
                                     uint64_t commit, const omendb_txn *txn, uint64_t id,
-                                    const uint8_t **vector)
+                                    const uint8_t **vector, const uint8_t **document)
 {
     const struct txn_write *own = txn_find(txn, collection, id);
     struct location location = {NULL, NULL, 0};
-    *vector = NULL;
-    if (own != NULL) {
-        *vector = own->vector;
-    } else {
-        int code = version_locate(version, id, commit, &location);
-        if (code == OMENDB_OK && (location.memtable != NULL || location.segment != NULL))
+    int code = OMENDB_OK;
+    *vector = own == NULL ? NULL : own->vector;
+    if (document != NULL)
+        *document = own == NULL ? NULL : own->document;
+    if (own == NULL) {
+        code = version_locate(version, id, commit, &location);
+        int found = location.memtable != NULL || location.segment != NULL;
+        if (code == OMENDB_OK && found)
             code = location_vector(&location, vector);
+        if (code == OMENDB_OK && found && document != NULL)
+            code = location_document(&location, document);
         if (code != OMENDB_OK)
             return code;
     }
@@ -186,7 +231,7 @@ OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64
     if (code != OMENDB_OK)
         return code;
     struct version *version = api_version(collection, txn, &commit);
-    code = api_find_vector(collection->collection, version, commit, txn, id, &stored);
+    code = api_find_record(collection->collection, version, commit, txn, id, &stored, NULL);
     if (code == OMENDB_OK && vector != NULL) {
         code = scalar_export(&collection->collection->format, stored, (omendb_scalar)vector_type,
                              vector);

@@ -90,8 +90,8 @@ static int api_try_search(omendb_collection *collection, omendb_txn *txn, const 
     *explain = (omendb_explain)OMENDB_EXPLAIN_INIT;
     if (query->vector == NULL) {
         request->excluded_id = query->id;
-        code = api_find_vector(collection->collection, version, request->commit, txn, query->id,
-                               &request->vector);
+        code = api_find_record(collection->collection, version, request->commit, txn, query->id,
+                               &request->vector, NULL);
     } else {
         code = scratch_reserve(scratch, 0, 0, 0, collection->collection->vector_bytes);
         if (code == OMENDB_OK)

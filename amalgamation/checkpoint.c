@@ -66,9 +66,16 @@ struct checkpoint {
 
 /* ------------------------------------------------------------------ one memtable */
 
+static int checkpoint_read_document(void *context, uint32_t row, const uint8_t **document)
+{
+    *document = memtable_document(context, row);
+    return OMENDB_OK;
+}
+
 static int checkpoint_write_memtable(struct segment_writer *writer, struct checkpoint_item *item)
 {
     struct memtable *memtable = item->memtable;
+    const struct part_documents documents = {checkpoint_read_document, memtable};
     struct graph_view view;
     struct part_info info;
     graph_get_view(memtable->graph, &view);
@@ -90,6 +97,8 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
         code = part_write_codes(writer, item->collection, &vectors, &info);
     if (code == OMENDB_OK)
         code = part_write_ids(writer, memtable->memory, ids, info.rows, &info);
+    if (code == OMENDB_OK)
+        code = part_write_documents(writer, memtable->memory, &documents, info.rows);
     if (code == OMENDB_OK)
         code = segment_writer_end_part(writer, &info);
     item->part = segment_writer_parts(writer) - 1;
@@ -135,7 +144,8 @@ static int checkpoint_seal(omendb *db, struct memtable *memtable)
 static uint64_t checkpoint_memtable_bytes(const struct checkpoint_item *item)
 {
     uint64_t rows = atomic_load(&item->memtable->count);
-    return rows * (item->collection->vector_bytes +
+    return memtable_document_bytes(item->memtable) +
+           rows * (item->collection->vector_bytes +
                    item->collection->schema.M * 2 * sizeof(uint32_t) + 32);
 }
 

@@ -11,6 +11,8 @@
  * Payload of a record: for each change
  *   u32 kind, u32 count, u64 collection id, then
  *   ADD, PUT: count u64 ids, count vectors in the stored type, zeros to a multiple of 8
+ *   ADD_DOCUMENTS, PUT_DOCUMENTS: the same, then u64 bytes of all documents, count u32 bytes of
+ *             each, 0 where a record has none, zeros to a multiple of 8, the documents (document.h)
  *   DELETE:   count u64 ids
  *   CREATE:   u32 dim, metric, scalar; f32 scale; u32 M, ef_construction, ef, name bytes;
  *             u64 seed; name, zeros to a multiple of 8
@@ -27,7 +29,7 @@
 
 #define COMMIT_HEAD_BYTES   16
 #define COMMIT_CREATE_BYTES 40
-#define COMMIT_PIECES       4
+#define COMMIT_PIECES       8
 #define COMMIT_AHEAD        4 /* rows */
 
 OMENDB_INTERNAL int commit_check_writable(omendb *db)
@@ -182,15 +184,55 @@ OMENDB_INTERNAL int commit_refuse_taken_id(const struct change *change, uint32_t
                      (unsigned long long)change->ids[index], change->collection->name);
 }
 
-static int commit_assign_ids(struct change *change)
+OMENDB_INTERNAL const uint8_t *change_next_document(const struct change *change, uint32_t index,
+                                                    const uint8_t **at)
+{
+    const uint8_t *document = *at;
+    if (change->document_sizes == NULL || change->document_sizes[index] == 0)
+        return NULL;
+    *at += change->document_sizes[index];
+    return document;
+}
+
+OMENDB_INTERNAL int commit_refuse_taken_key(const struct change *change, const uint8_t *key,
+                                            uint32_t size, uint64_t holder)
+{
+    return error_set(change->kind == CHANGE_ADD ? OMENDB_EXISTS : OMENDB_CONFLICT,
+                     "key \"%.*s\" is that of record %llu in collection \"%s\"", (int)size,
+                     (const char *)key, (unsigned long long)holder, change->collection->name);
+}
+
+/* The live record with the key. *id: OMENDB_ID_AUTO: there is none. */
+static int commit_find_key(const struct version *version, const uint8_t *key, uint32_t size,
+                           uint64_t *id, uint64_t *changed)
+{
+    struct location live;
+    int code = version_locate_live_key(version, key, size, &live, changed);
+    *id = OMENDB_ID_AUTO;
+    if (code == OMENDB_OK && (live.memtable != NULL || live.segment != NULL))
+        code = location_id(&live, id);
+    return code;
+}
+
+/* A put by key alone is one of the record that has the key. */
+static int commit_assign_ids(struct change *change, const struct version *version)
 {
     struct collection *collection = change->collection;
-    uint64_t next = atomic_load_explicit(&collection->next_id, memory_order_relaxed);
+    uint64_t next = atomic_load_explicit(&collection->next_id, memory_order_relaxed), changed;
+    const uint8_t *at = change->documents;
+    int code = OMENDB_OK;
     if (next > UINT64_MAX - 1 - change->count)
         return commit_refuse_automatic_ids(collection, next);
-    for (uint32_t i = 0; i < change->count; i++)
-        change->ids[i] = next + i;
-    return OMENDB_OK;
+    for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
+        uint32_t size;
+        const uint8_t *key = document_key(change_next_document(change, i, &at), &size);
+        change->ids[i] = OMENDB_ID_AUTO;
+        if (key != NULL && change->kind == CHANGE_PUT)
+            code = commit_find_key(version, key, size, &change->ids[i], &changed);
+        if (change->ids[i] == OMENDB_ID_AUTO)
+            change->ids[i] = next++;
+    }
+    return code;
 }
 
 /* Finds what one id of the change does to existing rows. `keep` = 0: the id is left out of the
@@ -233,20 +275,47 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
     return OMENDB_OK;
 }
 
+/* No other record has the key. Of a transaction that was seen at its snapshot, where what it
+ * changed itself counts too, so what is asked here is whether that still holds. */
+static int commit_check_key(const struct commit_plan *plan, const struct change *change,
+                            const struct version *version, uint32_t index, const uint8_t *document)
+{
+    const struct collection *collection = change->collection;
+    uint32_t size;
+    uint64_t id, changed;
+    const uint8_t *key = document_key(document, &size);
+    if (key == NULL || plan->replay)
+        return OMENDB_OK;
+    const struct prepared *holder = prepared_key_holder(collection->db, collection->id, key, size);
+    if (holder != NULL && holder != plan->prepared)
+        return prepared_refuse_locked_key(change, key, size, holder);
+    int code = commit_find_key(version, key, size, &id, &changed);
+    if (code != OMENDB_OK)
+        return code;
+    if (changed > plan->snapshot)
+        return error_set(OMENDB_CONFLICT,
+                         "key \"%.*s\" of collection \"%s\" was given or taken by another "
+                         "commit; begin again",
+                         (int)size, (const char *)key, collection->name);
+    if (plan->snapshot == UINT64_MAX && plan->prepared == NULL && id != OMENDB_ID_AUTO &&
+        id != change->ids[index])
+        return commit_refuse_taken_key(change, key, size, id);
+    return OMENDB_OK;
+}
+
 static int commit_validate_records(struct commit_plan *plan, struct change *change)
 {
-    int code = OMENDB_OK;
-    if (change->automatic) {
-        code = commit_assign_ids(change);
-        if (code != OMENDB_OK)
-            return code;
-    }
     const struct version *version =
         atomic_load_explicit(&change->collection->version, memory_order_relaxed);
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
+    const uint8_t *at = change->documents;
+    int code = change->automatic ? commit_assign_ids(change, version) : OMENDB_OK;
+    uint32_t kept = 0, count = change->count;
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
         int keep;
-        code = commit_check_id(plan, change, version, i, &keep);
+        const uint8_t *document = change_next_document(change, i, &at);
+        code = commit_check_key(plan, change, version, i, document);
+        if (code == OMENDB_OK)
+            code = commit_check_id(plan, change, version, i, &keep);
         if (code == OMENDB_OK && keep)
             change->ids[kept++] = change->ids[i];
     }
@@ -391,7 +460,11 @@ static int commit_reserve(omendb *db, struct change *change, int replay)
         code = error_set(OMENDB_TOOBIG, "a commit of more than 2^31 rows");
     if (code == OMENDB_OK) {
         collection->reserving += change->count;
-        code = memtable_reserve(collection->active, collection->reserving);
+        collection->reserving_keys += change->keys;
+        collection->reserving_documents =
+            memory_add(collection->reserving_documents, change->document_bytes);
+        code = memtable_reserve(collection->active, collection->reserving,
+                                collection->reserving_keys, collection->reserving_documents);
     }
     return code;
 }
@@ -401,8 +474,11 @@ static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct chang
 {
     int code = OMENDB_OK;
     for (size_t i = 0; i < count; i++) {
+        struct collection *collection = changes[i].collection;
         if (commit_adds(&changes[i]))
-            changes[i].collection->reserving = 0;
+            collection->reserving = collection->reserving_keys = 0;
+        if (commit_adds(&changes[i]))
+            collection->reserving_documents = 0;
     }
     for (size_t i = 0; i < count && code == OMENDB_OK; i++)
         code = commit_reserve(db, &changes[i], plan->replay);
@@ -421,7 +497,10 @@ static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct chang
 /* Head of a change, and for CREATE the body; returns the bytes used, a multiple of 8. */
 static size_t commit_encode_head(const struct change *change, uint8_t *out)
 {
-    format_put32(out, change->kind);
+    uint32_t kind = change->kind;
+    if (change->document_sizes != NULL)
+        kind = kind == CHANGE_ADD ? CHANGE_ADD_DOCUMENTS : CHANGE_PUT_DOCUMENTS;
+    format_put32(out, kind);
     format_put32(out + 4, change->count);
     format_put64(out + 8, change->collection->id);
     if (change->kind != CHANGE_CREATE)
@@ -459,6 +538,13 @@ static size_t commit_pieces(const struct change *change, uint8_t *head,
     size_t bytes = change->count * change->collection->vector_bytes;
     pieces[2] = (struct wal_piece){change->vectors, bytes};
     pieces[3] = (struct wal_piece){zeros, (8 - bytes % 8) % 8};
+    if (change->document_sizes == NULL)
+        return 4;
+    bytes = change->count * sizeof(uint32_t);
+    pieces[4] = (struct wal_piece){&change->document_bytes, sizeof(uint64_t)};
+    pieces[5] = (struct wal_piece){change->document_sizes, bytes};
+    pieces[6] = (struct wal_piece){zeros, (8 - bytes % 8) % 8};
+    pieces[7] = (struct wal_piece){change->documents, change->document_bytes};
     return COMMIT_PIECES;
 }
 
@@ -570,13 +656,15 @@ static void commit_apply_rows(const struct change *change, uint64_t commit)
 {
     struct collection *collection = change->collection;
     uint64_t next = atomic_load_explicit(&collection->next_id, memory_order_relaxed);
+    const uint8_t *at = change->documents;
     for (uint32_t i = 0; i < change->count; i++) {
         OMENDB_YIELD("commit_apply_rows");
         int is_new = change->ids[i] >= next; /* above all that were ever used */
         if (i + COMMIT_AHEAD < change->count)
             memtable_prefetch(collection->active, change->ids[i + COMMIT_AHEAD]);
         memtable_append(collection->active, change->ids[i],
-                        change->vectors + i * collection->vector_bytes, commit, is_new);
+                        change->vectors + i * collection->vector_bytes,
+                        change_next_document(change, i, &at), commit, is_new);
         if (is_new)
             next = change->ids[i] + 1;
     }
@@ -761,6 +849,10 @@ OMENDB_INTERNAL int commit_decode_head(const uint8_t *payload, size_t size,
     memcpy(&logged->kind, payload, 4);
     memcpy(&logged->count, payload + 4, 4);
     memcpy(&logged->collection, payload + 8, 8);
+    logged->documents =
+        logged->kind == CHANGE_ADD_DOCUMENTS || logged->kind == CHANGE_PUT_DOCUMENTS;
+    if (logged->documents)
+        logged->kind = logged->kind == CHANGE_ADD_DOCUMENTS ? CHANGE_ADD : CHANGE_PUT;
     logged->body = payload + COMMIT_HEAD_BYTES;
     logged->left = size - COMMIT_HEAD_BYTES;
     return 1;
@@ -773,7 +865,47 @@ OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, siz
         return 0;
     if (logged->kind == CHANGE_ADD || logged->kind == CHANGE_PUT)
         vectors = memory_add(memory_multiply(logged->count, vector_bytes), 7) / 8 * 8;
-    return memory_add(memory_multiply(logged->count, sizeof(uint64_t)), vectors);
+    size_t bytes = memory_add(memory_multiply(logged->count, sizeof(uint64_t)), vectors);
+    if (!logged->documents || bytes > logged->left)
+        return bytes;
+    size_t sizes = ((size_t)logged->count * sizeof(uint32_t) + 7) / 8 * 8;
+    uint64_t documents = logged->left - bytes < 8 ? 0 : format_get64(logged->body + bytes);
+    bytes = memory_add(bytes, memory_add(8, sizes));
+    return documents > SIZE_MAX ? SIZE_MAX : memory_add(bytes, (size_t)documents);
+}
+
+/* Each one is whole, and together they are as many bytes as is said. */
+static int commit_check_documents(struct change *change)
+{
+    const uint8_t *document = change->documents;
+    size_t left = change->document_bytes;
+    for (uint32_t i = 0; i < change->count; i++) {
+        uint32_t key_size, size = change->document_sizes[i];
+        if (size > left || (size != 0 && document_check(document, size) != NULL))
+            return 0;
+        if (size != 0)
+            change->keys += document_key(document, &key_size) != NULL;
+        document += size;
+        left -= size;
+    }
+    return left == 0;
+}
+
+OMENDB_INTERNAL int commit_decode_body(const struct commit_logged *logged, size_t vector_bytes,
+                                       struct change *change)
+{
+    size_t count = logged->count, vectors = (count * vector_bytes + 7) / 8 * 8;
+    change->kind = logged->kind;
+    change->count = logged->count;
+    change->ids = (uint64_t *)(uintptr_t)logged->body;
+    change->vectors = logged->body + count * sizeof(uint64_t);
+    if (!logged->documents)
+        return 1;
+    const uint8_t *at = change->vectors + vectors;
+    change->document_bytes = (size_t)format_get64(at);
+    change->document_sizes = (const uint32_t *)(const void *)(at + 8);
+    change->documents = at + 8 + (count * sizeof(uint32_t) + 7) / 8 * 8;
+    return commit_check_documents(change);
 }
 
 OMENDB_INTERNAL int commit_decode_schema(const uint8_t *body, size_t size, size_t *used,
@@ -856,11 +988,9 @@ OMENDB_INTERNAL int commit_decode(omendb *db, uint64_t commit, const uint8_t *pa
     if (bytes > logged.left)
         return commit_bad_payload(commit, 4);
     *used = COMMIT_HEAD_BYTES + bytes;
-    change->kind = logged.kind;
-    change->count = logged.count;
-    change->ids = (uint64_t *)(uintptr_t)logged.body;
-    change->vectors = logged.body + change->count * sizeof(uint64_t);
-    return OMENDB_OK;
+    return commit_decode_body(&logged, change->collection->vector_bytes, change)
+               ? OMENDB_OK
+               : commit_bad_payload(commit, COMMIT_HEAD_BYTES);
 }
 
 OMENDB_INTERNAL int commit_check_ids(omendb *db, uint64_t commit, const struct change *change)

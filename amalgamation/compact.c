@@ -461,6 +461,44 @@ static int compact_write_vectors(struct segment_writer *writer, const struct com
     return code;
 }
 
+/* ------------------------------------------------------------------ documents */
+
+/* Where the output's next row comes from: the base first, then the others, as vectors are written.
+ */
+struct compact_documents {
+    const struct compact_merge *merge;
+    uint32_t turn; /* 0: the base, if there is one */
+    uint32_t row;  /* of the input whose turn it is */
+};
+
+/* The input whose turn it is; input_count: of none. */
+static uint32_t compact_turn(const struct compact_merge *merge, uint32_t turn)
+{
+    if (merge->base == merge->input_count)
+        return turn;
+    if (turn == 0)
+        return merge->base;
+    return turn <= merge->base ? turn - 1 : turn;
+}
+
+static int compact_read_document(void *context, uint32_t row, const uint8_t **document)
+{
+    struct compact_documents *from = context;
+    const struct compact_merge *merge = from->merge;
+    if (row == 0)
+        from->turn = from->row = 0;
+    for (; from->turn < merge->input_count; from->turn++, from->row = 0) {
+        uint32_t input = compact_turn(merge, from->turn);
+        const struct segment *segment = merge->inputs[input];
+        while (from->row < segment->info.rows && merge->maps[input][from->row] == GRAPH_NO_ROW)
+            from->row++;
+        if (from->row < segment->info.rows)
+            return segment_document(segment, from->row++, document);
+    }
+    *document = NULL;
+    return OMENDB_OK;
+}
+
 /* ------------------------------------------------------------------ graph */
 
 struct compact_build {
@@ -1113,6 +1151,8 @@ static int compact_write_graph(struct compact *compact, struct compact_merge *me
 static int compact_write_part(struct compact *compact, struct compact_merge *merge)
 {
     struct segment_writer *writer = compact->writer;
+    struct compact_documents from = {merge, 0, 0};
+    const struct part_documents documents = {compact_read_document, &from};
     part_describe(merge->collection, &merge->info);
     merge->info.rows = merge->rows;
     int code = segment_writer_begin_part(writer);
@@ -1122,6 +1162,8 @@ static int compact_write_part(struct compact *compact, struct compact_merge *mer
         code = compact_write_graph(compact, merge);
     if (code == OMENDB_OK)
         code = part_write_ids(writer, &compact->db->memory, merge->ids, merge->rows, &merge->info);
+    if (code == OMENDB_OK)
+        code = part_write_documents(writer, &compact->db->memory, &documents, merge->rows);
     if (code == OMENDB_OK)
         code = segment_writer_end_part(writer, &merge->info);
     merge->part = segment_writer_parts(writer) - 1;

@@ -191,6 +191,7 @@ struct segment {
     _Atomic(struct segment_hot *) hot; /* a copy of what a walk reads, or NULL; set once */
     _Atomic uint32_t walks;            /* counted up to twice SEGMENT_WALKS_TO_HEAT */
     struct section_range ids, sorted_ids, sorted_rows, filter;
+    struct section_range document_ends, documents, key_hashes, key_rows, key_filter;
     struct tombstones *tombstones;
     struct begin_array *begins;      /* NULL: visible to everybody */
     struct calibration *calibration; /* NULL: not calibrated */
@@ -233,8 +234,11 @@ struct collection {
     /* Of omendb_calibrate, or NULL; maintenance_mutex to replace. Those before it stay until the
      * collection goes, as a search may be reading one. */
     _Atomic(struct calibration *) calibration;
-    struct memtable *active;  /* the last of the version's memtables, or NULL; commit_mutex */
-    uint32_t reserving;       /* rows that the commit which is being planned adds; commit_mutex */
+    struct memtable *active; /* the last of the version's memtables, or NULL; commit_mutex */
+    /* Rows that the commit which is being planned adds, with keys and bytes of documents;
+     * commit_mutex */
+    uint32_t reserving, reserving_keys;
+    size_t reserving_documents;
     _Atomic uint64_t next_id; /* commit_mutex */
     /* Whether it is only searched (work_notice_reading): when that was last looked at, the rows
      * that it held then, and the rows with which it was found so; 0: never. */
@@ -442,6 +446,13 @@ OMENDB_INTERNAL int segment_is_same(const struct segment *a, const struct segmen
 OMENDB_INTERNAL int segment_id(const struct segment *segment, uint32_t row, uint64_t *id);
 OMENDB_INTERNAL int segment_vector(const struct segment *segment, uint32_t row,
                                    const uint8_t **vector);
+/* The row's document, checked, borrowed from the segment; NULL: none. */
+OMENDB_INTERNAL int segment_document(const struct segment *segment, uint32_t row,
+                                     const uint8_t **document);
+/* Rows with this key, of which `hash` is the hash, one after the other: *cursor starts at 0; *row =
+ * GRAPH_NO_ROW at the end. */
+OMENDB_INTERNAL int segment_find_key(const struct segment *segment, const uint8_t *key,
+                                     uint32_t size, uint64_t hash, uint64_t *cursor, uint32_t *row);
 /* Rows with this id, one after the other: *cursor starts at 0; *row = GRAPH_NO_ROW at the end. */
 OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uint64_t *cursor,
                                  uint32_t *row);
@@ -461,7 +472,17 @@ OMENDB_INTERNAL int version_locate_live(const struct version *version, uint64_t 
 /* The row of `id` that is visible at `commit`, or both pointers NULL. */
 OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, uint64_t commit,
                                    struct location *location);
+/* As the two above, by key. *newest_change of a key: largest commit known to have added or ended a
+ * row with it. */
+OMENDB_INTERNAL int version_locate_live_key(const struct version *version, const uint8_t *key,
+                                            uint32_t size, struct location *location,
+                                            uint64_t *newest_change);
+OMENDB_INTERNAL int version_locate_key(const struct version *version, const uint8_t *key,
+                                       uint32_t size, uint64_t commit, struct location *location);
+OMENDB_INTERNAL int location_id(const struct location *location, uint64_t *id);
 OMENDB_INTERNAL int location_vector(const struct location *location, const uint8_t **vector);
+/* Borrowed from memtable or segment; NULL: none. */
+OMENDB_INTERNAL int location_document(const struct location *location, const uint8_t **document);
 OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit, uint64_t *count);
 /* Bytes of vectors not in a graph: of the newest memtable, of those that are still linked, and of
  * everything. */
@@ -532,16 +553,23 @@ enum change_kind {
     CHANGE_DROP = 5,
     CHANGE_PREPARE = 6, /* only in the log, as the next two */
     CHANGE_SETTLE = 7,
-    CHANGE_REMEMBER = 8
+    CHANGE_REMEMBER = 8,
+    CHANGE_ADD_DOCUMENTS = 9, /* only in the log, as the next: an ADD with documents */
+    CHANGE_PUT_DOCUMENTS = 10
 };
 
 /* One operation over many records of one collection. */
 struct change {
     uint32_t kind;
     uint32_t count;
-    struct collection *collection; /* CREATE: the new one; a reference of the caller's */
-    uint64_t *ids;                 /* caller's; automatic ones are filled in when `automatic` */
-    const uint8_t *vectors;        /* count * vector_bytes, stored type */
+    struct collection *collection;  /* CREATE: the new one; a reference of the caller's */
+    uint64_t *ids;                  /* caller's; automatic ones are filled in when `automatic` */
+    const uint8_t *vectors;         /* count * vector_bytes, stored type */
+    const uint32_t *document_sizes; /* ADD, PUT: NULL: no record has a document; else of each, 0:
+                                       it has none. UPDATE: of each, 0: it has none any more */
+    const uint8_t *documents;       /* one after the other */
+    uint64_t document_bytes;        /* of all of them */
+    uint32_t keys;                  /* how many of the documents have a key */
     int automatic;
     int skip_missing; /* DELETE: absent ids are left out of the commit instead of OMENDB_NOTFOUND */
     uint32_t affected; /* out: DELETE: how many existed */
@@ -574,6 +602,13 @@ OMENDB_INTERNAL void commit_encode(const struct change *changes, size_t count, u
  * receives its bytes. OMENDB_CORRUPT names the commit. commit_mutex. */
 OMENDB_INTERNAL int commit_decode(omendb *db, uint64_t commit, const uint8_t *payload, size_t size,
                                   struct change *change, size_t *used);
+/* The document of record `index`, NULL: none; *at begins at change->documents and goes on behind
+ * it. */
+OMENDB_INTERNAL const uint8_t *change_next_document(const struct change *change, uint32_t index,
+                                                    const uint8_t **at);
+/* OMENDB_EXISTS or, for a put, OMENDB_CONFLICT: record `holder` has the key. */
+OMENDB_INTERNAL int commit_refuse_taken_key(const struct change *change, const uint8_t *key,
+                                            uint32_t size, uint64_t holder);
 /* OMENDB_EXISTS, OMENDB_FULL with their sentences; the row is named where there are several. */
 OMENDB_INTERNAL int commit_refuse_taken_id(const struct change *change, uint32_t index);
 OMENDB_INTERNAL int commit_refuse_automatic_ids(const struct collection *collection, uint64_t next);
@@ -589,14 +624,20 @@ OMENDB_INTERNAL int commit_replay_records(omendb *db, uint64_t commit, const uin
 struct commit_logged {
     uint32_t kind, count;
     uint64_t collection;
+    int documents; /* 1: ADD or PUT, which has some */
     const uint8_t *body;
     size_t left; /* bytes from the body to the end of the payload */
 };
 /* 0: the payload is too short for a change. */
 OMENDB_INTERNAL int commit_decode_head(const uint8_t *payload, size_t size,
                                        struct commit_logged *logged);
-/* Bytes of the ids, vectors and padding of ADD, PUT and DELETE; 0 for DROP. */
+/* Bytes of the ids, vectors, documents and padding of ADD, PUT and DELETE; 0 for DROP. More than
+ * are left: it makes no sense. */
 OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, size_t vector_bytes);
+/* Points `change` at what such a body holds, of which commit_body_bytes are there, and checks the
+ * documents. 0: they make no sense. */
+OMENDB_INTERNAL int commit_decode_body(const struct commit_logged *logged, size_t vector_bytes,
+                                       struct change *change);
 /* The body of CREATE. OMENDB_CORRUPT, without a sentence: it makes no sense. */
 OMENDB_INTERNAL int commit_decode_schema(const uint8_t *body, size_t size, size_t *used,
                                          char name[256], omendb_schema *schema);
@@ -627,6 +668,8 @@ struct prepared {
     size_t size;
 };
 
+/* A locked key has its hash in place of an id, and the collection with PREPARED_KEY. */
+#define PREPARED_KEY (UINT64_C(1) << 63)
 struct prepared_lock {
     uint64_t collection, id;
     const struct prepared *holder; /* NULL: a free slot */
@@ -648,12 +691,18 @@ OMENDB_INTERNAL const struct prepared *prepared_holder(const omendb *db, uint64_
                                                        uint64_t id);
 OMENDB_INTERNAL int prepared_refuse_locked(const struct change *change, uint64_t id,
                                            const struct prepared *holder);
+/* The same of a key; one of the same hash has the same lock. */
+OMENDB_INTERNAL const struct prepared *prepared_key_holder(const omendb *db, uint64_t collection,
+                                                           const uint8_t *key, uint32_t size);
+OMENDB_INTERNAL int prepared_refuse_locked_key(const struct change *change, const uint8_t *key,
+                                               uint32_t size, const struct prepared *holder);
 /* OMENDB_BUSY where one that waits changes the collection. */
 OMENDB_INTERNAL int prepared_check_drop(omendb *db, const struct collection *collection);
 /* Memory for holding it; OMENDB_EXISTS where the name is taken. */
 OMENDB_INTERNAL int prepared_reserve(omendb *db, const struct prepared *prepared);
-/* Takes it over, with its locks; nothing can fail. */
-OMENDB_INTERNAL void prepared_hold(omendb *db, struct prepared *prepared);
+/* Takes it over, with its locks; nothing can fail. Returns how many records were not locked before.
+ */
+OMENDB_INTERNAL size_t prepared_hold(omendb *db, struct prepared *prepared);
 /* Frees locks and changes; with PREPARED_FORGOTTEN all of it. Nothing can fail. */
 OMENDB_INTERNAL void prepared_settle(omendb *db, struct prepared *prepared, uint32_t state);
 /* The record of the log that says so; returns the number of pieces. */
@@ -693,6 +742,14 @@ OMENDB_INTERNAL uint64_t prepared_count_waiting(omendb *db);
  * them. */
 OMENDB_INTERNAL int part_write_ids(struct segment_writer *writer, struct memory *memory,
                                    const uint64_t *ids, uint32_t rows, struct part_info *info);
+/* The documents of a part, asked for from row 0 on in the order of rows, more than once. A
+ * document that is read stays until the next one is. */
+struct part_documents {
+    int (*read)(void *context, uint32_t row, const uint8_t **document);
+    void *context;
+};
+OMENDB_INTERNAL int part_write_documents(struct segment_writer *writer, struct memory *memory,
+                                         const struct part_documents *documents, uint32_t rows);
 OMENDB_INTERNAL int part_write_rows(struct segment_writer *writer, enum section_type type,
                                     const struct rows_view *rows, uint32_t count);
 /* What a part says of its collection, and of the graph in it. */
@@ -939,8 +996,9 @@ calibrate_collection(struct collection *collection, const uint8_t *queries, uint
 struct txn_write {
     struct collection *collection; /* referenced */
     uint64_t id;
-    uint8_t *vector; /* stored type; NULL: deleted */
-    uint32_t added;  /* 1: the id was free at the snapshot */
+    uint8_t *vector;   /* stored type; NULL: deleted */
+    uint8_t *document; /* NULL: none */
+    uint32_t added;    /* 1: the id was free at the snapshot */
 };
 
 /* A cursor that reads a transaction's own changes; the transaction tells it when they go. */
@@ -961,6 +1019,9 @@ struct omendb_txn {
     uint64_t needs;  /* its part of txn_needs */
     uint32_t *table; /* index + 1 of writes by collection and id; open addressing */
     size_t table_slots;
+    /* The same by collection and key. Entries of writes that have another key by now stay. */
+    uint32_t *keys;
+    size_t key_slots, key_entries;
     struct txn_cursor *cursors;
 };
 
@@ -973,14 +1034,19 @@ OMENDB_INTERNAL uint64_t txn_count(omendb *db, uint64_t *oldest, uint64_t *begun
 /* The transaction's own change of a record, or NULL. */
 OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn,
                                                  const struct collection *collection, uint64_t id);
+/* The record that has the key as the transaction sees it (NULL: none, as of `commit`).
+ * *id: OMENDB_ID_AUTO: there is none. */
+OMENDB_INTERNAL int txn_find_key(const omendb_txn *txn, const struct version *version,
+                                 const struct collection *collection, uint64_t commit,
+                                 const uint8_t *key, uint32_t size, uint64_t *id);
 /* The cursor is told when the transaction ends, unless it is removed before. */
 OMENDB_INTERNAL void txn_add_cursor(omendb_txn *txn, struct txn_cursor *cursor);
 OMENDB_INTERNAL void txn_remove_cursor(omendb_txn *txn, struct txn_cursor *cursor);
 /* Takes a validated change over (copies vectors). */
 OMENDB_INTERNAL int txn_apply(omendb_txn *txn, struct change *change);
-/* Bytes that a changed record holds until the commit and takes at it, where rows go to a memtable.
+/* Bytes that the changed records hold until the commit and take at it, where rows go to a memtable.
  */
-OMENDB_INTERNAL uint64_t txn_change_needs(const struct collection *collection, int deletes);
+OMENDB_INTERNAL uint64_t txn_change_needs(const struct change *change);
 /* Smallest commit that a transaction reads at, at most the newest visible one. */
 OMENDB_INTERNAL uint64_t txn_oldest(omendb *db);
 

@@ -779,6 +779,47 @@ OMENDB_INTERNAL size_t document_to_json(const uint8_t *document, const char *con
     return writer.size;
 }
 
+/* Where the value of the last field ends, behind which are zeros. */
+static size_t document_content_end(const uint8_t *document)
+{
+    struct document_value value;
+    const uint8_t *entry = document + DOCUMENT_HEAD_BYTES +
+                           ((size_t)document_field_count(document) - 1) * DOCUMENT_FIELD_BYTES;
+    const size_t name_end =
+        (size_t)format_get32(entry + DOCUMENT_ENTRY_OFFSET) + document_name_bytes(entry);
+    return name_end + document_read_value(document + name_end,
+                                          (enum document_type)entry[DOCUMENT_ENTRY_TYPE], &value);
+}
+
+OMENDB_INTERNAL int document_without_key(struct memory *memory, const uint8_t *base,
+                                         uint8_t **document, size_t *size)
+{
+    const uint32_t count = document_field_count(base);
+    const size_t heads = DOCUMENT_HEAD_BYTES + (size_t)count * DOCUMENT_FIELD_BYTES;
+    uint32_t key_size;
+    document_key(base, &key_size);
+    *document = NULL;
+    *size = 0;
+    if (count == 0)
+        return OMENDB_OK;
+    const size_t end = document_content_end(base) - key_size;
+    const size_t padded = (size_t)format_align(end, 8);
+    uint8_t *made = memory_zalloc(memory, padded);
+    if (made == NULL)
+        return OMENDB_NOMEM;
+    memcpy(made, base, heads);
+    document_put_head(made, (uint32_t)padded, 0, (uint16_t)count);
+    memcpy(made + heads, base + heads + key_size, end - heads);
+    for (uint32_t i = 0; i < count; i++) {
+        uint8_t *at =
+            made + DOCUMENT_HEAD_BYTES + (size_t)i * DOCUMENT_FIELD_BYTES + DOCUMENT_ENTRY_OFFSET;
+        format_put32(at, format_get32(at) - key_size);
+    }
+    *document = made;
+    *size = padded;
+    return OMENDB_OK;
+}
+
 #undef DOCUMENT_ABOUT
 #undef DOCUMENT_FIELD_LEAST
 #undef DOCUMENT_TEXTS_BYTES

@@ -133,6 +133,9 @@ OMENDB_INTERNAL int document_create(struct memory *memory, const char *key, size
  * where they are null (RFC 7396); the key stays. Returns as document_create. */
 OMENDB_INTERNAL int document_merge(struct memory *memory, const uint8_t *base, const char *json,
                                    size_t json_size, uint8_t **document, size_t *size);
+/* The same fields without a key; NULL with *size 0 where that leaves nothing. */
+OMENDB_INTERNAL int document_without_key(struct memory *memory, const uint8_t *base,
+                                         uint8_t **document, size_t *size);
 /* The metadata as JSON ("{}" without fields), of all fields or of those named (an array of
  * NUL-terminated names; NULL: all), in the order in which they are stored, NUL-terminated, into
  * `out`, as far as `capacity` goes.

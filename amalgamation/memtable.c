@@ -8,9 +8,17 @@
 
 #define MEMTABLE_MANY_POOR 32   /* rows with poor codes; and a twentieth of all */
 #define MEMTABLE_FORESEEN  1024 /* rows that take nothing unless there is room for all of them */
+#define MEMTABLE_BLOCK_MIN ((size_t)1 << 10)  /* bytes of a block of documents; each next one is */
+#define MEMTABLE_BLOCK_MAX ((size_t)64 << 10) /* twice as large, up to this */
 
 /* What a row's byte in `finished` says; new ones are zero. */
 enum { MEMTABLE_FREE = 0, MEMTABLE_LINKED = 1, MEMTABLE_TAKEN = 2 };
+
+struct document_block {
+    struct document_block *next;
+    size_t capacity, used; /* of `bytes` */
+    uint8_t bytes[];
+};
 
 OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config,
                                     const struct code_format *codes, int graphless,
@@ -37,6 +45,10 @@ OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_co
     rows_store_init(&made->previous, memory, sizeof(uint32_t));
     rows_store_init(&made->finished, memory, sizeof(uint8_t));
     idmap_init(&made->idmap, memory, &made->ids);
+    rows_store_init(&made->documents, memory, sizeof(uint8_t *));
+    rows_store_init(&made->key_hashes, memory, sizeof(uint64_t));
+    rows_store_init(&made->key_previous, memory, sizeof(uint32_t));
+    idmap_init(&made->keymap, memory, &made->key_hashes);
     made->tombstones = tombstones_create(memory);
     int code = made->tombstones == NULL
                    ? OMENDB_NOMEM
@@ -62,6 +74,15 @@ OMENDB_INTERNAL void memtable_release(struct memtable *memtable)
         return;
     graph_destroy(memtable->graph);
     idmap_destroy(&memtable->idmap);
+    idmap_destroy(&memtable->keymap);
+    rows_store_destroy(&memtable->documents);
+    rows_store_destroy(&memtable->key_hashes);
+    rows_store_destroy(&memtable->key_previous);
+    while (memtable->blocks != NULL) {
+        struct document_block *block = memtable->blocks;
+        memtable->blocks = block->next;
+        memory_free(memtable->memory, block, sizeof *block + block->capacity);
+    }
     rows_store_destroy(&memtable->vectors);
     rows_store_destroy(&memtable->ids);
     rows_store_destroy(&memtable->begins);
@@ -78,11 +99,12 @@ static int memtable_keeps_vectors(const struct memtable *memtable)
 }
 
 /* What makes room for them would keep its memory until a checkpoint, although they do not come. */
-static int memtable_has_room(const struct memtable *memtable, uint32_t rows, uint32_t more)
+static int memtable_has_room(const struct memtable *memtable, uint32_t rows, uint32_t more,
+                             size_t documents)
 {
     const struct rows_store *const stores[] = {&memtable->ids, &memtable->begins,
                                                &memtable->previous, &memtable->finished};
-    size_t bytes = idmap_reserve_bytes(&memtable->idmap, more);
+    size_t bytes = memory_add(idmap_reserve_bytes(&memtable->idmap, more), documents);
     if (!memtable->graphless)
         bytes = memory_add(bytes, graph_reserve_bytes(memtable->graph, rows));
     for (size_t i = 0; i < sizeof stores / sizeof stores[0]; i++)
@@ -92,7 +114,42 @@ static int memtable_has_room(const struct memtable *memtable, uint32_t rows, uin
     return memory_has_room(memtable->memory, bytes);
 }
 
-OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
+/* A block that has room for them; what is left in the one before stays unused. */
+static int memtable_reserve_block(struct memtable *memtable, size_t bytes)
+{
+    const struct document_block *newest = memtable->blocks;
+    if (newest != NULL && newest->capacity - newest->used >= bytes)
+        return OMENDB_OK;
+    size_t capacity = newest == NULL ? MEMTABLE_BLOCK_MIN : newest->capacity * 2;
+    capacity = capacity > MEMTABLE_BLOCK_MAX ? MEMTABLE_BLOCK_MAX : capacity;
+    capacity = capacity < bytes ? bytes : capacity;
+    struct document_block *block =
+        memory_alloc(memtable->memory, memory_add(sizeof *block, capacity));
+    if (block == NULL)
+        return OMENDB_NOMEM;
+    *block = (struct document_block){memtable->blocks, capacity, 0};
+    memtable->blocks = block;
+    return OMENDB_OK;
+}
+
+static int memtable_reserve_documents(struct memtable *memtable, uint32_t rows, uint32_t keys,
+                                      size_t documents)
+{
+    int code = OMENDB_OK;
+    if (documents != 0 || atomic_load_explicit(&memtable->documented, memory_order_relaxed))
+        code = rows_store_reserve(&memtable->documents, rows);
+    if (code == OMENDB_OK && documents != 0)
+        code = memtable_reserve_block(memtable, documents);
+    if (code != OMENDB_OK || keys == 0)
+        return code;
+    code = rows_store_reserve(&memtable->key_hashes, rows);
+    if (code == OMENDB_OK)
+        code = rows_store_reserve(&memtable->key_previous, rows);
+    return code == OMENDB_OK ? idmap_reserve(&memtable->keymap, keys) : code;
+}
+
+OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more, uint32_t keys,
+                                     size_t documents)
 {
     uint32_t count = atomic_load_explicit(&memtable->count, memory_order_relaxed);
     if (more > GRAPH_MAX_ROWS - count)
@@ -102,7 +159,7 @@ OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
             more);
     uint32_t rows = count + more;
     if (more >= MEMTABLE_FORESEEN && memtable->memory->limit != 0 &&
-        !memtable_has_room(memtable, rows, more))
+        !memtable_has_room(memtable, rows, more, documents))
         return OMENDB_NOMEM;
     int code = rows_store_reserve(&memtable->ids, rows);
     if (code == OMENDB_OK)
@@ -117,7 +174,7 @@ OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more)
         code = rows_store_reserve(&memtable->vectors, rows);
     if (code == OMENDB_OK && !memtable->graphless)
         code = graph_reserve(memtable->graph, rows);
-    return code;
+    return code == OMENDB_OK ? memtable_reserve_documents(memtable, rows, keys, documents) : code;
 }
 
 static void memtable_put_vector(struct memtable *memtable, uint32_t row, const void *vector)
@@ -136,14 +193,45 @@ static void memtable_put_vector(struct memtable *memtable, uint32_t row, const v
         atomic_fetch_add_explicit(&memtable->poor, 1, memory_order_relaxed);
 }
 
+static void memtable_put_key(struct memtable *memtable, uint32_t row, const uint8_t *key,
+                             uint32_t size)
+{
+    struct rows_view hashes = rows_store_view(&memtable->key_hashes),
+                     previous = rows_store_view(&memtable->key_previous);
+    uint64_t hash = document_hash_key(key, size);
+    uint32_t older = idmap_find(&memtable->keymap, hash);
+    /* Read only by those who found the row in the table. */
+    memcpy(rows_at(&hashes, row), &hash, sizeof hash);
+    memcpy(rows_at(&previous, row), &older, sizeof older);
+    idmap_insert(&memtable->keymap, hash, row);
+}
+
+/* Written before the row is found by anybody. */
+static const uint8_t *memtable_put_document(struct memtable *memtable, uint32_t row,
+                                            const uint8_t *document)
+{
+    struct document_block *block = memtable->blocks;
+    uint32_t size = document_size(document);
+    if (document == NULL)
+        return NULL;
+    uint8_t *copy = block->bytes + block->used;
+    memcpy(copy, document, size);
+    block->used += size;
+    struct rows_view documents = rows_store_view(&memtable->documents);
+    memcpy(rows_at(&documents, row), &copy, sizeof copy);
+    atomic_store_explicit(&memtable->documented, 1, memory_order_relaxed);
+    return copy;
+}
+
 OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector,
-                                     uint64_t commit, int is_new)
+                                     const uint8_t *document, uint64_t commit, int is_new)
 {
     uint32_t row = atomic_load_explicit(&memtable->count, memory_order_relaxed);
     struct rows_view ids = rows_store_view(&memtable->ids),
                      begins = rows_store_view(&memtable->begins);
     struct rows_view previous = rows_store_view(&memtable->previous);
     memtable_put_vector(memtable, row, vector);
+    document = memtable_put_document(memtable, row, document);
     memcpy(rows_at(&ids, row), &id, sizeof id);
     memcpy(rows_at(&begins, row), &commit, sizeof commit);
     /* `previous` is read only by those who found the row in the table, so it is written before. */
@@ -153,6 +241,10 @@ OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, con
         idmap_insert_new(&memtable->idmap, id, row);
     else
         idmap_insert(&memtable->idmap, id, row);
+    uint32_t key_size;
+    const uint8_t *key = document_key(document, &key_size);
+    if (key != NULL)
+        memtable_put_key(memtable, row, key, key_size);
     OMENDB_YIELD("memtable_append, in the table");
     if (!memtable->graphless)
         graph_set_count(memtable->graph, row + 1);
@@ -225,6 +317,53 @@ OMENDB_INTERNAL uint32_t memtable_previous(const struct memtable *memtable, uint
     uint32_t previous;
     memcpy(&previous, rows_at(&view, row), sizeof previous);
     return previous;
+}
+
+OMENDB_INTERNAL const uint8_t *memtable_document(const struct memtable *memtable, uint32_t row)
+{
+    const uint8_t *document;
+    if (!atomic_load_explicit(&memtable->documented, memory_order_relaxed))
+        return NULL;
+    struct rows_view documents = rows_store_view(&memtable->documents);
+    memcpy(&document, rows_at(&documents, row), sizeof document);
+    return document;
+}
+
+OMENDB_INTERNAL uint64_t memtable_document_bytes(const struct memtable *memtable)
+{
+    uint64_t bytes = 0;
+    for (const struct document_block *block = memtable->blocks; block != NULL; block = block->next)
+        bytes += block->used;
+    return bytes;
+}
+
+/* `row`, or the next older one of its hash that has the key. */
+static uint32_t memtable_match_key(const struct memtable *memtable, const uint8_t *key,
+                                   uint32_t size, uint32_t row)
+{
+    struct rows_view previous = rows_store_view(&memtable->key_previous);
+    while (row != GRAPH_NO_ROW) {
+        uint32_t found;
+        const uint8_t *stored = document_key(memtable_document(memtable, row), &found);
+        if (found == size && memcmp(stored, key, size) == 0)
+            break;
+        memcpy(&row, rows_at(&previous, row), sizeof row);
+    }
+    return row;
+}
+
+OMENDB_INTERNAL uint32_t memtable_find_key(const struct memtable *memtable, const uint8_t *key,
+                                           uint32_t size, uint64_t hash)
+{
+    return memtable_match_key(memtable, key, size, idmap_find(&memtable->keymap, hash));
+}
+
+OMENDB_INTERNAL uint32_t memtable_previous_key(const struct memtable *memtable, const uint8_t *key,
+                                               uint32_t size, uint32_t row)
+{
+    struct rows_view previous = rows_store_view(&memtable->key_previous);
+    memcpy(&row, rows_at(&previous, row), sizeof row);
+    return memtable_match_key(memtable, key, size, row);
 }
 
 OMENDB_INTERNAL uint32_t memtable_visible_rows(const struct memtable *memtable, uint64_t commit)
@@ -306,3 +445,5 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
 
 #undef MEMTABLE_MANY_POOR
 #undef MEMTABLE_FORESEEN
+#undef MEMTABLE_BLOCK_MIN
+#undef MEMTABLE_BLOCK_MAX

@@ -8,22 +8,28 @@
  * One that takes what is replayed has neither graph nor codes: the checkpoint that follows comes
  * before any of its rows could be linked, and a read-only opener builds nothing.
  *
+ * Documents lie in blocks that never move and are found through a pointer a row; the stores for
+ * them and for keys come into being with the first one. Keys are found as ids are, by a hash of 64
+ * bits in place of the id; `key_previous` leads on to older rows of the same hash, be it of the
+ * same key or not, so whoever looks compares the key.
+ *
  * Rows [0, count) are complete. Rows [0, indexed) are in the graph; a few beyond may be, too, while
  * several threads insert. Guarded by the commit mutex: reserve, append, replacing of rows. Anything
  * else reads with acquire.
  *
- * Atomics: `count` is stored release after all of the row, `inexact` and `newest_begin` (relaxed)
- * were, so who loads it acquire sees them; a row found through the map of ids may be above it, and
- * its begin is then above any visible commit. `claimed`, `indexed` and a row's byte in `finished`
- * are compared-and-exchanged sc: one thread links a row, and who sees it below `indexed` (acquire)
- * sees its links. `sealed` and `inserting`, both sc, are a handshake: one side stores the first and
- * loads the second, the other adds to the second and loads the first, so not both go on. `poor` is
- * a count that decides about speed only (relaxed). */
+ * Atomics: `count` is stored release after all of the row, `inexact`, `documented` and
+ * `newest_begin` (relaxed) were, so who loads it acquire sees them; a row found through the map of
+ * ids may be above it, and its begin is then above any visible commit. `claimed`, `indexed` and a
+ * row's byte in `finished` are compared-and-exchanged sc: one thread links a row, and who sees it
+ * below `indexed` (acquire) sees its links. `sealed` and `inserting`, both sc, are a handshake: one
+ * side stores the first and loads the second, the other adds to the second and loads the first, so
+ * not both go on. `poor` is a count that decides about speed only (relaxed). */
 #ifndef OMENDB_MEMTABLE_H
 #define OMENDB_MEMTABLE_H
 
 #include "internal.h"
 #include "codes.h"
+#include "document.h"
 #include "graph.h"
 #include "idmap.h"
 #include "tombstones.h"
@@ -42,6 +48,12 @@ struct memtable {
     struct rows_store begins;   /* uint64_t: commit that added the row */
     struct rows_store previous; /* uint32_t: older row of the same id, or GRAPH_NO_ROW */
     struct idmap idmap;
+    _Atomic uint32_t documented;    /* 1: rows have documents; set before the first such is shown */
+    struct rows_store documents;    /* const uint8_t *: NULL: none; reserved once `documented` */
+    struct document_block *blocks;  /* that they lie in, newest first; commit mutex */
+    struct rows_store key_hashes;   /* uint64_t, of rows that have a key */
+    struct rows_store key_previous; /* uint32_t: older row of the same hash, or GRAPH_NO_ROW */
+    struct idmap keymap;            /* over key_hashes */
     struct tombstones *tombstones;
     size_t vector_bytes;
     _Atomic uint32_t count;
@@ -60,11 +72,13 @@ OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_co
 OMENDB_INTERNAL struct memtable *memtable_reference(struct memtable *memtable);
 OMENDB_INTERNAL void memtable_release(struct memtable *memtable); /* NULL is OK */
 
-/* After it `more` appends cannot fail. OMENDB_NOMEM, OMENDB_TOOBIG. */
-OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more);
-/* is_new: 1: no row of the memtable has the id. */
+/* After it `more` appends, of which `keys` have a key and all together `documents` bytes of
+ * documents, cannot fail. OMENDB_NOMEM, OMENDB_TOOBIG. */
+OMENDB_INTERNAL int memtable_reserve(struct memtable *memtable, uint32_t more, uint32_t keys,
+                                     size_t documents);
+/* document: copied; NULL: none. is_new: 1: no row of the memtable has the id. */
 OMENDB_INTERNAL void memtable_append(struct memtable *memtable, uint64_t id, const void *vector,
-                                     uint64_t commit, int is_new);
+                                     const uint8_t *document, uint64_t commit, int is_new);
 /* Asks for what the appending of `id` will read. */
 OMENDB_INTERNAL void memtable_prefetch(const struct memtable *memtable, uint64_t id);
 
@@ -84,6 +98,16 @@ OMENDB_INTERNAL uint64_t memtable_begin(const struct memtable *memtable, uint32_
 /* Newest row of the id, or the one before `row`; GRAPH_NO_ROW: none. */
 OMENDB_INTERNAL uint32_t memtable_find(const struct memtable *memtable, uint64_t id);
 OMENDB_INTERNAL uint32_t memtable_previous(const struct memtable *memtable, uint32_t row);
+/* As long as the memtable; NULL: none. */
+OMENDB_INTERNAL const uint8_t *memtable_document(const struct memtable *memtable, uint32_t row);
+/* Of all documents; of a memtable that does not grow any more. */
+OMENDB_INTERNAL uint64_t memtable_document_bytes(const struct memtable *memtable);
+/* Newest row with this key, of which `hash` is the hash; GRAPH_NO_ROW: none. The next older one is
+ * found from it by memtable_previous_key. */
+OMENDB_INTERNAL uint32_t memtable_find_key(const struct memtable *memtable, const uint8_t *key,
+                                           uint32_t size, uint64_t hash);
+OMENDB_INTERNAL uint32_t memtable_previous_key(const struct memtable *memtable, const uint8_t *key,
+                                               uint32_t size, uint32_t row);
 /* Number of rows with begin <= commit; they are the first ones. */
 OMENDB_INTERNAL uint32_t memtable_visible_rows(const struct memtable *memtable, uint64_t commit);
 

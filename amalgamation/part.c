@@ -82,6 +82,106 @@ OMENDB_INTERNAL int part_write_ids(struct segment_writer *writer, struct memory 
     return code;
 }
 
+/* ------------------------------------------------------------------ documents, keys */
+
+struct part_key {
+    uint64_t hash;
+    uint32_t row;
+};
+
+static int part_compare_keys(const void *left, const void *right)
+{
+    const struct part_key *a = left, *b = right;
+    if (a->hash != b->hash)
+        return a->hash < b->hash ? -1 : 1;
+    return a->row < b->row ? -1 : a->row > b->row;
+}
+
+/* The ends of all documents; *keys: how many have one. Nothing is written where there are none:
+ * *bytes is 0. */
+static int part_write_ends(struct segment_writer *writer, const struct part_documents *documents,
+                           uint32_t rows, uint64_t *bytes, uint32_t *keys)
+{
+    const uint8_t *document;
+    uint32_t first = 0, key_size;
+    int code = OMENDB_OK;
+    *bytes = *keys = 0;
+    while (first < rows && *bytes == 0 && code == OMENDB_OK) {
+        code = documents->read(documents->context, first++, &document);
+        *bytes = code == OMENDB_OK ? document_size(document) : 0;
+    }
+    if (code != OMENDB_OK || *bytes == 0)
+        return code;
+    *bytes = 0;
+    code = segment_writer_begin_section(writer, SECTION_DOCUMENT_ENDS);
+    for (uint32_t row = 0; row < rows && code == OMENDB_OK; row++) {
+        code = documents->read(documents->context, row, &document);
+        if (code != OMENDB_OK)
+            break;
+        *bytes += document_size(document);
+        *keys += document_key(document, &key_size) != NULL;
+        code = segment_writer_append(writer, bytes, sizeof *bytes);
+    }
+    return code;
+}
+
+static int part_write_keys(struct segment_writer *writer, struct memory *memory,
+                           const struct part_key *keys, uint32_t count)
+{
+    size_t bytes = idmap_filter_bytes(count);
+    uint8_t *filter = memory_zalloc(memory, bytes);
+    if (filter == NULL)
+        return OMENDB_NOMEM;
+    int code = segment_writer_begin_section(writer, SECTION_KEY_HASHES);
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
+        idmap_filter_add(filter, bytes, keys[i].hash);
+        code = segment_writer_append(writer, &keys[i].hash, sizeof keys[i].hash);
+    }
+    if (code == OMENDB_OK)
+        code = segment_writer_begin_section(writer, SECTION_KEY_ROWS);
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++)
+        code = segment_writer_append(writer, &keys[i].row, sizeof keys[i].row);
+    if (code == OMENDB_OK)
+        code = segment_writer_begin_section(writer, SECTION_KEY_FILTER);
+    if (code == OMENDB_OK)
+        code = segment_writer_append(writer, filter, bytes);
+    memory_free(memory, filter, bytes);
+    return code;
+}
+
+OMENDB_INTERNAL int part_write_documents(struct segment_writer *writer, struct memory *memory,
+                                         const struct part_documents *documents, uint32_t rows)
+{
+    struct part_key *keys = NULL;
+    uint64_t bytes;
+    uint32_t key_count, found = 0, key_size;
+    int code = part_write_ends(writer, documents, rows, &bytes, &key_count);
+    if (code != OMENDB_OK || bytes == 0)
+        return code;
+    if (key_count != 0) {
+        keys = memory_array(memory, key_count, sizeof *keys);
+        if (keys == NULL)
+            return OMENDB_NOMEM;
+    }
+    code = segment_writer_begin_section(writer, SECTION_DOCUMENTS);
+    for (uint32_t row = 0; row < rows && code == OMENDB_OK; row++) {
+        const uint8_t *document;
+        code = documents->read(documents->context, row, &document);
+        if (code != OMENDB_OK || document == NULL)
+            continue;
+        const uint8_t *key = document_key(document, &key_size);
+        if (key != NULL && found < key_count)
+            keys[found++] = (struct part_key){document_hash_key(key, key_size), row};
+        code = segment_writer_append(writer, document, document_size(document));
+    }
+    if (code == OMENDB_OK && found != 0) {
+        sort_array(keys, found, sizeof *keys, part_compare_keys);
+        code = part_write_keys(writer, memory, keys, found);
+    }
+    memory_free(memory, keys, key_count * sizeof *keys);
+    return code;
+}
+
 /* ------------------------------------------------------------------ what a part says, its graph */
 
 /* Rows of a growing store lie in runs of 64. */

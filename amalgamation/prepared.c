@@ -6,8 +6,9 @@
  * forgotten.
  *
  * Invariants, all under commit_mutex:
- * - Every record of a waiting transaction is in the table of locks, into which each commit looks
- *   first, and its collections cannot be dropped. So nothing can stand in the way of its outcome.
+ * - Every record of a waiting transaction, and every key that it gives, is in the table of locks,
+ * into which each commit looks first, and its collections cannot be dropped. So nothing can stand
+ * in the way of its outcome.
  * - The present log, or one before it that no manifest has let go of, tells of every name: what is
  *   waiting or remembered is copied into a new log, which is synced before a manifest is published
  *   that does without the old one. Whoever replays both logs meets the copy second and passes over
@@ -136,12 +137,23 @@ OMENDB_INTERNAL const struct prepared *prepared_holder(const omendb *db, uint64_
     return set->lock_count == 0 ? NULL : set->locks[prepared_slot(set, collection, id)].holder;
 }
 
-static void prepared_lock(struct prepared_set *set, uint64_t collection, uint64_t id,
-                          const struct prepared *holder)
+OMENDB_INTERNAL const struct prepared *prepared_key_holder(const omendb *db, uint64_t collection,
+                                                           const uint8_t *key, uint32_t size)
+{
+    if (db->prepared.lock_count == 0)
+        return NULL;
+    return prepared_holder(db, collection | PREPARED_KEY, document_hash_key(key, size));
+}
+
+/* 1: it was not locked before. */
+static int prepared_lock(struct prepared_set *set, uint64_t collection, uint64_t id,
+                         const struct prepared *holder)
 {
     size_t at = prepared_slot(set, collection, id);
-    set->lock_count += set->locks[at].holder == NULL;
+    int is_new = set->locks[at].holder == NULL;
+    set->lock_count += (size_t)is_new;
     set->locks[at] = (struct prepared_lock){collection, id, holder};
+    return is_new;
 }
 
 static int prepared_reserve_locks(omendb *db, size_t more)
@@ -208,6 +220,15 @@ OMENDB_INTERNAL int prepared_refuse_locked(const struct change *change, uint64_t
                      (unsigned long long)id, change->collection->name, holder->name);
 }
 
+OMENDB_INTERNAL int prepared_refuse_locked_key(const struct change *change, const uint8_t *key,
+                                               uint32_t size, const struct prepared *holder)
+{
+    return error_set(OMENDB_BUSY,
+                     "key \"%.*s\" of collection \"%s\" is locked by the prepared transaction "
+                     "\"%s\"; commit or roll it back first",
+                     (int)size, (const char *)key, change->collection->name, holder->name);
+}
+
 OMENDB_INTERNAL int prepared_check_drop(omendb *db, const struct collection *collection)
 {
     const struct prepared_set *set = &db->prepared;
@@ -236,9 +257,27 @@ OMENDB_INTERNAL int prepared_reserve(omendb *db, const struct prepared *prepared
                          "forget it, or take another name",
                          prepared->name);
     for (size_t at = 0; prepared_next_change(db, prepared, &at, &change);)
-        records += change.count;
+        records += (size_t)change.count + change.keys;
     int code = prepared_reserve_place(db);
     return code == OMENDB_OK ? prepared_reserve_locks(db, records) : code;
+}
+
+/* Calls prepared_lock or, without a holder, prepared_unlock for each key that the change gives. */
+static void prepared_lock_keys(struct prepared_set *set, const struct change *change,
+                               const struct prepared *holder)
+{
+    const uint64_t collection = change->collection->id | PREPARED_KEY;
+    const uint8_t *at = change->documents;
+    for (uint32_t i = 0; i < change->count && change->keys != 0; i++) {
+        uint32_t size;
+        const uint8_t *key = document_key(change_next_document(change, i, &at), &size);
+        if (key == NULL)
+            continue;
+        if (holder != NULL)
+            prepared_lock(set, collection, document_hash_key(key, size), holder);
+        else
+            prepared_unlock(set, collection, document_hash_key(key, size));
+    }
 }
 
 /* Automatic ids go on behind those that it may still add. */
@@ -252,19 +291,22 @@ static void prepared_pass_ids(const struct change *change)
     atomic_store_explicit(&change->collection->next_id, next, memory_order_relaxed);
 }
 
-OMENDB_INTERNAL void prepared_hold(omendb *db, struct prepared *prepared)
+OMENDB_INTERNAL size_t prepared_hold(omendb *db, struct prepared *prepared)
 {
     struct change change;
+    size_t locked = 0;
     for (size_t at = 0; prepared_next_change(db, prepared, &at, &change);) {
-        prepared->needs +=
-            change.count * txn_change_needs(change.collection, change.kind == CHANGE_DELETE);
+        prepared->needs += txn_change_needs(&change);
         for (uint32_t i = 0; i < change.count; i++)
-            prepared_lock(&db->prepared, change.collection->id, change.ids[i], prepared);
+            locked += (size_t)prepared_lock(&db->prepared, change.collection->id, change.ids[i],
+                                            prepared);
+        prepared_lock_keys(&db->prepared, &change, prepared);
         if (change.kind != CHANGE_DELETE)
             prepared_pass_ids(&change);
     }
     atomic_fetch_add_explicit(&db->txn_needs, prepared->needs, memory_order_relaxed);
     prepared_insert(&db->prepared, prepared);
+    return locked;
 }
 
 /* A table that is used no more; one that is used stays as large as it was at most. */
@@ -285,6 +327,7 @@ OMENDB_INTERNAL void prepared_settle(omendb *db, struct prepared *prepared, uint
     for (size_t at = 0; prepared_next_change(db, prepared, &at, &change);) {
         for (uint32_t i = 0; i < change.count; i++)
             prepared_unlock(set, change.collection->id, change.ids[i]);
+        prepared_lock_keys(set, &change, NULL);
     }
     prepared_free_locks(db);
     atomic_fetch_sub_explicit(&db->txn_needs, prepared->needs, memory_order_relaxed);
@@ -401,7 +444,7 @@ static int prepared_check_payload(omendb *db, uint64_t commit, const uint8_t *pa
 static int prepared_replay_new(omendb *db, uint64_t commit, const struct prepared_logged *logged)
 {
     struct prepared *made;
-    size_t records, locked = db->prepared.lock_count;
+    size_t records;
     int code = prepared_check_payload(db, commit, logged->changes, logged->size, &records);
     if (code == OMENDB_OK)
         code = prepared_create(db, logged->name, logged->size, &made);
@@ -416,8 +459,7 @@ static int prepared_replay_new(omendb *db, uint64_t commit, const struct prepare
         prepared_destroy(db, made);
         return code;
     }
-    prepared_hold(db, made);
-    return db->prepared.lock_count - locked == records
+    return prepared_hold(db, made) == records
                ? OMENDB_OK
                : prepared_bad_record(commit, logged->name,
                                      "changes a record twice, or one that another has locked");

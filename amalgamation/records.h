@@ -7,22 +7,36 @@
 struct records {
     struct change change; /* its arrays belong to this object */
     uint8_t *vectors;
+    uint32_t *document_sizes; /* NULL: no record has a document */
+    uint8_t *documents;
+    size_t document_capacity;
     uint32_t capacity;
+};
+
+/* What is given, in one of two forms. */
+struct records_given {
+    size_t count;
+    const uint64_t *ids; /* NULL, or all OMENDB_ID_AUTO: automatic */
+    const void *vectors; /* one after the other; NULL: to be deleted */
+    uint32_t type;
+    const uint8_t *const *documents; /* of each, NULL: none; NULL: of none */
+    const uint8_t *records; /* NULL, or `count` omendb_record in place of all of these, at each */
+    size_t stride;          /* so many bytes */
 };
 
 /* Whether memory_limit has room for a batch that is added or put without a transaction, if all else
  * made room for it: OMENDB_NOMEM says that trying is in vain. One over the limit of batches is
- * OMENDB_OK here: records_prepare refuses it. ids: as given. */
+ * OMENDB_OK here: records_prepare refuses it. */
 OMENDB_INTERNAL int records_can_fit(const struct collection *collection, uint32_t kind,
-                                    size_t count, const uint64_t *ids);
+                                    const struct records_given *given);
 /* Whether it has room now; trying later may help. Not asked where no checkpoint makes room. */
 OMENDB_INTERNAL int records_fit_now(const struct collection *collection, uint32_t kind,
-                                    size_t count, const uint64_t *ids);
-/* Converts and checks. ids NULL, or all OMENDB_ID_AUTO: automatic. records_destroy also after a
- * failure. */
-OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind, size_t count,
-                                    const uint64_t *ids, const void *vectors, uint32_t type,
-                                    struct records *records);
+                                    const struct records_given *given);
+/* Converts and checks. records_destroy also after a failure. */
+OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind,
+                                    const struct records_given *given, struct records *records);
+/* The ids that are given. */
+OMENDB_INTERNAL void records_copy_ids(const struct records_given *given, uint64_t *ids);
 OMENDB_INTERNAL int records_commit(struct records *records, omendb_txn *txn);
 OMENDB_INTERNAL void records_destroy(struct records *records);
 

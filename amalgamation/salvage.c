@@ -71,14 +71,13 @@ OMENDB_INTERNAL int salvage_grow(struct salvage *salvage, void **array, size_t *
 
 /* A write that lacked memory is tried again, as one of a caller is. */
 static int salvage_commit(struct salvage *salvage, struct collection *collection, uint32_t kind,
-                          size_t count, const uint64_t *ids, const uint8_t *vectors)
+                          const struct records_given *given)
 {
     struct work_wait wait = {0};
     int code;
     do {
         struct records records;
-        code = records_prepare(collection, kind, count, ids, vectors, collection->schema.scalar,
-                               &records);
+        code = records_prepare(collection, kind, given, &records);
         records.change.skip_missing = 1;
         if (code == OMENDB_OK)
             code = records_commit(&records, NULL);
@@ -88,6 +87,85 @@ static int salvage_commit(struct salvage *salvage, struct collection *collection
     return code;
 }
 
+static int salvage_commit_put(struct salvage *salvage, struct collection *target, size_t count,
+                              const uint64_t *ids, const uint8_t *vectors,
+                              const uint8_t *const *documents)
+{
+    const struct records_given given = {.count = count,
+                                        .ids = ids,
+                                        .vectors = vectors,
+                                        .type = target->schema.scalar,
+                                        .documents = documents};
+    return salvage_commit(salvage, target, CHANGE_PUT, &given);
+}
+
+/* The record of the new database that has the key of `document` is put again without it. */
+static int salvage_take_key(struct salvage *salvage, struct collection *target,
+                            const uint8_t *document, uint64_t id)
+{
+    uint32_t size;
+    uint64_t commit, holder = OMENDB_ID_AUTO;
+    const uint8_t *key = document_key(document, &size), *vector = NULL, *old = NULL;
+    uint8_t *without = NULL;
+    size_t bytes = 0;
+    struct location location = {NULL, NULL, 0};
+    struct version *version = version_acquire_newest(target, &commit);
+    int code = version_locate_key(version, key, size, commit, &location);
+    if (code == OMENDB_OK)
+        code = location.memtable == NULL && location.segment == NULL
+                   ? OMENDB_CONFLICT
+                   : location_id(&location, &holder);
+    if (code == OMENDB_OK)
+        code = location_vector(&location, &vector);
+    if (code == OMENDB_OK)
+        code = location_document(&location, &old);
+    if (code == OMENDB_OK)
+        code = document_without_key(&salvage->memory, old, &without, &bytes);
+    if (code == OMENDB_OK) {
+        const uint8_t *documents[1] = {without};
+        code = salvage_commit_put(salvage, target, 1, &holder, vector, documents);
+    }
+    if (code == OMENDB_OK)
+        salvage_tell(salvage,
+                     "collection \"%s\": ids %llu and %llu have the same key \"%.*s\"; the latter, "
+                     "the newer one, keeps it",
+                     target->name, (unsigned long long)holder, (unsigned long long)id, (int)size,
+                     (const char *)key);
+    memory_free(&salvage->memory, without, bytes);
+    version_release(version);
+    return code;
+}
+
+/* One by one, as some have keys that older records have, too: those were deleted, or had their keys
+ * changed, and what told it is lost. */
+static int salvage_flush_singly(struct salvage *salvage, uint32_t count)
+{
+    const struct salvage_batch *batch = &salvage->batch;
+    struct collection *target = batch->collection->target;
+    int code = OMENDB_OK;
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
+        const uint8_t *vector = batch->vectors + i * target->vector_bytes;
+        const uint8_t *documents[1] = {batch->documents[i]};
+        code = salvage_commit_put(salvage, target, 1, &batch->ids[i], vector, documents);
+        if (code == OMENDB_CONFLICT && batch->documents[i] != NULL) {
+            code = salvage_take_key(salvage, target, batch->documents[i], batch->ids[i]);
+            if (code == OMENDB_OK)
+                code = salvage_commit_put(salvage, target, 1, &batch->ids[i], vector, documents);
+        }
+        salvage->put += code == OMENDB_OK;
+    }
+    return code;
+}
+
+static void salvage_forget_documents(struct salvage *salvage, uint32_t count)
+{
+    struct salvage_batch *batch = &salvage->batch;
+    for (uint32_t i = 0; i < count; i++) {
+        memory_free(&salvage->memory, batch->documents[i], document_size(batch->documents[i]));
+        batch->documents[i] = NULL;
+    }
+}
+
 OMENDB_INTERNAL int salvage_flush(struct salvage *salvage)
 {
     struct salvage_batch *batch = &salvage->batch;
@@ -95,9 +173,12 @@ OMENDB_INTERNAL int salvage_flush(struct salvage *salvage)
         return OMENDB_OK;
     uint32_t count = batch->count;
     batch->count = 0;
-    int code = salvage_commit(salvage, batch->collection->target, CHANGE_PUT, count, batch->ids,
-                              batch->vectors);
+    int code = salvage_commit_put(salvage, batch->collection->target, count, batch->ids,
+                                  batch->vectors, (const uint8_t *const *)batch->documents);
     salvage->put += code == OMENDB_OK ? count : 0;
+    if (code == OMENDB_CONFLICT)
+        code = salvage_flush_singly(salvage, count);
+    salvage_forget_documents(salvage, count);
     return code;
 }
 
@@ -112,7 +193,7 @@ static int salvage_batch_begin(struct salvage *salvage, struct salvage_collectio
 }
 
 OMENDB_INTERNAL int salvage_put(struct salvage *salvage, struct salvage_collection *collection,
-                                uint64_t id, const uint8_t *vector)
+                                uint64_t id, const uint8_t *vector, const uint8_t *document)
 {
     struct salvage_batch *batch = &salvage->batch;
     const struct collection *target = collection->target;
@@ -128,6 +209,13 @@ OMENDB_INTERNAL int salvage_put(struct salvage *salvage, struct salvage_collecti
         scalar_convert(&target->format, vector, (omendb_scalar)target->schema.scalar, to, &reason,
                        &position) != OMENDB_OK)
         return error_set(OMENDB_INVALID, "not a record");
+    if (document != NULL) {
+        uint8_t *copy = memory_alloc(&salvage->memory, document_size(document));
+        if (copy == NULL)
+            return OMENDB_NOMEM;
+        memcpy(copy, document, document_size(document));
+        batch->documents[batch->count] = copy;
+    }
     batch->ids[batch->count++] = id;
     return OMENDB_OK;
 }
@@ -202,7 +290,12 @@ static int salvage_create_all(struct salvage *salvage)
     salvage->batch.ids = memory_array(&salvage->memory, SALVAGE_BATCH_ROWS, sizeof(uint64_t));
     salvage->batch.vectors = memory_alloc(&salvage->memory, SALVAGE_BATCH_BYTES);
     salvage->vector = memory_alloc(&salvage->memory, SALVAGE_BATCH_BYTES);
-    return salvage->batch.ids == NULL || salvage->batch.vectors == NULL || salvage->vector == NULL
+    salvage->document = memory_alloc(&salvage->memory, DOCUMENT_BYTES_MAX);
+    salvage->batch.documents =
+        memory_zalloc(&salvage->memory, SALVAGE_BATCH_ROWS * sizeof(uint8_t *));
+    return salvage->batch.ids == NULL || salvage->batch.vectors == NULL ||
+                   salvage->batch.documents == NULL || salvage->vector == NULL ||
+                   salvage->document == NULL
                ? OMENDB_NOMEM
                : OMENDB_OK;
 }
@@ -640,7 +733,8 @@ static int salvage_apply_delete(struct salvage *salvage, const struct commit_log
         uint32_t left = logged->count - at;
         uint32_t run = left < SALVAGE_BATCH_ROWS ? left : SALVAGE_BATCH_ROWS;
         memcpy(ids, logged->body + (size_t)at * sizeof *ids, run * sizeof *ids);
-        code = salvage_commit(salvage, collection->target, CHANGE_DELETE, run, ids, NULL);
+        const struct records_given given = {.count = run, .ids = ids};
+        code = salvage_commit(salvage, collection->target, CHANGE_DELETE, &given);
     }
     return code;
 }
@@ -649,12 +743,21 @@ static int salvage_apply_put(struct salvage *salvage, uint64_t log,
                              const struct commit_logged *logged,
                              struct salvage_collection *collection)
 {
-    const uint8_t *vectors = logged->body + (size_t)logged->count * sizeof(uint64_t);
-    int code = OMENDB_OK;
+    struct change change = {0};
+    int code = OMENDB_OK,
+        sound = commit_decode_body(logged, collection->target->vector_bytes, &change);
+    const uint8_t *at = change.documents;
+    if (!sound) {
+        salvage_tell(salvage, "wal-%llu: keys and metadata of %u records of \"%s\" are damaged",
+                     (unsigned long long)log, logged->count, collection->target->name);
+        change.document_sizes = NULL;
+    }
     for (uint32_t i = 0; i < logged->count && code == OMENDB_OK; i++) {
         uint64_t id;
         memcpy(&id, logged->body + i * sizeof id, sizeof id);
-        code = salvage_put(salvage, collection, id, vectors + i * collection->target->vector_bytes);
+        code = salvage_put(salvage, collection, id,
+                           change.vectors + i * collection->target->vector_bytes,
+                           change_next_document(&change, i, &at));
         if (code == OMENDB_INVALID) {
             salvage->result->lost_rows++;
             salvage_tell(salvage, "wal-%llu: what is stored for id %llu is no record of \"%s\"",
@@ -944,6 +1047,10 @@ static void salvage_destroy(struct salvage *salvage)
     memory_free(memory, salvage->batch.ids, SALVAGE_BATCH_ROWS * sizeof *salvage->batch.ids);
     memory_free(memory, salvage->batch.vectors, SALVAGE_BATCH_BYTES);
     memory_free(memory, salvage->vector, SALVAGE_BATCH_BYTES);
+    memory_free(memory, salvage->document, DOCUMENT_BYTES_MAX);
+    if (salvage->batch.documents != NULL)
+        salvage_forget_documents(salvage, SALVAGE_BATCH_ROWS);
+    memory_free(memory, salvage->batch.documents, SALVAGE_BATCH_ROWS * sizeof(uint8_t *));
     storage_close(&salvage->storage, &salvage->lock);
     database_let_go(&salvage->held_lock);
     if (salvage->storage.directory != NULL)

@@ -61,6 +61,7 @@ struct salvage_batch {
     uint32_t count, capacity;
     uint64_t *ids;
     uint8_t *vectors;
+    uint8_t **documents; /* of each, NULL: none; allocated one by one */
 };
 
 struct salvage {
@@ -91,6 +92,7 @@ struct salvage {
     uint64_t put;                       /* records that the new database took, one by one */
     int failed;                         /* the code of the last commit to it */
     uint8_t *vector;                    /* of one row */
+    uint8_t *document;                  /* likewise; DOCUMENT_BYTES_MAX */
     uint64_t sequence;                  /* of the last commit of the log; 0: not known */
     struct salvage_prepared **prepared; /* ascending by name, until they go into the new database */
     size_t prepared_count, prepared_capacity;
@@ -105,9 +107,10 @@ OMENDB_INTERNAL int salvage_error(struct salvage *salvage, int code);
 OMENDB_INTERNAL int salvage_grow(struct salvage *salvage, void **array, size_t *capacity,
                                  size_t count, size_t element);
 OMENDB_INTERNAL struct salvage_collection *salvage_find(const struct salvage *salvage, uint64_t id);
-/* Gives one record of stored type to the new database. OMENDB_INVALID: no such record can be. */
+/* Gives one record of stored type to the new database. document: checked; NULL: none.
+ * OMENDB_INVALID: no such record can be. */
 OMENDB_INTERNAL int salvage_put(struct salvage *salvage, struct salvage_collection *collection,
-                                uint64_t id, const uint8_t *vector);
+                                uint64_t id, const uint8_t *vector, const uint8_t *document);
 OMENDB_INTERNAL int salvage_flush(struct salvage *salvage);
 /* Counts the records of a collection of the new database. */
 OMENDB_INTERNAL int salvage_count(struct collection *collection, uint64_t *count);

@@ -241,18 +241,19 @@ static int salvage_is_held(omendb *db, const struct commit_logged *logged,
     return held;
 }
 
-/* Records [at, at + count) of the change. */
-static int salvage_prepare_run(omendb_txn *txn, const struct commit_logged *logged,
-                               struct collection *target, uint32_t at, uint32_t count)
+/* Records [at, at + count) of the change, whose documents are told one by one. */
+static int salvage_prepare_run(omendb_txn *txn, const struct change *change,
+                               struct collection *target, uint32_t at, uint32_t count,
+                               const uint8_t **documents)
 {
     struct records records;
-    const uint32_t kind = logged->kind == CHANGE_DELETE ? CHANGE_DELETE : CHANGE_PUT;
-    const uint64_t *ids = (const uint64_t *)(const void *)logged->body;
-    const uint8_t *vectors =
-        kind == CHANGE_DELETE ? NULL
-                              : (const uint8_t *)(ids + logged->count) + at * target->vector_bytes;
-    int code =
-        records_prepare(target, kind, count, ids + at, vectors, target->schema.scalar, &records);
+    const uint32_t kind = change->kind == CHANGE_DELETE ? CHANGE_DELETE : CHANGE_PUT;
+    const struct records_given given = {.count = count,
+                                        .ids = change->ids + at,
+                                        .vectors = change->vectors + at * target->vector_bytes,
+                                        .type = target->schema.scalar,
+                                        .documents = documents};
+    int code = records_prepare(target, kind, &given, &records);
     records.change.skip_missing = 1;
     if (code == OMENDB_OK && records.change.automatic)
         code = OMENDB_INVALID;
@@ -267,10 +268,17 @@ static int salvage_prepare_run(omendb_txn *txn, const struct commit_logged *logg
 static int salvage_prepare_change(omendb_txn *txn, const struct commit_logged *logged,
                                   struct collection *target)
 {
+    const uint8_t *documents[SALVAGE_RUN_ROWS];
+    struct change change = {0};
     int code = salvage_is_held(target->db, logged, target) ? OMENDB_CONFLICT : OMENDB_OK;
-    for (uint32_t at = 0, run; at < logged->count && code == OMENDB_OK; at += run) {
-        run = logged->count - at < SALVAGE_RUN_ROWS ? logged->count - at : SALVAGE_RUN_ROWS;
-        code = salvage_prepare_run(txn, logged, target, at, run);
+    if (code == OMENDB_OK && !commit_decode_body(logged, target->vector_bytes, &change))
+        code = OMENDB_CORRUPT;
+    const uint8_t *document = change.documents;
+    for (uint32_t at = 0, run; at < change.count && code == OMENDB_OK; at += run) {
+        run = change.count - at < SALVAGE_RUN_ROWS ? change.count - at : SALVAGE_RUN_ROWS;
+        for (uint32_t i = 0; i < run; i++)
+            documents[i] = change_next_document(&change, at + i, &document);
+        code = salvage_prepare_run(txn, &change, target, at, run, documents);
     }
     return code;
 }

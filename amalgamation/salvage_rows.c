@@ -204,6 +204,7 @@ struct salvage_rows {
     uint32_t lost_begin, lost_last, lost_count;
     uint32_t lost_end; /* the next row goes on with it; deleted ones lie between */
     const char *why;
+    uint32_t bare; /* rows whose documents are damaged */
 };
 
 static void salvage_report_lost(struct salvage_rows *rows)
@@ -358,6 +359,62 @@ static int salvage_load(struct salvage_rows *rows)
     return code;
 }
 
+/* Where the document of a row lies among all of them. OMENDB_CORRUPT: not known. */
+static int salvage_document_place(struct salvage_rows *rows, uint32_t row, uint64_t *begin,
+                                  uint64_t *end)
+{
+    struct section_range ends =
+        segment_section(rows->file->file, rows->reference->part, SECTION_DOCUMENT_ENDS);
+    struct section_range all =
+        segment_section(rows->file->file, rows->reference->part, SECTION_DOCUMENTS);
+    int code = OMENDB_OK;
+    *begin = *end = 0;
+    if (ends.length == 0)
+        return OMENDB_OK;
+    if (row != 0)
+        code = salvage_read(rows->salvage, rows->file, 0, ends.offset + (row - UINT64_C(1)) * 8,
+                            begin, sizeof *begin);
+    if (code == OMENDB_OK)
+        code = salvage_read(rows->salvage, rows->file, 0, ends.offset + row * UINT64_C(8), end,
+                            sizeof *end);
+    if (code == OMENDB_OK &&
+        (*begin > *end || *end > all.length || *end - *begin > DOCUMENT_BYTES_MAX))
+        code = OMENDB_CORRUPT;
+    *begin += all.offset;
+    *end += all.offset;
+    return code;
+}
+
+/* Key and metadata of a row, NULL: it has none, or they are damaged: the record is saved without
+ * them, which is told at the end. */
+static int salvage_row_document(struct salvage_rows *rows, uint32_t row, const uint8_t **document)
+{
+    struct salvage *salvage = rows->salvage;
+    uint64_t begin, end;
+    *document = NULL;
+    int code = salvage_document_place(rows, row, &begin, &end);
+    if (code == OMENDB_OK && begin != end)
+        code =
+            salvage_read(salvage, rows->file, 0, begin, salvage->document, (size_t)(end - begin));
+    if (code == OMENDB_OK && begin != end &&
+        document_check(salvage->document, (size_t)(end - begin)) != NULL)
+        code = OMENDB_CORRUPT;
+    if (code == OMENDB_OK && begin != end)
+        *document = salvage->document;
+    rows->bare += code == OMENDB_CORRUPT;
+    return code == OMENDB_CORRUPT ? OMENDB_OK : code;
+}
+
+static void salvage_report_bare(const struct salvage_rows *rows)
+{
+    if (rows->bare != 0)
+        salvage_tell(rows->salvage,
+                     "seg-%llu: part %u: key and metadata of %u records of collection \"%s\" are "
+                     "damaged; they are saved without",
+                     (unsigned long long)rows->reference->file, rows->reference->part, rows->bare,
+                     rows->collection->target->name);
+}
+
 static int salvage_row(struct salvage_rows *rows, uint64_t vectors, uint32_t row)
 {
     struct salvage *salvage = rows->salvage;
@@ -372,8 +429,11 @@ static int salvage_row(struct salvage_rows *rows, uint64_t vectors, uint32_t row
         salvage_lose(rows, row, "their vectors are damaged");
         return OMENDB_OK;
     }
+    const uint8_t *document = NULL;
     if (code == OMENDB_OK)
-        code = salvage_put(salvage, rows->collection, rows->ids[row], salvage->vector);
+        code = salvage_row_document(rows, row, &document);
+    if (code == OMENDB_OK)
+        code = salvage_put(salvage, rows->collection, rows->ids[row], salvage->vector, document);
     if (code == OMENDB_INVALID) {
         salvage_lose(rows, row, "they are no records of this collection");
         return OMENDB_OK;
@@ -393,6 +453,7 @@ static int salvage_each_row(struct salvage_rows *rows)
             rows->lost_end++; /* a deleted row does not end a run of lost ones */
     }
     salvage_report_lost(rows);
+    salvage_report_bare(rows);
     return code;
 }
 

@@ -627,6 +627,7 @@ static uint64_t segment_section_needs(const struct part_info *info, size_t type)
         return (uint64_t)info->upper_count * info->M * sizeof(uint32_t);
     case SECTION_IDS:
     case SECTION_SORTED_IDS:
+    case SECTION_DOCUMENT_ENDS:
         return rows * sizeof(uint64_t);
     case SECTION_CALIBRATION:
         return FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_BYTES;
@@ -779,6 +780,10 @@ static int segment_section_is_exact(const struct part_info *info, size_t type, u
     case SECTION_TOMBSTONES:
     case SECTION_ID_FILTER:
     case SECTION_CALIBRATION:
+    case SECTION_DOCUMENTS:
+    case SECTION_KEY_HASHES:
+    case SECTION_KEY_ROWS:
+    case SECTION_KEY_FILTER:
         return 1;
     case SECTION_SORTED_IDS:
     case SECTION_SORTED_ROWS:

@@ -31,7 +31,14 @@ enum section_type {
     SECTION_TOMBSTONES = 10,  /* in overlays: ascending u32 rows */
     SECTION_CODES = 11,       /* rows * codes_stride(dim), see codes.h; may be absent */
     SECTION_CALIBRATION = 12, /* the curve of recall by effort, see calibration.h; may be absent */
-    SECTION_TYPES = 13
+    SECTION_DOCUMENT_ENDS = 13, /* rows u64: where the row's document ends among DOCUMENTS; it
+                                   begins where the one before ends. Absent where no row has one, as
+                                   those below; the keys where no row has a key */
+    SECTION_DOCUMENTS = 14,     /* in row order, see document.h */
+    SECTION_KEY_HASHES = 15,    /* u64 ascending (ties by row), of the rows that have a key */
+    SECTION_KEY_ROWS = 16,      /* u32: row of each of KEY_HASHES */
+    SECTION_KEY_FILTER = 17,    /* blocked Bloom filter of the hashes, see idmap.h */
+    SECTION_TYPES = 21
 };
 
 /* Part flags */

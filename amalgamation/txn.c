@@ -17,6 +17,8 @@
 /* Of a change: places in the table, in the order of commit, in the log's list and of the memtable's
  * row beside its vector, code and links. */
 #define TXN_CHANGE_BYTES 160
+/* Of a key: places in the table here and in the memtable's. */
+#define TXN_KEY_BYTES 48
 
 /* It may lie in the reserve, as it is made while writers fill the rest; but it stays for as long as
  * it is open, and thousands of snapshots must leave checkpoints what they need. */
@@ -84,6 +86,13 @@ OMENDB_INTERNAL uint64_t txn_count(omendb *db, uint64_t *oldest, uint64_t *begun
     return open;
 }
 
+static void txn_drop_content(omendb *db, const struct collection *collection, uint8_t *vector,
+                             uint8_t *document)
+{
+    memory_free(&db->memory, vector, vector == NULL ? 0 : collection->vector_bytes);
+    memory_free(&db->memory, document, document_size(document));
+}
+
 OMENDB_INTERNAL void txn_end(omendb_txn *txn)
 {
     if (txn == NULL)
@@ -104,10 +113,11 @@ OMENDB_INTERNAL void txn_end(omendb_txn *txn)
     for (struct txn_cursor *cursor = txn->cursors; cursor != NULL; cursor = cursor->next)
         cursor->ended = 1;
     for (size_t i = 0; i < txn->write_count; i++) {
-        memory_free(&db->memory, txn->writes[i].vector,
-                    txn->writes[i].vector == NULL ? 0 : txn->writes[i].collection->vector_bytes);
+        txn_drop_content(db, txn->writes[i].collection, txn->writes[i].vector,
+                         txn->writes[i].document);
         collection_release(txn->writes[i].collection);
     }
+    memory_free(&db->memory, txn->keys, txn->key_slots * sizeof *txn->keys);
     memory_free(&db->memory, txn->writes, txn->write_capacity * sizeof *txn->writes);
     memory_free(&db->memory, txn->table, txn->table_slots * sizeof *txn->table);
     atomic_fetch_sub_explicit(&db->txn_needs, txn->needs, memory_order_relaxed);
@@ -155,6 +165,81 @@ OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn,
     return index == 0 ? NULL : &txn->writes[index - 1];
 }
 
+/* ------------------------------------------------------------------ the table of keys */
+
+/* Slot of the key, or the empty one where it belongs. */
+static size_t txn_key_slot(const omendb_txn *txn, const struct collection *collection,
+                           const uint8_t *key, uint32_t size)
+{
+    size_t at = (size_t)idmap_mix(document_hash_key(key, size) ^ idmap_mix(collection->id)) &
+                (txn->key_slots - 1);
+    while (txn->keys[at] != 0) {
+        uint32_t stored_size;
+        const struct txn_write *write = &txn->writes[txn->keys[at] - 1];
+        const uint8_t *stored = document_key(write->document, &stored_size);
+        if (write->collection == collection && stored_size == size &&
+            memcmp(stored, key, size) == 0)
+            break;
+        at = (at + 1) & (txn->key_slots - 1);
+    }
+    return at;
+}
+
+/* Write number `index` has a document; there is room. */
+static void txn_enter_key(omendb_txn *txn, size_t index)
+{
+    uint32_t size;
+    const struct txn_write *write = &txn->writes[index];
+    const uint8_t *key = document_key(write->document, &size);
+    if (key == NULL)
+        return;
+    size_t at = txn_key_slot(txn, write->collection, key, size);
+    txn->key_entries += txn->keys[at] == 0;
+    txn->keys[at] = (uint32_t)index + 1;
+}
+
+static int txn_reserve_keys(omendb_txn *txn, size_t more)
+{
+    struct memory *memory = &txn->db->memory;
+    size_t slots = txn->key_slots == 0 ? 64 : txn->key_slots;
+    while (slots / 2 < txn->key_entries + more)
+        slots *= 2;
+    if (more == 0 || slots == txn->key_slots)
+        return OMENDB_OK;
+    uint32_t *keys = memory_zalloc(memory, memory_multiply(slots, sizeof *keys));
+    if (keys == NULL)
+        return OMENDB_NOMEM;
+    memory_free(memory, txn->keys, txn->key_slots * sizeof *keys);
+    txn->keys = keys;
+    txn->key_slots = slots;
+    txn->key_entries = 0;
+    for (size_t i = 0; i < txn->write_count; i++)
+        txn_enter_key(txn, i);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int txn_find_key(const omendb_txn *txn, const struct version *version,
+                                 const struct collection *collection, uint64_t commit,
+                                 const uint8_t *key, uint32_t size, uint64_t *id)
+{
+    struct location location;
+    *id = OMENDB_ID_AUTO;
+    if (txn != NULL && txn->key_slots != 0) {
+        uint32_t index = txn->keys[txn_key_slot(txn, collection, key, size)];
+        if (index != 0) {
+            *id = txn->writes[index - 1].id;
+            return OMENDB_OK;
+        }
+    }
+    int code = version_locate_key(version, key, size, commit, &location);
+    if (code == OMENDB_OK && (location.memtable != NULL || location.segment != NULL))
+        code = location_id(&location, id);
+    /* One that the transaction changed has that key no more. */
+    if (code == OMENDB_OK && *id != OMENDB_ID_AUTO && txn_find(txn, collection, *id) != NULL)
+        *id = OMENDB_ID_AUTO;
+    return code;
+}
+
 static int txn_reserve(omendb_txn *txn, size_t more)
 {
     struct memory *memory = &txn->db->memory;
@@ -188,12 +273,15 @@ static int txn_reserve(omendb_txn *txn, size_t more)
     return OMENDB_OK;
 }
 
-OMENDB_INTERNAL uint64_t txn_change_needs(const struct collection *collection, int deletes)
+OMENDB_INTERNAL uint64_t txn_change_needs(const struct change *change)
 {
+    const struct collection *collection = change->collection;
     uint64_t needs = sizeof(struct txn_write) + TXN_CHANGE_BYTES;
-    return deletes ? needs
-                   : needs + 3 * (uint64_t)collection->vector_bytes +
-                         codes_stride(collection->schema.dim) + UINT64_C(8) * collection->schema.M;
+    if (change->kind != CHANGE_DELETE)
+        needs += 3 * (uint64_t)collection->vector_bytes + codes_stride(collection->schema.dim) +
+                 UINT64_C(8) * collection->schema.M;
+    return change->count * needs + 3 * change->document_bytes +
+           change->keys * (uint64_t)TXN_KEY_BYTES;
 }
 
 /* What all open and prepared transactions together may need. On disk the rest of what is in use can
@@ -211,9 +299,7 @@ static uint64_t txn_share(const omendb *db)
 static int txn_claim_share(omendb_txn *txn, const struct change *change)
 {
     omendb *db = txn->db;
-    uint64_t needs = change->count *
-                     txn_change_needs(change->collection, change->kind == CHANGE_DELETE),
-             share = txn_share(db),
+    uint64_t needs = txn_change_needs(change), share = txn_share(db),
              claimed = atomic_load_explicit(&db->txn_needs, memory_order_relaxed);
     do {
         if (db->memory.limit != 0 && (claimed > share || needs > share - claimed))
@@ -241,51 +327,86 @@ static int txn_sees(omendb_txn *txn, const struct version *version, struct colle
     return code;
 }
 
-static void txn_drop_vectors(omendb_txn *txn, const struct change *change, uint8_t **copies,
-                             uint32_t count)
+/* What a change brings to one record, on its way into the transaction. */
+struct txn_copy {
+    uint8_t *vector, *document;
+    int existed; /* at the snapshot */
+};
+
+static void txn_drop_copies(omendb_txn *txn, const struct change *change, struct txn_copy *copies,
+                            size_t count)
 {
     while (count-- > 0)
-        memory_free(&txn->db->memory, copies[count], change->collection->vector_bytes);
+        txn_drop_content(txn->db, change->collection, copies[count].vector, copies[count].document);
 }
 
-/* Copies all vectors first, so that a failure leaves the transaction as it was. */
-static int txn_copy_vectors(omendb_txn *txn, const struct change *change, uint8_t **copies)
+/* Copies all first, so that a failure leaves the transaction as it was. */
+static int txn_copy(omendb_txn *txn, const struct change *change, struct txn_copy *copies)
 {
-    size_t bytes = change->collection->vector_bytes;
+    struct memory *memory = &txn->db->memory;
+    const size_t bytes = change->collection->vector_bytes;
+    const uint8_t *at = change->documents;
     for (uint32_t i = 0; i < change->count; i++) {
-        copies[i] = memory_alloc(&txn->db->memory, bytes);
-        if (copies[i] == NULL) {
-            txn_drop_vectors(txn, change, copies, i);
+        const uint8_t *document = change_next_document(change, i, &at);
+        copies[i].vector = memory_alloc(memory, bytes);
+        if (document != NULL)
+            copies[i].document = memory_alloc(memory, document_size(document));
+        if (copies[i].vector == NULL || (document != NULL && copies[i].document == NULL)) {
+            memory_free(memory, copies[i].vector, copies[i].vector == NULL ? 0 : bytes);
+            txn_drop_copies(txn, change, copies, i);
             return OMENDB_NOMEM;
         }
-        memcpy(copies[i], change->vectors + i * bytes, bytes);
+        memcpy(copies[i].vector, change->vectors + i * bytes, bytes);
+        if (document != NULL)
+            memcpy(copies[i].document, document, document_size(document));
     }
     return OMENDB_OK;
 }
 
-static void txn_set(omendb_txn *txn, struct collection *collection, uint64_t id, uint8_t *vector,
-                    int existed)
+static void txn_set(omendb_txn *txn, struct collection *collection, uint64_t id,
+                    const struct txn_copy *copy)
 {
     size_t slot = txn_slot(txn, collection, id);
     if (txn->table[slot] == 0) {
         txn->writes[txn->write_count] =
-            (struct txn_write){collection_reference(collection), id, NULL, !existed};
+            (struct txn_write){collection_reference(collection), id, NULL, NULL, !copy->existed};
         txn->table[slot] = (uint32_t)++txn->write_count;
     }
-    struct txn_write *write = &txn->writes[txn->table[slot] - 1];
-    memory_free(&txn->db->memory, write->vector,
-                write->vector == NULL ? 0 : collection->vector_bytes);
-    write->vector = vector;
+    size_t index = txn->table[slot] - 1;
+    struct txn_write *write = &txn->writes[index];
+    txn_drop_content(txn->db, collection, write->vector, write->document);
+    write->vector = copy->vector;
+    write->document = copy->document;
+    txn_enter_key(txn, index);
 }
 
-/* Checks every id as the transaction sees it; leaves absent ones out of a delete. */
-static int txn_check(omendb_txn *txn, const struct version *version, struct change *change,
-                     uint8_t *existed)
+/* No other record has the key, as the transaction sees it. */
+static int txn_check_key(omendb_txn *txn, const struct version *version,
+                         const struct change *change, uint64_t id, const uint8_t *document)
 {
+    uint32_t size;
+    uint64_t holder;
+    const uint8_t *key = document_key(document, &size);
+    if (key == NULL)
+        return OMENDB_OK;
+    int code = txn_find_key(txn, version, change->collection, txn->snapshot, key, size, &holder);
+    return code != OMENDB_OK || holder == OMENDB_ID_AUTO || holder == id
+               ? code
+               : commit_refuse_taken_key(change, key, size, holder);
+}
+
+/* Checks every id and key as the transaction sees it; leaves absent ones out of a delete. */
+static int txn_check(omendb_txn *txn, const struct version *version, struct change *change,
+                     struct txn_copy *copies)
+{
+    const uint8_t *at = change->documents;
     uint32_t kept = 0;
     for (uint32_t i = 0; i < change->count; i++) {
+        const uint8_t *document = change_next_document(change, i, &at);
         int now, then,
             code = txn_sees(txn, version, change->collection, change->ids[i], &now, &then);
+        if (code == OMENDB_OK)
+            code = txn_check_key(txn, version, change, change->ids[i], document);
         if (code != OMENDB_OK)
             return code;
         if (change->kind == CHANGE_ADD && now)
@@ -297,25 +418,50 @@ static int txn_check(omendb_txn *txn, const struct version *version, struct chan
             continue;
         }
         change->ids[kept] = change->ids[i];
-        existed[kept++] = (uint8_t)then;
+        copies[kept++].existed = then;
     }
     change->count = change->affected = kept;
     return OMENDB_OK;
 }
 
-static int txn_assign_ids(omendb_txn *txn, struct change *change)
+/* A put by key alone is one of the record that has the key. *fresh: how many have none. */
+static int txn_take_ids_of_keys(omendb_txn *txn, const struct version *version,
+                                struct change *change, uint32_t *fresh)
+{
+    const uint8_t *at = change->documents;
+    int code = OMENDB_OK;
+    *fresh = 0;
+    for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
+        uint32_t size;
+        const uint8_t *key = document_key(change_next_document(change, i, &at), &size);
+        change->ids[i] = OMENDB_ID_AUTO;
+        if (key != NULL && change->kind == CHANGE_PUT)
+            code = txn_find_key(txn, version, change->collection, txn->snapshot, key, size,
+                                &change->ids[i]);
+        *fresh += change->ids[i] == OMENDB_ID_AUTO;
+    }
+    return code;
+}
+
+static int txn_assign_ids(omendb_txn *txn, const struct version *version, struct change *change)
 {
     struct collection *collection = change->collection;
+    uint32_t fresh;
     if (!change->automatic)
         return OMENDB_OK;
+    int code = txn_take_ids_of_keys(txn, version, change, &fresh);
+    if (code != OMENDB_OK)
+        return code;
     platform_mutex_lock(&txn->db->commit_mutex);
     uint64_t next = atomic_load(&collection->next_id);
-    int code = next > UINT64_MAX - 1 - change->count ? commit_refuse_automatic_ids(collection, next)
-                                                     : OMENDB_OK;
-    for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++)
-        change->ids[i] = next + i;
+    if (next > UINT64_MAX - 1 - fresh)
+        code = commit_refuse_automatic_ids(collection, next);
+    for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
+        if (change->ids[i] == OMENDB_ID_AUTO)
+            change->ids[i] = next++;
+    }
     if (code == OMENDB_OK)
-        atomic_store(&collection->next_id, next + change->count);
+        atomic_store(&collection->next_id, next);
     platform_mutex_unlock(&txn->db->commit_mutex);
     return code;
 }
@@ -324,28 +470,28 @@ OMENDB_INTERNAL int txn_apply(omendb_txn *txn, struct change *change)
 {
     struct memory *memory = &txn->db->memory;
     size_t count = change->count;
-    uint8_t **copies = memory_zalloc(memory, memory_multiply(count, sizeof *copies));
-    uint8_t *existed = memory_zalloc(memory, count);
+    struct txn_copy *copies = memory_zalloc(memory, memory_multiply(count, sizeof *copies));
     struct version *version = version_acquire(change->collection);
-    int code = copies == NULL || existed == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    int code = copies == NULL ? OMENDB_NOMEM : OMENDB_OK;
     if (code == OMENDB_OK)
-        code = txn_assign_ids(txn, change);
+        code = txn_assign_ids(txn, version, change);
     if (code == OMENDB_OK)
-        code = txn_check(txn, version, change, existed);
+        code = txn_check(txn, version, change, copies);
     if (code == OMENDB_OK)
         code = txn_reserve(txn, change->count);
+    if (code == OMENDB_OK)
+        code = txn_reserve_keys(txn, change->keys);
     if (code == OMENDB_OK && change->kind != CHANGE_DELETE)
-        code = txn_copy_vectors(txn, change, copies);
+        code = txn_copy(txn, change, copies);
     if (code == OMENDB_OK) {
         code = txn_claim_share(txn, change);
         if (code != OMENDB_OK && change->kind != CHANGE_DELETE)
-            txn_drop_vectors(txn, change, copies, change->count);
+            txn_drop_copies(txn, change, copies, change->count);
     }
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++)
-        txn_set(txn, change->collection, change->ids[i], copies[i], existed[i]);
+        txn_set(txn, change->collection, change->ids[i], &copies[i]);
     version_release(version);
     memory_free(memory, copies, count * sizeof *copies);
-    memory_free(memory, existed, count);
     return code;
 }
 
@@ -375,6 +521,32 @@ static int txn_is_same_change(const struct txn_write *a, const struct txn_write 
     return a->collection == b->collection && (a->vector == NULL) == (b->vector == NULL);
 }
 
+static int txn_gather_documents(struct memory *memory, const struct txn_write *const *writes,
+                                size_t count, struct change *change)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < count; i++)
+        bytes = memory_add(bytes, document_size(writes[i]->document));
+    if (bytes == 0)
+        return OMENDB_OK;
+    uint32_t *sizes = memory_array(memory, count, sizeof *sizes);
+    uint8_t *at = memory_alloc(memory, bytes);
+    change->document_sizes = sizes;
+    change->documents = at;
+    change->document_bytes = bytes;
+    if (sizes == NULL || at == NULL)
+        return OMENDB_NOMEM;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t key_size;
+        sizes[i] = document_size(writes[i]->document);
+        change->keys += document_key(writes[i]->document, &key_size) != NULL;
+        if (sizes[i] != 0)
+            memcpy(at, writes[i]->document, sizes[i]);
+        at += sizes[i];
+    }
+    return OMENDB_OK;
+}
+
 /* `count` writes of one kind in one collection as one change over arrays of its own. */
 static int txn_gather(struct memory *memory, const struct txn_write *const *writes, size_t count,
                       struct change *change)
@@ -394,7 +566,7 @@ static int txn_gather(struct memory *memory, const struct txn_write *const *writ
         if (!deletes)
             memcpy(vectors + i * bytes, writes[i]->vector, bytes);
     }
-    return OMENDB_OK;
+    return txn_gather_documents(memory, writes, count, change);
 }
 
 /* The real changes in order; returns how many. *groups: runs of one kind in one collection. */
@@ -442,6 +614,10 @@ static int txn_commit_sorted(omendb_txn *txn, const struct txn_write *const *sor
         memory_free(memory, changes[i].ids, (end - first) * sizeof *changes[i].ids);
         memory_free(memory, (void *)(uintptr_t)changes[i].vectors,
                     (end - first) * changes[i].collection->vector_bytes);
+        memory_free(memory, (void *)(uintptr_t)changes[i].document_sizes,
+                    (end - first) * sizeof *changes[i].document_sizes);
+        memory_free(memory, (void *)(uintptr_t)changes[i].documents,
+                    (size_t)changes[i].document_bytes);
     }
     memory_free(memory, changes, bytes);
     return code;
@@ -467,3 +643,4 @@ OMENDB_INTERNAL int txn_commit(omendb_txn *txn, const char *prepare_as)
 #undef TXN_SHARE
 #undef TXN_RESERVE_SHARE
 #undef TXN_CHANGE_BYTES
+#undef TXN_KEY_BYTES

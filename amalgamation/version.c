@@ -486,6 +486,31 @@ static int segment_has_codes(const struct part_info *info)
     return info->code_step > 0.0f && info->code_step <= FLT_MAX;
 }
 
+/* The sections of documents are there together or not at all, as are those of keys, which fit each
+ * other. */
+static int segment_check_documents(const struct segment_file *file, uint32_t part)
+{
+    uint64_t rows = file->parts[part].rows,
+             ends = segment_section(file, part, SECTION_DOCUMENT_ENDS).length,
+             hashes = segment_section(file, part, SECTION_KEY_HASHES).length,
+             keys = hashes / sizeof(uint64_t);
+    int code = OMENDB_OK;
+    if (ends != 0)
+        code = segment_expect(file, part, SECTION_DOCUMENT_ENDS, rows * sizeof(uint64_t));
+    else if (hashes != 0)
+        code = segment_expect(file, part, SECTION_KEY_HASHES, 0);
+    else
+        code = segment_expect(file, part, SECTION_DOCUMENTS, 0);
+    if (code == OMENDB_OK && (keys > rows || hashes % sizeof(uint64_t) != 0))
+        code = segment_expect(file, part, SECTION_KEY_HASHES, rows * sizeof(uint64_t));
+    if (code == OMENDB_OK)
+        code = segment_expect(file, part, SECTION_KEY_ROWS, keys * sizeof(uint32_t));
+    if (code == OMENDB_OK)
+        code = segment_expect(file, part, SECTION_KEY_FILTER,
+                              keys == 0 ? 0 : idmap_filter_bytes((uint32_t)keys));
+    return code;
+}
+
 static int segment_check_layout(const struct collection *collection,
                                 const struct segment_file *file, uint32_t part)
 {
@@ -517,6 +542,8 @@ static int segment_check_layout(const struct collection *collection,
     int code = OMENDB_OK;
     for (size_t i = 0; i < sizeof expected / sizeof expected[0] && code == OMENDB_OK; i++)
         code = segment_expect(file, part, expected[i].type, expected[i].bytes);
+    if (code == OMENDB_OK)
+        code = segment_check_documents(file, part);
     uint64_t curve = segment_section(file, part, SECTION_CALIBRATION).length;
     if (code == OMENDB_OK && curve != 0 && !calibration_length_is_legal(curve))
         code = segment_expect(file, part, SECTION_CALIBRATION,
@@ -627,6 +654,11 @@ OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection
     made->sorted_ids = segment_section(file->file, part, SECTION_SORTED_IDS);
     made->sorted_rows = segment_section(file->file, part, SECTION_SORTED_ROWS);
     made->filter = segment_section(file->file, part, SECTION_ID_FILTER);
+    made->document_ends = segment_section(file->file, part, SECTION_DOCUMENT_ENDS);
+    made->documents = segment_section(file->file, part, SECTION_DOCUMENTS);
+    made->key_hashes = segment_section(file->file, part, SECTION_KEY_HASHES);
+    made->key_rows = segment_section(file->file, part, SECTION_KEY_ROWS);
+    made->key_filter = segment_section(file->file, part, SECTION_KEY_FILTER);
     segment_set_views(made, collection);
     segment_read_calibration(made);
     *segment = made;

@@ -280,7 +280,7 @@ TEST(logged_records_that_make_no_sense_are_corruption)
 TEST(a_logged_drop_of_what_a_prepared_transaction_changes_is_corruption)
 {
     struct own_payload drop = {{0}, 0};
-    struct commit_logged logged = {CHANGE_DROP, 0, 1, NULL, 0};
+    struct commit_logged logged = {.kind = CHANGE_DROP, .collection = 1};
     omendb_txn *txn = NULL;
     CHECK_EQ_INT(own_begin(), OMENDB_OK);
     CHECK_EQ_INT(omendb_txn_begin(own.db, OMENDB_READ_WRITE, &txn), OMENDB_OK);
