@@ -28,7 +28,7 @@
  *     search.c rows.c backup.c purge.c check.c database.c records.c salvage_rows.c
  *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
  *     api_transactions.c api_records.c api_documents.c api_search.c
- * SHA-256 of the inputs: 4ab88880ff82ed5b573886abf082230a1b943ddc3103c0ebd52ad42984d9e27f
+ * SHA-256 of the inputs: 56912d771a4eb1b976430e923f4a2da10702cde0e3edb3d252f2a343beecd674
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -31322,6 +31322,24 @@ static int check_ids(struct check *check, const struct segment *segment)
     return OMENDB_OK;
 }
 
+/* Every document is one, and the index of keys has as many places as there are keys: that each is
+ * found, check_keys tells. */
+static int check_documents(struct check *check, const struct segment *segment)
+{
+    uint64_t keys = 0;
+    int code = OMENDB_OK;
+    for (uint32_t row = 0; row < segment->info.rows && code == OMENDB_OK; row++) {
+        const uint8_t *document;
+        uint32_t size;
+        code = segment_document(segment, row, &document);
+        if (code == OMENDB_OK)
+            keys += document_key(document, &size) != NULL;
+    }
+    if (code == OMENDB_OK && keys != segment->key_hashes.length / sizeof(uint64_t))
+        check_problem(check, "its index of keys is not one of the keys of its rows");
+    return code;
+}
+
 static int check_segment(struct check *check, const struct segment *segment)
 {
     if (check_is_damaged(check, segment->file->entry.number, segment->part))
@@ -31330,6 +31348,8 @@ static int check_segment(struct check *check, const struct segment *segment)
     int code = check_touch_part(segment->file->file, segment->part);
     if (code == OMENDB_OK)
         code = check_ids(check, segment);
+    if (code == OMENDB_OK)
+        code = check_documents(check, segment);
     if (code == OMENDB_OK && segment->calibration == NULL &&
         segment_section(segment->file->file, segment->part, SECTION_CALIBRATION).length != 0)
         check_problem(check, "its curve of recall is none");
@@ -31390,6 +31410,56 @@ static int check_unique(struct check *check, const struct version *version, uint
     return code;
 }
 
+/* The key of a visible row leads to its record, and to no other. */
+static int check_key(struct check *check, const struct version *version, uint64_t commit,
+                     const struct location *location)
+{
+    const uint8_t *document;
+    struct location found;
+    uint64_t id = 0, found_id = OMENDB_ID_AUTO;
+    uint32_t size;
+    int code = location_document(location, &document);
+    const uint8_t *key = code == OMENDB_OK ? document_key(document, &size) : NULL;
+    if (key == NULL)
+        return code;
+    code = location_id(location, &id);
+    if (code == OMENDB_OK)
+        code = version_locate_key(version, key, size, commit, &found);
+    if (code == OMENDB_OK && (found.memtable != NULL || found.segment != NULL))
+        code = location_id(&found, &found_id);
+    if (code == OMENDB_OK && id != found_id) {
+        char text[96];
+        snprintf(text, sizeof text, "the key of id %llu does not lead to it",
+                 (unsigned long long)id);
+        check_problem(check, text);
+    }
+    return code;
+}
+
+static int check_keys(struct check *check, const struct version *version, uint64_t commit)
+{
+    int code = OMENDB_OK;
+    for (uint32_t i = 0; i < version->memtable_count; i++) {
+        struct memtable *memtable = version->memtables[i];
+        uint32_t rows = memtable_visible_rows(memtable, commit);
+        for (uint32_t row = 0; row < rows && code == OMENDB_OK; row++) {
+            uint64_t end = tombstones_get(memtable->tombstones, row);
+            if (end == 0 || end > commit)
+                code = check_key(check, version, commit, &(struct location){memtable, NULL, row});
+        }
+    }
+    for (uint32_t i = 0; i < version->segment_count; i++) {
+        struct segment *segment = version->segments[i];
+        if (check_is_damaged(check, segment->file->entry.number, segment->part))
+            return OMENDB_OK; /* keys may be in it */
+        for (uint32_t row = 0; row < segment->info.rows && code == OMENDB_OK; row++) {
+            if (segment->key_hashes.length != 0 && segment_row_visible(segment, row, commit))
+                code = check_key(check, version, commit, &(struct location){NULL, segment, row});
+        }
+    }
+    return code;
+}
+
 static int check_collection(struct check *check, struct collection *collection)
 {
     uint64_t commit;
@@ -31407,6 +31477,8 @@ static int check_collection(struct check *check, struct collection *collection)
     }
     if (code == OMENDB_OK)
         code = check_error(check, check_unique(check, version, commit));
+    if (code == OMENDB_OK)
+        code = check_error(check, check_keys(check, version, commit));
     check->collection = NULL;
     version_release(version);
     return code;

@@ -528,8 +528,8 @@ OMENDB_API int omendb_work(omendb *db, uint64_t budget_us, int *more);
 OMENDB_API int omendb_backup(omendb *db, const char *path);
 
 /* Verifies every checksum and every structural invariant: catalog, log, bounds of links, that the
- * rows of graphs can be reached, id indexes against rows, one visible row for an id. Changes
- * nothing.
+ * rows of graphs can be reached, indexes of ids and keys against rows, one visible row for an id
+ * and for a key. Changes nothing.
  *
  * Read anew, whatever was read before, are the manifest, and every block of the segments and
  * overlays that it names; through a writing handle also CURRENT and the log that is written to. A
@@ -976,8 +976,8 @@ OMENDB_API void omendb_record_init(omendb_record *record);
  *           prepared transaction has locked the record or the key);
  *           OMENDB_FULL (of the disk, or of automatic ids);
  *           OMENDB_TOOBIG (also key and metadata over their limits), OMENDB_READONLY,
- * OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR, OMENDB_POISONED. On any of them nothing was done;
- * for OMENDB_IOERR and OMENDB_POISONED see point 4 of the contract. */
+ *           OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR, OMENDB_POISONED. On any of them nothing
+ *           was done; for OMENDB_IOERR and OMENDB_POISONED see point 4 of the contract. */
 OMENDB_API int omendb_add(omendb_collection *collection, omendb_txn *txn,
                           const omendb_record *record, uint64_t *id);
 

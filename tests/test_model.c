@@ -149,6 +149,29 @@ static void model_vector(const struct model_kind *kind, uint64_t value, float *v
         vector[i] = vector[i] > 0.0f ? 1.0f : 0.0f;
 }
 
+struct model_document {
+    char key[32], metadata[64];
+};
+
+static int model_has_documents(int c)
+{
+    return c % 2 == 0;
+}
+
+/* Follows from the value: some records have a key, some metadata, some both or nothing. A key is
+ * given up and taken again by the record that it names. */
+static void model_document(int c, uint64_t id, uint64_t value, struct model_document *document)
+{
+    memset(document, 0, sizeof *document);
+    if (model_has_documents(c) && value % 2 == 1)
+        snprintf(document->key, sizeof document->key, "record %llu, %llu", (unsigned long long)id,
+                 (unsigned long long)(value % 10));
+    if (model_has_documents(c) && value % 3 != 0)
+        snprintf(document->metadata, sizeof document->metadata,
+                 "{\"some\":[\"%llu\"],\"value\":%llu}", (unsigned long long)(value % 7),
+                 (unsigned long long)value);
+}
+
 /* Value of the id for this reader, 0: absent. */
 static uint64_t model_read(const struct model *model, int c, uint64_t id,
                            const struct model_reader *reader)
@@ -352,6 +375,35 @@ static int model_is_close(const struct model_kind *kind, const float *a, const f
     return 1;
 }
 
+/* Key and metadata are those of the value, and the key leads to the record and to no other. */
+static void model_check_document(struct model *model, const struct model_reader *reader, int c,
+                                 uint64_t id, uint64_t value)
+{
+    struct model_document wanted;
+    char key[64], metadata[128];
+    uint64_t found = MODEL_NEVER;
+    omendb_collection *handle = reader->handles[c];
+    model_document(c, id, value, &wanted);
+    if (!model_expect_code(model, omendb_get_key(handle, reader->txn, id, key, sizeof key, NULL),
+                           OMENDB_OK) ||
+        !model_expect_code(
+            model,
+            omendb_get_metadata(handle, reader->txn, id, NULL, 0, metadata, sizeof metadata, NULL),
+            OMENDB_OK))
+        return;
+    model_expect(model, strcmp(key, wanted.key) == 0, "another key");
+    model_expect(model, strcmp(metadata, wanted.metadata[0] == 0 ? "{}" : wanted.metadata) == 0,
+                 "other metadata");
+    if (key[0] != 0 &&
+        model_expect_code(model, omendb_find(handle, reader->txn, key, &found), OMENDB_OK))
+        model_expect(model, found == id, "the key leads elsewhere");
+    /* One that the record had before, or will have, leads nowhere. */
+    model_document(c, id, value + 2, &wanted);
+    if (wanted.key[0] != 0 && strcmp(wanted.key, key) != 0)
+        model_expect_code(model, omendb_find(handle, reader->txn, wanted.key, NULL),
+                          OMENDB_NOTFOUND);
+}
+
 static void model_do_get(struct model *model, int c)
 {
     const struct model_reader reader = model_reader(model);
@@ -367,6 +419,7 @@ static void model_do_get(struct model *model, int c)
         return;
     model_vector(&model_kinds[c], value, wanted);
     model_expect(model, model_is_close(&model_kinds[c], vector, wanted), "another vector");
+    model_check_document(model, &reader, c, id, value);
 }
 
 static uint64_t model_count(const struct model *model, int c, const struct model_reader *reader)
@@ -690,15 +743,24 @@ static int model_write(struct model *model, int c, omendb_txn *txn, int add, siz
                        const uint64_t *ids, const uint64_t *values)
 {
     const struct model_kind *kind = &model_kinds[c];
+    static struct model_document documents[20];
     float vectors[20 * SUPPORT_DIM_MAX];
-    omendb_record record = OMENDB_RECORD_INIT;
-    for (size_t i = 0; i < count; i++)
+    omendb_record records[20];
+    for (size_t i = 0; i < count; i++) {
         model_vector(kind, values[i], vectors + i * kind->dim);
-    record.id = ids[0];
-    record.vector = vectors;
+        model_document(c, ids[i], values[i], &documents[i]);
+        records[i] = (omendb_record)OMENDB_RECORD_INIT;
+        records[i].id = ids[i];
+        records[i].vector = vectors + i * kind->dim;
+        records[i].key = documents[i].key[0] == 0 ? NULL : documents[i].key;
+        records[i].metadata = documents[i].metadata[0] == 0 ? NULL : documents[i].metadata;
+    }
     if (count == 1)
-        return add ? omendb_add(model->handles[c], txn, &record, NULL)
-                   : omendb_put(model->handles[c], txn, &record, NULL);
+        return add ? omendb_add(model->handles[c], txn, records, NULL)
+                   : omendb_put(model->handles[c], txn, records, NULL);
+    if (model_has_documents(c))
+        return add ? omendb_add_records(model->handles[c], txn, count, records, NULL)
+                   : omendb_put_records(model->handles[c], txn, count, records, NULL);
     return add ? omendb_add_batch(model->handles[c], txn, count, ids, vectors, OMENDB_F32, NULL)
                : omendb_put_batch(model->handles[c], txn, count, ids, vectors, OMENDB_F32, NULL);
 }
@@ -1090,6 +1152,8 @@ static void model_compare_backup(struct model *model, const char *path)
                               value == 0 ? OMENDB_NOTFOUND : OMENDB_OK);
             model_expect(model, value == 0 || model_is_close(&model_kinds[c], vector, wanted),
                          "another vector");
+            if (value != 0 && !model->bad)
+                model_check_document(model, &now, c, id, value);
         }
     }
     if (!model->bad)
