@@ -22,13 +22,15 @@
  *     scalar.c kernels_scalar.c kernels_avx2.c kernels_avx512.c kernels_neon.c
  *     kernels.c codes.c graph.c graph_walk.c graph_build.c graph_bulk_steps.c
  *     graph_bulk_balls.c graph_bulk_links.c graph_bulk.c idmap.c tombstones.c
- *     calibration.c decimal.c json.c document.c storage.c blocks.c segment.c wal.c
- *     manifest.c memtable.c version.c documents.c hot.c txn.c commit.c prepared.c
- *     part.c collect.c checkpoint.c calibrate.c space.c compact.c recover.c work.c
- *     search.c rows.c backup.c purge.c check.c database.c records.c salvage_rows.c
- *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
- *     api_transactions.c api_records.c api_documents.c api_search.c
- * SHA-256 of the inputs: 56912d771a4eb1b976430e923f4a2da10702cde0e3edb3d252f2a343beecd674
+ *     calibration.c decimal.c json.c document.c filter_build.c filter_parse.c
+ *     filter_json.c filter_bind.c filter_match.c filter.c storage.c blocks.c segment.c
+ *     wal.c manifest.c memtable.c version.c documents.c hot.c txn.c commit.c
+ *     prepared.c part.c collect.c checkpoint.c calibrate.c space.c compact.c recover.c
+ *     work.c search.c rows.c backup.c purge.c check.c database.c records.c
+ *     salvage_rows.c salvage_prepared.c salvage.c api_arguments.c api_database.c
+ *     api_collections.c api_transactions.c api_records.c api_documents.c api_search.c
+ *     api_filter.c
+ * SHA-256 of the inputs: e1e1d50233d288c3c0e1b0edc4bc894400de8a50f368e15335dc58a9ca96e2d0
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -13679,6 +13681,2496 @@ OMENDB_INTERNAL int document_without_key(struct memory *memory, const uint8_t *b
 #undef DOCUMENT_HASH_FACTOR
 
 /* ==============================================================================================
+ * filter_build.c
+ * ============================================================================================== */
+
+/* filter_build.c: leaves and nodes of a filter, as its text is read, and what is wrong with that.
+ */
+
+/* ==============================================================================================
+ * filter_build.h
+ * ============================================================================================== */
+
+/* filter_build.h: what the two readers of filters, of text and of JSON, share: errors that show the
+ * place, and the building of leaves and nodes. Groups open and close in the order of the text; NOT
+ * is pushed down at once, as it is known before what it negates. */
+#ifndef OMENDB_FILTER_BUILD_H
+#define OMENDB_FILTER_BUILD_H
+
+/* ==============================================================================================
+ * filter.h
+ * ============================================================================================== */
+
+/* filter.h: conditions on the fields of records, compiled. A filter is written as text (SQL's
+ * conditions, filter_parse.c) or as JSON (filter_json.c); omendb.h describes both. Whatever it was
+ * written as, it becomes
+ *
+ *   leaves   "a field lies in a set of values", in the order in which they were written
+ *   nodes    how AND and OR join them; NOT was pushed down into the leaves
+ *
+ * THREE VALUES INTO TWO. In SQL a comparison is true, false or unknown, and only true matches.
+ * Above leaves that nobody negates there are only AND and OR, and what they make of true and
+ * unknown is true exactly where they make true of true and false. So each leaf says whether it is
+ * true, and no more. NOT swaps AND with OR and negates leaves: a negated leaf is true where what it
+ * negates is false, and not where it is unknown.
+ *
+ * A LEAF matches a record when its field's value v
+ *   is null or absent:     if null_matches
+ *   is an array of texts:  if any text of it lies in the set; negated: if none does
+ *   else:                  if v lies in the set; negated: if it does not
+ * The set is made of points, or ranges, in the order of document.h. What makes a comparison unknown
+ * beside the field's own null, a null among the operands, is in the set already: of `a IN (1,
+ * NULL)` it has 1, of its negation all values, as no value makes that true.
+ *
+ * EVALUATION goes from leaf to leaf, each of which names the leaf that is next if it matches, and
+ * the one if it does not: no stack, at most each leaf once, the first one that decides ends it.
+ *
+ * Rejected: a program for a stack machine with three values (three times the work, and nothing for
+ * an index to begin with); numbers for fields (document.h says why there are none). */
+#ifndef OMENDB_FILTER_H
+#define OMENDB_FILTER_H
+
+#define FILTER_TEXT_MAX       (UINT32_C(1) << 20) /* bytes of a filter */
+#define FILTER_DEPTH_MAX      64 /* parentheses, or objects and arrays, that are open */
+#define FILTER_LEAVES_MAX     4096
+#define FILTER_PARAMETERS_MAX 32766
+#define FILTER_BOUND_MAX      (UINT32_C(1) << 26) /* bytes of what is bound to one parameter */
+
+/* Of filter_leaf.if_true and if_false: no leaf is next. */
+#define FILTER_MATCH UINT32_MAX
+#define FILTER_MISS  (UINT32_MAX - 1)
+
+enum filter_subject {
+    FILTER_FIELD,   /* of the metadata */
+    FILTER_ID,      /* of the record: never null; a number up to 2^64 - 2 */
+    FILTER_KEY,     /* of the record: a text, or null */
+    FILTER_CONSTANT /* no field but a value: ?1 IS NULL */
+};
+
+/* As written; what follows from it is in the set of the leaf. */
+enum filter_operator {
+    FILTER_EQUAL,
+    FILTER_LESS,
+    FILTER_LESS_OR_EQUAL,
+    FILTER_GREATER,
+    FILTER_GREATER_OR_EQUAL,
+    FILTER_BETWEEN,
+    FILTER_IN,
+    FILTER_LIKE,
+    FILTER_PREFIX, /* texts that begin with the operand */
+    FILTER_IS,     /* null-safe: IS NULL, too */
+    FILTER_TRUTH   /* no operand: true, or a number other than 0 */
+};
+
+/* A value that the filter's text has, or the number of a parameter. */
+struct filter_operand {
+    struct document_value value;
+    uint64_t beyond;    /* an integer above INT64_MAX, exactly; `value` is then real; 0: not one */
+    uint32_t parameter; /* from 1 on; 0: it is the value */
+};
+
+static inline void filter_text_operand(const uint8_t *text, uint32_t size,
+                                       struct filter_operand *operand)
+{
+    *operand = (struct filter_operand){
+        .value = {.type = DOCUMENT_TEXT, .text = text, .size = size, .count = 1}};
+}
+
+struct filter_range {
+    struct document_value low, high; /* null: no bound at this side */
+    uint8_t low_open, high_open;     /* the bound itself is not inside */
+};
+
+struct filter_ids {
+    uint64_t first, last; /* both inside */
+};
+
+/* Where `ids` is not for subject FILTER_ID it is empty, and there the others are. */
+struct filter_set {
+    const struct document_value *values; /* ascending, distinct */
+    const struct filter_range *ranges; /* ascending, disjoint; at most 2, and none beside values */
+    const struct filter_ids *ids;      /* ascending, disjoint */
+    uint32_t value_count, range_count, id_count;
+    int null_matches;
+    void *block; /* that holds them; what texts they point at is the filter's or a parameter's */
+    size_t block_size;
+};
+
+struct filter_leaf {
+    enum filter_subject subject;
+    enum filter_operator operator;
+    int negated;
+    uint32_t if_true, if_false; /* leaves behind this one, FILTER_MATCH or FILTER_MISS */
+    const uint8_t *name;        /* FILTER_FIELD */
+    uint32_t name_size, name_hash;
+    struct filter_set set;
+    struct filter_operand constant; /* FILTER_CONSTANT: the subject */
+    const uint8_t *escape;          /* FILTER_LIKE: a character, or NULL */
+    uint32_t escape_size;
+    size_t first_operand, operand_count;
+    int is_bound;              /* parameters are among the operands */
+    struct filter_set pending; /* while parameters are bound: the set that will be */
+};
+
+enum filter_node_kind { FILTER_LEAF, FILTER_AND, FILTER_OR };
+
+/* In prefix order: behind a node come its children, each with all that is below it, up to `end`. A
+ * group has two children or more, and none of its own kind. */
+struct filter_node {
+    enum filter_node_kind kind;
+    uint32_t end;
+    uint32_t leaf; /* FILTER_LEAF */
+};
+
+struct filter_parameter {
+    const uint8_t *name; /* without the colon; NULL: it has a number only */
+    uint32_t name_size;
+    struct filter_operand bound; /* null at first */
+    void *block;                 /* of the text or texts */
+    size_t block_size;
+};
+
+struct omendb_filter {
+    uint32_t magic;
+    omendb *db;
+    struct memory *memory;
+    struct filter_leaf *leaves;
+    struct filter_node *nodes;
+    struct filter_operand *operands;
+    struct filter_parameter *parameters;
+    size_t leaf_count, leaf_capacity, node_count, node_capacity;
+    size_t operand_count, operand_capacity, parameter_count, parameter_capacity;
+    uint8_t *bytes; /* names and texts */
+    size_t byte_capacity;
+};
+
+/* ---- filter.c */
+/* text: JSON where '{' is the first character that is not a space. OMENDB_INVALID: the sentence has
+ * the place, and on two more lines the text around it with a mark below the place. */
+OMENDB_INTERNAL int filter_compile(struct memory *memory, const char *text, omendb_filter **filter);
+OMENDB_INTERNAL void filter_free(omendb_filter *filter); /* NULL and half-built ones are OK */
+/* From 1 on; 0: no parameter has this name. A colon before it is skipped. */
+OMENDB_INTERNAL int filter_parameter_index(const omendb_filter *filter, const char *name);
+
+/* ---- filter_bind.c */
+/* Makes the sets of all leaves. */
+OMENDB_INTERNAL int filter_resolve(omendb_filter *filter);
+OMENDB_INTERNAL void filter_free_set(struct memory *memory, struct filter_set *set);
+/* Binds what is not text. Nothing changes on failure. */
+OMENDB_INTERNAL int filter_bind(omendb_filter *filter, int index,
+                                const struct filter_operand *operand);
+OMENDB_INTERNAL int filter_bind_text(omendb_filter *filter, int index, const char *text);
+OMENDB_INTERNAL int filter_bind_texts(omendb_filter *filter, int index, const char *const *texts,
+                                      size_t count);
+/* What is wrong with a pattern of LIKE, or NULL. prefix (NULL: not wanted) gets what texts must
+ * begin with, at most `size` bytes; *is_whole: they must be that. */
+OMENDB_INTERNAL const char *filter_pattern(const struct filter_leaf *leaf, const uint8_t *pattern,
+                                           size_t size, uint8_t *prefix, size_t *prefix_size,
+                                           int *is_whole);
+
+/* ---- filter_match.c */
+/* Whether a record matches. document: as in document.h, NULL: it has none. No allocation; any
+ * number of threads at once, while none binds. */
+OMENDB_INTERNAL int filter_matches(const omendb_filter *filter, uint64_t id,
+                                   const uint8_t *document);
+
+#endif
+
+/* filter_build.h, continued */
+
+/* In text each parenthesis is two groups: ANDs inside of ORs. */
+#define FILTER_GROUPS_MAX  (2 * (FILTER_DEPTH_MAX + 1))
+#define FILTER_QUOTE_BYTES 40
+
+struct filter_group {
+    uint32_t node;
+    int negated;
+};
+
+struct filter_builder {
+    omendb_filter *filter;
+    const char *text;
+    size_t size;
+    size_t bytes_used; /* of filter->bytes, which has room for all that the text can hold */
+    struct filter_group groups[FILTER_GROUPS_MAX];
+    uint32_t depth;
+};
+
+/* A field or a value: what a condition begins with. */
+struct filter_side {
+    enum filter_subject subject;
+    const uint8_t *name; /* FILTER_FIELD */
+    uint32_t name_size;
+    struct filter_operand operand; /* FILTER_CONSTANT */
+    size_t at;                     /* byte of the text */
+};
+
+/* "filter: byte <at>: <sentence>", and the text around it; returns `code`. */
+OMENDB_INTERNAL int filter_fail(const struct filter_builder *builder, int code, size_t at,
+                                const char *format, ...) OMENDB_PRINTF(4, 5);
+/* Adds the text around the place to the present sentence. */
+OMENDB_INTERNAL int filter_show_place(const struct filter_builder *builder, int code, size_t at);
+/* A part of the text in quotes for such a sentence, cut where it is long. */
+OMENDB_INTERNAL void filter_quote(const struct filter_builder *builder, size_t at, size_t size,
+                                  char quoted[FILTER_QUOTE_BYTES]);
+
+/* kind: as written, under all NOT that are open and `negate`. */
+OMENDB_INTERNAL int filter_open_group(struct filter_builder *builder, enum filter_node_kind kind,
+                                      int negate);
+OMENDB_INTERNAL void filter_close_group(struct filter_builder *builder);
+/* A leaf of the group that is open; its operands are to be added next. */
+OMENDB_INTERNAL int filter_add_leaf(struct filter_builder *builder, const struct filter_side *side,
+                                    enum filter_operator operator, int negate);
+OMENDB_INTERNAL int filter_add_operand(struct filter_builder *builder,
+                                       const struct filter_operand *operand);
+/* The number of the parameter in *operand. */
+OMENDB_INTERNAL int filter_add_parameter(struct filter_builder *builder, size_t at, uint64_t number,
+                                         struct filter_operand *operand);
+/* The same for a name, which lies in filter->bytes. */
+OMENDB_INTERNAL int filter_add_named(struct filter_builder *builder, size_t at, const uint8_t *name,
+                                     uint32_t size, struct filter_operand *operand);
+/* A copy of a part of the text in filter->bytes. */
+OMENDB_INTERNAL const uint8_t *filter_keep_text(struct filter_builder *builder, size_t at,
+                                                size_t size);
+/* _id, _key, or a field of the metadata. The name lies in filter->bytes. */
+OMENDB_INTERNAL int filter_name_side(const struct filter_builder *builder, const uint8_t *name,
+                                     size_t size, struct filter_side *side);
+/* The number of digits, with its sign: an integer, or where it has a point or an exponent or is
+ * too large a real. */
+OMENDB_INTERNAL int filter_number(const struct filter_builder *builder, size_t at, size_t size,
+                                  struct filter_operand *operand);
+/* Once all is read: the order of evaluation. */
+OMENDB_INTERNAL int filter_build_end(struct filter_builder *builder);
+
+/* ---- filter_parse.c, filter_json.c */
+OMENDB_INTERNAL int filter_parse(struct filter_builder *builder);
+OMENDB_INTERNAL int filter_json(struct filter_builder *builder);
+
+#endif
+
+/* filter_build.c, continued */
+
+/* ------------------------------------------------------------------ errors */
+
+/* Characters of the text that are shown before the place, and behind it. */
+#define BUILD_BEFORE        30
+#define BUILD_BEHIND        20
+#define BUILD_EXCERPT_BYTES ((BUILD_BEFORE + BUILD_BEHIND + 1) * 4)
+
+static size_t filter_build_back(const char *text, size_t at)
+{
+    do
+        at--;
+    while (at > 0 && ((uint8_t)text[at] & 0xC0) == 0x80);
+    return at;
+}
+
+static size_t filter_build_forth(const char *text, size_t size, size_t at)
+{
+    do
+        at++;
+    while (at < size && ((uint8_t)text[at] & 0xC0) == 0x80);
+    return at;
+}
+
+/* Control characters would move what is below them out of place. */
+static void filter_build_show(char *out, const char *text, size_t size)
+{
+    for (size_t i = 0; i < size; i++)
+        out[i] = (uint8_t)text[i] < 0x20 || text[i] == 0x7F ? ' ' : text[i];
+    out[size] = '\0';
+}
+
+OMENDB_INTERNAL int filter_show_place(const struct filter_builder *builder, int code, size_t at)
+{
+    char excerpt[BUILD_EXCERPT_BYTES + 1];
+    size_t begin = at, end = at, column = 0;
+    for (; begin > 0 && column < BUILD_BEFORE; column++)
+        begin = filter_build_back(builder->text, begin);
+    for (size_t i = 0; end < builder->size && i < BUILD_BEHIND; i++)
+        end = filter_build_forth(builder->text, builder->size, end);
+    filter_build_show(excerpt, builder->text + begin, end - begin);
+    const char *before = begin > 0 ? "..." : "", *behind = end < builder->size ? "..." : "";
+    return error_set(code, "%s\n    %s%s%s\n    %*s", error_text(), before, excerpt, behind,
+                     (int)(column + strlen(before) + 1), "^");
+}
+
+OMENDB_INTERNAL int filter_fail(const struct filter_builder *builder, int code, size_t at,
+                                const char *format, ...)
+{
+    char what[160];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(what, sizeof what, format, arguments);
+    va_end(arguments);
+    error_set(code, "filter: byte %zu: %s", at, what);
+    return filter_show_place(builder, code, at);
+}
+
+OMENDB_INTERNAL void filter_quote(const struct filter_builder *builder, size_t at, size_t size,
+                                  char quoted[FILTER_QUOTE_BYTES])
+{
+    const size_t most = FILTER_QUOTE_BYTES - sizeof "'...'";
+    size_t shown = size;
+    if (shown > most)
+        shown = most;
+    while (shown < size && shown > 0 && ((uint8_t)builder->text[at + shown] & 0xC0) == 0x80)
+        shown--;
+    quoted[0] = '\'';
+    filter_build_show(quoted + 1, builder->text + at, shown);
+    memcpy(quoted + 1 + shown, shown < size ? "...'" : "'", shown < size ? 5 : 2);
+}
+
+/* ------------------------------------------------------------------ arrays */
+
+/* Room for one more. */
+static int filter_build_reserve(struct memory *memory, void *array, size_t *capacity, size_t count,
+                                size_t element)
+{
+    void *block;
+    if (count < *capacity)
+        return OMENDB_OK;
+    const size_t more = memory_add(*capacity, *capacity < 4 ? 4 : *capacity / 2);
+    memcpy(&block, array, sizeof block);
+    block = memory_resize(memory, block, *capacity * element, memory_multiply(more, element));
+    if (block == NULL)
+        return OMENDB_NOMEM;
+    memcpy(array, &block, sizeof block);
+    *capacity = more;
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL const uint8_t *filter_keep_text(struct filter_builder *builder, size_t at,
+                                                size_t size)
+{
+    uint8_t *kept = builder->filter->bytes + builder->bytes_used;
+    memcpy(kept, builder->text + at, size);
+    builder->bytes_used += size;
+    return kept;
+}
+
+/* ------------------------------------------------------------------ groups, leaves, operands */
+
+static int filter_build_is_negated(const struct filter_builder *builder)
+{
+    return builder->depth > 0 && builder->groups[builder->depth - 1].negated;
+}
+
+static int filter_build_node(struct filter_builder *builder, enum filter_node_kind kind,
+                             uint32_t leaf)
+{
+    omendb_filter *filter = builder->filter;
+    int code = filter_build_reserve(filter->memory, &filter->nodes, &filter->node_capacity,
+                                    filter->node_count, sizeof *filter->nodes);
+    if (code != OMENDB_OK)
+        return code;
+    const uint32_t at = (uint32_t)filter->node_count++;
+    filter->nodes[at] = (struct filter_node){kind, at + 1, leaf};
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int filter_open_group(struct filter_builder *builder, enum filter_node_kind kind,
+                                      int negate)
+{
+    const int negated = filter_build_is_negated(builder) != negate;
+    if (negated)
+        kind = kind == FILTER_AND ? FILTER_OR : FILTER_AND;
+    int code = filter_build_node(builder, kind, 0);
+    if (code != OMENDB_OK)
+        return code;
+    builder->groups[builder->depth++] =
+        (struct filter_group){(uint32_t)builder->filter->node_count - 1, negated};
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL void filter_close_group(struct filter_builder *builder)
+{
+    omendb_filter *filter = builder->filter;
+    filter->nodes[builder->groups[--builder->depth].node].end = (uint32_t)filter->node_count;
+}
+
+OMENDB_INTERNAL int filter_add_leaf(struct filter_builder *builder, const struct filter_side *side,
+                                    enum filter_operator operator, int negate)
+{
+    omendb_filter *filter = builder->filter;
+    if (filter->leaf_count == FILTER_LEAVES_MAX)
+        return filter_fail(builder, OMENDB_TOOBIG, side->at, "more than %d conditions",
+                           FILTER_LEAVES_MAX);
+    int code = filter_build_reserve(filter->memory, &filter->leaves, &filter->leaf_capacity,
+                                    filter->leaf_count, sizeof *filter->leaves);
+    if (code == OMENDB_OK)
+        code = filter_build_node(builder, FILTER_LEAF, (uint32_t)filter->leaf_count);
+    if (code != OMENDB_OK)
+        return code;
+    struct filter_leaf *leaf = &filter->leaves[filter->leaf_count++];
+    memset(leaf, 0, sizeof *leaf);
+    leaf->subject = side->subject;
+    leaf->operator= operator;
+    leaf->negated = filter_build_is_negated(builder) != negate;
+    leaf->first_operand = filter->operand_count;
+    if (side->subject == FILTER_CONSTANT)
+        leaf->constant = side->operand;
+    if (side->subject == FILTER_FIELD) {
+        leaf->name = side->name;
+        leaf->name_size = side->name_size;
+        leaf->name_hash = document_hash_name(side->name, side->name_size);
+    }
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int filter_add_operand(struct filter_builder *builder,
+                                       const struct filter_operand *operand)
+{
+    omendb_filter *filter = builder->filter;
+    struct filter_leaf *leaf = &filter->leaves[filter->leaf_count - 1];
+    int code = filter_build_reserve(filter->memory, &filter->operands, &filter->operand_capacity,
+                                    filter->operand_count, sizeof *filter->operands);
+    if (code != OMENDB_OK)
+        return code;
+    filter->operands[filter->operand_count++] = *operand;
+    leaf->operand_count++;
+    leaf->is_bound = leaf->is_bound || operand->parameter != 0;
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int filter_add_parameter(struct filter_builder *builder, size_t at, uint64_t number,
+                                         struct filter_operand *operand)
+{
+    omendb_filter *filter = builder->filter;
+    if (number == 0 || number > FILTER_PARAMETERS_MAX)
+        return filter_fail(builder, OMENDB_INVALID, at, "numbers of parameters are 1 to %d",
+                           FILTER_PARAMETERS_MAX);
+    int code = OMENDB_OK;
+    while (filter->parameter_count < number && code == OMENDB_OK) {
+        code =
+            filter_build_reserve(filter->memory, &filter->parameters, &filter->parameter_capacity,
+                                 filter->parameter_count, sizeof *filter->parameters);
+        if (code == OMENDB_OK)
+            memset(&filter->parameters[filter->parameter_count++], 0, sizeof *filter->parameters);
+    }
+    *operand = (struct filter_operand){.parameter = (uint32_t)number};
+    return code;
+}
+
+OMENDB_INTERNAL int filter_add_named(struct filter_builder *builder, size_t at, const uint8_t *name,
+                                     uint32_t size, struct filter_operand *operand)
+{
+    omendb_filter *filter = builder->filter;
+    if (size == 0)
+        return filter_fail(builder, OMENDB_INVALID, at, "expected the name of a parameter");
+    for (size_t i = 0; i < filter->parameter_count; i++) {
+        const struct filter_parameter *parameter = &filter->parameters[i];
+        if (parameter->name_size != size || memcmp(parameter->name, name, size) != 0)
+            continue;
+        *operand = (struct filter_operand){.parameter = (uint32_t)i + 1};
+        return OMENDB_OK;
+    }
+    int code = filter_add_parameter(builder, at, filter->parameter_count + 1, operand);
+    if (code != OMENDB_OK)
+        return code;
+    filter->parameters[operand->parameter - 1].name = name;
+    filter->parameters[operand->parameter - 1].name_size = size;
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int filter_name_side(const struct filter_builder *builder, const uint8_t *name,
+                                     size_t size, struct filter_side *side)
+{
+    if (size > DOCUMENT_NAME_MAX)
+        return filter_fail(builder, OMENDB_INVALID, side->at,
+                           "a name of %zu bytes; fields have at most %d", size, DOCUMENT_NAME_MAX);
+    side->subject = FILTER_FIELD;
+    if (size == 3 && memcmp(name, "_id", 3) == 0)
+        side->subject = FILTER_ID;
+    else if (size == 4 && memcmp(name, "_key", 4) == 0)
+        side->subject = FILTER_KEY;
+    side->name = name;
+    side->name_size = (uint32_t)size;
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ numbers */
+
+/* 0: it is beyond 64 bits. */
+static int filter_build_whole(const struct decimal *decimal, uint64_t *number)
+{
+    *number = 0;
+    for (size_t i = 0; i < decimal->whole_size; i++) {
+        const uint8_t digit = (uint8_t)(decimal->whole[i] - '0');
+        if (*number > (UINT64_MAX - digit) / 10)
+            return 0;
+        *number = *number * 10 + digit;
+    }
+    return 1;
+}
+
+static size_t filter_build_digits(const uint8_t *text, size_t size)
+{
+    size_t count = 0;
+    while (count < size && text[count] >= '0' && text[count] <= '9')
+        count++;
+    return count;
+}
+
+/* "e-12", or nothing. */
+static int64_t filter_build_exponent(const uint8_t *text, size_t size)
+{
+    int64_t exponent = 0;
+    if (size < 2)
+        return 0;
+    const int has_sign = text[1] == '-' || text[1] == '+';
+    for (size_t i = has_sign ? 2 : 1; i < size && exponent < DECIMAL_EXPONENT_MAX / 10; i++)
+        exponent = exponent * 10 + (text[i] - '0');
+    return text[1] == '-' ? -exponent : exponent;
+}
+
+OMENDB_INTERNAL int filter_number(const struct filter_builder *builder, size_t at, size_t size,
+                                  struct filter_operand *operand)
+{
+    const uint8_t *text = (const uint8_t *)builder->text + at, *end = text + size;
+    struct decimal decimal = {0};
+    uint64_t number = 0;
+    const int is_negative = *text == '-';
+    text += *text == '-' || *text == '+';
+    while (text < end && (*text == ' ' || *text == '\t' || *text == '\n' || *text == '\r'))
+        text++;
+    decimal.whole = text;
+    decimal.whole_size = filter_build_digits(text, (size_t)(end - text));
+    text += decimal.whole_size;
+    const int is_whole = text == end && filter_build_whole(&decimal, &number);
+    decimal.fraction = text;
+    if (text < end && *text == '.') {
+        decimal.fraction = text + 1;
+        decimal.fraction_size = filter_build_digits(text + 1, (size_t)(end - text) - 1);
+        text += 1 + decimal.fraction_size;
+    }
+    decimal.exponent = filter_build_exponent(text, (size_t)(end - text));
+    *operand = (struct filter_operand){.value = {.type = DOCUMENT_INTEGER}};
+    if (is_whole && number <= (uint64_t)INT64_MAX + (uint64_t)is_negative) {
+        operand->value.integer = is_negative ? (int64_t)(~number + 1) : (int64_t)number;
+        return OMENDB_OK;
+    }
+    operand->value.type = DOCUMENT_REAL;
+    operand->value.real = decimal_value(&decimal) * (is_negative ? -1.0 : 1.0);
+    operand->beyond = is_whole && !is_negative ? number : 0;
+    return isfinite(operand->value.real)
+               ? OMENDB_OK
+               : filter_fail(builder, OMENDB_INVALID, at, "a number that is too large");
+}
+
+/* ------------------------------------------------------------------ the order of evaluation */
+
+/* Groups that are open while nodes are gone through, outermost first. */
+struct filter_path {
+    struct {
+        uint32_t node, end;
+        uint32_t if_true, if_false;
+    } groups[FILTER_GROUPS_MAX + 1];
+    uint32_t depth;
+};
+
+/* Takes groups out that have one child, or are in a group of their own kind. */
+static void filter_build_flatten(omendb_filter *filter)
+{
+    struct filter_node *nodes = filter->nodes;
+    struct filter_path path = {.depth = 0};
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i <= filter->node_count; i++) {
+        while (path.depth > 0 && path.groups[path.depth - 1].end <= i)
+            nodes[path.groups[--path.depth].node].end = kept;
+        if (i == filter->node_count)
+            break;
+        const struct filter_node node = nodes[i];
+        const int is_group = node.kind != FILTER_LEAF;
+        if (is_group &&
+            (nodes[i + 1].end == node.end ||
+             (path.depth > 0 && nodes[path.groups[path.depth - 1].node].kind == node.kind)))
+            continue;
+        if (is_group) {
+            path.groups[path.depth].node = kept;
+            path.groups[path.depth++].end = node.end;
+        }
+        nodes[kept] = node;
+        nodes[kept].end = kept + 1;
+        kept++;
+    }
+    filter->node_count = kept;
+}
+
+/* The first leaf at or behind a node. */
+static uint32_t filter_build_first_leaf(const omendb_filter *filter, uint32_t node)
+{
+    while (filter->nodes[node].kind != FILTER_LEAF)
+        node++;
+    return filter->nodes[node].leaf;
+}
+
+static void filter_build_order(omendb_filter *filter)
+{
+    struct filter_path path = {.depth = 0};
+    for (uint32_t i = 0; i < filter->node_count; i++) {
+        const struct filter_node *node = &filter->nodes[i];
+        uint32_t if_true = FILTER_MATCH, if_false = FILTER_MISS;
+        while (path.depth > 0 && path.groups[path.depth - 1].end <= i)
+            path.depth--;
+        if (path.depth > 0) {
+            const uint32_t end = path.groups[path.depth - 1].end;
+            const int is_and = filter->nodes[path.groups[path.depth - 1].node].kind == FILTER_AND;
+            if_true = path.groups[path.depth - 1].if_true;
+            if_false = path.groups[path.depth - 1].if_false;
+            if (node->end < end)
+                *(is_and ? &if_true : &if_false) = filter_build_first_leaf(filter, node->end);
+        }
+        if (node->kind == FILTER_LEAF) {
+            filter->leaves[node->leaf].if_true = if_true;
+            filter->leaves[node->leaf].if_false = if_false;
+        } else {
+            path.groups[path.depth].node = i;
+            path.groups[path.depth].end = node->end;
+            path.groups[path.depth].if_true = if_true;
+            path.groups[path.depth++].if_false = if_false;
+        }
+    }
+}
+
+OMENDB_INTERNAL int filter_build_end(struct filter_builder *builder)
+{
+    omendb_filter *filter = builder->filter;
+    filter_build_flatten(filter);
+    filter_build_order(filter);
+    struct filter_node *nodes =
+        memory_resize(filter->memory, filter->nodes, filter->node_capacity * sizeof *nodes,
+                      filter->node_count * sizeof *nodes);
+    if (nodes == NULL)
+        return OMENDB_NOMEM;
+    filter->nodes = nodes;
+    filter->node_capacity = filter->node_count;
+    return OMENDB_OK;
+}
+
+#undef BUILD_BEFORE
+#undef BUILD_BEHIND
+#undef BUILD_EXCERPT_BYTES
+
+/* ==============================================================================================
+ * filter_parse.c
+ * ============================================================================================== */
+
+/* filter_parse.c: filters written as SQL writes conditions. What SQL leaves open is as in SQLite.
+ *
+ *   filter      any            with as many as FILTER_DEPTH_MAX parentheses open
+ *   any         all { OR all }
+ *   all         one { AND one }
+ *   one         { NOT } ( "(" any ")" | condition )
+ *   condition   side                                            is it true?
+ *               side ( = == <> != < <= > >= ) side
+ *               side IS [NOT] side
+ *               side [NOT] IN ( "(" [ value { , value } ] ")" | parameter | field )
+ *               side [NOT] BETWEEN value AND value
+ *               side [NOT] LIKE value [ ESCAPE 'character' ]
+ *               side CONTAINS value
+ *   side        field | value
+ *   value       NULL TRUE FALSE 12 -1.5e3 'it''s' ? ?3 :name
+ *   field       name | "any name"
+ *
+ * One of two sides is a value: fields are not compared with each other, so that every condition is
+ * a field and a set. One token is looked at ahead; the stack of parentheses is that of the groups.
+ */
+
+enum parse_kind {
+    PARSE_END,
+    PARSE_NAME,   /* field */
+    PARSE_QUOTED, /* "field" */
+    PARSE_TEXT,
+    PARSE_NUMBER,
+    PARSE_NUMBERED, /* ? and ?3 */
+    PARSE_NAMED,    /* :name */
+    PARSE_OPEN,
+    PARSE_CLOSE,
+    PARSE_COMMA,
+    PARSE_EQUAL,
+    PARSE_UNEQUAL,
+    PARSE_LESS,
+    PARSE_LESS_OR_EQUAL,
+    PARSE_GREATER,
+    PARSE_GREATER_OR_EQUAL,
+    PARSE_AND,
+    PARSE_BETWEEN,
+    PARSE_CONTAINS,
+    PARSE_ESCAPE,
+    PARSE_FALSE,
+    PARSE_IN,
+    PARSE_IS,
+    PARSE_LIKE,
+    PARSE_NOT,
+    PARSE_NULL,
+    PARSE_OR,
+    PARSE_TRUE
+};
+
+struct parse_token {
+    enum parse_kind kind;
+    size_t at, size;
+};
+
+struct filter_parser {
+    struct filter_builder *builder;
+    struct parse_token token, previous;
+};
+
+/* ------------------------------------------------------------------ tokens */
+
+static int parse_is_digit(char byte)
+{
+    return byte >= '0' && byte <= '9';
+}
+
+static int parse_begins_name(char byte)
+{
+    return (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') || byte == '_' ||
+           (uint8_t)byte >= 0x80;
+}
+
+static int parse_is_in_name(char byte)
+{
+    return parse_begins_name(byte) || parse_is_digit(byte) || byte == '.';
+}
+
+static int parse_is_space(char byte)
+{
+    return byte == ' ' || (byte >= '\t' && byte <= '\r');
+}
+
+/* The byte there; 0 behind the end, as a filter has no NUL. */
+static char parse_byte(const struct filter_builder *builder, size_t at)
+{
+    return at < builder->size ? builder->text[at] : '\0';
+}
+
+static size_t parse_name_end(const struct filter_builder *builder, size_t at)
+{
+    while (parse_is_in_name(parse_byte(builder, at)))
+        at++;
+    return at;
+}
+
+static enum parse_kind parse_word(const char *word, size_t size)
+{
+    static const char *const words[] = {"and", "between", "contains", "escape", "false", "in",
+                                        "is",  "like",    "not",      "null",   "or",    "true"};
+    char lower[9];
+    if (size >= sizeof lower)
+        return PARSE_NAME;
+    for (size_t i = 0; i < size; i++)
+        lower[i] = (char)(word[i] >= 'A' && word[i] <= 'Z' ? word[i] + 32 : word[i]);
+    lower[size] = '\0';
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        if (strcmp(lower, words[i]) == 0)
+            return (enum parse_kind)(PARSE_AND + i);
+    return PARSE_NAME;
+}
+
+static int parse_quoted(const struct filter_builder *builder, struct parse_token *token)
+{
+    const char quote = builder->text[token->at];
+    token->kind = quote == '"' ? PARSE_QUOTED : PARSE_TEXT;
+    for (size_t at = token->at + 1; at < builder->size; at++) {
+        if (builder->text[at] != quote)
+            continue;
+        if (parse_byte(builder, at + 1) != quote) {
+            token->size = at + 1 - token->at;
+            return OMENDB_OK;
+        }
+        at++;
+    }
+    return filter_fail(builder, OMENDB_INVALID, token->at, "the %c that begins here does not end",
+                       quote);
+}
+
+static size_t parse_digits_end(const struct filter_builder *builder, size_t at)
+{
+    while (parse_is_digit(parse_byte(builder, at)))
+        at++;
+    return at;
+}
+
+/* A sign may be first. */
+static int parse_number(const struct filter_builder *builder, struct parse_token *token)
+{
+    const char first = builder->text[token->at];
+    size_t at = token->at + (first == '-' || first == '+');
+    while (parse_is_space(parse_byte(builder, at)))
+        at++;
+    const size_t whole = at;
+    at = parse_digits_end(builder, at);
+    size_t digits = at - whole;
+    if (parse_byte(builder, at) == '.') {
+        const size_t fraction = at + 1;
+        at = parse_digits_end(builder, fraction);
+        digits += at - fraction;
+    }
+    if (digits == 0)
+        return filter_fail(builder, OMENDB_INVALID, at, "expected a digit");
+    if ((parse_byte(builder, at) | 0x20) == 'e') {
+        const char sign = parse_byte(builder, at + 1);
+        const size_t exponent = at + 1 + (sign == '-' || sign == '+');
+        at = parse_digits_end(builder, exponent);
+        if (at == exponent)
+            return filter_fail(builder, OMENDB_INVALID, at, "expected a digit of the exponent");
+    }
+    if (parse_is_in_name(parse_byte(builder, at)))
+        return filter_fail(builder, OMENDB_INVALID, at, "a number does not go on like this");
+    token->kind = PARSE_NUMBER;
+    token->size = at - token->at;
+    return OMENDB_OK;
+}
+
+static int parse_parameter(const struct filter_builder *builder, struct parse_token *token)
+{
+    const size_t first = token->at + 1;
+    size_t end;
+    token->kind = builder->text[token->at] == '?' ? PARSE_NUMBERED : PARSE_NAMED;
+    if (token->kind == PARSE_NUMBERED)
+        end = parse_digits_end(builder, first);
+    else
+        end = parse_name_end(builder, first);
+    token->size = end - token->at;
+    if (token->kind == PARSE_NAMED && end == first)
+        return filter_fail(builder, OMENDB_INVALID, first, "expected the name of a parameter");
+    if (token->kind == PARSE_NUMBERED && parse_is_in_name(parse_byte(builder, end)))
+        return filter_fail(builder, OMENDB_INVALID, end, "expected the number of a parameter");
+    return OMENDB_OK;
+}
+
+/* 1: a sign stands there, of one or two bytes. */
+static int parse_sign(const struct filter_builder *builder, struct parse_token *token)
+{
+    static const struct {
+        char bytes[3];
+        enum parse_kind kind;
+    } signs[] = {{"==", PARSE_EQUAL},
+                 {"<>", PARSE_UNEQUAL},
+                 {"!=", PARSE_UNEQUAL},
+                 {"<=", PARSE_LESS_OR_EQUAL},
+                 {">=", PARSE_GREATER_OR_EQUAL},
+                 {"=", PARSE_EQUAL},
+                 {"<", PARSE_LESS},
+                 {">", PARSE_GREATER},
+                 {"(", PARSE_OPEN},
+                 {")", PARSE_CLOSE},
+                 {",", PARSE_COMMA}};
+    for (size_t i = 0; i < sizeof signs / sizeof signs[0]; i++) {
+        const size_t size = strlen(signs[i].bytes);
+        if (builder->size - token->at < size ||
+            memcmp(builder->text + token->at, signs[i].bytes, size) != 0)
+            continue;
+        token->kind = signs[i].kind;
+        token->size = size;
+        return 1;
+    }
+    return 0;
+}
+
+static int parse_token_at(const struct filter_builder *builder, struct parse_token *token)
+{
+    const char byte = parse_byte(builder, token->at);
+    token->kind = PARSE_END;
+    token->size = 0;
+    if (token->at == builder->size || parse_sign(builder, token))
+        return OMENDB_OK;
+    if (byte == '\'' || byte == '"')
+        return parse_quoted(builder, token);
+    if (byte == '?' || byte == ':')
+        return parse_parameter(builder, token);
+    if (parse_is_digit(byte) || byte == '-' || byte == '+' || byte == '.')
+        return parse_number(builder, token);
+    if (!parse_begins_name(byte)) {
+        char quoted[FILTER_QUOTE_BYTES];
+        filter_quote(builder, token->at, 1, quoted);
+        return filter_fail(builder, OMENDB_INVALID, token->at, "nothing begins with %s", quoted);
+    }
+    token->size = parse_name_end(builder, token->at) - token->at;
+    token->kind = parse_word(builder->text + token->at, token->size);
+    return OMENDB_OK;
+}
+
+static int parse_next(struct filter_parser *parser)
+{
+    const struct filter_builder *builder = parser->builder;
+    struct parse_token token = {PARSE_END, parser->token.at + parser->token.size, 0};
+    while (token.at < builder->size && parse_is_space(builder->text[token.at]))
+        token.at++;
+    parser->previous = parser->token;
+    parser->token = token;
+    return parse_token_at(builder, &parser->token);
+}
+
+static int parse_expected(const struct filter_parser *parser, const char *what)
+{
+    char after[FILTER_QUOTE_BYTES];
+    if (parser->previous.size == 0)
+        return filter_fail(parser->builder, OMENDB_INVALID, parser->token.at, "expected %s", what);
+    filter_quote(parser->builder, parser->previous.at, parser->previous.size, after);
+    return filter_fail(parser->builder, OMENDB_INVALID, parser->token.at, "expected %s after %s",
+                       what, after);
+}
+
+/* Goes over the token if it is of this kind; 0 for another, or after an error, which stays in
+ * *code. */
+static int parse_skip(struct filter_parser *parser, enum parse_kind kind, int *code)
+{
+    if (*code != OMENDB_OK || parser->token.kind != kind)
+        return 0;
+    *code = parse_next(parser);
+    return *code == OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ fields and values */
+
+/* What stands between quotes, of which each that is inside is there twice. */
+static const uint8_t *parse_unquote(struct filter_builder *builder, const struct parse_token *token,
+                                    uint32_t *size)
+{
+    const char quote = builder->text[token->at];
+    uint8_t *out = builder->filter->bytes + builder->bytes_used;
+    *size = 0;
+    for (size_t i = token->at + 1; i + 1 < token->at + token->size; i++) {
+        out[(*size)++] = (uint8_t)builder->text[i];
+        i += builder->text[i] == quote;
+    }
+    builder->bytes_used += *size;
+    return out;
+}
+
+static int parse_numbered(struct filter_builder *builder, const struct parse_token *token,
+                          struct filter_operand *operand)
+{
+    uint64_t number = builder->filter->parameter_count + 1;
+    if (token->size > 1) {
+        number = 0;
+        for (size_t i = 1; i < token->size && number <= FILTER_PARAMETERS_MAX; i++)
+            number = number * 10 + (uint64_t)(builder->text[token->at + i] - '0');
+    }
+    return filter_add_parameter(builder, token->at, number, operand);
+}
+
+static int parse_value_of(struct filter_builder *builder, const struct parse_token *token,
+                          struct filter_operand *operand)
+{
+    uint32_t size;
+    const uint8_t *text;
+    *operand = (struct filter_operand){.parameter = 0};
+    switch (token->kind) {
+    case PARSE_FALSE:
+        operand->value.type = DOCUMENT_FALSE;
+        return OMENDB_OK;
+    case PARSE_TRUE:
+        operand->value.type = DOCUMENT_TRUE;
+        return OMENDB_OK;
+    case PARSE_NUMBER:
+        return filter_number(builder, token->at, token->size, operand);
+    case PARSE_NUMBERED:
+        return parse_numbered(builder, token, operand);
+    case PARSE_NAMED:
+        size = (uint32_t)token->size - 1;
+        text = filter_keep_text(builder, token->at + 1, size);
+        return filter_add_named(builder, token->at, text, size, operand);
+    case PARSE_TEXT:
+        text = parse_unquote(builder, token, &size);
+        filter_text_operand(text, size, operand);
+        return OMENDB_OK;
+    default: /* PARSE_NULL */
+        return OMENDB_OK;
+    }
+}
+
+static int parse_is_value(enum parse_kind kind)
+{
+    return (kind >= PARSE_TEXT && kind <= PARSE_NAMED) || kind == PARSE_FALSE ||
+           kind == PARSE_TRUE || kind == PARSE_NULL;
+}
+
+static int parse_value(struct filter_parser *parser, struct filter_operand *operand)
+{
+    if (!parse_is_value(parser->token.kind))
+        return parse_expected(parser, "a value");
+    int code = parse_value_of(parser->builder, &parser->token, operand);
+    return code == OMENDB_OK ? parse_next(parser) : code;
+}
+
+static int parse_field(struct filter_parser *parser, struct filter_side *side)
+{
+    struct filter_builder *builder = parser->builder;
+    const struct parse_token *token = &parser->token;
+    uint32_t size = (uint32_t)token->size;
+    const uint8_t *name = token->kind == PARSE_QUOTED ? parse_unquote(builder, token, &size)
+                                                      : filter_keep_text(builder, token->at, size);
+    int code = filter_name_side(builder, name, size, side);
+    return code == OMENDB_OK ? parse_next(parser) : code;
+}
+
+/* expected: what is, for the error. */
+static int parse_side(struct filter_parser *parser, const char *expected, struct filter_side *side)
+{
+    *side = (struct filter_side){.subject = FILTER_CONSTANT, .at = parser->token.at};
+    if (parser->token.kind == PARSE_NAME || parser->token.kind == PARSE_QUOTED)
+        return parse_field(parser, side);
+    return parse_is_value(parser->token.kind) ? parse_value(parser, &side->operand)
+                                              : parse_expected(parser, expected);
+}
+
+/* ------------------------------------------------------------------ conditions */
+
+/* One operand, and its leaf. */
+static int parse_add(struct filter_parser *parser, const struct filter_side *side,
+                     enum filter_operator operator, int negate,
+                     const struct filter_operand *operand)
+{
+    int code = filter_add_leaf(parser->builder, side, operator, negate);
+    return code == OMENDB_OK ? filter_add_operand(parser->builder, operand) : code;
+}
+
+/* What the operator is for sides the other way round. */
+static enum filter_operator parse_mirror(enum filter_operator operator)
+{
+    switch (operator) {
+    case FILTER_LESS:
+        return FILTER_GREATER;
+    case FILTER_LESS_OR_EQUAL:
+        return FILTER_GREATER_OR_EQUAL;
+    case FILTER_GREATER:
+        return FILTER_LESS;
+    case FILTER_GREATER_OR_EQUAL:
+        return FILTER_LESS_OR_EQUAL;
+    default:
+        return operator;
+    }
+}
+
+static int parse_comparison(struct filter_parser *parser, const struct filter_side *left,
+                            enum filter_operator operator, int negate)
+{
+    struct filter_side right;
+    int code = parse_side(parser, "a value", &right);
+    if (code != OMENDB_OK)
+        return code;
+    if (right.subject == FILTER_CONSTANT)
+        return parse_add(parser, left, operator, negate, &right.operand);
+    if (left->subject == FILTER_CONSTANT)
+        return parse_add(parser, &right, parse_mirror(operator), negate, &left->operand);
+    return filter_fail(parser->builder, OMENDB_INVALID, right.at,
+                       "two fields cannot be compared; one side must be a value");
+}
+
+static int parse_list(struct filter_parser *parser)
+{
+    struct filter_operand operand;
+    int code = OMENDB_OK;
+    if (parse_skip(parser, PARSE_CLOSE, &code) || code != OMENDB_OK)
+        return code;
+    do {
+        code = parse_value(parser, &operand);
+        if (code == OMENDB_OK)
+            code = filter_add_operand(parser->builder, &operand);
+    } while (parse_skip(parser, PARSE_COMMA, &code));
+    if (code == OMENDB_OK && parser->token.kind != PARSE_CLOSE)
+        return parse_expected(parser, "',' or ')'");
+    return code == OMENDB_OK ? parse_next(parser) : code;
+}
+
+/* Behind IN: a list, a parameter, or a field that may be an array. */
+static int parse_in(struct filter_parser *parser, const struct filter_side *left, int negate)
+{
+    struct filter_side right;
+    int code = OMENDB_OK;
+    if (parse_skip(parser, PARSE_OPEN, &code)) {
+        code = filter_add_leaf(parser->builder, left, FILTER_IN, negate);
+        return code == OMENDB_OK ? parse_list(parser) : code;
+    }
+    if (code != OMENDB_OK)
+        return code;
+    const enum parse_kind kind = parser->token.kind;
+    if (kind == PARSE_NUMBERED || kind == PARSE_NAMED) {
+        code = parse_side(parser, "", &right);
+        return code == OMENDB_OK ? parse_add(parser, left, FILTER_IN, negate, &right.operand)
+                                 : code;
+    }
+    if (kind != PARSE_NAME && kind != PARSE_QUOTED)
+        return parse_expected(parser, "'(', a parameter or a field");
+    return parse_comparison(parser, left, FILTER_EQUAL, negate);
+}
+
+static int parse_between(struct filter_parser *parser, const struct filter_side *left, int negate)
+{
+    struct filter_operand low, high;
+    int code = parse_value(parser, &low);
+    if (code == OMENDB_OK && !parse_skip(parser, PARSE_AND, &code) && code == OMENDB_OK)
+        code = parse_expected(parser, "AND");
+    if (code == OMENDB_OK)
+        code = parse_value(parser, &high);
+    if (code == OMENDB_OK)
+        code = parse_add(parser, left, FILTER_BETWEEN, negate, &low);
+    return code == OMENDB_OK ? filter_add_operand(parser->builder, &high) : code;
+}
+
+/* The character behind ESCAPE. */
+static int parse_escape(struct filter_parser *parser, struct filter_leaf *leaf)
+{
+    struct filter_operand operand;
+    const size_t at = parser->token.at;
+    if (parser->token.kind != PARSE_TEXT)
+        return parse_expected(parser, "a text of one character");
+    int code = parse_value(parser, &operand);
+    if (code != OMENDB_OK)
+        return code;
+    leaf->escape = operand.value.text;
+    leaf->escape_size = operand.value.size;
+    uint32_t characters = 0;
+    for (uint32_t i = 0; i < leaf->escape_size; i++)
+        characters += (leaf->escape[i] & 0xC0) != 0x80;
+    return characters == 1
+               ? OMENDB_OK
+               : filter_fail(parser->builder, OMENDB_INVALID, at, "ESCAPE takes one character");
+}
+
+static int parse_like(struct filter_parser *parser, const struct filter_side *left, int negate)
+{
+    const struct filter_builder *builder = parser->builder;
+    struct filter_operand pattern;
+    int is_whole, code;
+    const size_t at = parser->token.at;
+    size_t size;
+    if (parse_is_value(parser->token.kind) && parser->token.kind != PARSE_TEXT &&
+        parser->token.kind != PARSE_NUMBERED && parser->token.kind != PARSE_NAMED &&
+        parser->token.kind != PARSE_NULL)
+        return parse_expected(parser, "a text");
+    code = parse_value(parser, &pattern);
+    if (code == OMENDB_OK)
+        code = parse_add(parser, left, FILTER_LIKE, negate, &pattern);
+    if (code != OMENDB_OK)
+        return code;
+    struct filter_leaf *leaf = &builder->filter->leaves[builder->filter->leaf_count - 1];
+    if (parse_skip(parser, PARSE_ESCAPE, &code))
+        code = parse_escape(parser, leaf);
+    if (code != OMENDB_OK || pattern.value.type != DOCUMENT_TEXT)
+        return code;
+    const char *wrong =
+        filter_pattern(leaf, pattern.value.text, pattern.value.size, NULL, &size, &is_whole);
+    return wrong == NULL ? OMENDB_OK : filter_fail(builder, OMENDB_INVALID, at, "%s", wrong);
+}
+
+/* The operators that NOT can stand before; *is_one: this is one of them. */
+static int parse_negatable(struct filter_parser *parser, const struct filter_side *left, int negate,
+                           int *is_one)
+{
+    struct filter_operand operand;
+    int code = OMENDB_OK;
+    *is_one = 1;
+    if (parse_skip(parser, PARSE_IN, &code))
+        return parse_in(parser, left, negate);
+    if (parse_skip(parser, PARSE_BETWEEN, &code))
+        return parse_between(parser, left, negate);
+    if (parse_skip(parser, PARSE_LIKE, &code))
+        return parse_like(parser, left, negate);
+    if (parse_skip(parser, PARSE_CONTAINS, &code)) {
+        code = parse_value(parser, &operand);
+        return code == OMENDB_OK ? parse_add(parser, left, FILTER_EQUAL, negate, &operand) : code;
+    }
+    *is_one = 0;
+    return code;
+}
+
+static int parse_is(struct filter_parser *parser, const struct filter_side *left, int negate)
+{
+    int code = OMENDB_OK;
+    if (parse_skip(parser, PARSE_NOT, &code))
+        negate = !negate;
+    return code == OMENDB_OK ? parse_comparison(parser, left, FILTER_IS, negate) : code;
+}
+
+/* negate: NOT stood before it, an odd number of times. */
+static int parse_condition(struct filter_parser *parser, int negate)
+{
+    static const enum filter_operator operators[] = {FILTER_EQUAL,   FILTER_EQUAL,
+                                                     FILTER_LESS,    FILTER_LESS_OR_EQUAL,
+                                                     FILTER_GREATER, FILTER_GREATER_OR_EQUAL};
+    struct filter_side left;
+    int is_one = 0;
+    int code = parse_side(parser, "a condition", &left);
+    const enum parse_kind kind = parser->token.kind;
+    if (code != OMENDB_OK)
+        return code;
+    if (kind >= PARSE_EQUAL && kind <= PARSE_GREATER_OR_EQUAL) {
+        code = parse_next(parser);
+        return code == OMENDB_OK ? parse_comparison(parser, &left, operators[kind - PARSE_EQUAL],
+                                                    negate != (kind == PARSE_UNEQUAL))
+                                 : code;
+    }
+    if (parse_skip(parser, PARSE_IS, &code))
+        return parse_is(parser, &left, negate);
+    const int is_negated = parse_skip(parser, PARSE_NOT, &code);
+    if (code == OMENDB_OK)
+        code = parse_negatable(parser, &left, negate != is_negated, &is_one);
+    if (code != OMENDB_OK || is_one)
+        return code;
+    return is_negated ? parse_expected(parser, "IN, BETWEEN, LIKE or CONTAINS")
+                      : filter_add_leaf(parser->builder, &left, FILTER_TRUTH, negate);
+}
+
+/* ------------------------------------------------------------------ AND, OR, NOT */
+
+/* A parenthesis, or the whole: an OR of ANDs. */
+static int parse_open(struct filter_parser *parser, int negate)
+{
+    struct filter_builder *builder = parser->builder;
+    if (builder->depth + 2 > FILTER_GROUPS_MAX)
+        return filter_fail(builder, OMENDB_TOOBIG, parser->previous.at,
+                           "more than %d parentheses are open", FILTER_DEPTH_MAX);
+    int code = filter_open_group(builder, FILTER_OR, negate);
+    return code == OMENDB_OK ? filter_open_group(builder, FILTER_AND, 0) : code;
+}
+
+/* All NOT and parentheses up to a condition, and it. */
+static int parse_one(struct filter_parser *parser)
+{
+    int code = OMENDB_OK, negate = 0;
+    while (code == OMENDB_OK) {
+        if (parse_skip(parser, PARSE_NOT, &code)) {
+            negate = !negate;
+        } else if (parse_skip(parser, PARSE_OPEN, &code)) {
+            code = parse_open(parser, negate);
+            negate = 0;
+        } else if (code == OMENDB_OK) {
+            return parse_condition(parser, negate);
+        }
+    }
+    return code;
+}
+
+/* What stands behind a condition. *more: another one is next. */
+static int parse_joint(struct filter_parser *parser, int *more)
+{
+    struct filter_builder *builder = parser->builder;
+    int code = OMENDB_OK;
+    while (builder->depth > 2 && parse_skip(parser, PARSE_CLOSE, &code)) {
+        filter_close_group(builder);
+        filter_close_group(builder);
+    }
+    *more = 1;
+    if (code != OMENDB_OK || parse_skip(parser, PARSE_AND, &code) || code != OMENDB_OK)
+        return code;
+    if (parse_skip(parser, PARSE_OR, &code)) {
+        filter_close_group(builder);
+        return filter_open_group(builder, FILTER_AND, 0);
+    }
+    *more = 0;
+    if (code != OMENDB_OK || (parser->token.kind == PARSE_END && builder->depth == 2))
+        return code;
+    return parse_expected(parser, builder->depth > 2 ? "AND, OR or ')'" : "AND, OR or the end");
+}
+
+OMENDB_INTERNAL int filter_parse(struct filter_builder *builder)
+{
+    struct filter_parser parser = {.builder = builder};
+    int more = 1;
+    int code = parse_next(&parser);
+    if (code == OMENDB_OK)
+        code = parse_open(&parser, 0);
+    while (code == OMENDB_OK && more) {
+        code = parse_one(&parser);
+        if (code == OMENDB_OK)
+            code = parse_joint(&parser, &more);
+    }
+    if (code != OMENDB_OK)
+        return code;
+    filter_close_group(builder);
+    filter_close_group(builder);
+    return OMENDB_OK;
+}
+
+/* ==============================================================================================
+ * filter_json.c
+ * ============================================================================================== */
+
+/* filter_json.c: filters written as JSON, in the manner of MongoDB's queries.
+ *
+ *   filter      { member , ... }               all of them
+ *   member      "$and": [ filter , ... ]       "$or": [ filter , ... ]       "$not": filter
+ *               "field": value                 "field": condition
+ *   condition   { operator , ... }             all of them
+ *   operator    "$eq" "$ne" "$lt" "$lte" "$gt" "$gte" "$contains": value     "$in" "$nin": list
+ *               "$between": [ value , value ]  "$prefix": text               "$exists": true, false
+ *               "$not": condition
+ *   list        [ value , ... ]                parameter
+ *   value       null true false 12 -1.5e3 "text"    parameter
+ *   parameter   { "$param": 1 }                { "$param": "name" }
+ *
+ * Null alone, and that of $eq and $ne, means IS NULL; elsewhere it would match nothing and is
+ * refused. Objects and arrays that hold filters or conditions are open frames, on a stack of
+ * FILTER_DEPTH_MAX. */
+
+struct filter_json_frame {
+    enum { FILTER_JSON_MEMBERS, FILTER_JSON_LIST, FILTER_JSON_CONDITION } kind;
+    size_t entries;          /* read so far */
+    struct filter_side side; /* FILTER_JSON_CONDITION */
+};
+
+struct filter_json_parser {
+    struct filter_builder *builder;
+    struct json_reader reader;
+    struct filter_json_frame frames[FILTER_DEPTH_MAX];
+    uint32_t depth;
+};
+
+/* A name that begins with '$', as written, and what it takes. */
+struct filter_json_word {
+    const char *name;
+    enum { FILTER_JSON_VALUE, FILTER_JSON_VALUES, FILTER_JSON_EXISTS, FILTER_JSON_NOT } takes;
+    enum filter_operator operator;
+    int negate;
+};
+
+static const struct filter_json_word filter_json_words[] = {
+    {"$eq", FILTER_JSON_VALUE, FILTER_EQUAL, 0},
+    {"$ne", FILTER_JSON_VALUE, FILTER_EQUAL, 1},
+    {"$lt", FILTER_JSON_VALUE, FILTER_LESS, 0},
+    {"$lte", FILTER_JSON_VALUE, FILTER_LESS_OR_EQUAL, 0},
+    {"$gt", FILTER_JSON_VALUE, FILTER_GREATER, 0},
+    {"$gte", FILTER_JSON_VALUE, FILTER_GREATER_OR_EQUAL, 0},
+    {"$contains", FILTER_JSON_VALUE, FILTER_EQUAL, 0},
+    {"$prefix", FILTER_JSON_VALUE, FILTER_PREFIX, 0},
+    {"$in", FILTER_JSON_VALUES, FILTER_IN, 0},
+    {"$nin", FILTER_JSON_VALUES, FILTER_IN, 1},
+    {"$between", FILTER_JSON_VALUES, FILTER_BETWEEN, 0},
+    {"$exists", FILTER_JSON_EXISTS, FILTER_IS, 0},
+    {"$not", FILTER_JSON_NOT, FILTER_IS, 0},
+};
+
+/* After an error of the reader, whose sentence begins "filter: byte 17": that place is shown. */
+static int filter_json_failed(const struct filter_json_parser *parser, int code)
+{
+    const char *number = strstr(error_text(), "byte ");
+    size_t at = parser->reader.at;
+    if (number != NULL)
+        at = (size_t)strtoull(number + strlen("byte "), NULL, 10);
+    return filter_show_place(parser->builder, code,
+                             at < parser->reader.size ? at : parser->reader.size);
+}
+
+static int filter_json_expected(struct filter_json_parser *parser, const char *what)
+{
+    json_next(&parser->reader);
+    return filter_json_failed(parser, json_expected(&parser->reader, parser->reader.at, what));
+}
+
+static int filter_json_take(struct filter_json_parser *parser, char byte, const char *what)
+{
+    int code = json_take(&parser->reader, byte, what);
+    return code == OMENDB_OK ? code : filter_json_failed(parser, code);
+}
+
+/* The text that begins there, after white space. */
+static int filter_json_take_text(struct filter_json_parser *parser, const char *what,
+                                 const uint8_t **text, uint32_t *size)
+{
+    struct filter_builder *builder = parser->builder;
+    uint8_t *out = builder->filter->bytes + builder->bytes_used;
+    size_t bytes;
+    if (json_next(&parser->reader) != '"')
+        return filter_json_expected(parser, what);
+    int code = json_take_text(&parser->reader, out,
+                              builder->filter->byte_capacity - builder->bytes_used, &bytes);
+    if (code != OMENDB_OK)
+        return filter_json_failed(parser, code);
+    builder->bytes_used += bytes;
+    *text = out;
+    *size = (uint32_t)bytes;
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ frames */
+
+static int filter_json_push(struct filter_json_parser *parser, int kind,
+                            enum filter_node_kind group, int negate, const struct filter_side *side)
+{
+    if (parser->depth == FILTER_DEPTH_MAX)
+        return filter_fail(parser->builder, OMENDB_TOOBIG, parser->reader.at,
+                           "more than %d objects and arrays are open", FILTER_DEPTH_MAX);
+    struct filter_json_frame *frame = &parser->frames[parser->depth];
+    memset(frame, 0, sizeof *frame);
+    frame->kind = kind;
+    if (side != NULL)
+        frame->side = *side;
+    int code = filter_open_group(parser->builder, group, negate);
+    parser->depth += code == OMENDB_OK;
+    return code;
+}
+
+/* An object without members is a filter that all records match. */
+static int filter_json_pop(struct filter_json_parser *parser)
+{
+    const struct filter_json_frame *frame = &parser->frames[parser->depth - 1];
+    struct filter_side all = {.subject = FILTER_CONSTANT,
+                              .operand = {.value = {.type = DOCUMENT_TRUE}}};
+    int code = OMENDB_OK;
+    if (frame->entries == 0 && frame->kind != FILTER_JSON_MEMBERS)
+        return filter_fail(parser->builder, OMENDB_INVALID, parser->reader.at,
+                           frame->kind == FILTER_JSON_LIST ? "expected a filter, not ']'"
+                                                           : "expected an operator, not '}'");
+    all.at = parser->reader.at;
+    if (frame->entries == 0)
+        code = filter_add_leaf(parser->builder, &all, FILTER_TRUTH, 0);
+    parser->reader.at++;
+    parser->depth--;
+    filter_close_group(parser->builder);
+    return code;
+}
+
+static int filter_json_open_members(struct filter_json_parser *parser, int negate)
+{
+    int code = filter_json_take(parser, '{', "a filter: an object");
+    return code == OMENDB_OK
+               ? filter_json_push(parser, FILTER_JSON_MEMBERS, FILTER_AND, negate, NULL)
+               : code;
+}
+
+static int filter_json_open_condition(struct filter_json_parser *parser, int negate,
+                                      const struct filter_side *side)
+{
+    int code = filter_json_take(parser, '{', "a condition: an object of operators");
+    return code == OMENDB_OK
+               ? filter_json_push(parser, FILTER_JSON_CONDITION, FILTER_AND, negate, side)
+               : code;
+}
+
+/* ------------------------------------------------------------------ values */
+
+/* Whether the object that begins here is a parameter. */
+static int filter_json_is_parameter(const struct filter_json_parser *parser)
+{
+    static const char name[] = "\"$param\"";
+    struct json_reader reader = parser->reader;
+    if (json_next(&reader) != '{')
+        return 0;
+    reader.at++;
+    json_next(&reader);
+    return reader.size - reader.at >= sizeof name - 1 &&
+           memcmp(reader.text + reader.at, name, sizeof name - 1) == 0;
+}
+
+static int filter_json_parameter(struct filter_json_parser *parser, struct filter_operand *operand)
+{
+    struct filter_builder *builder = parser->builder;
+    struct json_reader *reader = &parser->reader;
+    struct json_number number;
+    const uint8_t *name;
+    uint32_t size;
+    reader->at = (size_t)(strchr(builder->text + reader->at, '"') - builder->text);
+    reader->at += strlen("\"$param\"");
+    int code = filter_json_take(parser, ':', "':' after \"$param\"");
+    if (code != OMENDB_OK)
+        return code;
+    const int first = json_next(reader);
+    const size_t at = reader->at;
+    if (first == '"') {
+        code = filter_json_take_text(parser, "", &name, &size);
+        if (code == OMENDB_OK)
+            code = filter_add_named(builder, at, name, size, operand);
+    } else if (first >= '0' && first <= '9') {
+        code = json_take_number(reader, &number);
+        if (code != OMENDB_OK)
+            return filter_json_failed(parser, code);
+        code = filter_add_parameter(builder, at, number.is_integer ? (uint64_t)number.integer : 0,
+                                    operand);
+    } else {
+        return filter_json_expected(parser, "the number or the name of a parameter");
+    }
+    return code == OMENDB_OK ? filter_json_take(parser, '}', "'}' after a parameter") : code;
+}
+
+static int filter_json_word_value(struct filter_json_parser *parser, const char *word,
+                                  enum document_type type, struct filter_operand *operand)
+{
+    int code = json_take_word(&parser->reader, word);
+    if (code != OMENDB_OK)
+        return filter_json_failed(parser, code);
+    operand->value.type = type;
+    return OMENDB_OK;
+}
+
+static int filter_json_number(struct filter_json_parser *parser, struct filter_operand *operand)
+{
+    struct json_number number;
+    const size_t at = parser->reader.at;
+    int code = json_take_number(&parser->reader, &number);
+    return code == OMENDB_OK ? filter_number(parser->builder, at, parser->reader.at - at, operand)
+                             : filter_json_failed(parser, code);
+}
+
+static int filter_json_value(struct filter_json_parser *parser, struct filter_operand *operand)
+{
+    const int first = json_next(&parser->reader);
+    const uint8_t *text;
+    uint32_t size;
+    *operand = (struct filter_operand){.parameter = 0};
+    if (filter_json_is_parameter(parser))
+        return filter_json_parameter(parser, operand);
+    if (first == 'n')
+        return filter_json_word_value(parser, "null", DOCUMENT_NULL, operand);
+    if (first == 't')
+        return filter_json_word_value(parser, "true", DOCUMENT_TRUE, operand);
+    if (first == 'f')
+        return filter_json_word_value(parser, "false", DOCUMENT_FALSE, operand);
+    if (first == '-' || (first >= '0' && first <= '9'))
+        return filter_json_number(parser, operand);
+    if (first == '[')
+        return filter_json_expected(parser, "a value, or an operator that takes an array ($in)");
+    int code = filter_json_take_text(parser, "a value", &text, &size);
+    if (code == OMENDB_OK)
+        filter_text_operand(text, size, operand);
+    return code;
+}
+
+/* Whether the operand is null as written, which a parameter is not. */
+static int filter_json_is_null(const struct filter_operand *operand)
+{
+    return operand->parameter == 0 && operand->value.type == DOCUMENT_NULL;
+}
+
+/* ------------------------------------------------------------------ operators */
+
+static int filter_json_add_value(struct filter_json_parser *parser, const struct filter_side *side,
+                                 const struct filter_json_word *word)
+{
+    struct filter_operand operand;
+    enum filter_operator operator= word->operator;
+    json_next(&parser->reader);
+    const size_t at = parser->reader.at;
+    int code = filter_json_value(parser, &operand);
+    if (code != OMENDB_OK)
+        return code;
+    const int is_null = filter_json_is_null(&operand);
+    if (is_null && operator!= FILTER_EQUAL)
+        return filter_fail(parser->builder, OMENDB_INVALID, at,
+                           "null compares with nothing; see $exists");
+    if (operator== FILTER_PREFIX && operand.parameter == 0 && operand.value.type != DOCUMENT_TEXT)
+        return filter_fail(parser->builder, OMENDB_INVALID, at, "$prefix takes a text");
+    if (is_null)
+        operator= FILTER_IS;
+    code = filter_add_leaf(parser->builder, side, operator, word->negate);
+    return code == OMENDB_OK ? filter_add_operand(parser->builder, &operand) : code;
+}
+
+/* The values of an array, up to its end, for the leaf that was added last. */
+static int filter_json_array(struct filter_json_parser *parser)
+{
+    struct filter_operand operand;
+    int code = filter_json_take(parser, '[', "an array of values");
+    if (code != OMENDB_OK)
+        return code;
+    for (size_t count = 0; json_next(&parser->reader) != ']' && code == OMENDB_OK; count++) {
+        if (count > 0)
+            code = filter_json_take(parser, ',', "',' or ']'");
+        if (code != OMENDB_OK)
+            return code;
+        json_next(&parser->reader);
+        const size_t at = parser->reader.at;
+        code = filter_json_value(parser, &operand);
+        if (code == OMENDB_OK && filter_json_is_null(&operand))
+            return filter_fail(parser->builder, OMENDB_INVALID, at,
+                               "null compares with nothing; see $exists");
+        if (code == OMENDB_OK)
+            code = filter_add_operand(parser->builder, &operand);
+    }
+    return code == OMENDB_OK ? filter_json_take(parser, ']', "']'") : code;
+}
+
+static int filter_json_add_values(struct filter_json_parser *parser, const struct filter_side *side,
+                                  const struct filter_json_word *word)
+{
+    const omendb_filter *filter = parser->builder->filter;
+    struct filter_operand operand;
+    json_next(&parser->reader);
+    const size_t at = parser->reader.at;
+    int code = filter_add_leaf(parser->builder, side, word->operator, word->negate);
+    if (code != OMENDB_OK)
+        return code;
+    if (word->operator== FILTER_IN && filter_json_is_parameter(parser)) {
+        code = filter_json_parameter(parser, &operand);
+        return code == OMENDB_OK ? filter_add_operand(parser->builder, &operand) : code;
+    }
+    code = filter_json_array(parser);
+    if (code == OMENDB_OK &&
+        word->operator== FILTER_BETWEEN && filter->leaves[filter->leaf_count - 1].operand_count !=
+        2)
+        return filter_fail(parser->builder, OMENDB_INVALID, at, "$between takes two values");
+    return code;
+}
+
+static int filter_json_add_exists(struct filter_json_parser *parser, const struct filter_side *side)
+{
+    const int first = json_next(&parser->reader);
+    struct filter_operand operand;
+    if (first != 't' && first != 'f')
+        return filter_json_expected(parser, "true or false");
+    int code = filter_json_value(parser, &operand);
+    if (code != OMENDB_OK)
+        return code;
+    code = filter_add_leaf(parser->builder, side, FILTER_IS, operand.value.type == DOCUMENT_TRUE);
+    operand.value.type = DOCUMENT_NULL;
+    return code == OMENDB_OK ? filter_add_operand(parser->builder, &operand) : code;
+}
+
+static int filter_json_is_word(const char *word, const uint8_t *name, uint32_t size)
+{
+    return strlen(word) == size && memcmp(word, name, size) == 0;
+}
+
+/* An entry of a condition. */
+static int filter_json_operator(struct filter_json_parser *parser, const uint8_t *name,
+                                uint32_t size, size_t at)
+{
+    /* A copy: a frame that is opened does not move it, but one that is closed may. */
+    const struct filter_side side = parser->frames[parser->depth - 1].side;
+    const struct filter_json_word *word = NULL;
+    const size_t count = sizeof filter_json_words / sizeof filter_json_words[0];
+    for (size_t i = 0; i < count && word == NULL; i++)
+        if (filter_json_is_word(filter_json_words[i].name, name, size))
+            word = &filter_json_words[i];
+    if (word == NULL)
+        return filter_fail(parser->builder, OMENDB_INVALID, at,
+                           "expected an operator: $eq, $ne, $lt, $lte, $gt, $gte, $between, $in, "
+                           "$nin, $prefix, $contains, $exists or $not");
+    switch (word->takes) {
+    case FILTER_JSON_VALUE:
+        return filter_json_add_value(parser, &side, word);
+    case FILTER_JSON_VALUES:
+        return filter_json_add_values(parser, &side, word);
+    case FILTER_JSON_EXISTS:
+        return filter_json_add_exists(parser, &side);
+    default:
+        return filter_json_open_condition(parser, 1, &side);
+    }
+}
+
+/* A member of a filter. */
+static int filter_json_member(struct filter_json_parser *parser, const uint8_t *name, uint32_t size,
+                              size_t at)
+{
+    static const struct filter_json_word equal = {"", FILTER_JSON_VALUE, FILTER_EQUAL, 0};
+    struct filter_side side = {.at = at};
+    const int is_and = filter_json_is_word("$and", name, size);
+    int code;
+    if (is_and || filter_json_is_word("$or", name, size)) {
+        code = filter_json_take(parser, '[', "an array of filters");
+        return code == OMENDB_OK ? filter_json_push(parser, FILTER_JSON_LIST,
+                                                    is_and ? FILTER_AND : FILTER_OR, 0, NULL)
+                                 : code;
+    }
+    if (filter_json_is_word("$not", name, size))
+        return filter_json_open_members(parser, 1);
+    if (size > 0 && name[0] == '$')
+        return filter_fail(parser->builder, OMENDB_INVALID, at,
+                           "expected the name of a field, $and, $or or $not");
+    code = filter_name_side(parser->builder, name, size, &side);
+    if (code != OMENDB_OK)
+        return code;
+    return json_next(&parser->reader) == '{' && !filter_json_is_parameter(parser)
+               ? filter_json_open_condition(parser, 0, &side)
+               : filter_json_add_value(parser, &side, &equal);
+}
+
+/* The end of the frame, or one entry of it. */
+static int filter_json_entry(struct filter_json_parser *parser)
+{
+    struct filter_json_frame *frame = &parser->frames[parser->depth - 1];
+    const int is_list = frame->kind == FILTER_JSON_LIST;
+    const int is_condition = frame->kind == FILTER_JSON_CONDITION;
+    const uint8_t *name;
+    uint32_t size;
+    if (json_next(&parser->reader) == (is_list ? ']' : '}'))
+        return filter_json_pop(parser);
+    int code = OMENDB_OK;
+    if (frame->entries++ > 0)
+        code = filter_json_take(parser, ',', is_list ? "',' or ']'" : "',' or '}'");
+    if (code != OMENDB_OK || is_list)
+        return code == OMENDB_OK ? filter_json_open_members(parser, 0) : code;
+    json_next(&parser->reader);
+    const size_t at = parser->reader.at;
+    code = filter_json_take_text(parser, is_condition ? "an operator" : "the name of a field",
+                                 &name, &size);
+    if (code == OMENDB_OK)
+        code = filter_json_take(parser, ':', "':' after a name");
+    if (code != OMENDB_OK)
+        return code;
+    return is_condition ? filter_json_operator(parser, name, size, at)
+                        : filter_json_member(parser, name, size, at);
+}
+
+OMENDB_INTERNAL int filter_json(struct filter_builder *builder)
+{
+    struct filter_json_parser parser = {.builder = builder};
+    json_begin(&parser.reader, "filter", builder->text, builder->size);
+    int code = filter_json_open_members(&parser, 0);
+    while (code == OMENDB_OK && parser.depth > 0)
+        code = filter_json_entry(&parser);
+    if (code != OMENDB_OK)
+        return code;
+    code = json_take_end(&parser.reader);
+    return code == OMENDB_OK ? code : filter_json_failed(&parser, code);
+}
+
+/* ==============================================================================================
+ * filter_bind.c
+ * ============================================================================================== */
+
+/* filter_bind.c: from the operands of a leaf, with what its parameters are bound to, the set of
+ * values that it compares with; filter.h says what must be in it. */
+
+/* One set while it is made. */
+struct bind_set {
+    const omendb_filter *filter;
+    const struct filter_leaf *leaf;
+    struct filter_set *set;
+    struct document_value *values;
+    struct filter_range *ranges;
+    struct filter_ids *ids;
+    uint8_t *bytes; /* of prefixes */
+};
+
+/* What an operand is, or its parameter is bound to. */
+static const struct filter_operand *bind_value(const omendb_filter *filter,
+                                               const struct filter_operand *operand)
+{
+    return operand->parameter == 0 ? operand : &filter->parameters[operand->parameter - 1].bound;
+}
+
+static const struct filter_operand *bind_operand(const struct bind_set *made, size_t index)
+{
+    return bind_value(made->filter, &made->filter->operands[made->leaf->first_operand + index]);
+}
+
+static int bind_is_null(const struct filter_operand *operand)
+{
+    return operand->value.type == DOCUMENT_NULL;
+}
+
+/* ------------------------------------------------------------------ points and ranges */
+
+/* The least id that is not below the bound, or above it; 0: there is none. bound NULL: none. */
+static int bind_first_id(const struct filter_operand *bound, int above, uint64_t *id)
+{
+    *id = 0;
+    if (bound == NULL || bound->value.type < DOCUMENT_INTEGER)
+        return 1;
+    if (bound->value.type > DOCUMENT_REAL)
+        return 0;
+    if (bound->beyond != 0 || bound->value.type == DOCUMENT_INTEGER) {
+        if (bound->beyond == 0 && bound->value.integer < 0)
+            return 1;
+        *id = bound->beyond != 0 ? bound->beyond : (uint64_t)bound->value.integer;
+        if (above && *id == UINT64_MAX)
+            return 0;
+        *id += (uint64_t)above;
+        return 1;
+    }
+    const double least = ceil(bound->value.real);
+    if (bound->value.real < 0)
+        return 1;
+    if (least >= 0x1p64)
+        return 0;
+    *id = (uint64_t)least + (above && least == bound->value.real);
+    return 1;
+}
+
+static void bind_ids(struct bind_set *made, const struct filter_operand *low, int low_open,
+                     const struct filter_operand *high, int high_open)
+{
+    uint64_t first, behind, last = UINT64_MAX;
+    if (!bind_first_id(low, low_open, &first))
+        return;
+    if (high != NULL && bind_first_id(high, !high_open, &behind)) {
+        if (behind == 0)
+            return;
+        last = behind - 1;
+    }
+    if (first <= last)
+        made->ids[made->set->id_count++] = (struct filter_ids){first, last};
+}
+
+/* NULL: no bound. */
+static void bind_range(struct bind_set *made, const struct filter_operand *low, int low_open,
+                       const struct filter_operand *high, int high_open)
+{
+    struct filter_range range = {.low_open = (uint8_t)low_open, .high_open = (uint8_t)high_open};
+    if (made->leaf->subject == FILTER_ID) {
+        bind_ids(made, low, low_open, high, high_open);
+        return;
+    }
+    if (low != NULL)
+        range.low = low->value;
+    if (high != NULL)
+        range.high = high->value;
+    if (low != NULL && high != NULL) {
+        const int order = document_compare(&low->value, &high->value);
+        if (order > 0 || (order == 0 && (low_open || high_open)))
+            return;
+    }
+    made->ranges[made->set->range_count++] = range;
+}
+
+static void bind_point(struct bind_set *made, const struct filter_operand *operand)
+{
+    if (made->leaf->subject == FILTER_ID)
+        bind_ids(made, operand, 0, operand, 0);
+    else
+        made->values[made->set->value_count++] = operand->value;
+}
+
+/* The comparison is unknown for all values from low to high: its negation holds for none of them,
+ * and it neither. */
+static void bind_unknown(struct bind_set *made, const struct filter_operand *low,
+                         const struct filter_operand *high)
+{
+    if (made->leaf->negated)
+        bind_range(made, low, 0, high, 0);
+}
+
+static int bind_compare_ids(const void *left, const void *right)
+{
+    const struct filter_ids *a = left, *b = right;
+    return (a->first > b->first) - (a->first < b->first);
+}
+
+static int bind_compare_values(const void *left, const void *right)
+{
+    return document_compare(left, right);
+}
+
+/* Sorted, without repetitions. */
+static void bind_order(struct bind_set *made)
+{
+    struct filter_set *set = made->set;
+    uint32_t kept = 0;
+    if (set->value_count > 1)
+        sort_array(made->values, set->value_count, sizeof *made->values, bind_compare_values);
+    for (uint32_t i = 0; i < set->value_count; i++)
+        if (i == 0 || document_compare(&made->values[kept - 1], &made->values[i]) != 0)
+            made->values[kept++] = made->values[i];
+    set->value_count = kept;
+    kept = 0;
+    if (set->id_count > 1)
+        sort_array(made->ids, set->id_count, sizeof *made->ids, bind_compare_ids);
+    for (uint32_t i = 0; i < set->id_count; i++) {
+        struct filter_ids *last = kept == 0 ? NULL : &made->ids[kept - 1];
+        if (last == NULL ||
+            (made->ids[i].first > last->last && made->ids[i].first - 1 > last->last))
+            made->ids[kept++] = made->ids[i];
+        else if (made->ids[i].last > last->last)
+            last->last = made->ids[i].last;
+    }
+    set->id_count = kept;
+}
+
+/* ------------------------------------------------------------------ operators */
+
+static int bind_not_an_array(const struct bind_set *made, size_t index)
+{
+    const struct filter_operand *operand =
+        &made->filter->operands[made->leaf->first_operand + index];
+    if (bind_value(made->filter, operand)->value.type != DOCUMENT_TEXTS)
+        return OMENDB_OK;
+    return error_set(OMENDB_INVALID,
+                     "filter: parameter %u would be an array, and something else than IN uses it",
+                     (unsigned)operand->parameter);
+}
+
+static int bind_in(struct bind_set *made)
+{
+    const struct filter_leaf *leaf = made->leaf;
+    int has_null = 0;
+    size_t members = 0;
+    for (size_t i = 0; i < leaf->operand_count; i++) {
+        const struct filter_operand *operand = bind_operand(made, i);
+        struct filter_operand text;
+        uint32_t at = 0, size;
+        const uint8_t *bytes;
+        const int is_array = operand->value.type == DOCUMENT_TEXTS;
+        members += is_array ? operand->value.count : 1;
+        has_null = has_null || bind_is_null(operand);
+        if (!is_array && !bind_is_null(operand))
+            bind_point(made, operand);
+        while (is_array && document_next_text(&operand->value, &at, &bytes, &size)) {
+            filter_text_operand(bytes, size, &text);
+            bind_point(made, &text);
+        }
+    }
+    if (has_null && leaf->negated) {
+        made->set->value_count = made->set->id_count = 0;
+        bind_unknown(made, NULL, NULL);
+    }
+    made->set->null_matches = members == 0 && leaf->negated;
+    return OMENDB_OK;
+}
+
+static int bind_between(struct bind_set *made)
+{
+    const struct filter_operand *low = bind_operand(made, 0), *high = bind_operand(made, 1);
+    int code = bind_not_an_array(made, 0);
+    if (code == OMENDB_OK)
+        code = bind_not_an_array(made, 1);
+    if (code != OMENDB_OK)
+        return code;
+    if (bind_is_null(low) || bind_is_null(high))
+        bind_unknown(made, bind_is_null(low) ? NULL : low, bind_is_null(high) ? NULL : high);
+    else
+        bind_range(made, low, 0, high, 0);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL const char *filter_pattern(const struct filter_leaf *leaf, const uint8_t *pattern,
+                                           size_t size, uint8_t *prefix, size_t *prefix_size,
+                                           int *is_whole)
+{
+    const size_t escape = leaf->escape_size;
+    *prefix_size = 0;
+    *is_whole = 1;
+    for (size_t i = 0; i < size; i++) {
+        if (escape != 0 && size - i >= escape && memcmp(pattern + i, leaf->escape, escape) == 0) {
+            i += escape;
+            if (i == size)
+                return "the pattern ends with the character of ESCAPE";
+        } else if (pattern[i] == '_') {
+            return "LIKE knows no '_' that stands for any character; ESCAPE makes it one like "
+                   "others";
+        } else if (pattern[i] == '%') {
+            *is_whole = 0;
+            return i + 1 == size ? NULL
+                                 : "LIKE knows '%' at the end of a pattern only; ESCAPE makes it "
+                                   "one like others";
+        }
+        if (prefix != NULL)
+            prefix[*prefix_size] = pattern[i];
+        ++*prefix_size;
+    }
+    return NULL;
+}
+
+/* All texts that begin with the first `size` of made->bytes. Behind them is room for as many. */
+static void bind_prefix(struct bind_set *made, size_t size)
+{
+    struct filter_operand low, high;
+    uint8_t *next = made->bytes + size;
+    size_t kept = size;
+    memcpy(next, made->bytes, size);
+    while (kept > 0 && next[kept - 1] == 0xFF)
+        kept--;
+    if (kept > 0)
+        next[kept - 1]++;
+    filter_text_operand(made->bytes, (uint32_t)size, &low);
+    filter_text_operand(next, (uint32_t)kept, &high);
+    bind_range(made, &low, 0, kept > 0 ? &high : NULL, 1);
+}
+
+static int bind_like(struct bind_set *made)
+{
+    const struct filter_operand *operand = bind_operand(made, 0);
+    const struct document_value *value = &operand->value;
+    const unsigned parameter =
+        (unsigned)made->filter->operands[made->leaf->first_operand].parameter;
+    size_t size = value->size;
+    int is_whole = 0;
+    if (bind_is_null(operand)) {
+        bind_unknown(made, NULL, NULL);
+        return OMENDB_OK;
+    }
+    if (value->type != DOCUMENT_TEXT)
+        return error_set(OMENDB_INVALID,
+                         "filter: parameter %u is compared with by LIKE or $prefix "
+                         "and must be a text",
+                         parameter);
+    if (made->leaf->operator== FILTER_PREFIX) {
+        memcpy(made->bytes, value->text, size);
+    } else {
+        const char *wrong =
+            filter_pattern(made->leaf, value->text, size, made->bytes, &size, &is_whole);
+        if (wrong != NULL)
+            return error_set(OMENDB_INVALID, "filter: parameter %u: %s", parameter, wrong);
+    }
+    struct filter_operand whole;
+    filter_text_operand(made->bytes, (uint32_t)size, &whole);
+    if (is_whole)
+        bind_point(made, &whole);
+    else
+        bind_prefix(made, size);
+    return OMENDB_OK;
+}
+
+/* True, and numbers but 0. */
+static void bind_truth(struct bind_set *made)
+{
+    static const struct filter_operand yes = {.value = {.type = DOCUMENT_TRUE}},
+                                       zero = {.value = {.type = DOCUMENT_INTEGER}},
+                                       text = {.value = {.type = DOCUMENT_TEXT,
+                                                         .text = (const uint8_t *)""}};
+    bind_range(made, &yes, 0, &zero, 1);
+    bind_range(made, &zero, 1, &text, 1);
+}
+
+static int bind_comparison(struct bind_set *made)
+{
+    const struct filter_leaf *leaf = made->leaf;
+    const struct filter_operand *operand = bind_operand(made, 0);
+    const int is_null = bind_is_null(operand);
+    int code = bind_not_an_array(made, 0);
+    if (code != OMENDB_OK)
+        return code;
+    if (leaf->operator== FILTER_IS)
+        made->set->null_matches = is_null != leaf->negated;
+    else if (is_null)
+        bind_unknown(made, NULL, NULL);
+    if (is_null)
+        return OMENDB_OK;
+    const int is_open = leaf->operator== FILTER_LESS || leaf->operator== FILTER_GREATER;
+    if (leaf->operator== FILTER_EQUAL || leaf->operator== FILTER_IS)
+        bind_point(made, operand);
+    else if (leaf->operator== FILTER_LESS || leaf->operator== FILTER_LESS_OR_EQUAL)
+        bind_range(made, NULL, 0, operand, is_open);
+    else
+        bind_range(made, operand, is_open, NULL, 0);
+    return OMENDB_OK;
+}
+
+static int bind_operator(struct bind_set *made)
+{
+    switch (made->leaf->operator) {
+    case FILTER_IN:
+        return bind_in(made);
+    case FILTER_BETWEEN:
+        return bind_between(made);
+    case FILTER_LIKE:
+    case FILTER_PREFIX:
+        return bind_like(made);
+    case FILTER_TRUTH:
+        bind_truth(made);
+        return OMENDB_OK;
+    default:
+        return bind_comparison(made);
+    }
+}
+
+/* ------------------------------------------------------------------ one set, all sets */
+
+/* Points that the operands can be, and bytes that a prefix of them and the text behind it take. */
+static void bind_count(const omendb_filter *filter, const struct filter_leaf *leaf, size_t *points,
+                       size_t *bytes)
+{
+    const int is_prefix = leaf->operator== FILTER_LIKE || leaf->operator== FILTER_PREFIX;
+    *points = *bytes = 0;
+    for (size_t i = 0; i < leaf->operand_count; i++) {
+        const struct document_value *value =
+            &bind_value(filter, &filter->operands[leaf->first_operand + i])->value;
+        *points += value->type == DOCUMENT_TEXTS ? value->count : 1;
+        if (is_prefix)
+            *bytes += 2 * (size_t)value->size;
+    }
+}
+
+#define BIND_RANGES 2 /* of one leaf, at most */
+
+static int bind_make(const omendb_filter *filter, const struct filter_leaf *leaf,
+                     struct filter_set *set)
+{
+    struct bind_set made = {.filter = filter, .leaf = leaf, .set = set};
+    size_t points, bytes;
+    memset(set, 0, sizeof *set);
+    bind_count(filter, leaf, &points, &bytes);
+    const int is_id = leaf->subject == FILTER_ID;
+    const size_t ranges_size = is_id ? 0 : BIND_RANGES * sizeof *made.ranges;
+    const size_t fixed = ranges_size + BIND_RANGES * sizeof *made.ids + bytes;
+    const size_t point = is_id ? sizeof *made.ids : sizeof *made.values;
+    set->block_size = memory_add(fixed, memory_multiply(points, point));
+    set->block = memory_alloc(filter->memory, set->block_size);
+    if (set->block == NULL)
+        return OMENDB_NOMEM;
+    uint8_t *block = set->block;
+    made.ranges = set->block;
+    made.ids = (struct filter_ids *)(void *)(block + ranges_size);
+    made.values = (struct document_value *)(void *)(block + ranges_size);
+    made.bytes = block + set->block_size - bytes;
+    set->ranges = made.ranges;
+    set->ids = made.ids;
+    set->values = made.values;
+    int code = bind_operator(&made);
+    if (code == OMENDB_OK)
+        bind_order(&made);
+    return code;
+}
+
+OMENDB_INTERNAL void filter_free_set(struct memory *memory, struct filter_set *set)
+{
+    memory_free(memory, set->block, set->block_size);
+    memset(set, 0, sizeof *set);
+}
+
+OMENDB_INTERNAL int filter_resolve(omendb_filter *filter)
+{
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < filter->leaf_count && code == OMENDB_OK; i++)
+        code = bind_make(filter, &filter->leaves[i], &filter->leaves[i].set);
+    return code;
+}
+
+/* ------------------------------------------------------------------ parameters */
+
+static int bind_uses(const omendb_filter *filter, const struct filter_leaf *leaf,
+                     uint32_t parameter)
+{
+    for (size_t i = 0; leaf->is_bound && i < leaf->operand_count; i++)
+        if (filter->operands[leaf->first_operand + i].parameter == parameter)
+            return 1;
+    return 0;
+}
+
+/* Puts the sets that are made in the place of those that were, or forgets them. */
+static void bind_settle(omendb_filter *filter, int keep)
+{
+    for (size_t i = 0; i < filter->leaf_count; i++) {
+        struct filter_leaf *leaf = &filter->leaves[i];
+        if (leaf->pending.block == NULL)
+            continue;
+        struct filter_set unused = keep ? leaf->set : leaf->pending;
+        if (keep)
+            leaf->set = leaf->pending;
+        memset(&leaf->pending, 0, sizeof leaf->pending);
+        filter_free_set(filter->memory, &unused);
+    }
+}
+
+static int bind_check_index(const omendb_filter *filter, int index)
+{
+    if (index >= 1 && (size_t)index <= filter->parameter_count)
+        return OMENDB_OK;
+    return error_set(OMENDB_INVALID, "index is %d; the parameters of the filter are %s%zu", index,
+                     filter->parameter_count == 0 ? "" : "1 to ", filter->parameter_count);
+}
+
+/* Takes the block over, also on failure. */
+static int bind_take(omendb_filter *filter, int index, const struct filter_operand *operand,
+                     void *block, size_t block_size)
+{
+    struct filter_parameter *parameter = &filter->parameters[index - 1];
+    const struct filter_parameter before = *parameter;
+    int code = OMENDB_OK;
+    parameter->bound = *operand;
+    parameter->block = block;
+    parameter->block_size = block_size;
+    for (size_t i = 0; i < filter->leaf_count && code == OMENDB_OK; i++)
+        if (bind_uses(filter, &filter->leaves[i], (uint32_t)index))
+            code = bind_make(filter, &filter->leaves[i], &filter->leaves[i].pending);
+    bind_settle(filter, code == OMENDB_OK);
+    if (code == OMENDB_OK) {
+        memory_free(filter->memory, before.block, before.block_size);
+        return OMENDB_OK;
+    }
+    *parameter = before;
+    memory_free(filter->memory, block, block_size);
+    return code;
+}
+
+OMENDB_INTERNAL int filter_bind(omendb_filter *filter, int index,
+                                const struct filter_operand *operand)
+{
+    int code = bind_check_index(filter, index);
+    return code == OMENDB_OK ? bind_take(filter, index, operand, NULL, 0) : code;
+}
+
+static int bind_check_text(const char *text, size_t size)
+{
+    const size_t legal = json_utf8_bytes((const uint8_t *)text, size);
+    return legal == size ? OMENDB_OK
+                         : error_set(OMENDB_INVALID, "the text is not UTF-8 at byte %zu", legal);
+}
+
+static int bind_too_big(void)
+{
+    return error_set(OMENDB_TOOBIG, "more than %u bytes for one parameter",
+                     (unsigned)FILTER_BOUND_MAX);
+}
+
+OMENDB_INTERNAL int filter_bind_text(omendb_filter *filter, int index, const char *text)
+{
+    const size_t size = strlen(text);
+    struct filter_operand operand;
+    int code = bind_check_index(filter, index);
+    if (code == OMENDB_OK && size > FILTER_BOUND_MAX)
+        code = bind_too_big();
+    if (code == OMENDB_OK)
+        code = bind_check_text(text, size);
+    if (code != OMENDB_OK)
+        return code;
+    uint8_t *block = memory_alloc(filter->memory, size);
+    if (block == NULL)
+        return OMENDB_NOMEM;
+    memcpy(block, text, size);
+    filter_text_operand(block, (uint32_t)size, &operand);
+    return bind_take(filter, index, &operand, block, size);
+}
+
+/* All of them are UTF-8, and together not too large: *size as an array of a document. */
+static int bind_check_texts(const char *const *texts, size_t count, size_t *size)
+{
+    int code = OMENDB_OK;
+    *size = 0;
+    for (size_t i = 0; i < count && code == OMENDB_OK; i++) {
+        if (texts[i] == NULL)
+            return error_set(OMENDB_MISUSE, "texts[%zu] is NULL", i);
+        const size_t length = strlen(texts[i]);
+        *size = memory_add(*size, memory_add(length, sizeof(uint32_t)));
+        code = *size > FILTER_BOUND_MAX ? bind_too_big() : bind_check_text(texts[i], length);
+    }
+    return code;
+}
+
+OMENDB_INTERNAL int filter_bind_texts(omendb_filter *filter, int index, const char *const *texts,
+                                      size_t count)
+{
+    size_t size, at = 0;
+    int code = bind_check_index(filter, index);
+    if (code == OMENDB_OK)
+        code = bind_check_texts(texts, count, &size);
+    if (code != OMENDB_OK)
+        return code;
+    uint8_t *block = memory_alloc(filter->memory, size);
+    if (block == NULL)
+        return OMENDB_NOMEM;
+    for (size_t i = 0; i < count; i++) {
+        const uint32_t length = (uint32_t)strlen(texts[i]);
+        memcpy(block + at, &length, sizeof length);
+        memcpy(block + at + sizeof length, texts[i], length);
+        at += sizeof length + length;
+    }
+    const struct filter_operand operand = {.value = {.type = DOCUMENT_TEXTS,
+                                                     .text = block,
+                                                     .size = (uint32_t)size,
+                                                     .count = (uint32_t)count}};
+    return bind_take(filter, index, &operand, block, size);
+}
+
+#undef BIND_RANGES
+
+/* ==============================================================================================
+ * filter_match.c
+ * ============================================================================================== */
+
+/* filter_match.c: whether a record matches a filter. */
+
+/* Most comparisons are of two integers or of two texts. */
+static inline int match_order(const struct document_value *a, const struct document_value *b)
+{
+    if (a->type == DOCUMENT_INTEGER && b->type == DOCUMENT_INTEGER)
+        return (a->integer > b->integer) - (a->integer < b->integer);
+    return document_compare(a, b);
+}
+
+static inline int match_is_equal(const struct document_value *a, const struct document_value *b)
+{
+    if (a->type == DOCUMENT_TEXT && b->type == DOCUMENT_TEXT)
+        return a->size == b->size && memcmp(a->text, b->text, a->size) == 0;
+    return match_order(a, b) == 0;
+}
+
+static int match_values(const struct filter_set *set, const struct document_value *value)
+{
+    uint32_t low = 0, high = set->value_count;
+    if (high == 1)
+        return match_is_equal(set->values, value);
+    while (low < high) {
+        const uint32_t middle = low + (high - low) / 2;
+        const int order = match_order(&set->values[middle], value);
+        if (order == 0)
+            return 1;
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return 0;
+}
+
+static int match_range(const struct filter_range *range, const struct document_value *value)
+{
+    if (range->low.type != DOCUMENT_NULL) {
+        const int order = match_order(value, &range->low);
+        if (order < 0 || (order == 0 && range->low_open))
+            return 0;
+    }
+    if (range->high.type == DOCUMENT_NULL)
+        return 1;
+    const int order = match_order(value, &range->high);
+    return order < 0 || (order == 0 && !range->high_open);
+}
+
+static int match_set(const struct filter_set *set, const struct document_value *value)
+{
+    if (set->value_count != 0)
+        return match_values(set, value);
+    for (uint32_t i = 0; i < set->range_count; i++)
+        if (match_range(&set->ranges[i], value))
+            return 1;
+    return 0;
+}
+
+static int match_any_text(const struct filter_set *set, const struct document_value *texts)
+{
+    struct document_value text = {.type = DOCUMENT_TEXT, .count = 1};
+    uint32_t at = 0;
+    while (document_next_text(texts, &at, &text.text, &text.size))
+        if (match_set(set, &text))
+            return 1;
+    return 0;
+}
+
+static int match_id(const struct filter_set *set, uint64_t id)
+{
+    uint32_t low = 0, high = set->id_count;
+    while (low < high) {
+        const uint32_t middle = low + (high - low) / 2;
+        if (set->ids[middle].last < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < set->id_count && set->ids[low].first <= id;
+}
+
+static void match_subject(const omendb_filter *filter, const struct filter_leaf *leaf,
+                          const uint8_t *document, struct document_value *value)
+{
+    uint32_t size;
+    switch (leaf->subject) {
+    case FILTER_KEY:
+        *value = (struct document_value){.type = DOCUMENT_NULL};
+        value->text = document_key(document, &size);
+        value->size = size;
+        if (value->text != NULL)
+            value->type = DOCUMENT_TEXT;
+        break;
+    case FILTER_CONSTANT:
+        *value = leaf->constant.parameter == 0
+                     ? leaf->constant.value
+                     : filter->parameters[leaf->constant.parameter - 1].bound.value;
+        break;
+    default:
+        document_find(document, leaf->name, leaf->name_size, leaf->name_hash, value);
+    }
+}
+
+static int match_leaf(const omendb_filter *filter, const struct filter_leaf *leaf, uint64_t id,
+                      const uint8_t *document)
+{
+    struct document_value value;
+    if (leaf->subject == FILTER_ID)
+        return match_id(&leaf->set, id) != leaf->negated;
+    match_subject(filter, leaf, document, &value);
+    if (value.type == DOCUMENT_NULL)
+        return leaf->set.null_matches;
+    return (value.type == DOCUMENT_TEXTS ? match_any_text(&leaf->set, &value)
+                                         : match_set(&leaf->set, &value)) != leaf->negated;
+}
+
+OMENDB_INTERNAL int filter_matches(const omendb_filter *filter, uint64_t id,
+                                   const uint8_t *document)
+{
+    uint32_t next = 0;
+    while (next < FILTER_MISS) {
+        const struct filter_leaf *leaf = &filter->leaves[next];
+        next = match_leaf(filter, leaf, id, document) ? leaf->if_true : leaf->if_false;
+    }
+    return next == FILTER_MATCH;
+}
+
+/* ==============================================================================================
+ * filter.c
+ * ============================================================================================== */
+
+/* filter.c: filters from text to free; see filter.h. */
+
+static int filter_check_text(struct filter_builder *builder)
+{
+    if (builder->size > FILTER_TEXT_MAX)
+        return error_set(OMENDB_TOOBIG, "filter: %zu bytes; at most %u are allowed", builder->size,
+                         (unsigned)FILTER_TEXT_MAX);
+    const size_t valid = json_utf8_bytes((const uint8_t *)builder->text, builder->size);
+    if (valid < builder->size) {
+        builder->size = valid;
+        return filter_fail(builder, OMENDB_INVALID, valid, "not UTF-8");
+    }
+    return OMENDB_OK;
+}
+
+static int filter_read(struct filter_builder *builder)
+{
+    omendb_filter *filter = builder->filter;
+    int code = filter_check_text(builder);
+    if (code != OMENDB_OK)
+        return code;
+    filter->byte_capacity = builder->size;
+    filter->bytes = memory_alloc(filter->memory, filter->byte_capacity);
+    if (filter->bytes == NULL)
+        return OMENDB_NOMEM;
+    code = builder->text[strspn(builder->text, " \t\r\n")] == '{' ? filter_json(builder)
+                                                                  : filter_parse(builder);
+    if (code == OMENDB_OK)
+        code = filter_build_end(builder);
+    return code == OMENDB_OK ? filter_resolve(filter) : code;
+}
+
+OMENDB_INTERNAL int filter_compile(struct memory *memory, const char *text, omendb_filter **filter)
+{
+    *filter = memory_zalloc(memory, sizeof **filter);
+    if (*filter == NULL)
+        return OMENDB_NOMEM;
+    (*filter)->memory = memory;
+    struct filter_builder builder = {.filter = *filter, .text = text, .size = strlen(text)};
+    int code = filter_read(&builder);
+    if (code != OMENDB_OK) {
+        filter_free(*filter);
+        *filter = NULL;
+    }
+    return code;
+}
+
+OMENDB_INTERNAL void filter_free(omendb_filter *filter)
+{
+    if (filter == NULL)
+        return;
+    struct memory *memory = filter->memory;
+    for (size_t i = 0; i < filter->leaf_count; i++)
+        filter_free_set(memory, &filter->leaves[i].set);
+    for (size_t i = 0; i < filter->parameter_count; i++)
+        memory_free(memory, filter->parameters[i].block, filter->parameters[i].block_size);
+    memory_free(memory, filter->leaves, filter->leaf_capacity * sizeof *filter->leaves);
+    memory_free(memory, filter->nodes, filter->node_capacity * sizeof *filter->nodes);
+    memory_free(memory, filter->operands, filter->operand_capacity * sizeof *filter->operands);
+    memory_free(memory, filter->parameters,
+                filter->parameter_capacity * sizeof *filter->parameters);
+    memory_free(memory, filter->bytes, filter->byte_capacity);
+    memory_free(memory, filter, sizeof *filter);
+}
+
+OMENDB_INTERNAL int filter_parameter_index(const omendb_filter *filter, const char *name)
+{
+    name += *name == ':';
+    const size_t size = strlen(name);
+    for (size_t i = 0; i < filter->parameter_count; i++)
+        if (filter->parameters[i].name != NULL && filter->parameters[i].name_size == size &&
+            memcmp(filter->parameters[i].name, name, size) == 0)
+            return (int)i + 1;
+    return 0;
+}
+
+/* ==============================================================================================
  * storage.c
  * ============================================================================================== */
 
@@ -18151,7 +20643,7 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
  *                       closes.
  *   released            stored sc before that bit is set; refuses calls. Who may still call has
  *                       a child.
- *   open_cursors        a count, for a sentence.
+ *   open_cursors, open_filters  counts, for a sentence.
  *   scratch[]           exchanged and compared-and-exchanged sc: who takes one out has it
  *                       alone, and sees what the one before wrote.
  *   hot_paused          a count, sc; a copy that was begun before may be published after, and
@@ -18217,6 +20709,7 @@ static inline int handle_is(const void *handle, uint32_t magic)
 #define COLLECTION_MAGIC UINT32_C(0x4f6d436f)
 #define TXN_MAGIC        UINT32_C(0x4f6d5478)
 #define ROWS_MAGIC       UINT32_C(0x4f6d526f)
+#define FILTER_MAGIC     UINT32_C(0x4f6d4669)
 
 /* An open segment or overlay file, shared by the segments in it. */
 struct shared_file {
@@ -18417,9 +20910,10 @@ struct omendb {
     _Atomic uint64_t space_pinned; /* the newest commit when a look found rows that only
                                       transactions keep; 0: there were none */
 
-    _Atomic uint32_t children;     /* handles of collections, transactions, cursors; and
+    _Atomic uint32_t children;     /* handles of collections, transactions, cursors, filters; and
                                       DATABASE_RELEASED */
     _Atomic uint32_t open_cursors; /* of the children */
+    _Atomic uint32_t open_filters; /* of the children */
     _Atomic uint32_t released;
     struct pin_slot pins[DATABASE_PIN_SLOTS];
     _Atomic(struct scratch *) scratch[DATABASE_SCRATCH_SLOTS];
@@ -34893,13 +37387,15 @@ static uint64_t api_open_transactions(omendb *db)
 static int api_children_open(omendb *db)
 {
     uint64_t transactions = api_open_transactions(db), cursors = atomic_load(&db->open_cursors);
-    uint64_t children = atomic_load(&db->children), others = transactions + cursors;
+    uint64_t filters = atomic_load(&db->open_filters);
+    uint64_t children = atomic_load(&db->children), others = transactions + cursors + filters;
     const struct api_count counts[] = {
         {children > others ? children - others : 0, "collection", "collections"},
         {transactions, "transaction", "transactions"},
         {cursors, "cursor", "cursors"},
+        {filters, "filter", "filters"},
     };
-    return api_busy(counts, 3);
+    return api_busy(counts, 4);
 }
 
 OMENDB_API int omendb_close(omendb *db)
@@ -36385,3 +38881,162 @@ OMENDB_API int omendb_calibrate(omendb_collection *collection, const void *queri
 
 #undef API_STRETCH_EF
 #undef API_BATCH_RUN
+
+/* ==============================================================================================
+ * api_filter.c
+ * ============================================================================================== */
+
+/* api_filter.c: the public calls about filters. */
+
+/* Whoever reads beside writers that have filled the memory can filter; thousands of filters cannot
+ * lie in what is kept for that. */
+#define API_FILTERS_IN_RESERVE 8
+
+static int api_compile(omendb *db, const char *text, omendb_filter **filter)
+{
+    const int few = atomic_load(&db->open_filters) < API_FILTERS_IN_RESERVE;
+    if (few)
+        memory_begin_reading();
+    int code = filter_compile(&db->memory, text, filter);
+    if (few)
+        memory_end_reading();
+    return code;
+}
+
+OMENDB_API int omendb_filter_compile(omendb *db, const char *text, omendb_filter **filter)
+{
+    if (filter == NULL)
+        return api_null("filter");
+    *filter = NULL;
+    int code = api_database(db);
+    if (code != OMENDB_OK)
+        return code;
+    if (text == NULL)
+        return api_null("text");
+    struct work_wait wait = {0};
+    code = api_compile(db, text, filter);
+    while (code == OMENDB_NOMEM && work_relieve(db, &wait))
+        code = api_compile(db, text, filter);
+    if (code != OMENDB_OK)
+        return code;
+    (*filter)->magic = FILTER_MAGIC;
+    (*filter)->db = db;
+    atomic_fetch_add(&db->children, 1);
+    atomic_fetch_add(&db->open_filters, 1);
+    return OMENDB_OK;
+}
+
+OMENDB_API void omendb_filter_free(omendb_filter *filter)
+{
+    if (filter == NULL || !handle_is(filter, FILTER_MAGIC) ||
+        filter->db->process != platform_process())
+        return;
+    omendb *db = filter->db;
+    filter->magic = 0;
+    filter_free(filter);
+    atomic_fetch_sub(&db->open_filters, 1);
+    database_child_done(db);
+}
+
+static int api_open_filter(const omendb_filter *filter)
+{
+    if (filter == NULL)
+        return api_null("filter");
+    if (!handle_is(filter, FILTER_MAGIC))
+        return error_set(OMENDB_MISUSE, "filter is not a compiled filter");
+    return api_database(filter->db);
+}
+
+OMENDB_API int omendb_filter_parameter(const omendb_filter *filter, const char *name)
+{
+    if (api_open_filter(filter) != OMENDB_OK)
+        return 0;
+    if (name == NULL) {
+        api_null("name");
+        return 0;
+    }
+    return filter_parameter_index(filter, name);
+}
+
+static int api_bind(omendb_filter *filter, int index, const struct filter_operand *operand)
+{
+    struct work_wait wait = {0};
+    int code = filter_bind(filter, index, operand);
+    while (code == OMENDB_NOMEM && work_relieve(filter->db, &wait))
+        code = filter_bind(filter, index, operand);
+    return code;
+}
+
+OMENDB_API int omendb_filter_bind_null(omendb_filter *filter, int index)
+{
+    const struct filter_operand operand = {.value = {.type = DOCUMENT_NULL}};
+    int code = api_open_filter(filter);
+    return code == OMENDB_OK ? api_bind(filter, index, &operand) : code;
+}
+
+OMENDB_API int omendb_filter_bind_bool(omendb_filter *filter, int index, int value)
+{
+    const struct filter_operand operand = {
+        .value = {.type = value != 0 ? DOCUMENT_TRUE : DOCUMENT_FALSE}};
+    int code = api_open_filter(filter);
+    return code == OMENDB_OK ? api_bind(filter, index, &operand) : code;
+}
+
+OMENDB_API int omendb_filter_bind_i64(omendb_filter *filter, int index, int64_t value)
+{
+    const struct filter_operand operand = {.value = {.type = DOCUMENT_INTEGER, .integer = value}};
+    int code = api_open_filter(filter);
+    return code == OMENDB_OK ? api_bind(filter, index, &operand) : code;
+}
+
+OMENDB_API int omendb_filter_bind_u64(omendb_filter *filter, int index, uint64_t value)
+{
+    const struct filter_operand operand = {.value = {.type = DOCUMENT_REAL, .real = (double)value},
+                                           .beyond = value};
+    if (value <= (uint64_t)INT64_MAX)
+        return omendb_filter_bind_i64(filter, index, (int64_t)value);
+    int code = api_open_filter(filter);
+    return code == OMENDB_OK ? api_bind(filter, index, &operand) : code;
+}
+
+OMENDB_API int omendb_filter_bind_f64(omendb_filter *filter, int index, double value)
+{
+    const struct filter_operand operand = {.value = {.type = DOCUMENT_REAL, .real = value}};
+    int code = api_open_filter(filter);
+    if (code != OMENDB_OK)
+        return code;
+    if (!isfinite(value))
+        return error_set(OMENDB_INVALID, "the value is %f; it must be finite", value);
+    return api_bind(filter, index, &operand);
+}
+
+OMENDB_API int omendb_filter_bind_text(omendb_filter *filter, int index, const char *text)
+{
+    int code = api_open_filter(filter);
+    if (code != OMENDB_OK)
+        return code;
+    if (text == NULL)
+        return api_null("text");
+    struct work_wait wait = {0};
+    code = filter_bind_text(filter, index, text);
+    while (code == OMENDB_NOMEM && work_relieve(filter->db, &wait))
+        code = filter_bind_text(filter, index, text);
+    return code;
+}
+
+OMENDB_API int omendb_filter_bind_texts(omendb_filter *filter, int index, const char *const *texts,
+                                        size_t count)
+{
+    int code = api_open_filter(filter);
+    if (code != OMENDB_OK)
+        return code;
+    if (texts == NULL && count != 0)
+        return api_null("texts");
+    struct work_wait wait = {0};
+    code = filter_bind_texts(filter, index, texts, count);
+    while (code == OMENDB_NOMEM && work_relieve(filter->db, &wait))
+        code = filter_bind_texts(filter, index, texts, count);
+    return code;
+}
+
+#undef API_FILTERS_IN_RESERVE

@@ -32,9 +32,10 @@
  *  5. No call aborts, exits, prints, installs a signal handler or blocks for ever.
  *
  * HANDLES. `omendb` is one open database, `omendb_collection` a named set of vectors in it,
- * `omendb_txn` a transaction, `omendb_rows` a cursor. A call that fails to make a handle stores
- * NULL. Every handle is released by its own call, which frees it, in any order but that the
- * database goes last; a cursor ends with its transaction and must be closed all the same.
+ * `omendb_txn` a transaction, `omendb_rows` a cursor, `omendb_filter` a condition. A call that
+ * fails to make a handle stores NULL. Every handle is released by its own call, which frees it, in
+ * any order but that the database goes last; a cursor ends with its transaction and must be closed
+ * all the same.
  *
  * THREADS. Any number of threads may use one handle at once, unless a call says otherwise. A search
  * never waits for a writer. One omendb_txn or omendb_rows is for one thread at a time. A handle
@@ -379,12 +380,13 @@ OMENDB_API int omendb_open(const char *path, const omendb_options *options, omen
  *
  * db:       NULL is OK. Freed, whatever is returned but OMENDB_BUSY and OMENDB_MISUSE.
  * Threads:  none may use the handle any more.
- * Returns:  OMENDB_OK; OMENDB_BUSY (collections, transactions or cursors are open; nothing was
- *           done); or the error of the last checkpoint: what was committed stays in the log. */
+ * Returns:  OMENDB_OK; OMENDB_BUSY (collections, transactions, cursors or filters are open;
+ *           nothing was done); or the error of the last checkpoint: what was committed stays in the
+ *           log. */
 OMENDB_API int omendb_close(omendb *db);
 
-/* Marks the handle closed; when its last collection, transaction or cursor is closed, it closes
- * itself. For languages that free objects in any order.
+/* Marks the handle closed; when its last collection, transaction, cursor or filter is closed, it
+ * closes itself. For languages that free objects in any order.
  *
  * db:       NULL is OK. Later calls on it are OMENDB_MISUSE; calls on its children, too, but for
  *           those that close them, among which omendb_txn_commit and omendb_txn_prepare do their
@@ -1145,6 +1147,102 @@ OMENDB_API int omendb_rows_next(omendb_rows *rows, uint64_t *id, int vector_type
 
 /* Closes a cursor. NULL is OK. */
 OMENDB_API void omendb_rows_close(omendb_rows *rows);
+
+/* -------------------------------- filters */
+
+/* A condition on records, compiled; on the fields of their metadata, and on _id and _key, which are
+ * the id of the record and its key.
+ *
+ *     section = 'editors' AND installed_size < ?1 AND tag IN ('c', 'rust') AND NOT essential
+ *     {"section": "editors", "installed_size": {"$lt": {"$param": 1}},
+ *      "tag": {"$in": ["c", "rust"]}, "$not": {"essential": true}}
+ *
+ * AS TEXT, conditions are those of SQL, joined by AND, OR, NOT (which bind as in SQL) and
+ * parentheses:
+ *
+ *   field = value         also == <> != < <= > >=, and with the sides the other way round
+ *   field IN (a, b)       NOT IN. Also IN ?1, where ?1 is bound to an array of texts
+ *   field BETWEEN a AND b             NOT BETWEEN. a and b are inside
+ *   field LIKE 'prefix%'  NOT LIKE. Case matters. One % at the end, or none; ESCAPE '\' names a
+ *                         character behind which % and _ stand for themselves, without it they are
+ *                         refused anywhere else
+ *   field CONTAINS value  'value' IN field. The same as =, for arrays of texts
+ *   field IS value        IS NOT. As =, but never unknown: null is null and differs from all else.
+ *                         IS NULL, IS NOT NULL
+ *   field                 true, or a number other than 0
+ *
+ *   value   12   -1.5e3   'it''s'   TRUE   FALSE   NULL   ?   ?3   :name
+ *   field   letters, digits, '_' and '.', the first a letter or '_'; any other name, and words of
+ *           the language, "in quotes" (where "" is one)
+ *
+ * A value may stand where a field does (?1 IS NULL OR section = ?1), but no field where a value
+ * does: two fields are not compared. The words of the language may be written in small letters.
+ *
+ * AS JSON, where the text begins with '{': an object, all members of which must hold, is
+ * {"field": value} or {"field": {operator: ..., ...}}, {"$and": [...]}, {"$or": [...]} of such
+ * objects, {"$not": {...}}. The operators: $eq $ne $lt $lte $gt $gte $contains with a value; $in,
+ * $nin with an array of values, or a parameter; $between with [a, b]; $prefix with a text; $exists
+ * with true or false: IS NOT NULL, IS NULL; $not with an object of operators. null as a value, and
+ * that of $eq and $ne, is IS NULL and IS NOT NULL; elsewhere it is refused. Parameters are
+ * {"$param": 1}, {"$param": "name"}. {} matches all. An empty $and or $or is refused.
+ *
+ * MEANING. What a record lacks is null. As in SQL a comparison with null is unknown, so is NOT of
+ * it, and a record matches where the whole is true: neither a = 1 nor NOT a = 1 finds records
+ * without a. Values are compared in this order, whatever their types: false, true, numbers
+ * (integers and reals by value, exactly), texts (by bytes). So true is not 1, and 5 < 'a'.
+ *   Of an array of texts a condition holds where it holds for any of the texts; <>, NOT IN, NOT
+ * LIKE, NOT BETWEEN and IS NOT are the NOT of what they negate, and hold where that holds for none.
+ * An empty array is not null, and none of its texts is anything: NOT tag = 'c' finds it.
+ *   IN () is false, also of null. Where a list of IN has a null, a value that is not in the list is
+ * neither IN nor NOT IN, as in SQL.
+ *
+ * PARAMETERS are numbered from 1 on: ?3 is number 3, ? and the first :name of a name take the
+ * number after the largest so far. One that is not bound is null.
+ *
+ * LIMITS: 1 MiB of text, 4096 conditions, 64 open parentheses or objects, 32,766 parameters, 64 MiB
+ * for what one is bound to: OMENDB_TOOBIG.
+ *
+ * THREADS. Any number of threads may search with one filter at once, as long as none binds, or
+ * frees, meanwhile. */
+typedef struct omendb_filter omendb_filter;
+
+/* Compiles a filter.
+ *
+ * text:     see above. Not kept.
+ * filter:   receives the handle; NULL on failure.
+ * Lifetime: until omendb_filter_free, which is due before omendb_close.
+ * Returns:  OMENDB_OK; OMENDB_TOOBIG; OMENDB_INVALID, with a sentence that names the byte (from 0
+ *           on) and what was expected there, and two more lines that show the place:
+ *
+ *               filter: byte 17: expected a value after '<'
+ *                   installed_size < AND tag IN ('c')
+ *                                    ^ */
+OMENDB_API int omendb_filter_compile(omendb *db, const char *text, omendb_filter **filter);
+
+/* Frees a filter. NULL is OK. */
+OMENDB_API void omendb_filter_free(omendb_filter *filter);
+
+/* The number of the parameter :name; 0: there is none. The colon may be left out. */
+OMENDB_API int omendb_filter_parameter(const omendb_filter *filter, const char *name);
+
+/* Gives a parameter a value, which it keeps until it gets another one.
+ *
+ * index:    the number of the parameter.
+ * value, text, texts: the value; text must be UTF-8, f64 finite. u64 is for ids above INT64_MAX,
+ *           which stay exact; fields of the metadata are compared with it as with a real. An array,
+ *           of `count` texts, is for IN, and as what IS NULL asks about. Copied.
+ * Threads:  none may use the filter meanwhile.
+ * Returns:  OMENDB_OK; OMENDB_INVALID (no such parameter; not finite; not UTF-8; an array that not
+ *           only IN uses; a pattern that LIKE does not take, or no text for it); OMENDB_TOOBIG. On
+ *           failure the parameter keeps the value that it had. */
+OMENDB_API int omendb_filter_bind_null(omendb_filter *filter, int index);
+OMENDB_API int omendb_filter_bind_bool(omendb_filter *filter, int index, int value);
+OMENDB_API int omendb_filter_bind_i64(omendb_filter *filter, int index, int64_t value);
+OMENDB_API int omendb_filter_bind_u64(omendb_filter *filter, int index, uint64_t value);
+OMENDB_API int omendb_filter_bind_f64(omendb_filter *filter, int index, double value);
+OMENDB_API int omendb_filter_bind_text(omendb_filter *filter, int index, const char *text);
+OMENDB_API int omendb_filter_bind_texts(omendb_filter *filter, int index, const char *const *texts,
+                                        size_t count);
 
 /* -------------------------------- search */
 

@@ -216,13 +216,15 @@ static uint64_t api_open_transactions(omendb *db)
 static int api_children_open(omendb *db)
 {
     uint64_t transactions = api_open_transactions(db), cursors = atomic_load(&db->open_cursors);
-    uint64_t children = atomic_load(&db->children), others = transactions + cursors;
+    uint64_t filters = atomic_load(&db->open_filters);
+    uint64_t children = atomic_load(&db->children), others = transactions + cursors + filters;
     const struct api_count counts[] = {
         {children > others ? children - others : 0, "collection", "collections"},
         {transactions, "transaction", "transactions"},
         {cursors, "cursor", "cursors"},
+        {filters, "filter", "filters"},
     };
-    return api_busy(counts, 3);
+    return api_busy(counts, 4);
 }
 
 OMENDB_API int omendb_close(omendb *db)

@@ -66,7 +66,7 @@
  *                       closes.
  *   released            stored sc before that bit is set; refuses calls. Who may still call has
  *                       a child.
- *   open_cursors        a count, for a sentence.
+ *   open_cursors, open_filters  counts, for a sentence.
  *   scratch[]           exchanged and compared-and-exchanged sc: who takes one out has it
  *                       alone, and sees what the one before wrote.
  *   hot_paused          a count, sc; a copy that was begun before may be published after, and
@@ -150,6 +150,7 @@ static inline int handle_is(const void *handle, uint32_t magic)
 #define COLLECTION_MAGIC UINT32_C(0x4f6d436f)
 #define TXN_MAGIC        UINT32_C(0x4f6d5478)
 #define ROWS_MAGIC       UINT32_C(0x4f6d526f)
+#define FILTER_MAGIC     UINT32_C(0x4f6d4669)
 
 /* An open segment or overlay file, shared by the segments in it. */
 struct shared_file {
@@ -350,9 +351,10 @@ struct omendb {
     _Atomic uint64_t space_pinned; /* the newest commit when a look found rows that only
                                       transactions keep; 0: there were none */
 
-    _Atomic uint32_t children;     /* handles of collections, transactions, cursors; and
+    _Atomic uint32_t children;     /* handles of collections, transactions, cursors, filters; and
                                       DATABASE_RELEASED */
     _Atomic uint32_t open_cursors; /* of the children */
+    _Atomic uint32_t open_filters; /* of the children */
     _Atomic uint32_t released;
     struct pin_slot pins[DATABASE_PIN_SLOTS];
     _Atomic(struct scratch *) scratch[DATABASE_SCRATCH_SLOTS];

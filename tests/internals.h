@@ -24,6 +24,7 @@
 #include "amalgamation/decimal.h"
 #include "amalgamation/document.h"
 #include "amalgamation/error.h"
+#include "amalgamation/filter.h"
 #include "amalgamation/format.h"
 #include "amalgamation/graph.h"
 #include "amalgamation/graph_bulk.h"
