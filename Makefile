@@ -164,6 +164,9 @@ compute := hot
 $(patsubst %.c,$(BUILD)/%,$(filter-out $(compute:%=tests/test_%.c),$(white_box))): \
     c_flags += $(if $(filter -O2,$(CFLAGS)),-O1)
 
+# It loads SQLite, where that is installed.
+$(BUILD)/tests/test_filters: libraries += -ldl
+
 # The emulated vector types cross function calls without the instruction set that names them.
 $(BUILD)/tests/test_kernels_emulated: c_flags += -Wno-psabi
 # It reads the shell's own sources.

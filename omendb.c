@@ -30,7 +30,7 @@
  *     salvage_rows.c salvage_prepared.c salvage.c api_arguments.c api_database.c
  *     api_collections.c api_transactions.c api_records.c api_documents.c api_search.c
  *     api_filter.c
- * SHA-256 of the inputs: e1e1d50233d288c3c0e1b0edc4bc894400de8a50f368e15335dc58a9ca96e2d0
+ * SHA-256 of the inputs: 4c349b8f7225d954a61934df68b05feaef364497e3e608306371aa8e2cd155ee
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -15009,8 +15009,10 @@ OMENDB_INTERNAL int filter_parse(struct filter_builder *builder)
  * refused. Objects and arrays that hold filters or conditions are open frames, on a stack of
  * FILTER_DEPTH_MAX. */
 
+enum filter_json_kind { FILTER_JSON_MEMBERS, FILTER_JSON_LIST, FILTER_JSON_CONDITION };
+
 struct filter_json_frame {
-    enum { FILTER_JSON_MEMBERS, FILTER_JSON_LIST, FILTER_JSON_CONDITION } kind;
+    enum filter_json_kind kind;
     size_t entries;          /* read so far */
     struct filter_side side; /* FILTER_JSON_CONDITION */
 };
@@ -15022,10 +15024,17 @@ struct filter_json_parser {
     uint32_t depth;
 };
 
+enum filter_json_takes {
+    FILTER_JSON_VALUE,
+    FILTER_JSON_VALUES, /* an array */
+    FILTER_JSON_EXISTS,
+    FILTER_JSON_NOT
+};
+
 /* A name that begins with '$', as written, and what it takes. */
 struct filter_json_word {
     const char *name;
-    enum { FILTER_JSON_VALUE, FILTER_JSON_VALUES, FILTER_JSON_EXISTS, FILTER_JSON_NOT } takes;
+    enum filter_json_takes takes;
     enum filter_operator operator;
     int negate;
 };
@@ -15090,7 +15099,7 @@ static int filter_json_take_text(struct filter_json_parser *parser, const char *
 
 /* ------------------------------------------------------------------ frames */
 
-static int filter_json_push(struct filter_json_parser *parser, int kind,
+static int filter_json_push(struct filter_json_parser *parser, enum filter_json_kind kind,
                             enum filter_node_kind group, int negate, const struct filter_side *side)
 {
     if (parser->depth == FILTER_DEPTH_MAX)

@@ -20,8 +20,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum filter_json_kind { FILTER_JSON_MEMBERS, FILTER_JSON_LIST, FILTER_JSON_CONDITION };
+
 struct filter_json_frame {
-    enum { FILTER_JSON_MEMBERS, FILTER_JSON_LIST, FILTER_JSON_CONDITION } kind;
+    enum filter_json_kind kind;
     size_t entries;          /* read so far */
     struct filter_side side; /* FILTER_JSON_CONDITION */
 };
@@ -33,10 +35,17 @@ struct filter_json_parser {
     uint32_t depth;
 };
 
+enum filter_json_takes {
+    FILTER_JSON_VALUE,
+    FILTER_JSON_VALUES, /* an array */
+    FILTER_JSON_EXISTS,
+    FILTER_JSON_NOT
+};
+
 /* A name that begins with '$', as written, and what it takes. */
 struct filter_json_word {
     const char *name;
-    enum { FILTER_JSON_VALUE, FILTER_JSON_VALUES, FILTER_JSON_EXISTS, FILTER_JSON_NOT } takes;
+    enum filter_json_takes takes;
     enum filter_operator operator;
     int negate;
 };
@@ -101,7 +110,7 @@ static int filter_json_take_text(struct filter_json_parser *parser, const char *
 
 /* ------------------------------------------------------------------ frames */
 
-static int filter_json_push(struct filter_json_parser *parser, int kind,
+static int filter_json_push(struct filter_json_parser *parser, enum filter_json_kind kind,
                             enum filter_node_kind group, int negate, const struct filter_side *side)
 {
     if (parser->depth == FILTER_DEPTH_MAX)

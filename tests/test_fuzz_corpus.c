@@ -6,6 +6,7 @@
 #define FUZZ_COLLECTED 1
 #include "fuzz_both.c"
 #include "fuzz_directory.c"
+#include "fuzz_filter.c"
 #include "fuzz_log.c"
 #include "fuzz_manifest.c"
 #include "fuzz_operations.c"
@@ -54,4 +55,9 @@ TEST(damage_and_operations)
     corpus_replay(&fuzz_target_both, 80);
 }
 
-TEST_MAIN(manifests, logs, segments, directories, operations, damage_and_operations)
+TEST(filters)
+{
+    corpus_replay(&fuzz_target_filter, 9);
+}
+
+TEST_MAIN(manifests, logs, segments, directories, operations, damage_and_operations, filters)
