@@ -22,15 +22,15 @@
  *     scalar.c kernels_scalar.c kernels_avx2.c kernels_avx512.c kernels_neon.c
  *     kernels.c codes.c graph.c graph_walk.c graph_build.c graph_bulk_steps.c
  *     graph_bulk_balls.c graph_bulk_links.c graph_bulk.c idmap.c tombstones.c
- *     calibration.c decimal.c json.c document.c filter_build.c filter_parse.c
- *     filter_json.c filter_bind.c filter_match.c filter.c storage.c blocks.c segment.c
- *     wal.c manifest.c memtable.c version.c documents.c hot.c txn.c commit.c
- *     prepared.c part.c collect.c checkpoint.c calibrate.c space.c compact.c recover.c
- *     work.c search.c rows.c backup.c purge.c check.c database.c records.c
+ *     matches.c calibration.c decimal.c json.c document.c filter_build.c
+ *     filter_parse.c filter_json.c filter_bind.c filter_match.c filter.c storage.c
+ *     blocks.c segment.c wal.c manifest.c memtable.c version.c documents.c hot.c txn.c
+ *     commit.c prepared.c part.c collect.c checkpoint.c calibrate.c space.c compact.c
+ *     recover.c work.c search.c rows.c backup.c purge.c check.c database.c records.c
  *     salvage_rows.c salvage_prepared.c salvage.c api_arguments.c api_database.c
- *     api_collections.c api_transactions.c api_records.c api_documents.c api_search.c
- *     api_filter.c
- * SHA-256 of the inputs: 4c349b8f7225d954a61934df68b05feaef364497e3e608306371aa8e2cd155ee
+ *     api_collections.c api_transactions.c api_records.c api_documents.c
+ *     api_matching.c api_search.c api_filter.c
+ * SHA-256 of the inputs: d74892b60440395705220a02da97fb6ae835357de2d5698624860305678baf2c
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -6005,6 +6005,7 @@ struct graph_filter {
     uint32_t excluded_row;                             /* not returned; GRAPH_NO_ROW: none */
     int (*visible)(const void *context, uint32_t row); /* NULL: all */
     const void *context;
+    const uint64_t *chosen; /* NULL: all; else a bit for each row below row_limit: only those set */
 };
 
 struct graph_counters {
@@ -6022,6 +6023,12 @@ OMENDB_INTERNAL void graph_scratch_destroy(struct graph_scratch *scratch);
  * the rows. */
 OMENDB_INTERNAL size_t graph_scratch_keys_bytes(const struct graph_scratch *scratch);
 OMENDB_INTERNAL void graph_scratch_drop_keys(struct graph_scratch *scratch);
+
+/* How far a walk has come: `found` of the `wanted` returnable rows without which it cannot end. */
+struct graph_progress {
+    uint64_t distances;
+    size_t found, wanted;
+};
 
 /* How far a walk goes. With a stretch of 0 it ends when the nearest row that is not expanded is
  * farther than the worst of the `ef` nearest returnable rows found. With a greater one it ends also
@@ -6044,11 +6051,17 @@ struct graph_effort {
     float stretch;
     float origin;
     size_t wanted; /* of the nearest found, how many are kept even beyond the bound; 0: all */
+    /* Asked after look_at distances, and again after as many as it answers: when to look next. An
+     * answer not above the distances so far gives the walk up. NULL: never asked. */
+    uint64_t (*look)(void *context, const struct graph_progress *progress);
+    void *look_context;
+    uint64_t look_at;
 };
 
 /* The effort->ef nearest returnable rows that a walk finds, ascending by (distance, row); with a
  * stretch maybe fewer, of which the first k are meant. hits: effort->ef places. filter: NULL: all.
- * counters: added to; NULL: none. Returns OMENDB_OK, OMENDB_NOMEM, OMENDB_CORRUPT, OMENDB_IOERR. */
+ * counters: added to; NULL: none. Returns OMENDB_OK, OMENDB_NOMEM, OMENDB_CORRUPT, OMENDB_IOERR, or
+ * OMENDB_DONE without hits: it was given up. */
 OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scratch *scratch,
                                  const void *query, const struct graph_effort *effort,
                                  const struct graph_filter *filter, struct graph_hit *hits,
@@ -6383,9 +6396,13 @@ struct graph_walk_terms {
     size_t wanted;
     float stretch;
     float origin;
+    uint64_t (*look)(void *context, const struct graph_progress *progress);
+    void *look_context;
+    uint64_t look_at;
 };
 
-/* From `start` (a key) at terms->level: leaves the best keys, ascending, in scratch->pool. */
+/* From `start` (a key) at terms->level: leaves the best keys, ascending, in scratch->pool.
+ * OMENDB_DONE: it was given up. */
 OMENDB_INTERNAL int graph_walk(const struct graph_walk_terms *terms, uint64_t start);
 
 /* From the view's entry greedily down to terms->level: the key of the row reached; GRAPH_KEY_NONE
@@ -7151,7 +7168,9 @@ OMENDB_INTERNAL int graph_check(const struct graph_view *view, uint32_t indexed,
  *
  * Rows that a filter hides are walked through by a heap of their own beside the pool, bounded by
  * the worst returnable row, or by what the stretch allows beyond the k-th best one, so that the
- * walk with a filter is the same walk and costs what the hidden rows cost.
+ * walk with a filter is the same walk and costs what the hidden rows cost. The filter is asked only
+ * of rows within the bound. Where few rows pass, or those that do are far away, that cost has no
+ * bound of its own: whoever asks sets one (graph_effort.look).
  *
  * Every loop ends on any input: a row is gathered at most once a walk, and the greedy descent goes
  * to smaller keys. */
@@ -7422,20 +7441,22 @@ struct walk {
     uint32_t tie_mask;
     int wide;
     int verifies;
+    uint64_t look_at; /* distances */
     struct graph_counters counters;
 };
 
 static int walk_returnable(const struct graph_filter *filter, uint32_t row)
 {
     return row < filter->row_limit && row != filter->excluded_row &&
+           (filter->chosen == NULL || (filter->chosen[row / 64] >> (row % 64) & 1) != 0) &&
            (filter->visible == NULL || filter->visible(filter->context, row));
 }
 
 static const struct graph_filter *walk_needed_filter(const struct graph_filter *filter,
                                                      uint32_t count)
 {
-    if (filter == NULL ||
-        (filter->row_limit >= count && filter->excluded_row >= count && filter->visible == NULL)) {
+    if (filter == NULL || (filter->row_limit >= count && filter->excluded_row >= count &&
+                           filter->visible == NULL && filter->chosen == NULL)) {
         return NULL;
     }
     return filter;
@@ -7716,7 +7737,16 @@ static inline int walk_offer_group(struct walk *walk, const uint32_t *rows, cons
     return code;
 }
 
-static int walk_run(struct walk *walk)
+static int walk_look(struct walk *walk, const struct graph_walk_terms *terms)
+{
+    const struct graph_progress progress = {walk->counters.distances, walk->size,
+                                            walk->k != 0 ? walk->k : walk->ef};
+
+    walk->look_at = terms->look(terms->look_context, &progress);
+    return walk->look_at > walk->counters.distances ? OMENDB_OK : OMENDB_DONE;
+}
+
+static int walk_run(struct walk *walk, const struct graph_walk_terms *terms)
 {
     struct graph_scratch *scratch = walk->scratch;
     struct walk_ring ring;
@@ -7740,6 +7770,9 @@ static int walk_run(struct walk *walk)
         code = walk_offer_group(walk, scratch->touched + walk->head, distances, count);
         walk->head += count;
         ring.first += count;
+        if (OMENDB_UNLIKELY(walk->counters.distances >= walk->look_at) && code == OMENDB_OK) {
+            code = walk_look(walk, terms);
+        }
     }
     return code;
 }
@@ -7776,6 +7809,7 @@ static int walk_prepare(struct walk *walk, const struct graph_walk_terms *terms)
     walk->prefetch_bytes =
         view->vectors.stride < PREFETCH_MAX_BYTES ? view->vectors.stride : PREFETCH_MAX_BYTES;
     walk->fetch = walk_fetch_of(walk->prefetch_bytes);
+    walk->look_at = terms->look != NULL ? terms->look_at : UINT64_MAX;
     if (terms->stretch > 0.0f) {
         walk->k = terms->k < 1 ? 1 : terms->k < ef ? terms->k : ef;
         walk->stretch = terms->stretch;
@@ -7807,7 +7841,7 @@ OMENDB_INTERNAL int graph_walk(const struct graph_walk_terms *terms, uint64_t st
     walk.head = walk.scratch->touched_count;
     code = walk_offer(&walk, start);
     if (code == OMENDB_OK) {
-        code = walk_run(&walk);
+        code = walk_run(&walk, terms);
     }
     graph_scratch_clear_marks(walk.scratch);
     if (walk.wide) {
@@ -7940,7 +7974,10 @@ OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scr
                                            .k = effort->k,
                                            .wanted = effort->wanted,
                                            .stretch = effort->stretch,
-                                           .origin = effort->origin};
+                                           .origin = effort->origin,
+                                           .look = effort->look,
+                                           .look_context = effort->look_context,
+                                           .look_at = effort->look_at};
     uint64_t start;
     int code = graph_walk_descend(&terms, &start);
 
@@ -7963,8 +8000,9 @@ OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scr
 /* Scans */
 
 #define SCAN_BATCH 32
-/* Rows that a writer on another core has just added are in no cache of this one. */
-#define SCAN_AHEAD 32
+/* Rows wait in a queue of two batches while their vectors come, which are in no cache of this core
+ * where a filter chose them here and there, or a writer on another core has just added them. */
+#define SCAN_QUEUE 64
 #define SCAN_BYTES 256 /* of each row; the processor goes on by itself */
 
 struct scan {
@@ -7976,9 +8014,9 @@ struct scan {
     uint64_t distances;
     int (*each)(void *context, uint32_t row, float distance); /* NULL: the nearest are kept */
     void *context;
-    uint32_t batch_count;
-    uint32_t rows[SCAN_BATCH];
-    const void *vectors[SCAN_BATCH];
+    uint32_t queued;
+    uint32_t rows[SCAN_QUEUE];
+    const void *vectors[SCAN_QUEUE];
 };
 
 static void scan_keep(struct scan *scan, uint64_t key)
@@ -7998,38 +8036,55 @@ static void scan_keep(struct scan *scan, uint64_t key)
     }
 }
 
+/* The first batch of the queue, or less when it is the last. */
 static int scan_finish_batch(struct scan *scan, const struct graph_view *view, const void *query)
 {
     float distances[SCAN_BATCH];
-    const uint32_t count = scan->batch_count;
+    const uint32_t count = scan->queued < SCAN_BATCH ? scan->queued : SCAN_BATCH;
+    const uint32_t left = scan->queued - count;
     int code = OMENDB_OK;
 
     view->kernel->many(query, scan->vectors, count, view->dim, distances);
     scan->distances += count;
-    scan->batch_count = 0;
-    if (scan->each != NULL) {
-        for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
+        if (scan->each != NULL) {
             code = scan->each(scan->context, scan->rows[i], distances[i]);
-        }
-        return code;
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        if (!(distances[i] > scan->limit)) {
+        } else if (!(distances[i] > scan->limit)) {
             scan_keep(scan, graph_key(distances[i], scan->rows[i]));
         }
     }
-    return OMENDB_OK;
+    memmove(scan->rows, scan->rows + count, left * sizeof *scan->rows);
+    memmove(scan->vectors, scan->vectors + count, left * sizeof *scan->vectors);
+    scan->queued = left;
+    return code;
+}
+
+/* The first row from `row` on that may be returned; `last` when there is none below. */
+static uint32_t scan_next(const struct graph_filter *filter, uint32_t row, uint32_t last)
+{
+    for (; row < last; row++) {
+        while (filter->chosen != NULL && row < last &&
+               filter->chosen[row / 64] >> (row % 64) == 0) {
+            row = last - row > 64 - row % 64 ? row + (64 - row % 64) : last;
+        }
+        if (row < last && walk_returnable(filter, row)) {
+            break;
+        }
+    }
+    return row < last ? row : last;
 }
 
 static int scan_rows(struct scan *scan, const struct graph_view *view, const void *query,
                      uint32_t first, uint32_t last, const struct graph_filter *filter)
 {
+    const size_t fetched = view->vectors.stride < SCAN_BYTES ? view->vectors.stride : SCAN_BYTES;
     const int verifies = graph_view_verifies(view);
     int code = OMENDB_OK;
 
-    for (uint32_t row = first; row < last && code == OMENDB_OK; row++) {
-        if (filter != NULL && !walk_returnable(filter, row)) {
-            continue;
+    for (uint32_t row = first; code == OMENDB_OK; row++) {
+        row = filter != NULL ? scan_next(filter, row, last) : row;
+        if (row >= last) {
+            break;
         }
         if (verifies) {
             code = graph_view_touch_vector(view, row);
@@ -8037,17 +8092,17 @@ static int scan_rows(struct scan *scan, const struct graph_view *view, const voi
                 return code;
             }
         }
-        if (last - row > SCAN_AHEAD) {
-            prefetch_bytes(rows_at(&view->vectors, row + SCAN_AHEAD),
-                           view->vectors.stride < SCAN_BYTES ? view->vectors.stride : SCAN_BYTES);
-        }
-        scan->rows[scan->batch_count] = row;
-        scan->vectors[scan->batch_count++] = rows_at(&view->vectors, row);
-        if (scan->batch_count == SCAN_BATCH) {
+        scan->rows[scan->queued] = row;
+        scan->vectors[scan->queued] = rows_at(&view->vectors, row);
+        prefetch_bytes(scan->vectors[scan->queued++], fetched);
+        if (scan->queued == SCAN_QUEUE) {
             code = scan_finish_batch(scan, view, query);
         }
     }
-    return code == OMENDB_OK ? scan_finish_batch(scan, view, query) : code;
+    while (code == OMENDB_OK && scan->queued != 0) {
+        code = scan_finish_batch(scan, view, query);
+    }
+    return code;
 }
 
 OMENDB_INTERNAL int graph_scan(const struct graph_view *view, struct graph_scratch *scratch,
@@ -8112,7 +8167,7 @@ OMENDB_INTERNAL int graph_scan_each(const struct graph_view *view, const void *q
 #undef WALK_BYTES
 #undef WALK_RING
 #undef SCAN_BATCH
-#undef SCAN_AHEAD
+#undef SCAN_QUEUE
 #undef SCAN_BYTES
 
 /* ==============================================================================================
@@ -10988,6 +11043,106 @@ OMENDB_INTERNAL int tombstones_each(const struct tombstones *tombstones, uint32_
     }
     return 0;
 }
+
+/* ==============================================================================================
+ * matches.c
+ * ============================================================================================== */
+
+/* matches.c: remembers the answers of a predicate; see matches.h. */
+
+/* ==============================================================================================
+ * matches.h
+ * ============================================================================================== */
+
+/* matches.h: of which rows of one source a search has asked its predicate, and the answers, so that
+ * none is asked of twice: a look at a sample, a walk and the scan after it meet the same rows.
+ *
+ * Two bits a row, cleared when the next source begins: the words that were touched, or all where
+ * those are more than an eighth. One thread at a time. */
+#ifndef OMENDB_MATCHES_H
+#define OMENDB_MATCHES_H
+
+struct matches {
+    struct memory *memory;
+    uint64_t *words; /* of 32 rows each: the lower half tells which were asked of, the upper half
+                      * which of them match */
+    size_t word_count;
+    uint32_t *touched; /* the words that are not zero, unless it is full */
+    size_t touched_count;
+    uint64_t asked, matched; /* rows since matches_begin */
+};
+
+/* Forgets all, and makes room for the answers of so many rows. OMENDB_NOMEM. */
+OMENDB_INTERNAL int matches_begin(struct matches *matches, uint32_t rows);
+OMENDB_INTERNAL void matches_destroy(struct matches *matches); /* a zeroed one is OK */
+OMENDB_INTERNAL void matches_note(struct matches *matches, uint32_t row, int answer);
+
+/* The answer that was noted, or -1. */
+static inline int matches_answer(const struct matches *matches, uint32_t row)
+{
+    const uint64_t word = matches->words[row / 32] >> (row % 32);
+    return (word & 1) == 0 ? -1 : (int)(word >> 32 & 1);
+}
+
+#endif
+
+/* matches.c, continued */
+
+#define MATCHES_TOUCHED(words) ((words) / 8 + 1)
+
+static void matches_clear(struct matches *matches)
+{
+    if (matches->touched_count < MATCHES_TOUCHED(matches->word_count)) {
+        for (size_t i = 0; i < matches->touched_count; i++)
+            matches->words[matches->touched[i]] = 0;
+    } else {
+        memset(matches->words, 0, matches->word_count * sizeof *matches->words);
+    }
+    matches->touched_count = 0;
+    matches->asked = matches->matched = 0;
+}
+
+OMENDB_INTERNAL void matches_destroy(struct matches *matches)
+{
+    memory_free(matches->memory, matches->words, matches->word_count * sizeof *matches->words);
+    memory_free(matches->memory, matches->touched,
+                MATCHES_TOUCHED(matches->word_count) * sizeof *matches->touched);
+    matches->words = NULL;
+    matches->touched = NULL;
+    matches->word_count = matches->touched_count = 0;
+}
+
+OMENDB_INTERNAL int matches_begin(struct matches *matches, uint32_t rows)
+{
+    const size_t needed = (size_t)rows / 32 + 1;
+    size_t words = matches->word_count + matches->word_count / 2;
+    if (needed <= matches->word_count) {
+        matches_clear(matches);
+        return OMENDB_OK;
+    }
+    words = words < needed ? needed : words;
+    matches_destroy(matches);
+    matches->words = memory_zalloc(matches->memory, memory_multiply(words, sizeof(uint64_t)));
+    matches->touched = memory_array(matches->memory, MATCHES_TOUCHED(words), sizeof(uint32_t));
+    matches->word_count = words;
+    matches->asked = matches->matched = 0;
+    if (matches->words != NULL && matches->touched != NULL)
+        return OMENDB_OK;
+    matches_destroy(matches);
+    return OMENDB_NOMEM;
+}
+
+OMENDB_INTERNAL void matches_note(struct matches *matches, uint32_t row, int answer)
+{
+    uint64_t *word = &matches->words[row / 32];
+    if (*word == 0 && matches->touched_count < MATCHES_TOUCHED(matches->word_count))
+        matches->touched[matches->touched_count++] = row / 32;
+    *word |= (UINT64_C(1) | (uint64_t)(answer != 0) << 32) << (row % 32);
+    matches->asked++;
+    matches->matched += answer != 0;
+}
+
+#undef MATCHES_TOUCHED
 
 /* ==============================================================================================
  * calibration.c
@@ -21079,7 +21234,8 @@ struct scratch {
     size_t vector_capacity;
     uint8_t *code; /* the query as a code */
     size_t code_capacity;
-    uint32_t searches; /* for which it was used; wraps */
+    struct matches matches; /* of one source */
+    uint32_t searches;      /* for which it was used; wraps */
 };
 OMENDB_INTERNAL struct scratch *scratch_take(omendb *db);               /* NULL: no memory */
 OMENDB_INTERNAL void scratch_give(omendb *db, struct scratch *scratch); /* NULL is OK */
@@ -21513,6 +21669,15 @@ OMENDB_INTERNAL uint64_t search_total_rows(const struct version *version, uint64
 /* The collection's curve, while it is in force for the version; or NULL. */
 OMENDB_INTERNAL const struct calibration *search_own_curve(const struct collection *collection,
                                                            const struct version *version);
+/* Which records may be hits. */
+struct search_predicate {
+    int (*match)(void *context, uint64_t id);
+    void *context;
+    /* NULL, or tells all rows of a source that match, where that is known: *rows a bit a row, and
+     * *count how many are set; NULL: not known. Then `match` is not called for the source. */
+    void (*known)(void *context, const struct memtable *memtable, const struct segment *segment,
+                  const uint64_t **rows, uint32_t *count);
+};
 /* What one call asks, in the engine's terms. */
 struct search_request {
     struct collection *collection;
@@ -21524,9 +21689,10 @@ struct search_request {
     size_t k, ef;
     int exact, use_radius;
     float radius;
-    float recall;         /* 0: by ef and stretch */
-    uint64_t deadline_us; /* by the clock of the vfs; 0: none */
-    float stretch;        /* of graph_effort; 0: ef alone decides */
+    float recall;                             /* 0: by ef and stretch */
+    uint64_t deadline_us;                     /* by the clock of the vfs; 0: none */
+    float stretch;                            /* of graph_effort; 0: ef alone decides */
+    const struct search_predicate *predicate; /* NULL: all */
     /* Filled by search_run: */
     uint64_t visible_rows; /* of all memtables, those at `commit`, and of all segments */
     double hidden_share;   /* of the stored rows: changed by the transaction, and left out like
@@ -21546,6 +21712,11 @@ OMENDB_INTERNAL int search_check_deadline(const struct search_request *request);
 OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch,
                                uint64_t *ids, float *distances, size_t *count,
                                omendb_explain *explain);
+/* Hands out the id of each record that the request sees and its predicate matches, in no order;
+ * ends with the first code of `each` that is not OMENDB_OK. Only collection, version, commit, txn
+ * and predicate are read. */
+OMENDB_INTERNAL int search_each_match(const struct search_request *request,
+                                      int (*each)(void *context, uint64_t id), void *context);
 
 /* ---- calibrate.c */
 /* Those of the rows [first, rows) that a merge is to insert last. count 0: too few to tell
@@ -22655,6 +22826,7 @@ OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch)
     memory_free(scratch->memory, scratch->merged, scratch->best_capacity * sizeof *scratch->merged);
     memory_free(scratch->memory, scratch->vector, scratch->vector_capacity);
     memory_free(scratch->memory, scratch->code, scratch->code_capacity);
+    matches_destroy(&scratch->matches);
     memory_free(scratch->memory, scratch, sizeof *scratch);
 }
 
@@ -22663,7 +22835,7 @@ static struct scratch *scratch_make(struct memory *memory)
     struct scratch *scratch = memory_zalloc(memory, sizeof *scratch);
     if (scratch == NULL)
         return NULL;
-    scratch->memory = memory;
+    scratch->memory = scratch->matches.memory = memory;
     scratch->graph = graph_scratch_create(memory);
     if (scratch->graph == NULL) {
         scratch_destroy(scratch);
@@ -29176,8 +29348,8 @@ static int compact_gate_passes(const struct compact_merge *merge, const struct r
         return OMENDB_OK;
     compact_gate_init(&gate, merge, vectors, graph);
     gate.old = base;
-    gate.old_filter =
-        (struct graph_filter){base->info.indexed_rows, GRAPH_NO_ROW, compact_gate_visible, merge};
+    gate.old_filter = (struct graph_filter){base->info.indexed_rows, GRAPH_NO_ROW,
+                                            compact_gate_visible, merge, NULL};
     int code = compact_gate_run(&gate);
     if (code != OMENDB_OK)
         return code;
@@ -31363,6 +31535,13 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
  * where the last of them is still at that distance, the source is scanned once more for all that
  * are, unless other sources or the radius have decided already.
  *
+ * Under a predicate a walk keeps what matches and goes through all the rest. That may cost far more
+ * than a scan, which tests every row but compares only those that match: so a walk that takes long
+ * is looked at (search_look). It goes on while its progress so far, or the share of a sample that
+ * matches, promises an end before it has cost what the scan would; beyond that the source is
+ * scanned. Which of the two is cheaper need not be known before, nothing is spent on estimating
+ * where the walk is short, and all together costs at most about twice the scan.
+ *
  * In a writing transaction its own records are compared one by one, and the stored rows that it
  * changed are left out. Few of those are asked for on top of k and dropped by id; many are hidden
  * from the walk as deleted rows are, which looks up each row that comes near. So neither the effort
@@ -31388,6 +31567,14 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
     128 /* rows not in a graph that are not worth the detour over codes                            \
          */
 
+/* Under a predicate, in distances of a walk: what a walk computes for each candidate that it keeps;
+ * a scan tests so many rows for one; a walk of so many candidates' worth is looked at, and a sample
+ * of so many rows then tested. Each is a bet that the costs of both sides limit. */
+#define SEARCH_PER_CANDIDATE 12
+#define SEARCH_TESTS         16
+#define SEARCH_LOOK          (2 * SEARCH_PER_CANDIDATE)
+#define SEARCH_SAMPLE        512
+
 /* Stored rows hidden by the transaction that are asked for on top of k. */
 #define SEARCH_HIDDEN_FEW 32
 /* The transaction's own records: looks at the clock between so many, put in order so many at least
@@ -31410,6 +31597,10 @@ struct search_source {
     uint32_t row_limit; /* rows at or beyond are not visible */
     uint64_t commit;
     const struct search_request *hiding; /* its transaction hides rows; NULL: it is not asked */
+    const struct search_predicate *predicate; /* NULL: all match, or `chosen` tells */
+    struct matches *matches;                  /* its answers */
+    const uint64_t *chosen;                   /* NULL, or a bit for each row that matches, */
+    uint32_t chosen_count;                    /* of which so many do */
     const struct tombstones *tombstones;
     const struct begin_array *begins; /* NULL: all rows below row_limit have begun */
     const struct memtable *memtable;
@@ -31443,6 +31634,32 @@ static int search_visible(const void *context, uint32_t row)
     if (source->begins != NULL && source->begins->begin[row] > source->commit)
         return 0;
     return source->hiding == NULL || !search_is_changed(source, row);
+}
+
+static int search_id_matches(const struct search_predicate *predicate, uint64_t id)
+{
+    return predicate == NULL || predicate->match(predicate->context, id) != 0;
+}
+
+/* Whether the predicate, if there is one, lets the row through. One whose id cannot be read counts
+ * as a match: where it is a hit, naming it fails. */
+static int search_matches(const struct search_source *source, uint32_t row)
+{
+    uint64_t id;
+    if (source->predicate == NULL)
+        return 1;
+    int answer = matches_answer(source->matches, row);
+    if (answer >= 0)
+        return answer;
+    answer =
+        search_source_id(source, row, &id) != OMENDB_OK || search_id_matches(source->predicate, id);
+    matches_note(source->matches, row, answer);
+    return answer;
+}
+
+static int search_visible_match(const void *context, uint32_t row)
+{
+    return search_visible(context, row) && search_matches(context, row);
 }
 
 static void search_memtable_source(const struct memtable *memtable,
@@ -31807,15 +32024,154 @@ static int search_is_small(const struct search_request *request, uint32_t rows, 
 
 static struct graph_filter search_filter(const struct search_source *source)
 {
-    int filtered = source->begins != NULL || source->hiding != NULL ||
-                   atomic_load_explicit(&source->tombstones->dead, memory_order_acquire) != 0;
-    return (struct graph_filter){source->row_limit, GRAPH_NO_ROW, filtered ? search_visible : NULL,
-                                 source};
+    int hides = source->begins != NULL || source->hiding != NULL ||
+                atomic_load_explicit(&source->tombstones->dead, memory_order_acquire) != 0;
+    return (struct graph_filter){.row_limit = source->row_limit,
+                                 .excluded_row = GRAPH_NO_ROW,
+                                 .visible = source->predicate != NULL ? search_visible_match
+                                            : hides                   ? search_visible
+                                                                      : NULL,
+                                 .context = source,
+                                 .chosen = source->chosen};
 }
 
 static size_t search_ties(const struct search_request *request, size_t k)
 {
     return request->collection->schema.metric == OMENDB_HAMMING ? SEARCH_TIES_BITS(k) : SEARCH_TIES;
+}
+
+/* ------------------------------------------------------------------ predicates */
+
+/* A walk under a predicate. */
+struct search_look {
+    const struct search_source *source;
+    uint32_t rows; /* that it may return, or hide */
+    size_t work;   /* candidates that it would keep without */
+    int looked;
+    double share; /* of the rows, those that match */
+};
+
+/* Rows spread over the source, which no order of ids is in step with. */
+static double search_sample(const struct search_source *source, uint32_t rows)
+{
+    const uint32_t count = rows < SEARCH_SAMPLE ? rows : SEARCH_SAMPLE;
+    const struct graph_held spread = {0, rows / count, count};
+    uint32_t matching = 0;
+    for (uint32_t i = 0; i < count; i++)
+        matching += (uint32_t)search_visible_match(source, graph_held_row(&spread, i));
+    return (double)matching / count;
+}
+
+/* What comparing all that match costs. */
+static double search_scan_cost(const struct search_look *look)
+{
+    return look->source->chosen != NULL ? (double)look->source->chosen_count
+                                        : look->rows * (look->share + 1.0 / SEARCH_TESTS);
+}
+
+/* As graph_effort.look. */
+static uint64_t search_look(void *context, const struct graph_progress *progress)
+{
+    struct search_look *look = context;
+    if (look->looked)
+        return 0;
+    look->looked = 1;
+    if (look->source->chosen == NULL)
+        look->share = search_sample(look->source, look->rows);
+    double cost = search_scan_cost(look);
+    double by_progress =
+        (double)progress->distances * (double)progress->wanted / ((double)progress->found + 0.5);
+    double by_share = SEARCH_PER_CANDIDATE * (double)look->work / (look->share + 1e-9);
+    return by_progress < cost || by_share < cost ? (uint64_t)cost : 0;
+}
+
+/* After how many distances a walk is looked at; 0: it is not worth beginning. */
+static uint64_t search_first_look(const struct search_look *look)
+{
+    uint64_t first = (uint64_t)look->work * SEARCH_LOOK;
+    double cost = search_scan_cost(look);
+    if (look->source->chosen != NULL && cost < SEARCH_PER_CANDIDATE * (double)look->work)
+        return 0;
+    return cost < (double)first ? (uint64_t)cost + 1 : first;
+}
+
+static int search_begin_predicate(const struct search_request *request, struct scratch *scratch,
+                                  struct search_source *source)
+{
+    const struct search_predicate *predicate = request->predicate;
+    if (predicate == NULL)
+        return OMENDB_OK;
+    if (predicate->known != NULL)
+        predicate->known(predicate->context, source->memtable, source->segment, &source->chosen,
+                         &source->chosen_count);
+    if (source->chosen != NULL)
+        return OMENDB_OK;
+    source->predicate = predicate;
+    source->matches = &scratch->matches;
+    return matches_begin(&scratch->matches, source->row_limit);
+}
+
+/* What the source adds to the shares of all. */
+static void search_tell_matches(const struct search_request *request,
+                                const struct search_source *source, const struct search_look *look,
+                                int scanned, omendb_explain *explain)
+{
+    double share = 1.0;
+    if (source->chosen != NULL) {
+        share = (double)source->chosen_count / source->row_limit;
+    } else if (source->predicate != NULL) {
+        const struct matches *matches = source->matches;
+        explain->matches_tested += matches->asked;
+        share = look->looked && !scanned ? look->share
+                : matches->asked == 0    ? 0.0
+                                         : (double)matches->matched / (double)matches->asked;
+    }
+    explain->selectivity += (float)(share * source->row_limit / (double)request->visible_rows);
+}
+
+/* Hits of a walk, at most k. *walked: rows to walk; becomes 0 where all are to be scanned instead.
+ */
+static int search_walk_rows(const struct search_request *request,
+                            const struct search_source *source, struct scratch *scratch, size_t k,
+                            const struct calibration_answer *answer, struct search_look *look,
+                            uint32_t *walked, size_t *count, struct graph_counters *counters,
+                            omendb_explain *explain)
+{
+    struct graph_filter in_graph = search_filter(source);
+    struct graph_effort effort = {.ef = answer->ef, .k = answer->k, .stretch = answer->stretch};
+    if (request->predicate != NULL) {
+        effort.look = search_look;
+        effort.look_context = look;
+        effort.look_at = search_first_look(look);
+    }
+    in_graph.row_limit = *walked;
+    int code = search_walk(request, source, scratch, &effort, &in_graph, count, counters);
+    *count = *count < k ? *count : k;
+    explain->graph_rows += *walked;
+    explain->ef = answer->ef > explain->ef ? answer->ef : explain->ef;
+    if (code == OMENDB_DONE || (*count < k && *count < *walked)) {
+        *count = *walked = 0;
+        explain->path |= OMENDB_PATH_WALK_THEN_SCAN;
+        return code == OMENDB_DONE ? OMENDB_OK : code;
+    }
+    search_tell(answer, explain);
+    explain->path |= OMENDB_PATH_WALK;
+    return code;
+}
+
+/* All that a walk did not look at; all, where none did. */
+static int search_scan_rows(const struct search_request *request,
+                            const struct search_source *source, struct scratch *scratch, size_t k,
+                            uint32_t walked, size_t *count, struct graph_counters *counters,
+                            omendb_explain *explain)
+{
+    const struct graph_filter filter = search_filter(source);
+    uint32_t rows = source->row_limit - walked;
+    int by_codes = walked != 0 && source->codes != NULL && rows > SEARCH_SCAN_EXACTLY;
+    explain->scanned_rows += walked == 0 && source->chosen != NULL ? source->chosen_count : rows;
+    return (by_codes ? search_scan_codes : search_scan)(
+        request, source, scratch, walked, walked == 0 ? k + search_ties(request, k) : k, &filter,
+        count, counters);
 }
 
 /* The k nearest rows of a source into scratch->hits; with search_ties more where all were compared.
@@ -31825,37 +32181,25 @@ static int search_rows(const struct search_request *request, const struct search
                        size_t *count, struct graph_counters *counters, omendb_explain *explain)
 {
     struct calibration_answer answer;
-    const struct graph_filter filter = search_filter(source);
     uint32_t walked = source->indexed < source->row_limit ? source->indexed : source->row_limit;
     int code = OMENDB_OK;
     search_effort(request, plan, source, k, &answer);
+    struct search_look look = {.source = source, .rows = walked, .work = answer.work};
     *count = 0;
     if (source->row_limit == 0)
         return OMENDB_OK;
-    if (request->exact || search_is_small(request, walked, k, answer.work))
+    if (request->exact || search_is_small(request, walked, k, answer.work) ||
+        (request->predicate != NULL && search_first_look(&look) == 0))
         walked = 0;
-    if (walked != 0) {
-        struct graph_filter in_graph = filter;
-        const struct graph_effort effort = {
-            .ef = answer.ef, .k = answer.k, .stretch = answer.stretch};
-        in_graph.row_limit = walked;
-        code = search_walk(request, source, scratch, &effort, &in_graph, count, counters);
-        *count = *count < k ? *count : k;
-        explain->graph_rows += walked;
-        explain->ef = answer.ef > explain->ef ? answer.ef : explain->ef;
-        if (*count < k && *count < walked)
-            *count = walked = 0;
-        else
-            search_tell(&answer, explain);
-    }
-    if (code == OMENDB_OK && walked < source->row_limit) {
-        int by_codes = walked != 0 && source->codes != NULL &&
-                       source->row_limit - walked > SEARCH_SCAN_EXACTLY;
-        code = (by_codes ? search_scan_codes : search_scan)(
-            request, source, scratch, walked, walked == 0 ? k + search_ties(request, k) : k,
-            &filter, count, counters);
-        explain->scanned_rows += source->row_limit - walked;
-    }
+    if (walked == 0)
+        explain->path |= source->chosen != NULL ? OMENDB_PATH_MATCHES : OMENDB_PATH_SCAN;
+    else
+        code = search_walk_rows(request, source, scratch, k, &answer, &look, &walked, count,
+                                counters, explain);
+    if (code == OMENDB_OK && walked < source->row_limit)
+        code = search_scan_rows(request, source, scratch, k, walked, count, counters, explain);
+    if (code == OMENDB_OK)
+        search_tell_matches(request, source, &look, walked == 0, explain);
     return code;
 }
 
@@ -32035,7 +32379,8 @@ static void search_merge_own(struct scratch *scratch, size_t found, size_t k, si
 /* The transaction's own records, compared one by one. Those nearer than the k-th best are gathered
  * in `found` and merged when it is full. */
 static int search_own_writes(const struct search_request *request, struct scratch *scratch,
-                             size_t k, size_t *best, struct graph_counters *counters)
+                             size_t k, size_t *best, struct graph_counters *counters,
+                             omendb_explain *explain)
 {
     const omendb_txn *txn = request->txn;
     size_t found = 0;
@@ -32045,6 +32390,9 @@ static int search_own_writes(const struct search_request *request, struct scratc
             return OMENDB_TIMEOUT;
         if (write->collection != request->collection || write->vector == NULL ||
             write->id == request->excluded_id)
+            continue;
+        explain->matches_tested += request->predicate != NULL;
+        if (!search_id_matches(request->predicate, write->id))
             continue;
         float distance = request->collection->kernel->pair(request->vector, write->vector,
                                                            request->collection->schema.dim);
@@ -32071,12 +32419,56 @@ static int search_source(const struct search_request *request, struct search_sou
     source->hiding = request->hidden_share > 0.0 ? request : NULL;
     int code = search_check_deadline(request);
     if (code == OMENDB_OK)
+        code = search_begin_predicate(request, scratch, source);
+    if (code == OMENDB_OK)
         code = search_rows(request, source, scratch, k, plan, &count, counters, explain);
     if (code == OMENDB_OK)
         code = search_name_hits(&naming, k, count, *best, counters);
     if (code == OMENDB_OK)
         search_merge(scratch, naming.count, k, best);
     explain->segments++;
+    return code;
+}
+
+static int search_each_row(const struct search_source *source,
+                           const struct search_predicate *predicate,
+                           int (*each)(void *context, uint64_t id), void *context)
+{
+    int code = OMENDB_OK;
+    for (uint32_t row = 0; row < source->row_limit && code == OMENDB_OK; row++) {
+        uint64_t id;
+        if (!search_visible(source, row))
+            continue;
+        code = search_source_id(source, row, &id);
+        if (code == OMENDB_OK && search_id_matches(predicate, id))
+            code = each(context, id);
+    }
+    return code;
+}
+
+OMENDB_INTERNAL int search_each_match(const struct search_request *request,
+                                      int (*each)(void *context, uint64_t id), void *context)
+{
+    const struct version *version = request->version;
+    const uint32_t memtables = version->memtable_count;
+    struct search_source source;
+    int code = OMENDB_OK;
+    for (uint32_t i = 0; i < memtables + version->segment_count && code == OMENDB_OK; i++) {
+        if (i < memtables)
+            search_memtable_source(version->memtables[i], request->collection, request->commit,
+                                   &source);
+        else
+            search_segment_source(version->segments[i - memtables], request->commit, &source);
+        source.hiding = request->txn != NULL ? request : NULL;
+        code = search_each_row(&source, request->predicate, each, context);
+    }
+    for (size_t i = 0; request->txn != NULL && i < request->txn->write_count && code == OMENDB_OK;
+         i++) {
+        const struct txn_write *write = &request->txn->writes[i];
+        if (write->collection == request->collection && write->vector != NULL &&
+            search_id_matches(request->predicate, write->id))
+            code = each(context, write->id);
+    }
     return code;
 }
 
@@ -32120,7 +32512,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
         code = search_source(request, &source, scratch, wanted, &plan, &best, &counters, explain);
     }
     if (code == OMENDB_OK && own != 0)
-        code = search_own_writes(request, scratch, wanted, &best, &counters);
+        code = search_own_writes(request, scratch, wanted, &best, &counters, explain);
     memory_end_reading();
     if (code != OMENDB_OK)
         return code;
@@ -32148,6 +32540,10 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
 #undef SEARCH_TIES_BITS
 #undef SEARCH_FOUND
 #undef SEARCH_SCAN_EXACTLY
+#undef SEARCH_PER_CANDIDATE
+#undef SEARCH_TESTS
+#undef SEARCH_LOOK
+#undef SEARCH_SAMPLE
 #undef SEARCH_HIDDEN_FEW
 #undef SEARCH_OWN_RUN
 #undef SEARCH_OWN_SORT
@@ -38616,6 +39012,146 @@ OMENDB_API int omendb_update(omendb_collection *collection, omendb_txn *txn, uin
 #undef API_TRIES
 
 /* ==============================================================================================
+ * api_matching.c
+ * ============================================================================================== */
+
+/* api_matching.c: the public calls that count and delete the records that match a condition. */
+
+/* What a deletion does when others changed what it chose: choose again, so often. */
+#define API_MATCHING_TRIES 16
+
+static void api_matching_request(omendb_collection *collection, omendb_txn *txn,
+                                 const struct search_predicate *predicate,
+                                 struct search_request *request)
+{
+    *request = (struct search_request){.collection = collection->collection};
+    request->txn = txn != NULL && txn->write_count != 0 ? txn : NULL;
+    request->predicate = predicate->match != NULL ? predicate : NULL;
+}
+
+static int api_count_one(void *context, uint64_t id)
+{
+    (void)id;
+    ++*(uint64_t *)context;
+    return OMENDB_OK;
+}
+
+OMENDB_API int omendb_count_matching(omendb_collection *collection, omendb_txn *txn,
+                                     int (*match)(void *match_context, uint64_t id), void *context,
+                                     uint64_t *count)
+{
+    const struct search_predicate predicate = {.match = match, .context = context};
+    struct search_request request;
+    uint64_t counted = 0;
+    if (count == NULL)
+        return api_null("count");
+    *count = 0;
+    int code = api_reading(collection, txn);
+    if (code != OMENDB_OK)
+        return code;
+    api_matching_request(collection, txn, &predicate, &request);
+    struct version *version = api_version(collection, txn, &request.commit);
+    request.version = version;
+    code = search_each_match(&request, api_count_one, &counted);
+    version_release(version);
+    *count = code == OMENDB_OK ? counted : 0;
+    return code;
+}
+
+/* Ids of the records that are to go. */
+struct api_chosen {
+    struct memory *memory;
+    uint64_t *ids;
+    size_t count, capacity;
+};
+
+static int api_choose_one(void *context, uint64_t id)
+{
+    struct api_chosen *chosen = context;
+    if (chosen->count == chosen->capacity) {
+        const size_t wanted = chosen->capacity + chosen->capacity / 2 + 64;
+        uint64_t *ids = memory_resize(chosen->memory, chosen->ids, chosen->capacity * sizeof *ids,
+                                      memory_multiply(wanted, sizeof *ids));
+        if (ids == NULL)
+            return OMENDB_NOMEM;
+        chosen->ids = ids;
+        chosen->capacity = wanted;
+    }
+    chosen->ids[chosen->count++] = id;
+    return OMENDB_OK;
+}
+
+/* Of those chosen at the snapshot none may have changed since. */
+static int api_delete_chosen(omendb_collection *collection, omendb_txn *txn, uint64_t snapshot,
+                             const struct api_chosen *chosen, uint64_t *deleted)
+{
+    const struct records_given given = {.count = chosen->count, .ids = chosen->ids};
+    struct records records;
+    int code = records_prepare(collection->collection, CHANGE_DELETE, &given, &records);
+    if (code == OMENDB_OK && txn != NULL)
+        code = txn_apply(txn, &records.change);
+    else if (code == OMENDB_OK)
+        code = commit_changes(collection->db, &records.change, 1, snapshot);
+    *deleted = code == OMENDB_OK ? records.change.affected : 0;
+    records_destroy(&records);
+    return code;
+}
+
+/* Once. Without a transaction a snapshot of its own keeps what conflicts are told from. */
+static int api_try_delete_matching(omendb_collection *collection, omendb_txn *txn,
+                                   const struct search_predicate *predicate, uint64_t *deleted)
+{
+    struct api_chosen chosen = {.memory = &collection->db->memory};
+    struct search_request request;
+    omendb_txn *snapshot = NULL;
+    int code = txn != NULL ? OMENDB_OK : txn_begin(collection->db, OMENDB_READ_ONLY, &snapshot);
+    if (code != OMENDB_OK)
+        return code;
+    api_matching_request(collection, txn, predicate, &request);
+    struct version *version =
+        api_version(collection, txn != NULL ? txn : snapshot, &request.commit);
+    request.version = version;
+    code = search_each_match(&request, api_choose_one, &chosen);
+    version_release(version);
+    if (code == OMENDB_OK && chosen.count != 0)
+        code = api_delete_chosen(collection, txn, request.commit, &chosen, deleted);
+    memory_free(chosen.memory, chosen.ids, chosen.capacity * sizeof *chosen.ids);
+    if (snapshot != NULL) {
+        txn_end(snapshot);
+        database_child_done(collection->db);
+    }
+    return code;
+}
+
+OMENDB_API int omendb_delete_matching(omendb_collection *collection, omendb_txn *txn,
+                                      int (*match)(void *match_context, uint64_t id), void *context,
+                                      uint64_t *deleted)
+{
+    const struct search_predicate predicate = {.match = match, .context = context};
+    struct work_wait wait = {0};
+    uint64_t gone = 0;
+    uint32_t conflicts = 0;
+    if (deleted != NULL)
+        *deleted = 0;
+    int code = api_writing(collection, txn);
+    if (code != OMENDB_OK)
+        return code;
+    do {
+        code = api_try_delete_matching(collection, txn, &predicate, &gone);
+    } while ((code == OMENDB_CONFLICT && txn == NULL && ++conflicts < API_MATCHING_TRIES) ||
+             (code == OMENDB_NOMEM && work_relieve(collection->db, &wait)));
+    if (code != OMENDB_OK)
+        return code;
+    if (deleted != NULL)
+        *deleted = gone;
+    if (txn == NULL)
+        work_reclaim(collection->db);
+    return OMENDB_OK;
+}
+
+#undef API_MATCHING_TRIES
+
+/* ==============================================================================================
  * api_search.c
  * ============================================================================================== */
 
@@ -38662,17 +39198,22 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
     if (!query->use_radius && query->radius != 0.0f)
         return error_set(OMENDB_INVALID, "query.radius is %g, but use_radius is 0",
                          (double)query->radius);
+    if (query->match == NULL && query->match_context != NULL)
+        return error_set(OMENDB_INVALID, "query.match_context is set, but match is NULL");
     if (query->explain != NULL && one)
         return api_struct(query->explain->struct_size, sizeof *query->explain, "explain");
     return OMENDB_OK;
 }
 
+/* predicate: filled, where there is one, and borrowed by the request. */
 static void api_request(omendb_collection *collection, omendb_txn *txn, const omendb_query *query,
-                        struct search_request *request)
+                        struct search_predicate *predicate, struct search_request *request)
 {
+    *predicate = (struct search_predicate){.match = query->match, .context = query->match_context};
     *request = (struct search_request){.collection = collection->collection,
                                        .excluded_id = OMENDB_ID_AUTO};
     request->txn = txn != NULL && txn->write_count != 0 ? txn : NULL;
+    request->predicate = query->match != NULL ? predicate : NULL;
     request->k = query->k;
     request->stretch = query->stretch;
     request->ef = query->ef != 0          ? query->ef
@@ -38742,6 +39283,7 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
                              size_t *count)
 {
     struct search_request request;
+    struct search_predicate predicate;
     struct work_wait wait = {0};
     omendb_explain explain;
     if (count == NULL || ids == NULL)
@@ -38753,7 +39295,7 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
     omendb *db = collection->db;
     const omendb_vfs *vfs = db->storage.vfs;
     uint64_t begin = query->explain == NULL ? 0 : vfs->now_us(vfs->context);
-    api_request(collection, txn, query, &request);
+    api_request(collection, txn, query, &predicate, &request);
     do {
         code = api_try_search(collection, txn, query, &request, ids, distances, count, &explain);
     } while (api_relieve_search(db, &request, &wait, &code));
@@ -38824,6 +39366,7 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
                                    uint64_t *ids, float *distances, size_t *counts)
 {
     struct search_request request;
+    struct search_predicate predicate;
     int code = api_check_query(collection, txn, query, 0);
     if (code != OMENDB_OK || count == 0)
         return code;
@@ -38835,7 +39378,7 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
     if (memory_multiply(memory_multiply(count, query->k), sizeof *ids) > PTRDIFF_MAX)
         return error_set(OMENDB_TOOBIG, "%zu queries of %zu hits are more than ids can hold", count,
                          query->k);
-    api_request(collection, txn, query, &request);
+    api_request(collection, txn, query, &predicate, &request);
     struct work_wait wait = {0};
     struct api_batch batch = {
         &request,

@@ -1122,6 +1122,34 @@ OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64
  * Returns:  OMENDB_OK, OMENDB_DROPPED. */
 OMENDB_API int omendb_count(omendb_collection *collection, omendb_txn *txn, uint64_t *count);
 
+/* Counts the visible records that match a condition, which is asked once of each.
+ *
+ * txn:      as omendb_get.
+ * match:    as in omendb_query, called from this thread; NULL: all match.
+ * context:  given to match.
+ * count:    receives the number; 0 on failure.
+ * Threads:  any; waits for no writer.
+ * Returns:  OMENDB_OK, OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
+OMENDB_API int omendb_count_matching(omendb_collection *collection, omendb_txn *txn,
+                                     int (*match)(void *match_context, uint64_t id), void *context,
+                                     uint64_t *count);
+
+/* Deletes the records that match a condition, as one commit: all or none.
+ *
+ * txn:      NULL, or one that writes: then those that match as it sees them are deleted with its
+ *           commit. Without one they are those of the newest state when the call chooses; where one
+ *           of them was changed before the commit, the call chooses again, up to 16 times, then it
+ *           gives OMENDB_CONFLICT and nothing was done. Records that are added meanwhile stay.
+ * match:    as in omendb_query, called from this thread; NULL: all match.
+ * context:  given to match.
+ * deleted:  NULL, or receives how many; 0 on failure.
+ * Threads:  any.
+ * Returns:  OMENDB_OK and the errors of omendb_delete_batch; OMENDB_TOOBIG: the vectors of those
+ *           that match have more than 1 GiB; OMENDB_CORRUPT, OMENDB_IOERR. */
+OMENDB_API int omendb_delete_matching(omendb_collection *collection, omendb_txn *txn,
+                                      int (*match)(void *match_context, uint64_t id), void *context,
+                                      uint64_t *deleted);
+
 /* Opens a cursor over the records with from <= id <= to, ascending, as they are at this moment: it
  * shows them also after others deleted them or dropped the collection.
  *
@@ -1257,6 +1285,16 @@ enum {
     OMENDB_EXPLAIN_K_BEYOND = 4       /* query.k is above what was measured (100): an estimate */
 };
 
+/* Bits of omendb_explain.path: how hits were looked for. Each segment and memtable goes its own. */
+enum {
+    OMENDB_PATH_SCAN = 1,           /* compared row by row; under a condition: all rows were tested,
+                                       and those that match compared */
+    OMENDB_PATH_WALK = 2,           /* a graph was walked, and its rest compared row by row */
+    OMENDB_PATH_WALK_THEN_SCAN = 4, /* a walk was given up, as it would have cost more than a scan,
+                                       or found too few; then as OMENDB_PATH_SCAN */
+    OMENDB_PATH_MATCHES = 8         /* the rows that match were known: only those were compared */
+};
+
 /* What a search did; filled where omendb_query.explain points. */
 typedef struct omendb_explain {
     size_t struct_size;
@@ -1272,15 +1310,28 @@ typedef struct omendb_explain {
                         * over the graphs walked whose curves tell; 1: all was compared; 0: none
                         * tells */
     uint32_t warnings; /* OMENDB_EXPLAIN_*, 0: none */
+    uint64_t matches_tested; /* records on which query.match was asked; 0 without one */
+    float selectivity;       /* the share of records that match, 1 without a condition: exact where
+                              * all were tested; else of a sample, or, where a walk ended before one
+                              * was worth it, of those tested near the query */
+    uint32_t path;           /* OMENDB_PATH_*, 0: there was nothing to search */
 } omendb_explain;
 #define OMENDB_EXPLAIN_INIT                                                                        \
     {                                                                                              \
-        sizeof(omendb_explain), 0, 0, 0, 0, 0, 0, 0, 0.0f, 0                                       \
+        sizeof(omendb_explain), 0, 0, 0, 0, 0, 0, 0, 0.0f, 0, 0, 0.0f, 0                           \
     }
 
 OMENDB_API void omendb_explain_init(omendb_explain *explain);
 
 /* What is asked.
+ *
+ * CONDITIONS. `match` says which records may be hits. Whatever it answers, k hits come when k
+ * records match; `exact` is exact; and over many queries of one kind the mean recall is not more
+ * than 0.005 below that of the same effort without a condition. A search walks the graph through
+ * all records and keeps those that match. Where few do, or those near the query do not, it gives
+ * the walk up when that has cost what a scan would (far earlier, where a sample of the records and
+ * the walk so far tell that it will), and tests every record: so it costs at most about twice that
+ * scan. omendb_explain tells what was done.
  *
  * RECALL. `recall` names what is to be found in place of the effort: the share of the true k
  * nearest, 0.95 of them for instance. It is kept by measuring. A merge that builds graph (those of
@@ -1334,11 +1385,17 @@ typedef struct omendb_query {
                     * less work on easy queries (distance-adaptive beam search, arXiv 2505.15636).
                     * ef then is only the bound, 2,000 when it is 0. 0: ef alone decides */
     uint32_t reserved; /* 0 */
+    /* NULL: all records. Else whether the record may be a hit: 0 if not, any other number if so.
+     * Called for at most as many records as there are, in no order, at most once for each stored
+     * row; for the same id it must answer the same during one call of the library. Of a batch it is
+     * called from several threads at once. It must not call the database. */
+    int (*match)(void *match_context, uint64_t id);
+    void *match_context; /* given to match; NULL without one */
 } omendb_query;
 #define OMENDB_QUERY_INIT                                                                          \
     {                                                                                              \
         sizeof(omendb_query), NULL, OMENDB_ID_AUTO, OMENDB_F32, 0, 10, 0, 0, 0.0f, 0.0f, NULL, 0,  \
-            0.0f, 0                                                                                \
+            0.0f, 0, NULL, NULL                                                                    \
     }
 OMENDB_API void omendb_query_init(omendb_query *query);
 
@@ -1351,7 +1408,8 @@ OMENDB_API void omendb_query_init(omendb_query *query);
  *            several records at the distance of the last one an exact search gives those with the
  *            lowest ids, wherever they are stored.
  * distances: NULL, or caller-owned, query->k places, in the metric's terms (omendb_metric).
- * count:     receives how many places are filled: without a radius, min(k, visible records).
+ * count:     receives how many places are filled: without a radius, min(k, visible records that
+ *            match).
  * Lifetime:  nothing is borrowed.
  * Threads:   any; waits for no writer.
  * Returns:   OMENDB_OK, OMENDB_INVALID (k of 0, NaN, zero under cosine, a recall outside of 0..1 or

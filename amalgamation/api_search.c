@@ -47,17 +47,22 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
     if (!query->use_radius && query->radius != 0.0f)
         return error_set(OMENDB_INVALID, "query.radius is %g, but use_radius is 0",
                          (double)query->radius);
+    if (query->match == NULL && query->match_context != NULL)
+        return error_set(OMENDB_INVALID, "query.match_context is set, but match is NULL");
     if (query->explain != NULL && one)
         return api_struct(query->explain->struct_size, sizeof *query->explain, "explain");
     return OMENDB_OK;
 }
 
+/* predicate: filled, where there is one, and borrowed by the request. */
 static void api_request(omendb_collection *collection, omendb_txn *txn, const omendb_query *query,
-                        struct search_request *request)
+                        struct search_predicate *predicate, struct search_request *request)
 {
+    *predicate = (struct search_predicate){.match = query->match, .context = query->match_context};
     *request = (struct search_request){.collection = collection->collection,
                                        .excluded_id = OMENDB_ID_AUTO};
     request->txn = txn != NULL && txn->write_count != 0 ? txn : NULL;
+    request->predicate = query->match != NULL ? predicate : NULL;
     request->k = query->k;
     request->stretch = query->stretch;
     request->ef = query->ef != 0          ? query->ef
@@ -127,6 +132,7 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
                              size_t *count)
 {
     struct search_request request;
+    struct search_predicate predicate;
     struct work_wait wait = {0};
     omendb_explain explain;
     if (count == NULL || ids == NULL)
@@ -138,7 +144,7 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
     omendb *db = collection->db;
     const omendb_vfs *vfs = db->storage.vfs;
     uint64_t begin = query->explain == NULL ? 0 : vfs->now_us(vfs->context);
-    api_request(collection, txn, query, &request);
+    api_request(collection, txn, query, &predicate, &request);
     do {
         code = api_try_search(collection, txn, query, &request, ids, distances, count, &explain);
     } while (api_relieve_search(db, &request, &wait, &code));
@@ -209,6 +215,7 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
                                    uint64_t *ids, float *distances, size_t *counts)
 {
     struct search_request request;
+    struct search_predicate predicate;
     int code = api_check_query(collection, txn, query, 0);
     if (code != OMENDB_OK || count == 0)
         return code;
@@ -220,7 +227,7 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
     if (memory_multiply(memory_multiply(count, query->k), sizeof *ids) > PTRDIFF_MAX)
         return error_set(OMENDB_TOOBIG, "%zu queries of %zu hits are more than ids can hold", count,
                          query->k);
-    api_request(collection, txn, query, &request);
+    api_request(collection, txn, query, &predicate, &request);
     struct work_wait wait = {0};
     struct api_batch batch = {
         &request,

@@ -950,8 +950,8 @@ static int compact_gate_passes(const struct compact_merge *merge, const struct r
         return OMENDB_OK;
     compact_gate_init(&gate, merge, vectors, graph);
     gate.old = base;
-    gate.old_filter =
-        (struct graph_filter){base->info.indexed_rows, GRAPH_NO_ROW, compact_gate_visible, merge};
+    gate.old_filter = (struct graph_filter){base->info.indexed_rows, GRAPH_NO_ROW,
+                                            compact_gate_visible, merge, NULL};
     int code = compact_gate_run(&gate);
     if (code != OMENDB_OK)
         return code;

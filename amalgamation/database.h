@@ -115,6 +115,7 @@
 #include "error.h"
 #include "graph_bulk.h"
 #include "manifest.h"
+#include "matches.h"
 #include "memory.h"
 #include "memtable.h"
 #include "platform.h"
@@ -511,7 +512,8 @@ struct scratch {
     size_t vector_capacity;
     uint8_t *code; /* the query as a code */
     size_t code_capacity;
-    uint32_t searches; /* for which it was used; wraps */
+    struct matches matches; /* of one source */
+    uint32_t searches;      /* for which it was used; wraps */
 };
 OMENDB_INTERNAL struct scratch *scratch_take(omendb *db);               /* NULL: no memory */
 OMENDB_INTERNAL void scratch_give(omendb *db, struct scratch *scratch); /* NULL is OK */
@@ -945,6 +947,15 @@ OMENDB_INTERNAL uint64_t search_total_rows(const struct version *version, uint64
 /* The collection's curve, while it is in force for the version; or NULL. */
 OMENDB_INTERNAL const struct calibration *search_own_curve(const struct collection *collection,
                                                            const struct version *version);
+/* Which records may be hits. */
+struct search_predicate {
+    int (*match)(void *context, uint64_t id);
+    void *context;
+    /* NULL, or tells all rows of a source that match, where that is known: *rows a bit a row, and
+     * *count how many are set; NULL: not known. Then `match` is not called for the source. */
+    void (*known)(void *context, const struct memtable *memtable, const struct segment *segment,
+                  const uint64_t **rows, uint32_t *count);
+};
 /* What one call asks, in the engine's terms. */
 struct search_request {
     struct collection *collection;
@@ -956,9 +967,10 @@ struct search_request {
     size_t k, ef;
     int exact, use_radius;
     float radius;
-    float recall;         /* 0: by ef and stretch */
-    uint64_t deadline_us; /* by the clock of the vfs; 0: none */
-    float stretch;        /* of graph_effort; 0: ef alone decides */
+    float recall;                             /* 0: by ef and stretch */
+    uint64_t deadline_us;                     /* by the clock of the vfs; 0: none */
+    float stretch;                            /* of graph_effort; 0: ef alone decides */
+    const struct search_predicate *predicate; /* NULL: all */
     /* Filled by search_run: */
     uint64_t visible_rows; /* of all memtables, those at `commit`, and of all segments */
     double hidden_share;   /* of the stored rows: changed by the transaction, and left out like
@@ -978,6 +990,11 @@ OMENDB_INTERNAL int search_check_deadline(const struct search_request *request);
 OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch,
                                uint64_t *ids, float *distances, size_t *count,
                                omendb_explain *explain);
+/* Hands out the id of each record that the request sees and its predicate matches, in no order;
+ * ends with the first code of `each` that is not OMENDB_OK. Only collection, version, commit, txn
+ * and predicate are read. */
+OMENDB_INTERNAL int search_each_match(const struct search_request *request,
+                                      int (*each)(void *context, uint64_t id), void *context);
 
 /* ---- calibrate.c */
 /* Those of the rows [first, rows) that a merge is to insert last. count 0: too few to tell

@@ -95,6 +95,7 @@ struct graph_filter {
     uint32_t excluded_row;                             /* not returned; GRAPH_NO_ROW: none */
     int (*visible)(const void *context, uint32_t row); /* NULL: all */
     const void *context;
+    const uint64_t *chosen; /* NULL: all; else a bit for each row below row_limit: only those set */
 };
 
 struct graph_counters {
@@ -112,6 +113,12 @@ OMENDB_INTERNAL void graph_scratch_destroy(struct graph_scratch *scratch);
  * the rows. */
 OMENDB_INTERNAL size_t graph_scratch_keys_bytes(const struct graph_scratch *scratch);
 OMENDB_INTERNAL void graph_scratch_drop_keys(struct graph_scratch *scratch);
+
+/* How far a walk has come: `found` of the `wanted` returnable rows without which it cannot end. */
+struct graph_progress {
+    uint64_t distances;
+    size_t found, wanted;
+};
 
 /* How far a walk goes. With a stretch of 0 it ends when the nearest row that is not expanded is
  * farther than the worst of the `ef` nearest returnable rows found. With a greater one it ends also
@@ -134,11 +141,17 @@ struct graph_effort {
     float stretch;
     float origin;
     size_t wanted; /* of the nearest found, how many are kept even beyond the bound; 0: all */
+    /* Asked after look_at distances, and again after as many as it answers: when to look next. An
+     * answer not above the distances so far gives the walk up. NULL: never asked. */
+    uint64_t (*look)(void *context, const struct graph_progress *progress);
+    void *look_context;
+    uint64_t look_at;
 };
 
 /* The effort->ef nearest returnable rows that a walk finds, ascending by (distance, row); with a
  * stretch maybe fewer, of which the first k are meant. hits: effort->ef places. filter: NULL: all.
- * counters: added to; NULL: none. Returns OMENDB_OK, OMENDB_NOMEM, OMENDB_CORRUPT, OMENDB_IOERR. */
+ * counters: added to; NULL: none. Returns OMENDB_OK, OMENDB_NOMEM, OMENDB_CORRUPT, OMENDB_IOERR, or
+ * OMENDB_DONE without hits: it was given up. */
 OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scratch *scratch,
                                  const void *query, const struct graph_effort *effort,
                                  const struct graph_filter *filter, struct graph_hit *hits,

@@ -174,9 +174,13 @@ struct graph_walk_terms {
     size_t wanted;
     float stretch;
     float origin;
+    uint64_t (*look)(void *context, const struct graph_progress *progress);
+    void *look_context;
+    uint64_t look_at;
 };
 
-/* From `start` (a key) at terms->level: leaves the best keys, ascending, in scratch->pool. */
+/* From `start` (a key) at terms->level: leaves the best keys, ascending, in scratch->pool.
+ * OMENDB_DONE: it was given up. */
 OMENDB_INTERNAL int graph_walk(const struct graph_walk_terms *terms, uint64_t start);
 
 /* From the view's entry greedily down to terms->level: the key of the row reached; GRAPH_KEY_NONE

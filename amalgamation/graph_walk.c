@@ -25,7 +25,9 @@
  *
  * Rows that a filter hides are walked through by a heap of their own beside the pool, bounded by
  * the worst returnable row, or by what the stretch allows beyond the k-th best one, so that the
- * walk with a filter is the same walk and costs what the hidden rows cost.
+ * walk with a filter is the same walk and costs what the hidden rows cost. The filter is asked only
+ * of rows within the bound. Where few rows pass, or those that do are far away, that cost has no
+ * bound of its own: whoever asks sets one (graph_effort.look).
  *
  * Every loop ends on any input: a row is gathered at most once a walk, and the greedy descent goes
  * to smaller keys. */
@@ -299,20 +301,22 @@ struct walk {
     uint32_t tie_mask;
     int wide;
     int verifies;
+    uint64_t look_at; /* distances */
     struct graph_counters counters;
 };
 
 static int walk_returnable(const struct graph_filter *filter, uint32_t row)
 {
     return row < filter->row_limit && row != filter->excluded_row &&
+           (filter->chosen == NULL || (filter->chosen[row / 64] >> (row % 64) & 1) != 0) &&
            (filter->visible == NULL || filter->visible(filter->context, row));
 }
 
 static const struct graph_filter *walk_needed_filter(const struct graph_filter *filter,
                                                      uint32_t count)
 {
-    if (filter == NULL ||
-        (filter->row_limit >= count && filter->excluded_row >= count && filter->visible == NULL)) {
+    if (filter == NULL || (filter->row_limit >= count && filter->excluded_row >= count &&
+                           filter->visible == NULL && filter->chosen == NULL)) {
         return NULL;
     }
     return filter;
@@ -593,7 +597,16 @@ static inline int walk_offer_group(struct walk *walk, const uint32_t *rows, cons
     return code;
 }
 
-static int walk_run(struct walk *walk)
+static int walk_look(struct walk *walk, const struct graph_walk_terms *terms)
+{
+    const struct graph_progress progress = {walk->counters.distances, walk->size,
+                                            walk->k != 0 ? walk->k : walk->ef};
+
+    walk->look_at = terms->look(terms->look_context, &progress);
+    return walk->look_at > walk->counters.distances ? OMENDB_OK : OMENDB_DONE;
+}
+
+static int walk_run(struct walk *walk, const struct graph_walk_terms *terms)
 {
     struct graph_scratch *scratch = walk->scratch;
     struct walk_ring ring;
@@ -617,6 +630,9 @@ static int walk_run(struct walk *walk)
         code = walk_offer_group(walk, scratch->touched + walk->head, distances, count);
         walk->head += count;
         ring.first += count;
+        if (OMENDB_UNLIKELY(walk->counters.distances >= walk->look_at) && code == OMENDB_OK) {
+            code = walk_look(walk, terms);
+        }
     }
     return code;
 }
@@ -653,6 +669,7 @@ static int walk_prepare(struct walk *walk, const struct graph_walk_terms *terms)
     walk->prefetch_bytes =
         view->vectors.stride < PREFETCH_MAX_BYTES ? view->vectors.stride : PREFETCH_MAX_BYTES;
     walk->fetch = walk_fetch_of(walk->prefetch_bytes);
+    walk->look_at = terms->look != NULL ? terms->look_at : UINT64_MAX;
     if (terms->stretch > 0.0f) {
         walk->k = terms->k < 1 ? 1 : terms->k < ef ? terms->k : ef;
         walk->stretch = terms->stretch;
@@ -684,7 +701,7 @@ OMENDB_INTERNAL int graph_walk(const struct graph_walk_terms *terms, uint64_t st
     walk.head = walk.scratch->touched_count;
     code = walk_offer(&walk, start);
     if (code == OMENDB_OK) {
-        code = walk_run(&walk);
+        code = walk_run(&walk, terms);
     }
     graph_scratch_clear_marks(walk.scratch);
     if (walk.wide) {
@@ -817,7 +834,10 @@ OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scr
                                            .k = effort->k,
                                            .wanted = effort->wanted,
                                            .stretch = effort->stretch,
-                                           .origin = effort->origin};
+                                           .origin = effort->origin,
+                                           .look = effort->look,
+                                           .look_context = effort->look_context,
+                                           .look_at = effort->look_at};
     uint64_t start;
     int code = graph_walk_descend(&terms, &start);
 
@@ -840,8 +860,9 @@ OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scr
 /* Scans */
 
 #define SCAN_BATCH 32
-/* Rows that a writer on another core has just added are in no cache of this one. */
-#define SCAN_AHEAD 32
+/* Rows wait in a queue of two batches while their vectors come, which are in no cache of this core
+ * where a filter chose them here and there, or a writer on another core has just added them. */
+#define SCAN_QUEUE 64
 #define SCAN_BYTES 256 /* of each row; the processor goes on by itself */
 
 struct scan {
@@ -853,9 +874,9 @@ struct scan {
     uint64_t distances;
     int (*each)(void *context, uint32_t row, float distance); /* NULL: the nearest are kept */
     void *context;
-    uint32_t batch_count;
-    uint32_t rows[SCAN_BATCH];
-    const void *vectors[SCAN_BATCH];
+    uint32_t queued;
+    uint32_t rows[SCAN_QUEUE];
+    const void *vectors[SCAN_QUEUE];
 };
 
 static void scan_keep(struct scan *scan, uint64_t key)
@@ -875,38 +896,55 @@ static void scan_keep(struct scan *scan, uint64_t key)
     }
 }
 
+/* The first batch of the queue, or less when it is the last. */
 static int scan_finish_batch(struct scan *scan, const struct graph_view *view, const void *query)
 {
     float distances[SCAN_BATCH];
-    const uint32_t count = scan->batch_count;
+    const uint32_t count = scan->queued < SCAN_BATCH ? scan->queued : SCAN_BATCH;
+    const uint32_t left = scan->queued - count;
     int code = OMENDB_OK;
 
     view->kernel->many(query, scan->vectors, count, view->dim, distances);
     scan->distances += count;
-    scan->batch_count = 0;
-    if (scan->each != NULL) {
-        for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
+        if (scan->each != NULL) {
             code = scan->each(scan->context, scan->rows[i], distances[i]);
-        }
-        return code;
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        if (!(distances[i] > scan->limit)) {
+        } else if (!(distances[i] > scan->limit)) {
             scan_keep(scan, graph_key(distances[i], scan->rows[i]));
         }
     }
-    return OMENDB_OK;
+    memmove(scan->rows, scan->rows + count, left * sizeof *scan->rows);
+    memmove(scan->vectors, scan->vectors + count, left * sizeof *scan->vectors);
+    scan->queued = left;
+    return code;
+}
+
+/* The first row from `row` on that may be returned; `last` when there is none below. */
+static uint32_t scan_next(const struct graph_filter *filter, uint32_t row, uint32_t last)
+{
+    for (; row < last; row++) {
+        while (filter->chosen != NULL && row < last &&
+               filter->chosen[row / 64] >> (row % 64) == 0) {
+            row = last - row > 64 - row % 64 ? row + (64 - row % 64) : last;
+        }
+        if (row < last && walk_returnable(filter, row)) {
+            break;
+        }
+    }
+    return row < last ? row : last;
 }
 
 static int scan_rows(struct scan *scan, const struct graph_view *view, const void *query,
                      uint32_t first, uint32_t last, const struct graph_filter *filter)
 {
+    const size_t fetched = view->vectors.stride < SCAN_BYTES ? view->vectors.stride : SCAN_BYTES;
     const int verifies = graph_view_verifies(view);
     int code = OMENDB_OK;
 
-    for (uint32_t row = first; row < last && code == OMENDB_OK; row++) {
-        if (filter != NULL && !walk_returnable(filter, row)) {
-            continue;
+    for (uint32_t row = first; code == OMENDB_OK; row++) {
+        row = filter != NULL ? scan_next(filter, row, last) : row;
+        if (row >= last) {
+            break;
         }
         if (verifies) {
             code = graph_view_touch_vector(view, row);
@@ -914,17 +952,17 @@ static int scan_rows(struct scan *scan, const struct graph_view *view, const voi
                 return code;
             }
         }
-        if (last - row > SCAN_AHEAD) {
-            prefetch_bytes(rows_at(&view->vectors, row + SCAN_AHEAD),
-                           view->vectors.stride < SCAN_BYTES ? view->vectors.stride : SCAN_BYTES);
-        }
-        scan->rows[scan->batch_count] = row;
-        scan->vectors[scan->batch_count++] = rows_at(&view->vectors, row);
-        if (scan->batch_count == SCAN_BATCH) {
+        scan->rows[scan->queued] = row;
+        scan->vectors[scan->queued] = rows_at(&view->vectors, row);
+        prefetch_bytes(scan->vectors[scan->queued++], fetched);
+        if (scan->queued == SCAN_QUEUE) {
             code = scan_finish_batch(scan, view, query);
         }
     }
-    return code == OMENDB_OK ? scan_finish_batch(scan, view, query) : code;
+    while (code == OMENDB_OK && scan->queued != 0) {
+        code = scan_finish_batch(scan, view, query);
+    }
+    return code;
 }
 
 OMENDB_INTERNAL int graph_scan(const struct graph_view *view, struct graph_scratch *scratch,
@@ -989,5 +1027,5 @@ OMENDB_INTERNAL int graph_scan_each(const struct graph_view *view, const void *q
 #undef WALK_BYTES
 #undef WALK_RING
 #undef SCAN_BATCH
-#undef SCAN_AHEAD
+#undef SCAN_QUEUE
 #undef SCAN_BYTES

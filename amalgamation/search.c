@@ -10,6 +10,13 @@
  * where the last of them is still at that distance, the source is scanned once more for all that
  * are, unless other sources or the radius have decided already.
  *
+ * Under a predicate a walk keeps what matches and goes through all the rest. That may cost far more
+ * than a scan, which tests every row but compares only those that match: so a walk that takes long
+ * is looked at (search_look). It goes on while its progress so far, or the share of a sample that
+ * matches, promises an end before it has cost what the scan would; beyond that the source is
+ * scanned. Which of the two is cheaper need not be known before, nothing is spent on estimating
+ * where the walk is short, and all together costs at most about twice the scan.
+ *
  * In a writing transaction its own records are compared one by one, and the stored rows that it
  * changed are left out. Few of those are asked for on top of k and dropped by id; many are hidden
  * from the walk as deleted rows are, which looks up each row that comes near. So neither the effort
@@ -42,6 +49,14 @@
     128 /* rows not in a graph that are not worth the detour over codes                            \
          */
 
+/* Under a predicate, in distances of a walk: what a walk computes for each candidate that it keeps;
+ * a scan tests so many rows for one; a walk of so many candidates' worth is looked at, and a sample
+ * of so many rows then tested. Each is a bet that the costs of both sides limit. */
+#define SEARCH_PER_CANDIDATE 12
+#define SEARCH_TESTS         16
+#define SEARCH_LOOK          (2 * SEARCH_PER_CANDIDATE)
+#define SEARCH_SAMPLE        512
+
 /* Stored rows hidden by the transaction that are asked for on top of k. */
 #define SEARCH_HIDDEN_FEW 32
 /* The transaction's own records: looks at the clock between so many, put in order so many at least
@@ -64,6 +79,10 @@ struct search_source {
     uint32_t row_limit; /* rows at or beyond are not visible */
     uint64_t commit;
     const struct search_request *hiding; /* its transaction hides rows; NULL: it is not asked */
+    const struct search_predicate *predicate; /* NULL: all match, or `chosen` tells */
+    struct matches *matches;                  /* its answers */
+    const uint64_t *chosen;                   /* NULL, or a bit for each row that matches, */
+    uint32_t chosen_count;                    /* of which so many do */
     const struct tombstones *tombstones;
     const struct begin_array *begins; /* NULL: all rows below row_limit have begun */
     const struct memtable *memtable;
@@ -97,6 +116,32 @@ static int search_visible(const void *context, uint32_t row)
     if (source->begins != NULL && source->begins->begin[row] > source->commit)
         return 0;
     return source->hiding == NULL || !search_is_changed(source, row);
+}
+
+static int search_id_matches(const struct search_predicate *predicate, uint64_t id)
+{
+    return predicate == NULL || predicate->match(predicate->context, id) != 0;
+}
+
+/* Whether the predicate, if there is one, lets the row through. One whose id cannot be read counts
+ * as a match: where it is a hit, naming it fails. */
+static int search_matches(const struct search_source *source, uint32_t row)
+{
+    uint64_t id;
+    if (source->predicate == NULL)
+        return 1;
+    int answer = matches_answer(source->matches, row);
+    if (answer >= 0)
+        return answer;
+    answer =
+        search_source_id(source, row, &id) != OMENDB_OK || search_id_matches(source->predicate, id);
+    matches_note(source->matches, row, answer);
+    return answer;
+}
+
+static int search_visible_match(const void *context, uint32_t row)
+{
+    return search_visible(context, row) && search_matches(context, row);
 }
 
 static void search_memtable_source(const struct memtable *memtable,
@@ -461,15 +506,154 @@ static int search_is_small(const struct search_request *request, uint32_t rows, 
 
 static struct graph_filter search_filter(const struct search_source *source)
 {
-    int filtered = source->begins != NULL || source->hiding != NULL ||
-                   atomic_load_explicit(&source->tombstones->dead, memory_order_acquire) != 0;
-    return (struct graph_filter){source->row_limit, GRAPH_NO_ROW, filtered ? search_visible : NULL,
-                                 source};
+    int hides = source->begins != NULL || source->hiding != NULL ||
+                atomic_load_explicit(&source->tombstones->dead, memory_order_acquire) != 0;
+    return (struct graph_filter){.row_limit = source->row_limit,
+                                 .excluded_row = GRAPH_NO_ROW,
+                                 .visible = source->predicate != NULL ? search_visible_match
+                                            : hides                   ? search_visible
+                                                                      : NULL,
+                                 .context = source,
+                                 .chosen = source->chosen};
 }
 
 static size_t search_ties(const struct search_request *request, size_t k)
 {
     return request->collection->schema.metric == OMENDB_HAMMING ? SEARCH_TIES_BITS(k) : SEARCH_TIES;
+}
+
+/* ------------------------------------------------------------------ predicates */
+
+/* A walk under a predicate. */
+struct search_look {
+    const struct search_source *source;
+    uint32_t rows; /* that it may return, or hide */
+    size_t work;   /* candidates that it would keep without */
+    int looked;
+    double share; /* of the rows, those that match */
+};
+
+/* Rows spread over the source, which no order of ids is in step with. */
+static double search_sample(const struct search_source *source, uint32_t rows)
+{
+    const uint32_t count = rows < SEARCH_SAMPLE ? rows : SEARCH_SAMPLE;
+    const struct graph_held spread = {0, rows / count, count};
+    uint32_t matching = 0;
+    for (uint32_t i = 0; i < count; i++)
+        matching += (uint32_t)search_visible_match(source, graph_held_row(&spread, i));
+    return (double)matching / count;
+}
+
+/* What comparing all that match costs. */
+static double search_scan_cost(const struct search_look *look)
+{
+    return look->source->chosen != NULL ? (double)look->source->chosen_count
+                                        : look->rows * (look->share + 1.0 / SEARCH_TESTS);
+}
+
+/* As graph_effort.look. */
+static uint64_t search_look(void *context, const struct graph_progress *progress)
+{
+    struct search_look *look = context;
+    if (look->looked)
+        return 0;
+    look->looked = 1;
+    if (look->source->chosen == NULL)
+        look->share = search_sample(look->source, look->rows);
+    double cost = search_scan_cost(look);
+    double by_progress =
+        (double)progress->distances * (double)progress->wanted / ((double)progress->found + 0.5);
+    double by_share = SEARCH_PER_CANDIDATE * (double)look->work / (look->share + 1e-9);
+    return by_progress < cost || by_share < cost ? (uint64_t)cost : 0;
+}
+
+/* After how many distances a walk is looked at; 0: it is not worth beginning. */
+static uint64_t search_first_look(const struct search_look *look)
+{
+    uint64_t first = (uint64_t)look->work * SEARCH_LOOK;
+    double cost = search_scan_cost(look);
+    if (look->source->chosen != NULL && cost < SEARCH_PER_CANDIDATE * (double)look->work)
+        return 0;
+    return cost < (double)first ? (uint64_t)cost + 1 : first;
+}
+
+static int search_begin_predicate(const struct search_request *request, struct scratch *scratch,
+                                  struct search_source *source)
+{
+    const struct search_predicate *predicate = request->predicate;
+    if (predicate == NULL)
+        return OMENDB_OK;
+    if (predicate->known != NULL)
+        predicate->known(predicate->context, source->memtable, source->segment, &source->chosen,
+                         &source->chosen_count);
+    if (source->chosen != NULL)
+        return OMENDB_OK;
+    source->predicate = predicate;
+    source->matches = &scratch->matches;
+    return matches_begin(&scratch->matches, source->row_limit);
+}
+
+/* What the source adds to the shares of all. */
+static void search_tell_matches(const struct search_request *request,
+                                const struct search_source *source, const struct search_look *look,
+                                int scanned, omendb_explain *explain)
+{
+    double share = 1.0;
+    if (source->chosen != NULL) {
+        share = (double)source->chosen_count / source->row_limit;
+    } else if (source->predicate != NULL) {
+        const struct matches *matches = source->matches;
+        explain->matches_tested += matches->asked;
+        share = look->looked && !scanned ? look->share
+                : matches->asked == 0    ? 0.0
+                                         : (double)matches->matched / (double)matches->asked;
+    }
+    explain->selectivity += (float)(share * source->row_limit / (double)request->visible_rows);
+}
+
+/* Hits of a walk, at most k. *walked: rows to walk; becomes 0 where all are to be scanned instead.
+ */
+static int search_walk_rows(const struct search_request *request,
+                            const struct search_source *source, struct scratch *scratch, size_t k,
+                            const struct calibration_answer *answer, struct search_look *look,
+                            uint32_t *walked, size_t *count, struct graph_counters *counters,
+                            omendb_explain *explain)
+{
+    struct graph_filter in_graph = search_filter(source);
+    struct graph_effort effort = {.ef = answer->ef, .k = answer->k, .stretch = answer->stretch};
+    if (request->predicate != NULL) {
+        effort.look = search_look;
+        effort.look_context = look;
+        effort.look_at = search_first_look(look);
+    }
+    in_graph.row_limit = *walked;
+    int code = search_walk(request, source, scratch, &effort, &in_graph, count, counters);
+    *count = *count < k ? *count : k;
+    explain->graph_rows += *walked;
+    explain->ef = answer->ef > explain->ef ? answer->ef : explain->ef;
+    if (code == OMENDB_DONE || (*count < k && *count < *walked)) {
+        *count = *walked = 0;
+        explain->path |= OMENDB_PATH_WALK_THEN_SCAN;
+        return code == OMENDB_DONE ? OMENDB_OK : code;
+    }
+    search_tell(answer, explain);
+    explain->path |= OMENDB_PATH_WALK;
+    return code;
+}
+
+/* All that a walk did not look at; all, where none did. */
+static int search_scan_rows(const struct search_request *request,
+                            const struct search_source *source, struct scratch *scratch, size_t k,
+                            uint32_t walked, size_t *count, struct graph_counters *counters,
+                            omendb_explain *explain)
+{
+    const struct graph_filter filter = search_filter(source);
+    uint32_t rows = source->row_limit - walked;
+    int by_codes = walked != 0 && source->codes != NULL && rows > SEARCH_SCAN_EXACTLY;
+    explain->scanned_rows += walked == 0 && source->chosen != NULL ? source->chosen_count : rows;
+    return (by_codes ? search_scan_codes : search_scan)(
+        request, source, scratch, walked, walked == 0 ? k + search_ties(request, k) : k, &filter,
+        count, counters);
 }
 
 /* The k nearest rows of a source into scratch->hits; with search_ties more where all were compared.
@@ -479,37 +663,25 @@ static int search_rows(const struct search_request *request, const struct search
                        size_t *count, struct graph_counters *counters, omendb_explain *explain)
 {
     struct calibration_answer answer;
-    const struct graph_filter filter = search_filter(source);
     uint32_t walked = source->indexed < source->row_limit ? source->indexed : source->row_limit;
     int code = OMENDB_OK;
     search_effort(request, plan, source, k, &answer);
+    struct search_look look = {.source = source, .rows = walked, .work = answer.work};
     *count = 0;
     if (source->row_limit == 0)
         return OMENDB_OK;
-    if (request->exact || search_is_small(request, walked, k, answer.work))
+    if (request->exact || search_is_small(request, walked, k, answer.work) ||
+        (request->predicate != NULL && search_first_look(&look) == 0))
         walked = 0;
-    if (walked != 0) {
-        struct graph_filter in_graph = filter;
-        const struct graph_effort effort = {
-            .ef = answer.ef, .k = answer.k, .stretch = answer.stretch};
-        in_graph.row_limit = walked;
-        code = search_walk(request, source, scratch, &effort, &in_graph, count, counters);
-        *count = *count < k ? *count : k;
-        explain->graph_rows += walked;
-        explain->ef = answer.ef > explain->ef ? answer.ef : explain->ef;
-        if (*count < k && *count < walked)
-            *count = walked = 0;
-        else
-            search_tell(&answer, explain);
-    }
-    if (code == OMENDB_OK && walked < source->row_limit) {
-        int by_codes = walked != 0 && source->codes != NULL &&
-                       source->row_limit - walked > SEARCH_SCAN_EXACTLY;
-        code = (by_codes ? search_scan_codes : search_scan)(
-            request, source, scratch, walked, walked == 0 ? k + search_ties(request, k) : k,
-            &filter, count, counters);
-        explain->scanned_rows += source->row_limit - walked;
-    }
+    if (walked == 0)
+        explain->path |= source->chosen != NULL ? OMENDB_PATH_MATCHES : OMENDB_PATH_SCAN;
+    else
+        code = search_walk_rows(request, source, scratch, k, &answer, &look, &walked, count,
+                                counters, explain);
+    if (code == OMENDB_OK && walked < source->row_limit)
+        code = search_scan_rows(request, source, scratch, k, walked, count, counters, explain);
+    if (code == OMENDB_OK)
+        search_tell_matches(request, source, &look, walked == 0, explain);
     return code;
 }
 
@@ -689,7 +861,8 @@ static void search_merge_own(struct scratch *scratch, size_t found, size_t k, si
 /* The transaction's own records, compared one by one. Those nearer than the k-th best are gathered
  * in `found` and merged when it is full. */
 static int search_own_writes(const struct search_request *request, struct scratch *scratch,
-                             size_t k, size_t *best, struct graph_counters *counters)
+                             size_t k, size_t *best, struct graph_counters *counters,
+                             omendb_explain *explain)
 {
     const omendb_txn *txn = request->txn;
     size_t found = 0;
@@ -699,6 +872,9 @@ static int search_own_writes(const struct search_request *request, struct scratc
             return OMENDB_TIMEOUT;
         if (write->collection != request->collection || write->vector == NULL ||
             write->id == request->excluded_id)
+            continue;
+        explain->matches_tested += request->predicate != NULL;
+        if (!search_id_matches(request->predicate, write->id))
             continue;
         float distance = request->collection->kernel->pair(request->vector, write->vector,
                                                            request->collection->schema.dim);
@@ -725,12 +901,56 @@ static int search_source(const struct search_request *request, struct search_sou
     source->hiding = request->hidden_share > 0.0 ? request : NULL;
     int code = search_check_deadline(request);
     if (code == OMENDB_OK)
+        code = search_begin_predicate(request, scratch, source);
+    if (code == OMENDB_OK)
         code = search_rows(request, source, scratch, k, plan, &count, counters, explain);
     if (code == OMENDB_OK)
         code = search_name_hits(&naming, k, count, *best, counters);
     if (code == OMENDB_OK)
         search_merge(scratch, naming.count, k, best);
     explain->segments++;
+    return code;
+}
+
+static int search_each_row(const struct search_source *source,
+                           const struct search_predicate *predicate,
+                           int (*each)(void *context, uint64_t id), void *context)
+{
+    int code = OMENDB_OK;
+    for (uint32_t row = 0; row < source->row_limit && code == OMENDB_OK; row++) {
+        uint64_t id;
+        if (!search_visible(source, row))
+            continue;
+        code = search_source_id(source, row, &id);
+        if (code == OMENDB_OK && search_id_matches(predicate, id))
+            code = each(context, id);
+    }
+    return code;
+}
+
+OMENDB_INTERNAL int search_each_match(const struct search_request *request,
+                                      int (*each)(void *context, uint64_t id), void *context)
+{
+    const struct version *version = request->version;
+    const uint32_t memtables = version->memtable_count;
+    struct search_source source;
+    int code = OMENDB_OK;
+    for (uint32_t i = 0; i < memtables + version->segment_count && code == OMENDB_OK; i++) {
+        if (i < memtables)
+            search_memtable_source(version->memtables[i], request->collection, request->commit,
+                                   &source);
+        else
+            search_segment_source(version->segments[i - memtables], request->commit, &source);
+        source.hiding = request->txn != NULL ? request : NULL;
+        code = search_each_row(&source, request->predicate, each, context);
+    }
+    for (size_t i = 0; request->txn != NULL && i < request->txn->write_count && code == OMENDB_OK;
+         i++) {
+        const struct txn_write *write = &request->txn->writes[i];
+        if (write->collection == request->collection && write->vector != NULL &&
+            search_id_matches(request->predicate, write->id))
+            code = each(context, write->id);
+    }
     return code;
 }
 
@@ -774,7 +994,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
         code = search_source(request, &source, scratch, wanted, &plan, &best, &counters, explain);
     }
     if (code == OMENDB_OK && own != 0)
-        code = search_own_writes(request, scratch, wanted, &best, &counters);
+        code = search_own_writes(request, scratch, wanted, &best, &counters, explain);
     memory_end_reading();
     if (code != OMENDB_OK)
         return code;
@@ -802,6 +1022,10 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
 #undef SEARCH_TIES_BITS
 #undef SEARCH_FOUND
 #undef SEARCH_SCAN_EXACTLY
+#undef SEARCH_PER_CANDIDATE
+#undef SEARCH_TESTS
+#undef SEARCH_LOOK
+#undef SEARCH_SAMPLE
 #undef SEARCH_HIDDEN_FEW
 #undef SEARCH_OWN_RUN
 #undef SEARCH_OWN_SORT

@@ -1023,6 +1023,7 @@ OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch)
     memory_free(scratch->memory, scratch->merged, scratch->best_capacity * sizeof *scratch->merged);
     memory_free(scratch->memory, scratch->vector, scratch->vector_capacity);
     memory_free(scratch->memory, scratch->code, scratch->code_capacity);
+    matches_destroy(&scratch->matches);
     memory_free(scratch->memory, scratch, sizeof *scratch);
 }
 
@@ -1031,7 +1032,7 @@ static struct scratch *scratch_make(struct memory *memory)
     struct scratch *scratch = memory_zalloc(memory, sizeof *scratch);
     if (scratch == NULL)
         return NULL;
-    scratch->memory = memory;
+    scratch->memory = scratch->matches.memory = memory;
     scratch->graph = graph_scratch_create(memory);
     if (scratch->graph == NULL) {
         scratch_destroy(scratch);
