@@ -30,7 +30,7 @@
  *     salvage_rows.c salvage_prepared.c salvage.c api_arguments.c api_database.c
  *     api_collections.c api_transactions.c api_records.c api_documents.c
  *     api_matching.c api_search.c api_filter.c
- * SHA-256 of the inputs: d74892b60440395705220a02da97fb6ae835357de2d5698624860305678baf2c
+ * SHA-256 of the inputs: 27df57c87da10fa43951b4091f1a91f0450c803f7ee41d6c4facf497193d5034
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -6005,8 +6005,23 @@ struct graph_filter {
     uint32_t excluded_row;                             /* not returned; GRAPH_NO_ROW: none */
     int (*visible)(const void *context, uint32_t row); /* NULL: all */
     const void *context;
+    /* NULL, or asks for the memory that `visible` will read of the row. */
+    void (*prefetch)(const void *context, uint32_t row);
     const uint64_t *chosen; /* NULL: all; else a bit for each row below row_limit: only those set */
 };
+
+/* The place of the lowest bit that is set; there is one. */
+static inline uint32_t graph_lowest_bit(uint64_t word)
+{
+#if defined(__GNUC__) || defined(__clang__)
+    return (uint32_t)__builtin_ctzll(word);
+#else
+    uint32_t place = 0;
+    for (; (word & 1) == 0; word >>= 1)
+        place++;
+    return place;
+#endif
+}
 
 struct graph_counters {
     uint64_t expanded;
@@ -6024,10 +6039,11 @@ OMENDB_INTERNAL void graph_scratch_destroy(struct graph_scratch *scratch);
 OMENDB_INTERNAL size_t graph_scratch_keys_bytes(const struct graph_scratch *scratch);
 OMENDB_INTERNAL void graph_scratch_drop_keys(struct graph_scratch *scratch);
 
-/* How far a walk has come: `found` of the `wanted` returnable rows without which it cannot end. */
+/* How far a walk has come: of how many rows within its bound the filter was asked, and how many of
+ * those may be returned. */
 struct graph_progress {
     uint64_t distances;
-    size_t found, wanted;
+    uint64_t asked, passed;
 };
 
 /* How far a walk goes. With a stretch of 0 it ends when the nearest row that is not expanded is
@@ -7441,7 +7457,8 @@ struct walk {
     uint32_t tie_mask;
     int wide;
     int verifies;
-    uint64_t look_at; /* distances */
+    uint64_t look_at;       /* distances */
+    uint64_t asked, hidden; /* by the filter */
     struct graph_counters counters;
 };
 
@@ -7514,9 +7531,12 @@ static int walk_offer(struct walk *walk, uint64_t key)
 {
     size_t at;
 
-    if (walk->filter != NULL &&
-        !walk_returnable(walk->filter, graph_key_row(key, walk->tie_mask))) {
-        return walk_push_pending(walk, key);
+    if (walk->filter != NULL) {
+        walk->asked++;
+        if (!walk_returnable(walk->filter, graph_key_row(key, walk->tie_mask))) {
+            walk->hidden++;
+            return walk_push_pending(walk, key);
+        }
     }
     if (walk->wide) {
         return walk_offer_wide(walk, key);
@@ -7716,6 +7736,10 @@ static inline void walk_fetch(struct walk *walk, struct walk_ring *ring, size_t 
     for (; ready < wanted; ready++) {
         const uint8_t *vector = walk_vector(walk, walk->scratch->touched[walk->head + ready]);
         walk_prefetch_lines(vector, walk->prefetch_bytes);
+        if (walk->filter != NULL && walk->filter->prefetch != NULL) {
+            walk->filter->prefetch(walk->filter->context,
+                                   walk->scratch->touched[walk->head + ready]);
+        }
         ring->vectors[ring->end++] = vector;
     }
 }
@@ -7739,8 +7763,8 @@ static inline int walk_offer_group(struct walk *walk, const uint32_t *rows, cons
 
 static int walk_look(struct walk *walk, const struct graph_walk_terms *terms)
 {
-    const struct graph_progress progress = {walk->counters.distances, walk->size,
-                                            walk->k != 0 ? walk->k : walk->ef};
+    const struct graph_progress progress = {walk->counters.distances, walk->asked,
+                                            walk->asked - walk->hidden};
 
     walk->look_at = terms->look(terms->look_context, &progress);
     return walk->look_at > walk->counters.distances ? OMENDB_OK : OMENDB_DONE;
@@ -8003,7 +8027,7 @@ OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scr
 /* Rows wait in a queue of two batches while their vectors come, which are in no cache of this core
  * where a filter chose them here and there, or a writer on another core has just added them. */
 #define SCAN_QUEUE 64
-#define SCAN_BYTES 256 /* of each row; the processor goes on by itself */
+#define SCAN_BYTES 256 /* of each row, unless few are chosen; the processor goes on by itself */
 
 struct scan {
     uint64_t *keys;
@@ -8059,25 +8083,41 @@ static int scan_finish_batch(struct scan *scan, const struct graph_view *view, c
     return code;
 }
 
+/* The first chosen row from `row` on; `last` when there is none below. */
+static uint32_t scan_next_chosen(const uint64_t *chosen, uint32_t row, uint32_t last)
+{
+    while (row < last) {
+        const uint64_t word = chosen[row / 64] >> (row % 64);
+        const uint32_t step = word != 0 ? graph_lowest_bit(word) : 64 - row % 64;
+        if (last - row <= step) {
+            return last;
+        }
+        row += step;
+        if (word != 0) {
+            return row;
+        }
+    }
+    return last;
+}
+
 /* The first row from `row` on that may be returned; `last` when there is none below. */
 static uint32_t scan_next(const struct graph_filter *filter, uint32_t row, uint32_t last)
 {
-    for (; row < last; row++) {
-        while (filter->chosen != NULL && row < last &&
-               filter->chosen[row / 64] >> (row % 64) == 0) {
-            row = last - row > 64 - row % 64 ? row + (64 - row % 64) : last;
+    for (;; row++) {
+        if (filter->chosen != NULL) {
+            row = scan_next_chosen(filter->chosen, row, last);
         }
-        if (row < last && walk_returnable(filter, row)) {
-            break;
+        if (row >= last || walk_returnable(filter, row)) {
+            return row;
         }
     }
-    return row < last ? row : last;
 }
 
 static int scan_rows(struct scan *scan, const struct graph_view *view, const void *query,
                      uint32_t first, uint32_t last, const struct graph_filter *filter)
 {
-    const size_t fetched = view->vectors.stride < SCAN_BYTES ? view->vectors.stride : SCAN_BYTES;
+    const size_t bytes = filter != NULL && filter->chosen != NULL ? PREFETCH_MAX_BYTES : SCAN_BYTES;
+    const size_t fetched = view->vectors.stride < bytes ? view->vectors.stride : bytes;
     const int verifies = graph_view_verifies(view);
     int code = OMENDB_OK;
 
@@ -11057,31 +11097,36 @@ OMENDB_INTERNAL int tombstones_each(const struct tombstones *tombstones, uint32_
 /* matches.h: of which rows of one source a search has asked its predicate, and the answers, so that
  * none is asked of twice: a look at a sample, a walk and the scan after it meet the same rows.
  *
- * Two bits a row, cleared when the next source begins: the words that were touched, or all where
+ * Two sets of rows, cleared when the next source begins: the words that were touched, or all where
  * those are more than an eighth. One thread at a time. */
 #ifndef OMENDB_MATCHES_H
 #define OMENDB_MATCHES_H
 
 struct matches {
     struct memory *memory;
-    uint64_t *words; /* of 32 rows each: the lower half tells which were asked of, the upper half
-                      * which of them match */
+    uint64_t *asked;  /* a bit a row */
+    uint64_t *chosen; /* of those, the rows that match */
     size_t word_count;
-    uint32_t *touched; /* the words that are not zero, unless it is full */
+    uint32_t *touched; /* the words of which a row was asked, unless it is full */
     size_t touched_count;
-    uint64_t asked, matched; /* rows since matches_begin */
+    uint64_t asked_rows, chosen_rows; /* since matches_begin */
 };
 
 /* Forgets all, and makes room for the answers of so many rows. OMENDB_NOMEM. */
 OMENDB_INTERNAL int matches_begin(struct matches *matches, uint32_t rows);
 OMENDB_INTERNAL void matches_destroy(struct matches *matches); /* a zeroed one is OK */
-OMENDB_INTERNAL void matches_note(struct matches *matches, uint32_t row, int answer);
+/* Rows 64 * word + i, of which bit i is set in `asked`, and in `chosen` where they match. */
+OMENDB_INTERNAL void matches_note(struct matches *matches, uint32_t word, uint64_t asked,
+                                  uint64_t chosen);
 
-/* The answer that was noted, or -1. */
-static inline int matches_answer(const struct matches *matches, uint32_t row)
+static inline int matches_knows(const struct matches *matches, uint32_t row)
 {
-    const uint64_t word = matches->words[row / 32] >> (row % 32);
-    return (word & 1) == 0 ? -1 : (int)(word >> 32 & 1);
+    return (int)(matches->asked[row / 64] >> (row % 64) & 1);
+}
+
+static inline int matches_has(const struct matches *matches, uint32_t row)
+{
+    return (int)(matches->chosen[row / 64] >> (row % 64) & 1);
 }
 
 #endif
@@ -11094,27 +11139,28 @@ static void matches_clear(struct matches *matches)
 {
     if (matches->touched_count < MATCHES_TOUCHED(matches->word_count)) {
         for (size_t i = 0; i < matches->touched_count; i++)
-            matches->words[matches->touched[i]] = 0;
+            matches->asked[matches->touched[i]] = matches->chosen[matches->touched[i]] = 0;
     } else {
-        memset(matches->words, 0, matches->word_count * sizeof *matches->words);
+        memset(matches->asked, 0, matches->word_count * sizeof *matches->asked);
+        memset(matches->chosen, 0, matches->word_count * sizeof *matches->chosen);
     }
     matches->touched_count = 0;
-    matches->asked = matches->matched = 0;
+    matches->asked_rows = matches->chosen_rows = 0;
 }
 
 OMENDB_INTERNAL void matches_destroy(struct matches *matches)
 {
-    memory_free(matches->memory, matches->words, matches->word_count * sizeof *matches->words);
+    const size_t bytes = matches->word_count * sizeof(uint64_t);
+    memory_free(matches->memory, matches->asked, bytes);
+    memory_free(matches->memory, matches->chosen, bytes);
     memory_free(matches->memory, matches->touched,
                 MATCHES_TOUCHED(matches->word_count) * sizeof *matches->touched);
-    matches->words = NULL;
-    matches->touched = NULL;
-    matches->word_count = matches->touched_count = 0;
+    *matches = (struct matches){.memory = matches->memory};
 }
 
 OMENDB_INTERNAL int matches_begin(struct matches *matches, uint32_t rows)
 {
-    const size_t needed = (size_t)rows / 32 + 1;
+    const size_t needed = (size_t)rows / 64 + 1;
     size_t words = matches->word_count + matches->word_count / 2;
     if (needed <= matches->word_count) {
         matches_clear(matches);
@@ -11122,24 +11168,33 @@ OMENDB_INTERNAL int matches_begin(struct matches *matches, uint32_t rows)
     }
     words = words < needed ? needed : words;
     matches_destroy(matches);
-    matches->words = memory_zalloc(matches->memory, memory_multiply(words, sizeof(uint64_t)));
-    matches->touched = memory_array(matches->memory, MATCHES_TOUCHED(words), sizeof(uint32_t));
     matches->word_count = words;
-    matches->asked = matches->matched = 0;
-    if (matches->words != NULL && matches->touched != NULL)
+    matches->asked = memory_zalloc(matches->memory, words * sizeof *matches->asked);
+    matches->chosen = memory_zalloc(matches->memory, words * sizeof *matches->chosen);
+    matches->touched = memory_alloc(matches->memory, MATCHES_TOUCHED(words) * sizeof(uint32_t));
+    if (matches->asked != NULL && matches->chosen != NULL && matches->touched != NULL)
         return OMENDB_OK;
     matches_destroy(matches);
     return OMENDB_NOMEM;
 }
 
-OMENDB_INTERNAL void matches_note(struct matches *matches, uint32_t row, int answer)
+static inline uint32_t matches_count_bits(uint64_t word)
 {
-    uint64_t *word = &matches->words[row / 32];
-    if (*word == 0 && matches->touched_count < MATCHES_TOUCHED(matches->word_count))
-        matches->touched[matches->touched_count++] = row / 32;
-    *word |= (UINT64_C(1) | (uint64_t)(answer != 0) << 32) << (row % 32);
-    matches->asked++;
-    matches->matched += answer != 0;
+    uint32_t count = 0;
+    for (; word != 0; word &= word - 1)
+        count++;
+    return count;
+}
+
+OMENDB_INTERNAL void matches_note(struct matches *matches, uint32_t word, uint64_t asked,
+                                  uint64_t chosen)
+{
+    if (matches->asked[word] == 0 && matches->touched_count < MATCHES_TOUCHED(matches->word_count))
+        matches->touched[matches->touched_count++] = word;
+    matches->asked[word] |= asked;
+    matches->chosen[word] |= chosen;
+    matches->asked_rows += matches_count_bits(asked);
+    matches->chosen_rows += matches_count_bits(chosen);
 }
 
 #undef MATCHES_TOUCHED
@@ -29348,8 +29403,10 @@ static int compact_gate_passes(const struct compact_merge *merge, const struct r
         return OMENDB_OK;
     compact_gate_init(&gate, merge, vectors, graph);
     gate.old = base;
-    gate.old_filter = (struct graph_filter){base->info.indexed_rows, GRAPH_NO_ROW,
-                                            compact_gate_visible, merge, NULL};
+    gate.old_filter = (struct graph_filter){.row_limit = base->info.indexed_rows,
+                                            .excluded_row = GRAPH_NO_ROW,
+                                            .visible = compact_gate_visible,
+                                            .context = merge};
     int code = compact_gate_run(&gate);
     if (code != OMENDB_OK)
         return code;
@@ -31596,6 +31653,7 @@ struct search_source {
     uint32_t indexed;   /* the first ones, which can be walked */
     uint32_t row_limit; /* rows at or beyond are not visible */
     uint64_t commit;
+    int hides;                           /* some rows below row_limit may not be visible */
     const struct search_request *hiding; /* its transaction hides rows; NULL: it is not asked */
     const struct search_predicate *predicate; /* NULL: all match, or `chosen` tells */
     struct matches *matches;                  /* its answers */
@@ -31615,6 +31673,22 @@ static int search_source_id(const struct search_source *source, uint32_t row, ui
     return OMENDB_OK;
 }
 
+/* The ids of rows from `first`, a multiple of 64, to `last`, at most 64; NULL: they cannot be read.
+ */
+static const uint8_t *search_source_ids(const struct search_source *source, uint32_t first,
+                                        uint32_t last)
+{
+    if (source->segment == NULL) {
+        struct rows_view ids = rows_store_view(&source->memtable->ids);
+        return rows_at(&ids, first);
+    }
+    struct block_file *file = &source->segment->file->file->blocks;
+    uint64_t offset = source->segment->ids.offset + first * sizeof(uint64_t);
+    return blocks_touch(file, offset, (last - first) * sizeof(uint64_t)) == OMENDB_OK
+               ? file->base + offset
+               : NULL;
+}
+
 /* Whether the transaction changed the record. A row whose id cannot be read counts as unchanged:
  * where it is a hit, naming it fails. */
 static int search_is_changed(const struct search_source *source, uint32_t row)
@@ -31625,11 +31699,16 @@ static int search_is_changed(const struct search_source *source, uint32_t row)
            txn_find(request->txn, request->collection, id) != NULL;
 }
 
+/* Without a branch: 0, which none has, becomes the greatest number. */
+static inline int search_has_ended(const struct search_source *source, uint32_t row)
+{
+    return tombstones_get(source->tombstones, row) - 1 < source->commit;
+}
+
 static int search_visible(const void *context, uint32_t row)
 {
     const struct search_source *source = context;
-    uint64_t end = tombstones_get(source->tombstones, row);
-    if (end != 0 && end <= source->commit)
+    if (search_has_ended(source, row))
         return 0;
     if (source->begins != NULL && source->begins->begin[row] > source->commit)
         return 0;
@@ -31645,21 +31724,75 @@ static int search_id_matches(const struct search_predicate *predicate, uint64_t 
  * as a match: where it is a hit, naming it fails. */
 static int search_matches(const struct search_source *source, uint32_t row)
 {
+    const uint64_t bit = UINT64_C(1) << (row % 64);
     uint64_t id;
     if (source->predicate == NULL)
         return 1;
-    int answer = matches_answer(source->matches, row);
-    if (answer >= 0)
-        return answer;
-    answer =
+    if (matches_knows(source->matches, row))
+        return matches_has(source->matches, row);
+    int answer =
         search_source_id(source, row, &id) != OMENDB_OK || search_id_matches(source->predicate, id);
-    matches_note(source->matches, row, answer);
+    matches_note(source->matches, row / 64, bit, answer ? bit : 0);
     return answer;
+}
+
+static void search_prefetch(const void *context, uint32_t row)
+{
+    const struct search_source *source = context;
+    if (source->segment != NULL)
+        prefetch_line(source->segment->file->file->blocks.base + source->segment->ids.offset +
+                      row * sizeof(uint64_t));
 }
 
 static int search_visible_match(const void *context, uint32_t row)
 {
     return search_visible(context, row) && search_matches(context, row);
+}
+
+/* A bit for each visible row of [first, last), all of one word. */
+static uint64_t search_visible_word(const struct search_source *source, uint32_t first,
+                                    uint32_t last)
+{
+    uint64_t visible = 0;
+    if (!source->hides)
+        return (UINT64_MAX >> (64 - (last - first))) << (first % 64);
+    for (uint32_t row = first; row < last; row++)
+        visible |= (uint64_t)!search_has_ended(source, row) << (row % 64);
+    if (source->begins == NULL && source->hiding == NULL)
+        return visible;
+    for (uint64_t left = visible; left != 0; left &= left - 1) {
+        const uint32_t bit = graph_lowest_bit(left);
+        if (!search_visible(source, first / 64 * 64 + bit))
+            visible &= ~(UINT64_C(1) << bit);
+    }
+    return visible;
+}
+
+/* search_matches of rows [first, last) of one word, as far as they are visible. */
+static void search_match_word(const struct search_source *source, uint32_t first, uint32_t last)
+{
+    const uint32_t word = first / 64;
+    const uint8_t *ids = search_source_ids(source, word * 64, last);
+    uint64_t left = search_visible_word(source, first, last) & ~source->matches->asked[word];
+    uint64_t asked = left, chosen = 0, id;
+    for (; left != 0; left &= left - 1) {
+        const uint32_t bit = graph_lowest_bit(left);
+        if (ids != NULL)
+            memcpy(&id, ids + bit * sizeof id, sizeof id);
+        if (ids == NULL || search_id_matches(source->predicate, id))
+            chosen |= UINT64_C(1) << bit;
+    }
+    matches_note(source->matches, word, asked, chosen);
+}
+
+/* Asks the predicate, if there is one, of rows [first, last). */
+static void search_match_rows(const struct search_source *source, uint32_t first, uint32_t last)
+{
+    while (source->predicate != NULL && first < last) {
+        uint32_t end = last - first > 64 - first % 64 ? first + (64 - first % 64) : last;
+        search_match_word(source, first, end);
+        first = end;
+    }
 }
 
 static void search_memtable_source(const struct memtable *memtable,
@@ -31801,6 +31934,7 @@ static int search_scan_codes(const struct search_request *request,
     while (first < source->row_limit && code == OMENDB_OK) {
         uint32_t left = source->row_limit - first;
         uint32_t last = first + (left < SEARCH_SCAN_RUN ? left : SEARCH_SCAN_RUN);
+        search_match_rows(source, first, last);
         code = graph_scan(&source->tail, scratch->graph, scratch->code, first, last,
                           SEARCH_RERANK(k), filter, hits, &found, counters);
         if (code == OMENDB_OK)
@@ -31824,6 +31958,7 @@ static int search_scan(const struct search_request *request, const struct search
     while (first < source->row_limit && code == OMENDB_OK) {
         uint32_t left = source->row_limit - first;
         uint32_t last = first + (left < SEARCH_SCAN_RUN ? left : SEARCH_SCAN_RUN);
+        search_match_rows(source, first, last);
         code = graph_scan(&source->view, scratch->graph, request->vector, first, last, k, filter,
                           scratch->hits, count, counters);
         if (code == OMENDB_OK)
@@ -32024,15 +32159,25 @@ static int search_is_small(const struct search_request *request, uint32_t rows, 
 
 static struct graph_filter search_filter(const struct search_source *source)
 {
-    int hides = source->begins != NULL || source->hiding != NULL ||
-                atomic_load_explicit(&source->tombstones->dead, memory_order_acquire) != 0;
     return (struct graph_filter){.row_limit = source->row_limit,
                                  .excluded_row = GRAPH_NO_ROW,
                                  .visible = source->predicate != NULL ? search_visible_match
-                                            : hides                   ? search_visible
+                                            : source->hides           ? search_visible
                                                                       : NULL,
                                  .context = source,
+                                 .prefetch = source->predicate != NULL ? search_prefetch : NULL,
                                  .chosen = source->chosen};
+}
+
+/* For rows of which search_match_rows has asked. */
+static struct graph_filter search_scan_filter(const struct search_source *source)
+{
+    struct graph_filter filter = search_filter(source);
+    if (source->predicate != NULL) {
+        filter.visible = NULL;
+        filter.chosen = source->matches->chosen;
+    }
+    return filter;
 }
 
 static size_t search_ties(const struct search_request *request, size_t k)
@@ -32079,10 +32224,9 @@ static uint64_t search_look(void *context, const struct graph_progress *progress
     if (look->source->chosen == NULL)
         look->share = search_sample(look->source, look->rows);
     double cost = search_scan_cost(look);
-    double by_progress =
-        (double)progress->distances * (double)progress->wanted / ((double)progress->found + 0.5);
-    double by_share = SEARCH_PER_CANDIDATE * (double)look->work / (look->share + 1e-9);
-    return by_progress < cost || by_share < cost ? (uint64_t)cost : 0;
+    double near = progress->asked == 0 ? 0.0 : (double)progress->passed / (double)progress->asked;
+    double best = near > look->share ? near : look->share;
+    return SEARCH_PER_CANDIDATE * (double)look->work < best * cost ? (uint64_t)cost : 0;
 }
 
 /* After how many distances a walk is looked at; 0: it is not worth beginning. */
@@ -32121,10 +32265,11 @@ static void search_tell_matches(const struct search_request *request,
         share = (double)source->chosen_count / source->row_limit;
     } else if (source->predicate != NULL) {
         const struct matches *matches = source->matches;
-        explain->matches_tested += matches->asked;
+        explain->matches_tested += matches->asked_rows;
         share = look->looked && !scanned ? look->share
-                : matches->asked == 0    ? 0.0
-                                         : (double)matches->matched / (double)matches->asked;
+                : matches->asked_rows == 0
+                    ? 0.0
+                    : (double)matches->chosen_rows / (double)matches->asked_rows;
     }
     explain->selectivity += (float)(share * source->row_limit / (double)request->visible_rows);
 }
@@ -32165,7 +32310,7 @@ static int search_scan_rows(const struct search_request *request,
                             uint32_t walked, size_t *count, struct graph_counters *counters,
                             omendb_explain *explain)
 {
-    const struct graph_filter filter = search_filter(source);
+    const struct graph_filter filter = search_scan_filter(source);
     uint32_t rows = source->row_limit - walked;
     int by_codes = walked != 0 && source->codes != NULL && rows > SEARCH_SCAN_EXACTLY;
     explain->scanned_rows += walked == 0 && source->chosen != NULL ? source->chosen_count : rows;
@@ -32185,6 +32330,8 @@ static int search_rows(const struct search_request *request, const struct search
     int code = OMENDB_OK;
     search_effort(request, plan, source, k, &answer);
     struct search_look look = {.source = source, .rows = walked, .work = answer.work};
+    if (source->chosen != NULL)
+        look.share = (double)source->chosen_count / ((double)source->row_limit + 1.0);
     *count = 0;
     if (source->row_limit == 0)
         return OMENDB_OK;
@@ -32278,7 +32425,7 @@ static int search_name_ties(struct search_naming *naming, size_t k, struct graph
 {
     const struct search_request *request = naming->request;
     const struct search_source *source = naming->source;
-    const struct graph_filter filter = search_filter(source);
+    const struct graph_filter filter = search_scan_filter(source);
     uint32_t first = 0;
     int code = OMENDB_OK;
     naming->begin = naming->count;
@@ -32417,6 +32564,8 @@ static int search_source(const struct search_request *request, struct search_sou
     struct search_naming naming = {.request = request, .source = source, .scratch = scratch};
     size_t count;
     source->hiding = request->hidden_share > 0.0 ? request : NULL;
+    source->hides = source->begins != NULL || source->hiding != NULL ||
+                    atomic_load_explicit(&source->tombstones->dead, memory_order_acquire) != 0;
     int code = search_check_deadline(request);
     if (code == OMENDB_OK)
         code = search_begin_predicate(request, scratch, source);

@@ -950,8 +950,10 @@ static int compact_gate_passes(const struct compact_merge *merge, const struct r
         return OMENDB_OK;
     compact_gate_init(&gate, merge, vectors, graph);
     gate.old = base;
-    gate.old_filter = (struct graph_filter){base->info.indexed_rows, GRAPH_NO_ROW,
-                                            compact_gate_visible, merge, NULL};
+    gate.old_filter = (struct graph_filter){.row_limit = base->info.indexed_rows,
+                                            .excluded_row = GRAPH_NO_ROW,
+                                            .visible = compact_gate_visible,
+                                            .context = merge};
     int code = compact_gate_run(&gate);
     if (code != OMENDB_OK)
         return code;

@@ -95,8 +95,23 @@ struct graph_filter {
     uint32_t excluded_row;                             /* not returned; GRAPH_NO_ROW: none */
     int (*visible)(const void *context, uint32_t row); /* NULL: all */
     const void *context;
+    /* NULL, or asks for the memory that `visible` will read of the row. */
+    void (*prefetch)(const void *context, uint32_t row);
     const uint64_t *chosen; /* NULL: all; else a bit for each row below row_limit: only those set */
 };
+
+/* The place of the lowest bit that is set; there is one. */
+static inline uint32_t graph_lowest_bit(uint64_t word)
+{
+#if defined(__GNUC__) || defined(__clang__)
+    return (uint32_t)__builtin_ctzll(word);
+#else
+    uint32_t place = 0;
+    for (; (word & 1) == 0; word >>= 1)
+        place++;
+    return place;
+#endif
+}
 
 struct graph_counters {
     uint64_t expanded;
@@ -114,10 +129,11 @@ OMENDB_INTERNAL void graph_scratch_destroy(struct graph_scratch *scratch);
 OMENDB_INTERNAL size_t graph_scratch_keys_bytes(const struct graph_scratch *scratch);
 OMENDB_INTERNAL void graph_scratch_drop_keys(struct graph_scratch *scratch);
 
-/* How far a walk has come: `found` of the `wanted` returnable rows without which it cannot end. */
+/* How far a walk has come: of how many rows within its bound the filter was asked, and how many of
+ * those may be returned. */
 struct graph_progress {
     uint64_t distances;
-    size_t found, wanted;
+    uint64_t asked, passed;
 };
 
 /* How far a walk goes. With a stretch of 0 it ends when the nearest row that is not expanded is

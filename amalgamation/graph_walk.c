@@ -301,7 +301,8 @@ struct walk {
     uint32_t tie_mask;
     int wide;
     int verifies;
-    uint64_t look_at; /* distances */
+    uint64_t look_at;       /* distances */
+    uint64_t asked, hidden; /* by the filter */
     struct graph_counters counters;
 };
 
@@ -374,9 +375,12 @@ static int walk_offer(struct walk *walk, uint64_t key)
 {
     size_t at;
 
-    if (walk->filter != NULL &&
-        !walk_returnable(walk->filter, graph_key_row(key, walk->tie_mask))) {
-        return walk_push_pending(walk, key);
+    if (walk->filter != NULL) {
+        walk->asked++;
+        if (!walk_returnable(walk->filter, graph_key_row(key, walk->tie_mask))) {
+            walk->hidden++;
+            return walk_push_pending(walk, key);
+        }
     }
     if (walk->wide) {
         return walk_offer_wide(walk, key);
@@ -576,6 +580,10 @@ static inline void walk_fetch(struct walk *walk, struct walk_ring *ring, size_t 
     for (; ready < wanted; ready++) {
         const uint8_t *vector = walk_vector(walk, walk->scratch->touched[walk->head + ready]);
         walk_prefetch_lines(vector, walk->prefetch_bytes);
+        if (walk->filter != NULL && walk->filter->prefetch != NULL) {
+            walk->filter->prefetch(walk->filter->context,
+                                   walk->scratch->touched[walk->head + ready]);
+        }
         ring->vectors[ring->end++] = vector;
     }
 }
@@ -599,8 +607,8 @@ static inline int walk_offer_group(struct walk *walk, const uint32_t *rows, cons
 
 static int walk_look(struct walk *walk, const struct graph_walk_terms *terms)
 {
-    const struct graph_progress progress = {walk->counters.distances, walk->size,
-                                            walk->k != 0 ? walk->k : walk->ef};
+    const struct graph_progress progress = {walk->counters.distances, walk->asked,
+                                            walk->asked - walk->hidden};
 
     walk->look_at = terms->look(terms->look_context, &progress);
     return walk->look_at > walk->counters.distances ? OMENDB_OK : OMENDB_DONE;
@@ -863,7 +871,7 @@ OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scr
 /* Rows wait in a queue of two batches while their vectors come, which are in no cache of this core
  * where a filter chose them here and there, or a writer on another core has just added them. */
 #define SCAN_QUEUE 64
-#define SCAN_BYTES 256 /* of each row; the processor goes on by itself */
+#define SCAN_BYTES 256 /* of each row, unless few are chosen; the processor goes on by itself */
 
 struct scan {
     uint64_t *keys;
@@ -919,25 +927,41 @@ static int scan_finish_batch(struct scan *scan, const struct graph_view *view, c
     return code;
 }
 
+/* The first chosen row from `row` on; `last` when there is none below. */
+static uint32_t scan_next_chosen(const uint64_t *chosen, uint32_t row, uint32_t last)
+{
+    while (row < last) {
+        const uint64_t word = chosen[row / 64] >> (row % 64);
+        const uint32_t step = word != 0 ? graph_lowest_bit(word) : 64 - row % 64;
+        if (last - row <= step) {
+            return last;
+        }
+        row += step;
+        if (word != 0) {
+            return row;
+        }
+    }
+    return last;
+}
+
 /* The first row from `row` on that may be returned; `last` when there is none below. */
 static uint32_t scan_next(const struct graph_filter *filter, uint32_t row, uint32_t last)
 {
-    for (; row < last; row++) {
-        while (filter->chosen != NULL && row < last &&
-               filter->chosen[row / 64] >> (row % 64) == 0) {
-            row = last - row > 64 - row % 64 ? row + (64 - row % 64) : last;
+    for (;; row++) {
+        if (filter->chosen != NULL) {
+            row = scan_next_chosen(filter->chosen, row, last);
         }
-        if (row < last && walk_returnable(filter, row)) {
-            break;
+        if (row >= last || walk_returnable(filter, row)) {
+            return row;
         }
     }
-    return row < last ? row : last;
 }
 
 static int scan_rows(struct scan *scan, const struct graph_view *view, const void *query,
                      uint32_t first, uint32_t last, const struct graph_filter *filter)
 {
-    const size_t fetched = view->vectors.stride < SCAN_BYTES ? view->vectors.stride : SCAN_BYTES;
+    const size_t bytes = filter != NULL && filter->chosen != NULL ? PREFETCH_MAX_BYTES : SCAN_BYTES;
+    const size_t fetched = view->vectors.stride < bytes ? view->vectors.stride : bytes;
     const int verifies = graph_view_verifies(view);
     int code = OMENDB_OK;
 

@@ -9,27 +9,28 @@ static void matches_clear(struct matches *matches)
 {
     if (matches->touched_count < MATCHES_TOUCHED(matches->word_count)) {
         for (size_t i = 0; i < matches->touched_count; i++)
-            matches->words[matches->touched[i]] = 0;
+            matches->asked[matches->touched[i]] = matches->chosen[matches->touched[i]] = 0;
     } else {
-        memset(matches->words, 0, matches->word_count * sizeof *matches->words);
+        memset(matches->asked, 0, matches->word_count * sizeof *matches->asked);
+        memset(matches->chosen, 0, matches->word_count * sizeof *matches->chosen);
     }
     matches->touched_count = 0;
-    matches->asked = matches->matched = 0;
+    matches->asked_rows = matches->chosen_rows = 0;
 }
 
 OMENDB_INTERNAL void matches_destroy(struct matches *matches)
 {
-    memory_free(matches->memory, matches->words, matches->word_count * sizeof *matches->words);
+    const size_t bytes = matches->word_count * sizeof(uint64_t);
+    memory_free(matches->memory, matches->asked, bytes);
+    memory_free(matches->memory, matches->chosen, bytes);
     memory_free(matches->memory, matches->touched,
                 MATCHES_TOUCHED(matches->word_count) * sizeof *matches->touched);
-    matches->words = NULL;
-    matches->touched = NULL;
-    matches->word_count = matches->touched_count = 0;
+    *matches = (struct matches){.memory = matches->memory};
 }
 
 OMENDB_INTERNAL int matches_begin(struct matches *matches, uint32_t rows)
 {
-    const size_t needed = (size_t)rows / 32 + 1;
+    const size_t needed = (size_t)rows / 64 + 1;
     size_t words = matches->word_count + matches->word_count / 2;
     if (needed <= matches->word_count) {
         matches_clear(matches);
@@ -37,24 +38,33 @@ OMENDB_INTERNAL int matches_begin(struct matches *matches, uint32_t rows)
     }
     words = words < needed ? needed : words;
     matches_destroy(matches);
-    matches->words = memory_zalloc(matches->memory, memory_multiply(words, sizeof(uint64_t)));
-    matches->touched = memory_array(matches->memory, MATCHES_TOUCHED(words), sizeof(uint32_t));
     matches->word_count = words;
-    matches->asked = matches->matched = 0;
-    if (matches->words != NULL && matches->touched != NULL)
+    matches->asked = memory_zalloc(matches->memory, words * sizeof *matches->asked);
+    matches->chosen = memory_zalloc(matches->memory, words * sizeof *matches->chosen);
+    matches->touched = memory_alloc(matches->memory, MATCHES_TOUCHED(words) * sizeof(uint32_t));
+    if (matches->asked != NULL && matches->chosen != NULL && matches->touched != NULL)
         return OMENDB_OK;
     matches_destroy(matches);
     return OMENDB_NOMEM;
 }
 
-OMENDB_INTERNAL void matches_note(struct matches *matches, uint32_t row, int answer)
+static inline uint32_t matches_count_bits(uint64_t word)
 {
-    uint64_t *word = &matches->words[row / 32];
-    if (*word == 0 && matches->touched_count < MATCHES_TOUCHED(matches->word_count))
-        matches->touched[matches->touched_count++] = row / 32;
-    *word |= (UINT64_C(1) | (uint64_t)(answer != 0) << 32) << (row % 32);
-    matches->asked++;
-    matches->matched += answer != 0;
+    uint32_t count = 0;
+    for (; word != 0; word &= word - 1)
+        count++;
+    return count;
+}
+
+OMENDB_INTERNAL void matches_note(struct matches *matches, uint32_t word, uint64_t asked,
+                                  uint64_t chosen)
+{
+    if (matches->asked[word] == 0 && matches->touched_count < MATCHES_TOUCHED(matches->word_count))
+        matches->touched[matches->touched_count++] = word;
+    matches->asked[word] |= asked;
+    matches->chosen[word] |= chosen;
+    matches->asked_rows += matches_count_bits(asked);
+    matches->chosen_rows += matches_count_bits(chosen);
 }
 
 #undef MATCHES_TOUCHED

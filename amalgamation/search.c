@@ -78,6 +78,7 @@ struct search_source {
     uint32_t indexed;   /* the first ones, which can be walked */
     uint32_t row_limit; /* rows at or beyond are not visible */
     uint64_t commit;
+    int hides;                           /* some rows below row_limit may not be visible */
     const struct search_request *hiding; /* its transaction hides rows; NULL: it is not asked */
     const struct search_predicate *predicate; /* NULL: all match, or `chosen` tells */
     struct matches *matches;                  /* its answers */
@@ -97,6 +98,22 @@ static int search_source_id(const struct search_source *source, uint32_t row, ui
     return OMENDB_OK;
 }
 
+/* The ids of rows from `first`, a multiple of 64, to `last`, at most 64; NULL: they cannot be read.
+ */
+static const uint8_t *search_source_ids(const struct search_source *source, uint32_t first,
+                                        uint32_t last)
+{
+    if (source->segment == NULL) {
+        struct rows_view ids = rows_store_view(&source->memtable->ids);
+        return rows_at(&ids, first);
+    }
+    struct block_file *file = &source->segment->file->file->blocks;
+    uint64_t offset = source->segment->ids.offset + first * sizeof(uint64_t);
+    return blocks_touch(file, offset, (last - first) * sizeof(uint64_t)) == OMENDB_OK
+               ? file->base + offset
+               : NULL;
+}
+
 /* Whether the transaction changed the record. A row whose id cannot be read counts as unchanged:
  * where it is a hit, naming it fails. */
 static int search_is_changed(const struct search_source *source, uint32_t row)
@@ -107,11 +124,16 @@ static int search_is_changed(const struct search_source *source, uint32_t row)
            txn_find(request->txn, request->collection, id) != NULL;
 }
 
+/* Without a branch: 0, which none has, becomes the greatest number. */
+static inline int search_has_ended(const struct search_source *source, uint32_t row)
+{
+    return tombstones_get(source->tombstones, row) - 1 < source->commit;
+}
+
 static int search_visible(const void *context, uint32_t row)
 {
     const struct search_source *source = context;
-    uint64_t end = tombstones_get(source->tombstones, row);
-    if (end != 0 && end <= source->commit)
+    if (search_has_ended(source, row))
         return 0;
     if (source->begins != NULL && source->begins->begin[row] > source->commit)
         return 0;
@@ -127,21 +149,75 @@ static int search_id_matches(const struct search_predicate *predicate, uint64_t 
  * as a match: where it is a hit, naming it fails. */
 static int search_matches(const struct search_source *source, uint32_t row)
 {
+    const uint64_t bit = UINT64_C(1) << (row % 64);
     uint64_t id;
     if (source->predicate == NULL)
         return 1;
-    int answer = matches_answer(source->matches, row);
-    if (answer >= 0)
-        return answer;
-    answer =
+    if (matches_knows(source->matches, row))
+        return matches_has(source->matches, row);
+    int answer =
         search_source_id(source, row, &id) != OMENDB_OK || search_id_matches(source->predicate, id);
-    matches_note(source->matches, row, answer);
+    matches_note(source->matches, row / 64, bit, answer ? bit : 0);
     return answer;
+}
+
+static void search_prefetch(const void *context, uint32_t row)
+{
+    const struct search_source *source = context;
+    if (source->segment != NULL)
+        prefetch_line(source->segment->file->file->blocks.base + source->segment->ids.offset +
+                      row * sizeof(uint64_t));
 }
 
 static int search_visible_match(const void *context, uint32_t row)
 {
     return search_visible(context, row) && search_matches(context, row);
+}
+
+/* A bit for each visible row of [first, last), all of one word. */
+static uint64_t search_visible_word(const struct search_source *source, uint32_t first,
+                                    uint32_t last)
+{
+    uint64_t visible = 0;
+    if (!source->hides)
+        return (UINT64_MAX >> (64 - (last - first))) << (first % 64);
+    for (uint32_t row = first; row < last; row++)
+        visible |= (uint64_t)!search_has_ended(source, row) << (row % 64);
+    if (source->begins == NULL && source->hiding == NULL)
+        return visible;
+    for (uint64_t left = visible; left != 0; left &= left - 1) {
+        const uint32_t bit = graph_lowest_bit(left);
+        if (!search_visible(source, first / 64 * 64 + bit))
+            visible &= ~(UINT64_C(1) << bit);
+    }
+    return visible;
+}
+
+/* search_matches of rows [first, last) of one word, as far as they are visible. */
+static void search_match_word(const struct search_source *source, uint32_t first, uint32_t last)
+{
+    const uint32_t word = first / 64;
+    const uint8_t *ids = search_source_ids(source, word * 64, last);
+    uint64_t left = search_visible_word(source, first, last) & ~source->matches->asked[word];
+    uint64_t asked = left, chosen = 0, id;
+    for (; left != 0; left &= left - 1) {
+        const uint32_t bit = graph_lowest_bit(left);
+        if (ids != NULL)
+            memcpy(&id, ids + bit * sizeof id, sizeof id);
+        if (ids == NULL || search_id_matches(source->predicate, id))
+            chosen |= UINT64_C(1) << bit;
+    }
+    matches_note(source->matches, word, asked, chosen);
+}
+
+/* Asks the predicate, if there is one, of rows [first, last). */
+static void search_match_rows(const struct search_source *source, uint32_t first, uint32_t last)
+{
+    while (source->predicate != NULL && first < last) {
+        uint32_t end = last - first > 64 - first % 64 ? first + (64 - first % 64) : last;
+        search_match_word(source, first, end);
+        first = end;
+    }
 }
 
 static void search_memtable_source(const struct memtable *memtable,
@@ -283,6 +359,7 @@ static int search_scan_codes(const struct search_request *request,
     while (first < source->row_limit && code == OMENDB_OK) {
         uint32_t left = source->row_limit - first;
         uint32_t last = first + (left < SEARCH_SCAN_RUN ? left : SEARCH_SCAN_RUN);
+        search_match_rows(source, first, last);
         code = graph_scan(&source->tail, scratch->graph, scratch->code, first, last,
                           SEARCH_RERANK(k), filter, hits, &found, counters);
         if (code == OMENDB_OK)
@@ -306,6 +383,7 @@ static int search_scan(const struct search_request *request, const struct search
     while (first < source->row_limit && code == OMENDB_OK) {
         uint32_t left = source->row_limit - first;
         uint32_t last = first + (left < SEARCH_SCAN_RUN ? left : SEARCH_SCAN_RUN);
+        search_match_rows(source, first, last);
         code = graph_scan(&source->view, scratch->graph, request->vector, first, last, k, filter,
                           scratch->hits, count, counters);
         if (code == OMENDB_OK)
@@ -506,15 +584,25 @@ static int search_is_small(const struct search_request *request, uint32_t rows, 
 
 static struct graph_filter search_filter(const struct search_source *source)
 {
-    int hides = source->begins != NULL || source->hiding != NULL ||
-                atomic_load_explicit(&source->tombstones->dead, memory_order_acquire) != 0;
     return (struct graph_filter){.row_limit = source->row_limit,
                                  .excluded_row = GRAPH_NO_ROW,
                                  .visible = source->predicate != NULL ? search_visible_match
-                                            : hides                   ? search_visible
+                                            : source->hides           ? search_visible
                                                                       : NULL,
                                  .context = source,
+                                 .prefetch = source->predicate != NULL ? search_prefetch : NULL,
                                  .chosen = source->chosen};
+}
+
+/* For rows of which search_match_rows has asked. */
+static struct graph_filter search_scan_filter(const struct search_source *source)
+{
+    struct graph_filter filter = search_filter(source);
+    if (source->predicate != NULL) {
+        filter.visible = NULL;
+        filter.chosen = source->matches->chosen;
+    }
+    return filter;
 }
 
 static size_t search_ties(const struct search_request *request, size_t k)
@@ -561,10 +649,9 @@ static uint64_t search_look(void *context, const struct graph_progress *progress
     if (look->source->chosen == NULL)
         look->share = search_sample(look->source, look->rows);
     double cost = search_scan_cost(look);
-    double by_progress =
-        (double)progress->distances * (double)progress->wanted / ((double)progress->found + 0.5);
-    double by_share = SEARCH_PER_CANDIDATE * (double)look->work / (look->share + 1e-9);
-    return by_progress < cost || by_share < cost ? (uint64_t)cost : 0;
+    double near = progress->asked == 0 ? 0.0 : (double)progress->passed / (double)progress->asked;
+    double best = near > look->share ? near : look->share;
+    return SEARCH_PER_CANDIDATE * (double)look->work < best * cost ? (uint64_t)cost : 0;
 }
 
 /* After how many distances a walk is looked at; 0: it is not worth beginning. */
@@ -603,10 +690,11 @@ static void search_tell_matches(const struct search_request *request,
         share = (double)source->chosen_count / source->row_limit;
     } else if (source->predicate != NULL) {
         const struct matches *matches = source->matches;
-        explain->matches_tested += matches->asked;
+        explain->matches_tested += matches->asked_rows;
         share = look->looked && !scanned ? look->share
-                : matches->asked == 0    ? 0.0
-                                         : (double)matches->matched / (double)matches->asked;
+                : matches->asked_rows == 0
+                    ? 0.0
+                    : (double)matches->chosen_rows / (double)matches->asked_rows;
     }
     explain->selectivity += (float)(share * source->row_limit / (double)request->visible_rows);
 }
@@ -647,7 +735,7 @@ static int search_scan_rows(const struct search_request *request,
                             uint32_t walked, size_t *count, struct graph_counters *counters,
                             omendb_explain *explain)
 {
-    const struct graph_filter filter = search_filter(source);
+    const struct graph_filter filter = search_scan_filter(source);
     uint32_t rows = source->row_limit - walked;
     int by_codes = walked != 0 && source->codes != NULL && rows > SEARCH_SCAN_EXACTLY;
     explain->scanned_rows += walked == 0 && source->chosen != NULL ? source->chosen_count : rows;
@@ -667,6 +755,8 @@ static int search_rows(const struct search_request *request, const struct search
     int code = OMENDB_OK;
     search_effort(request, plan, source, k, &answer);
     struct search_look look = {.source = source, .rows = walked, .work = answer.work};
+    if (source->chosen != NULL)
+        look.share = (double)source->chosen_count / ((double)source->row_limit + 1.0);
     *count = 0;
     if (source->row_limit == 0)
         return OMENDB_OK;
@@ -760,7 +850,7 @@ static int search_name_ties(struct search_naming *naming, size_t k, struct graph
 {
     const struct search_request *request = naming->request;
     const struct search_source *source = naming->source;
-    const struct graph_filter filter = search_filter(source);
+    const struct graph_filter filter = search_scan_filter(source);
     uint32_t first = 0;
     int code = OMENDB_OK;
     naming->begin = naming->count;
@@ -899,6 +989,8 @@ static int search_source(const struct search_request *request, struct search_sou
     struct search_naming naming = {.request = request, .source = source, .scratch = scratch};
     size_t count;
     source->hiding = request->hidden_share > 0.0 ? request : NULL;
+    source->hides = source->begins != NULL || source->hiding != NULL ||
+                    atomic_load_explicit(&source->tombstones->dead, memory_order_acquire) != 0;
     int code = search_check_deadline(request);
     if (code == OMENDB_OK)
         code = search_begin_predicate(request, scratch, source);

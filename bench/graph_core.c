@@ -233,7 +233,10 @@ static int core_visible(const void *context, uint32_t row)
 size_t graph_core_search(struct graph_core *core, const void *query, size_t ef, size_t k,
                          float stretch, const unsigned char *hidden, uint32_t *rows)
 {
-    const struct graph_filter filter = {GRAPH_NO_ROW, GRAPH_NO_ROW, core_visible, hidden, NULL};
+    const struct graph_filter filter = {.row_limit = GRAPH_NO_ROW,
+                                        .excluded_row = GRAPH_NO_ROW,
+                                        .visible = core_visible,
+                                        .context = hidden};
     const struct graph_effort effort = {.ef = ef, .k = k, .stretch = stretch};
     struct graph_view view;
     size_t count;

@@ -142,8 +142,10 @@ TEST(filters_hide_rows_and_the_walk_goes_through_them)
     CHECK(fixture_fill(&fixture, OMENDB_L2, 5000));
     for (size_t i = 0; i < sizeof shares / sizeof shares[0]; i++) {
         const struct share share = {shares[i]};
-        const struct graph_filter filter = {GRAPH_NO_ROW, GRAPH_NO_ROW, share_visible, &share,
-                                            NULL};
+        const struct graph_filter filter = {.row_limit = GRAPH_NO_ROW,
+                                            .excluded_row = GRAPH_NO_ROW,
+                                            .visible = share_visible,
+                                            .context = &share};
         CHECK(recall_of(&fixture, EF, &filter) > ENOUGH);
         CHECK(share.of_100 == 0 || recall_of(&fixture, 3000, &filter) > 0.999);
     }
@@ -155,7 +157,7 @@ TEST(filters_exclude_a_row_and_those_beyond_a_limit)
     struct fixture fixture;
     struct graph_view view;
     struct graph_hit hits[EF];
-    struct graph_filter filter = {GRAPH_NO_ROW, 17, NULL, NULL, NULL};
+    struct graph_filter filter = {.row_limit = GRAPH_NO_ROW, .excluded_row = 17};
     size_t count;
 
     start_random(5);
@@ -393,8 +395,10 @@ TEST(a_stretch_counts_from_the_rows_that_a_filter_shows)
         CHECK(fixture_fill_kind(&fixture, &kinds[i], 5000));
         for (size_t j = 0; j < sizeof shares / sizeof shares[0]; j++) {
             const struct share share = {shares[j]};
-            const struct graph_filter filter = {GRAPH_NO_ROW, GRAPH_NO_ROW, share_visible, &share,
-                                                NULL};
+            const struct graph_filter filter = {.row_limit = GRAPH_NO_ROW,
+                                                .excluded_row = GRAPH_NO_ROW,
+                                                .visible = share_visible,
+                                                .context = &share};
             uint64_t distances;
             CHECK(recall_with_effort(&fixture, &kinds[i], &effort, &filter, &distances) > 0.9);
         }

@@ -293,7 +293,7 @@ TEST(a_search_leaves_the_row_out_that_it_is_told_to)
     int8_t query[UNREADABLE_DIM] = {0};
     struct graph_hit hits[64];
     struct graph_effort effort = {.ef = 32, .k = UNREADABLE_HITS};
-    struct graph_filter filter = {UNREADABLE_ROWS, GRAPH_NO_ROW, NULL, NULL, NULL};
+    struct graph_filter filter = {.row_limit = UNREADABLE_ROWS, .excluded_row = GRAPH_NO_ROW};
     size_t count = 0, scanned = 0;
     CHECK_EQ_INT(unreadable_begin(), OMENDB_OK);
     CHECK_EQ_INT(unreadable_open(), OMENDB_OK);
