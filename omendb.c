@@ -30,7 +30,7 @@
  *     salvage_rows.c salvage_prepared.c salvage.c api_arguments.c api_database.c
  *     api_collections.c api_transactions.c api_records.c api_documents.c
  *     api_matching.c api_search.c api_filter.c
- * SHA-256 of the inputs: 27df57c87da10fa43951b4091f1a91f0450c803f7ee41d6c4facf497193d5034
+ * SHA-256 of the inputs: 7383eeb44bc341d5bf796e284e1b83bb189b6d99f9d7c352ff34db4d9e78038a
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -6060,13 +6060,23 @@ struct graph_progress {
  * the bound is stretch * d (of squared L2: stretch is the square of the ratio of lengths). Inner
  * products are negative and have no natural zero: with -(|query| * |longest row|), which none is
  * below, and rows of one length a stretch means what it means for cosine; with 0 the bound of d < 0
- * is (2 - stretch) * d. */
+ * is (2 - stretch) * d.
+ *
+ * With `fits` both are meant for a walk that nothing is hidden from, and follow from the share s of
+ * the rows within the bound that the filter lets through. Then k hits lie among k / s rows, and of
+ * more rows a walk finds the same part with less for each. ef becomes k + (ef - k) * sqrt(s), as
+ * where segments share one, and stretch 1 + (stretch - 1) * sqrt(sqrt(s)). Over 200,000 vectors of
+ * SIFT recall@10 was between 0.0001 below and 0.11 above that without a filter, for shares of 50 to
+ * 1 %, for parts of the space, efs of 20 and 60, stretches of 1.05 to 1.3; with ef as it is given
+ * the walk computes twice the distances at 10 %. Not of a pool of thousands. */
 struct graph_effort {
     size_t ef;
-    size_t k; /* from 1 to ef; read when there is a stretch */
+    size_t k; /* from 1 to ef; read when there is a stretch, or `fits` */
     float stretch;
     float origin;
     size_t wanted; /* of the nearest found, how many are kept even beyond the bound; 0: all */
+    int fits; /* 1: `ef` and `stretch` are meant for a walk that nothing is hidden from; see above
+               */
     /* Asked after look_at distances, and again after as many as it answers: when to look next. An
      * answer not above the distances so far gives the walk up. NULL: never asked. */
     uint64_t (*look)(void *context, const struct graph_progress *progress);
@@ -6412,6 +6422,7 @@ struct graph_walk_terms {
     size_t wanted;
     float stretch;
     float origin;
+    int fits;
     uint64_t (*look)(void *context, const struct graph_progress *progress);
     void *look_context;
     uint64_t look_at;
@@ -7196,6 +7207,7 @@ OMENDB_INTERNAL int graph_check(const struct graph_view *view, uint32_t indexed,
 #define WALK_GROUP 4    /* distances a call of the kernel */
 #define WALK_FETCH 16   /* rows fetched before they are computed, and at most so many bytes, if */
 #define WALK_BYTES 4096 /* those are a group at least */
+#define WALK_FIT   64   /* rows that the filter is asked of between two looks at how many pass */
 #define WALK_RING  128  /* addresses of fetched vectors; moved to the start when full */
 
 /* Scratch */
@@ -7459,6 +7471,9 @@ struct walk {
     int verifies;
     uint64_t look_at;       /* distances */
     uint64_t asked, hidden; /* by the filter */
+    int fits; /* ef and stretch follow from what the filter lets through; the most of both: */
+    size_t least_ef, most_ef;
+    float most_stretch;
     struct graph_counters counters;
 };
 
@@ -7526,13 +7541,32 @@ static int walk_offer_wide(struct walk *walk, uint64_t key)
     return walk_push_pending(walk, key);
 }
 
+/* After changes of the share of rows that the filter lets through; see graph_effort. */
+static void walk_fit_effort(struct walk *walk)
+{
+    const double share = (double)(walk->asked - walk->hidden) / (double)walk->asked;
+    const double part = sqrt(share);
+
+    walk->stretch = 1.0f + (walk->most_stretch - 1.0f) * (float)sqrt(part);
+    walk->ef = walk->least_ef + (size_t)((double)(walk->most_ef - walk->least_ef) * part);
+    if (walk->size >= walk->ef) {
+        walk->size = walk->ef;
+        walk_set_bound(walk, walk->pool[walk->size - 1]);
+    }
+}
+
 /* A row whose distance is known; its key is below the bound. */
 static int walk_offer(struct walk *walk, uint64_t key)
 {
     size_t at;
 
     if (walk->filter != NULL) {
-        walk->asked++;
+        if (++walk->asked % WALK_FIT == 0 && walk->fits) {
+            walk_fit_effort(walk);
+            if (key >= walk->bound) {
+                return OMENDB_OK;
+            }
+        }
         if (!walk_returnable(walk->filter, graph_key_row(key, walk->tie_mask))) {
             walk->hidden++;
             return walk_push_pending(walk, key);
@@ -7833,6 +7867,10 @@ static int walk_prepare(struct walk *walk, const struct graph_walk_terms *terms)
     walk->prefetch_bytes =
         view->vectors.stride < PREFETCH_MAX_BYTES ? view->vectors.stride : PREFETCH_MAX_BYTES;
     walk->fetch = walk_fetch_of(walk->prefetch_bytes);
+    walk->fits = terms->fits && walk->filter != NULL && !walk->wide;
+    walk->least_ef = terms->k < ef ? terms->k : ef;
+    walk->most_ef = ef;
+    walk->most_stretch = terms->stretch;
     walk->look_at = terms->look != NULL ? terms->look_at : UINT64_MAX;
     if (terms->stretch > 0.0f) {
         walk->k = terms->k < 1 ? 1 : terms->k < ef ? terms->k : ef;
@@ -7999,6 +8037,7 @@ OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scr
                                            .wanted = effort->wanted,
                                            .stretch = effort->stretch,
                                            .origin = effort->origin,
+                                           .fits = effort->fits,
                                            .look = effort->look,
                                            .look_context = effort->look_context,
                                            .look_at = effort->look_at};
@@ -8205,6 +8244,7 @@ OMENDB_INTERNAL int graph_scan_each(const struct graph_view *view, const void *q
 #undef WALK_GROUP
 #undef WALK_FETCH
 #undef WALK_BYTES
+#undef WALK_FIT
 #undef WALK_RING
 #undef SCAN_BATCH
 #undef SCAN_QUEUE
@@ -31628,7 +31668,7 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
  * a scan tests so many rows for one; a walk of so many candidates' worth is looked at, and a sample
  * of so many rows then tested. Each is a bet that the costs of both sides limit. */
 #define SEARCH_PER_CANDIDATE 12
-#define SEARCH_TESTS         16
+#define SEARCH_TESTS         8
 #define SEARCH_LOOK          (2 * SEARCH_PER_CANDIDATE)
 #define SEARCH_SAMPLE        512
 
@@ -32191,7 +32231,8 @@ static size_t search_ties(const struct search_request *request, size_t k)
 struct search_look {
     const struct search_source *source;
     uint32_t rows; /* that it may return, or hide */
-    size_t work;   /* candidates that it would keep without */
+    size_t k;
+    size_t work; /* candidates that it would keep without */
     int looked;
     double share; /* of the rows, those that match */
 };
@@ -32226,7 +32267,8 @@ static uint64_t search_look(void *context, const struct graph_progress *progress
     double cost = search_scan_cost(look);
     double near = progress->asked == 0 ? 0.0 : (double)progress->passed / (double)progress->asked;
     double best = near > look->share ? near : look->share;
-    return SEARCH_PER_CANDIDATE * (double)look->work < best * cost ? (uint64_t)cost : 0;
+    double kept = (double)look->k + (double)(look->work - look->k) * sqrt(best);
+    return SEARCH_PER_CANDIDATE * kept < best * cost ? (uint64_t)cost : 0;
 }
 
 /* After how many distances a walk is looked at; 0: it is not worth beginning. */
@@ -32285,6 +32327,7 @@ static int search_walk_rows(const struct search_request *request,
     struct graph_filter in_graph = search_filter(source);
     struct graph_effort effort = {.ef = answer->ef, .k = answer->k, .stretch = answer->stretch};
     if (request->predicate != NULL) {
+        effort.fits = 1;
         effort.look = search_look;
         effort.look_context = look;
         effort.look_at = search_first_look(look);
@@ -32329,7 +32372,8 @@ static int search_rows(const struct search_request *request, const struct search
     uint32_t walked = source->indexed < source->row_limit ? source->indexed : source->row_limit;
     int code = OMENDB_OK;
     search_effort(request, plan, source, k, &answer);
-    struct search_look look = {.source = source, .rows = walked, .work = answer.work};
+    struct search_look look = {
+        .source = source, .rows = walked, .k = k, .work = answer.work < k ? k : answer.work};
     if (source->chosen != NULL)
         look.share = (double)source->chosen_count / ((double)source->row_limit + 1.0);
     *count = 0;

@@ -150,13 +150,23 @@ struct graph_progress {
  * the bound is stretch * d (of squared L2: stretch is the square of the ratio of lengths). Inner
  * products are negative and have no natural zero: with -(|query| * |longest row|), which none is
  * below, and rows of one length a stretch means what it means for cosine; with 0 the bound of d < 0
- * is (2 - stretch) * d. */
+ * is (2 - stretch) * d.
+ *
+ * With `fits` both are meant for a walk that nothing is hidden from, and follow from the share s of
+ * the rows within the bound that the filter lets through. Then k hits lie among k / s rows, and of
+ * more rows a walk finds the same part with less for each. ef becomes k + (ef - k) * sqrt(s), as
+ * where segments share one, and stretch 1 + (stretch - 1) * sqrt(sqrt(s)). Over 200,000 vectors of
+ * SIFT recall@10 was between 0.0001 below and 0.11 above that without a filter, for shares of 50 to
+ * 1 %, for parts of the space, efs of 20 and 60, stretches of 1.05 to 1.3; with ef as it is given
+ * the walk computes twice the distances at 10 %. Not of a pool of thousands. */
 struct graph_effort {
     size_t ef;
-    size_t k; /* from 1 to ef; read when there is a stretch */
+    size_t k; /* from 1 to ef; read when there is a stretch, or `fits` */
     float stretch;
     float origin;
     size_t wanted; /* of the nearest found, how many are kept even beyond the bound; 0: all */
+    int fits; /* 1: `ef` and `stretch` are meant for a walk that nothing is hidden from; see above
+               */
     /* Asked after look_at distances, and again after as many as it answers: when to look next. An
      * answer not above the distances so far gives the walk up. NULL: never asked. */
     uint64_t (*look)(void *context, const struct graph_progress *progress);

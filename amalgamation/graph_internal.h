@@ -174,6 +174,7 @@ struct graph_walk_terms {
     size_t wanted;
     float stretch;
     float origin;
+    int fits;
     uint64_t (*look)(void *context, const struct graph_progress *progress);
     void *look_context;
     uint64_t look_at;

@@ -40,6 +40,7 @@
 #define WALK_GROUP 4    /* distances a call of the kernel */
 #define WALK_FETCH 16   /* rows fetched before they are computed, and at most so many bytes, if */
 #define WALK_BYTES 4096 /* those are a group at least */
+#define WALK_FIT   64   /* rows that the filter is asked of between two looks at how many pass */
 #define WALK_RING  128  /* addresses of fetched vectors; moved to the start when full */
 
 /* Scratch */
@@ -303,6 +304,9 @@ struct walk {
     int verifies;
     uint64_t look_at;       /* distances */
     uint64_t asked, hidden; /* by the filter */
+    int fits; /* ef and stretch follow from what the filter lets through; the most of both: */
+    size_t least_ef, most_ef;
+    float most_stretch;
     struct graph_counters counters;
 };
 
@@ -370,13 +374,32 @@ static int walk_offer_wide(struct walk *walk, uint64_t key)
     return walk_push_pending(walk, key);
 }
 
+/* After changes of the share of rows that the filter lets through; see graph_effort. */
+static void walk_fit_effort(struct walk *walk)
+{
+    const double share = (double)(walk->asked - walk->hidden) / (double)walk->asked;
+    const double part = sqrt(share);
+
+    walk->stretch = 1.0f + (walk->most_stretch - 1.0f) * (float)sqrt(part);
+    walk->ef = walk->least_ef + (size_t)((double)(walk->most_ef - walk->least_ef) * part);
+    if (walk->size >= walk->ef) {
+        walk->size = walk->ef;
+        walk_set_bound(walk, walk->pool[walk->size - 1]);
+    }
+}
+
 /* A row whose distance is known; its key is below the bound. */
 static int walk_offer(struct walk *walk, uint64_t key)
 {
     size_t at;
 
     if (walk->filter != NULL) {
-        walk->asked++;
+        if (++walk->asked % WALK_FIT == 0 && walk->fits) {
+            walk_fit_effort(walk);
+            if (key >= walk->bound) {
+                return OMENDB_OK;
+            }
+        }
         if (!walk_returnable(walk->filter, graph_key_row(key, walk->tie_mask))) {
             walk->hidden++;
             return walk_push_pending(walk, key);
@@ -677,6 +700,10 @@ static int walk_prepare(struct walk *walk, const struct graph_walk_terms *terms)
     walk->prefetch_bytes =
         view->vectors.stride < PREFETCH_MAX_BYTES ? view->vectors.stride : PREFETCH_MAX_BYTES;
     walk->fetch = walk_fetch_of(walk->prefetch_bytes);
+    walk->fits = terms->fits && walk->filter != NULL && !walk->wide;
+    walk->least_ef = terms->k < ef ? terms->k : ef;
+    walk->most_ef = ef;
+    walk->most_stretch = terms->stretch;
     walk->look_at = terms->look != NULL ? terms->look_at : UINT64_MAX;
     if (terms->stretch > 0.0f) {
         walk->k = terms->k < 1 ? 1 : terms->k < ef ? terms->k : ef;
@@ -843,6 +870,7 @@ OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scr
                                            .wanted = effort->wanted,
                                            .stretch = effort->stretch,
                                            .origin = effort->origin,
+                                           .fits = effort->fits,
                                            .look = effort->look,
                                            .look_context = effort->look_context,
                                            .look_at = effort->look_at};
@@ -1049,6 +1077,7 @@ OMENDB_INTERNAL int graph_scan_each(const struct graph_view *view, const void *q
 #undef WALK_GROUP
 #undef WALK_FETCH
 #undef WALK_BYTES
+#undef WALK_FIT
 #undef WALK_RING
 #undef SCAN_BATCH
 #undef SCAN_QUEUE

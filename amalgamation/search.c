@@ -53,7 +53,7 @@
  * a scan tests so many rows for one; a walk of so many candidates' worth is looked at, and a sample
  * of so many rows then tested. Each is a bet that the costs of both sides limit. */
 #define SEARCH_PER_CANDIDATE 12
-#define SEARCH_TESTS         16
+#define SEARCH_TESTS         8
 #define SEARCH_LOOK          (2 * SEARCH_PER_CANDIDATE)
 #define SEARCH_SAMPLE        512
 
@@ -616,7 +616,8 @@ static size_t search_ties(const struct search_request *request, size_t k)
 struct search_look {
     const struct search_source *source;
     uint32_t rows; /* that it may return, or hide */
-    size_t work;   /* candidates that it would keep without */
+    size_t k;
+    size_t work; /* candidates that it would keep without */
     int looked;
     double share; /* of the rows, those that match */
 };
@@ -651,7 +652,8 @@ static uint64_t search_look(void *context, const struct graph_progress *progress
     double cost = search_scan_cost(look);
     double near = progress->asked == 0 ? 0.0 : (double)progress->passed / (double)progress->asked;
     double best = near > look->share ? near : look->share;
-    return SEARCH_PER_CANDIDATE * (double)look->work < best * cost ? (uint64_t)cost : 0;
+    double kept = (double)look->k + (double)(look->work - look->k) * sqrt(best);
+    return SEARCH_PER_CANDIDATE * kept < best * cost ? (uint64_t)cost : 0;
 }
 
 /* After how many distances a walk is looked at; 0: it is not worth beginning. */
@@ -710,6 +712,7 @@ static int search_walk_rows(const struct search_request *request,
     struct graph_filter in_graph = search_filter(source);
     struct graph_effort effort = {.ef = answer->ef, .k = answer->k, .stretch = answer->stretch};
     if (request->predicate != NULL) {
+        effort.fits = 1;
         effort.look = search_look;
         effort.look_context = look;
         effort.look_at = search_first_look(look);
@@ -754,7 +757,8 @@ static int search_rows(const struct search_request *request, const struct search
     uint32_t walked = source->indexed < source->row_limit ? source->indexed : source->row_limit;
     int code = OMENDB_OK;
     search_effort(request, plan, source, k, &answer);
-    struct search_look look = {.source = source, .rows = walked, .work = answer.work};
+    struct search_look look = {
+        .source = source, .rows = walked, .k = k, .work = answer.work < k ? k : answer.work};
     if (source->chosen != NULL)
         look.share = (double)source->chosen_count / ((double)source->row_limit + 1.0);
     *count = 0;

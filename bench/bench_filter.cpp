@@ -38,7 +38,7 @@ namespace
 
 constexpr size_t kCentres = 64;
 constexpr double kDeletedShare = 0.3;
-constexpr double kPeerSeconds = 10;
+constexpr double kPeerSeconds = 4;
 constexpr uint32_t kNone = UINT32_MAX;
 
 uint64_t mix(uint64_t value) // the finish of splitmix64
