@@ -30,7 +30,7 @@
  *     salvage_rows.c salvage_prepared.c salvage.c api_arguments.c api_database.c
  *     api_collections.c api_transactions.c api_records.c api_documents.c
  *     api_matching.c api_search.c api_filter.c
- * SHA-256 of the inputs: 7383eeb44bc341d5bf796e284e1b83bb189b6d99f9d7c352ff34db4d9e78038a
+ * SHA-256 of the inputs: 81b30ca2611d1f70e14ea471d51a029db0a2deb3c0d6daae2af1df6f4bff453e
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -6063,12 +6063,14 @@ struct graph_progress {
  * is (2 - stretch) * d.
  *
  * With `fits` both are meant for a walk that nothing is hidden from, and follow from the share s of
- * the rows within the bound that the filter lets through. Then k hits lie among k / s rows, and of
- * more rows a walk finds the same part with less for each. ef becomes k + (ef - k) * sqrt(s), as
- * where segments share one, and stretch 1 + (stretch - 1) * sqrt(sqrt(s)). Over 200,000 vectors of
- * SIFT recall@10 was between 0.0001 below and 0.11 above that without a filter, for shares of 50 to
- * 1 %, for parts of the space, efs of 20 and 60, stretches of 1.05 to 1.3; with ef as it is given
- * the walk computes twice the distances at 10 %. Not of a pool of thousands. */
+ * the rows within the bound that the filter lets through, counted once k have passed: where all
+ * near rows are hidden those say nothing about the part in which the hits lie. Then k hits lie
+ * among k / s rows, and of more rows a walk finds the same part with less for each. ef becomes k +
+ * (ef - k) * sqrt(s), as where segments share one, and stretch 1 + (stretch - 1) * sqrt(sqrt(s)).
+ * Over 200,000 vectors of SIFT recall@10 was between 0.0001 below and 0.11 above that without a
+ * filter, for shares of 50 to 1 %, for parts of the space, efs of 20 and 60, stretches of 1.05
+ * to 1.3; with ef as it is given the walk computes twice the distances at 10 %. Not of a pool of
+ * thousands. */
 struct graph_effort {
     size_t ef;
     size_t k; /* from 1 to ef; read when there is a stretch, or `fits` */
@@ -7469,8 +7471,9 @@ struct walk {
     uint32_t tie_mask;
     int wide;
     int verifies;
-    uint64_t look_at;       /* distances */
-    uint64_t asked, hidden; /* by the filter */
+    uint64_t look_at;               /* distances */
+    uint64_t asked, passed;         /* of and by the filter */
+    uint64_t fit_asked, fit_passed; /* since the pool had least_ef rows */
     int fits; /* ef and stretch follow from what the filter lets through; the most of both: */
     size_t least_ef, most_ef;
     float most_stretch;
@@ -7481,7 +7484,7 @@ static int walk_returnable(const struct graph_filter *filter, uint32_t row)
 {
     return row < filter->row_limit && row != filter->excluded_row &&
            (filter->chosen == NULL || (filter->chosen[row / 64] >> (row % 64) & 1) != 0) &&
-           (filter->visible == NULL || filter->visible(filter->context, row));
+           (filter->visible == NULL || filter->visible(filter->context, row) != 0);
 }
 
 static const struct graph_filter *walk_needed_filter(const struct graph_filter *filter,
@@ -7541,10 +7544,10 @@ static int walk_offer_wide(struct walk *walk, uint64_t key)
     return walk_push_pending(walk, key);
 }
 
-/* After changes of the share of rows that the filter lets through; see graph_effort. */
+/* See graph_effort. */
 static void walk_fit_effort(struct walk *walk)
 {
-    const double share = (double)(walk->asked - walk->hidden) / (double)walk->asked;
+    const double share = (double)walk->fit_passed / (double)walk->fit_asked;
     const double part = sqrt(share);
 
     walk->stretch = 1.0f + (walk->most_stretch - 1.0f) * (float)sqrt(part);
@@ -7555,21 +7558,34 @@ static void walk_fit_effort(struct walk *walk)
     }
 }
 
+/* Whether the row may be returned, and not only walked through. */
+static int walk_passes(struct walk *walk, uint64_t key)
+{
+    const int passes = walk_returnable(walk->filter, graph_key_row(key, walk->tie_mask));
+
+    walk->asked++;
+    walk->passed += (unsigned)passes;
+    if (walk->fits && walk->size >= walk->least_ef) {
+        walk->fit_asked++;
+        walk->fit_passed += (unsigned)passes;
+        if (walk->fit_asked % WALK_FIT == 0) {
+            walk_fit_effort(walk);
+        }
+    }
+    return passes;
+}
+
 /* A row whose distance is known; its key is below the bound. */
 static int walk_offer(struct walk *walk, uint64_t key)
 {
     size_t at;
 
     if (walk->filter != NULL) {
-        if (++walk->asked % WALK_FIT == 0 && walk->fits) {
-            walk_fit_effort(walk);
-            if (key >= walk->bound) {
-                return OMENDB_OK;
-            }
-        }
-        if (!walk_returnable(walk->filter, graph_key_row(key, walk->tie_mask))) {
-            walk->hidden++;
+        if (!walk_passes(walk, key)) {
             return walk_push_pending(walk, key);
+        }
+        if (key >= walk->bound) {
+            return OMENDB_OK;
         }
     }
     if (walk->wide) {
@@ -7797,8 +7813,7 @@ static inline int walk_offer_group(struct walk *walk, const uint32_t *rows, cons
 
 static int walk_look(struct walk *walk, const struct graph_walk_terms *terms)
 {
-    const struct graph_progress progress = {walk->counters.distances, walk->asked,
-                                            walk->asked - walk->hidden};
+    const struct graph_progress progress = {walk->counters.distances, walk->asked, walk->passed};
 
     walk->look_at = terms->look(terms->look_context, &progress);
     return walk->look_at > walk->counters.distances ? OMENDB_OK : OMENDB_DONE;
@@ -32255,7 +32270,8 @@ static double search_scan_cost(const struct search_look *look)
                                         : look->rows * (look->share + 1.0 / SEARCH_TESTS);
 }
 
-/* As graph_effort.look. */
+/* As graph_effort.look. Where far fewer match near the query than elsewhere, what the sample
+ * promises is doubtful, and the walk gets less. */
 static uint64_t search_look(void *context, const struct graph_progress *progress)
 {
     struct search_look *look = context;
@@ -32268,7 +32284,9 @@ static uint64_t search_look(void *context, const struct graph_progress *progress
     double near = progress->asked == 0 ? 0.0 : (double)progress->passed / (double)progress->asked;
     double best = near > look->share ? near : look->share;
     double kept = (double)look->k + (double)(look->work - look->k) * sqrt(best);
-    return SEARCH_PER_CANDIDATE * kept < best * cost ? (uint64_t)cost : 0;
+    if (SEARCH_PER_CANDIDATE * kept >= best * cost)
+        return 0;
+    return (uint64_t)(near < look->share / 4.0 ? cost / 4.0 : cost);
 }
 
 /* After how many distances a walk is looked at; 0: it is not worth beginning. */

@@ -302,8 +302,9 @@ struct walk {
     uint32_t tie_mask;
     int wide;
     int verifies;
-    uint64_t look_at;       /* distances */
-    uint64_t asked, hidden; /* by the filter */
+    uint64_t look_at;               /* distances */
+    uint64_t asked, passed;         /* of and by the filter */
+    uint64_t fit_asked, fit_passed; /* since the pool had least_ef rows */
     int fits; /* ef and stretch follow from what the filter lets through; the most of both: */
     size_t least_ef, most_ef;
     float most_stretch;
@@ -314,7 +315,7 @@ static int walk_returnable(const struct graph_filter *filter, uint32_t row)
 {
     return row < filter->row_limit && row != filter->excluded_row &&
            (filter->chosen == NULL || (filter->chosen[row / 64] >> (row % 64) & 1) != 0) &&
-           (filter->visible == NULL || filter->visible(filter->context, row));
+           (filter->visible == NULL || filter->visible(filter->context, row) != 0);
 }
 
 static const struct graph_filter *walk_needed_filter(const struct graph_filter *filter,
@@ -374,10 +375,10 @@ static int walk_offer_wide(struct walk *walk, uint64_t key)
     return walk_push_pending(walk, key);
 }
 
-/* After changes of the share of rows that the filter lets through; see graph_effort. */
+/* See graph_effort. */
 static void walk_fit_effort(struct walk *walk)
 {
-    const double share = (double)(walk->asked - walk->hidden) / (double)walk->asked;
+    const double share = (double)walk->fit_passed / (double)walk->fit_asked;
     const double part = sqrt(share);
 
     walk->stretch = 1.0f + (walk->most_stretch - 1.0f) * (float)sqrt(part);
@@ -388,21 +389,34 @@ static void walk_fit_effort(struct walk *walk)
     }
 }
 
+/* Whether the row may be returned, and not only walked through. */
+static int walk_passes(struct walk *walk, uint64_t key)
+{
+    const int passes = walk_returnable(walk->filter, graph_key_row(key, walk->tie_mask));
+
+    walk->asked++;
+    walk->passed += (unsigned)passes;
+    if (walk->fits && walk->size >= walk->least_ef) {
+        walk->fit_asked++;
+        walk->fit_passed += (unsigned)passes;
+        if (walk->fit_asked % WALK_FIT == 0) {
+            walk_fit_effort(walk);
+        }
+    }
+    return passes;
+}
+
 /* A row whose distance is known; its key is below the bound. */
 static int walk_offer(struct walk *walk, uint64_t key)
 {
     size_t at;
 
     if (walk->filter != NULL) {
-        if (++walk->asked % WALK_FIT == 0 && walk->fits) {
-            walk_fit_effort(walk);
-            if (key >= walk->bound) {
-                return OMENDB_OK;
-            }
-        }
-        if (!walk_returnable(walk->filter, graph_key_row(key, walk->tie_mask))) {
-            walk->hidden++;
+        if (!walk_passes(walk, key)) {
             return walk_push_pending(walk, key);
+        }
+        if (key >= walk->bound) {
+            return OMENDB_OK;
         }
     }
     if (walk->wide) {
@@ -630,8 +644,7 @@ static inline int walk_offer_group(struct walk *walk, const uint32_t *rows, cons
 
 static int walk_look(struct walk *walk, const struct graph_walk_terms *terms)
 {
-    const struct graph_progress progress = {walk->counters.distances, walk->asked,
-                                            walk->asked - walk->hidden};
+    const struct graph_progress progress = {walk->counters.distances, walk->asked, walk->passed};
 
     walk->look_at = terms->look(terms->look_context, &progress);
     return walk->look_at > walk->counters.distances ? OMENDB_OK : OMENDB_DONE;

@@ -640,7 +640,8 @@ static double search_scan_cost(const struct search_look *look)
                                         : look->rows * (look->share + 1.0 / SEARCH_TESTS);
 }
 
-/* As graph_effort.look. */
+/* As graph_effort.look. Where far fewer match near the query than elsewhere, what the sample
+ * promises is doubtful, and the walk gets less. */
 static uint64_t search_look(void *context, const struct graph_progress *progress)
 {
     struct search_look *look = context;
@@ -653,7 +654,9 @@ static uint64_t search_look(void *context, const struct graph_progress *progress
     double near = progress->asked == 0 ? 0.0 : (double)progress->passed / (double)progress->asked;
     double best = near > look->share ? near : look->share;
     double kept = (double)look->k + (double)(look->work - look->k) * sqrt(best);
-    return SEARCH_PER_CANDIDATE * kept < best * cost ? (uint64_t)cost : 0;
+    if (SEARCH_PER_CANDIDATE * kept >= best * cost)
+        return 0;
+    return (uint64_t)(near < look->share / 4.0 ? cost / 4.0 : cost);
 }
 
 /* After how many distances a walk is looked at; 0: it is not worth beginning. */

@@ -193,7 +193,11 @@ class _Explain(ctypes.Structure):
         for name in (
             "graph_rows", "scanned_rows", "expanded", "distances", "segments", "time_us", "ef",
         )
-    ] + [("recall", ctypes.c_float), ("warnings", ctypes.c_uint32)]
+    ] + [
+        ("recall", ctypes.c_float), ("warnings", ctypes.c_uint32),
+        ("matches_tested", ctypes.c_uint64), ("selectivity", ctypes.c_float),
+        ("path", ctypes.c_uint32),
+    ]
 
 
 class _Query(ctypes.Structure):
@@ -212,6 +216,8 @@ class _Query(ctypes.Structure):
         ("timeout_us", ctypes.c_uint64),
         ("stretch", ctypes.c_float),
         ("reserved", ctypes.c_uint32),
+        ("match", ctypes.c_void_p),
+        ("match_context", ctypes.c_void_p),
     ]
 
 
