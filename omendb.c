@@ -24,13 +24,14 @@
  *     graph_bulk_balls.c graph_bulk_links.c graph_bulk.c idmap.c tombstones.c
  *     matches.c calibration.c decimal.c json.c document.c filter_build.c
  *     filter_parse.c filter_json.c filter_bind.c filter_match.c filter.c storage.c
- *     blocks.c segment.c wal.c manifest.c memtable.c version.c documents.c hot.c txn.c
- *     commit.c prepared.c part.c collect.c checkpoint.c calibrate.c space.c compact.c
- *     recover.c work.c search.c rows.c backup.c purge.c check.c database.c records.c
- *     salvage_rows.c salvage_prepared.c salvage.c api_arguments.c api_database.c
- *     api_collections.c api_transactions.c api_records.c api_documents.c
- *     api_matching.c api_search.c api_filter.c
- * SHA-256 of the inputs: 81b30ca2611d1f70e14ea471d51a029db0a2deb3c0d6daae2af1df6f4bff453e
+ *     blocks.c segment.c columns.c columns_write.c wal.c manifest.c memtable.c
+ *     version.c documents.c column_filter.c hot.c txn.c commit.c prepared.c part.c
+ *     collect.c checkpoint.c calibrate.c space.c compact.c recover.c work.c search.c
+ *     rows.c backup.c purge.c check.c database.c records.c salvage_rows.c
+ *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
+ *     api_transactions.c api_records.c api_documents.c api_matching.c api_search.c
+ *     api_filter.c
+ * SHA-256 of the inputs: 59783d0dde82c5b9620c3ad0a993262404c2a09dce33af80fec48806c6c5fa27
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -14136,6 +14137,9 @@ OMENDB_INTERNAL const char *filter_pattern(const struct filter_leaf *leaf, const
 /* ---- filter_match.c */
 /* Whether a record matches. document: as in document.h, NULL: it has none. No allocation; any
  * number of threads at once, while none binds. */
+OMENDB_INTERNAL int filter_leaf_matches(const omendb_filter *filter,
+                                        const struct filter_leaf *leaf, uint64_t id,
+                                        const uint8_t *document);
 OMENDB_INTERNAL int filter_matches(const omendb_filter *filter, uint64_t id,
                                    const uint8_t *document);
 
@@ -16340,8 +16344,9 @@ static void match_subject(const omendb_filter *filter, const struct filter_leaf 
     }
 }
 
-static int match_leaf(const omendb_filter *filter, const struct filter_leaf *leaf, uint64_t id,
-                      const uint8_t *document)
+OMENDB_INTERNAL int filter_leaf_matches(const omendb_filter *filter,
+                                        const struct filter_leaf *leaf, uint64_t id,
+                                        const uint8_t *document)
 {
     struct document_value value;
     if (leaf->subject == FILTER_ID)
@@ -16359,7 +16364,7 @@ OMENDB_INTERNAL int filter_matches(const omendb_filter *filter, uint64_t id,
     uint32_t next = 0;
     while (next < FILTER_MISS) {
         const struct filter_leaf *leaf = &filter->leaves[next];
-        next = match_leaf(filter, leaf, id, document) ? leaf->if_true : leaf->if_false;
+        next = filter_leaf_matches(filter, leaf, id, document) ? leaf->if_true : leaf->if_false;
     }
     return next == FILTER_MATCH;
 }
@@ -17080,6 +17085,7 @@ enum section_type {
     SECTION_KEY_HASHES = 15,    /* u64 ascending (ties by row), of the rows that have a key */
     SECTION_KEY_ROWS = 16,      /* u32: row of each of KEY_HASHES */
     SECTION_KEY_FILTER = 17,    /* blocked Bloom filter of the hashes, see idmap.h */
+    SECTION_COLUMNS = 18,       /* the fields of documents as columns, see columns.h; may be absent */
     SECTION_TYPES = 21
 };
 
@@ -17955,6 +17961,7 @@ static int segment_section_is_exact(const struct part_info *info, size_t type, u
     case SECTION_KEY_HASHES:
     case SECTION_KEY_ROWS:
     case SECTION_KEY_FILTER:
+    case SECTION_COLUMNS:
         return 1;
     case SECTION_SORTED_IDS:
     case SECTION_SORTED_ROWS:
@@ -18081,6 +18088,1062 @@ OMENDB_INTERNAL int segment_file_check(struct segment_file *file,
 
 #undef SEGMENT_BUFFER_BYTES
 #undef SEGMENT_LARGEST_M
+
+/* ==============================================================================================
+ * columns.c
+ * ============================================================================================== */
+
+/* columns.c: reading columns; columns.h has the layout. Offsets and counts of the directory are
+ * bounded when a column is looked up; what arrays hold is bounded where it is used. */
+
+/* ==============================================================================================
+ * columns.h
+ * ============================================================================================== */
+
+/* columns.h: the fields of the records of a segment, each as a column: a sorted dictionary of the
+ * values that occur, for each row the rank of its value there, and for each rank the rows that have
+ * it. A condition on a field becomes ranges of ranks once, and is then a comparison of small
+ * numbers for each row, whatever the type of the values; how many rows match one leaf is known
+ * before any is looked at.
+ *
+ * Columns follow from the documents and are made with the segment. Values are equal, and in order,
+ * as document_compare says: 1 and 1.0 have one rank.
+ *
+ * The section, little-endian; offsets count from its beginning and are multiples of 8:
+ *   of each column its arrays, see below
+ *   directory: 96 bytes a column, ascending by name:
+ *      0  4  hash of the name (document_hash_name)     4  4  bytes of the name
+ *      8  8  offset of the name
+ *     16  4  kind: 1 dense, 2 listed by row, 3 listed sparsely; 0: there is none, as the field has
+ *            too many or too large values for one: the documents must be asked
+ *     20  4  bytes of a rank: 1, 2 or 4
+ *     24  4  values                                   28  4  rows in which the field is not null
+ *     32  4  slots: listed by row: rows; sparsely: rows in which it is not null; dense: 0
+ *     36  4  elements: listed: of all slots; dense: 0
+ *     40  8  ranks    dense: of each row, 1 more than the rank, 0: null. Listed: of each element,
+ *            ascending in a slot; `values` stands for an empty array
+ *     48  8  starts   listed: slots + 1 u32, where the elements of each slot begin
+ *     56  8  places   listed sparsely: u32 row of each slot, ascending
+ *     64  8  ends     values + 1 u32: where each value begins among `texts`, and the last ends
+ *     72  8  texts    of each value: u8 type (document_type), then 8 bytes or the text
+ *     80  8  counts   values + 1 u32: where the rows of each rank begin in `rows`
+ *     88  8  rows     u32, ascending for each rank
+ *   u64 offset of the directory, u32 columns, u32 flags: 1: fields are missing in it
+ *
+ * Nothing in it is trusted: where it does not make sense OMENDB_CORRUPT says so. */
+#ifndef OMENDB_COLUMNS_H
+#define OMENDB_COLUMNS_H
+
+#define COLUMNS_MAX         512 /* fields of one segment that have a column */
+#define COLUMNS_ENTRY_BYTES 96
+#define COLUMNS_TAIL_BYTES  16
+
+enum columns_entry {
+    COLUMNS_HASH = 0,
+    COLUMNS_NAME_BYTES = 4,
+    COLUMNS_NAME = 8,
+    COLUMNS_KIND = 16,
+    COLUMNS_RANK_BYTES = 20,
+    COLUMNS_VALUES = 24,
+    COLUMNS_PRESENT = 28,
+    COLUMNS_SLOTS = 32,
+    COLUMNS_ELEMENTS = 36,
+    COLUMNS_RANKS = 40,
+    COLUMNS_STARTS = 48,
+    COLUMNS_PLACES = 56,
+    COLUMNS_ENDS = 64,
+    COLUMNS_TEXTS = 72,
+    COLUMNS_COUNTS = 80,
+    COLUMNS_ROWS = 88
+};
+_Static_assert((int)COLUMNS_ROWS + 8 == (int)COLUMNS_ENTRY_BYTES, "rows end an entry");
+
+enum column_kind { COLUMN_NONE = 0, COLUMN_DENSE = 1, COLUMN_BY_ROW = 2, COLUMN_SPARSE = 3 };
+
+/* One column, bounded: its arrays lie in the section, whose blocks are verified. */
+struct column {
+    enum column_kind kind; /* COLUMN_NONE: ask the documents */
+    uint32_t rank_bytes, values, present, slots, elements, rows;
+    const uint8_t *ranks, *starts, *places, *ends, *texts, *counts, *postings;
+    uint64_t text_bytes;
+    uint32_t posting_count;
+};
+
+struct columns {
+    struct block_file *file;
+    struct section_range range; /* length 0: there are none */
+    uint64_t directory;
+    uint32_t count, rows;
+    int incomplete;
+};
+
+/* The columns of a part. Reads its last bytes. */
+OMENDB_INTERNAL int columns_open(struct block_file *file, struct section_range range, uint32_t rows,
+                                 struct columns *columns);
+/* The column of a field. *found 0: no row has the field, unless columns are incomplete. */
+OMENDB_INTERNAL int columns_find(const struct columns *columns, const uint8_t *name, uint32_t size,
+                                 uint32_t hash, struct column *column, int *found);
+/* The value of a rank, which is below column->values. */
+OMENDB_INTERNAL int column_value(const struct column *column, uint32_t rank,
+                                 struct document_value *value);
+/* First rank whose value is not below (`above`: is above) the value. */
+OMENDB_INTERNAL int column_bound(const struct column *column, const struct document_value *value,
+                                 int above, uint32_t *rank);
+/* The rows of a rank, or of those before it: column->postings[column_begin(rank) ..
+ * column_begin(rank + 1)). */
+OMENDB_INTERNAL uint32_t column_begin(const struct column *column, uint32_t rank);
+
+/* The ranks of a row: [*first, *last) of column->ranks; dense: one, or none where it is null. */
+OMENDB_INTERNAL void column_elements(const struct column *column, uint32_t row, uint32_t *first,
+                                     uint32_t *last);
+/* Of an element: the rank; column->values of an empty array. */
+static inline uint32_t column_rank(const struct column *column, uint32_t element)
+{
+    const uint8_t *at = column->ranks + (size_t)element * column->rank_bytes;
+    const uint32_t less = column->kind == COLUMN_DENSE;
+    uint16_t two;
+    uint32_t four;
+    if (column->rank_bytes == 1)
+        return *at - less;
+    if (column->rank_bytes == 2) {
+        memcpy(&two, at, sizeof two);
+        return two - less;
+    }
+    memcpy(&four, at, sizeof four);
+    return four - less;
+}
+
+/* Of a part that is being written: the documents of all rows, in the order of rows. */
+struct columns_source {
+    int (*read)(void *context, uint32_t row, const uint8_t **document);
+    void *context;
+};
+/* Writes the section; none where no row has a field. Documents stay until it returns. Takes `most`
+ * bytes of memory, or what one column needs. */
+OMENDB_INTERNAL int columns_write(struct segment_writer *writer, struct memory *memory,
+                                  const struct columns_source *source, uint32_t rows, size_t most);
+
+#endif
+
+/* columns.c, continued */
+
+#define COLUMNS_NUMBER_BYTES 9 /* of a value that is no text */
+
+static int columns_bad(const struct columns *columns, const char *why)
+{
+    return error_set(OMENDB_CORRUPT, "columns at offset %llu of a segment: %s; " ERROR_RESTORE,
+                     (unsigned long long)columns->range.offset, why);
+}
+
+/* Verifies [offset, offset + count * size) of the section and points at it. */
+static int columns_array(const struct columns *columns, uint64_t offset, uint64_t count,
+                         size_t size, const uint8_t **array)
+{
+    uint64_t bytes = count * size; /* of at most 2^32 elements of 12 */
+    *array = NULL;
+    if (offset > columns->range.length || bytes > columns->range.length - offset)
+        return columns_bad(columns, "an array lies outside of them");
+    *array = columns->file->base + columns->range.offset + offset;
+    return bytes == 0 ? OMENDB_OK
+                      : blocks_touch(columns->file, columns->range.offset + offset, bytes);
+}
+
+OMENDB_INTERNAL int columns_open(struct block_file *file, struct section_range range, uint32_t rows,
+                                 struct columns *columns)
+{
+    const uint8_t *tail, *directory;
+    *columns = (struct columns){.file = file, .range = range, .rows = rows};
+    if (range.length == 0)
+        return OMENDB_OK;
+    if (range.length < COLUMNS_TAIL_BYTES)
+        return columns_bad(columns, "they have no end");
+    int code =
+        columns_array(columns, range.length - COLUMNS_TAIL_BYTES, COLUMNS_TAIL_BYTES, 1, &tail);
+    if (code != OMENDB_OK)
+        return code;
+    columns->directory = format_get64(tail);
+    columns->count = format_get32(tail + 8);
+    columns->incomplete = format_get32(tail + 12) != 0;
+    return columns_array(columns, columns->directory, columns->count, COLUMNS_ENTRY_BYTES,
+                         &directory);
+}
+
+static uint32_t columns_get32(const uint8_t *array, uint32_t index)
+{
+    return format_get32(array + (size_t)index * sizeof(uint32_t));
+}
+
+/* The dictionary, and which rows have each rank. */
+static int columns_load_values(const struct columns *columns, const uint8_t *entry,
+                               struct column *column)
+{
+    int code = columns_array(columns, format_get64(entry + COLUMNS_ENDS),
+                             (uint64_t)column->values + 1, sizeof(uint32_t), &column->ends);
+    if (code != OMENDB_OK)
+        return code;
+    column->text_bytes = columns_get32(column->ends, column->values);
+    code = columns_array(columns, format_get64(entry + COLUMNS_TEXTS), column->text_bytes, 1,
+                         &column->texts);
+    if (code == OMENDB_OK)
+        code = columns_array(columns, format_get64(entry + COLUMNS_COUNTS),
+                             (uint64_t)column->values + 1, sizeof(uint32_t), &column->counts);
+    if (code != OMENDB_OK)
+        return code;
+    column->posting_count = columns_get32(column->counts, column->values);
+    return columns_array(columns, format_get64(entry + COLUMNS_ROWS), column->posting_count,
+                         sizeof(uint32_t), &column->postings);
+}
+
+/* From a row to its ranks. */
+static int columns_load_ranks(const struct columns *columns, const uint8_t *entry,
+                              struct column *column)
+{
+    const int dense = column->kind == COLUMN_DENSE;
+    int code =
+        columns_array(columns, format_get64(entry + COLUMNS_RANKS),
+                      dense ? columns->rows : column->elements, column->rank_bytes, &column->ranks);
+    if (code == OMENDB_OK && !dense)
+        code = columns_array(columns, format_get64(entry + COLUMNS_STARTS),
+                             (uint64_t)column->slots + 1, sizeof(uint32_t), &column->starts);
+    if (code == OMENDB_OK && column->kind == COLUMN_SPARSE)
+        code = columns_array(columns, format_get64(entry + COLUMNS_PLACES), column->slots,
+                             sizeof(uint32_t), &column->places);
+    return code;
+}
+
+static int columns_load(const struct columns *columns, const uint8_t *entry, struct column *column)
+{
+    const uint32_t kind = format_get32(entry + COLUMNS_KIND);
+    *column = (struct column){.kind = COLUMN_NONE};
+    if (kind == COLUMN_NONE)
+        return OMENDB_OK;
+    column->rank_bytes = format_get32(entry + COLUMNS_RANK_BYTES);
+    column->values = format_get32(entry + COLUMNS_VALUES);
+    column->present = format_get32(entry + COLUMNS_PRESENT);
+    column->slots = format_get32(entry + COLUMNS_SLOTS);
+    column->elements = format_get32(entry + COLUMNS_ELEMENTS);
+    column->rows = columns->rows;
+    column->kind = (enum column_kind)kind;
+    if (kind > COLUMN_SPARSE || column->present > columns->rows || column->values == UINT32_MAX ||
+        column->slots == UINT32_MAX || column->slots > columns->rows ||
+        (kind == COLUMN_BY_ROW && column->slots != columns->rows) ||
+        (column->rank_bytes != 1 && column->rank_bytes != 2 && column->rank_bytes != 4))
+        return columns_bad(columns, "a column with impossible counts");
+    int code = columns_load_values(columns, entry, column);
+    return code == OMENDB_OK ? columns_load_ranks(columns, entry, column) : code;
+}
+
+/* Below, at or above 0 as the name is before, at or after that of the entry. */
+static int columns_compare_name(const struct columns *columns, const uint8_t *entry,
+                                const uint8_t *name, uint32_t size, int *order)
+{
+    const uint8_t *stored;
+    const uint32_t stored_size = format_get32(entry + COLUMNS_NAME_BYTES);
+    int code = columns_array(columns, format_get64(entry + COLUMNS_NAME), stored_size, 1, &stored);
+    if (code != OMENDB_OK)
+        return code;
+    const uint32_t least = size < stored_size ? size : stored_size;
+    *order = least == 0 ? 0 : memcmp(name, stored, least);
+    if (*order == 0)
+        *order = (size > stored_size) - (size < stored_size);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int columns_find(const struct columns *columns, const uint8_t *name, uint32_t size,
+                                 uint32_t hash, struct column *column, int *found)
+{
+    const uint8_t *directory;
+    uint32_t low = 0, high = columns->count;
+    *column = (struct column){.kind = COLUMN_NONE};
+    *found = 0;
+    (void)hash;
+    if (columns->range.length == 0)
+        return OMENDB_OK;
+    int code =
+        columns_array(columns, columns->directory, columns->count, COLUMNS_ENTRY_BYTES, &directory);
+    while (low < high && code == OMENDB_OK) {
+        const uint32_t middle = low + (high - low) / 2;
+        const uint8_t *entry = directory + (size_t)middle * COLUMNS_ENTRY_BYTES;
+        int order;
+        code = columns_compare_name(columns, entry, name, size, &order);
+        if (code == OMENDB_OK && order == 0) {
+            *found = 1;
+            return columns_load(columns, entry, column);
+        }
+        if (code == OMENDB_OK && order > 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return code;
+}
+
+OMENDB_INTERNAL int column_value(const struct column *column, uint32_t rank,
+                                 struct document_value *value)
+{
+    const uint64_t begin = columns_get32(column->ends, rank),
+                   end = columns_get32(column->ends, rank + 1);
+    memset(value, 0, sizeof *value);
+    if (begin >= end || end > column->text_bytes)
+        return error_set(OMENDB_CORRUPT, "a column has a value of no bytes; " ERROR_RESTORE);
+    const uint8_t *at = column->texts + begin;
+    value->type = (enum document_type) * at;
+    if (value->type == DOCUMENT_TEXT) {
+        value->text = at + 1;
+        value->size = (uint32_t)(end - begin - 1);
+        value->count = 1;
+        return OMENDB_OK;
+    }
+    if ((value->type != DOCUMENT_FALSE && value->type != DOCUMENT_TRUE &&
+         value->type != DOCUMENT_INTEGER && value->type != DOCUMENT_REAL) ||
+        end - begin != COLUMNS_NUMBER_BYTES)
+        return error_set(OMENDB_CORRUPT, "a column has a value of no type; " ERROR_RESTORE);
+    if (value->type == DOCUMENT_REAL)
+        memcpy(&value->real, at + 1, sizeof value->real);
+    else
+        memcpy(&value->integer, at + 1, sizeof value->integer);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int column_bound(const struct column *column, const struct document_value *value,
+                                 int above, uint32_t *rank)
+{
+    uint32_t low = 0, high = column->values;
+    while (low < high) {
+        struct document_value stored;
+        const uint32_t middle = low + (high - low) / 2;
+        int code = column_value(column, middle, &stored);
+        if (code != OMENDB_OK)
+            return code;
+        const int order = document_compare(&stored, value);
+        if (order < 0 || (above && order == 0))
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    *rank = low;
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL uint32_t column_begin(const struct column *column, uint32_t rank)
+{
+    const uint32_t begin = columns_get32(column->counts, rank);
+    return begin < column->posting_count ? begin : column->posting_count;
+}
+
+/* The slot of a row in a sparse column; column->slots: it has none. */
+static uint32_t column_slot(const struct column *column, uint32_t row)
+{
+    uint32_t low = 0, high = column->slots;
+    while (low < high) {
+        const uint32_t middle = low + (high - low) / 2;
+        const uint32_t place = columns_get32(column->places, middle);
+        if (place == row)
+            return middle;
+        if (place < row)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return column->slots;
+}
+
+OMENDB_INTERNAL void column_elements(const struct column *column, uint32_t row, uint32_t *first,
+                                     uint32_t *last)
+{
+    *first = *last = 0;
+    if (column->kind == COLUMN_DENSE) {
+        *first = row;
+        *last = column_rank(column, row) == UINT32_MAX ? row : row + 1;
+        return;
+    }
+    const uint32_t slot = column->kind == COLUMN_SPARSE ? column_slot(column, row) : row;
+    if (slot == column->slots)
+        return;
+    *first = columns_get32(column->starts, slot);
+    *last = columns_get32(column->starts, slot + 1);
+    if (*last > column->elements)
+        *last = column->elements;
+    if (*first > *last)
+        *first = *last;
+}
+
+#undef COLUMNS_NUMBER_BYTES
+
+/* ==============================================================================================
+ * columns_write.c
+ * ============================================================================================== */
+
+/* columns_write.c: making the columns of a part from its documents; columns.h has the layout.
+ *
+ * A first pass finds the fields, and how many rows and values each has. Then columns are made in
+ * groups, as many at a time as memory allows: one pass over the documents numbers the values as
+ * they are met, by a hash table of each column, and notes the numbers row by row; then the values
+ * are sorted, numbers become ranks, and the arrays are written. */
+
+#define COLUMNS_SPARSE_PART 8 /* in fewer than one row of so many: listed sparsely */
+#define COLUMNS_TABLE_MIN   64
+#define COLUMNS_FIELD_SLOTS (4 * COLUMNS_MAX)
+#define COLUMNS_NO_NUMBER   UINT32_MAX /* in place of the value of an empty array */
+
+/* A value without what only one type needs. Integral reals are integers here. */
+struct column_key {
+    uint64_t bits; /* of a number; or the address of a text */
+    uint32_t size; /* of a text */
+    uint32_t type; /* document_type */
+};
+
+struct column_build {
+    const uint8_t *name; /* in a document */
+    uint32_t name_size, name_hash;
+    uint32_t present;
+    uint64_t elements;    /* an empty array counts for one */
+    uint64_t value_bytes; /* of the dictionary */
+    int has_arrays;
+    enum column_kind kind;
+    uint32_t turn; /* in the order of names */
+    /* While its group is made: */
+    uint32_t *numbers; /* dense: of each row, 1 more, 0: null; else of each element */
+    uint32_t *starts;  /* slots + 1; not of dense ones */
+    uint32_t *places;  /* of sparse ones */
+    uint32_t slots, used_slots, used_elements;
+    struct column_key *keys;
+    uint32_t key_count, key_capacity;
+    uint32_t *table; /* number + 1 of keys; open addressing */
+    uint32_t table_slots;
+    uint8_t entry[COLUMNS_ENTRY_BYTES];
+};
+
+struct columns_build {
+    struct segment_writer *writer;
+    struct memory *memory;
+    const struct columns_source *source;
+    uint32_t rows;
+    struct column_build *columns; /* COLUMNS_MAX of them, as they were met */
+    struct column_build **order;  /* by name */
+    uint32_t count;
+    uint32_t *fields; /* index + 1 by hash of the name; COLUMNS_FIELD_SLOTS */
+    int incomplete;
+    uint64_t at; /* bytes written */
+};
+
+/* ------------------------------------------------------------------ fields */
+
+static struct column_build *columns_field(struct columns_build *build,
+                                          const struct document_field *field, int add)
+{
+    const uint32_t hash = document_hash_name(field->name, field->name_size);
+    uint32_t slot = hash % COLUMNS_FIELD_SLOTS;
+    for (; build->fields[slot] != 0; slot = (slot + 1) % COLUMNS_FIELD_SLOTS) {
+        struct column_build *column = &build->columns[build->fields[slot] - 1];
+        if (column->name_hash == hash && column->name_size == field->name_size &&
+            memcmp(column->name, field->name, field->name_size) == 0)
+            return column;
+    }
+    if (!add)
+        return NULL;
+    if (build->count == COLUMNS_MAX) {
+        build->incomplete = 1;
+        return NULL;
+    }
+    struct column_build *column = &build->columns[build->count++];
+    build->fields[slot] = build->count;
+    column->name = field->name;
+    column->name_size = field->name_size;
+    column->name_hash = hash;
+    return column;
+}
+
+static void columns_count_field(struct columns_build *build, const struct document_field *field)
+{
+    const struct document_value *value = &field->value;
+    struct column_build *column =
+        value->type == DOCUMENT_NULL ? NULL : columns_field(build, field, 1);
+    if (column == NULL)
+        return;
+    column->present++;
+    column->elements += value->type == DOCUMENT_TEXTS && value->count != 0 ? value->count : 1;
+    column->has_arrays |= value->type == DOCUMENT_TEXTS;
+}
+
+static int columns_count(struct columns_build *build)
+{
+    int code = OMENDB_OK;
+    for (uint32_t row = 0; row < build->rows && code == OMENDB_OK; row++) {
+        const uint8_t *document;
+        code = build->source->read(build->source->context, row, &document);
+        const uint32_t fields = code == OMENDB_OK ? document_field_count(document) : 0;
+        for (uint32_t i = 0; i < fields; i++) {
+            struct document_field field;
+            document_field(document, i, &field);
+            columns_count_field(build, &field);
+        }
+    }
+    return code;
+}
+
+static int columns_compare_names(const void *left, const void *right)
+{
+    const struct column_build *a = *(const struct column_build *const *)left,
+                              *b = *(const struct column_build *const *)right;
+    const uint32_t least = a->name_size < b->name_size ? a->name_size : b->name_size;
+    const int order = least == 0 ? 0 : memcmp(a->name, b->name, least);
+    return order != 0 ? order : (a->name_size > b->name_size) - (a->name_size < b->name_size);
+}
+
+static enum column_kind column_choose(const struct column_build *column, uint32_t rows)
+{
+    if (column->elements >= UINT32_MAX / 2)
+        return COLUMN_NONE;
+    if (column->present < rows / COLUMNS_SPARSE_PART)
+        return COLUMN_SPARSE;
+    return column->has_arrays ? COLUMN_BY_ROW : COLUMN_DENSE;
+}
+
+static void columns_settle(struct columns_build *build)
+{
+    for (uint32_t i = 0; i < build->count; i++)
+        build->order[i] = &build->columns[i];
+    if (build->count > 1)
+        sort_array(build->order, build->count, sizeof *build->order, columns_compare_names);
+    for (uint32_t i = 0; i < build->count; i++) {
+        struct column_build *column = build->order[i];
+        column->turn = i;
+        column->kind = column_choose(column, build->rows);
+        column->slots = column->kind == COLUMN_SPARSE   ? column->present
+                        : column->kind == COLUMN_BY_ROW ? build->rows
+                                                        : 0;
+    }
+}
+
+/* ------------------------------------------------------------------ numbers for values */
+
+static struct column_key column_key_of(const struct document_value *value)
+{
+    struct column_key key = {0, 0, (uint32_t)value->type};
+    int64_t integer = value->integer;
+    if (value->type == DOCUMENT_TEXT) {
+        key.bits = (uint64_t)(uintptr_t)value->text;
+        key.size = value->size;
+    } else if (value->type == DOCUMENT_REAL && value->real >= -0x1p63 && value->real < 0x1p63 &&
+               (double)(int64_t)value->real == value->real) {
+        integer = (int64_t)value->real;
+        key.type = DOCUMENT_INTEGER;
+        memcpy(&key.bits, &integer, sizeof integer);
+    } else if (value->type == DOCUMENT_REAL) {
+        memcpy(&key.bits, &value->real, sizeof key.bits);
+    } else if (value->type == DOCUMENT_INTEGER) {
+        memcpy(&key.bits, &integer, sizeof integer);
+    }
+    return key;
+}
+
+static void column_key_value(const struct column_key *key, struct document_value *value)
+{
+    memset(value, 0, sizeof *value);
+    value->type = (enum document_type)key->type;
+    if (value->type == DOCUMENT_TEXT) {
+        value->text = (const uint8_t *)(uintptr_t)key->bits;
+        value->size = key->size;
+    } else if (value->type == DOCUMENT_REAL) {
+        memcpy(&value->real, &key->bits, sizeof value->real);
+    } else {
+        memcpy(&value->integer, &key->bits, sizeof value->integer);
+    }
+}
+
+static uint64_t column_key_hash(const struct column_key *key)
+{
+    return key->type == DOCUMENT_TEXT
+               ? document_hash_key((const uint8_t *)(uintptr_t)key->bits, key->size)
+               : idmap_mix(key->bits + key->type);
+}
+
+static int column_key_equals(const struct column_key *a, const struct column_key *b)
+{
+    if (a->type != b->type || a->size != b->size)
+        return 0;
+    return a->type == DOCUMENT_TEXT ? memcmp((const void *)(uintptr_t)a->bits,
+                                             (const void *)(uintptr_t)b->bits, a->size) == 0
+                                    : a->bits == b->bits;
+}
+
+static size_t column_value_bytes(const struct column_key *key)
+{
+    return key->type == DOCUMENT_TEXT ? (size_t)key->size + 1 : 1 + sizeof key->bits;
+}
+
+static uint32_t column_table_slot(const struct column_build *column, const struct column_key *key)
+{
+    uint32_t slot = (uint32_t)column_key_hash(key) & (column->table_slots - 1);
+    while (column->table[slot] != 0 &&
+           !column_key_equals(&column->keys[column->table[slot] - 1], key))
+        slot = (slot + 1) & (column->table_slots - 1);
+    return slot;
+}
+
+/* Room for one more key; the table is at most half full. */
+static int column_reserve_key(struct memory *memory, struct column_build *column)
+{
+    if (column->key_count < column->key_capacity)
+        return OMENDB_OK;
+    const uint32_t capacity =
+        column->key_capacity == 0 ? COLUMNS_TABLE_MIN / 2 : column->key_capacity * 2;
+    struct column_key *keys =
+        memory_resize(memory, column->keys, column->key_capacity * sizeof *keys,
+                      memory_multiply(capacity, sizeof *keys));
+    if (keys == NULL)
+        return OMENDB_NOMEM;
+    column->keys = keys;
+    column->key_capacity = capacity;
+    memory_free(memory, column->table, column->table_slots * sizeof *column->table);
+    column->table_slots = capacity * 2;
+    column->table = memory_zalloc(memory, column->table_slots * sizeof *column->table);
+    if (column->table == NULL) {
+        column->table_slots = 0;
+        return OMENDB_NOMEM;
+    }
+    for (uint32_t i = 0; i < column->key_count; i++)
+        column->table[column_table_slot(column, &keys[i])] = i + 1;
+    return OMENDB_OK;
+}
+
+static int column_number(struct memory *memory, struct column_build *column,
+                         const struct document_value *value, uint32_t *number)
+{
+    const struct column_key key = column_key_of(value);
+    int code = column_reserve_key(memory, column);
+    if (code != OMENDB_OK)
+        return code;
+    const uint32_t slot = column_table_slot(column, &key);
+    if (column->table[slot] == 0) {
+        column->keys[column->key_count++] = key;
+        column->table[slot] = column->key_count;
+        column->value_bytes += column_value_bytes(&key);
+    }
+    *number = column->table[slot] - 1;
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ one pass for a group */
+
+/* A document may be another one than when it was counted only where a file changes below us: what
+ * then is too much is left out. */
+static int column_add_element(struct memory *memory, struct column_build *column,
+                              const struct document_value *value)
+{
+    uint32_t number = COLUMNS_NO_NUMBER;
+    int code = value == NULL ? OMENDB_OK : column_number(memory, column, value, &number);
+    if (code == OMENDB_OK && column->used_elements < column->elements)
+        column->numbers[column->used_elements++] = number;
+    return code;
+}
+
+static int column_add_listed(struct memory *memory, struct column_build *column, uint32_t row,
+                             const struct document_value *value)
+{
+    uint32_t at = 0;
+    int code = OMENDB_OK;
+    if (column->kind == COLUMN_SPARSE) {
+        if (column->used_slots == column->slots)
+            return OMENDB_OK;
+        column->places[column->used_slots] = row;
+        column->starts[column->used_slots++] = column->used_elements;
+    }
+    if (value->type != DOCUMENT_TEXTS)
+        return column_add_element(memory, column, value);
+    if (value->count == 0)
+        return column_add_element(memory, column, NULL);
+    struct document_value text = {.type = DOCUMENT_TEXT, .count = 1};
+    while (code == OMENDB_OK && document_next_text(value, &at, &text.text, &text.size))
+        code = column_add_element(memory, column, &text);
+    return code;
+}
+
+static int column_add(struct memory *memory, struct column_build *column, uint32_t row,
+                      const struct document_value *value)
+{
+    uint32_t number;
+    if (column->kind != COLUMN_DENSE)
+        return column_add_listed(memory, column, row, value);
+    int code = column_number(memory, column, value, &number);
+    if (code == OMENDB_OK)
+        column->numbers[row] = number + 1;
+    return code;
+}
+
+static int columns_gather_row(struct columns_build *build, uint32_t first, uint32_t last,
+                              uint32_t row)
+{
+    const uint8_t *document;
+    int code = build->source->read(build->source->context, row, &document);
+    for (uint32_t i = first; i < last && code == OMENDB_OK; i++) {
+        if (build->order[i]->kind == COLUMN_BY_ROW)
+            build->order[i]->starts[row] = build->order[i]->used_elements;
+    }
+    const uint32_t fields = code == OMENDB_OK ? document_field_count(document) : 0;
+    for (uint32_t i = 0; i < fields && code == OMENDB_OK; i++) {
+        struct document_field field;
+        document_field(document, i, &field);
+        struct column_build *column =
+            field.value.type == DOCUMENT_NULL ? NULL : columns_field(build, &field, 0);
+        if (column != NULL && column->turn >= first && column->turn < last &&
+            column->kind != COLUMN_NONE)
+            code = column_add(build->memory, column, row, &field.value);
+    }
+    return code;
+}
+
+static size_t column_needs(const struct columns_build *build, const struct column_build *column)
+{
+    const uint64_t rows = column->kind == COLUMN_DENSE ? build->rows : column->elements;
+    return column->kind == COLUMN_NONE
+               ? 0
+               : memory_multiply((size_t)rows * 2 + (size_t)column->slots * 2 + 2,
+                                 sizeof(uint32_t));
+}
+
+static int column_begin_group(const struct columns_build *build, struct column_build *column)
+{
+    struct memory *memory = build->memory;
+    const size_t numbers = column->kind == COLUMN_DENSE ? build->rows : (size_t)column->elements;
+    if (column->kind == COLUMN_NONE)
+        return OMENDB_OK;
+    column->numbers = memory_zalloc(memory, memory_multiply(numbers, sizeof *column->numbers));
+    if (column->kind != COLUMN_DENSE)
+        column->starts = memory_zalloc(
+            memory, memory_multiply((size_t)column->slots + 1, sizeof *column->starts));
+    if (column->kind == COLUMN_SPARSE)
+        column->places =
+            memory_zalloc(memory, memory_multiply(column->slots, sizeof *column->places));
+    return column->numbers == NULL || (column->kind != COLUMN_DENSE && column->starts == NULL) ||
+                   (column->kind == COLUMN_SPARSE && column->places == NULL)
+               ? OMENDB_NOMEM
+               : OMENDB_OK;
+}
+
+static void column_end_group(const struct columns_build *build, struct column_build *column)
+{
+    struct memory *memory = build->memory;
+    const size_t numbers = column->kind == COLUMN_DENSE ? build->rows : (size_t)column->elements;
+    memory_free(memory, column->numbers, numbers * sizeof *column->numbers);
+    memory_free(memory, column->starts, ((size_t)column->slots + 1) * sizeof *column->starts);
+    memory_free(memory, column->places, column->slots * sizeof *column->places);
+    memory_free(memory, column->keys, column->key_capacity * sizeof *column->keys);
+    memory_free(memory, column->table, column->table_slots * sizeof *column->table);
+    column->numbers = column->starts = column->places = column->table = NULL;
+    column->keys = NULL;
+}
+
+/* ------------------------------------------------------------------ ranks */
+
+struct column_order {
+    struct column_key key;
+    uint32_t number;
+};
+
+static int column_compare_order(const void *left, const void *right)
+{
+    struct document_value a, b;
+    column_key_value(&((const struct column_order *)left)->key, &a);
+    column_key_value(&((const struct column_order *)right)->key, &b);
+    return document_compare(&a, &b);
+}
+
+static int column_compare_ranks(const void *left, const void *right)
+{
+    uint32_t a, b;
+    memcpy(&a, left, sizeof a);
+    memcpy(&b, right, sizeof b);
+    return (a > b) - (a < b);
+}
+
+static void column_replace_numbers(struct column_build *column, uint32_t rows,
+                                   const uint32_t *ranks)
+{
+    if (column->kind == COLUMN_DENSE) {
+        for (uint32_t row = 0; row < rows; row++) {
+            if (column->numbers[row] != 0)
+                column->numbers[row] = ranks[column->numbers[row] - 1] + 1;
+        }
+        return;
+    }
+    for (uint32_t i = 0; i < column->used_elements; i++)
+        column->numbers[i] =
+            column->numbers[i] == COLUMNS_NO_NUMBER ? column->key_count : ranks[column->numbers[i]];
+}
+
+/* Keys in the order of values; numbers become ranks. */
+static int column_rank_values(struct memory *memory, struct column_build *column, uint32_t rows)
+{
+    const uint32_t count = column->key_count;
+    struct column_order *order = memory_array(memory, count, sizeof *order);
+    uint32_t *ranks = memory_array(memory, count, sizeof *ranks);
+    int code = order == NULL || ranks == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++)
+        order[i] = (struct column_order){column->keys[i], i};
+    if (code == OMENDB_OK && count > 1)
+        sort_array(order, count, sizeof *order, column_compare_order);
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
+        column->keys[i] = order[i].key;
+        ranks[order[i].number] = i;
+    }
+    memory_free(memory, order, count * sizeof *order);
+    if (code == OMENDB_OK)
+        column_replace_numbers(column, rows, ranks);
+    memory_free(memory, ranks, count * sizeof *ranks);
+    return code;
+}
+
+/* In each slot the ranks ascend, each once. */
+static void column_sort_slots(struct column_build *column)
+{
+    uint32_t kept = 0, begin = 0;
+    for (uint32_t slot = 0; slot < column->slots; slot++) {
+        const uint32_t end = column->starts[slot + 1], first = kept;
+        if (end - begin > 1)
+            sort_array(column->numbers + begin, end - begin, sizeof *column->numbers,
+                       column_compare_ranks);
+        for (uint32_t i = begin; i < end; i++) {
+            if (kept == first || column->numbers[kept - 1] != column->numbers[i])
+                column->numbers[kept++] = column->numbers[i];
+        }
+        column->starts[slot] = first;
+        begin = end;
+    }
+    column->starts[column->slots] = column->used_elements = kept;
+}
+
+/* ------------------------------------------------------------------ writing */
+
+static int columns_put(struct columns_build *build, const void *data, size_t size)
+{
+    build->at += size;
+    return size == 0 ? OMENDB_OK : segment_writer_append(build->writer, data, size);
+}
+
+/* The next array begins here: its offset goes into the entry. */
+static int columns_begin_array(struct columns_build *build, uint8_t *entry, size_t field)
+{
+    static const uint8_t zeros[8];
+    int code = columns_put(build, zeros, (8 - build->at % 8) % 8);
+    format_put64(entry + field, build->at);
+    return code;
+}
+
+static int columns_put_numbers(struct columns_build *build, const uint32_t *numbers, size_t count)
+{
+    return columns_put(build, numbers, count * sizeof *numbers);
+}
+
+static int columns_put_ranks(struct columns_build *build, const struct column_build *column,
+                             uint32_t count, uint32_t rank_bytes)
+{
+    int code = OMENDB_OK;
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++)
+        code = columns_put(build, &column->numbers[i], rank_bytes); /* little-endian */
+    return code;
+}
+
+static int columns_put_values(struct columns_build *build, struct column_build *column)
+{
+    uint32_t end = 0;
+    int code = columns_begin_array(build, column->entry, COLUMNS_ENDS);
+    for (uint32_t i = 0; i < column->key_count && code == OMENDB_OK; i++) {
+        code = columns_put(build, &end, sizeof end);
+        end += (uint32_t)column_value_bytes(&column->keys[i]);
+    }
+    if (code == OMENDB_OK)
+        code = columns_put(build, &end, sizeof end);
+    if (code == OMENDB_OK)
+        code = columns_begin_array(build, column->entry, COLUMNS_TEXTS);
+    for (uint32_t i = 0; i < column->key_count && code == OMENDB_OK; i++) {
+        const struct column_key *key = &column->keys[i];
+        const uint8_t type = (uint8_t)key->type;
+        code = columns_put(build, &type, sizeof type);
+        if (code == OMENDB_OK)
+            code = key->type == DOCUMENT_TEXT
+                       ? columns_put(build, (const void *)(uintptr_t)key->bits, key->size)
+                       : columns_put(build, &key->bits, sizeof key->bits);
+    }
+    return code;
+}
+
+/* Counts the rows of each rank, and lists them: a sort by counting. `begins` has key_count + 1
+ * places, `rows` used_elements or, of a dense column, `present`. */
+static void column_list_rows(const struct columns_build *build, const struct column_build *column,
+                             uint32_t *begins, uint32_t *rows)
+{
+    const int dense = column->kind == COLUMN_DENSE;
+    const uint32_t slots = dense ? build->rows : column->slots;
+    for (uint32_t pass = 0; pass < 2; pass++) {
+        for (uint32_t slot = 0; slot < slots; slot++) {
+            const uint32_t row = column->kind == COLUMN_SPARSE ? column->places[slot] : slot;
+            const uint32_t first = dense ? slot : column->starts[slot];
+            const uint32_t last = dense ? slot + 1 : column->starts[slot + 1];
+            for (uint32_t i = first; i < last; i++) {
+                const uint32_t rank = column->numbers[i] - (uint32_t)dense;
+                if (rank >= column->key_count)
+                    continue;
+                if (pass == 0)
+                    begins[rank + 1]++;
+                else
+                    rows[begins[rank]++] = row;
+            }
+        }
+        for (uint32_t rank = 0; pass == 0 && rank < column->key_count; rank++)
+            begins[rank + 1] += begins[rank];
+    }
+    /* Each has moved on to where the next began. */
+    memmove(begins + 1, begins, column->key_count * sizeof *begins);
+    begins[0] = 0;
+}
+
+static int columns_put_rows(struct columns_build *build, struct column_build *column)
+{
+    struct memory *memory = build->memory;
+    const size_t begin_count = (size_t)column->key_count + 1;
+    const size_t most = column->kind == COLUMN_DENSE ? column->present : column->used_elements;
+    uint32_t *begins = memory_zalloc(memory, begin_count * sizeof *begins);
+    uint32_t *rows = memory_array(memory, most, sizeof *rows);
+    int code = begins == NULL || rows == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    if (code == OMENDB_OK) {
+        column_list_rows(build, column, begins, rows);
+        code = columns_begin_array(build, column->entry, COLUMNS_COUNTS);
+    }
+    if (code == OMENDB_OK)
+        code = columns_put_numbers(build, begins, begin_count);
+    if (code == OMENDB_OK)
+        code = columns_begin_array(build, column->entry, COLUMNS_ROWS);
+    if (code == OMENDB_OK)
+        code = columns_put_numbers(build, rows, begins[column->key_count]);
+    memory_free(memory, begins, begin_count * sizeof *begins);
+    memory_free(memory, rows, most * sizeof *rows);
+    return code;
+}
+
+static int columns_put_column(struct columns_build *build, struct column_build *column)
+{
+    const int dense = column->kind == COLUMN_DENSE;
+    /* A dense rank is stored 1 higher, an empty array as the number of values. */
+    const uint32_t greatest = column->key_count;
+    const uint32_t rank_bytes = greatest <= UINT8_MAX ? 1 : greatest <= UINT16_MAX ? 2 : 4;
+    int code = column_rank_values(build->memory, column, build->rows);
+    if (code != OMENDB_OK)
+        return code;
+    if (!dense)
+        column_sort_slots(column);
+    format_put32(column->entry + COLUMNS_RANK_BYTES, rank_bytes);
+    format_put32(column->entry + COLUMNS_VALUES, column->key_count);
+    format_put32(column->entry + COLUMNS_PRESENT, column->present);
+    format_put32(column->entry + COLUMNS_SLOTS, column->slots);
+    format_put32(column->entry + COLUMNS_ELEMENTS, dense ? 0 : column->used_elements);
+    code = columns_begin_array(build, column->entry, COLUMNS_RANKS);
+    if (code == OMENDB_OK)
+        code = columns_put_ranks(build, column, dense ? build->rows : column->used_elements,
+                                 rank_bytes);
+    if (code == OMENDB_OK && !dense) {
+        code = columns_begin_array(build, column->entry, COLUMNS_STARTS);
+        if (code == OMENDB_OK)
+            code = columns_put_numbers(build, column->starts, (size_t)column->slots + 1);
+    }
+    if (code == OMENDB_OK && column->kind == COLUMN_SPARSE) {
+        code = columns_begin_array(build, column->entry, COLUMNS_PLACES);
+        if (code == OMENDB_OK)
+            code = columns_put_numbers(build, column->places, column->slots);
+    }
+    if (code == OMENDB_OK)
+        code = columns_put_values(build, column);
+    return code == OMENDB_OK ? columns_put_rows(build, column) : code;
+}
+
+static int columns_put_name(struct columns_build *build, struct column_build *column,
+                            enum column_kind kind)
+{
+    int code = columns_begin_array(build, column->entry, COLUMNS_NAME);
+    format_put32(column->entry + COLUMNS_HASH, column->name_hash);
+    format_put32(column->entry + COLUMNS_NAME_BYTES, column->name_size);
+    format_put32(column->entry + COLUMNS_KIND, (uint32_t)kind);
+    return code == OMENDB_OK ? columns_put(build, column->name, column->name_size) : code;
+}
+
+/* The columns [first, last). */
+static int columns_make_group(struct columns_build *build, uint32_t first, uint32_t last)
+{
+    int code = OMENDB_OK;
+    for (uint32_t i = first; i < last && code == OMENDB_OK; i++)
+        code = column_begin_group(build, build->order[i]);
+    for (uint32_t row = 0; row < build->rows && code == OMENDB_OK; row++)
+        code = columns_gather_row(build, first, last, row);
+    for (uint32_t i = first; i < last && code == OMENDB_OK; i++) {
+        struct column_build *column = build->order[i];
+        const int too_large = column->value_bytes > UINT32_MAX;
+        code = columns_put_name(build, column, too_large ? COLUMN_NONE : column->kind);
+        if (code != OMENDB_OK || column->kind == COLUMN_NONE || too_large)
+            continue;
+        /* Slots that were not filled begin, and end, where the last one did. */
+        for (uint32_t slot = column->kind == COLUMN_SPARSE ? column->used_slots : build->rows;
+             column->starts != NULL && slot <= column->slots; slot++)
+            column->starts[slot] = column->used_elements;
+        code = columns_put_column(build, column);
+    }
+    for (uint32_t i = first; i < last; i++)
+        column_end_group(build, build->order[i]);
+    return code;
+}
+
+static int columns_write_all(struct columns_build *build, size_t most)
+{
+    uint8_t tail[COLUMNS_TAIL_BYTES], ignored[8] = {0};
+    int code = segment_writer_begin_section(build->writer, SECTION_COLUMNS);
+    for (uint32_t first = 0, last; first < build->count && code == OMENDB_OK; first = last) {
+        size_t needs = column_needs(build, build->order[first]);
+        for (last = first + 1; last < build->count; last++) {
+            needs = memory_add(needs, column_needs(build, build->order[last]));
+            if (needs > most)
+                break;
+        }
+        code = columns_make_group(build, first, last);
+    }
+    if (code == OMENDB_OK)
+        code = columns_begin_array(build, ignored, 0);
+    format_put64(tail, build->at);
+    format_put32(tail + 8, build->count);
+    format_put32(tail + 12, (uint32_t)build->incomplete);
+    for (uint32_t i = 0; i < build->count && code == OMENDB_OK; i++)
+        code = columns_put(build, build->order[i]->entry, COLUMNS_ENTRY_BYTES);
+    return code == OMENDB_OK ? columns_put(build, tail, sizeof tail) : code;
+}
+
+OMENDB_INTERNAL int columns_write(struct segment_writer *writer, struct memory *memory,
+                                  const struct columns_source *source, uint32_t rows, size_t most)
+{
+    struct columns_build build = {
+        .writer = writer, .memory = memory, .source = source, .rows = rows};
+    const size_t column_bytes = COLUMNS_MAX * sizeof *build.columns,
+                 order_bytes = COLUMNS_MAX * sizeof *build.order,
+                 field_bytes = COLUMNS_FIELD_SLOTS * sizeof *build.fields;
+    build.columns = memory_zalloc(memory, column_bytes);
+    build.order = memory_zalloc(memory, order_bytes);
+    build.fields = memory_zalloc(memory, field_bytes);
+    int code = build.columns == NULL || build.order == NULL || build.fields == NULL ? OMENDB_NOMEM
+                                                                                    : OMENDB_OK;
+    if (code == OMENDB_OK)
+        code = columns_count(&build);
+    if (code == OMENDB_OK && build.count != 0) {
+        columns_settle(&build);
+        code = columns_write_all(&build, most);
+    }
+    memory_free(memory, build.columns, build.columns == NULL ? 0 : column_bytes);
+    memory_free(memory, (void *)build.order, build.order == NULL ? 0 : order_bytes);
+    memory_free(memory, build.fields, build.fields == NULL ? 0 : field_bytes);
+    return code;
+}
+
+#undef COLUMNS_SPARSE_PART
+#undef COLUMNS_TABLE_MIN
+#undef COLUMNS_FIELD_SLOTS
+#undef COLUMNS_NO_NUMBER
 
 /* ==============================================================================================
  * wal.c
@@ -20958,6 +22021,74 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
 #ifndef OMENDB_DATABASE_H
 #define OMENDB_DATABASE_H
 
+/* ==============================================================================================
+ * column_filter.h
+ * ============================================================================================== */
+
+/* column_filter.h: a filter over the rows of one segment, by its columns. */
+#ifndef OMENDB_COLUMN_FILTER_H
+#define OMENDB_COLUMN_FILTER_H
+
+struct segment; /* database.h */
+
+/* Of one leaf: how a row of the segment is asked. */
+enum column_test_kind {
+    COLUMN_TEST_FIXED,   /* the same for all rows */
+    COLUMN_TEST_RANKS,   /* by its ranks */
+    COLUMN_TEST_DOCUMENT /* no column knows: by id and document */
+};
+
+struct column_test {
+    enum column_test_kind kind;
+    int fixed; /* the answer, where it is fixed */
+    int negated, null_matches;
+    struct column column;
+    uint32_t first_range, range_count; /* of ranks: [low, high) each, ascending, apart */
+    uint32_t most;                     /* rows that can match */
+    int listed; /* 1: the rows of its ranges are all that can match: the index leads to them */
+};
+
+struct column_range {
+    uint32_t low, high;
+};
+
+struct column_node {
+    uint32_t most;   /* rows that can match; UINT32_MAX: not known */
+    uint32_t fewest; /* of an AND: its child of which the fewest can */
+    int lists;       /* its rows are part of what column_filter_list lists */
+};
+
+/* What a filter means in one segment. */
+struct column_filter {
+    struct memory *memory;
+    const omendb_filter *filter; /* borrowed, as the next */
+    const struct segment *segment;
+    struct column_test *tests; /* one a leaf */
+    struct column_node *nodes; /* one a node */
+    struct column_range *ranges;
+    uint64_t *bits;
+    size_t test_capacity, node_capacity, range_count, range_capacity, word_capacity;
+    int code; /* of the first document that could not be read; OMENDB_OK: none */
+};
+
+/* Makes `plan`, which is zeroed or was made before, one for this segment. OMENDB_NOMEM,
+ * OMENDB_CORRUPT, OMENDB_IOERR. */
+OMENDB_INTERNAL int column_filter_make(struct column_filter *plan, struct memory *memory,
+                                       const omendb_filter *filter, const struct segment *segment);
+OMENDB_INTERNAL void column_filter_destroy(struct column_filter *plan); /* a zeroed one is OK */
+
+/* At most so many rows match; UINT32_MAX: not known. */
+OMENDB_INTERNAL uint32_t column_filter_most(const struct column_filter *plan);
+/* Whether the row matches. One that cannot be read does, and plan->code says why. */
+OMENDB_INTERNAL int column_filter_matches(struct column_filter *plan, uint32_t row);
+/* *bits: of the plan, a bit for each of `rows` rows: those that may match are set, where
+ * column_filter_most knows how many; each is still to be asked. OMENDB_NOMEM. */
+OMENDB_INTERNAL int column_filter_list(struct column_filter *plan, uint32_t rows, uint64_t **bits);
+
+#endif
+
+/* database.h, continued */
+
 #define DATABASE_PIN_SLOTS      64
 #define DATABASE_SCRATCH_SLOTS  32
 #define DATABASE_RETAINED       64
@@ -21025,7 +22156,7 @@ struct segment {
     _Atomic(struct segment_hot *) hot; /* a copy of what a walk reads, or NULL; set once */
     _Atomic uint32_t walks;            /* counted up to twice SEGMENT_WALKS_TO_HEAT */
     struct section_range ids, sorted_ids, sorted_rows, filter;
-    struct section_range document_ends, documents, key_hashes, key_rows, key_filter;
+    struct section_range document_ends, documents, key_hashes, key_rows, key_filter, columns;
     struct tombstones *tombstones;
     struct begin_array *begins;      /* NULL: visible to everybody */
     struct calibration *calibration; /* NULL: not calibrated */
@@ -21344,7 +22475,8 @@ struct scratch {
     size_t vector_capacity;
     uint8_t *code; /* the query as a code */
     size_t code_capacity;
-    struct matches matches; /* of one source */
+    struct matches matches;    /* of one source, as the next */
+    struct column_filter plan;
     uint32_t searches;      /* for which it was used; wraps */
 };
 OMENDB_INTERNAL struct scratch *scratch_take(omendb *db);               /* NULL: no memory */
@@ -21578,8 +22710,8 @@ OMENDB_INTERNAL uint64_t prepared_count_waiting(omendb *db);
  * them. */
 OMENDB_INTERNAL int part_write_ids(struct segment_writer *writer, struct memory *memory,
                                    const uint64_t *ids, uint32_t rows, struct part_info *info);
-/* The documents of a part, asked for from row 0 on in the order of rows, more than once. A
- * document that is read stays until the next one is. */
+/* The documents of a part, asked for from row 0 on in the order of rows, more than once. Documents
+ * that are read stay until the part is written. */
 struct part_documents {
     int (*read)(void *context, uint32_t row, const uint8_t **document);
     void *context;
@@ -21779,14 +22911,11 @@ OMENDB_INTERNAL uint64_t search_total_rows(const struct version *version, uint64
 /* The collection's curve, while it is in force for the version; or NULL. */
 OMENDB_INTERNAL const struct calibration *search_own_curve(const struct collection *collection,
                                                            const struct version *version);
-/* Which records may be hits. */
+/* Which records may be hits: those that pass both. */
 struct search_predicate {
-    int (*match)(void *context, uint64_t id);
+    int (*match)(void *context, uint64_t id); /* NULL: all */
     void *context;
-    /* NULL, or tells all rows of a source that match, where that is known: *rows a bit a row, and
-     * *count how many are set; NULL: not known. Then `match` is not called for the source. */
-    void (*known)(void *context, const struct memtable *memtable, const struct segment *segment,
-                  const uint64_t **rows, uint32_t *count);
+    const omendb_filter *filter; /* NULL: all */
 };
 /* What one call asks, in the engine's terms. */
 struct search_request {
@@ -22572,6 +23701,7 @@ OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection
     made->key_hashes = segment_section(file->file, part, SECTION_KEY_HASHES);
     made->key_rows = segment_section(file->file, part, SECTION_KEY_ROWS);
     made->key_filter = segment_section(file->file, part, SECTION_KEY_FILTER);
+    made->columns = segment_section(file->file, part, SECTION_COLUMNS);
     segment_set_views(made, collection);
     segment_read_calibration(made);
     *segment = made;
@@ -22937,6 +24067,7 @@ OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch)
     memory_free(scratch->memory, scratch->vector, scratch->vector_capacity);
     memory_free(scratch->memory, scratch->code, scratch->code_capacity);
     matches_destroy(&scratch->matches);
+    column_filter_destroy(&scratch->plan);
     memory_free(scratch->memory, scratch, sizeof *scratch);
 }
 
@@ -23363,6 +24494,364 @@ OMENDB_INTERNAL int location_document(const struct location *location, const uin
 }
 
 #undef DOCUMENTS_PROBES
+
+/* ==============================================================================================
+ * column_filter.c
+ * ============================================================================================== */
+
+/* column_filter.c: see column_filter.h.
+ *
+ * Each leaf becomes ranges of ranks. What negates one is the ranges between them where every row
+ * has one value at most; where rows have arrays it is asked row by row.
+ *
+ * How many rows can match follows from the leaves upwards: of a leaf the rows of its ranks, which
+ * the column counts; of OR the sum; of AND the least of its parts. The rows of that part, and of
+ * all parts below an OR, are listed by the columns, and are then asked for the rest. */
+
+/* ------------------------------------------------------------------ ranges */
+
+static int column_filter_add_range(struct column_filter *plan, struct column_test *test,
+                                   uint32_t low, uint32_t high)
+{
+    if (low >= high)
+        return OMENDB_OK;
+    struct column_range *last =
+        test->range_count == 0 ? NULL : plan->ranges + plan->range_count - 1;
+    if (last != NULL && last->high >= low) {
+        last->high = last->high > high ? last->high : high;
+        return OMENDB_OK;
+    }
+    if (plan->range_count == plan->range_capacity) {
+        const size_t capacity = plan->range_capacity * 2 + 16;
+        struct column_range *ranges =
+            memory_resize(plan->memory, plan->ranges, plan->range_capacity * sizeof *ranges,
+                          memory_multiply(capacity, sizeof *ranges));
+        if (ranges == NULL)
+            return OMENDB_NOMEM;
+        plan->ranges = ranges;
+        plan->range_capacity = capacity;
+    }
+    plan->ranges[plan->range_count++] = (struct column_range){low, high};
+    test->range_count++;
+    return OMENDB_OK;
+}
+
+static int column_filter_value_ranges(struct column_filter *plan, struct column_test *test,
+                                      const struct filter_set *set)
+{
+    int code = OMENDB_OK;
+    for (uint32_t i = 0; i < set->value_count && code == OMENDB_OK; i++) {
+        uint32_t low = 0, high = 0;
+        code = column_bound(&test->column, &set->values[i], 0, &low);
+        if (code == OMENDB_OK)
+            code = column_bound(&test->column, &set->values[i], 1, &high);
+        if (code == OMENDB_OK)
+            code = column_filter_add_range(plan, test, low, high);
+    }
+    return code;
+}
+
+static int column_filter_set_ranges(struct column_filter *plan, struct column_test *test,
+                                    const struct filter_set *set)
+{
+    int code = column_filter_value_ranges(plan, test, set);
+    for (uint32_t i = 0; i < set->range_count && code == OMENDB_OK; i++) {
+        const struct filter_range *range = &set->ranges[i];
+        uint32_t low = 0, high = test->column.values;
+        if (range->low.type != DOCUMENT_NULL)
+            code = column_bound(&test->column, &range->low, range->low_open, &low);
+        if (code == OMENDB_OK && range->high.type != DOCUMENT_NULL)
+            code = column_bound(&test->column, &range->high, !range->high_open, &high);
+        if (code == OMENDB_OK)
+            code = column_filter_add_range(plan, test, low, high);
+    }
+    return code;
+}
+
+/* The ranks that are in none of the ranges. */
+static int column_filter_complement(struct column_filter *plan, struct column_test *test)
+{
+    const uint32_t first = test->first_range, count = test->range_count;
+    uint32_t low = 0;
+    int code = OMENDB_OK;
+    test->first_range = (uint32_t)plan->range_count;
+    test->range_count = 0;
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
+        const struct column_range range = plan->ranges[first + i];
+        code = column_filter_add_range(plan, test, low, range.low);
+        low = range.high;
+    }
+    return code == OMENDB_OK ? column_filter_add_range(plan, test, low, test->column.values) : code;
+}
+
+/* ------------------------------------------------------------------ leaves */
+
+static void column_filter_fix(struct column_test *test, int answer, uint32_t rows)
+{
+    test->kind = COLUMN_TEST_FIXED;
+    test->fixed = answer;
+    test->most = answer ? rows : 0;
+    test->listed = !answer;
+}
+
+static int column_filter_ranks(struct column_filter *plan, struct column_test *test,
+                               const struct filter_leaf *leaf)
+{
+    const struct column *column = &test->column;
+    uint64_t most = 0;
+    test->kind = COLUMN_TEST_RANKS;
+    test->first_range = (uint32_t)plan->range_count;
+    int code = column_filter_set_ranges(plan, test, &leaf->set);
+    test->negated = leaf->negated;
+    test->null_matches = leaf->set.null_matches;
+    if (code == OMENDB_OK && test->negated && column->posting_count == column->present &&
+        (column->kind == COLUMN_DENSE || column->elements == column->present)) {
+        code = column_filter_complement(plan, test);
+        test->negated = 0;
+    }
+    for (uint32_t i = 0; i < test->range_count && code == OMENDB_OK; i++) {
+        const struct column_range range = plan->ranges[test->first_range + i];
+        const uint32_t begin = column_begin(column, range.low),
+                       end = column_begin(column, range.high);
+        most += end > begin ? end - begin : 0;
+    }
+    most = test->negated ? column->present : most;
+    most += test->null_matches ? column->rows - column->present : 0;
+    test->most = most < column->rows ? (uint32_t)most : column->rows;
+    test->listed = !test->negated && !test->null_matches;
+    return code;
+}
+
+static int column_filter_leaf(struct column_filter *plan, const struct columns *columns,
+                              const struct filter_leaf *leaf, struct column_test *test)
+{
+    const uint32_t rows = plan->segment->info.rows;
+    int found = 0;
+    *test = (struct column_test){.kind = COLUMN_TEST_DOCUMENT, .most = rows};
+    if (leaf->subject == FILTER_CONSTANT) {
+        column_filter_fix(test, filter_leaf_matches(plan->filter, leaf, 0, NULL), rows);
+        return OMENDB_OK;
+    }
+    if (leaf->subject != FILTER_FIELD)
+        return OMENDB_OK;
+    if (plan->segment->document_ends.length == 0) {
+        column_filter_fix(test, leaf->set.null_matches, rows);
+        return OMENDB_OK;
+    }
+    if (columns->range.length == 0)
+        return OMENDB_OK;
+    int code =
+        columns_find(columns, leaf->name, leaf->name_size, leaf->name_hash, &test->column, &found);
+    if (code != OMENDB_OK)
+        return code;
+    if (!found && !columns->incomplete)
+        column_filter_fix(test, leaf->set.null_matches, rows);
+    return found && test->column.kind != COLUMN_NONE ? column_filter_ranks(plan, test, leaf)
+                                                     : OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ nodes */
+
+static uint32_t column_filter_next_child(const omendb_filter *filter, uint32_t child)
+{
+    return filter->nodes[child].kind == FILTER_LEAF ? child + 1 : filter->nodes[child].end;
+}
+
+static void column_filter_bound_group(struct column_filter *plan, uint32_t group)
+{
+    const omendb_filter *filter = plan->filter;
+    struct column_node *node = &plan->nodes[group];
+    uint64_t sum = 0;
+    uint32_t least = UINT32_MAX, child = group + 1;
+    node->fewest = child;
+    for (; child < filter->nodes[group].end; child = column_filter_next_child(filter, child)) {
+        const uint32_t most = plan->nodes[child].most;
+        sum += most;
+        if (most < least) {
+            least = most;
+            node->fewest = child;
+        }
+    }
+    sum = sum < UINT32_MAX ? sum : UINT32_MAX;
+    node->most = filter->nodes[group].kind == FILTER_AND ? least : (uint32_t)sum;
+}
+
+/* From the last node to the first, as children come behind their parents; then back, to see which
+ * leaves list the rows. */
+static void column_filter_bound_nodes(struct column_filter *plan)
+{
+    const omendb_filter *filter = plan->filter;
+    for (uint32_t i = (uint32_t)filter->node_count; i-- > 0;) {
+        const struct filter_node *node = &filter->nodes[i];
+        plan->nodes[i] = (struct column_node){UINT32_MAX, 0, i == 0};
+        if (node->kind != FILTER_LEAF)
+            column_filter_bound_group(plan, i);
+        else if (plan->tests[node->leaf].listed)
+            plan->nodes[i].most = plan->tests[node->leaf].most;
+    }
+    for (uint32_t i = 0; i < filter->node_count; i++) {
+        const struct filter_node *node = &filter->nodes[i];
+        if (!plan->nodes[i].lists || node->kind == FILTER_LEAF)
+            continue;
+        for (uint32_t child = i + 1; child < node->end;
+             child = column_filter_next_child(filter, child))
+            plan->nodes[child].lists = node->kind == FILTER_OR || child == plan->nodes[i].fewest;
+    }
+}
+
+static int column_filter_reserve(struct column_filter *plan, const omendb_filter *filter)
+{
+    struct memory *memory = plan->memory;
+    plan->range_count = 0;
+    if (filter->leaf_count > plan->test_capacity) {
+        memory_free(memory, plan->tests, plan->test_capacity * sizeof *plan->tests);
+        plan->tests = memory_array(memory, filter->leaf_count, sizeof *plan->tests);
+        plan->test_capacity = plan->tests == NULL ? 0 : filter->leaf_count;
+        if (plan->tests == NULL)
+            return OMENDB_NOMEM;
+    }
+    if (filter->node_count > plan->node_capacity) {
+        memory_free(memory, plan->nodes, plan->node_capacity * sizeof *plan->nodes);
+        plan->nodes = memory_array(memory, filter->node_count, sizeof *plan->nodes);
+        plan->node_capacity = plan->nodes == NULL ? 0 : filter->node_count;
+        if (plan->nodes == NULL)
+            return OMENDB_NOMEM;
+    }
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int column_filter_make(struct column_filter *plan, struct memory *memory,
+                                       const omendb_filter *filter, const struct segment *segment)
+{
+    struct columns columns;
+    plan->memory = memory;
+    plan->filter = filter;
+    plan->segment = segment;
+    plan->code = OMENDB_OK;
+    int code = column_filter_reserve(plan, filter);
+    if (code == OMENDB_OK)
+        code = columns_open(&segment->file->file->blocks, segment->columns, segment->info.rows,
+                            &columns);
+    for (size_t i = 0; i < filter->leaf_count && code == OMENDB_OK; i++)
+        code = column_filter_leaf(plan, &columns, &filter->leaves[i], &plan->tests[i]);
+    if (code == OMENDB_OK)
+        column_filter_bound_nodes(plan);
+    return code;
+}
+
+OMENDB_INTERNAL void column_filter_destroy(struct column_filter *plan)
+{
+    struct memory *memory = plan->memory;
+    if (memory == NULL)
+        return;
+    memory_free(memory, plan->tests, plan->test_capacity * sizeof *plan->tests);
+    memory_free(memory, plan->nodes, plan->node_capacity * sizeof *plan->nodes);
+    memory_free(memory, plan->ranges, plan->range_capacity * sizeof *plan->ranges);
+    memory_free(memory, plan->bits, plan->word_capacity * sizeof *plan->bits);
+    memset(plan, 0, sizeof *plan);
+}
+
+OMENDB_INTERNAL uint32_t column_filter_most(const struct column_filter *plan)
+{
+    return plan->filter->node_count == 0 ? UINT32_MAX : plan->nodes[0].most;
+}
+
+/* ------------------------------------------------------------------ rows */
+
+static int column_filter_in_ranges(const struct column_filter *plan, const struct column_test *test,
+                                   uint32_t rank)
+{
+    const struct column_range *ranges = plan->ranges + test->first_range;
+    uint32_t low = 0, high = test->range_count;
+    while (low < high) {
+        const uint32_t middle = low + (high - low) / 2;
+        if (ranges[middle].high <= rank)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < test->range_count && ranges[low].low <= rank;
+}
+
+static int column_filter_row_ranks(const struct column_filter *plan, const struct column_test *test,
+                                   uint32_t row)
+{
+    uint32_t first, last;
+    column_elements(&test->column, row, &first, &last);
+    if (first == last)
+        return test->null_matches;
+    for (uint32_t i = first; i < last; i++) {
+        if (column_filter_in_ranges(plan, test, column_rank(&test->column, i)))
+            return !test->negated;
+    }
+    return test->negated;
+}
+
+static int column_filter_row_document(struct column_filter *plan, const struct filter_leaf *leaf,
+                                      uint32_t row)
+{
+    const uint8_t *document = NULL;
+    uint64_t id = 0;
+    int code = leaf->subject == FILTER_ID ? segment_id(plan->segment, row, &id)
+                                          : segment_document(plan->segment, row, &document);
+    if (code == OMENDB_OK)
+        return filter_leaf_matches(plan->filter, leaf, id, document);
+    if (plan->code == OMENDB_OK)
+        plan->code = code;
+    return 1;
+}
+
+OMENDB_INTERNAL int column_filter_matches(struct column_filter *plan, uint32_t row)
+{
+    const omendb_filter *filter = plan->filter;
+    uint32_t next = 0;
+    while (next < FILTER_MISS) {
+        const struct column_test *test = &plan->tests[next];
+        const struct filter_leaf *leaf = &filter->leaves[next];
+        const int matches =
+            test->kind == COLUMN_TEST_RANKS   ? column_filter_row_ranks(plan, test, row)
+            : test->kind == COLUMN_TEST_FIXED ? test->fixed
+                                              : column_filter_row_document(plan, leaf, row);
+        next = matches ? leaf->if_true : leaf->if_false;
+    }
+    return next == FILTER_MATCH;
+}
+
+static void column_filter_list_leaf(const struct column_filter *plan,
+                                    const struct column_test *test, uint64_t *bits, uint32_t rows)
+{
+    const struct column *column = &test->column;
+    for (uint32_t i = 0; i < test->range_count; i++) {
+        const struct column_range range = plan->ranges[test->first_range + i];
+        const uint32_t end = column_begin(column, range.high);
+        for (uint32_t at = column_begin(column, range.low); at < end; at++) {
+            uint32_t row;
+            memcpy(&row, column->postings + (size_t)at * sizeof row, sizeof row);
+            if (row < rows)
+                bits[row / 64] |= UINT64_C(1) << (row % 64);
+        }
+    }
+}
+
+OMENDB_INTERNAL int column_filter_list(struct column_filter *plan, uint32_t rows, uint64_t **bits)
+{
+    const size_t words = (size_t)rows / 64 + 1;
+    if (words > plan->word_capacity) {
+        memory_free(plan->memory, plan->bits, plan->word_capacity * sizeof *plan->bits);
+        plan->bits = memory_array(plan->memory, words, sizeof *plan->bits);
+        plan->word_capacity = plan->bits == NULL ? 0 : words;
+        if (plan->bits == NULL)
+            return OMENDB_NOMEM;
+    }
+    memset(plan->bits, 0, words * sizeof *plan->bits);
+    for (size_t i = 0; i < plan->filter->node_count; i++) {
+        const struct filter_node *node = &plan->filter->nodes[i];
+        if (plan->nodes[i].lists && node->kind == FILTER_LEAF)
+            column_filter_list_leaf(plan, &plan->tests[node->leaf], plan->bits, rows);
+    }
+    *bits = plan->bits;
+    return OMENDB_OK;
+}
 
 /* ==============================================================================================
  * hot.c
@@ -26086,6 +27575,7 @@ OMENDB_INTERNAL uint64_t prepared_count_waiting(omendb *db)
 
 #define PART_CODED 8192               /* rows coded between releases of their vectors */
 #define PART_CODES ((size_t)64 << 10) /* bytes of codes written at a time */
+#define PART_COLUMNS ((size_t)64 << 20) /* bytes of columns that are made at a time */
 
 /* ------------------------------------------------------------------ ids */
 
@@ -26257,7 +27747,8 @@ OMENDB_INTERNAL int part_write_documents(struct segment_writer *writer, struct m
         code = part_write_keys(writer, memory, keys, found);
     }
     memory_free(memory, keys, key_count * sizeof *keys);
-    return code;
+    const struct columns_source source = {documents->read, documents->context};
+    return code == OMENDB_OK ? columns_write(writer, memory, &source, rows, PART_COLUMNS) : code;
 }
 
 /* ------------------------------------------------------------------ what a part says, its graph */
@@ -26455,6 +27946,7 @@ OMENDB_INTERNAL int part_write_codes(struct segment_writer *writer,
 
 #undef PART_CODED
 #undef PART_CODES
+#undef PART_COLUMNS
 
 /* ==============================================================================================
  * collect.c
@@ -31712,6 +33204,7 @@ struct search_source {
     const struct search_request *hiding; /* its transaction hides rows; NULL: it is not asked */
     const struct search_predicate *predicate; /* NULL: all match, or `chosen` tells */
     struct matches *matches;                  /* its answers */
+    struct column_filter *plan;               /* its filter, of a segment; NULL: there is none */
     const uint64_t *chosen;                   /* NULL, or a bit for each row that matches, */
     uint32_t chosen_count;                    /* of which so many do */
     const struct tombstones *tombstones;
@@ -31772,21 +33265,45 @@ static int search_visible(const void *context, uint32_t row)
 
 static int search_id_matches(const struct search_predicate *predicate, uint64_t id)
 {
-    return predicate == NULL || predicate->match(predicate->context, id) != 0;
+    return predicate->match == NULL || predicate->match(predicate->context, id) != 0;
 }
 
-/* Whether the predicate, if there is one, lets the row through. One whose id cannot be read counts
- * as a match: where it is a hit, naming it fails. */
+static int search_record_matches(const struct search_predicate *predicate, uint64_t id,
+                                 const uint8_t *document)
+{
+    if (predicate == NULL)
+        return 1;
+    if (predicate->filter != NULL && !filter_matches(predicate->filter, id, document))
+        return 0;
+    return search_id_matches(predicate, id);
+}
+
+/* Whether the predicate lets the row through. One that cannot be read counts as a match: where its
+ * id cannot be, naming it fails; where its document cannot be, the plan says so in the end. */
+static int search_row_matches(const struct search_source *source, uint32_t row)
+{
+    const struct search_predicate *predicate = source->predicate;
+    uint64_t id;
+    if (source->plan != NULL) {
+        if (!column_filter_matches(source->plan, row))
+            return 0;
+    } else if (predicate->filter != NULL &&
+               !filter_matches(predicate->filter, memtable_id(source->memtable, row),
+                               memtable_document(source->memtable, row))) {
+        return 0;
+    }
+    return predicate->match == NULL || search_source_id(source, row, &id) != OMENDB_OK ||
+           search_id_matches(predicate, id);
+}
+
 static int search_matches(const struct search_source *source, uint32_t row)
 {
     const uint64_t bit = UINT64_C(1) << (row % 64);
-    uint64_t id;
     if (source->predicate == NULL)
         return 1;
     if (matches_knows(source->matches, row))
         return matches_has(source->matches, row);
-    int answer =
-        search_source_id(source, row, &id) != OMENDB_OK || search_id_matches(source->predicate, id);
+    int answer = search_row_matches(source, row);
     matches_note(source->matches, row / 64, bit, answer ? bit : 0);
     return answer;
 }
@@ -31832,6 +33349,10 @@ static void search_match_word(const struct search_source *source, uint32_t first
     uint64_t asked = left, chosen = 0, id;
     for (; left != 0; left &= left - 1) {
         const uint32_t bit = graph_lowest_bit(left);
+        if (source->predicate->filter != NULL) {
+            chosen |= (uint64_t)search_row_matches(source, word * 64 + bit) << bit;
+            continue;
+        }
         if (ids != NULL)
             memcpy(&id, ids + bit * sizeof id, sizeof id);
         if (ids == NULL || search_id_matches(source->predicate, id))
@@ -32299,20 +33820,56 @@ static uint64_t search_first_look(const struct search_look *look)
     return cost < (double)first ? (uint64_t)cost + 1 : first;
 }
 
+/* Whether the rows that the columns list are few enough to be asked before anything else. */
+static int search_lists_few(const struct search_request *request,
+                            const struct search_source *source)
+{
+    const size_t work = request->ef > request->k ? request->ef : request->k;
+    return source->plan != NULL &&
+           column_filter_most(source->plan) / SEARCH_TESTS <= SEARCH_PER_CANDIDATE * work;
+}
+
+/* Asks of the rows that the columns list; of all others they tell that they do not match. all: 1:
+ * that is noted of these, too. */
+static int search_ask_listed(const struct search_source *source, int all)
+{
+    const uint32_t words = source->row_limit / 64 + 1;
+    uint64_t *bits;
+    int code = column_filter_list(source->plan, source->row_limit, &bits);
+    for (uint32_t word = 0; word < words && code == OMENDB_OK; word++) {
+        uint64_t chosen = 0, left = bits[word] & ~source->matches->asked[word];
+        const uint64_t asked = all ? ~source->matches->asked[word] : left;
+        for (; left != 0; left &= left - 1) {
+            const uint32_t bit = graph_lowest_bit(left);
+            chosen |= (uint64_t)search_row_matches(source, word * 64 + bit) << bit;
+        }
+        if (asked != 0)
+            matches_note(source->matches, word, asked, chosen);
+    }
+    return code;
+}
+
 static int search_begin_predicate(const struct search_request *request, struct scratch *scratch,
                                   struct search_source *source)
 {
     const struct search_predicate *predicate = request->predicate;
     if (predicate == NULL)
         return OMENDB_OK;
-    if (predicate->known != NULL)
-        predicate->known(predicate->context, source->memtable, source->segment, &source->chosen,
-                         &source->chosen_count);
-    if (source->chosen != NULL)
-        return OMENDB_OK;
     source->predicate = predicate;
     source->matches = &scratch->matches;
-    return matches_begin(&scratch->matches, source->row_limit);
+    int code = matches_begin(&scratch->matches, source->row_limit);
+    if (code == OMENDB_OK && predicate->filter != NULL && source->segment != NULL) {
+        source->plan = &scratch->plan;
+        code =
+            column_filter_make(&scratch->plan, scratch->memory, predicate->filter, source->segment);
+    }
+    if (code == OMENDB_OK && search_lists_few(request, source)) {
+        code = search_ask_listed(source, 0);
+        source->chosen = source->matches->chosen;
+        source->chosen_count = (uint32_t)source->matches->chosen_rows;
+        source->predicate = NULL;
+    }
+    return code;
 }
 
 /* What the source adds to the shares of all. */
@@ -32322,6 +33879,7 @@ static void search_tell_matches(const struct search_request *request,
 {
     double share = 1.0;
     if (source->chosen != NULL) {
+        explain->matches_tested += source->matches->asked_rows;
         share = (double)source->chosen_count / source->row_limit;
     } else if (source->predicate != NULL) {
         const struct matches *matches = source->matches;
@@ -32405,6 +33963,9 @@ static int search_rows(const struct search_request *request, const struct search
     else
         code = search_walk_rows(request, source, scratch, k, &answer, &look, &walked, count,
                                 counters, explain);
+    if (code == OMENDB_OK && walked == 0 && source->predicate != NULL && source->plan != NULL &&
+        column_filter_most(source->plan) < source->row_limit / 2)
+        code = search_ask_listed(source, 1);
     if (code == OMENDB_OK && walked < source->row_limit)
         code = search_scan_rows(request, source, scratch, k, walked, count, counters, explain);
     if (code == OMENDB_OK)
@@ -32601,7 +34162,7 @@ static int search_own_writes(const struct search_request *request, struct scratc
             write->id == request->excluded_id)
             continue;
         explain->matches_tested += request->predicate != NULL;
-        if (!search_id_matches(request->predicate, write->id))
+        if (!search_record_matches(request->predicate, write->id, write->document))
             continue;
         float distance = request->collection->kernel->pair(request->vector, write->vector,
                                                            request->collection->schema.dim);
@@ -32635,51 +34196,90 @@ static int search_source(const struct search_request *request, struct search_sou
         code = search_rows(request, source, scratch, k, plan, &count, counters, explain);
     if (code == OMENDB_OK)
         code = search_name_hits(&naming, k, count, *best, counters);
+    if (code == OMENDB_OK && source->plan != NULL)
+        code = source->plan->code;
     if (code == OMENDB_OK)
         search_merge(scratch, naming.count, k, best);
     explain->segments++;
     return code;
 }
 
+/* Who gets the ids of what matches. */
+struct search_receiver {
+    int (*each)(void *context, uint64_t id);
+    void *context;
+};
+
+static int search_hand_out(const struct search_source *source, uint32_t row,
+                           const struct search_receiver *receiver)
+{
+    uint64_t id;
+    if (!search_visible(source, row) ||
+        (source->predicate != NULL && !search_row_matches(source, row)))
+        return OMENDB_OK;
+    int code = search_source_id(source, row, &id);
+    return code == OMENDB_OK ? receiver->each(receiver->context, id) : code;
+}
+
+/* The rows that the columns list, or all. */
 static int search_each_row(const struct search_source *source,
-                           const struct search_predicate *predicate,
-                           int (*each)(void *context, uint64_t id), void *context)
+                           const struct search_receiver *receiver)
+{
+    uint64_t *bits = NULL;
+    int code = OMENDB_OK;
+    if (source->plan != NULL && column_filter_most(source->plan) < source->row_limit)
+        code = column_filter_list(source->plan, source->row_limit, &bits);
+    for (uint32_t word = 0; word <= source->row_limit / 64 && code == OMENDB_OK; word++) {
+        uint64_t left = bits == NULL ? UINT64_MAX : bits[word];
+        for (; left != 0 && code == OMENDB_OK; left &= left - 1) {
+            const uint32_t row = word * 64 + graph_lowest_bit(left);
+            if (row < source->row_limit)
+                code = search_hand_out(source, row, receiver);
+        }
+    }
+    return code == OMENDB_OK && source->plan != NULL ? source->plan->code : code;
+}
+
+static int search_each_source(const struct search_request *request, struct search_source *source,
+                              struct scratch *scratch, const struct search_receiver *receiver)
 {
     int code = OMENDB_OK;
-    for (uint32_t row = 0; row < source->row_limit && code == OMENDB_OK; row++) {
-        uint64_t id;
-        if (!search_visible(source, row))
-            continue;
-        code = search_source_id(source, row, &id);
-        if (code == OMENDB_OK && search_id_matches(predicate, id))
-            code = each(context, id);
+    source->hiding = request->txn != NULL ? request : NULL;
+    source->predicate = request->predicate;
+    if (request->predicate != NULL && request->predicate->filter != NULL &&
+        source->segment != NULL) {
+        source->plan = &scratch->plan;
+        code = column_filter_make(source->plan, scratch->memory, request->predicate->filter,
+                                  source->segment);
     }
-    return code;
+    return code == OMENDB_OK ? search_each_row(source, receiver) : code;
 }
 
 OMENDB_INTERNAL int search_each_match(const struct search_request *request,
                                       int (*each)(void *context, uint64_t id), void *context)
 {
     const struct version *version = request->version;
+    const struct search_receiver receiver = {each, context};
     const uint32_t memtables = version->memtable_count;
+    struct scratch *scratch = scratch_take(request->collection->db);
     struct search_source source;
-    int code = OMENDB_OK;
+    int code = scratch == NULL ? OMENDB_NOMEM : OMENDB_OK;
     for (uint32_t i = 0; i < memtables + version->segment_count && code == OMENDB_OK; i++) {
         if (i < memtables)
             search_memtable_source(version->memtables[i], request->collection, request->commit,
                                    &source);
         else
             search_segment_source(version->segments[i - memtables], request->commit, &source);
-        source.hiding = request->txn != NULL ? request : NULL;
-        code = search_each_row(&source, request->predicate, each, context);
+        code = search_each_source(request, &source, scratch, &receiver);
     }
     for (size_t i = 0; request->txn != NULL && i < request->txn->write_count && code == OMENDB_OK;
          i++) {
         const struct txn_write *write = &request->txn->writes[i];
         if (write->collection == request->collection && write->vector != NULL &&
-            search_id_matches(request->predicate, write->id))
+            search_record_matches(request->predicate, write->id, write->document))
             code = each(context, write->id);
     }
+    scratch_give(request->collection->db, scratch);
     return code;
 }
 
@@ -37658,6 +39258,9 @@ OMENDB_INTERNAL int api_txn(const omendb_collection *handle, const omendb_txn *t
 OMENDB_INTERNAL int api_reading(omendb_collection *collection, const omendb_txn *txn);
 OMENDB_INTERNAL int api_writing(const omendb_collection *handle, const omendb_txn *txn);
 
+/* NULL, or a filter of the same database. */
+OMENDB_INTERNAL int api_filter(const omendb *db, const omendb_filter *filter);
+
 /* Valid UTF-8 without control characters, 1 to 255 bytes. */
 OMENDB_INTERNAL int api_name(const char *name, const char *whose);
 
@@ -37748,6 +39351,15 @@ OMENDB_INTERNAL int api_txn(const omendb_collection *handle, const omendb_txn *t
         return OMENDB_OK;
     if (!handle_is(txn, TXN_MAGIC) || txn->db != handle->db)
         return error_set(OMENDB_MISUSE, "txn is not an open transaction of this database");
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int api_filter(const omendb *db, const omendb_filter *filter)
+{
+    if (filter == NULL)
+        return OMENDB_OK;
+    if (!handle_is(filter, FILTER_MAGIC) || filter->db != db)
+        return error_set(OMENDB_MISUSE, "filter is not an open filter of this database");
     return OMENDB_OK;
 }
 
@@ -39237,7 +40849,7 @@ static void api_matching_request(omendb_collection *collection, omendb_txn *txn,
 {
     *request = (struct search_request){.collection = collection->collection};
     request->txn = txn != NULL && txn->write_count != 0 ? txn : NULL;
-    request->predicate = predicate->match != NULL ? predicate : NULL;
+    request->predicate = predicate->match != NULL || predicate->filter != NULL ? predicate : NULL;
 }
 
 static int api_count_one(void *context, uint64_t id)
@@ -39248,16 +40860,20 @@ static int api_count_one(void *context, uint64_t id)
 }
 
 OMENDB_API int omendb_count_matching(omendb_collection *collection, omendb_txn *txn,
+                                     const omendb_filter *filter,
                                      int (*match)(void *match_context, uint64_t id), void *context,
                                      uint64_t *count)
 {
-    const struct search_predicate predicate = {.match = match, .context = context};
+    const struct search_predicate predicate = {
+        .match = match, .context = context, .filter = filter};
     struct search_request request;
     uint64_t counted = 0;
     if (count == NULL)
         return api_null("count");
     *count = 0;
     int code = api_reading(collection, txn);
+    if (code == OMENDB_OK)
+        code = api_filter(collection->db, filter);
     if (code != OMENDB_OK)
         return code;
     api_matching_request(collection, txn, &predicate, &request);
@@ -39335,16 +40951,20 @@ static int api_try_delete_matching(omendb_collection *collection, omendb_txn *tx
 }
 
 OMENDB_API int omendb_delete_matching(omendb_collection *collection, omendb_txn *txn,
+                                      const omendb_filter *filter,
                                       int (*match)(void *match_context, uint64_t id), void *context,
                                       uint64_t *deleted)
 {
-    const struct search_predicate predicate = {.match = match, .context = context};
+    const struct search_predicate predicate = {
+        .match = match, .context = context, .filter = filter};
     struct work_wait wait = {0};
     uint64_t gone = 0;
     uint32_t conflicts = 0;
     if (deleted != NULL)
         *deleted = 0;
     int code = api_writing(collection, txn);
+    if (code == OMENDB_OK)
+        code = api_filter(collection->db, filter);
     if (code != OMENDB_OK)
         return code;
     do {
@@ -39411,6 +41031,9 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
                          (double)query->radius);
     if (query->match == NULL && query->match_context != NULL)
         return error_set(OMENDB_INVALID, "query.match_context is set, but match is NULL");
+    code = api_filter(collection->db, query->filter);
+    if (code != OMENDB_OK)
+        return code;
     if (query->explain != NULL && one)
         return api_struct(query->explain->struct_size, sizeof *query->explain, "explain");
     return OMENDB_OK;
@@ -39420,11 +41043,12 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
 static void api_request(omendb_collection *collection, omendb_txn *txn, const omendb_query *query,
                         struct search_predicate *predicate, struct search_request *request)
 {
-    *predicate = (struct search_predicate){.match = query->match, .context = query->match_context};
+    *predicate = (struct search_predicate){
+        .match = query->match, .context = query->match_context, .filter = query->filter};
     *request = (struct search_request){.collection = collection->collection,
                                        .excluded_id = OMENDB_ID_AUTO};
     request->txn = txn != NULL && txn->write_count != 0 ? txn : NULL;
-    request->predicate = query->match != NULL ? predicate : NULL;
+    request->predicate = query->match != NULL || query->filter != NULL ? predicate : NULL;
     request->k = query->k;
     request->stretch = query->stretch;
     request->ef = query->ef != 0          ? query->ef

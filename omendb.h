@@ -284,6 +284,7 @@ typedef struct omendb omendb;
 typedef struct omendb_collection omendb_collection;
 typedef struct omendb_txn omendb_txn;
 typedef struct omendb_rows omendb_rows;
+typedef struct omendb_filter omendb_filter;
 
 enum {
     OMENDB_SYNC_FULL = 0,   /* a commit returns when it is on the device */
@@ -1125,13 +1126,14 @@ OMENDB_API int omendb_count(omendb_collection *collection, omendb_txn *txn, uint
 /* Counts the visible records that match a condition, which is asked once of each.
  *
  * txn:      as omendb_get.
+ * filter:   NULL: all match. Beside `match` those count that pass both.
  * match:    as in omendb_query, called from this thread; NULL: all match.
  * context:  given to match.
  * count:    receives the number; 0 on failure.
  * Threads:  any; waits for no writer.
  * Returns:  OMENDB_OK, OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_API int omendb_count_matching(omendb_collection *collection, omendb_txn *txn,
-                                     int (*match)(void *match_context, uint64_t id), void *context,
+                                     const omendb_filter *filter, int (*match)(void *match_context, uint64_t id), void *context,
                                      uint64_t *count);
 
 /* Deletes the records that match a condition, as one commit: all or none.
@@ -1140,6 +1142,7 @@ OMENDB_API int omendb_count_matching(omendb_collection *collection, omendb_txn *
  *           commit. Without one they are those of the newest state when the call chooses; where one
  *           of them was changed before the commit, the call chooses again, up to 16 times, then it
  *           gives OMENDB_CONFLICT and nothing was done. Records that are added meanwhile stay.
+ * filter:   NULL: all match. Beside `match` those count that pass both.
  * match:    as in omendb_query, called from this thread; NULL: all match.
  * context:  given to match.
  * deleted:  NULL, or receives how many; 0 on failure.
@@ -1147,7 +1150,7 @@ OMENDB_API int omendb_count_matching(omendb_collection *collection, omendb_txn *
  * Returns:  OMENDB_OK and the errors of omendb_delete_batch; OMENDB_TOOBIG: the vectors of those
  *           that match have more than 1 GiB; OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_API int omendb_delete_matching(omendb_collection *collection, omendb_txn *txn,
-                                      int (*match)(void *match_context, uint64_t id), void *context,
+                                      const omendb_filter *filter, int (*match)(void *match_context, uint64_t id), void *context,
                                       uint64_t *deleted);
 
 /* Opens a cursor over the records with from <= id <= to, ascending, as they are at this moment: it
@@ -1232,7 +1235,6 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows);
  *
  * THREADS. Any number of threads may search with one filter at once, as long as none binds, or
  * frees, meanwhile. */
-typedef struct omendb_filter omendb_filter;
 
 /* Compiles a filter.
  *
@@ -1391,11 +1393,13 @@ typedef struct omendb_query {
      * called from several threads at once. It must not call the database. */
     int (*match)(void *match_context, uint64_t id);
     void *match_context; /* given to match; NULL without one */
+    const omendb_filter *filter; /* NULL: all records; else only those that match it; beside
+                                  * `match` those that pass both */
 } omendb_query;
 #define OMENDB_QUERY_INIT                                                                          \
     {                                                                                              \
         sizeof(omendb_query), NULL, OMENDB_ID_AUTO, OMENDB_F32, 0, 10, 0, 0, 0.0f, 0.0f, NULL, 0,  \
-            0.0f, 0, NULL, NULL                                                                    \
+            0.0f, 0, NULL, NULL, NULL                                                              \
     }
 OMENDB_API void omendb_query_init(omendb_query *query);
 

@@ -21,6 +21,9 @@ OMENDB_INTERNAL int api_txn(const omendb_collection *handle, const omendb_txn *t
 OMENDB_INTERNAL int api_reading(omendb_collection *collection, const omendb_txn *txn);
 OMENDB_INTERNAL int api_writing(const omendb_collection *handle, const omendb_txn *txn);
 
+/* NULL, or a filter of the same database. */
+OMENDB_INTERNAL int api_filter(const omendb *db, const omendb_filter *filter);
+
 /* Valid UTF-8 without control characters, 1 to 255 bytes. */
 OMENDB_INTERNAL int api_name(const char *name, const char *whose);
 

@@ -76,6 +76,15 @@ OMENDB_INTERNAL int api_txn(const omendb_collection *handle, const omendb_txn *t
     return OMENDB_OK;
 }
 
+OMENDB_INTERNAL int api_filter(const omendb *db, const omendb_filter *filter)
+{
+    if (filter == NULL)
+        return OMENDB_OK;
+    if (!handle_is(filter, FILTER_MAGIC) || filter->db != db)
+        return error_set(OMENDB_MISUSE, "filter is not an open filter of this database");
+    return OMENDB_OK;
+}
+
 OMENDB_INTERNAL int api_reading(omendb_collection *collection, const omendb_txn *txn)
 {
     int code = api_collection(collection);

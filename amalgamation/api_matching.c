@@ -12,7 +12,7 @@ static void api_matching_request(omendb_collection *collection, omendb_txn *txn,
 {
     *request = (struct search_request){.collection = collection->collection};
     request->txn = txn != NULL && txn->write_count != 0 ? txn : NULL;
-    request->predicate = predicate->match != NULL ? predicate : NULL;
+    request->predicate = predicate->match != NULL || predicate->filter != NULL ? predicate : NULL;
 }
 
 static int api_count_one(void *context, uint64_t id)
@@ -23,16 +23,20 @@ static int api_count_one(void *context, uint64_t id)
 }
 
 OMENDB_API int omendb_count_matching(omendb_collection *collection, omendb_txn *txn,
+                                     const omendb_filter *filter,
                                      int (*match)(void *match_context, uint64_t id), void *context,
                                      uint64_t *count)
 {
-    const struct search_predicate predicate = {.match = match, .context = context};
+    const struct search_predicate predicate = {
+        .match = match, .context = context, .filter = filter};
     struct search_request request;
     uint64_t counted = 0;
     if (count == NULL)
         return api_null("count");
     *count = 0;
     int code = api_reading(collection, txn);
+    if (code == OMENDB_OK)
+        code = api_filter(collection->db, filter);
     if (code != OMENDB_OK)
         return code;
     api_matching_request(collection, txn, &predicate, &request);
@@ -110,16 +114,20 @@ static int api_try_delete_matching(omendb_collection *collection, omendb_txn *tx
 }
 
 OMENDB_API int omendb_delete_matching(omendb_collection *collection, omendb_txn *txn,
+                                      const omendb_filter *filter,
                                       int (*match)(void *match_context, uint64_t id), void *context,
                                       uint64_t *deleted)
 {
-    const struct search_predicate predicate = {.match = match, .context = context};
+    const struct search_predicate predicate = {
+        .match = match, .context = context, .filter = filter};
     struct work_wait wait = {0};
     uint64_t gone = 0;
     uint32_t conflicts = 0;
     if (deleted != NULL)
         *deleted = 0;
     int code = api_writing(collection, txn);
+    if (code == OMENDB_OK)
+        code = api_filter(collection->db, filter);
     if (code != OMENDB_OK)
         return code;
     do {

@@ -49,6 +49,9 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
                          (double)query->radius);
     if (query->match == NULL && query->match_context != NULL)
         return error_set(OMENDB_INVALID, "query.match_context is set, but match is NULL");
+    code = api_filter(collection->db, query->filter);
+    if (code != OMENDB_OK)
+        return code;
     if (query->explain != NULL && one)
         return api_struct(query->explain->struct_size, sizeof *query->explain, "explain");
     return OMENDB_OK;
@@ -58,11 +61,12 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
 static void api_request(omendb_collection *collection, omendb_txn *txn, const omendb_query *query,
                         struct search_predicate *predicate, struct search_request *request)
 {
-    *predicate = (struct search_predicate){.match = query->match, .context = query->match_context};
+    *predicate = (struct search_predicate){
+        .match = query->match, .context = query->match_context, .filter = query->filter};
     *request = (struct search_request){.collection = collection->collection,
                                        .excluded_id = OMENDB_ID_AUTO};
     request->txn = txn != NULL && txn->write_count != 0 ? txn : NULL;
-    request->predicate = query->match != NULL ? predicate : NULL;
+    request->predicate = query->match != NULL || query->filter != NULL ? predicate : NULL;
     request->k = query->k;
     request->stretch = query->stretch;
     request->ef = query->ef != 0          ? query->ef

@@ -112,6 +112,7 @@
 #include "internal.h"
 #include "calibration.h"
 #include "codes.h"
+#include "column_filter.h"
 #include "error.h"
 #include "graph_bulk.h"
 #include "manifest.h"
@@ -193,7 +194,7 @@ struct segment {
     _Atomic(struct segment_hot *) hot; /* a copy of what a walk reads, or NULL; set once */
     _Atomic uint32_t walks;            /* counted up to twice SEGMENT_WALKS_TO_HEAT */
     struct section_range ids, sorted_ids, sorted_rows, filter;
-    struct section_range document_ends, documents, key_hashes, key_rows, key_filter;
+    struct section_range document_ends, documents, key_hashes, key_rows, key_filter, columns;
     struct tombstones *tombstones;
     struct begin_array *begins;      /* NULL: visible to everybody */
     struct calibration *calibration; /* NULL: not calibrated */
@@ -512,7 +513,8 @@ struct scratch {
     size_t vector_capacity;
     uint8_t *code; /* the query as a code */
     size_t code_capacity;
-    struct matches matches; /* of one source */
+    struct matches matches;    /* of one source, as the next */
+    struct column_filter plan;
     uint32_t searches;      /* for which it was used; wraps */
 };
 OMENDB_INTERNAL struct scratch *scratch_take(omendb *db);               /* NULL: no memory */
@@ -746,8 +748,8 @@ OMENDB_INTERNAL uint64_t prepared_count_waiting(omendb *db);
  * them. */
 OMENDB_INTERNAL int part_write_ids(struct segment_writer *writer, struct memory *memory,
                                    const uint64_t *ids, uint32_t rows, struct part_info *info);
-/* The documents of a part, asked for from row 0 on in the order of rows, more than once. A
- * document that is read stays until the next one is. */
+/* The documents of a part, asked for from row 0 on in the order of rows, more than once. Documents
+ * that are read stay until the part is written. */
 struct part_documents {
     int (*read)(void *context, uint32_t row, const uint8_t **document);
     void *context;
@@ -947,14 +949,11 @@ OMENDB_INTERNAL uint64_t search_total_rows(const struct version *version, uint64
 /* The collection's curve, while it is in force for the version; or NULL. */
 OMENDB_INTERNAL const struct calibration *search_own_curve(const struct collection *collection,
                                                            const struct version *version);
-/* Which records may be hits. */
+/* Which records may be hits: those that pass both. */
 struct search_predicate {
-    int (*match)(void *context, uint64_t id);
+    int (*match)(void *context, uint64_t id); /* NULL: all */
     void *context;
-    /* NULL, or tells all rows of a source that match, where that is known: *rows a bit a row, and
-     * *count how many are set; NULL: not known. Then `match` is not called for the source. */
-    void (*known)(void *context, const struct memtable *memtable, const struct segment *segment,
-                  const uint64_t **rows, uint32_t *count);
+    const omendb_filter *filter; /* NULL: all */
 };
 /* What one call asks, in the engine's terms. */
 struct search_request {

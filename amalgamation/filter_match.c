@@ -104,8 +104,9 @@ static void match_subject(const omendb_filter *filter, const struct filter_leaf 
     }
 }
 
-static int match_leaf(const omendb_filter *filter, const struct filter_leaf *leaf, uint64_t id,
-                      const uint8_t *document)
+OMENDB_INTERNAL int filter_leaf_matches(const omendb_filter *filter,
+                                        const struct filter_leaf *leaf, uint64_t id,
+                                        const uint8_t *document)
 {
     struct document_value value;
     if (leaf->subject == FILTER_ID)
@@ -123,7 +124,7 @@ OMENDB_INTERNAL int filter_matches(const omendb_filter *filter, uint64_t id,
     uint32_t next = 0;
     while (next < FILTER_MISS) {
         const struct filter_leaf *leaf = &filter->leaves[next];
-        next = match_leaf(filter, leaf, id, document) ? leaf->if_true : leaf->if_false;
+        next = filter_leaf_matches(filter, leaf, id, document) ? leaf->if_true : leaf->if_false;
     }
     return next == FILTER_MATCH;
 }

@@ -8,6 +8,7 @@
 
 #define PART_CODED 8192               /* rows coded between releases of their vectors */
 #define PART_CODES ((size_t)64 << 10) /* bytes of codes written at a time */
+#define PART_COLUMNS ((size_t)64 << 20) /* bytes of columns that are made at a time */
 
 /* ------------------------------------------------------------------ ids */
 
@@ -179,7 +180,8 @@ OMENDB_INTERNAL int part_write_documents(struct segment_writer *writer, struct m
         code = part_write_keys(writer, memory, keys, found);
     }
     memory_free(memory, keys, key_count * sizeof *keys);
-    return code;
+    const struct columns_source source = {documents->read, documents->context};
+    return code == OMENDB_OK ? columns_write(writer, memory, &source, rows, PART_COLUMNS) : code;
 }
 
 /* ------------------------------------------------------------------ what a part says, its graph */
@@ -377,3 +379,4 @@ OMENDB_INTERNAL int part_write_codes(struct segment_writer *writer,
 
 #undef PART_CODED
 #undef PART_CODES
+#undef PART_COLUMNS

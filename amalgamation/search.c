@@ -82,6 +82,7 @@ struct search_source {
     const struct search_request *hiding; /* its transaction hides rows; NULL: it is not asked */
     const struct search_predicate *predicate; /* NULL: all match, or `chosen` tells */
     struct matches *matches;                  /* its answers */
+    struct column_filter *plan;               /* its filter, of a segment; NULL: there is none */
     const uint64_t *chosen;                   /* NULL, or a bit for each row that matches, */
     uint32_t chosen_count;                    /* of which so many do */
     const struct tombstones *tombstones;
@@ -142,21 +143,45 @@ static int search_visible(const void *context, uint32_t row)
 
 static int search_id_matches(const struct search_predicate *predicate, uint64_t id)
 {
-    return predicate == NULL || predicate->match(predicate->context, id) != 0;
+    return predicate->match == NULL || predicate->match(predicate->context, id) != 0;
 }
 
-/* Whether the predicate, if there is one, lets the row through. One whose id cannot be read counts
- * as a match: where it is a hit, naming it fails. */
+static int search_record_matches(const struct search_predicate *predicate, uint64_t id,
+                                 const uint8_t *document)
+{
+    if (predicate == NULL)
+        return 1;
+    if (predicate->filter != NULL && !filter_matches(predicate->filter, id, document))
+        return 0;
+    return search_id_matches(predicate, id);
+}
+
+/* Whether the predicate lets the row through. One that cannot be read counts as a match: where its
+ * id cannot be, naming it fails; where its document cannot be, the plan says so in the end. */
+static int search_row_matches(const struct search_source *source, uint32_t row)
+{
+    const struct search_predicate *predicate = source->predicate;
+    uint64_t id;
+    if (source->plan != NULL) {
+        if (!column_filter_matches(source->plan, row))
+            return 0;
+    } else if (predicate->filter != NULL &&
+               !filter_matches(predicate->filter, memtable_id(source->memtable, row),
+                               memtable_document(source->memtable, row))) {
+        return 0;
+    }
+    return predicate->match == NULL || search_source_id(source, row, &id) != OMENDB_OK ||
+           search_id_matches(predicate, id);
+}
+
 static int search_matches(const struct search_source *source, uint32_t row)
 {
     const uint64_t bit = UINT64_C(1) << (row % 64);
-    uint64_t id;
     if (source->predicate == NULL)
         return 1;
     if (matches_knows(source->matches, row))
         return matches_has(source->matches, row);
-    int answer =
-        search_source_id(source, row, &id) != OMENDB_OK || search_id_matches(source->predicate, id);
+    int answer = search_row_matches(source, row);
     matches_note(source->matches, row / 64, bit, answer ? bit : 0);
     return answer;
 }
@@ -202,6 +227,10 @@ static void search_match_word(const struct search_source *source, uint32_t first
     uint64_t asked = left, chosen = 0, id;
     for (; left != 0; left &= left - 1) {
         const uint32_t bit = graph_lowest_bit(left);
+        if (source->predicate->filter != NULL) {
+            chosen |= (uint64_t)search_row_matches(source, word * 64 + bit) << bit;
+            continue;
+        }
         if (ids != NULL)
             memcpy(&id, ids + bit * sizeof id, sizeof id);
         if (ids == NULL || search_id_matches(source->predicate, id))
@@ -669,20 +698,56 @@ static uint64_t search_first_look(const struct search_look *look)
     return cost < (double)first ? (uint64_t)cost + 1 : first;
 }
 
+/* Whether the rows that the columns list are few enough to be asked before anything else. */
+static int search_lists_few(const struct search_request *request,
+                            const struct search_source *source)
+{
+    const size_t work = request->ef > request->k ? request->ef : request->k;
+    return source->plan != NULL &&
+           column_filter_most(source->plan) / SEARCH_TESTS <= SEARCH_PER_CANDIDATE * work;
+}
+
+/* Asks of the rows that the columns list; of all others they tell that they do not match. all: 1:
+ * that is noted of these, too. */
+static int search_ask_listed(const struct search_source *source, int all)
+{
+    const uint32_t words = source->row_limit / 64 + 1;
+    uint64_t *bits;
+    int code = column_filter_list(source->plan, source->row_limit, &bits);
+    for (uint32_t word = 0; word < words && code == OMENDB_OK; word++) {
+        uint64_t chosen = 0, left = bits[word] & ~source->matches->asked[word];
+        const uint64_t asked = all ? ~source->matches->asked[word] : left;
+        for (; left != 0; left &= left - 1) {
+            const uint32_t bit = graph_lowest_bit(left);
+            chosen |= (uint64_t)search_row_matches(source, word * 64 + bit) << bit;
+        }
+        if (asked != 0)
+            matches_note(source->matches, word, asked, chosen);
+    }
+    return code;
+}
+
 static int search_begin_predicate(const struct search_request *request, struct scratch *scratch,
                                   struct search_source *source)
 {
     const struct search_predicate *predicate = request->predicate;
     if (predicate == NULL)
         return OMENDB_OK;
-    if (predicate->known != NULL)
-        predicate->known(predicate->context, source->memtable, source->segment, &source->chosen,
-                         &source->chosen_count);
-    if (source->chosen != NULL)
-        return OMENDB_OK;
     source->predicate = predicate;
     source->matches = &scratch->matches;
-    return matches_begin(&scratch->matches, source->row_limit);
+    int code = matches_begin(&scratch->matches, source->row_limit);
+    if (code == OMENDB_OK && predicate->filter != NULL && source->segment != NULL) {
+        source->plan = &scratch->plan;
+        code =
+            column_filter_make(&scratch->plan, scratch->memory, predicate->filter, source->segment);
+    }
+    if (code == OMENDB_OK && search_lists_few(request, source)) {
+        code = search_ask_listed(source, 0);
+        source->chosen = source->matches->chosen;
+        source->chosen_count = (uint32_t)source->matches->chosen_rows;
+        source->predicate = NULL;
+    }
+    return code;
 }
 
 /* What the source adds to the shares of all. */
@@ -692,6 +757,7 @@ static void search_tell_matches(const struct search_request *request,
 {
     double share = 1.0;
     if (source->chosen != NULL) {
+        explain->matches_tested += source->matches->asked_rows;
         share = (double)source->chosen_count / source->row_limit;
     } else if (source->predicate != NULL) {
         const struct matches *matches = source->matches;
@@ -775,6 +841,9 @@ static int search_rows(const struct search_request *request, const struct search
     else
         code = search_walk_rows(request, source, scratch, k, &answer, &look, &walked, count,
                                 counters, explain);
+    if (code == OMENDB_OK && walked == 0 && source->predicate != NULL && source->plan != NULL &&
+        column_filter_most(source->plan) < source->row_limit / 2)
+        code = search_ask_listed(source, 1);
     if (code == OMENDB_OK && walked < source->row_limit)
         code = search_scan_rows(request, source, scratch, k, walked, count, counters, explain);
     if (code == OMENDB_OK)
@@ -971,7 +1040,7 @@ static int search_own_writes(const struct search_request *request, struct scratc
             write->id == request->excluded_id)
             continue;
         explain->matches_tested += request->predicate != NULL;
-        if (!search_id_matches(request->predicate, write->id))
+        if (!search_record_matches(request->predicate, write->id, write->document))
             continue;
         float distance = request->collection->kernel->pair(request->vector, write->vector,
                                                            request->collection->schema.dim);
@@ -1005,51 +1074,90 @@ static int search_source(const struct search_request *request, struct search_sou
         code = search_rows(request, source, scratch, k, plan, &count, counters, explain);
     if (code == OMENDB_OK)
         code = search_name_hits(&naming, k, count, *best, counters);
+    if (code == OMENDB_OK && source->plan != NULL)
+        code = source->plan->code;
     if (code == OMENDB_OK)
         search_merge(scratch, naming.count, k, best);
     explain->segments++;
     return code;
 }
 
+/* Who gets the ids of what matches. */
+struct search_receiver {
+    int (*each)(void *context, uint64_t id);
+    void *context;
+};
+
+static int search_hand_out(const struct search_source *source, uint32_t row,
+                           const struct search_receiver *receiver)
+{
+    uint64_t id;
+    if (!search_visible(source, row) ||
+        (source->predicate != NULL && !search_row_matches(source, row)))
+        return OMENDB_OK;
+    int code = search_source_id(source, row, &id);
+    return code == OMENDB_OK ? receiver->each(receiver->context, id) : code;
+}
+
+/* The rows that the columns list, or all. */
 static int search_each_row(const struct search_source *source,
-                           const struct search_predicate *predicate,
-                           int (*each)(void *context, uint64_t id), void *context)
+                           const struct search_receiver *receiver)
+{
+    uint64_t *bits = NULL;
+    int code = OMENDB_OK;
+    if (source->plan != NULL && column_filter_most(source->plan) < source->row_limit)
+        code = column_filter_list(source->plan, source->row_limit, &bits);
+    for (uint32_t word = 0; word <= source->row_limit / 64 && code == OMENDB_OK; word++) {
+        uint64_t left = bits == NULL ? UINT64_MAX : bits[word];
+        for (; left != 0 && code == OMENDB_OK; left &= left - 1) {
+            const uint32_t row = word * 64 + graph_lowest_bit(left);
+            if (row < source->row_limit)
+                code = search_hand_out(source, row, receiver);
+        }
+    }
+    return code == OMENDB_OK && source->plan != NULL ? source->plan->code : code;
+}
+
+static int search_each_source(const struct search_request *request, struct search_source *source,
+                              struct scratch *scratch, const struct search_receiver *receiver)
 {
     int code = OMENDB_OK;
-    for (uint32_t row = 0; row < source->row_limit && code == OMENDB_OK; row++) {
-        uint64_t id;
-        if (!search_visible(source, row))
-            continue;
-        code = search_source_id(source, row, &id);
-        if (code == OMENDB_OK && search_id_matches(predicate, id))
-            code = each(context, id);
+    source->hiding = request->txn != NULL ? request : NULL;
+    source->predicate = request->predicate;
+    if (request->predicate != NULL && request->predicate->filter != NULL &&
+        source->segment != NULL) {
+        source->plan = &scratch->plan;
+        code = column_filter_make(source->plan, scratch->memory, request->predicate->filter,
+                                  source->segment);
     }
-    return code;
+    return code == OMENDB_OK ? search_each_row(source, receiver) : code;
 }
 
 OMENDB_INTERNAL int search_each_match(const struct search_request *request,
                                       int (*each)(void *context, uint64_t id), void *context)
 {
     const struct version *version = request->version;
+    const struct search_receiver receiver = {each, context};
     const uint32_t memtables = version->memtable_count;
+    struct scratch *scratch = scratch_take(request->collection->db);
     struct search_source source;
-    int code = OMENDB_OK;
+    int code = scratch == NULL ? OMENDB_NOMEM : OMENDB_OK;
     for (uint32_t i = 0; i < memtables + version->segment_count && code == OMENDB_OK; i++) {
         if (i < memtables)
             search_memtable_source(version->memtables[i], request->collection, request->commit,
                                    &source);
         else
             search_segment_source(version->segments[i - memtables], request->commit, &source);
-        source.hiding = request->txn != NULL ? request : NULL;
-        code = search_each_row(&source, request->predicate, each, context);
+        code = search_each_source(request, &source, scratch, &receiver);
     }
     for (size_t i = 0; request->txn != NULL && i < request->txn->write_count && code == OMENDB_OK;
          i++) {
         const struct txn_write *write = &request->txn->writes[i];
         if (write->collection == request->collection && write->vector != NULL &&
-            search_id_matches(request->predicate, write->id))
+            search_record_matches(request->predicate, write->id, write->document))
             code = each(context, write->id);
     }
+    scratch_give(request->collection->db, scratch);
     return code;
 }
 

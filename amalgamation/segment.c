@@ -784,6 +784,7 @@ static int segment_section_is_exact(const struct part_info *info, size_t type, u
     case SECTION_KEY_HASHES:
     case SECTION_KEY_ROWS:
     case SECTION_KEY_FILTER:
+    case SECTION_COLUMNS:
         return 1;
     case SECTION_SORTED_IDS:
     case SECTION_SORTED_ROWS:

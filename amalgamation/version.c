@@ -659,6 +659,7 @@ OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection
     made->key_hashes = segment_section(file->file, part, SECTION_KEY_HASHES);
     made->key_rows = segment_section(file->file, part, SECTION_KEY_ROWS);
     made->key_filter = segment_section(file->file, part, SECTION_KEY_FILTER);
+    made->columns = segment_section(file->file, part, SECTION_COLUMNS);
     segment_set_views(made, collection);
     segment_read_calibration(made);
     *segment = made;
@@ -1024,6 +1025,7 @@ OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch)
     memory_free(scratch->memory, scratch->vector, scratch->vector_capacity);
     memory_free(scratch->memory, scratch->code, scratch->code_capacity);
     matches_destroy(&scratch->matches);
+    column_filter_destroy(&scratch->plan);
     memory_free(scratch->memory, scratch, sizeof *scratch);
 }
 

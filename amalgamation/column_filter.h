@@ -1,0 +1,64 @@
+/* column_filter.h: a filter over the rows of one segment, by its columns. */
+#ifndef OMENDB_COLUMN_FILTER_H
+#define OMENDB_COLUMN_FILTER_H
+
+#include "columns.h"
+#include "filter.h"
+
+struct segment; /* database.h */
+
+/* Of one leaf: how a row of the segment is asked. */
+enum column_test_kind {
+    COLUMN_TEST_FIXED,   /* the same for all rows */
+    COLUMN_TEST_RANKS,   /* by its ranks */
+    COLUMN_TEST_DOCUMENT /* no column knows: by id and document */
+};
+
+struct column_test {
+    enum column_test_kind kind;
+    int fixed; /* the answer, where it is fixed */
+    int negated, null_matches;
+    struct column column;
+    uint32_t first_range, range_count; /* of ranks: [low, high) each, ascending, apart */
+    uint32_t most;                     /* rows that can match */
+    int listed; /* 1: the rows of its ranges are all that can match: the index leads to them */
+};
+
+struct column_range {
+    uint32_t low, high;
+};
+
+struct column_node {
+    uint32_t most;   /* rows that can match; UINT32_MAX: not known */
+    uint32_t fewest; /* of an AND: its child of which the fewest can */
+    int lists;       /* its rows are part of what column_filter_list lists */
+};
+
+/* What a filter means in one segment. */
+struct column_filter {
+    struct memory *memory;
+    const omendb_filter *filter; /* borrowed, as the next */
+    const struct segment *segment;
+    struct column_test *tests; /* one a leaf */
+    struct column_node *nodes; /* one a node */
+    struct column_range *ranges;
+    uint64_t *bits;
+    size_t test_capacity, node_capacity, range_count, range_capacity, word_capacity;
+    int code; /* of the first document that could not be read; OMENDB_OK: none */
+};
+
+/* Makes `plan`, which is zeroed or was made before, one for this segment. OMENDB_NOMEM,
+ * OMENDB_CORRUPT, OMENDB_IOERR. */
+OMENDB_INTERNAL int column_filter_make(struct column_filter *plan, struct memory *memory,
+                                       const omendb_filter *filter, const struct segment *segment);
+OMENDB_INTERNAL void column_filter_destroy(struct column_filter *plan); /* a zeroed one is OK */
+
+/* At most so many rows match; UINT32_MAX: not known. */
+OMENDB_INTERNAL uint32_t column_filter_most(const struct column_filter *plan);
+/* Whether the row matches. One that cannot be read does, and plan->code says why. */
+OMENDB_INTERNAL int column_filter_matches(struct column_filter *plan, uint32_t row);
+/* *bits: of the plan, a bit for each of `rows` rows: those that may match are set, where
+ * column_filter_most knows how many; each is still to be asked. OMENDB_NOMEM. */
+OMENDB_INTERNAL int column_filter_list(struct column_filter *plan, uint32_t rows, uint64_t **bits);
+
+#endif
