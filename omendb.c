@@ -21,8 +21,8 @@
  * Modules: error.c checksum.c platform.c memory.c sort.c vfs_posix.c vfs_memory.c cpu.c
  *     scalar.c kernels_scalar.c kernels_avx2.c kernels_avx512.c kernels_neon.c
  *     kernels.c codes.c graph.c graph_walk.c graph_build.c graph_bulk_steps.c
- *     graph_bulk_balls.c graph_bulk_links.c graph_bulk.c idmap.c tombstones.c
- *     matches.c calibration.c decimal.c json.c document.c filter_build.c
+ *     graph_bulk_balls.c graph_bulk_links.c graph_bulk.c idmap.c idmodel.c
+ *     tombstones.c matches.c calibration.c decimal.c json.c document.c filter_build.c
  *     filter_parse.c filter_json.c filter_bind.c filter_match.c filter.c storage.c
  *     blocks.c segment.c columns.c columns_write.c wal.c manifest.c memtable.c
  *     version.c documents.c column_filter.c hot.c txn.c commit.c prepared.c part.c
@@ -31,7 +31,7 @@
  *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
  *     api_transactions.c api_records.c api_documents.c api_matching.c api_search.c
  *     api_filter.c
- * SHA-256 of the inputs: 62f93db3ae5ac18a284005148c05b9a27020b9149326266d2f736d3c0049dcf9
+ * SHA-256 of the inputs: f5f7536412cbb7672cebc7568d3d78eee550026669a592ff2a1d2f75fcc1789f
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -10964,6 +10964,724 @@ OMENDB_INTERNAL int idmap_filter_has(const uint8_t *block, uint64_t id)
 #undef IDMAP_AHEAD
 
 /* ==============================================================================================
+ * idmodel.c
+ * ============================================================================================== */
+
+/* idmodel.c: see idmodel.h.
+ *
+ * The slopes of a piece are those of lines through its first id that pass within IDMODEL_ERROR
+ * places of each of the others; they become fewer with each id, and when none is left the next
+ * piece begins. Its slope is the middle one. A prediction is cut to a whole place; an id that is
+ * not there, between two that are, goes at most one place beyond what is predicted for them. So the
+ * first id that is not below any id lies within IDMODEL_ERROR + 2 places, unless many are equal. */
+
+/* ==============================================================================================
+ * idmodel.h
+ * ============================================================================================== */
+
+/* idmodel.h: a learned index over ascending ids, equal ones included: where an id is, or would go,
+ * to within IDMODEL_REACH places, from pieces of straight lines.
+ *
+ * A piece begins at an id and its place and has a slope; of the ids from it on, up to the next
+ * piece, it tells the place of the first of equal ones with an error below the reach. The
+ * first ids of the pieces are the leaves of a tree of nodes of 16 keys, whose levels lie one after
+ * the other: each has every 16th key of the one below it. format.h has the bytes, which are derived
+ * from the ids and may be left out.
+ *
+ * Nothing that a model says is trusted: whatever its bytes are, a window lies inside the ids, and
+ * who searches it finds out, by the ids at its ends, whether the answer is in it.
+ *
+ * Measured (Xeon, 2 MiB of L2; 10,000,000 ids): see bench/bench_ids.cpp, which prints the table.
+ *
+ * Rejected: the fewest pieces that are possible, by convex hulls (PGM-index, Ferragina and
+ * Vinciguerra, PVLDB 13, 2020), which need memory for a piece while it grows: a line that begins
+ * at its first id (FITing-Tree, Galakatos et al., SIGMOD 2019) needs twice as many pieces of random
+ * ids, which still fit the cache; pieces that are found by pieces, whose searches depend on each
+ * other; a table by the leading bits of ids (RadixSpline), which one far id makes useless. */
+#ifndef OMENDB_IDMODEL_H
+#define OMENDB_IDMODEL_H
+
+#define IDMODEL_REACH    16
+#define IDMODEL_WINDOW   32 /* ids around a prediction that are searched */
+#define IDMODEL_NODE     16 /* keys */
+#define IDMODEL_LEVELS   8
+#define IDMODEL_MIN_ROWS 1024 /* a search by halves of fewer ids is as fast */
+
+_Static_assert(IDMODEL_WINDOW == 2 * IDMODEL_REACH, "a window reaches to both sides");
+
+/* Where the parts of a section lie. `bytes` NULL: there is no model. */
+struct idmodel {
+    const uint8_t *bytes;
+    uint32_t rows;
+    uint32_t pieces;
+    uint32_t levels;                /* of keys, at least 1 */
+    uint32_t keys[IDMODEL_LEVELS];  /* of each level, 0: the leaves */
+    size_t offsets[IDMODEL_LEVELS]; /* of each level, in bytes */
+    size_t lines;                   /* offset of slopes and places */
+};
+
+/* 0: no model of so many rows has a section of this length. Reads no byte of it. */
+OMENDB_INTERNAL int idmodel_open(struct idmodel *model, const uint8_t *bytes, uint64_t length,
+                                 uint32_t rows);
+/* Whether the bytes, which were verified, are a model that this version can use. */
+OMENDB_INTERNAL int idmodel_is_usable(const struct idmodel *model);
+/* The first place of the window of IDMODEL_WINDOW ids for the first id that is not below `id`;
+ * `rows` are at least as many. */
+OMENDB_INTERNAL uint32_t idmodel_window(const struct idmodel *model, uint64_t id);
+/* NULL, or what is wrong with it, given the ascending ids. */
+OMENDB_INTERNAL const char *idmodel_check(const struct idmodel *model, const uint64_t *ids);
+
+/* How many of 4 or 8 ids that lie one after the other are below `id`. Sums of comparisons, which
+ * compilers turn into no jumps: of random ids each would be guessed wrong every other time. */
+static inline uint32_t idmodel_count_4(const uint64_t *ids, uint64_t id)
+{
+    return (uint32_t)(ids[0] < id) + (ids[1] < id) + (ids[2] < id) + (ids[3] < id);
+}
+
+static inline uint32_t idmodel_count_8(const uint64_t *ids, uint64_t id)
+{
+    return idmodel_count_4(ids, id) + idmodel_count_4(ids + 4, id);
+}
+
+/* Places in the window, from 0 to IDMODEL_WINDOW, before the first id that is not below `id`. */
+static inline uint32_t idmodel_search(const uint64_t *ids, uint64_t id)
+{
+    uint32_t eights = (uint32_t)(ids[7] < id) + (ids[15] < id) + (ids[23] < id);
+    return eights * 8 + idmodel_count_8(ids + eights * 8, id);
+}
+
+/* Makes a model of ids that are given one by one, ascending. */
+struct idmodel_piece {
+    uint64_t key;
+    double slope;
+    uint32_t place;
+};
+
+struct idmodel_builder {
+    struct memory *memory;
+    struct idmodel_piece *pieces;
+    size_t count, capacity;
+    double low, high; /* slopes that the last piece may have */
+    uint64_t last;
+    uint32_t rows;
+    int starved; /* there was no memory for a piece: there will be no model */
+};
+
+OMENDB_INTERNAL void idmodel_begin(struct idmodel_builder *builder, struct memory *memory);
+OMENDB_INTERNAL void idmodel_add(struct idmodel_builder *builder, uint64_t id);
+/* The section, of *size bytes (memory_free); NULL: too few ids, or no memory. */
+OMENDB_INTERNAL uint8_t *idmodel_finish(struct idmodel_builder *builder, size_t *size);
+OMENDB_INTERNAL void idmodel_end(struct idmodel_builder *builder);
+
+#endif
+
+/* idmodel.c, continued */
+
+/* ==============================================================================================
+ * format.h
+ * ============================================================================================== */
+
+/* format.h: every byte on disk. No other file knows a magic, a version or an offset.
+ *
+ * All numbers are little-endian; files are read and written by copying, never by laying a struct
+ * over bytes. The four kinds of file begin with 64 bytes that are arranged alike, so that one check
+ * serves all of them and a later version can still be told from damage:
+ *
+ *    0  8  magic: "OMENDBWL" log, "OMENDBSG" segments, "OMENDBOV" overlays, "OMENDBMF" manifest
+ *    8  4  format version (1). A larger one is refused
+ *   12  4  features that a reader may ignore            (no bit is given out yet)
+ *   16  4  features that forbid writing the database    (likewise; the manifest has those of the
+ *          files that it names)
+ *   20  4  features that forbid opening the file        (likewise)
+ *   24 32  by kind, see below
+ *   56  4  CRC32C of bytes 0 to 55
+ *   60  4  zero
+ *
+ * Log (wal.h tells how it is read):
+ *   24  8  log id: random, not 0; repeated in each record
+ *   32  8  sequence of the first record
+ *   40  8  number of the preceding log, 0: none
+ *   48  8  final length of the preceding log
+ *   64     records, each at a multiple of 8:
+ *             0  4  bytes of payload
+ *             4  4  CRC32C of the record's other bytes: 0 to 3, then 8 to the end, with padding
+ *             8  8  sequence
+ *            16  8  log id
+ *            24  8  durable_upto: offset known to be on the device when this was appended; at
+ *                   most the record's own
+ *            32  4  type
+ *            36  4  zero
+ *            40     payload (commit.c has its layout), zeros to a multiple of 8
+ *
+ * Segments and overlays:
+ *   24  8  file number
+ *   32 24  zero; kept for a key id and the prefix of a nonce
+ *   64     sections, each at a multiple of 64, zeros between and up to a multiple of 16,384: the
+ *          data blocks
+ *          footer, from there to the end of the file:
+ *             parts, 96 bytes each (FORMAT_PART_*)
+ *             sections, 24 bytes each, ascending by part and offset:
+ *                u32 part, u32 type, u64 offset, u64 length
+ *             u32 CRC32C of each data block, begun with u64 file number and u64 block number
+ *             trailer of 32 bytes: "OMENDBFT", u64 bytes of the footer, u32 parts, u32 sections,
+ *                u32 zero, u32 CRC32C of the footer's other bytes, begun with u64 file number
+ *
+ * The curve of recall by effort (calibration.h), a section of segments:
+ *    0  4  entries, at least 1
+ *    4  4  queries in the largest sample
+ *    8  4  rows of the graph when it was measured
+ *   12  4  zero
+ *   16  8  rows of the collection then; 0 in segments
+ *   24     entries, 24 bytes each, ascending by k; of one k first those whose stretch is 0, then
+ *          the others, both ascending by ef and stretch:
+ *             u32 k, u32 ef, f32 stretch, f32 mean recall, f32 its lower 95 % bound, u32 mean
+ *             distances of a query, at least 1
+ *
+ * The model of ids (idmodel.h), a section of segments; places are those of the ascending ids:
+ *    0  4  pieces, at least 1 and at most the rows
+ *    4  4  reach: 16; with another one the model is not used
+ *    8 56  zero
+ *   64     levels of keys, each of a multiple of 16 u64, those at its end UINT64_MAX: first the
+ *          least id of each piece, ascending; then, while a level has more than 16 keys, one of
+ *          every 16th of its keys, from the first on
+ *          lines, 16 bytes each, one a piece, and one more whose place is the number of rows:
+ *             f64 slope, in places; u32 place of the piece's least id; u32 zero
+ *
+ * Manifest:
+ *   24  8  bytes of the file
+ *   32  8  its number
+ *   40  4  CRC32C of all bytes from 64 on
+ *   44  4  1: written by a backup; 0: by who has the database open for writing
+ *   48  8  id of the database: random, 0: none yet. A backup has that of its source, until it is
+ *          opened for writing: what is written then has a new one
+ *   64  8  commit: what is later is in the logs
+ *   72  8  first log to replay, 0: none
+ *   80  8  next number of a file
+ *   88  8  next id of a collection
+ *   96  4  files
+ *  100  4  collections
+ *  104     files, 24 bytes each, ascending:
+ *             u64 number, u64 bytes, u32 CRC32C of the footer, u32 kind (1 segments, 2 overlays)
+ *          collections, ascending by name: 72 fixed bytes (FORMAT_COLLECTION_*), the name, zeros
+ *          to a multiple of 8, then segments, 24 bytes each:
+ *             u64 file, u32 part, u32 overlay's part, u64 overlay's file (0: none)
+ *          and the curve that omendb_calibrate measured, as in segments, if there is one
+ *
+ * CURRENT is text: the manifest's name and a newline, the CRC32C of that line in eight hexadecimal
+ * digits and a newline. It is replaced by a rename over it, never written in place.
+ *
+ * Rejected: varints (a few bytes in files of megabytes, for a parser with a loop at each field);
+ * checksums inside the data blocks (sections would not be contiguous when mapped, and a block could
+ * vouch for itself in the wrong place). */
+#ifndef OMENDB_FORMAT_H
+#define OMENDB_FORMAT_H
+
+#define FORMAT_VERSION 1
+_Static_assert(FORMAT_VERSION == OMENDB_FORMAT_VERSION,
+               "omendb.h states the version of these files");
+
+#define FORMAT_MAGIC_WAL      "OMENDBWL"
+#define FORMAT_MAGIC_SEGMENT  "OMENDBSG"
+#define FORMAT_MAGIC_OVERLAY  "OMENDBOV"
+#define FORMAT_MAGIC_MANIFEST "OMENDBMF"
+#define FORMAT_MAGIC_FOOTER   "OMENDBFT"
+/* A header whose only field is the id of the database of which a first backup is being made in this
+ * directory. */
+#define FORMAT_MAGIC_UNFINISHED "OMENDBUB"
+#define FORMAT_UNFINISHED_NAME  "backup.unfinished"
+#define FORMAT_MAGIC_BYTES      8
+
+enum format_header {
+    FORMAT_HEADER_VERSION = 8,
+    FORMAT_HEADER_IGNORE = 12,
+    FORMAT_HEADER_READ_ONLY = 16,
+    FORMAT_HEADER_REFUSE = 20,
+    FORMAT_HEADER_OWN = 24, /* the fields of the kind */
+    FORMAT_HEADER_CRC = 56,
+    FORMAT_HEADER_ZERO = 60,
+    FORMAT_HEADER_BYTES = 64
+};
+_Static_assert(FORMAT_HEADER_VERSION == FORMAT_MAGIC_BYTES &&
+                   FORMAT_HEADER_REFUSE + 4 == FORMAT_HEADER_OWN,
+               "version and masks lie between magic and the fields of the kind");
+_Static_assert(FORMAT_HEADER_OWN + 32 == FORMAT_HEADER_CRC &&
+                   FORMAT_HEADER_ZERO + 4 == FORMAT_HEADER_BYTES,
+               "32 bytes of fields, a checksum, zeros");
+
+enum format_wal {
+    FORMAT_WAL_LOG_ID = 24,
+    FORMAT_WAL_FIRST_SEQUENCE = 32,
+    FORMAT_WAL_PREDECESSOR = 40,
+    FORMAT_WAL_PREDECESSOR_LENGTH = 48
+};
+_Static_assert(FORMAT_WAL_PREDECESSOR_LENGTH + 8 == FORMAT_HEADER_CRC,
+               "four numbers fill the log's header");
+
+enum format_record {
+    FORMAT_RECORD_LENGTH = 0,
+    FORMAT_RECORD_CRC = 4,
+    FORMAT_RECORD_SEQUENCE = 8,
+    FORMAT_RECORD_LOG_ID = 16,
+    FORMAT_RECORD_DURABLE = 24,
+    FORMAT_RECORD_TYPE = 32,
+    FORMAT_RECORD_ZERO = 36,
+    FORMAT_RECORD_BYTES = 40,
+    FORMAT_RECORD_ALIGN = 8
+};
+_Static_assert(FORMAT_RECORD_ZERO + 4 == FORMAT_RECORD_BYTES &&
+                   FORMAT_RECORD_BYTES % FORMAT_RECORD_ALIGN == 0,
+               "a payload begins at a multiple of 8");
+_Static_assert(FORMAT_HEADER_BYTES % FORMAT_RECORD_ALIGN == 0, "so does the first record");
+
+enum format_segment {
+    FORMAT_SEGMENT_NUMBER = 24,
+    FORMAT_SEGMENT_KEPT = 32,
+    FORMAT_SECTION_ALIGN = 64
+};
+_Static_assert(FORMAT_SEGMENT_KEPT + 24 == FORMAT_HEADER_CRC, "24 bytes are kept for encryption");
+_Static_assert(FORMAT_HEADER_BYTES % FORMAT_SECTION_ALIGN == 0,
+               "the first section follows the header");
+
+enum format_part {
+    FORMAT_PART_COLLECTION = 0,
+    FORMAT_PART_TARGET_FILE = 8,
+    FORMAT_PART_SMALLEST_ID = 16,
+    FORMAT_PART_LARGEST_ID = 24,
+    FORMAT_PART_TARGET_PART = 32,
+    FORMAT_PART_FLAGS = 36,
+    FORMAT_PART_ROWS = 40,
+    FORMAT_PART_INDEXED_ROWS = 44,
+    FORMAT_PART_UPPER_COUNT = 48,
+    FORMAT_PART_ENTRY_ROW = 52,
+    FORMAT_PART_ENTRY_LEVEL = 56,
+    FORMAT_PART_M = 60,
+    FORMAT_PART_VECTOR_STRIDE = 64,
+    FORMAT_PART_DIM = 68,
+    FORMAT_PART_SCALAR = 72,
+    FORMAT_PART_METRIC = 76,
+    FORMAT_PART_REFERENCE_RECALL = 80, /* IEEE 754 binary32 */
+    FORMAT_PART_REFERENCE_ROWS = 84,
+    FORMAT_PART_CODE_LOW = 88,  /* IEEE 754 binary32 */
+    FORMAT_PART_CODE_STEP = 92, /* IEEE 754 binary32 */
+    FORMAT_PART_BYTES = 96
+};
+_Static_assert(FORMAT_PART_CODE_STEP + 4 == FORMAT_PART_BYTES, "a part has no free bytes");
+
+enum format_section {
+    FORMAT_SECTION_PART = 0,
+    FORMAT_SECTION_TYPE = 4,
+    FORMAT_SECTION_OFFSET = 8,
+    FORMAT_SECTION_LENGTH = 16,
+    FORMAT_SECTION_BYTES = 24
+};
+
+enum format_trailer {
+    FORMAT_TRAILER_LENGTH = 8,
+    FORMAT_TRAILER_PARTS = 16,
+    FORMAT_TRAILER_SECTIONS = 20,
+    FORMAT_TRAILER_ZERO = 24,
+    FORMAT_TRAILER_CRC = 28,
+    FORMAT_TRAILER_BYTES = 32
+};
+_Static_assert(FORMAT_TRAILER_CRC + 4 == FORMAT_TRAILER_BYTES,
+               "the footer's checksum ends the file");
+
+enum format_manifest {
+    FORMAT_MANIFEST_LENGTH = 24,
+    FORMAT_MANIFEST_NUMBER = 32,
+    FORMAT_MANIFEST_CRC = 40,
+    FORMAT_MANIFEST_COPY = 44,
+    FORMAT_MANIFEST_DATABASE = 48,
+    FORMAT_MANIFEST_COMMIT = 64,
+    FORMAT_MANIFEST_WAL = 72,
+    FORMAT_MANIFEST_NEXT_FILE = 80,
+    FORMAT_MANIFEST_NEXT_COLLECTION = 88,
+    FORMAT_MANIFEST_FILES = 96,
+    FORMAT_MANIFEST_COLLECTIONS = 100,
+    FORMAT_MANIFEST_BYTES = 104
+};
+_Static_assert(FORMAT_MANIFEST_DATABASE + 8 == FORMAT_HEADER_CRC,
+               "the manifest's header has no free bytes");
+_Static_assert((int)FORMAT_MANIFEST_COMMIT == (int)FORMAT_HEADER_BYTES,
+               "its fields follow the header");
+
+enum format_file {
+    FORMAT_FILE_NUMBER = 0,
+    FORMAT_FILE_SIZE = 8,
+    FORMAT_FILE_CRC = 16,
+    FORMAT_FILE_KIND = 20,
+    FORMAT_FILE_BYTES = 24,
+    FORMAT_KIND_SEGMENT = 1,
+    FORMAT_KIND_OVERLAY = 2
+};
+
+enum format_collection {
+    FORMAT_COLLECTION_ID = 0,
+    FORMAT_COLLECTION_NEXT_ID = 8,
+    FORMAT_COLLECTION_SEED = 16,
+    FORMAT_COLLECTION_DIM = 24,
+    FORMAT_COLLECTION_METRIC = 28,
+    FORMAT_COLLECTION_SCALAR = 32,
+    FORMAT_COLLECTION_SCALE = 36, /* IEEE 754 binary32 */
+    FORMAT_COLLECTION_M = 40,
+    FORMAT_COLLECTION_EF_CONSTRUCTION = 44,
+    FORMAT_COLLECTION_EF = 48,
+    FORMAT_COLLECTION_NAME_BYTES = 52,
+    FORMAT_COLLECTION_SEGMENTS = 56,
+    FORMAT_COLLECTION_CALIBRATION = 60, /* bytes of the curve, 0: none */
+    FORMAT_COLLECTION_ZERO = 64,
+    FORMAT_COLLECTION_BYTES = 72
+};
+_Static_assert(FORMAT_COLLECTION_ZERO + 8 == FORMAT_COLLECTION_BYTES,
+               "8 bytes of a collection are free");
+
+enum format_calibration {
+    FORMAT_CALIBRATION_ENTRIES = 0,
+    FORMAT_CALIBRATION_QUERIES = 4,
+    FORMAT_CALIBRATION_ROWS = 8,
+    FORMAT_CALIBRATION_ZERO = 12,
+    FORMAT_CALIBRATION_ALL_ROWS = 16,
+    FORMAT_CALIBRATION_BYTES = 24
+};
+
+enum format_curve {
+    FORMAT_CURVE_K = 0,
+    FORMAT_CURVE_EF = 4,
+    FORMAT_CURVE_STRETCH = 8, /* IEEE 754 binary32, as the next two */
+    FORMAT_CURVE_MEAN = 12,
+    FORMAT_CURVE_LOW = 16,
+    FORMAT_CURVE_COST = 20,
+    FORMAT_CURVE_BYTES = 24
+};
+_Static_assert((int)FORMAT_CALIBRATION_BYTES % 8 == 0 && (int)FORMAT_CURVE_BYTES % 8 == 0,
+               "what follows a curve in the manifest stays aligned");
+
+enum format_model {
+    FORMAT_MODEL_PIECES = 0,
+    FORMAT_MODEL_REACH = 4,
+    FORMAT_MODEL_ZERO = 8,
+    FORMAT_MODEL_KEYS = 64
+};
+
+enum format_line {
+    FORMAT_LINE_SLOPE = 0, /* IEEE 754 binary64 */
+    FORMAT_LINE_PLACE = 8,
+    FORMAT_LINE_ZERO = 12,
+    FORMAT_LINE_BYTES = 16
+};
+_Static_assert(FORMAT_MODEL_ZERO + 56 == FORMAT_MODEL_KEYS &&
+                   FORMAT_LINE_ZERO + 4 == FORMAT_LINE_BYTES,
+               "56 bytes of a model and 4 of a line are free");
+
+enum format_reference {
+    FORMAT_REFERENCE_FILE = 0,
+    FORMAT_REFERENCE_PART = 8,
+    FORMAT_REFERENCE_OVERLAY_PART = 12,
+    FORMAT_REFERENCE_OVERLAY_FILE = 16,
+    FORMAT_REFERENCE_BYTES = 24
+};
+
+static inline void format_put32(uint8_t *at, uint32_t value)
+{
+    memcpy(at, &value, sizeof value);
+}
+
+static inline void format_put64(uint8_t *at, uint64_t value)
+{
+    memcpy(at, &value, sizeof value);
+}
+
+static inline void format_put_float(uint8_t *at, float value)
+{
+    memcpy(at, &value, sizeof value);
+}
+
+static inline void format_put_double(uint8_t *at, double value)
+{
+    memcpy(at, &value, sizeof value);
+}
+
+static inline uint32_t format_get32(const uint8_t *at)
+{
+    uint32_t value;
+    memcpy(&value, at, sizeof value);
+    return value;
+}
+
+static inline uint64_t format_get64(const uint8_t *at)
+{
+    uint64_t value;
+    memcpy(&value, at, sizeof value);
+    return value;
+}
+
+static inline float format_get_float(const uint8_t *at)
+{
+    float value;
+    memcpy(&value, at, sizeof value);
+    return value;
+}
+
+static inline double format_get_double(const uint8_t *at)
+{
+    double value;
+    memcpy(&value, at, sizeof value);
+    return value;
+}
+
+static inline int format_is_zero(const uint8_t *at, size_t size)
+{
+    for (size_t i = 0; i < size; i++) {
+        if (at[i] != 0)
+            return 0;
+    }
+    return 1;
+}
+
+/* `value` rounded up to a multiple of `align`, a power of two; the sum must fit. */
+static inline uint64_t format_align(uint64_t value, uint64_t align)
+{
+    return (value + align - 1) & ~(align - 1);
+}
+
+#endif
+
+/* idmodel.c, continued */
+
+#define IDMODEL_ERROR      (IDMODEL_REACH - 2)
+#define IDMODEL_MOST_LINES (UINT32_C(1) << 31)
+
+static size_t idmodel_padded(size_t keys)
+{
+    return (keys + IDMODEL_NODE - 1) / IDMODEL_NODE * IDMODEL_NODE;
+}
+
+/* Where all lies when there are so many pieces; returns the bytes of the section. */
+static uint64_t idmodel_lay_out(struct idmodel *model, uint32_t pieces)
+{
+    uint64_t offset = FORMAT_MODEL_KEYS;
+    uint32_t level = 0, keys = pieces;
+    model->pieces = pieces;
+    do {
+        model->keys[level] = keys;
+        model->offsets[level++] = (size_t)offset;
+        offset += (uint64_t)idmodel_padded(keys) * sizeof(uint64_t);
+        keys = (uint32_t)(idmodel_padded(keys) / IDMODEL_NODE);
+    } while (model->keys[level - 1] > IDMODEL_NODE);
+    model->levels = level;
+    model->lines = (size_t)offset;
+    return offset + ((uint64_t)pieces + 1) * FORMAT_LINE_BYTES;
+}
+
+OMENDB_INTERNAL int idmodel_open(struct idmodel *model, const uint8_t *bytes, uint64_t length,
+                                 uint32_t rows)
+{
+    uint32_t low = 1, high = rows < IDMODEL_MOST_LINES ? rows : IDMODEL_MOST_LINES;
+    model->bytes = NULL;
+    model->rows = rows;
+    if (rows < IDMODEL_MIN_ROWS)
+        return 0;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (idmodel_lay_out(model, middle) < length)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (idmodel_lay_out(model, low) != length)
+        return 0;
+    model->bytes = bytes;
+    return 1;
+}
+
+OMENDB_INTERNAL int idmodel_is_usable(const struct idmodel *model)
+{
+    return format_get32(model->bytes + FORMAT_MODEL_PIECES) == model->pieces &&
+           format_get32(model->bytes + FORMAT_MODEL_REACH) == IDMODEL_REACH;
+}
+
+static const uint64_t *idmodel_keys(const struct idmodel *model, uint32_t level)
+{
+    return (const void *)(model->bytes + model->offsets[level]);
+}
+
+/* The piece of the greatest first id that is not above `id`; the first one where there is none. The
+ * places behind the last key of a level have keys of UINT64_MAX. */
+static uint32_t idmodel_find_piece(const struct idmodel *model, uint64_t id)
+{
+    uint32_t node = 0;
+    for (uint32_t level = model->levels; level-- > 0;) {
+        const uint64_t *keys = idmodel_keys(model, level) + (size_t)node * IDMODEL_NODE;
+        /* Of the keys behind the first one, how many are at most `id`. */
+        uint32_t fours = (uint32_t)(keys[4] <= id) + (keys[8] <= id) + (keys[12] <= id);
+        keys += fours * 4;
+        node =
+            node * IDMODEL_NODE + fours * 4 + (keys[1] <= id) + (keys[2] <= id) + (keys[3] <= id);
+        node = node < model->keys[level] ? node : model->keys[level] - 1;
+    }
+    return node;
+}
+
+/* Where a piece puts an id, at most where the next one begins. */
+static int64_t idmodel_predict(const struct idmodel *model, uint32_t piece, uint64_t id)
+{
+    const uint8_t *line = model->bytes + model->lines + (size_t)piece * FORMAT_LINE_BYTES;
+    uint64_t key = idmodel_keys(model, 0)[piece];
+    int64_t beyond = id < key ? 0 : id - key > INT64_MAX ? INT64_MAX : (int64_t)(id - key);
+    int64_t place = format_get32(line + FORMAT_LINE_PLACE),
+            next = format_get32(line + FORMAT_LINE_BYTES + FORMAT_LINE_PLACE);
+    double most = (double)(next - place), steps = format_get_double(line) * (double)beyond;
+    steps = steps < most ? steps : most; /* also where it is no number */
+    steps = steps > 0.0 ? steps : 0.0;
+    return place + (int64_t)steps;
+}
+
+OMENDB_INTERNAL uint32_t idmodel_window(const struct idmodel *model, uint64_t id)
+{
+    int64_t first = idmodel_predict(model, idmodel_find_piece(model, id), id) - IDMODEL_REACH,
+            last = (int64_t)model->rows - IDMODEL_WINDOW;
+    first = first < last ? first : last;
+    return first > 0 ? (uint32_t)first : 0;
+}
+
+/* ------------------------------------------------------------------ checking */
+
+static const char *idmodel_check_keys(const struct idmodel *model)
+{
+    for (uint32_t level = 0; level < model->levels; level++) {
+        const uint64_t *keys = idmodel_keys(model, level);
+        for (size_t i = model->keys[level]; i < idmodel_padded(model->keys[level]); i++) {
+            if (keys[i] != UINT64_MAX)
+                return "has a key too many";
+        }
+        for (size_t i = 0; i < model->keys[level]; i++) {
+            if (level > 0 && keys[i] != idmodel_keys(model, level - 1)[i * IDMODEL_NODE])
+                return "has a key that is not the first of its node";
+            if (i > 0 && keys[i] <= keys[i - 1])
+                return "has keys that do not ascend";
+        }
+    }
+    return NULL;
+}
+
+OMENDB_INTERNAL const char *idmodel_check(const struct idmodel *model, const uint64_t *ids)
+{
+    if (!idmodel_is_usable(model))
+        return "is none";
+    const char *wrong = idmodel_check_keys(model);
+    for (uint32_t row = 0; row < model->rows && wrong == NULL; row++) {
+        uint32_t first = idmodel_window(model, ids[row]);
+        if (row > 0 && ids[row] == ids[row - 1])
+            continue;
+        if (row < first || row - first > IDMODEL_WINDOW)
+            wrong = "does not lead to an id";
+    }
+    return wrong;
+}
+
+/* ------------------------------------------------------------------ building */
+
+OMENDB_INTERNAL void idmodel_begin(struct idmodel_builder *builder, struct memory *memory)
+{
+    memset(builder, 0, sizeof *builder);
+    builder->memory = memory;
+}
+
+static void idmodel_close_piece(struct idmodel_builder *builder)
+{
+    if (builder->count == 0)
+        return;
+    double slope = builder->low + (builder->high - builder->low) / 2;
+    builder->pieces[builder->count - 1].slope = isinf(builder->high) ? 0.0 : slope;
+}
+
+static void idmodel_open_piece(struct idmodel_builder *builder, uint64_t id)
+{
+    idmodel_close_piece(builder);
+    if (builder->count == builder->capacity) {
+        size_t capacity = memory_add(memory_multiply(builder->capacity, 2), 64);
+        struct idmodel_piece *moved = memory_resize(builder->memory, builder->pieces,
+                                                    builder->capacity * sizeof *builder->pieces,
+                                                    memory_multiply(capacity, sizeof *moved));
+        builder->starved = moved == NULL;
+        if (moved == NULL)
+            return;
+        builder->pieces = moved;
+        builder->capacity = capacity;
+    }
+    builder->pieces[builder->count++] = (struct idmodel_piece){id, 0.0, builder->rows};
+    builder->low = 0.0;
+    builder->high = HUGE_VAL;
+}
+
+/* Leaves the slopes by which the piece tells the place of `id`, too. 0: there are none. */
+static int idmodel_narrow(struct idmodel_builder *builder, uint64_t id)
+{
+    const struct idmodel_piece *piece = &builder->pieces[builder->count - 1];
+    if (id - piece->key > INT64_MAX)
+        return 0;
+    double beyond = (double)(int64_t)(id - piece->key), steps = builder->rows - piece->place;
+    double low = (steps - IDMODEL_ERROR) / beyond, high = (steps + IDMODEL_ERROR) / beyond;
+    low = low > builder->low ? low : builder->low;
+    high = high < builder->high ? high : builder->high;
+    if (low > high)
+        return 0;
+    builder->low = low;
+    builder->high = high;
+    return 1;
+}
+
+OMENDB_INTERNAL void idmodel_add(struct idmodel_builder *builder, uint64_t id)
+{
+    int is_new = builder->rows == 0 || id != builder->last;
+    if (is_new && !builder->starved && (builder->count == 0 || !idmodel_narrow(builder, id)))
+        idmodel_open_piece(builder, id);
+    builder->last = id;
+    builder->rows++;
+}
+
+static void idmodel_encode(const struct idmodel_builder *builder, const struct idmodel *model,
+                           uint8_t *bytes)
+{
+    format_put32(bytes + FORMAT_MODEL_PIECES, model->pieces);
+    format_put32(bytes + FORMAT_MODEL_REACH, IDMODEL_REACH);
+    size_t apart = 1;
+    for (uint32_t level = 0; level < model->levels; level++, apart *= IDMODEL_NODE) {
+        for (size_t i = 0; i < idmodel_padded(model->keys[level]); i++)
+            format_put64(bytes + model->offsets[level] + i * sizeof(uint64_t),
+                         i < model->keys[level] ? builder->pieces[i * apart].key : UINT64_MAX);
+    }
+    for (size_t i = 0; i <= model->pieces; i++) {
+        uint8_t *line = bytes + model->lines + i * FORMAT_LINE_BYTES;
+        format_put_double(line + FORMAT_LINE_SLOPE,
+                          i < model->pieces ? builder->pieces[i].slope : 0.0);
+        format_put32(line + FORMAT_LINE_PLACE,
+                     i < model->pieces ? builder->pieces[i].place : builder->rows);
+    }
+}
+
+OMENDB_INTERNAL uint8_t *idmodel_finish(struct idmodel_builder *builder, size_t *size)
+{
+    struct idmodel model;
+    if (builder->starved || builder->rows < IDMODEL_MIN_ROWS)
+        return NULL;
+    idmodel_close_piece(builder);
+    *size = (size_t)idmodel_lay_out(&model, (uint32_t)builder->count);
+    uint8_t *bytes = memory_zalloc(builder->memory, *size);
+    if (bytes != NULL)
+        idmodel_encode(builder, &model, bytes);
+    return bytes;
+}
+
+OMENDB_INTERNAL void idmodel_end(struct idmodel_builder *builder)
+{
+    memory_free(builder->memory, builder->pieces, builder->capacity * sizeof *builder->pieces);
+}
+
+#undef IDMODEL_ERROR
+#undef IDMODEL_MOST_LINES
+
+/* ==============================================================================================
  * tombstones.c
  * ============================================================================================== */
 
@@ -11398,338 +12116,6 @@ OMENDB_INTERNAL int calibration_length_is_legal(uint64_t length);
 /* 0, and no entries, where the bytes are not those of a legal curve. */
 OMENDB_INTERNAL int calibration_decode(struct calibration *calibration, const uint8_t *bytes,
                                        uint64_t length);
-
-#endif
-
-/* calibration.c, continued */
-
-/* ==============================================================================================
- * format.h
- * ============================================================================================== */
-
-/* format.h: every byte on disk. No other file knows a magic, a version or an offset.
- *
- * All numbers are little-endian; files are read and written by copying, never by laying a struct
- * over bytes. The four kinds of file begin with 64 bytes that are arranged alike, so that one check
- * serves all of them and a later version can still be told from damage:
- *
- *    0  8  magic: "OMENDBWL" log, "OMENDBSG" segments, "OMENDBOV" overlays, "OMENDBMF" manifest
- *    8  4  format version (1). A larger one is refused
- *   12  4  features that a reader may ignore            (no bit is given out yet)
- *   16  4  features that forbid writing the database    (likewise; the manifest has those of the
- *          files that it names)
- *   20  4  features that forbid opening the file        (likewise)
- *   24 32  by kind, see below
- *   56  4  CRC32C of bytes 0 to 55
- *   60  4  zero
- *
- * Log (wal.h tells how it is read):
- *   24  8  log id: random, not 0; repeated in each record
- *   32  8  sequence of the first record
- *   40  8  number of the preceding log, 0: none
- *   48  8  final length of the preceding log
- *   64     records, each at a multiple of 8:
- *             0  4  bytes of payload
- *             4  4  CRC32C of the record's other bytes: 0 to 3, then 8 to the end, with padding
- *             8  8  sequence
- *            16  8  log id
- *            24  8  durable_upto: offset known to be on the device when this was appended; at
- *                   most the record's own
- *            32  4  type
- *            36  4  zero
- *            40     payload (commit.c has its layout), zeros to a multiple of 8
- *
- * Segments and overlays:
- *   24  8  file number
- *   32 24  zero; kept for a key id and the prefix of a nonce
- *   64     sections, each at a multiple of 64, zeros between and up to a multiple of 16,384: the
- *          data blocks
- *          footer, from there to the end of the file:
- *             parts, 96 bytes each (FORMAT_PART_*)
- *             sections, 24 bytes each, ascending by part and offset:
- *                u32 part, u32 type, u64 offset, u64 length
- *             u32 CRC32C of each data block, begun with u64 file number and u64 block number
- *             trailer of 32 bytes: "OMENDBFT", u64 bytes of the footer, u32 parts, u32 sections,
- *                u32 zero, u32 CRC32C of the footer's other bytes, begun with u64 file number
- *
- * The curve of recall by effort (calibration.h), a section of segments:
- *    0  4  entries, at least 1
- *    4  4  queries in the largest sample
- *    8  4  rows of the graph when it was measured
- *   12  4  zero
- *   16  8  rows of the collection then; 0 in segments
- *   24     entries, 24 bytes each, ascending by k; of one k first those whose stretch is 0, then
- *          the others, both ascending by ef and stretch:
- *             u32 k, u32 ef, f32 stretch, f32 mean recall, f32 its lower 95 % bound, u32 mean
- *             distances of a query, at least 1
- *
- * Manifest:
- *   24  8  bytes of the file
- *   32  8  its number
- *   40  4  CRC32C of all bytes from 64 on
- *   44  4  1: written by a backup; 0: by who has the database open for writing
- *   48  8  id of the database: random, 0: none yet. A backup has that of its source, until it is
- *          opened for writing: what is written then has a new one
- *   64  8  commit: what is later is in the logs
- *   72  8  first log to replay, 0: none
- *   80  8  next number of a file
- *   88  8  next id of a collection
- *   96  4  files
- *  100  4  collections
- *  104     files, 24 bytes each, ascending:
- *             u64 number, u64 bytes, u32 CRC32C of the footer, u32 kind (1 segments, 2 overlays)
- *          collections, ascending by name: 72 fixed bytes (FORMAT_COLLECTION_*), the name, zeros
- *          to a multiple of 8, then segments, 24 bytes each:
- *             u64 file, u32 part, u32 overlay's part, u64 overlay's file (0: none)
- *          and the curve that omendb_calibrate measured, as in segments, if there is one
- *
- * CURRENT is text: the manifest's name and a newline, the CRC32C of that line in eight hexadecimal
- * digits and a newline. It is replaced by a rename over it, never written in place.
- *
- * Rejected: varints (a few bytes in files of megabytes, for a parser with a loop at each field);
- * checksums inside the data blocks (sections would not be contiguous when mapped, and a block could
- * vouch for itself in the wrong place). */
-#ifndef OMENDB_FORMAT_H
-#define OMENDB_FORMAT_H
-
-#define FORMAT_VERSION 1
-_Static_assert(FORMAT_VERSION == OMENDB_FORMAT_VERSION,
-               "omendb.h states the version of these files");
-
-#define FORMAT_MAGIC_WAL      "OMENDBWL"
-#define FORMAT_MAGIC_SEGMENT  "OMENDBSG"
-#define FORMAT_MAGIC_OVERLAY  "OMENDBOV"
-#define FORMAT_MAGIC_MANIFEST "OMENDBMF"
-#define FORMAT_MAGIC_FOOTER   "OMENDBFT"
-/* A header whose only field is the id of the database of which a first backup is being made in this
- * directory. */
-#define FORMAT_MAGIC_UNFINISHED "OMENDBUB"
-#define FORMAT_UNFINISHED_NAME  "backup.unfinished"
-#define FORMAT_MAGIC_BYTES      8
-
-enum format_header {
-    FORMAT_HEADER_VERSION = 8,
-    FORMAT_HEADER_IGNORE = 12,
-    FORMAT_HEADER_READ_ONLY = 16,
-    FORMAT_HEADER_REFUSE = 20,
-    FORMAT_HEADER_OWN = 24, /* the fields of the kind */
-    FORMAT_HEADER_CRC = 56,
-    FORMAT_HEADER_ZERO = 60,
-    FORMAT_HEADER_BYTES = 64
-};
-_Static_assert(FORMAT_HEADER_VERSION == FORMAT_MAGIC_BYTES &&
-                   FORMAT_HEADER_REFUSE + 4 == FORMAT_HEADER_OWN,
-               "version and masks lie between magic and the fields of the kind");
-_Static_assert(FORMAT_HEADER_OWN + 32 == FORMAT_HEADER_CRC &&
-                   FORMAT_HEADER_ZERO + 4 == FORMAT_HEADER_BYTES,
-               "32 bytes of fields, a checksum, zeros");
-
-enum format_wal {
-    FORMAT_WAL_LOG_ID = 24,
-    FORMAT_WAL_FIRST_SEQUENCE = 32,
-    FORMAT_WAL_PREDECESSOR = 40,
-    FORMAT_WAL_PREDECESSOR_LENGTH = 48
-};
-_Static_assert(FORMAT_WAL_PREDECESSOR_LENGTH + 8 == FORMAT_HEADER_CRC,
-               "four numbers fill the log's header");
-
-enum format_record {
-    FORMAT_RECORD_LENGTH = 0,
-    FORMAT_RECORD_CRC = 4,
-    FORMAT_RECORD_SEQUENCE = 8,
-    FORMAT_RECORD_LOG_ID = 16,
-    FORMAT_RECORD_DURABLE = 24,
-    FORMAT_RECORD_TYPE = 32,
-    FORMAT_RECORD_ZERO = 36,
-    FORMAT_RECORD_BYTES = 40,
-    FORMAT_RECORD_ALIGN = 8
-};
-_Static_assert(FORMAT_RECORD_ZERO + 4 == FORMAT_RECORD_BYTES &&
-                   FORMAT_RECORD_BYTES % FORMAT_RECORD_ALIGN == 0,
-               "a payload begins at a multiple of 8");
-_Static_assert(FORMAT_HEADER_BYTES % FORMAT_RECORD_ALIGN == 0, "so does the first record");
-
-enum format_segment {
-    FORMAT_SEGMENT_NUMBER = 24,
-    FORMAT_SEGMENT_KEPT = 32,
-    FORMAT_SECTION_ALIGN = 64
-};
-_Static_assert(FORMAT_SEGMENT_KEPT + 24 == FORMAT_HEADER_CRC, "24 bytes are kept for encryption");
-_Static_assert(FORMAT_HEADER_BYTES % FORMAT_SECTION_ALIGN == 0,
-               "the first section follows the header");
-
-enum format_part {
-    FORMAT_PART_COLLECTION = 0,
-    FORMAT_PART_TARGET_FILE = 8,
-    FORMAT_PART_SMALLEST_ID = 16,
-    FORMAT_PART_LARGEST_ID = 24,
-    FORMAT_PART_TARGET_PART = 32,
-    FORMAT_PART_FLAGS = 36,
-    FORMAT_PART_ROWS = 40,
-    FORMAT_PART_INDEXED_ROWS = 44,
-    FORMAT_PART_UPPER_COUNT = 48,
-    FORMAT_PART_ENTRY_ROW = 52,
-    FORMAT_PART_ENTRY_LEVEL = 56,
-    FORMAT_PART_M = 60,
-    FORMAT_PART_VECTOR_STRIDE = 64,
-    FORMAT_PART_DIM = 68,
-    FORMAT_PART_SCALAR = 72,
-    FORMAT_PART_METRIC = 76,
-    FORMAT_PART_REFERENCE_RECALL = 80, /* IEEE 754 binary32 */
-    FORMAT_PART_REFERENCE_ROWS = 84,
-    FORMAT_PART_CODE_LOW = 88,  /* IEEE 754 binary32 */
-    FORMAT_PART_CODE_STEP = 92, /* IEEE 754 binary32 */
-    FORMAT_PART_BYTES = 96
-};
-_Static_assert(FORMAT_PART_CODE_STEP + 4 == FORMAT_PART_BYTES, "a part has no free bytes");
-
-enum format_section {
-    FORMAT_SECTION_PART = 0,
-    FORMAT_SECTION_TYPE = 4,
-    FORMAT_SECTION_OFFSET = 8,
-    FORMAT_SECTION_LENGTH = 16,
-    FORMAT_SECTION_BYTES = 24
-};
-
-enum format_trailer {
-    FORMAT_TRAILER_LENGTH = 8,
-    FORMAT_TRAILER_PARTS = 16,
-    FORMAT_TRAILER_SECTIONS = 20,
-    FORMAT_TRAILER_ZERO = 24,
-    FORMAT_TRAILER_CRC = 28,
-    FORMAT_TRAILER_BYTES = 32
-};
-_Static_assert(FORMAT_TRAILER_CRC + 4 == FORMAT_TRAILER_BYTES,
-               "the footer's checksum ends the file");
-
-enum format_manifest {
-    FORMAT_MANIFEST_LENGTH = 24,
-    FORMAT_MANIFEST_NUMBER = 32,
-    FORMAT_MANIFEST_CRC = 40,
-    FORMAT_MANIFEST_COPY = 44,
-    FORMAT_MANIFEST_DATABASE = 48,
-    FORMAT_MANIFEST_COMMIT = 64,
-    FORMAT_MANIFEST_WAL = 72,
-    FORMAT_MANIFEST_NEXT_FILE = 80,
-    FORMAT_MANIFEST_NEXT_COLLECTION = 88,
-    FORMAT_MANIFEST_FILES = 96,
-    FORMAT_MANIFEST_COLLECTIONS = 100,
-    FORMAT_MANIFEST_BYTES = 104
-};
-_Static_assert(FORMAT_MANIFEST_DATABASE + 8 == FORMAT_HEADER_CRC,
-               "the manifest's header has no free bytes");
-_Static_assert((int)FORMAT_MANIFEST_COMMIT == (int)FORMAT_HEADER_BYTES,
-               "its fields follow the header");
-
-enum format_file {
-    FORMAT_FILE_NUMBER = 0,
-    FORMAT_FILE_SIZE = 8,
-    FORMAT_FILE_CRC = 16,
-    FORMAT_FILE_KIND = 20,
-    FORMAT_FILE_BYTES = 24,
-    FORMAT_KIND_SEGMENT = 1,
-    FORMAT_KIND_OVERLAY = 2
-};
-
-enum format_collection {
-    FORMAT_COLLECTION_ID = 0,
-    FORMAT_COLLECTION_NEXT_ID = 8,
-    FORMAT_COLLECTION_SEED = 16,
-    FORMAT_COLLECTION_DIM = 24,
-    FORMAT_COLLECTION_METRIC = 28,
-    FORMAT_COLLECTION_SCALAR = 32,
-    FORMAT_COLLECTION_SCALE = 36, /* IEEE 754 binary32 */
-    FORMAT_COLLECTION_M = 40,
-    FORMAT_COLLECTION_EF_CONSTRUCTION = 44,
-    FORMAT_COLLECTION_EF = 48,
-    FORMAT_COLLECTION_NAME_BYTES = 52,
-    FORMAT_COLLECTION_SEGMENTS = 56,
-    FORMAT_COLLECTION_CALIBRATION = 60, /* bytes of the curve, 0: none */
-    FORMAT_COLLECTION_ZERO = 64,
-    FORMAT_COLLECTION_BYTES = 72
-};
-_Static_assert(FORMAT_COLLECTION_ZERO + 8 == FORMAT_COLLECTION_BYTES,
-               "8 bytes of a collection are free");
-
-enum format_calibration {
-    FORMAT_CALIBRATION_ENTRIES = 0,
-    FORMAT_CALIBRATION_QUERIES = 4,
-    FORMAT_CALIBRATION_ROWS = 8,
-    FORMAT_CALIBRATION_ZERO = 12,
-    FORMAT_CALIBRATION_ALL_ROWS = 16,
-    FORMAT_CALIBRATION_BYTES = 24
-};
-
-enum format_curve {
-    FORMAT_CURVE_K = 0,
-    FORMAT_CURVE_EF = 4,
-    FORMAT_CURVE_STRETCH = 8, /* IEEE 754 binary32, as the next two */
-    FORMAT_CURVE_MEAN = 12,
-    FORMAT_CURVE_LOW = 16,
-    FORMAT_CURVE_COST = 20,
-    FORMAT_CURVE_BYTES = 24
-};
-_Static_assert((int)FORMAT_CALIBRATION_BYTES % 8 == 0 && (int)FORMAT_CURVE_BYTES % 8 == 0,
-               "what follows a curve in the manifest stays aligned");
-
-enum format_reference {
-    FORMAT_REFERENCE_FILE = 0,
-    FORMAT_REFERENCE_PART = 8,
-    FORMAT_REFERENCE_OVERLAY_PART = 12,
-    FORMAT_REFERENCE_OVERLAY_FILE = 16,
-    FORMAT_REFERENCE_BYTES = 24
-};
-
-static inline void format_put32(uint8_t *at, uint32_t value)
-{
-    memcpy(at, &value, sizeof value);
-}
-
-static inline void format_put64(uint8_t *at, uint64_t value)
-{
-    memcpy(at, &value, sizeof value);
-}
-
-static inline void format_put_float(uint8_t *at, float value)
-{
-    memcpy(at, &value, sizeof value);
-}
-
-static inline uint32_t format_get32(const uint8_t *at)
-{
-    uint32_t value;
-    memcpy(&value, at, sizeof value);
-    return value;
-}
-
-static inline uint64_t format_get64(const uint8_t *at)
-{
-    uint64_t value;
-    memcpy(&value, at, sizeof value);
-    return value;
-}
-
-static inline float format_get_float(const uint8_t *at)
-{
-    float value;
-    memcpy(&value, at, sizeof value);
-    return value;
-}
-
-static inline int format_is_zero(const uint8_t *at, size_t size)
-{
-    for (size_t i = 0; i < size; i++) {
-        if (at[i] != 0)
-            return 0;
-    }
-    return 1;
-}
-
-/* `value` rounded up to a multiple of `align`, a power of two; the sum must fit. */
-static inline uint64_t format_align(uint64_t value, uint64_t align)
-{
-    return (value + align - 1) & ~(align - 1);
-}
 
 #endif
 
@@ -17109,6 +17495,7 @@ enum section_type {
     SECTION_KEY_ROWS = 16,      /* u32: row of each of KEY_HASHES */
     SECTION_KEY_FILTER = 17,    /* blocked Bloom filter of the hashes, see idmap.h */
     SECTION_COLUMNS = 18,       /* the fields of documents as columns, see columns.h; may be absent */
+    SECTION_ID_MODEL = 20,    /* of the ascending ids, see idmodel.h; may be absent */
     SECTION_TYPES = 21
 };
 
@@ -17831,6 +18218,8 @@ static uint64_t segment_section_needs(const struct part_info *info, size_t type)
         return rows * sizeof(uint64_t);
     case SECTION_CALIBRATION:
         return FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_BYTES;
+    case SECTION_ID_MODEL:
+        return FORMAT_MODEL_KEYS;
     default:
         return 0;
     }
@@ -17985,6 +18374,7 @@ static int segment_section_is_exact(const struct part_info *info, size_t type, u
     case SECTION_KEY_ROWS:
     case SECTION_KEY_FILTER:
     case SECTION_COLUMNS:
+    case SECTION_ID_MODEL:
         return 1;
     case SECTION_SORTED_IDS:
     case SECTION_SORTED_ROWS:
@@ -22034,6 +22424,8 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
  *   segment:
  *   hot                 stored release, complete, by the one thread that copies; loaded
  *                       acquire.
+ *   model_state         stored release by who verified the model; loaded acquire. Several may find
+ *                       the same.
  *   walks, not_stale_limit, dead_told  hints: a count that is lost puts a copy or a look off.
  *   shared_file.leave   stored sc under maintenance_mutex; loaded by the policy of merges, without:
  *                       whoever sets it then asks for a merge.
@@ -22164,6 +22556,9 @@ struct begin_array {
 
 struct segment_hot; /* hot.c */
 
+/* Whether the model of a segment's ids was looked at, and serves. */
+enum segment_model_state { SEGMENT_MODEL_UNREAD, SEGMENT_MODEL_USED, SEGMENT_MODEL_NONE };
+
 struct segment {
     _Atomic uint32_t references;
     struct memory *memory;
@@ -22178,8 +22573,11 @@ struct segment {
     struct code_format codes;          /* step 0: none */
     _Atomic(struct segment_hot *) hot; /* a copy of what a walk reads, or NULL; set once */
     _Atomic uint32_t walks;            /* counted up to twice SEGMENT_WALKS_TO_HEAT */
-    struct section_range ids, sorted_ids, sorted_rows, filter;
     struct section_range document_ends, documents, key_hashes, key_rows, key_filter, columns;
+    struct section_range ids, sorted_ids, sorted_rows, filter, model_range;
+    struct section_range ascending; /* ids, or sorted_ids */
+    struct idmodel model;           /* of the ascending ids */
+    _Atomic uint32_t model_state;   /* segment_model_state */
     struct tombstones *tombstones;
     struct begin_array *begins;      /* NULL: visible to everybody */
     struct calibration *calibration; /* NULL: not calibrated */
@@ -22443,8 +22841,14 @@ OMENDB_INTERNAL int segment_document(const struct segment *segment, uint32_t row
 OMENDB_INTERNAL int segment_find_key(const struct segment *segment, const uint8_t *key,
                                      uint32_t size, uint64_t hash, uint64_t *cursor, uint32_t *row);
 /* Rows with this id, one after the other: *cursor starts at 0; *row = GRAPH_NO_ROW at the end. */
-OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uint64_t *cursor,
+OMENDB_INTERNAL int segment_find(struct segment *segment, uint64_t id, uint64_t *cursor,
                                  uint32_t *row);
+/* The place among the ascending ids of the first that is not below `id`; the number of rows where
+ * all are below it. */
+OMENDB_INTERNAL int segment_first_place(struct segment *segment, uint64_t id, uint64_t *place);
+/* The id at a place, and the row that has it. */
+OMENDB_INTERNAL int segment_at_place(const struct segment *segment, uint64_t place, uint64_t *id,
+                                     uint32_t *row);
 OMENDB_INTERNAL int segment_row_visible(const struct segment *segment, uint32_t row,
                                         uint64_t commit);
 
@@ -22469,6 +22873,11 @@ OMENDB_INTERNAL int version_locate_live_key(const struct version *version, const
 OMENDB_INTERNAL int version_locate_key(const struct version *version, const uint8_t *key,
                                        uint32_t size, uint64_t commit, struct location *location);
 OMENDB_INTERNAL int location_id(const struct location *location, uint64_t *id);
+/* The same for up to VERSION_BATCH ids, whose memory is waited for together. */
+#define VERSION_BATCH 32
+OMENDB_INTERNAL int version_locate_batch(const struct version *version, const uint64_t *ids,
+                                         uint32_t count, uint64_t commit,
+                                         struct location *locations);
 OMENDB_INTERNAL int location_vector(const struct location *location, const uint8_t **vector);
 /* Borrowed from memtable or segment; NULL: none. */
 OMENDB_INTERNAL int location_document(const struct location *location, const uint8_t **document);
@@ -23613,6 +24022,13 @@ static int segment_check_layout(const struct collection *collection,
     if (code == OMENDB_OK && curve != 0 && !calibration_length_is_legal(curve))
         code = segment_expect(file, part, SECTION_CALIBRATION,
                               FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_BYTES);
+    struct section_range range = segment_section(file, part, SECTION_ID_MODEL);
+    struct idmodel model;
+    if (code == OMENDB_OK && range.length != 0 &&
+        !idmodel_open(&model, file->blocks.base + range.offset, range.length, info->rows))
+        code = error_set(
+            OMENDB_CORRUPT, "seg-%llu: part %u: %llu bytes are no model of %u ids; " ERROR_RESTORE,
+            (unsigned long long)file->number, part, (unsigned long long)range.length, info->rows);
     return code;
 }
 
@@ -23687,6 +24103,19 @@ static void segment_read_calibration(struct segment *segment)
         memory_free(segment->memory, curve, sizeof *curve);
 }
 
+/* Where the ascending ids and their model lie; neither is read. */
+static void segment_set_index(struct segment *segment)
+{
+    const struct segment_file *file = segment->file->file;
+    int ascend = (segment->info.flags & SEGMENT_IDS_ASCEND) != 0;
+    segment->ascending = ascend ? segment->ids : segment->sorted_ids;
+    segment->model_range = segment_section(file, segment->part, SECTION_ID_MODEL);
+    if (segment->model_range.length == 0 ||
+        !idmodel_open(&segment->model, file->blocks.base + segment->model_range.offset,
+                      segment->model_range.length, segment->info.rows))
+        atomic_init(&segment->model_state, SEGMENT_MODEL_NONE);
+}
+
 OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection,
                                  struct shared_file *file, uint32_t part,
                                  struct tombstones *tombstones, struct begin_array *begins,
@@ -23725,6 +24154,7 @@ OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection
     made->key_rows = segment_section(file->file, part, SECTION_KEY_ROWS);
     made->key_filter = segment_section(file->file, part, SECTION_KEY_FILTER);
     made->columns = segment_section(file->file, part, SECTION_COLUMNS);
+    segment_set_index(made);
     segment_set_views(made, collection);
     segment_read_calibration(made);
     *segment = made;
@@ -23837,14 +24267,51 @@ OMENDB_INTERNAL int segment_row_visible(const struct segment *segment, uint32_t 
     return segment->begins == NULL || segment->begins->begin[row] <= commit;
 }
 
-/* First position of the ascending ids that is not below `id`. */
-static int segment_lower_bound(const struct segment *segment, struct section_range range,
-                               uint64_t id, uint64_t *position)
+/* ------------------------------------------------------------------ the index of ids */
+
+/* The model is verified as a whole before it is used; then it is read like memory. */
+static int segment_look_at_model(struct segment *segment)
+{
+    int code = blocks_touch(&segment->file->file->blocks, segment->model_range.offset,
+                            segment->model_range.length);
+    if (code != OMENDB_OK)
+        return code;
+    uint32_t state = idmodel_is_usable(&segment->model) ? SEGMENT_MODEL_USED : SEGMENT_MODEL_NONE;
+    atomic_store_explicit(&segment->model_state, state, memory_order_release);
+    return OMENDB_OK;
+}
+
+static const uint64_t *segment_ascending(const struct segment *segment, uint64_t place)
+{
+    const uint8_t *base = segment->file->file->blocks.base;
+    return (const void *)(base + segment->ascending.offset + place * sizeof(uint64_t));
+}
+
+/* The first place of the window in which the model sees `id`, or UINT32_MAX, where there is no
+ * model. Asks for the window, which is not verified yet. */
+static int segment_window(struct segment *segment, uint64_t id, uint32_t *first)
+{
+    uint32_t state = atomic_load_explicit(&segment->model_state, memory_order_acquire);
+    *first = UINT32_MAX;
+    if (OMENDB_UNLIKELY(state == SEGMENT_MODEL_UNREAD)) {
+        int code = segment_look_at_model(segment);
+        if (code != OMENDB_OK)
+            return code;
+        state = atomic_load_explicit(&segment->model_state, memory_order_acquire);
+    }
+    if (state == SEGMENT_MODEL_NONE)
+        return OMENDB_OK;
+    *first = idmodel_window(&segment->model, id);
+    prefetch_bytes(segment_ascending(segment, *first), (IDMODEL_WINDOW + 1) * sizeof id);
+    return OMENDB_OK;
+}
+
+static int segment_search_by_halves(const struct segment *segment, uint64_t id, uint64_t *place)
 {
     uint64_t low = 0, high = segment->info.rows;
     while (low < high) {
         uint64_t value, middle = low + (high - low) / 2;
-        int code = segment_number(segment, range, middle, sizeof value, &value);
+        int code = segment_number(segment, segment->ascending, middle, sizeof value, &value);
         if (code != OMENDB_OK)
             return code;
         if (value < id)
@@ -23852,56 +24319,128 @@ static int segment_lower_bound(const struct segment *segment, struct section_ran
         else
             high = middle;
     }
-    *position = low;
+    *place = low;
     return OMENDB_OK;
+}
+
+/* Whether a place that is an end of the window is the right one, by the id beyond the end. A place
+ * between them lies between two ids that were compared. */
+static int segment_is_bracketed(const struct segment *segment, uint64_t id, uint32_t first,
+                                uint64_t place, int *is)
+{
+    uint64_t value = id;
+    int code = OMENDB_OK;
+    *is = 1;
+    if (place == first && first != 0) {
+        code = segment_number(segment, segment->ascending, first - 1, sizeof value, &value);
+        *is = value < id;
+    } else if (place == first + UINT64_C(1) * IDMODEL_WINDOW && place < segment->info.rows) {
+        code = segment_number(segment, segment->ascending, place, sizeof value, &value);
+        *is = value >= id;
+    }
+    return code;
+}
+
+/* In the window, or wherever else: a model that is wrong, or many equal ids, may lead beside it. */
+static int segment_search_window(const struct segment *segment, uint64_t id, uint32_t first,
+                                 uint64_t *place)
+{
+    int is = 0, code = OMENDB_OK;
+    if (first != UINT32_MAX)
+        code =
+            blocks_touch(&segment->file->file->blocks,
+                         segment->ascending.offset + first * sizeof id, IDMODEL_WINDOW * sizeof id);
+    if (first != UINT32_MAX && code == OMENDB_OK) {
+        *place = first + (uint64_t)idmodel_search(segment_ascending(segment, first), id);
+        code = segment_is_bracketed(segment, id, first, *place, &is);
+    }
+    return code != OMENDB_OK || is ? code : segment_search_by_halves(segment, id, place);
+}
+
+OMENDB_INTERNAL int segment_first_place(struct segment *segment, uint64_t id, uint64_t *place)
+{
+    uint32_t first;
+    int code = segment_window(segment, id, &first);
+    return code == OMENDB_OK ? segment_search_window(segment, id, first, place) : code;
+}
+
+static int segment_row_at(const struct segment *segment, uint64_t place, uint64_t id, uint32_t *row)
+{
+    uint32_t found = (uint32_t)place;
+    int code = OMENDB_OK;
+    if ((segment->info.flags & SEGMENT_IDS_ASCEND) == 0)
+        code = segment_number(segment, segment->sorted_rows, place, sizeof found, &found);
+    if (code == OMENDB_OK && found >= segment->info.rows)
+        code = error_set(OMENDB_CORRUPT,
+                         "seg-%llu: part %u: id %llu is said to be row %u of %u; " ERROR_RESTORE,
+                         (unsigned long long)segment->file->file->number, segment->part,
+                         (unsigned long long)id, found, segment->info.rows);
+    *row = found;
+    return code;
+}
+
+OMENDB_INTERNAL int segment_at_place(const struct segment *segment, uint64_t place, uint64_t *id,
+                                     uint32_t *row)
+{
+    int code = segment_number(segment, segment->ascending, place, sizeof *id, id);
+    return code == OMENDB_OK ? segment_row_at(segment, place, *id, row) : code;
+}
+
+static uint64_t segment_filter_place(const struct segment *segment, uint64_t id)
+{
+    return segment->filter.offset + idmap_filter_offset((size_t)segment->filter.length, id);
+}
+
+static int segment_covers(const struct segment *segment, uint64_t id)
+{
+    return id >= segment->info.smallest_id && id <= segment->info.largest_id;
 }
 
 static int segment_may_have(const struct segment *segment, uint64_t id, int *may)
 {
-    *may = 0;
-    if (id < segment->info.smallest_id || id > segment->info.largest_id)
-        return OMENDB_OK;
     struct block_file *file = &segment->file->file->blocks;
-    uint64_t offset =
-        segment->filter.offset + idmap_filter_offset((size_t)segment->filter.length, id);
+    uint64_t offset = segment_filter_place(segment, id);
+    *may = 0;
     int code = blocks_touch(file, offset, IDMAP_FILTER_BLOCK);
     if (code == OMENDB_OK)
         *may = idmap_filter_has(file->base + offset, id);
     return code;
 }
 
-OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uint64_t *cursor,
+/* The row of `id` at the place, or GRAPH_NO_ROW. */
+static int segment_match(const struct segment *segment, uint64_t id, uint64_t place, uint32_t *row)
+{
+    uint64_t value;
+    *row = GRAPH_NO_ROW;
+    if (place >= segment->info.rows)
+        return OMENDB_OK;
+    int code = segment_number(segment, segment->ascending, place, sizeof value, &value);
+    return code == OMENDB_OK && value == id ? segment_row_at(segment, place, id, row) : code;
+}
+
+OMENDB_INTERNAL int segment_find(struct segment *segment, uint64_t id, uint64_t *cursor,
                                  uint32_t *row)
 {
-    int ascend = (segment->info.flags & SEGMENT_IDS_ASCEND) != 0;
-    struct section_range range = ascend ? segment->ids : segment->sorted_ids;
-    uint64_t position = *cursor, value;
-    int code, may;
+    uint64_t place = *cursor;
+    int code, may = 0;
     *row = GRAPH_NO_ROW;
-    if (position == 0) {
-        code = segment_may_have(segment, id, &may);
+    if (place == 0) {
+        uint32_t first;
+        if (!segment_covers(segment, id))
+            return OMENDB_OK;
+        /* Filter and window come from memory at the same time. */
+        prefetch_line(segment->file->file->blocks.base + segment_filter_place(segment, id));
+        code = segment_window(segment, id, &first);
+        if (code == OMENDB_OK)
+            code = segment_may_have(segment, id, &may);
         if (code != OMENDB_OK || !may)
             return code;
-        code = segment_lower_bound(segment, range, id, &position);
+        code = segment_search_window(segment, id, first, &place);
         if (code != OMENDB_OK)
             return code;
     }
-    *cursor = position + 1;
-    if (position >= segment->info.rows)
-        return OMENDB_OK;
-    code = segment_number(segment, range, position, sizeof value, &value);
-    if (code != OMENDB_OK || value != id)
-        return code;
-    uint32_t found = (uint32_t)position;
-    if (!ascend)
-        code = segment_number(segment, segment->sorted_rows, position, sizeof found, &found);
-    if (code == OMENDB_OK && found >= segment->info.rows)
-        return error_set(OMENDB_CORRUPT,
-                         "seg-%llu: part %u: id %llu is said to be row %u of %u; " ERROR_RESTORE,
-                         (unsigned long long)segment->file->file->number, segment->part,
-                         (unsigned long long)id, found, segment->info.rows);
-    *row = found;
-    return code;
+    *cursor = place + 1;
+    return segment_match(segment, id, place, row);
 }
 
 /* ------------------------------------------------------------------ rows by id */
@@ -23987,6 +24526,127 @@ OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, u
         } while (row != GRAPH_NO_ROW);
     }
     return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ many rows by id */
+
+/* Ids of a batch that are still sought, and where in a segment each may be. */
+struct version_probe {
+    uint32_t index;
+    uint32_t first; /* of the window */
+    uint64_t place;
+};
+
+struct version_batch {
+    const uint64_t *ids;
+    uint64_t commit;
+    struct location *locations;
+    uint32_t pending[VERSION_BATCH];
+    uint32_t pending_count;
+    struct version_probe probes[VERSION_BATCH];
+    uint32_t probe_count;
+};
+
+static void version_ask_memtables(const struct version *version, uint32_t count,
+                                  struct version_batch *batch)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        int decided = 0;
+        for (uint32_t m = version->memtable_count; m-- > 0 && !decided;)
+            decided = version_locate_in_memtable(version->memtables[m], batch->ids[i],
+                                                 batch->commit, &batch->locations[i]);
+        if (!decided)
+            batch->pending[batch->pending_count++] = i;
+    }
+}
+
+/* Those that the segment may have, by its range and its filter, with their windows. */
+static int version_probe_segment(struct segment *segment, struct version_batch *batch)
+{
+    const uint8_t *base = segment->file->file->blocks.base;
+    int code = OMENDB_OK;
+    batch->probe_count = 0;
+    for (uint32_t i = 0; i < batch->pending_count; i++) {
+        uint64_t id = batch->ids[batch->pending[i]];
+        if (!segment_covers(segment, id))
+            continue;
+        batch->probes[batch->probe_count++].index = batch->pending[i];
+        prefetch_line(base + segment_filter_place(segment, id));
+    }
+    uint32_t asked = batch->probe_count;
+    batch->probe_count = 0;
+    for (uint32_t i = 0; i < asked && code == OMENDB_OK; i++) {
+        struct version_probe *probe = &batch->probes[batch->probe_count];
+        int may;
+        probe->index = batch->probes[i].index;
+        code = segment_may_have(segment, batch->ids[probe->index], &may);
+        if (code != OMENDB_OK || !may)
+            continue;
+        code = segment_window(segment, batch->ids[probe->index], &probe->first);
+        batch->probe_count++;
+    }
+    return code;
+}
+
+/* The visible row among those of the id, from the place on. */
+static int version_take_row(struct segment *segment, const struct version_probe *probe,
+                            struct version_batch *batch)
+{
+    uint64_t place = probe->place;
+    uint32_t row;
+    int code = segment_match(segment, batch->ids[probe->index], place, &row);
+    while (code == OMENDB_OK && row != GRAPH_NO_ROW &&
+           !segment_row_visible(segment, row, batch->commit))
+        code = segment_match(segment, batch->ids[probe->index], ++place, &row);
+    if (code == OMENDB_OK && row != GRAPH_NO_ROW)
+        batch->locations[probe->index] = (struct location){NULL, segment, row};
+    return code;
+}
+
+static int version_ask_segment(struct segment *segment, struct version_batch *batch)
+{
+    const uint8_t *base = segment->file->file->blocks.base;
+    int code = version_probe_segment(segment, batch);
+    for (uint32_t i = 0; i < batch->probe_count && code == OMENDB_OK; i++) {
+        struct version_probe *probe = &batch->probes[i];
+        code =
+            segment_search_window(segment, batch->ids[probe->index], probe->first, &probe->place);
+        if (segment->sorted_rows.length != 0)
+            prefetch_line(base + segment->sorted_rows.offset + probe->place * sizeof(uint32_t));
+    }
+    for (uint32_t i = 0; i < batch->probe_count && code == OMENDB_OK; i++)
+        code = version_take_row(segment, &batch->probes[i], batch);
+    return code;
+}
+
+static void version_drop_found(struct version_batch *batch)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < batch->pending_count; i++) {
+        if (batch->locations[batch->pending[i]].segment == NULL)
+            batch->pending[kept++] = batch->pending[i];
+    }
+    batch->pending_count = kept;
+}
+
+OMENDB_INTERNAL int version_locate_batch(const struct version *version, const uint64_t *ids,
+                                         uint32_t count, uint64_t commit,
+                                         struct location *locations)
+{
+    struct version_batch batch;
+    int code = OMENDB_OK;
+    batch.ids = ids;
+    batch.commit = commit;
+    batch.locations = locations;
+    batch.pending_count = 0;
+    memset(locations, 0, count * sizeof *locations);
+    version_ask_memtables(version, count, &batch);
+    for (uint32_t i = version->segment_count;
+         i-- > 0 && batch.pending_count != 0 && code == OMENDB_OK;) {
+        code = version_ask_segment(version->segments[i], &batch);
+        version_drop_found(&batch);
+    }
+    return code;
 }
 
 OMENDB_INTERNAL int location_vector(const struct location *location, const uint8_t **vector)
@@ -27616,7 +28276,7 @@ static int part_compare_ids(const void *left, const void *right)
 }
 
 static int part_write_sorted(struct segment_writer *writer, struct memory *memory,
-                             const uint64_t *ids, uint32_t rows)
+                             const uint64_t *ids, uint32_t rows, struct idmodel_builder *model)
 {
     struct part_id *sorted = memory_array(memory, rows, sizeof *sorted);
     if (sorted == NULL)
@@ -27625,8 +28285,10 @@ static int part_write_sorted(struct segment_writer *writer, struct memory *memor
         sorted[i] = (struct part_id){ids[i], i};
     sort_array(sorted, rows, sizeof *sorted, part_compare_ids);
     int code = segment_writer_begin_section(writer, SECTION_SORTED_IDS);
-    for (uint32_t i = 0; i < rows && code == OMENDB_OK; i++)
+    for (uint32_t i = 0; i < rows && code == OMENDB_OK; i++) {
+        idmodel_add(model, sorted[i].id);
         code = segment_writer_append(writer, &sorted[i].id, sizeof sorted[i].id);
+    }
     if (code == OMENDB_OK)
         code = segment_writer_begin_section(writer, SECTION_SORTED_ROWS);
     for (uint32_t i = 0; i < rows && code == OMENDB_OK; i++)
@@ -27651,9 +28313,24 @@ static int part_write_filter(struct segment_writer *writer, struct memory *memor
     return code;
 }
 
+/* Without memory the ids are searched by halves, until they are merged. */
+static int part_write_model(struct segment_writer *writer, struct idmodel_builder *model)
+{
+    size_t size;
+    uint8_t *bytes = idmodel_finish(model, &size);
+    if (bytes == NULL)
+        return OMENDB_OK;
+    int code = segment_writer_begin_section(writer, SECTION_ID_MODEL);
+    if (code == OMENDB_OK)
+        code = segment_writer_append(writer, bytes, size);
+    memory_free(model->memory, bytes, size);
+    return code;
+}
+
 OMENDB_INTERNAL int part_write_ids(struct segment_writer *writer, struct memory *memory,
                                    const uint64_t *ids, uint32_t rows, struct part_info *info)
 {
+    struct idmodel_builder model;
     int ascend = 1;
     info->smallest_id = UINT64_MAX;
     info->largest_id = 0;
@@ -27663,13 +28340,19 @@ OMENDB_INTERNAL int part_write_ids(struct segment_writer *writer, struct memory 
         info->largest_id = ids[i] > info->largest_id ? ids[i] : info->largest_id;
     }
     info->flags |= ascend ? SEGMENT_IDS_ASCEND : 0;
+    idmodel_begin(&model, memory);
     int code = segment_writer_begin_section(writer, SECTION_IDS);
     if (code == OMENDB_OK)
         code = segment_writer_append(writer, ids, rows * sizeof *ids);
     if (code == OMENDB_OK && !ascend)
-        code = part_write_sorted(writer, memory, ids, rows);
+        code = part_write_sorted(writer, memory, ids, rows, &model);
+    for (uint32_t i = 0; i < rows && ascend; i++)
+        idmodel_add(&model, ids[i]);
     if (code == OMENDB_OK)
         code = part_write_filter(writer, memory, ids, rows);
+    if (code == OMENDB_OK)
+        code = part_write_model(writer, &model);
+    idmodel_end(&model);
     return code;
 }
 
@@ -34387,8 +35070,14 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
  * rows.c
  * ============================================================================================== */
 
-/* rows.c: the cursor of omendb_scan. It holds the version and a sorted list of (id, source, row),
- * made at the beginning: a source is a memtable, a segment, or the transaction's own changes. */
+/* rows.c: the cursor of omendb_scan. It holds the version and shows its rows in the order of their
+ * ids: those of each segment as its index of ids has them, a few at a time; those of memtables and
+ * of the transaction from a sorted list that is made at the beginning, as they lie in the order of
+ * commits.
+ *
+ * What it shows is that of the beginning, although rows are looked at later: a row that ends since
+ * ends at a later commit, and changes that the transaction makes since are told by their numbers.
+ */
 
 /* ==============================================================================================
  * rows.h
@@ -34411,15 +35100,26 @@ OMENDB_INTERNAL const struct collection *rows_collection(const omendb_rows *rows
 
 /* rows.c, continued */
 
-#define ROWS_OWN UINT32_MAX /* source: a change of the transaction */
+#define ROWS_OWN   UINT32_MAX /* source: a change of the transaction */
+#define ROWS_AHEAD 16
 /* A cursor may lie in the readers' share of the reserve, where it stays while it is open: only so
  * many do. */
 #define ROWS_IN_RESERVE 2
 
 struct rows_entry {
     uint64_t id;
-    uint32_t source; /* memtables first, then segments */
+    uint32_t source; /* memtable */
     uint32_t row;
+};
+
+/* A segment, and the next of its rows that are to be shown. */
+struct rows_segment {
+    struct segment *segment;
+    uint64_t place; /* of the ascending ids: where to go on */
+    uint64_t last;  /* id before that */
+    uint32_t next, count;
+    uint64_t ids[ROWS_AHEAD];
+    uint32_t rows[ROWS_AHEAD];
 };
 
 struct omendb_rows {
@@ -34429,8 +35129,13 @@ struct omendb_rows {
     struct version *version;
     omendb_txn *txn; /* NULL: none */
     struct txn_cursor cursor;
+    size_t own_count; /* changes of the transaction when it was opened */
+    uint64_t commit, to;
+    int shows_vectors;
     struct rows_entry *entries;
     size_t count, capacity, next;
+    uint32_t segment_count;
+    struct rows_segment segments[];
 };
 
 static int rows_compare(const void *left, const void *right)
@@ -34438,6 +35143,8 @@ static int rows_compare(const void *left, const void *right)
     const struct rows_entry *a = left, *b = right;
     return a->id < b->id ? -1 : a->id > b->id;
 }
+
+/* ------------------------------------------------------------------ the list */
 
 static int rows_add(struct omendb_rows *rows, uint64_t id, uint32_t source, uint32_t row)
 {
@@ -34455,49 +35162,124 @@ static int rows_add(struct omendb_rows *rows, uint64_t id, uint32_t source, uint
     return OMENDB_OK;
 }
 
-static int rows_add_memtable(struct omendb_rows *rows, uint32_t source, uint64_t commit,
-                             uint64_t from, uint64_t to)
+/* Whether the transaction had changed the record when the cursor was opened. */
+static int rows_is_own(const struct omendb_rows *rows, uint64_t id)
+{
+    if (rows->own_count == 0)
+        return 0;
+    const struct txn_write *own = txn_find(rows->txn, rows->collection, id);
+    return own != NULL && (size_t)(own - rows->txn->writes) < rows->own_count;
+}
+
+static int rows_add_memtable(struct omendb_rows *rows, uint32_t source, uint64_t from)
 {
     const struct memtable *memtable = rows->version->memtables[source];
-    uint32_t limit = memtable_visible_rows(memtable, commit);
+    uint32_t limit = memtable_visible_rows(memtable, rows->commit);
     int code = OMENDB_OK;
     for (uint32_t row = 0; row < limit && code == OMENDB_OK; row++) {
         uint64_t id = memtable_id(memtable, row), end = tombstones_get(memtable->tombstones, row);
-        if (id >= from && id <= to && (end == 0 || end > commit) &&
-            txn_find(rows->txn, rows->collection, id) == NULL)
+        if (id >= from && id <= rows->to && (end == 0 || end > rows->commit) &&
+            !rows_is_own(rows, id))
             code = rows_add(rows, id, source, row);
     }
     return code;
 }
 
-static int rows_add_segment(struct omendb_rows *rows, uint32_t index, uint64_t commit,
-                            uint64_t from, uint64_t to)
+static int rows_add_own(struct omendb_rows *rows, uint64_t from)
 {
-    const struct segment *segment = rows->version->segments[index];
     int code = OMENDB_OK;
-    if (segment->info.smallest_id > to || segment->info.largest_id < from)
-        return OMENDB_OK;
-    for (uint32_t row = 0; row < segment->info.rows && code == OMENDB_OK; row++) {
-        uint64_t id;
-        code = segment_id(segment, row, &id);
-        if (code == OMENDB_OK && id >= from && id <= to &&
-            segment_row_visible(segment, row, commit) &&
-            txn_find(rows->txn, rows->collection, id) == NULL)
-            code = rows_add(rows, id, rows->version->memtable_count + index, row);
+    for (size_t i = 0; i < rows->own_count && code == OMENDB_OK; i++) {
+        const struct txn_write *write = &rows->txn->writes[i];
+        if (write->collection == rows->collection && write->vector != NULL && write->id >= from &&
+            write->id <= rows->to)
+            code = rows_add(rows, write->id, ROWS_OWN, (uint32_t)i);
     }
     return code;
 }
 
-static int rows_add_own(struct omendb_rows *rows, uint64_t from, uint64_t to)
+/* ------------------------------------------------------------------ segments */
+
+static int rows_refuse_order(const struct rows_segment *source, uint64_t id)
+{
+    return error_set(
+        OMENDB_CORRUPT,
+        "seg-%llu: part %u: id %llu comes after id %llu in the index of ids; " ERROR_RESTORE,
+        (unsigned long long)source->segment->file->entry.number, source->segment->part,
+        (unsigned long long)id, (unsigned long long)source->last);
+}
+
+/* The next row of the segment, shown or not. *shown: 1: it is. At the last one place becomes the
+ * number of rows. */
+static int rows_step(const struct omendb_rows *rows, struct rows_segment *source, int *shown)
+{
+    const struct segment *segment = source->segment;
+    uint64_t id;
+    uint32_t row;
+    int code = segment_at_place(segment, source->place, &id, &row);
+    if (code == OMENDB_OK && id < source->last)
+        code = rows_refuse_order(source, id);
+    if (code != OMENDB_OK)
+        return code;
+    *shown = 0;
+    source->place = id > rows->to ? segment->info.rows : source->place + 1;
+    source->last = id;
+    if (id > rows->to || !segment_row_visible(segment, row, rows->commit) || rows_is_own(rows, id))
+        return OMENDB_OK;
+    source->ids[source->count] = id;
+    source->rows[source->count] = row;
+    *shown = 1;
+    return OMENDB_OK;
+}
+
+/* The next few rows that are shown. An error waits until those before it were. */
+static int rows_fill(const struct omendb_rows *rows, struct rows_segment *source)
+{
+    const struct rows_view *vectors = &source->segment->full.vectors;
+    int shown, code = OMENDB_OK;
+    source->next = source->count = 0;
+    while (source->count < ROWS_AHEAD && source->place < source->segment->info.rows &&
+           code == OMENDB_OK) {
+        code = rows_step(rows, source, &shown);
+        if (code != OMENDB_OK || !shown)
+            continue;
+        if (rows->shows_vectors)
+            prefetch_bytes(rows_at(vectors, source->rows[source->count]), vectors->stride);
+        source->count++;
+    }
+    return source->count != 0 ? OMENDB_OK : code;
+}
+
+/* At the first row that may be shown. */
+static int rows_begin_segment(struct omendb_rows *rows, struct rows_segment *source,
+                              struct segment *segment, uint64_t from)
+{
+    source->segment = segment;
+    source->place = segment->info.rows;
+    if (segment->info.smallest_id > rows->to || segment->info.largest_id < from)
+        return OMENDB_OK;
+    int code = segment_first_place(segment, from, &source->place);
+    return code == OMENDB_OK ? rows_fill(rows, source) : code;
+}
+
+/* ------------------------------------------------------------------ opening */
+
+static int rows_gather(struct omendb_rows *rows, uint64_t from)
 {
     int code = OMENDB_OK;
-    for (size_t i = 0; rows->txn != NULL && i < rows->txn->write_count && code == OMENDB_OK; i++) {
-        const struct txn_write *write = &rows->txn->writes[i];
-        if (write->collection == rows->collection && write->vector != NULL && write->id >= from &&
-            write->id <= to)
-            code = rows_add(rows, write->id, ROWS_OWN, (uint32_t)i);
-    }
+    for (uint32_t i = 0; i < rows->version->memtable_count && code == OMENDB_OK; i++)
+        code = rows_add_memtable(rows, i, from);
+    if (code == OMENDB_OK)
+        code = rows_add_own(rows, from);
+    if (code == OMENDB_OK && rows->count > 1)
+        sort_array(rows->entries, rows->count, sizeof *rows->entries, rows_compare);
+    for (uint32_t i = 0; i < rows->segment_count && code == OMENDB_OK; i++)
+        code = rows_begin_segment(rows, &rows->segments[i], rows->version->segments[i], from);
     return code;
+}
+
+static size_t rows_bytes(uint32_t segments)
+{
+    return sizeof(struct omendb_rows) + segments * sizeof(struct rows_segment);
 }
 
 static int rows_make(struct collection *collection, omendb_txn *txn, uint64_t from, uint64_t to,
@@ -34505,31 +35287,29 @@ static int rows_make(struct collection *collection, omendb_txn *txn, uint64_t fr
 {
     omendb *db = collection->db;
     uint64_t commit;
-    int code = OMENDB_OK;
     *rows = NULL;
-    omendb_rows *made = memory_zalloc(&db->memory, sizeof *made);
-    if (made == NULL)
+    struct version *version = version_acquire_newest(collection, &commit);
+    omendb_rows *made = memory_zalloc(&db->memory, rows_bytes(version->segment_count));
+    if (made == NULL) {
+        version_release(version);
         return OMENDB_NOMEM;
+    }
     made->magic = ROWS_MAGIC;
     made->db = db;
     made->collection = collection_reference(collection);
-    made->version = version_acquire_newest(collection, &commit);
+    made->version = version;
+    made->segment_count = version->segment_count;
     made->txn = txn;
-    if (made->txn != NULL)
-        txn_add_cursor(made->txn, &made->cursor);
-    commit = txn != NULL ? txn->snapshot : commit;
-    for (uint32_t i = 0; i < made->version->memtable_count && code == OMENDB_OK; i++)
-        code = rows_add_memtable(made, i, commit, from, to);
-    for (uint32_t i = 0; i < made->version->segment_count && code == OMENDB_OK; i++)
-        code = rows_add_segment(made, i, commit, from, to);
-    if (code == OMENDB_OK)
-        code = rows_add_own(made, from, to);
+    if (txn != NULL)
+        txn_add_cursor(txn, &made->cursor);
+    made->own_count = txn != NULL ? txn->write_count : 0;
+    made->commit = txn != NULL ? txn->snapshot : commit;
+    made->to = to;
+    int code = rows_gather(made, from);
     if (code != OMENDB_OK) {
         rows_free(made);
         return code;
     }
-    if (made->count > 1)
-        sort_array(made->entries, made->count, sizeof *made->entries, rows_compare);
     atomic_fetch_add(&db->children, 1);
     atomic_fetch_add(&db->open_cursors, 1);
     *rows = made;
@@ -34548,58 +35328,88 @@ OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, ui
     return code;
 }
 
-static int rows_vector(const omendb_rows *rows, const struct rows_entry *entry,
-                       const uint8_t **vector)
+/* ------------------------------------------------------------------ moving */
+
+static int rows_listed_vector(const omendb_rows *rows, const struct rows_entry *entry,
+                              const uint8_t **vector)
 {
-    const struct version *version = rows->version;
-    if (entry->source == ROWS_OWN) {
-        *vector = rows->txn->writes[entry->row].vector;
-        return *vector != NULL
-                   ? OMENDB_OK
-                   : error_set(OMENDB_NOTFOUND, "id %llu was deleted by this transaction",
-                               (unsigned long long)entry->id);
-    }
-    if (entry->source < version->memtable_count) {
-        *vector = memtable_vector(version->memtables[entry->source], entry->row);
+    if (entry->source != ROWS_OWN) {
+        *vector = memtable_vector(rows->version->memtables[entry->source], entry->row);
         return OMENDB_OK;
     }
-    return segment_vector(version->segments[entry->source - version->memtable_count], entry->row,
-                          vector);
+    *vector = rows->txn->writes[entry->row].vector;
+    return *vector != NULL ? OMENDB_OK
+                           : error_set(OMENDB_NOTFOUND, "id %llu was deleted by this transaction",
+                                       (unsigned long long)entry->id);
+}
+
+/* The segment whose next row has the least id, or NULL: that is in the list, or there is none.
+ * *least: that id; OMENDB_DONE: there is none. */
+static int rows_choose(omendb_rows *rows, struct rows_segment **chosen, uint64_t *least)
+{
+    int found = rows->next < rows->count;
+    *chosen = NULL;
+    *least = found ? rows->entries[rows->next].id : UINT64_MAX;
+    for (uint32_t i = 0; i < rows->segment_count; i++) {
+        struct rows_segment *source = &rows->segments[i];
+        if (source->next == source->count && source->place < source->segment->info.rows) {
+            int code = rows_fill(rows, source);
+            if (code != OMENDB_OK)
+                return code;
+        }
+        if (source->next == source->count || (found && source->ids[source->next] >= *least))
+            continue;
+        *chosen = source;
+        *least = source->ids[source->next];
+        found = 1;
+    }
+    return found ? OMENDB_OK : OMENDB_DONE;
+}
+
+static int rows_copy_vector(omendb_rows *rows, const struct rows_segment *source, int vector_type,
+                            void *vector)
+{
+    const uint8_t *stored;
+    int code = source != NULL ? segment_vector(source->segment, source->rows[source->next], &stored)
+                              : rows_listed_vector(rows, &rows->entries[rows->next], &stored);
+    rows->shows_vectors = 1;
+    if (code == OMENDB_OK && (vector_type < OMENDB_F32 || vector_type > OMENDB_B1))
+        code = OMENDB_INVALID;
+    if (code == OMENDB_OK)
+        code = scalar_export(&rows->collection->format, stored, (omendb_scalar)vector_type, vector);
+    return code;
 }
 
 OMENDB_INTERNAL int rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector)
 {
-    const uint8_t *stored;
+    struct rows_segment *source;
+    uint64_t least;
     if (rows->cursor.ended)
         return error_set(OMENDB_MISUSE, "the transaction of this cursor has ended");
-    if (rows->next >= rows->count)
-        return OMENDB_DONE;
-    const struct rows_entry *entry = &rows->entries[rows->next];
-    if (vector != NULL) {
-        int code = rows_vector(rows, entry, &stored);
-        if (code == OMENDB_OK && (vector_type < OMENDB_F32 || vector_type > OMENDB_B1))
-            code = OMENDB_INVALID;
-        if (code == OMENDB_OK)
-            code = scalar_export(&rows->collection->format, stored, (omendb_scalar)vector_type,
-                                 vector);
-        if (code != OMENDB_OK)
-            return code;
-    }
+    int code = rows_choose(rows, &source, &least);
+    if (code == OMENDB_OK && vector != NULL)
+        code = rows_copy_vector(rows, source, vector_type, vector);
+    if (code != OMENDB_OK)
+        return code;
     if (id != NULL)
-        *id = entry->id;
-    rows->next++;
+        *id = least;
+    if (source != NULL)
+        source->next++;
+    else
+        rows->next++;
     return OMENDB_OK;
 }
 
 OMENDB_INTERNAL void rows_free(omendb_rows *rows)
 {
+    size_t bytes = rows_bytes(rows->segment_count);
     rows->magic = 0;
     if (rows->txn != NULL && !rows->cursor.ended)
         txn_remove_cursor(rows->txn, &rows->cursor);
     version_release(rows->version);
     collection_release(rows->collection);
     memory_free(&rows->db->memory, rows->entries, rows->capacity * sizeof *rows->entries);
-    memory_free(&rows->db->memory, rows, sizeof *rows);
+    memory_free(&rows->db->memory, rows, bytes);
 }
 
 OMENDB_INTERNAL int rows_is_valid(const omendb_rows *rows)
@@ -34618,6 +35428,7 @@ OMENDB_INTERNAL const struct collection *rows_collection(const omendb_rows *rows
 }
 
 #undef ROWS_OWN
+#undef ROWS_AHEAD
 #undef ROWS_IN_RESERVE
 
 /* ==============================================================================================
@@ -36030,7 +36841,7 @@ static int check_touch_part(struct segment_file *file, uint32_t part)
 }
 
 /* Every row's id is found through the index and the filter, and bounded by the range of ids. */
-static int check_ids(struct check *check, const struct segment *segment)
+static int check_ids(struct check *check, struct segment *segment)
 {
     for (uint32_t row = 0; row < segment->info.rows; row++) {
         uint64_t id, cursor = 0;
@@ -36073,7 +36884,22 @@ static int check_documents(struct check *check, const struct segment *segment)
     return code;
 }
 
-static int check_segment(struct check *check, const struct segment *segment)
+/* A wrong model costs time, not answers. Its section and the ids were touched. */
+static void check_model(struct check *check, const struct segment *segment)
+{
+    const uint8_t *base = segment->file->file->blocks.base;
+    if (segment->model.bytes == NULL)
+        return;
+    const char *wrong =
+        idmodel_check(&segment->model, (const void *)(base + segment->ascending.offset));
+    if (wrong != NULL) {
+        char text[128];
+        snprintf(text, sizeof text, "the model of its ids %s", wrong);
+        check_problem(check, text);
+    }
+}
+
+static int check_segment(struct check *check, struct segment *segment)
 {
     if (check_is_damaged(check, segment->file->entry.number, segment->part))
         return OMENDB_OK;
@@ -36083,6 +36909,8 @@ static int check_segment(struct check *check, const struct segment *segment)
         code = check_ids(check, segment);
     if (code == OMENDB_OK)
         code = check_documents(check, segment);
+    if (code == OMENDB_OK)
+        check_model(check, segment);
     if (code == OMENDB_OK && segment->calibration == NULL &&
         segment_section(segment->file->file, segment->part, SECTION_CALIBRATION).length != 0)
         check_problem(check, "its curve of recall is none");
@@ -40321,6 +41149,8 @@ OMENDB_API int omendb_prepared_name(omendb *db, size_t index, char *name, size_t
 
 /* api_records.c: the public calls that write, delete and read records. */
 
+#define API_AHEAD 4 /* vectors of a batch that are asked for before they are copied */
+
 /* ------------------------------------------------------------------ records */
 
 static int api_try_write(omendb_collection *collection, omendb_txn *txn, uint32_t kind,
@@ -40510,6 +41340,17 @@ OMENDB_INTERNAL struct version *api_version(omendb_collection *collection, const
     return version_acquire(collection->collection);
 }
 
+static int api_refuse_missing(const struct collection *collection, uint64_t id)
+{
+    return error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"", (unsigned long long)id,
+                     collection->name);
+}
+
+static int api_is_located(const struct location *location)
+{
+    return location->memtable != NULL || location->segment != NULL;
+}
+
 OMENDB_INTERNAL int api_find_record(struct collection *collection, const struct version *version,
                                     uint64_t commit, const omendb_txn *txn, uint64_t id,
                                     const uint8_t **vector, const uint8_t **document)
@@ -40522,7 +41363,7 @@ OMENDB_INTERNAL int api_find_record(struct collection *collection, const struct 
         *document = own == NULL ? NULL : own->document;
     if (own == NULL) {
         code = version_locate(version, id, commit, &location);
-        int found = location.memtable != NULL || location.segment != NULL;
+        int found = api_is_located(&location);
         if (code == OMENDB_OK && found)
             code = location_vector(&location, vector);
         if (code == OMENDB_OK && found && document != NULL)
@@ -40530,9 +41371,21 @@ OMENDB_INTERNAL int api_find_record(struct collection *collection, const struct 
         if (code != OMENDB_OK)
             return code;
     }
-    return *vector != NULL ? OMENDB_OK
-                           : error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"",
-                                       (unsigned long long)id, collection->name);
+    return *vector != NULL ? OMENDB_OK : api_refuse_missing(collection, id);
+}
+
+/* Whether the record is there; its vector is not read. */
+static int api_find(struct collection *collection, const struct version *version, uint64_t commit,
+                    const omendb_txn *txn, uint64_t id)
+{
+    const struct txn_write *own = txn_find(txn, collection, id);
+    struct location location = {NULL, NULL, 0};
+    int code = own != NULL ? OMENDB_OK : version_locate(version, id, commit, &location);
+    if (code != OMENDB_OK)
+        return code;
+    return api_is_located(&location) || (own != NULL && own->vector != NULL)
+               ? OMENDB_OK
+               : api_refuse_missing(collection, id);
 }
 
 OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64_t id,
@@ -40546,12 +41399,101 @@ OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64
     if (code != OMENDB_OK)
         return code;
     struct version *version = api_version(collection, txn, &commit);
-    code = api_find_record(collection->collection, version, commit, txn, id, &stored, NULL);
+    code = vector == NULL
+               ? api_find(collection->collection, version, commit, txn, id)
+               : api_find_record(collection->collection, version, commit, txn, id, &stored, NULL);
     if (code == OMENDB_OK && vector != NULL) {
         code = scalar_export(&collection->collection->format, stored, (omendb_scalar)vector_type,
                              vector);
         if (code == OMENDB_INVALID)
             records_refuse_type(collection->collection, vector_type);
+    }
+    version_release(version);
+    return code;
+}
+
+/* What a batch reads at, and where it puts what it finds. */
+struct api_get {
+    struct collection *collection;
+    const struct version *version;
+    uint64_t commit;
+    const omendb_txn *txn;
+    const uint64_t *ids;
+    int vector_type;
+    uint8_t *vectors; /* NULL: none are copied */
+    size_t vector_bytes;
+    uint8_t *found; /* NULL: all must be there */
+};
+
+/* `own` counts as the vector where the transaction changed the record. */
+static int api_get_put(const struct api_get *batch, size_t index, const struct txn_write *own,
+                       const struct location *location)
+{
+    const uint8_t *stored = own != NULL ? own->vector : NULL;
+    int code = OMENDB_OK, is = own != NULL ? stored != NULL : api_is_located(location);
+    if (batch->found != NULL)
+        batch->found[index] = (uint8_t)is;
+    if (!is)
+        return batch->found != NULL ? OMENDB_OK
+                                    : api_refuse_missing(batch->collection, batch->ids[index]);
+    if (batch->vectors == NULL)
+        return OMENDB_OK;
+    if (own == NULL)
+        code = location_vector(location, &stored);
+    if (code != OMENDB_OK)
+        return code;
+    code = scalar_export(&batch->collection->format, stored, (omendb_scalar)batch->vector_type,
+                         batch->vectors + index * batch->vector_bytes);
+    return code == OMENDB_INVALID ? records_refuse_type(batch->collection, batch->vector_type)
+                                  : code;
+}
+
+static void api_get_ask(const struct api_get *batch, const struct location *location)
+{
+    const struct segment *segment = location->segment;
+    if (batch->vectors != NULL && segment != NULL)
+        prefetch_bytes(rows_at(&segment->full.vectors, location->row),
+                       segment->full.vectors.stride);
+}
+
+/* At most VERSION_BATCH of them, from `first` on. */
+static int api_get_some(const struct api_get *batch, size_t first, uint32_t count)
+{
+    struct location locations[VERSION_BATCH];
+    int code =
+        version_locate_batch(batch->version, batch->ids + first, count, batch->commit, locations);
+    for (uint32_t i = 0; i < API_AHEAD && i < count && code == OMENDB_OK; i++)
+        api_get_ask(batch, &locations[i]);
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
+        if (i + API_AHEAD < count)
+            api_get_ask(batch, &locations[i + API_AHEAD]);
+        code = api_get_put(batch, first + i,
+                           txn_find(batch->txn, batch->collection, batch->ids[first + i]),
+                           &locations[i]);
+    }
+    return code;
+}
+
+OMENDB_API int omendb_get_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
+                                const uint64_t *ids, int vector_type, void *vectors, uint8_t *found)
+{
+    struct api_get batch = {
+        .txn = txn, .ids = ids, .vector_type = vector_type, .vectors = vectors, .found = found};
+    int code = api_reading(collection, txn);
+    if (code == OMENDB_OK)
+        code = records_check_type((uint32_t)vector_type);
+    if (code != OMENDB_OK || count == 0)
+        return code;
+    if (ids == NULL)
+        return api_null("ids");
+    struct version *version = api_version(collection, txn, &batch.commit);
+    batch.collection = collection->collection;
+    batch.version = version;
+    batch.vector_bytes =
+        scalar_bytes((omendb_scalar)vector_type, collection->collection->schema.dim);
+    for (size_t first = 0; first < count && code == OMENDB_OK; first += VERSION_BATCH) {
+        size_t left = count - first;
+        code = api_get_some(&batch, first, left < VERSION_BATCH ? (uint32_t)left : VERSION_BATCH);
     }
     version_release(version);
     return code;
@@ -40616,6 +41558,8 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows)
     atomic_fetch_sub(&db->open_cursors, 1);
     database_child_done(db);
 }
+
+#undef API_AHEAD
 
 /* ==============================================================================================
  * api_documents.c

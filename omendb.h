@@ -316,10 +316,11 @@ typedef struct omendb_options {
                             * no longer than query.timeout_us; what then fits nowhere is
                             * OMENDB_NOMEM. So is, at once, a batch of new records outside of
                             * transactions whose ids and vectors are more than half of what is not
-                            * kept. A cursor needs 16 bytes a record.
-                            * Merging a segment takes some 8 * M + 90 bytes a row while it lasts;
-                            * with less, segments stay small and writers that outrun the graph get
-                            * OMENDB_BUSY. Under OMENDB_IO_PREAD all segments must fit, too */
+                            * kept. A cursor needs 16 bytes a record that no checkpoint has written
+                            * yet. Merging a segment takes some 8 * M + 90 bytes a row while it
+                            * lasts; with less, segments stay small and writers that outrun the
+                            * graph get OMENDB_BUSY. Under OMENDB_IO_PREAD all segments must fit,
+                            * too */
     uint64_t wal_limit;    /* bytes of log after which a checkpoint is made; 0: 64 MiB */
     uint64_t tail_limit;   /* bytes of vectors, per collection, that are not yet in a graph and are
                             * scanned by each search; 0: 8 MiB, 1 ms. Raise it for bulk loads.
@@ -1115,6 +1116,24 @@ OMENDB_API int omendb_get_metadata(omendb_collection *collection, omendb_txn *tx
 OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64_t id,
                           int vector_type, void *vector);
 
+/* Copies the vectors stored under many ids: as omendb_get of each, all at one moment, and several
+ * times as fast, as the memory of many records is waited for together.
+ *
+ * txn:         as omendb_get.
+ * ids:         `count` ids in any order; the same one may occur again.
+ * vector_type: OMENDB_F32, or the stored type.
+ * vectors:     caller-owned, count * dim elements: the vector of ids[i] goes to place i. Places of
+ *              ids that are not there stay untouched. NULL: only tells which records are there.
+ * found:       caller-owned, `count` bytes: 1 where the record is there, else 0. NULL: all must be
+ *              there, or OMENDB_NOTFOUND names the first that is not.
+ * Lifetime:    nothing is borrowed. On failure vectors and found may be filled in part.
+ * Threads:     any; waits for no writer.
+ * Returns:     OMENDB_OK (also with missing ids, given `found`), OMENDB_NOTFOUND, OMENDB_INVALID
+ *              (vector_type), OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
+OMENDB_API int omendb_get_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
+                                const uint64_t *ids, int vector_type, void *vectors,
+                                uint8_t *found);
+
 /* Counts the visible records.
  *
  * txn:      as omendb_get.
@@ -1157,15 +1176,17 @@ OMENDB_API int omendb_delete_matching(omendb_collection *collection, omendb_txn 
  * shows them also after others deleted them or dropped the collection.
  *
  * txn:      as omendb_get; after further changes in it the cursor may or may not show them.
- * rows:     receives the cursor; NULL on failure. Takes 16 bytes a record in the range.
+ * rows:     receives the cursor; NULL on failure. Takes 16 bytes a record in the range that was
+ *           written since the last checkpoint or in `txn`, and some 300 bytes a segment.
  * Lifetime: until omendb_rows_close.
  * Threads:  any may open; one at a time may use it.
  * Returns:  OMENDB_OK, OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint64_t from,
                            uint64_t to, omendb_rows **rows);
 
-/* Moves to the next record; at first, to the first. On OMENDB_CORRUPT it stays where it is: every
- * further call gives the same. A cursor opened from a later id goes on behind the damage.
+/* Moves to the next record; at first, to the first. The index of ids is read on the way, so that
+ * damage of it may be told here as well as by omendb_scan. On OMENDB_CORRUPT it stays where it is:
+ * every further call gives the same. A cursor opened from a later id goes on behind the damage.
  *
  * id:          NULL, or receives the id.
  * vector_type: OMENDB_F32, or the stored type. Looked at only where a vector is copied: any will do

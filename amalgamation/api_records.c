@@ -1,10 +1,13 @@
 /* api_records.c: the public calls that write, delete and read records. */
 #include "api.h"
 #include "lifecycle.h"
+#include "prefetch.h"
 #include "records.h"
 #include "rows.h"
 
 #include <string.h>
+
+#define API_AHEAD 4 /* vectors of a batch that are asked for before they are copied */
 
 /* ------------------------------------------------------------------ records */
 
@@ -195,6 +198,17 @@ OMENDB_INTERNAL struct version *api_version(omendb_collection *collection, const
     return version_acquire(collection->collection);
 }
 
+static int api_refuse_missing(const struct collection *collection, uint64_t id)
+{
+    return error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"", (unsigned long long)id,
+                     collection->name);
+}
+
+static int api_is_located(const struct location *location)
+{
+    return location->memtable != NULL || location->segment != NULL;
+}
+
 OMENDB_INTERNAL int api_find_record(struct collection *collection, const struct version *version,
                                     uint64_t commit, const omendb_txn *txn, uint64_t id,
                                     const uint8_t **vector, const uint8_t **document)
@@ -207,7 +221,7 @@ OMENDB_INTERNAL int api_find_record(struct collection *collection, const struct 
         *document = own == NULL ? NULL : own->document;
     if (own == NULL) {
         code = version_locate(version, id, commit, &location);
-        int found = location.memtable != NULL || location.segment != NULL;
+        int found = api_is_located(&location);
         if (code == OMENDB_OK && found)
             code = location_vector(&location, vector);
         if (code == OMENDB_OK && found && document != NULL)
@@ -215,9 +229,21 @@ OMENDB_INTERNAL int api_find_record(struct collection *collection, const struct 
         if (code != OMENDB_OK)
             return code;
     }
-    return *vector != NULL ? OMENDB_OK
-                           : error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"",
-                                       (unsigned long long)id, collection->name);
+    return *vector != NULL ? OMENDB_OK : api_refuse_missing(collection, id);
+}
+
+/* Whether the record is there; its vector is not read. */
+static int api_find(struct collection *collection, const struct version *version, uint64_t commit,
+                    const omendb_txn *txn, uint64_t id)
+{
+    const struct txn_write *own = txn_find(txn, collection, id);
+    struct location location = {NULL, NULL, 0};
+    int code = own != NULL ? OMENDB_OK : version_locate(version, id, commit, &location);
+    if (code != OMENDB_OK)
+        return code;
+    return api_is_located(&location) || (own != NULL && own->vector != NULL)
+               ? OMENDB_OK
+               : api_refuse_missing(collection, id);
 }
 
 OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64_t id,
@@ -231,12 +257,101 @@ OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64
     if (code != OMENDB_OK)
         return code;
     struct version *version = api_version(collection, txn, &commit);
-    code = api_find_record(collection->collection, version, commit, txn, id, &stored, NULL);
+    code = vector == NULL
+               ? api_find(collection->collection, version, commit, txn, id)
+               : api_find_record(collection->collection, version, commit, txn, id, &stored, NULL);
     if (code == OMENDB_OK && vector != NULL) {
         code = scalar_export(&collection->collection->format, stored, (omendb_scalar)vector_type,
                              vector);
         if (code == OMENDB_INVALID)
             records_refuse_type(collection->collection, vector_type);
+    }
+    version_release(version);
+    return code;
+}
+
+/* What a batch reads at, and where it puts what it finds. */
+struct api_get {
+    struct collection *collection;
+    const struct version *version;
+    uint64_t commit;
+    const omendb_txn *txn;
+    const uint64_t *ids;
+    int vector_type;
+    uint8_t *vectors; /* NULL: none are copied */
+    size_t vector_bytes;
+    uint8_t *found; /* NULL: all must be there */
+};
+
+/* `own` counts as the vector where the transaction changed the record. */
+static int api_get_put(const struct api_get *batch, size_t index, const struct txn_write *own,
+                       const struct location *location)
+{
+    const uint8_t *stored = own != NULL ? own->vector : NULL;
+    int code = OMENDB_OK, is = own != NULL ? stored != NULL : api_is_located(location);
+    if (batch->found != NULL)
+        batch->found[index] = (uint8_t)is;
+    if (!is)
+        return batch->found != NULL ? OMENDB_OK
+                                    : api_refuse_missing(batch->collection, batch->ids[index]);
+    if (batch->vectors == NULL)
+        return OMENDB_OK;
+    if (own == NULL)
+        code = location_vector(location, &stored);
+    if (code != OMENDB_OK)
+        return code;
+    code = scalar_export(&batch->collection->format, stored, (omendb_scalar)batch->vector_type,
+                         batch->vectors + index * batch->vector_bytes);
+    return code == OMENDB_INVALID ? records_refuse_type(batch->collection, batch->vector_type)
+                                  : code;
+}
+
+static void api_get_ask(const struct api_get *batch, const struct location *location)
+{
+    const struct segment *segment = location->segment;
+    if (batch->vectors != NULL && segment != NULL)
+        prefetch_bytes(rows_at(&segment->full.vectors, location->row),
+                       segment->full.vectors.stride);
+}
+
+/* At most VERSION_BATCH of them, from `first` on. */
+static int api_get_some(const struct api_get *batch, size_t first, uint32_t count)
+{
+    struct location locations[VERSION_BATCH];
+    int code =
+        version_locate_batch(batch->version, batch->ids + first, count, batch->commit, locations);
+    for (uint32_t i = 0; i < API_AHEAD && i < count && code == OMENDB_OK; i++)
+        api_get_ask(batch, &locations[i]);
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
+        if (i + API_AHEAD < count)
+            api_get_ask(batch, &locations[i + API_AHEAD]);
+        code = api_get_put(batch, first + i,
+                           txn_find(batch->txn, batch->collection, batch->ids[first + i]),
+                           &locations[i]);
+    }
+    return code;
+}
+
+OMENDB_API int omendb_get_batch(omendb_collection *collection, omendb_txn *txn, size_t count,
+                                const uint64_t *ids, int vector_type, void *vectors, uint8_t *found)
+{
+    struct api_get batch = {
+        .txn = txn, .ids = ids, .vector_type = vector_type, .vectors = vectors, .found = found};
+    int code = api_reading(collection, txn);
+    if (code == OMENDB_OK)
+        code = records_check_type((uint32_t)vector_type);
+    if (code != OMENDB_OK || count == 0)
+        return code;
+    if (ids == NULL)
+        return api_null("ids");
+    struct version *version = api_version(collection, txn, &batch.commit);
+    batch.collection = collection->collection;
+    batch.version = version;
+    batch.vector_bytes =
+        scalar_bytes((omendb_scalar)vector_type, collection->collection->schema.dim);
+    for (size_t first = 0; first < count && code == OMENDB_OK; first += VERSION_BATCH) {
+        size_t left = count - first;
+        code = api_get_some(&batch, first, left < VERSION_BATCH ? (uint32_t)left : VERSION_BATCH);
     }
     version_release(version);
     return code;
@@ -301,3 +416,5 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows)
     atomic_fetch_sub(&db->open_cursors, 1);
     database_child_done(db);
 }
+
+#undef API_AHEAD

@@ -266,7 +266,7 @@ static int check_touch_part(struct segment_file *file, uint32_t part)
 }
 
 /* Every row's id is found through the index and the filter, and bounded by the range of ids. */
-static int check_ids(struct check *check, const struct segment *segment)
+static int check_ids(struct check *check, struct segment *segment)
 {
     for (uint32_t row = 0; row < segment->info.rows; row++) {
         uint64_t id, cursor = 0;
@@ -309,7 +309,22 @@ static int check_documents(struct check *check, const struct segment *segment)
     return code;
 }
 
-static int check_segment(struct check *check, const struct segment *segment)
+/* A wrong model costs time, not answers. Its section and the ids were touched. */
+static void check_model(struct check *check, const struct segment *segment)
+{
+    const uint8_t *base = segment->file->file->blocks.base;
+    if (segment->model.bytes == NULL)
+        return;
+    const char *wrong =
+        idmodel_check(&segment->model, (const void *)(base + segment->ascending.offset));
+    if (wrong != NULL) {
+        char text[128];
+        snprintf(text, sizeof text, "the model of its ids %s", wrong);
+        check_problem(check, text);
+    }
+}
+
+static int check_segment(struct check *check, struct segment *segment)
 {
     if (check_is_damaged(check, segment->file->entry.number, segment->part))
         return OMENDB_OK;
@@ -319,6 +334,8 @@ static int check_segment(struct check *check, const struct segment *segment)
         code = check_ids(check, segment);
     if (code == OMENDB_OK)
         code = check_documents(check, segment);
+    if (code == OMENDB_OK)
+        check_model(check, segment);
     if (code == OMENDB_OK && segment->calibration == NULL &&
         segment_section(segment->file->file, segment->part, SECTION_CALIBRATION).length != 0)
         check_problem(check, "its curve of recall is none");

@@ -97,6 +97,8 @@
  *   segment:
  *   hot                 stored release, complete, by the one thread that copies; loaded
  *                       acquire.
+ *   model_state         stored release by who verified the model; loaded acquire. Several may find
+ *                       the same.
  *   walks, not_stale_limit, dead_told  hints: a count that is lost puts a copy or a look off.
  *   shared_file.leave   stored sc under maintenance_mutex; loaded by the policy of merges, without:
  *                       whoever sets it then asks for a merge.
@@ -115,6 +117,7 @@
 #include "column_filter.h"
 #include "error.h"
 #include "graph_bulk.h"
+#include "idmodel.h"
 #include "manifest.h"
 #include "matches.h"
 #include "memory.h"
@@ -179,6 +182,9 @@ struct begin_array {
 
 struct segment_hot; /* hot.c */
 
+/* Whether the model of a segment's ids was looked at, and serves. */
+enum segment_model_state { SEGMENT_MODEL_UNREAD, SEGMENT_MODEL_USED, SEGMENT_MODEL_NONE };
+
 struct segment {
     _Atomic uint32_t references;
     struct memory *memory;
@@ -193,8 +199,11 @@ struct segment {
     struct code_format codes;          /* step 0: none */
     _Atomic(struct segment_hot *) hot; /* a copy of what a walk reads, or NULL; set once */
     _Atomic uint32_t walks;            /* counted up to twice SEGMENT_WALKS_TO_HEAT */
-    struct section_range ids, sorted_ids, sorted_rows, filter;
     struct section_range document_ends, documents, key_hashes, key_rows, key_filter, columns;
+    struct section_range ids, sorted_ids, sorted_rows, filter, model_range;
+    struct section_range ascending; /* ids, or sorted_ids */
+    struct idmodel model;           /* of the ascending ids */
+    _Atomic uint32_t model_state;   /* segment_model_state */
     struct tombstones *tombstones;
     struct begin_array *begins;      /* NULL: visible to everybody */
     struct calibration *calibration; /* NULL: not calibrated */
@@ -458,8 +467,14 @@ OMENDB_INTERNAL int segment_document(const struct segment *segment, uint32_t row
 OMENDB_INTERNAL int segment_find_key(const struct segment *segment, const uint8_t *key,
                                      uint32_t size, uint64_t hash, uint64_t *cursor, uint32_t *row);
 /* Rows with this id, one after the other: *cursor starts at 0; *row = GRAPH_NO_ROW at the end. */
-OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uint64_t *cursor,
+OMENDB_INTERNAL int segment_find(struct segment *segment, uint64_t id, uint64_t *cursor,
                                  uint32_t *row);
+/* The place among the ascending ids of the first that is not below `id`; the number of rows where
+ * all are below it. */
+OMENDB_INTERNAL int segment_first_place(struct segment *segment, uint64_t id, uint64_t *place);
+/* The id at a place, and the row that has it. */
+OMENDB_INTERNAL int segment_at_place(const struct segment *segment, uint64_t place, uint64_t *id,
+                                     uint32_t *row);
 OMENDB_INTERNAL int segment_row_visible(const struct segment *segment, uint32_t row,
                                         uint64_t commit);
 
@@ -484,6 +499,11 @@ OMENDB_INTERNAL int version_locate_live_key(const struct version *version, const
 OMENDB_INTERNAL int version_locate_key(const struct version *version, const uint8_t *key,
                                        uint32_t size, uint64_t commit, struct location *location);
 OMENDB_INTERNAL int location_id(const struct location *location, uint64_t *id);
+/* The same for up to VERSION_BATCH ids, whose memory is waited for together. */
+#define VERSION_BATCH 32
+OMENDB_INTERNAL int version_locate_batch(const struct version *version, const uint64_t *ids,
+                                         uint32_t count, uint64_t commit,
+                                         struct location *locations);
 OMENDB_INTERNAL int location_vector(const struct location *location, const uint8_t **vector);
 /* Borrowed from memtable or segment; NULL: none. */
 OMENDB_INTERNAL int location_document(const struct location *location, const uint8_t **document);

@@ -54,6 +54,16 @@
  *             u32 k, u32 ef, f32 stretch, f32 mean recall, f32 its lower 95 % bound, u32 mean
  *             distances of a query, at least 1
  *
+ * The model of ids (idmodel.h), a section of segments; places are those of the ascending ids:
+ *    0  4  pieces, at least 1 and at most the rows
+ *    4  4  reach: 16; with another one the model is not used
+ *    8 56  zero
+ *   64     levels of keys, each of a multiple of 16 u64, those at its end UINT64_MAX: first the
+ *          least id of each piece, ascending; then, while a level has more than 16 keys, one of
+ *          every 16th of its keys, from the first on
+ *          lines, 16 bytes each, one a piece, and one more whose place is the number of rows:
+ *             f64 slope, in places; u32 place of the piece's least id; u32 zero
+ *
  * Manifest:
  *   24  8  bytes of the file
  *   32  8  its number
@@ -267,6 +277,23 @@ enum format_curve {
 _Static_assert((int)FORMAT_CALIBRATION_BYTES % 8 == 0 && (int)FORMAT_CURVE_BYTES % 8 == 0,
                "what follows a curve in the manifest stays aligned");
 
+enum format_model {
+    FORMAT_MODEL_PIECES = 0,
+    FORMAT_MODEL_REACH = 4,
+    FORMAT_MODEL_ZERO = 8,
+    FORMAT_MODEL_KEYS = 64
+};
+
+enum format_line {
+    FORMAT_LINE_SLOPE = 0, /* IEEE 754 binary64 */
+    FORMAT_LINE_PLACE = 8,
+    FORMAT_LINE_ZERO = 12,
+    FORMAT_LINE_BYTES = 16
+};
+_Static_assert(FORMAT_MODEL_ZERO + 56 == FORMAT_MODEL_KEYS &&
+                   FORMAT_LINE_ZERO + 4 == FORMAT_LINE_BYTES,
+               "56 bytes of a model and 4 of a line are free");
+
 enum format_reference {
     FORMAT_REFERENCE_FILE = 0,
     FORMAT_REFERENCE_PART = 8,
@@ -290,6 +317,11 @@ static inline void format_put_float(uint8_t *at, float value)
     memcpy(at, &value, sizeof value);
 }
 
+static inline void format_put_double(uint8_t *at, double value)
+{
+    memcpy(at, &value, sizeof value);
+}
+
 static inline uint32_t format_get32(const uint8_t *at)
 {
     uint32_t value;
@@ -307,6 +339,13 @@ static inline uint64_t format_get64(const uint8_t *at)
 static inline float format_get_float(const uint8_t *at)
 {
     float value;
+    memcpy(&value, at, sizeof value);
+    return value;
+}
+
+static inline double format_get_double(const uint8_t *at)
+{
+    double value;
     memcpy(&value, at, sizeof value);
     return value;
 }

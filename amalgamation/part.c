@@ -2,6 +2,7 @@
  * that finds them, rows of vectors, the graph, the codes. Checkpoints write parts of memtables,
  * merges those of new segments. */
 #include "database.h"
+#include "idmodel.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -26,7 +27,7 @@ static int part_compare_ids(const void *left, const void *right)
 }
 
 static int part_write_sorted(struct segment_writer *writer, struct memory *memory,
-                             const uint64_t *ids, uint32_t rows)
+                             const uint64_t *ids, uint32_t rows, struct idmodel_builder *model)
 {
     struct part_id *sorted = memory_array(memory, rows, sizeof *sorted);
     if (sorted == NULL)
@@ -35,8 +36,10 @@ static int part_write_sorted(struct segment_writer *writer, struct memory *memor
         sorted[i] = (struct part_id){ids[i], i};
     sort_array(sorted, rows, sizeof *sorted, part_compare_ids);
     int code = segment_writer_begin_section(writer, SECTION_SORTED_IDS);
-    for (uint32_t i = 0; i < rows && code == OMENDB_OK; i++)
+    for (uint32_t i = 0; i < rows && code == OMENDB_OK; i++) {
+        idmodel_add(model, sorted[i].id);
         code = segment_writer_append(writer, &sorted[i].id, sizeof sorted[i].id);
+    }
     if (code == OMENDB_OK)
         code = segment_writer_begin_section(writer, SECTION_SORTED_ROWS);
     for (uint32_t i = 0; i < rows && code == OMENDB_OK; i++)
@@ -61,9 +64,24 @@ static int part_write_filter(struct segment_writer *writer, struct memory *memor
     return code;
 }
 
+/* Without memory the ids are searched by halves, until they are merged. */
+static int part_write_model(struct segment_writer *writer, struct idmodel_builder *model)
+{
+    size_t size;
+    uint8_t *bytes = idmodel_finish(model, &size);
+    if (bytes == NULL)
+        return OMENDB_OK;
+    int code = segment_writer_begin_section(writer, SECTION_ID_MODEL);
+    if (code == OMENDB_OK)
+        code = segment_writer_append(writer, bytes, size);
+    memory_free(model->memory, bytes, size);
+    return code;
+}
+
 OMENDB_INTERNAL int part_write_ids(struct segment_writer *writer, struct memory *memory,
                                    const uint64_t *ids, uint32_t rows, struct part_info *info)
 {
+    struct idmodel_builder model;
     int ascend = 1;
     info->smallest_id = UINT64_MAX;
     info->largest_id = 0;
@@ -73,13 +91,19 @@ OMENDB_INTERNAL int part_write_ids(struct segment_writer *writer, struct memory 
         info->largest_id = ids[i] > info->largest_id ? ids[i] : info->largest_id;
     }
     info->flags |= ascend ? SEGMENT_IDS_ASCEND : 0;
+    idmodel_begin(&model, memory);
     int code = segment_writer_begin_section(writer, SECTION_IDS);
     if (code == OMENDB_OK)
         code = segment_writer_append(writer, ids, rows * sizeof *ids);
     if (code == OMENDB_OK && !ascend)
-        code = part_write_sorted(writer, memory, ids, rows);
+        code = part_write_sorted(writer, memory, ids, rows, &model);
+    for (uint32_t i = 0; i < rows && ascend; i++)
+        idmodel_add(&model, ids[i]);
     if (code == OMENDB_OK)
         code = part_write_filter(writer, memory, ids, rows);
+    if (code == OMENDB_OK)
+        code = part_write_model(writer, &model);
+    idmodel_end(&model);
     return code;
 }
 

@@ -1,18 +1,37 @@
-/* rows.c: the cursor of omendb_scan. It holds the version and a sorted list of (id, source, row),
- * made at the beginning: a source is a memtable, a segment, or the transaction's own changes. */
+/* rows.c: the cursor of omendb_scan. It holds the version and shows its rows in the order of their
+ * ids: those of each segment as its index of ids has them, a few at a time; those of memtables and
+ * of the transaction from a sorted list that is made at the beginning, as they lie in the order of
+ * commits.
+ *
+ * What it shows is that of the beginning, although rows are looked at later: a row that ends since
+ * ends at a later commit, and changes that the transaction makes since are told by their numbers.
+ */
 #include "rows.h"
+
+#include "prefetch.h"
 
 #include <string.h>
 
-#define ROWS_OWN UINT32_MAX /* source: a change of the transaction */
+#define ROWS_OWN   UINT32_MAX /* source: a change of the transaction */
+#define ROWS_AHEAD 16
 /* A cursor may lie in the readers' share of the reserve, where it stays while it is open: only so
  * many do. */
 #define ROWS_IN_RESERVE 2
 
 struct rows_entry {
     uint64_t id;
-    uint32_t source; /* memtables first, then segments */
+    uint32_t source; /* memtable */
     uint32_t row;
+};
+
+/* A segment, and the next of its rows that are to be shown. */
+struct rows_segment {
+    struct segment *segment;
+    uint64_t place; /* of the ascending ids: where to go on */
+    uint64_t last;  /* id before that */
+    uint32_t next, count;
+    uint64_t ids[ROWS_AHEAD];
+    uint32_t rows[ROWS_AHEAD];
 };
 
 struct omendb_rows {
@@ -22,8 +41,13 @@ struct omendb_rows {
     struct version *version;
     omendb_txn *txn; /* NULL: none */
     struct txn_cursor cursor;
+    size_t own_count; /* changes of the transaction when it was opened */
+    uint64_t commit, to;
+    int shows_vectors;
     struct rows_entry *entries;
     size_t count, capacity, next;
+    uint32_t segment_count;
+    struct rows_segment segments[];
 };
 
 static int rows_compare(const void *left, const void *right)
@@ -31,6 +55,8 @@ static int rows_compare(const void *left, const void *right)
     const struct rows_entry *a = left, *b = right;
     return a->id < b->id ? -1 : a->id > b->id;
 }
+
+/* ------------------------------------------------------------------ the list */
 
 static int rows_add(struct omendb_rows *rows, uint64_t id, uint32_t source, uint32_t row)
 {
@@ -48,49 +74,124 @@ static int rows_add(struct omendb_rows *rows, uint64_t id, uint32_t source, uint
     return OMENDB_OK;
 }
 
-static int rows_add_memtable(struct omendb_rows *rows, uint32_t source, uint64_t commit,
-                             uint64_t from, uint64_t to)
+/* Whether the transaction had changed the record when the cursor was opened. */
+static int rows_is_own(const struct omendb_rows *rows, uint64_t id)
+{
+    if (rows->own_count == 0)
+        return 0;
+    const struct txn_write *own = txn_find(rows->txn, rows->collection, id);
+    return own != NULL && (size_t)(own - rows->txn->writes) < rows->own_count;
+}
+
+static int rows_add_memtable(struct omendb_rows *rows, uint32_t source, uint64_t from)
 {
     const struct memtable *memtable = rows->version->memtables[source];
-    uint32_t limit = memtable_visible_rows(memtable, commit);
+    uint32_t limit = memtable_visible_rows(memtable, rows->commit);
     int code = OMENDB_OK;
     for (uint32_t row = 0; row < limit && code == OMENDB_OK; row++) {
         uint64_t id = memtable_id(memtable, row), end = tombstones_get(memtable->tombstones, row);
-        if (id >= from && id <= to && (end == 0 || end > commit) &&
-            txn_find(rows->txn, rows->collection, id) == NULL)
+        if (id >= from && id <= rows->to && (end == 0 || end > rows->commit) &&
+            !rows_is_own(rows, id))
             code = rows_add(rows, id, source, row);
     }
     return code;
 }
 
-static int rows_add_segment(struct omendb_rows *rows, uint32_t index, uint64_t commit,
-                            uint64_t from, uint64_t to)
+static int rows_add_own(struct omendb_rows *rows, uint64_t from)
 {
-    const struct segment *segment = rows->version->segments[index];
     int code = OMENDB_OK;
-    if (segment->info.smallest_id > to || segment->info.largest_id < from)
-        return OMENDB_OK;
-    for (uint32_t row = 0; row < segment->info.rows && code == OMENDB_OK; row++) {
-        uint64_t id;
-        code = segment_id(segment, row, &id);
-        if (code == OMENDB_OK && id >= from && id <= to &&
-            segment_row_visible(segment, row, commit) &&
-            txn_find(rows->txn, rows->collection, id) == NULL)
-            code = rows_add(rows, id, rows->version->memtable_count + index, row);
+    for (size_t i = 0; i < rows->own_count && code == OMENDB_OK; i++) {
+        const struct txn_write *write = &rows->txn->writes[i];
+        if (write->collection == rows->collection && write->vector != NULL && write->id >= from &&
+            write->id <= rows->to)
+            code = rows_add(rows, write->id, ROWS_OWN, (uint32_t)i);
     }
     return code;
 }
 
-static int rows_add_own(struct omendb_rows *rows, uint64_t from, uint64_t to)
+/* ------------------------------------------------------------------ segments */
+
+static int rows_refuse_order(const struct rows_segment *source, uint64_t id)
+{
+    return error_set(
+        OMENDB_CORRUPT,
+        "seg-%llu: part %u: id %llu comes after id %llu in the index of ids; " ERROR_RESTORE,
+        (unsigned long long)source->segment->file->entry.number, source->segment->part,
+        (unsigned long long)id, (unsigned long long)source->last);
+}
+
+/* The next row of the segment, shown or not. *shown: 1: it is. At the last one place becomes the
+ * number of rows. */
+static int rows_step(const struct omendb_rows *rows, struct rows_segment *source, int *shown)
+{
+    const struct segment *segment = source->segment;
+    uint64_t id;
+    uint32_t row;
+    int code = segment_at_place(segment, source->place, &id, &row);
+    if (code == OMENDB_OK && id < source->last)
+        code = rows_refuse_order(source, id);
+    if (code != OMENDB_OK)
+        return code;
+    *shown = 0;
+    source->place = id > rows->to ? segment->info.rows : source->place + 1;
+    source->last = id;
+    if (id > rows->to || !segment_row_visible(segment, row, rows->commit) || rows_is_own(rows, id))
+        return OMENDB_OK;
+    source->ids[source->count] = id;
+    source->rows[source->count] = row;
+    *shown = 1;
+    return OMENDB_OK;
+}
+
+/* The next few rows that are shown. An error waits until those before it were. */
+static int rows_fill(const struct omendb_rows *rows, struct rows_segment *source)
+{
+    const struct rows_view *vectors = &source->segment->full.vectors;
+    int shown, code = OMENDB_OK;
+    source->next = source->count = 0;
+    while (source->count < ROWS_AHEAD && source->place < source->segment->info.rows &&
+           code == OMENDB_OK) {
+        code = rows_step(rows, source, &shown);
+        if (code != OMENDB_OK || !shown)
+            continue;
+        if (rows->shows_vectors)
+            prefetch_bytes(rows_at(vectors, source->rows[source->count]), vectors->stride);
+        source->count++;
+    }
+    return source->count != 0 ? OMENDB_OK : code;
+}
+
+/* At the first row that may be shown. */
+static int rows_begin_segment(struct omendb_rows *rows, struct rows_segment *source,
+                              struct segment *segment, uint64_t from)
+{
+    source->segment = segment;
+    source->place = segment->info.rows;
+    if (segment->info.smallest_id > rows->to || segment->info.largest_id < from)
+        return OMENDB_OK;
+    int code = segment_first_place(segment, from, &source->place);
+    return code == OMENDB_OK ? rows_fill(rows, source) : code;
+}
+
+/* ------------------------------------------------------------------ opening */
+
+static int rows_gather(struct omendb_rows *rows, uint64_t from)
 {
     int code = OMENDB_OK;
-    for (size_t i = 0; rows->txn != NULL && i < rows->txn->write_count && code == OMENDB_OK; i++) {
-        const struct txn_write *write = &rows->txn->writes[i];
-        if (write->collection == rows->collection && write->vector != NULL && write->id >= from &&
-            write->id <= to)
-            code = rows_add(rows, write->id, ROWS_OWN, (uint32_t)i);
-    }
+    for (uint32_t i = 0; i < rows->version->memtable_count && code == OMENDB_OK; i++)
+        code = rows_add_memtable(rows, i, from);
+    if (code == OMENDB_OK)
+        code = rows_add_own(rows, from);
+    if (code == OMENDB_OK && rows->count > 1)
+        sort_array(rows->entries, rows->count, sizeof *rows->entries, rows_compare);
+    for (uint32_t i = 0; i < rows->segment_count && code == OMENDB_OK; i++)
+        code = rows_begin_segment(rows, &rows->segments[i], rows->version->segments[i], from);
     return code;
+}
+
+static size_t rows_bytes(uint32_t segments)
+{
+    return sizeof(struct omendb_rows) + segments * sizeof(struct rows_segment);
 }
 
 static int rows_make(struct collection *collection, omendb_txn *txn, uint64_t from, uint64_t to,
@@ -98,31 +199,29 @@ static int rows_make(struct collection *collection, omendb_txn *txn, uint64_t fr
 {
     omendb *db = collection->db;
     uint64_t commit;
-    int code = OMENDB_OK;
     *rows = NULL;
-    omendb_rows *made = memory_zalloc(&db->memory, sizeof *made);
-    if (made == NULL)
+    struct version *version = version_acquire_newest(collection, &commit);
+    omendb_rows *made = memory_zalloc(&db->memory, rows_bytes(version->segment_count));
+    if (made == NULL) {
+        version_release(version);
         return OMENDB_NOMEM;
+    }
     made->magic = ROWS_MAGIC;
     made->db = db;
     made->collection = collection_reference(collection);
-    made->version = version_acquire_newest(collection, &commit);
+    made->version = version;
+    made->segment_count = version->segment_count;
     made->txn = txn;
-    if (made->txn != NULL)
-        txn_add_cursor(made->txn, &made->cursor);
-    commit = txn != NULL ? txn->snapshot : commit;
-    for (uint32_t i = 0; i < made->version->memtable_count && code == OMENDB_OK; i++)
-        code = rows_add_memtable(made, i, commit, from, to);
-    for (uint32_t i = 0; i < made->version->segment_count && code == OMENDB_OK; i++)
-        code = rows_add_segment(made, i, commit, from, to);
-    if (code == OMENDB_OK)
-        code = rows_add_own(made, from, to);
+    if (txn != NULL)
+        txn_add_cursor(txn, &made->cursor);
+    made->own_count = txn != NULL ? txn->write_count : 0;
+    made->commit = txn != NULL ? txn->snapshot : commit;
+    made->to = to;
+    int code = rows_gather(made, from);
     if (code != OMENDB_OK) {
         rows_free(made);
         return code;
     }
-    if (made->count > 1)
-        sort_array(made->entries, made->count, sizeof *made->entries, rows_compare);
     atomic_fetch_add(&db->children, 1);
     atomic_fetch_add(&db->open_cursors, 1);
     *rows = made;
@@ -141,58 +240,88 @@ OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, ui
     return code;
 }
 
-static int rows_vector(const omendb_rows *rows, const struct rows_entry *entry,
-                       const uint8_t **vector)
+/* ------------------------------------------------------------------ moving */
+
+static int rows_listed_vector(const omendb_rows *rows, const struct rows_entry *entry,
+                              const uint8_t **vector)
 {
-    const struct version *version = rows->version;
-    if (entry->source == ROWS_OWN) {
-        *vector = rows->txn->writes[entry->row].vector;
-        return *vector != NULL
-                   ? OMENDB_OK
-                   : error_set(OMENDB_NOTFOUND, "id %llu was deleted by this transaction",
-                               (unsigned long long)entry->id);
-    }
-    if (entry->source < version->memtable_count) {
-        *vector = memtable_vector(version->memtables[entry->source], entry->row);
+    if (entry->source != ROWS_OWN) {
+        *vector = memtable_vector(rows->version->memtables[entry->source], entry->row);
         return OMENDB_OK;
     }
-    return segment_vector(version->segments[entry->source - version->memtable_count], entry->row,
-                          vector);
+    *vector = rows->txn->writes[entry->row].vector;
+    return *vector != NULL ? OMENDB_OK
+                           : error_set(OMENDB_NOTFOUND, "id %llu was deleted by this transaction",
+                                       (unsigned long long)entry->id);
+}
+
+/* The segment whose next row has the least id, or NULL: that is in the list, or there is none.
+ * *least: that id; OMENDB_DONE: there is none. */
+static int rows_choose(omendb_rows *rows, struct rows_segment **chosen, uint64_t *least)
+{
+    int found = rows->next < rows->count;
+    *chosen = NULL;
+    *least = found ? rows->entries[rows->next].id : UINT64_MAX;
+    for (uint32_t i = 0; i < rows->segment_count; i++) {
+        struct rows_segment *source = &rows->segments[i];
+        if (source->next == source->count && source->place < source->segment->info.rows) {
+            int code = rows_fill(rows, source);
+            if (code != OMENDB_OK)
+                return code;
+        }
+        if (source->next == source->count || (found && source->ids[source->next] >= *least))
+            continue;
+        *chosen = source;
+        *least = source->ids[source->next];
+        found = 1;
+    }
+    return found ? OMENDB_OK : OMENDB_DONE;
+}
+
+static int rows_copy_vector(omendb_rows *rows, const struct rows_segment *source, int vector_type,
+                            void *vector)
+{
+    const uint8_t *stored;
+    int code = source != NULL ? segment_vector(source->segment, source->rows[source->next], &stored)
+                              : rows_listed_vector(rows, &rows->entries[rows->next], &stored);
+    rows->shows_vectors = 1;
+    if (code == OMENDB_OK && (vector_type < OMENDB_F32 || vector_type > OMENDB_B1))
+        code = OMENDB_INVALID;
+    if (code == OMENDB_OK)
+        code = scalar_export(&rows->collection->format, stored, (omendb_scalar)vector_type, vector);
+    return code;
 }
 
 OMENDB_INTERNAL int rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector)
 {
-    const uint8_t *stored;
+    struct rows_segment *source;
+    uint64_t least;
     if (rows->cursor.ended)
         return error_set(OMENDB_MISUSE, "the transaction of this cursor has ended");
-    if (rows->next >= rows->count)
-        return OMENDB_DONE;
-    const struct rows_entry *entry = &rows->entries[rows->next];
-    if (vector != NULL) {
-        int code = rows_vector(rows, entry, &stored);
-        if (code == OMENDB_OK && (vector_type < OMENDB_F32 || vector_type > OMENDB_B1))
-            code = OMENDB_INVALID;
-        if (code == OMENDB_OK)
-            code = scalar_export(&rows->collection->format, stored, (omendb_scalar)vector_type,
-                                 vector);
-        if (code != OMENDB_OK)
-            return code;
-    }
+    int code = rows_choose(rows, &source, &least);
+    if (code == OMENDB_OK && vector != NULL)
+        code = rows_copy_vector(rows, source, vector_type, vector);
+    if (code != OMENDB_OK)
+        return code;
     if (id != NULL)
-        *id = entry->id;
-    rows->next++;
+        *id = least;
+    if (source != NULL)
+        source->next++;
+    else
+        rows->next++;
     return OMENDB_OK;
 }
 
 OMENDB_INTERNAL void rows_free(omendb_rows *rows)
 {
+    size_t bytes = rows_bytes(rows->segment_count);
     rows->magic = 0;
     if (rows->txn != NULL && !rows->cursor.ended)
         txn_remove_cursor(rows->txn, &rows->cursor);
     version_release(rows->version);
     collection_release(rows->collection);
     memory_free(&rows->db->memory, rows->entries, rows->capacity * sizeof *rows->entries);
-    memory_free(&rows->db->memory, rows, sizeof *rows);
+    memory_free(&rows->db->memory, rows, bytes);
 }
 
 OMENDB_INTERNAL int rows_is_valid(const omendb_rows *rows)
@@ -211,4 +340,5 @@ OMENDB_INTERNAL const struct collection *rows_collection(const omendb_rows *rows
 }
 
 #undef ROWS_OWN
+#undef ROWS_AHEAD
 #undef ROWS_IN_RESERVE

@@ -631,6 +631,8 @@ static uint64_t segment_section_needs(const struct part_info *info, size_t type)
         return rows * sizeof(uint64_t);
     case SECTION_CALIBRATION:
         return FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_BYTES;
+    case SECTION_ID_MODEL:
+        return FORMAT_MODEL_KEYS;
     default:
         return 0;
     }
@@ -785,6 +787,7 @@ static int segment_section_is_exact(const struct part_info *info, size_t type, u
     case SECTION_KEY_ROWS:
     case SECTION_KEY_FILTER:
     case SECTION_COLUMNS:
+    case SECTION_ID_MODEL:
         return 1;
     case SECTION_SORTED_IDS:
     case SECTION_SORTED_ROWS:

@@ -12,6 +12,7 @@
  * that was already visible (compact.c). Hence the loop in version_acquire_newest. */
 #include "database.h"
 #include "format.h"
+#include "prefetch.h"
 
 #include <float.h>
 #include <stdio.h>
@@ -548,6 +549,13 @@ static int segment_check_layout(const struct collection *collection,
     if (code == OMENDB_OK && curve != 0 && !calibration_length_is_legal(curve))
         code = segment_expect(file, part, SECTION_CALIBRATION,
                               FORMAT_CALIBRATION_BYTES + FORMAT_CURVE_BYTES);
+    struct section_range range = segment_section(file, part, SECTION_ID_MODEL);
+    struct idmodel model;
+    if (code == OMENDB_OK && range.length != 0 &&
+        !idmodel_open(&model, file->blocks.base + range.offset, range.length, info->rows))
+        code = error_set(
+            OMENDB_CORRUPT, "seg-%llu: part %u: %llu bytes are no model of %u ids; " ERROR_RESTORE,
+            (unsigned long long)file->number, part, (unsigned long long)range.length, info->rows);
     return code;
 }
 
@@ -622,6 +630,19 @@ static void segment_read_calibration(struct segment *segment)
         memory_free(segment->memory, curve, sizeof *curve);
 }
 
+/* Where the ascending ids and their model lie; neither is read. */
+static void segment_set_index(struct segment *segment)
+{
+    const struct segment_file *file = segment->file->file;
+    int ascend = (segment->info.flags & SEGMENT_IDS_ASCEND) != 0;
+    segment->ascending = ascend ? segment->ids : segment->sorted_ids;
+    segment->model_range = segment_section(file, segment->part, SECTION_ID_MODEL);
+    if (segment->model_range.length == 0 ||
+        !idmodel_open(&segment->model, file->blocks.base + segment->model_range.offset,
+                      segment->model_range.length, segment->info.rows))
+        atomic_init(&segment->model_state, SEGMENT_MODEL_NONE);
+}
+
 OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection,
                                  struct shared_file *file, uint32_t part,
                                  struct tombstones *tombstones, struct begin_array *begins,
@@ -660,6 +681,7 @@ OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection
     made->key_rows = segment_section(file->file, part, SECTION_KEY_ROWS);
     made->key_filter = segment_section(file->file, part, SECTION_KEY_FILTER);
     made->columns = segment_section(file->file, part, SECTION_COLUMNS);
+    segment_set_index(made);
     segment_set_views(made, collection);
     segment_read_calibration(made);
     *segment = made;
@@ -772,14 +794,51 @@ OMENDB_INTERNAL int segment_row_visible(const struct segment *segment, uint32_t 
     return segment->begins == NULL || segment->begins->begin[row] <= commit;
 }
 
-/* First position of the ascending ids that is not below `id`. */
-static int segment_lower_bound(const struct segment *segment, struct section_range range,
-                               uint64_t id, uint64_t *position)
+/* ------------------------------------------------------------------ the index of ids */
+
+/* The model is verified as a whole before it is used; then it is read like memory. */
+static int segment_look_at_model(struct segment *segment)
+{
+    int code = blocks_touch(&segment->file->file->blocks, segment->model_range.offset,
+                            segment->model_range.length);
+    if (code != OMENDB_OK)
+        return code;
+    uint32_t state = idmodel_is_usable(&segment->model) ? SEGMENT_MODEL_USED : SEGMENT_MODEL_NONE;
+    atomic_store_explicit(&segment->model_state, state, memory_order_release);
+    return OMENDB_OK;
+}
+
+static const uint64_t *segment_ascending(const struct segment *segment, uint64_t place)
+{
+    const uint8_t *base = segment->file->file->blocks.base;
+    return (const void *)(base + segment->ascending.offset + place * sizeof(uint64_t));
+}
+
+/* The first place of the window in which the model sees `id`, or UINT32_MAX, where there is no
+ * model. Asks for the window, which is not verified yet. */
+static int segment_window(struct segment *segment, uint64_t id, uint32_t *first)
+{
+    uint32_t state = atomic_load_explicit(&segment->model_state, memory_order_acquire);
+    *first = UINT32_MAX;
+    if (OMENDB_UNLIKELY(state == SEGMENT_MODEL_UNREAD)) {
+        int code = segment_look_at_model(segment);
+        if (code != OMENDB_OK)
+            return code;
+        state = atomic_load_explicit(&segment->model_state, memory_order_acquire);
+    }
+    if (state == SEGMENT_MODEL_NONE)
+        return OMENDB_OK;
+    *first = idmodel_window(&segment->model, id);
+    prefetch_bytes(segment_ascending(segment, *first), (IDMODEL_WINDOW + 1) * sizeof id);
+    return OMENDB_OK;
+}
+
+static int segment_search_by_halves(const struct segment *segment, uint64_t id, uint64_t *place)
 {
     uint64_t low = 0, high = segment->info.rows;
     while (low < high) {
         uint64_t value, middle = low + (high - low) / 2;
-        int code = segment_number(segment, range, middle, sizeof value, &value);
+        int code = segment_number(segment, segment->ascending, middle, sizeof value, &value);
         if (code != OMENDB_OK)
             return code;
         if (value < id)
@@ -787,56 +846,128 @@ static int segment_lower_bound(const struct segment *segment, struct section_ran
         else
             high = middle;
     }
-    *position = low;
+    *place = low;
     return OMENDB_OK;
+}
+
+/* Whether a place that is an end of the window is the right one, by the id beyond the end. A place
+ * between them lies between two ids that were compared. */
+static int segment_is_bracketed(const struct segment *segment, uint64_t id, uint32_t first,
+                                uint64_t place, int *is)
+{
+    uint64_t value = id;
+    int code = OMENDB_OK;
+    *is = 1;
+    if (place == first && first != 0) {
+        code = segment_number(segment, segment->ascending, first - 1, sizeof value, &value);
+        *is = value < id;
+    } else if (place == first + UINT64_C(1) * IDMODEL_WINDOW && place < segment->info.rows) {
+        code = segment_number(segment, segment->ascending, place, sizeof value, &value);
+        *is = value >= id;
+    }
+    return code;
+}
+
+/* In the window, or wherever else: a model that is wrong, or many equal ids, may lead beside it. */
+static int segment_search_window(const struct segment *segment, uint64_t id, uint32_t first,
+                                 uint64_t *place)
+{
+    int is = 0, code = OMENDB_OK;
+    if (first != UINT32_MAX)
+        code =
+            blocks_touch(&segment->file->file->blocks,
+                         segment->ascending.offset + first * sizeof id, IDMODEL_WINDOW * sizeof id);
+    if (first != UINT32_MAX && code == OMENDB_OK) {
+        *place = first + (uint64_t)idmodel_search(segment_ascending(segment, first), id);
+        code = segment_is_bracketed(segment, id, first, *place, &is);
+    }
+    return code != OMENDB_OK || is ? code : segment_search_by_halves(segment, id, place);
+}
+
+OMENDB_INTERNAL int segment_first_place(struct segment *segment, uint64_t id, uint64_t *place)
+{
+    uint32_t first;
+    int code = segment_window(segment, id, &first);
+    return code == OMENDB_OK ? segment_search_window(segment, id, first, place) : code;
+}
+
+static int segment_row_at(const struct segment *segment, uint64_t place, uint64_t id, uint32_t *row)
+{
+    uint32_t found = (uint32_t)place;
+    int code = OMENDB_OK;
+    if ((segment->info.flags & SEGMENT_IDS_ASCEND) == 0)
+        code = segment_number(segment, segment->sorted_rows, place, sizeof found, &found);
+    if (code == OMENDB_OK && found >= segment->info.rows)
+        code = error_set(OMENDB_CORRUPT,
+                         "seg-%llu: part %u: id %llu is said to be row %u of %u; " ERROR_RESTORE,
+                         (unsigned long long)segment->file->file->number, segment->part,
+                         (unsigned long long)id, found, segment->info.rows);
+    *row = found;
+    return code;
+}
+
+OMENDB_INTERNAL int segment_at_place(const struct segment *segment, uint64_t place, uint64_t *id,
+                                     uint32_t *row)
+{
+    int code = segment_number(segment, segment->ascending, place, sizeof *id, id);
+    return code == OMENDB_OK ? segment_row_at(segment, place, *id, row) : code;
+}
+
+static uint64_t segment_filter_place(const struct segment *segment, uint64_t id)
+{
+    return segment->filter.offset + idmap_filter_offset((size_t)segment->filter.length, id);
+}
+
+static int segment_covers(const struct segment *segment, uint64_t id)
+{
+    return id >= segment->info.smallest_id && id <= segment->info.largest_id;
 }
 
 static int segment_may_have(const struct segment *segment, uint64_t id, int *may)
 {
-    *may = 0;
-    if (id < segment->info.smallest_id || id > segment->info.largest_id)
-        return OMENDB_OK;
     struct block_file *file = &segment->file->file->blocks;
-    uint64_t offset =
-        segment->filter.offset + idmap_filter_offset((size_t)segment->filter.length, id);
+    uint64_t offset = segment_filter_place(segment, id);
+    *may = 0;
     int code = blocks_touch(file, offset, IDMAP_FILTER_BLOCK);
     if (code == OMENDB_OK)
         *may = idmap_filter_has(file->base + offset, id);
     return code;
 }
 
-OMENDB_INTERNAL int segment_find(const struct segment *segment, uint64_t id, uint64_t *cursor,
+/* The row of `id` at the place, or GRAPH_NO_ROW. */
+static int segment_match(const struct segment *segment, uint64_t id, uint64_t place, uint32_t *row)
+{
+    uint64_t value;
+    *row = GRAPH_NO_ROW;
+    if (place >= segment->info.rows)
+        return OMENDB_OK;
+    int code = segment_number(segment, segment->ascending, place, sizeof value, &value);
+    return code == OMENDB_OK && value == id ? segment_row_at(segment, place, id, row) : code;
+}
+
+OMENDB_INTERNAL int segment_find(struct segment *segment, uint64_t id, uint64_t *cursor,
                                  uint32_t *row)
 {
-    int ascend = (segment->info.flags & SEGMENT_IDS_ASCEND) != 0;
-    struct section_range range = ascend ? segment->ids : segment->sorted_ids;
-    uint64_t position = *cursor, value;
-    int code, may;
+    uint64_t place = *cursor;
+    int code, may = 0;
     *row = GRAPH_NO_ROW;
-    if (position == 0) {
-        code = segment_may_have(segment, id, &may);
+    if (place == 0) {
+        uint32_t first;
+        if (!segment_covers(segment, id))
+            return OMENDB_OK;
+        /* Filter and window come from memory at the same time. */
+        prefetch_line(segment->file->file->blocks.base + segment_filter_place(segment, id));
+        code = segment_window(segment, id, &first);
+        if (code == OMENDB_OK)
+            code = segment_may_have(segment, id, &may);
         if (code != OMENDB_OK || !may)
             return code;
-        code = segment_lower_bound(segment, range, id, &position);
+        code = segment_search_window(segment, id, first, &place);
         if (code != OMENDB_OK)
             return code;
     }
-    *cursor = position + 1;
-    if (position >= segment->info.rows)
-        return OMENDB_OK;
-    code = segment_number(segment, range, position, sizeof value, &value);
-    if (code != OMENDB_OK || value != id)
-        return code;
-    uint32_t found = (uint32_t)position;
-    if (!ascend)
-        code = segment_number(segment, segment->sorted_rows, position, sizeof found, &found);
-    if (code == OMENDB_OK && found >= segment->info.rows)
-        return error_set(OMENDB_CORRUPT,
-                         "seg-%llu: part %u: id %llu is said to be row %u of %u; " ERROR_RESTORE,
-                         (unsigned long long)segment->file->file->number, segment->part,
-                         (unsigned long long)id, found, segment->info.rows);
-    *row = found;
-    return code;
+    *cursor = place + 1;
+    return segment_match(segment, id, place, row);
 }
 
 /* ------------------------------------------------------------------ rows by id */
@@ -922,6 +1053,127 @@ OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, u
         } while (row != GRAPH_NO_ROW);
     }
     return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ many rows by id */
+
+/* Ids of a batch that are still sought, and where in a segment each may be. */
+struct version_probe {
+    uint32_t index;
+    uint32_t first; /* of the window */
+    uint64_t place;
+};
+
+struct version_batch {
+    const uint64_t *ids;
+    uint64_t commit;
+    struct location *locations;
+    uint32_t pending[VERSION_BATCH];
+    uint32_t pending_count;
+    struct version_probe probes[VERSION_BATCH];
+    uint32_t probe_count;
+};
+
+static void version_ask_memtables(const struct version *version, uint32_t count,
+                                  struct version_batch *batch)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        int decided = 0;
+        for (uint32_t m = version->memtable_count; m-- > 0 && !decided;)
+            decided = version_locate_in_memtable(version->memtables[m], batch->ids[i],
+                                                 batch->commit, &batch->locations[i]);
+        if (!decided)
+            batch->pending[batch->pending_count++] = i;
+    }
+}
+
+/* Those that the segment may have, by its range and its filter, with their windows. */
+static int version_probe_segment(struct segment *segment, struct version_batch *batch)
+{
+    const uint8_t *base = segment->file->file->blocks.base;
+    int code = OMENDB_OK;
+    batch->probe_count = 0;
+    for (uint32_t i = 0; i < batch->pending_count; i++) {
+        uint64_t id = batch->ids[batch->pending[i]];
+        if (!segment_covers(segment, id))
+            continue;
+        batch->probes[batch->probe_count++].index = batch->pending[i];
+        prefetch_line(base + segment_filter_place(segment, id));
+    }
+    uint32_t asked = batch->probe_count;
+    batch->probe_count = 0;
+    for (uint32_t i = 0; i < asked && code == OMENDB_OK; i++) {
+        struct version_probe *probe = &batch->probes[batch->probe_count];
+        int may;
+        probe->index = batch->probes[i].index;
+        code = segment_may_have(segment, batch->ids[probe->index], &may);
+        if (code != OMENDB_OK || !may)
+            continue;
+        code = segment_window(segment, batch->ids[probe->index], &probe->first);
+        batch->probe_count++;
+    }
+    return code;
+}
+
+/* The visible row among those of the id, from the place on. */
+static int version_take_row(struct segment *segment, const struct version_probe *probe,
+                            struct version_batch *batch)
+{
+    uint64_t place = probe->place;
+    uint32_t row;
+    int code = segment_match(segment, batch->ids[probe->index], place, &row);
+    while (code == OMENDB_OK && row != GRAPH_NO_ROW &&
+           !segment_row_visible(segment, row, batch->commit))
+        code = segment_match(segment, batch->ids[probe->index], ++place, &row);
+    if (code == OMENDB_OK && row != GRAPH_NO_ROW)
+        batch->locations[probe->index] = (struct location){NULL, segment, row};
+    return code;
+}
+
+static int version_ask_segment(struct segment *segment, struct version_batch *batch)
+{
+    const uint8_t *base = segment->file->file->blocks.base;
+    int code = version_probe_segment(segment, batch);
+    for (uint32_t i = 0; i < batch->probe_count && code == OMENDB_OK; i++) {
+        struct version_probe *probe = &batch->probes[i];
+        code =
+            segment_search_window(segment, batch->ids[probe->index], probe->first, &probe->place);
+        if (segment->sorted_rows.length != 0)
+            prefetch_line(base + segment->sorted_rows.offset + probe->place * sizeof(uint32_t));
+    }
+    for (uint32_t i = 0; i < batch->probe_count && code == OMENDB_OK; i++)
+        code = version_take_row(segment, &batch->probes[i], batch);
+    return code;
+}
+
+static void version_drop_found(struct version_batch *batch)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < batch->pending_count; i++) {
+        if (batch->locations[batch->pending[i]].segment == NULL)
+            batch->pending[kept++] = batch->pending[i];
+    }
+    batch->pending_count = kept;
+}
+
+OMENDB_INTERNAL int version_locate_batch(const struct version *version, const uint64_t *ids,
+                                         uint32_t count, uint64_t commit,
+                                         struct location *locations)
+{
+    struct version_batch batch;
+    int code = OMENDB_OK;
+    batch.ids = ids;
+    batch.commit = commit;
+    batch.locations = locations;
+    batch.pending_count = 0;
+    memset(locations, 0, count * sizeof *locations);
+    version_ask_memtables(version, count, &batch);
+    for (uint32_t i = version->segment_count;
+         i-- > 0 && batch.pending_count != 0 && code == OMENDB_OK;) {
+        code = version_ask_segment(version->segments[i], &batch);
+        version_drop_found(&batch);
+    }
+    return code;
 }
 
 OMENDB_INTERNAL int location_vector(const struct location *location, const uint8_t **vector)

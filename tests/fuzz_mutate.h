@@ -176,6 +176,7 @@ static inline size_t fuzz_element(uint32_t type)
     case SECTION_IDS:
     case SECTION_SORTED_IDS:
     case SECTION_ID_FILTER:
+    case SECTION_ID_MODEL:
         return 8;
     default:
         return 4;

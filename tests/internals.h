@@ -31,6 +31,7 @@
 #include "amalgamation/graph_bulk_internal.h"
 #include "amalgamation/graph_internal.h"
 #include "amalgamation/idmap.h"
+#include "amalgamation/idmodel.h"
 #include "amalgamation/internal.h"
 #include "amalgamation/json.h"
 #include "amalgamation/kernels.h"
