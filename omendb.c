@@ -31,7 +31,7 @@
  *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
  *     api_transactions.c api_records.c api_documents.c api_matching.c api_search.c
  *     api_filter.c
- * SHA-256 of the inputs: f5f7536412cbb7672cebc7568d3d78eee550026669a592ff2a1d2f75fcc1789f
+ * SHA-256 of the inputs: 4f433c1d114f0379077bcdd4d03a5f240772550b86d65346a08430e86c054211
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -24407,6 +24407,16 @@ static int segment_may_have(const struct segment *segment, uint64_t id, int *may
     return code;
 }
 
+/* Filter, window, and the rows of the window come from memory at the same time. */
+static void segment_ask_all(const struct segment *segment, uint64_t id, uint32_t first)
+{
+    const uint8_t *base = segment->file->file->blocks.base;
+    prefetch_line(base + segment_filter_place(segment, id));
+    if (first != UINT32_MAX && segment->sorted_rows.length != 0)
+        prefetch_bytes(base + segment->sorted_rows.offset + first * sizeof(uint32_t),
+                       (IDMODEL_WINDOW + 1) * sizeof(uint32_t));
+}
+
 /* The row of `id` at the place, or GRAPH_NO_ROW. */
 static int segment_match(const struct segment *segment, uint64_t id, uint64_t place, uint32_t *row)
 {
@@ -24428,9 +24438,8 @@ OMENDB_INTERNAL int segment_find(struct segment *segment, uint64_t id, uint64_t 
         uint32_t first;
         if (!segment_covers(segment, id))
             return OMENDB_OK;
-        /* Filter and window come from memory at the same time. */
-        prefetch_line(segment->file->file->blocks.base + segment_filter_place(segment, id));
         code = segment_window(segment, id, &first);
+        segment_ask_all(segment, id, first);
         if (code == OMENDB_OK)
             code = segment_may_have(segment, id, &may);
         if (code != OMENDB_OK || !may)

@@ -934,6 +934,16 @@ static int segment_may_have(const struct segment *segment, uint64_t id, int *may
     return code;
 }
 
+/* Filter, window, and the rows of the window come from memory at the same time. */
+static void segment_ask_all(const struct segment *segment, uint64_t id, uint32_t first)
+{
+    const uint8_t *base = segment->file->file->blocks.base;
+    prefetch_line(base + segment_filter_place(segment, id));
+    if (first != UINT32_MAX && segment->sorted_rows.length != 0)
+        prefetch_bytes(base + segment->sorted_rows.offset + first * sizeof(uint32_t),
+                       (IDMODEL_WINDOW + 1) * sizeof(uint32_t));
+}
+
 /* The row of `id` at the place, or GRAPH_NO_ROW. */
 static int segment_match(const struct segment *segment, uint64_t id, uint64_t place, uint32_t *row)
 {
@@ -955,9 +965,8 @@ OMENDB_INTERNAL int segment_find(struct segment *segment, uint64_t id, uint64_t 
         uint32_t first;
         if (!segment_covers(segment, id))
             return OMENDB_OK;
-        /* Filter and window come from memory at the same time. */
-        prefetch_line(segment->file->file->blocks.base + segment_filter_place(segment, id));
         code = segment_window(segment, id, &first);
+        segment_ask_all(segment, id, first);
         if (code == OMENDB_OK)
             code = segment_may_have(segment, id, &may);
         if (code != OMENDB_OK || !may)

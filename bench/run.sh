@@ -5,6 +5,7 @@
 #   OMENDB_BENCH=quick make bench       all of them over 100,000 rows
 #   bench/run.sh search open            only these (build first, then search, reuses the indexes)
 #   bench/run.sh peers                  OmenDB beside the libraries of PyPI, on every set that is there
+#   bench/run.sh ids                    lookups and scans by id beside a B-tree and SQLite
 #   bench/run.sh commit recovery mixed  durable commits beside SQLite, a log of 1 GB replayed, and
 #                                       searches beside a writer at full speed
 #   OMENDB_BENCH_DATA=text bench/run.sh build search
@@ -23,7 +24,7 @@
 #   python3 -m venv build/peers && build/peers/bin/pip install -r bench/requirements.txt
 #
 # Needs a C++17 compiler. Peers that are not installed (Debian: libhnswlib-dev, libfaiss-dev,
-# libsqlite3-dev) are left out. OmenDB is compiled as its users do, without -m flags;
+# libsqlite3-dev, libabsl-dev) are left out. OmenDB is compiled as its users do, without -m flags;
 # hnswlib, which is a header, with -O3 -march=native; FAISS is what the system has.
 set -eu
 cd "$(dirname "$0")/.."
@@ -41,6 +42,7 @@ if [ "${OMENDB_BENCH:-}" = quick ]; then
     export OMENDB_BENCH_CHURN_ROWS="${OMENDB_BENCH_CHURN_ROWS:-20000}"
     export OMENDB_BENCH_COMMIT_SECONDS="${OMENDB_BENCH_COMMIT_SECONDS:-3}"
     export OMENDB_BENCH_RECOVERY_MB="${OMENDB_BENCH_RECOVERY_MB:-256}"
+    export OMENDB_BENCH_IDS_ROWS="${OMENDB_BENCH_IDS_ROWS:-1000000}"
     export OMENDB_BENCH_MIXED_ROWS="${OMENDB_BENCH_MIXED_ROWS:-40000}"
 fi
 # Huge pages for everybody's malloc: without them the libraries in memory lose up to a half.
@@ -85,6 +87,20 @@ build() {
         "$CXX" $openmp "$objects/$name.o" "$objects/bench.o" "$objects/peers.o" \
             "$objects/omendb.o" -o "$BUILD/bench/$name" $libraries
     done
+    build_ids
+}
+
+# With the bare model, which is inside of omendb.c.
+build_ids() {
+    absl="-labsl_throw_delegate -labsl_raw_logging_internal -labsl_base"
+    if ! has absl/container/btree_map.h "$absl"; then
+        echo "Abseil (libabsl-dev) is not here and its B-tree is left out"
+        absl=
+    fi
+    compile "$objects/ids_core.o" bench/ids_core.c "$CC" -std=c11 -O2 -I.
+    compile "$objects/bench_ids.o" bench/bench_ids.cpp "$CXX" -std=c++17 $CXXFLAGS -I.
+    "$CXX" "$objects/bench_ids.o" "$objects/bench.o" "$objects/ids_core.o" \
+        -o "$BUILD/bench/bench_ids" $absl $libraries
 }
 
 # The peers of PyPI; PEERS_PYTHON is the interpreter that has them.
@@ -99,7 +115,7 @@ run_peers() {
         ${OMENDB_BENCH_DATA:+--data "$OMENDB_BENCH_DATA"}
 }
 
-all="build search batch peers ingest open churn commit recovery mixed"
+all="build search batch peers ingest open churn commit recovery mixed ids"
 chosen=${*:-$all}
 build bench_build bench_search bench_batch bench_ingest bench_open bench_churn bench_commit \
     bench_recovery bench_mixed
