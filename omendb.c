@@ -31,7 +31,7 @@
  *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
  *     api_transactions.c api_records.c api_documents.c api_matching.c api_search.c
  *     api_filter.c
- * SHA-256 of the inputs: 4f433c1d114f0379077bcdd4d03a5f240772550b86d65346a08430e86c054211
+ * SHA-256 of the inputs: 4facc6a7f643ba6610ac13245a22ea192271765ba4dc38bcc3e4f8d44cb38be6
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -23283,8 +23283,9 @@ OMENDB_INTERNAL void work_destroy(omendb *db);
 OMENDB_INTERNAL void work_notice_index(struct collection *collection);
 OMENDB_INTERNAL void work_notice_merge(struct collection *collection);
 OMENDB_INTERNAL void work_notice_heat(struct collection *collection);
-/* Lets go of collections that were dropped, which keep their files open. */
-OMENDB_INTERNAL void work_forget_dropped(omendb *db);
+/* The queues let go of a collection that was dropped: it keeps its files open. The caller has a
+ * reference. No locks. */
+OMENDB_INTERNAL void work_forget_dropped(struct collection *collection);
 /* Called by searches now and then: a collection that is searched while nothing is added shall
  * become one segment, or nearly. 1: it is not yet, so this should be called again. */
 OMENDB_INTERNAL int work_notice_reading(struct collection *collection);
@@ -32955,6 +32956,13 @@ static void work_push(struct work_state *work, enum work_queue_kind kind,
     atomic_store(&collection->queued[kind], 1);
 }
 
+/* What was dropped is not queued any more: whoever drops marks it first, then looks for it in the
+ * queues. Work mutex. */
+static int work_may_push(const struct collection *collection, enum work_queue_kind kind)
+{
+    return !atomic_load(&collection->queued[kind]) && !atomic_load(&collection->dropped);
+}
+
 static struct collection *work_pop(struct work_state *work, enum work_queue_kind kind)
 {
     struct work_queue *queue = &work->queues[kind];
@@ -32972,7 +32980,7 @@ static void work_notice(struct collection *collection, enum work_queue_kind kind
 {
     struct work_state *work = collection->db->work;
     platform_mutex_lock(&work->mutex);
-    if (!atomic_load(&collection->queued[kind])) {
+    if (work_may_push(collection, kind)) {
         work_push(work, kind, collection_reference(collection));
         platform_condition_broadcast(&work->condition);
     }
@@ -32998,26 +33006,35 @@ OMENDB_INTERNAL void work_notice_heat(struct collection *collection)
     work_notice(collection, WORK_HEAT);
 }
 
-OMENDB_INTERNAL void work_forget_dropped(omendb *db)
+/* 1: it was in the queue, whose reference is the caller's now. Work mutex. */
+static int work_remove(struct work_state *work, enum work_queue_kind kind,
+                       struct collection *collection)
 {
-    struct work_state *work = db->work;
+    struct work_queue *queue = &work->queues[kind];
+    struct collection *before = NULL, *at = queue->head;
+    if (!atomic_load(&collection->queued[kind]))
+        return 0;
+    for (; at != collection; at = at->queue_next[kind])
+        before = at;
+    if (before == NULL)
+        queue->head = collection->queue_next[kind];
+    else
+        before->queue_next[kind] = collection->queue_next[kind];
+    if (queue->tail == collection)
+        queue->tail = before;
+    atomic_store(&collection->queued[kind], 0);
+    return 1;
+}
+
+OMENDB_INTERNAL void work_forget_dropped(struct collection *collection)
+{
+    struct work_state *work = collection->db->work;
     for (int kind = 0; kind < WORK_QUEUES; kind++) {
-        struct collection *collection, *dropped = NULL, *kept = NULL;
         platform_mutex_lock(&work->mutex);
-        while ((collection = work_pop(work, (enum work_queue_kind)kind)) != NULL) {
-            struct collection **list = atomic_load(&collection->dropped) ? &dropped : &kept;
-            collection->queue_next[kind] = *list;
-            *list = collection;
-        }
-        while ((collection = kept) != NULL) {
-            kept = collection->queue_next[kind];
-            work_push(work, (enum work_queue_kind)kind, collection);
-        }
+        int removed = work_remove(work, (enum work_queue_kind)kind, collection);
         platform_mutex_unlock(&work->mutex);
-        while ((collection = dropped) != NULL) {
-            dropped = collection->queue_next[kind];
+        if (removed)
             collection_release(collection);
-        }
     }
 }
 
@@ -33340,7 +33357,7 @@ static int work_do_look(struct work_state *work)
     }
     platform_mutex_lock(&work->mutex);
     for (size_t i = 0; i < wanted; i++) {
-        if (!atomic_load(&list.items[i]->queued[WORK_MERGE]))
+        if (work_may_push(list.items[i], WORK_MERGE))
             work_push(work, WORK_MERGE, collection_reference(list.items[i]));
     }
     platform_condition_broadcast(&work->condition);
@@ -40914,9 +40931,10 @@ OMENDB_API int omendb_collection_drop(omendb *db, const char *name)
         return error_set(OMENDB_NOTFOUND, "there is no collection \"%s\"", name);
     struct change change = {.kind = CHANGE_DROP, .collection = collection};
     code = commit_changes(db, &change, 1, UINT64_MAX);
+    if (code == OMENDB_OK)
+        work_forget_dropped(collection);
     collection_release(collection);
     if (code == OMENDB_OK) {
-        work_forget_dropped(db);
         work_notice_space(db);
         work_reclaim(db);
     }

@@ -136,9 +136,10 @@ OMENDB_API int omendb_collection_drop(omendb *db, const char *name)
         return error_set(OMENDB_NOTFOUND, "there is no collection \"%s\"", name);
     struct change change = {.kind = CHANGE_DROP, .collection = collection};
     code = commit_changes(db, &change, 1, UINT64_MAX);
+    if (code == OMENDB_OK)
+        work_forget_dropped(collection);
     collection_release(collection);
     if (code == OMENDB_OK) {
-        work_forget_dropped(db);
         work_notice_space(db);
         work_reclaim(db);
     }

@@ -909,8 +909,9 @@ OMENDB_INTERNAL void work_destroy(omendb *db);
 OMENDB_INTERNAL void work_notice_index(struct collection *collection);
 OMENDB_INTERNAL void work_notice_merge(struct collection *collection);
 OMENDB_INTERNAL void work_notice_heat(struct collection *collection);
-/* Lets go of collections that were dropped, which keep their files open. */
-OMENDB_INTERNAL void work_forget_dropped(omendb *db);
+/* The queues let go of a collection that was dropped: it keeps its files open. The caller has a
+ * reference. No locks. */
+OMENDB_INTERNAL void work_forget_dropped(struct collection *collection);
 /* Called by searches now and then: a collection that is searched while nothing is added shall
  * become one segment, or nearly. 1: it is not yet, so this should be called again. */
 OMENDB_INTERNAL int work_notice_reading(struct collection *collection);

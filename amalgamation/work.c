@@ -105,6 +105,13 @@ static void work_push(struct work_state *work, enum work_queue_kind kind,
     atomic_store(&collection->queued[kind], 1);
 }
 
+/* What was dropped is not queued any more: whoever drops marks it first, then looks for it in the
+ * queues. Work mutex. */
+static int work_may_push(const struct collection *collection, enum work_queue_kind kind)
+{
+    return !atomic_load(&collection->queued[kind]) && !atomic_load(&collection->dropped);
+}
+
 static struct collection *work_pop(struct work_state *work, enum work_queue_kind kind)
 {
     struct work_queue *queue = &work->queues[kind];
@@ -122,7 +129,7 @@ static void work_notice(struct collection *collection, enum work_queue_kind kind
 {
     struct work_state *work = collection->db->work;
     platform_mutex_lock(&work->mutex);
-    if (!atomic_load(&collection->queued[kind])) {
+    if (work_may_push(collection, kind)) {
         work_push(work, kind, collection_reference(collection));
         platform_condition_broadcast(&work->condition);
     }
@@ -148,26 +155,35 @@ OMENDB_INTERNAL void work_notice_heat(struct collection *collection)
     work_notice(collection, WORK_HEAT);
 }
 
-OMENDB_INTERNAL void work_forget_dropped(omendb *db)
+/* 1: it was in the queue, whose reference is the caller's now. Work mutex. */
+static int work_remove(struct work_state *work, enum work_queue_kind kind,
+                       struct collection *collection)
 {
-    struct work_state *work = db->work;
+    struct work_queue *queue = &work->queues[kind];
+    struct collection *before = NULL, *at = queue->head;
+    if (!atomic_load(&collection->queued[kind]))
+        return 0;
+    for (; at != collection; at = at->queue_next[kind])
+        before = at;
+    if (before == NULL)
+        queue->head = collection->queue_next[kind];
+    else
+        before->queue_next[kind] = collection->queue_next[kind];
+    if (queue->tail == collection)
+        queue->tail = before;
+    atomic_store(&collection->queued[kind], 0);
+    return 1;
+}
+
+OMENDB_INTERNAL void work_forget_dropped(struct collection *collection)
+{
+    struct work_state *work = collection->db->work;
     for (int kind = 0; kind < WORK_QUEUES; kind++) {
-        struct collection *collection, *dropped = NULL, *kept = NULL;
         platform_mutex_lock(&work->mutex);
-        while ((collection = work_pop(work, (enum work_queue_kind)kind)) != NULL) {
-            struct collection **list = atomic_load(&collection->dropped) ? &dropped : &kept;
-            collection->queue_next[kind] = *list;
-            *list = collection;
-        }
-        while ((collection = kept) != NULL) {
-            kept = collection->queue_next[kind];
-            work_push(work, (enum work_queue_kind)kind, collection);
-        }
+        int removed = work_remove(work, (enum work_queue_kind)kind, collection);
         platform_mutex_unlock(&work->mutex);
-        while ((collection = dropped) != NULL) {
-            dropped = collection->queue_next[kind];
+        if (removed)
             collection_release(collection);
-        }
     }
 }
 
@@ -490,7 +506,7 @@ static int work_do_look(struct work_state *work)
     }
     platform_mutex_lock(&work->mutex);
     for (size_t i = 0; i < wanted; i++) {
-        if (!atomic_load(&list.items[i]->queued[WORK_MERGE]))
+        if (work_may_push(list.items[i], WORK_MERGE))
             work_push(work, WORK_MERGE, collection_reference(list.items[i]));
     }
     platform_condition_broadcast(&work->condition);
