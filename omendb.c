@@ -31,7 +31,7 @@
  *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
  *     api_transactions.c api_records.c api_documents.c api_matching.c api_search.c
  *     api_filter.c
- * SHA-256 of the inputs: 4facc6a7f643ba6610ac13245a22ea192271765ba4dc38bcc3e4f8d44cb38be6
+ * SHA-256 of the inputs: 2d28aef5e19bd6c46dc0edb389db062e36687f929226ccdf4f21f93b1554630b
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -22592,6 +22592,7 @@ struct segment {
     uint64_t overlay_file;
     uint32_t overlay_part;
     uint64_t overlay_commit; /* ends up to this one are in the overlay */
+    uint32_t mark;           /* its place among those whose tombstones a checkpoint writes anew */
 };
 
 struct version {
@@ -22608,7 +22609,6 @@ struct collection {
     _Atomic uint32_t references; /* the catalog's, handles', queues' */
     struct omendb *db;
     uint64_t id;
-    char name[256];
     omendb_schema schema; /* complete */
     struct scalar_format format;
     const struct kernel *kernel;
@@ -22633,6 +22633,7 @@ struct collection {
     /* Queues of work.c, linked through the collections; work mutex. */
     _Atomic uint32_t queued[WORK_QUEUES];
     struct collection *queue_next[WORK_QUEUES];
+    char name[]; /* with its NUL */
 };
 
 /* The collections; commit_mutex. */
@@ -23616,11 +23617,16 @@ static void calibration_destroy_all(struct memory *memory, struct calibration *c
     }
 }
 
+static size_t collection_bytes(const char *name)
+{
+    return sizeof(struct collection) + strlen(name) + 1;
+}
+
 OMENDB_INTERNAL int collection_create(omendb *db, uint64_t id, const char *name,
                                       const omendb_schema *schema, struct collection **collection)
 {
     *collection = NULL;
-    struct collection *made = memory_zalloc(&db->memory, sizeof *made);
+    struct collection *made = memory_zalloc(&db->memory, collection_bytes(name));
     if (made == NULL)
         return OMENDB_NOMEM;
     made->db = db;
@@ -23635,7 +23641,7 @@ OMENDB_INTERNAL int collection_create(omendb *db, uint64_t id, const char *name,
     made->distance_factor = scalar_distance_factor(&made->format);
     struct version *version = version_create(&db->memory, 0, 0);
     if (version == NULL) {
-        memory_free(&db->memory, made, sizeof *made);
+        memory_free(&db->memory, made, collection_bytes(name));
         return OMENDB_NOMEM;
     }
     atomic_init(&made->version, version);
@@ -23656,7 +23662,7 @@ OMENDB_INTERNAL void collection_release(struct collection *collection)
         return;
     version_release(atomic_load_explicit(&collection->version, memory_order_relaxed));
     calibration_destroy_all(&collection->db->memory, atomic_load(&collection->calibration));
-    memory_free(&collection->db->memory, collection, sizeof *collection);
+    memory_free(&collection->db->memory, collection, collection_bytes(collection->name));
 }
 
 OMENDB_INTERNAL void collection_graph_config(const struct collection *collection,
@@ -28937,8 +28943,9 @@ struct checkpoint {
     struct manifest manifest;
     struct collection **collections; /* referenced; parallel to manifest.collections */
     size_t collection_capacity;
-    struct checkpoint_item *items;
+    struct checkpoint_item *items; /* in the order of collections */
     size_t item_count, item_capacity;
+    size_t *first_items; /* parallel to collections: the first of each; the next one's is its end */
     struct manifest_file *files; /* written by this checkpoint */
     size_t file_count, file_capacity;
     struct shared_file **opened;
@@ -29285,6 +29292,7 @@ static int checkpoint_mark(struct checkpoint *checkpoint, struct segment *segmen
         checkpoint->marked = marked;
         checkpoint->marked_capacity = capacity;
     }
+    segment->mark = (uint32_t)checkpoint->marked_count;
     checkpoint->marked[checkpoint->marked_count++] = segment;
     return OMENDB_OK;
 }
@@ -29379,11 +29387,9 @@ static int checkpoint_enter_segment(struct checkpoint *checkpoint, const struct 
     const struct manifest_file *overlay =
         segment->overlay_file == 0 ? NULL
                                    : manifest_find_file(&db->published, segment->overlay_file);
-    for (size_t i = 0; i < checkpoint->marked_count; i++) {
-        if (checkpoint->marked[i] != segment)
-            continue;
+    if (segment->mark < checkpoint->marked_count && checkpoint->marked[segment->mark] == segment) {
         entry->overlay_file = checkpoint->overlay.number;
-        entry->overlay_part = (uint32_t)i;
+        entry->overlay_part = segment->mark;
         overlay = &checkpoint->overlay;
     }
     int code = checkpoint_add_file(db, &checkpoint->manifest, &segment->file->entry, file_capacity);
@@ -29392,13 +29398,20 @@ static int checkpoint_enter_segment(struct checkpoint *checkpoint, const struct 
     return code;
 }
 
-static uint32_t checkpoint_new_segments(const struct checkpoint *checkpoint,
-                                        const struct collection *collection)
+/* The items of one collection: those from the returned one to before *end. */
+static size_t checkpoint_items_of(const struct checkpoint *checkpoint, size_t index, size_t *end)
+{
+    int has = checkpoint->first_items != NULL;
+    *end = has ? checkpoint->first_items[index + 1] : 0;
+    return has ? checkpoint->first_items[index] : 0;
+}
+
+static uint32_t checkpoint_new_segments(const struct checkpoint *checkpoint, size_t index)
 {
     uint32_t count = 0;
-    for (size_t i = 0; i < checkpoint->item_count; i++)
-        count +=
-            checkpoint->items[i].collection == collection && checkpoint->items[i].segment != NULL;
+    size_t end;
+    for (size_t i = checkpoint_items_of(checkpoint, index, &end); i < end; i++)
+        count += checkpoint->items[i].segment != NULL;
     return count;
 }
 
@@ -29422,7 +29435,7 @@ static int checkpoint_enter_collection(struct checkpoint *checkpoint, size_t ind
     struct collection *collection = checkpoint->collections[index];
     struct manifest_collection *entry = &checkpoint->manifest.collections[index];
     struct version *version = version_acquire(collection);
-    uint32_t count = version->segment_count + checkpoint_new_segments(checkpoint, collection);
+    uint32_t count = version->segment_count + checkpoint_new_segments(checkpoint, index);
     /* Replaced only under maintenance_mutex, which the caller holds, as are segments. */
     int code = checkpoint_enter_calibration(db, atomic_load(&collection->calibration), entry);
     if (count != 0)
@@ -29435,9 +29448,10 @@ static int checkpoint_enter_collection(struct checkpoint *checkpoint, size_t ind
     for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++)
         code = checkpoint_enter_segment(checkpoint, version->segments[i], &entry->segments[at++],
                                         file_capacity);
-    for (size_t i = 0; i < checkpoint->item_count && code == OMENDB_OK; i++) {
-        const struct checkpoint_item *item = &checkpoint->items[i];
-        if (item->collection == collection && item->segment != NULL)
+    size_t end, item_at = checkpoint_items_of(checkpoint, index, &end);
+    for (; item_at < end && code == OMENDB_OK; item_at++) {
+        const struct checkpoint_item *item = &checkpoint->items[item_at];
+        if (item->segment != NULL)
             code = checkpoint_enter_segment(checkpoint, item->segment, &entry->segments[at++],
                                             file_capacity);
     }
@@ -29564,7 +29578,7 @@ static int checkpoint_list_collections(struct checkpoint *checkpoint)
         checkpoint->collections[i] = collection_reference(collection);
         entry->id = collection->id;
         entry->next_id = atomic_load(&collection->next_id);
-        memcpy(entry->name, collection->name, sizeof entry->name);
+        memcpy(entry->name, collection->name, strlen(collection->name) + 1);
         entry->schema = collection->schema;
     }
     return OMENDB_OK;
@@ -29573,12 +29587,21 @@ static int checkpoint_list_collections(struct checkpoint *checkpoint)
 static int checkpoint_list_memtables(struct checkpoint *checkpoint)
 {
     int code = OMENDB_OK;
-    for (size_t i = 0; i < checkpoint->manifest.collection_count && code == OMENDB_OK; i++) {
+    size_t count = checkpoint->manifest.collection_count;
+    if (count == 0)
+        return OMENDB_OK;
+    checkpoint->first_items =
+        memory_array(&checkpoint->db->memory, count + 1, sizeof *checkpoint->first_items);
+    if (checkpoint->first_items == NULL)
+        return OMENDB_NOMEM;
+    for (size_t i = 0; i < count && code == OMENDB_OK; i++) {
         const struct version *version = atomic_load(&checkpoint->collections[i]->version);
+        checkpoint->first_items[i] = checkpoint->item_count;
         for (uint32_t m = 0; m < version->memtable_count && code == OMENDB_OK; m++)
             code =
                 checkpoint_add_item(checkpoint, checkpoint->collections[i], version->memtables[m]);
     }
+    checkpoint->first_items[count] = checkpoint->item_count;
     return code;
 }
 
@@ -29683,21 +29706,12 @@ static int checkpoint_freeze(struct checkpoint *checkpoint)
 
 /* ------------------------------------------------------------------ installing */
 
-static int checkpoint_is_frozen(const struct checkpoint *checkpoint,
+static int checkpoint_is_frozen(const struct checkpoint *checkpoint, size_t index,
                                 const struct memtable *memtable)
 {
-    for (size_t i = 0; i < checkpoint->item_count; i++) {
+    size_t end;
+    for (size_t i = checkpoint_items_of(checkpoint, index, &end); i < end; i++) {
         if (checkpoint->items[i].memtable == memtable)
-            return 1;
-    }
-    return 0;
-}
-
-static int checkpoint_has_items(const struct checkpoint *checkpoint,
-                                const struct collection *collection)
-{
-    for (size_t i = 0; i < checkpoint->item_count; i++) {
-        if (checkpoint->items[i].collection == collection)
             return 1;
     }
     return 0;
@@ -29708,12 +29722,11 @@ static int checkpoint_has_items(const struct checkpoint *checkpoint,
 static int checkpoint_prepare_versions(struct checkpoint *checkpoint)
 {
     for (size_t i = 0; i < checkpoint->manifest.collection_count; i++) {
-        struct collection *collection = checkpoint->collections[i];
-        if (!checkpoint_has_items(checkpoint, collection))
+        size_t end;
+        if (checkpoint_items_of(checkpoint, i, &end) == end)
             continue;
-        struct version *version = version_acquire(collection);
-        uint32_t segments =
-            version->segment_count + checkpoint_new_segments(checkpoint, collection);
+        struct version *version = version_acquire(checkpoint->collections[i]);
+        uint32_t segments = version->segment_count + checkpoint_new_segments(checkpoint, i);
         version_release(version);
         checkpoint->versions[i] =
             version_create(&checkpoint->db->memory, COMMIT_MAX_MEMTABLES, segments);
@@ -29732,14 +29745,15 @@ static void checkpoint_install_collection(struct checkpoint *checkpoint, size_t 
     version->memtable_count = 0;
     for (uint32_t i = 0; i < old->memtable_count; i++) {
         assert(version->memtable_count < COMMIT_MAX_MEMTABLES);
-        if (!checkpoint_is_frozen(checkpoint, old->memtables[i]))
+        if (!checkpoint_is_frozen(checkpoint, index, old->memtables[i]))
             version->memtables[version->memtable_count++] = memtable_reference(old->memtables[i]);
     }
     for (uint32_t i = 0; i < old->segment_count; i++)
         version->segments[at++] = segment_reference(old->segments[i]);
-    for (size_t i = 0; i < checkpoint->item_count; i++) {
-        struct checkpoint_item *item = &checkpoint->items[i];
-        if (item->collection != collection || item->segment == NULL)
+    size_t end, item_at = checkpoint_items_of(checkpoint, index, &end);
+    for (; item_at < end; item_at++) {
+        struct checkpoint_item *item = &checkpoint->items[item_at];
+        if (item->segment == NULL)
             continue;
         version->segments[at++] = item->segment;
         item->segment = NULL;
@@ -29788,6 +29802,8 @@ static void checkpoint_destroy(struct checkpoint *checkpoint)
                 checkpoint->marked_capacity * sizeof *checkpoint->marked);
     memory_free(&db->memory, checkpoint->collections, count * sizeof *checkpoint->collections);
     memory_free(&db->memory, checkpoint->versions, count * sizeof *checkpoint->versions);
+    memory_free(&db->memory, checkpoint->first_items,
+                (count + 1) * sizeof *checkpoint->first_items);
     manifest_destroy(&db->memory, &checkpoint->manifest);
 }
 

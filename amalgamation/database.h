@@ -218,6 +218,7 @@ struct segment {
     uint64_t overlay_file;
     uint32_t overlay_part;
     uint64_t overlay_commit; /* ends up to this one are in the overlay */
+    uint32_t mark;           /* its place among those whose tombstones a checkpoint writes anew */
 };
 
 struct version {
@@ -234,7 +235,6 @@ struct collection {
     _Atomic uint32_t references; /* the catalog's, handles', queues' */
     struct omendb *db;
     uint64_t id;
-    char name[256];
     omendb_schema schema; /* complete */
     struct scalar_format format;
     const struct kernel *kernel;
@@ -259,6 +259,7 @@ struct collection {
     /* Queues of work.c, linked through the collections; work mutex. */
     _Atomic uint32_t queued[WORK_QUEUES];
     struct collection *queue_next[WORK_QUEUES];
+    char name[]; /* with its NUL */
 };
 
 /* The collections; commit_mutex. */

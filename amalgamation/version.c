@@ -142,11 +142,16 @@ static void calibration_destroy_all(struct memory *memory, struct calibration *c
     }
 }
 
+static size_t collection_bytes(const char *name)
+{
+    return sizeof(struct collection) + strlen(name) + 1;
+}
+
 OMENDB_INTERNAL int collection_create(omendb *db, uint64_t id, const char *name,
                                       const omendb_schema *schema, struct collection **collection)
 {
     *collection = NULL;
-    struct collection *made = memory_zalloc(&db->memory, sizeof *made);
+    struct collection *made = memory_zalloc(&db->memory, collection_bytes(name));
     if (made == NULL)
         return OMENDB_NOMEM;
     made->db = db;
@@ -161,7 +166,7 @@ OMENDB_INTERNAL int collection_create(omendb *db, uint64_t id, const char *name,
     made->distance_factor = scalar_distance_factor(&made->format);
     struct version *version = version_create(&db->memory, 0, 0);
     if (version == NULL) {
-        memory_free(&db->memory, made, sizeof *made);
+        memory_free(&db->memory, made, collection_bytes(name));
         return OMENDB_NOMEM;
     }
     atomic_init(&made->version, version);
@@ -182,7 +187,7 @@ OMENDB_INTERNAL void collection_release(struct collection *collection)
         return;
     version_release(atomic_load_explicit(&collection->version, memory_order_relaxed));
     calibration_destroy_all(&collection->db->memory, atomic_load(&collection->calibration));
-    memory_free(&collection->db->memory, collection, sizeof *collection);
+    memory_free(&collection->db->memory, collection, collection_bytes(collection->name));
 }
 
 OMENDB_INTERNAL void collection_graph_config(const struct collection *collection,

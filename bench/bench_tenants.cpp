@@ -307,8 +307,12 @@ int main(int argc, char **argv)
     printf("%s, file system %s, %zu collections\n\n", machine().c_str(),
            file_system(directory()).c_str(), tenants());
     printf("%8s\n", "records");
-    create_singly(report, path);
+    if (setting("OMENDB_BENCH_TENANT_RECORDS", SIZE_MAX) == SIZE_MAX)
+        create_singly(report, path);
+    const size_t only = setting("OMENDB_BENCH_TENANT_RECORDS", SIZE_MAX);
     for (size_t records : {0, 10, 100}) {
+        if (only != SIZE_MAX && only != records)
+            continue;
         report.records = records;
         make(report, path);
         measure_opening(report, path);
