@@ -31,7 +31,7 @@
  *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
  *     api_transactions.c api_records.c api_documents.c api_matching.c api_search.c
  *     api_filter.c
- * SHA-256 of the inputs: 2d28aef5e19bd6c46dc0edb389db062e36687f929226ccdf4f21f93b1554630b
+ * SHA-256 of the inputs: ba085c34ea2e5ad88c8225f674f1a45311a0d05441e424dbdef55ab2b42b9983
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -26635,6 +26635,7 @@ struct commit_plan {
     uint64_t snapshot;
     int replay;
     const struct prepared *prepared; /* whose own locks do not stand in its way, or NULL */
+    size_t created;                  /* collections, so far */
 };
 
 static int commit_plan_reserve(omendb *db, struct commit_plan *plan, const struct change *changes,
@@ -26817,8 +26818,8 @@ static int commit_validate(omendb *db, struct commit_plan *plan, struct change *
         catalog_find(&db->catalog, change->collection->name, &found);
         if (found)
             return error_set(OMENDB_EXISTS, "collection \"%s\" exists", change->collection->name);
-        change->collection->id = db->next_collection;
-        return catalog_reserve(db, &db->catalog, 1);
+        change->collection->id = db->next_collection + plan->created;
+        return catalog_reserve(db, &db->catalog, ++plan->created);
     }
     if (atomic_load(&change->collection->dropped))
         return error_set(OMENDB_DROPPED, "collection \"%s\" was dropped", change->collection->name);
@@ -27203,7 +27204,7 @@ static int commit_has_work(const struct commit_order *order)
 /* commit_mutex. commit: in for replay; out: the number given, or 0 when nothing was left to do. */
 static int commit_locked(omendb *db, const struct commit_order *order, int replay, uint64_t *commit)
 {
-    struct commit_plan plan = {NULL, 0, 0, order->snapshot, replay, order->prepared};
+    struct commit_plan plan = {NULL, 0, 0, order->snapshot, replay, order->prepared, 0};
     uint64_t number = replay ? *commit : db->appended_commit + 1;
     int code = commit_plan_reserve(db, &plan, order->changes, order->count);
     for (size_t i = 0; i < order->count && code == OMENDB_OK; i++)
@@ -27452,7 +27453,7 @@ static int commit_replay_create(omendb *db, uint64_t commit, struct change *chan
                ? commit_bad_payload(commit, COMMIT_HEAD_BYTES)
                : catalog_reserve(db, &db->catalog, 1);
     if (code == OMENDB_OK) {
-        struct commit_plan plan = {NULL, 0, 0, UINT64_MAX, 1, NULL};
+        struct commit_plan plan = {NULL, 0, 0, UINT64_MAX, 1, NULL, 0};
         commit_apply_changes(db, &plan, change, 1, commit);
     }
     collection_release(created);
@@ -40815,6 +40816,8 @@ OMENDB_API int omendb_get_stats(omendb *db, omendb_stats *stats)
 
 /* api_collections.c: the public calls about collections. */
 
+#define API_CREATED_AT_MOST 100000
+
 /* Fills a handle for the caller; takes both over. */
 static void api_hand_out(omendb *db, struct collection *collection, omendb_collection *made,
                          omendb_collection **handle)
@@ -40877,6 +40880,71 @@ OMENDB_API int omendb_collection_create(omendb *db, const char *name, const omen
     }
     memory_free(&db->memory, handle, sizeof *handle);
     collection_release(made);
+    return code;
+}
+
+static int api_compare_names(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Whether each of the names may be one, and is another; `sorted` has room for them. */
+static int api_check_names(const char *const *names, size_t count, const char **sorted)
+{
+    for (size_t i = 0; i < count; i++) {
+        int code = api_name(names[i], "a collection");
+        if (code != OMENDB_OK)
+            return code;
+        sorted[i] = names[i];
+    }
+    sort_array(sorted, count, sizeof *sorted, api_compare_names);
+    for (size_t i = 1; i < count; i++) {
+        if (strcmp(sorted[i - 1], sorted[i]) == 0)
+            return error_set(OMENDB_EXISTS, "collection \"%s\" is named twice", sorted[i]);
+    }
+    return OMENDB_OK;
+}
+
+static int api_create_all(omendb *db, size_t count, const char *const *names,
+                          const omendb_schema *schema, struct change *changes)
+{
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < count && code == OMENDB_OK; i++) {
+        changes[i].kind = CHANGE_CREATE;
+        code = collection_create(db, 0, names[i], schema, &changes[i].collection);
+    }
+    if (code == OMENDB_OK)
+        code = commit_changes(db, changes, count, UINT64_MAX);
+    for (size_t i = 0; i < count; i++)
+        collection_release(changes[i].collection); /* the catalog has references of its own */
+    return code;
+}
+
+OMENDB_API int omendb_collection_create_batch(omendb *db, size_t count, const char *const *names,
+                                              const omendb_schema *schema)
+{
+    omendb_schema complete;
+    int code = api_database(db);
+    if (code == OMENDB_OK && (names == NULL || schema == NULL))
+        return api_null(names == NULL ? "names" : "schema");
+    if (code == OMENDB_OK)
+        code = api_struct_read(schema, sizeof *schema, "schema");
+    if (code == OMENDB_OK)
+        code = schema_complete(schema, &complete);
+    if (code == OMENDB_OK)
+        code = commit_check_writable(db);
+    if (code == OMENDB_OK && count > API_CREATED_AT_MOST)
+        code = error_set(OMENDB_TOOBIG, "%zu collections; at most %d are created at once", count,
+                         API_CREATED_AT_MOST);
+    if (code != OMENDB_OK || count == 0)
+        return code;
+    const char **sorted = memory_array(&db->memory, count, sizeof *sorted);
+    struct change *changes = memory_zalloc(&db->memory, count * sizeof *changes);
+    code = sorted == NULL || changes == NULL ? OMENDB_NOMEM : api_check_names(names, count, sorted);
+    if (code == OMENDB_OK)
+        code = api_create_all(db, count, names, &complete, changes);
+    memory_free(&db->memory, sorted, count * sizeof *sorted);
+    memory_free(&db->memory, changes, count * sizeof *changes);
     return code;
 }
 
@@ -41061,6 +41129,8 @@ OMENDB_API int omendb_collection_get_stats(omendb_collection *collection,
     version_release(version);
     return code;
 }
+
+#undef API_CREATED_AT_MOST
 
 /* ==============================================================================================
  * api_transactions.c

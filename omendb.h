@@ -715,6 +715,18 @@ OMENDB_API void omendb_schema_init(omendb_schema *schema);
 OMENDB_API int omendb_collection_create(omendb *db, const char *name, const omendb_schema *schema,
                                         omendb_collection **collection);
 
+/* Creates many collections of one schema in one commit: all of them, or none. Ten thousand take
+ * some ten milliseconds, where one by one each waits for the device.
+ *
+ * count:   up to 100,000; 0: nothing happens.
+ * names:   `count` of them, each as above. Copied.
+ * schema:  of all; dim must be given.
+ * Threads: any.
+ * Returns: as omendb_collection_create (OMENDB_EXISTS also where a name is given twice; the message
+ *          names the collection); OMENDB_TOOBIG. No handles are made. */
+OMENDB_API int omendb_collection_create_batch(omendb *db, size_t count, const char *const *names,
+                                              const omendb_schema *schema);
+
 /* Opens a collection.
  *
  * name:       as above.

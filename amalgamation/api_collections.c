@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#define API_CREATED_AT_MOST 100000
+
 /* Fills a handle for the caller; takes both over. */
 static void api_hand_out(omendb *db, struct collection *collection, omendb_collection *made,
                          omendb_collection **handle)
@@ -66,6 +68,71 @@ OMENDB_API int omendb_collection_create(omendb *db, const char *name, const omen
     }
     memory_free(&db->memory, handle, sizeof *handle);
     collection_release(made);
+    return code;
+}
+
+static int api_compare_names(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Whether each of the names may be one, and is another; `sorted` has room for them. */
+static int api_check_names(const char *const *names, size_t count, const char **sorted)
+{
+    for (size_t i = 0; i < count; i++) {
+        int code = api_name(names[i], "a collection");
+        if (code != OMENDB_OK)
+            return code;
+        sorted[i] = names[i];
+    }
+    sort_array(sorted, count, sizeof *sorted, api_compare_names);
+    for (size_t i = 1; i < count; i++) {
+        if (strcmp(sorted[i - 1], sorted[i]) == 0)
+            return error_set(OMENDB_EXISTS, "collection \"%s\" is named twice", sorted[i]);
+    }
+    return OMENDB_OK;
+}
+
+static int api_create_all(omendb *db, size_t count, const char *const *names,
+                          const omendb_schema *schema, struct change *changes)
+{
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < count && code == OMENDB_OK; i++) {
+        changes[i].kind = CHANGE_CREATE;
+        code = collection_create(db, 0, names[i], schema, &changes[i].collection);
+    }
+    if (code == OMENDB_OK)
+        code = commit_changes(db, changes, count, UINT64_MAX);
+    for (size_t i = 0; i < count; i++)
+        collection_release(changes[i].collection); /* the catalog has references of its own */
+    return code;
+}
+
+OMENDB_API int omendb_collection_create_batch(omendb *db, size_t count, const char *const *names,
+                                              const omendb_schema *schema)
+{
+    omendb_schema complete;
+    int code = api_database(db);
+    if (code == OMENDB_OK && (names == NULL || schema == NULL))
+        return api_null(names == NULL ? "names" : "schema");
+    if (code == OMENDB_OK)
+        code = api_struct_read(schema, sizeof *schema, "schema");
+    if (code == OMENDB_OK)
+        code = schema_complete(schema, &complete);
+    if (code == OMENDB_OK)
+        code = commit_check_writable(db);
+    if (code == OMENDB_OK && count > API_CREATED_AT_MOST)
+        code = error_set(OMENDB_TOOBIG, "%zu collections; at most %d are created at once", count,
+                         API_CREATED_AT_MOST);
+    if (code != OMENDB_OK || count == 0)
+        return code;
+    const char **sorted = memory_array(&db->memory, count, sizeof *sorted);
+    struct change *changes = memory_zalloc(&db->memory, count * sizeof *changes);
+    code = sorted == NULL || changes == NULL ? OMENDB_NOMEM : api_check_names(names, count, sorted);
+    if (code == OMENDB_OK)
+        code = api_create_all(db, count, names, &complete, changes);
+    memory_free(&db->memory, sorted, count * sizeof *sorted);
+    memory_free(&db->memory, changes, count * sizeof *changes);
     return code;
 }
 
@@ -250,3 +317,5 @@ OMENDB_API int omendb_collection_get_stats(omendb_collection *collection,
     version_release(version);
     return code;
 }
+
+#undef API_CREATED_AT_MOST

@@ -150,6 +150,7 @@ struct commit_plan {
     uint64_t snapshot;
     int replay;
     const struct prepared *prepared; /* whose own locks do not stand in its way, or NULL */
+    size_t created;                  /* collections, so far */
 };
 
 static int commit_plan_reserve(omendb *db, struct commit_plan *plan, const struct change *changes,
@@ -332,8 +333,8 @@ static int commit_validate(omendb *db, struct commit_plan *plan, struct change *
         catalog_find(&db->catalog, change->collection->name, &found);
         if (found)
             return error_set(OMENDB_EXISTS, "collection \"%s\" exists", change->collection->name);
-        change->collection->id = db->next_collection;
-        return catalog_reserve(db, &db->catalog, 1);
+        change->collection->id = db->next_collection + plan->created;
+        return catalog_reserve(db, &db->catalog, ++plan->created);
     }
     if (atomic_load(&change->collection->dropped))
         return error_set(OMENDB_DROPPED, "collection \"%s\" was dropped", change->collection->name);
@@ -718,7 +719,7 @@ static int commit_has_work(const struct commit_order *order)
 /* commit_mutex. commit: in for replay; out: the number given, or 0 when nothing was left to do. */
 static int commit_locked(omendb *db, const struct commit_order *order, int replay, uint64_t *commit)
 {
-    struct commit_plan plan = {NULL, 0, 0, order->snapshot, replay, order->prepared};
+    struct commit_plan plan = {NULL, 0, 0, order->snapshot, replay, order->prepared, 0};
     uint64_t number = replay ? *commit : db->appended_commit + 1;
     int code = commit_plan_reserve(db, &plan, order->changes, order->count);
     for (size_t i = 0; i < order->count && code == OMENDB_OK; i++)
@@ -967,7 +968,7 @@ static int commit_replay_create(omendb *db, uint64_t commit, struct change *chan
                ? commit_bad_payload(commit, COMMIT_HEAD_BYTES)
                : catalog_reserve(db, &db->catalog, 1);
     if (code == OMENDB_OK) {
-        struct commit_plan plan = {NULL, 0, 0, UINT64_MAX, 1, NULL};
+        struct commit_plan plan = {NULL, 0, 0, UINT64_MAX, 1, NULL, 0};
         commit_apply_changes(db, &plan, change, 1, commit);
     }
     collection_release(created);
