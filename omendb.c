@@ -25,13 +25,13 @@
  *     tombstones.c matches.c calibration.c decimal.c json.c document.c filter_build.c
  *     filter_parse.c filter_json.c filter_bind.c filter_match.c filter.c storage.c
  *     blocks.c segment.c columns.c columns_write.c wal.c manifest.c memtable.c
- *     version.c documents.c column_filter.c hot.c txn.c commit.c prepared.c part.c
- *     collect.c checkpoint.c calibrate.c space.c compact.c recover.c work.c search.c
- *     rows.c backup.c purge.c check.c database.c records.c salvage_rows.c
+ *     version.c documents.c column_filter.c hot.c txn.c rest.c commit.c prepared.c
+ *     part.c collect.c checkpoint.c calibrate.c space.c compact.c recover.c work.c
+ *     search.c rows.c backup.c purge.c check.c database.c records.c salvage_rows.c
  *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
  *     api_transactions.c api_records.c api_documents.c api_matching.c api_search.c
  *     api_filter.c
- * SHA-256 of the inputs: ba085c34ea2e5ad88c8225f674f1a45311a0d05441e424dbdef55ab2b42b9983
+ * SHA-256 of the inputs: 41551c97859ba55db5e7479c1c60619813583739cc09e79b4093720fe344051e
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -20873,12 +20873,21 @@ struct manifest {
     uint32_t file_count;
     uint32_t collection_count;
     struct manifest_file *files;
-    struct manifest_collection *collections; /* sorted by name */
+    struct manifest_collection *collections; /* sorted by name; NULL where they are packed, */
+    uint8_t *packed;                         /* as in a file: manifest_pack */
+    size_t packed_bytes;
 };
 
 OMENDB_INTERNAL void
 manifest_destroy(struct memory *memory,
                  struct manifest *manifest); /* frees the arrays; a zeroed one is OK */
+
+/* Keeps the collections in a third of the memory. OMENDB_NOMEM: as they were. */
+OMENDB_INTERNAL int manifest_pack(struct memory *memory, struct manifest *manifest);
+/* A manifest of nothing but the collections of one that is packed; the caller destroys it.
+ * OMENDB_NOMEM: it is empty. */
+OMENDB_INTERNAL int manifest_unpack(struct memory *memory, const struct manifest *packed,
+                                    struct manifest *collections);
 
 /* Numbers are given out one by one, so none comes near; what is beyond could wrap. */
 #define MANIFEST_LARGEST_NUMBER ((uint64_t)INT64_MAX)
@@ -20925,7 +20934,7 @@ OMENDB_INTERNAL int manifest_current(struct storage *storage, uint64_t *number);
 #define MANIFEST_CURRENT_BYTES 64 /* more than a name, two newlines and eight digits */
 #define MANIFEST_READ_TRIES    8
 
-OMENDB_INTERNAL void manifest_destroy(struct memory *memory, struct manifest *manifest)
+static void manifest_free_collections(struct memory *memory, struct manifest *manifest)
 {
     for (uint32_t i = 0; manifest->collections != NULL && i < manifest->collection_count; i++) {
         struct manifest_collection *collection = &manifest->collections[i];
@@ -20935,6 +20944,13 @@ OMENDB_INTERNAL void manifest_destroy(struct memory *memory, struct manifest *ma
     }
     memory_free(memory, manifest->collections,
                 manifest->collection_count * sizeof *manifest->collections);
+    manifest->collections = NULL;
+}
+
+OMENDB_INTERNAL void manifest_destroy(struct memory *memory, struct manifest *manifest)
+{
+    manifest_free_collections(memory, manifest);
+    memory_free(memory, manifest->packed, manifest->packed_bytes);
     memory_free(memory, manifest->files, manifest->file_count * sizeof *manifest->files);
     memset(manifest, 0, sizeof *manifest);
 }
@@ -21236,6 +21252,26 @@ static void manifest_encode_collection(const struct manifest_collection *collect
     }
     if (calibration_bytes(collection->calibration) != 0)
         calibration_encode(collection->calibration, at);
+}
+
+OMENDB_INTERNAL int manifest_pack(struct memory *memory, struct manifest *manifest)
+{
+    size_t bytes = 0;
+    if (manifest->packed != NULL)
+        return OMENDB_OK;
+    for (uint32_t i = 0; i < manifest->collection_count; i++)
+        bytes = memory_add(bytes, manifest_collection_bytes(&manifest->collections[i]));
+    uint8_t *at = memory_zalloc(memory, bytes);
+    if (at == NULL)
+        return OMENDB_NOMEM;
+    manifest->packed = at;
+    manifest->packed_bytes = bytes;
+    for (uint32_t i = 0; i < manifest->collection_count; i++) {
+        manifest_encode_collection(&manifest->collections[i], at);
+        at += manifest_collection_bytes(&manifest->collections[i]);
+    }
+    manifest_free_collections(memory, manifest);
+    return OMENDB_OK;
 }
 
 /* `bytes` is zeroed. */
@@ -21567,6 +21603,31 @@ static int manifest_decode_collection(struct manifest_input *input, struct memor
     return code;
 }
 
+static int manifest_decode_collections(struct manifest_input *input, uint32_t count,
+                                       struct memory *memory, struct manifest *manifest)
+{
+    int code = OMENDB_OK;
+    manifest->collections =
+        memory_zalloc(memory, memory_multiply(count, sizeof *manifest->collections));
+    if (manifest->collections == NULL)
+        return OMENDB_NOMEM;
+    manifest->collection_count = count;
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++)
+        code = manifest_decode_collection(input, memory, &manifest->collections[i]);
+    return code;
+}
+
+OMENDB_INTERNAL int manifest_unpack(struct memory *memory, const struct manifest *packed,
+                                    struct manifest *collections)
+{
+    struct manifest_input input = {"manifest", packed->packed, packed->packed_bytes, 0};
+    memset(collections, 0, sizeof *collections);
+    int code = manifest_decode_collections(&input, packed->collection_count, memory, collections);
+    if (code != OMENDB_OK)
+        manifest_destroy(memory, collections);
+    return code;
+}
+
 /* Bytes whose two checksums are right. On failure the caller destroys what was decoded. */
 static int manifest_decode(struct manifest_input *input, struct memory *memory,
                            struct manifest *manifest)
@@ -21587,13 +21648,7 @@ static int manifest_decode(struct manifest_input *input, struct memory *memory,
     uint32_t count = format_get32(fixed + FORMAT_MANIFEST_COLLECTIONS);
     if (count > (input->length - input->at) / FORMAT_COLLECTION_BYTES)
         return manifest_too_short(input);
-    manifest->collections =
-        memory_zalloc(memory, memory_multiply(count, sizeof *manifest->collections));
-    if (manifest->collections == NULL)
-        return OMENDB_NOMEM;
-    manifest->collection_count = count;
-    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++)
-        code = manifest_decode_collection(input, memory, &manifest->collections[i]);
+    code = manifest_decode_collections(input, count, memory, manifest);
     if (code == OMENDB_OK && input->at != input->length)
         code = manifest_too_short(input);
     return code;
@@ -22406,6 +22461,9 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
  *   space_pinned        stored sc by who looks at space, under maintenance_mutex; loaded by who
  *                       ends a transaction: an old value asks for a look too many or too few, and
  *                       each checkpoint looks again.
+ *   dropped_bytes, _step  added to by who drops, without a lock; reset and set under
+ *                       maintenance_mutex by who looks. A drop that is lost beside a look was seen
+ *                       by it, or is looked for with the next ones.
  *   retained_count      stored under maintenance_mutex; loaded without it by who asks whether
  *                       readers are to be asked after: a hint.
  *   commit_groups, checkpoints, merges, merges_rebuilt, backup_bytes, backup_kept_bytes  counts.
@@ -22605,6 +22663,22 @@ struct version {
     struct segment **segments;
 };
 
+/* Where the rows of a collection are that nobody uses; rest.c. Immutable. */
+struct rest_segment {
+    struct shared_file *file;              /* referenced */
+    uint64_t overlay_file, overlay_commit; /* as of a segment, as are those below but `dead` */
+    uint64_t newest_end, not_stale_limit;
+    uint32_t part, overlay_part;
+    uint32_t dead; /* ended rows */
+    uint32_t codes_starved;
+    int curve_tried;
+};
+struct rest {
+    uint32_t segment_count;
+    uint32_t dead;                  /* of all; their rows follow the segments, uint32_t */
+    struct rest_segment segments[]; /* oldest first */
+};
+
 struct collection {
     _Atomic uint32_t references; /* the catalog's, handles', queues' */
     struct omendb *db;
@@ -22617,6 +22691,8 @@ struct collection {
     _Atomic uint32_t dropped;
     _Atomic(struct version *)
         version; /* replaced under commit_mutex; the old one is released after a grace period */
+    struct rest *rest; /* what the version lacks while nobody uses the collection, or NULL;
+                          commit_mutex */
     /* Of omendb_calibrate, or NULL; maintenance_mutex to replace. Those before it stay until the
      * collection goes, as a search may be reading one. */
     _Atomic(struct calibration *) calibration;
@@ -22734,8 +22810,10 @@ struct omendb {
     uint64_t open_transactions;
     struct shared_file *open_files; /* whose bytes this process may be reading */
 
-    _Atomic uint64_t space_pinned; /* the newest commit when a look found rows that only
-                                      transactions keep; 0: there were none */
+    _Atomic uint64_t dropped_bytes; /* of collections dropped since the last look of space.c, */
+    _Atomic uint64_t dropped_step;  /* which is due when they are so many */
+    _Atomic uint64_t space_pinned;  /* the newest commit when a look found rows that only
+                                       transactions keep; 0: there were none */
 
     _Atomic uint32_t children;     /* handles of collections, transactions, cursors, filters; and
                                       DATABASE_RELEASED */
@@ -22944,6 +23022,24 @@ OMENDB_INTERNAL void hot_destroy(struct memory *memory, struct segment_hot *hot)
 /* The view to walk: of the copy, or of the file. As long as the segment. */
 OMENDB_INTERNAL const struct graph_view *hot_view(const struct segment *segment);
 OMENDB_INTERNAL uint64_t hot_size(const struct segment *segment);
+
+/* ---- rest.c */
+/* Gives the reference back, as collection_release; the collection may rest if that was the last but
+ * the catalog's. No locks. */
+OMENDB_INTERNAL void rest_release(struct collection *collection);
+/* Lets all rest that may. No locks. */
+OMENDB_INTERNAL void rest_idle(omendb *db);
+/* After it the version has all there is, as long as the caller keeps a reference. OMENDB_NOMEM: it
+ * rests on. The first one: no locks; the second: commit_mutex. */
+OMENDB_INTERNAL int rest_end(struct collection *collection);
+OMENDB_INTERNAL int rest_end_locked(struct collection *collection);
+/* Forgets where its rows were: something else takes their place. commit_mutex, or nobody else knows
+ * the collection. */
+OMENDB_INTERNAL void rest_discard(struct collection *collection);
+/* Rows that are stored, ended ones included, 0 where it does not rest; whether some live in a file
+ * that is to be left. commit_mutex. */
+OMENDB_INTERNAL uint64_t rest_rows(const struct collection *collection);
+OMENDB_INTERNAL int rest_must_leave(const struct collection *collection);
 
 /* ---- commit.c */
 enum change_kind {
@@ -23263,8 +23359,10 @@ OMENDB_INTERNAL void space_free_list(omendb *db, struct space_list *list);
  * maintenance_mutex. */
 OMENDB_INTERNAL void space_measure(omendb *db, const struct space_list *list, uint64_t target,
                                    struct space *space);
-/* Bytes of a segment's sections. */
+/* Bytes of a segment's sections; of all segments of a collection, of which the caller has a
+ * reference (no locks). */
 OMENDB_INTERNAL uint64_t space_part_bytes(const struct segment *segment);
+OMENDB_INTERNAL uint64_t space_collection_bytes(struct collection *collection);
 /* What is to be done about dead bytes: *checkpoint: one is needed first; marks the files that are
  * to be left. *over: a quarter of the files is dead. */
 OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpoint, int *over);
@@ -23273,6 +23371,8 @@ OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpo
 /* Dead bytes may have become more, or free to go: they are looked at in the background. Any locks.
  */
 OMENDB_INTERNAL void work_notice_space(omendb *db);
+/* A collection was dropped, of which the caller has a reference. No locks. */
+OMENDB_INTERNAL void work_notice_drop(struct collection *collection);
 /* After a call that may have ended rows: without threads, their space is won back here. No locks.
  */
 OMENDB_INTERNAL void work_reclaim(omendb *db);
@@ -23661,6 +23761,7 @@ OMENDB_INTERNAL void collection_release(struct collection *collection)
         atomic_fetch_sub_explicit(&collection->references, 1, memory_order_acq_rel) != 1)
         return;
     version_release(atomic_load_explicit(&collection->version, memory_order_relaxed));
+    rest_discard(collection);
     calibration_destroy_all(&collection->db->memory, atomic_load(&collection->calibration));
     memory_free(&collection->db->memory, collection, collection_bytes(collection->name));
 }
@@ -26485,6 +26586,251 @@ OMENDB_INTERNAL int txn_commit(omendb_txn *txn, const char *prepare_as)
 #undef TXN_KEY_BYTES
 
 /* ==============================================================================================
+ * rest.c
+ * ============================================================================================== */
+
+/* rest.c: collections that nobody uses. Of a database with ten thousand collections most are idle:
+ * no handle, cursor, transaction, queue or merge knows them, only the catalog. Such a one, if it is
+ * small and all that it holds is in the files of the published manifest, rests: its version is
+ * empty, and in place of segments with their views and tombstones `rest` says where its rows are.
+ * That takes a tenth of the memory. A handle, or a commit, ends the rest.
+ *
+ * Invariant: who has a reference from before never sees a collection go to rest, as resting begins
+ * under commit_mutex with no reference but the catalog's (and the caller's), and new ones are taken
+ * from the catalog under that mutex. So whoever takes one from the catalog, not from a handle,
+ * looks at `rest` under commit_mutex, or ends it, and after that the version is all there is.
+ *
+ * Ended rows are kept as numbers. All of them wake as ended by the newest end: that is at or below
+ * the oldest snapshot when the rest begins, so every snapshot that is open or to come sees them
+ * ended, as before, and no transaction finds a conflict that was none.
+ *
+ * A rest is for memory only. Files stay open, their footers and the layout of the parts were
+ * verified when the database was opened, and what is damaged is found when and where it was.
+ *
+ * Rejected: reading footers at the first use. Opening would be shorter by some milliseconds for ten
+ * thousand collections, but would no longer tell which files are missing or damaged. */
+
+#define REST_SEGMENTS 8
+#define REST_DEAD     128                 /* rows */
+#define REST_BYTES    (UINT64_C(1) << 20) /* of vectors: what is larger is not there in numbers */
+
+static size_t rest_bytes(uint32_t segments, uint32_t dead)
+{
+    return sizeof(struct rest) + segments * sizeof(struct rest_segment) + dead * sizeof(uint32_t);
+}
+
+static uint32_t *rest_dead_rows(struct rest *rest)
+{
+    return (uint32_t *)(void *)(rest->segments + rest->segment_count);
+}
+
+OMENDB_INTERNAL void rest_discard(struct collection *collection)
+{
+    struct rest *rest = collection->rest;
+    if (rest == NULL)
+        return;
+    for (uint32_t i = 0; i < rest->segment_count; i++)
+        shared_file_release(rest->segments[i].file);
+    memory_free(&collection->db->memory, rest, rest_bytes(rest->segment_count, rest->dead));
+    collection->rest = NULL;
+}
+
+/* ------------------------------------------------------------------ beginning */
+
+/* Whether the segment can be found again as it is. */
+static int rest_may_leave(const struct segment *segment, uint64_t oldest)
+{
+    uint64_t newest = atomic_load(&segment->tombstones->newest);
+    return atomic_load(&segment->hot) == NULL && newest <= segment->overlay_commit &&
+           newest <= oldest && (segment->begins == NULL || segment->begins->newest <= oldest);
+}
+
+/* Whether the version can be left; *dead: ended rows in it. */
+static int rest_is_possible(struct collection *collection, const struct version *version,
+                            uint32_t *dead)
+{
+    uint64_t rows = 0, oldest = txn_oldest(collection->db);
+    *dead = 0;
+    if (atomic_load(&collection->dropped) || version->memtable_count != 0 ||
+        version->segment_count == 0 || version->segment_count > REST_SEGMENTS)
+        return 0;
+    for (uint32_t i = 0; i < version->segment_count; i++) {
+        const struct segment *segment = version->segments[i];
+        if (!rest_may_leave(segment, oldest))
+            return 0;
+        rows += segment->info.rows;
+        *dead += atomic_load(&segment->tombstones->dead);
+        if (*dead > REST_DEAD || rows * collection->vector_bytes > REST_BYTES)
+            return 0;
+    }
+    return !compact_wanted(collection);
+}
+
+struct rest_list {
+    uint32_t *rows;
+    uint32_t count;
+};
+
+static int rest_note_row(void *context, uint32_t row, uint64_t end)
+{
+    struct rest_list *list = context;
+    (void)end;
+    list->rows[list->count++] = row;
+    return 0;
+}
+
+static void rest_describe(const struct segment *segment, struct rest_list *dead,
+                          struct rest_segment *rest)
+{
+    uint32_t before = dead->count;
+    tombstones_each(segment->tombstones, segment->info.rows, rest_note_row, dead);
+    *rest = (struct rest_segment){.file = shared_file_reference(segment->file),
+                                  .overlay_file = segment->overlay_file,
+                                  .overlay_commit = segment->overlay_commit,
+                                  .newest_end = atomic_load(&segment->tombstones->newest),
+                                  .not_stale_limit = atomic_load(&segment->not_stale_limit),
+                                  .part = segment->part,
+                                  .overlay_part = segment->overlay_part,
+                                  .dead = dead->count - before,
+                                  .codes_starved = segment->codes_starved,
+                                  .curve_tried = segment->curve_tried};
+}
+
+/* Without memory the collection stays as it is. commit_mutex; the caller and the catalog have the
+ * only references. */
+static void rest_begin(struct collection *collection)
+{
+    struct memory *memory = &collection->db->memory;
+    const struct version *version = atomic_load(&collection->version);
+    uint32_t dead, count = version->segment_count;
+    if (collection->rest != NULL || !rest_is_possible(collection, version, &dead))
+        return;
+    struct version *empty = version_create(memory, 0, 0);
+    struct rest *rest = memory_alloc(memory, rest_bytes(count, dead));
+    if (empty == NULL || rest == NULL) {
+        version_release(empty);
+        memory_free(memory, rest, rest_bytes(count, dead));
+        return;
+    }
+    *rest = (struct rest){count, dead};
+    struct rest_list list = {rest_dead_rows(rest), 0};
+    for (uint32_t i = 0; i < count; i++)
+        rest_describe(version->segments[i], &list, &rest->segments[i]);
+    assert(list.count == dead);
+    collection->rest = rest;
+    version_install(collection, empty);
+}
+
+OMENDB_INTERNAL void rest_release(struct collection *collection)
+{
+    omendb *db = collection->db;
+    /* With others it goes on: the last of them, or the next checkpoint, sees to it. */
+    if (atomic_load(&collection->references) == 2) {
+        platform_mutex_lock(&db->commit_mutex);
+        if (atomic_load(&collection->references) == 2)
+            rest_begin(collection);
+        platform_mutex_unlock(&db->commit_mutex);
+    }
+    collection_release(collection);
+}
+
+#define REST_AT_ONCE 256 /* collections, before commits get their turn */
+
+OMENDB_INTERNAL void rest_idle(omendb *db)
+{
+    size_t at = 0, count;
+    do {
+        platform_mutex_lock(&db->commit_mutex);
+        count = db->catalog.count;
+        for (size_t end = at + REST_AT_ONCE; at < end && at < count; at++) {
+            if (atomic_load(&db->catalog.items[at]->references) == 1)
+                rest_begin(db->catalog.items[at]);
+        }
+        platform_mutex_unlock(&db->commit_mutex);
+    } while (at < count);
+}
+
+/* ------------------------------------------------------------------ ending */
+
+static int rest_open_segment(struct collection *collection, const struct rest_segment *rest,
+                             const uint32_t *dead, struct segment **segment)
+{
+    int code =
+        segment_open(collection->db, collection, rest->file, rest->part, NULL, NULL, segment);
+    if (code != OMENDB_OK)
+        return code;
+    struct segment *made = *segment;
+    for (uint32_t i = 0; i < rest->dead && code == OMENDB_OK; i++) {
+        code = tombstones_prepare(made->tombstones, dead[i]);
+        if (code == OMENDB_OK)
+            tombstones_set(made->tombstones, dead[i], rest->newest_end);
+    }
+    made->overlay_file = rest->overlay_file;
+    made->overlay_part = rest->overlay_part;
+    made->overlay_commit = rest->overlay_commit;
+    made->codes_starved = rest->codes_starved;
+    made->curve_tried = rest->curve_tried;
+    atomic_store(&made->not_stale_limit, rest->not_stale_limit);
+    return code;
+}
+
+OMENDB_INTERNAL int rest_end_locked(struct collection *collection)
+{
+    struct rest *rest = collection->rest;
+    if (rest == NULL)
+        return OMENDB_OK;
+    memory_begin_reading();
+    struct version *version = version_create(&collection->db->memory, 0, rest->segment_count);
+    int code = version == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    const uint32_t *dead = rest_dead_rows(rest);
+    for (uint32_t i = 0; i < rest->segment_count && code == OMENDB_OK; i++) {
+        code = rest_open_segment(collection, &rest->segments[i], dead, &version->segments[i]);
+        dead += rest->segments[i].dead;
+    }
+    memory_end_reading();
+    if (code != OMENDB_OK) {
+        version_release(version);
+        return code;
+    }
+    version_install(collection, version);
+    rest_discard(collection);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int rest_end(struct collection *collection)
+{
+    platform_mutex_lock(&collection->db->commit_mutex);
+    int code = rest_end_locked(collection);
+    platform_mutex_unlock(&collection->db->commit_mutex);
+    return code;
+}
+
+/* ------------------------------------------------------------------ looking without ending it */
+
+OMENDB_INTERNAL uint64_t rest_rows(const struct collection *collection)
+{
+    const struct rest *rest = collection->rest;
+    uint64_t rows = 0;
+    for (uint32_t i = 0; rest != NULL && i < rest->segment_count; i++)
+        rows += rest->segments[i].file->file->parts[rest->segments[i].part].rows;
+    return rows;
+}
+
+OMENDB_INTERNAL int rest_must_leave(const struct collection *collection)
+{
+    const struct rest *rest = collection->rest;
+    int leave = 0;
+    for (uint32_t i = 0; rest != NULL && i < rest->segment_count; i++)
+        leave |= atomic_load(&rest->segments[i].file->leave) != 0;
+    return leave;
+}
+
+#undef REST_SEGMENTS
+#undef REST_DEAD
+#undef REST_BYTES
+#undef REST_AT_ONCE
+
+/* ==============================================================================================
  * commit.c
  * ============================================================================================== */
 
@@ -26823,8 +27169,10 @@ static int commit_validate(omendb *db, struct commit_plan *plan, struct change *
     }
     if (atomic_load(&change->collection->dropped))
         return error_set(OMENDB_DROPPED, "collection \"%s\" was dropped", change->collection->name);
-    return change->kind == CHANGE_DROP ? prepared_check_drop(db, change->collection)
-                                       : commit_validate_records(plan, change);
+    if (change->kind == CHANGE_DROP)
+        return prepared_check_drop(db, change->collection);
+    int code = rest_end_locked(change->collection);
+    return code == OMENDB_OK ? commit_validate_records(plan, change) : code;
 }
 
 /* ------------------------------------------------------------------ reserving */
@@ -28942,6 +29290,7 @@ struct checkpoint {
     omendb *db;
     uint64_t commit;
     struct manifest manifest;
+    struct manifest former;          /* collections of the published one, to be published again */
     struct collection **collections; /* referenced; parallel to manifest.collections */
     size_t collection_capacity;
     struct checkpoint_item *items; /* in the order of collections */
@@ -29252,12 +29601,32 @@ static int checkpoint_open_segments(struct checkpoint *checkpoint)
 
 /* ------------------------------------------------------------------ overlay */
 
+/* What an overlay with all ended rows of the collection would take. */
+static uint64_t checkpoint_overlay_bytes(struct collection *collection)
+{
+    uint64_t bytes = 0;
+    platform_mutex_lock(&collection->db->commit_mutex);
+    const struct rest *rest = collection->rest;
+    const struct version *version = atomic_load(&collection->version);
+    for (uint32_t i = 0; rest != NULL && i < rest->segment_count; i++) {
+        uint64_t dead = rest->segments[i].dead;
+        bytes += dead == 0 ? 0 : dead * sizeof(uint32_t) + CHECKPOINT_OVERLAY_PART;
+    }
+    for (uint32_t i = 0; i < version->segment_count; i++) {
+        uint64_t dead = atomic_load(&version->segments[i]->tombstones->dead);
+        bytes += dead == 0 ? 0 : dead * sizeof(uint32_t) + CHECKPOINT_OVERLAY_PART;
+    }
+    platform_mutex_unlock(&collection->db->commit_mutex);
+    return bytes;
+}
+
 /* Overlays that were replaced for most of their segments stay for the others. Where they come to
  * four times what one with everything takes, that one is written; so what is written for that is at
  * most a third of what was written before. */
 static int checkpoint_overlays_sprawl(const struct checkpoint *checkpoint)
 {
     const omendb *db = checkpoint->db;
+    size_t count = checkpoint->manifest.collection_count;
     uint64_t files = 0, needed = 0;
     for (uint32_t i = 0; i < db->published.file_count; i++) {
         if (db->published.files[i].kind == STORAGE_OVERLAY)
@@ -29265,17 +29634,18 @@ static int checkpoint_overlays_sprawl(const struct checkpoint *checkpoint)
     }
     if (files <= CHECKPOINT_OVERLAYS_MIN)
         return 0;
-    for (size_t i = 0; i < checkpoint->manifest.collection_count; i++) {
-        if (checkpoint->collections[i] == NULL)
-            continue;
-        struct version *version = version_acquire(checkpoint->collections[i]);
-        for (uint32_t s = 0; s < version->segment_count; s++) {
-            uint64_t dead = atomic_load(&version->segments[s]->tombstones->dead);
-            needed += dead == 0 ? 0 : dead * sizeof(uint32_t) + CHECKPOINT_OVERLAY_PART;
-        }
-        version_release(version);
+    for (size_t i = 0; i < count; i++) {
+        if (checkpoint->collections[i] != NULL)
+            needed += checkpoint_overlay_bytes(checkpoint->collections[i]);
     }
-    return files / 4 > needed;
+    if (files / 4 <= needed)
+        return 0;
+    /* They are written from memory; what there is none for is left to the next checkpoint. */
+    for (size_t i = 0; i < count; i++) {
+        if (checkpoint->collections[i] != NULL && rest_end(checkpoint->collections[i]) != OMENDB_OK)
+            break;
+    }
+    return 1;
 }
 
 static int checkpoint_mark(struct checkpoint *checkpoint, struct segment *segment)
@@ -29378,6 +29748,41 @@ static int checkpoint_add_file(omendb *db, struct manifest *manifest,
     return OMENDB_OK;
 }
 
+/* Lists the files of an entry. overlay: NULL for none. */
+static int checkpoint_enter_files(struct checkpoint *checkpoint, const struct shared_file *file,
+                                  const struct manifest_file *overlay, uint32_t *file_capacity)
+{
+    omendb *db = checkpoint->db;
+    int code = checkpoint_add_file(db, &checkpoint->manifest, &file->entry, file_capacity);
+    return code == OMENDB_OK && overlay != NULL
+               ? checkpoint_add_file(db, &checkpoint->manifest, overlay, file_capacity)
+               : code;
+}
+
+/* commit_mutex. */
+static int checkpoint_enter_resting(struct checkpoint *checkpoint, const struct rest *rest,
+                                    struct manifest_collection *entry, uint32_t *file_capacity)
+{
+    omendb *db = checkpoint->db;
+    int code = OMENDB_OK;
+    entry->segments = memory_array(&db->memory, rest->segment_count, sizeof *entry->segments);
+    if (entry->segments == NULL)
+        return OMENDB_NOMEM;
+    entry->segment_count = rest->segment_count;
+    for (uint32_t i = 0; i < rest->segment_count && code == OMENDB_OK; i++) {
+        const struct rest_segment *segment = &rest->segments[i];
+        entry->segments[i] =
+            (struct manifest_segment){segment->file->entry.number, segment->part,
+                                      segment->overlay_part, segment->overlay_file};
+        code = checkpoint_enter_files(
+            checkpoint, segment->file,
+            segment->overlay_file == 0 ? NULL
+                                       : manifest_find_file(&db->published, segment->overlay_file),
+            file_capacity);
+    }
+    return code;
+}
+
 /* The entry of one segment, with the new overlay where it has a part in it. */
 static int checkpoint_enter_segment(struct checkpoint *checkpoint, const struct segment *segment,
                                     struct manifest_segment *entry, uint32_t *file_capacity)
@@ -29393,10 +29798,7 @@ static int checkpoint_enter_segment(struct checkpoint *checkpoint, const struct 
         entry->overlay_part = segment->mark;
         overlay = &checkpoint->overlay;
     }
-    int code = checkpoint_add_file(db, &checkpoint->manifest, &segment->file->entry, file_capacity);
-    if (code == OMENDB_OK && overlay != NULL)
-        code = checkpoint_add_file(db, &checkpoint->manifest, overlay, file_capacity);
-    return code;
+    return checkpoint_enter_files(checkpoint, segment->file, overlay, file_capacity);
 }
 
 /* The items of one collection: those from the returned one to before *end. */
@@ -29435,10 +29837,17 @@ static int checkpoint_enter_collection(struct checkpoint *checkpoint, size_t ind
     omendb *db = checkpoint->db;
     struct collection *collection = checkpoint->collections[index];
     struct manifest_collection *entry = &checkpoint->manifest.collections[index];
-    struct version *version = version_acquire(collection);
-    uint32_t count = version->segment_count + checkpoint_new_segments(checkpoint, index);
     /* Replaced only under maintenance_mutex, which the caller holds, as are segments. */
     int code = checkpoint_enter_calibration(db, atomic_load(&collection->calibration), entry);
+    platform_mutex_lock(&db->commit_mutex);
+    int rests = collection->rest != NULL;
+    if (rests && code == OMENDB_OK)
+        code = checkpoint_enter_resting(checkpoint, collection->rest, entry, file_capacity);
+    platform_mutex_unlock(&db->commit_mutex);
+    if (rests)
+        return code;
+    struct version *version = version_acquire(collection);
+    uint32_t count = version->segment_count + checkpoint_new_segments(checkpoint, index);
     if (count != 0)
         entry->segments = memory_array(&db->memory, count, sizeof *entry->segments);
     if (count != 0 && entry->segments == NULL)
@@ -29509,6 +29918,7 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
     collect_retain(db, db->published.number);
     manifest_destroy(&db->memory, &db->published);
     db->published = *manifest;
+    (void)manifest_pack(&db->memory, &db->published); /* without memory it stays as it is */
     db->prepared_end = checkpoint->prepared_end;
     db->prepared_unlogged = checkpoint->prepared_unlogged;
     memset(manifest, 0, sizeof *manifest);
@@ -29805,6 +30215,7 @@ static void checkpoint_destroy(struct checkpoint *checkpoint)
     memory_free(&db->memory, checkpoint->versions, count * sizeof *checkpoint->versions);
     memory_free(&db->memory, checkpoint->first_items,
                 (count + 1) * sizeof *checkpoint->first_items);
+    manifest_destroy(&db->memory, &checkpoint->former);
     manifest_destroy(&db->memory, &checkpoint->manifest);
 }
 
@@ -29879,6 +30290,7 @@ static int checkpoint_locked(omendb *db, int links)
         collect_files(db);
     }
     checkpoint_destroy(&checkpoint);
+    rest_idle(db);
     return code;
 }
 
@@ -29909,6 +30321,11 @@ static int checkpoint_list_published(struct checkpoint *checkpoint)
     struct manifest *manifest = &checkpoint->manifest;
     const struct manifest *published = &db->published;
     size_t count = published->collection_count;
+    int code = manifest_pack(&db->memory, &db->published);
+    if (code == OMENDB_OK)
+        code = manifest_unpack(&db->memory, published, &checkpoint->former);
+    if (code != OMENDB_OK)
+        return code;
     manifest->next_collection = published->next_collection;
     manifest->wal_number = published->wal_number;
     checkpoint->commit = published->commit;
@@ -29929,7 +30346,8 @@ static int checkpoint_list_published(struct checkpoint *checkpoint)
         manifest->collections = NULL;
         return OMENDB_NOMEM;
     }
-    memcpy(manifest->collections, published->collections, count * sizeof *manifest->collections);
+    memcpy(manifest->collections, checkpoint->former.collections,
+           count * sizeof *manifest->collections);
     manifest->collection_count = (uint32_t)count;
     for (size_t i = 0; i < count; i++) {
         manifest->collections[i].segments = NULL;
@@ -29945,7 +30363,7 @@ static int checkpoint_keep_dropped(struct checkpoint *checkpoint, size_t index,
                                    uint32_t *file_capacity)
 {
     omendb *db = checkpoint->db;
-    const struct manifest_collection *from = &db->published.collections[index];
+    const struct manifest_collection *from = &checkpoint->former.collections[index];
     struct manifest_collection *to = &checkpoint->manifest.collections[index];
     int code = checkpoint_enter_calibration(db, from->calibration, to);
     if (code != OMENDB_OK || from->segment_count == 0)
@@ -30502,8 +30920,8 @@ calibrate_collection(struct collection *collection, const uint8_t *queries, uint
  *   what is needed (checkpoint.c).
  *
  * The sum is under 0.47 F. It is looked at after each checkpoint and each merge, when the oldest
- * transaction ends that kept ended rows, when a collection is dropped, and when a database is
- * opened.
+ * transaction ends that kept ended rows, when collections of F/80 were dropped, which adds so much,
+ * and when a database is opened.
  *
  * The price: a rewritten segment has a quarter of ended rows at least, so a byte that comes back
  * costs at most three written; a pack that is left is half dead, so one; gathering writes less than
@@ -30521,6 +30939,7 @@ calibrate_collection(struct collection *collection, const uint8_t *queries, uint
 #endif
 #define SPACE_PART     10 /* of the files: one in so many may wait for a checkpoint, or be waste */
 #define SPACE_FILE_MIN (UINT64_C(32) << 10) /* what a file takes beside its sections, nearly */
+#define SPACE_STEPS    8                    /* between looks of drops, to that part */
 #define SPACE_GATHERED 8                    /* small files that are worth a pack */
 
 /* ------------------------------------------------------------------ collections */
@@ -30574,13 +30993,17 @@ static int space_count_row(void *context, uint32_t row, uint64_t end)
     return 0;
 }
 
-OMENDB_INTERNAL uint64_t space_part_bytes(const struct segment *segment)
+static uint64_t space_bytes(const struct segment_file *file, uint32_t part)
 {
     uint64_t bytes = 0;
     for (int type = 1; type < SECTION_TYPES; type++)
-        bytes +=
-            segment_section(segment->file->file, segment->part, (enum section_type)type).length;
+        bytes += segment_section(file, part, (enum section_type)type).length;
     return bytes;
+}
+
+OMENDB_INTERNAL uint64_t space_part_bytes(const struct segment *segment)
+{
+    return space_bytes(segment->file->file, segment->part);
 }
 
 static uint64_t space_share(uint64_t bytes, uint64_t rows, uint32_t all)
@@ -30588,13 +31011,13 @@ static uint64_t space_share(uint64_t bytes, uint64_t rows, uint32_t all)
     return rows == 0 ? 0 : (uint64_t)((double)bytes * (double)rows / (double)all);
 }
 
-static void space_add_segment(const struct segment *segment, struct space_ended ended,
-                              struct space *space)
+/* `ended` has counted the rows. */
+static void space_add_part(const struct segment_file *file, uint32_t part,
+                           const struct space_ended *counted, struct space *space)
 {
-    uint32_t rows = segment->info.rows;
-    uint64_t bytes = space_part_bytes(segment);
-    if (atomic_load(&segment->tombstones->dead) != 0)
-        tombstones_each(segment->tombstones, rows, space_count_row, &ended);
+    struct space_ended ended = *counted;
+    uint32_t rows = file->parts[part].rows;
+    uint64_t bytes = space_bytes(file, part);
     uint64_t droppable = space_share(bytes, ended.droppable, rows),
              waiting = space_share(bytes, ended.waiting, rows),
              pinned = space_share(bytes, ended.pinned, rows);
@@ -30605,20 +31028,49 @@ static void space_add_segment(const struct segment *segment, struct space_ended 
     space->live += bytes - droppable - waiting - pinned;
 }
 
-/* Notes that the segment lives in its file; returns the file's bytes the first time. */
-static uint64_t space_use_file(const struct segment *segment, uint64_t look, uint64_t target)
+static void space_add_segment(const struct segment *segment, struct space_ended ended,
+                              struct space *space)
 {
-    struct shared_file *file = segment->file;
+    if (atomic_load(&segment->tombstones->dead) != 0)
+        tombstones_each(segment->tombstones, segment->info.rows, space_count_row, &ended);
+    space_add_part(segment->file->file, segment->part, &ended, space);
+}
+
+/* Notes that the part of the file is in use; returns the file's bytes the first time. */
+static uint64_t space_use_file(struct shared_file *file, uint32_t part, uint64_t look,
+                               uint64_t target)
+{
     uint64_t first = file->look == look ? 0 : file->entry.size;
     if (file->look != look) {
         file->look = look;
         file->used_bytes = 0;
         file->used_parts = file->used_parts_of_target = 0;
     }
-    file->used_bytes += space_part_bytes(segment);
+    file->used_bytes += space_bytes(file->file, part);
     file->used_parts++;
-    file->used_parts_of_target += segment->info.collection == target;
+    file->used_parts_of_target += file->file->parts[part].collection == target;
     return first;
+}
+
+/* 1: the collection rests, and its segments were added; the bytes of their files to *used, as of
+ * space_use_file. The caller has a reference. */
+static int space_add_resting(struct collection *collection, uint64_t target,
+                             const struct space_ended *none, struct space *space, uint64_t *used)
+{
+    omendb *db = collection->db;
+    platform_mutex_lock(&db->commit_mutex);
+    const struct rest *rest = collection->rest;
+    int rests = rest != NULL;
+    for (uint32_t i = 0; rest != NULL && i < rest->segment_count; i++) {
+        const struct rest_segment *segment = &rest->segments[i];
+        struct space_ended ended = *none;
+        for (uint32_t row = 0; row < segment->dead; row++)
+            space_count_row(&ended, row, segment->newest_end);
+        space_add_part(segment->file->file, segment->part, &ended, space);
+        *used += space_use_file(segment->file, segment->part, db->space_looks, target);
+    }
+    platform_mutex_unlock(&db->commit_mutex);
+    return rests;
 }
 
 static void space_add_memtable(const struct collection *collection, const struct memtable *memtable,
@@ -30639,12 +31091,15 @@ OMENDB_INTERNAL void space_measure(omendb *db, const struct space_list *list, ui
     ended.visible = atomic_load(&db->visible_commit);
     *space = (struct space){0};
     for (size_t i = 0; i < list->count; i++) {
+        if (space_add_resting(list->items[i], target, &ended, space, &used))
+            continue;
         struct version *version = version_acquire(list->items[i]);
         for (uint32_t m = 0; m < version->memtable_count; m++)
             space_add_memtable(list->items[i], version->memtables[m], ended, space);
         for (uint32_t s = 0; s < version->segment_count; s++) {
             space_add_segment(version->segments[s], ended, space);
-            used += space_use_file(version->segments[s], look, target);
+            const struct segment *segment = version->segments[s];
+            used += space_use_file(segment->file, segment->part, look, target);
         }
         version_release(version);
     }
@@ -30655,6 +31110,20 @@ OMENDB_INTERNAL void space_measure(omendb *db, const struct space_list *list, ui
     }
     /* Files in which nothing lives are of collections that were dropped since the checkpoint. */
     space->waiting += segments > used ? segments - used : 0;
+}
+
+OMENDB_INTERNAL uint64_t space_collection_bytes(struct collection *collection)
+{
+    uint64_t bytes = 0;
+    platform_mutex_lock(&collection->db->commit_mutex);
+    const struct rest *rest = collection->rest;
+    const struct version *version = atomic_load(&collection->version);
+    for (uint32_t i = 0; rest != NULL && i < rest->segment_count; i++)
+        bytes += space_bytes(rest->segments[i].file->file, rest->segments[i].part);
+    for (uint32_t i = 0; i < version->segment_count; i++)
+        bytes += space_part_bytes(version->segments[i]);
+    platform_mutex_unlock(&collection->db->commit_mutex);
+    return bytes;
 }
 
 /* ------------------------------------------------------------------ what is to be done */
@@ -30676,11 +31145,30 @@ static int space_is_small(const struct collection *collection, const struct vers
            rows * collection->vector_bytes < COMPACT_SMALL_BYTES;
 }
 
+/* 1: the collection rests, and its files were looked at; all such collections are small. */
+static int space_mark_resting(struct collection *collection, int gather, uint32_t *small)
+{
+    platform_mutex_lock(&collection->db->commit_mutex);
+    const struct rest *rest = collection->rest;
+    int rests = rest != NULL;
+    for (uint32_t i = 0; rest != NULL && i < rest->segment_count; i++) {
+        struct shared_file *file = rest->segments[i].file;
+        int is_small = file->entry.size > 2 * file->used_bytes;
+        *small += is_small != 0;
+        if (space_is_half_dead(file) || (is_small && gather))
+            atomic_store(&file->leave, 1);
+    }
+    platform_mutex_unlock(&collection->db->commit_mutex);
+    return rests;
+}
+
 /* Marks the files that are to be left; returns the small ones, which are marked if `gather`. */
 static uint32_t space_mark(const struct space_list *list, int gather)
 {
     uint32_t small = 0;
     for (size_t i = 0; i < list->count; i++) {
+        if (space_mark_resting(list->items[i], gather, &small))
+            continue;
         struct version *version = version_acquire(list->items[i]);
         for (uint32_t s = 0; s < version->segment_count; s++) {
             struct shared_file *file = version->segments[s]->file;
@@ -30705,6 +31193,18 @@ static void space_sweep(omendb *db, const struct space_list *list)
     db->space_swept = gather || small < SPACE_GATHERED ? small : before;
 }
 
+/* What rests in a file that is to be left must wake to be merged; what cannot, for want of memory,
+ * is found by the next look. */
+static void space_wake_leaving(omendb *db, const struct space_list *list)
+{
+    platform_mutex_lock(&db->commit_mutex);
+    for (size_t i = 0; i < list->count; i++) {
+        if (rest_must_leave(list->items[i]) && rest_end_locked(list->items[i]) != OMENDB_OK)
+            break;
+    }
+    platform_mutex_unlock(&db->commit_mutex);
+}
+
 OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpoint, int *over)
 {
     struct space space;
@@ -30713,7 +31213,10 @@ OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpo
         return code;
     platform_mutex_lock(&db->maintenance_mutex);
     uint64_t visible = atomic_load(&db->visible_commit);
+    atomic_store(&db->dropped_bytes, 0);
     space_measure(db, list, 0, &space);
+    atomic_store(&db->dropped_step, (space.files > SPACE_FLOOR ? space.files : SPACE_FLOOR) /
+                                        (SPACE_PART * SPACE_STEPS));
     uint64_t dead = space.droppable + space.waiting, kept = space.live + space.pinned + dead;
     uint64_t waste = space.files > kept ? space.files - kept : 0;
     int large = space.files > SPACE_FLOOR;
@@ -30723,6 +31226,7 @@ OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpo
     atomic_store(&db->space_pinned, space.pinned_rows == 0 ? 0 : visible);
     if (large && waste >= space.files / SPACE_PART)
         space_sweep(db, list);
+    space_wake_leaving(db, list);
     platform_mutex_unlock(&db->maintenance_mutex);
     return OMENDB_OK;
 }
@@ -30730,6 +31234,7 @@ OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpo
 #undef SPACE_FLOOR
 #undef SPACE_PART
 #undef SPACE_FILE_MIN
+#undef SPACE_STEPS
 #undef SPACE_GATHERED
 
 /* ==============================================================================================
@@ -32350,6 +32855,7 @@ static int recover_segments(omendb *db, const struct recover_files *files,
         return code;
     }
     collection->active = NULL;
+    rest_discard(collection);
     version_install(collection, version);
     return OMENDB_OK;
 }
@@ -32408,6 +32914,7 @@ static int recover_empty(omendb *db, struct collection *collection)
     if (version == NULL)
         return OMENDB_NOMEM;
     collection->active = NULL;
+    rest_discard(collection);
     atomic_store(&collection->next_id, 0);
     version_install(collection, version);
     return OMENDB_OK;
@@ -32417,11 +32924,14 @@ static int recover_empty(omendb *db, struct collection *collection)
 static int recover_drop_missing(omendb *db)
 {
     int code = OMENDB_OK;
+    uint32_t m = db->published.collection_count;
     for (size_t i = db->catalog.count; i-- > 0 && code == OMENDB_OK;) {
         struct collection *collection = db->catalog.items[i];
-        int found = 0;
-        for (uint32_t m = 0; m < db->published.collection_count && !found; m++)
-            found = db->published.collections[m].id == collection->id;
+        const struct manifest_collection *entries = db->published.collections;
+        /* Both are sorted by name. */
+        while (m > 0 && strcmp(entries[m - 1].name, collection->name) > 0)
+            m--;
+        int found = m > 0 && entries[m - 1].id == collection->id;
         if (!found && collection->id < db->published.next_collection)
             recover_drop(db, collection);
         else if (!found)
@@ -32449,6 +32959,7 @@ static int recover_load(omendb *db)
     for (uint32_t i = 0; i < manifest->file_count; i++)
         shared_file_release(files.files[i]);
     memory_free(&db->memory, files.files, manifest->file_count * sizeof *files.files);
+    (void)manifest_pack(&db->memory, &db->published); /* without memory it stays as it is */
     db->next_collection = manifest->next_collection;
     db->appended_commit = db->durable_commit = manifest->commit;
     atomic_store(&db->visible_commit, manifest->commit);
@@ -32672,8 +33183,10 @@ static int recover_advance(omendb *db)
     if (code == OMENDB_OK)
         code = recover_logs(db, &listing, &delivered);
     recover_forget_listing(&listing);
-    if (changes && code == OMENDB_OK)
+    if (changes && code == OMENDB_OK) {
         atomic_store(&db->half_refreshed, 0);
+        rest_idle(db);
+    }
     if (changes && code != OMENDB_OK)
         db->published.number = 0; /* the next refresh loads everything again */
     return code;
@@ -33099,6 +33612,14 @@ OMENDB_INTERNAL void work_notice_space(omendb *db)
     work_notice_log(db);
 }
 
+OMENDB_INTERNAL void work_notice_drop(struct collection *collection)
+{
+    omendb *db = collection->db;
+    uint64_t bytes = space_collection_bytes(collection);
+    if (atomic_fetch_add(&db->dropped_bytes, bytes) + bytes >= atomic_load(&db->dropped_step))
+        work_notice_space(db);
+}
+
 /* ------------------------------------------------------------------ units */
 
 /* Nothing is lost when background work fails: what it was to do stays to be done. */
@@ -33311,7 +33832,7 @@ static int work_do_index(struct work_state *work, struct collection *collection)
     if (more)
         work_notice_index(collection);
     work_report(db, "indexing", code);
-    collection_release(collection);
+    rest_release(collection);
     return code;
 }
 
@@ -33348,7 +33869,7 @@ static int work_do_heat(struct work_state *work, struct collection *collection)
     work_report(db, "a copy for speed", code);
     if (code == OMENDB_OK)
         code = work_settle(collection);
-    collection_release(collection);
+    rest_release(collection);
     return code;
 }
 
@@ -33433,7 +33954,7 @@ static int work_do_merge(struct work_state *work, struct collection **batch, siz
     for (size_t i = 0; i < count; i++) {
         if (code == OMENDB_OK && merged)
             work_notice_merge(batch[i]);
-        collection_release(batch[i]);
+        rest_release(batch[i]);
     }
     if (code == OMENDB_OK && merged)
         work_notice_space(work->db);
@@ -36382,17 +36903,24 @@ static int purge_must_leave(struct collection *collection)
 }
 
 /* Whether the manifest names segments of collections that were dropped after the checkpoint. */
-static int purge_has_dropped(const struct purge *purge, const struct space_list *list)
+static int purge_has_dropped(const struct purge *purge, const struct space_list *list, int *has)
 {
-    const struct manifest *published = &purge->db->published;
-    for (uint32_t i = 0; i < published->collection_count; i++) {
-        int found = published->collections[i].segment_count == 0;
-        for (size_t c = 0; c < list->count && !found; c++)
-            found = list->items[c]->id == published->collections[i].id;
-        if (!found)
-            return 1;
+    omendb *db = purge->db;
+    struct manifest former = {0};
+    size_t c = 0;
+    *has = 0;
+    int code = manifest_pack(&db->memory, &db->published);
+    if (code == OMENDB_OK)
+        code = manifest_unpack(&db->memory, &db->published, &former);
+    /* Both are sorted by name. */
+    for (uint32_t i = 0; i < former.collection_count && !*has; i++) {
+        const struct manifest_collection *entry = &former.collections[i];
+        while (c < list->count && strcmp(list->items[c]->name, entry->name) < 0)
+            c++;
+        *has = entry->segment_count != 0 && (c == list->count || list->items[c]->id != entry->id);
     }
-    return 0;
+    manifest_destroy(&db->memory, &former);
+    return code;
 }
 
 /* Marks files and puts the collections first in the list of which something lives there. */
@@ -36402,6 +36930,8 @@ static int purge_mark(const struct purge *purge, struct space_list *list, size_t
     omendb *db = purge->db;
     struct space space;
     int code = space_list_collections(db, list);
+    for (size_t i = 0; i < list->count && code == OMENDB_OK; i++)
+        code = rest_end(list->items[i]);
     *leaving = 0;
     platform_mutex_lock(&db->maintenance_mutex);
     if (code == OMENDB_OK)
@@ -36410,7 +36940,9 @@ static int purge_mark(const struct purge *purge, struct space_list *list, size_t
         space_measure(db, list, purge->target, &space);
     for (size_t i = 0; i < list->count && code == OMENDB_OK; i++)
         purge_mark_collection(purge, list->items[i]);
-    *dropped = code == OMENDB_OK && purge_has_dropped(purge, list);
+    *dropped = 0;
+    if (code == OMENDB_OK)
+        code = purge_has_dropped(purge, list, dropped);
     platform_mutex_unlock(&db->maintenance_mutex);
     for (size_t i = 0; i < list->count && code == OMENDB_OK; i++) {
         struct collection *collection = list->items[i];
@@ -36642,6 +37174,7 @@ struct check {
     void (*report)(void *context, const char *line);
     void *context;
     uint64_t problems;
+    struct manifest manifest;            /* collections of the published one */
     const struct segment_file *file;     /* being read */
     const struct collection *collection; /* being looked at */
     const struct segment *segment;
@@ -36758,7 +37291,7 @@ static int check_find_parts(struct check *check, const struct manifest_collectio
 static void check_bad_block(void *context, uint64_t block, const char *sentence)
 {
     struct check *check = context;
-    const struct manifest *manifest = &check->db->published;
+    const struct manifest *manifest = &check->manifest;
     struct check_owners owners = {.length = 0};
     char line[CHECK_OWNERS_BYTES + ERROR_TEXT_BYTES + 64], more[32] = "", text[ERROR_TEXT_BYTES];
     /* Noting what is damaged may say something of its own. */
@@ -37099,8 +37632,10 @@ static int check_collections(struct check *check)
         platform_mutex_unlock(&db->commit_mutex);
         if (collection == NULL)
             break;
-        code = check_collection(check, collection);
-        collection_release(collection);
+        code = rest_end(collection);
+        if (code == OMENDB_OK)
+            code = check_collection(check, collection);
+        rest_release(collection);
     }
     return code;
 }
@@ -37110,8 +37645,10 @@ OMENDB_INTERNAL int check_run(omendb *db, void (*report)(void *context, const ch
 {
     struct check check = {.db = db, .report = report, .context = context};
     platform_mutex_lock(&db->maintenance_mutex);
-    int code = OMENDB_OK;
-    if (!db->in_memory)
+    int code = manifest_pack(&db->memory, &db->published);
+    if (code == OMENDB_OK)
+        code = manifest_unpack(&db->memory, &db->published, &check.manifest);
+    if (code == OMENDB_OK && !db->in_memory)
         code = check_manifest(&check);
     if (code == OMENDB_OK)
         code = check_files(&check);
@@ -37121,6 +37658,7 @@ OMENDB_INTERNAL int check_run(omendb *db, void (*report)(void *context, const ch
         code = check_collections(&check);
     platform_mutex_unlock(&db->maintenance_mutex);
     memory_free(&db->memory, check.damaged, check.damaged_capacity * sizeof *check.damaged);
+    manifest_destroy(&db->memory, &check.manifest);
     if (problems != NULL)
         *problems = check.problems;
     return code;
@@ -37403,13 +37941,16 @@ static int database_recover(omendb *db, const char *path, const omendb_options *
     return code == OMENDB_OK ? code : database_name_path(code, path);
 }
 
-/* What the process before left to be done. */
+/* What the process before left to be done. Nothing else runs yet. */
 static void database_resume(omendb *db)
 {
     for (size_t i = 0; i < db->catalog.count && !db->read_only; i++) {
-        work_notice_index(db->catalog.items[i]);
-        work_notice_merge(db->catalog.items[i]);
+        struct collection *collection = db->catalog.items[i];
+        if (atomic_load(&collection->version)->memtable_count != 0)
+            work_notice_index(collection);
+        work_notice_merge(collection);
     }
+    rest_idle(db);
 }
 
 OMENDB_INTERNAL int database_open(const char *path, const omendb_options *options, omendb **db)
@@ -40584,7 +41125,8 @@ static uint64_t api_stored_rows(omendb *db)
     uint64_t rows = 0, largest;
     platform_mutex_lock(&db->commit_mutex);
     for (size_t i = 0; i < db->catalog.count; i++)
-        rows += search_total_rows(atomic_load(&db->catalog.items[i]->version), &largest);
+        rows += search_total_rows(atomic_load(&db->catalog.items[i]->version), &largest) +
+                rest_rows(db->catalog.items[i]);
     platform_mutex_unlock(&db->commit_mutex);
     return rows;
 }
@@ -40627,8 +41169,10 @@ OMENDB_API int omendb_optimize(omendb *db,
         platform_mutex_unlock(&db->commit_mutex);
         if (collection == NULL)
             break;
-        code = api_optimize_collection(db, collection, &told);
-        collection_release(collection);
+        code = rest_end(collection);
+        if (code == OMENDB_OK)
+            code = api_optimize_collection(db, collection, &told);
+        rest_release(collection);
     }
     return code == OMENDB_DONE ? OMENDB_OK : code;
 }
@@ -40754,15 +41298,22 @@ static void api_count_collections(omendb *db, omendb_stats *stats)
 {
     for (size_t i = 0;; i++) {
         uint64_t commit, count = 0;
+        int rests = 0;
         platform_mutex_lock(&db->commit_mutex);
         struct collection *collection =
             i < db->catalog.count ? collection_reference(db->catalog.items[i]) : NULL;
+        if (collection != NULL && collection->rest != NULL) {
+            rests = 1;
+            count = rest_rows(collection) - collection->rest->dead; /* ended for everybody */
+        }
         platform_mutex_unlock(&db->commit_mutex);
         if (collection == NULL)
             return;
-        struct version *version = version_acquire_newest(collection, &commit);
-        version_count(version, commit, &count);
-        version_release(version);
+        if (!rests) {
+            struct version *version = version_acquire_newest(collection, &commit);
+            version_count(version, commit, &count);
+            version_release(version);
+        }
         collection_release(collection);
         stats->collections++;
         stats->records += count;
@@ -40962,6 +41513,8 @@ static int api_open_collection(omendb *db, const char *name, const omendb_schema
         return OMENDB_NOTFOUND;
     if (schema != NULL)
         code = schema_compare(&found->schema, schema, name);
+    if (code == OMENDB_OK)
+        code = rest_end(found);
     omendb_collection *handle = NULL;
     if (code == OMENDB_OK) {
         handle = memory_zalloc(&db->memory, sizeof *handle);
@@ -41015,13 +41568,13 @@ OMENDB_API int omendb_collection_drop(omendb *db, const char *name)
         return error_set(OMENDB_NOTFOUND, "there is no collection \"%s\"", name);
     struct change change = {.kind = CHANGE_DROP, .collection = collection};
     code = commit_changes(db, &change, 1, UINT64_MAX);
-    if (code == OMENDB_OK)
-        work_forget_dropped(collection);
-    collection_release(collection);
     if (code == OMENDB_OK) {
-        work_notice_space(db);
-        work_reclaim(db);
+        work_forget_dropped(collection);
+        work_notice_drop(collection);
     }
+    collection_release(collection);
+    if (code == OMENDB_OK)
+        work_reclaim(db);
     return code == OMENDB_DROPPED
                ? error_set(OMENDB_NOTFOUND, "there is no collection \"%s\"", name)
                : code;
@@ -41034,7 +41587,7 @@ OMENDB_API void omendb_collection_close(omendb_collection *collection)
         return;
     omendb *db = collection->db;
     collection->magic = 0;
-    collection_release(collection->collection);
+    rest_release(collection->collection);
     memory_free(&db->memory, collection, sizeof *collection);
     database_child_done(db);
 }

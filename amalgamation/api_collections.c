@@ -150,6 +150,8 @@ static int api_open_collection(omendb *db, const char *name, const omendb_schema
         return OMENDB_NOTFOUND;
     if (schema != NULL)
         code = schema_compare(&found->schema, schema, name);
+    if (code == OMENDB_OK)
+        code = rest_end(found);
     omendb_collection *handle = NULL;
     if (code == OMENDB_OK) {
         handle = memory_zalloc(&db->memory, sizeof *handle);
@@ -203,13 +205,13 @@ OMENDB_API int omendb_collection_drop(omendb *db, const char *name)
         return error_set(OMENDB_NOTFOUND, "there is no collection \"%s\"", name);
     struct change change = {.kind = CHANGE_DROP, .collection = collection};
     code = commit_changes(db, &change, 1, UINT64_MAX);
-    if (code == OMENDB_OK)
-        work_forget_dropped(collection);
-    collection_release(collection);
     if (code == OMENDB_OK) {
-        work_notice_space(db);
-        work_reclaim(db);
+        work_forget_dropped(collection);
+        work_notice_drop(collection);
     }
+    collection_release(collection);
+    if (code == OMENDB_OK)
+        work_reclaim(db);
     return code == OMENDB_DROPPED
                ? error_set(OMENDB_NOTFOUND, "there is no collection \"%s\"", name)
                : code;
@@ -222,7 +224,7 @@ OMENDB_API void omendb_collection_close(omendb_collection *collection)
         return;
     omendb *db = collection->db;
     collection->magic = 0;
-    collection_release(collection->collection);
+    rest_release(collection->collection);
     memory_free(&db->memory, collection, sizeof *collection);
     database_child_done(db);
 }

@@ -291,7 +291,8 @@ static uint64_t api_stored_rows(omendb *db)
     uint64_t rows = 0, largest;
     platform_mutex_lock(&db->commit_mutex);
     for (size_t i = 0; i < db->catalog.count; i++)
-        rows += search_total_rows(atomic_load(&db->catalog.items[i]->version), &largest);
+        rows += search_total_rows(atomic_load(&db->catalog.items[i]->version), &largest) +
+                rest_rows(db->catalog.items[i]);
     platform_mutex_unlock(&db->commit_mutex);
     return rows;
 }
@@ -334,8 +335,10 @@ OMENDB_API int omendb_optimize(omendb *db,
         platform_mutex_unlock(&db->commit_mutex);
         if (collection == NULL)
             break;
-        code = api_optimize_collection(db, collection, &told);
-        collection_release(collection);
+        code = rest_end(collection);
+        if (code == OMENDB_OK)
+            code = api_optimize_collection(db, collection, &told);
+        rest_release(collection);
     }
     return code == OMENDB_DONE ? OMENDB_OK : code;
 }
@@ -461,15 +464,22 @@ static void api_count_collections(omendb *db, omendb_stats *stats)
 {
     for (size_t i = 0;; i++) {
         uint64_t commit, count = 0;
+        int rests = 0;
         platform_mutex_lock(&db->commit_mutex);
         struct collection *collection =
             i < db->catalog.count ? collection_reference(db->catalog.items[i]) : NULL;
+        if (collection != NULL && collection->rest != NULL) {
+            rests = 1;
+            count = rest_rows(collection) - collection->rest->dead; /* ended for everybody */
+        }
         platform_mutex_unlock(&db->commit_mutex);
         if (collection == NULL)
             return;
-        struct version *version = version_acquire_newest(collection, &commit);
-        version_count(version, commit, &count);
-        version_release(version);
+        if (!rests) {
+            struct version *version = version_acquire_newest(collection, &commit);
+            version_count(version, commit, &count);
+            version_release(version);
+        }
         collection_release(collection);
         stats->collections++;
         stats->records += count;

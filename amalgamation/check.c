@@ -24,6 +24,7 @@ struct check {
     void (*report)(void *context, const char *line);
     void *context;
     uint64_t problems;
+    struct manifest manifest;            /* collections of the published one */
     const struct segment_file *file;     /* being read */
     const struct collection *collection; /* being looked at */
     const struct segment *segment;
@@ -140,7 +141,7 @@ static int check_find_parts(struct check *check, const struct manifest_collectio
 static void check_bad_block(void *context, uint64_t block, const char *sentence)
 {
     struct check *check = context;
-    const struct manifest *manifest = &check->db->published;
+    const struct manifest *manifest = &check->manifest;
     struct check_owners owners = {.length = 0};
     char line[CHECK_OWNERS_BYTES + ERROR_TEXT_BYTES + 64], more[32] = "", text[ERROR_TEXT_BYTES];
     /* Noting what is damaged may say something of its own. */
@@ -481,8 +482,10 @@ static int check_collections(struct check *check)
         platform_mutex_unlock(&db->commit_mutex);
         if (collection == NULL)
             break;
-        code = check_collection(check, collection);
-        collection_release(collection);
+        code = rest_end(collection);
+        if (code == OMENDB_OK)
+            code = check_collection(check, collection);
+        rest_release(collection);
     }
     return code;
 }
@@ -492,8 +495,10 @@ OMENDB_INTERNAL int check_run(omendb *db, void (*report)(void *context, const ch
 {
     struct check check = {.db = db, .report = report, .context = context};
     platform_mutex_lock(&db->maintenance_mutex);
-    int code = OMENDB_OK;
-    if (!db->in_memory)
+    int code = manifest_pack(&db->memory, &db->published);
+    if (code == OMENDB_OK)
+        code = manifest_unpack(&db->memory, &db->published, &check.manifest);
+    if (code == OMENDB_OK && !db->in_memory)
         code = check_manifest(&check);
     if (code == OMENDB_OK)
         code = check_files(&check);
@@ -503,6 +508,7 @@ OMENDB_INTERNAL int check_run(omendb *db, void (*report)(void *context, const ch
         code = check_collections(&check);
     platform_mutex_unlock(&db->maintenance_mutex);
     memory_free(&db->memory, check.damaged, check.damaged_capacity * sizeof *check.damaged);
+    manifest_destroy(&db->memory, &check.manifest);
     if (problems != NULL)
         *problems = check.problems;
     return code;

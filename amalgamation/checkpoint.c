@@ -42,6 +42,7 @@ struct checkpoint {
     omendb *db;
     uint64_t commit;
     struct manifest manifest;
+    struct manifest former;          /* collections of the published one, to be published again */
     struct collection **collections; /* referenced; parallel to manifest.collections */
     size_t collection_capacity;
     struct checkpoint_item *items; /* in the order of collections */
@@ -352,12 +353,32 @@ static int checkpoint_open_segments(struct checkpoint *checkpoint)
 
 /* ------------------------------------------------------------------ overlay */
 
+/* What an overlay with all ended rows of the collection would take. */
+static uint64_t checkpoint_overlay_bytes(struct collection *collection)
+{
+    uint64_t bytes = 0;
+    platform_mutex_lock(&collection->db->commit_mutex);
+    const struct rest *rest = collection->rest;
+    const struct version *version = atomic_load(&collection->version);
+    for (uint32_t i = 0; rest != NULL && i < rest->segment_count; i++) {
+        uint64_t dead = rest->segments[i].dead;
+        bytes += dead == 0 ? 0 : dead * sizeof(uint32_t) + CHECKPOINT_OVERLAY_PART;
+    }
+    for (uint32_t i = 0; i < version->segment_count; i++) {
+        uint64_t dead = atomic_load(&version->segments[i]->tombstones->dead);
+        bytes += dead == 0 ? 0 : dead * sizeof(uint32_t) + CHECKPOINT_OVERLAY_PART;
+    }
+    platform_mutex_unlock(&collection->db->commit_mutex);
+    return bytes;
+}
+
 /* Overlays that were replaced for most of their segments stay for the others. Where they come to
  * four times what one with everything takes, that one is written; so what is written for that is at
  * most a third of what was written before. */
 static int checkpoint_overlays_sprawl(const struct checkpoint *checkpoint)
 {
     const omendb *db = checkpoint->db;
+    size_t count = checkpoint->manifest.collection_count;
     uint64_t files = 0, needed = 0;
     for (uint32_t i = 0; i < db->published.file_count; i++) {
         if (db->published.files[i].kind == STORAGE_OVERLAY)
@@ -365,17 +386,18 @@ static int checkpoint_overlays_sprawl(const struct checkpoint *checkpoint)
     }
     if (files <= CHECKPOINT_OVERLAYS_MIN)
         return 0;
-    for (size_t i = 0; i < checkpoint->manifest.collection_count; i++) {
-        if (checkpoint->collections[i] == NULL)
-            continue;
-        struct version *version = version_acquire(checkpoint->collections[i]);
-        for (uint32_t s = 0; s < version->segment_count; s++) {
-            uint64_t dead = atomic_load(&version->segments[s]->tombstones->dead);
-            needed += dead == 0 ? 0 : dead * sizeof(uint32_t) + CHECKPOINT_OVERLAY_PART;
-        }
-        version_release(version);
+    for (size_t i = 0; i < count; i++) {
+        if (checkpoint->collections[i] != NULL)
+            needed += checkpoint_overlay_bytes(checkpoint->collections[i]);
     }
-    return files / 4 > needed;
+    if (files / 4 <= needed)
+        return 0;
+    /* They are written from memory; what there is none for is left to the next checkpoint. */
+    for (size_t i = 0; i < count; i++) {
+        if (checkpoint->collections[i] != NULL && rest_end(checkpoint->collections[i]) != OMENDB_OK)
+            break;
+    }
+    return 1;
 }
 
 static int checkpoint_mark(struct checkpoint *checkpoint, struct segment *segment)
@@ -478,6 +500,41 @@ static int checkpoint_add_file(omendb *db, struct manifest *manifest,
     return OMENDB_OK;
 }
 
+/* Lists the files of an entry. overlay: NULL for none. */
+static int checkpoint_enter_files(struct checkpoint *checkpoint, const struct shared_file *file,
+                                  const struct manifest_file *overlay, uint32_t *file_capacity)
+{
+    omendb *db = checkpoint->db;
+    int code = checkpoint_add_file(db, &checkpoint->manifest, &file->entry, file_capacity);
+    return code == OMENDB_OK && overlay != NULL
+               ? checkpoint_add_file(db, &checkpoint->manifest, overlay, file_capacity)
+               : code;
+}
+
+/* commit_mutex. */
+static int checkpoint_enter_resting(struct checkpoint *checkpoint, const struct rest *rest,
+                                    struct manifest_collection *entry, uint32_t *file_capacity)
+{
+    omendb *db = checkpoint->db;
+    int code = OMENDB_OK;
+    entry->segments = memory_array(&db->memory, rest->segment_count, sizeof *entry->segments);
+    if (entry->segments == NULL)
+        return OMENDB_NOMEM;
+    entry->segment_count = rest->segment_count;
+    for (uint32_t i = 0; i < rest->segment_count && code == OMENDB_OK; i++) {
+        const struct rest_segment *segment = &rest->segments[i];
+        entry->segments[i] =
+            (struct manifest_segment){segment->file->entry.number, segment->part,
+                                      segment->overlay_part, segment->overlay_file};
+        code = checkpoint_enter_files(
+            checkpoint, segment->file,
+            segment->overlay_file == 0 ? NULL
+                                       : manifest_find_file(&db->published, segment->overlay_file),
+            file_capacity);
+    }
+    return code;
+}
+
 /* The entry of one segment, with the new overlay where it has a part in it. */
 static int checkpoint_enter_segment(struct checkpoint *checkpoint, const struct segment *segment,
                                     struct manifest_segment *entry, uint32_t *file_capacity)
@@ -493,10 +550,7 @@ static int checkpoint_enter_segment(struct checkpoint *checkpoint, const struct 
         entry->overlay_part = segment->mark;
         overlay = &checkpoint->overlay;
     }
-    int code = checkpoint_add_file(db, &checkpoint->manifest, &segment->file->entry, file_capacity);
-    if (code == OMENDB_OK && overlay != NULL)
-        code = checkpoint_add_file(db, &checkpoint->manifest, overlay, file_capacity);
-    return code;
+    return checkpoint_enter_files(checkpoint, segment->file, overlay, file_capacity);
 }
 
 /* The items of one collection: those from the returned one to before *end. */
@@ -535,10 +589,17 @@ static int checkpoint_enter_collection(struct checkpoint *checkpoint, size_t ind
     omendb *db = checkpoint->db;
     struct collection *collection = checkpoint->collections[index];
     struct manifest_collection *entry = &checkpoint->manifest.collections[index];
-    struct version *version = version_acquire(collection);
-    uint32_t count = version->segment_count + checkpoint_new_segments(checkpoint, index);
     /* Replaced only under maintenance_mutex, which the caller holds, as are segments. */
     int code = checkpoint_enter_calibration(db, atomic_load(&collection->calibration), entry);
+    platform_mutex_lock(&db->commit_mutex);
+    int rests = collection->rest != NULL;
+    if (rests && code == OMENDB_OK)
+        code = checkpoint_enter_resting(checkpoint, collection->rest, entry, file_capacity);
+    platform_mutex_unlock(&db->commit_mutex);
+    if (rests)
+        return code;
+    struct version *version = version_acquire(collection);
+    uint32_t count = version->segment_count + checkpoint_new_segments(checkpoint, index);
     if (count != 0)
         entry->segments = memory_array(&db->memory, count, sizeof *entry->segments);
     if (count != 0 && entry->segments == NULL)
@@ -609,6 +670,7 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
     collect_retain(db, db->published.number);
     manifest_destroy(&db->memory, &db->published);
     db->published = *manifest;
+    (void)manifest_pack(&db->memory, &db->published); /* without memory it stays as it is */
     db->prepared_end = checkpoint->prepared_end;
     db->prepared_unlogged = checkpoint->prepared_unlogged;
     memset(manifest, 0, sizeof *manifest);
@@ -905,6 +967,7 @@ static void checkpoint_destroy(struct checkpoint *checkpoint)
     memory_free(&db->memory, checkpoint->versions, count * sizeof *checkpoint->versions);
     memory_free(&db->memory, checkpoint->first_items,
                 (count + 1) * sizeof *checkpoint->first_items);
+    manifest_destroy(&db->memory, &checkpoint->former);
     manifest_destroy(&db->memory, &checkpoint->manifest);
 }
 
@@ -979,6 +1042,7 @@ static int checkpoint_locked(omendb *db, int links)
         collect_files(db);
     }
     checkpoint_destroy(&checkpoint);
+    rest_idle(db);
     return code;
 }
 
@@ -1009,6 +1073,11 @@ static int checkpoint_list_published(struct checkpoint *checkpoint)
     struct manifest *manifest = &checkpoint->manifest;
     const struct manifest *published = &db->published;
     size_t count = published->collection_count;
+    int code = manifest_pack(&db->memory, &db->published);
+    if (code == OMENDB_OK)
+        code = manifest_unpack(&db->memory, published, &checkpoint->former);
+    if (code != OMENDB_OK)
+        return code;
     manifest->next_collection = published->next_collection;
     manifest->wal_number = published->wal_number;
     checkpoint->commit = published->commit;
@@ -1029,7 +1098,8 @@ static int checkpoint_list_published(struct checkpoint *checkpoint)
         manifest->collections = NULL;
         return OMENDB_NOMEM;
     }
-    memcpy(manifest->collections, published->collections, count * sizeof *manifest->collections);
+    memcpy(manifest->collections, checkpoint->former.collections,
+           count * sizeof *manifest->collections);
     manifest->collection_count = (uint32_t)count;
     for (size_t i = 0; i < count; i++) {
         manifest->collections[i].segments = NULL;
@@ -1045,7 +1115,7 @@ static int checkpoint_keep_dropped(struct checkpoint *checkpoint, size_t index,
                                    uint32_t *file_capacity)
 {
     omendb *db = checkpoint->db;
-    const struct manifest_collection *from = &db->published.collections[index];
+    const struct manifest_collection *from = &checkpoint->former.collections[index];
     struct manifest_collection *to = &checkpoint->manifest.collections[index];
     int code = checkpoint_enter_calibration(db, from->calibration, to);
     if (code != OMENDB_OK || from->segment_count == 0)

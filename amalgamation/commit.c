@@ -338,8 +338,10 @@ static int commit_validate(omendb *db, struct commit_plan *plan, struct change *
     }
     if (atomic_load(&change->collection->dropped))
         return error_set(OMENDB_DROPPED, "collection \"%s\" was dropped", change->collection->name);
-    return change->kind == CHANGE_DROP ? prepared_check_drop(db, change->collection)
-                                       : commit_validate_records(plan, change);
+    if (change->kind == CHANGE_DROP)
+        return prepared_check_drop(db, change->collection);
+    int code = rest_end_locked(change->collection);
+    return code == OMENDB_OK ? commit_validate_records(plan, change) : code;
 }
 
 /* ------------------------------------------------------------------ reserving */

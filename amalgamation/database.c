@@ -255,13 +255,16 @@ static int database_recover(omendb *db, const char *path, const omendb_options *
     return code == OMENDB_OK ? code : database_name_path(code, path);
 }
 
-/* What the process before left to be done. */
+/* What the process before left to be done. Nothing else runs yet. */
 static void database_resume(omendb *db)
 {
     for (size_t i = 0; i < db->catalog.count && !db->read_only; i++) {
-        work_notice_index(db->catalog.items[i]);
-        work_notice_merge(db->catalog.items[i]);
+        struct collection *collection = db->catalog.items[i];
+        if (atomic_load(&collection->version)->memtable_count != 0)
+            work_notice_index(collection);
+        work_notice_merge(collection);
     }
+    rest_idle(db);
 }
 
 OMENDB_INTERNAL int database_open(const char *path, const omendb_options *options, omendb **db)

@@ -79,6 +79,9 @@
  *   space_pinned        stored sc by who looks at space, under maintenance_mutex; loaded by who
  *                       ends a transaction: an old value asks for a look too many or too few, and
  *                       each checkpoint looks again.
+ *   dropped_bytes, _step  added to by who drops, without a lock; reset and set under
+ *                       maintenance_mutex by who looks. A drop that is lost beside a look was seen
+ *                       by it, or is looked for with the next ones.
  *   retained_count      stored under maintenance_mutex; loaded without it by who asks whether
  *                       readers are to be asked after: a hint.
  *   commit_groups, checkpoints, merges, merges_rebuilt, backup_bytes, backup_kept_bytes  counts.
@@ -231,6 +234,22 @@ struct version {
     struct segment **segments;
 };
 
+/* Where the rows of a collection are that nobody uses; rest.c. Immutable. */
+struct rest_segment {
+    struct shared_file *file;              /* referenced */
+    uint64_t overlay_file, overlay_commit; /* as of a segment, as are those below but `dead` */
+    uint64_t newest_end, not_stale_limit;
+    uint32_t part, overlay_part;
+    uint32_t dead; /* ended rows */
+    uint32_t codes_starved;
+    int curve_tried;
+};
+struct rest {
+    uint32_t segment_count;
+    uint32_t dead;                  /* of all; their rows follow the segments, uint32_t */
+    struct rest_segment segments[]; /* oldest first */
+};
+
 struct collection {
     _Atomic uint32_t references; /* the catalog's, handles', queues' */
     struct omendb *db;
@@ -243,6 +262,8 @@ struct collection {
     _Atomic uint32_t dropped;
     _Atomic(struct version *)
         version; /* replaced under commit_mutex; the old one is released after a grace period */
+    struct rest *rest; /* what the version lacks while nobody uses the collection, or NULL;
+                          commit_mutex */
     /* Of omendb_calibrate, or NULL; maintenance_mutex to replace. Those before it stay until the
      * collection goes, as a search may be reading one. */
     _Atomic(struct calibration *) calibration;
@@ -360,8 +381,10 @@ struct omendb {
     uint64_t open_transactions;
     struct shared_file *open_files; /* whose bytes this process may be reading */
 
-    _Atomic uint64_t space_pinned; /* the newest commit when a look found rows that only
-                                      transactions keep; 0: there were none */
+    _Atomic uint64_t dropped_bytes; /* of collections dropped since the last look of space.c, */
+    _Atomic uint64_t dropped_step;  /* which is due when they are so many */
+    _Atomic uint64_t space_pinned;  /* the newest commit when a look found rows that only
+                                       transactions keep; 0: there were none */
 
     _Atomic uint32_t children;     /* handles of collections, transactions, cursors, filters; and
                                       DATABASE_RELEASED */
@@ -570,6 +593,24 @@ OMENDB_INTERNAL void hot_destroy(struct memory *memory, struct segment_hot *hot)
 /* The view to walk: of the copy, or of the file. As long as the segment. */
 OMENDB_INTERNAL const struct graph_view *hot_view(const struct segment *segment);
 OMENDB_INTERNAL uint64_t hot_size(const struct segment *segment);
+
+/* ---- rest.c */
+/* Gives the reference back, as collection_release; the collection may rest if that was the last but
+ * the catalog's. No locks. */
+OMENDB_INTERNAL void rest_release(struct collection *collection);
+/* Lets all rest that may. No locks. */
+OMENDB_INTERNAL void rest_idle(omendb *db);
+/* After it the version has all there is, as long as the caller keeps a reference. OMENDB_NOMEM: it
+ * rests on. The first one: no locks; the second: commit_mutex. */
+OMENDB_INTERNAL int rest_end(struct collection *collection);
+OMENDB_INTERNAL int rest_end_locked(struct collection *collection);
+/* Forgets where its rows were: something else takes their place. commit_mutex, or nobody else knows
+ * the collection. */
+OMENDB_INTERNAL void rest_discard(struct collection *collection);
+/* Rows that are stored, ended ones included, 0 where it does not rest; whether some live in a file
+ * that is to be left. commit_mutex. */
+OMENDB_INTERNAL uint64_t rest_rows(const struct collection *collection);
+OMENDB_INTERNAL int rest_must_leave(const struct collection *collection);
 
 /* ---- commit.c */
 enum change_kind {
@@ -889,8 +930,10 @@ OMENDB_INTERNAL void space_free_list(omendb *db, struct space_list *list);
  * maintenance_mutex. */
 OMENDB_INTERNAL void space_measure(omendb *db, const struct space_list *list, uint64_t target,
                                    struct space *space);
-/* Bytes of a segment's sections. */
+/* Bytes of a segment's sections; of all segments of a collection, of which the caller has a
+ * reference (no locks). */
 OMENDB_INTERNAL uint64_t space_part_bytes(const struct segment *segment);
+OMENDB_INTERNAL uint64_t space_collection_bytes(struct collection *collection);
 /* What is to be done about dead bytes: *checkpoint: one is needed first; marks the files that are
  * to be left. *over: a quarter of the files is dead. */
 OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpoint, int *over);
@@ -899,6 +942,8 @@ OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpo
 /* Dead bytes may have become more, or free to go: they are looked at in the background. Any locks.
  */
 OMENDB_INTERNAL void work_notice_space(omendb *db);
+/* A collection was dropped, of which the caller has a reference. No locks. */
+OMENDB_INTERNAL void work_notice_drop(struct collection *collection);
 /* After a call that may have ended rows: without threads, their space is won back here. No locks.
  */
 OMENDB_INTERNAL void work_reclaim(omendb *db);

@@ -36,7 +36,7 @@
 #define MANIFEST_CURRENT_BYTES 64 /* more than a name, two newlines and eight digits */
 #define MANIFEST_READ_TRIES    8
 
-OMENDB_INTERNAL void manifest_destroy(struct memory *memory, struct manifest *manifest)
+static void manifest_free_collections(struct memory *memory, struct manifest *manifest)
 {
     for (uint32_t i = 0; manifest->collections != NULL && i < manifest->collection_count; i++) {
         struct manifest_collection *collection = &manifest->collections[i];
@@ -46,6 +46,13 @@ OMENDB_INTERNAL void manifest_destroy(struct memory *memory, struct manifest *ma
     }
     memory_free(memory, manifest->collections,
                 manifest->collection_count * sizeof *manifest->collections);
+    manifest->collections = NULL;
+}
+
+OMENDB_INTERNAL void manifest_destroy(struct memory *memory, struct manifest *manifest)
+{
+    manifest_free_collections(memory, manifest);
+    memory_free(memory, manifest->packed, manifest->packed_bytes);
     memory_free(memory, manifest->files, manifest->file_count * sizeof *manifest->files);
     memset(manifest, 0, sizeof *manifest);
 }
@@ -347,6 +354,26 @@ static void manifest_encode_collection(const struct manifest_collection *collect
     }
     if (calibration_bytes(collection->calibration) != 0)
         calibration_encode(collection->calibration, at);
+}
+
+OMENDB_INTERNAL int manifest_pack(struct memory *memory, struct manifest *manifest)
+{
+    size_t bytes = 0;
+    if (manifest->packed != NULL)
+        return OMENDB_OK;
+    for (uint32_t i = 0; i < manifest->collection_count; i++)
+        bytes = memory_add(bytes, manifest_collection_bytes(&manifest->collections[i]));
+    uint8_t *at = memory_zalloc(memory, bytes);
+    if (at == NULL)
+        return OMENDB_NOMEM;
+    manifest->packed = at;
+    manifest->packed_bytes = bytes;
+    for (uint32_t i = 0; i < manifest->collection_count; i++) {
+        manifest_encode_collection(&manifest->collections[i], at);
+        at += manifest_collection_bytes(&manifest->collections[i]);
+    }
+    manifest_free_collections(memory, manifest);
+    return OMENDB_OK;
 }
 
 /* `bytes` is zeroed. */
@@ -678,6 +705,31 @@ static int manifest_decode_collection(struct manifest_input *input, struct memor
     return code;
 }
 
+static int manifest_decode_collections(struct manifest_input *input, uint32_t count,
+                                       struct memory *memory, struct manifest *manifest)
+{
+    int code = OMENDB_OK;
+    manifest->collections =
+        memory_zalloc(memory, memory_multiply(count, sizeof *manifest->collections));
+    if (manifest->collections == NULL)
+        return OMENDB_NOMEM;
+    manifest->collection_count = count;
+    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++)
+        code = manifest_decode_collection(input, memory, &manifest->collections[i]);
+    return code;
+}
+
+OMENDB_INTERNAL int manifest_unpack(struct memory *memory, const struct manifest *packed,
+                                    struct manifest *collections)
+{
+    struct manifest_input input = {"manifest", packed->packed, packed->packed_bytes, 0};
+    memset(collections, 0, sizeof *collections);
+    int code = manifest_decode_collections(&input, packed->collection_count, memory, collections);
+    if (code != OMENDB_OK)
+        manifest_destroy(memory, collections);
+    return code;
+}
+
 /* Bytes whose two checksums are right. On failure the caller destroys what was decoded. */
 static int manifest_decode(struct manifest_input *input, struct memory *memory,
                            struct manifest *manifest)
@@ -698,13 +750,7 @@ static int manifest_decode(struct manifest_input *input, struct memory *memory,
     uint32_t count = format_get32(fixed + FORMAT_MANIFEST_COLLECTIONS);
     if (count > (input->length - input->at) / FORMAT_COLLECTION_BYTES)
         return manifest_too_short(input);
-    manifest->collections =
-        memory_zalloc(memory, memory_multiply(count, sizeof *manifest->collections));
-    if (manifest->collections == NULL)
-        return OMENDB_NOMEM;
-    manifest->collection_count = count;
-    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++)
-        code = manifest_decode_collection(input, memory, &manifest->collections[i]);
+    code = manifest_decode_collections(input, count, memory, manifest);
     if (code == OMENDB_OK && input->at != input->length)
         code = manifest_too_short(input);
     return code;

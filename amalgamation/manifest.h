@@ -48,12 +48,21 @@ struct manifest {
     uint32_t file_count;
     uint32_t collection_count;
     struct manifest_file *files;
-    struct manifest_collection *collections; /* sorted by name */
+    struct manifest_collection *collections; /* sorted by name; NULL where they are packed, */
+    uint8_t *packed;                         /* as in a file: manifest_pack */
+    size_t packed_bytes;
 };
 
 OMENDB_INTERNAL void
 manifest_destroy(struct memory *memory,
                  struct manifest *manifest); /* frees the arrays; a zeroed one is OK */
+
+/* Keeps the collections in a third of the memory. OMENDB_NOMEM: as they were. */
+OMENDB_INTERNAL int manifest_pack(struct memory *memory, struct manifest *manifest);
+/* A manifest of nothing but the collections of one that is packed; the caller destroys it.
+ * OMENDB_NOMEM: it is empty. */
+OMENDB_INTERNAL int manifest_unpack(struct memory *memory, const struct manifest *packed,
+                                    struct manifest *collections);
 
 /* Numbers are given out one by one, so none comes near; what is beyond could wrap. */
 #define MANIFEST_LARGEST_NUMBER ((uint64_t)INT64_MAX)

@@ -188,17 +188,24 @@ static int purge_must_leave(struct collection *collection)
 }
 
 /* Whether the manifest names segments of collections that were dropped after the checkpoint. */
-static int purge_has_dropped(const struct purge *purge, const struct space_list *list)
+static int purge_has_dropped(const struct purge *purge, const struct space_list *list, int *has)
 {
-    const struct manifest *published = &purge->db->published;
-    for (uint32_t i = 0; i < published->collection_count; i++) {
-        int found = published->collections[i].segment_count == 0;
-        for (size_t c = 0; c < list->count && !found; c++)
-            found = list->items[c]->id == published->collections[i].id;
-        if (!found)
-            return 1;
+    omendb *db = purge->db;
+    struct manifest former = {0};
+    size_t c = 0;
+    *has = 0;
+    int code = manifest_pack(&db->memory, &db->published);
+    if (code == OMENDB_OK)
+        code = manifest_unpack(&db->memory, &db->published, &former);
+    /* Both are sorted by name. */
+    for (uint32_t i = 0; i < former.collection_count && !*has; i++) {
+        const struct manifest_collection *entry = &former.collections[i];
+        while (c < list->count && strcmp(list->items[c]->name, entry->name) < 0)
+            c++;
+        *has = entry->segment_count != 0 && (c == list->count || list->items[c]->id != entry->id);
     }
-    return 0;
+    manifest_destroy(&db->memory, &former);
+    return code;
 }
 
 /* Marks files and puts the collections first in the list of which something lives there. */
@@ -208,6 +215,8 @@ static int purge_mark(const struct purge *purge, struct space_list *list, size_t
     omendb *db = purge->db;
     struct space space;
     int code = space_list_collections(db, list);
+    for (size_t i = 0; i < list->count && code == OMENDB_OK; i++)
+        code = rest_end(list->items[i]);
     *leaving = 0;
     platform_mutex_lock(&db->maintenance_mutex);
     if (code == OMENDB_OK)
@@ -216,7 +225,9 @@ static int purge_mark(const struct purge *purge, struct space_list *list, size_t
         space_measure(db, list, purge->target, &space);
     for (size_t i = 0; i < list->count && code == OMENDB_OK; i++)
         purge_mark_collection(purge, list->items[i]);
-    *dropped = code == OMENDB_OK && purge_has_dropped(purge, list);
+    *dropped = 0;
+    if (code == OMENDB_OK)
+        code = purge_has_dropped(purge, list, dropped);
     platform_mutex_unlock(&db->maintenance_mutex);
     for (size_t i = 0; i < list->count && code == OMENDB_OK; i++) {
         struct collection *collection = list->items[i];

@@ -172,6 +172,7 @@ static int recover_segments(omendb *db, const struct recover_files *files,
         return code;
     }
     collection->active = NULL;
+    rest_discard(collection);
     version_install(collection, version);
     return OMENDB_OK;
 }
@@ -230,6 +231,7 @@ static int recover_empty(omendb *db, struct collection *collection)
     if (version == NULL)
         return OMENDB_NOMEM;
     collection->active = NULL;
+    rest_discard(collection);
     atomic_store(&collection->next_id, 0);
     version_install(collection, version);
     return OMENDB_OK;
@@ -239,11 +241,14 @@ static int recover_empty(omendb *db, struct collection *collection)
 static int recover_drop_missing(omendb *db)
 {
     int code = OMENDB_OK;
+    uint32_t m = db->published.collection_count;
     for (size_t i = db->catalog.count; i-- > 0 && code == OMENDB_OK;) {
         struct collection *collection = db->catalog.items[i];
-        int found = 0;
-        for (uint32_t m = 0; m < db->published.collection_count && !found; m++)
-            found = db->published.collections[m].id == collection->id;
+        const struct manifest_collection *entries = db->published.collections;
+        /* Both are sorted by name. */
+        while (m > 0 && strcmp(entries[m - 1].name, collection->name) > 0)
+            m--;
+        int found = m > 0 && entries[m - 1].id == collection->id;
         if (!found && collection->id < db->published.next_collection)
             recover_drop(db, collection);
         else if (!found)
@@ -271,6 +276,7 @@ static int recover_load(omendb *db)
     for (uint32_t i = 0; i < manifest->file_count; i++)
         shared_file_release(files.files[i]);
     memory_free(&db->memory, files.files, manifest->file_count * sizeof *files.files);
+    (void)manifest_pack(&db->memory, &db->published); /* without memory it stays as it is */
     db->next_collection = manifest->next_collection;
     db->appended_commit = db->durable_commit = manifest->commit;
     atomic_store(&db->visible_commit, manifest->commit);
@@ -494,8 +500,10 @@ static int recover_advance(omendb *db)
     if (code == OMENDB_OK)
         code = recover_logs(db, &listing, &delivered);
     recover_forget_listing(&listing);
-    if (changes && code == OMENDB_OK)
+    if (changes && code == OMENDB_OK) {
         atomic_store(&db->half_refreshed, 0);
+        rest_idle(db);
+    }
     if (changes && code != OMENDB_OK)
         db->published.number = 0; /* the next refresh loads everything again */
     return code;

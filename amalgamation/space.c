@@ -20,8 +20,8 @@
  *   what is needed (checkpoint.c).
  *
  * The sum is under 0.47 F. It is looked at after each checkpoint and each merge, when the oldest
- * transaction ends that kept ended rows, when a collection is dropped, and when a database is
- * opened.
+ * transaction ends that kept ended rows, when collections of F/80 were dropped, which adds so much,
+ * and when a database is opened.
  *
  * The price: a rewritten segment has a quarter of ended rows at least, so a byte that comes back
  * costs at most three written; a pack that is left is half dead, so one; gathering writes less than
@@ -40,6 +40,7 @@
 #endif
 #define SPACE_PART     10 /* of the files: one in so many may wait for a checkpoint, or be waste */
 #define SPACE_FILE_MIN (UINT64_C(32) << 10) /* what a file takes beside its sections, nearly */
+#define SPACE_STEPS    8                    /* between looks of drops, to that part */
 #define SPACE_GATHERED 8                    /* small files that are worth a pack */
 
 /* ------------------------------------------------------------------ collections */
@@ -93,13 +94,17 @@ static int space_count_row(void *context, uint32_t row, uint64_t end)
     return 0;
 }
 
-OMENDB_INTERNAL uint64_t space_part_bytes(const struct segment *segment)
+static uint64_t space_bytes(const struct segment_file *file, uint32_t part)
 {
     uint64_t bytes = 0;
     for (int type = 1; type < SECTION_TYPES; type++)
-        bytes +=
-            segment_section(segment->file->file, segment->part, (enum section_type)type).length;
+        bytes += segment_section(file, part, (enum section_type)type).length;
     return bytes;
+}
+
+OMENDB_INTERNAL uint64_t space_part_bytes(const struct segment *segment)
+{
+    return space_bytes(segment->file->file, segment->part);
 }
 
 static uint64_t space_share(uint64_t bytes, uint64_t rows, uint32_t all)
@@ -107,13 +112,13 @@ static uint64_t space_share(uint64_t bytes, uint64_t rows, uint32_t all)
     return rows == 0 ? 0 : (uint64_t)((double)bytes * (double)rows / (double)all);
 }
 
-static void space_add_segment(const struct segment *segment, struct space_ended ended,
-                              struct space *space)
+/* `ended` has counted the rows. */
+static void space_add_part(const struct segment_file *file, uint32_t part,
+                           const struct space_ended *counted, struct space *space)
 {
-    uint32_t rows = segment->info.rows;
-    uint64_t bytes = space_part_bytes(segment);
-    if (atomic_load(&segment->tombstones->dead) != 0)
-        tombstones_each(segment->tombstones, rows, space_count_row, &ended);
+    struct space_ended ended = *counted;
+    uint32_t rows = file->parts[part].rows;
+    uint64_t bytes = space_bytes(file, part);
     uint64_t droppable = space_share(bytes, ended.droppable, rows),
              waiting = space_share(bytes, ended.waiting, rows),
              pinned = space_share(bytes, ended.pinned, rows);
@@ -124,20 +129,49 @@ static void space_add_segment(const struct segment *segment, struct space_ended 
     space->live += bytes - droppable - waiting - pinned;
 }
 
-/* Notes that the segment lives in its file; returns the file's bytes the first time. */
-static uint64_t space_use_file(const struct segment *segment, uint64_t look, uint64_t target)
+static void space_add_segment(const struct segment *segment, struct space_ended ended,
+                              struct space *space)
 {
-    struct shared_file *file = segment->file;
+    if (atomic_load(&segment->tombstones->dead) != 0)
+        tombstones_each(segment->tombstones, segment->info.rows, space_count_row, &ended);
+    space_add_part(segment->file->file, segment->part, &ended, space);
+}
+
+/* Notes that the part of the file is in use; returns the file's bytes the first time. */
+static uint64_t space_use_file(struct shared_file *file, uint32_t part, uint64_t look,
+                               uint64_t target)
+{
     uint64_t first = file->look == look ? 0 : file->entry.size;
     if (file->look != look) {
         file->look = look;
         file->used_bytes = 0;
         file->used_parts = file->used_parts_of_target = 0;
     }
-    file->used_bytes += space_part_bytes(segment);
+    file->used_bytes += space_bytes(file->file, part);
     file->used_parts++;
-    file->used_parts_of_target += segment->info.collection == target;
+    file->used_parts_of_target += file->file->parts[part].collection == target;
     return first;
+}
+
+/* 1: the collection rests, and its segments were added; the bytes of their files to *used, as of
+ * space_use_file. The caller has a reference. */
+static int space_add_resting(struct collection *collection, uint64_t target,
+                             const struct space_ended *none, struct space *space, uint64_t *used)
+{
+    omendb *db = collection->db;
+    platform_mutex_lock(&db->commit_mutex);
+    const struct rest *rest = collection->rest;
+    int rests = rest != NULL;
+    for (uint32_t i = 0; rest != NULL && i < rest->segment_count; i++) {
+        const struct rest_segment *segment = &rest->segments[i];
+        struct space_ended ended = *none;
+        for (uint32_t row = 0; row < segment->dead; row++)
+            space_count_row(&ended, row, segment->newest_end);
+        space_add_part(segment->file->file, segment->part, &ended, space);
+        *used += space_use_file(segment->file, segment->part, db->space_looks, target);
+    }
+    platform_mutex_unlock(&db->commit_mutex);
+    return rests;
 }
 
 static void space_add_memtable(const struct collection *collection, const struct memtable *memtable,
@@ -158,12 +192,15 @@ OMENDB_INTERNAL void space_measure(omendb *db, const struct space_list *list, ui
     ended.visible = atomic_load(&db->visible_commit);
     *space = (struct space){0};
     for (size_t i = 0; i < list->count; i++) {
+        if (space_add_resting(list->items[i], target, &ended, space, &used))
+            continue;
         struct version *version = version_acquire(list->items[i]);
         for (uint32_t m = 0; m < version->memtable_count; m++)
             space_add_memtable(list->items[i], version->memtables[m], ended, space);
         for (uint32_t s = 0; s < version->segment_count; s++) {
             space_add_segment(version->segments[s], ended, space);
-            used += space_use_file(version->segments[s], look, target);
+            const struct segment *segment = version->segments[s];
+            used += space_use_file(segment->file, segment->part, look, target);
         }
         version_release(version);
     }
@@ -174,6 +211,20 @@ OMENDB_INTERNAL void space_measure(omendb *db, const struct space_list *list, ui
     }
     /* Files in which nothing lives are of collections that were dropped since the checkpoint. */
     space->waiting += segments > used ? segments - used : 0;
+}
+
+OMENDB_INTERNAL uint64_t space_collection_bytes(struct collection *collection)
+{
+    uint64_t bytes = 0;
+    platform_mutex_lock(&collection->db->commit_mutex);
+    const struct rest *rest = collection->rest;
+    const struct version *version = atomic_load(&collection->version);
+    for (uint32_t i = 0; rest != NULL && i < rest->segment_count; i++)
+        bytes += space_bytes(rest->segments[i].file->file, rest->segments[i].part);
+    for (uint32_t i = 0; i < version->segment_count; i++)
+        bytes += space_part_bytes(version->segments[i]);
+    platform_mutex_unlock(&collection->db->commit_mutex);
+    return bytes;
 }
 
 /* ------------------------------------------------------------------ what is to be done */
@@ -195,11 +246,30 @@ static int space_is_small(const struct collection *collection, const struct vers
            rows * collection->vector_bytes < COMPACT_SMALL_BYTES;
 }
 
+/* 1: the collection rests, and its files were looked at; all such collections are small. */
+static int space_mark_resting(struct collection *collection, int gather, uint32_t *small)
+{
+    platform_mutex_lock(&collection->db->commit_mutex);
+    const struct rest *rest = collection->rest;
+    int rests = rest != NULL;
+    for (uint32_t i = 0; rest != NULL && i < rest->segment_count; i++) {
+        struct shared_file *file = rest->segments[i].file;
+        int is_small = file->entry.size > 2 * file->used_bytes;
+        *small += is_small != 0;
+        if (space_is_half_dead(file) || (is_small && gather))
+            atomic_store(&file->leave, 1);
+    }
+    platform_mutex_unlock(&collection->db->commit_mutex);
+    return rests;
+}
+
 /* Marks the files that are to be left; returns the small ones, which are marked if `gather`. */
 static uint32_t space_mark(const struct space_list *list, int gather)
 {
     uint32_t small = 0;
     for (size_t i = 0; i < list->count; i++) {
+        if (space_mark_resting(list->items[i], gather, &small))
+            continue;
         struct version *version = version_acquire(list->items[i]);
         for (uint32_t s = 0; s < version->segment_count; s++) {
             struct shared_file *file = version->segments[s]->file;
@@ -224,6 +294,18 @@ static void space_sweep(omendb *db, const struct space_list *list)
     db->space_swept = gather || small < SPACE_GATHERED ? small : before;
 }
 
+/* What rests in a file that is to be left must wake to be merged; what cannot, for want of memory,
+ * is found by the next look. */
+static void space_wake_leaving(omendb *db, const struct space_list *list)
+{
+    platform_mutex_lock(&db->commit_mutex);
+    for (size_t i = 0; i < list->count; i++) {
+        if (rest_must_leave(list->items[i]) && rest_end_locked(list->items[i]) != OMENDB_OK)
+            break;
+    }
+    platform_mutex_unlock(&db->commit_mutex);
+}
+
 OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpoint, int *over)
 {
     struct space space;
@@ -232,7 +314,10 @@ OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpo
         return code;
     platform_mutex_lock(&db->maintenance_mutex);
     uint64_t visible = atomic_load(&db->visible_commit);
+    atomic_store(&db->dropped_bytes, 0);
     space_measure(db, list, 0, &space);
+    atomic_store(&db->dropped_step, (space.files > SPACE_FLOOR ? space.files : SPACE_FLOOR) /
+                                        (SPACE_PART * SPACE_STEPS));
     uint64_t dead = space.droppable + space.waiting, kept = space.live + space.pinned + dead;
     uint64_t waste = space.files > kept ? space.files - kept : 0;
     int large = space.files > SPACE_FLOOR;
@@ -242,6 +327,7 @@ OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpo
     atomic_store(&db->space_pinned, space.pinned_rows == 0 ? 0 : visible);
     if (large && waste >= space.files / SPACE_PART)
         space_sweep(db, list);
+    space_wake_leaving(db, list);
     platform_mutex_unlock(&db->maintenance_mutex);
     return OMENDB_OK;
 }
@@ -249,4 +335,5 @@ OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpo
 #undef SPACE_FLOOR
 #undef SPACE_PART
 #undef SPACE_FILE_MIN
+#undef SPACE_STEPS
 #undef SPACE_GATHERED

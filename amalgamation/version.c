@@ -186,6 +186,7 @@ OMENDB_INTERNAL void collection_release(struct collection *collection)
         atomic_fetch_sub_explicit(&collection->references, 1, memory_order_acq_rel) != 1)
         return;
     version_release(atomic_load_explicit(&collection->version, memory_order_relaxed));
+    rest_discard(collection);
     calibration_destroy_all(&collection->db->memory, atomic_load(&collection->calibration));
     memory_free(&collection->db->memory, collection, collection_bytes(collection->name));
 }

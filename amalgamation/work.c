@@ -231,6 +231,14 @@ OMENDB_INTERNAL void work_notice_space(omendb *db)
     work_notice_log(db);
 }
 
+OMENDB_INTERNAL void work_notice_drop(struct collection *collection)
+{
+    omendb *db = collection->db;
+    uint64_t bytes = space_collection_bytes(collection);
+    if (atomic_fetch_add(&db->dropped_bytes, bytes) + bytes >= atomic_load(&db->dropped_step))
+        work_notice_space(db);
+}
+
 /* ------------------------------------------------------------------ units */
 
 /* Nothing is lost when background work fails: what it was to do stays to be done. */
@@ -443,7 +451,7 @@ static int work_do_index(struct work_state *work, struct collection *collection)
     if (more)
         work_notice_index(collection);
     work_report(db, "indexing", code);
-    collection_release(collection);
+    rest_release(collection);
     return code;
 }
 
@@ -480,7 +488,7 @@ static int work_do_heat(struct work_state *work, struct collection *collection)
     work_report(db, "a copy for speed", code);
     if (code == OMENDB_OK)
         code = work_settle(collection);
-    collection_release(collection);
+    rest_release(collection);
     return code;
 }
 
@@ -565,7 +573,7 @@ static int work_do_merge(struct work_state *work, struct collection **batch, siz
     for (size_t i = 0; i < count; i++) {
         if (code == OMENDB_OK && merged)
             work_notice_merge(batch[i]);
-        collection_release(batch[i]);
+        rest_release(batch[i]);
     }
     if (code == OMENDB_OK && merged)
         work_notice_space(work->db);

@@ -1123,10 +1123,13 @@ TEST(a_dropped_collection_keeps_its_curve_until_the_next_checkpoint)
     CHECK_EQ_INT(world_calibrate(&world, 100, 6.0f, NULL, NULL), OMENDB_OK);
     CHECK_EQ_INT(omendb_collection_drop(world.db, "docs"), OMENDB_OK);
     for (int i = 0; i < 2; i++) {
-        const struct manifest *published = &world.db->published;
-        CHECK_EQ_INT(published->collection_count, 1);
-        const struct calibration *curve = published->collections[0].calibration;
+        struct manifest published;
+        CHECK_EQ_INT(manifest_unpack(&world.db->memory, &world.db->published, &published),
+                     OMENDB_OK);
+        CHECK_EQ_INT(published.collection_count, 1);
+        const struct calibration *curve = published.collections[0].calibration;
         CHECK(curve != NULL && curve->count != 0);
+        manifest_destroy(&world.db->memory, &published);
         platform_mutex_lock(&world.db->maintenance_mutex);
         const int code = checkpoint_republish(world.db);
         platform_mutex_unlock(&world.db->maintenance_mutex);
