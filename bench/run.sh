@@ -118,7 +118,7 @@ run_peers() {
 all="build search batch peers ingest open churn commit recovery mixed ids tenants filter"
 chosen=${*:-$all}
 build bench_build bench_search bench_batch bench_ingest bench_open bench_churn bench_commit \
-    bench_recovery bench_mixed bench_tenants
+    bench_recovery bench_mixed bench_tenants bench_filter
 [ $# -gt 0 ] || [ ! -x "$BUILD/bench/bench_kernels" ] || "$BUILD/bench/bench_kernels"
 
 failed=0
