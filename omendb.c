@@ -31,7 +31,7 @@
  *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
  *     api_transactions.c api_records.c api_documents.c api_matching.c api_search.c
  *     api_filter.c
- * SHA-256 of the inputs: 41551c97859ba55db5e7479c1c60619813583739cc09e79b4093720fe344051e
+ * SHA-256 of the inputs: 814ca1e413011426633a5da4dff5fbfa84dfc0a6c5d45f816358bb30662097b4
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -26289,7 +26289,7 @@ static int txn_copy(omendb_txn *txn, const struct change *change, struct txn_cop
     for (uint32_t i = 0; i < change->count; i++) {
         const uint8_t *document = change_next_document(change, i, &at);
         copies[i].vector = memory_alloc(memory, bytes);
-        if (document != NULL)
+        if (copies[i].vector != NULL && document != NULL)
             copies[i].document = memory_alloc(memory, document_size(document));
         if (copies[i].vector == NULL || (document != NULL && copies[i].document == NULL)) {
             memory_free(memory, copies[i].vector, copies[i].vector == NULL ? 0 : bytes);

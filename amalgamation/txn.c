@@ -349,7 +349,7 @@ static int txn_copy(omendb_txn *txn, const struct change *change, struct txn_cop
     for (uint32_t i = 0; i < change->count; i++) {
         const uint8_t *document = change_next_document(change, i, &at);
         copies[i].vector = memory_alloc(memory, bytes);
-        if (document != NULL)
+        if (copies[i].vector != NULL && document != NULL)
             copies[i].document = memory_alloc(memory, document_size(document));
         if (copies[i].vector == NULL || (document != NULL && copies[i].document == NULL)) {
             memory_free(memory, copies[i].vector, copies[i].vector == NULL ? 0 : bytes);
