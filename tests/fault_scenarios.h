@@ -863,6 +863,157 @@ static inline int fault_act_purge_what_was_dropped(struct fault_run *run)
     return status == OMENDB_OK ? omendb_purge(run->db, NULL) : status;
 }
 
+/* ---- keys and metadata: record n has the key "n", unless it is a multiple of four */
+
+static inline int fault_write_documents(struct fault_run *run, omendb_txn *txn, int add,
+                                        uint64_t first, size_t count, uint64_t value)
+{
+    static float vectors[32][FAULT_DOCS];
+    static char keys[32][24], metadata[32][64];
+    omendb_record records[32];
+    for (size_t i = 0; i < count; i++) {
+        records[i] = (omendb_record)OMENDB_RECORD_INIT;
+        records[i].id = first + i;
+        support_vector(value + i, FAULT_DOCS, vectors[i]);
+        records[i].vector = vectors[i];
+        snprintf(keys[i], sizeof keys[i], "%llu", (unsigned long long)records[i].id);
+        snprintf(metadata[i], sizeof metadata[i], "{\"value\":%llu,\"tags\":[\"a\",\"b\"]}",
+                 (unsigned long long)(value + i));
+        records[i].key = records[i].id % 4 == 0 ? NULL : keys[i];
+        records[i].metadata = i % 3 == 1 ? NULL : metadata[i];
+    }
+    return add ? omendb_add_records(run->docs, txn, count, records, NULL)
+               : omendb_put_records(run->docs, txn, count, records, NULL);
+}
+
+/* OMENDB_MISUSE: the key leads elsewhere, or nowhere. */
+static inline int fault_find(struct fault_run *run, omendb_txn *txn, const char *key, uint64_t id)
+{
+    uint64_t found = 0;
+    const int status = omendb_find(run->docs, txn, key, &found);
+    return status == OMENDB_NOTFOUND || (status == OMENDB_OK && found != id) ? OMENDB_MISUSE
+                                                                             : status;
+}
+
+static inline int fault_act_documents(struct fault_run *run)
+{
+    float vector[FAULT_DOCS];
+    omendb_record again = OMENDB_RECORD_INIT;
+    support_vector(6, FAULT_DOCS, vector);
+    again.id = OMENDB_ID_AUTO;
+    again.vector = vector;
+    again.key = "603";
+    again.metadata = "{\"value\":null,\"new\":1.5}";
+    int status = fault_commit(run, fault_write_documents(run, NULL, 1, 600, 30, 100));
+    if (status == OMENDB_OK)
+        status = fault_commit(run, omendb_update(run->docs, NULL, 602, again.metadata));
+    if (status == OMENDB_OK)
+        status = fault_commit(run, omendb_put(run->docs, NULL, &again, NULL));
+    if (status == OMENDB_OK)
+        status = fault_commit(run, omendb_delete_key(run->docs, NULL, "605"));
+    if (status == OMENDB_OK)
+        status = fault_find(run, NULL, "603", 603);
+    return status;
+}
+
+/* A key goes from one record to another. */
+static inline int fault_change_documents(struct fault_run *run, omendb_txn *txn)
+{
+    int status = fault_write_documents(run, txn, 0, 610, 25, 300);
+    if (status == OMENDB_OK)
+        status = omendb_update(run->docs, txn, 601, "{\"tags\":null,\"moved\":true}");
+    if (status == OMENDB_OK)
+        status = omendb_delete_key(run->docs, txn, "607");
+    if (status == OMENDB_OK) {
+        float vector[FAULT_DOCS];
+        omendb_record heir = OMENDB_RECORD_INIT;
+        support_vector(9, FAULT_DOCS, vector);
+        heir.id = 700;
+        heir.vector = vector;
+        heir.key = "607";
+        status = omendb_add(run->docs, txn, &heir, NULL);
+    }
+    return status == OMENDB_OK ? fault_find(run, txn, "607", 700) : status;
+}
+
+static inline int fault_act_documents_in_a_transaction(struct fault_run *run)
+{
+    omendb_txn *txn = NULL;
+    int status = fault_commit(run, fault_write_documents(run, NULL, 1, 600, 20, 100));
+    if (status == OMENDB_OK)
+        status = omendb_txn_begin(run->db, OMENDB_READ_WRITE, &txn);
+    if (status != OMENDB_OK)
+        return status;
+    status = fault_change_documents(run, txn);
+    if (status == OMENDB_OK)
+        return fault_commit(run, omendb_txn_commit(txn));
+    omendb_txn_rollback(txn);
+    return status;
+}
+
+/* In the log, in a segment, in a merged one, in an opened one. */
+static inline int fault_act_documents_in_segments(struct fault_run *run)
+{
+    int status = fault_act_documents(run);
+    if (status == OMENDB_OK)
+        status = omendb_checkpoint(run->db);
+    if (status == OMENDB_OK)
+        status = fault_commit(run, fault_write_documents(run, NULL, 0, 595, 20, 500));
+    if (status == OMENDB_OK)
+        status = fault_commit(run, omendb_update(run->docs, NULL, 621, "{\"value\":\"sealed\"}"));
+    if (status == OMENDB_OK)
+        status = omendb_optimize(run->db, NULL, NULL);
+    if (status == OMENDB_OK)
+        status = fault_close(run);
+    if (status == OMENDB_OK)
+        status = fault_open(run);
+    return status == OMENDB_OK ? fault_find(run, NULL, "621", 621) : status;
+}
+
+/* What is prepared holds its keys over a checkpoint and an opening. */
+static inline int fault_act_prepared_documents(struct fault_run *run)
+{
+    omendb_txn *txn = NULL;
+    float vector[FAULT_DOCS];
+    omendb_record other = OMENDB_RECORD_INIT;
+    int status = fault_commit(run, fault_write_documents(run, NULL, 1, 600, 20, 100));
+    if (status == OMENDB_OK)
+        status = omendb_txn_begin(run->db, OMENDB_READ_WRITE, &txn);
+    if (status != OMENDB_OK)
+        return status;
+    status = fault_change_documents(run, txn);
+    if (status != OMENDB_OK)
+        omendb_txn_rollback(txn);
+    else
+        status = fault_commit(run, omendb_txn_prepare(txn, "moved"));
+    if (status == OMENDB_OK)
+        status = omendb_checkpoint(run->db);
+    if (status == OMENDB_OK)
+        status = fault_close(run);
+    if (status == OMENDB_OK)
+        status = fault_open(run);
+    if (status != OMENDB_OK)
+        return status;
+    support_vector(1, FAULT_DOCS, vector);
+    other.id = 900;
+    other.vector = vector;
+    other.key = "633"; /* it is locked, and no record has it yet */
+    status = omendb_put(run->docs, NULL, &other, NULL);
+    if (status == OMENDB_OK)
+        return OMENDB_MISUSE;
+    return status == OMENDB_BUSY ? fault_step_of_two(run, omendb_commit_prepared) : status;
+}
+
+static inline int fault_act_salvage_documents(struct fault_run *run)
+{
+    int status = fault_act_documents(run);
+    if (status == OMENDB_OK)
+        status = omendb_checkpoint(run->db);
+    if (status == OMENDB_OK)
+        status = fault_commit(run, omendb_update(run->docs, NULL, 601, "{\"late\":1}"));
+    return status == OMENDB_OK ? fault_act_salvage(run) : status;
+}
+
 struct fault_scenario {
     const char *name;
     enum fault_start start;
@@ -920,7 +1071,12 @@ static const struct fault_scenario fault_scenarios[] = {
     {"purge", FAULT_DIED, 0, fault_act_purge},
     {"purge a collection", FAULT_CLOSED, 0, fault_act_purge_a_collection},
     {"backup onto a backup", FAULT_CLOSED, 0, fault_act_backup_again},
-    {"salvage", FAULT_DIED, 0, fault_act_salvage}};
+    {"salvage", FAULT_DIED, 0, fault_act_salvage},
+    {"documents", FAULT_CLOSED, 0, fault_act_documents},
+    {"documents in a transaction", FAULT_DIED, 0, fault_act_documents_in_a_transaction},
+    {"documents in segments", FAULT_CLOSED, 0, fault_act_documents_in_segments},
+    {"prepared documents", FAULT_DIED, 0, fault_act_prepared_documents},
+    {"salvage of documents", FAULT_CLOSED, 0, fault_act_salvage_documents}};
 
 #define FAULT_SCENARIOS (sizeof fault_scenarios / sizeof fault_scenarios[0])
 

@@ -136,6 +136,33 @@ static inline uint64_t support_hash_record(uint64_t collection_hash, uint64_t id
     return support_hash(vector, dim * sizeof *vector, collection_hash ^ support_mix(id + 1));
 }
 
+/* Of key and metadata, as they are told; 0: there is neither. */
+static inline uint64_t support_hash_document(uint64_t collection_hash, uint64_t id, const char *key,
+                                             const char *metadata)
+{
+    if (key[0] == '\0' && strcmp(metadata, "{}") == 0)
+        return 0;
+    return support_hash(metadata, strlen(metadata),
+                        support_hash(key, strlen(key), collection_hash ^ support_mix(id + 2)));
+}
+
+/* Adds key and metadata of a record. OMENDB_CORRUPT also where the key leads to another one. */
+static inline int support_digest_document(omendb_collection *collection, omendb_txn *txn,
+                                          uint64_t hash, uint64_t id, uint64_t *digest)
+{
+    char key[OMENDB_KEY_MAX + 1], metadata[4096];
+    uint64_t found = id;
+    int status = omendb_get_key(collection, txn, id, key, sizeof key, NULL);
+    if (status == OMENDB_OK)
+        status = omendb_get_metadata(collection, txn, id, NULL, 0, metadata, sizeof metadata, NULL);
+    if (status == OMENDB_OK && key[0] != '\0')
+        status = omendb_find(collection, txn, key, &found);
+    if (status != OMENDB_OK)
+        return status == OMENDB_NOTFOUND ? OMENDB_CORRUPT : status;
+    *digest += support_hash_document(hash, id, key, metadata);
+    return found == id ? OMENDB_OK : OMENDB_CORRUPT;
+}
+
 /* Adds the records of a collection, read by a scan, to the digest. */
 static inline int support_digest_collection(omendb *db, const char *name, omendb_txn *txn,
                                             uint64_t *digest)
@@ -160,6 +187,7 @@ static inline int support_digest_collection(omendb *db, const char *name, omendb
         status = omendb_rows_next(rows, &id, OMENDB_F32, vector);
         if (status == OMENDB_OK) {
             *digest += support_hash_record(hash, id, vector, schema.dim);
+            status = support_digest_document(collection, txn, hash, id, digest);
             seen++;
         }
     }
