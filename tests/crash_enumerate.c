@@ -3,9 +3,10 @@
  * A workload of single records, batches, transactions over several collections, deletes, creations
  * and drops, snapshots, a reader beside the writer, checkpoints, merges, backups, deaths and
  * reopenings runs on the recording file system of crash_vfs.h, with limits so small that logs are
- * rotated and segments merged every few commits. Beside it a model is kept; after every commit the
- * digest of all that it holds is noted in a history. What is done how often is one table,
- * workload_operations.
+ * rotated and segments merged every few commits. In two of three collections records have keys,
+ * which go from one record to another, and metadata, which are updated. Beside it a model is kept;
+ * after every commit the digest of all that it holds is noted in a history. What is done how often
+ * is one table, workload_operations.
  *
  * Then the log of the file system is walked. At each event disks are made as a crash might leave
  * them, and on each the database is opened: its digest must be that of a commit which is not older
@@ -60,6 +61,7 @@ static const uint32_t enumerate_scalars[ENUMERATE_COLLECTIONS] = {OMENDB_F32, OM
 struct model {
     int present[ENUMERATE_COLLECTIONS];
     uint64_t value[ENUMERATE_COLLECTIONS][ENUMERATE_IDS];
+    uint64_t patch[ENUMERATE_COLLECTIONS][ENUMERATE_IDS]; /* what an update put into the metadata */
     uint64_t next_value;
     struct {
         int state;       /* omendb_prepared_state, 0: none */
@@ -83,6 +85,49 @@ static uint64_t model_value(const float *vector)
     for (int i = 5; i-- > 0;)
         value = value * 15 + (uint64_t)(vector[i] + 7.0f);
     return value;
+}
+
+/* Key and metadata follow from id, value and patch; beta has neither. Two neighbours share a key,
+ * which goes from one to the other; ids of prepared transactions have keys of their own. */
+struct model_document {
+    char key[32], metadata[80];
+};
+
+static int model_has_documents(int c)
+{
+    return c != 1;
+}
+
+static int model_has_key(int c, uint64_t value)
+{
+    return model_has_documents(c) && value != 0 && value % 3 == 0;
+}
+
+static void model_document(const struct model *model, int c, uint64_t id,
+                           struct model_document *document)
+{
+    const unsigned long long value = model->value[c][id], patch = model->patch[c][id];
+    const int told = model_has_documents(c) && value % 4 != 1;
+    memset(document, 0, sizeof *document);
+    if (model_has_key(c, value))
+        snprintf(document->key, sizeof document->key, "%s-%d", enumerate_names[c],
+                 (int)(id < ENUMERATE_FREE_IDS ? id / 2 : id));
+    if (told && patch != 0)
+        snprintf(document->metadata, sizeof document->metadata, "{\"patch\":%llu,\"value\":%llu}",
+                 patch, value);
+    else if (told || patch != 0)
+        snprintf(document->metadata, sizeof document->metadata, "{\"%s\":%llu}",
+                 told ? "value" : "patch", told ? value : patch);
+}
+
+/* The value of the next record to be put under the id: one with which it does not take the key that
+ * its neighbour has, or had before the call, whose values then were those of `before`. */
+static uint64_t model_next_value(struct model *model, int c, uint64_t id, const uint64_t *before)
+{
+    const int taken = model_has_key(c, model->value[c][id ^ 1]) || model_has_key(c, before[id ^ 1]);
+    model->next_value++;
+    model->next_value += taken && model_has_key(c, model->next_value);
+    return model->next_value;
 }
 
 struct history {
@@ -141,6 +186,7 @@ static int model_is_locked(const struct model *model, int collection)
 static uint64_t model_digest_records(const struct model *model)
 {
     float vector[SUPPORT_DIM_MAX];
+    struct model_document document;
     uint64_t digest = 0;
     for (int c = 0; c < ENUMERATE_COLLECTIONS; c++) {
         const uint64_t hash = support_hash_collection(enumerate_names[c]);
@@ -152,6 +198,10 @@ static uint64_t model_digest_records(const struct model *model)
                 continue;
             model_vector(model->value[c][id], enumerate_dims[c], vector);
             digest += support_hash_record(hash, id, vector, enumerate_dims[c]);
+            model_document(model, c, id, &document);
+            if (document.metadata[0] == '\0')
+                memcpy(document.metadata, "{}", 3);
+            digest += support_hash_document(hash, id, document.key, document.metadata);
         }
     }
     return digest;
@@ -313,9 +363,28 @@ static void workload_drop(struct workload *work, int c)
     work->collections[c] = NULL;
     work->model.present[c] = 0;
     memset(work->model.value[c], 0, sizeof work->model.value[c]);
+    memset(work->model.patch[c], 0, sizeof work->model.patch[c]);
     workload_attempt(work);
     if (workload_expect(work, omendb_collection_drop(work->db, enumerate_names[c]), "drop"))
         workload_acknowledge(work);
+}
+
+/* What the model has for these ids is put, with keys and metadata where there are any. One that has
+ * its key already is put by the key alone. */
+static int workload_put_records(struct workload *work, omendb_txn *txn, int c, size_t count,
+                                const uint64_t *ids, const float *vectors, int keyed)
+{
+    static struct model_document documents[ENUMERATE_IDS];
+    omendb_record records[ENUMERATE_IDS];
+    for (size_t i = 0; i < count; i++) {
+        model_document(&work->model, c, ids[i], &documents[i]);
+        records[i] = (omendb_record)OMENDB_RECORD_INIT;
+        records[i].id = keyed ? OMENDB_ID_AUTO : ids[i];
+        records[i].vector = vectors + i * enumerate_dims[c];
+        records[i].key = documents[i].key[0] == '\0' ? NULL : documents[i].key;
+        records[i].metadata = documents[i].metadata[0] == '\0' ? NULL : documents[i].metadata;
+    }
+    return omendb_put_records(work->collections[c], txn, count, records, NULL);
 }
 
 /* Puts `count` records with ids from `first` on. */
@@ -323,19 +392,50 @@ static void workload_put(struct workload *work, omendb_txn *txn, int c, uint64_t
                          uint64_t count)
 {
     float vectors[ENUMERATE_IDS * SUPPORT_DIM_MAX];
-    uint64_t ids[ENUMERATE_IDS];
+    uint64_t ids[ENUMERATE_IDS], before[ENUMERATE_IDS];
     const uint32_t dim = enumerate_dims[c];
+    memcpy(before, work->model.value[c], sizeof before);
     for (uint64_t i = 0; i < count; i++) {
         ids[i] = (first + i) % ENUMERATE_FREE_IDS;
-        work->model.value[c][ids[i]] = ++work->model.next_value;
+        work->model.value[c][ids[i]] = model_next_value(&work->model, c, ids[i], before);
+        work->model.patch[c][ids[i]] = 0;
         model_vector(work->model.value[c][ids[i]], dim, vectors + i * dim);
     }
+    const int keyed = count == 1 && model_has_key(c, before[ids[0]]) &&
+                      model_has_key(c, work->model.value[c][ids[0]]);
     if (txn == NULL)
         workload_attempt(work);
     if (workload_expect(work,
-                        omendb_put_batch(work->collections[c], txn, (size_t)count, ids, vectors,
-                                         OMENDB_F32, NULL),
+                        model_has_documents(c)
+                            ? workload_put_records(work, txn, c, (size_t)count, ids, vectors, keyed)
+                            : omendb_put_batch(work->collections[c], txn, (size_t)count, ids,
+                                               vectors, OMENDB_F32, NULL),
                         "put") &&
+        txn == NULL)
+        workload_acknowledge(work);
+}
+
+/* Updates the metadata of the first record from `first` on, or deletes it by its key. */
+static void workload_edit(struct workload *work, omendb_txn *txn, int c, uint64_t first)
+{
+    char patch[32];
+    struct model_document document;
+    uint64_t id = first, tries = 0;
+    while (work->model.value[c][id] == 0 && ++tries < ENUMERATE_FREE_IDS)
+        id = (id + 1) % ENUMERATE_FREE_IDS;
+    if (work->model.value[c][id] == 0 || !model_has_documents(c))
+        return;
+    model_document(&work->model, c, id, &document);
+    const int deletes = document.key[0] != '\0' && support_below(&work->random, 2) == 0;
+    work->model.patch[c][id] = deletes ? 0 : ++work->model.next_value;
+    work->model.value[c][id] = deletes ? 0 : work->model.value[c][id];
+    snprintf(patch, sizeof patch, "{\"patch\":%llu}", (unsigned long long)work->model.patch[c][id]);
+    if (txn == NULL)
+        workload_attempt(work);
+    if (workload_expect(work,
+                        deletes ? omendb_delete_key(work->collections[c], txn, document.key)
+                                : omendb_update(work->collections[c], txn, id, patch),
+                        "edit") &&
         txn == NULL)
         workload_acknowledge(work);
 }
@@ -346,7 +446,7 @@ static void workload_delete(struct workload *work, omendb_txn *txn, int c, uint6
     uint64_t ids[ENUMERATE_IDS];
     for (uint64_t i = 0; i < count; i++) {
         ids[i] = (first + i) % ENUMERATE_FREE_IDS;
-        work->model.value[c][ids[i]] = 0;
+        work->model.value[c][ids[i]] = work->model.patch[c][ids[i]] = 0;
     }
     if (txn == NULL)
         workload_attempt(work);
@@ -383,6 +483,8 @@ static void workload_transaction(struct workload *work)
     if (support_below(&work->random, 2) == 0)
         workload_put(work, txn, c, support_below(&work->random, ENUMERATE_FREE_IDS),
                      1 + support_below(&work->random, 3));
+    if (support_below(&work->random, 2) == 0)
+        workload_edit(work, txn, a, support_below(&work->random, ENUMERATE_FREE_IDS));
     if (support_below(&work->random, 5) == 0) {
         work->model = before;
         omendb_txn_rollback(txn);
@@ -404,9 +506,8 @@ static void workload_prepare(struct workload *work, int slot)
 {
     omendb_txn *txn = NULL;
     float vector[SUPPORT_DIM_MAX];
-    omendb_record record = OMENDB_RECORD_INIT;
     char name[64];
-    uint64_t value;
+    uint64_t id, value;
     (void)workload_pick(work);
     work->model.prepared[slot].serial = ++work->model.next_value % 30000;
     work->model.prepared[slot].present = 0;
@@ -415,13 +516,14 @@ static void workload_prepare(struct workload *work, int slot)
     if (work->broken ||
         !workload_expect(work, omendb_txn_begin(work->db, OMENDB_READ_WRITE, &txn), "begin"))
         return;
-    for (int i = 0, c; model_prepared_write(&work->model, slot, i, &c, &record.id, &value); i++) {
+    struct workload writes = *work; /* with the model as it is when they are committed */
+    for (int i = 0, c; model_prepared_write(&work->model, slot, i, &c, &id, &value); i++) {
         model_vector(value, enumerate_dims[c], vector);
-        record.vector = vector;
+        writes.model.value[c][id] = value;
+        writes.model.patch[c][id] = 0;
         workload_expect(work,
-                        value != 0
-                            ? omendb_put(work->collections[c], txn, &record, NULL)
-                            : omendb_delete_batch(work->collections[c], txn, 1, &record.id, NULL),
+                        value != 0 ? workload_put_records(&writes, txn, c, 1, &id, vector, 0)
+                                   : omendb_delete_batch(work->collections[c], txn, 1, &id, NULL),
                         "a write to be prepared");
     }
     model_prepared_name(&work->model, slot, name);
@@ -436,7 +538,7 @@ static void workload_decide(struct workload *work, int slot, const char *name)
     const int commits = support_below(&work->random, 3) != 0;
     uint64_t id, value;
     for (int i = 0, c; commits && model_prepared_write(&work->model, slot, i, &c, &id, &value); i++)
-        work->model.value[c][id] = value;
+        work->model.value[c][id] = value, work->model.patch[c][id] = 0;
     work->model.prepared[slot].state =
         commits ? OMENDB_PREPARED_COMMITTED : OMENDB_PREPARED_ROLLED_BACK;
     workload_attempt(work);
@@ -548,6 +650,16 @@ static void workload_fail_checkpoint(struct workload *work)
         workload_expect(work, status, "checkpoint on a full disk");
 }
 
+static uint64_t workload_load_patch(struct workload *work, int c, uint64_t id)
+{
+    char metadata[80];
+    unsigned long long patch = 0;
+    if (omendb_get_metadata(work->collections[c], NULL, id, NULL, 0, metadata, sizeof metadata,
+                            NULL) == OMENDB_OK)
+        sscanf(metadata, "{\"patch\":%llu", &patch);
+    return patch;
+}
+
 /* Reads one collection into the model, by a scan, or by id, which must give the same. */
 static int workload_load_collection(struct workload *work, int c, int by_id)
 {
@@ -563,6 +675,9 @@ static int workload_load_collection(struct workload *work, int c, int by_id)
         if (omendb_get(work->collections[c], NULL, id, OMENDB_F32, vector) == OMENDB_OK)
             work->model.value[c][id] = model_value(vector);
     omendb_rows_close(rows);
+    for (id = 0; id < ENUMERATE_IDS; id++)
+        work->model.patch[c][id] =
+            work->model.value[c][id] == 0 ? 0 : workload_load_patch(work, c, id);
     return status == OMENDB_DONE ? OMENDB_OK : status;
 }
 
@@ -737,6 +852,13 @@ static void workload_delete_many(struct workload *work)
     workload_delete_some(work, 2 + support_below(&work->random, 30));
 }
 
+static void workload_edit_one(struct workload *work)
+{
+    const int c = workload_pick(work);
+    if (!work->broken)
+        workload_edit(work, NULL, c, support_below(&work->random, ENUMERATE_FREE_IDS));
+}
+
 /* What a workload does, and how often. An operation that changes the contents notes them with
  * workload_attempt before its call and workload_acknowledge after it. */
 static const struct {
@@ -752,6 +874,7 @@ static const struct {
     {7, workload_work},           {3, workload_reopen},
     {2, workload_backup},         {3, workload_die},
     {6, workload_two_phases},     {1, workload_purge},
+    {10, workload_edit_one},
 };
 
 #define WORKLOAD_OPERATIONS (sizeof workload_operations / sizeof workload_operations[0])
