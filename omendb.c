@@ -31,7 +31,7 @@
  *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
  *     api_transactions.c api_records.c api_documents.c api_matching.c api_search.c
  *     api_filter.c
- * SHA-256 of the inputs: 814ca1e413011426633a5da4dff5fbfa84dfc0a6c5d45f816358bb30662097b4
+ * SHA-256 of the inputs: 77a2cf5b63152a571ccbadb501c2e107a350b14192399c5f05c511004e266434
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -14613,8 +14613,8 @@ OMENDB_INTERNAL const uint8_t *filter_keep_text(struct filter_builder *builder, 
 /* _id, _key, or a field of the metadata. The name lies in filter->bytes. */
 OMENDB_INTERNAL int filter_name_side(const struct filter_builder *builder, const uint8_t *name,
                                      size_t size, struct filter_side *side);
-/* The number of digits, with its sign: an integer, or where it has a point or an exponent or is
- * too large a real. */
+/* The number that stands there, a sign and white space before its digits: an integer, or where it
+ * has a point or an exponent, or is too large, a real. */
 OMENDB_INTERNAL int filter_number(const struct filter_builder *builder, size_t at, size_t size,
                                   struct filter_operand *operand);
 /* Once all is read: the order of evaluation. */
@@ -14910,7 +14910,7 @@ OMENDB_INTERNAL int filter_number(const struct filter_builder *builder, size_t a
     uint64_t number = 0;
     const int is_negative = *text == '-';
     text += *text == '-' || *text == '+';
-    while (text < end && (*text == ' ' || *text == '\t' || *text == '\n' || *text == '\r'))
+    while (text < end && *text <= ' ')
         text++;
     decimal.whole = text;
     decimal.whole_size = filter_build_digits(text, (size_t)(end - text));
@@ -15715,22 +15715,23 @@ struct filter_json_word {
     enum filter_json_takes takes;
     enum filter_operator operator;
     int negate;
+    int takes_null; /* as IS NULL */
 };
 
 static const struct filter_json_word filter_json_words[] = {
-    {"$eq", FILTER_JSON_VALUE, FILTER_EQUAL, 0},
-    {"$ne", FILTER_JSON_VALUE, FILTER_EQUAL, 1},
-    {"$lt", FILTER_JSON_VALUE, FILTER_LESS, 0},
-    {"$lte", FILTER_JSON_VALUE, FILTER_LESS_OR_EQUAL, 0},
-    {"$gt", FILTER_JSON_VALUE, FILTER_GREATER, 0},
-    {"$gte", FILTER_JSON_VALUE, FILTER_GREATER_OR_EQUAL, 0},
-    {"$contains", FILTER_JSON_VALUE, FILTER_EQUAL, 0},
-    {"$prefix", FILTER_JSON_VALUE, FILTER_PREFIX, 0},
-    {"$in", FILTER_JSON_VALUES, FILTER_IN, 0},
-    {"$nin", FILTER_JSON_VALUES, FILTER_IN, 1},
-    {"$between", FILTER_JSON_VALUES, FILTER_BETWEEN, 0},
-    {"$exists", FILTER_JSON_EXISTS, FILTER_IS, 0},
-    {"$not", FILTER_JSON_NOT, FILTER_IS, 0},
+    {"$eq", FILTER_JSON_VALUE, FILTER_EQUAL, 0, 1},
+    {"$ne", FILTER_JSON_VALUE, FILTER_EQUAL, 1, 1},
+    {"$lt", FILTER_JSON_VALUE, FILTER_LESS, 0, 0},
+    {"$lte", FILTER_JSON_VALUE, FILTER_LESS_OR_EQUAL, 0, 0},
+    {"$gt", FILTER_JSON_VALUE, FILTER_GREATER, 0, 0},
+    {"$gte", FILTER_JSON_VALUE, FILTER_GREATER_OR_EQUAL, 0, 0},
+    {"$contains", FILTER_JSON_VALUE, FILTER_EQUAL, 0, 0},
+    {"$prefix", FILTER_JSON_VALUE, FILTER_PREFIX, 0, 0},
+    {"$in", FILTER_JSON_VALUES, FILTER_IN, 0, 0},
+    {"$nin", FILTER_JSON_VALUES, FILTER_IN, 1, 0},
+    {"$between", FILTER_JSON_VALUES, FILTER_BETWEEN, 0, 0},
+    {"$exists", FILTER_JSON_EXISTS, FILTER_IS, 0, 0},
+    {"$not", FILTER_JSON_NOT, FILTER_IS, 0, 0},
 };
 
 /* After an error of the reader, whose sentence begins "filter: byte 17": that place is shown. */
@@ -15937,7 +15938,7 @@ static int filter_json_add_value(struct filter_json_parser *parser, const struct
     if (code != OMENDB_OK)
         return code;
     const int is_null = filter_json_is_null(&operand);
-    if (is_null && operator!= FILTER_EQUAL)
+    if (is_null && !word->takes_null)
         return filter_fail(parser->builder, OMENDB_INVALID, at,
                            "null compares with nothing; see $exists");
     if (operator== FILTER_PREFIX && operand.parameter == 0 && operand.value.type != DOCUMENT_TEXT)
@@ -16044,7 +16045,7 @@ static int filter_json_operator(struct filter_json_parser *parser, const uint8_t
 static int filter_json_member(struct filter_json_parser *parser, const uint8_t *name, uint32_t size,
                               size_t at)
 {
-    static const struct filter_json_word equal = {"", FILTER_JSON_VALUE, FILTER_EQUAL, 0};
+    static const struct filter_json_word equal = {"", FILTER_JSON_VALUE, FILTER_EQUAL, 0, 1};
     struct filter_side side = {.at = at};
     const int is_and = filter_json_is_word("$and", name, size);
     int code;

@@ -290,7 +290,7 @@ OMENDB_INTERNAL int filter_number(const struct filter_builder *builder, size_t a
     uint64_t number = 0;
     const int is_negative = *text == '-';
     text += *text == '-' || *text == '+';
-    while (text < end && (*text == ' ' || *text == '\t' || *text == '\n' || *text == '\r'))
+    while (text < end && *text <= ' ')
         text++;
     decimal.whole = text;
     decimal.whole_size = filter_build_digits(text, (size_t)(end - text));

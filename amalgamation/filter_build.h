@@ -64,8 +64,8 @@ OMENDB_INTERNAL const uint8_t *filter_keep_text(struct filter_builder *builder, 
 /* _id, _key, or a field of the metadata. The name lies in filter->bytes. */
 OMENDB_INTERNAL int filter_name_side(const struct filter_builder *builder, const uint8_t *name,
                                      size_t size, struct filter_side *side);
-/* The number of digits, with its sign: an integer, or where it has a point or an exponent or is
- * too large a real. */
+/* The number that stands there, a sign and white space before its digits: an integer, or where it
+ * has a point or an exponent, or is too large, a real. */
 OMENDB_INTERNAL int filter_number(const struct filter_builder *builder, size_t at, size_t size,
                                   struct filter_operand *operand);
 /* Once all is read: the order of evaluation. */

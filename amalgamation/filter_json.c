@@ -48,22 +48,23 @@ struct filter_json_word {
     enum filter_json_takes takes;
     enum filter_operator operator;
     int negate;
+    int takes_null; /* as IS NULL */
 };
 
 static const struct filter_json_word filter_json_words[] = {
-    {"$eq", FILTER_JSON_VALUE, FILTER_EQUAL, 0},
-    {"$ne", FILTER_JSON_VALUE, FILTER_EQUAL, 1},
-    {"$lt", FILTER_JSON_VALUE, FILTER_LESS, 0},
-    {"$lte", FILTER_JSON_VALUE, FILTER_LESS_OR_EQUAL, 0},
-    {"$gt", FILTER_JSON_VALUE, FILTER_GREATER, 0},
-    {"$gte", FILTER_JSON_VALUE, FILTER_GREATER_OR_EQUAL, 0},
-    {"$contains", FILTER_JSON_VALUE, FILTER_EQUAL, 0},
-    {"$prefix", FILTER_JSON_VALUE, FILTER_PREFIX, 0},
-    {"$in", FILTER_JSON_VALUES, FILTER_IN, 0},
-    {"$nin", FILTER_JSON_VALUES, FILTER_IN, 1},
-    {"$between", FILTER_JSON_VALUES, FILTER_BETWEEN, 0},
-    {"$exists", FILTER_JSON_EXISTS, FILTER_IS, 0},
-    {"$not", FILTER_JSON_NOT, FILTER_IS, 0},
+    {"$eq", FILTER_JSON_VALUE, FILTER_EQUAL, 0, 1},
+    {"$ne", FILTER_JSON_VALUE, FILTER_EQUAL, 1, 1},
+    {"$lt", FILTER_JSON_VALUE, FILTER_LESS, 0, 0},
+    {"$lte", FILTER_JSON_VALUE, FILTER_LESS_OR_EQUAL, 0, 0},
+    {"$gt", FILTER_JSON_VALUE, FILTER_GREATER, 0, 0},
+    {"$gte", FILTER_JSON_VALUE, FILTER_GREATER_OR_EQUAL, 0, 0},
+    {"$contains", FILTER_JSON_VALUE, FILTER_EQUAL, 0, 0},
+    {"$prefix", FILTER_JSON_VALUE, FILTER_PREFIX, 0, 0},
+    {"$in", FILTER_JSON_VALUES, FILTER_IN, 0, 0},
+    {"$nin", FILTER_JSON_VALUES, FILTER_IN, 1, 0},
+    {"$between", FILTER_JSON_VALUES, FILTER_BETWEEN, 0, 0},
+    {"$exists", FILTER_JSON_EXISTS, FILTER_IS, 0, 0},
+    {"$not", FILTER_JSON_NOT, FILTER_IS, 0, 0},
 };
 
 /* After an error of the reader, whose sentence begins "filter: byte 17": that place is shown. */
@@ -270,7 +271,7 @@ static int filter_json_add_value(struct filter_json_parser *parser, const struct
     if (code != OMENDB_OK)
         return code;
     const int is_null = filter_json_is_null(&operand);
-    if (is_null && operator!= FILTER_EQUAL)
+    if (is_null && !word->takes_null)
         return filter_fail(parser->builder, OMENDB_INVALID, at,
                            "null compares with nothing; see $exists");
     if (operator== FILTER_PREFIX && operand.parameter == 0 && operand.value.type != DOCUMENT_TEXT)
@@ -377,7 +378,7 @@ static int filter_json_operator(struct filter_json_parser *parser, const uint8_t
 static int filter_json_member(struct filter_json_parser *parser, const uint8_t *name, uint32_t size,
                               size_t at)
 {
-    static const struct filter_json_word equal = {"", FILTER_JSON_VALUE, FILTER_EQUAL, 0};
+    static const struct filter_json_word equal = {"", FILTER_JSON_VALUE, FILTER_EQUAL, 0, 1};
     struct filter_side side = {.at = at};
     const int is_and = filter_json_is_word("$and", name, size);
     int code;
