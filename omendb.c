@@ -31,7 +31,7 @@
  *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
  *     api_transactions.c api_records.c api_documents.c api_matching.c api_search.c
  *     api_filter.c
- * SHA-256 of the inputs: 77a2cf5b63152a571ccbadb501c2e107a350b14192399c5f05c511004e266434
+ * SHA-256 of the inputs: 34f7e7d30d581e878d12209f42f5ad3d1049bdce9ff5287d98a5bab654851bfe
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -26594,7 +26594,7 @@ OMENDB_INTERNAL int txn_commit(omendb_txn *txn, const char *prepare_as)
  * no handle, cursor, transaction, queue or merge knows them, only the catalog. Such a one, if it is
  * small and all that it holds is in the files of the published manifest, rests: its version is
  * empty, and in place of segments with their views and tombstones `rest` says where its rows are.
- * That takes a tenth of the memory. A handle, or a commit, ends the rest.
+ * That takes a seventh of their memory. A handle, or a commit, ends the rest.
  *
  * Invariant: who has a reference from before never sees a collection go to rest, as resting begins
  * under commit_mutex with no reference but the catalog's (and the caller's), and new ones are taken

@@ -757,7 +757,8 @@ OMENDB_API int omendb_collection_open_or_create(omendb *db, const char *name,
  *           OMENDB_POISONED. */
 OMENDB_API int omendb_collection_drop(omendb *db, const char *name);
 
-/* Releases a handle.
+/* Releases a handle. A collection of up to 1 MiB of vectors that nobody has open takes under 1 KB
+ * of memory once its records are in segments and merged; neither files nor threads are its own.
  *
  * collection: NULL is OK.
  * Threads:    none may use the handle any more. */

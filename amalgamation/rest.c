@@ -2,7 +2,7 @@
  * no handle, cursor, transaction, queue or merge knows them, only the catalog. Such a one, if it is
  * small and all that it holds is in the files of the published manifest, rests: its version is
  * empty, and in place of segments with their views and tombstones `rest` says where its rows are.
- * That takes a tenth of the memory. A handle, or a commit, ends the rest.
+ * That takes a seventh of their memory. A handle, or a commit, ends the rest.
  *
  * Invariant: who has a reference from before never sees a collection go to rest, as resting begins
  * under commit_mutex with no reference but the catalog's (and the caller's), and new ones are taken

@@ -8,6 +8,7 @@
 #   bench/run.sh ids                    lookups and scans by id beside a B-tree and SQLite
 #   bench/run.sh commit recovery mixed  durable commits beside SQLite, a log of 1 GB replayed, and
 #                                       searches beside a writer at full speed
+#   bench/run.sh tenants                ten thousand small collections in one database
 #   OMENDB_BENCH_DATA=text bench/run.sh build search
 #                                       another set: sift (default), text, wide or growth
 #   OMENDB_BENCH_DATA=growth OMENDB_BENCH_ROWS=10000000 OMENDB_BENCH_QUERIES=1000 \
