@@ -31,7 +31,7 @@
  *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
  *     api_transactions.c api_records.c api_documents.c api_matching.c api_search.c
  *     api_filter.c
- * SHA-256 of the inputs: 34f7e7d30d581e878d12209f42f5ad3d1049bdce9ff5287d98a5bab654851bfe
+ * SHA-256 of the inputs: e44dbba5136222a1c0be6d8ec1eb06066ebdd5e0f8157835a4d71addd4eaf4bc
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -12532,16 +12532,17 @@ OMENDB_INTERNAL int calibration_decode(struct calibration *calibration, const ui
 /* decimal.c: see decimal.h.
  *
  * READING. All digits become one big integer D, and D * 10^e = D * 5^e * 2^e is exact for e >= 0.
- * For e < 0 D is shifted left by whole limbs until its quotient by 5^-e has 66 bits or more, and
+ * For e < 0 D is shifted left by whole limbs until its quotient by 5^-e has 54 bits or more, and
  * divided by 5^13 (a limb) again and again: floors of quotients by factors compose to the floor of
  * the quotient by their product, and something was lost iff one of the divisions had a remainder.
  * The upper 64 bits and that "iff" decide the rounding. Of more than 800 digits the rest counts as
  * one digit 1 behind them: what lies exactly between two doubles has at most 768 digits, so nothing
  * is moved over such a place.
  *
- * WRITING. The C library gives 15, 16 or 17 digits, of which only the digits and the exponent are
- * taken (the point is the locale's); the first of them that reads as the same double is it. That is
- * the shortest, but for some powers of two where it has one digit more.
+ * WRITING. The C library gives 15 digits, 16 and so on, of which only the digits and the exponent
+ * are taken (the point is the locale's); the first of them that reads as the same double is it.
+ * That is the shortest, but for some powers of two where it has one digit more. 17 digits are
+ * enough, 19 where the host has changed the rounding mode.
  *
  * Rejected: strtod (its point is the locale's, which another thread may change); Eisel-Lemire and
  * Ryu (10 KiB of tables each, to be faster at what is a small part of metadata); a first try in
@@ -12581,11 +12582,12 @@ OMENDB_INTERNAL size_t decimal_write(double value, char out[DECIMAL_BYTES]);
 /* decimal.c, continued */
 
 #define DECIMAL_DIGITS 800 /* that are kept exactly */
-/* 801 digits take 2,661 bits; as quotient of at least 66 bits by 5^1131, 2,626 bits, as many. */
+/* 801 digits take 2,661 bits; what gives a quotient of 54 bits by 5^1126, 2,615 bits, takes as
+ * many, and a limb more. */
 #define DECIMAL_LIMBS         96
-#define DECIMAL_LIMB_DIGITS   9  /* 10^9 is a limb */
-#define DECIMAL_LIMB_FIVES    13 /* 5^13 is a limb */
-#define DECIMAL_QUOTIENT_BITS 66
+#define DECIMAL_LIMB_DIGITS   9    /* 10^9 is a limb */
+#define DECIMAL_LIMB_FIVES    13   /* 5^13 is a limb */
+#define DECIMAL_QUOTIENT_BITS 54   /* those of a double, and one that tells halves */
 #define DECIMAL_OVERFLOWS     310  /* no double has as many digits before the point */
 #define DECIMAL_VANISHES      -325 /* and what begins so far behind it rounds to 0 */
 
@@ -12779,7 +12781,7 @@ OMENDB_INTERNAL double decimal_value(const struct decimal *decimal)
 /* ------------------------------------------------------------------------------------------------
  * to digits */
 
-#define DECIMAL_MOST 17 /* digits of which each double has its own */
+#define DECIMAL_MOST 19 /* digits, of which each double has its own however they are rounded */
 
 /* The digits of value >= 0 to so many places, without zeros at the end, but one at least; of the
  * first one the power of ten. */
@@ -13339,8 +13341,15 @@ OMENDB_INTERNAL void json_write(struct json_writer *writer, const void *bytes, s
 
 OMENDB_INTERNAL void json_write_integer(struct json_writer *writer, int64_t integer)
 {
-    char text[24];
-    json_write(writer, text, (size_t)snprintf(text, sizeof text, "%" PRId64, integer));
+    char text[20];
+    size_t at = sizeof text;
+    uint64_t left = integer < 0 ? 0 - (uint64_t)integer : (uint64_t)integer;
+    do
+        text[--at] = (char)('0' + left % 10);
+    while ((left /= 10) != 0);
+    if (integer < 0)
+        text[--at] = '-';
+    json_write(writer, text + at, sizeof text - at);
 }
 
 OMENDB_INTERNAL void json_write_real(struct json_writer *writer, double real)
@@ -13772,7 +13781,7 @@ static const char *document_check_value(const uint8_t *at, size_t left, uint8_t 
     if (left < least[type])
         return "a value reaches beyond the end";
     *used = document_read_value(at, (enum document_type)type, &value);
-    if (*used > left)
+    if (value.size > left - least[type])
         return "a value reaches beyond the end";
     if (type == DOCUMENT_REAL && !isfinite(value.real))
         return "a number is not finite";

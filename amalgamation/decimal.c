@@ -1,16 +1,17 @@
 /* decimal.c: see decimal.h.
  *
  * READING. All digits become one big integer D, and D * 10^e = D * 5^e * 2^e is exact for e >= 0.
- * For e < 0 D is shifted left by whole limbs until its quotient by 5^-e has 66 bits or more, and
+ * For e < 0 D is shifted left by whole limbs until its quotient by 5^-e has 54 bits or more, and
  * divided by 5^13 (a limb) again and again: floors of quotients by factors compose to the floor of
  * the quotient by their product, and something was lost iff one of the divisions had a remainder.
  * The upper 64 bits and that "iff" decide the rounding. Of more than 800 digits the rest counts as
  * one digit 1 behind them: what lies exactly between two doubles has at most 768 digits, so nothing
  * is moved over such a place.
  *
- * WRITING. The C library gives 15, 16 or 17 digits, of which only the digits and the exponent are
- * taken (the point is the locale's); the first of them that reads as the same double is it. That is
- * the shortest, but for some powers of two where it has one digit more.
+ * WRITING. The C library gives 15 digits, 16 and so on, of which only the digits and the exponent
+ * are taken (the point is the locale's); the first of them that reads as the same double is it.
+ * That is the shortest, but for some powers of two where it has one digit more. 17 digits are
+ * enough, 19 where the host has changed the rounding mode.
  *
  * Rejected: strtod (its point is the locale's, which another thread may change); Eisel-Lemire and
  * Ryu (10 KiB of tables each, to be faster at what is a small part of metadata); a first try in
@@ -24,11 +25,12 @@
 #include <string.h>
 
 #define DECIMAL_DIGITS 800 /* that are kept exactly */
-/* 801 digits take 2,661 bits; as quotient of at least 66 bits by 5^1131, 2,626 bits, as many. */
+/* 801 digits take 2,661 bits; what gives a quotient of 54 bits by 5^1126, 2,615 bits, takes as
+ * many, and a limb more. */
 #define DECIMAL_LIMBS         96
-#define DECIMAL_LIMB_DIGITS   9  /* 10^9 is a limb */
-#define DECIMAL_LIMB_FIVES    13 /* 5^13 is a limb */
-#define DECIMAL_QUOTIENT_BITS 66
+#define DECIMAL_LIMB_DIGITS   9    /* 10^9 is a limb */
+#define DECIMAL_LIMB_FIVES    13   /* 5^13 is a limb */
+#define DECIMAL_QUOTIENT_BITS 54   /* those of a double, and one that tells halves */
 #define DECIMAL_OVERFLOWS     310  /* no double has as many digits before the point */
 #define DECIMAL_VANISHES      -325 /* and what begins so far behind it rounds to 0 */
 
@@ -222,7 +224,7 @@ OMENDB_INTERNAL double decimal_value(const struct decimal *decimal)
 /* ------------------------------------------------------------------------------------------------
  * to digits */
 
-#define DECIMAL_MOST 17 /* digits of which each double has its own */
+#define DECIMAL_MOST 19 /* digits, of which each double has its own however they are rounded */
 
 /* The digits of value >= 0 to so many places, without zeros at the end, but one at least; of the
  * first one the power of ten. */

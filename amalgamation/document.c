@@ -243,7 +243,7 @@ static const char *document_check_value(const uint8_t *at, size_t left, uint8_t 
     if (left < least[type])
         return "a value reaches beyond the end";
     *used = document_read_value(at, (enum document_type)type, &value);
-    if (*used > left)
+    if (value.size > left - least[type])
         return "a value reaches beyond the end";
     if (type == DOCUMENT_REAL && !isfinite(value.real))
         return "a number is not finite";

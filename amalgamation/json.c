@@ -5,7 +5,6 @@
 #include "decimal.h"
 #include "error.h"
 
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -386,8 +385,15 @@ OMENDB_INTERNAL void json_write(struct json_writer *writer, const void *bytes, s
 
 OMENDB_INTERNAL void json_write_integer(struct json_writer *writer, int64_t integer)
 {
-    char text[24];
-    json_write(writer, text, (size_t)snprintf(text, sizeof text, "%" PRId64, integer));
+    char text[20];
+    size_t at = sizeof text;
+    uint64_t left = integer < 0 ? 0 - (uint64_t)integer : (uint64_t)integer;
+    do
+        text[--at] = (char)('0' + left % 10);
+    while ((left /= 10) != 0);
+    if (integer < 0)
+        text[--at] = '-';
+    json_write(writer, text + at, sizeof text - at);
 }
 
 OMENDB_INTERNAL void json_write_real(struct json_writer *writer, double real)
