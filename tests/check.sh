@@ -150,13 +150,13 @@ check_planted() {
 
 check_fuzz() {
     make -j"$JOBS" BUILD="$BUILD" fuzzers && BUILD=$BUILD/fuzz SECONDS=60 JOBS=$JOBS \
-        sh tests/fuzz.sh manifest log segment directory operations both filter
+        sh tests/fuzz.sh manifest log segment directory operations both metadata filter
 }
 
 # Uninitialised memory in what reads files. Scalar kernels: the sanitizer does not know all vector
 # instructions.
 check_msan() {
-    targets="manifest log segment directory filter"
+    targets="manifest log segment directory metadata filter"
     make -j"$JOBS" BUILD="$BUILD/msan" FUZZ_ENGINE=0 FUZZ_SANITIZE=memory FUZZ="$targets" fuzzers ||
         return 1
     for name in $targets; do

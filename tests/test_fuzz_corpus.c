@@ -9,6 +9,7 @@
 #include "fuzz_filter.c"
 #include "fuzz_log.c"
 #include "fuzz_manifest.c"
+#include "fuzz_metadata.c"
 #include "fuzz_operations.c"
 #include "fuzz_segment.c"
 
@@ -60,4 +61,10 @@ TEST(filters)
     corpus_replay(&fuzz_target_filter, 9);
 }
 
-TEST_MAIN(manifests, logs, segments, directories, operations, damage_and_operations, filters)
+TEST(metadata)
+{
+    corpus_replay(&fuzz_target_metadata, 12);
+}
+
+TEST_MAIN(manifests, logs, segments, directories, operations, damage_and_operations, filters,
+          metadata)
