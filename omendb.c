@@ -31,7 +31,7 @@
  *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
  *     api_transactions.c api_records.c api_documents.c api_matching.c api_search.c
  *     api_filter.c
- * SHA-256 of the inputs: e44dbba5136222a1c0be6d8ec1eb06066ebdd5e0f8157835a4d71addd4eaf4bc
+ * SHA-256 of the inputs: 29537c624fb3983a7406547599a8a749795e624d859ab19903c8acdb34d90f6b
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -11088,7 +11088,8 @@ OMENDB_INTERNAL void idmodel_end(struct idmodel_builder *builder);
  * serves all of them and a later version can still be told from damage:
  *
  *    0  8  magic: "OMENDBWL" log, "OMENDBSG" segments, "OMENDBOV" overlays, "OMENDBMF" manifest
- *    8  4  format version (1). A larger one is refused
+ *    8  4  format version. A larger one than 2 is refused. Files of version 1 have no sections of
+ *          documents, keys, columns and models, and logs no changes with documents
  *   12  4  features that a reader may ignore            (no bit is given out yet)
  *   16  4  features that forbid writing the database    (likewise; the manifest has those of the
  *          files that it names)
@@ -11125,6 +11126,9 @@ OMENDB_INTERNAL void idmodel_end(struct idmodel_builder *builder);
  *             u32 CRC32C of each data block, begun with u64 file number and u64 block number
  *             trailer of 32 bytes: "OMENDBFT", u64 bytes of the footer, u32 parts, u32 sections,
  *                u32 zero, u32 CRC32C of the footer's other bytes, begun with u64 file number
+ *
+ * Documents, which logs and segments have, are told in document.h, the section of columns, which
+ * follow from them, in columns.h.
  *
  * The curve of recall by effort (calibration.h), a section of segments:
  *    0  4  entries, at least 1
@@ -11176,7 +11180,7 @@ OMENDB_INTERNAL void idmodel_end(struct idmodel_builder *builder);
 #ifndef OMENDB_FORMAT_H
 #define OMENDB_FORMAT_H
 
-#define FORMAT_VERSION 1
+#define FORMAT_VERSION 2
 _Static_assert(FORMAT_VERSION == OMENDB_FORMAT_VERSION,
                "omendb.h states the version of these files");
 
@@ -14555,9 +14559,8 @@ OMENDB_INTERNAL const char *filter_pattern(const struct filter_leaf *leaf, const
 /* ---- filter_match.c */
 /* Whether a record matches. document: as in document.h, NULL: it has none. No allocation; any
  * number of threads at once, while none binds. */
-OMENDB_INTERNAL int filter_leaf_matches(const omendb_filter *filter,
-                                        const struct filter_leaf *leaf, uint64_t id,
-                                        const uint8_t *document);
+OMENDB_INTERNAL int filter_leaf_matches(const omendb_filter *filter, const struct filter_leaf *leaf,
+                                        uint64_t id, const uint8_t *document);
 OMENDB_INTERNAL int filter_matches(const omendb_filter *filter, uint64_t id,
                                    const uint8_t *document);
 
@@ -16763,9 +16766,8 @@ static void match_subject(const omendb_filter *filter, const struct filter_leaf 
     }
 }
 
-OMENDB_INTERNAL int filter_leaf_matches(const omendb_filter *filter,
-                                        const struct filter_leaf *leaf, uint64_t id,
-                                        const uint8_t *document)
+OMENDB_INTERNAL int filter_leaf_matches(const omendb_filter *filter, const struct filter_leaf *leaf,
+                                        uint64_t id, const uint8_t *document)
 {
     struct document_value value;
     if (leaf->subject == FILTER_ID)
@@ -17504,9 +17506,9 @@ enum section_type {
     SECTION_KEY_HASHES = 15,    /* u64 ascending (ties by row), of the rows that have a key */
     SECTION_KEY_ROWS = 16,      /* u32: row of each of KEY_HASHES */
     SECTION_KEY_FILTER = 17,    /* blocked Bloom filter of the hashes, see idmap.h */
-    SECTION_COLUMNS = 18,       /* the fields of documents as columns, see columns.h; may be absent */
-    SECTION_ID_MODEL = 20,    /* of the ascending ids, see idmodel.h; may be absent */
-    SECTION_TYPES = 21
+    SECTION_COLUMNS = 18,  /* the fields of documents as columns, see columns.h; may be absent */
+    SECTION_ID_MODEL = 19, /* of the ascending ids, see idmodel.h; may be absent */
+    SECTION_TYPES = 20
 };
 
 /* Part flags */
@@ -22996,9 +22998,9 @@ struct scratch {
     size_t vector_capacity;
     uint8_t *code; /* the query as a code */
     size_t code_capacity;
-    struct matches matches;    /* of one source, as the next */
+    struct matches matches; /* of one source, as the next */
     struct column_filter plan;
-    uint32_t searches;      /* for which it was used; wraps */
+    uint32_t searches; /* for which it was used; wraps */
 };
 OMENDB_INTERNAL struct scratch *scratch_take(omendb *db);               /* NULL: no memory */
 OMENDB_INTERNAL void scratch_give(omendb *db, struct scratch *scratch); /* NULL is OK */
@@ -28631,8 +28633,8 @@ OMENDB_INTERNAL uint64_t prepared_count_waiting(omendb *db)
  * that finds them, rows of vectors, the graph, the codes. Checkpoints write parts of memtables,
  * merges those of new segments. */
 
-#define PART_CODED 8192               /* rows coded between releases of their vectors */
-#define PART_CODES ((size_t)64 << 10) /* bytes of codes written at a time */
+#define PART_CODED   8192               /* rows coded between releases of their vectors */
+#define PART_CODES   ((size_t)64 << 10) /* bytes of codes written at a time */
 #define PART_COLUMNS ((size_t)64 << 20) /* bytes of columns that are made at a time */
 
 /* ------------------------------------------------------------------ ids */
@@ -35661,10 +35663,15 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
 #ifndef OMENDB_ROWS_H
 #define OMENDB_ROWS_H
 
-OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, uint64_t from,
-                              uint64_t to, omendb_rows **rows);
+/* filter: NULL: all; borrowed until rows_free. */
+OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn,
+                              const omendb_filter *filter, uint64_t from, uint64_t to,
+                              omendb_rows **rows);
 /* OMENDB_INVALID, without a sentence: the vector cannot be given as this type. */
 OMENDB_INTERNAL int rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector);
+/* Of the record that rows_next gave last; NULL: it has none. Borrowed until the next step.
+ * OMENDB_MISUSE: there is none such. */
+OMENDB_INTERNAL int rows_document(const omendb_rows *rows, const uint8_t **document);
 OMENDB_INTERNAL void rows_free(omendb_rows *rows);
 OMENDB_INTERNAL int rows_is_valid(const omendb_rows *rows);
 OMENDB_INTERNAL omendb *rows_database(const omendb_rows *rows);
@@ -35705,7 +35712,12 @@ struct omendb_rows {
     struct txn_cursor cursor;
     size_t own_count; /* changes of the transaction when it was opened */
     uint64_t commit, to;
+    const omendb_filter *filter; /* the caller's; NULL: all */
     int shows_vectors;
+    /* The record that was shown last: of a segment, or entry number shown_row of the list. */
+    int has_shown;
+    const struct segment *shown;
+    size_t shown_row;
     struct rows_entry *entries;
     size_t count, capacity, next;
     uint32_t segment_count;
@@ -35856,8 +35868,8 @@ static size_t rows_bytes(uint32_t segments)
     return sizeof(struct omendb_rows) + segments * sizeof(struct rows_segment);
 }
 
-static int rows_make(struct collection *collection, omendb_txn *txn, uint64_t from, uint64_t to,
-                     omendb_rows **rows)
+static int rows_make(struct collection *collection, omendb_txn *txn, const omendb_filter *filter,
+                     uint64_t from, uint64_t to, omendb_rows **rows)
 {
     omendb *db = collection->db;
     uint64_t commit;
@@ -35879,6 +35891,7 @@ static int rows_make(struct collection *collection, omendb_txn *txn, uint64_t fr
     made->own_count = txn != NULL ? txn->write_count : 0;
     made->commit = txn != NULL ? txn->snapshot : commit;
     made->to = to;
+    made->filter = filter;
     int code = rows_gather(made, from);
     if (code != OMENDB_OK) {
         rows_free(made);
@@ -35890,13 +35903,14 @@ static int rows_make(struct collection *collection, omendb_txn *txn, uint64_t fr
     return OMENDB_OK;
 }
 
-OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, uint64_t from,
-                              uint64_t to, omendb_rows **rows)
+OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn,
+                              const omendb_filter *filter, uint64_t from, uint64_t to,
+                              omendb_rows **rows)
 {
     int few = atomic_load(&collection->db->open_cursors) < ROWS_IN_RESERVE;
     if (few)
         memory_begin_reading();
-    int code = rows_make(collection, txn, from, to, rows);
+    int code = rows_make(collection, txn, filter, from, to, rows);
     if (few)
         memory_end_reading();
     return code;
@@ -35954,24 +35968,75 @@ static int rows_copy_vector(omendb_rows *rows, const struct rows_segment *source
     return code;
 }
 
+static int rows_listed_document(const omendb_rows *rows, const struct rows_entry *entry,
+                                const uint8_t **document)
+{
+    *document = entry->source == ROWS_OWN
+                    ? rows->txn->writes[entry->row].document
+                    : memtable_document(rows->version->memtables[entry->source], entry->row);
+    return OMENDB_OK;
+}
+
+/* Whether the filter, if there is one, shows the record that comes next. */
+static int rows_passes(const omendb_rows *rows, const struct rows_segment *source, uint64_t id,
+                       int *passes)
+{
+    const uint8_t *document;
+    *passes = 1;
+    if (rows->filter == NULL)
+        return OMENDB_OK;
+    int code = source != NULL
+                   ? segment_document(source->segment, source->rows[source->next], &document)
+                   : rows_listed_document(rows, &rows->entries[rows->next], &document);
+    if (code == OMENDB_OK)
+        *passes = filter_matches(rows->filter, id, document);
+    return code;
+}
+
+/* Goes on behind the record that comes next. */
+static void rows_advance(omendb_rows *rows, struct rows_segment *source)
+{
+    rows->has_shown = 1;
+    rows->shown = source == NULL ? NULL : source->segment;
+    rows->shown_row = source == NULL ? rows->next++ : source->rows[source->next++];
+}
+
 OMENDB_INTERNAL int rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector)
 {
     struct rows_segment *source;
     uint64_t least;
+    int passes, code;
     if (rows->cursor.ended)
         return error_set(OMENDB_MISUSE, "the transaction of this cursor has ended");
-    int code = rows_choose(rows, &source, &least);
+    for (;;) {
+        code = rows_choose(rows, &source, &least);
+        if (code == OMENDB_OK)
+            code = rows_passes(rows, source, least, &passes);
+        if (code != OMENDB_OK || passes)
+            break;
+        rows_advance(rows, source);
+    }
     if (code == OMENDB_OK && vector != NULL)
         code = rows_copy_vector(rows, source, vector_type, vector);
-    if (code != OMENDB_OK)
+    if (code != OMENDB_OK) {
+        rows->has_shown = 0;
         return code;
+    }
     if (id != NULL)
         *id = least;
-    if (source != NULL)
-        source->next++;
-    else
-        rows->next++;
+    rows_advance(rows, source);
     return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int rows_document(const omendb_rows *rows, const uint8_t **document)
+{
+    if (rows->cursor.ended)
+        return error_set(OMENDB_MISUSE, "the transaction of this cursor has ended");
+    if (!rows->has_shown)
+        return error_set(OMENDB_MISUSE, "the cursor is at no record");
+    return rows->shown != NULL
+               ? segment_document(rows->shown, (uint32_t)rows->shown_row, document)
+               : rows_listed_document(rows, &rows->entries[rows->shown_row], document);
 }
 
 OMENDB_INTERNAL void rows_free(omendb_rows *rows)
@@ -42196,20 +42261,29 @@ OMENDB_API int omendb_count(omendb_collection *collection, omendb_txn *txn, uint
     return code;
 }
 
-OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint64_t from,
-                           uint64_t to, omendb_rows **rows)
+OMENDB_API int omendb_scan_matching(omendb_collection *collection, omendb_txn *txn,
+                                    const omendb_filter *filter, uint64_t from, uint64_t to,
+                                    omendb_rows **rows)
 {
     if (rows == NULL)
         return api_null("rows");
     *rows = NULL;
     int code = api_reading(collection, txn);
+    if (code == OMENDB_OK)
+        code = api_filter(collection->db, filter);
     if (code != OMENDB_OK)
         return code;
     struct work_wait wait = {0};
-    code = rows_open(collection->collection, txn, from, to, rows);
+    code = rows_open(collection->collection, txn, filter, from, to, rows);
     while (code == OMENDB_NOMEM && work_relieve(collection->db, &wait))
-        code = rows_open(collection->collection, txn, from, to, rows);
+        code = rows_open(collection->collection, txn, filter, from, to, rows);
     return code;
+}
+
+OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint64_t from,
+                           uint64_t to, omendb_rows **rows)
+{
+    return omendb_scan_matching(collection, txn, NULL, from, to, rows);
 }
 
 OMENDB_API int omendb_rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector)
@@ -42325,6 +42399,19 @@ static size_t api_tell_metadata(const struct api_text *text, const uint8_t *docu
     return size;
 }
 
+static int api_tell_document(const uint8_t *document,
+                             size_t (*tell)(const struct api_text *text, const uint8_t *document),
+                             const struct api_text *text, size_t *size)
+{
+    const size_t bytes = tell(text, document);
+    if (size != NULL)
+        *size = bytes;
+    return bytes < text->capacity
+               ? OMENDB_OK
+               : error_set(OMENDB_TOOBIG, "the text has %zu bytes and a NUL; capacity is %zu",
+                           bytes, text->capacity);
+}
+
 static int api_tell(omendb_collection *collection, omendb_txn *txn, uint64_t id,
                     size_t (*tell)(const struct api_text *text, const uint8_t *document),
                     const struct api_text *text, size_t *size)
@@ -42338,14 +42425,8 @@ static int api_tell(omendb_collection *collection, omendb_txn *txn, uint64_t id,
         return api_null("the place for the text");
     struct version *version = api_version(collection, txn, &commit);
     code = api_find_record(collection->collection, version, commit, txn, id, &vector, &document);
-    if (code == OMENDB_OK) {
-        const size_t bytes = tell(text, document);
-        if (size != NULL)
-            *size = bytes;
-        if (bytes >= text->capacity)
-            code = error_set(OMENDB_TOOBIG, "the text has %zu bytes and a NUL; capacity is %zu",
-                             bytes, text->capacity);
-    }
+    if (code == OMENDB_OK)
+        code = api_tell_document(document, tell, text, size);
     version_release(version);
     return code;
 }
@@ -42357,15 +42438,23 @@ OMENDB_API int omendb_get_key(omendb_collection *collection, omendb_txn *txn, ui
     return api_tell(collection, txn, id, api_tell_key, &text, size);
 }
 
+static int api_check_fields(const struct api_text *text)
+{
+    for (size_t i = 0; text->fields != NULL && i < text->field_count; i++) {
+        if (text->fields[i] == NULL)
+            return api_null("a name in fields");
+    }
+    return OMENDB_OK;
+}
+
 OMENDB_API int omendb_get_metadata(omendb_collection *collection, omendb_txn *txn, uint64_t id,
                                    const char *const *fields, size_t field_count, char *json,
                                    size_t capacity, size_t *size)
 {
     const struct api_text text = {fields, field_count, json, capacity};
-    for (size_t i = 0; fields != NULL && i < field_count; i++) {
-        if (fields[i] == NULL)
-            return api_null("a name in fields");
-    }
+    int code = api_check_fields(&text);
+    if (code != OMENDB_OK)
+        return code;
     return api_tell(collection, txn, id, api_tell_metadata, &text, size);
 }
 
@@ -42645,8 +42734,9 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
     code = api_struct_read(query, sizeof *query, "query");
     if (code != OMENDB_OK)
         return code;
-    if (query->vector == NULL && query->id == OMENDB_ID_AUTO && one)
-        return error_set(OMENDB_INVALID, "query.vector is NULL and query.id is not set");
+    if (query->vector == NULL && query->id == OMENDB_ID_AUTO && query->key == NULL && one)
+        return error_set(OMENDB_INVALID,
+                         "query.vector is NULL, and neither query.id nor query.key is set");
     if (query->k == 0)
         return error_set(OMENDB_INVALID, "query.k is 0; at least 1 hit must be asked for");
     if (query->ef > 100000)
@@ -42724,8 +42814,13 @@ static int api_try_search(omendb_collection *collection, omendb_txn *txn, const 
     *explain = (omendb_explain)OMENDB_EXPLAIN_INIT;
     if (query->vector == NULL) {
         request->excluded_id = query->id;
-        code = api_find_record(collection->collection, version, request->commit, txn, query->id,
-                               &request->vector, NULL);
+        code = query->id != OMENDB_ID_AUTO
+                   ? OMENDB_OK
+                   : api_find_key(collection->collection, version, request->commit, txn, query->key,
+                                  &request->excluded_id);
+        if (code == OMENDB_OK)
+            code = api_find_record(collection->collection, version, request->commit, txn,
+                                   request->excluded_id, &request->vector, NULL);
     } else {
         code = scratch_reserve(scratch, 0, 0, 0, collection->collection->vector_bytes);
         if (code == OMENDB_OK)

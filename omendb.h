@@ -97,8 +97,8 @@ extern "C" {
 
 #define OMENDB_VERSION        "0.1.0"
 #define OMENDB_VERSION_NUMBER 100 /* major * 10000 + minor * 100 + patch */
-#define OMENDB_ABI_VERSION    1   /* changes when a compiled caller must be compiled again */
-#define OMENDB_FORMAT_VERSION 1   /* of the files; see amalgamation/format.h */
+#define OMENDB_ABI_VERSION    2   /* changes when a compiled caller must be compiled again */
+#define OMENDB_FORMAT_VERSION 2   /* of the files; see amalgamation/format.h */
 
 /* -------------------------------- results */
 
@@ -1165,7 +1165,8 @@ OMENDB_API int omendb_count(omendb_collection *collection, omendb_txn *txn, uint
  * Threads:  any; waits for no writer.
  * Returns:  OMENDB_OK, OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_API int omendb_count_matching(omendb_collection *collection, omendb_txn *txn,
-                                     const omendb_filter *filter, int (*match)(void *match_context, uint64_t id), void *context,
+                                     const omendb_filter *filter,
+                                     int (*match)(void *match_context, uint64_t id), void *context,
                                      uint64_t *count);
 
 /* Deletes the records that match a condition, as one commit: all or none.
@@ -1182,7 +1183,8 @@ OMENDB_API int omendb_count_matching(omendb_collection *collection, omendb_txn *
  * Returns:  OMENDB_OK and the errors of omendb_delete_batch; OMENDB_TOOBIG: the vectors of those
  *           that match have more than 1 GiB; OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_API int omendb_delete_matching(omendb_collection *collection, omendb_txn *txn,
-                                      const omendb_filter *filter, int (*match)(void *match_context, uint64_t id), void *context,
+                                      const omendb_filter *filter,
+                                      int (*match)(void *match_context, uint64_t id), void *context,
                                       uint64_t *deleted);
 
 /* Opens a cursor over the records with from <= id <= to, ascending, as they are at this moment: it
@@ -1197,6 +1199,14 @@ OMENDB_API int omendb_delete_matching(omendb_collection *collection, omendb_txn 
 OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint64_t from,
                            uint64_t to, omendb_rows **rows);
 
+/* As omendb_scan, of the records that match a filter.
+ *
+ * filter:   NULL: all. Must stay, bound as it is, until the cursor is closed.
+ * Returns:  as omendb_scan. */
+OMENDB_API int omendb_scan_matching(omendb_collection *collection, omendb_txn *txn,
+                                    const omendb_filter *filter, uint64_t from, uint64_t to,
+                                    omendb_rows **rows);
+
 /* Moves to the next record; at first, to the first. The index of ids is read on the way, so that
  * damage of it may be told here as well as by omendb_scan. On OMENDB_CORRUPT it stays where it is:
  * every further call gives the same. A cursor opened from a later id goes on behind the damage.
@@ -1209,6 +1219,16 @@ OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint6
  *              OMENDB_MISUSE (also after the transaction of the cursor ended), OMENDB_CORRUPT,
  *              OMENDB_IOERR. */
 OMENDB_API int omendb_rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector);
+
+/* Copies the key of the record that omendb_rows_next gave last; parameters as omendb_get_key.
+ *
+ * Returns:  OMENDB_OK, OMENDB_TOOBIG (capacity), OMENDB_MISUSE (there is no such record; after the
+ *           transaction of the cursor ended), OMENDB_CORRUPT, OMENDB_IOERR. */
+OMENDB_API int omendb_rows_key(omendb_rows *rows, char *key, size_t capacity, size_t *size);
+
+/* Copies its metadata; parameters as omendb_get_metadata, returns as omendb_rows_key. */
+OMENDB_API int omendb_rows_metadata(omendb_rows *rows, const char *const *fields,
+                                    size_t field_count, char *json, size_t capacity, size_t *size);
 
 /* Closes a cursor. NULL is OK. */
 OMENDB_API void omendb_rows_close(omendb_rows *rows);
@@ -1426,14 +1446,16 @@ typedef struct omendb_query {
      * row; for the same id it must answer the same during one call of the library. Of a batch it is
      * called from several threads at once. It must not call the database. */
     int (*match)(void *match_context, uint64_t id);
-    void *match_context; /* given to match; NULL without one */
+    void *match_context;         /* given to match; NULL without one */
     const omendb_filter *filter; /* NULL: all records; else only those that match it; beside
                                   * `match` those that pass both */
+    const char *key; /* in place of `id`, where that is not set: the key of the stored record whose
+                      * vector is taken, and which is left out */
 } omendb_query;
 #define OMENDB_QUERY_INIT                                                                          \
     {                                                                                              \
         sizeof(omendb_query), NULL, OMENDB_ID_AUTO, OMENDB_F32, 0, 10, 0, 0, 0.0f, 0.0f, NULL, 0,  \
-            0.0f, 0, NULL, NULL, NULL                                                              \
+            0.0f, 0, NULL, NULL, NULL, NULL                                                        \
     }
 OMENDB_API void omendb_query_init(omendb_query *query);
 

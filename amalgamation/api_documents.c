@@ -4,6 +4,7 @@
  * of its own, which begins anew where another commit came between. */
 #include "api.h"
 #include "records.h"
+#include "rows.h"
 
 #include <string.h>
 
@@ -86,6 +87,19 @@ static size_t api_tell_metadata(const struct api_text *text, const uint8_t *docu
     return size;
 }
 
+static int api_tell_document(const uint8_t *document,
+                             size_t (*tell)(const struct api_text *text, const uint8_t *document),
+                             const struct api_text *text, size_t *size)
+{
+    const size_t bytes = tell(text, document);
+    if (size != NULL)
+        *size = bytes;
+    return bytes < text->capacity
+               ? OMENDB_OK
+               : error_set(OMENDB_TOOBIG, "the text has %zu bytes and a NUL; capacity is %zu",
+                           bytes, text->capacity);
+}
+
 static int api_tell(omendb_collection *collection, omendb_txn *txn, uint64_t id,
                     size_t (*tell)(const struct api_text *text, const uint8_t *document),
                     const struct api_text *text, size_t *size)
@@ -99,14 +113,8 @@ static int api_tell(omendb_collection *collection, omendb_txn *txn, uint64_t id,
         return api_null("the place for the text");
     struct version *version = api_version(collection, txn, &commit);
     code = api_find_record(collection->collection, version, commit, txn, id, &vector, &document);
-    if (code == OMENDB_OK) {
-        const size_t bytes = tell(text, document);
-        if (size != NULL)
-            *size = bytes;
-        if (bytes >= text->capacity)
-            code = error_set(OMENDB_TOOBIG, "the text has %zu bytes and a NUL; capacity is %zu",
-                             bytes, text->capacity);
-    }
+    if (code == OMENDB_OK)
+        code = api_tell_document(document, tell, text, size);
     version_release(version);
     return code;
 }
@@ -118,15 +126,23 @@ OMENDB_API int omendb_get_key(omendb_collection *collection, omendb_txn *txn, ui
     return api_tell(collection, txn, id, api_tell_key, &text, size);
 }
 
+static int api_check_fields(const struct api_text *text)
+{
+    for (size_t i = 0; text->fields != NULL && i < text->field_count; i++) {
+        if (text->fields[i] == NULL)
+            return api_null("a name in fields");
+    }
+    return OMENDB_OK;
+}
+
 OMENDB_API int omendb_get_metadata(omendb_collection *collection, omendb_txn *txn, uint64_t id,
                                    const char *const *fields, size_t field_count, char *json,
                                    size_t capacity, size_t *size)
 {
     const struct api_text text = {fields, field_count, json, capacity};
-    for (size_t i = 0; fields != NULL && i < field_count; i++) {
-        if (fields[i] == NULL)
-            return api_null("a name in fields");
-    }
+    int code = api_check_fields(&text);
+    if (code != OMENDB_OK)
+        return code;
     return api_tell(collection, txn, id, api_tell_metadata, &text, size);
 }
 

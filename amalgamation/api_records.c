@@ -378,20 +378,29 @@ OMENDB_API int omendb_count(omendb_collection *collection, omendb_txn *txn, uint
     return code;
 }
 
-OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint64_t from,
-                           uint64_t to, omendb_rows **rows)
+OMENDB_API int omendb_scan_matching(omendb_collection *collection, omendb_txn *txn,
+                                    const omendb_filter *filter, uint64_t from, uint64_t to,
+                                    omendb_rows **rows)
 {
     if (rows == NULL)
         return api_null("rows");
     *rows = NULL;
     int code = api_reading(collection, txn);
+    if (code == OMENDB_OK)
+        code = api_filter(collection->db, filter);
     if (code != OMENDB_OK)
         return code;
     struct work_wait wait = {0};
-    code = rows_open(collection->collection, txn, from, to, rows);
+    code = rows_open(collection->collection, txn, filter, from, to, rows);
     while (code == OMENDB_NOMEM && work_relieve(collection->db, &wait))
-        code = rows_open(collection->collection, txn, from, to, rows);
+        code = rows_open(collection->collection, txn, filter, from, to, rows);
     return code;
+}
+
+OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint64_t from,
+                           uint64_t to, omendb_rows **rows)
+{
+    return omendb_scan_matching(collection, txn, NULL, from, to, rows);
 }
 
 OMENDB_API int omendb_rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector)

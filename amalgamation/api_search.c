@@ -20,8 +20,9 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
     code = api_struct_read(query, sizeof *query, "query");
     if (code != OMENDB_OK)
         return code;
-    if (query->vector == NULL && query->id == OMENDB_ID_AUTO && one)
-        return error_set(OMENDB_INVALID, "query.vector is NULL and query.id is not set");
+    if (query->vector == NULL && query->id == OMENDB_ID_AUTO && query->key == NULL && one)
+        return error_set(OMENDB_INVALID,
+                         "query.vector is NULL, and neither query.id nor query.key is set");
     if (query->k == 0)
         return error_set(OMENDB_INVALID, "query.k is 0; at least 1 hit must be asked for");
     if (query->ef > 100000)
@@ -99,8 +100,13 @@ static int api_try_search(omendb_collection *collection, omendb_txn *txn, const 
     *explain = (omendb_explain)OMENDB_EXPLAIN_INIT;
     if (query->vector == NULL) {
         request->excluded_id = query->id;
-        code = api_find_record(collection->collection, version, request->commit, txn, query->id,
-                               &request->vector, NULL);
+        code = query->id != OMENDB_ID_AUTO
+                   ? OMENDB_OK
+                   : api_find_key(collection->collection, version, request->commit, txn, query->key,
+                                  &request->excluded_id);
+        if (code == OMENDB_OK)
+            code = api_find_record(collection->collection, version, request->commit, txn,
+                                   request->excluded_id, &request->vector, NULL);
     } else {
         code = scratch_reserve(scratch, 0, 0, 0, collection->collection->vector_bytes);
         if (code == OMENDB_OK)

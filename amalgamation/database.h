@@ -557,9 +557,9 @@ struct scratch {
     size_t vector_capacity;
     uint8_t *code; /* the query as a code */
     size_t code_capacity;
-    struct matches matches;    /* of one source, as the next */
+    struct matches matches; /* of one source, as the next */
     struct column_filter plan;
-    uint32_t searches;      /* for which it was used; wraps */
+    uint32_t searches; /* for which it was used; wraps */
 };
 OMENDB_INTERNAL struct scratch *scratch_take(omendb *db);               /* NULL: no memory */
 OMENDB_INTERNAL void scratch_give(omendb *db, struct scratch *scratch); /* NULL is OK */

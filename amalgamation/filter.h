@@ -172,9 +172,8 @@ OMENDB_INTERNAL const char *filter_pattern(const struct filter_leaf *leaf, const
 /* ---- filter_match.c */
 /* Whether a record matches. document: as in document.h, NULL: it has none. No allocation; any
  * number of threads at once, while none binds. */
-OMENDB_INTERNAL int filter_leaf_matches(const omendb_filter *filter,
-                                        const struct filter_leaf *leaf, uint64_t id,
-                                        const uint8_t *document);
+OMENDB_INTERNAL int filter_leaf_matches(const omendb_filter *filter, const struct filter_leaf *leaf,
+                                        uint64_t id, const uint8_t *document);
 OMENDB_INTERNAL int filter_matches(const omendb_filter *filter, uint64_t id,
                                    const uint8_t *document);
 

@@ -104,9 +104,8 @@ static void match_subject(const omendb_filter *filter, const struct filter_leaf 
     }
 }
 
-OMENDB_INTERNAL int filter_leaf_matches(const omendb_filter *filter,
-                                        const struct filter_leaf *leaf, uint64_t id,
-                                        const uint8_t *document)
+OMENDB_INTERNAL int filter_leaf_matches(const omendb_filter *filter, const struct filter_leaf *leaf,
+                                        uint64_t id, const uint8_t *document)
 {
     struct document_value value;
     if (leaf->subject == FILTER_ID)

@@ -5,7 +5,8 @@
  * serves all of them and a later version can still be told from damage:
  *
  *    0  8  magic: "OMENDBWL" log, "OMENDBSG" segments, "OMENDBOV" overlays, "OMENDBMF" manifest
- *    8  4  format version (1). A larger one is refused
+ *    8  4  format version. A larger one than 2 is refused. Files of version 1 have no sections of
+ *          documents, keys, columns and models, and logs no changes with documents
  *   12  4  features that a reader may ignore            (no bit is given out yet)
  *   16  4  features that forbid writing the database    (likewise; the manifest has those of the
  *          files that it names)
@@ -42,6 +43,9 @@
  *             u32 CRC32C of each data block, begun with u64 file number and u64 block number
  *             trailer of 32 bytes: "OMENDBFT", u64 bytes of the footer, u32 parts, u32 sections,
  *                u32 zero, u32 CRC32C of the footer's other bytes, begun with u64 file number
+ *
+ * Documents, which logs and segments have, are told in document.h, the section of columns, which
+ * follow from them, in columns.h.
  *
  * The curve of recall by effort (calibration.h), a section of segments:
  *    0  4  entries, at least 1
@@ -97,7 +101,7 @@
 
 #include <string.h>
 
-#define FORMAT_VERSION 1
+#define FORMAT_VERSION 2
 _Static_assert(FORMAT_VERSION == OMENDB_FORMAT_VERSION,
                "omendb.h states the version of these files");
 

@@ -7,8 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define PART_CODED 8192               /* rows coded between releases of their vectors */
-#define PART_CODES ((size_t)64 << 10) /* bytes of codes written at a time */
+#define PART_CODED   8192               /* rows coded between releases of their vectors */
+#define PART_CODES   ((size_t)64 << 10) /* bytes of codes written at a time */
 #define PART_COLUMNS ((size_t)64 << 20) /* bytes of columns that are made at a time */
 
 /* ------------------------------------------------------------------ ids */

@@ -43,7 +43,12 @@ struct omendb_rows {
     struct txn_cursor cursor;
     size_t own_count; /* changes of the transaction when it was opened */
     uint64_t commit, to;
+    const omendb_filter *filter; /* the caller's; NULL: all */
     int shows_vectors;
+    /* The record that was shown last: of a segment, or entry number shown_row of the list. */
+    int has_shown;
+    const struct segment *shown;
+    size_t shown_row;
     struct rows_entry *entries;
     size_t count, capacity, next;
     uint32_t segment_count;
@@ -194,8 +199,8 @@ static size_t rows_bytes(uint32_t segments)
     return sizeof(struct omendb_rows) + segments * sizeof(struct rows_segment);
 }
 
-static int rows_make(struct collection *collection, omendb_txn *txn, uint64_t from, uint64_t to,
-                     omendb_rows **rows)
+static int rows_make(struct collection *collection, omendb_txn *txn, const omendb_filter *filter,
+                     uint64_t from, uint64_t to, omendb_rows **rows)
 {
     omendb *db = collection->db;
     uint64_t commit;
@@ -217,6 +222,7 @@ static int rows_make(struct collection *collection, omendb_txn *txn, uint64_t fr
     made->own_count = txn != NULL ? txn->write_count : 0;
     made->commit = txn != NULL ? txn->snapshot : commit;
     made->to = to;
+    made->filter = filter;
     int code = rows_gather(made, from);
     if (code != OMENDB_OK) {
         rows_free(made);
@@ -228,13 +234,14 @@ static int rows_make(struct collection *collection, omendb_txn *txn, uint64_t fr
     return OMENDB_OK;
 }
 
-OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn, uint64_t from,
-                              uint64_t to, omendb_rows **rows)
+OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn,
+                              const omendb_filter *filter, uint64_t from, uint64_t to,
+                              omendb_rows **rows)
 {
     int few = atomic_load(&collection->db->open_cursors) < ROWS_IN_RESERVE;
     if (few)
         memory_begin_reading();
-    int code = rows_make(collection, txn, from, to, rows);
+    int code = rows_make(collection, txn, filter, from, to, rows);
     if (few)
         memory_end_reading();
     return code;
@@ -292,24 +299,75 @@ static int rows_copy_vector(omendb_rows *rows, const struct rows_segment *source
     return code;
 }
 
+static int rows_listed_document(const omendb_rows *rows, const struct rows_entry *entry,
+                                const uint8_t **document)
+{
+    *document = entry->source == ROWS_OWN
+                    ? rows->txn->writes[entry->row].document
+                    : memtable_document(rows->version->memtables[entry->source], entry->row);
+    return OMENDB_OK;
+}
+
+/* Whether the filter, if there is one, shows the record that comes next. */
+static int rows_passes(const omendb_rows *rows, const struct rows_segment *source, uint64_t id,
+                       int *passes)
+{
+    const uint8_t *document;
+    *passes = 1;
+    if (rows->filter == NULL)
+        return OMENDB_OK;
+    int code = source != NULL
+                   ? segment_document(source->segment, source->rows[source->next], &document)
+                   : rows_listed_document(rows, &rows->entries[rows->next], &document);
+    if (code == OMENDB_OK)
+        *passes = filter_matches(rows->filter, id, document);
+    return code;
+}
+
+/* Goes on behind the record that comes next. */
+static void rows_advance(omendb_rows *rows, struct rows_segment *source)
+{
+    rows->has_shown = 1;
+    rows->shown = source == NULL ? NULL : source->segment;
+    rows->shown_row = source == NULL ? rows->next++ : source->rows[source->next++];
+}
+
 OMENDB_INTERNAL int rows_next(omendb_rows *rows, uint64_t *id, int vector_type, void *vector)
 {
     struct rows_segment *source;
     uint64_t least;
+    int passes, code;
     if (rows->cursor.ended)
         return error_set(OMENDB_MISUSE, "the transaction of this cursor has ended");
-    int code = rows_choose(rows, &source, &least);
+    for (;;) {
+        code = rows_choose(rows, &source, &least);
+        if (code == OMENDB_OK)
+            code = rows_passes(rows, source, least, &passes);
+        if (code != OMENDB_OK || passes)
+            break;
+        rows_advance(rows, source);
+    }
     if (code == OMENDB_OK && vector != NULL)
         code = rows_copy_vector(rows, source, vector_type, vector);
-    if (code != OMENDB_OK)
+    if (code != OMENDB_OK) {
+        rows->has_shown = 0;
         return code;
+    }
     if (id != NULL)
         *id = least;
-    if (source != NULL)
-        source->next++;
-    else
-        rows->next++;
+    rows_advance(rows, source);
     return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int rows_document(const omendb_rows *rows, const uint8_t **document)
+{
+    if (rows->cursor.ended)
+        return error_set(OMENDB_MISUSE, "the transaction of this cursor has ended");
+    if (!rows->has_shown)
+        return error_set(OMENDB_MISUSE, "the cursor is at no record");
+    return rows->shown != NULL
+               ? segment_document(rows->shown, (uint32_t)rows->shown_row, document)
+               : rows_listed_document(rows, &rows->entries[rows->shown_row], document);
 }
 
 OMENDB_INTERNAL void rows_free(omendb_rows *rows)

@@ -38,9 +38,9 @@ enum section_type {
     SECTION_KEY_HASHES = 15,    /* u64 ascending (ties by row), of the rows that have a key */
     SECTION_KEY_ROWS = 16,      /* u32: row of each of KEY_HASHES */
     SECTION_KEY_FILTER = 17,    /* blocked Bloom filter of the hashes, see idmap.h */
-    SECTION_COLUMNS = 18,       /* the fields of documents as columns, see columns.h; may be absent */
-    SECTION_ID_MODEL = 20,    /* of the ascending ids, see idmodel.h; may be absent */
-    SECTION_TYPES = 21
+    SECTION_COLUMNS = 18,  /* the fields of documents as columns, see columns.h; may be absent */
+    SECTION_ID_MODEL = 19, /* of the ascending ids, see idmodel.h; may be absent */
+    SECTION_TYPES = 20
 };
 
 /* Part flags */

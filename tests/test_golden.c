@@ -147,6 +147,30 @@ static int golden_compare_record(struct golden_collection *collection, const cha
     return !exact || distance == 0.0f ? 1 : golden_fail(line, "is not the nearest to itself");
 }
 
+/* Two lines of the text: id and key, and metadata. */
+static int golden_compare_document(struct golden_collection *collection, const char *line,
+                                   FILE *file)
+{
+    char *at, expected[512], key[128], metadata[512];
+    const uint64_t id = strtoull(line + 9, &at, 10);
+    uint64_t found = UINT64_MAX;
+    at[strcspn(at, "\n")] = 0;
+    if (fgets(expected, sizeof expected, file) == NULL)
+        return golden_fail(line, "has no metadata");
+    expected[strcspn(expected, "\n")] = 0;
+    if (omendb_get_key(collection->handle, NULL, id, key, sizeof key, NULL) != OMENDB_OK ||
+        strcmp(key, at + 1) != 0)
+        return golden_fail(line, "has another key");
+    if (key[0] != 0 &&
+        (omendb_find(collection->handle, NULL, key, &found) != OMENDB_OK || found != id))
+        return golden_fail(line, "is not found by its key");
+    if (omendb_get_metadata(collection->handle, NULL, id, NULL, 0, metadata, sizeof metadata,
+                            NULL) != OMENDB_OK ||
+        strcmp(metadata, expected) != 0)
+        return golden_fail(line, "has other metadata");
+    return 1;
+}
+
 /* The line of the text about prepared transaction number `index`. */
 static int golden_compare_prepared(omendb *db, size_t index, const char *line)
 {
@@ -176,6 +200,8 @@ static int golden_compare(omendb *db, const char *name)
             collections++;
         } else if (strncmp(line, "prepared ", 9) == 0) {
             good = golden_compare_prepared(db, prepared++, line);
+        } else if (strncmp(line, "document ", 9) == 0) {
+            good = golden_compare_document(&collection, line, file);
         } else {
             good = golden_compare_record(&collection, line);
         }
@@ -303,7 +329,10 @@ static int golden_note_record(void *context, const struct wal_record *record)
     struct golden_kinds *kinds = context;
     struct commit_logged logged;
     if (commit_decode_head(record->payload, record->size, &logged))
-        kinds->changes |= 1u << logged.kind;
+        kinds->changes |=
+            logged.documents
+                ? 1u << (logged.kind == CHANGE_ADD ? CHANGE_ADD_DOCUMENTS : CHANGE_PUT_DOCUMENTS)
+                : 1u << logged.kind;
     return OMENDB_OK;
 }
 

@@ -45,6 +45,7 @@ struct golden_collection {
     omendb_schema schema;
     uint64_t next_id;
     uint64_t values[GOLDEN_MAX]; /* by id: what gave the vector; 0: no record */
+    int documented;              /* 1: its records have keys and metadata */
 };
 
 static struct golden_collection golden_all[32];
@@ -62,6 +63,22 @@ static void golden_vector(const struct golden_collection *collection, uint64_t v
     }
 }
 
+/* Key and metadata of a record, each of which some have; in the order and form in which metadata is
+ * read back. */
+static void golden_document(uint64_t id, uint64_t value, char key[64], char metadata[256])
+{
+    key[0] = metadata[0] = 0;
+    if (id % 3 != 0)
+        snprintf(key, 64, "key \xc3\xa9 of %llu", (unsigned long long)id);
+    if (id % 5 != 0)
+        snprintf(metadata, 256,
+                 "{\"array\":[\"a\",\"%llu\"],\"flag\":%s,\"none\":null,\"real\":%llu.5,"
+                 "\"text\":\"t%llu\",\"whole\":%llu}",
+                 (unsigned long long)(value % 4), value % 2 ? "true" : "false",
+                 (unsigned long long)(value % 100), (unsigned long long)(value % 7),
+                 (unsigned long long)value);
+}
+
 static struct golden_collection *golden_create(omendb *db, const char *name, omendb_schema *schema)
 {
     struct golden_collection *made = &golden_all[golden_count++];
@@ -75,11 +92,17 @@ static struct golden_collection *golden_create(omendb *db, const char *name, ome
 static void golden_put(struct golden_collection *collection, omendb_txn *txn, uint64_t id,
                        uint64_t value)
 {
+    char key[64], metadata[256];
     float vector[SUPPORT_DIM_MAX];
     omendb_record record = OMENDB_RECORD_INIT;
     golden_vector(collection, value, vector);
     record.id = id;
     record.vector = vector;
+    if (collection->documented) {
+        golden_document(id, value, key, metadata);
+        record.key = key[0] == 0 ? NULL : key;
+        record.metadata = metadata[0] == 0 ? NULL : metadata;
+    }
     golden_must(omendb_put(collection->handle, txn, &record, NULL));
     collection->values[id] = value;
     collection->next_id = id >= collection->next_id ? id + 1 : collection->next_id;
@@ -143,6 +166,36 @@ static void golden_make_types(omendb *db)
         }
     }
     golden_must(omendb_checkpoint(db));
+}
+
+/* With keys and metadata; some of it goes to a segment. */
+static struct golden_collection *golden_make_documents(omendb *db)
+{
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    schema.dim = 2;
+    struct golden_collection *made = golden_create(db, "documents", &schema);
+    made->documented = 1;
+    for (uint64_t id = 0; id < 24; id++)
+        golden_put(made, NULL, id, 2000 + id);
+    golden_delete(made, NULL, 7);
+    golden_must(omendb_checkpoint(db));
+    return made;
+}
+
+static void golden_add_document(struct golden_collection *collection, uint64_t id, uint64_t value)
+{
+    char key[64], metadata[256];
+    float vector[SUPPORT_DIM_MAX];
+    omendb_record record = OMENDB_RECORD_INIT;
+    golden_vector(collection, value, vector);
+    golden_document(id, value, key, metadata);
+    record.id = id;
+    record.vector = vector;
+    record.key = key;
+    record.metadata = metadata;
+    golden_must(omendb_add(collection->handle, NULL, &record, NULL));
+    collection->values[id] = value;
+    collection->next_id = id >= collection->next_id ? id + 1 : collection->next_id;
 }
 
 /* What omendb_calibrate keeps only for larger collections. */
@@ -282,6 +335,12 @@ static void golden_describe(const char *path)
             for (uint32_t k = 0; k < schema->dim; k++)
                 fprintf(file, " %g", (double)vector[k]);
             fputc('\n', file);
+            if (collection->documented) {
+                char key[64], metadata[256];
+                golden_document(id, collection->values[id], key, metadata);
+                fprintf(file, "document %llu %s\n%s\n", (unsigned long long)id, key,
+                        metadata[0] == 0 ? "{}" : metadata);
+            }
         }
     }
     fprintf(file, "prepared %d done\nprepared %d undone\nprepared %d waits\n",
@@ -298,14 +357,17 @@ static void golden_make_present(const char *work, const char *folder)
     golden_must(omendb_open(work, &options, &db));
     struct golden_collection *graph = golden_make_graph(db);
     golden_make_types(db);
+    struct golden_collection *documents = golden_make_documents(db);
     golden_make_curve(db, graph);
     for (uint64_t id = 29; id < 512; id += 70)
         golden_delete(graph, NULL, id);
     golden_delete(&golden_all[1], NULL, 1);
-    golden_delete(&golden_all[golden_count - 1], NULL, 29);
+    golden_delete(&golden_all[golden_count - 2], NULL, 29);
     golden_make_prepared(db);
     golden_must(omendb_checkpoint(db));
     golden_make_log(db);
+    golden_put(documents, NULL, 4, 3000);
+    golden_add_document(documents, 31, 3001);
     golden_make_undone(db);
     snprintf(path, sizeof path, "%s/format-%d", folder, OMENDB_FORMAT_VERSION);
     golden_copy(work, path);
