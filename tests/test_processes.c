@@ -248,6 +248,7 @@ static uint64_t processes_numbers[16];
 static omendb_record processes_record = OMENDB_RECORD_INIT;
 static omendb_query processes_query = OMENDB_QUERY_INIT;
 static omendb_schema processes_schema = OMENDB_SCHEMA_INIT;
+static const char *processes_name = "d";
 static omendb_stats processes_stats = OMENDB_STATS_INIT;
 static omendb_collection_stats processes_collection_stats = OMENDB_COLLECTION_STATS_INIT;
 static omendb_collection *processes_made;
@@ -266,6 +267,8 @@ PROCESSES_CALL(omendb_check, omendb_check(on->db, NULL, NULL, NULL))
 PROCESSES_CALL(omendb_get_stats, omendb_get_stats(on->db, &processes_stats))
 PROCESSES_CALL(omendb_collection_create,
                omendb_collection_create(on->db, "d", &processes_schema, &processes_made))
+PROCESSES_CALL(omendb_collection_create_batch,
+               omendb_collection_create_batch(on->db, 1, &processes_name, &processes_schema))
 PROCESSES_CALL(omendb_collection_open, omendb_collection_open(on->db, "c", NULL, &processes_made))
 PROCESSES_CALL(omendb_collection_open_or_create,
                omendb_collection_open_or_create(on->db, "d", &processes_schema, &processes_made))
@@ -329,6 +332,7 @@ static const struct processes_call {
     PROCESSES_ROW(omendb_check),
     PROCESSES_ROW(omendb_get_stats),
     PROCESSES_ROW(omendb_collection_create),
+    PROCESSES_ROW(omendb_collection_create_batch),
     PROCESSES_ROW(omendb_collection_open),
     PROCESSES_ROW(omendb_collection_open_or_create),
     PROCESSES_ROW(omendb_collection_drop),
