@@ -31,7 +31,7 @@
  *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
  *     api_transactions.c api_records.c api_documents.c api_matching.c api_search.c
  *     api_filter.c
- * SHA-256 of the inputs: 29537c624fb3983a7406547599a8a749795e624d859ab19903c8acdb34d90f6b
+ * SHA-256 of the inputs: c2f82b42f6f10794260f0e2f8117e5169f5af22287c0ec83036e570329f38c9a
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -16198,7 +16198,7 @@ static void bind_ids(struct bind_set *made, const struct filter_operand *low, in
         made->ids[made->set->id_count++] = (struct filter_ids){first, last};
 }
 
-/* NULL: no bound. */
+/* NULL: no bound. Where a bound of two is open, they differ. */
 static void bind_range(struct bind_set *made, const struct filter_operand *low, int low_open,
                        const struct filter_operand *high, int high_open)
 {
@@ -16211,11 +16211,8 @@ static void bind_range(struct bind_set *made, const struct filter_operand *low, 
         range.low = low->value;
     if (high != NULL)
         range.high = high->value;
-    if (low != NULL && high != NULL) {
-        const int order = document_compare(&low->value, &high->value);
-        if (order > 0 || (order == 0 && (low_open || high_open)))
-            return;
-    }
+    if (low != NULL && high != NULL && document_compare(&low->value, &high->value) > 0)
+        return;
     made->ranges[made->set->range_count++] = range;
 }
 

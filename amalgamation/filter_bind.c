@@ -79,7 +79,7 @@ static void bind_ids(struct bind_set *made, const struct filter_operand *low, in
         made->ids[made->set->id_count++] = (struct filter_ids){first, last};
 }
 
-/* NULL: no bound. */
+/* NULL: no bound. Where a bound of two is open, they differ. */
 static void bind_range(struct bind_set *made, const struct filter_operand *low, int low_open,
                        const struct filter_operand *high, int high_open)
 {
@@ -92,11 +92,8 @@ static void bind_range(struct bind_set *made, const struct filter_operand *low, 
         range.low = low->value;
     if (high != NULL)
         range.high = high->value;
-    if (low != NULL && high != NULL) {
-        const int order = document_compare(&low->value, &high->value);
-        if (order > 0 || (order == 0 && (low_open || high_open)))
-            return;
-    }
+    if (low != NULL && high != NULL && document_compare(&low->value, &high->value) > 0)
+        return;
     made->ranges[made->set->range_count++] = range;
 }
 
