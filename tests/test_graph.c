@@ -240,8 +240,10 @@ TEST(a_huge_stretch_is_a_walk_by_ef)
         CHECK(fixture_fill_kind(&fixture, &kinds[i], 3000));
         graph_get_view(fixture.graph, &view);
         for (size_t ef = HITS; ef <= 2500; ef *= 5) {
-            const struct graph_effort far = {ef, HITS, 1e30f, kinds[i].origin, 0};
-            const struct graph_effort infinite = {ef, ef, INFINITY, kinds[i].origin, 0};
+            const struct graph_effort far = {
+                .ef = ef, .k = HITS, .stretch = 1e30f, .origin = kinds[i].origin};
+            const struct graph_effort infinite = {
+                .ef = ef, .k = ef, .stretch = INFINITY, .origin = kinds[i].origin};
             static struct graph_hit plain[2500], stretched[2500];
             uint8_t vector[KIND_BYTES];
             size_t plain_count, count;
@@ -305,7 +307,7 @@ TEST(a_stretch_stops_walks_early_and_finds_k_rows)
 {
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         struct fixture fixture;
-        struct graph_effort effort = {1000, HITS, 0, kinds[i].origin, 0};
+        struct graph_effort effort = {.ef = 1000, .k = HITS, .origin = kinds[i].origin};
         uint64_t all, enough, least;
         start_random(30 + i);
         CHECK(fixture_fill_kind(&fixture, &kinds[i], 5000));
@@ -326,7 +328,8 @@ TEST(the_cap_does_not_matter_to_a_walk_that_a_stretch_ends)
 {
     struct fixture fixture;
     struct graph_view view;
-    const struct graph_effort narrow = {500, HITS, 1.2f, 0, 0}, wide = {2900, HITS, 1.2f, 0, 0};
+    const struct graph_effort narrow = {.ef = 500, .k = HITS, .stretch = 1.2f},
+                              wide = {.ef = 2900, .k = HITS, .stretch = 1.2f};
 
     start_random(40);
     CHECK(fixture_fill_kind(&fixture, &kinds[2], 5000));
@@ -355,7 +358,8 @@ TEST(what_is_dropped_beyond_the_bound_changes_neither_the_walk_nor_the_wanted_ro
     enum { WANTED = 3 * HITS };
     struct fixture fixture;
     struct graph_view view;
-    const struct graph_effort all = {500, HITS, 1.2f, 0, 0}, wanted = {500, HITS, 1.2f, 0, WANTED};
+    const struct graph_effort all = {.ef = 500, .k = HITS, .stretch = 1.2f},
+                              wanted = {.ef = 500, .k = HITS, .stretch = 1.2f, .wanted = WANTED};
     size_t dropped = 0;
 
     start_random(41);
@@ -390,7 +394,8 @@ TEST(a_stretch_counts_from_the_rows_that_a_filter_shows)
 
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         struct fixture fixture;
-        const struct graph_effort effort = {1000, HITS, kinds[i].enough, kinds[i].origin, 0};
+        const struct graph_effort effort = {
+            .ef = 1000, .k = HITS, .stretch = kinds[i].enough, .origin = kinds[i].origin};
         start_random(50 + i);
         CHECK(fixture_fill_kind(&fixture, &kinds[i], 5000));
         for (size_t j = 0; j < sizeof shares / sizeof shares[0]; j++) {
@@ -795,7 +800,7 @@ TEST(numbers_of_a_damaged_file_are_bounded)
     CHECK(fixture_create(&fixture, OMENDB_L2, 0));
     for (uint32_t seed = 1; seed <= 100; seed++) {
         uint8_t *chunks[5];
-        const struct graph_effort stretched = {EF, HITS, 1.2f, 0, 0};
+        const struct graph_effort stretched = {.ef = EF, .k = HITS, .stretch = 1.2f};
         struct graph_view view;
         struct graph_hit hits[EF];
         float vector[DIM];
