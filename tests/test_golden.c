@@ -461,11 +461,12 @@ static int golden_patch(const char *path, const char *name, enum format_header f
 /* Segments, overlays and logs say so for themselves. */
 TEST(each_file_of_a_later_format_is_refused)
 {
-    char name[32], file[256];
+    char name[32], folder[64], file[256];
     const char *path;
     size_t patched = 0;
     golden_name(OMENDB_FORMAT_VERSION, name);
-    DIR *entries = opendir(GOLDEN_FOLDER "/format-1");
+    snprintf(folder, sizeof folder, GOLDEN_FOLDER "/%s", name);
+    DIR *entries = opendir(folder);
     CHECK(entries != NULL);
     for (struct dirent *entry; (entry = readdir(entries)) != NULL;) {
         snprintf(file, sizeof file, "%s", entry->d_name);
