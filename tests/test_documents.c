@@ -385,7 +385,11 @@ TEST(a_name_that_is_not_there_is_not_found)
         /* as if its hash were that of a name that is there */
         CHECK(!document_find(document.bytes, name, size,
                              document_hash_name((const uint8_t *)"b", 1), &value));
+        CHECK(!document_find(document.bytes, name, size,
+                             document_hash_name((const uint8_t *)"bb", 2), &value));
     }
+    CHECK(!document_find(document.bytes, (const uint8_t *)"b", 1,
+                         document_hash_name((const uint8_t *)"bb", 2), &value));
     CHECK(document_find(document.bytes, (const uint8_t *)"", 0,
                         document_hash_name((const uint8_t *)"", 0), &value));
     CHECK(!document_find(NULL, (const uint8_t *)"b", 1, 0, &value));
@@ -464,29 +468,39 @@ static const char mutated[] =
     "{\"b\":[\"x\",\"\",\"\xE2\x82\xAC\"],\"integer\":-5,\"\":null,\"real\":0.25,\"text\":\"ab\","
     "\"t\":true,\"none\":[]}";
 
-TEST(each_byte_changed_is_refused_or_safe_to_read)
+static void each_byte_changed(struct document *document, uint64_t *accepted)
 {
-    struct document document;
-    uint64_t accepted = 0;
-    memory_init(&memory, NULL, 0);
-    CHECK_EQ_INT(create("key", mutated, sizeof mutated - 1, &document), OMENDB_OK);
-    for (size_t at = 0; at < document.size; at++) {
-        const uint8_t before = document.bytes[at];
+    for (size_t at = 0; at < document->size; at++) {
+        const uint8_t before = document->bytes[at];
         for (unsigned byte = 0; byte < 256; byte++) {
-            document.bytes[at] = (uint8_t)byte;
-            refused_or_safe(document.bytes, document.size, &accepted);
+            document->bytes[at] = (uint8_t)byte;
+            refused_or_safe(document->bytes, document->size, accepted);
         }
-        document.bytes[at] = before;
+        document->bytes[at] = before;
     }
-    CHECK(accepted > 1000);
-    for (size_t size = 0; size <= document.size; size++) {
+    for (size_t size = 0; size <= document->size; size++) {
         uint8_t *copy = malloc(size + (size == 0));
         CHECK(copy != NULL);
-        memcpy(copy, document.bytes, size);
-        CHECK((document_check(copy, size) == NULL) == (size == document.size));
+        memcpy(copy, document->bytes, size);
+        CHECK((document_check(copy, size) == NULL) == (size == document->size));
         free(copy);
     }
-    release(&document);
+}
+
+/* Of all but the first the last value ends where the document does. */
+TEST(each_byte_changed_is_refused_or_safe_to_read)
+{
+    static const char *const texts[] = {mutated, "{\"abcd\":true}", "{\"abcd\":\"1234\"}",
+                                        "{\"abcd\":[]}", "{\"abcd\":[\"1234\"]}"};
+    memory_init(&memory, NULL, 0);
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        struct document document;
+        uint64_t accepted = 0;
+        CHECK_EQ_INT(create_of(i == 0 ? "key" : NULL, texts[i], &document), OMENDB_OK);
+        each_byte_changed(&document, &accepted);
+        CHECK(accepted > document.size);
+        release(&document);
+    }
     CHECK(memory.used == 0);
 }
 
@@ -580,6 +594,65 @@ TEST(names_that_do_not_ascend_and_numbers_that_are_not_finite_are_refused)
     memcpy(name + 1, &infinite, sizeof infinite);
     CHECK_EQ_STR(document_check(document.bytes, document.size), "a number is not finite");
     release(&document);
+}
+
+/* The byte more is one of padding. */
+TEST(a_name_of_256_bytes_is_refused)
+{
+    struct document document;
+    char text[300];
+    memory_init(&memory, NULL, 0);
+    snprintf(text, sizeof text, "{\"%0255d\":null}", 0);
+    CHECK_EQ_INT(create_of(NULL, text, &document), OMENDB_OK);
+    const uint8_t *name = document.bytes + DOCUMENT_HEAD_BYTES + DOCUMENT_FIELD_BYTES;
+    const uint32_t hash = document_hash_name(name, 256);
+    memcpy(document.bytes + DOCUMENT_HEAD_BYTES, &hash, sizeof hash);
+    document.bytes[DOCUMENT_HEAD_BYTES + 8] = 0;
+    document.bytes[DOCUMENT_HEAD_BYTES + 9] = 1;
+    CHECK_EQ_STR(document_check(document.bytes, document.size), "a name is too long");
+    release(&document);
+}
+
+/* Fields without values, whose names are four digits; behind them the padding. */
+static size_t document_by_hand(uint8_t *bytes, uint16_t key_size, uint16_t fields)
+{
+    uint8_t *entry = bytes + DOCUMENT_HEAD_BYTES;
+    size_t at = DOCUMENT_HEAD_BYTES + (size_t)fields * DOCUMENT_FIELD_BYTES + key_size;
+    memset(bytes, 0, at + 4 * (size_t)fields + 8);
+    memset(bytes + at - key_size, 'k', key_size);
+    for (unsigned i = 0; i < fields; i++, entry += DOCUMENT_FIELD_BYTES, at += 4) {
+        const uint32_t offset = (uint32_t)at;
+        const uint16_t name_size = 4;
+        char name[16];
+        snprintf(name, sizeof name, "%04u", i);
+        memcpy(bytes + at, name, 4);
+        const uint32_t hash = document_hash_name(bytes + at, 4);
+        memcpy(entry, &hash, sizeof hash);
+        memcpy(entry + 4, &offset, sizeof offset);
+        memcpy(entry + 8, &name_size, sizeof name_size);
+    }
+    at = (at + 7) / 8 * 8;
+    const uint32_t size = (uint32_t)at;
+    memcpy(bytes, &size, sizeof size);
+    memcpy(bytes + 4, &key_size, sizeof key_size);
+    memcpy(bytes + 6, &fields, sizeof fields);
+    return at;
+}
+
+TEST(a_document_of_too_much_or_nothing_or_an_odd_length_is_refused)
+{
+    static uint8_t bytes[32768];
+    static const char too_much[] = "more fields, or a longer key, than fit";
+    CHECK(document_check(bytes, document_by_hand(bytes, 1024, 1024)) == NULL);
+    CHECK_EQ_STR(document_check(bytes, document_by_hand(bytes, 1025, 1024)), too_much);
+    CHECK_EQ_STR(document_check(bytes, document_by_hand(bytes, 1024, 1025)), too_much);
+    CHECK(document_check(bytes, document_by_hand(bytes, 1, 0)) == NULL);
+    CHECK_EQ_STR(document_check(bytes, document_by_hand(bytes, 0, 0)), "neither a key nor a field");
+    CHECK_EQ_INT(document_by_hand(bytes, 1, 0), 16);
+    for (uint8_t size = 9; size < 16; size++) {
+        bytes[0] = size;
+        CHECK_EQ_STR(document_check(bytes, size), "a length that none has");
+    }
 }
 
 /* Longer than an int64_t and a double can tell apart: of 64 bits of mantissa, or more. */
@@ -998,6 +1071,8 @@ static int convert_lines(void)
     a_document_holds_what_the_json_said, a_name_that_is_not_there_is_not_found,                    \
         every_beginning_of_an_object_is_refused, each_byte_changed_is_refused_or_safe_to_read,     \
         some_bytes_changed_are_refused_or_safe_to_read, what_is_wrong_with_a_document_is_told,     \
+        a_name_of_256_bytes_is_refused,                                                            \
+        a_document_of_too_much_or_nothing_or_an_odd_length_is_refused,                             \
         names_that_do_not_ascend_and_numbers_that_are_not_finite_are_refused,                      \
         values_compare_exactly_in_the_order_of_their_types,                                        \
         an_integer_and_a_real_that_round_to_the_same_are_told_apart,                               \

@@ -316,6 +316,8 @@ TEST(what_is_no_text_is_refused)
         TEXT("\"\\uD800\""),
         TEXT("\"\\uDFFF\""),
         TEXT("\"\\uDC00\\uD800\""),
+        TEXT("\"\\uDC00\\uDC00\""),
+        TEXT("\"\\uDFFF\\uDFFF\""),
         TEXT("\"\\uD800\\"),
         TEXT("\"\\uD800\\u\""),
         TEXT("\"\\uD800\\u1\""),
@@ -388,6 +390,26 @@ TEST(what_is_no_text_is_refused)
             if (code_of(json, size) != OMENDB_INVALID)
                 fprintf(stderr, "not refused: %s\n", json);
             CHECK_EQ_INT(code_of(json, size), OMENDB_INVALID);
+        }
+    }
+}
+
+/* Texts are looked at eight bytes at a time. */
+TEST(any_byte_at_any_place_of_a_text_is_read_as_itself_or_refused)
+{
+    for (unsigned byte = 0; byte < 256; byte++) {
+        for (size_t place = 0; place < 20; place++) {
+            char json[] = "{\"a\":\"xxxxxxxxxxxxxxxxxxxx\"}";
+            uint8_t *document;
+            size_t size;
+            struct document_value value;
+            json[6 + place] = (char)byte;
+            const int stands_for_itself = byte >= ' ' && byte < 0x80 && byte != '"' && byte != '\\';
+            CHECK_EQ_INT(value_of(json, sizeof json - 1, &document, &size, &value),
+                         stands_for_itself ? OMENDB_OK : OMENDB_INVALID);
+            CHECK(!stands_for_itself ||
+                  (value.size == 20 && memcmp(value.text, json + 6, 20) == 0));
+            memory_free(&memory, document, size);
         }
     }
 }
@@ -819,8 +841,8 @@ TEST(a_number_may_have_a_million_digits)
 
 TEST_MAIN(what_the_standard_allows_is_read, what_is_no_json_is_refused,
           what_is_json_but_not_flat_is_refused, what_is_no_number_is_refused,
-          what_is_no_text_is_refused, utf8_is_what_the_definition_says,
-          escapes_are_the_characters_that_they_name,
+          what_is_no_text_is_refused, any_byte_at_any_place_of_a_text_is_read_as_itself_or_refused,
+          utf8_is_what_the_definition_says, escapes_are_the_characters_that_they_name,
           an_error_says_at_which_byte_and_what_was_expected,
           an_integer_that_fits_stays_exact_and_what_is_written_as_a_real_stays_one,
           reals_are_rounded_correctly_where_others_were_wrong,
