@@ -9,6 +9,8 @@
 #   bench/run.sh commit recovery mixed  durable commits beside SQLite, a log of 1 GB replayed, and
 #                                       searches beside a writer at full speed
 #   bench/run.sh tenants                ten thousand small collections in one database
+#   HNSWLIB=folder bench/run.sh filter  searches under a condition, beside the hnswlib (0.8 or later)
+#                                       of which the folder has hnswlib/hnswlib.h; else alone
 #   OMENDB_BENCH_DATA=text bench/run.sh build search
 #                                       another set: sift (default), text, wide or growth
 #   OMENDB_BENCH_DATA=growth OMENDB_BENCH_ROWS=10000000 OMENDB_BENCH_QUERIES=1000 \
@@ -81,9 +83,13 @@ build() {
     fi
     compile "$objects/omendb.o" omendb.c "$CC" -std=c11 -O2
     for name in bench "$@"; do
-        compile "$objects/$name.o" "bench/$name.cpp" "$CXX" -std=c++17 -O3 -I.
+        [ "$name" = bench_filter ] ||
+            compile "$objects/$name.o" "bench/$name.cpp" "$CXX" -std=c++17 -O3 -I.
     done
     compile "$objects/peers.o" bench/peers.cpp "$CXX" -std=c++17 $CXXFLAGS $openmp -I.
+    # Like a peer: hnswlib is a header.
+    compile "$objects/bench_filter.o" bench/bench_filter.cpp "$CXX" -std=c++17 $CXXFLAGS -w -I. \
+        ${HNSWLIB:+-I "$HNSWLIB"}
     for name in "$@"; do
         "$CXX" $openmp "$objects/$name.o" "$objects/bench.o" "$objects/peers.o" \
             "$objects/omendb.o" -o "$BUILD/bench/$name" $libraries
