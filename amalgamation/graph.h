@@ -153,13 +153,13 @@ struct graph_progress {
  * is (2 - stretch) * d.
  *
  * With `fits` both are meant for a walk that nothing is hidden from, and follow from the share s of
- * the rows within the bound that the filter lets through, counted once k have passed: where all near
- * rows are hidden, those say nothing about the part in which the hits lie. Then k hits lie among
- * k / s rows, and of more rows a walk finds the same part with less for each. ef becomes
- * k + (ef - k) * sqrt(s), as where segments share one, and stretch 1 + (stretch - 1) *
- * sqrt(sqrt(s)). Over SIFT, 200,000 and 1,000,000 rows, recall@10 stayed above that without a filter
- * less 0.001, for shares of 50 to 0.3 % and for parts of the space; with ef as it is given a walk
- * computes twice the distances at 10 %. Not of a pool of thousands. */
+ * the rows within the bound that the filter lets through, counted once k have passed: where all
+ * near rows are hidden, those say nothing about the part in which the hits lie. Then k hits lie
+ * among k / s rows, and of more rows a walk finds the same part with less for each. ef becomes k +
+ * (ef - k) * sqrt(s), as where segments share one, and stretch 1 + (stretch - 1) * sqrt(sqrt(s)).
+ * Over SIFT, 200,000 and 1,000,000 rows, recall@10 stayed above that without a filter less 0.001,
+ * for shares of 50 to 0.3 % and for parts of the space; with ef as it is given a walk computes
+ * twice the distances at 10 %. Not of a pool of thousands. */
 struct graph_effort {
     size_t ef;
     size_t k; /* from 1 to ef; read when there is a stretch, or `fits` */
