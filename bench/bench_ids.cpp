@@ -15,8 +15,8 @@
 // The time is that of the thread, by its CPU clock, on core 0: what others take from the core is
 // left out. Each is the best of several rounds, in which all take turns. In millions a second.
 //
-//   OMENDB_BENCH_IDS_ROWS     the larger of the two sizes (default 10,000,000), far beyond the cache
-//   OMENDB_BENCH_IDS_SMALL    the smaller one (default 100,000; 0: none)
+//   OMENDB_BENCH_IDS_ROWS     the larger of the two sizes (default 10,000,000), far beyond the
+//   cache OMENDB_BENCH_IDS_SMALL    the smaller one (default 100,000; 0: none)
 //   OMENDB_BENCH_IDS_ROUNDS   (default 5)
 //
 // Arguments: the kinds of ids to take instead of all.
@@ -373,8 +373,8 @@ int main(int count, char **arguments)
     std::vector<std::string> kinds(arguments + 1, arguments + count);
     if (kinds.empty())
         kinds = {"sequential", "random", "clustered", "adversarial"};
-    for (size_t rows : {setting("OMENDB_BENCH_IDS_SMALL", 100000),
-                        setting("OMENDB_BENCH_IDS_ROWS", 10000000)}) {
+    for (size_t rows :
+         {setting("OMENDB_BENCH_IDS_SMALL", 100000), setting("OMENDB_BENCH_IDS_ROWS", 10000000)}) {
         for (const std::string &kind : kinds) {
             if (rows != 0)
                 bench_kind(kind, rows, csv);

@@ -104,6 +104,7 @@ build_ids() {
         echo "Abseil (libabsl-dev) is not here and its B-tree is left out"
         absl=
     fi
+    [ "$objects/ids_core.o" -nt omendb.c ] || rm -f "$objects/ids_core.o"
     compile "$objects/ids_core.o" bench/ids_core.c "$CC" -std=c11 -O2 -I.
     compile "$objects/bench_ids.o" bench/bench_ids.cpp "$CXX" -std=c++17 $CXXFLAGS -I.
     "$CXX" "$objects/bench_ids.o" "$objects/bench.o" "$objects/ids_core.o" \

@@ -296,6 +296,8 @@ PROCESSES_CALL(omendb_put_batch,
 PROCESSES_CALL(omendb_delete, omendb_delete(on->collection, NULL, 0))
 PROCESSES_CALL(omendb_delete_batch,
                omendb_delete_batch(on->collection, on->txn, 1, processes_numbers, NULL))
+PROCESSES_CALL(omendb_get_batch,
+               omendb_get_batch(on->collection, NULL, 1, processes_numbers, OMENDB_F32, NULL, NULL))
 PROCESSES_CALL(omendb_get, omendb_get(on->collection, NULL, 0, OMENDB_F32, processes_vectors))
 PROCESSES_CALL(omendb_count, omendb_count(on->collection, on->txn, processes_numbers))
 PROCESSES_CALL(omendb_scan, omendb_scan(on->collection, NULL, 0, 9, &processes_scanned))
@@ -353,6 +355,7 @@ static const struct processes_call {
     PROCESSES_ROW(omendb_delete),
     PROCESSES_ROW(omendb_delete_batch),
     PROCESSES_ROW(omendb_get),
+    PROCESSES_ROW(omendb_get_batch),
     PROCESSES_ROW(omendb_count),
     PROCESSES_ROW(omendb_scan),
     PROCESSES_ROW(omendb_rows_next),

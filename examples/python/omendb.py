@@ -310,6 +310,7 @@ _FUNCTIONS = [
     ("omendb_put_batch", _i, [_p, _p, _size, _p, _p, _i, _p]),
     ("omendb_delete_batch", _i, [_p, _p, _size, _p, _p]),
     ("omendb_get", _i, [_p, _p, _u64, _i, _p]),
+    ("omendb_get_batch", _i, [_p, _p, _size, _p, _i, _p, _p]),
     ("omendb_count", _i, [_p, _p, _p]),
     ("omendb_scan", _i, [_p, _p, _u64, _u64, _p]),
     ("omendb_rows_next", _i, [_p, _p, _i, _p]),
