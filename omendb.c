@@ -31,7 +31,7 @@
  *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
  *     api_transactions.c api_records.c api_documents.c api_matching.c api_search.c
  *     api_filter.c
- * SHA-256 of the inputs: df7a3524b18eaed253e186717783448bba7ede803eeee58a5960dbcae79c418a
+ * SHA-256 of the inputs: 9de40c3d84dbce342922deed4c2c7de7715af60fed0319f673175404d095cedc
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -42458,8 +42458,36 @@ OMENDB_API int omendb_get_metadata(omendb_collection *collection, omendb_txn *tx
     return api_tell(collection, txn, id, api_tell_metadata, &text, size);
 }
 
-/* ------------------------------------------------------------------ writing what follows from it
- */
+static int api_tell_rows(const omendb_rows *rows,
+                         size_t (*tell)(const struct api_text *text, const uint8_t *document),
+                         const struct api_text *text, size_t *size)
+{
+    const uint8_t *document;
+    if (!rows_is_valid(rows))
+        return error_set(OMENDB_MISUSE, "rows is not an open cursor");
+    int code = api_database(rows_database(rows));
+    if (code == OMENDB_OK && text->out == NULL && text->capacity != 0)
+        code = api_null("the place for the text");
+    if (code == OMENDB_OK)
+        code = rows_document(rows, &document);
+    return code == OMENDB_OK ? api_tell_document(document, tell, text, size) : code;
+}
+
+OMENDB_API int omendb_rows_key(omendb_rows *rows, char *key, size_t capacity, size_t *size)
+{
+    const struct api_text text = {NULL, 0, key, capacity};
+    return api_tell_rows(rows, api_tell_key, &text, size);
+}
+
+OMENDB_API int omendb_rows_metadata(omendb_rows *rows, const char *const *fields,
+                                    size_t field_count, char *json, size_t capacity, size_t *size)
+{
+    const struct api_text text = {fields, field_count, json, capacity};
+    int code = api_check_fields(&text);
+    return code == OMENDB_OK ? api_tell_rows(rows, api_tell_metadata, &text, size) : code;
+}
+
+/* ------------------------------------------------------------------ what follows from it */
 
 struct api_edit {
     uint64_t id;

@@ -273,5 +273,104 @@ TEST(delete_matching_deletes_what_count_matching_counts)
     CHECK_EQ_INT(filtered_end(), OMENDB_OK);
 }
 
+/* As the columns count them, few matches are listed and compared; of many the graph is walked. */
+TEST(explain_tells_that_few_matches_were_listed)
+{
+    static const struct {
+        const char *text;
+        uint32_t path;
+    } cases[] = {{"size < 10", OMENDB_PATH_MATCHES},
+                 {"section = 'web' AND size < 20", OMENDB_PATH_MATCHES},
+                 {"none = 1", OMENDB_PATH_MATCHES},
+                 {"size >= 5", OMENDB_PATH_WALK}};
+    uint64_t ids[10];
+    float vector[FILTERED_DIM];
+    size_t found = 0;
+    CHECK_EQ_INT(filtered_begin(), OMENDB_OK);
+    CHECK_EQ_INT(filtered_fill(0, FILTERED_MANY), OMENDB_OK);
+    CHECK_EQ_INT(omendb_optimize(filtered.db, NULL, NULL), OMENDB_OK);
+    support_vector(5, FILTERED_DIM, vector);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        omendb_explain explain = OMENDB_EXPLAIN_INIT;
+        omendb_query query = OMENDB_QUERY_INIT;
+        omendb_filter *filter = NULL;
+        uint64_t matching = 0;
+        CHECK_EQ_INT(omendb_filter_compile(filtered.db, cases[i].text, &filter), OMENDB_OK);
+        CHECK_EQ_INT(omendb_count_matching(filtered.docs, NULL, filter, NULL, NULL, &matching),
+                     OMENDB_OK);
+        query.vector = vector;
+        query.ef = 20;
+        query.filter = filter;
+        query.explain = &explain;
+        CHECK_EQ_INT(omendb_search(filtered.docs, NULL, &query, ids, NULL, &found), OMENDB_OK);
+        CHECK_EQ_INT(explain.path, cases[i].path);
+        CHECK(explain.path != OMENDB_PATH_MATCHES || explain.distances <= 2 * matching);
+        omendb_filter_free(filter);
+    }
+    CHECK_EQ_INT(filtered_end(), OMENDB_OK);
+}
+
+TEST(a_cursor_shows_what_the_filter_lets_through_with_key_and_metadata)
+{
+    omendb_filter *filter = NULL;
+    omendb_rows *rows = NULL;
+    char key[32], metadata[512], expected[512], key_expected[32];
+    uint64_t id = 0, counted = 0, shown = 0;
+    CHECK_EQ_INT(filtered_begin(), OMENDB_OK);
+    CHECK_EQ_INT(filtered_fill(0, 500), OMENDB_OK);
+    CHECK_EQ_INT(omendb_checkpoint(filtered.db), OMENDB_OK);
+    CHECK_EQ_INT(filtered_fill(400, 700), OMENDB_OK);
+    CHECK_EQ_INT(omendb_filter_compile(filtered.db, "section = ?1 AND _id > 10", &filter),
+                 OMENDB_OK);
+    CHECK_EQ_INT(omendb_filter_bind_text(filter, 1, "games"), OMENDB_OK);
+    CHECK_EQ_INT(omendb_count_matching(filtered.docs, NULL, filter, NULL, NULL, &counted),
+                 OMENDB_OK);
+    CHECK_EQ_INT(omendb_scan_matching(filtered.docs, NULL, filter, 0, UINT64_MAX - 1, &rows),
+                 OMENDB_OK);
+    CHECK_EQ_INT(omendb_rows_key(rows, key, sizeof key, NULL), OMENDB_MISUSE);
+    while (omendb_rows_next(rows, &id, OMENDB_F32, NULL) == OMENDB_OK) {
+        shown++;
+        snprintf(key_expected, sizeof key_expected, "key %llu", (unsigned long long)id);
+        CHECK_EQ_INT(omendb_rows_key(rows, key, sizeof key, NULL), OMENDB_OK);
+        CHECK_EQ_STR(key, id % 2 ? key_expected : "");
+        CHECK_EQ_INT(omendb_rows_metadata(rows, NULL, 0, metadata, sizeof metadata, NULL),
+                     OMENDB_OK);
+        CHECK_EQ_INT(
+            omendb_get_metadata(filtered.docs, NULL, id, NULL, 0, expected, sizeof expected, NULL),
+            OMENDB_OK);
+        CHECK_EQ_STR(metadata, expected);
+        CHECK(strstr(metadata, "\"section\":\"games\"") != NULL);
+    }
+    CHECK_EQ_INT(shown, counted);
+    omendb_rows_close(rows);
+    omendb_filter_free(filter);
+    CHECK_EQ_INT(filtered_end(), OMENDB_OK);
+}
+
+TEST(a_search_by_key_leaves_the_record_itself_out)
+{
+    omendb_query query = OMENDB_QUERY_INIT;
+    uint64_t ids[10], by_id[10];
+    size_t found = 0, found_by_id = 0;
+    CHECK_EQ_INT(filtered_begin(), OMENDB_OK);
+    CHECK_EQ_INT(filtered_fill(0, 100), OMENDB_OK);
+    query.key = "key 7";
+    CHECK_EQ_INT(omendb_search(filtered.docs, NULL, &query, ids, NULL, &found), OMENDB_OK);
+    query.key = NULL;
+    query.id = 7;
+    CHECK_EQ_INT(omendb_search(filtered.docs, NULL, &query, by_id, NULL, &found_by_id), OMENDB_OK);
+    CHECK_EQ_INT(found, 10);
+    CHECK_EQ_INT(found_by_id, 10);
+    CHECK(memcmp(ids, by_id, sizeof ids) == 0);
+    query.id = OMENDB_ID_AUTO;
+    CHECK_EQ_INT(omendb_search(filtered.docs, NULL, &query, ids, NULL, &found), OMENDB_INVALID);
+    query.key = "none";
+    CHECK_EQ_INT(omendb_search(filtered.docs, NULL, &query, ids, NULL, &found), OMENDB_NOTFOUND);
+    CHECK_EQ_INT(filtered_end(), OMENDB_OK);
+}
+
 TEST_MAIN(columns_and_documents_agree_in_memory_in_segments_and_after_merges,
-          a_transaction_filters_what_it_sees, delete_matching_deletes_what_count_matching_counts)
+          a_transaction_filters_what_it_sees, delete_matching_deletes_what_count_matching_counts,
+          explain_tells_that_few_matches_were_listed,
+          a_cursor_shows_what_the_filter_lets_through_with_key_and_metadata,
+          a_search_by_key_leaves_the_record_itself_out)

@@ -507,86 +507,9 @@ TEST(a_transactions_own_records_are_asked_too)
         CHECK(condition.asked[id] <= 1);
     for (uint64_t id = 200; id < OWN + 60; id++)
         expected += (id < ROWS || id >= OWN) && matches(&condition, id);
-    CHECK_EQ_INT(omendb_count_matching(rows, txn, match, &condition, &counted), OMENDB_OK);
+    CHECK_EQ_INT(omendb_count_matching(rows, txn, NULL, match, &condition, &counted), OMENDB_OK);
     CHECK_EQ_INT(counted, expected);
     omendb_txn_rollback(txn);
-    close_all();
-}
-
-/* ------------------------------------------------------------------ rows that are known to match
- */
-
-static uint64_t known_rows[ROWS / 64 + 1];
-
-static void know(void *context, const struct memtable *memtable, const struct segment *segment,
-                 const uint64_t **bits, uint32_t *count)
-{
-    *count = 0;
-    (void)memtable;
-    memset(known_rows, 0, sizeof known_rows);
-    for (uint32_t row = 0; segment != NULL && row < segment->info.rows; row++) {
-        uint64_t id = 0;
-        support_must(segment_id(segment, row, &id));
-        if (matches(context, id)) {
-            known_rows[row / 64] |= UINT64_C(1) << (row % 64);
-            ++*count;
-        }
-    }
-    *bits = known_rows;
-}
-
-static void search_known(struct condition *condition, const float *vector, int exact, size_t *count,
-                         omendb_explain *explain)
-{
-    const struct search_predicate predicate = {match, condition, know};
-    struct search_request request = {.collection = rows->collection,
-                                     .vector = (const uint8_t *)vector,
-                                     .excluded_id = OMENDB_ID_AUTO,
-                                     .k = K,
-                                     .ef = 64,
-                                     .exact = exact,
-                                     .predicate = &predicate};
-    struct version *version = version_acquire_newest(rows->collection, &request.commit);
-    struct scratch *scratch = scratch_take(db);
-    request.version = version;
-    *explain = (omendb_explain)OMENDB_EXPLAIN_INIT;
-    support_must(search_run(&request, scratch, found, distances, count, explain));
-    scratch_give(db, scratch);
-    version_release(version);
-}
-
-static void check_known(double share, uint32_t path)
-{
-    static struct condition condition;
-    float vector[DIM];
-    condition = condition_of(RANDOM, share, 0, 0);
-    for (uint64_t salt = 0; salt < 20; salt++) {
-        omendb_explain explain;
-        size_t count = 0;
-        query_vector(salt, vector);
-        search_known(&condition, vector, 0, &count, &explain);
-        CHECK_EQ_INT(explain.path, path);
-        CHECK_EQ_INT(count, brute_force(&condition, vector));
-        check_hits(&condition, vector, count);
-        CHECK(explain.selectivity > 0.7f * (float)share &&
-              explain.selectivity < 1.3f * (float)share);
-        search_known(&condition, vector, 1, &count, &explain);
-        CHECK_EQ_INT(explain.path, OMENDB_PATH_MATCHES);
-        CHECK_EQ_INT(count, brute_force(&condition, vector));
-        CHECK(memcmp(found, wanted_ids, count * sizeof *found) == 0);
-        CHECK(is_deleted[0] || explain.distances == explain.scanned_rows);
-    }
-    CHECK_EQ_INT(condition.asks, 0);
-}
-
-TEST(rows_that_are_known_to_match_are_walked_or_compared_without_asking)
-{
-    open_rows(1);
-    check_known(0.9, OMENDB_PATH_WALK);
-    check_known(0.01, OMENDB_PATH_MATCHES);
-    delete_some();
-    check_known(0.9, OMENDB_PATH_WALK);
-    check_known(0.01, OMENDB_PATH_MATCHES);
     close_all();
 }
 
@@ -606,11 +529,11 @@ TEST(counting_asks_once_of_each_record)
     uint64_t counted = 0;
     open_rows(3);
     delete_some();
-    CHECK_EQ_INT(omendb_count_matching(rows, NULL, match, &condition, &counted), OMENDB_OK);
+    CHECK_EQ_INT(omendb_count_matching(rows, NULL, NULL, match, &condition, &counted), OMENDB_OK);
     CHECK_EQ_INT(counted, count_visible(&condition));
     for (uint64_t id = 0; id < ROWS; id++)
         CHECK_EQ_INT(condition.asked[id], !is_deleted[id]);
-    CHECK_EQ_INT(omendb_count_matching(rows, NULL, NULL, NULL, &counted), OMENDB_OK);
+    CHECK_EQ_INT(omendb_count_matching(rows, NULL, NULL, NULL, NULL, &counted), OMENDB_OK);
     CHECK_EQ_INT(counted, condition.asks);
     close_all();
 }
@@ -623,15 +546,15 @@ TEST(deleting_takes_all_that_match_in_one_commit)
     open_rows(3);
     expected = count_visible(&condition);
     CHECK_EQ_INT(omendb_get_stats(db, &before), OMENDB_OK);
-    CHECK_EQ_INT(omendb_delete_matching(rows, NULL, match, &condition, &deleted), OMENDB_OK);
+    CHECK_EQ_INT(omendb_delete_matching(rows, NULL, NULL, match, &condition, &deleted), OMENDB_OK);
     CHECK_EQ_INT(omendb_get_stats(db, &after), OMENDB_OK);
     CHECK_EQ_INT(after.commits, before.commits + 1);
     CHECK_EQ_INT(deleted, expected);
     CHECK_EQ_INT(omendb_count(rows, NULL, &left), OMENDB_OK);
     CHECK_EQ_INT(left, ROWS - expected);
-    CHECK_EQ_INT(omendb_delete_matching(rows, NULL, match, &condition, &deleted), OMENDB_OK);
+    CHECK_EQ_INT(omendb_delete_matching(rows, NULL, NULL, match, &condition, &deleted), OMENDB_OK);
     CHECK_EQ_INT(deleted, 0);
-    CHECK_EQ_INT(omendb_delete_matching(rows, NULL, NULL, NULL, NULL), OMENDB_OK);
+    CHECK_EQ_INT(omendb_delete_matching(rows, NULL, NULL, NULL, NULL, NULL), OMENDB_OK);
     CHECK_EQ_INT(omendb_count(rows, NULL, &left), OMENDB_OK);
     CHECK_EQ_INT(left, 0);
     close_all();
@@ -645,7 +568,7 @@ TEST(a_transaction_deletes_what_matches_as_it_sees_it)
     open_rows(3);
     CHECK_EQ_INT(omendb_txn_begin(db, OMENDB_READ_WRITE, &txn), OMENDB_OK);
     CHECK_EQ_INT(omendb_delete(rows, txn, 5), OMENDB_OK);
-    CHECK_EQ_INT(omendb_delete_matching(rows, txn, match, &condition, &deleted), OMENDB_OK);
+    CHECK_EQ_INT(omendb_delete_matching(rows, txn, NULL, match, &condition, &deleted), OMENDB_OK);
     CHECK_EQ_INT(deleted, 99);
     CHECK_EQ_INT(omendb_count(rows, NULL, &left), OMENDB_OK);
     CHECK_EQ_INT(left, ROWS);
@@ -670,13 +593,14 @@ TEST(records_that_change_meanwhile_are_chosen_anew)
     int times = 3;
     uint64_t deleted = 0, left = 0;
     open_rows(1);
-    CHECK_EQ_INT(omendb_delete_matching(rows, NULL, meddle, &times, &deleted), OMENDB_OK);
+    CHECK_EQ_INT(omendb_delete_matching(rows, NULL, NULL, meddle, &times, &deleted), OMENDB_OK);
     CHECK_EQ_INT(deleted, 20);
     CHECK_EQ_INT(omendb_count(rows, NULL, &left), OMENDB_OK);
     CHECK_EQ_INT(left, ROWS - 20);
     CHECK_EQ_INT(add(0, 20), OMENDB_OK);
     times = 1000;
-    CHECK_EQ_INT(omendb_delete_matching(rows, NULL, meddle, &times, &deleted), OMENDB_CONFLICT);
+    CHECK_EQ_INT(omendb_delete_matching(rows, NULL, NULL, meddle, &times, &deleted),
+                 OMENDB_CONFLICT);
     CHECK_EQ_INT(deleted, 0);
     CHECK_EQ_INT(omendb_count(rows, NULL, &left), OMENDB_OK);
     CHECK_EQ_INT(left, ROWS);
@@ -694,10 +618,12 @@ TEST(wrong_calls_are_refused)
     query.match = NULL;
     CHECK_EQ_INT(omendb_search(rows, NULL, &query, found, distances, &count), OMENDB_INVALID);
     CHECK_EQ_INT(count, 0);
-    CHECK_EQ_INT(omendb_count_matching(rows, NULL, match, &condition, NULL), OMENDB_MISUSE);
-    CHECK_EQ_INT(omendb_count_matching(NULL, NULL, match, &condition, &counted), OMENDB_MISUSE);
+    CHECK_EQ_INT(omendb_count_matching(rows, NULL, NULL, match, &condition, NULL), OMENDB_MISUSE);
+    CHECK_EQ_INT(omendb_count_matching(NULL, NULL, NULL, match, &condition, &counted),
+                 OMENDB_MISUSE);
     CHECK_EQ_INT(counted, 0);
-    CHECK_EQ_INT(omendb_delete_matching(NULL, NULL, match, &condition, &counted), OMENDB_MISUSE);
+    CHECK_EQ_INT(omendb_delete_matching(NULL, NULL, NULL, match, &condition, &counted),
+                 OMENDB_MISUSE);
     close_all();
 }
 
@@ -707,8 +633,7 @@ TEST_MAIN(k_hits_come_whenever_k_match_and_exact_ones_are_exact,
           a_condition_is_asked_once_of_a_row_and_explain_tells_what_was_done,
           equal_distances_do_not_ask_twice, without_a_condition_explain_tells_paths_too,
           a_radius_bounds_the_matches, a_batch_gives_what_single_searches_give,
-          a_transactions_own_records_are_asked_too,
-          rows_that_are_known_to_match_are_walked_or_compared_without_asking,
-          counting_asks_once_of_each_record, deleting_takes_all_that_match_in_one_commit,
+          a_transactions_own_records_are_asked_too, counting_asks_once_of_each_record,
+          deleting_takes_all_that_match_in_one_commit,
           a_transaction_deletes_what_matches_as_it_sees_it,
           records_that_change_meanwhile_are_chosen_anew, wrong_calls_are_refused)

@@ -254,6 +254,7 @@ static omendb_collection_stats processes_collection_stats = OMENDB_COLLECTION_ST
 static omendb_collection *processes_made;
 static omendb_txn *processes_begun;
 static omendb_rows *processes_scanned;
+static omendb_filter *processes_compiled;
 static size_t processes_size;
 static char processes_text[256];
 
@@ -302,6 +303,29 @@ PROCESSES_CALL(omendb_get, omendb_get(on->collection, NULL, 0, OMENDB_F32, proce
 PROCESSES_CALL(omendb_count, omendb_count(on->collection, on->txn, processes_numbers))
 PROCESSES_CALL(omendb_scan, omendb_scan(on->collection, NULL, 0, 9, &processes_scanned))
 PROCESSES_CALL(omendb_rows_next, omendb_rows_next(on->rows, NULL, OMENDB_F32, NULL))
+PROCESSES_CALL(omendb_add_records,
+               omendb_add_records(on->collection, NULL, 1, &processes_record, NULL))
+PROCESSES_CALL(omendb_put_records,
+               omendb_put_records(on->collection, on->txn, 1, &processes_record, NULL))
+PROCESSES_CALL(omendb_update, omendb_update(on->collection, NULL, 0, "{}"))
+PROCESSES_CALL(omendb_find, omendb_find(on->collection, NULL, "key", NULL))
+PROCESSES_CALL(omendb_delete_key, omendb_delete_key(on->collection, NULL, "key"))
+PROCESSES_CALL(omendb_get_key,
+               omendb_get_key(on->collection, NULL, 0, processes_text, sizeof processes_text, NULL))
+PROCESSES_CALL(omendb_get_metadata,
+               omendb_get_metadata(on->collection, NULL, 0, NULL, 0, processes_text,
+                                   sizeof processes_text, NULL))
+PROCESSES_CALL(omendb_count_matching,
+               omendb_count_matching(on->collection, NULL, NULL, NULL, NULL, processes_numbers))
+PROCESSES_CALL(omendb_delete_matching,
+               omendb_delete_matching(on->collection, NULL, NULL, NULL, NULL, NULL))
+PROCESSES_CALL(omendb_scan_matching,
+               omendb_scan_matching(on->collection, NULL, NULL, 0, 9, &processes_scanned))
+PROCESSES_CALL(omendb_rows_key,
+               omendb_rows_key(on->rows, processes_text, sizeof processes_text, NULL))
+PROCESSES_CALL(omendb_rows_metadata,
+               omendb_rows_metadata(on->rows, NULL, 0, processes_text, sizeof processes_text, NULL))
+PROCESSES_CALL(omendb_filter_compile, omendb_filter_compile(on->db, "TRUE", &processes_compiled))
 PROCESSES_CALL(omendb_search, omendb_search(on->collection, NULL, &processes_query,
                                             processes_numbers, NULL, &processes_size))
 PROCESSES_CALL(omendb_search_batch,
@@ -359,6 +383,19 @@ static const struct processes_call {
     PROCESSES_ROW(omendb_count),
     PROCESSES_ROW(omendb_scan),
     PROCESSES_ROW(omendb_rows_next),
+    PROCESSES_ROW(omendb_add_records),
+    PROCESSES_ROW(omendb_put_records),
+    PROCESSES_ROW(omendb_update),
+    PROCESSES_ROW(omendb_find),
+    PROCESSES_ROW(omendb_delete_key),
+    PROCESSES_ROW(omendb_get_key),
+    PROCESSES_ROW(omendb_get_metadata),
+    PROCESSES_ROW(omendb_count_matching),
+    PROCESSES_ROW(omendb_delete_matching),
+    PROCESSES_ROW(omendb_scan_matching),
+    PROCESSES_ROW(omendb_rows_key),
+    PROCESSES_ROW(omendb_rows_metadata),
+    PROCESSES_ROW(omendb_filter_compile),
     PROCESSES_ROW(omendb_search),
     PROCESSES_ROW(omendb_search_batch),
     PROCESSES_ROW(omendb_calibrate),

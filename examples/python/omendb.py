@@ -45,7 +45,7 @@ __all__ = [
 AUTO = 2**64 - 1
 """The id that asks for an automatic one; in results of a batch search: no further hit."""
 
-_ABI = 1
+_ABI = 2
 _METRICS = {"l2": 0, "cosine": 1, "ip": 2, "hamming": 3}
 _TYPES = {"f32": 0, "f16": 1, "bf16": 2, "i8": 3, "u8": 4, "b1": 5}
 _SYNC = {"full": 0, "normal": 1, "off": 2}
