@@ -31,7 +31,7 @@
  *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
  *     api_transactions.c api_records.c api_documents.c api_matching.c api_search.c
  *     api_filter.c
- * SHA-256 of the inputs: 9de40c3d84dbce342922deed4c2c7de7715af60fed0319f673175404d095cedc
+ * SHA-256 of the inputs: 51801765eca593f05b562b227c466f2aab1cdbf366ddfaf492b415528d0112bd
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -27717,7 +27717,9 @@ OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, siz
     size_t sizes = ((size_t)logged->count * sizeof(uint32_t) + 7) / 8 * 8;
     uint64_t documents = logged->left - bytes < 8 ? 0 : format_get64(logged->body + bytes);
     bytes = memory_add(bytes, memory_add(8, sizes));
-    return documents > SIZE_MAX ? SIZE_MAX : memory_add(bytes, (size_t)documents);
+    /* Whole documents, so that what follows them is aligned. */
+    return documents > SIZE_MAX || documents % 8 != 0 ? SIZE_MAX
+                                                      : memory_add(bytes, (size_t)documents);
 }
 
 /* Each one is whole, and together they are as many bytes as is said. */

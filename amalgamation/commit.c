@@ -874,7 +874,9 @@ OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, siz
     size_t sizes = ((size_t)logged->count * sizeof(uint32_t) + 7) / 8 * 8;
     uint64_t documents = logged->left - bytes < 8 ? 0 : format_get64(logged->body + bytes);
     bytes = memory_add(bytes, memory_add(8, sizes));
-    return documents > SIZE_MAX ? SIZE_MAX : memory_add(bytes, (size_t)documents);
+    /* Whole documents, so that what follows them is aligned. */
+    return documents > SIZE_MAX || documents % 8 != 0 ? SIZE_MAX
+                                                      : memory_add(bytes, (size_t)documents);
 }
 
 /* Each one is whole, and together they are as many bytes as is said. */

@@ -344,6 +344,64 @@ static void lies_created_with_half_a_character(struct lies_payload *payload)
     lies_create(payload, 2, "a\xe2\x82", 3, 4);
 }
 
+/* `count` records from 70 on, each with the key "k"; `said`: bytes of all documents. */
+static void lies_put_documents(struct lies_payload *payload, uint32_t count, uint64_t said)
+{
+    static const uint8_t document[16] = {16, 0, 0, 0, 1, 0, 0, 0, 'k'};
+    lies_change(payload, CHANGE_PUT_DOCUMENTS, count, 1);
+    for (uint64_t i = 0; i < count; i++)
+        lies_64(payload, 70 + i);
+    for (uint64_t i = 0; i < count; i++)
+        lies_vector(payload, 70 + i);
+    lies_64(payload, said);
+    for (uint32_t i = 0; i < count + count % 2; i++)
+        lies_32(payload, i < count ? sizeof document : 0);
+    for (uint32_t i = 0; i < count; i++, payload->size += sizeof document)
+        memcpy(payload->bytes + payload->size, document, sizeof document);
+}
+
+static void lies_documents_of_other_sizes(struct lies_payload *payload)
+{
+    lies_put_documents(payload, 2, 32);
+    format_put32(payload->bytes + payload->size - 36, 0);
+}
+
+static void lies_document_that_is_none(struct lies_payload *payload)
+{
+    lies_put_documents(payload, 1, 16);
+    payload->bytes[payload->size - 8] = 0xff;
+}
+
+static void lies_documents_longer_than_the_record(struct lies_payload *payload)
+{
+    lies_put_documents(payload, 1, 1000);
+}
+
+static void lies_documents_of_endless_size(struct lies_payload *payload)
+{
+    lies_put_documents(payload, 1, UINT64_MAX - 7);
+}
+
+/* What follows them would begin at no multiple of 8. */
+static void lies_documents_of_an_odd_size(struct lies_payload *payload)
+{
+    lies_put_documents(payload, 1, 20);
+    payload->size += 4;
+    lies_put(payload, 71);
+    payload->size += 4;
+}
+
+static void lies_two_records_of_one_key(struct lies_payload *payload)
+{
+    lies_put_documents(payload, 2, 32);
+}
+
+static void lies_prepared_document_that_is_none(struct lies_payload *payload)
+{
+    lies_head(payload, CHANGE_PREPARE, "x", 1, 72);
+    lies_document_that_is_none(payload);
+}
+
 static void lies_unknown_type(struct lies_payload *payload)
 {
     lies_put(payload, 70);
@@ -452,6 +510,21 @@ static const struct lie lies[] = {
      NULL, NULL},
     {"a name with half a character", lies_created_with_half_a_character, OMENDB_CORRUPT,
      "commit 7: byte", NULL, "the name of collection number 2 is lost"},
+    {"documents of other sizes", lies_documents_of_other_sizes, OMENDB_CORRUPT, "commit 7: byte",
+     NULL, "keys and metadata of 2 records of \"a\" are damaged"},
+    {"a document that is none", lies_document_that_is_none, OMENDB_CORRUPT, "commit 7: byte", NULL,
+     "keys and metadata of 1 records of \"a\" are damaged"},
+    {"documents longer than the record", lies_documents_longer_than_the_record, OMENDB_CORRUPT,
+     "commit 7: byte", NULL, LIES_CUT},
+    {"documents of endless size", lies_documents_of_endless_size, OMENDB_CORRUPT, "commit 7: byte",
+     NULL, LIES_CUT},
+    {"documents of an odd size", lies_documents_of_an_odd_size, OMENDB_CORRUPT, "commit 7: byte",
+     NULL, LIES_CUT},
+    {"two records of one key", lies_two_records_of_one_key, OMENDB_OK, "", NULL,
+     "ids 70 and 71 have the same key \"k\""},
+    {"a prepared document that is none", lies_prepared_document_that_is_none, OMENDB_CORRUPT,
+     "commit 7: byte", NULL,
+     "the changes of the prepared transaction \"x\" cannot be read from byte 0 of 72 on"},
     {"an unknown type", lies_unknown_type, OMENDB_FORMAT, "has type 2; a later version", NULL,
      "has type 2, which this library does not know"}};
 
