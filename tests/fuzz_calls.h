@@ -1,7 +1,8 @@
 /* fuzz_calls.h: bytes as calls of the public interface, over a disk.
  *
  * With a model (`exact`) each answer is compared with what was committed; without, it has to be
- * sane. The model: of each collection and id the value whose vector is stored, or none. A
+ * sane. The model: of each collection and id the value whose vector is stored, or none; in
+ * collection "b" it says what key and metadata are, and its upper half what an update added. A
  * transaction has a copy of it, and conflicts where others wrote what it wrote since it began. */
 #ifndef OMENDB_FUZZ_CALLS_H
 #define OMENDB_FUZZ_CALLS_H
@@ -23,6 +24,8 @@ struct fuzz_model {
 };
 
 #define FUZZ_PREPARED 2
+#define FUZZ_KEYED    1 /* the collection of records with keys and metadata */
+#define FUZZ_VALUE    0xffff
 
 struct fuzz_calls {
     struct fuzz_disk *disk;
@@ -169,11 +172,25 @@ static inline int fuzz_calls_writable(const struct fuzz_calls *calls, const stru
                : OMENDB_OK;
 }
 
+static inline int fuzz_calls_write(struct fuzz_calls *calls, const struct fuzz_op *op, size_t count,
+                                   const uint64_t *ids, const uint64_t *values, uint32_t dim)
+{
+    static float vectors[FUZZ_BATCH_MAX * FUZZ_DIM_MAX];
+    omendb_collection *collection = calls->collections[op->which];
+    omendb_txn *txn = fuzz_calls_txn(calls, op);
+    const int adds = (op->mode & 2) != 0;
+    if (op->which == FUZZ_KEYED)
+        return fuzz_write_documents(collection, txn, adds, count, ids, values, dim);
+    for (size_t i = 0; i < count; i++)
+        fuzz_vector(values[i], dim, vectors + i * dim);
+    return (adds ? omendb_add_batch : omendb_put_batch)(collection, txn, count, ids, vectors,
+                                                        OMENDB_F32, NULL);
+}
+
 /* Records of consecutive ids; add instead of put with mode bit 1. */
 static inline void fuzz_calls_put(struct fuzz_calls *calls, const struct fuzz_op *op)
 {
-    float vectors[FUZZ_BATCH_MAX * FUZZ_DIM_MAX];
-    uint64_t ids[FUZZ_BATCH_MAX];
+    uint64_t ids[FUZZ_BATCH_MAX], values[FUZZ_BATCH_MAX];
     const struct fuzz_model *model = fuzz_calls_model(calls, op);
     size_t count = 1 + (op->mode >> 2) % FUZZ_BATCH_MAX;
     int adds = (op->mode & 2) != 0, expected = fuzz_calls_writable(calls, op);
@@ -181,19 +198,17 @@ static inline void fuzz_calls_put(struct fuzz_calls *calls, const struct fuzz_op
         return;
     for (size_t i = 0; i < count; i++) {
         ids[i] = (op->id + i) % FUZZ_IDS;
-        fuzz_vector(op->value % 1000 + i + 1, model->dim, vectors + i * model->dim);
+        values[i] = op->value % 1000 + i + 1;
         if (expected == OMENDB_OK && fuzz_calls_txn(calls, op) == NULL &&
             fuzz_calls_is_locked(calls, op->which, ids[i]))
             expected = OMENDB_BUSY;
         if (adds && expected == OMENDB_OK && model->value[ids[i]] != 0)
             expected = OMENDB_EXISTS;
     }
-    int code = (adds ? omendb_add_batch : omendb_put_batch)(calls->collections[op->which],
-                                                            fuzz_calls_txn(calls, op), count, ids,
-                                                            vectors, OMENDB_F32, NULL);
+    int code = fuzz_calls_write(calls, op, count, ids, values, model->dim);
     fuzz_expect(calls, code, expected);
     for (size_t i = 0; i < count && code == OMENDB_OK; i++)
-        fuzz_calls_set(calls, op, ids[i], op->value % 1000 + (uint32_t)i + 1);
+        fuzz_calls_set(calls, op, ids[i], (uint32_t)values[i]);
 }
 
 static inline void fuzz_calls_delete(struct fuzz_calls *calls, const struct fuzz_op *op)
@@ -206,9 +221,33 @@ static inline void fuzz_calls_delete(struct fuzz_calls *calls, const struct fuzz
         expected = OMENDB_BUSY;
     if (expected == OMENDB_OK && model->value[id] == 0)
         expected = OMENDB_NOTFOUND;
-    int code = omendb_delete(calls->collections[op->which], fuzz_calls_txn(calls, op), id);
+    struct fuzz_document document = {{0}, {0}};
+    if (op->which == FUZZ_KEYED && model->value[id] != 0)
+        fuzz_document(id, model->value[id] & FUZZ_VALUE, &document);
+    omendb_collection *collection = calls->collections[op->which];
+    int code = document.key[0] != '\0' && op->value % 2 != 0
+                   ? omendb_delete_key(collection, fuzz_calls_txn(calls, op), document.key)
+                   : omendb_delete(collection, fuzz_calls_txn(calls, op), id);
     if (fuzz_expect(calls, code, expected) == OMENDB_OK)
         fuzz_calls_set(calls, op, id, 0);
+}
+
+/* Adds one field, or replaces it. */
+static inline void fuzz_calls_update(struct fuzz_calls *calls, const struct fuzz_op *op)
+{
+    char patch[32];
+    const struct fuzz_model *model = fuzz_calls_model(calls, op);
+    const uint32_t id = op->id % FUZZ_IDS, number = 1 + op->value % 1000;
+    int expected = fuzz_calls_writable(calls, op);
+    if (expected == OMENDB_OK && model->value[id] == 0)
+        expected = OMENDB_NOTFOUND;
+    if (expected == OMENDB_OK && fuzz_calls_txn(calls, op) == NULL &&
+        fuzz_calls_is_locked(calls, op->which, id))
+        expected = OMENDB_BUSY;
+    snprintf(patch, sizeof patch, "{\"u\":%u}", (unsigned)number);
+    int code = omendb_update(calls->collections[op->which], fuzz_calls_txn(calls, op), id, patch);
+    if (fuzz_expect(calls, code, expected) == OMENDB_OK)
+        fuzz_calls_set(calls, op, id, (model->value[id] & FUZZ_VALUE) | number << 16);
 }
 
 static inline void fuzz_calls_create(struct fuzz_calls *calls, const struct fuzz_op *op)
@@ -418,6 +457,47 @@ static inline void fuzz_calls_purge(struct fuzz_calls *calls, const struct fuzz_
 
 /* ---- questions */
 
+/* The metadata of a value, with what an update added to it: a name behind all others. */
+static inline void fuzz_calls_metadata(int keyed, uint64_t id, uint32_t value,
+                                       struct fuzz_document *document)
+{
+    const unsigned number = value >> 16;
+    if (keyed)
+        fuzz_document(id, value & FUZZ_VALUE, document);
+    size_t size = strlen(document->metadata);
+    if (number == 0 && size == 0)
+        memcpy(document->metadata, "{}", 3);
+    else if (number != 0)
+        snprintf(document->metadata + (size == 0 ? 0 : size - 1), sizeof document->metadata - size,
+                 "%s\"u\":%u}", size == 0 ? "{" : ",", number);
+}
+
+/* Key and metadata are those of the value, and the key leads to the record. */
+static inline void fuzz_calls_get_document(struct fuzz_calls *calls, const struct fuzz_op *op,
+                                           uint64_t id, uint32_t value)
+{
+    struct fuzz_document expected = {{0}, {0}};
+    char key[OMENDB_KEY_MAX + 1], metadata[256];
+    uint64_t found = 0;
+    omendb_collection *collection = calls->collections[op->which];
+    omendb_txn *txn = fuzz_calls_txn(calls, op);
+    const int there = value == 0 ? OMENDB_NOTFOUND : OMENDB_OK;
+    int code = omendb_get_key(collection, txn, id, key, sizeof key, NULL);
+    fuzz_expect(calls, code, there);
+    code = omendb_get_metadata(collection, txn, id, NULL, 0, metadata, sizeof metadata, NULL);
+    if (code != OMENDB_TOOBIG || calls->exact)
+        fuzz_expect(calls, code, there);
+    if (value == 0 || !calls->exact)
+        return;
+    fuzz_calls_metadata(op->which == FUZZ_KEYED, id, value, &expected);
+    FUZZ_CHECK(strcmp(metadata, expected.metadata) == 0 && strcmp(key, expected.key) == 0);
+    if (key[0] != '\0')
+        fuzz_must(omendb_find(collection, txn, key, &found));
+    FUZZ_CHECK(key[0] == '\0' || found == id);
+    key[0] = '?'; /* nothing begins so */
+    FUZZ_CHECK(omendb_find(collection, txn, key[1] == '\0' ? "?" : key, &found) == OMENDB_NOTFOUND);
+}
+
 static inline void fuzz_calls_get(struct fuzz_calls *calls, const struct fuzz_op *op)
 {
     float vector[FUZZ_DIM_MAX], expected[FUZZ_DIM_MAX];
@@ -428,9 +508,10 @@ static inline void fuzz_calls_get(struct fuzz_calls *calls, const struct fuzz_op
     int code = omendb_get(calls->collections[op->which], fuzz_calls_txn(calls, op),
                           op->id % FUZZ_IDS, OMENDB_F32, vector);
     fuzz_expect(calls, code, value == 0 ? OMENDB_NOTFOUND : OMENDB_OK);
+    fuzz_calls_get_document(calls, op, op->id % FUZZ_IDS, value);
     if (code != OMENDB_OK || !calls->exact)
         return;
-    fuzz_vector(value, model->dim, expected);
+    fuzz_vector(value & FUZZ_VALUE, model->dim, expected);
     FUZZ_CHECK(memcmp(vector, expected, model->dim * sizeof *vector) == 0);
 }
 
@@ -462,8 +543,10 @@ static inline void fuzz_calls_scan(struct fuzz_calls *calls, const struct fuzz_o
         if (calls->exact)
             FUZZ_CHECK(next == FUZZ_IDS ? code == OMENDB_DONE : code == OMENDB_OK && id == next);
         if (calls->exact && code == OMENDB_OK) {
-            fuzz_vector(model->value[next++], model->dim, expected);
+            fuzz_vector(model->value[next] & FUZZ_VALUE, model->dim, expected);
             FUZZ_CHECK(memcmp(vector, expected, model->dim * sizeof *vector) == 0);
+            fuzz_calls_get_document(calls, op, next, model->value[next]);
+            next++;
         }
     }
     omendb_rows_close(rows);
@@ -555,6 +638,8 @@ static inline void fuzz_calls_keep(struct fuzz_calls *calls, const struct fuzz_o
 
 static inline void fuzz_calls_rarer(struct fuzz_calls *calls, const struct fuzz_op *op)
 {
+    struct fuzz_op update = *op;
+    update.mode = op->mode >> 3; /* in the transaction or not */
     switch (op->mode % 8) {
     case 0:
         fuzz_calls_drop(calls, op);
@@ -577,6 +662,8 @@ static inline void fuzz_calls_rarer(struct fuzz_calls *calls, const struct fuzz_
         break;
     default:
         fuzz_calls_list_prepared(calls);
+        if (calls->collections[op->which] != NULL)
+            fuzz_calls_update(calls, &update);
     }
 }
 
@@ -677,6 +764,29 @@ static inline void fuzz_calls_seed_prepared(struct fuzz_seeds *seeds, const uint
     fuzz_add_seed(seeds, program, size);
 }
 
+/* Of the collection of keys and metadata: in memory, in the log, in segments, updated, deleted by
+ * key, in a transaction. */
+static inline void fuzz_calls_seed_documents(struct fuzz_seeds *seeds, const uint8_t *front,
+                                             size_t front_bytes)
+{
+    /* what, id, mode, value */
+    static const uint8_t order[][4] = {
+        {8, 0, 0, 8},  {0, 0, 44, 1}, {5, 0, 0, 0},  {9, 1, 7, 5},  {13, 0, 5, 0}, {5, 0, 0, 0},
+        {14, 0, 0, 0}, {9, 2, 7, 6},  {0, 4, 20, 9}, {5, 0, 0, 0},  {14, 0, 1, 0}, {3, 3, 0, 1},
+        {10, 0, 0, 0}, {0, 5, 21, 3}, {9, 6, 15, 4}, {3, 8, 1, 1},  {5, 0, 1, 0},  {9, 0, 1, 0},
+        {13, 0, 5, 0}, {5, 0, 0, 0},  {9, 0, 2, 0},  {14, 0, 3, 0}, {9, 0, 6, 0},  {5, 0, 0, 0}};
+    uint8_t program[64 + 40 * FUZZ_OP_BYTES] = {0};
+    size_t size = front_bytes;
+    if (front_bytes > 0)
+        memcpy(program, front, front_bytes);
+    for (size_t i = 0; i < sizeof order / sizeof order[0]; i++, size += FUZZ_OP_BYTES) {
+        program[size] = order[i][0];
+        program[size + 1] = FUZZ_KEYED;
+        memcpy(program + size + 2, &order[i][1], 3);
+    }
+    fuzz_add_seed(seeds, program, size);
+}
+
 /* Programs behind `front`: one that does everything in order, and random ones. */
 static inline void fuzz_calls_seed(struct fuzz_seeds *seeds, const uint8_t *front,
                                    size_t front_bytes)
@@ -699,6 +809,7 @@ static inline void fuzz_calls_seed(struct fuzz_seeds *seeds, const uint8_t *fron
         fuzz_add_seed(seeds, program, size);
     }
     fuzz_calls_seed_prepared(seeds, front, front_bytes);
+    fuzz_calls_seed_documents(seeds, front, front_bytes);
 }
 
 #endif

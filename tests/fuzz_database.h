@@ -5,7 +5,7 @@
 
 #include "fuzz.h"
 
-#define FUZZ_BASES    5
+#define FUZZ_BASES    6
 #define FUZZ_DIM_MAX  64
 #define FUZZ_ASK_MAX  6   /* collections that are looked at */
 #define FUZZ_SCAN_MAX 400 /* records of a scan */
@@ -135,11 +135,82 @@ static inline void fuzz_base_log(omendb *db)
     omendb_collection_close(a);
 }
 
+/* What a value says of key and metadata; the key has the id in it, so that no other record has it.
+ * Some have neither. */
+struct fuzz_document {
+    char key[24], metadata[96];
+};
+
+static inline void fuzz_document(uint64_t id, uint64_t value, struct fuzz_document *document)
+{
+    memset(document, 0, sizeof *document);
+    if (value % 3 != 0)
+        snprintf(document->key, sizeof document->key, "%u-%u", (unsigned)id, (unsigned)value % 4);
+    if (value % 5 != 0)
+        snprintf(document->metadata, sizeof document->metadata,
+                 "{\"a\":null,\"b\":true,\"n\":%u,\"r\":0.5,\"s\":\"%u\",\"t\":[\"x\",\"%u\"]}",
+                 (unsigned)value, (unsigned)value % 7, (unsigned)value % 3);
+}
+
+/* Records [first, first + count) of values from `value` on, with what fuzz_document says. */
+static inline int fuzz_write_documents(omendb_collection *collection, omendb_txn *txn, int adds,
+                                       size_t count, const uint64_t *ids, const uint64_t *values,
+                                       uint32_t dim)
+{
+    static float vectors[64 * FUZZ_DIM_MAX];
+    static struct fuzz_document documents[64];
+    omendb_record records[64];
+    for (size_t i = 0; i < count; i++) {
+        fuzz_document(ids[i], values[i], &documents[i]);
+        fuzz_vector(values[i], dim, vectors + i * dim);
+        records[i] = (omendb_record)OMENDB_RECORD_INIT;
+        records[i].id = ids[i];
+        records[i].vector = vectors + i * dim;
+        records[i].key = documents[i].key[0] == '\0' ? NULL : documents[i].key;
+        records[i].metadata = documents[i].metadata[0] == '\0' ? NULL : documents[i].metadata;
+    }
+    return adds ? omendb_add_records(collection, txn, count, records, NULL)
+                : omendb_put_records(collection, txn, count, records, NULL);
+}
+
+static inline void fuzz_fill_documents(omendb_collection *collection, omendb_txn *txn,
+                                       uint64_t first, size_t count, uint64_t value)
+{
+    uint64_t ids[64], values[64];
+    for (size_t i = 0; i < count; i++) {
+        ids[i] = first + i;
+        values[i] = value + i;
+    }
+    fuzz_must(fuzz_write_documents(collection, txn, 0, count, ids, values, 3));
+}
+
+/* Records with keys and metadata: in a merged segment, in one above it, and in a log with every
+ * kind of change of them. */
+static inline void fuzz_base_documents(omendb *db)
+{
+    omendb_collection *a = fuzz_create(db, "documents", 3, OMENDB_L2, OMENDB_F32);
+    omendb_txn *txn = NULL;
+    fuzz_fill_documents(a, NULL, 0, 40, 1);
+    fuzz_must(omendb_optimize(db, NULL, NULL));
+    fuzz_fill_documents(a, NULL, 30, 20, 100);
+    fuzz_must(omendb_checkpoint(db));
+    fuzz_must(omendb_delete(a, NULL, 3));
+    fuzz_must(omendb_checkpoint(db));
+    fuzz_fill_documents(a, NULL, 45, 7, 200);
+    fuzz_must(omendb_update(a, NULL, 5, "{\"b\":null,\"more\":[\"y\"]}"));
+    fuzz_must(omendb_delete_key(a, NULL, "1-2"));
+    fuzz_must(omendb_txn_begin(db, OMENDB_READ_WRITE, &txn));
+    fuzz_fill_documents(a, txn, 60, 3, 301);
+    fuzz_must(omendb_delete(a, txn, 6));
+    fuzz_must(omendb_txn_prepare(txn, "waits"));
+    omendb_collection_close(a);
+}
+
 /* A disk as a process that was killed left it; the last base is one that was closed empty. */
 static inline void fuzz_make_base(size_t which, struct fuzz_disk *disk)
 {
-    static void (*const fill[FUZZ_BASES - 1])(omendb *) = {fuzz_base_busy, fuzz_base_codes,
-                                                           fuzz_base_pack, fuzz_base_log};
+    static void (*const fill[FUZZ_BASES - 1])(omendb *) = {
+        fuzz_base_busy, fuzz_base_codes, fuzz_base_pack, fuzz_base_log, fuzz_base_documents};
     struct fuzz_disk at_work;
     omendb *db = NULL;
     fuzz_disk_begin(&at_work);
@@ -199,6 +270,27 @@ static inline int fuzz_search(omendb_collection *collection, const omendb_query 
     return code;
 }
 
+/* Of some records, and of the keys that they may have. */
+static inline void fuzz_ask_documents(omendb_collection *collection)
+{
+    char key[OMENDB_KEY_MAX + 1], metadata[512];
+    const char *const fields[] = {"n", "t"};
+    uint64_t found = 0;
+    size_t size = 0;
+    for (uint64_t id = 0; id < 64; id += 3) {
+        int code = fuzz_sane(omendb_get_key(collection, NULL, id, key, sizeof key, &size));
+        FUZZ_CHECK(code != OMENDB_OK || size == strlen(key));
+        if (code == OMENDB_OK && size != 0)
+            fuzz_sane(omendb_find(collection, NULL, key, &found));
+        fuzz_sane(omendb_get_metadata(collection, NULL, id, id % 2 ? fields : NULL, 2, metadata,
+                                      sizeof metadata, &size));
+        for (unsigned value = 0; value < 4; value++) {
+            snprintf(key, sizeof key, "%u-%u", (unsigned)id, value);
+            fuzz_sane(omendb_find(collection, NULL, key, &found));
+        }
+    }
+}
+
 /* With so small an effort that graphs of 16 rows are walked. */
 static inline void fuzz_ask_searches(omendb_collection *collection, const float *vector)
 {
@@ -254,6 +346,10 @@ static inline void fuzz_write(omendb_collection *collection, uint32_t dim)
     fuzz_sane(fuzz_put(collection, NULL, 3, 11, dim));
     fuzz_sane(fuzz_put(collection, NULL, OMENDB_ID_AUTO, 12, dim));
     fuzz_sane(omendb_delete_batch(collection, NULL, 3, ids, NULL));
+    fuzz_sane(omendb_update(collection, NULL, 6, "{\"n\":null,\"new\":1}"));
+    fuzz_sane(omendb_delete_key(collection, NULL, "9-2"));
+    if (dim <= FUZZ_DIM_MAX)
+        fuzz_sane(fuzz_write_documents(collection, NULL, 0, 3, ids, ids, dim));
 }
 
 static inline void fuzz_ask_collection(omendb *db, const char *name, int may_write)
@@ -269,6 +365,7 @@ static inline void fuzz_ask_collection(omendb *db, const char *name, int may_wri
     fuzz_vector(5, schema.dim, vector);
     fuzz_ask_searches(collection, vector);
     fuzz_ask_records(collection, vector);
+    fuzz_ask_documents(collection);
     if (may_write && schema.dim <= FUZZ_WIDE_DIM)
         fuzz_write(collection, schema.dim);
     free(vector);
