@@ -409,7 +409,191 @@ TEST(a_batch_whose_vectors_alone_never_fit_is_refused_at_once)
     threads_refuse(120000, "split it");
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * keys and metadata: two threads at one record, at one key, and one that looks */
+
+#define THREADS_EDITS 150
+
+static int threads_put_key(struct threads_world *world, omendb_txn *txn, uint64_t id,
+                           const char *key, int adds)
+{
+    float vector[THREADS_DIM];
+    omendb_record record = OMENDB_RECORD_INIT;
+    threads_vector(id, 0, vector);
+    record.id = id;
+    record.vector = vector;
+    record.key = key;
+    return adds ? omendb_add(world->collection, txn, &record, NULL)
+                : omendb_put(world->collection, txn, &record, NULL);
+}
+
+/* Of record 1 its own field; what it wrote last is there until it writes again. */
+static void *threads_update(void *argument)
+{
+    struct threads_one *one = argument;
+    struct threads_world *world = one->world;
+    char patch[64], metadata[64], field[8];
+    const char *const fields[] = {field};
+    snprintf(field, sizeof field, "f%llu", (unsigned long long)one->number);
+    for (int i = 1; i <= THREADS_EDITS && !atomic_load(&world->stop); i++) {
+        snprintf(patch, sizeof patch, "{\"%s\":%d}", field, i);
+        if (!threads_expect(world, omendb_update(world->collection, NULL, 1, patch) == OMENDB_OK,
+                            "an update failed") ||
+            !threads_expect(world,
+                            omendb_get_metadata(world->collection, NULL, 1, fields, 1, metadata,
+                                                sizeof metadata, NULL) == OMENDB_OK &&
+                                strcmp(metadata, patch) == 0,
+                            "an update was lost"))
+            break;
+        atomic_fetch_add(&world->batches, 1);
+    }
+    return NULL;
+}
+
+/* Adds the keys that the other one adds, too; rounds[] counts how many it got. */
+static void *threads_add_keys(void *argument)
+{
+    struct threads_one *one = argument;
+    struct threads_world *world = one->world;
+    char key[16];
+    for (int i = 0; i < THREADS_EDITS && !atomic_load(&world->stop); i++) {
+        snprintf(key, sizeof key, "key %d", i);
+        const int status = threads_put_key(world, NULL, OMENDB_ID_AUTO, key, 1);
+        if (status == OMENDB_OK)
+            atomic_fetch_add(&world->rounds[one->number], 1);
+        threads_expect(world,
+                       (status == OMENDB_OK || status == OMENDB_EXISTS) &&
+                           omendb_find(world->collection, NULL, key, NULL) == OMENDB_OK,
+                       "an added key is not there");
+        atomic_fetch_add(&world->batches, 1);
+    }
+    return NULL;
+}
+
+/* The key "steady" goes from record to record, and at each moment one has it. */
+static void *threads_move_key(void *argument)
+{
+    struct threads_world *world = ((struct threads_one *)argument)->world;
+    for (uint64_t i = 0; i < THREADS_EDITS && !atomic_load(&world->stop); i++) {
+        omendb_txn *txn = NULL;
+        int status = omendb_txn_begin(world->db, OMENDB_READ_WRITE, &txn);
+        if (status == OMENDB_OK)
+            status = threads_put_key(world, txn, 500000 + i % 3, NULL, 0);
+        if (status == OMENDB_OK)
+            status = threads_put_key(world, txn, 500000 + (i + 1) % 3, "steady", 0);
+        if (status == OMENDB_OK)
+            status = omendb_txn_commit(txn);
+        else
+            omendb_txn_rollback(txn);
+        threads_expect(world, status == OMENDB_OK, "a key did not move");
+        atomic_fetch_add(&world->batches, 1);
+    }
+    return NULL;
+}
+
+static void *threads_find(void *argument)
+{
+    struct threads_world *world = ((struct threads_one *)argument)->world;
+    while (!atomic_load(&world->stop)) {
+        omendb_txn *txn = NULL;
+        char key[16] = "";
+        uint64_t id = 0;
+        int status = omendb_find(world->collection, NULL, "steady", NULL);
+        if (status == OMENDB_OK)
+            status = omendb_txn_begin(world->db, OMENDB_READ_ONLY, &txn);
+        if (status == OMENDB_OK)
+            status = omendb_find(world->collection, txn, "steady", &id);
+        if (status == OMENDB_OK)
+            status = omendb_get_key(world->collection, txn, id, key, sizeof key, NULL);
+        omendb_txn_rollback(txn);
+        if (!threads_expect(world, status == OMENDB_OK && strcmp(key, "steady") == 0,
+                            "a key leads nowhere, or elsewhere"))
+            break;
+        atomic_fetch_add(&world->searches, 1);
+    }
+    return NULL;
+}
+
+static int threads_begin_documents(struct threads_world *world)
+{
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    memset(world, 0, sizeof *world);
+    options.threads = 2;
+    schema.dim = THREADS_DIM;
+    int status = omendb_open(support_path("documents"), &options, &world->db);
+    if (status == OMENDB_OK)
+        status = omendb_collection_create(world->db, "docs", &schema, &world->collection);
+    if (status == OMENDB_OK)
+        status = threads_put_key(world, NULL, 1, NULL, 0);
+    return status == OMENDB_OK ? threads_put_key(world, NULL, 500000, "steady", 0) : status;
+}
+
+/* Two threads at the same work, one that finds, checkpoints and merges meanwhile. */
+static void threads_documents(void *(*first)(void *), void *(*second)(void *),
+                              struct threads_world *world)
+{
+    pthread_t threads[3];
+    struct threads_one ones[3] = {{world, 0}, {world, 1}, {world, 2}};
+    void *(*const work[3])(void *) = {first, second, threads_find};
+    CHECK_EQ_INT(threads_begin_documents(world), OMENDB_OK);
+    for (int i = 0; i < 3; i++)
+        CHECK(pthread_create(&threads[i], NULL, work[i], &ones[i]) == 0);
+    for (int i = 0; atomic_load(&world->batches) < 2 * THREADS_EDITS && !atomic_load(&world->stop);
+         i++)
+        threads_expect(world,
+                       (i % 3 == 2 ? omendb_optimize(world->db, NULL, NULL)
+                                   : omendb_checkpoint(world->db)) == OMENDB_OK,
+                       "a checkpoint or a merge failed");
+    pthread_join(threads[0], NULL);
+    pthread_join(threads[1], NULL);
+    atomic_store(&world->stop, 1);
+    pthread_join(threads[2], NULL);
+    CHECK(!world->bad);
+    CHECK(world->searches > 0);
+    CHECK_EQ_INT(support_check(world->db), OMENDB_OK);
+}
+
+static void threads_end_documents(struct threads_world *world)
+{
+    omendb_collection_close(world->collection);
+    CHECK_EQ_INT(omendb_close(world->db), OMENDB_OK);
+}
+
+TEST(updates_of_different_fields_of_one_record_are_all_kept)
+{
+    struct threads_world world;
+    char metadata[64], expected[64];
+    snprintf(expected, sizeof expected, "{\"f0\":%d,\"f1\":%d}", THREADS_EDITS, THREADS_EDITS);
+    threads_documents(threads_update, threads_update, &world);
+    CHECK_EQ_INT(
+        omendb_get_metadata(world.collection, NULL, 1, NULL, 0, metadata, sizeof metadata, NULL),
+        OMENDB_OK);
+    CHECK_EQ_STR(metadata, expected);
+    threads_end_documents(&world);
+}
+
+TEST(a_key_that_two_threads_add_is_given_once)
+{
+    struct threads_world world;
+    uint64_t count = 0;
+    threads_documents(threads_add_keys, threads_add_keys, &world);
+    CHECK_EQ_INT(world.rounds[0] + world.rounds[1], THREADS_EDITS);
+    CHECK_EQ_INT(omendb_count(world.collection, NULL, &count), OMENDB_OK);
+    CHECK_EQ_INT(count, THREADS_EDITS + 2);
+    threads_end_documents(&world);
+}
+
+TEST(a_key_that_moves_is_found_at_each_moment)
+{
+    struct threads_world world;
+    threads_documents(threads_move_key, threads_update, &world);
+    threads_end_documents(&world);
+}
+
 TEST_MAIN(snapshots_stand_still_while_others_write_and_merge, so_they_do_without_mapping,
           so_they_do_in_memory, writers_alone_lose_nothing, automatic_ids_are_given_once,
           a_batch_that_never_fits_is_refused_after_few_checkpoints,
-          a_batch_whose_vectors_alone_never_fit_is_refused_at_once)
+          a_batch_whose_vectors_alone_never_fit_is_refused_at_once,
+          updates_of_different_fields_of_one_record_are_all_kept,
+          a_key_that_two_threads_add_is_given_once, a_key_that_moves_is_found_at_each_moment)
