@@ -55,12 +55,18 @@ static int damage_open(struct crash_fs *fs, uint32_t io, omendb **db)
 static void damage_put(omendb_collection *collection, uint64_t first, uint64_t count)
 {
     float vectors[64 * DAMAGE_DIM];
-    uint64_t ids[64];
+    char keys[64][16];
+    omendb_record records[64];
     for (uint64_t i = 0; i < count; i++) {
-        ids[i] = first + i;
         support_vector(first * 100 + i, DAMAGE_DIM, vectors + i * DAMAGE_DIM);
+        snprintf(keys[i], sizeof keys[i], "%llu", (unsigned long long)(first + i));
+        records[i] = (omendb_record)OMENDB_RECORD_INIT;
+        records[i].id = first + i;
+        records[i].vector = vectors + i * DAMAGE_DIM;
+        records[i].key = i % 4 == 3 ? NULL : keys[i];
+        records[i].metadata = i % 3 == 0 ? NULL : "{\"n\":1,\"s\":\"text\"}";
     }
-    support_must(omendb_put_batch(collection, NULL, (size_t)count, ids, vectors, OMENDB_F32, NULL));
+    support_must(omendb_put_records(collection, NULL, (size_t)count, records, NULL));
 }
 
 /* Answers of the first collection; an error is passed on. */

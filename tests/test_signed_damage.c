@@ -29,11 +29,27 @@ static int signed_open(struct crash_fs *fs, uint32_t io, int read_only, omendb *
     return omendb_open("/db", &options, db);
 }
 
+/* Records with a key, and most with metadata. */
+static int signed_put_one(omendb_collection *collection, omendb_txn *txn, uint64_t id,
+                          uint64_t value)
+{
+    float vector[SIGNED_DIM];
+    char key[32];
+    omendb_record record = OMENDB_RECORD_INIT;
+    support_vector(value, SIGNED_DIM, vector);
+    snprintf(key, sizeof key, "key %llu", (unsigned long long)id);
+    record.id = id;
+    record.vector = vector;
+    record.key = key;
+    record.metadata = value % 4 == 0 ? NULL : "{\"a\":1,\"b\":[\"x\",\"y\"],\"c\":\"text\"}";
+    return omendb_put(collection, txn, &record, NULL);
+}
+
 static void signed_put(omendb_collection *collection, omendb_txn *txn, uint64_t first,
                        uint64_t count)
 {
     for (uint64_t i = 0; i < count; i++)
-        support_must(support_put(collection, txn, first + i, first * 100 + i, SIGNED_DIM));
+        support_must(signed_put_one(collection, txn, first + i, first * 100 + i));
 }
 
 /* Every kind of file, and every kind of change in the log. */
@@ -208,7 +224,11 @@ static int signed_use_collection(omendb *db, const char *name)
         good = signed_is_told(omendb_search(collection, NULL, &query, ids, distances, &count));
     }
     if (good && schema.dim == SIGNED_DIM)
-        good = signed_is_told(support_put(collection, NULL, 12, 77, SIGNED_DIM));
+        good = signed_is_told(signed_put_one(collection, NULL, 12, 77));
+    if (good)
+        good = signed_is_told(omendb_update(collection, NULL, 14, "{\"a\":null,\"d\":2.5}"));
+    if (good)
+        good = signed_is_told(omendb_delete_key(collection, NULL, "key 15"));
     if (good)
         good = signed_is_told(omendb_delete(collection, NULL, 13));
     omendb_collection_close(collection);
