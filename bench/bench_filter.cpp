@@ -188,8 +188,7 @@ Attributes make_attributes(const Dataset &data)
         }
     });
     for (size_t q = 0; q < data.query_count; q++) {
-        std::vector<uint8_t> order =
-            order_centres(centres, &data.queries[q * data.dim], data.dim);
+        std::vector<uint8_t> order = order_centres(centres, &data.queries[q * data.dim], data.dim);
         std::copy(order.begin(), order.end(), &made.of_query[q * kCentres]);
     }
     return made;
@@ -246,7 +245,8 @@ std::vector<Truth> make_truth(const Dataset &data, const Attributes &attributes)
         for (size_t q = (size_t)thread; q < data.query_count; q += kBuildThreads) {
             std::copy_n(&data.queries[q * data.dim], data.dim, query.begin());
             for (size_t row = 0; row < data.rows; row++)
-                distances[row] = squared_distance(query.data(), &data.bytes[row * data.dim], data.dim);
+                distances[row] =
+                    squared_distance(query.data(), &data.bytes[row * data.dim], data.dim);
             for (size_t c = 0; c < cells; c++) {
                 Nearest best = nearest_of(attributes, kCells[c], q, distances);
                 for (size_t i = 0; i < best.size(); i++)
@@ -357,7 +357,8 @@ Result measure_peer(Index &index, const Dataset &data, const Attributes &attribu
         uint64_t ids[kHits];
         size_t count = 0;
         double begun = thread_cpu_seconds();
-        auto found = index.searchKnn(&data.queries[q * data.dim], kHits, filters ? &filter : nullptr);
+        auto found =
+            index.searchKnn(&data.queries[q * data.dim], kHits, filters ? &filter : nullptr);
         cpu += thread_cpu_seconds() - begun;
         for (; !found.empty(); found.pop())
             ids[count++] = found.top().second;
@@ -389,8 +390,8 @@ void delete_some(const Database &database, const Attributes &attributes)
           "omendb_delete_matching");
 }
 
-void print_line(Csv &csv, const Dataset &data, const char *library, double effort,
-                const Cell &cell, const Result &result, double base)
+void print_line(Csv &csv, const Dataset &data, const char *library, double effort, const Cell &cell,
+                const Result &result, double base)
 {
     printf("%-8s %6g %-28s %8.4f %+8.4f %9.0f %9.1f %9.0f %9.0f %9.6f %6zu %6zu %6zu %6zu\n",
            library, effort, cell.name, result.recall, result.recall - base, result.rate,
@@ -441,8 +442,9 @@ int main()
     Attributes attributes = make_attributes(data);
     std::vector<Truth> truth = make_truth(data, attributes);
     const char *only = getenv("OMENDB_BENCH_CELLS"); // part of their names
-    Csv csv("filter.csv", "rows,library,effort,cell,recall,recall_without,queries_per_second,p99_us,"
-                          "distances,tested,selectivity,scans,given_up,short_of,queries");
+    Csv csv("filter.csv",
+            "rows,library,effort,cell,recall,recall_without,queries_per_second,p99_us,"
+            "distances,tested,selectivity,scans,given_up,short_of,queries");
     printf("%s, %zu x %zu, %zu queries, recall@%zu, one thread\n%s\n\n", data.name.c_str(),
            data.rows, data.dim, data.query_count, kHits, machine().c_str());
     printf("%-8s %6s %-28s %8s %8s %9s %9s %9s %9s %9s %6s %6s %6s %6s\n", "library", "effort",
