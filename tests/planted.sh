@@ -161,7 +161,8 @@ plant 'copies of prepared transactions are not synced' crash checkpoint_freeze \
 plant 'a new log begins without copies of what is prepared' crash prepared_copy_to_log \
     's/i = \(size_t\)copied; i < set->count/i = (size_t)copied; i < 0 * set->count/'
 plant 'locks of prepared transactions are not taken again at opening' 'memory waits' \
-    prepared_replay_new 's/prepared_hold\(db, made\);/prepared_insert(\&db->prepared, made);/'
+    prepared_replay_new \
+    's/return prepared_hold\(db, made\)/return (prepared_insert(\&db->prepared, made), records)/'
 plant 'an outcome is copied to a new log as if it waited' model prepared_copy_to_log \
     's/prepared->state == OMENDB_PREPARED_WAITING \? CHANGE_PREPARE : CHANGE_REMEMBER/CHANGE_PREPARE/'
 plant 'a record that is prepared can be written' model commit_check_id \
