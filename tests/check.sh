@@ -106,6 +106,7 @@ threaded="test_concurrency test_ground test_kill test_model test_prepared test_p
     test_graph:many_threads test_graph:under_its_readers test_graph_bulk:threads
     test_purge:beside_searches test_segment_file:many_threads test_settling:in_the_background
     test_space:in_the_background test_drift:all_codes_at_once
+    test_tenants:the_background test_filtered_search:a_batch
     test_hot:a_segment test_hot:no_copy test_hot:what_cannot test_hot:a_copy test_hot:copies_make
     test_hot:searches_go test_hot:mapped_pages test_hot:the_checkpoint test_hot:a_writer"
 
@@ -116,7 +117,8 @@ check_tsan() {
 # What depends on the processor: arithmetic, the order of memory, bytes in files.
 emulated="test_backup test_codes test_concurrency test_golden test_ground test_kernels
     test_kernels_emulated test_manifest test_model test_prepared test_processes test_scalar
-    test_segment_file test_wal test_graph:every_metric test_graph:many_threads
+    test_segment_file test_wal test_json test_documents test_keys_and_metadata
+    test_filtered_records test_id_index test_graph:every_metric test_graph:many_threads
     test_graph:under_its_readers"
 
 check_arm64() {
