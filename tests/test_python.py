@@ -8,6 +8,7 @@ so and passes. The last line is "N passed, M failed".
 import gc
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -216,6 +217,185 @@ class InMemory(unittest.TestCase):
                 raise RuntimeError
         self.assertIn(1, docs)
 
+    def test_the_structures_are_those_of_the_header(self):
+        structures = {
+            "omendb_options": omendb._Options, "omendb_schema": omendb._Schema,
+            "omendb_explain": omendb._Explain, "omendb_query": omendb._Query,
+            "omendb_record": omendb._Record, "omendb_stats": omendb._Stats,
+            "omendb_collection_stats": omendb._CollectionStats,
+            "omendb_salvage_result": omendb._SalvageResult,
+        }
+        header = re.sub(r"/\*.*?\*/", "", (ROOT / "omendb.h").read_text(), flags=re.DOTALL)
+        for name, structure in structures.items():
+            body = re.search(rf"typedef struct {name} {{(.*?)}} {name};", header, re.DOTALL)[1]
+            fields = re.findall(r"(?:\(\*(\w+)\)\([^;]*\)|(\w+));", body)
+            self.assertEqual(
+                [a or b for a, b in fields], [field for field, _ in structure._fields_], name)
+
+    def test_records_have_keys(self):
+        docs = self.db.collection("docs", dim=16)
+        self.assertEqual(docs.add(self.rows[0], key="größe"), 0)
+        self.assertEqual(docs.add(self.rows[1:4], key=["b", None, "d"]).tolist(), [1, 2, 3])
+        self.assertEqual([docs.get_key(i) for i in range(4)], ["größe", "b", None, "d"])
+        self.assertEqual(docs.find("d"), 3)
+        self.assertTrue("b" in docs and "c" not in docs)
+        self.assertEqual(docs.put(self.rows[9], key="b"), 1)
+        np.testing.assert_array_equal(docs.get(1), self.rows[9])
+        ids, _ = docs.search_like("b", k=3)
+        self.assertEqual(ids.tolist(), docs.search_like(1, k=3)[0].tolist())
+        with self.assertRaises(omendb.Exists):
+            docs.add(self.rows[0], key="d")
+        docs.delete_key("d")
+        for call in (docs.find, docs.delete_key, docs.search_like):
+            with self.assertRaises(omendb.NotFound):
+                call("d")
+        with self.assertRaises(omendb.NotFound):
+            docs.get_key(3)
+        for wrong in ("", "a\0b", "x" * 1025):
+            with self.assertRaises((ValueError, omendb.TooBig)):
+                docs.add(self.rows[0], key=wrong)
+        for wrong in ("ab", ["a"], 3):
+            with self.assertRaises((TypeError, ValueError)):
+                docs.add(self.rows[:2], key=wrong)
+        self.assertEqual(len(docs), 3)
+
+    def test_records_have_metadata(self):
+        docs = self.db.collection("docs", dim=16)
+        whole = {"tags": ["x", "ü"], "year": 2024, "share": 0.25, "draft": False, "note": None}
+        docs.add(self.rows[0], metadata=whole)
+        docs.add(self.rows[1:3], metadata=['{"year": 1999}', None])
+        self.assertEqual(docs.get_metadata(0), whole)
+        self.assertEqual(docs.get_metadata(0, ["year", "tags", "other"]), {
+            "year": 2024, "tags": ["x", "ü"]})
+        self.assertEqual((docs.get_metadata(1), docs.get_metadata(2)), ({"year": 1999}, {}))
+        self.assertEqual(docs.get_metadata(0, []), {})
+        docs.update(0, {"year": 2025, "note": None, "by": "me"})
+        del whole["note"]
+        self.assertEqual(docs.get_metadata(0), {**whole, "year": 2025, "by": "me"})
+        long = {"text": "a" * 100_000}
+        docs.put(self.rows[1], 1, metadata=long)
+        self.assertEqual(docs.get_metadata(1), long)
+        docs.put(self.rows[1], 1)
+        self.assertEqual(docs.get_metadata(1), {})
+        with self.db.snapshot() as before:
+            docs.update(1, {"a": 1})
+            self.assertEqual(docs.get_metadata(1, txn=before), {})
+        with self.assertRaisesRegex(omendb.Invalid, "byte"):
+            docs.add(self.rows[0], metadata='{"a": }')
+        for wrong in ({"a": {"b": 1}}, {"a": float("nan")}, [1], 3):
+            with self.assertRaises((omendb.Invalid, TypeError)):
+                docs.add(self.rows[0], metadata=wrong)
+        with self.assertRaises(omendb.NotFound):
+            docs.update(99, {"a": 1})
+        with self.assertRaises(TypeError):
+            docs.get_metadata(0, "year")
+        self.assertEqual(len(docs), 3)
+
+    def test_records_are_dicts(self):
+        docs = self.db.collection("docs", dim=16)
+        ids = docs.add_records(
+            {"vector": self.rows[i], "key": f"k{i}", "metadata": {"i": i}} for i in range(50))
+        self.assertEqual(ids.tolist(), list(range(50)))
+        ids = docs.put_records([
+            {"vector": self.rows[60], "key": "k7"}, {"vector": self.rows[61], "metadata": '{"i": 50}'}])
+        self.assertEqual(ids.tolist(), [7, 50])
+        self.assertEqual((docs.get_metadata(7), docs.get_metadata(50)), ({}, {"i": 50}))
+        docs.put_records([{"vector": list(self.rows[1]), "id": 70}])
+        np.testing.assert_array_equal(docs.get([7, 50, 70]), self.rows[[60, 61, 1]])
+        self.assertEqual(docs.add_records([]).tolist(), [])
+        with self.db.transaction() as txn:
+            docs.put_records([{"vector": self.rows[0], "id": 80}], txn=txn)
+            txn.rollback()
+        for wrong in ([{"id": 3}], [{"vector": self.rows[0], "name": 3}],
+                      [{"vector": self.rows[0]}, {"vector": self.rows[0], "id": 3}]):
+            with self.assertRaises(ValueError):
+                docs.put_records(wrong)
+        self.assertEqual(len(docs), 52)
+
+    def fielded(self):
+        docs = self.db.collection("docs", dim=16)
+        docs.add(self.rows, key=[f"k{i}" for i in range(500)], metadata=[
+            {"i": i, "even": i % 2 == 0, "half": i / 2, "tag": ["all", f"t{i % 5}"]}
+            for i in range(500)])
+        return docs
+
+    def test_a_filter_says_what_is_found_counted_scanned_and_deleted(self):
+        docs = self.fielded()
+        wanted = [i for i in exact(self.rows, self.rows[7], 500) if i % 5 == 2 and i < 200]
+        for condition in ("tag = 't2' AND i < 200", {"tag": "t2", "i": {"$lt": 200}}):
+            ids, _ = docs.search(self.rows[7], k=10, exact=True, filter=condition)
+            self.assertEqual(ids.tolist(), wanted[:10])
+            ids, _ = docs.search(self.rows[7:9], k=10, exact=True, filter=condition)
+            self.assertEqual(ids[0].tolist(), wanted[:10])
+            ids, _ = docs.search_like(7, k=10, exact=True, filter=condition)
+            self.assertEqual(ids.tolist(), [i for i in wanted if i != 7][:10])
+            self.assertEqual(docs.count(condition), 40)
+            explain = docs.explain(self.rows[7], exact=True, filter=condition)
+            self.assertAlmostEqual(explain["selectivity"], 40 / 500, places=6)
+            self.assertNotEqual(explain["path"], 0)
+        self.assertEqual(docs.count(), 500)
+        self.assertEqual([i for i, _ in docs.scan(filter="i > 495")], [496, 497, 498, 499])
+        self.assertEqual([i for i, _ in docs.scan(filter="_key = 'k9' OR _id = 3")], [3, 9])
+        with self.db.transaction() as txn:
+            self.assertEqual(docs.delete_where("even", txn=txn), 250)
+            self.assertEqual((docs.count("even", txn=txn), docs.count("even")), (0, 250))
+            txn.rollback()
+        self.assertEqual(docs.delete_where("NOT even AND i < ?", [100]), 50)
+        self.assertEqual(docs.count("NOT even"), 200)
+        self.assertEqual(len(docs), 450)
+
+    def test_a_scan_gives_keys_and_metadata_on_request(self):
+        docs = self.fielded()
+        docs.put(self.rows[0], 1)
+        for i, vector, key, fields in docs.scan(0, 9, key=True, metadata=["i", "half"]):
+            np.testing.assert_array_equal(vector, self.rows[0 if i == 1 else i])
+            self.assertEqual(key, None if i == 1 else f"k{i}")
+            self.assertEqual(fields, {} if i == 1 else {"i": i, "half": i / 2})
+        (i, _, fields), = docs.scan(filter="i = 6", metadata=True)
+        self.assertEqual((i, fields), (6, docs.get_metadata(6)))
+        rows = docs.scan(key=True)
+        next(rows)
+        docs.delete(range(500))
+        self.assertEqual([key for _, _, key in rows][-1], "k499")
+        self.assertEqual(self.db.stats()["open_transactions"], 0)
+
+    def test_parameters_have_the_type_of_the_value(self):
+        docs = self.db.collection("docs", dim=16)
+        values = [True, 5, 5.5, "five", None, ["five", "six"]]
+        docs.add(self.rows[:6], metadata=[{"v": value} for value in values])
+        for value, wanted in zip(values[:4], ([0], [1], [2], [3, 5])):
+            self.assertEqual([i for i, _ in docs.scan(filter="v IS ?", parameters=[value])], wanted)
+            self.assertEqual(docs.count("v IS :v", {"v": value}), len(wanted))
+        self.assertEqual(docs.count("v IS ?", [None]), 1)
+        self.assertEqual(docs.count("v IN ?", [["six", "x"]]), 1)
+        self.assertEqual(docs.count("v IN ?", [()]), 0)
+        self.assertEqual(docs.count("v = ? OR v = ?", (np.int64(5), np.float32(5.5))), 2)
+        self.assertEqual(docs.count("v = ?", [np.True_]), 1)
+        self.assertEqual(docs.count("_id < ?", [2**63]), 6)
+        self.assertEqual(docs.count({"v": {"$gt": {"$param": "least"}}}, {":least": 5}), 3)
+        for filter, parameters, error in (
+            ("v = ?", [1, 2], omendb.Invalid), ("v = :a", {"b": 1}, ValueError),
+            ("v = ?", "5", TypeError), ("v = ?", [[1]], TypeError), ("v = ?", [["a"]], omendb.Invalid),
+            ("v = ?", [float("nan")], omendb.Invalid), (None, [1], ValueError),
+        ):
+            with self.assertRaises(error):
+                docs.count(filter, parameters)
+        with self.assertRaisesRegex(omendb.Invalid, "byte 4: .*\n.*\n *\\^"):
+            docs.search(self.rows[0], filter="v < ")
+        with self.assertRaises(TypeError):
+            docs.delete_where(None)
+        self.db.collection("docs")
+
+    def test_filters_go_with_their_database(self):
+        docs = self.fielded()
+        rows = docs.scan(filter="even", metadata=True)
+        next(rows)
+        self.db.close()
+        with self.assertRaises(ValueError):
+            next(rows)
+        with self.assertRaises(ValueError):
+            docs.count("even")
+
     def test_errors_have_kind_code_and_sentence(self):
         docs = self.filled()
         with self.assertRaises(omendb.Invalid) as caught:
@@ -266,7 +446,7 @@ class InMemory(unittest.TestCase):
 
     def test_the_error_names_what_is_closed(self):
         docs = self.filled()
-        cursor = omendb._Rows(docs, 0, 9, None)
+        cursor = omendb._Rows(docs, 0, 9, None, omendb._Filter(self.db, None, None))
         snapshot = self.db.snapshot()
         self.db.close()
         for call, what in ((lambda: cursor._pointer, "scan"), (docs.count, "collection"),

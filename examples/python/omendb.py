@@ -9,6 +9,9 @@
         ids, distances = docs.search(question, k=5)     # (384,) array
         ids, distances = docs.search(questions, k=5)    # (m, 384) array -> (m, 5) arrays
 
+        docs.put(embedding, key="intro.md", metadata={"lang": "en", "year": 2024})
+        docs.search(question, filter="lang = 'en' AND year > ?", parameters=[2020])
+
 The shared library is found by the environment variable OMENDB_LIBRARY, next to this file, in the
 build folder of a source tree around this file, or where the system looks for libraries.
 
@@ -21,17 +24,27 @@ is converted to float32. For a collection of type i8 or u8, int8 or uint8 arrays
 units, and floating-point ones are multiplied by the scale. For a collection of bits, an array with
 `dim` columns counts what is above 0 as 1, and a uint8 array with (dim + 7) // 8 columns holds packed
 bits, the first in the lowest bit (numpy.packbits(..., bitorder="little")).
+
+A record may have a key, a text that no other record of the collection has, and metadata: a dict, or
+the text of a JSON object, whose values are texts, numbers, booleans, None and lists of texts. A
+filter is a condition on them, as text or as the dict of its JSON form ("filters" in omendb.h has the
+language); its parameters are a sequence, for ?, or a dict, for :name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
+import json
+import numbers
 import operator
 import os
 import pathlib
 import weakref
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import (
+    Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union,
+)
 
 import numpy as np
 
@@ -55,6 +68,9 @@ _NUMPY_TYPES = {np.dtype("<f4"): 0, np.dtype("<f2"): 1, np.dtype("i1"): 3, np.dt
 
 Vectors = Union[np.ndarray, Sequence]
 Ids = Union[np.ndarray, Sequence[int], int]
+Metadata = Union[Mapping[str, Any], str]
+Condition = Union[Mapping[str, Any], str]
+Parameters = Union[Mapping[str, Any], Sequence[Any]]
 
 
 class Error(Exception):
@@ -147,6 +163,7 @@ _ERRORS = {
     16: Dropped, 17: TooBig, 18: Unsupported, 20: Timeout,
 }
 _NOT_FOUND = 2
+_TOO_BIG = 17
 _STILL_OPEN = (1, 7, 8)  # after these omendb_txn_prepare has not freed the transaction
 _DONE = 19
 
@@ -218,6 +235,20 @@ class _Query(ctypes.Structure):
         ("reserved", ctypes.c_uint32),
         ("match", ctypes.c_void_p),
         ("match_context", ctypes.c_void_p),
+        ("filter", ctypes.c_void_p),
+        ("key", ctypes.c_char_p),
+    ]
+
+
+class _Record(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("id", ctypes.c_uint64),
+        ("vector", ctypes.c_void_p),
+        ("vector_type", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+        ("key", ctypes.c_char_p),
+        ("metadata", ctypes.c_char_p),
     ]
 
 
@@ -269,7 +300,7 @@ _Report = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p)
 _Log = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
 
 _p, _i, _u64, _size = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_size_t
-_text = ctypes.c_char_p
+_text, _i64, _f64 = ctypes.c_char_p, ctypes.c_int64, ctypes.c_double
 
 # Name, result, arguments. Pointers are void pointers: arrays and structures are passed by address.
 _FUNCTIONS = [
@@ -308,13 +339,32 @@ _FUNCTIONS = [
     ("omendb_prepared_name", _i, [_p, _size, _p, _size, _p]),
     ("omendb_add_batch", _i, [_p, _p, _size, _p, _p, _i, _p]),
     ("omendb_put_batch", _i, [_p, _p, _size, _p, _p, _i, _p]),
+    ("omendb_add_records", _i, [_p, _p, _size, _p, _p]),
+    ("omendb_put_records", _i, [_p, _p, _size, _p, _p]),
+    ("omendb_update", _i, [_p, _p, _u64, _text]),
     ("omendb_delete_batch", _i, [_p, _p, _size, _p, _p]),
+    ("omendb_delete_key", _i, [_p, _p, _text]),
+    ("omendb_delete_matching", _i, [_p, _p, _p, _p, _p, _p]),
+    ("omendb_find", _i, [_p, _p, _text, _p]),
+    ("omendb_get_key", _i, [_p, _p, _u64, _p, _size, _p]),
+    ("omendb_get_metadata", _i, [_p, _p, _u64, _p, _size, _p, _size, _p]),
     ("omendb_get", _i, [_p, _p, _u64, _i, _p]),
     ("omendb_get_batch", _i, [_p, _p, _size, _p, _i, _p, _p]),
     ("omendb_count", _i, [_p, _p, _p]),
-    ("omendb_scan", _i, [_p, _p, _u64, _u64, _p]),
+    ("omendb_count_matching", _i, [_p, _p, _p, _p, _p, _p]),
+    ("omendb_scan_matching", _i, [_p, _p, _p, _u64, _u64, _p]),
     ("omendb_rows_next", _i, [_p, _p, _i, _p]),
     ("omendb_rows_close", None, [_p]),
+    ("omendb_filter_compile", _i, [_p, _text, _p]),
+    ("omendb_filter_free", None, [_p]),
+    ("omendb_filter_parameter", _i, [_p, _text]),
+    ("omendb_filter_bind_null", _i, [_p, _i]),
+    ("omendb_filter_bind_bool", _i, [_p, _i, _i]),
+    ("omendb_filter_bind_i64", _i, [_p, _i, _i64]),
+    ("omendb_filter_bind_u64", _i, [_p, _i, _u64]),
+    ("omendb_filter_bind_f64", _i, [_p, _i, _f64]),
+    ("omendb_filter_bind_text", _i, [_p, _i, _text]),
+    ("omendb_filter_bind_texts", _i, [_p, _i, _p, _size]),
     ("omendb_search", _i, [_p, _p, _p, _p, _p, _p]),
     ("omendb_search_batch", _i, [_p, _p, _p, _p, _size, _p, _p, _p]),
     ("omendb_calibrate", _i, [_p, _p, _size, _i, _Progress, _p]),
@@ -498,7 +548,7 @@ class Database(_Handle):
         memory to files. Open transactions are rolled back."""
         if self.closed:
             return
-        for kind in (_Rows, Transaction, Collection):
+        for kind in (_Rows, _Filter, Transaction, Collection):
             for child in list(self._children):
                 if isinstance(child, kind):
                     child.close()
@@ -732,19 +782,42 @@ class Collection(_Handle):
     # writing
 
     def add(
-        self, vectors: Vectors, ids: Optional[Ids] = None, *, txn: Optional[Transaction] = None,
+        self, vectors: Vectors, ids: Optional[Ids] = None, *, key: Union[str, Sequence, None] = None,
+        metadata: Union[Metadata, Sequence, None] = None, txn: Optional[Transaction] = None,
     ) -> Union[int, np.ndarray]:
         """Adds vectors as one commit: all, or none. Returns the ids (of one vector: the id).
 
-        ids: one a vector; without: automatic ones. Raises Exists if one is taken.
+        ids:      one a vector; without: automatic ones. Raises Exists if one is taken.
+        key:      of one vector: its key; of many: a sequence with a key, or None, for each.
+        metadata: of one vector: a dict or a JSON object as text; of many: a sequence of them.
         """
-        return self._write(_library.omendb_add_batch, vectors, ids, txn)
+        return self._write("add", vectors, ids, key, metadata, txn)
 
     def put(
-        self, vectors: Vectors, ids: Optional[Ids] = None, *, txn: Optional[Transaction] = None,
+        self, vectors: Vectors, ids: Optional[Ids] = None, *, key: Union[str, Sequence, None] = None,
+        metadata: Union[Metadata, Sequence, None] = None, txn: Optional[Transaction] = None,
     ) -> Union[int, np.ndarray]:
-        """As add, but records with the same ids are replaced."""
-        return self._write(_library.omendb_put_batch, vectors, ids, txn)
+        """As add, but records with the same ids are replaced, with key and metadata; without ids
+        those with the same keys, which keep their ids."""
+        return self._write("put", vectors, ids, key, metadata, txn)
+
+    def add_records(
+        self, records: Iterable[Mapping[str, Any]], *, txn: Optional[Transaction] = None,
+    ) -> np.ndarray:
+        """As add, of dicts: {"vector": ..., "id": ..., "key": ..., "metadata": ...}. Only the vector
+        must be there; the id in all of them, or in none."""
+        return self._write("add", *_columns_of(records, self.dim), txn)
+
+    def put_records(
+        self, records: Iterable[Mapping[str, Any]], *, txn: Optional[Transaction] = None,
+    ) -> np.ndarray:
+        """As put, of dicts: see add_records."""
+        return self._write("put", *_columns_of(records, self.dim), txn)
+
+    def update(self, record: int, metadata: Metadata, *, txn: Optional[Transaction] = None) -> None:
+        """Changes fields of the metadata of a record; None removes a field."""
+        _check(_library.omendb_update(
+            self._pointer, _optional(txn), _one_id(record), _json(metadata)))
 
     def delete(self, ids: Ids, *, txn: Optional[Transaction] = None) -> int:
         """Deletes those records that exist, as one commit. Returns how many there were."""
@@ -752,6 +825,24 @@ class Collection(_Handle):
         deleted = _size()
         _check(_library.omendb_delete_batch(
             self._pointer, _optional(txn), array.size, array.ctypes.data, ctypes.byref(deleted)))
+        return deleted.value
+
+    def delete_key(self, key: str, *, txn: Optional[Transaction] = None) -> None:
+        """Deletes the record that has a key."""
+        _check(_library.omendb_delete_key(self._pointer, _optional(txn), _utf8(key)))
+
+    def delete_where(
+        self, filter: Condition, parameters: Optional[Parameters] = None, *,
+        txn: Optional[Transaction] = None,
+    ) -> int:
+        """Deletes the records that match, as one commit. Returns how many there were."""
+        if filter is None:
+            raise TypeError("a filter is needed")
+        deleted = _u64()
+        with _Filter(self._db, filter, parameters) as condition:
+            _check(_library.omendb_delete_matching(
+                self._pointer, _optional(txn), condition._address, None, None,
+                ctypes.byref(deleted)))
         return deleted.value
 
     # reading
@@ -770,32 +861,78 @@ class Collection(_Handle):
             raise ValueError(f"numpy has no type for {type_name}; leave out stored=True")
         columns = (self.dim + 7) // 8 if type_name == "b1" else self.dim
         vectors = np.empty((array.size, columns), dtypes[type_name])
-        for row, record in zip(vectors, array.tolist()):
-            _check(_library.omendb_get(
-                self._pointer, _optional(txn), record, _TYPES[type_name], row.ctypes.data))
+        _check(_library.omendb_get_batch(
+            self._pointer, _optional(txn), array.size, array.ctypes.data, _TYPES[type_name],
+            vectors.ctypes.data, None))
         return vectors[0] if np.ndim(ids) == 0 else vectors
 
+    def find(self, key: str, *, txn: Optional[Transaction] = None) -> int:
+        """The id of the record that has a key; NotFound if none has."""
+        record = _u64()
+        _check(_library.omendb_find(
+            self._pointer, _optional(txn), _utf8(key), ctypes.byref(record)))
+        return record.value
+
+    def get_key(self, record: int, *, txn: Optional[Transaction] = None) -> Optional[str]:
+        """The key of a record; None if it has none."""
+        return _copied(
+            _library.omendb_get_key, self._pointer, _optional(txn), _one_id(record)) or None
+
+    def get_metadata(
+        self, record: int, fields: Optional[Sequence[str]] = None, *,
+        txn: Optional[Transaction] = None,
+    ) -> Dict[str, Any]:
+        """The metadata of a record, {} if it has none; or those of these fields that it has."""
+        return json.loads(_copied(
+            _library.omendb_get_metadata, self._pointer, _optional(txn), _one_id(record),
+            *_names(fields)))
+
     def __contains__(self, record: object) -> bool:
-        code = _library.omendb_get(self._pointer, None, _one_id(record), 0, None)
+        if isinstance(record, str):
+            code = _library.omendb_find(self._pointer, None, _utf8(record), None)
+        else:
+            code = _library.omendb_get(self._pointer, None, _one_id(record), 0, None)
         if code == _NOT_FOUND:
             return False
         _check(code)
         return True
 
-    def count(self, *, txn: Optional[Transaction] = None) -> int:
-        """Number of records."""
+    def count(
+        self, filter: Optional[Condition] = None, parameters: Optional[Parameters] = None, *,
+        txn: Optional[Transaction] = None,
+    ) -> int:
+        """Number of records, or of those that match."""
         count = _u64()
-        _check(_library.omendb_count(self._pointer, _optional(txn), ctypes.byref(count)))
+        with _Filter(self._db, filter, parameters) as condition:
+            if condition.closed:
+                _check(_library.omendb_count(self._pointer, _optional(txn), ctypes.byref(count)))
+            else:
+                _check(_library.omendb_count_matching(
+                    self._pointer, _optional(txn), condition._address, None, None,
+                    ctypes.byref(count)))
         return count.value
 
     def __len__(self) -> int:
         return self.count()
 
     def scan(
-        self, first: int = 0, last: int = AUTO - 1, *, txn: Optional[Transaction] = None,
-    ) -> Iterator[Tuple[int, np.ndarray]]:
-        """The records with first <= id <= last in the order of ids, as (id, float32 vector)."""
-        with _Rows(self, first, last, txn) as rows:
+        self, first: int = 0, last: int = AUTO - 1, *, filter: Optional[Condition] = None,
+        parameters: Optional[Parameters] = None, key: bool = False,
+        metadata: Union[bool, Sequence[str]] = False, txn: Optional[Transaction] = None,
+    ) -> Iterator[Tuple]:
+        """The records with first <= id <= last in the order of ids, as (id, float32 vector).
+
+        filter:   only those that match.
+        key:      True: the key, or None, comes behind the vector.
+        metadata: True: the dict of the metadata comes at the end; names of fields: of those only.
+
+        With key or metadata, but without txn, a snapshot is open until the scan ends.
+        """
+        fields = None if isinstance(metadata, bool) else metadata
+        more = key or metadata is not False
+        state = self._db.snapshot() if more and txn is None else contextlib.nullcontext(txn)
+        with state as txn, _Filter(self._db, filter, parameters) as condition, \
+                _Rows(self, first, last, txn, condition) as rows:
             record = _u64()
             while True:
                 vector = np.empty(self.dim, np.float32)
@@ -804,7 +941,12 @@ class Collection(_Handle):
                 if code == _DONE:
                     return
                 _check(code)
-                yield record.value, vector
+                row = [record.value, vector]
+                if key:
+                    row.append(self.get_key(record.value, txn=txn))
+                if metadata is not False:
+                    row.append(self.get_metadata(record.value, fields, txn=txn))
+                yield tuple(row)
 
     def __iter__(self) -> Iterator[Tuple[int, np.ndarray]]:
         return self.scan()
@@ -814,7 +956,8 @@ class Collection(_Handle):
     def search(
         self, vectors: Vectors, k: int = 10, *, ef: int = 0, recall: float = 0.0,
         stretch: float = 0.0, exact: bool = False, radius: Optional[float] = None,
-        timeout: Optional[float] = None, txn: Optional[Transaction] = None,
+        timeout: Optional[float] = None, filter: Optional[Condition] = None,
+        parameters: Optional[Parameters] = None, txn: Optional[Transaction] = None,
     ) -> Tuple[np.ndarray, np.ndarray]:
         """The nearest records: ids (uint64) and distances (float32), nearest first.
 
@@ -829,34 +972,43 @@ class Collection(_Handle):
         exact:   compares every record.
         radius:  only hits that are no farther.
         timeout: seconds after which the call gives up and raises Timeout.
+        filter:  only records that match; parameters: the values of its ? or :name.
         """
         array, vector_type = self._vectors(vectors)
         query = self._query(k, ef, recall, stretch, exact, radius, timeout)
         query.vector_type = vector_type
         if np.ndim(vectors) == 1:
             query.vector = array.ctypes.data
-            return self._search_one(query, txn)
+            return self._search_one(query, filter, parameters, txn)
         ids = np.empty((len(array), k), np.uint64)
         distances = np.empty((len(array), k), np.float32)
-        _check(_library.omendb_search_batch(
-            self._pointer, _optional(txn), ctypes.byref(query), array.ctypes.data, len(array),
-            ids.ctypes.data, distances.ctypes.data, None))
+        with _Filter(self._db, filter, parameters) as condition:
+            query.filter = condition._address
+            _check(_library.omendb_search_batch(
+                self._pointer, _optional(txn), ctypes.byref(query), array.ctypes.data, len(array),
+                ids.ctypes.data, distances.ctypes.data, None))
         return ids, distances
 
     def search_like(
-        self, record: int, k: int = 10, *, ef: int = 0, recall: float = 0.0,
+        self, record: Union[int, str], k: int = 10, *, ef: int = 0, recall: float = 0.0,
         stretch: float = 0.0, exact: bool = False, radius: Optional[float] = None,
-        timeout: Optional[float] = None, txn: Optional[Transaction] = None,
+        timeout: Optional[float] = None, filter: Optional[Condition] = None,
+        parameters: Optional[Parameters] = None, txn: Optional[Transaction] = None,
     ) -> Tuple[np.ndarray, np.ndarray]:
-        """The records nearest to a stored one, itself left out; options as of search()."""
+        """The records nearest to a stored one, named by its id or its key, itself left out; options
+        as of search()."""
         query = self._query(k, ef, recall, stretch, exact, radius, timeout)
-        query.id = _one_id(record)
-        return self._search_one(query, txn)
+        if isinstance(record, str):
+            query.key = _utf8(record)
+        else:
+            query.id = _one_id(record)
+        return self._search_one(query, filter, parameters, txn)
 
     def explain(
         self, vector: Vectors, k: int = 10, *, ef: int = 0, recall: float = 0.0,
         stretch: float = 0.0, exact: bool = False, radius: Optional[float] = None,
-        timeout: Optional[float] = None, txn: Optional[Transaction] = None,
+        timeout: Optional[float] = None, filter: Optional[Condition] = None,
+        parameters: Optional[Parameters] = None, txn: Optional[Transaction] = None,
     ) -> Dict[str, Union[int, float]]:
         """What a search for one vector does (omendb_explain); options as of search()."""
         array, vector_type = self._vectors(vector)
@@ -864,7 +1016,7 @@ class Collection(_Handle):
         query = self._query(k, ef, recall, stretch, exact, radius, timeout)
         query.vector, query.vector_type = array.ctypes.data, vector_type
         query.explain = ctypes.pointer(explain)
-        self._search_one(query, txn)
+        self._search_one(query, filter, parameters, txn)
         return _as_dict(explain)
 
     def calibrate(self, queries: Vectors) -> None:
@@ -905,16 +1057,26 @@ class Collection(_Handle):
         vector_type = _TYPES["b1"] if is_packed else _NUMPY_TYPES[array.dtype]
         return np.ascontiguousarray(array.reshape(-1, columns)), vector_type
 
-    def _write(self, call, vectors, ids, txn) -> Union[int, np.ndarray]:
+    def _write(self, verb, vectors, ids, key, metadata, txn) -> Union[int, np.ndarray]:
         array, vector_type = self._vectors(vectors)
         given = None if ids is None else _id_array(ids)
         if given is not None and given.size != len(array):
             raise ValueError(f"{given.size} ids for {len(array)} vectors")
+        is_one = np.ndim(vectors) == 1
         new_ids = np.empty(len(array), np.uint64)
-        _check(call(
-            self._pointer, _optional(txn), len(array), None if given is None else given.ctypes.data,
-            array.ctypes.data, vector_type, new_ids.ctypes.data))
-        return int(new_ids[0]) if np.ndim(vectors) == 1 else new_ids
+        if key is None and metadata is None:
+            _check(getattr(_library, f"omendb_{verb}_batch")(
+                self._pointer, _optional(txn), len(array),
+                None if given is None else given.ctypes.data, array.ctypes.data, vector_type,
+                new_ids.ctypes.data))
+        else:
+            records = _record_array(
+                array, vector_type, given, [key] if is_one else key,
+                [metadata] if is_one else metadata)
+            _check(getattr(_library, f"omendb_{verb}_records")(
+                self._pointer, _optional(txn), len(array), ctypes.byref(records),
+                new_ids.ctypes.data))
+        return int(new_ids[0]) if is_one else new_ids
 
     def _query(
         self, k: int, ef: int, recall: float, stretch: float, exact: bool,
@@ -930,14 +1092,17 @@ class Collection(_Handle):
         return query
 
     def _search_one(
-        self, query: _Query, txn: Optional[Transaction],
+        self, query: _Query, filter: Optional[Condition], parameters: Optional[Parameters],
+        txn: Optional[Transaction],
     ) -> Tuple[np.ndarray, np.ndarray]:
         ids = np.empty(query.k, np.uint64)
         distances = np.empty(query.k, np.float32)
         count = _size()
-        _check(_library.omendb_search(
-            self._pointer, _optional(txn), ctypes.byref(query), ids.ctypes.data,
-            distances.ctypes.data, ctypes.byref(count)))
+        with _Filter(self._db, filter, parameters) as condition:
+            query.filter = condition._address
+            _check(_library.omendb_search(
+                self._pointer, _optional(txn), ctypes.byref(query), ids.ctypes.data,
+                distances.ctypes.data, ctypes.byref(count)))
         return ids[:count.value], distances[:count.value]
 
 
@@ -946,16 +1111,149 @@ class _Rows(_Handle):
 
     _what = "scan"
 
-    def __init__(self, collection: Collection, first: int, last: int, txn) -> None:
+    def __init__(
+        self, collection: Collection, first: int, last: int, txn: Optional[Transaction],
+        condition: _Filter,
+    ) -> None:
         address = _p()
-        _check(_library.omendb_scan(
-            collection._pointer, _optional(txn), _one_id(first), _one_id(last),
+        _check(_library.omendb_scan_matching(
+            collection._pointer, _optional(txn), condition._address, _one_id(first), _one_id(last),
             ctypes.byref(address)))
-        self._collection, self._address = collection, address.value
+        self._collection, self._condition = collection, condition  # which must not go first
+        self._address = address.value
         collection._db._children.add(self)
 
     def close(self) -> None:
         _library.omendb_rows_close(self._take())
+
+
+class _Filter(_Handle):
+    """A condition with its parameters; of None, a closed one, whose address lets all match."""
+
+    _what = "filter"
+
+    def __init__(
+        self, db: Database, text: Optional[Condition], parameters: Optional[Parameters],
+    ) -> None:
+        if text is None:
+            if parameters is not None:
+                raise ValueError("there are parameters, but no filter")
+            return
+        address = _p()
+        _check(_library.omendb_filter_compile(db._pointer, _json(text), ctypes.byref(address)))
+        self._db, self._address = db, address.value
+        db._children.add(self)
+        try:
+            self._bind_all(() if parameters is None else parameters)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> _Filter:
+        return self
+
+    def close(self) -> None:
+        _library.omendb_filter_free(self._take())
+
+    def _bind_all(self, parameters: Parameters) -> None:
+        if isinstance(parameters, Mapping):
+            for name, value in parameters.items():
+                index = _library.omendb_filter_parameter(self._pointer, _utf8(name))
+                if index == 0:
+                    raise ValueError(f"the filter has no parameter {name!r}")
+                self._bind(index, value)
+        elif isinstance(parameters, (str, bytes)):
+            raise TypeError("parameters are a sequence or a dict")
+        else:
+            for index, value in enumerate(parameters, 1):
+                self._bind(index, value)
+
+    def _bind(self, index: int, value: Any) -> None:
+        if value is None:
+            kind, values = "null", ()
+        elif isinstance(value, (bool, np.bool_)):
+            kind, values = "bool", (bool(value),)
+        elif isinstance(value, numbers.Integral) and -(2**63) <= value < 2**64:
+            kind, values = "i64" if value < 2**63 else "u64", (int(value),)
+        elif isinstance(value, numbers.Real):
+            kind, values = "f64", (float(value),)
+        elif isinstance(value, str):
+            kind, values = "text", (_utf8(value),)
+        else:
+            kind, values = "texts", _names(value)
+        _check(getattr(_library, f"omendb_filter_bind_{kind}")(self._pointer, index, *values))
+
+
+def _utf8(text: str) -> bytes:
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r} is no text")
+    encoded = text.encode()
+    if b"\0" in encoded:
+        raise ValueError(f"a NUL character in {text!r}")
+    return encoded
+
+
+def _json(value: Union[Mapping[str, Any], str]) -> bytes:
+    return _utf8(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _names(names: Optional[Iterable[str]]) -> Tuple[Any, int]:
+    """An array of texts and their number; of None, no array, which stands for all."""
+    if names is None:
+        return None, 0
+    if isinstance(names, (str, bytes)):
+        raise TypeError(f"{names!r} is one text: a sequence of texts is needed")
+    encoded = [_utf8(name) for name in names]
+    return (_text * max(1, len(encoded)))(*encoded), len(encoded)
+
+
+def _copied(call: Callable[..., int], *arguments: Any) -> str:
+    """The text that a call copies into a buffer, which is made larger until it is enough."""
+    size = _size(1024)
+    while True:
+        buffer = ctypes.create_string_buffer(size.value + 1)
+        code = call(*arguments, buffer, len(buffer), ctypes.byref(size))
+        if code != _TOO_BIG:
+            _check(code)
+            return buffer.value.decode()
+
+
+def _columns_of(records: Iterable[Mapping[str, Any]], dim: int) -> Tuple[Any, Any, List, List]:
+    """Vectors, ids, keys and metadata of records that are given as dicts."""
+    records = list(records)
+    for record in records:
+        unknown = set(record) - {"vector", "id", "key", "metadata"}
+        if unknown or "vector" not in record:
+            raise ValueError(f"a record with {', '.join(map(repr, record))}; it has 'vector', and "
+                             "may have 'id', 'key' and 'metadata'")
+    ids = [record["id"] for record in records if record.get("id") is not None]
+    if len(ids) not in (0, len(records)):
+        raise ValueError(f"{len(ids)} of {len(records)} records have an id: all, or none")
+    vectors = np.array([record["vector"] for record in records]) if records else np.empty((0, dim))
+    return (vectors, ids or None, [record.get("key") for record in records],
+            [record.get("metadata") for record in records])
+
+
+def _record_array(
+    array: np.ndarray, vector_type: int, ids: Optional[np.ndarray], keys: Optional[Sequence],
+    metadata: Optional[Sequence],
+) -> Any:
+    """The structures that say the same as these columns; they borrow the vectors of `array`."""
+    for what, column in (("keys", keys), ("metadata", metadata)):
+        if isinstance(column, (str, Mapping)):
+            raise TypeError(f"{what}: of several vectors a sequence is needed, one for each")
+        if column is not None and len(column) != len(array):
+            raise ValueError(f"{len(column)} {what} for {len(array)} vectors")
+    records = (_Record * max(1, len(array)))()
+    for i, record in enumerate(records[:len(array)]):
+        record.struct_size, record.vector_type = ctypes.sizeof(_Record), vector_type
+        record.id = AUTO if ids is None else int(ids[i])
+        record.vector = array.ctypes.data + i * array.strides[0]
+        if keys is not None and keys[i] is not None:
+            record.key = _utf8(keys[i])
+        if metadata is not None and metadata[i] is not None:
+            record.metadata = _json(metadata[i])
+    return records
 
 
 def _microseconds(seconds: float) -> int:
