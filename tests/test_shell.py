@@ -122,6 +122,9 @@ def a_wrong_command_line_exits_with_2_and_makes_nothing():
         ["db", "import", "a.csv", "--limit"], ["db", "import", "a.csv", "--m", "1e3"],
         ["db", "search", "--id", "1", "--vector", "[1]"], ["db", "search", "--id", "-1"],
         ["db", "search", "--id", "1", "--row", "2"], ["db", "get", "x"], ["db", "drop"],
+        ["db", "get"], ["db", "get", "1", "--key", "a"], ["db", "delete"],
+        ["db", "delete", "--key", "a", "--filter", "a = 1"], ["db", "put", "1", "[1]", "--filter", "a"],
+        ["db", "search", "--id", "1", "--key", "a"], ["db", "import", "a.csv", "--metadata", "{}"],
         ["db", "get", "18446744073709551615"], ["db", "import", "a.csv", "--scale=0"],
     ):
         run(*words, status=2)
@@ -455,16 +458,17 @@ def a_csv_header_begins_with_id():
 @test
 def every_command_has_a_help_of_its_own():
     options = {
-        "search": "--vector --id --file --row -k --k --ef --recall --stretch --timeout --radius --exact "
+        "search": "--vector --id --key --filter --file --row -k --k --ef --recall --stretch --timeout --radius --exact "
                   "--explain --format --limit --packed --collection --read-only --json",
         "import": "--format --limit --packed --skip --ids --metric --type --scale --m -M --ef-construction "
                   "--ids-from --batch --put --optimize --collection --json",
-        "export": "--ids --limit --format --collection --read-only --json",
+        "export": "--filter --ids --limit --format --collection --read-only --json",
         "create": "--dim --metric --type --scale --m -M --ef-construction --ef --json",
         "calibrate": "--skip --limit --format --packed --collection --json",
-        "get": "--collection --read-only --json", "count": "--collection --read-only --json",
-        "info": "--collection --read-only --json", "put": "--collection --json",
-        "delete": "--collection --json", "collections": "--read-only --json", "drop": "--json",
+        "get": "--key --collection --read-only --json",
+        "count": "--filter --collection --read-only --json",
+        "info": "--collection --read-only --json", "put": "--key --metadata --collection --json",
+        "delete": "--key --filter --collection --json", "collections": "--read-only --json", "drop": "--json",
         "optimize": "--json", "purge": "--json", "check": "--read-only --json", "backup": "--json",
         "salvage": "--json", "prepared": "--read-only --json", "commit": "--json", "rollback": "--json",
         "forget": "--json",
@@ -559,6 +563,74 @@ def getting_shows_what_is_there_and_names_what_is_not():
     assert (got[1]["id"], got[1]["code"]) == (999, "not found") and "999" in got[1]["error"]
     many = run("db", "get", *range(10, 30), status=1)
     assert many.out == "" and many.err.endswith("17, ...\n"), many.err
+
+
+def fill_with_fields():
+    run("db", "create", "docs", "--dim", "2")
+    for i, (key, metadata) in enumerate((
+        ("a", '{"lang": "en", "year": 2019}'), ("b ü", '{"year": 2020, "lang": "de"}'),
+        ("c", None), (None, '{"lang": "en", "tags": ["x", "y"]}'), (None, None),
+    )):
+        words = (["--key", key] if key else []) + (["--metadata", metadata] if metadata else [])
+        run("db", "put", str(i), f"[{i}, 0]", *words)
+
+
+@test
+def keys_and_metadata_are_put_and_shown():
+    fill_with_fields()
+    assert run("db", "get", "0", "2", "3", "4").out == (
+        '0  [0, 0]  a  {"lang":"en","year":2019}\n2  [2, 0]  c\n'
+        '3  [3, 0]  {"lang":"en","tags":["x","y"]}\n4  [4, 0]\n')
+    assert run("db", "get", "--key", "b ü", "--json").json == {
+        "id": 1, "vector": [1, 0], "key": "b ü", "metadata": {"lang": "de", "year": 2020}}
+    assert run("db", "get", "4", "--json").json == {"id": 4, "vector": [4, 0]}
+    assert run("db", "get", "--key", "d", "--json", status=1).json["code"] == "not found"
+    hits = run("db", "search", "--key", "c", "-k", "2", "--json").json["hits"]
+    assert hits == [
+        {"id": 1, "distance": 1, "key": "b ü", "metadata": {"lang": "de", "year": 2020}},
+        {"id": 3, "distance": 1, "metadata": {"lang": "en", "tags": ["x", "y"]}}], hits
+    table = run("db", "search", "--vector", "[0, 0]", "-k", "2").out.splitlines()
+    assert table[0].split() == ["rank", "id", "distance", "key", "metadata"], table
+    assert table[2].split()[3:5] == ["b", "ü"] and '"year":2020' in table[2], table
+    assert run("db", "put", "[9, 9]", "--key", "c", "--json").json["id"] == 2
+    assert run("db", "get", "2").out == "2  [9, 9]  c\n"
+    run("db", "put", "[9, 9]", "--key", "", status=1)
+    assert "byte" in run("db", "put", "[9, 9]", "--metadata", "{", status=1).err
+    long = json.dumps({"text": "a" * 10000})
+    run("db", "put", "0", "[0, 0]", "--metadata", long)
+    assert run("db", "get", "0", "--json").json == {
+        "id": 0, "vector": [0, 0], "metadata": json.loads(long)}
+    assert run("db", "delete", "--key", "c").out == "deleted 1 of 1 from docs\n"
+    assert run("db", "delete", "--key", "c", "--json").json == {"deleted": 0, "missing": 1}
+    assert run("db", "count").out == "4\n"
+
+
+@test
+def a_filter_chooses_what_is_found_counted_exported_and_deleted():
+    fill_with_fields()
+    assert found("db", "search", "--vector", "[9, 0]", "--filter", "lang = 'en'") == [3, 0]
+    assert found("db", "search", "--id", "4", "--filter", '{"year": {"$gte": 2020}}') == [1]
+    write("q.csv", "1,4,0\n")
+    rows = run("db", "search", "--file", "q.csv", "--filter", "year < 2020", "--json").json
+    assert [hit["id"] for hit in rows["hits"]] == [0], rows
+    explained = run("db", "search", "--vector", "[9, 0]", "--filter", "lang = 'en'", "--explain")
+    assert "match the filter: 0.4\n" in explained.out, explained.out
+    assert run("db", "count", "--filter", "lang IS NULL").out == "2\n"
+    run("db", "export", "en.jsonl", "--filter", "lang = 'en'")
+    lines = [json.loads(line) for line in pathlib.Path("en.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"id": 0, "vector": [0, 0], "key": "a", "metadata": {"lang": "en", "year": 2019}},
+        {"id": 3, "vector": [3, 0], "metadata": {"lang": "en", "tags": ["x", "y"]}}], lines
+    run("db", "export", "en.csv", "--filter", "lang = 'en'")
+    assert pathlib.Path("en.csv").read_text() == "id,v0,v1\n0,0,0\n3,3,0\n"
+    for words in (["count"], ["search", "--id", "1"], ["export", "no.csv"], ["delete"]):
+        wrong = run("db", *words, "--filter", "lang = ", "--json", status=1).json
+        assert wrong["code"] == "invalid" and "byte 7" in wrong["error"], wrong
+    assert not os.path.exists("no.csv")
+    assert run("db", "delete", "--filter", "lang = 'en'").out == "deleted 2 of 2 from docs\n"
+    assert run("db", "delete", "--filter", "lang = 'en'", "--json").json == {
+        "deleted": 0, "missing": 0}
+    assert run("db", "count").out == "3\n"
 
 
 @test

@@ -48,6 +48,9 @@ struct arguments {
     bool json;
     bool read_only;
     const char *collection;
+    const char *filter;
+    const char *key;
+    const char *metadata;
     /* files: import, export, calibrate, search --file */
     const char *format;
     uint64_t limit;

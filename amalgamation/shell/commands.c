@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "clamp.h"
+#include "fields.h"
 #include "json.h"
 #include "progress.h"
 
@@ -21,10 +22,14 @@ static int command_parse_id(struct session *session, const char *word, uint64_t 
                        "'%s' is no id; ids are whole numbers from 0 to 18446744073709551614", word);
 }
 
-uint64_t *command_parse_ids(struct session *session)
+/* The ids of the command line as a new array, of one place where it has none; NULL sets the
+ * failure.
+ */
+static uint64_t *command_parse_ids(struct session *session)
 {
     const struct arguments *arguments = &session->arguments;
-    uint64_t *ids = failure_allocate(&session->failure, arguments->word_count, sizeof *ids);
+    const size_t count = arguments->word_count != 0 ? arguments->word_count : 1;
+    uint64_t *ids = failure_allocate(&session->failure, count, sizeof *ids);
     size_t i;
 
     for (i = 0; ids != NULL && i < arguments->word_count; i++) {
@@ -36,9 +41,22 @@ uint64_t *command_parse_ids(struct session *session)
     return ids;
 }
 
+/* Whether one way to name records was taken. */
+static int command_check_choice(struct session *session, const char *ways)
+{
+    const struct arguments *arguments = &session->arguments;
+    const int taken =
+        (arguments->word_count != 0) + (arguments->key != NULL) + (arguments->filter != NULL);
+
+    return taken == 1
+               ? OMENDB_OK
+               : failure_set(&session->failure, FAILURE_USAGE, "which records? one of %s", ways);
+}
+
 /* get, count */
 
-static void command_print_record(struct session *session, uint64_t id, const float *vector)
+static void command_print_record(struct session *session, uint64_t id, const float *vector,
+                                 const struct fields *fields)
 {
     FILE *file = session->json.file;
     uint32_t i;
@@ -47,6 +65,7 @@ static void command_print_record(struct session *session, uint64_t id, const flo
         output_open(&session->json, NULL, '{');
         output_whole(&session->json, "id", id);
         output_vector(&session->json, "vector", vector, session->schema.dim);
+        fields_print_json(&session->json, fields);
         output_close(&session->json, '}');
         return;
     }
@@ -56,7 +75,9 @@ static void command_print_record(struct session *session, uint64_t id, const flo
 
         fprintf(file, "%s%s", i == 0 ? "" : ", ", output_format_float(vector[i], text));
     }
-    fputs("]\n", file);
+    fprintf(file, "]%s%s%s%s\n", fields_have_key(fields) ? "  " : "", fields->key,
+            fields_have_metadata(fields) ? "  " : "",
+            fields_have_metadata(fields) ? fields->metadata : "");
 }
 
 /* A record that is not there, in its place in the JSON. */
@@ -83,34 +104,62 @@ static void command_add_missing(struct session *session, uint64_t id, size_t num
     }
 }
 
-/* Reads the records; found[i] tells which are there. */
-static int command_read_records(struct session *session, const uint64_t *ids, float *vectors,
-                                bool *found)
+/* Records to be printed, in the order of the command line. */
+struct command_records {
+    size_t count;
+    uint64_t *ids;
+    float *vectors;
+    bool *found;
+    struct fields fields; /* of the record at hand */
+};
+
+/* Reads the records, and their fields once, so that printing them cannot fail. */
+static int command_read_records(struct session *session, struct command_records *records)
 {
-    const size_t count = session->arguments.word_count, dim = session->schema.dim;
+    const size_t dim = session->schema.dim;
     size_t i, missing = 0;
 
-    for (i = 0; i < count; i++) {
-        int code = omendb_get(session->collection, NULL, ids[i], OMENDB_F32, vectors + i * dim);
+    for (i = 0; i < records->count; i++) {
+        int code = omendb_get(session->collection, NULL, records->ids[i], OMENDB_F32,
+                              records->vectors + i * dim);
 
-        found[i] = code == OMENDB_OK;
-        if (code == OMENDB_NOTFOUND) {
-            command_add_missing(session, ids[i], missing++);
-        } else if (code != OMENDB_OK) {
-            failure_clear(&session->failure);
+        records->found[i] = code == OMENDB_OK;
+        if (code == OMENDB_OK) {
+            code = fields_read(session, records->ids[i], &records->fields);
+        }
+        if (code != OMENDB_OK && code != OMENDB_NOTFOUND) {
             return session_result(session, code);
+        }
+    }
+    for (i = 0; i < records->count; i++) {
+        if (!records->found[i]) {
+            command_add_missing(session, records->ids[i], missing++);
         }
     }
     return OMENDB_OK;
 }
 
-static int command_get_records(struct session *session, const uint64_t *ids, float *vectors,
-                               bool *found)
+static void command_print_records(struct session *session, struct command_records *records)
 {
-    const size_t count = session->arguments.word_count, dim = session->schema.dim;
-    const bool as_array = session->arguments.json && count > 1;
     size_t i;
-    int code = command_read_records(session, ids, vectors, found);
+
+    for (i = 0; i < records->count; i++) {
+        const uint64_t id = records->ids[i];
+
+        if (records->found[i]) {
+            fields_read(session, id, &records->fields);
+            command_print_record(session, id, records->vectors + i * session->schema.dim,
+                                 &records->fields);
+        } else if (session->arguments.json) {
+            command_print_missing(session, id);
+        }
+    }
+}
+
+static int command_get_records(struct session *session, struct command_records *records)
+{
+    const bool as_array = session->arguments.json && records->count > 1;
+    int code = command_read_records(session, records);
 
     if (code != OMENDB_OK) {
         return code;
@@ -118,41 +167,60 @@ static int command_get_records(struct session *session, const uint64_t *ids, flo
     if (as_array) {
         output_open(&session->json, NULL, '[');
     }
-    for (i = 0; i < count; i++) {
-        if (found[i]) {
-            command_print_record(session, ids[i], vectors + i * dim);
-        } else if (session->arguments.json) {
-            command_print_missing(session, ids[i]);
-        }
-    }
+    command_print_records(session, records);
     if (as_array) {
         output_close(&session->json, ']');
     }
     return session->failure.code;
 }
 
-int command_get(struct session *session)
+/* The record of --key is the only one. */
+static int command_find_key(struct session *session, uint64_t *id)
 {
-    const size_t count = session->arguments.word_count;
-    uint64_t *ids = command_parse_ids(session);
-    float *vectors = NULL;
-    bool *found = NULL;
-    int code = ids == NULL ? session->failure.code : session_open(session, SESSION_READ);
+    const char *key = session->arguments.key;
+
+    return key == NULL ? OMENDB_OK
+                       : session_result(session, omendb_find(session->collection, NULL, key, id));
+}
+
+static int command_open_records(struct session *session, struct command_records *records)
+{
+    int code = session_open(session, SESSION_READ);
 
     if (code == OMENDB_OK) {
         code = session_open_collection(session);
     }
     if (code == OMENDB_OK) {
-        vectors = failure_allocate(&session->failure, count, session->schema.dim * sizeof *vectors);
-        found = failure_allocate(&session->failure, count, sizeof *found);
-        code = session->failure.code;
+        code = command_find_key(session, records->ids);
     }
     if (code == OMENDB_OK) {
-        code = command_get_records(session, ids, vectors, found);
+        records->count = session->arguments.key != NULL ? 1 : session->arguments.word_count;
+        records->vectors = failure_allocate(&session->failure, records->count,
+                                            session->schema.dim * sizeof *records->vectors);
+        records->found =
+            failure_allocate(&session->failure, records->count, sizeof *records->found);
+        code = session->failure.code;
     }
-    failure_release(vectors);
-    failure_release(found);
-    failure_release(ids);
+    return code;
+}
+
+int command_get(struct session *session)
+{
+    struct command_records records = {0};
+    int code = command_check_choice(session, "ID..., --key KEY");
+
+    if (code == OMENDB_OK) {
+        records.ids = command_parse_ids(session);
+        code =
+            records.ids == NULL ? session->failure.code : command_open_records(session, &records);
+    }
+    if (code == OMENDB_OK) {
+        code = command_get_records(session, &records);
+    }
+    fields_release(&records.fields);
+    failure_release(records.vectors);
+    failure_release(records.found);
+    failure_release(records.ids);
     return code;
 }
 
@@ -165,7 +233,12 @@ int command_count(struct session *session)
         code = session_open_collection(session);
     }
     if (code == OMENDB_OK) {
-        code = session_result(session, omendb_count(session->collection, NULL, &records));
+        code = session_compile_filter(session);
+    }
+    if (code == OMENDB_OK) {
+        code =
+            session_result(session, omendb_count_matching(session->collection, NULL,
+                                                          session->filter, NULL, NULL, &records));
     }
     if (code != OMENDB_OK) {
         return code;
@@ -206,6 +279,8 @@ static int command_put_record(struct session *session, uint64_t *id, float *vect
 
     record.id = *id;
     record.vector = vector;
+    record.key = arguments->key;
+    record.metadata = arguments->metadata;
     return code == OMENDB_OK
                ? session_result(session, omendb_put(session->collection, NULL, &record, id))
                : code;
@@ -242,33 +317,72 @@ int command_put(struct session *session)
 
 /* delete, create, drop */
 
+/* Deletes what the command line names: those of --filter, the one of --key, or `ids`. */
+static int command_delete_records(struct session *session, const uint64_t *ids, uint64_t *deleted)
+{
+    const struct arguments *arguments = &session->arguments;
+    size_t count = 0;
+    int code = session_compile_filter(session);
+
+    if (code != OMENDB_OK) {
+        return code;
+    }
+    if (arguments->filter != NULL) {
+        return session_result(session,
+                              omendb_delete_matching(session->collection, NULL, session->filter,
+                                                     NULL, NULL, deleted));
+    }
+    if (arguments->key != NULL) {
+        code = omendb_delete_key(session->collection, NULL, arguments->key);
+        *deleted = code == OMENDB_OK;
+        return code == OMENDB_NOTFOUND ? OMENDB_OK : session_result(session, code);
+    }
+    code = session_result(session, omendb_delete_batch(session->collection, NULL,
+                                                       arguments->word_count, ids, &count));
+    *deleted = count;
+    return code;
+}
+
+/* named: how many the command line names; of a filter as many as it found. */
+static void command_print_deleted(struct session *session, uint64_t deleted, uint64_t named)
+{
+    if (session->arguments.json) {
+        output_open(&session->json, NULL, '{');
+        output_whole(&session->json, "deleted", deleted);
+        output_whole(&session->json, "missing", named - deleted);
+        output_close(&session->json, '}');
+    } else {
+        fprintf(session->json.file, "deleted %llu of %llu from %s%s\n", (unsigned long long)deleted,
+                (unsigned long long)named, session->name,
+                deleted < named ? "; the others are not there" : "");
+    }
+}
+
 int command_delete(struct session *session)
 {
-    const size_t count = session->arguments.word_count;
-    uint64_t *ids = command_parse_ids(session);
-    size_t deleted = 0;
-    int code = ids == NULL ? session->failure.code : session_open(session, SESSION_WRITE);
+    const struct arguments *arguments = &session->arguments;
+    uint64_t *ids = NULL;
+    uint64_t deleted = 0;
+    int code = command_check_choice(session, "ID..., --key KEY, --filter CONDITION");
 
+    if (code == OMENDB_OK) {
+        ids = command_parse_ids(session);
+        code = ids == NULL ? session->failure.code : session_open(session, SESSION_WRITE);
+    }
     if (code == OMENDB_OK) {
         code = session_open_collection(session);
     }
     if (code == OMENDB_OK) {
-        code = session_result(session,
-                              omendb_delete_batch(session->collection, NULL, count, ids, &deleted));
+        code = command_delete_records(session, ids, &deleted);
     }
     failure_release(ids);
     if (code != OMENDB_OK || session_close(session) != OMENDB_OK) {
         return session->failure.code;
     }
-    if (session->arguments.json) {
-        output_open(&session->json, NULL, '{');
-        output_whole(&session->json, "deleted", deleted);
-        output_whole(&session->json, "missing", count - deleted);
-        output_close(&session->json, '}');
-    } else {
-        fprintf(session->json.file, "deleted %zu of %zu from %s%s\n", deleted, count, session->name,
-                deleted < count ? "; the others are not there" : "");
-    }
+    command_print_deleted(session, deleted,
+                          arguments->filter != NULL ? deleted
+                          : arguments->key != NULL  ? 1
+                                                    : arguments->word_count);
     return OMENDB_OK;
 }
 

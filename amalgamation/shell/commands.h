@@ -50,7 +50,4 @@ int command_parse_vector(struct session *session, const char *what, const char *
 /* Whether rows of a file can be queries in the session's collection; sets their type. */
 int command_check_rows(struct session *session, const struct reader *reader, uint32_t *vector_type);
 
-/* Parses `count` ids of the command line into a new array; NULL sets the failure. */
-uint64_t *command_parse_ids(struct session *session);
-
 #endif

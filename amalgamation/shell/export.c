@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "fields.h"
 #include "progress.h"
 
 enum export_format { EXPORT_CSV, EXPORT_JSONL, EXPORT_NPY };
@@ -29,7 +30,8 @@ struct exporter {
     struct export_file ids; /* with --ids */
     enum export_format format;
     float *vector;
-    uint64_t total; /* rows to be written */
+    struct fields fields; /* for jsonl */
+    uint64_t total;       /* rows to be written */
     uint64_t written;
     bool numbered; /* every id so far is the number of its row */
 };
@@ -141,6 +143,7 @@ static void export_row(struct exporter *exporter, uint64_t id)
         output_open(&json, NULL, '{');
         output_whole(&json, "id", id);
         output_vector(&json, "vector", exporter->vector, dim);
+        fields_print_json(&json, &exporter->fields);
         output_close(&json, '}');
         break;
     case EXPORT_NPY:
@@ -168,6 +171,9 @@ static int export_rows(struct exporter *exporter, omendb_rows *rows)
     progress_begin(&progress, "exporting", "rows");
     while (exporter->written < exporter->total && !session_interrupted()) {
         code = omendb_rows_next(rows, &id, OMENDB_F32, exporter->vector);
+        if (code == OMENDB_OK && exporter->format == EXPORT_JSONL) {
+            code = fields_read(exporter->session, id, &exporter->fields);
+        }
         if (code != OMENDB_OK || export_has_failed(exporter)) {
             break;
         }
@@ -195,14 +201,20 @@ static int export_collection(struct exporter *exporter)
     struct session *session = exporter->session;
     const struct arguments *arguments = &session->arguments;
     omendb_rows *rows = NULL;
-    int code = session_result(session, omendb_count(session->collection, NULL, &exporter->total));
+    int code = session_compile_filter(session);
 
+    if (code == OMENDB_OK) {
+        code = session_result(session,
+                              omendb_count_matching(session->collection, NULL, session->filter,
+                                                    NULL, NULL, &exporter->total));
+    }
     if (arguments->limit_given && arguments->limit < exporter->total) {
         exporter->total = arguments->limit;
     }
     if (code == OMENDB_OK) {
-        code = session_result(session,
-                              omendb_scan(session->collection, NULL, 0, OMENDB_ID_AUTO - 1, &rows));
+        code =
+            session_result(session, omendb_scan_matching(session->collection, NULL, session->filter,
+                                                         0, OMENDB_ID_AUTO - 1, &rows));
     }
     if (code == OMENDB_OK) {
         export_titles(exporter);
@@ -308,6 +320,7 @@ int command_export(struct session *session)
     if (code == OMENDB_OK) {
         code = export_to_files(&exporter);
     }
+    fields_release(&exporter.fields);
     failure_release(exporter.vector);
     if (code == OMENDB_OK && exporter.rows.created) {
         export_print(&exporter, progress_now_us() - start_us);

@@ -10,7 +10,7 @@ static const char help_overview[] =
     "\n"
     "Reading; works beside a program that writes, and takes --read-only to say so:\n"
     "  search            the nearest records: --vector '[0.5, 0.25]', --id N or --file FILE\n"
-    "  get ID...         prints vectors\n"
+    "  get ID...         prints records\n"
     "  count             the number of records\n"
     "  export FILE       writes .csv, .jsonl or .npy\n"
     "  info              records, files, memory, collections\n"
@@ -42,6 +42,10 @@ static const char help_overview[] =
 #define HELP_COLLECTION                                                                            \
     "  --collection NAME     the only one, or \"default\", where it is not given\n"
 #define HELP_JSON "  --json                result or error as one JSON value\n"
+#define HELP_FILTER                                                                                \
+    "  --filter CONDITION    only records whose metadata match: \"lang = 'en' AND year > "         \
+    "2020\";\n"                                                                                    \
+    "                        omendb.h has the language\n"
 #define HELP_READ_ONLY                                                                             \
     "  --read-only           what it does anyway; a command that writes refuses it\n"
 #define HELP_READS  "Only reads: works while another program writes, and changes nothing.\n\n"
@@ -84,7 +88,7 @@ static const char help_search[] =
     "omendb DB search: the nearest records, and their distances\n"
     "\n" HELP_READS "For what; one of\n"
     "  --vector '[0.5, 0.25]'\n"
-    "  --id N                like this record, which is left out\n"
+    "  --id N, --key KEY     like this record, which is left out\n"
     "  --file FILE           like every row of a file, as of import; --row N: of this one (from\n"
     "                        0), --limit N: of the first N\n" HELP_FORMAT HELP_PACKED "\n"
     "How well; at most one of --recall, --ef (also with --stretch) and --exact\n"
@@ -94,37 +98,46 @@ static const char help_search[] =
     "                        than the last hit; 1.1 to 1.4 are of use\n"
     "  --exact               compares every record\n"
     "\n"
-    "  -k N, --k N           hits; 10\n"
+    "  -k N, --k N           hits; 10\n" HELP_FILTER
     "  --radius R            only hits that are no farther\n"
     "  --timeout MS          fails after so many milliseconds of searching, all rows together\n"
     "  --explain             what the search did\n" HELP_COLLECTION HELP_READ_ONLY HELP_JSON;
 
 static const char help_get[] =
-    "omendb DB get ID...: prints vectors\n"
+    "omendb DB get ID...: prints records: id, vector, and key and metadata where they have some\n"
     "\n"
     "Those that are there are printed also when others are missing; the exit status then is 1.\n"
-    "\n" HELP_READS HELP_COLLECTION HELP_READ_ONLY HELP_JSON;
+    "\n" HELP_READS
+    "  --key KEY             in place of ID...: the one that has this key\n" HELP_COLLECTION
+        HELP_READ_ONLY HELP_JSON;
 
-static const char help_count[] = "omendb DB count: the number of records\n"
-                                 "\n" HELP_READS HELP_COLLECTION HELP_READ_ONLY HELP_JSON;
+static const char help_count[] =
+    "omendb DB count: the number of records\n"
+    "\n" HELP_READS HELP_FILTER HELP_COLLECTION HELP_READ_ONLY HELP_JSON;
 
 static const char help_put[] =
     "omendb DB put [ID] '[0.5, 0.25]': stores one record, in place of one with the same id\n"
     "\n"
-    "Without ID it gets the next one, which is printed.\n"
-    "\n" HELP_WRITES HELP_COLLECTION HELP_JSON;
+    "Without ID it gets the next one, which is printed, or takes the place of the record with the\n"
+    "same key and keeps its id. Key and metadata of the record before do not stay.\n"
+    "\n" HELP_WRITES "  --key KEY             a text that no other record of the collection has\n"
+    "  --metadata JSON       an object: '{\"lang\": \"en\", \"year\": 2021, \"tags\": [\"a\", "
+    "\"b\"]}'\n" HELP_COLLECTION HELP_JSON;
 
 static const char help_delete[] = "omendb DB delete ID...: deletes those records that are there\n"
-                                  "\n" HELP_WRITES HELP_COLLECTION HELP_JSON;
+                                  "\n" HELP_WRITES "In place of ID...; one of\n"
+                                  "  --key KEY             the one that has this key\n" HELP_FILTER
+                                  "\n" HELP_COLLECTION HELP_JSON;
 
 static const char help_export[] =
     "omendb DB export FILE: writes all records in the order of ids, as import reads them\n"
     "\n"
-    "FILE is new and ends with .csv, .jsonl or .npy, or is \"-\", the standard output.\n"
+    "FILE is new and ends with .csv, .jsonl or .npy, or is \"-\", the standard output. Keys and\n"
+    "metadata are in .jsonl only, as \"key\" and \"metadata\", which import does not read.\n"
     "\n" HELP_READS
     "  --ids FILE.npy        the ids, which have no place in a .npy of vectors; import --ids\n"
     "                        reads them\n"
-    "  --limit N             only the first N\n"
+    "  --limit N             only the first N\n" HELP_FILTER
     "  --format NAME         csv, jsonl or npy; else by the end of the name\n" HELP_COLLECTION
         HELP_READ_ONLY HELP_JSON;
 
@@ -270,6 +283,7 @@ int command_help(struct session *session)
 #undef HELP_READ_ONLY
 #undef HELP_READS
 #undef HELP_WRITES
+#undef HELP_FILTER
 #undef HELP_FORMAT
 #undef HELP_PACKED
 #undef HELP_SCHEMA

@@ -99,6 +99,12 @@ void output_text(struct output_json *json, const char *key, const char *text)
     output_string(json->file, text);
 }
 
+void output_json_text(struct output_json *json, const char *key, const char *value)
+{
+    output_begin_value(json, key);
+    fputs(value, json->file);
+}
+
 void output_whole(struct output_json *json, const char *key, uint64_t value)
 {
     output_begin_value(json, key);

@@ -19,6 +19,7 @@ struct output_json {
 void output_open(struct output_json *json, const char *key, char bracket);
 void output_close(struct output_json *json, char bracket); /* a line end behind the outermost */
 void output_text(struct output_json *json, const char *key, const char *text);
+void output_json_text(struct output_json *json, const char *key, const char *value); /* as it is */
 void output_whole(struct output_json *json, const char *key, uint64_t value);
 void output_float(struct output_json *json, const char *key, float value);
 void output_boolean(struct output_json *json, const char *key, bool value);

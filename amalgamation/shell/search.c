@@ -10,6 +10,7 @@
 
 #include <string.h>
 
+#include "fields.h"
 #include "json.h"
 #include "progress.h"
 
@@ -27,18 +28,21 @@ struct search {
     uint64_t *ids;
     float *distances;
     size_t *counts;
+    struct fields fields;
+    bool has_keys, has_metadata; /* some hit of the block */
     uint64_t time_us;
 };
 
 static int search_check_arguments(struct session *session)
 {
     const struct arguments *arguments = &session->arguments;
-    const int ways =
-        (arguments->vector != NULL) + (arguments->file != NULL) + (int)arguments->id_given;
+    const int ways = (arguments->vector != NULL) + (arguments->file != NULL) +
+                     (arguments->key != NULL) + (int)arguments->id_given;
 
     if (ways != 1) {
         return failure_set(&session->failure, FAILURE_USAGE,
-                           "search for what? one of --vector '[0.5, 0.25]', --id N, --file FILE");
+                           "search for what? one of --vector '[0.5, 0.25]', --id N, --key KEY, "
+                           "--file FILE");
     }
     if (arguments->file == NULL && (arguments->row_given || arguments->limit_given ||
                                     arguments->format != NULL || arguments->packed)) {
@@ -116,7 +120,11 @@ static void search_set_query(struct search *search, uint64_t records)
     search->query.exact = arguments->exact;
     search->query.use_radius = arguments->radius_given;
     search->query.radius = arguments->radius;
-    search->query.id = arguments->id;
+    if (arguments->id_given) {
+        search->query.id = arguments->id;
+    }
+    search->query.key = arguments->key;
+    search->query.filter = search->session->filter;
     search->explain.struct_size = sizeof search->explain;
     search->query.explain = arguments->explain ? &search->explain : NULL;
 }
@@ -158,7 +166,31 @@ static void search_print_explain_json(struct output_json *json, const omendb_exp
     output_float(json, "recall", explain->recall);
     output_whole(json, "ef", explain->ef);
     output_whole(json, "warnings", explain->warnings);
+    output_float(json, "selectivity", explain->selectivity);
+    output_whole(json, "path", explain->path);
     output_close(json, '}');
+}
+
+/* Reads key and metadata of every hit, so that printing them cannot fail, and tells which of them
+ * there are. */
+static int search_look_at_fields(struct search *search, size_t count)
+{
+    size_t row, i;
+    int code = OMENDB_OK;
+
+    search->has_keys = search->has_metadata = false;
+    for (row = 0; row < count; row++) {
+        for (i = 0; i < search->counts[row] && code == OMENDB_OK; i++) {
+            code = fields_read(search->session, search->ids[row * search->query.k + i],
+                               &search->fields);
+            if (code == OMENDB_OK) {
+                search->has_keys = search->has_keys || fields_have_key(&search->fields);
+                search->has_metadata =
+                    search->has_metadata || fields_have_metadata(&search->fields);
+            }
+        }
+    }
+    return code;
 }
 
 static void search_print_json(struct search *search, size_t row, uint64_t number)
@@ -176,6 +208,9 @@ static void search_print_json(struct search *search, size_t row, uint64_t number
         output_open(json, NULL, '{');
         output_whole(json, "id", search->ids[first + i]);
         output_float(json, "distance", search->distances[first + i]);
+        if (fields_read(search->session, search->ids[first + i], &search->fields) == OMENDB_OK) {
+            fields_print_json(json, &search->fields);
+        }
         output_close(json, '}');
     }
     output_close(json, ']');
@@ -219,6 +254,28 @@ static void search_print_explain(FILE *file, const omendb_explain *explain)
     }
 }
 
+/* The columns that the records have; in the order of search_print_table. */
+static const char *search_titles(const struct search *search)
+{
+    static const char *const titles[] = {">rank|>id|>distance", ">rank|>id|>distance|key",
+                                         ">rank|>id|>distance|metadata",
+                                         ">rank|>id|>distance|key|metadata"};
+
+    return titles[(search->has_keys ? 1 : 0) + (search->has_metadata ? 2 : 0)];
+}
+
+static void search_add_fields(struct search *search, struct output_table *table, uint64_t id)
+{
+    const bool there = fields_read(search->session, id, &search->fields) == OMENDB_OK;
+
+    if (search->has_keys) {
+        output_table_cell(table, there ? search->fields.key : "");
+    }
+    if (search->has_metadata) {
+        output_table_cell(table, there ? search->fields.metadata : "");
+    }
+}
+
 static void search_print_table(struct search *search, size_t row, uint64_t number)
 {
     const size_t first = row * search->query.k;
@@ -230,13 +287,14 @@ static void search_print_table(struct search *search, size_t row, uint64_t numbe
     if (search->session->arguments.file != NULL) {
         fprintf(file, "row %llu\n", (unsigned long long)number);
     }
-    output_table_begin(&table, ">rank|>id|>distance", &search->session->failure);
+    output_table_begin(&table, search_titles(search), &search->session->failure);
     for (i = 0; i < search->counts[row]; i++) {
         snprintf(text, sizeof text, "%zu", i + 1);
         output_table_cell(&table, text);
         snprintf(text, sizeof text, "%llu", (unsigned long long)search->ids[first + i]);
         output_table_cell(&table, text);
         output_table_cell(&table, output_format_float(search->distances[first + i], text));
+        search_add_fields(search, &table, search->ids[first + i]);
     }
     output_table_print(&table, file);
     if (search->session->arguments.file == NULL) {
@@ -245,6 +303,10 @@ static void search_print_table(struct search *search, size_t row, uint64_t numbe
     }
     if (search->query.explain != NULL) {
         search_print_explain(file, &search->explain);
+    }
+    if (search->query.explain != NULL && search->query.filter != NULL) {
+        fprintf(file, "share of the records that match the filter: %s\n",
+                output_format_float(search->explain.selectivity, text));
     }
     if (search->session->arguments.file != NULL) {
         putc('\n', file);
@@ -273,7 +335,8 @@ static int search_block(struct search *search, size_t count, uint64_t number)
 
     search_set_timeout(search);
     if (search->block == 1) {
-        search->query.vector = session->arguments.id_given ? NULL : search->vectors;
+        search->query.vector =
+            session->arguments.id_given || session->arguments.key != NULL ? NULL : search->vectors;
         code = omendb_search(session->collection, NULL, &search->query, search->ids,
                              search->distances, search->counts);
     } else {
@@ -286,6 +349,10 @@ static int search_block(struct search *search, size_t count, uint64_t number)
                            (unsigned long long)session->arguments.timeout_ms);
     }
     if (session_result(session, code) != OMENDB_OK) {
+        return code;
+    }
+    code = search_look_at_fields(search, count);
+    if (code != OMENDB_OK) {
         return code;
     }
     for (i = 0; i < count; i++) {
@@ -379,8 +446,12 @@ int command_search(struct session *session)
         code = session_open_collection(session);
     }
     if (code == OMENDB_OK) {
+        code = session_compile_filter(session);
+    }
+    if (code == OMENDB_OK) {
         code = search_run(&search);
     }
+    fields_release(&search.fields);
     failure_release(search.vectors);
     failure_release(search.ids);
     failure_release(search.distances);

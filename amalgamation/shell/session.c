@@ -193,8 +193,19 @@ int session_open_collection(struct session *session)
     return code;
 }
 
+int session_compile_filter(struct session *session)
+{
+    const char *text = session->arguments.filter;
+
+    return text == NULL ? OMENDB_OK
+                        : session_result(
+                              session, omendb_filter_compile(session->db, text, &session->filter));
+}
+
 int session_close(struct session *session)
 {
+    omendb_filter_free(session->filter);
+    session->filter = NULL;
     omendb_collection_close(session->collection);
     session->collection = NULL;
     session_result(session, omendb_close(session->db));

@@ -15,7 +15,8 @@ struct session {
     omendb_collection *collection;
     char name[256]; /* of the collection */
     omendb_schema schema;
-    bool reported; /* the failure stands in the JSON that was printed */
+    omendb_filter *filter; /* of --filter, once session_compile_filter was called */
+    bool reported;         /* the failure stands in the JSON that was printed */
 };
 
 enum session_mode {
@@ -40,6 +41,9 @@ int session_choose_collection(struct session *session, bool creating);
 
 /* Chooses and opens the collection, and reads its schema. */
 int session_open_collection(struct session *session);
+
+/* Compiles --filter; without one session->filter stays NULL, which all records match. */
+int session_compile_filter(struct session *session);
 
 /* Closes what is open; returns the failure of the session, or one of closing. */
 int session_close(struct session *session);

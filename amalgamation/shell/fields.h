@@ -1,0 +1,26 @@
+/* fields.h: what a record carries beside its vector: its key and its metadata, as texts. */
+#ifndef OMENDB_SHELL_FIELDS_H
+#define OMENDB_SHELL_FIELDS_H
+
+#include "session.h"
+
+struct fields {
+    char key[OMENDB_KEY_MAX + 1]; /* "": none */
+    char *metadata;               /* a JSON object; "{}": none */
+    size_t capacity;
+};
+
+/* Reads those of a record of the session's collection. A zeroed `fields` is ready for it, and can
+ * be used again for the next record. */
+int fields_read(struct session *session, uint64_t id, struct fields *fields);
+
+bool fields_have_key(const struct fields *fields);
+bool fields_have_metadata(const struct fields *fields);
+
+/* As members of the object that is open, where there are some. */
+void fields_print_json(struct output_json *json, const struct fields *fields);
+
+/* A zeroed one is OK. */
+void fields_release(struct fields *fields);
+
+#endif
