@@ -52,6 +52,10 @@ prints example_again "11 records, 10 in the snapshot" \
 prints example_cpp "like a fox, before: .*  3 (" $RUNNER "$build/examples/example_cpp" "$work/cpp.omen"
 prints example_cpp_again "as expected: not found" \
     $RUNNER "$build/examples/example_cpp" "$work/cpp.omen"
+prints filtered "games: 376 packages" \
+    $RUNNER "$build/examples/filtered" "$work/f.omen"
+prints filtered_again "4 deleted, 4996 packages left" \
+    $RUNNER "$build/examples/filtered" "$work/f.omen"
 prints demo "^Done, " $RUNNER "$build/examples/demo" "$work/demo.omen"
 prints demo_again "verified in .* 0 problems" $RUNNER "$build/examples/demo" "$work/demo.omen"
 
