@@ -1,8 +1,8 @@
 #!/bin/sh
-# Runs the examples and looks at what they print; compiles the ten lines at the top of omendb.h as a
-# reader would paste them. Programs and library lie in BUILD (build); RUNNER is put before each
-# program; OMENDB_TEST_DIRECTORY is an empty folder to work in. Run it in the folder of the Makefile.
-# The last line is "N passed, M failed".
+# Runs the examples and looks at what they print; compiles the ten lines at the top of omendb.h, and
+# the program of the README about keys, as a reader would paste them. Programs and library lie in BUILD
+# (build); RUNNER is put before each program; OMENDB_TEST_DIRECTORY is an empty folder to work in. Run
+# it in the folder of the Makefile. The last line is "N passed, M failed".
 build=${BUILD:-build}
 python=${PYTHON:-python3}
 passed=0
@@ -46,6 +46,25 @@ HEAD
 TAIL
 }
 
+program_about_keys() {
+    sed -n '/^## Keys, metadata, filters/,/^## How/p' README.md | sed -n '/^```c$/,/^```$/p' |
+        grep -v '^```'
+}
+
+# compiled NAME TEXT: the program NAME.c in the folder of work must compile, and print TEXT there.
+compiled() {
+    if "${CC:-cc}" -std=c11 -Wall -Wextra -I. "$work/$1.c" "$build/libomendb.a" -o "$work/$1" \
+        -lm -lpthread; then
+        root=$(pwd)
+        cd "$work" || exit 1
+        prints "$1" "$2" "./$1"
+        cd "$root" || exit 1
+    else
+        failed=$((failed + 1))
+        echo "FAILED $1: it does not compile"
+    fi
+}
+
 prints example "near (0.86 0.08 0.24):  red" $RUNNER "$build/examples/example" "$work/c.omen"
 prints example_again "11 records, 10 in the snapshot" \
     $RUNNER "$build/examples/example" "$work/c.omen"
@@ -72,17 +91,10 @@ fi
 
 # A plain library for this machine is there exactly where the shared one is.
 if [ -e "$build/libomendb.so" ] || [ -e "$build/libomendb.dylib" ]; then
-    ten_lines >"$work/ten.c"
-    if "${CC:-cc}" -std=c11 -Wall -Wextra -I. "$work/ten.c" "$build/libomendb.a" -o "$work/ten" \
-        -lm -lpthread; then
-        root=$(pwd)
-        cd "$work" || exit 1
-        prints ten_lines_of_the_header "found 1: 7" ./ten
-        cd "$root" || exit 1
-    else
-        failed=$((failed + 1))
-        echo "FAILED ten_lines_of_the_header: they do not compile"
-    fi
+    ten_lines >"$work/ten_lines_of_the_header.c"
+    compiled ten_lines_of_the_header "found 1: 7"
+    program_about_keys >"$work/keys_of_the_readme.c"
+    compiled keys_of_the_readme '^notes.md {"lang":"en","tags":\["draft","c"\],"year":2024}$'
     if "$python" -c 'import numpy' 2>/dev/null; then
         [ -e "$build/libomendb.so" ] && library=libomendb.so || library=libomendb.dylib
         prints python_example "after opening again: 1997 records" env PYTHONDONTWRITEBYTECODE=1 \
