@@ -232,6 +232,19 @@ class InMemory(unittest.TestCase):
             self.assertEqual(
                 [a or b for a, b in fields], [field for field, _ in structure._fields_], name)
 
+    def test_many_collections_are_created_at_once(self):
+        names = [f"user {i:03}" for i in range(200)]
+        commits = self.db.stats()["commits"]
+        self.db.create_collections(names, dim=16, metric="cosine")
+        self.assertEqual(self.db.stats()["commits"], commits + 1)
+        self.assertEqual(self.db.collections(), names)
+        self.assertEqual(self.db.collection("user 007").metric, "cosine")
+        with self.assertRaises(omendb.Exists):
+            self.db.create_collections(["new", "user 003"], dim=16)
+        with self.assertRaises(TypeError):
+            self.db.create_collections("new", dim=16)
+        self.assertEqual(len(self.db.collections()), 200)
+
     def test_records_have_keys(self):
         docs = self.db.collection("docs", dim=16)
         self.assertEqual(docs.add(self.rows[0], key="größe"), 0)

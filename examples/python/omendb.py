@@ -324,6 +324,7 @@ _FUNCTIONS = [
     ("omendb_collection_create", _i, [_p, _text, _p, _p]),
     ("omendb_collection_open", _i, [_p, _text, _p, _p]),
     ("omendb_collection_open_or_create", _i, [_p, _text, _p, _p]),
+    ("omendb_collection_create_batch", _i, [_p, _size, _p, _p]),
     ("omendb_collection_drop", _i, [_p, _text]),
     ("omendb_collection_close", None, [_p]),
     ("omendb_collection_name", _i, [_p, _size, _p, _size]),
@@ -499,6 +500,18 @@ class _Handle:
             pass
 
 
+def _schema(
+    dim: int, metric: Optional[str], type: Optional[str], scale: float, M: int,
+    ef_construction: int, ef: int, seed: int,
+) -> _Schema:
+    schema = _new(_Schema)
+    schema.dim, schema.scale, schema.M = dim, scale, M
+    schema.ef_construction, schema.ef, schema.seed = ef_construction, ef, seed
+    schema.metric = _number(_METRICS, "metric", metric or "l2")
+    schema.scalar = _number(_TYPES, "type", type or "f32")
+    return schema
+
+
 def _optional(txn: Optional[Transaction]) -> Optional[int]:
     return None if txn is None else txn._pointer
 
@@ -577,11 +590,7 @@ class Database(_Handle):
         Raises Mismatch if what is given differs from the stored schema; metric and type count as
         given with their defaults when anything is.
         """
-        schema = _new(_Schema)
-        schema.dim, schema.scale, schema.M = dim, scale, M
-        schema.ef_construction, schema.ef, schema.seed = ef_construction, ef, seed
-        schema.metric = _number(_METRICS, "metric", metric or "l2")
-        schema.scalar = _number(_TYPES, "type", type or "f32")
+        schema = _schema(dim, metric, type, scale, M, ef_construction, ef, seed)
         if create is None:
             create_or_open = "open_or_create" if dim else "open"
         else:
@@ -597,6 +606,18 @@ class Database(_Handle):
             raise Mismatch(
                 f"collection {name!r} has metric {opened.metric} and type {opened.type}")
         return opened
+
+    def create_collections(
+        self, names: Sequence[str], *, dim: int, metric: Optional[str] = None,
+        type: Optional[str] = None, scale: float = 0.0, M: int = 0, ef_construction: int = 0,
+        ef: int = 0, seed: int = 0,
+    ) -> None:
+        """Creates many collections of one schema in one commit, all or none; options as of
+        collection()."""
+        schema = _schema(dim, metric, type, scale, M, ef_construction, ef, seed)
+        array, count = _names(names)
+        _check(_library.omendb_collection_create_batch(
+            self._pointer, count, array, ctypes.byref(schema)))
 
     def collections(self) -> List[str]:
         """Names of the collections, in the order of bytes."""
