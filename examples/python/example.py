@@ -38,6 +38,16 @@ with omendb.open(path) as db:
     found, _ = docs.search_like(7, k=1)
     print("most like 7:", int(found[0]))
 
+    # Keys and metadata go with the vectors; a filter says which records may be found.
+    notes = db.collection("notes", dim=64, metric="cosine")
+    notes.put_records(
+        {"vector": vectors[i], "key": f"note {i}", "metadata": {"year": 2000 + i, "draft": i > 3}}
+        for i in range(6))
+    found, _ = notes.search(vectors[0], filter="year > ? AND NOT draft", parameters=[2001])
+    print("after 2001:", sorted(notes.get_key(int(i)) for i in found))
+    notes.update(notes.find("note 2"), {"draft": True})
+    print(notes.count("draft"), "drafts, the first:", next(notes.scan(filter="draft", metadata=True))[2])
+
     try:
         docs.add(np.full(64, np.nan))
     except omendb.Invalid as error:
