@@ -31,7 +31,7 @@
  *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
  *     api_transactions.c api_records.c api_documents.c api_matching.c api_search.c
  *     api_filter.c
- * SHA-256 of the inputs: 2acfd75d79f3345f21b17127316bfb1ad3724a2f009e890a2fc58bf5d8b9ce96
+ * SHA-256 of the inputs: bccc67af71d16c080e37f773b7b0ffdfbf28af0fcbb6dcab0de5fef70254c50d
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -18537,7 +18537,7 @@ OMENDB_INTERNAL int segment_file_check(struct segment_file *file,
  * The section, little-endian; offsets count from its beginning and are multiples of 8:
  *   of each column its arrays, see below
  *   directory: 96 bytes a column, ascending by name:
- *      0  4  hash of the name (document_hash_name)     4  4  bytes of the name
+ *      0  4  zero                                       4  4  bytes of the name
  *      8  8  offset of the name
  *     16  4  kind: 1 dense, 2 listed by row, 3 listed sparsely; 0: there is none, as the field has
  *            too many or too large values for one: the documents must be asked
@@ -18564,7 +18564,7 @@ OMENDB_INTERNAL int segment_file_check(struct segment_file *file,
 #define COLUMNS_TAIL_BYTES  16
 
 enum columns_entry {
-    COLUMNS_HASH = 0,
+    COLUMNS_ZERO = 0,
     COLUMNS_NAME_BYTES = 4,
     COLUMNS_NAME = 8,
     COLUMNS_KIND = 16,
@@ -18607,7 +18607,10 @@ OMENDB_INTERNAL int columns_open(struct block_file *file, struct section_range r
                                  struct columns *columns);
 /* The column of a field. *found 0: no row has the field, unless columns are incomplete. */
 OMENDB_INTERNAL int columns_find(const struct columns *columns, const uint8_t *name, uint32_t size,
-                                 uint32_t hash, struct column *column, int *found);
+                                 struct column *column, int *found);
+/* The name of column number `index`, which is below columns->count. */
+OMENDB_INTERNAL int columns_name(const struct columns *columns, uint32_t index,
+                                 const uint8_t **name, uint32_t *size);
 /* The value of a rank, which is below column->values. */
 OMENDB_INTERNAL int column_value(const struct column *column, uint32_t rank,
                                  struct document_value *value);
@@ -18643,8 +18646,9 @@ struct columns_source {
     int (*read)(void *context, uint32_t row, const uint8_t **document);
     void *context;
 };
-/* Writes the section; none where no row has a field. Documents stay until it returns. Takes `most`
- * bytes of memory, or what one column needs. */
+/* Writes the section; none where no row has a field. Documents stay until it returns. Makes as many
+ * columns at a time as are likely to take no more than `most` bytes, or one. A column for which
+ * there is no memory becomes one of COLUMN_NONE: filters then ask the documents. */
 OMENDB_INTERNAL int columns_write(struct segment_writer *writer, struct memory *memory,
                                   const struct columns_source *source, uint32_t rows, size_t most);
 
@@ -18664,7 +18668,7 @@ static int columns_bad(const struct columns *columns, const char *why)
 static int columns_array(const struct columns *columns, uint64_t offset, uint64_t count,
                          size_t size, const uint8_t **array)
 {
-    uint64_t bytes = count * size; /* of at most 2^32 elements of 12 */
+    uint64_t bytes = count * size; /* of at most 2^32 elements of 96 */
     *array = NULL;
     if (offset > columns->range.length || bytes > columns->range.length - offset)
         return columns_bad(columns, "an array lies outside of them");
@@ -18774,14 +18778,27 @@ static int columns_compare_name(const struct columns *columns, const uint8_t *en
     return OMENDB_OK;
 }
 
+OMENDB_INTERNAL int columns_name(const struct columns *columns, uint32_t index,
+                                 const uint8_t **name, uint32_t *size)
+{
+    const uint8_t *directory;
+    *size = 0;
+    int code =
+        columns_array(columns, columns->directory, columns->count, COLUMNS_ENTRY_BYTES, &directory);
+    if (code != OMENDB_OK)
+        return code;
+    const uint8_t *entry = directory + (size_t)index * COLUMNS_ENTRY_BYTES;
+    *size = format_get32(entry + COLUMNS_NAME_BYTES);
+    return columns_array(columns, format_get64(entry + COLUMNS_NAME), *size, 1, name);
+}
+
 OMENDB_INTERNAL int columns_find(const struct columns *columns, const uint8_t *name, uint32_t size,
-                                 uint32_t hash, struct column *column, int *found)
+                                 struct column *column, int *found)
 {
     const uint8_t *directory;
     uint32_t low = 0, high = columns->count;
     *column = (struct column){.kind = COLUMN_NONE};
     *found = 0;
-    (void)hash;
     if (columns->range.length == 0)
         return OMENDB_OK;
     int code =
@@ -18908,6 +18925,7 @@ OMENDB_INTERNAL void column_elements(const struct column *column, uint32_t row, 
 
 #define COLUMNS_SPARSE_PART 8 /* in fewer than one row of so many: listed sparsely */
 #define COLUMNS_TABLE_MIN   64
+#define COLUMNS_VALUE_BYTES 64 /* of a value that no other row has, while its column is made */
 #define COLUMNS_FIELD_SLOTS (4 * COLUMNS_MAX)
 #define COLUMNS_NO_NUMBER   UINT32_MAX /* in place of the value of an empty array */
 
@@ -19222,16 +19240,18 @@ static int columns_gather_row(struct columns_build *build, uint32_t first, uint3
 static size_t column_needs(const struct columns_build *build, const struct column_build *column)
 {
     const uint64_t rows = column->kind == COLUMN_DENSE ? build->rows : column->elements;
+    const size_t fixed =
+        memory_multiply((size_t)rows * 2 + (size_t)column->slots * 2 + 2, sizeof(uint32_t));
     return column->kind == COLUMN_NONE
                ? 0
-               : memory_multiply((size_t)rows * 2 + (size_t)column->slots * 2 + 2,
-                                 sizeof(uint32_t));
+               : memory_add(fixed, memory_multiply((size_t)column->elements, COLUMNS_VALUE_BYTES));
 }
 
 static int column_begin_group(const struct columns_build *build, struct column_build *column)
 {
     struct memory *memory = build->memory;
     const size_t numbers = column->kind == COLUMN_DENSE ? build->rows : (size_t)column->elements;
+    column->used_slots = column->used_elements = 0;
     if (column->kind == COLUMN_NONE)
         return OMENDB_OK;
     column->numbers = memory_zalloc(memory, memory_multiply(numbers, sizeof *column->numbers));
@@ -19251,13 +19271,18 @@ static void column_end_group(const struct columns_build *build, struct column_bu
 {
     struct memory *memory = build->memory;
     const size_t numbers = column->kind == COLUMN_DENSE ? build->rows : (size_t)column->elements;
-    memory_free(memory, column->numbers, numbers * sizeof *column->numbers);
-    memory_free(memory, column->starts, ((size_t)column->slots + 1) * sizeof *column->starts);
-    memory_free(memory, column->places, column->slots * sizeof *column->places);
+    memory_free(memory, column->numbers,
+                column->numbers == NULL ? 0 : numbers * sizeof *column->numbers);
+    memory_free(memory, column->starts,
+                column->starts == NULL ? 0 : ((size_t)column->slots + 1) * sizeof *column->starts);
+    memory_free(memory, column->places,
+                column->places == NULL ? 0 : column->slots * sizeof *column->places);
     memory_free(memory, column->keys, column->key_capacity * sizeof *column->keys);
     memory_free(memory, column->table, column->table_slots * sizeof *column->table);
     column->numbers = column->starts = column->places = column->table = NULL;
     column->keys = NULL;
+    column->key_count = column->key_capacity = column->table_slots = 0;
+    column->value_bytes = 0;
 }
 
 /* ------------------------------------------------------------------ ranks */
@@ -19486,34 +19511,69 @@ static int columns_put_name(struct columns_build *build, struct column_build *co
                             enum column_kind kind)
 {
     int code = columns_begin_array(build, column->entry, COLUMNS_NAME);
-    format_put32(column->entry + COLUMNS_HASH, column->name_hash);
     format_put32(column->entry + COLUMNS_NAME_BYTES, column->name_size);
     format_put32(column->entry + COLUMNS_KIND, (uint32_t)kind);
     return code == OMENDB_OK ? columns_put(build, column->name, column->name_size) : code;
 }
 
-/* The columns [first, last). */
-static int columns_make_group(struct columns_build *build, uint32_t first, uint32_t last)
+/* Notes the values of the columns [first, last), all in one pass. */
+static int columns_gather(struct columns_build *build, uint32_t first, uint32_t last)
 {
     int code = OMENDB_OK;
     for (uint32_t i = first; i < last && code == OMENDB_OK; i++)
         code = column_begin_group(build, build->order[i]);
     for (uint32_t row = 0; row < build->rows && code == OMENDB_OK; row++)
         code = columns_gather_row(build, first, last, row);
-    for (uint32_t i = first; i < last && code == OMENDB_OK; i++) {
-        struct column_build *column = build->order[i];
-        const int too_large = column->value_bytes > UINT32_MAX;
-        code = columns_put_name(build, column, too_large ? COLUMN_NONE : column->kind);
-        if (code != OMENDB_OK || column->kind == COLUMN_NONE || too_large)
-            continue;
-        /* Slots that were not filled begin, and end, where the last one did. */
-        for (uint32_t slot = column->kind == COLUMN_SPARSE ? column->used_slots : build->rows;
-             column->starts != NULL && slot <= column->slots; slot++)
-            column->starts[slot] = column->used_elements;
-        code = columns_put_column(build, column);
-    }
+    return code;
+}
+
+static void columns_end_group(struct columns_build *build, uint32_t first, uint32_t last)
+{
     for (uint32_t i = first; i < last; i++)
         column_end_group(build, build->order[i]);
+}
+
+static int columns_put_gathered(struct columns_build *build, struct column_build *column)
+{
+    const int too_large = column->value_bytes > UINT32_MAX;
+    int code = columns_put_name(build, column, too_large ? COLUMN_NONE : column->kind);
+    if (code != OMENDB_OK || column->kind == COLUMN_NONE || too_large)
+        return code;
+    /* Slots that were not filled begin, and end, where the last one did. */
+    for (uint32_t slot = column->kind == COLUMN_SPARSE ? column->used_slots : build->rows;
+         column->starts != NULL && slot <= column->slots; slot++)
+        column->starts[slot] = column->used_elements;
+    code = columns_put_column(build, column);
+    if (code != OMENDB_NOMEM)
+        return code;
+    /* What was written of it stays, and nothing leads to it. */
+    format_put32(column->entry + COLUMNS_KIND, COLUMN_NONE);
+    return OMENDB_OK;
+}
+
+/* The columns [first, last). */
+static int columns_make_group(struct columns_build *build, uint32_t first, uint32_t last)
+{
+    int code = columns_gather(build, first, last);
+    for (uint32_t i = first; i < last && code == OMENDB_OK; i++)
+        code = columns_put_gathered(build, build->order[i]);
+    columns_end_group(build, first, last);
+    return code;
+}
+
+/* Without memory for all of them each by itself; without memory for one there is none. */
+static int columns_try_group(struct columns_build *build, uint32_t first, uint32_t last)
+{
+    int code = columns_make_group(build, first, last);
+    for (uint32_t i = first; i < last && code == OMENDB_NOMEM; i++) {
+        int single = last - first == 1 ? OMENDB_NOMEM : columns_make_group(build, i, i + 1);
+        if (single == OMENDB_NOMEM) {
+            build->order[i]->kind = COLUMN_NONE;
+            single = columns_put_name(build, build->order[i], COLUMN_NONE);
+        }
+        if (single != OMENDB_OK || i + 1 == last)
+            code = single;
+    }
     return code;
 }
 
@@ -19528,7 +19588,7 @@ static int columns_write_all(struct columns_build *build, size_t most)
             if (needs > most)
                 break;
         }
-        code = columns_make_group(build, first, last);
+        code = columns_try_group(build, first, last);
     }
     if (code == OMENDB_OK)
         code = columns_begin_array(build, ignored, 0);
@@ -19558,6 +19618,8 @@ OMENDB_INTERNAL int columns_write(struct segment_writer *writer, struct memory *
     if (code == OMENDB_OK && build.count != 0) {
         columns_settle(&build);
         code = columns_write_all(&build, most);
+    } else if (code == OMENDB_NOMEM) {
+        code = OMENDB_OK; /* the documents answer */
     }
     memory_free(memory, build.columns, build.columns == NULL ? 0 : column_bytes);
     memory_free(memory, (void *)build.order, build.order == NULL ? 0 : order_bytes);
@@ -19567,6 +19629,7 @@ OMENDB_INTERNAL int columns_write(struct segment_writer *writer, struct memory *
 
 #undef COLUMNS_SPARSE_PART
 #undef COLUMNS_TABLE_MIN
+#undef COLUMNS_VALUE_BYTES
 #undef COLUMNS_FIELD_SLOTS
 #undef COLUMNS_NO_NUMBER
 
@@ -21831,13 +21894,15 @@ OMENDB_INTERNAL int manifest_confirm(struct storage *storage, const struct manif
  * several threads insert. Guarded by the commit mutex: reserve, append, replacing of rows. Anything
  * else reads with acquire.
  *
- * Atomics: `count` is stored release after all of the row, `inexact`, `documented` and
- * `newest_begin` (relaxed) were, so who loads it acquire sees them; a row found through the map of
- * ids may be above it, and its begin is then above any visible commit. `claimed`, `indexed` and a
- * row's byte in `finished` are compared-and-exchanged sc: one thread links a row, and who sees it
- * below `indexed` (acquire) sees its links. `sealed` and `inserting`, both sc, are a handshake: one
- * side stores the first and loads the second, the other adds to the second and loads the first, so
- * not both go on. `poor` is a count that decides about speed only (relaxed). */
+ * Atomics: `documented` is stored release after the stores of documents were made, so who loads it
+ * acquire finds them, whatever rows it knows. `count` is stored release after all of the row,
+ * `inexact` and `newest_begin` (relaxed) were, so who loads it acquire sees them; a row found
+ * through the map of ids may be above it, and its begin is then above any visible commit.
+ * `claimed`, `indexed` and a row's byte in `finished` are compared-and-exchanged sc: one thread
+ * links a row, and who sees it below `indexed` (acquire) sees its links. `sealed` and `inserting`,
+ * both sc, are a handshake: one side stores the first and loads the second, the other adds to the
+ * second and loads the first, so not both go on. `poor` is a count that decides about speed only
+ * (relaxed). */
 #ifndef OMENDB_MEMTABLE_H
 #define OMENDB_MEMTABLE_H
 
@@ -22142,7 +22207,7 @@ static const uint8_t *memtable_put_document(struct memtable *memtable, uint32_t 
     block->used += size;
     struct rows_view documents = rows_store_view(&memtable->documents);
     memcpy(rows_at(&documents, row), &copy, sizeof copy);
-    atomic_store_explicit(&memtable->documented, 1, memory_order_relaxed);
+    atomic_store_explicit(&memtable->documented, 1, memory_order_release);
     return copy;
 }
 
@@ -22245,7 +22310,7 @@ OMENDB_INTERNAL uint32_t memtable_previous(const struct memtable *memtable, uint
 OMENDB_INTERNAL const uint8_t *memtable_document(const struct memtable *memtable, uint32_t row)
 {
     const uint8_t *document;
-    if (!atomic_load_explicit(&memtable->documented, memory_order_relaxed))
+    if (!atomic_load_explicit(&memtable->documented, memory_order_acquire))
         return NULL;
     struct rows_view documents = rows_store_view(&memtable->documents);
     memcpy(&document, rows_at(&documents, row), sizeof document);
@@ -22560,6 +22625,9 @@ struct column_filter {
  * OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_INTERNAL int column_filter_make(struct column_filter *plan, struct memory *memory,
                                        const omendb_filter *filter, const struct segment *segment);
+/* What it holds, which grows with the leaves and with the values that they are compared with; but
+ * for a bit a row. */
+OMENDB_INTERNAL size_t column_filter_bytes(const struct column_filter *plan);
 OMENDB_INTERNAL void column_filter_destroy(struct column_filter *plan); /* a zeroed one is OK */
 
 /* At most so many rows match; UINT32_MAX: not known. */
@@ -23075,7 +23143,7 @@ struct change {
     uint64_t *ids;                  /* caller's; automatic ones are filled in when `automatic` */
     const uint8_t *vectors;         /* count * vector_bytes, stored type */
     const uint32_t *document_sizes; /* ADD, PUT: NULL: no record has a document; else of each, 0:
-                                       it has none. UPDATE: of each, 0: it has none any more */
+                                       it has none. */
     const uint8_t *documents;       /* one after the other */
     uint64_t document_bytes;        /* of all of them */
     uint32_t keys;                  /* how many of the documents have a key */
@@ -24925,6 +24993,8 @@ static void scratch_trim(struct scratch *scratch)
     size_t hits = scratch->hit_capacity * sizeof *scratch->hits,
            found = scratch->found_capacity * sizeof *scratch->found,
            best = scratch->best_capacity * sizeof *scratch->best;
+    if (column_filter_bytes(&scratch->plan) > SCRATCH_KEPT_BYTES)
+        column_filter_destroy(&scratch->plan);
     if (hits + found + 2 * best + graph_scratch_keys_bytes(scratch->graph) <= SCRATCH_KEPT_BYTES)
         return;
     graph_scratch_drop_keys(scratch->graph);
@@ -25452,8 +25522,7 @@ static int column_filter_leaf(struct column_filter *plan, const struct columns *
     }
     if (columns->range.length == 0)
         return OMENDB_OK;
-    int code =
-        columns_find(columns, leaf->name, leaf->name_size, leaf->name_hash, &test->column, &found);
+    int code = columns_find(columns, leaf->name, leaf->name_size, &test->column, &found);
     if (code != OMENDB_OK)
         return code;
     if (!found && !columns->incomplete)
@@ -25549,6 +25618,12 @@ OMENDB_INTERNAL int column_filter_make(struct column_filter *plan, struct memory
     if (code == OMENDB_OK)
         column_filter_bound_nodes(plan);
     return code;
+}
+
+OMENDB_INTERNAL size_t column_filter_bytes(const struct column_filter *plan)
+{
+    return plan->test_capacity * sizeof *plan->tests + plan->node_capacity * sizeof *plan->nodes +
+           plan->range_capacity * sizeof *plan->ranges;
 }
 
 OMENDB_INTERNAL void column_filter_destroy(struct column_filter *plan)
@@ -26137,7 +26212,7 @@ static size_t txn_key_slot(const omendb_txn *txn, const struct collection *colle
     return at;
 }
 
-/* Write number `index` has a document; there is room. */
+/* There is room. */
 static void txn_enter_key(omendb_txn *txn, size_t index)
 {
     uint32_t size;
@@ -26406,7 +26481,7 @@ static int txn_assign_ids(omendb_txn *txn, const struct version *version, struct
         return code;
     platform_mutex_lock(&txn->db->commit_mutex);
     uint64_t next = atomic_load(&collection->next_id);
-    if (next > UINT64_MAX - 1 - fresh)
+    if (fresh != 0 && next > UINT64_MAX - 1 - fresh)
         code = commit_refuse_automatic_ids(collection, next);
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
         if (change->ids[i] == OMENDB_ID_AUTO)
@@ -27065,16 +27140,17 @@ static int commit_assign_ids(struct change *change, const struct version *versio
     uint64_t next = atomic_load_explicit(&collection->next_id, memory_order_relaxed), changed;
     const uint8_t *at = change->documents;
     int code = OMENDB_OK;
-    if (next > UINT64_MAX - 1 - change->count)
-        return commit_refuse_automatic_ids(collection, next);
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
         uint32_t size;
         const uint8_t *key = document_key(change_next_document(change, i, &at), &size);
         change->ids[i] = OMENDB_ID_AUTO;
         if (key != NULL && change->kind == CHANGE_PUT)
             code = commit_find_key(version, key, size, &change->ids[i], &changed);
-        if (change->ids[i] == OMENDB_ID_AUTO)
-            change->ids[i] = next++;
+        if (code != OMENDB_OK || change->ids[i] != OMENDB_ID_AUTO)
+            continue;
+        if (next >= UINT64_MAX - 1)
+            return commit_refuse_automatic_ids(collection, next);
+        change->ids[i] = next++;
     }
     return code;
 }
@@ -28802,6 +28878,12 @@ static int part_write_keys(struct segment_writer *writer, struct memory *memory,
     return code;
 }
 
+static size_t part_column_bytes(const struct memory *memory)
+{
+    const uint64_t share = memory->limit / 16;
+    return share != 0 && share < PART_COLUMNS ? (size_t)share : PART_COLUMNS;
+}
+
 OMENDB_INTERNAL int part_write_documents(struct segment_writer *writer, struct memory *memory,
                                          const struct part_documents *documents, uint32_t rows)
 {
@@ -28833,7 +28915,9 @@ OMENDB_INTERNAL int part_write_documents(struct segment_writer *writer, struct m
     }
     memory_free(memory, keys, key_count * sizeof *keys);
     const struct columns_source source = {documents->read, documents->context};
-    return code == OMENDB_OK ? columns_write(writer, memory, &source, rows, PART_COLUMNS) : code;
+    return code == OMENDB_OK
+               ? columns_write(writer, memory, &source, rows, part_column_bytes(memory))
+               : code;
 }
 
 /* ------------------------------------------------------------------ what a part says, its graph */
@@ -35094,9 +35178,9 @@ static uint64_t search_look(void *context, const struct graph_progress *progress
     return (uint64_t)(near < look->share / 4.0 ? cost / 4.0 : cost);
 }
 
-/* Whether comparing so many rows costs less than a walk that is to find them among all: of a share s
- * it computes about 1 / sqrt(s) as many distances as of all (200,000 and a million of SIFT, s from
- * 0.01 to 1, where no kind of row is nearer to the query than others). */
+/* Whether comparing so many rows costs less than a walk that is to find them among all: of a share
+ * s it computes about 1 / sqrt(s) as many distances as of all (200,000 and a million of SIFT, s
+ * from 0.01 to 1, where no kind of row is nearer to the query than others). */
 static int search_beats_walk(uint32_t matching, uint32_t rows, size_t work)
 {
     return matching * sqrt(matching) <= SEARCH_PER_CANDIDATE * (double)work * sqrt(rows);
@@ -35118,20 +35202,28 @@ static int search_lists_few(const struct search_request *request,
                             const struct search_source *source)
 {
     const size_t work = request->ef > request->k ? request->ef : request->k;
-    return source->plan != NULL &&
-           search_beats_walk(column_filter_most(source->plan), source->row_limit, work);
+    const uint32_t most = source->plan == NULL ? UINT32_MAX : column_filter_most(source->plan);
+    return most != UINT32_MAX && search_beats_walk(most, source->row_limit, work);
 }
 
-/* Asks of the rows that the columns list; of all others they tell that they do not match. all: 1:
- * that is noted of these, too. */
-static int search_ask_listed(const struct search_source *source, int all)
+/* Asks of the visible rows that the columns list; of all others they tell that they do not match.
+ * all: 1: that is noted of these, too. */
+static int search_ask_listed(const struct search_request *request,
+                             const struct search_source *source, int all)
 {
-    const uint32_t words = source->row_limit / 64 + 1;
+    const uint32_t rows = source->row_limit;
     uint64_t *bits;
-    int code = column_filter_list(source->plan, source->row_limit, &bits);
-    for (uint32_t word = 0; word < words && code == OMENDB_OK; word++) {
-        uint64_t chosen = 0, left = bits[word] & ~source->matches->asked[word];
-        const uint64_t asked = all ? ~source->matches->asked[word] : left;
+    int code = column_filter_list(source->plan, rows, &bits);
+    for (uint32_t word = 0; word * UINT64_C(64) < rows && code == OMENDB_OK; word++) {
+        const uint32_t first = word * 64, last = rows - first < 64 ? rows : first + 64;
+        if (word % (SEARCH_SCAN_RUN / 64) == 0)
+            code = search_check_deadline(request);
+        if (bits[word] == 0 && !all)
+            continue;
+        const uint64_t visible = search_visible_word(source, first, last);
+        const uint64_t unasked = visible & ~source->matches->asked[word];
+        uint64_t chosen = 0, left = bits[word] & unasked;
+        const uint64_t asked = all ? unasked : left;
         for (; left != 0; left &= left - 1) {
             const uint32_t bit = graph_lowest_bit(left);
             chosen |= (uint64_t)search_row_matches(source, word * 64 + bit) << bit;
@@ -35157,7 +35249,7 @@ static int search_begin_predicate(const struct search_request *request, struct s
             column_filter_make(&scratch->plan, scratch->memory, predicate->filter, source->segment);
     }
     if (code == OMENDB_OK && search_lists_few(request, source)) {
-        code = search_ask_listed(source, 0);
+        code = search_ask_listed(request, source, 0);
         source->chosen = source->matches->chosen;
         source->chosen_count = (uint32_t)source->matches->chosen_rows;
         source->predicate = NULL;
@@ -35258,7 +35350,7 @@ static int search_rows(const struct search_request *request, const struct search
                                 counters, explain);
     if (code == OMENDB_OK && walked == 0 && source->predicate != NULL && source->plan != NULL &&
         column_filter_most(source->plan) < source->row_limit / 2)
-        code = search_ask_listed(source, 1);
+        code = search_ask_listed(request, source, 1);
     if (code == OMENDB_OK && walked < source->row_limit)
         code = search_scan_rows(request, source, scratch, k, walked, count, counters, explain);
     if (code == OMENDB_OK)
@@ -37546,6 +37638,104 @@ static int check_documents(struct check *check, const struct segment *segment)
     return code;
 }
 
+/* Whether the values that a column has of a row are those of its document: of an array each text
+ * once, in order; of an empty one none, which the number of values stands for. */
+static int check_column_row(const struct column *column, const struct document_value *value,
+                            uint32_t row)
+{
+    struct document_value text = {.type = DOCUMENT_TEXT, .count = 1}, stored;
+    uint32_t first, last, at = 0, rank, found = 0;
+    column_elements(column, row, &first, &last);
+    if (value->type == DOCUMENT_NULL || (value->type == DOCUMENT_TEXTS && value->count == 0))
+        return value->type == DOCUMENT_NULL
+                   ? first == last
+                   : last - first == 1 && column_rank(column, first) == column->values;
+    if (value->type != DOCUMENT_TEXTS)
+        return last - first == 1 && column_rank(column, first) < column->values &&
+               column_value(column, column_rank(column, first), &stored) == OMENDB_OK &&
+               document_compare(&stored, value) == 0;
+    while (document_next_text(value, &at, &text.text, &text.size)) {
+        if (column_bound(column, &text, 0, &rank) != OMENDB_OK)
+            return 0;
+        uint32_t i = first;
+        while (i < last && column_rank(column, i) != rank)
+            i++;
+        found += i < last;
+        if (i == last || rank >= column->values ||
+            column_value(column, rank, &stored) != OMENDB_OK ||
+            document_compare(&stored, &text) != 0)
+            return 0;
+    }
+    return found >= last - first;
+}
+
+/* How many places the lists of rows have of a row that its own ranks do not lead to, or the other
+ * way round: each rank's list ascends and has as many rows as have the rank. */
+static int check_column_lists(const struct column *column)
+{
+    uint64_t listed = 0;
+    for (uint32_t rank = 0; rank < column->values; rank++) {
+        const uint32_t end = column_begin(column, rank + 1);
+        uint32_t before = 0;
+        for (uint32_t at = column_begin(column, rank); at < end; at++, listed++) {
+            uint32_t row, first, last;
+            memcpy(&row, column->postings + (size_t)at * sizeof row, sizeof row);
+            if (row >= column->rows || (at != column_begin(column, rank) && row <= before))
+                return 0;
+            column_elements(column, row, &first, &last);
+            while (first < last && column_rank(column, first) != rank)
+                first++;
+            if (first == last)
+                return 0;
+            before = row;
+        }
+    }
+    return listed == column->posting_count;
+}
+
+static int check_column(struct check *check, const struct segment *segment,
+                        const struct columns *columns, uint32_t index)
+{
+    const uint8_t *name, *document;
+    uint32_t size;
+    struct column column;
+    uint64_t present = 0;
+    int found = 0, good = 1;
+    int code = columns_name(columns, index, &name, &size);
+    if (code == OMENDB_OK)
+        code = columns_find(columns, name, size, &column, &found);
+    if (code != OMENDB_OK || (found && column.kind == COLUMN_NONE))
+        return code;
+    const uint32_t hash = document_hash_name(name, size);
+    good = found && check_column_lists(&column);
+    for (uint32_t row = 0; row < columns->rows && code == OMENDB_OK && good; row++) {
+        struct document_value value;
+        code = segment_document(segment, row, &document);
+        if (code != OMENDB_OK)
+            break;
+        document_find(document, name, size, hash, &value);
+        present += value.type != DOCUMENT_NULL;
+        good = check_column_row(&column, &value, row);
+    }
+    if (code == OMENDB_OK && (!good || present != column.present)) {
+        char text[128];
+        snprintf(text, sizeof text, "its column \"%.*s\" is not that of its documents",
+                 (int)(size < 64 ? size : 64), (const char *)name);
+        check_problem(check, text);
+    }
+    return code;
+}
+
+static int check_columns(struct check *check, const struct segment *segment)
+{
+    struct columns columns;
+    int code =
+        columns_open(&segment->file->file->blocks, segment->columns, segment->info.rows, &columns);
+    for (uint32_t i = 0; i < columns.count && code == OMENDB_OK; i++)
+        code = check_column(check, segment, &columns, i);
+    return code;
+}
+
 /* A wrong model costs time, not answers. Its section and the ids were touched. */
 static void check_model(struct check *check, const struct segment *segment)
 {
@@ -37571,6 +37761,8 @@ static int check_segment(struct check *check, struct segment *segment)
         code = check_ids(check, segment);
     if (code == OMENDB_OK)
         code = check_documents(check, segment);
+    if (code == OMENDB_OK)
+        code = check_columns(check, segment);
     if (code == OMENDB_OK)
         check_model(check, segment);
     if (code == OMENDB_OK && segment->calibration == NULL &&

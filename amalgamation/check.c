@@ -310,6 +310,104 @@ static int check_documents(struct check *check, const struct segment *segment)
     return code;
 }
 
+/* Whether the values that a column has of a row are those of its document: of an array each text
+ * once, in order; of an empty one none, which the number of values stands for. */
+static int check_column_row(const struct column *column, const struct document_value *value,
+                            uint32_t row)
+{
+    struct document_value text = {.type = DOCUMENT_TEXT, .count = 1}, stored;
+    uint32_t first, last, at = 0, rank, found = 0;
+    column_elements(column, row, &first, &last);
+    if (value->type == DOCUMENT_NULL || (value->type == DOCUMENT_TEXTS && value->count == 0))
+        return value->type == DOCUMENT_NULL
+                   ? first == last
+                   : last - first == 1 && column_rank(column, first) == column->values;
+    if (value->type != DOCUMENT_TEXTS)
+        return last - first == 1 && column_rank(column, first) < column->values &&
+               column_value(column, column_rank(column, first), &stored) == OMENDB_OK &&
+               document_compare(&stored, value) == 0;
+    while (document_next_text(value, &at, &text.text, &text.size)) {
+        if (column_bound(column, &text, 0, &rank) != OMENDB_OK)
+            return 0;
+        uint32_t i = first;
+        while (i < last && column_rank(column, i) != rank)
+            i++;
+        found += i < last;
+        if (i == last || rank >= column->values ||
+            column_value(column, rank, &stored) != OMENDB_OK ||
+            document_compare(&stored, &text) != 0)
+            return 0;
+    }
+    return found >= last - first;
+}
+
+/* How many places the lists of rows have of a row that its own ranks do not lead to, or the other
+ * way round: each rank's list ascends and has as many rows as have the rank. */
+static int check_column_lists(const struct column *column)
+{
+    uint64_t listed = 0;
+    for (uint32_t rank = 0; rank < column->values; rank++) {
+        const uint32_t end = column_begin(column, rank + 1);
+        uint32_t before = 0;
+        for (uint32_t at = column_begin(column, rank); at < end; at++, listed++) {
+            uint32_t row, first, last;
+            memcpy(&row, column->postings + (size_t)at * sizeof row, sizeof row);
+            if (row >= column->rows || (at != column_begin(column, rank) && row <= before))
+                return 0;
+            column_elements(column, row, &first, &last);
+            while (first < last && column_rank(column, first) != rank)
+                first++;
+            if (first == last)
+                return 0;
+            before = row;
+        }
+    }
+    return listed == column->posting_count;
+}
+
+static int check_column(struct check *check, const struct segment *segment,
+                        const struct columns *columns, uint32_t index)
+{
+    const uint8_t *name, *document;
+    uint32_t size;
+    struct column column;
+    uint64_t present = 0;
+    int found = 0, good = 1;
+    int code = columns_name(columns, index, &name, &size);
+    if (code == OMENDB_OK)
+        code = columns_find(columns, name, size, &column, &found);
+    if (code != OMENDB_OK || (found && column.kind == COLUMN_NONE))
+        return code;
+    const uint32_t hash = document_hash_name(name, size);
+    good = found && check_column_lists(&column);
+    for (uint32_t row = 0; row < columns->rows && code == OMENDB_OK && good; row++) {
+        struct document_value value;
+        code = segment_document(segment, row, &document);
+        if (code != OMENDB_OK)
+            break;
+        document_find(document, name, size, hash, &value);
+        present += value.type != DOCUMENT_NULL;
+        good = check_column_row(&column, &value, row);
+    }
+    if (code == OMENDB_OK && (!good || present != column.present)) {
+        char text[128];
+        snprintf(text, sizeof text, "its column \"%.*s\" is not that of its documents",
+                 (int)(size < 64 ? size : 64), (const char *)name);
+        check_problem(check, text);
+    }
+    return code;
+}
+
+static int check_columns(struct check *check, const struct segment *segment)
+{
+    struct columns columns;
+    int code =
+        columns_open(&segment->file->file->blocks, segment->columns, segment->info.rows, &columns);
+    for (uint32_t i = 0; i < columns.count && code == OMENDB_OK; i++)
+        code = check_column(check, segment, &columns, i);
+    return code;
+}
+
 /* A wrong model costs time, not answers. Its section and the ids were touched. */
 static void check_model(struct check *check, const struct segment *segment)
 {
@@ -335,6 +433,8 @@ static int check_segment(struct check *check, struct segment *segment)
         code = check_ids(check, segment);
     if (code == OMENDB_OK)
         code = check_documents(check, segment);
+    if (code == OMENDB_OK)
+        code = check_columns(check, segment);
     if (code == OMENDB_OK)
         check_model(check, segment);
     if (code == OMENDB_OK && segment->calibration == NULL &&

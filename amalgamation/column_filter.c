@@ -144,8 +144,7 @@ static int column_filter_leaf(struct column_filter *plan, const struct columns *
     }
     if (columns->range.length == 0)
         return OMENDB_OK;
-    int code =
-        columns_find(columns, leaf->name, leaf->name_size, leaf->name_hash, &test->column, &found);
+    int code = columns_find(columns, leaf->name, leaf->name_size, &test->column, &found);
     if (code != OMENDB_OK)
         return code;
     if (!found && !columns->incomplete)
@@ -241,6 +240,12 @@ OMENDB_INTERNAL int column_filter_make(struct column_filter *plan, struct memory
     if (code == OMENDB_OK)
         column_filter_bound_nodes(plan);
     return code;
+}
+
+OMENDB_INTERNAL size_t column_filter_bytes(const struct column_filter *plan)
+{
+    return plan->test_capacity * sizeof *plan->tests + plan->node_capacity * sizeof *plan->nodes +
+           plan->range_capacity * sizeof *plan->ranges;
 }
 
 OMENDB_INTERNAL void column_filter_destroy(struct column_filter *plan)

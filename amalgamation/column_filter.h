@@ -51,6 +51,9 @@ struct column_filter {
  * OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_INTERNAL int column_filter_make(struct column_filter *plan, struct memory *memory,
                                        const omendb_filter *filter, const struct segment *segment);
+/* What it holds, which grows with the leaves and with the values that they are compared with; but
+ * for a bit a row. */
+OMENDB_INTERNAL size_t column_filter_bytes(const struct column_filter *plan);
 OMENDB_INTERNAL void column_filter_destroy(struct column_filter *plan); /* a zeroed one is OK */
 
 /* At most so many rows match; UINT32_MAX: not known. */

@@ -17,7 +17,7 @@ static int columns_bad(const struct columns *columns, const char *why)
 static int columns_array(const struct columns *columns, uint64_t offset, uint64_t count,
                          size_t size, const uint8_t **array)
 {
-    uint64_t bytes = count * size; /* of at most 2^32 elements of 12 */
+    uint64_t bytes = count * size; /* of at most 2^32 elements of 96 */
     *array = NULL;
     if (offset > columns->range.length || bytes > columns->range.length - offset)
         return columns_bad(columns, "an array lies outside of them");
@@ -127,14 +127,27 @@ static int columns_compare_name(const struct columns *columns, const uint8_t *en
     return OMENDB_OK;
 }
 
+OMENDB_INTERNAL int columns_name(const struct columns *columns, uint32_t index,
+                                 const uint8_t **name, uint32_t *size)
+{
+    const uint8_t *directory;
+    *size = 0;
+    int code =
+        columns_array(columns, columns->directory, columns->count, COLUMNS_ENTRY_BYTES, &directory);
+    if (code != OMENDB_OK)
+        return code;
+    const uint8_t *entry = directory + (size_t)index * COLUMNS_ENTRY_BYTES;
+    *size = format_get32(entry + COLUMNS_NAME_BYTES);
+    return columns_array(columns, format_get64(entry + COLUMNS_NAME), *size, 1, name);
+}
+
 OMENDB_INTERNAL int columns_find(const struct columns *columns, const uint8_t *name, uint32_t size,
-                                 uint32_t hash, struct column *column, int *found)
+                                 struct column *column, int *found)
 {
     const uint8_t *directory;
     uint32_t low = 0, high = columns->count;
     *column = (struct column){.kind = COLUMN_NONE};
     *found = 0;
-    (void)hash;
     if (columns->range.length == 0)
         return OMENDB_OK;
     int code =

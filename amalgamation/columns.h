@@ -10,7 +10,7 @@
  * The section, little-endian; offsets count from its beginning and are multiples of 8:
  *   of each column its arrays, see below
  *   directory: 96 bytes a column, ascending by name:
- *      0  4  hash of the name (document_hash_name)     4  4  bytes of the name
+ *      0  4  zero                                       4  4  bytes of the name
  *      8  8  offset of the name
  *     16  4  kind: 1 dense, 2 listed by row, 3 listed sparsely; 0: there is none, as the field has
  *            too many or too large values for one: the documents must be asked
@@ -41,7 +41,7 @@
 #define COLUMNS_TAIL_BYTES  16
 
 enum columns_entry {
-    COLUMNS_HASH = 0,
+    COLUMNS_ZERO = 0,
     COLUMNS_NAME_BYTES = 4,
     COLUMNS_NAME = 8,
     COLUMNS_KIND = 16,
@@ -84,7 +84,10 @@ OMENDB_INTERNAL int columns_open(struct block_file *file, struct section_range r
                                  struct columns *columns);
 /* The column of a field. *found 0: no row has the field, unless columns are incomplete. */
 OMENDB_INTERNAL int columns_find(const struct columns *columns, const uint8_t *name, uint32_t size,
-                                 uint32_t hash, struct column *column, int *found);
+                                 struct column *column, int *found);
+/* The name of column number `index`, which is below columns->count. */
+OMENDB_INTERNAL int columns_name(const struct columns *columns, uint32_t index,
+                                 const uint8_t **name, uint32_t *size);
 /* The value of a rank, which is below column->values. */
 OMENDB_INTERNAL int column_value(const struct column *column, uint32_t rank,
                                  struct document_value *value);
@@ -120,8 +123,9 @@ struct columns_source {
     int (*read)(void *context, uint32_t row, const uint8_t **document);
     void *context;
 };
-/* Writes the section; none where no row has a field. Documents stay until it returns. Takes `most`
- * bytes of memory, or what one column needs. */
+/* Writes the section; none where no row has a field. Documents stay until it returns. Makes as many
+ * columns at a time as are likely to take no more than `most` bytes, or one. A column for which
+ * there is no memory becomes one of COLUMN_NONE: filters then ask the documents. */
 OMENDB_INTERNAL int columns_write(struct segment_writer *writer, struct memory *memory,
                                   const struct columns_source *source, uint32_t rows, size_t most);
 

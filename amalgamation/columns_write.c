@@ -15,6 +15,7 @@
 
 #define COLUMNS_SPARSE_PART 8 /* in fewer than one row of so many: listed sparsely */
 #define COLUMNS_TABLE_MIN   64
+#define COLUMNS_VALUE_BYTES 64 /* of a value that no other row has, while its column is made */
 #define COLUMNS_FIELD_SLOTS (4 * COLUMNS_MAX)
 #define COLUMNS_NO_NUMBER   UINT32_MAX /* in place of the value of an empty array */
 
@@ -329,16 +330,18 @@ static int columns_gather_row(struct columns_build *build, uint32_t first, uint3
 static size_t column_needs(const struct columns_build *build, const struct column_build *column)
 {
     const uint64_t rows = column->kind == COLUMN_DENSE ? build->rows : column->elements;
+    const size_t fixed =
+        memory_multiply((size_t)rows * 2 + (size_t)column->slots * 2 + 2, sizeof(uint32_t));
     return column->kind == COLUMN_NONE
                ? 0
-               : memory_multiply((size_t)rows * 2 + (size_t)column->slots * 2 + 2,
-                                 sizeof(uint32_t));
+               : memory_add(fixed, memory_multiply((size_t)column->elements, COLUMNS_VALUE_BYTES));
 }
 
 static int column_begin_group(const struct columns_build *build, struct column_build *column)
 {
     struct memory *memory = build->memory;
     const size_t numbers = column->kind == COLUMN_DENSE ? build->rows : (size_t)column->elements;
+    column->used_slots = column->used_elements = 0;
     if (column->kind == COLUMN_NONE)
         return OMENDB_OK;
     column->numbers = memory_zalloc(memory, memory_multiply(numbers, sizeof *column->numbers));
@@ -358,13 +361,18 @@ static void column_end_group(const struct columns_build *build, struct column_bu
 {
     struct memory *memory = build->memory;
     const size_t numbers = column->kind == COLUMN_DENSE ? build->rows : (size_t)column->elements;
-    memory_free(memory, column->numbers, numbers * sizeof *column->numbers);
-    memory_free(memory, column->starts, ((size_t)column->slots + 1) * sizeof *column->starts);
-    memory_free(memory, column->places, column->slots * sizeof *column->places);
+    memory_free(memory, column->numbers,
+                column->numbers == NULL ? 0 : numbers * sizeof *column->numbers);
+    memory_free(memory, column->starts,
+                column->starts == NULL ? 0 : ((size_t)column->slots + 1) * sizeof *column->starts);
+    memory_free(memory, column->places,
+                column->places == NULL ? 0 : column->slots * sizeof *column->places);
     memory_free(memory, column->keys, column->key_capacity * sizeof *column->keys);
     memory_free(memory, column->table, column->table_slots * sizeof *column->table);
     column->numbers = column->starts = column->places = column->table = NULL;
     column->keys = NULL;
+    column->key_count = column->key_capacity = column->table_slots = 0;
+    column->value_bytes = 0;
 }
 
 /* ------------------------------------------------------------------ ranks */
@@ -593,34 +601,69 @@ static int columns_put_name(struct columns_build *build, struct column_build *co
                             enum column_kind kind)
 {
     int code = columns_begin_array(build, column->entry, COLUMNS_NAME);
-    format_put32(column->entry + COLUMNS_HASH, column->name_hash);
     format_put32(column->entry + COLUMNS_NAME_BYTES, column->name_size);
     format_put32(column->entry + COLUMNS_KIND, (uint32_t)kind);
     return code == OMENDB_OK ? columns_put(build, column->name, column->name_size) : code;
 }
 
-/* The columns [first, last). */
-static int columns_make_group(struct columns_build *build, uint32_t first, uint32_t last)
+/* Notes the values of the columns [first, last), all in one pass. */
+static int columns_gather(struct columns_build *build, uint32_t first, uint32_t last)
 {
     int code = OMENDB_OK;
     for (uint32_t i = first; i < last && code == OMENDB_OK; i++)
         code = column_begin_group(build, build->order[i]);
     for (uint32_t row = 0; row < build->rows && code == OMENDB_OK; row++)
         code = columns_gather_row(build, first, last, row);
-    for (uint32_t i = first; i < last && code == OMENDB_OK; i++) {
-        struct column_build *column = build->order[i];
-        const int too_large = column->value_bytes > UINT32_MAX;
-        code = columns_put_name(build, column, too_large ? COLUMN_NONE : column->kind);
-        if (code != OMENDB_OK || column->kind == COLUMN_NONE || too_large)
-            continue;
-        /* Slots that were not filled begin, and end, where the last one did. */
-        for (uint32_t slot = column->kind == COLUMN_SPARSE ? column->used_slots : build->rows;
-             column->starts != NULL && slot <= column->slots; slot++)
-            column->starts[slot] = column->used_elements;
-        code = columns_put_column(build, column);
-    }
+    return code;
+}
+
+static void columns_end_group(struct columns_build *build, uint32_t first, uint32_t last)
+{
     for (uint32_t i = first; i < last; i++)
         column_end_group(build, build->order[i]);
+}
+
+static int columns_put_gathered(struct columns_build *build, struct column_build *column)
+{
+    const int too_large = column->value_bytes > UINT32_MAX;
+    int code = columns_put_name(build, column, too_large ? COLUMN_NONE : column->kind);
+    if (code != OMENDB_OK || column->kind == COLUMN_NONE || too_large)
+        return code;
+    /* Slots that were not filled begin, and end, where the last one did. */
+    for (uint32_t slot = column->kind == COLUMN_SPARSE ? column->used_slots : build->rows;
+         column->starts != NULL && slot <= column->slots; slot++)
+        column->starts[slot] = column->used_elements;
+    code = columns_put_column(build, column);
+    if (code != OMENDB_NOMEM)
+        return code;
+    /* What was written of it stays, and nothing leads to it. */
+    format_put32(column->entry + COLUMNS_KIND, COLUMN_NONE);
+    return OMENDB_OK;
+}
+
+/* The columns [first, last). */
+static int columns_make_group(struct columns_build *build, uint32_t first, uint32_t last)
+{
+    int code = columns_gather(build, first, last);
+    for (uint32_t i = first; i < last && code == OMENDB_OK; i++)
+        code = columns_put_gathered(build, build->order[i]);
+    columns_end_group(build, first, last);
+    return code;
+}
+
+/* Without memory for all of them each by itself; without memory for one there is none. */
+static int columns_try_group(struct columns_build *build, uint32_t first, uint32_t last)
+{
+    int code = columns_make_group(build, first, last);
+    for (uint32_t i = first; i < last && code == OMENDB_NOMEM; i++) {
+        int single = last - first == 1 ? OMENDB_NOMEM : columns_make_group(build, i, i + 1);
+        if (single == OMENDB_NOMEM) {
+            build->order[i]->kind = COLUMN_NONE;
+            single = columns_put_name(build, build->order[i], COLUMN_NONE);
+        }
+        if (single != OMENDB_OK || i + 1 == last)
+            code = single;
+    }
     return code;
 }
 
@@ -635,7 +678,7 @@ static int columns_write_all(struct columns_build *build, size_t most)
             if (needs > most)
                 break;
         }
-        code = columns_make_group(build, first, last);
+        code = columns_try_group(build, first, last);
     }
     if (code == OMENDB_OK)
         code = columns_begin_array(build, ignored, 0);
@@ -665,6 +708,8 @@ OMENDB_INTERNAL int columns_write(struct segment_writer *writer, struct memory *
     if (code == OMENDB_OK && build.count != 0) {
         columns_settle(&build);
         code = columns_write_all(&build, most);
+    } else if (code == OMENDB_NOMEM) {
+        code = OMENDB_OK; /* the documents answer */
     }
     memory_free(memory, build.columns, build.columns == NULL ? 0 : column_bytes);
     memory_free(memory, (void *)build.order, build.order == NULL ? 0 : order_bytes);
@@ -674,5 +719,6 @@ OMENDB_INTERNAL int columns_write(struct segment_writer *writer, struct memory *
 
 #undef COLUMNS_SPARSE_PART
 #undef COLUMNS_TABLE_MIN
+#undef COLUMNS_VALUE_BYTES
 #undef COLUMNS_FIELD_SLOTS
 #undef COLUMNS_NO_NUMBER

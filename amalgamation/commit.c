@@ -222,16 +222,17 @@ static int commit_assign_ids(struct change *change, const struct version *versio
     uint64_t next = atomic_load_explicit(&collection->next_id, memory_order_relaxed), changed;
     const uint8_t *at = change->documents;
     int code = OMENDB_OK;
-    if (next > UINT64_MAX - 1 - change->count)
-        return commit_refuse_automatic_ids(collection, next);
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
         uint32_t size;
         const uint8_t *key = document_key(change_next_document(change, i, &at), &size);
         change->ids[i] = OMENDB_ID_AUTO;
         if (key != NULL && change->kind == CHANGE_PUT)
             code = commit_find_key(version, key, size, &change->ids[i], &changed);
-        if (change->ids[i] == OMENDB_ID_AUTO)
-            change->ids[i] = next++;
+        if (code != OMENDB_OK || change->ids[i] != OMENDB_ID_AUTO)
+            continue;
+        if (next >= UINT64_MAX - 1)
+            return commit_refuse_automatic_ids(collection, next);
+        change->ids[i] = next++;
     }
     return code;
 }

@@ -634,7 +634,7 @@ struct change {
     uint64_t *ids;                  /* caller's; automatic ones are filled in when `automatic` */
     const uint8_t *vectors;         /* count * vector_bytes, stored type */
     const uint32_t *document_sizes; /* ADD, PUT: NULL: no record has a document; else of each, 0:
-                                       it has none. UPDATE: of each, 0: it has none any more */
+                                       it has none. */
     const uint8_t *documents;       /* one after the other */
     uint64_t document_bytes;        /* of all of them */
     uint32_t keys;                  /* how many of the documents have a key */

@@ -219,7 +219,7 @@ static const uint8_t *memtable_put_document(struct memtable *memtable, uint32_t 
     block->used += size;
     struct rows_view documents = rows_store_view(&memtable->documents);
     memcpy(rows_at(&documents, row), &copy, sizeof copy);
-    atomic_store_explicit(&memtable->documented, 1, memory_order_relaxed);
+    atomic_store_explicit(&memtable->documented, 1, memory_order_release);
     return copy;
 }
 
@@ -322,7 +322,7 @@ OMENDB_INTERNAL uint32_t memtable_previous(const struct memtable *memtable, uint
 OMENDB_INTERNAL const uint8_t *memtable_document(const struct memtable *memtable, uint32_t row)
 {
     const uint8_t *document;
-    if (!atomic_load_explicit(&memtable->documented, memory_order_relaxed))
+    if (!atomic_load_explicit(&memtable->documented, memory_order_acquire))
         return NULL;
     struct rows_view documents = rows_store_view(&memtable->documents);
     memcpy(&document, rows_at(&documents, row), sizeof document);

@@ -17,13 +17,15 @@
  * several threads insert. Guarded by the commit mutex: reserve, append, replacing of rows. Anything
  * else reads with acquire.
  *
- * Atomics: `count` is stored release after all of the row, `inexact`, `documented` and
- * `newest_begin` (relaxed) were, so who loads it acquire sees them; a row found through the map of
- * ids may be above it, and its begin is then above any visible commit. `claimed`, `indexed` and a
- * row's byte in `finished` are compared-and-exchanged sc: one thread links a row, and who sees it
- * below `indexed` (acquire) sees its links. `sealed` and `inserting`, both sc, are a handshake: one
- * side stores the first and loads the second, the other adds to the second and loads the first, so
- * not both go on. `poor` is a count that decides about speed only (relaxed). */
+ * Atomics: `documented` is stored release after the stores of documents were made, so who loads it
+ * acquire finds them, whatever rows it knows. `count` is stored release after all of the row,
+ * `inexact` and `newest_begin` (relaxed) were, so who loads it acquire sees them; a row found
+ * through the map of ids may be above it, and its begin is then above any visible commit.
+ * `claimed`, `indexed` and a row's byte in `finished` are compared-and-exchanged sc: one thread
+ * links a row, and who sees it below `indexed` (acquire) sees its links. `sealed` and `inserting`,
+ * both sc, are a handshake: one side stores the first and loads the second, the other adds to the
+ * second and loads the first, so not both go on. `poor` is a count that decides about speed only
+ * (relaxed). */
 #ifndef OMENDB_MEMTABLE_H
 #define OMENDB_MEMTABLE_H
 

@@ -174,6 +174,12 @@ static int part_write_keys(struct segment_writer *writer, struct memory *memory,
     return code;
 }
 
+static size_t part_column_bytes(const struct memory *memory)
+{
+    const uint64_t share = memory->limit / 16;
+    return share != 0 && share < PART_COLUMNS ? (size_t)share : PART_COLUMNS;
+}
+
 OMENDB_INTERNAL int part_write_documents(struct segment_writer *writer, struct memory *memory,
                                          const struct part_documents *documents, uint32_t rows)
 {
@@ -205,7 +211,9 @@ OMENDB_INTERNAL int part_write_documents(struct segment_writer *writer, struct m
     }
     memory_free(memory, keys, key_count * sizeof *keys);
     const struct columns_source source = {documents->read, documents->context};
-    return code == OMENDB_OK ? columns_write(writer, memory, &source, rows, PART_COLUMNS) : code;
+    return code == OMENDB_OK
+               ? columns_write(writer, memory, &source, rows, part_column_bytes(memory))
+               : code;
 }
 
 /* ------------------------------------------------------------------ what a part says, its graph */

@@ -688,9 +688,9 @@ static uint64_t search_look(void *context, const struct graph_progress *progress
     return (uint64_t)(near < look->share / 4.0 ? cost / 4.0 : cost);
 }
 
-/* Whether comparing so many rows costs less than a walk that is to find them among all: of a share s
- * it computes about 1 / sqrt(s) as many distances as of all (200,000 and a million of SIFT, s from
- * 0.01 to 1, where no kind of row is nearer to the query than others). */
+/* Whether comparing so many rows costs less than a walk that is to find them among all: of a share
+ * s it computes about 1 / sqrt(s) as many distances as of all (200,000 and a million of SIFT, s
+ * from 0.01 to 1, where no kind of row is nearer to the query than others). */
 static int search_beats_walk(uint32_t matching, uint32_t rows, size_t work)
 {
     return matching * sqrt(matching) <= SEARCH_PER_CANDIDATE * (double)work * sqrt(rows);
@@ -712,20 +712,28 @@ static int search_lists_few(const struct search_request *request,
                             const struct search_source *source)
 {
     const size_t work = request->ef > request->k ? request->ef : request->k;
-    return source->plan != NULL &&
-           search_beats_walk(column_filter_most(source->plan), source->row_limit, work);
+    const uint32_t most = source->plan == NULL ? UINT32_MAX : column_filter_most(source->plan);
+    return most != UINT32_MAX && search_beats_walk(most, source->row_limit, work);
 }
 
-/* Asks of the rows that the columns list; of all others they tell that they do not match. all: 1:
- * that is noted of these, too. */
-static int search_ask_listed(const struct search_source *source, int all)
+/* Asks of the visible rows that the columns list; of all others they tell that they do not match.
+ * all: 1: that is noted of these, too. */
+static int search_ask_listed(const struct search_request *request,
+                             const struct search_source *source, int all)
 {
-    const uint32_t words = source->row_limit / 64 + 1;
+    const uint32_t rows = source->row_limit;
     uint64_t *bits;
-    int code = column_filter_list(source->plan, source->row_limit, &bits);
-    for (uint32_t word = 0; word < words && code == OMENDB_OK; word++) {
-        uint64_t chosen = 0, left = bits[word] & ~source->matches->asked[word];
-        const uint64_t asked = all ? ~source->matches->asked[word] : left;
+    int code = column_filter_list(source->plan, rows, &bits);
+    for (uint32_t word = 0; word * UINT64_C(64) < rows && code == OMENDB_OK; word++) {
+        const uint32_t first = word * 64, last = rows - first < 64 ? rows : first + 64;
+        if (word % (SEARCH_SCAN_RUN / 64) == 0)
+            code = search_check_deadline(request);
+        if (bits[word] == 0 && !all)
+            continue;
+        const uint64_t visible = search_visible_word(source, first, last);
+        const uint64_t unasked = visible & ~source->matches->asked[word];
+        uint64_t chosen = 0, left = bits[word] & unasked;
+        const uint64_t asked = all ? unasked : left;
         for (; left != 0; left &= left - 1) {
             const uint32_t bit = graph_lowest_bit(left);
             chosen |= (uint64_t)search_row_matches(source, word * 64 + bit) << bit;
@@ -751,7 +759,7 @@ static int search_begin_predicate(const struct search_request *request, struct s
             column_filter_make(&scratch->plan, scratch->memory, predicate->filter, source->segment);
     }
     if (code == OMENDB_OK && search_lists_few(request, source)) {
-        code = search_ask_listed(source, 0);
+        code = search_ask_listed(request, source, 0);
         source->chosen = source->matches->chosen;
         source->chosen_count = (uint32_t)source->matches->chosen_rows;
         source->predicate = NULL;
@@ -852,7 +860,7 @@ static int search_rows(const struct search_request *request, const struct search
                                 counters, explain);
     if (code == OMENDB_OK && walked == 0 && source->predicate != NULL && source->plan != NULL &&
         column_filter_most(source->plan) < source->row_limit / 2)
-        code = search_ask_listed(source, 1);
+        code = search_ask_listed(request, source, 1);
     if (code == OMENDB_OK && walked < source->row_limit)
         code = search_scan_rows(request, source, scratch, k, walked, count, counters, explain);
     if (code == OMENDB_OK)

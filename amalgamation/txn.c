@@ -185,7 +185,7 @@ static size_t txn_key_slot(const omendb_txn *txn, const struct collection *colle
     return at;
 }
 
-/* Write number `index` has a document; there is room. */
+/* There is room. */
 static void txn_enter_key(omendb_txn *txn, size_t index)
 {
     uint32_t size;
@@ -454,7 +454,7 @@ static int txn_assign_ids(omendb_txn *txn, const struct version *version, struct
         return code;
     platform_mutex_lock(&txn->db->commit_mutex);
     uint64_t next = atomic_load(&collection->next_id);
-    if (next > UINT64_MAX - 1 - fresh)
+    if (fresh != 0 && next > UINT64_MAX - 1 - fresh)
         code = commit_refuse_automatic_ids(collection, next);
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
         if (change->ids[i] == OMENDB_ID_AUTO)

@@ -1338,6 +1338,8 @@ static void scratch_trim(struct scratch *scratch)
     size_t hits = scratch->hit_capacity * sizeof *scratch->hits,
            found = scratch->found_capacity * sizeof *scratch->found,
            best = scratch->best_capacity * sizeof *scratch->best;
+    if (column_filter_bytes(&scratch->plan) > SCRATCH_KEPT_BYTES)
+        column_filter_destroy(&scratch->plan);
     if (hits + found + 2 * best + graph_scratch_keys_bytes(scratch->graph) <= SCRATCH_KEPT_BYTES)
         return;
     graph_scratch_drop_keys(scratch->graph);

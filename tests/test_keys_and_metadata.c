@@ -523,6 +523,23 @@ TEST(salvage_saves_keys_and_metadata_and_of_two_records_with_one_key_the_newer_k
     CHECK_EQ_INT(keys_end(), OMENDB_OK);
 }
 
+TEST(where_no_automatic_id_is_left_a_put_by_key_still_finds_its_record)
+{
+    omendb_txn *txn = NULL;
+    uint64_t id = 0;
+    CHECK_EQ_INT(keys_begin(), OMENDB_OK);
+    CHECK_EQ_INT(keys_put(NULL, UINT64_MAX - 1, "last", NULL, NULL), OMENDB_OK);
+    CHECK_EQ_INT(keys_put(NULL, OMENDB_ID_AUTO, "last", "{\"n\":1}", &id), OMENDB_OK);
+    CHECK(id == UINT64_MAX - 1);
+    CHECK_EQ_INT(keys_put(NULL, OMENDB_ID_AUTO, "next", NULL, &id), OMENDB_FULL);
+    CHECK_EQ_INT(omendb_txn_begin(keys.db, OMENDB_READ_WRITE, &txn), OMENDB_OK);
+    CHECK_EQ_INT(keys_put(txn, OMENDB_ID_AUTO, "last", "{\"n\":2}", &id), OMENDB_OK);
+    CHECK_EQ_INT(keys_put(txn, OMENDB_ID_AUTO, "next", NULL, &id), OMENDB_FULL);
+    CHECK_EQ_INT(omendb_txn_commit(txn), OMENDB_OK);
+    CHECK_EQ_STR(keys_metadata(NULL, UINT64_MAX - 1), "{\"n\":2}");
+    CHECK_EQ_INT(keys_end(), OMENDB_OK);
+}
+
 TEST_MAIN(a_key_leads_to_its_record_and_metadata_comes_back_in_the_order_of_names,
           a_record_without_key_and_metadata_has_an_empty_one_of_each,
           a_bad_key_or_bad_metadata_is_refused_with_its_place_and_stores_nothing,
@@ -534,6 +551,7 @@ TEST_MAIN(a_key_leads_to_its_record_and_metadata_comes_back_in_the_order_of_name
           a_transaction_sees_its_own_keys_and_can_exchange_those_of_two_records,
           of_two_transactions_that_give_one_key_to_different_records_the_first_to_commit_wins,
           a_prepared_transaction_keeps_its_keys_locked_over_reopening,
+          where_no_automatic_id_is_left_a_put_by_key_still_finds_its_record,
           an_update_changes_the_fields_given_removes_null_ones_and_leaves_key_and_vector,
           an_update_in_a_transaction_is_seen_there_and_lost_with_it,
           many_keys_lead_to_their_records_from_memory_log_segments_and_after_merges,

@@ -364,10 +364,10 @@ TEST(manifest_of_a_later_format_is_refused)
     const size_t size = (size_t)fixture_file_size("MANIFEST-5");
     uint8_t *bytes = malloc(size);
     fixture_file_read("MANIFEST-5", 0, bytes, size);
-    format_put32(bytes + FORMAT_HEADER_VERSION, 2);
+    format_put32(bytes + FORMAT_HEADER_VERSION, FORMAT_VERSION + 1);
     sign(bytes, size);
     CHECK_EQ_INT(sample_read(5), OMENDB_FORMAT);
-    format_put32(bytes + FORMAT_HEADER_VERSION, 1);
+    format_put32(bytes + FORMAT_HEADER_VERSION, FORMAT_VERSION);
     format_put32(bytes + FORMAT_HEADER_REFUSE, 1);
     sign(bytes, size);
     CHECK_EQ_INT(sample_read(5), OMENDB_FORMAT);
@@ -771,7 +771,7 @@ TEST(manifest_bytes_are_as_documented)
     CHECK_EQ_INT(size, 104 + 4 * 24 + 3 * 72 + (8 + 8 + 16) + 4 * 24 + (24 + 3 * 24));
     CHECK(size > sizeof bytes - 1);
     fixture_file_read("MANIFEST-5", 0, bytes, sizeof bytes);
-    CHECK(memcmp(bytes, "OMENDBMF\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24) == 0);
+    CHECK(memcmp(bytes, "OMENDBMF\2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24) == 0);
     CHECK(format_get64(bytes + 24) == size && format_get64(bytes + 32) == 5);
     CHECK(
         memcmp(

@@ -96,7 +96,7 @@ TEST(a_log_of_a_later_version_is_refused_where_something_is_in_it)
         CHECK(opening_is(&disk->vfs, read_only, 0, OMENDB_OK, ""));
         CHECK(opening_digest(&disk->vfs) == expected);
         opening_add_log(disk, 901, FORMAT_VERSION + 1, 3 * 4096, 9000);
-        CHECK(opening_is(&disk->vfs, read_only, 0, OMENDB_FORMAT, "wal-901: format version 2"));
+        CHECK(opening_is(&disk->vfs, read_only, 0, OMENDB_FORMAT, "wal-901: format version 3"));
         crash_fs_destroy(disk);
     }
     crash_fs_destroy(start);

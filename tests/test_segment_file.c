@@ -785,7 +785,7 @@ TEST(segment_bytes_are_as_documented)
     CHECK_EQ_INT(build(FILE_NUMBER, 0, 0, &built), OMENDB_OK);
     CHECK_EQ_INT(built.size % BLOCK_BYTES, 2 * 96 + 8 * 24 + 2 * 4 + 32);
     fixture_file_read(FILE_NAME, 0, header, sizeof header);
-    CHECK(memcmp(header, "OMENDBSG\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\14\0\0\0\0\0\0\0", 32) == 0);
+    CHECK(memcmp(header, "OMENDBSG\2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\14\0\0\0\0\0\0\0", 32) == 0);
     CHECK_EQ_INT(format_get32(header + 56), checksum_crc32c(0, header, 56));
     fixture_file_read(FILE_NAME, built.size - 32, trailer, sizeof trailer);
     CHECK(memcmp(trailer, "OMENDBFT", 8) == 0);
