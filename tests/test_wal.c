@@ -376,9 +376,9 @@ TEST(wal_of_a_later_format_is_refused)
     uint64_t ends[2];
     fixture_begin(OMENDB_IO_MAP);
     make_log(1, 0, ends);
-    patch_header(8, 2);
+    patch_header(8, FORMAT_VERSION + 1);
     CHECK_EQ_INT(read_small(&replay, &delivered), OMENDB_FORMAT);
-    patch_header(8, 1);
+    patch_header(8, FORMAT_VERSION);
     patch_header(20, 4);
     CHECK_EQ_INT(read_small(&replay, &delivered), OMENDB_FORMAT);
     patch_header(20, 0);
@@ -992,7 +992,7 @@ TEST(wal_salvage_tells_what_is_lost_before_the_first_record)
     CHECK_EQ_INT(salvage_told, 1);
     CHECK(strstr(salvage_sentences[0], "commits before commit 101 are lost") != NULL);
     fixture_flip(WAL_NAME, ends[0] + 20, 1);
-    patch_header(8, 2); /* a later format is not guessed at */
+    patch_header(8, FORMAT_VERSION + 1); /* a later format is not guessed at */
     CHECK_EQ_INT(salvage_small(&delivered), OMENDB_FORMAT);
     CHECK_EQ_INT(delivered.count, 0);
     fixture_file_truncate(WAL_NAME, 8); /* not even a header */
@@ -1083,7 +1083,7 @@ TEST(wal_bytes_are_as_documented)
     CHECK_EQ_INT(wal_create(&fixture.storage, 7, 0x0102, 6, 0x0304, 2048, 1, &wal), OMENDB_OK);
     CHECK_EQ_INT(wal_append(&wal, 0x0102, WAL_COMMIT, &piece, 1), OMENDB_OK);
     fixture_file_read(WAL_NAME, 0, bytes, sizeof bytes);
-    CHECK(memcmp(bytes, "OMENDBWL\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24) == 0);
+    CHECK(memcmp(bytes, "OMENDBWL\2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24) == 0);
     CHECK(memcmp(bytes + 24, &wal.log_id, 8) == 0);
     CHECK(memcmp(bytes + 32, "\2\1\0\0\0\0\0\0\6\0\0\0\0\0\0\0\4\3\0\0\0\0\0\0", 24) == 0);
     CHECK_EQ_INT(format_get32(bytes + 56), checksum_crc32c(0, bytes, 56));
