@@ -1366,7 +1366,8 @@ typedef struct omendb_explain {
                         * over the graphs walked whose curves tell; 1: all was compared; 0: none
                         * tells */
     uint32_t warnings; /* OMENDB_EXPLAIN_*, 0: none */
-    uint64_t matches_tested; /* records on which query.match was asked; 0 without one */
+    uint64_t matches_tested; /* records of which it was found out whether they match: by asking, or,
+                              * where all were gone through, by an index; 0 without a condition */
     float selectivity;       /* the share of records that match, 1 without a condition: exact where
                               * all were tested; else of a sample, or, where a walk ended before one
                               * was worth it, of those tested near the query */
@@ -1381,13 +1382,15 @@ OMENDB_API void omendb_explain_init(omendb_explain *explain);
 
 /* What is asked.
  *
- * CONDITIONS. `match` says which records may be hits. Whatever it answers, k hits come when k
- * records match; `exact` is exact; and over many queries of one kind the mean recall is not more
- * than 0.005 below that of the same effort without a condition. A search walks the graph through
- * all records and keeps those that match. Where few do, or those near the query do not, it gives
- * the walk up when that has cost what a scan would (far earlier, where a sample of the records and
- * the walk so far tell that it will), and tests every record: so it costs at most about twice that
- * scan. omendb_explain tells what was done.
+ * CONDITIONS. `filter` and `match` say which records may be hits. Whatever they answer, k hits come
+ * when k records match; `exact` is exact; and over many queries of one kind the mean recall is not
+ * more than 0.005 below that of the same effort without a condition. The segments keep metadata as
+ * columns, which tell how many records can match a filter, and which: where comparing those costs
+ * less than a walk, only they are compared. Else a search walks the graph through all records and
+ * keeps those that match. Where few do, or those near the query do not, it gives the walk up when
+ * that has cost what a scan would (far earlier, where a sample of the records and the walk so far
+ * tell that it will), and tests every record: so it costs at most about twice that scan. What is in
+ * memory only is tested record by record, by its metadata. omendb_explain tells what was done.
  *
  * RECALL. `recall` names what is to be found in place of the effort: the share of the true k
  * nearest, 0.95 of them for instance. It is kept by measuring. A merge that builds graph (those of
