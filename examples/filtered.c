@@ -3,12 +3,10 @@
  *     cc -std=c11 -I. examples/filtered.c omendb.c -o filtered -lm -lpthread
  *     ./filtered [DIRECTORY [DATA]]
  *
- * 5,000 Debian packages (data/README.md). Each is stored under its name as the key, with its
- * section and its description as metadata, and two fields that are made from the description: its
- * words, an array of texts, and its length. The program then keeps nothing: what it prints comes
- * from the database. It exits with 1 if an answer is wrong, and may be run again on the same
- * directory. */
-#include <ctype.h>
+ * 5,000 Debian packages (data/README.md). Each is stored under its name as the key, with what the
+ * package lists say of it as metadata: section, priority, installed size, tags, whether it is
+ * essential. The program then keeps nothing: what it prints comes from the database. It exits with
+ * 1 if an answer is wrong, and may be run again on the same directory. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,10 +14,10 @@
 
 #include "omendb.h"
 
-enum { DIM = 384, SCALE = 480, BATCH = 500, K = 3, FIELD = 256, METADATA = 2048 };
+enum { DIM = 384, SCALE = 480, BATCH = 500, K = 3, NAME = 256, METADATA = 2048 };
 
 struct package {
-    char name[FIELD], section[FIELD], description[FIELD];
+    char name[NAME];
     char metadata[METADATA];
     int8_t vector[DIM];
 };
@@ -55,79 +53,18 @@ static FILE *open_data(const char *folder, const char *name)
     return file;
 }
 
-/* Appends a JSON string; `first` and `last` are of the text that it gets. */
-static char *append_string(char *at, const char *first, const char *last)
-{
-    *at++ = '"';
-    for (; first != last; first++) {
-        if (*first == '"' || *first == '\\') {
-            *at++ = '\\';
-        }
-        *at++ = *first;
-    }
-    *at++ = '"';
-    return at;
-}
-
-static int is_letter(char letter)
-{
-    return isalnum((unsigned char)letter) || (unsigned char)letter >= 0x80;
-}
-
-/* Appends the words of a text as an array of JSON strings, in small letters. */
-static char *append_words(char *at, char *text)
-{
-    char *end;
-
-    *at++ = '[';
-    for (; *text != '\0'; text = end) {
-        for (end = text; is_letter(*end); end++) {
-            *end = (char)tolower((unsigned char)*end);
-        }
-        if (end == text) {
-            end++;
-            continue;
-        }
-        if (at[-1] != '[') {
-            *at++ = ',';
-        }
-        at = append_string(at, text, end);
-    }
-    *at++ = ']';
-    return at;
-}
-
-/* {"section":"games","description":"...","length":17,"words":["play","chess"]}: a text of 255 bytes
- * needs at most twice its size, and its words at most four times. */
-static void describe(struct package *package)
-{
-    char *at = package->metadata;
-    const size_t length = strlen(package->description);
-    char words[FIELD];
-
-    strcpy(words, package->description);
-    at += sprintf(at, "{\"section\":");
-    at = append_string(at, package->section, package->section + strlen(package->section));
-    at += sprintf(at, ",\"description\":");
-    at = append_string(at, package->description, package->description + length);
-    at += sprintf(at, ",\"length\":%d,\"words\":", (int)length);
-    at = append_words(at, words);
-    strcpy(at, "}");
-}
-
 /* Returns 0 at the end of the data. */
-static int read_package(FILE *texts, FILE *vectors, struct package *package)
+static int read_package(FILE *texts, FILE *fields, FILE *vectors, struct package *package)
 {
-    char line[FIELD];
+    char line[NAME];
 
     if (fgets(line, sizeof line, texts) == NULL) {
         return 0;
     }
-    expect(sscanf(line, "%255[^\t]\t%255[^\t]\t%255[^\n]", package->name, package->section,
-                  package->description) == 3 &&
+    expect(sscanf(line, "%255[^\t]", package->name) == 1 &&
+               fgets(package->metadata, METADATA, fields) != NULL &&
                fread(package->vector, 1, DIM, vectors) == DIM,
            "the data is as data/README.md says");
-    describe(package);
     return 1;
 }
 
@@ -136,11 +73,13 @@ static size_t put_packages(omendb_collection *packages, const char *folder)
 {
     static struct package batch[BATCH];
     static omendb_record records[BATCH];
-    FILE *texts = open_data(folder, "packages.tsv"), *vectors = open_data(folder, "packages.i8");
+    FILE *texts = open_data(folder, "packages.tsv"), *fields = open_data(folder, "packages.jsonl"),
+         *vectors = open_data(folder, "packages.i8");
     size_t total = 0, count;
 
     do {
-        for (count = 0; count < BATCH && read_package(texts, vectors, &batch[count]); count++) {
+        for (count = 0; count < BATCH && read_package(texts, fields, vectors, &batch[count]);
+             count++) {
             omendb_record_init(&records[count]);
             records[count].vector = batch[count].vector;
             records[count].vector_type = OMENDB_I8;
@@ -151,15 +90,16 @@ static size_t put_packages(omendb_collection *packages, const char *folder)
         total += count;
     } while (count == BATCH);
     fclose(texts);
+    fclose(fields);
     fclose(vectors);
     return total;
 }
 
-static void read_question(const char *folder, char text[FIELD], int8_t vector[DIM])
+static void read_question(const char *folder, char text[NAME], int8_t vector[DIM])
 {
     FILE *texts = open_data(folder, "questions.txt"), *vectors = open_data(folder, "questions.i8");
 
-    expect(fgets(text, FIELD, texts) != NULL && fread(vector, 1, DIM, vectors) == DIM,
+    expect(fgets(text, NAME, texts) != NULL && fread(vector, 1, DIM, vectors) == DIM,
            "there is a question");
     text[strcspn(text, "\n")] = '\0';
     fclose(texts);
@@ -168,11 +108,11 @@ static void read_question(const char *folder, char text[FIELD], int8_t vector[DI
 
 static void print_package(omendb_collection *packages, uint64_t id, const char *field)
 {
-    const char *const fields[] = {"section", field};
+    const char *const fields[] = {"section", "installed_size", field};
     char key[OMENDB_KEY_MAX + 1], metadata[METADATA];
 
     check(omendb_get_key(packages, NULL, id, key, sizeof key, NULL), "get the key");
-    check(omendb_get_metadata(packages, NULL, id, fields, 2, metadata, sizeof metadata, NULL),
+    check(omendb_get_metadata(packages, NULL, id, fields, 3, metadata, sizeof metadata, NULL),
           "get the metadata");
     printf("    %-20s %s\n", key, metadata);
 }
@@ -196,7 +136,7 @@ static void ask(omendb_collection *packages, const char *condition, const omendb
     expect(found == K, "as many hits as were asked for");
     printf("  %s (%.1f %% of the packages)\n", condition, 100 * (double)explain.selectivity);
     for (i = 0; i < found; i++) {
-        print_package(packages, ids[i], "description");
+        print_package(packages, ids[i], "priority");
     }
 }
 
@@ -204,9 +144,10 @@ static void ask_under_conditions(omendb *db, omendb_collection *packages, const 
 {
     static const char *const conditions[] = {
         "section = 'sound'",
-        "section IN ('games', 'python') AND length < 40",
-        "words = 'video' AND NOT words = 'editor'",
-        "{\"$or\": [{\"section\": \"x11\"}, {\"words\": {\"$prefix\": \"cut\"}}]}",
+        "installed_size < 200 AND tags = 'interface::commandline'",
+        "tags IN ('implemented-in::c', 'implemented-in::rust') AND section <> 'video'",
+        "essential",
+        "{\"$or\": [{\"section\": \"x11\"}, {\"tags\": {\"$prefix\": \"works-with::video\"}}]}",
     };
     omendb_filter *filter;
     size_t i;
@@ -220,21 +161,32 @@ static void ask_under_conditions(omendb *db, omendb_collection *packages, const 
 }
 
 /* One filter for many values: parameters keep quotes in what users type from being read as a part
- * of the condition. */
-static void count_sections(omendb *db, omendb_collection *packages)
+ * of the condition. What a record does not have is unknown, and NOT of that is, too: IS NOT TRUE
+ * takes it for false. */
+static void count_editors(omendb *db, omendb_collection *packages)
 {
-    static const char *const sections[] = {"games", "editors", "o'clock"};
-    static const uint64_t expected[] = {376, 61, 0};
+    static const struct {
+        const char *section;
+        int64_t size;
+        uint64_t expected;
+    } asked[] = {{"editors", 4000, 13}, {"games", 4000, 72}, {"o'clock", 4000, 0}};
     omendb_filter *filter;
     uint64_t count;
     size_t i;
 
-    check(omendb_filter_compile(db, "section = ?", &filter), "compile");
+    check(omendb_filter_compile(db,
+                                "section = ?1 AND installed_size < ?2 AND "
+                                "tags IN ('implemented-in::c', 'implemented-in::rust') AND "
+                                "essential IS NOT TRUE",
+                                &filter),
+          "compile");
     for (i = 0; i < 3; i++) {
-        check(omendb_filter_bind_text(filter, 1, sections[i]), "bind");
+        check(omendb_filter_bind_text(filter, 1, asked[i].section), "bind");
+        check(omendb_filter_bind_i64(filter, 2, asked[i].size), "bind");
         check(omendb_count_matching(packages, NULL, filter, NULL, NULL, &count), "count");
-        printf("  %s: %d packages\n", sections[i], (int)count);
-        expect(count == expected[i], "the section has as many packages as in the data");
+        printf("  %s in C or Rust, below %d KiB: %d packages\n", asked[i].section,
+               (int)asked[i].size, (int)count);
+        expect(count == asked[i].expected, "as many packages as in the data");
     }
     omendb_filter_free(filter);
 }
@@ -274,7 +226,7 @@ int main(int argc, char **argv)
     omendb_schema schema = OMENDB_SCHEMA_INIT;
     omendb *db;
     omendb_collection *packages;
-    char question[FIELD];
+    char question[NAME];
     int8_t vector[DIM];
 
     schema.dim = DIM;
@@ -288,7 +240,7 @@ int main(int argc, char **argv)
     printf("\"%s\"\n", question);
     ask_under_conditions(db, packages, vector);
     printf("Counting\n");
-    count_sections(db, packages);
+    count_editors(db, packages);
     printf("Marking and deleting\n");
     mark_and_delete(db, packages);
     omendb_collection_close(packages);

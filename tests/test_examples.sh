@@ -71,7 +71,7 @@ prints example_again "11 records, 10 in the snapshot" \
 prints example_cpp "like a fox, before: .*  3 (" $RUNNER "$build/examples/example_cpp" "$work/cpp.omen"
 prints example_cpp_again "as expected: not found" \
     $RUNNER "$build/examples/example_cpp" "$work/cpp.omen"
-prints filtered "games: 376 packages" \
+prints filtered "editors in C or Rust, below 4000 KiB: 13 packages" \
     $RUNNER "$build/examples/filtered" "$work/f.omen"
 prints filtered_again "4 deleted, 4996 packages left" \
     $RUNNER "$build/examples/filtered" "$work/f.omen"

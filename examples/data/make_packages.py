@@ -21,7 +21,8 @@ Steps, each skipped when the cache already holds its result:
  3. embed "synopsis. first paragraph of the long description" and each line of questions.txt with
     the MiniLM model; every finished embedding is appended to the cache, so that an interrupted
     run goes on where it stopped;
- 4. write packages.tsv, packages.i8 and questions.i8 (README.md beside this file has the format);
+ 4. write packages.tsv, packages.jsonl, packages.i8 and questions.i8 (README.md beside this file has
+    the formats);
  5. answer the questions exactly from the stored vectors, and measure what the rounding to i8 cost.
 
 questions.txt is written by hand and is an input. Texts are embedded one at a time: in a batch they
@@ -30,6 +31,7 @@ would be padded to a common length, and the last bits would depend on their neig
 
 import argparse
 import hashlib
+import json
 import os
 import pathlib
 import re
@@ -167,6 +169,8 @@ def load_packages(lists, release):
             "section": stanza["Section"].split("/")[-1],
             "priority": stanza["Priority"],
             "tags": stanza.get("Tag", ""),
+            "essential": stanza.get("Essential") == "yes",
+            "installed_size": int(stanza.get("Installed-Size", 0)),
             "synopsis": " ".join(stanza["Description"].split("\n")[0].split()),
             "text": embedded_text(long_text),
             "mentions": mentioned_names(stanza),
@@ -353,14 +357,29 @@ def quantize(vectors):
 # Output
 
 
+def fields_of(package):
+    """Return what the package lists say of a package beside its text, as one line of JSON."""
+    fields = {
+        "section": package["section"],
+        "priority": package["priority"],
+        "installed_size": package["installed_size"],
+        "tags": sorted(set(package["tags"].replace(",", " ").split())),
+    }
+    if package["essential"]:
+        fields["essential"] = True
+    return json.dumps(fields, separators=(",", ":"), ensure_ascii=False) + "\n"
+
+
 def write_dataset(folder, chosen, stored_packages, stored_questions):
     rows = [f"{p['name']}\t{p['section']}\t{p['synopsis']}\n" for p in chosen]
     if any(row.count("\t") != 2 or row.count("\n") != 1 for row in rows):
         sys.exit("a tab or a line end inside a field")
     (folder / "packages.tsv").write_text("".join(rows), encoding="utf-8", newline="\n")
+    fields = "".join(fields_of(package) for package in chosen)
+    (folder / "packages.jsonl").write_text(fields, encoding="utf-8", newline="\n")
     (folder / "packages.i8").write_bytes(stored_packages.tobytes())
     (folder / "questions.i8").write_bytes(stored_questions.tobytes())
-    for name in ("packages.tsv", "packages.i8", "questions.txt", "questions.i8"):
+    for name in ("packages.tsv", "packages.jsonl", "packages.i8", "questions.txt", "questions.i8"):
         print(f"{(folder / name).stat().st_size:9d} bytes  {name}")
     longest = max(len(row.encode("utf-8")) for row in rows)
     largest = max(np.abs(stored_packages).max(), np.abs(stored_questions).max())
