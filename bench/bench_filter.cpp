@@ -385,7 +385,7 @@ void delete_some(const Database &database, const Attributes &attributes)
     auto is_deleted = [](void *context, uint64_t id) {
         return (int)static_cast<const Attributes *>(context)->deleted[id];
     };
-    check(omendb_delete_matching(database.collection, nullptr, is_deleted,
+    check(omendb_delete_matching(database.collection, nullptr, nullptr, is_deleted,
                                  const_cast<Attributes *>(&attributes), nullptr),
           "omendb_delete_matching");
 }

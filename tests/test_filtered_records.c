@@ -372,6 +372,50 @@ TEST(a_search_by_key_leaves_the_record_itself_out)
     CHECK_EQ_INT(filtered_end(), OMENDB_OK);
 }
 
+TEST(a_batch_over_threads_gives_what_single_searches_give)
+{
+    enum { BATCH_QUERIES = 64, BATCH_K = 10 };
+    static float vectors[BATCH_QUERIES * FILTERED_DIM];
+    static uint64_t ids[BATCH_QUERIES * BATCH_K];
+    static size_t counts[BATCH_QUERIES];
+    static const char *const texts[] = {"size < 30", "section = 'web' AND NOT tag = 'c'",
+                                        "_key LIKE 'key 1%'"};
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    uint64_t single[BATCH_K];
+    size_t found = 0;
+    CHECK_EQ_INT(filtered_begin(), OMENDB_OK);
+    CHECK_EQ_INT(filtered_fill(0, 2000), OMENDB_OK);
+    CHECK_EQ_INT(omendb_optimize(filtered.db, NULL, NULL), OMENDB_OK);
+    omendb_collection_close(filtered.docs);
+    CHECK_EQ_INT(omendb_close(filtered.db), OMENDB_OK);
+    options.threads = 3;
+    CHECK_EQ_INT(omendb_open(filtered.path, &options, &filtered.db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_open(filtered.db, "docs", NULL, &filtered.docs), OMENDB_OK);
+    CHECK_EQ_INT(filtered_fill(1900, 2300), OMENDB_OK);
+    for (uint64_t i = 0; i < BATCH_QUERIES; i++)
+        support_vector(i + 77, FILTERED_DIM, vectors + i * FILTERED_DIM);
+    for (size_t t = 0; t < sizeof texts / sizeof *texts; t++) {
+        omendb_query query = OMENDB_QUERY_INIT;
+        omendb_filter *filter = NULL;
+        CHECK_EQ_INT(omendb_filter_compile(filtered.db, texts[t], &filter), OMENDB_OK);
+        query.filter = filter;
+        query.exact = 1;
+        query.k = BATCH_K;
+        CHECK_EQ_INT(omendb_search_batch(filtered.docs, NULL, &query, vectors, BATCH_QUERIES, ids,
+                                         NULL, counts),
+                     OMENDB_OK);
+        for (size_t i = 0; i < BATCH_QUERIES; i++) {
+            query.vector = vectors + i * FILTERED_DIM;
+            CHECK_EQ_INT(omendb_search(filtered.docs, NULL, &query, single, NULL, &found),
+                         OMENDB_OK);
+            CHECK_EQ_INT(found, counts[i]);
+            CHECK(memcmp(single, ids + i * BATCH_K, found * sizeof *single) == 0);
+        }
+        omendb_filter_free(filter);
+    }
+    CHECK_EQ_INT(filtered_end(), OMENDB_OK);
+}
+
 /* Where memory is short, columns are left out, and the documents are asked. */
 TEST(a_small_memory_limit_leaves_columns_out_and_merges_go_on)
 {
@@ -419,4 +463,5 @@ TEST_MAIN(columns_and_documents_agree_in_memory_in_segments_and_after_merges,
           explain_tells_that_few_matches_were_listed,
           a_cursor_shows_what_the_filter_lets_through_with_key_and_metadata,
           a_search_by_key_leaves_the_record_itself_out,
+          a_batch_over_threads_gives_what_single_searches_give,
           a_small_memory_limit_leaves_columns_out_and_merges_go_on)

@@ -542,7 +542,8 @@ TEST(each_field_of_a_query_is_looked_at)
     query.vector_type = OMENDB_B1 + 1;
     CHECK(refusals_is(refusals_search(&query), OMENDB_INVALID, "type"));
     query.vector = NULL;
-    CHECK(refusals_is(refusals_search(&query), OMENDB_INVALID, "neither query.id nor query.key is set"));
+    CHECK(refusals_is(refusals_search(&query), OMENDB_INVALID,
+                      "neither query.id nor query.key is set"));
     query.id = 12345;
     CHECK(refusals_is(refusals_search(&query), OMENDB_NOTFOUND, "12345"));
     CHECK(refusals_is(refusals_search(NULL), OMENDB_MISUSE, "query"));
