@@ -44,7 +44,7 @@ static int read_back(const char *name, const void *bytes, size_t size)
     count = 0;
     code = reader_open(&reader, path, NULL, &failure);
     while (code == OMENDB_OK && got != 0 && count < ROWS_MAX && reader.dim <= 128) {
-        code = reader_next(&reader, 1, ids + count, vectors + count * 512, &got);
+        code = reader_next(&reader, 1, ids + count, vectors + count * 512, NULL, &got);
         count += got;
     }
     snprintf(message, sizeof message, "%s", failure.message);
@@ -305,7 +305,7 @@ TEST(skipping_moves_to_the_row)
     CHECK_EQ_INT(reader_open(&reader, path, NULL, &failure), 0);
     CHECK_EQ_INT(reader_skip(&reader, 0), 0);
     CHECK_EQ_INT(reader_skip(&reader, 1), 0);
-    CHECK_EQ_INT(reader_next(&reader, 9, ids, vectors, &count), 0);
+    CHECK_EQ_INT(reader_next(&reader, 9, ids, vectors, NULL, &count), 0);
     CHECK(count == 1 && vectors[0] == 4);
     CHECK_EQ_INT(reader_skip(&reader, 1), OMENDB_INVALID);
     reader_close(&reader);

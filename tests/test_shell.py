@@ -305,6 +305,44 @@ def an_export_is_imported_again_without_loss():
 
 
 @test
+def keys_and_metadata_of_jsonl_are_imported():
+    fill_with_fields()
+    run("db", "export", "all.jsonl")
+    assert run("copy", "import", "all.jsonl").out.startswith("imported 5 rows of 2 x f32")
+    run("copy", "export", "again.jsonl")
+    assert pathlib.Path("again.jsonl").read_text() == pathlib.Path("all.jsonl").read_text()
+
+    write("keys.jsonl", r'{"vector": [1, 2], "key": "\u00e4\ud83d\ude00\/\"", "metadata": null}' "\n"
+          '{"metadata": {"n": 1} , "key": null, "other": [{"key": 1}], "vector": [3, 4]}\n')
+    run("keys", "import", "keys.jsonl")
+    assert run("keys", "get", "0", "--json").json["key"] == '\u00e4\U0001f600/"'
+    assert run("keys", "get", "1", "--json").json["metadata"] == {"n": 1}
+    assert "exists" in run("keys", "import", "keys.jsonl", "--json", status=1).json["code"]
+    refused = run("keys", "import", "keys.jsonl", "--put", status=1)
+    assert "row 1 has none" in refused.err, refused.err
+    write("put.jsonl", '{"vector": [5, 6], "key": "b"}\n{"vector": [7, 8], "key": "c"}\n')
+    for _ in range(2):
+        run("keys", "import", "put.jsonl", "--put")
+    assert run("keys", "count").out == "4\n"
+
+
+@test
+def keys_and_metadata_that_are_none_are_refused_with_their_line():
+    for text, wrong in (
+            ('"key": 1', '"key" is no text'),
+            ('"key": "a", "key": "b"', 'the key "key" twice'),
+            (r'"key": "a\u0000b"', '"key" has a NUL'),
+            (r'"key": "\ud83d"', "UTF-8"),
+            ('"metadata": []', '"metadata" is no object'),
+            ('"metadata": {"a": {}}', "metadata: byte 6"),
+            ('"metadata": {"a" 1}', "no colon")):
+        write("bad.jsonl", '{"vector": [1, 2], ' + text + "}\n")
+        refused = run("bad", "import", "bad.jsonl", status=1)
+        assert wrong in refused.err and "Nothing was stored" in refused.err, refused.err
+        assert not os.path.exists("bad")
+
+
+@test
 def an_export_to_npy_is_imported_again_with_its_ids():
     rows = vectors(40, 3)
     write("a.csv", csv(rows, first=7))

@@ -54,7 +54,7 @@ static int calibrate_read(struct calibrate *calibrate)
         if (code == OMENDB_OK) {
             code = reader_next(&calibrate->reader, rows - calibrate->count,
                                calibrate->ids + calibrate->count,
-                               calibrate->queries + calibrate->count * bytes, &got);
+                               calibrate->queries + calibrate->count * bytes, NULL, &got);
             calibrate->count += got;
         }
     }

@@ -1,10 +1,11 @@
 /* import.c: from a file into a collection.
  *
- * Invariant: memory is one batch of rows, at most 16 MiB unless --batch says otherwise, however
- * long the file is. Every batch is one commit: when an import stops, for whatever reason, exactly
- * the rows that the message counts are stored, and --skip with that number goes on behind them.
- * Where that is none, nothing that the import made is left: a collection is dropped again, and a
- * database is made only once the first batch has gone into one in memory.
+ * Invariant: memory is one batch of rows, at most 16 MiB of vectors unless --batch says otherwise,
+ * and as much of keys and metadata and a row more, however long the file is. Every batch is one
+ * commit: when an import stops, for whatever reason, exactly the rows that the message counts are
+ * stored, and --skip with that number goes on behind them. Where that is none, nothing that the
+ * import made is left: a collection is dropped again, and a database is made only once the first
+ * batch has gone into one in memory.
  *
  * The file is opened and its first batch read before the database is. A new collection
  * takes its element type from the file (f64 and text: f32) unless --type says otherwise; for one
@@ -33,10 +34,12 @@ struct import {
     size_t batch;
     uint64_t *ids;
     void *vectors;
-    size_t count;     /* rows in `vectors`, to be stored next */
-    bool created;     /* the collection */
-    uint64_t stored;  /* rows */
-    uint64_t clamped; /* elements */
+    struct reader_texts *texts;
+    omendb_record *records; /* NULL until a batch has keys or metadata */
+    size_t count;           /* rows in `vectors`, to be stored next */
+    bool created;           /* the collection */
+    uint64_t stored;        /* rows */
+    uint64_t clamped;       /* elements */
 };
 
 /* Schema */
@@ -178,10 +181,11 @@ static int import_check_arguments(struct import *import)
     struct failure *failure = &import->session->failure;
     const size_t bytes = reader_vector_bytes(&import->reader);
 
-    if (arguments->put && !import_has_ids(import)) {
+    if (arguments->put && !import_has_ids(import) &&
+        import->reader.row_texts.key == READER_NO_TEXT) {
         return failure_set(failure, FAILURE_USAGE,
-                           "--put replaces records by id, but the file has no ids; add --ids or "
-                           "--ids-from");
+                           "--put replaces records by id or by key, but the file has neither; add "
+                           "--ids or --ids-from");
     }
     if (arguments->packed && import->reader.scalar != OMENDB_U8) {
         return failure_set(failure, FAILURE_USAGE,
@@ -199,6 +203,7 @@ static int import_check_arguments(struct import *import)
     }
     import->ids = failure_allocate(failure, import->batch, sizeof *import->ids);
     import->vectors = failure_allocate(failure, import->batch, bytes);
+    import->texts = failure_allocate(failure, import->batch, sizeof *import->texts);
     return failure->code;
 }
 
@@ -244,7 +249,7 @@ static int import_read_ids(struct import *import)
 {
     struct reader *reader = &import->id_reader;
     size_t count = 0;
-    int code = reader_next(reader, import->count, import->ids, import->vectors, &count);
+    int code = reader_next(reader, import->count, import->ids, import->vectors, NULL, &count);
 
     if (code == OMENDB_OK && count < import->count) {
         code = failure_set(&import->session->failure, OMENDB_INVALID,
@@ -264,7 +269,8 @@ static int import_read(struct import *import)
     if (arguments->limit_given && arguments->limit - import->stored < wanted) {
         wanted = (size_t)(arguments->limit - import->stored);
     }
-    code = reader_next(&import->reader, wanted, import->ids, import->vectors, &import->count);
+    code = reader_next(&import->reader, wanted, import->ids, import->vectors, import->texts,
+                       &import->count);
     if (code == OMENDB_OK && arguments->ids != NULL) {
         code = import_read_ids(import);
     }
@@ -275,22 +281,72 @@ static int import_read(struct import *import)
     return code == OMENDB_OK ? import_number(import, import->count) : code;
 }
 
+static int import_store_vectors(struct import *import)
+{
+    struct session *session = import->session;
+    const uint64_t *ids = import_has_ids(import) ? import->ids : NULL;
+
+    return session_result(session,
+                          session->arguments.put
+                              ? omendb_put_batch(session->collection, NULL, import->count, ids,
+                                                 import->vectors, import->vector_type, NULL)
+                              : omendb_add_batch(session->collection, NULL, import->count, ids,
+                                                 import->vectors, import->vector_type, NULL));
+}
+
+static const char *import_text(const struct import *import, size_t at)
+{
+    return at != READER_NO_TEXT ? import->reader.texts + at : NULL;
+}
+
+/* Rows of which some have a key or metadata. */
+static int import_store_records(struct import *import)
+{
+    struct session *session = import->session;
+    const size_t bytes = reader_vector_bytes(&import->reader);
+    size_t i;
+
+    if (import->records == NULL) {
+        import->records =
+            failure_allocate(&session->failure, import->batch, sizeof *import->records);
+    }
+    if (import->records == NULL) {
+        return OMENDB_NOMEM;
+    }
+    for (i = 0; i < import->count; i++) {
+        omendb_record *record = &import->records[i];
+
+        omendb_record_init(record);
+        record->id = import_has_ids(import) ? import->ids[i] : OMENDB_ID_AUTO;
+        record->vector = (const unsigned char *)import->vectors + i * bytes;
+        record->vector_type = (uint32_t)import->vector_type;
+        record->key = import_text(import, import->texts[i].key);
+        record->metadata = import_text(import, import->texts[i].metadata);
+        if (session->arguments.put && record->id == OMENDB_ID_AUTO && record->key == NULL) {
+            return failure_set(&session->failure, OMENDB_INVALID,
+                               "--put needs an id or a key in each row: row %llu has none",
+                               (unsigned long long)(session->arguments.skip + import->stored + i));
+        }
+    }
+    return session_result(
+        session,
+        session->arguments.put
+            ? omendb_put_records(session->collection, NULL, import->count, import->records, NULL)
+            : omendb_add_records(session->collection, NULL, import->count, import->records, NULL));
+}
+
 static int import_store(struct import *import)
 {
     struct session *session = import->session;
     const uint64_t first = session->arguments.skip + import->stored;
-    const uint64_t *ids = import_has_ids(import) ? import->ids : NULL;
     const size_t count = import->count;
-    int code = session->arguments.put
-                   ? omendb_put_batch(session->collection, NULL, count, ids, import->vectors,
-                                      import->vector_type, NULL)
-                   : omendb_add_batch(session->collection, NULL, count, ids, import->vectors,
-                                      import->vector_type, NULL);
+    const bool by_key = session->arguments.put && !import_has_ids(import);
+    int code = import->reader.text_bytes != 0 || by_key ? import_store_records(import)
+                                                        : import_store_vectors(import);
 
     if (code == OMENDB_OK) {
         return OMENDB_OK;
     }
-    session_result(session, code);
     failure_prefix(&session->failure, "%s: in rows %llu to %llu: ", import->reader.path,
                    (unsigned long long)first, (unsigned long long)(first + count - 1));
     if (code == OMENDB_EXISTS) {
@@ -479,6 +535,8 @@ int command_import(struct session *session)
     }
     failure_release(import.ids);
     failure_release(import.vectors);
+    failure_release(import.texts);
+    failure_release(import.records);
     reader_close(&import.reader);
     reader_close(&import.id_reader);
     return code;

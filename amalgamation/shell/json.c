@@ -304,28 +304,86 @@ int json_skip(struct json *json, enum json_token first)
     return 1;
 }
 
-/* The ASCII character that the text at `*at` stands for, moving past it; -1 for others. */
-static int json_character(const char **at)
+/* The UTF-16 unit that the escape at `*at` stands for, moving past it. */
+static uint32_t json_escape(const char **at)
 {
     static const char escaped[] = "bfnrt", meant[] = "\b\f\n\r\t";
     const char *c = *at;
     const char *known;
     char digits[5] = {0};
-    long code;
 
-    if (*c != '\\') {
-        *at += 1;
-        return (unsigned char)*c < 0x80 ? *c : -1;
-    }
     if (c[1] != 'u') {
         *at += 2;
         known = strchr(escaped, c[1]);
-        return known != NULL ? meant[known - escaped] : c[1];
+        return (unsigned char)(known != NULL ? meant[known - escaped] : c[1]);
     }
     memcpy(digits, c + 2, 4);
     *at += 6;
-    code = strtol(digits, NULL, 16);
+    return (uint32_t)strtoul(digits, NULL, 16);
+}
+
+/* The ASCII character that the text at `*at` stands for, moving past it; -1 for others. */
+static int json_character(const char **at)
+{
+    const uint32_t code = **at == '\\' ? json_escape(at) : (unsigned char)*(*at)++;
+
     return code < 0x80 ? (int)code : -1;
+}
+
+/* The code point of the escape at `*at`, or of the two that are a surrogate pair. */
+static uint32_t json_code_point(const char **at, const char *end)
+{
+    const uint32_t high = json_escape(at);
+    const char *next = *at;
+    uint32_t low;
+
+    if (high < 0xD800 || high > 0xDBFF || end - next < 6 || next[0] != '\\' || next[1] != 'u') {
+        return high;
+    }
+    low = json_escape(&next);
+    if (low < 0xDC00 || low > 0xDFFF) {
+        return high;
+    }
+    *at = next;
+    return 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00);
+}
+
+static char *json_put_utf8(char *out, uint32_t code)
+{
+    if (code < 0x80) {
+        *out++ = (char)code;
+        return out;
+    }
+    if (code < 0x800) {
+        *out++ = (char)(0xC0 | code >> 6);
+    } else {
+        if (code < 0x10000) {
+            *out++ = (char)(0xE0 | code >> 12);
+        } else {
+            *out++ = (char)(0xF0 | code >> 18);
+            *out++ = (char)(0x80 | (code >> 12 & 0x3F));
+        }
+        *out++ = (char)(0x80 | (code >> 6 & 0x3F));
+    }
+    *out++ = (char)(0x80 | (code & 0x3F));
+    return out;
+}
+
+size_t json_decode(const struct json *json, char *text)
+{
+    const char *at = json->text;
+    const char *const end = json->text + json->length;
+    char *out = text;
+
+    while (at < end) {
+        if (*at == '\\') {
+            out = json_put_utf8(out, json_code_point(&at, end));
+        } else {
+            *out++ = *at++;
+        }
+    }
+    *out = '\0';
+    return (size_t)(out - text);
 }
 
 int json_equals(const struct json *json, const char *text)

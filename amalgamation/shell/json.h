@@ -46,6 +46,11 @@ int json_skip(struct json *json, enum json_token first);
 /* Whether the last JSON_KEY or JSON_STRING means `text`, of ASCII. */
 int json_equals(const struct json *json, const char *text);
 
+/* Writes what the last JSON_KEY or JSON_STRING means, with a NUL, to `text`, which has room for
+ * json->length + 1 bytes; returns the bytes without the NUL. A half of a surrogate pair becomes
+ * what is no UTF-8. */
+size_t json_decode(const struct json *json, char *text);
+
 /* The last JSON_NUMBER. Each returns 0 when it does not fit: a float that is not finite, a whole
  * number with fraction, exponent, sign or more than 64 bits. */
 int json_float(const struct json *json, float *value);

@@ -21,6 +21,7 @@
 #include <sys/types.h>
 
 #define READER_BUFFER_BYTES (1u << 20)
+#define READER_TEXTS_BYTES  (16u << 20) /* after which a batch is full */
 
 static const struct reader_format *const reader_formats[] = {
     &reader_npy,   &reader_fvecs, &reader_bvecs, &reader_fbin,
@@ -118,6 +119,7 @@ static void reader_prepare(struct reader *reader, const char *path, struct failu
     reader->path = path;
     reader->failure = failure;
     reader->rows = READER_ROWS_UNKNOWN;
+    reader->row_texts = (struct reader_texts){READER_NO_TEXT, READER_NO_TEXT};
 }
 
 /* Opens the file and reads what stands in front of the rows. */
@@ -159,6 +161,7 @@ void reader_close(struct reader *reader)
     failure_release(reader->scratch);
     failure_release(reader->line);
     failure_release(reader->values);
+    failure_release(reader->texts);
     memset(reader, 0, sizeof *reader);
 }
 
@@ -200,13 +203,18 @@ int reader_scratch(struct reader *reader, size_t size)
     return reader->scratch != NULL ? OMENDB_OK : OMENDB_NOMEM;
 }
 
-int reader_next(struct reader *reader, size_t capacity, uint64_t *ids, void *vectors, size_t *count)
+int reader_next(struct reader *reader, size_t capacity, uint64_t *ids, void *vectors,
+                struct reader_texts *texts, size_t *count)
 {
     const size_t bytes = reader_vector_bytes(reader);
     unsigned char *out = vectors;
     uint64_t id = 0;
 
-    for (*count = 0; *count < capacity && !reader->ended; (*count)++) {
+    if (!reader->pending) {
+        reader->text_bytes = 0;
+    }
+    for (*count = 0; *count < capacity && !reader->ended && reader->text_bytes < READER_TEXTS_BYTES;
+         (*count)++) {
         int code = reader->format->row(reader, &id, out + *count * bytes);
 
         if (code == OMENDB_DONE) {
@@ -218,6 +226,9 @@ int reader_next(struct reader *reader, size_t capacity, uint64_t *ids, void *vec
         }
         if (reader->has_ids) {
             ids[*count] = id;
+        }
+        if (texts != NULL) {
+            texts[*count] = reader->row_texts;
         }
         reader->next_row++;
     }
@@ -242,7 +253,7 @@ static int reader_seek(struct reader *reader, uint64_t rows)
 static int reader_skip_one(struct reader *reader, void *vector, uint64_t *id)
 {
     size_t count = 0;
-    int code = reader_next(reader, 1, id, vector, &count);
+    int code = reader_next(reader, 1, id, vector, NULL, &count);
 
     if (code == OMENDB_OK && count == 0) {
         code = reader_fail(reader, OMENDB_INVALID, "has only %llu rows",
@@ -276,3 +287,4 @@ int reader_skip(struct reader *reader, uint64_t rows)
 }
 
 #undef READER_BUFFER_BYTES
+#undef READER_TEXTS_BYTES

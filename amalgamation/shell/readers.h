@@ -10,8 +10,15 @@
 
 #define READER_DIM_MAX      65535u
 #define READER_ROWS_UNKNOWN UINT64_MAX
+#define READER_NO_TEXT      SIZE_MAX
 
 struct reader;
+
+/* Where in reader->texts the key and the metadata of a row begin, or READER_NO_TEXT. */
+struct reader_texts {
+    size_t key;
+    size_t metadata;
+};
 
 /* One format of files. Functions return OMENDB_OK or set reader->failure. */
 struct reader_format {
@@ -33,6 +40,8 @@ struct reader {
     uint64_t next_row;   /* number of the row that comes next, from 0 */
     uint64_t file_bytes; /* 0: a pipe */
     uint64_t read_bytes;
+    char *texts; /* keys and metadata of the rows that reader_next gave last, each with its NUL */
+    size_t text_bytes; /* of them */
 
     const char *path; /* borrowed */
     const struct reader_format *format;
@@ -55,6 +64,8 @@ struct reader {
     size_t value_capacity;
     uint64_t pending_id;
     char delimiter;
+    size_t text_capacity;
+    struct reader_texts row_texts; /* of the row that was parsed last */
 };
 
 /* Opens a file.
@@ -67,14 +78,15 @@ int reader_open(struct reader *reader, const char *path, const char *format,
 /* Opens a .npy of ids: one-dimensional, of whole numbers. Its rows have an id and no elements. */
 int reader_open_ids(struct reader *reader, const char *path, struct failure *failure);
 
-/* Reads up to `capacity` rows.
+/* Reads up to `capacity` rows; fewer where their keys and metadata have 16 MiB.
  *
  * ids:     `capacity` places; untouched unless has_ids.
  * vectors: capacity * dim elements of `scalar`; not NULL.
+ * texts:   NULL, or `capacity` places.
  * count:   rows read; 0 with OMENDB_OK is the end of the file. With a failure: the whole rows
  *          before it. */
 int reader_next(struct reader *reader, size_t capacity, uint64_t *ids, void *vectors,
-                size_t *count);
+                struct reader_texts *texts, size_t *count);
 
 /* Leaves out rows. OMENDB_INVALID when the file has not that many. */
 int reader_skip(struct reader *reader, uint64_t rows);

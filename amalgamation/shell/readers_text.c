@@ -2,7 +2,8 @@
  *
  * - csv: id, then the elements; separated by the first of comma, semicolon and tab that the file
  *   has. A first line whose first field is "id" has the names of columns.
- * - jsonl: {"id": 7, "vector": [0.5, ...]}, other keys are skipped; or without "id"; or an array.
+ * - jsonl: {"id": 7, "vector": [0.5, ...], "key": "a", "metadata": {...}}, other keys are skipped;
+ *   all but "vector" may be left out; or an array of the elements.
  *
  * Invariant: the first row is read by begin(), because only it tells the dimension and whether
  * there are ids; every later row must be like it. Empty lines are skipped.
@@ -126,6 +127,25 @@ static int reader_check_count(struct reader *reader, size_t count)
         return reader_fail(reader, OMENDB_INVALID, "%zu elements, the lines before have %lu", count,
                            (unsigned long)reader->dim);
     }
+    return OMENDB_OK;
+}
+
+/* Room for `size` more bytes in the texts of rows. */
+static int reader_grow_texts(struct reader *reader, size_t size)
+{
+    const size_t needed = reader->text_bytes + size;
+    const size_t capacity = needed < 4096 ? 4096 : 2 * needed;
+    char *texts;
+
+    if (needed <= reader->text_capacity) {
+        return OMENDB_OK;
+    }
+    texts = failure_resize(reader->failure, reader->texts, capacity, 1);
+    if (texts == NULL) {
+        return OMENDB_NOMEM;
+    }
+    reader->texts = texts;
+    reader->text_capacity = capacity;
     return OMENDB_OK;
 }
 
@@ -292,37 +312,113 @@ static int reader_jsonl_vector(struct reader *reader, struct json *json, size_t 
                                              "element %zu of the vector is no number", *count);
 }
 
+enum {
+    READER_JSONL_ID,
+    READER_JSONL_VECTOR,
+    READER_JSONL_KEY,
+    READER_JSONL_METADATA,
+    READER_JSONL_OTHER
+};
+
+static const char *const reader_jsonl_names[] = {"id", "vector", "key", "metadata"};
+
 struct reader_jsonl_row {
-    bool has_id;
-    bool has_vector;
+    bool seen[READER_JSONL_OTHER];
     uint64_t id;
     size_t count;
 };
 
+/* The value of "key": a text, or null. */
+static int reader_jsonl_key(struct reader *reader, const struct json *json, enum json_token token)
+{
+    int code = OMENDB_OK;
+    size_t size;
+
+    if (token == JSON_NULL) {
+        return OMENDB_OK;
+    }
+    if (token != JSON_STRING) {
+        return reader_fail(reader, OMENDB_INVALID, "\"key\" is no text");
+    }
+    code = reader_grow_texts(reader, json->length + 1);
+    if (code != OMENDB_OK) {
+        return code;
+    }
+    size = json_decode(json, reader->texts + reader->text_bytes);
+    if (strlen(reader->texts + reader->text_bytes) != size) {
+        return reader_fail(reader, OMENDB_INVALID, "\"key\" has a NUL in it");
+    }
+    reader->row_texts.key = reader->text_bytes;
+    reader->text_bytes += size + 1;
+    return OMENDB_OK;
+}
+
+/* The value of "metadata": an object, as it stands, or null. */
+static int reader_jsonl_metadata(struct reader *reader, struct json *json, enum json_token token)
+{
+    const char *const begin = json->at - 1;
+    size_t size;
+    int code;
+
+    if (token == JSON_NULL) {
+        return OMENDB_OK;
+    }
+    if (token != JSON_OBJECT) {
+        return reader_fail(reader, OMENDB_INVALID, "\"metadata\" is no object");
+    }
+    if (!json_skip(json, token)) {
+        return reader_json_fail(reader, json);
+    }
+    size = (size_t)(json->at - begin);
+    code = reader_grow_texts(reader, size + 1);
+    if (code == OMENDB_OK) {
+        memcpy(reader->texts + reader->text_bytes, begin, size);
+        reader->texts[reader->text_bytes + size] = '\0';
+        reader->row_texts.metadata = reader->text_bytes;
+        reader->text_bytes += size + 1;
+    }
+    return code;
+}
+
+/* Which name the last JSON_KEY is. */
+static unsigned int reader_jsonl_name(const struct json *json)
+{
+    unsigned int name = 0;
+
+    while (name < READER_JSONL_OTHER && !json_equals(json, reader_jsonl_names[name])) {
+        name++;
+    }
+    return name;
+}
+
 static int reader_jsonl_pair(struct reader *reader, struct json *json, struct reader_jsonl_row *row)
 {
-    const bool is_id = json_equals(json, "id");
-    const bool is_vector = json_equals(json, "vector");
+    const unsigned int name = reader_jsonl_name(json);
     const enum json_token token = json_next(json);
 
-    if ((is_id && row->has_id) || (is_vector && row->has_vector)) {
-        return reader_fail(reader, OMENDB_INVALID, "the key \"%s\" twice", is_id ? "id" : "vector");
+    if (token == JSON_ERROR || name == READER_JSONL_OTHER) {
+        return json_skip(json, token) ? OMENDB_OK : reader_json_fail(reader, json);
     }
-    if (is_id && token != JSON_ERROR) {
-        row->has_id = true;
+    if (row->seen[name]) {
+        return reader_fail(reader, OMENDB_INVALID, "the key \"%s\" twice",
+                           reader_jsonl_names[name]);
+    }
+    row->seen[name] = true;
+    switch (name) {
+    case READER_JSONL_ID:
         return token == JSON_NUMBER && json_whole(json, &row->id) && row->id != OMENDB_ID_AUTO
                    ? OMENDB_OK
                    : reader_fail(reader, OMENDB_INVALID,
                                  "\"id\" is no whole number from 0 to 18446744073709551614");
+    case READER_JSONL_VECTOR:
+        return token == JSON_ARRAY
+                   ? reader_jsonl_vector(reader, json, &row->count)
+                   : reader_fail(reader, OMENDB_INVALID, "\"vector\" is no array of numbers");
+    case READER_JSONL_KEY:
+        return reader_jsonl_key(reader, json, token);
+    default:
+        return reader_jsonl_metadata(reader, json, token);
     }
-    if (is_vector && token == JSON_ARRAY) {
-        row->has_vector = true;
-        return reader_jsonl_vector(reader, json, &row->count);
-    }
-    if (is_vector && token != JSON_ERROR) {
-        return reader_fail(reader, OMENDB_INVALID, "\"vector\" is no array of numbers");
-    }
-    return json_skip(json, token) ? OMENDB_OK : reader_json_fail(reader, json);
 }
 
 /* The object or array of a line, without what must not follow it. */
@@ -333,7 +429,7 @@ static int reader_jsonl_value(struct reader *reader, struct json *json,
     int code = OMENDB_OK;
 
     if (token == JSON_ARRAY) {
-        row->has_vector = true;
+        row->seen[READER_JSONL_VECTOR] = true;
         return reader_jsonl_vector(reader, json, &row->count);
     }
     if (token != JSON_OBJECT) {
@@ -354,6 +450,7 @@ static int reader_jsonl_parse(struct reader *reader, uint64_t *id)
     struct json json;
     int code;
 
+    reader->row_texts = (struct reader_texts){READER_NO_TEXT, READER_NO_TEXT};
     json_begin(&json, reader->line, reader->line_length);
     code = reader_jsonl_value(reader, &json, &row);
     if (code == OMENDB_OK && json_next(&json) != JSON_END) {
@@ -362,16 +459,16 @@ static int reader_jsonl_parse(struct reader *reader, uint64_t *id)
     if (code != OMENDB_OK) {
         return code;
     }
-    if (!row.has_vector) {
+    if (!row.seen[READER_JSONL_VECTOR]) {
         return reader_fail(reader, OMENDB_INVALID, "no key \"vector\"");
     }
     if (reader->dim == 0) {
-        reader->has_ids = row.has_id;
+        reader->has_ids = row.seen[READER_JSONL_ID];
     }
-    if (row.has_id != reader->has_ids) {
+    if (row.seen[READER_JSONL_ID] != reader->has_ids) {
         return reader_fail(reader, OMENDB_INVALID,
-                           row.has_id ? "has an \"id\", the lines before have none"
-                                      : "has no \"id\", the lines before have one");
+                           reader->has_ids ? "has no \"id\", the lines before have one"
+                                           : "has an \"id\", the lines before have none");
     }
     *id = row.id;
     return reader_check_count(reader, row.count);

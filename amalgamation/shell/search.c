@@ -382,7 +382,7 @@ static int search_file(struct search *search)
     while (code == OMENDB_OK && count != 0) {
         const size_t wanted = limit - done < search->block ? (size_t)(limit - done) : search->block;
 
-        code = reader_next(&search->reader, wanted, ids, search->vectors, &count);
+        code = reader_next(&search->reader, wanted, ids, search->vectors, NULL, &count);
         if (code == OMENDB_OK && count != 0) {
             code = search_block(search, count, arguments->row + done);
             done += count;
