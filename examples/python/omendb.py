@@ -33,7 +33,6 @@ language); its parameters are a sequence, for ?, or a dict, for :name.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import ctypes.util
 import json
@@ -355,6 +354,8 @@ _FUNCTIONS = [
     ("omendb_count_matching", _i, [_p, _p, _p, _p, _p, _p]),
     ("omendb_scan_matching", _i, [_p, _p, _p, _u64, _u64, _p]),
     ("omendb_rows_next", _i, [_p, _p, _i, _p]),
+    ("omendb_rows_key", _i, [_p, _p, _size, _p]),
+    ("omendb_rows_metadata", _i, [_p, _p, _size, _p, _size, _p]),
     ("omendb_rows_close", None, [_p]),
     ("omendb_filter_compile", _i, [_p, _text, _p]),
     ("omendb_filter_free", None, [_p]),
@@ -946,13 +947,9 @@ class Collection(_Handle):
         filter:   only those that match.
         key:      True: the key, or None, comes behind the vector.
         metadata: True: the dict of the metadata comes at the end; names of fields: of those only.
-
-        With key or metadata, but without txn, a snapshot is open until the scan ends.
         """
         fields = None if isinstance(metadata, bool) else metadata
-        more = key or metadata is not False
-        state = self._db.snapshot() if more and txn is None else contextlib.nullcontext(txn)
-        with state as txn, _Filter(self._db, filter, parameters) as condition, \
+        with _Filter(self._db, filter, parameters) as condition, \
                 _Rows(self, first, last, txn, condition) as rows:
             record = _u64()
             while True:
@@ -964,9 +961,10 @@ class Collection(_Handle):
                 _check(code)
                 row = [record.value, vector]
                 if key:
-                    row.append(self.get_key(record.value, txn=txn))
+                    row.append(_copied(_library.omendb_rows_key, rows._pointer) or None)
                 if metadata is not False:
-                    row.append(self.get_metadata(record.value, fields, txn=txn))
+                    row.append(json.loads(_copied(
+                        _library.omendb_rows_metadata, rows._pointer, *_names(fields))))
                 yield tuple(row)
 
     def __iter__(self) -> Iterator[Tuple[int, np.ndarray]]:
