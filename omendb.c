@@ -31,7 +31,7 @@
  *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
  *     api_transactions.c api_records.c api_documents.c api_matching.c api_search.c
  *     api_filter.c
- * SHA-256 of the inputs: bccc67af71d16c080e37f773b7b0ffdfbf28af0fcbb6dcab0de5fef70254c50d
+ * SHA-256 of the inputs: 85a559a99622a6116e55773f909b8127530cdee798d8ca47aa5d5f79ab16c5d6
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -58,6 +58,10 @@
  *
  * Invariant: the buffer always holds a terminated text, and never a cut-off UTF-8 character (names
  * and paths of the user are quoted in it, and bindings decode it strictly).
+ *
+ * That an id is not there is an answer more often than a failure, and formatting it takes four
+ * times as long as finding it out: of that sentence only the facts are kept, until somebody asks
+ * for it.
  *
  * Rejected: a text kept in each handle (two threads on one handle would overwrite each other's),
  * and an allocated text (it needs a release call, and fails when it is needed most). */
@@ -129,6 +133,9 @@
 /* A sentence with its NUL fits this. */
 #define ERROR_TEXT_BYTES 512
 
+/* A name of a collection with its NUL fits this. */
+#define ERROR_NAME_BYTES 256
+
 /* How sentences about damaged files end. */
 #define ERROR_RESTORE "restore from a backup, or save what is intact with omendb_salvage"
 
@@ -138,6 +145,12 @@ OMENDB_INTERNAL int error_set(int code, const char *format, ...) OMENDB_PRINTF(2
 /* As error_set, with ": <reason of errno>" added when `system_error` is not 0. */
 OMENDB_INTERNAL int error_set_system(int code, int system_error, const char *format, ...)
     OMENDB_PRINTF(3, 4);
+
+/* Says that no record of the collection has the id, and returns OMENDB_NOTFOUND. Cheap: the
+ * sentence is formatted when it is asked for.
+ *
+ * collection: its name, of less than ERROR_NAME_BYTES; copied. */
+OMENDB_INTERNAL int error_set_missing(const char *collection, uint64_t id);
 
 /* The sentence of this thread. */
 OMENDB_INTERNAL const char *error_text(void);
@@ -156,6 +169,13 @@ OMENDB_INTERNAL int error_adopt(int code, const char *text);
 #include <string.h>
 
 static _Thread_local char error_buffer[ERROR_TEXT_BYTES];
+
+/* The facts of a sentence that is not in the buffer yet. */
+static _Thread_local struct {
+    int is_due;
+    uint64_t id;
+    char collection[ERROR_NAME_BYTES];
+} error_missing;
 
 /* Drops the last character if the cut at the end of the buffer went through it. */
 static void error_trim(char *text, size_t length)
@@ -194,6 +214,7 @@ OMENDB_INTERNAL int error_adopt(int code, const char *text)
     if (cut)
         error_trim(copy, length);
     memcpy(error_buffer, copy, length + 1);
+    error_missing.is_due = 0;
     return code;
 }
 
@@ -229,14 +250,27 @@ OMENDB_INTERNAL int error_set_system(int code, int system_error, const char *for
     return error_set(code, "%s: %s", text, error_reason(system_error, reason, sizeof reason));
 }
 
+OMENDB_INTERNAL int error_set_missing(const char *collection, uint64_t id)
+{
+    size_t length = strlen(collection);
+    assert(length < ERROR_NAME_BYTES);
+    memcpy(error_missing.collection, collection, length + 1);
+    error_missing.id = id;
+    error_missing.is_due = 1;
+    return OMENDB_NOTFOUND;
+}
+
 OMENDB_INTERNAL const char *error_text(void)
 {
+    if (error_missing.is_due)
+        error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"",
+                  (unsigned long long)error_missing.id, error_missing.collection);
     return error_buffer;
 }
 
 OMENDB_API const char *omendb_errmsg(void)
 {
-    return error_buffer;
+    return error_text();
 }
 
 OMENDB_API const char *omendb_strerror(int code)
@@ -26440,8 +26474,7 @@ static int txn_check(omendb_txn *txn, const struct version *version, struct chan
             return commit_refuse_taken_id(change, i);
         if (change->kind == CHANGE_DELETE && !now) {
             if (!change->skip_missing)
-                return error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"",
-                                 (unsigned long long)change->ids[i], change->collection->name);
+                return error_set_missing(change->collection->name, change->ids[i]);
             continue;
         }
         change->ids[kept] = change->ids[i];
@@ -27186,8 +27219,7 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
     }
     if (change->kind == CHANGE_DELETE && !exists) {
         if (!change->skip_missing)
-            return error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"",
-                             (unsigned long long)id, collection->name);
+            return error_set_missing(collection->name, id);
         *keep = 0;
         return OMENDB_OK;
     }
@@ -42284,12 +42316,6 @@ OMENDB_INTERNAL struct version *api_version(omendb_collection *collection, const
     return version_acquire(collection->collection);
 }
 
-static int api_refuse_missing(const struct collection *collection, uint64_t id)
-{
-    return error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"", (unsigned long long)id,
-                     collection->name);
-}
-
 static int api_is_located(const struct location *location)
 {
     return location->memtable != NULL || location->segment != NULL;
@@ -42315,7 +42341,7 @@ OMENDB_INTERNAL int api_find_record(struct collection *collection, const struct 
         if (code != OMENDB_OK)
             return code;
     }
-    return *vector != NULL ? OMENDB_OK : api_refuse_missing(collection, id);
+    return *vector != NULL ? OMENDB_OK : error_set_missing(collection->name, id);
 }
 
 /* Whether the record is there; its vector is not read. */
@@ -42329,7 +42355,7 @@ static int api_find(struct collection *collection, const struct version *version
         return code;
     return api_is_located(&location) || (own != NULL && own->vector != NULL)
                ? OMENDB_OK
-               : api_refuse_missing(collection, id);
+               : error_set_missing(collection->name, id);
 }
 
 OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64_t id,
@@ -42379,7 +42405,7 @@ static int api_get_put(const struct api_get *batch, size_t index, const struct t
         batch->found[index] = (uint8_t)is;
     if (!is)
         return batch->found != NULL ? OMENDB_OK
-                                    : api_refuse_missing(batch->collection, batch->ids[index]);
+                                    : error_set_missing(batch->collection->name, batch->ids[index]);
     if (batch->vectors == NULL)
         return OMENDB_OK;
     if (own == NULL)

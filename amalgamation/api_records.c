@@ -198,12 +198,6 @@ OMENDB_INTERNAL struct version *api_version(omendb_collection *collection, const
     return version_acquire(collection->collection);
 }
 
-static int api_refuse_missing(const struct collection *collection, uint64_t id)
-{
-    return error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"", (unsigned long long)id,
-                     collection->name);
-}
-
 static int api_is_located(const struct location *location)
 {
     return location->memtable != NULL || location->segment != NULL;
@@ -229,7 +223,7 @@ OMENDB_INTERNAL int api_find_record(struct collection *collection, const struct 
         if (code != OMENDB_OK)
             return code;
     }
-    return *vector != NULL ? OMENDB_OK : api_refuse_missing(collection, id);
+    return *vector != NULL ? OMENDB_OK : error_set_missing(collection->name, id);
 }
 
 /* Whether the record is there; its vector is not read. */
@@ -243,7 +237,7 @@ static int api_find(struct collection *collection, const struct version *version
         return code;
     return api_is_located(&location) || (own != NULL && own->vector != NULL)
                ? OMENDB_OK
-               : api_refuse_missing(collection, id);
+               : error_set_missing(collection->name, id);
 }
 
 OMENDB_API int omendb_get(omendb_collection *collection, omendb_txn *txn, uint64_t id,
@@ -293,7 +287,7 @@ static int api_get_put(const struct api_get *batch, size_t index, const struct t
         batch->found[index] = (uint8_t)is;
     if (!is)
         return batch->found != NULL ? OMENDB_OK
-                                    : api_refuse_missing(batch->collection, batch->ids[index]);
+                                    : error_set_missing(batch->collection->name, batch->ids[index]);
     if (batch->vectors == NULL)
         return OMENDB_OK;
     if (own == NULL)

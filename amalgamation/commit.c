@@ -268,8 +268,7 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
     }
     if (change->kind == CHANGE_DELETE && !exists) {
         if (!change->skip_missing)
-            return error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"",
-                             (unsigned long long)id, collection->name);
+            return error_set_missing(collection->name, id);
         *keep = 0;
         return OMENDB_OK;
     }

@@ -14,6 +14,9 @@
 /* A sentence with its NUL fits this. */
 #define ERROR_TEXT_BYTES 512
 
+/* A name of a collection with its NUL fits this. */
+#define ERROR_NAME_BYTES 256
+
 /* How sentences about damaged files end. */
 #define ERROR_RESTORE "restore from a backup, or save what is intact with omendb_salvage"
 
@@ -23,6 +26,12 @@ OMENDB_INTERNAL int error_set(int code, const char *format, ...) OMENDB_PRINTF(2
 /* As error_set, with ": <reason of errno>" added when `system_error` is not 0. */
 OMENDB_INTERNAL int error_set_system(int code, int system_error, const char *format, ...)
     OMENDB_PRINTF(3, 4);
+
+/* Says that no record of the collection has the id, and returns OMENDB_NOTFOUND. Cheap: the
+ * sentence is formatted when it is asked for.
+ *
+ * collection: its name, of less than ERROR_NAME_BYTES; copied. */
+OMENDB_INTERNAL int error_set_missing(const char *collection, uint64_t id);
 
 /* The sentence of this thread. */
 OMENDB_INTERNAL const char *error_text(void);

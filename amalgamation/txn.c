@@ -413,8 +413,7 @@ static int txn_check(omendb_txn *txn, const struct version *version, struct chan
             return commit_refuse_taken_id(change, i);
         if (change->kind == CHANGE_DELETE && !now) {
             if (!change->skip_missing)
-                return error_set(OMENDB_NOTFOUND, "id %llu is not in collection \"%s\"",
-                                 (unsigned long long)change->ids[i], change->collection->name);
+                return error_set_missing(change->collection->name, change->ids[i]);
             continue;
         }
         change->ids[kept] = change->ids[i];

@@ -267,6 +267,23 @@ TEST(the_sentence_has_the_reason_of_the_system)
     CHECK_EQ_STR(omendb_errmsg(), "of the leader");
 }
 
+TEST(a_missing_id_is_told_like_any_other_failure)
+{
+    char name[ERROR_NAME_BYTES];
+    memset(name, 'n', sizeof name);
+    name[sizeof name - 1] = '\0';
+    error_set(OMENDB_INVALID, "before");
+    CHECK_EQ_INT(error_set_missing("docs", UINT64_MAX - 1), OMENDB_NOTFOUND);
+    CHECK_EQ_STR(omendb_errmsg(), "id 18446744073709551614 is not in collection \"docs\"");
+    CHECK_EQ_STR(omendb_errmsg(), "id 18446744073709551614 is not in collection \"docs\"");
+    error_set_missing(name, 3);
+    error_set(OMENDB_CORRUPT, "found: %s", error_text());
+    CHECK(strncmp(omendb_errmsg(), "found: id 3 is not in collection \"nnn", 35) == 0);
+    error_set_missing("docs", 4);
+    error_adopt(OMENDB_FULL, "after");
+    CHECK_EQ_STR(omendb_errmsg(), "after");
+}
+
 TEST(a_long_sentence_is_cut_between_characters)
 {
     char text[1200];
@@ -1131,8 +1148,9 @@ TEST_MAIN(sorting_orders_every_shape_and_keeps_items_whole, sorting_is_never_qua
           memory_lends_searches_a_little_of_the_reserve, memory_refuses_sizes_that_overflow,
           memory_stays_counted_when_the_hooks_fail, aligned_blocks_are_aligned_and_zeroed,
           threads_never_pass_the_limit_together, the_sentence_has_the_reason_of_the_system,
-          a_long_sentence_is_cut_between_characters, each_thread_has_its_own_sentence,
-          every_code_has_a_name, checksums_equal_the_examples_of_rfc_3720,
+          a_missing_id_is_told_like_any_other_failure, a_long_sentence_is_cut_between_characters,
+          each_thread_has_its_own_sentence, every_code_has_a_name,
+          checksums_equal_the_examples_of_rfc_3720,
           checksums_agree_for_all_lengths_offsets_and_cuts, conditions_wake_and_time_out,
           our_threads_leave_the_signals_of_the_host_alone,
           the_process_has_cores_randomness_and_a_number, memory_files_keep_the_contract,
