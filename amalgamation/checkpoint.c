@@ -100,7 +100,8 @@ static int checkpoint_write_memtable(struct segment_writer *writer, struct check
     if (code == OMENDB_OK)
         code = part_write_ids(writer, memtable->memory, ids, info.rows, &info);
     if (code == OMENDB_OK)
-        code = part_write_documents(writer, memtable->memory, &documents, info.rows);
+        code =
+            part_write_documents(writer, memtable->memory, &memtable->seed, &documents, info.rows);
     if (code == OMENDB_OK)
         code = segment_writer_end_part(writer, &info);
     item->part = segment_writer_parts(writer) - 1;

@@ -34,6 +34,7 @@
 
 #include "internal.h"
 #include "document.h"
+#include "hash.h"
 #include "segment.h"
 
 #define COLUMNS_MAX         512 /* fields of one segment that have a column */
@@ -123,10 +124,12 @@ struct columns_source {
     int (*read)(void *context, uint32_t row, const uint8_t **document);
     void *context;
 };
-/* Writes the section; none where no row has a field. Documents stay until it returns. Makes as many
- * columns at a time as are likely to take no more than `most` bytes, or one. A column for which
- * there is no memory becomes one of COLUMN_NONE: filters then ask the documents. */
+/* Writes the section; none where no row has a field. seed: of hashes while it is made. Documents
+ * stay until it returns. Makes as many columns at a time as are likely to take no more than `most`
+ * bytes, or one. A column for which there is no memory becomes one of COLUMN_NONE: filters then ask
+ * the documents. */
 OMENDB_INTERNAL int columns_write(struct segment_writer *writer, struct memory *memory,
-                                  const struct columns_source *source, uint32_t rows, size_t most);
+                                  const struct hash_seed *seed, const struct columns_source *source,
+                                  uint32_t rows, size_t most);
 
 #endif

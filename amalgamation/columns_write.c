@@ -50,6 +50,7 @@ struct column_build {
 struct columns_build {
     struct segment_writer *writer;
     struct memory *memory;
+    const struct hash_seed *seed;
     const struct columns_source *source;
     uint32_t rows;
     struct column_build *columns; /* COLUMNS_MAX of them, as they were met */
@@ -65,7 +66,7 @@ struct columns_build {
 static struct column_build *columns_field(struct columns_build *build,
                                           const struct document_field *field, int add)
 {
-    const uint32_t hash = document_hash_name(field->name, field->name_size);
+    const uint32_t hash = (uint32_t)hash_bytes(build->seed, field->name, field->name_size);
     uint32_t slot = hash % COLUMNS_FIELD_SLOTS;
     for (; build->fields[slot] != 0; slot = (slot + 1) % COLUMNS_FIELD_SLOTS) {
         struct column_build *column = &build->columns[build->fields[slot] - 1];
@@ -185,11 +186,11 @@ static void column_key_value(const struct column_key *key, struct document_value
     }
 }
 
-static uint64_t column_key_hash(const struct column_key *key)
+static uint64_t column_key_hash(const struct hash_seed *seed, const struct column_key *key)
 {
     return key->type == DOCUMENT_TEXT
-               ? document_hash_key((const uint8_t *)(uintptr_t)key->bits, key->size)
-               : idmap_mix(key->bits + key->type);
+               ? hash_bytes(seed, (const uint8_t *)(uintptr_t)key->bits, key->size)
+               : hash_number(seed, key->bits + key->type);
 }
 
 static int column_key_equals(const struct column_key *a, const struct column_key *b)
@@ -206,9 +207,10 @@ static size_t column_value_bytes(const struct column_key *key)
     return key->type == DOCUMENT_TEXT ? (size_t)key->size + 1 : 1 + sizeof key->bits;
 }
 
-static uint32_t column_table_slot(const struct column_build *column, const struct column_key *key)
+static uint32_t column_table_slot(const struct hash_seed *seed, const struct column_build *column,
+                                  const struct column_key *key)
 {
-    uint32_t slot = (uint32_t)column_key_hash(key) & (column->table_slots - 1);
+    uint32_t slot = (uint32_t)column_key_hash(seed, key) & (column->table_slots - 1);
     while (column->table[slot] != 0 &&
            !column_key_equals(&column->keys[column->table[slot] - 1], key))
         slot = (slot + 1) & (column->table_slots - 1);
@@ -216,8 +218,9 @@ static uint32_t column_table_slot(const struct column_build *column, const struc
 }
 
 /* Room for one more key; the table is at most half full. */
-static int column_reserve_key(struct memory *memory, struct column_build *column)
+static int column_reserve_key(const struct columns_build *build, struct column_build *column)
 {
+    struct memory *memory = build->memory;
     if (column->key_count < column->key_capacity)
         return OMENDB_OK;
     const uint32_t capacity =
@@ -237,18 +240,18 @@ static int column_reserve_key(struct memory *memory, struct column_build *column
         return OMENDB_NOMEM;
     }
     for (uint32_t i = 0; i < column->key_count; i++)
-        column->table[column_table_slot(column, &keys[i])] = i + 1;
+        column->table[column_table_slot(build->seed, column, &keys[i])] = i + 1;
     return OMENDB_OK;
 }
 
-static int column_number(struct memory *memory, struct column_build *column,
+static int column_number(const struct columns_build *build, struct column_build *column,
                          const struct document_value *value, uint32_t *number)
 {
     const struct column_key key = column_key_of(value);
-    int code = column_reserve_key(memory, column);
+    int code = column_reserve_key(build, column);
     if (code != OMENDB_OK)
         return code;
-    const uint32_t slot = column_table_slot(column, &key);
+    const uint32_t slot = column_table_slot(build->seed, column, &key);
     if (column->table[slot] == 0) {
         column->keys[column->key_count++] = key;
         column->table[slot] = column->key_count;
@@ -262,18 +265,18 @@ static int column_number(struct memory *memory, struct column_build *column,
 
 /* A document may be another one than when it was counted only where a file changes below us: what
  * then is too much is left out. */
-static int column_add_element(struct memory *memory, struct column_build *column,
+static int column_add_element(const struct columns_build *build, struct column_build *column,
                               const struct document_value *value)
 {
     uint32_t number = COLUMNS_NO_NUMBER;
-    int code = value == NULL ? OMENDB_OK : column_number(memory, column, value, &number);
+    int code = value == NULL ? OMENDB_OK : column_number(build, column, value, &number);
     if (code == OMENDB_OK && column->used_elements < column->elements)
         column->numbers[column->used_elements++] = number;
     return code;
 }
 
-static int column_add_listed(struct memory *memory, struct column_build *column, uint32_t row,
-                             const struct document_value *value)
+static int column_add_listed(const struct columns_build *build, struct column_build *column,
+                             uint32_t row, const struct document_value *value)
 {
     uint32_t at = 0;
     int code = OMENDB_OK;
@@ -284,22 +287,22 @@ static int column_add_listed(struct memory *memory, struct column_build *column,
         column->starts[column->used_slots++] = column->used_elements;
     }
     if (value->type != DOCUMENT_TEXTS)
-        return column_add_element(memory, column, value);
+        return column_add_element(build, column, value);
     if (value->count == 0)
-        return column_add_element(memory, column, NULL);
+        return column_add_element(build, column, NULL);
     struct document_value text = {.type = DOCUMENT_TEXT, .count = 1};
     while (code == OMENDB_OK && document_next_text(value, &at, &text.text, &text.size))
-        code = column_add_element(memory, column, &text);
+        code = column_add_element(build, column, &text);
     return code;
 }
 
-static int column_add(struct memory *memory, struct column_build *column, uint32_t row,
+static int column_add(const struct columns_build *build, struct column_build *column, uint32_t row,
                       const struct document_value *value)
 {
     uint32_t number;
     if (column->kind != COLUMN_DENSE)
-        return column_add_listed(memory, column, row, value);
-    int code = column_number(memory, column, value, &number);
+        return column_add_listed(build, column, row, value);
+    int code = column_number(build, column, value, &number);
     if (code == OMENDB_OK)
         column->numbers[row] = number + 1;
     return code;
@@ -322,7 +325,7 @@ static int columns_gather_row(struct columns_build *build, uint32_t first, uint3
             field.value.type == DOCUMENT_NULL ? NULL : columns_field(build, &field, 0);
         if (column != NULL && column->turn >= first && column->turn < last &&
             column->kind != COLUMN_NONE)
-            code = column_add(build->memory, column, row, &field.value);
+            code = column_add(build, column, row, &field.value);
     }
     return code;
 }
@@ -691,10 +694,11 @@ static int columns_write_all(struct columns_build *build, size_t most)
 }
 
 OMENDB_INTERNAL int columns_write(struct segment_writer *writer, struct memory *memory,
-                                  const struct columns_source *source, uint32_t rows, size_t most)
+                                  const struct hash_seed *seed, const struct columns_source *source,
+                                  uint32_t rows, size_t most)
 {
     struct columns_build build = {
-        .writer = writer, .memory = memory, .source = source, .rows = rows};
+        .writer = writer, .memory = memory, .seed = seed, .source = source, .rows = rows};
     const size_t column_bytes = COLUMNS_MAX * sizeof *build.columns,
                  order_bytes = COLUMNS_MAX * sizeof *build.order,
                  field_bytes = COLUMNS_FIELD_SLOTS * sizeof *build.fields;

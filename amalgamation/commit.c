@@ -393,7 +393,7 @@ static int commit_add_memtable(omendb *db, struct collection *collection,
     if (version == NULL)
         return OMENDB_NOMEM;
     collection_graph_config(collection, &config);
-    int code = memtable_create(&db->memory, &config, codes, graphless, &memtable);
+    int code = memtable_create(&db->memory, &config, codes, graphless, &db->hash_seed, &memtable);
     if (code != OMENDB_OK) {
         version_release(version);
         return code;

@@ -1165,7 +1165,8 @@ static int compact_write_part(struct compact *compact, struct compact_merge *mer
     if (code == OMENDB_OK)
         code = part_write_ids(writer, &compact->db->memory, merge->ids, merge->rows, &merge->info);
     if (code == OMENDB_OK)
-        code = part_write_documents(writer, &compact->db->memory, &documents, merge->rows);
+        code = part_write_documents(writer, &compact->db->memory, &compact->db->hash_seed,
+                                    &documents, merge->rows);
     if (code == OMENDB_OK)
         code = segment_writer_end_part(writer, &merge->info);
     merge->part = segment_writer_parts(writer) - 1;

@@ -278,6 +278,7 @@ OMENDB_INTERNAL int database_open(const char *path, const omendb_options *option
     made->allocator = outer.hooks;
     memory_init(&made->memory, options->allocator, options->memory_limit);
     database_set_options(made, options);
+    hash_make_seed(&made->hash_seed);
     database_enlist(made);
     int code = database_init_locks(made);
     if (code == OMENDB_OK)

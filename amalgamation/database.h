@@ -120,6 +120,7 @@
 #include "column_filter.h"
 #include "error.h"
 #include "graph_bulk.h"
+#include "hash.h"
 #include "idmodel.h"
 #include "manifest.h"
 #include "matches.h"
@@ -202,7 +203,8 @@ struct segment {
     struct code_format codes;          /* step 0: none */
     _Atomic(struct segment_hot *) hot; /* a copy of what a walk reads, or NULL; set once */
     _Atomic uint32_t walks;            /* counted up to twice SEGMENT_WALKS_TO_HEAT */
-    struct section_range document_ends, documents, key_hashes, key_rows, key_filter, columns;
+    struct section_range document_ends, documents, key_seed, key_hashes, key_rows, key_filter,
+        columns;
     struct section_range ids, sorted_ids, sorted_rows, filter, model_range;
     struct section_range ascending; /* ids, or sorted_ids */
     struct idmodel model;           /* of the ascending ids */
@@ -310,7 +312,8 @@ struct prepared_lock;
 struct omendb {
     uint32_t magic;
     uint64_t process;
-    struct memory memory; /* every allocation but this struct itself */
+    struct memory memory;       /* every allocation but this struct itself */
+    struct hash_seed hash_seed; /* random */
     omendb_allocator allocator;
     omendb_vfs memory_vfs;
     uint32_t in_memory;
@@ -486,10 +489,19 @@ OMENDB_INTERNAL int segment_vector(const struct segment *segment, uint32_t row,
 /* The row's document, checked, borrowed from the segment; NULL: none. */
 OMENDB_INTERNAL int segment_document(const struct segment *segment, uint32_t row,
                                      const uint8_t **document);
-/* Rows with this key, of which `hash` is the hash, one after the other: *cursor starts at 0; *row =
- * GRAPH_NO_ROW at the end. */
-OMENDB_INTERNAL int segment_find_key(const struct segment *segment, const uint8_t *key,
-                                     uint32_t size, uint64_t hash, uint64_t *cursor, uint32_t *row);
+/* A key that is looked for. Its hash is that of the source which was asked last: each has a seed.
+ */
+struct key_probe {
+    const uint8_t *key;
+    uint32_t size;
+    int hashed; /* 0: not yet */
+    struct hash_seed seed;
+    uint64_t hash;
+};
+/* Rows with this key, one after the other: *cursor starts at 0, and until the end, where *row is
+ * GRAPH_NO_ROW, the probe asks no other segment. */
+OMENDB_INTERNAL int segment_find_key(const struct segment *segment, struct key_probe *probe,
+                                     uint64_t *cursor, uint32_t *row);
 /* Rows with this id, one after the other: *cursor starts at 0; *row = GRAPH_NO_ROW at the end. */
 OMENDB_INTERNAL int segment_find(struct segment *segment, uint64_t id, uint64_t *cursor,
                                  uint32_t *row);
@@ -817,6 +829,7 @@ struct part_documents {
     void *context;
 };
 OMENDB_INTERNAL int part_write_documents(struct segment_writer *writer, struct memory *memory,
+                                         const struct hash_seed *seed,
                                          const struct part_documents *documents, uint32_t rows);
 OMENDB_INTERNAL int part_write_rows(struct segment_writer *writer, enum section_type type,
                                     const struct rows_view *rows, uint32_t count);

@@ -52,24 +52,19 @@ static void document_put_head(uint8_t *document, uint32_t size, uint16_t key_siz
 
 /* Eight bytes at a time; each step is a bijection of what there was, so that of two texts of one
  * length that differ in one such group the sums differ. The end is that of idmap_mix. */
-OMENDB_INTERNAL uint64_t document_hash_key(const uint8_t *key, size_t size)
+OMENDB_INTERNAL uint32_t document_hash_name(const uint8_t *name, size_t size)
 {
     uint64_t sum = (uint64_t)size * DOCUMENT_HASH_FACTOR, eight;
-    for (; size >= sizeof eight; key += sizeof eight, size -= sizeof eight) {
-        memcpy(&eight, key, sizeof eight);
+    for (; size >= sizeof eight; name += sizeof eight, size -= sizeof eight) {
+        memcpy(&eight, name, sizeof eight);
         sum = (sum ^ eight) * DOCUMENT_HASH_FACTOR;
         sum ^= sum >> 32;
     }
     eight = 0;
     for (size_t i = 0; i < size; i++)
-        eight |= (uint64_t)key[i] << (8 * i);
+        eight |= (uint64_t)name[i] << (8 * i);
     sum = (sum ^ eight) * DOCUMENT_HASH_FACTOR;
-    return idmap_mix(sum);
-}
-
-OMENDB_INTERNAL uint32_t document_hash_name(const uint8_t *name, size_t size)
-{
-    return (uint32_t)document_hash_key(name, size);
+    return (uint32_t)idmap_mix(sum);
 }
 
 /* By bytes; of two that begin alike the shorter is less. */

@@ -100,8 +100,8 @@ static inline const uint8_t *document_key(const uint8_t *document, uint32_t *siz
                             (size_t)document_field_count(document) * DOCUMENT_FIELD_BYTES;
 }
 
-/* 64 bits of a key, 32 of a name; part of the file format. */
-OMENDB_INTERNAL uint64_t document_hash_key(const uint8_t *key, size_t size);
+/* Of a name; part of the file format. It has no seed (equal contents have equal bytes): it spares
+ * comparisons of at most DOCUMENT_FIELDS_MAX names, and no table is built on it. */
 OMENDB_INTERNAL uint32_t document_hash_name(const uint8_t *name, size_t size);
 
 /* Whether `size` bytes at `document` are one, whole and in every detail: all that is read of it

@@ -5,7 +5,8 @@
  * each row where its own ends, so that the one before tells where it begins; a row without one is
  * empty. Keys are found through their hashes in ascending order with the row of each, which are
  * spread evenly, so that a guess by proportion is some places off; absent ones mostly by a Bloom
- * filter, as ids are. What is found by a hash is compared with the key itself.
+ * filter, as ids are. What is found by a hash is compared with the key itself. The hashes have the
+ * seed of the opening that wrote the segment, which lies before them.
  *
  * A segment that was written before there were documents, or in which no row has one, has none of
  * these sections. */
@@ -62,6 +63,17 @@ OMENDB_INTERNAL int segment_document(const struct segment *segment, uint32_t row
 
 /* ------------------------------------------------------------------ rows by key */
 
+/* The key's hash by this seed, which most often is that of the source before. */
+static uint64_t documents_hash(struct key_probe *probe, const struct hash_seed *seed)
+{
+    if (!probe->hashed || memcmp(&probe->seed, seed, sizeof *seed) != 0) {
+        probe->hash = hash_bytes(seed, probe->key, probe->size);
+        probe->seed = *seed;
+        probe->hashed = 1;
+    }
+    return probe->hash;
+}
+
 static uint64_t documents_key_count(const struct segment *segment)
 {
     return segment->key_hashes.length / sizeof(uint64_t);
@@ -115,15 +127,15 @@ static int documents_lower_bound(const struct segment *segment, uint64_t hash, u
 
 /* The row at a place of the hashes, if it has that hash and the key; else GRAPH_NO_ROW. *same: it
  * has the hash. */
-static int documents_row_at(const struct segment *segment, uint64_t place, const uint8_t *key,
-                            uint32_t size, uint64_t hash, int *same, uint32_t *row)
+static int documents_row_at(const struct segment *segment, uint64_t place,
+                            const struct key_probe *probe, int *same, uint32_t *row)
 {
     const uint8_t *document;
     uint64_t value;
     uint32_t found, stored_size;
     *row = GRAPH_NO_ROW;
     int code = documents_number(segment, segment->key_hashes, place, sizeof value, &value);
-    *same = code == OMENDB_OK && value == hash;
+    *same = code == OMENDB_OK && value == probe->hash;
     if (!*same)
         return code;
     code = documents_number(segment, segment->key_rows, place, sizeof found, &found);
@@ -137,43 +149,51 @@ static int documents_row_at(const struct segment *segment, uint64_t place, const
     if (code != OMENDB_OK)
         return code;
     const uint8_t *stored = document_key(document, &stored_size);
-    if (stored_size == size && memcmp(stored, key, size) == 0)
+    if (stored_size == probe->size && memcmp(stored, probe->key, probe->size) == 0)
         *row = found;
     return OMENDB_OK;
 }
 
-OMENDB_INTERNAL int segment_find_key(const struct segment *segment, const uint8_t *key,
-                                     uint32_t size, uint64_t hash, uint64_t *cursor, uint32_t *row)
+/* The first place that may have the key; *may 0: none has it. */
+static int documents_first_place(const struct segment *segment, struct key_probe *probe, int *may,
+                                 uint64_t *place)
+{
+    struct hash_seed seed;
+    *may = 0;
+    if (documents_key_count(segment) == 0)
+        return OMENDB_OK;
+    int code = documents_number(segment, segment->key_seed, 0, sizeof seed, &seed);
+    if (code == OMENDB_OK)
+        code = documents_may_have(segment, documents_hash(probe, &seed), may);
+    return code == OMENDB_OK && *may ? documents_lower_bound(segment, probe->hash, place) : code;
+}
+
+OMENDB_INTERNAL int segment_find_key(const struct segment *segment, struct key_probe *probe,
+                                     uint64_t *cursor, uint32_t *row)
 {
     uint64_t place = *cursor;
-    int same = 1, may = 0, code = OMENDB_OK;
+    int same = 1, may = 1, code = OMENDB_OK;
     *row = GRAPH_NO_ROW;
-    if (place == 0) {
-        if (documents_key_count(segment) == 0)
-            return OMENDB_OK;
-        code = documents_may_have(segment, hash, &may);
-        if (code == OMENDB_OK && may)
-            code = documents_lower_bound(segment, hash, &place);
-        if (code != OMENDB_OK || !may)
-            return code;
-    }
+    if (place == 0)
+        code = documents_first_place(segment, probe, &may, &place);
+    if (code != OMENDB_OK || !may)
+        return code;
     while (place < documents_key_count(segment) && same && *row == GRAPH_NO_ROW &&
            code == OMENDB_OK)
-        code = documents_row_at(segment, place++, key, size, hash, &same, row);
+        code = documents_row_at(segment, place++, probe, &same, row);
     *cursor = place;
     return code;
 }
 
-static int documents_live_in_segments(const struct version *version, const uint8_t *key,
-                                      uint32_t size, uint64_t hash, struct location *location,
-                                      uint64_t *newest_change)
+static int documents_live_in_segments(const struct version *version, struct key_probe *probe,
+                                      struct location *location, uint64_t *newest_change)
 {
     for (uint32_t i = version->segment_count; i-- > 0;) {
         struct segment *segment = version->segments[i];
         uint64_t cursor = 0;
         uint32_t row;
         do {
-            int code = segment_find_key(segment, key, size, hash, &cursor, &row);
+            int code = segment_find_key(segment, probe, &cursor, &row);
             if (code != OMENDB_OK)
                 return code;
             if (row == GRAPH_NO_ROW)
@@ -193,12 +213,13 @@ OMENDB_INTERNAL int version_locate_live_key(const struct version *version, const
                                             uint32_t size, struct location *location,
                                             uint64_t *newest_change)
 {
-    uint64_t hash = document_hash_key(key, size);
+    struct key_probe probe = {.key = key, .size = size};
     memset(location, 0, sizeof *location);
     *newest_change = 0;
     for (uint32_t i = version->memtable_count; i-- > 0;) {
         struct memtable *memtable = version->memtables[i];
-        uint32_t row = memtable_find_key(memtable, key, size, hash);
+        uint32_t row =
+            memtable_find_key(memtable, key, size, documents_hash(&probe, &memtable->seed));
         if (row == GRAPH_NO_ROW)
             continue;
         /* The newest row of a key decides: whatever is older ended before it began. */
@@ -208,16 +229,16 @@ OMENDB_INTERNAL int version_locate_live_key(const struct version *version, const
             *location = (struct location){memtable, NULL, row};
         return OMENDB_OK;
     }
-    return documents_live_in_segments(version, key, size, hash, location, newest_change);
+    return documents_live_in_segments(version, &probe, location, newest_change);
 }
 
 /* Whether the memtable has the last word on the key: a row that began at or before `commit`. */
-static int documents_locate_in_memtable(struct memtable *memtable, const uint8_t *key,
-                                        uint32_t size, uint64_t hash, uint64_t commit,
-                                        struct location *location)
+static int documents_locate_in_memtable(struct memtable *memtable, struct key_probe *probe,
+                                        uint64_t commit, struct location *location)
 {
-    for (uint32_t row = memtable_find_key(memtable, key, size, hash); row != GRAPH_NO_ROW;
-         row = memtable_previous_key(memtable, key, size, row)) {
+    const uint64_t hash = documents_hash(probe, &memtable->seed);
+    for (uint32_t row = memtable_find_key(memtable, probe->key, probe->size, hash);
+         row != GRAPH_NO_ROW; row = memtable_previous_key(memtable, probe->key, probe->size, row)) {
         uint64_t end = tombstones_get(memtable->tombstones, row);
         if (memtable_begin(memtable, row) > commit)
             continue;
@@ -231,17 +252,17 @@ static int documents_locate_in_memtable(struct memtable *memtable, const uint8_t
 OMENDB_INTERNAL int version_locate_key(const struct version *version, const uint8_t *key,
                                        uint32_t size, uint64_t commit, struct location *location)
 {
-    uint64_t hash = document_hash_key(key, size);
+    struct key_probe probe = {.key = key, .size = size};
     memset(location, 0, sizeof *location);
     for (uint32_t i = version->memtable_count; i-- > 0;) {
-        if (documents_locate_in_memtable(version->memtables[i], key, size, hash, commit, location))
+        if (documents_locate_in_memtable(version->memtables[i], &probe, commit, location))
             return OMENDB_OK;
     }
     for (uint32_t i = version->segment_count; i-- > 0;) {
         uint64_t cursor = 0;
         uint32_t row;
         do {
-            int code = segment_find_key(version->segments[i], key, size, hash, &cursor, &row);
+            int code = segment_find_key(version->segments[i], &probe, &cursor, &row);
             if (code != OMENDB_OK)
                 return code;
             if (row != GRAPH_NO_ROW && segment_row_visible(version->segments[i], row, commit)) {

@@ -22,7 +22,7 @@ struct document_block {
 
 OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config,
                                     const struct code_format *codes, int graphless,
-                                    struct memtable **memtable)
+                                    const struct hash_seed *seed, struct memtable **memtable)
 {
     struct graph_config walked = *config;
     struct memtable *made = memory_zalloc(memory, sizeof *made);
@@ -32,6 +32,7 @@ OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_co
     made->memory = memory;
     made->vector_bytes = config->vector_bytes;
     made->codes = *codes;
+    made->seed = *seed;
     made->graphless = (uint32_t)graphless;
     atomic_init(&made->sealed, made->graphless);
     if (codes->step != 0.0f) {
@@ -198,7 +199,7 @@ static void memtable_put_key(struct memtable *memtable, uint32_t row, const uint
 {
     struct rows_view hashes = rows_store_view(&memtable->key_hashes),
                      previous = rows_store_view(&memtable->key_previous);
-    uint64_t hash = document_hash_key(key, size);
+    uint64_t hash = hash_bytes(&memtable->seed, key, size);
     uint32_t older = idmap_find(&memtable->keymap, hash);
     /* Read only by those who found the row in the table. */
     memcpy(rows_at(&hashes, row), &hash, sizeof hash);

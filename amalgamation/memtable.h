@@ -33,6 +33,7 @@
 #include "codes.h"
 #include "document.h"
 #include "graph.h"
+#include "hash.h"
 #include "idmap.h"
 #include "tombstones.h"
 
@@ -53,6 +54,7 @@ struct memtable {
     _Atomic uint32_t documented;    /* 1: rows have documents; set before the first such is shown */
     struct rows_store documents;    /* const uint8_t *: NULL: none; reserved once `documented` */
     struct document_block *blocks;  /* that they lie in, newest first; commit mutex */
+    struct hash_seed seed;          /* of hashes of keys */
     struct rows_store key_hashes;   /* uint64_t, of rows that have a key */
     struct rows_store key_previous; /* uint32_t: older row of the same hash, or GRAPH_NO_ROW */
     struct idmap keymap;            /* over key_hashes */
@@ -67,10 +69,11 @@ struct memtable {
     _Atomic uint64_t newest_begin;
 };
 
-/* config: of a graph over the vectors. codes: step 0: none. graphless: 1: as above; step 0. */
+/* config: of a graph over the vectors. codes: step 0: none. graphless: 1: as above; step 0. seed:
+ * of hashes of keys. */
 OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_config *config,
                                     const struct code_format *codes, int graphless,
-                                    struct memtable **memtable);
+                                    const struct hash_seed *seed, struct memtable **memtable);
 OMENDB_INTERNAL struct memtable *memtable_reference(struct memtable *memtable);
 OMENDB_INTERNAL void memtable_release(struct memtable *memtable); /* NULL is OK */
 
@@ -104,8 +107,8 @@ OMENDB_INTERNAL uint32_t memtable_previous(const struct memtable *memtable, uint
 OMENDB_INTERNAL const uint8_t *memtable_document(const struct memtable *memtable, uint32_t row);
 /* Of all documents; of a memtable that does not grow any more. */
 OMENDB_INTERNAL uint64_t memtable_document_bytes(const struct memtable *memtable);
-/* Newest row with this key, of which `hash` is the hash; GRAPH_NO_ROW: none. The next older one is
- * found from it by memtable_previous_key. */
+/* Newest row with this key, of which `hash` is the hash by the seed; GRAPH_NO_ROW: none. The next
+ * older one is found from it by memtable_previous_key. */
 OMENDB_INTERNAL uint32_t memtable_find_key(const struct memtable *memtable, const uint8_t *key,
                                            uint32_t size, uint64_t hash);
 OMENDB_INTERNAL uint32_t memtable_previous_key(const struct memtable *memtable, const uint8_t *key,

@@ -151,13 +151,16 @@ static int part_write_ends(struct segment_writer *writer, const struct part_docu
 }
 
 static int part_write_keys(struct segment_writer *writer, struct memory *memory,
-                           const struct part_key *keys, uint32_t count)
+                           const struct hash_seed *seed, const struct part_key *keys,
+                           uint32_t count)
 {
     size_t bytes = idmap_filter_bytes(count);
     uint8_t *filter = memory_zalloc(memory, bytes);
     if (filter == NULL)
         return OMENDB_NOMEM;
     int code = segment_writer_begin_section(writer, SECTION_KEY_HASHES);
+    if (code == OMENDB_OK)
+        code = segment_writer_append(writer, seed, HASH_SEED_BYTES);
     for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
         idmap_filter_add(filter, bytes, keys[i].hash);
         code = segment_writer_append(writer, &keys[i].hash, sizeof keys[i].hash);
@@ -181,6 +184,7 @@ static size_t part_column_bytes(const struct memory *memory)
 }
 
 OMENDB_INTERNAL int part_write_documents(struct segment_writer *writer, struct memory *memory,
+                                         const struct hash_seed *seed,
                                          const struct part_documents *documents, uint32_t rows)
 {
     struct part_key *keys = NULL;
@@ -202,17 +206,17 @@ OMENDB_INTERNAL int part_write_documents(struct segment_writer *writer, struct m
             continue;
         const uint8_t *key = document_key(document, &key_size);
         if (key != NULL && found < key_count)
-            keys[found++] = (struct part_key){document_hash_key(key, key_size), row};
+            keys[found++] = (struct part_key){hash_bytes(seed, key, key_size), row};
         code = segment_writer_append(writer, document, document_size(document));
     }
     if (code == OMENDB_OK && found != 0) {
         sort_array(keys, found, sizeof *keys, part_compare_keys);
-        code = part_write_keys(writer, memory, keys, found);
+        code = part_write_keys(writer, memory, seed, keys, found);
     }
     memory_free(memory, keys, key_count * sizeof *keys);
     const struct columns_source source = {documents->read, documents->context};
     return code == OMENDB_OK
-               ? columns_write(writer, memory, &source, rows, part_column_bytes(memory))
+               ? columns_write(writer, memory, seed, &source, rows, part_column_bytes(memory))
                : code;
 }
 

@@ -142,7 +142,7 @@ OMENDB_INTERNAL const struct prepared *prepared_key_holder(const omendb *db, uin
 {
     if (db->prepared.lock_count == 0)
         return NULL;
-    return prepared_holder(db, collection | PREPARED_KEY, document_hash_key(key, size));
+    return prepared_holder(db, collection | PREPARED_KEY, hash_bytes(&db->hash_seed, key, size));
 }
 
 /* 1: it was not locked before. */
@@ -263,9 +263,10 @@ OMENDB_INTERNAL int prepared_reserve(omendb *db, const struct prepared *prepared
 }
 
 /* Calls prepared_lock or, without a holder, prepared_unlock for each key that the change gives. */
-static void prepared_lock_keys(struct prepared_set *set, const struct change *change,
+static void prepared_lock_keys(omendb *db, const struct change *change,
                                const struct prepared *holder)
 {
+    struct prepared_set *set = &db->prepared;
     const uint64_t collection = change->collection->id | PREPARED_KEY;
     const uint8_t *at = change->documents;
     for (uint32_t i = 0; i < change->count && change->keys != 0; i++) {
@@ -273,10 +274,11 @@ static void prepared_lock_keys(struct prepared_set *set, const struct change *ch
         const uint8_t *key = document_key(change_next_document(change, i, &at), &size);
         if (key == NULL)
             continue;
+        const uint64_t hash = hash_bytes(&db->hash_seed, key, size);
         if (holder != NULL)
-            prepared_lock(set, collection, document_hash_key(key, size), holder);
+            prepared_lock(set, collection, hash, holder);
         else
-            prepared_unlock(set, collection, document_hash_key(key, size));
+            prepared_unlock(set, collection, hash);
     }
 }
 
@@ -300,7 +302,7 @@ OMENDB_INTERNAL size_t prepared_hold(omendb *db, struct prepared *prepared)
         for (uint32_t i = 0; i < change.count; i++)
             locked += (size_t)prepared_lock(&db->prepared, change.collection->id, change.ids[i],
                                             prepared);
-        prepared_lock_keys(&db->prepared, &change, prepared);
+        prepared_lock_keys(db, &change, prepared);
         if (change.kind != CHANGE_DELETE)
             prepared_pass_ids(&change);
     }
@@ -327,7 +329,7 @@ OMENDB_INTERNAL void prepared_settle(omendb *db, struct prepared *prepared, uint
     for (size_t at = 0; prepared_next_change(db, prepared, &at, &change);) {
         for (uint32_t i = 0; i < change.count; i++)
             prepared_unlock(set, change.collection->id, change.ids[i]);
-        prepared_lock_keys(set, &change, NULL);
+        prepared_lock_keys(db, &change, NULL);
     }
     prepared_free_locks(db);
     atomic_fetch_sub_explicit(&db->txn_needs, prepared->needs, memory_order_relaxed);

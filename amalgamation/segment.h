@@ -35,8 +35,9 @@ enum section_type {
                                    begins where the one before ends. Absent where no row has one, as
                                    those below; the keys where no row has a key */
     SECTION_DOCUMENTS = 14,     /* in row order, see document.h */
-    SECTION_KEY_HASHES = 15,    /* u64 ascending (ties by row), of the rows that have a key */
-    SECTION_KEY_ROWS = 16,      /* u32: row of each of KEY_HASHES */
+    SECTION_KEY_HASHES = 15,    /* 16 bytes of seed (hash.h), then of each row that has a key the
+                                 * u64 hash by it, ascending (ties by row) */
+    SECTION_KEY_ROWS = 16,      /* u32: row of each hash of KEY_HASHES */
     SECTION_KEY_FILTER = 17,    /* blocked Bloom filter of the hashes, see idmap.h */
     SECTION_COLUMNS = 18,  /* the fields of documents as columns, see columns.h; may be absent */
     SECTION_ID_MODEL = 19, /* of the ascending ids, see idmodel.h; may be absent */

@@ -171,8 +171,9 @@ OMENDB_INTERNAL const struct txn_write *txn_find(const omendb_txn *txn,
 static size_t txn_key_slot(const omendb_txn *txn, const struct collection *collection,
                            const uint8_t *key, uint32_t size)
 {
-    size_t at = (size_t)idmap_mix(document_hash_key(key, size) ^ idmap_mix(collection->id)) &
-                (txn->key_slots - 1);
+    size_t at =
+        (size_t)idmap_mix(hash_bytes(&txn->db->hash_seed, key, size) ^ idmap_mix(collection->id)) &
+        (txn->key_slots - 1);
     while (txn->keys[at] != 0) {
         uint32_t stored_size;
         const struct txn_write *write = &txn->writes[txn->keys[at] - 1];

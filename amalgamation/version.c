@@ -500,7 +500,7 @@ static int segment_check_documents(const struct segment_file *file, uint32_t par
     uint64_t rows = file->parts[part].rows,
              ends = segment_section(file, part, SECTION_DOCUMENT_ENDS).length,
              hashes = segment_section(file, part, SECTION_KEY_HASHES).length,
-             keys = hashes / sizeof(uint64_t);
+             keys = hashes < HASH_SEED_BYTES ? 0 : (hashes - HASH_SEED_BYTES) / sizeof(uint64_t);
     int code = OMENDB_OK;
     if (ends != 0)
         code = segment_expect(file, part, SECTION_DOCUMENT_ENDS, rows * sizeof(uint64_t));
@@ -508,8 +508,10 @@ static int segment_check_documents(const struct segment_file *file, uint32_t par
         code = segment_expect(file, part, SECTION_KEY_HASHES, 0);
     else
         code = segment_expect(file, part, SECTION_DOCUMENTS, 0);
-    if (code == OMENDB_OK && (keys > rows || hashes % sizeof(uint64_t) != 0))
-        code = segment_expect(file, part, SECTION_KEY_HASHES, rows * sizeof(uint64_t));
+    if (code == OMENDB_OK &&
+        (keys > rows || hashes % sizeof(uint64_t) != 0 || (hashes != 0 && keys == 0)))
+        code = segment_expect(file, part, SECTION_KEY_HASHES,
+                              HASH_SEED_BYTES + rows * sizeof(uint64_t));
     if (code == OMENDB_OK)
         code = segment_expect(file, part, SECTION_KEY_ROWS, keys * sizeof(uint32_t));
     if (code == OMENDB_OK)
@@ -649,6 +651,20 @@ static void segment_set_index(struct segment *segment)
         atomic_init(&segment->model_state, SEGMENT_MODEL_NONE);
 }
 
+/* The seed of the hashes lies before them; neither is read. */
+static void segment_set_keys(struct segment *segment)
+{
+    const struct segment_file *file = segment->file->file;
+    segment->key_hashes = segment_section(file, segment->part, SECTION_KEY_HASHES);
+    segment->key_rows = segment_section(file, segment->part, SECTION_KEY_ROWS);
+    segment->key_filter = segment_section(file, segment->part, SECTION_KEY_FILTER);
+    if (segment->key_hashes.length == 0)
+        return;
+    segment->key_seed = (struct section_range){segment->key_hashes.offset, HASH_SEED_BYTES};
+    segment->key_hashes.offset += HASH_SEED_BYTES;
+    segment->key_hashes.length -= HASH_SEED_BYTES;
+}
+
 OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection,
                                  struct shared_file *file, uint32_t part,
                                  struct tombstones *tombstones, struct begin_array *begins,
@@ -683,10 +699,8 @@ OMENDB_INTERNAL int segment_open(omendb *db, const struct collection *collection
     made->filter = segment_section(file->file, part, SECTION_ID_FILTER);
     made->document_ends = segment_section(file->file, part, SECTION_DOCUMENT_ENDS);
     made->documents = segment_section(file->file, part, SECTION_DOCUMENTS);
-    made->key_hashes = segment_section(file->file, part, SECTION_KEY_HASHES);
-    made->key_rows = segment_section(file->file, part, SECTION_KEY_ROWS);
-    made->key_filter = segment_section(file->file, part, SECTION_KEY_FILTER);
     made->columns = segment_section(file->file, part, SECTION_COLUMNS);
+    segment_set_keys(made);
     segment_set_index(made);
     segment_set_views(made, collection);
     segment_read_calibration(made);

@@ -24,7 +24,7 @@ static uint64_t fuzz_metadata_read(const uint8_t *document)
     struct document_value value;
     const uint8_t *text;
     uint32_t size;
-    uint64_t sum = document_key(document, &size) == NULL ? 0 : document_hash_key(document, size);
+    uint64_t sum = document_key(document, &size) == NULL ? 0 : document_hash_name(document, size);
     for (uint32_t i = 0; i < document_field_count(document); i++) {
         uint32_t at = 0, count = 0;
         document_field(document, i, &field);
@@ -32,9 +32,9 @@ static uint64_t fuzz_metadata_read(const uint8_t *document)
         FUZZ_CHECK(document_find(document, field.name, field.name_size, hash, &value));
         FUZZ_CHECK(document_compare(&value, &field.value) == 0);
         if (value.type == DOCUMENT_TEXT)
-            sum += document_hash_key(value.text, value.size);
+            sum += document_hash_name(value.text, value.size);
         while (value.type == DOCUMENT_TEXTS && document_next_text(&value, &at, &text, &size)) {
-            sum += document_hash_key(text, size);
+            sum += document_hash_name(text, size);
             count++;
         }
         FUZZ_CHECK(count == value.count);

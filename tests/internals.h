@@ -30,6 +30,7 @@
 #include "amalgamation/graph_bulk.h"
 #include "amalgamation/graph_bulk_internal.h"
 #include "amalgamation/graph_internal.h"
+#include "amalgamation/hash.h"
 #include "amalgamation/idmap.h"
 #include "amalgamation/idmodel.h"
 #include "amalgamation/internal.h"

@@ -36,6 +36,7 @@ instrument() {
     backup) source=tests/test_backup.c ;;
     processes) source=tests/test_processes.c ;;
     keys) source=tests/test_keys_and_metadata.c ;;
+    hostile) source=tests/test_hostile_keys.c ;;
     signed) source=tests/test_signed_damage.c ;;
     lies) source=tests/test_lying_logs.c ;;
     threads) source=tests/test_concurrency.c ;;
@@ -204,6 +205,11 @@ plant 'salvage leaves keys and metadata out' crash salvage_row_document \
     's/\*document = salvage->document;/(void)document;/'
 plant 'an update forgets what another update wrote' 'threads updates' api_edit_once \
     's/code = edit->make\(collection, txn, edit\);/code = edit->make(collection, NULL, edit);/'
+plant 'keys are hashed without the seed' 'hostile texts' hash_begin 's/seed->half\[[01]\] \^ //'
+plant 'a key is looked for by the hash that another segment has' 'hostile opening' documents_hash \
+    's/!probe->hashed \|\| .*\) \{/!probe->hashed) {/'
+plant 'the names of fields are told apart without the seed' 'hostile names' columns_field \
+    's/hash = .*;/hash = document_hash_name(field->name, field->name_size);/'
 
 plant 'directories are never closed' soak vfs_posix_close_directory \
     's/close\(vfs_posix_descriptor\(directory\)\);/(void)directory;/'
