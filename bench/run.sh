@@ -8,6 +8,10 @@
 #   bench/run.sh ids                    lookups and scans by id beside a B-tree and SQLite
 #   bench/run.sh commit recovery mixed  durable commits beside SQLite, a log of 1 GB replayed, and
 #                                       searches beside a writer at full speed
+#   bench/run.sh filters                searches under conditions on metadata, OmenDB beside FAISS,
+#                                       hnswlib, USearch, LanceDB, zvec, sqlite-vec and the package
+#                                       omendb: 200,000 rows, 25 minutes; goes on where it was ended
+#   bench/run.sh keys                   10,000,000 random and adversarial ids, and keys, added
 #   bench/run.sh tenants                ten thousand small collections in one database
 #   HNSWLIB=folder bench/run.sh filter  searches under a condition, beside the hnswlib (0.8 or later)
 #                                       of which the folder has hnswlib/hnswlib.h; else alone
@@ -25,6 +29,10 @@
 #   build/venv/bin/python bench/datasets/make_growth.py   10,000,000 rows like those of sift-dev
 # The libraries of PyPI, in an environment of their own, since they want another numpy:
 #   python3 -m venv build/peers && build/peers/bin/pip install -r bench/requirements.txt
+# and those of filters, with the sources of two of them:
+#   python3 -m venv build/filters && build/filters/bin/pip install -r bench/filters-requirements.txt
+#   build/filters/bin/pip download --no-deps --no-binary hnswlib,usearch -d build/filters \
+#       hnswlib==0.8.0 usearch==2.26.6
 #
 # Needs a C++17 compiler. Peers that are not installed (Debian: libhnswlib-dev, libfaiss-dev,
 # libsqlite3-dev, libabsl-dev) are left out. OmenDB is compiled as its users do, without -m flags;
@@ -46,6 +54,7 @@ if [ "${OMENDB_BENCH:-}" = quick ]; then
     export OMENDB_BENCH_COMMIT_SECONDS="${OMENDB_BENCH_COMMIT_SECONDS:-3}"
     export OMENDB_BENCH_RECOVERY_MB="${OMENDB_BENCH_RECOVERY_MB:-256}"
     export OMENDB_BENCH_IDS_ROWS="${OMENDB_BENCH_IDS_ROWS:-1000000}"
+    export OMENDB_BENCH_KEYS_ROWS="${OMENDB_BENCH_KEYS_ROWS:-1000000}"
     export OMENDB_BENCH_MIXED_ROWS="${OMENDB_BENCH_MIXED_ROWS:-40000}"
 fi
 # Huge pages for everybody's malloc: without them the libraries in memory lose up to a half.
@@ -123,10 +132,47 @@ run_peers() {
         ${OMENDB_BENCH_DATA:+--data "$OMENDB_BENCH_DATA"}
 }
 
-all="build search batch peers ingest open churn commit recovery mixed ids tenants filter"
+# Those under conditions; FILTERS_PYTHON is the interpreter that has them.
+run_filters() {
+    python=${FILTERS_PYTHON:-$BUILD/filters/bin/python}
+    if [ ! -x "$python" ]; then
+        echo "$python is not there and filters is left out: see bench/run.sh"
+        return 0
+    fi
+    data=${OMENDB_DATA:-$BUILD/data} # as bench.cpp, but without building it
+    mkdir -p "$data"
+    for file in sift-dev.base.u8bin sift-dev.query.u8bin; do
+        if [ ! -e "$data/$file" ] && [ -e "../shared/data/$file.gz" ]; then
+            gunzip -c "../shared/data/$file.gz" >"$data/$file.part"
+            mv "$data/$file.part" "$data/$file"
+        fi
+    done
+    if [ ! "$BUILD/bench/libomendb.so" -nt omendb.c ]; then
+        "$CC" -std=c11 -O2 -fPIC -shared omendb.c -o "$BUILD/bench/libomendb.so" -lm -lpthread
+    fi
+    native=$BUILD/bench/filters_native.so
+    if [ ! "$native" -nt bench/filters_native.cpp ]; then
+        sources=${FILTERS_SOURCES:-$BUILD/filters}
+        for archive in "$sources"/hnswlib-*.tar.gz "$sources"/usearch-*.tar.gz; do
+            [ ! -e "$archive" ] || tar -xzf "$archive" -C "$objects"
+        done
+        "$CXX" -std=c++17 $CXXFLAGS -w -fPIC -shared -DUSEARCH_USE_NUMKONG=1 -DNK_DYNAMIC_DISPATCH=1 \
+            -DUSEARCH_USE_OPENMP=0 $(find "$objects" -maxdepth 1 \( -name "hnswlib-*" -o -name \
+            "usearch-*" \) -printf "-I %p -I %p/include -I %p/numkong/include ") \
+            bench/filters_native.cpp -o "$native" 2>"$objects/has.log" ||
+            echo "the sources of hnswlib and USearch are not here, both are left out: see bench/run.sh"
+    fi
+    "$python" bench/filters.py --out "$results/filters" --folder "$data" --native "$native" \
+        --library "$BUILD/bench/libomendb.so" --rows "${OMENDB_BENCH_ROWS:-200000}" \
+        --queries "${OMENDB_BENCH_QUERIES:-1000}" &&
+        "$python" bench/plot_filters.py "$results/filters/filters.csv" "$results/filters.svg"
+}
+
+all="build search batch peers ingest open churn commit recovery mixed ids keys tenants filter filters"
 chosen=${*:-$all}
-build bench_build bench_search bench_batch bench_ingest bench_open bench_churn bench_commit \
-    bench_recovery bench_mixed bench_tenants bench_filter
+[ "$chosen" = filters ] || # which needs none of them
+    build bench_build bench_search bench_batch bench_ingest bench_open bench_churn bench_commit \
+        bench_recovery bench_mixed bench_keys bench_tenants bench_filter
 [ $# -gt 0 ] || [ ! -x "$BUILD/bench/bench_kernels" ] || "$BUILD/bench/bench_kernels"
 
 failed=0
@@ -134,6 +180,7 @@ for name in $chosen; do
     printf '\n== %s\n' "$name"
     case $name in
     peers) run_peers || failed=$((failed + 1)) ;;
+    filters) run_filters || failed=$((failed + 1)) ;;
     *) "$BUILD/bench/bench_$name" || failed=$((failed + 1)) ;;
     esac
 done
