@@ -31,7 +31,7 @@
  *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
  *     api_transactions.c api_records.c api_documents.c api_matching.c api_search.c
  *     api_filter.c
- * SHA-256 of the inputs: 925101b27f02ed8cc05c944d7983dfe5c26e5bd751ef212e77c8602bb3d2ef5a
+ * SHA-256 of the inputs: ea97a09cf5a9b2a8a46d8ec208f3b6bacad9caff4716c08e052cfd800cb65157
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -10882,8 +10882,9 @@ OMENDB_INTERNAL int graph_refine(struct graph *graph, const struct graph_bulk_te
  * ============================================================================================== */
 
 /* idmap.c: see idmap.h. Hash: the finaliser of MurmurHash3 as tuned by Stafford (mix 13), which is
- * public domain knowledge and enough here: ids are not secret and a table of row numbers degrades
- * to a longer probe, never to a wrong answer. */
+ * public domain knowledge. Tables start from the id xor a seed, so that whoever chooses ids does
+ * not know which meet in one place; with less than a keyed hash costs, of which each lookup takes
+ * one. */
 
 /* ==============================================================================================
  * idmap.h
@@ -10916,11 +10917,12 @@ struct idmap {
     struct memory *memory;
     _Atomic(struct idmap_table *) table; /* stored release when filled; loaded acquire */
     uint32_t used;
+    uint64_t seed;                /* of places in the table */
     const struct rows_store *ids; /* of the memtable's rows */
 };
 
 OMENDB_INTERNAL void idmap_init(struct idmap *map, struct memory *memory,
-                                const struct rows_store *ids);
+                                const struct rows_store *ids, uint64_t seed);
 OMENDB_INTERNAL void idmap_destroy(struct idmap *map);
 /* After it `more` insertions cannot fail. */
 OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more);
@@ -10963,9 +10965,10 @@ static size_t idmap_table_bytes(uint32_t slots)
 }
 
 OMENDB_INTERNAL void idmap_init(struct idmap *map, struct memory *memory,
-                                const struct rows_store *ids)
+                                const struct rows_store *ids, uint64_t seed)
 {
     memset(map, 0, sizeof *map);
+    map->seed = seed;
     map->memory = memory;
     map->ids = ids;
 }
@@ -10988,11 +10991,17 @@ static uint64_t idmap_row_id(const struct rows_view *ids, uint32_t row)
     return id;
 }
 
-/* Slot that holds `id`, or the empty one where it belongs. The table is never full. */
-static uint32_t idmap_probe(const struct idmap_table *table, const struct rows_view *ids,
-                            uint64_t id, uint32_t *row)
+/* Where the search for an id begins. */
+static uint32_t idmap_home(const struct idmap *map, const struct idmap_table *table, uint64_t id)
 {
-    uint32_t at = (uint32_t)idmap_mix(id) & table->mask;
+    return (uint32_t)idmap_mix(id ^ map->seed) & table->mask;
+}
+
+/* Slot that holds `id`, or the empty one where it belongs. The table is never full. */
+static uint32_t idmap_probe(const struct idmap *map, const struct idmap_table *table,
+                            const struct rows_view *ids, uint64_t id, uint32_t *row)
+{
+    uint32_t at = idmap_home(map, table, id);
     for (;; at = (at + 1) & table->mask) {
         uint32_t value = atomic_load_explicit(&table->slot[at], memory_order_acquire);
         *row = value - 1;
@@ -11002,17 +11011,18 @@ static uint32_t idmap_probe(const struct idmap_table *table, const struct rows_v
 }
 
 /* Where an id goes that is not in the table: at the first empty slot, whatever the others hold. */
-static void idmap_place(struct idmap_table *table, uint64_t id, uint32_t value, memory_order order)
+static void idmap_place(const struct idmap *map, struct idmap_table *table, uint64_t id,
+                        uint32_t value, memory_order order)
 {
-    uint32_t at = (uint32_t)idmap_mix(id) & table->mask;
+    uint32_t at = idmap_home(map, table, id);
     while (atomic_load_explicit(&table->slot[at], memory_order_relaxed) != 0)
         at = (at + 1) & table->mask;
     atomic_store_explicit(&table->slot[at], value, order);
 }
 
 /* Into a larger table that nobody sees yet. The ids lie in the order of rows, the slots do not. */
-static void idmap_copy(const struct idmap_table *from, const struct rows_view *ids,
-                       struct idmap_table *to)
+static void idmap_copy(const struct idmap *map, const struct idmap_table *from,
+                       const struct rows_view *ids, struct idmap_table *to)
 {
     for (uint64_t i = 0; i <= from->mask; i++) {
         uint32_t value = atomic_load_explicit(&from->slot[i], memory_order_relaxed);
@@ -11023,7 +11033,7 @@ static void idmap_copy(const struct idmap_table *from, const struct rows_view *i
         if (later != 0)
             prefetch_line(rows_at(ids, later - 1));
         if (value != 0)
-            idmap_place(to, idmap_row_id(ids, value - 1), value, memory_order_relaxed);
+            idmap_place(map, to, idmap_row_id(ids, value - 1), value, memory_order_relaxed);
     }
 }
 
@@ -11062,7 +11072,7 @@ OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more)
     table->older = old;
     struct rows_view ids = rows_store_view(map->ids);
     if (old != NULL)
-        idmap_copy(old, &ids, table);
+        idmap_copy(map, old, &ids, table);
     atomic_store_explicit(&map->table, table, memory_order_release);
     return OMENDB_OK;
 }
@@ -11071,7 +11081,7 @@ OMENDB_INTERNAL uint32_t idmap_insert(struct idmap *map, uint64_t id, uint32_t r
 {
     struct idmap_table *table = atomic_load_explicit(&map->table, memory_order_relaxed);
     struct rows_view ids = rows_store_view(map->ids);
-    uint32_t previous, at = idmap_probe(table, &ids, id, &previous);
+    uint32_t previous, at = idmap_probe(map, table, &ids, id, &previous);
     if (previous == GRAPH_NO_ROW)
         map->used++;
     atomic_store_explicit(&table->slot[at], row + 1, memory_order_release);
@@ -11081,14 +11091,14 @@ OMENDB_INTERNAL uint32_t idmap_insert(struct idmap *map, uint64_t id, uint32_t r
 OMENDB_INTERNAL void idmap_insert_new(struct idmap *map, uint64_t id, uint32_t row)
 {
     struct idmap_table *table = atomic_load_explicit(&map->table, memory_order_relaxed);
-    idmap_place(table, id, row + 1, memory_order_release);
+    idmap_place(map, table, id, row + 1, memory_order_release);
     map->used++;
 }
 
 OMENDB_INTERNAL void idmap_prefetch(const struct idmap *map, uint64_t id)
 {
     const struct idmap_table *table = atomic_load_explicit(&map->table, memory_order_relaxed);
-    prefetch_line((const void *)&table->slot[(uint32_t)idmap_mix(id) & table->mask]);
+    prefetch_line((const void *)&table->slot[idmap_home(map, table, id)]);
 }
 
 OMENDB_INTERNAL uint32_t idmap_find(const struct idmap *map, uint64_t id)
@@ -11096,7 +11106,7 @@ OMENDB_INTERNAL uint32_t idmap_find(const struct idmap *map, uint64_t id)
     const struct idmap_table *table = atomic_load_explicit(&map->table, memory_order_acquire);
     if (table == NULL)
         return GRAPH_NO_ROW;
-    uint32_t at = (uint32_t)idmap_mix(id) & table->mask;
+    uint32_t at = idmap_home(map, table, id);
     for (;; at = (at + 1) & table->mask) {
         uint32_t value = atomic_load_explicit(&table->slot[at], memory_order_acquire);
         if (value == 0)
@@ -22224,11 +22234,11 @@ OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_co
     rows_store_init(&made->begins, memory, sizeof(uint64_t));
     rows_store_init(&made->previous, memory, sizeof(uint32_t));
     rows_store_init(&made->finished, memory, sizeof(uint8_t));
-    idmap_init(&made->idmap, memory, &made->ids);
+    idmap_init(&made->idmap, memory, &made->ids, seed->half[0]);
     rows_store_init(&made->documents, memory, sizeof(uint8_t *));
     rows_store_init(&made->key_hashes, memory, sizeof(uint64_t));
     rows_store_init(&made->key_previous, memory, sizeof(uint32_t));
-    idmap_init(&made->keymap, memory, &made->key_hashes);
+    idmap_init(&made->keymap, memory, &made->key_hashes, seed->half[1]);
     made->tombstones = tombstones_create(memory);
     int code = made->tombstones == NULL
                    ? OMENDB_NOMEM
@@ -22998,6 +23008,7 @@ struct prepared_set {
     size_t count, capacity;
     struct prepared_lock *locks; /* open addressing */
     size_t lock_count, lock_slots;
+    uint64_t seed;      /* of places in it */
     uint64_t last_step; /* newest commit that prepared, settled or forgot one; 0: before opening */
 };
 
@@ -26398,7 +26409,8 @@ OMENDB_INTERNAL void txn_end(omendb_txn *txn)
 /* Slot of the record, or the empty one where it belongs. */
 static size_t txn_slot(const omendb_txn *txn, const struct collection *collection, uint64_t id)
 {
-    size_t at = (size_t)idmap_mix(id ^ idmap_mix(collection->id)) & (txn->table_slots - 1);
+    const uint64_t seed = txn->db->hash_seed.half[0] ^ collection->id;
+    size_t at = (size_t)idmap_mix(id ^ idmap_mix(seed)) & (txn->table_slots - 1);
     while (txn->table[at] != 0) {
         const struct txn_write *write = &txn->writes[txn->table[at] - 1];
         if (write->collection == collection && write->id == id)
@@ -28398,7 +28410,7 @@ OMENDB_INTERNAL void prepared_clear(omendb *db)
 
 static size_t prepared_slot(const struct prepared_set *set, uint64_t collection, uint64_t id)
 {
-    size_t at = (size_t)idmap_mix(id ^ idmap_mix(collection)) & (set->lock_slots - 1);
+    size_t at = (size_t)idmap_mix(id ^ idmap_mix(set->seed ^ collection)) & (set->lock_slots - 1);
     while (set->locks[at].holder != NULL &&
            (set->locks[at].id != id || set->locks[at].collection != collection))
         at = (at + 1) & (set->lock_slots - 1);
@@ -28443,6 +28455,7 @@ static int prepared_reserve_locks(omendb *db, size_t more)
     if (locks == NULL)
         return OMENDB_NOMEM;
     struct prepared_set old = *set;
+    set->seed = db->hash_seed.half[0];
     set->locks = locks;
     set->lock_slots = slots;
     set->lock_count = 0;

@@ -298,6 +298,7 @@ struct prepared_set {
     size_t count, capacity;
     struct prepared_lock *locks; /* open addressing */
     size_t lock_count, lock_slots;
+    uint64_t seed;      /* of places in it */
     uint64_t last_step; /* newest commit that prepared, settled or forgot one; 0: before opening */
 };
 

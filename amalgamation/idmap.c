@@ -1,6 +1,7 @@
 /* idmap.c: see idmap.h. Hash: the finaliser of MurmurHash3 as tuned by Stafford (mix 13), which is
- * public domain knowledge and enough here: ids are not secret and a table of row numbers degrades
- * to a longer probe, never to a wrong answer. */
+ * public domain knowledge. Tables start from the id xor a seed, so that whoever chooses ids does
+ * not know which meet in one place; with less than a keyed hash costs, of which each lookup takes
+ * one. */
 #include "idmap.h"
 
 #include "error.h"
@@ -25,9 +26,10 @@ static size_t idmap_table_bytes(uint32_t slots)
 }
 
 OMENDB_INTERNAL void idmap_init(struct idmap *map, struct memory *memory,
-                                const struct rows_store *ids)
+                                const struct rows_store *ids, uint64_t seed)
 {
     memset(map, 0, sizeof *map);
+    map->seed = seed;
     map->memory = memory;
     map->ids = ids;
 }
@@ -50,11 +52,17 @@ static uint64_t idmap_row_id(const struct rows_view *ids, uint32_t row)
     return id;
 }
 
-/* Slot that holds `id`, or the empty one where it belongs. The table is never full. */
-static uint32_t idmap_probe(const struct idmap_table *table, const struct rows_view *ids,
-                            uint64_t id, uint32_t *row)
+/* Where the search for an id begins. */
+static uint32_t idmap_home(const struct idmap *map, const struct idmap_table *table, uint64_t id)
 {
-    uint32_t at = (uint32_t)idmap_mix(id) & table->mask;
+    return (uint32_t)idmap_mix(id ^ map->seed) & table->mask;
+}
+
+/* Slot that holds `id`, or the empty one where it belongs. The table is never full. */
+static uint32_t idmap_probe(const struct idmap *map, const struct idmap_table *table,
+                            const struct rows_view *ids, uint64_t id, uint32_t *row)
+{
+    uint32_t at = idmap_home(map, table, id);
     for (;; at = (at + 1) & table->mask) {
         uint32_t value = atomic_load_explicit(&table->slot[at], memory_order_acquire);
         *row = value - 1;
@@ -64,17 +72,18 @@ static uint32_t idmap_probe(const struct idmap_table *table, const struct rows_v
 }
 
 /* Where an id goes that is not in the table: at the first empty slot, whatever the others hold. */
-static void idmap_place(struct idmap_table *table, uint64_t id, uint32_t value, memory_order order)
+static void idmap_place(const struct idmap *map, struct idmap_table *table, uint64_t id,
+                        uint32_t value, memory_order order)
 {
-    uint32_t at = (uint32_t)idmap_mix(id) & table->mask;
+    uint32_t at = idmap_home(map, table, id);
     while (atomic_load_explicit(&table->slot[at], memory_order_relaxed) != 0)
         at = (at + 1) & table->mask;
     atomic_store_explicit(&table->slot[at], value, order);
 }
 
 /* Into a larger table that nobody sees yet. The ids lie in the order of rows, the slots do not. */
-static void idmap_copy(const struct idmap_table *from, const struct rows_view *ids,
-                       struct idmap_table *to)
+static void idmap_copy(const struct idmap *map, const struct idmap_table *from,
+                       const struct rows_view *ids, struct idmap_table *to)
 {
     for (uint64_t i = 0; i <= from->mask; i++) {
         uint32_t value = atomic_load_explicit(&from->slot[i], memory_order_relaxed);
@@ -85,7 +94,7 @@ static void idmap_copy(const struct idmap_table *from, const struct rows_view *i
         if (later != 0)
             prefetch_line(rows_at(ids, later - 1));
         if (value != 0)
-            idmap_place(to, idmap_row_id(ids, value - 1), value, memory_order_relaxed);
+            idmap_place(map, to, idmap_row_id(ids, value - 1), value, memory_order_relaxed);
     }
 }
 
@@ -124,7 +133,7 @@ OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more)
     table->older = old;
     struct rows_view ids = rows_store_view(map->ids);
     if (old != NULL)
-        idmap_copy(old, &ids, table);
+        idmap_copy(map, old, &ids, table);
     atomic_store_explicit(&map->table, table, memory_order_release);
     return OMENDB_OK;
 }
@@ -133,7 +142,7 @@ OMENDB_INTERNAL uint32_t idmap_insert(struct idmap *map, uint64_t id, uint32_t r
 {
     struct idmap_table *table = atomic_load_explicit(&map->table, memory_order_relaxed);
     struct rows_view ids = rows_store_view(map->ids);
-    uint32_t previous, at = idmap_probe(table, &ids, id, &previous);
+    uint32_t previous, at = idmap_probe(map, table, &ids, id, &previous);
     if (previous == GRAPH_NO_ROW)
         map->used++;
     atomic_store_explicit(&table->slot[at], row + 1, memory_order_release);
@@ -143,14 +152,14 @@ OMENDB_INTERNAL uint32_t idmap_insert(struct idmap *map, uint64_t id, uint32_t r
 OMENDB_INTERNAL void idmap_insert_new(struct idmap *map, uint64_t id, uint32_t row)
 {
     struct idmap_table *table = atomic_load_explicit(&map->table, memory_order_relaxed);
-    idmap_place(table, id, row + 1, memory_order_release);
+    idmap_place(map, table, id, row + 1, memory_order_release);
     map->used++;
 }
 
 OMENDB_INTERNAL void idmap_prefetch(const struct idmap *map, uint64_t id)
 {
     const struct idmap_table *table = atomic_load_explicit(&map->table, memory_order_relaxed);
-    prefetch_line((const void *)&table->slot[(uint32_t)idmap_mix(id) & table->mask]);
+    prefetch_line((const void *)&table->slot[idmap_home(map, table, id)]);
 }
 
 OMENDB_INTERNAL uint32_t idmap_find(const struct idmap *map, uint64_t id)
@@ -158,7 +167,7 @@ OMENDB_INTERNAL uint32_t idmap_find(const struct idmap *map, uint64_t id)
     const struct idmap_table *table = atomic_load_explicit(&map->table, memory_order_acquire);
     if (table == NULL)
         return GRAPH_NO_ROW;
-    uint32_t at = (uint32_t)idmap_mix(id) & table->mask;
+    uint32_t at = idmap_home(map, table, id);
     for (;; at = (at + 1) & table->mask) {
         uint32_t value = atomic_load_explicit(&table->slot[at], memory_order_acquire);
         if (value == 0)

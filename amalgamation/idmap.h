@@ -28,11 +28,12 @@ struct idmap {
     struct memory *memory;
     _Atomic(struct idmap_table *) table; /* stored release when filled; loaded acquire */
     uint32_t used;
+    uint64_t seed;                /* of places in the table */
     const struct rows_store *ids; /* of the memtable's rows */
 };
 
 OMENDB_INTERNAL void idmap_init(struct idmap *map, struct memory *memory,
-                                const struct rows_store *ids);
+                                const struct rows_store *ids, uint64_t seed);
 OMENDB_INTERNAL void idmap_destroy(struct idmap *map);
 /* After it `more` insertions cannot fail. */
 OMENDB_INTERNAL int idmap_reserve(struct idmap *map, uint32_t more);

@@ -45,11 +45,11 @@ OMENDB_INTERNAL int memtable_create(struct memory *memory, const struct graph_co
     rows_store_init(&made->begins, memory, sizeof(uint64_t));
     rows_store_init(&made->previous, memory, sizeof(uint32_t));
     rows_store_init(&made->finished, memory, sizeof(uint8_t));
-    idmap_init(&made->idmap, memory, &made->ids);
+    idmap_init(&made->idmap, memory, &made->ids, seed->half[0]);
     rows_store_init(&made->documents, memory, sizeof(uint8_t *));
     rows_store_init(&made->key_hashes, memory, sizeof(uint64_t));
     rows_store_init(&made->key_previous, memory, sizeof(uint32_t));
-    idmap_init(&made->keymap, memory, &made->key_hashes);
+    idmap_init(&made->keymap, memory, &made->key_hashes, seed->half[1]);
     made->tombstones = tombstones_create(memory);
     int code = made->tombstones == NULL
                    ? OMENDB_NOMEM

@@ -123,7 +123,7 @@ OMENDB_INTERNAL void prepared_clear(omendb *db)
 
 static size_t prepared_slot(const struct prepared_set *set, uint64_t collection, uint64_t id)
 {
-    size_t at = (size_t)idmap_mix(id ^ idmap_mix(collection)) & (set->lock_slots - 1);
+    size_t at = (size_t)idmap_mix(id ^ idmap_mix(set->seed ^ collection)) & (set->lock_slots - 1);
     while (set->locks[at].holder != NULL &&
            (set->locks[at].id != id || set->locks[at].collection != collection))
         at = (at + 1) & (set->lock_slots - 1);
@@ -168,6 +168,7 @@ static int prepared_reserve_locks(omendb *db, size_t more)
     if (locks == NULL)
         return OMENDB_NOMEM;
     struct prepared_set old = *set;
+    set->seed = db->hash_seed.half[0];
     set->locks = locks;
     set->lock_slots = slots;
     set->lock_count = 0;

@@ -132,7 +132,8 @@ OMENDB_INTERNAL void txn_end(omendb_txn *txn)
 /* Slot of the record, or the empty one where it belongs. */
 static size_t txn_slot(const omendb_txn *txn, const struct collection *collection, uint64_t id)
 {
-    size_t at = (size_t)idmap_mix(id ^ idmap_mix(collection->id)) & (txn->table_slots - 1);
+    const uint64_t seed = txn->db->hash_seed.half[0] ^ collection->id;
+    size_t at = (size_t)idmap_mix(id ^ idmap_mix(seed)) & (txn->table_slots - 1);
     while (txn->table[at] != 0) {
         const struct txn_write *write = &txn->writes[txn->table[at] - 1];
         if (write->collection == collection && write->id == id)

@@ -1,5 +1,5 @@
-/* test_hostile_keys.c: keys, values and names that a user chose so that a hash without a seed gives
- * all of them the same number are as quick to store and to find as others.
+/* test_hostile_keys.c: ids, keys, values and names that a user chose so that a hash without a seed
+ * gives all of them the same number are as quick to store and to find as others.
  *
  * The hash is the one that stands in the documents for names: it is inverted here. Processor time
  * is compared with that for ordinary texts; with an unkeyed hash it is a hundred times as much. */
@@ -169,6 +169,45 @@ TEST(keys_of_one_hash_are_added_and_found_as_fast_as_others)
     }
 }
 
+/* Of which idmap_mix makes `mixed`. */
+static uint64_t hostile_unmix(uint64_t mixed)
+{
+    uint64_t value = mixed;
+    value ^= value >> 31 ^ value >> 62;
+    value *= UINT64_C(0x319642b2d24d8ec3);
+    value ^= value >> 27 ^ value >> 54;
+    value *= UINT64_C(0x96de1b173f119089);
+    return value ^ value >> 30 ^ value >> 60;
+}
+
+/* Adds them in commits of a thousand and finds each again in the memtable. */
+static double hostile_time_of_ids(int collide)
+{
+    static uint64_t ids[HOSTILE_COUNT];
+    static float vectors[1000 * HOSTILE_DIM];
+    omendb *db;
+    omendb_collection *docs;
+    for (uint64_t i = 0; i < HOSTILE_COUNT; i++)
+        ids[i] = collide ? hostile_unmix(i << 20) : i;
+    hostile_open(hostile_path(), &db, &docs);
+    const double begun = hostile_seconds();
+    for (size_t i = 0; i < HOSTILE_COUNT; i += 1000)
+        support_must(omendb_put_batch(docs, NULL, 1000, ids + i, vectors, OMENDB_F32, NULL));
+    for (size_t i = 0; i < HOSTILE_COUNT; i++)
+        support_must(omendb_get(docs, NULL, ids[i], OMENDB_F32, NULL));
+    const double taken = hostile_seconds() - begun;
+    omendb_collection_close(docs);
+    support_must(omendb_close(db));
+    support_remove(hostile_path());
+    return taken;
+}
+
+TEST(ids_of_one_hash_are_added_and_found_as_fast_as_others)
+{
+    const double ordinary = hostile_time_of_ids(0);
+    CHECK(hostile_is_quick(hostile_time_of_ids(1), ordinary));
+}
+
 /* ------------------------------------------------------------------------------------------------
  * columns */
 
@@ -200,17 +239,6 @@ static double hostile_time_of_columns(uint64_t records,
 static void hostile_write_text(int collide, uint64_t record, char *json)
 {
     sprintf(json, "{\"a\":\"%s\"}", hostile_texts[collide][record]);
-}
-
-/* Of which idmap_mix makes `mixed`. */
-static uint64_t hostile_unmix(uint64_t mixed)
-{
-    uint64_t value = mixed;
-    value ^= value >> 31 ^ value >> 62;
-    value *= UINT64_C(0x319642b2d24d8ec3);
-    value ^= value >> 27 ^ value >> 54;
-    value *= UINT64_C(0x96de1b173f119089);
-    return value ^ value >> 30 ^ value >> 60;
 }
 
 /* Those that collide differ in the high bits of what is made of them. */
@@ -298,6 +326,7 @@ TEST(each_opening_has_its_own_seed_and_reads_segments_of_all_others)
 
 TEST_MAIN(the_texts_have_one_hash_without_a_seed_and_different_ones_with_it,
           keys_of_one_hash_are_added_and_found_as_fast_as_others,
+          ids_of_one_hash_are_added_and_found_as_fast_as_others,
           columns_of_texts_of_one_hash_are_made_as_fast_as_others,
           columns_of_numbers_of_one_hash_are_made_as_fast_as_others,
           columns_of_names_of_one_hash_are_made_as_fast_as_others, the_hash_is_siphash,
