@@ -27,11 +27,11 @@
  *     blocks.c segment.c columns.c columns_write.c wal.c manifest.c memtable.c
  *     version.c documents.c column_filter.c hot.c txn.c rest.c commit.c prepared.c
  *     part.c collect.c checkpoint.c calibrate.c space.c compact.c recover.c work.c
- *     search.c rows.c backup.c purge.c check.c database.c records.c salvage_rows.c
- *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
- *     api_transactions.c api_records.c api_documents.c api_matching.c api_search.c
- *     api_filter.c
- * SHA-256 of the inputs: ea97a09cf5a9b2a8a46d8ec208f3b6bacad9caff4716c08e052cfd800cb65157
+ *     search.c groups.c rows.c backup.c purge.c check.c database.c records.c
+ *     salvage_rows.c salvage_prepared.c salvage.c api_arguments.c api_database.c
+ *     api_collections.c api_transactions.c api_records.c api_documents.c
+ *     api_matching.c api_query.c api_search.c api_filter.c
+ * SHA-256 of the inputs: d2dfbb354db8a592cffa8b970d58fc5d5d08380cb4e41b0668550268765db7f1
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -23102,7 +23102,7 @@ struct omendb {
 
     _Atomic uint32_t children;     /* handles of collections, transactions, cursors, filters; and
                                       DATABASE_RELEASED */
-    _Atomic uint32_t open_cursors; /* of the children */
+    _Atomic uint32_t open_cursors; /* of the children; pages and facets, too */
     _Atomic uint32_t open_filters; /* of the children */
     _Atomic uint32_t released;
     struct pin_slot pins[DATABASE_PIN_SLOTS];
@@ -23721,6 +23721,7 @@ OMENDB_INTERNAL int work_merge_begin(omendb *db,
 OMENDB_INTERNAL void work_merge_end(omendb *db);
 
 /* ---- search.c */
+struct txn_write; /* txn.c */
 /* A graph to walk and the vectors by which its hits are compared. */
 struct search_target {
     struct graph_view full;   /* the vectors; count = rows that can be scanned */
@@ -23751,9 +23752,11 @@ struct search_request {
     struct collection *collection;
     const struct version *version;
     uint64_t commit;
-    omendb_txn *txn;       /* NULL, or a writing one: its own changes count */
-    const uint8_t *vector; /* stored type */
-    uint64_t excluded_id;  /* OMENDB_ID_AUTO: none */
+    omendb_txn *txn;          /* NULL, or a writing one: its own changes count */
+    const uint8_t *vector;    /* stored type */
+    uint64_t excluded_id;     /* OMENDB_ID_AUTO: none */
+    const uint64_t *excluded; /* ascending: records that are no hits, beside that one */
+    size_t excluded_count;
     size_t k, ef;
     int exact, use_radius;
     float radius;
@@ -23761,6 +23764,8 @@ struct search_request {
     uint64_t deadline_us;                     /* by the clock of the vfs; 0: none */
     float stretch;                            /* of graph_effort; 0: ef alone decides */
     const struct search_predicate *predicate; /* NULL: all */
+    const char *group_by;                     /* of groups_run: a field, or NULL, */
+    size_t group_size;                        /* and the hits that each of its values may have */
     /* Filled by search_run: */
     uint64_t visible_rows; /* of all memtables, those at `commit`, and of all segments */
     double hidden_share;   /* of the stored rows: changed by the transaction, and left out like
@@ -23780,9 +23785,15 @@ OMENDB_INTERNAL int search_check_deadline(const struct search_request *request);
 OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch,
                                uint64_t *ids, float *distances, size_t *count,
                                omendb_explain *explain);
-/* Hands out the id of each record that the request sees and its predicate matches, in no order;
- * ends with the first code of `each` that is not OMENDB_OK. Only collection, version, commit, txn
- * and predicate are read. */
+/* Hands out each record that the request sees and its predicate matches, in no order, but one
+ * memtable or segment after the other: where it is stored, or, with both pointers NULL, the change
+ * of the transaction that has it (else NULL). Ends with the first code of `each` that is not
+ * OMENDB_OK. Only collection, version, commit, txn and predicate are read. */
+OMENDB_INTERNAL int search_each_location(const struct search_request *request,
+                                         int (*each)(void *context, const struct location *location,
+                                                     const struct txn_write *own),
+                                         void *context);
+/* The same, by id. */
 OMENDB_INTERNAL int search_each_match(const struct search_request *request,
                                       int (*each)(void *context, uint64_t id), void *context);
 
@@ -34836,7 +34847,7 @@ struct search_source {
     uint32_t chosen_count;                    /* of which so many do */
     const struct tombstones *tombstones;
     const struct begin_array *begins; /* NULL: all rows below row_limit have begun */
-    const struct memtable *memtable;
+    struct memtable *memtable;
     struct segment *segment;
 };
 
@@ -34998,9 +35009,8 @@ static void search_match_rows(const struct search_source *source, uint32_t first
     }
 }
 
-static void search_memtable_source(const struct memtable *memtable,
-                                   const struct collection *collection, uint64_t commit,
-                                   struct search_source *source)
+static void search_memtable_source(struct memtable *memtable, const struct collection *collection,
+                                   uint64_t commit, struct search_source *source)
 {
     memset(source, 0, sizeof *source);
     /* In this order: what is indexed is in the view, what is visible is in it, too. */
@@ -35274,11 +35284,31 @@ static size_t search_share_of_ef(const struct search_request *request,
     return ef;
 }
 
-/* The k to look up in a curve where `k` hits are walked for: a record that the query is compared
- * with, and that is left out, is found by any effort. */
+static size_t search_excluded_count(const struct search_request *request)
+{
+    return request->excluded_count + (request->excluded_id != OMENDB_ID_AUTO);
+}
+
+static int search_is_excluded(const struct search_request *request, uint64_t id)
+{
+    size_t low = 0, high = request->excluded_count;
+    if (id == request->excluded_id)
+        return 1;
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        if (request->excluded[middle] < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < request->excluded_count && request->excluded[low] == id;
+}
+
+/* The k to look up in a curve where `k` hits are walked for: records that the query is compared
+ * with, and that are left out, are found by any effort. */
 static size_t search_curve_k(const struct search_request *request, size_t k)
 {
-    return k - (request->excluded_id != OMENDB_ID_AUTO);
+    return k - search_excluded_count(request);
 }
 
 /* The effort for one source, whatever was asked, and what it promises: recall 0 where no curve
@@ -35657,7 +35687,7 @@ static int search_name_row(struct search_naming *naming, uint32_t row, float dis
     int code = search_source_id(naming->source, row, &hit.id);
     if (code != OMENDB_OK)
         return code;
-    if (hit.id != request->excluded_id &&
+    if (!search_is_excluded(request, hit.id) &&
         (request->txn == NULL || txn_find(request->txn, request->collection, hit.id) == NULL))
         naming->scratch->found[naming->count++] = hit;
     return OMENDB_OK;
@@ -35803,7 +35833,7 @@ static int search_own_writes(const struct search_request *request, struct scratc
         if (i % SEARCH_OWN_RUN == 0 && search_check_deadline(request) != OMENDB_OK)
             return OMENDB_TIMEOUT;
         if (write->collection != request->collection || write->vector == NULL ||
-            write->id == request->excluded_id)
+            search_is_excluded(request, write->id))
             continue;
         explain->matches_tested += request->predicate != NULL;
         if (!search_record_matches(request->predicate, write->id, write->document))
@@ -35848,21 +35878,20 @@ static int search_source(const struct search_request *request, struct search_sou
     return code;
 }
 
-/* Who gets the ids of what matches. */
+/* Who gets what matches. */
 struct search_receiver {
-    int (*each)(void *context, uint64_t id);
+    int (*each)(void *context, const struct location *location, const struct txn_write *own);
     void *context;
 };
 
 static int search_hand_out(const struct search_source *source, uint32_t row,
                            const struct search_receiver *receiver)
 {
-    uint64_t id;
+    const struct location location = {source->memtable, source->segment, row};
     if (!search_visible(source, row) ||
         (source->predicate != NULL && !search_row_matches(source, row)))
         return OMENDB_OK;
-    int code = search_source_id(source, row, &id);
-    return code == OMENDB_OK ? receiver->each(receiver->context, id) : code;
+    return receiver->each(receiver->context, &location, NULL);
 }
 
 /* The rows that the columns list, or all. */
@@ -35899,8 +35928,10 @@ static int search_each_source(const struct search_request *request, struct searc
     return code == OMENDB_OK ? search_each_row(source, receiver) : code;
 }
 
-OMENDB_INTERNAL int search_each_match(const struct search_request *request,
-                                      int (*each)(void *context, uint64_t id), void *context)
+OMENDB_INTERNAL int search_each_location(const struct search_request *request,
+                                         int (*each)(void *context, const struct location *location,
+                                                     const struct txn_write *own),
+                                         void *context)
 {
     const struct version *version = request->version;
     const struct search_receiver receiver = {each, context};
@@ -35919,12 +35950,35 @@ OMENDB_INTERNAL int search_each_match(const struct search_request *request,
     for (size_t i = 0; request->txn != NULL && i < request->txn->write_count && code == OMENDB_OK;
          i++) {
         const struct txn_write *write = &request->txn->writes[i];
+        const struct location none = {NULL, NULL, 0};
         if (write->collection == request->collection && write->vector != NULL &&
             search_record_matches(request->predicate, write->id, write->document))
-            code = each(context, write->id);
+            code = each(context, &none, write);
     }
     scratch_give(request->collection->db, scratch);
     return code;
+}
+
+/* Who gets the ids of what matches. */
+struct search_id_receiver {
+    int (*each)(void *context, uint64_t id);
+    void *context;
+};
+
+static int search_tell_id(void *context, const struct location *location,
+                          const struct txn_write *own)
+{
+    const struct search_id_receiver *receiver = context;
+    uint64_t id = own != NULL ? own->id : 0;
+    int code = own != NULL ? OMENDB_OK : location_id(location, &id);
+    return code == OMENDB_OK ? receiver->each(receiver->context, id) : code;
+}
+
+OMENDB_INTERNAL int search_each_match(const struct search_request *request,
+                                      int (*each)(void *context, uint64_t id), void *context)
+{
+    struct search_id_receiver receiver = {each, context};
+    return search_each_location(request, search_tell_id, &receiver);
 }
 
 OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratch *scratch,
@@ -35946,7 +36000,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     rows += own;
     /* Each hit that is left out by id takes a place of its own. */
     size_t k = request->k < rows ? request->k : (size_t)rows;
-    size_t wanted = k + hidden + (request->excluded_id != OMENDB_ID_AUTO);
+    size_t wanted = k + hidden + search_excluded_count(request);
     size_t found = wanted + search_ties(request, wanted) + SEARCH_FOUND(wanted);
     found = own != 0 && found < SEARCH_OWN_SORT ? SEARCH_OWN_SORT : found;
     struct search_plan plan;
@@ -36003,6 +36057,505 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
 #undef SEARCH_OWN_RUN
 #undef SEARCH_OWN_SORT
 #undef SEARCH_TELL_EACH
+
+/* ==============================================================================================
+ * groups.c
+ * ============================================================================================== */
+
+/* groups.c: see groups.h.
+ *
+ * ROUNDS. Hits are looked for in rounds, each a search of its own. Those of a round are gone
+ * through in their order; each is taken whose values still have room. The next round searches for
+ * what is missing among the records of which no value is full: that is a condition on the field
+ * (NOT field IN (the full values)), which stands beside the filter of the caller as if it were part
+ * of it, so that planner and columns serve it.
+ *   What a round leaves out has a full value, and stays out: values only fill. So where rounds are
+ * exact, what is taken is what one walk through all records in the order of distance would take.
+ *   How many rounds: one that does not end the search found as many records as it asked for, more
+ * than are missing, which it did not take, so it filled a value. Full values hold group_size hits
+ * each (of arrays: share them), so there are at most k / group_size + 1 rounds for fields without
+ * arrays; and as each asks for twice as many as the one before, few are needed.
+ *
+ * VALUES are compared as document_compare says. Null and absent are one value. An array of texts
+ * belongs to each of them, an empty one to none. Values are told apart by sorting those of a round
+ * together with those that are known: no hash, which a writer of metadata could aim at.
+ *
+ * Rejected: one search for very many, of which most are dropped (where one value has half of the
+ * nearest records that is a scan of all); the test inside of the walk with the counts of the moment
+ * (what comes first in a walk is not what is nearest). */
+
+/* ==============================================================================================
+ * groups.h
+ * ============================================================================================== */
+
+/* groups.h: the nearest records of which no more than so many have the same value of a field. */
+#ifndef OMENDB_GROUPS_H
+#define OMENDB_GROUPS_H
+
+/* As search_run, where request->group_by is NULL. Else of the nearest records, in their order, each
+ * that does not make the records of one of its values more than group_size. */
+OMENDB_INTERNAL int groups_run(const struct search_request *request, struct scratch *scratch,
+                               uint64_t *ids, float *distances, size_t *count,
+                               omendb_explain *explain);
+
+#endif
+
+/* groups.c, continued */
+
+/* Hits that the first round asks for: the groups of the nearest often have several each. */
+#define GROUPS_FIRST(missing) ((missing)*2 + 8)
+#define GROUPS_NULL           UINT32_MAX /* groups_item.hit of a value that is known */
+
+/* A value of the field, and how many taken hits have it. */
+struct groups_value {
+    struct document_value value;
+    size_t taken;
+};
+
+/* That hit number `hit` of a round has a value; or a known value. */
+struct groups_item {
+    struct document_value value;
+    uint32_t hit;
+    uint32_t number; /* of the value */
+};
+_Static_assert(sizeof(struct groups_item) <= 64, "sort_array takes such items");
+
+struct groups {
+    const struct search_request *asked;
+    struct memory *memory;
+    enum filter_subject subject;
+    uint32_t name_size, name_hash;
+    struct search_hit *taken; /* k of them */
+    size_t taken_count;
+    uint64_t *taken_ids; /* the same, ascending, as of the beginning of the round */
+    size_t taken_known;
+    struct groups_value *values; /* ascending */
+    size_t value_count, value_room;
+    size_t nulls; /* taken */
+    struct groups_item *items;
+    size_t item_count, item_room;
+    uint64_t *ids; /* of the round, as the next two */
+    float *distances;
+    uint8_t *is_null;
+    size_t round_room;
+    struct document_value *full; /* of the leaf */
+    size_t full_room;
+    omendb_filter filter; /* that of the caller AND the leaf */
+    struct search_predicate predicate;
+};
+
+/* ------------------------------------------------------------------ the filter of the rounds */
+
+static int groups_make_nodes(struct groups *groups, const omendb_filter *base)
+{
+    omendb_filter *filter = &groups->filter;
+    const uint32_t below = base == NULL ? 0 : (uint32_t)base->node_count;
+    const int is_and = below != 0 && base->nodes[0].kind == FILTER_AND;
+    const uint32_t shift = below == 0 || is_and ? 0 : 1;
+    filter->node_capacity = (size_t)below + 2;
+    filter->nodes = memory_array(groups->memory, filter->node_capacity, sizeof *filter->nodes);
+    if (filter->nodes == NULL)
+        return OMENDB_NOMEM;
+    for (uint32_t i = 0; i < below; i++) {
+        filter->nodes[i + shift] = base->nodes[i];
+        filter->nodes[i + shift].end += shift;
+    }
+    filter->node_count = below + shift + 1;
+    const uint32_t end = (uint32_t)filter->node_count;
+    filter->nodes[end - 1] = (struct filter_node){FILTER_LEAF, end, (uint32_t)filter->leaf_count};
+    if (below != 0)
+        filter->nodes[0] = (struct filter_node){FILTER_AND, end, 0};
+    return OMENDB_OK;
+}
+
+/* The caller's conditions, and behind them one more that all that matched must pass, too. */
+static int groups_make_filter(struct groups *groups)
+{
+    const struct search_predicate *predicate = groups->asked->predicate;
+    const omendb_filter *base = predicate == NULL ? NULL : predicate->filter;
+    omendb_filter *filter = &groups->filter;
+    *filter = base == NULL ? (omendb_filter){.leaves = NULL} : *base;
+    filter->leaves = NULL;
+    filter->leaf_capacity = filter->leaf_count + 1;
+    if (groups_make_nodes(groups, base) != OMENDB_OK)
+        return OMENDB_NOMEM;
+    filter->leaves = memory_array(groups->memory, filter->leaf_capacity, sizeof *filter->leaves);
+    if (filter->leaves == NULL)
+        return OMENDB_NOMEM;
+    for (size_t i = 0; i < filter->leaf_count; i++) {
+        filter->leaves[i] = base->leaves[i];
+        if (filter->leaves[i].if_true == FILTER_MATCH)
+            filter->leaves[i].if_true = (uint32_t)filter->leaf_count;
+        if (filter->leaves[i].if_false == FILTER_MATCH)
+            filter->leaves[i].if_false = (uint32_t)filter->leaf_count;
+    }
+    filter->leaves[filter->leaf_count++] =
+        (struct filter_leaf){.subject = groups->subject,
+                             .operator= FILTER_IN,
+                             .negated = 1,
+                             .if_true = FILTER_MATCH,
+                             .if_false = FILTER_MISS,
+                             .name = (const uint8_t *)groups->asked->group_by,
+                             .name_size = groups->name_size,
+                             .name_hash = groups->name_hash};
+    groups->predicate = predicate == NULL ? (struct search_predicate){.match = NULL} : *predicate;
+    groups->predicate.filter = filter;
+    return OMENDB_OK;
+}
+
+/* The condition on the field leaves out the values that are full. */
+static int groups_leave_out_full(struct groups *groups)
+{
+    struct filter_set *set;
+    size_t full = 0;
+    int code = groups->filter.leaves == NULL ? groups_make_filter(groups) : OMENDB_OK;
+    if (code != OMENDB_OK)
+        return code;
+    if (groups->value_count > groups->full_room) {
+        memory_free(groups->memory, groups->full, groups->full_room * sizeof *groups->full);
+        groups->full = memory_array(groups->memory, groups->value_room, sizeof *groups->full);
+        groups->full_room = groups->full == NULL ? 0 : groups->value_room;
+        if (groups->full == NULL)
+            return OMENDB_NOMEM;
+    }
+    for (size_t i = 0; i < groups->value_count; i++) {
+        if (groups->values[i].taken >= groups->asked->group_size)
+            groups->full[full++] = groups->values[i].value;
+    }
+    set = &groups->filter.leaves[groups->filter.leaf_count - 1].set;
+    *set = (struct filter_set){.values = groups->full, .value_count = (uint32_t)full};
+    set->null_matches = groups->nulls < groups->asked->group_size;
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ values of hits */
+
+static int groups_document(const struct groups *groups, uint64_t id, const uint8_t **document)
+{
+    const struct search_request *asked = groups->asked;
+    const struct txn_write *own =
+        asked->txn == NULL ? NULL : txn_find(asked->txn, asked->collection, id);
+    struct location location;
+    *document = own == NULL ? NULL : own->document;
+    if (own != NULL)
+        return OMENDB_OK;
+    int code = version_locate(asked->version, id, asked->commit, &location);
+    if (code == OMENDB_OK && (location.memtable != NULL || location.segment != NULL))
+        code = location_document(&location, document);
+    return code;
+}
+
+static void groups_find(const struct groups *groups, const uint8_t *document,
+                        struct document_value *value)
+{
+    uint32_t size;
+    if (groups->subject != FILTER_KEY) {
+        document_find(document, (const uint8_t *)groups->asked->group_by, groups->name_size,
+                      groups->name_hash, value);
+        return;
+    }
+    memset(value, 0, sizeof *value);
+    value->text = document_key(document, &size);
+    value->type = value->text == NULL ? DOCUMENT_NULL : DOCUMENT_TEXT;
+    value->size = size;
+    value->count = 1;
+}
+
+/* Room for so many more items. */
+static int groups_reserve_items(struct groups *groups, size_t more)
+{
+    const size_t needed = memory_add(groups->item_count, more);
+    if (needed <= groups->item_room)
+        return OMENDB_OK;
+    const size_t room = memory_add(needed, groups->item_room / 2 + 16);
+    struct groups_item *items =
+        memory_resize(groups->memory, groups->items, groups->item_room * sizeof *items,
+                      memory_multiply(room, sizeof *items));
+    if (items == NULL)
+        return OMENDB_NOMEM;
+    groups->items = items;
+    groups->item_room = room;
+    return OMENDB_OK;
+}
+
+static void groups_add_item(struct groups *groups, const struct document_value *value, uint32_t hit)
+{
+    groups->items[groups->item_count++] = (struct groups_item){*value, hit, 0};
+}
+
+static int groups_gather_hit(struct groups *groups, uint32_t hit)
+{
+    struct document_value value, text = {.type = DOCUMENT_TEXT, .count = 1};
+    const uint8_t *document;
+    uint32_t at = 0;
+    int code = groups_document(groups, groups->ids[hit], &document);
+    if (code != OMENDB_OK)
+        return code;
+    groups_find(groups, document, &value);
+    groups->is_null[hit] = value.type == DOCUMENT_NULL;
+    if (groups_reserve_items(groups, value.type == DOCUMENT_TEXTS ? value.count : 1) != OMENDB_OK)
+        return OMENDB_NOMEM;
+    if (value.type == DOCUMENT_TEXTS) {
+        while (document_next_text(&value, &at, &text.text, &text.size))
+            groups_add_item(groups, &text, hit);
+    } else if (value.type != DOCUMENT_NULL) {
+        groups_add_item(groups, &value, hit);
+    }
+    return OMENDB_OK;
+}
+
+/* Known values come before hits that have them. */
+static int groups_compare_values(const void *left, const void *right)
+{
+    const struct groups_item *a = left, *b = right;
+    const int order = document_compare(&a->value, &b->value);
+    return order != 0 ? order : (a->hit + 1 > b->hit + 1) - (a->hit + 1 < b->hit + 1);
+}
+
+static int groups_compare_hits(const void *left, const void *right)
+{
+    const struct groups_item *a = left, *b = right;
+    return a->hit != b->hit ? (a->hit > b->hit) - (a->hit < b->hit)
+                            : (a->number > b->number) - (a->number < b->number);
+}
+
+/* The values of the items, in order, become the known ones; each item gets the number of its
+ * value. Items of one hit with the same value, and those of known values, go. */
+static int groups_number_items(struct groups *groups)
+{
+    struct groups_item *items = groups->items;
+    const size_t count = groups->item_count;
+    size_t known = 0, values = 0, kept = 0;
+    struct groups_value *made = memory_array(groups->memory, count + 1, sizeof *made);
+    if (made == NULL)
+        return OMENDB_NOMEM;
+    sort_array(items, count, sizeof *items, groups_compare_values);
+    for (size_t i = 0; i < count; i++) {
+        const int is_known = items[i].hit == GROUPS_NULL;
+        if (values == 0 || document_compare(&made[values - 1].value, &items[i].value) != 0)
+            made[values++] = (struct groups_value){items[i].value, 0};
+        items[i].number = (uint32_t)values - 1;
+        if (is_known)
+            made[values - 1].taken = groups->values[known++].taken;
+        else if (kept == 0 || items[kept - 1].hit != items[i].hit ||
+                 items[kept - 1].number != items[i].number)
+            items[kept++] = items[i];
+    }
+    memory_free(groups->memory, groups->values, groups->value_room * sizeof *groups->values);
+    groups->values = made;
+    groups->value_room = count + 1;
+    groups->value_count = values;
+    groups->item_count = kept;
+    sort_array(items, kept, sizeof *items, groups_compare_hits);
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ rounds */
+
+static int groups_is_taken(const struct groups *groups, uint64_t id)
+{
+    size_t low = 0, high = groups->taken_known;
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        if (groups->taken_ids[middle] < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < groups->taken_known && groups->taken_ids[low] == id;
+}
+
+/* Takes hit number `hit`, which has the items [first, last), if none of its values is full. */
+static void groups_take(struct groups *groups, uint32_t hit, size_t first, size_t last)
+{
+    const size_t most = groups->asked->group_size;
+    if (groups->is_null[hit] && groups->nulls >= most)
+        return;
+    for (size_t i = first; i < last; i++) {
+        if (groups->values[groups->items[i].number].taken >= most)
+            return;
+    }
+    for (size_t i = first; i < last; i++)
+        groups->values[groups->items[i].number].taken++;
+    groups->nulls += groups->is_null[hit];
+    groups->taken[groups->taken_count++] =
+        (struct search_hit){groups->distances[hit], groups->ids[hit]};
+}
+
+static int groups_take_round(struct groups *groups, uint32_t count)
+{
+    size_t first = 0;
+    int code = OMENDB_OK;
+    groups->item_count = 0;
+    for (uint32_t hit = 0; hit < count && code == OMENDB_OK; hit++) {
+        if (!groups_is_taken(groups, groups->ids[hit]))
+            code = groups_gather_hit(groups, hit);
+    }
+    if (code == OMENDB_OK)
+        code = groups_reserve_items(groups, groups->value_count);
+    for (size_t i = 0; i < groups->value_count && code == OMENDB_OK; i++)
+        groups_add_item(groups, &groups->values[i].value, GROUPS_NULL);
+    if (code == OMENDB_OK)
+        code = groups_number_items(groups);
+    for (uint32_t hit = 0; hit < count && code == OMENDB_OK; hit++) {
+        size_t last = first;
+        while (last < groups->item_count && groups->items[last].hit == hit)
+            last++;
+        if (groups->taken_count < groups->asked->k && !groups_is_taken(groups, groups->ids[hit]))
+            groups_take(groups, hit, first, last);
+        first = last;
+    }
+    return code;
+}
+
+static int groups_reserve_round(struct groups *groups, size_t hits)
+{
+    const size_t room = groups->round_room;
+    if (hits <= room)
+        return OMENDB_OK;
+    memory_free(groups->memory, groups->ids, room * sizeof *groups->ids);
+    memory_free(groups->memory, groups->distances, room * sizeof *groups->distances);
+    memory_free(groups->memory, groups->is_null, room);
+    groups->ids = memory_array(groups->memory, hits, sizeof *groups->ids);
+    groups->distances = memory_array(groups->memory, hits, sizeof *groups->distances);
+    groups->is_null = memory_alloc(groups->memory, hits);
+    groups->round_room = hits;
+    return groups->ids == NULL || groups->distances == NULL || groups->is_null == NULL
+               ? OMENDB_NOMEM
+               : OMENDB_OK;
+}
+
+static void groups_know_taken(struct groups *groups)
+{
+    for (size_t i = 0; i < groups->taken_count; i++)
+        groups->taken_ids[i] = groups->taken[i].id;
+    groups->taken_known = groups->taken_count;
+    sort_array(groups->taken_ids, groups->taken_known, sizeof *groups->taken_ids,
+               sort_compare_numbers);
+}
+
+/* What one more search did; its share of matches is that of the first. */
+static void groups_tell(const omendb_explain *round, omendb_explain *all)
+{
+    const int first = all->segments == 0;
+    all->graph_rows += round->graph_rows;
+    all->scanned_rows += round->scanned_rows;
+    all->expanded += round->expanded;
+    all->distances += round->distances;
+    all->segments += round->segments;
+    all->ef = round->ef > all->ef ? round->ef : all->ef;
+    all->recall = first || round->recall < all->recall ? round->recall : all->recall;
+    all->warnings |= round->warnings;
+    all->matches_tested += round->matches_tested;
+    all->selectivity = first ? round->selectivity : all->selectivity;
+    all->path |= round->path;
+}
+
+static int groups_round(struct groups *groups, struct scratch *scratch, size_t wanted,
+                        size_t *count, omendb_explain *explain)
+{
+    struct search_request request = *groups->asked;
+    omendb_explain round = OMENDB_EXPLAIN_INIT;
+    int code = groups_reserve_round(groups, wanted);
+    request.k = wanted;
+    if (code == OMENDB_OK && groups->taken_known != 0)
+        code = groups_leave_out_full(groups);
+    if (code == OMENDB_OK && groups->taken_known != 0)
+        request.predicate = &groups->predicate;
+    if (code == OMENDB_OK)
+        code = search_run(&request, scratch, groups->ids, groups->distances, count, &round);
+    if (code == OMENDB_OK)
+        code = groups_take_round(groups, (uint32_t)*count);
+    groups_tell(&round, explain);
+    return code;
+}
+
+/* `rows`: more than there are. */
+static int groups_rounds(struct groups *groups, struct scratch *scratch, size_t rows,
+                         omendb_explain *explain)
+{
+    const size_t k = groups->asked->k;
+    size_t wanted = GROUPS_FIRST(k), all, count = 0;
+    int code;
+    do {
+        all = wanted + groups->taken_count;
+        all = all < rows ? all : rows;
+        groups_know_taken(groups);
+        code = groups_round(groups, scratch, all, &count, explain);
+        wanted = wanted < rows ? wanted * 2 : rows;
+    } while (code == OMENDB_OK && count == all && groups->taken_count < k);
+    return code;
+}
+
+/* ------------------------------------------------------------------ all of it */
+
+static int groups_compare_taken(const void *left, const void *right)
+{
+    const struct search_hit *a = left, *b = right;
+    return a->distance != b->distance ? (a->distance > b->distance) - (a->distance < b->distance)
+                                      : (a->id > b->id) - (a->id < b->id);
+}
+
+static void groups_free(struct groups *groups)
+{
+    struct memory *memory = groups->memory;
+    omendb_filter *filter = &groups->filter;
+    memory_free(memory, groups->taken, groups->asked->k * sizeof *groups->taken);
+    memory_free(memory, groups->taken_ids, groups->asked->k * sizeof *groups->taken_ids);
+    memory_free(memory, groups->values, groups->value_room * sizeof *groups->values);
+    memory_free(memory, groups->items, groups->item_room * sizeof *groups->items);
+    memory_free(memory, groups->ids, groups->round_room * sizeof *groups->ids);
+    memory_free(memory, groups->distances, groups->round_room * sizeof *groups->distances);
+    memory_free(memory, groups->is_null, groups->round_room);
+    memory_free(memory, groups->full, groups->full_room * sizeof *groups->full);
+    memory_free(memory, filter->leaves, filter->leaf_capacity * sizeof *filter->leaves);
+    memory_free(memory, filter->nodes, filter->node_capacity * sizeof *filter->nodes);
+}
+
+static void groups_begin(struct groups *groups, const struct search_request *request)
+{
+    *groups = (struct groups){.asked = request, .memory = &request->collection->db->memory};
+    groups->subject = strcmp(request->group_by, "_key") == 0 ? FILTER_KEY : FILTER_FIELD;
+    groups->name_size = (uint32_t)strlen(request->group_by);
+    groups->name_hash = document_hash_name((const uint8_t *)request->group_by, groups->name_size);
+}
+
+OMENDB_INTERNAL int groups_run(const struct search_request *request, struct scratch *scratch,
+                               uint64_t *ids, float *distances, size_t *count,
+                               omendb_explain *explain)
+{
+    struct search_request terms = *request;
+    struct groups groups;
+    uint64_t largest;
+    if (request->group_by == NULL || request->group_size >= request->k ||
+        strcmp(request->group_by, "_id") == 0)
+        return search_run(request, scratch, ids, distances, count, explain);
+    const uint64_t rows = search_total_rows(request->version, &largest) + 1 +
+                          (request->txn == NULL ? 0 : request->txn->write_count);
+    *count = 0;
+    terms.k = request->k < rows ? request->k : (size_t)rows;
+    memory_begin_reading();
+    groups_begin(&groups, &terms);
+    groups.taken = memory_array(groups.memory, terms.k, sizeof *groups.taken);
+    groups.taken_ids = memory_array(groups.memory, terms.k, sizeof *groups.taken_ids);
+    int code = groups.taken == NULL || groups.taken_ids == NULL
+                   ? OMENDB_NOMEM
+                   : groups_rounds(&groups, scratch, (size_t)rows, explain);
+    if (code == OMENDB_OK)
+        sort_array(groups.taken, groups.taken_count, sizeof *groups.taken, groups_compare_taken);
+    for (size_t i = 0; i < groups.taken_count && code == OMENDB_OK; i++) {
+        ids[i] = groups.taken[i].id;
+        if (distances != NULL)
+            distances[i] = groups.taken[i].distance;
+        *count = i + 1;
+    }
+    groups_free(&groups);
+    memory_end_reading();
+    return code;
+}
+
+#undef GROUPS_FIRST
+#undef GROUPS_NULL
 
 /* ==============================================================================================
  * rows.c
@@ -41237,6 +41790,9 @@ OMENDB_INTERNAL int api_filter(const omendb *db, const omendb_filter *filter);
 /* Valid UTF-8 without control characters, 1 to 255 bytes. */
 OMENDB_INTERNAL int api_name(const char *name, const char *whose);
 
+/* The name of a field: valid UTF-8, 1 to OMENDB_FIELD_MAX bytes. */
+OMENDB_INTERNAL int api_field(const char *name, const char *what);
+
 /* The state that a call reads: the transaction's, or the newest. */
 OMENDB_INTERNAL struct version *api_version(omendb_collection *collection, const omendb_txn *txn,
                                             uint64_t *commit);
@@ -41249,6 +41805,33 @@ OMENDB_INTERNAL int api_find_record(struct collection *collection, const struct 
 OMENDB_INTERNAL int api_find_key(struct collection *collection, const struct version *version,
                                  uint64_t commit, const omendb_txn *txn, const char *key,
                                  uint64_t *id);
+
+/* ---- api_query.c */
+/* A query in the engine's terms, with what belongs to it. Does not move once it was asked: the
+ * request points into it. */
+struct api_asked {
+    struct memory *memory;
+    struct search_predicate predicate;
+    struct search_request request;
+    uint64_t *excluded; /* of the request */
+    size_t excluded_room;
+};
+/* one: of one query, with its own vector; else of a batch of vectors. */
+OMENDB_INTERNAL int api_check_query(omendb_collection *collection, const omendb_txn *txn,
+                                    const omendb_query *query, int one);
+/* All but version, commit and vector. The deadline begins now. */
+OMENDB_INTERNAL void api_ask(omendb_collection *collection, omendb_txn *txn,
+                             const omendb_query *query, struct api_asked *asked);
+/* Sets vector and exclusions, once version and commit are known; may be called again. The vector
+ * lies in the scratch, the version or the transaction. api_asked_end also after a failure. */
+OMENDB_INTERNAL int api_resolve(const omendb_query *query, const omendb_txn *txn,
+                                struct scratch *scratch, struct api_asked *asked);
+OMENDB_INTERNAL void api_asked_end(struct api_asked *asked);
+/* By the clock of the vfs; 0: none. */
+OMENDB_INTERNAL uint64_t api_deadline(const omendb *db, uint64_t timeout_us);
+/* As work_relieve, but not beyond the deadline of the search: *code says so. */
+OMENDB_INTERNAL int api_relieve_search(omendb *db, const struct search_request *request,
+                                       struct work_wait *wait, int *code);
 
 #endif
 
@@ -41368,6 +41951,17 @@ OMENDB_INTERNAL int api_name(const char *name, const char *whose)
                          "the name of %s has a control character or bad UTF-8 at byte %zu", whose,
                          legal);
     return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int api_field(const char *name, const char *what)
+{
+    const size_t length = strlen(name);
+    if (length == 0 || length > OMENDB_FIELD_MAX)
+        return error_set(OMENDB_INVALID, "%s has %zu bytes; the name of a field has 1 to %d", what,
+                         length, OMENDB_FIELD_MAX);
+    const size_t valid = json_utf8_bytes((const uint8_t *)name, length);
+    return valid == length ? OMENDB_OK
+                           : error_set(OMENDB_INVALID, "%s has bad UTF-8 at byte %zu", what, valid);
 }
 
 #undef API_STRUCT_MAX
@@ -43200,30 +43794,27 @@ OMENDB_API int omendb_delete_matching(omendb_collection *collection, omendb_txn 
 #undef API_MATCHING_TRIES
 
 /* ==============================================================================================
- * api_search.c
+ * api_query.c
  * ============================================================================================== */
 
-/* api_search.c: the public calls that search, one query or many, and measure recall. */
+/* api_query.c: a query of the caller on its way to the engine: what its fields may say, which
+ * vector it is compared with, which records are left out of its hits.
+ *
+ * EXAMPLES. With p and n the means of the positive and of the negative ones the vector is
+ * p + (p - n), that is 2p - n, or p where there are no negative ones: the positive ones moved away
+ * from the negative ones by as much as they are apart. Under cosine each example counts by its
+ * direction alone. Of bits each is what the most of p + (p - n) says: 1 above a half.
+ *
+ * Rejected: comparing each record with every example (the best score of several walks costs a walk
+ * each, and the nearest of a score that is no distance are not what a graph leads to). */
 
 /* Candidates of a search that stops by its stretch and names no ef. */
 #define API_STRETCH_EF 2000
 
-static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
-                           const omendb_query *query, int one)
+/* ------------------------------------------------------------------ checks */
+
+static int api_check_effort(const omendb_query *query)
 {
-    int code = api_reading(collection, txn);
-    if (code != OMENDB_OK)
-        return code;
-    if (query == NULL)
-        return api_null("query");
-    code = api_struct_read(query, sizeof *query, "query");
-    if (code != OMENDB_OK)
-        return code;
-    if (query->vector == NULL && query->id == OMENDB_ID_AUTO && query->key == NULL && one)
-        return error_set(OMENDB_INVALID,
-                         "query.vector is NULL, and neither query.id nor query.key is set");
-    if (query->k == 0)
-        return error_set(OMENDB_INVALID, "query.k is 0; at least 1 hit must be asked for");
     if (query->ef > 100000)
         return error_set(OMENDB_INVALID, "query.ef is %u; at most 100,000: use exact", query->ef);
     if (query->stretch != 0.0f && !(query->stretch >= 1.0f && query->stretch <= FLT_MAX))
@@ -43237,6 +43828,66 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
         return error_set(OMENDB_INVALID,
                          "query.recall is %g beside an ef of %u and a stretch of %g; set one",
                          (double)query->recall, query->ef, (double)query->stretch);
+    return OMENDB_OK;
+}
+
+static int api_check_examples(const omendb_query *query, int one)
+{
+    const size_t positive = query->positive_count, negative = query->negative_count;
+    if ((positive != 0 && query->positive_ids == NULL) ||
+        (negative != 0 && query->negative_ids == NULL))
+        return api_null(positive != 0 && query->positive_ids == NULL ? "query.positive_ids"
+                                                                     : "query.negative_ids");
+    if (positive == 0 && negative == 0)
+        return OMENDB_OK;
+    if (positive == 0)
+        return error_set(OMENDB_INVALID,
+                         "query.negative_count is %zu, but positive_count is 0: at least one "
+                         "positive example is needed",
+                         negative);
+    if (positive > OMENDB_EXAMPLES_MAX || negative > OMENDB_EXAMPLES_MAX)
+        return error_set(OMENDB_TOOBIG,
+                         "%zu positive and %zu negative examples; at most %d of each", positive,
+                         negative, OMENDB_EXAMPLES_MAX);
+    if (!one || query->vector != NULL || query->id != OMENDB_ID_AUTO || query->key != NULL)
+        return error_set(OMENDB_INVALID,
+                         "query.positive_count is %zu beside a vector, an id or a key; set one",
+                         positive);
+    return OMENDB_OK;
+}
+
+static int api_check_groups(const omendb_query *query)
+{
+    if (query->group_by == NULL)
+        return query->group_size == 0
+                   ? OMENDB_OK
+                   : error_set(OMENDB_INVALID, "query.group_size is %zu, but group_by is NULL",
+                               query->group_size);
+    return api_field(query->group_by, "query.group_by");
+}
+
+OMENDB_INTERNAL int api_check_query(omendb_collection *collection, const omendb_txn *txn,
+                                    const omendb_query *query, int one)
+{
+    int code = api_reading(collection, txn);
+    if (code != OMENDB_OK)
+        return code;
+    if (query == NULL)
+        return api_null("query");
+    code = api_struct_read(query, sizeof *query, "query");
+    if (code == OMENDB_OK)
+        code = api_check_examples(query, one);
+    if (code != OMENDB_OK)
+        return code;
+    if (query->vector == NULL && query->id == OMENDB_ID_AUTO && query->key == NULL &&
+        query->positive_count == 0 && one)
+        return error_set(OMENDB_INVALID,
+                         "query.vector is NULL, and neither query.id nor query.key is set");
+    if (query->k == 0)
+        return error_set(OMENDB_INVALID, "query.k is 0; at least 1 hit must be asked for");
+    code = api_check_effort(query);
+    if (code != OMENDB_OK)
+        return code;
     if (query->reserved != 0)
         return error_set(OMENDB_INVALID, "query.reserved is %u; it must be 0", query->reserved);
     if (query->exact > 1 || query->use_radius > 1)
@@ -43250,6 +43901,8 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
     if (query->match == NULL && query->match_context != NULL)
         return error_set(OMENDB_INVALID, "query.match_context is set, but match is NULL");
     code = api_filter(collection->db, query->filter);
+    if (code == OMENDB_OK)
+        code = api_check_groups(query);
     if (code != OMENDB_OK)
         return code;
     if (query->explain != NULL && one)
@@ -43257,16 +43910,28 @@ static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
     return OMENDB_OK;
 }
 
-/* predicate: filled, where there is one, and borrowed by the request. */
-static void api_request(omendb_collection *collection, omendb_txn *txn, const omendb_query *query,
-                        struct search_predicate *predicate, struct search_request *request)
+/* ------------------------------------------------------------------ requests */
+
+OMENDB_INTERNAL uint64_t api_deadline(const omendb *db, uint64_t timeout_us)
 {
-    *predicate = (struct search_predicate){
+    const omendb_vfs *vfs = db->storage.vfs;
+    if (timeout_us == 0)
+        return 0;
+    const uint64_t now = vfs->now_us(vfs->context);
+    return timeout_us > UINT64_MAX - now ? UINT64_MAX : now + timeout_us;
+}
+
+OMENDB_INTERNAL void api_ask(omendb_collection *collection, omendb_txn *txn,
+                             const omendb_query *query, struct api_asked *asked)
+{
+    struct search_request *request = &asked->request;
+    *asked = (struct api_asked){.memory = &collection->db->memory};
+    asked->predicate = (struct search_predicate){
         .match = query->match, .context = query->match_context, .filter = query->filter};
-    *request = (struct search_request){.collection = collection->collection,
-                                       .excluded_id = OMENDB_ID_AUTO};
+    request->collection = collection->collection;
+    request->excluded_id = OMENDB_ID_AUTO;
     request->txn = txn != NULL && txn->write_count != 0 ? txn : NULL;
-    request->predicate = query->match != NULL || query->filter != NULL ? predicate : NULL;
+    request->predicate = query->match != NULL || query->filter != NULL ? &asked->predicate : NULL;
     request->k = query->k;
     request->stretch = query->stretch;
     request->ef = query->ef != 0          ? query->ef
@@ -43276,53 +43941,155 @@ static void api_request(omendb_collection *collection, omendb_txn *txn, const om
     request->use_radius = query->use_radius != 0;
     request->radius = query->radius;
     request->recall = query->recall;
-    if (query->timeout_us != 0) {
-        const omendb_vfs *vfs = collection->db->storage.vfs;
-        uint64_t now = vfs->now_us(vfs->context);
-        request->deadline_us =
-            query->timeout_us > UINT64_MAX - now ? UINT64_MAX : now + query->timeout_us;
-    }
+    request->group_by = query->group_by;
+    request->group_size = query->group_size == 0 ? 1 : query->group_size;
+    request->deadline_us = api_deadline(collection->db, query->timeout_us);
 }
 
-/* Once; after OMENDB_NOMEM it may be tried again. Completes `request`. */
-static int api_try_search(omendb_collection *collection, omendb_txn *txn, const omendb_query *query,
-                          struct search_request *request, uint64_t *ids, float *distances,
-                          size_t *count, omendb_explain *explain)
+OMENDB_INTERNAL void api_asked_end(struct api_asked *asked)
 {
-    omendb *db = collection->db;
-    struct scratch *scratch = scratch_take(db);
-    if (scratch == NULL)
-        return OMENDB_NOMEM;
-    struct version *version = api_version(collection, txn, &request->commit);
-    int code;
-    request->version = version;
-    *explain = (omendb_explain)OMENDB_EXPLAIN_INIT;
-    if (query->vector == NULL) {
-        request->excluded_id = query->id;
-        code = query->id != OMENDB_ID_AUTO
-                   ? OMENDB_OK
-                   : api_find_key(collection->collection, version, request->commit, txn, query->key,
-                                  &request->excluded_id);
-        if (code == OMENDB_OK)
-            code = api_find_record(collection->collection, version, request->commit, txn,
-                                   request->excluded_id, &request->vector, NULL);
-    } else {
-        code = scratch_reserve(scratch, 0, 0, 0, collection->collection->vector_bytes);
-        if (code == OMENDB_OK)
-            code = records_convert(collection->collection, query->vector, query->vector_type,
-                                   scratch->vector, RECORDS_ALONE);
-        request->vector = scratch->vector;
+    memory_free(asked->memory, asked->excluded, asked->excluded_room * sizeof *asked->excluded);
+    asked->excluded = NULL;
+    asked->excluded_room = 0;
+    asked->request.excluded = NULL;
+    asked->request.excluded_count = 0;
+}
+
+/* ------------------------------------------------------------------ examples */
+
+/* The sum of what examples weigh. */
+struct api_mean {
+    const struct collection *collection;
+    double *sum; /* dim each */
+    float *one;
+};
+
+static void api_mean_add(struct api_mean *mean, double weight)
+{
+    const uint32_t dim = mean->collection->schema.dim;
+    double norm = 0.0;
+    if (mean->collection->schema.metric == OMENDB_COSINE) {
+        for (uint32_t i = 0; i < dim; i++)
+            norm += (double)mean->one[i] * mean->one[i];
+        weight = norm > 0.0 ? weight / sqrt(norm) : 0.0;
     }
-    if (code == OMENDB_OK)
-        code = search_run(request, scratch, ids, distances, count, explain);
-    version_release(version);
-    scratch_give(db, scratch);
+    for (uint32_t i = 0; i < dim; i++)
+        mean->sum[i] += weight * mean->one[i];
+}
+
+static int api_mean_add_records(struct api_mean *mean, const struct search_request *request,
+                                const omendb_txn *txn, const uint64_t *ids, size_t count,
+                                double weight)
+{
+    struct collection *collection = request->collection;
+    const uint8_t *stored;
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < count && code == OMENDB_OK; i++) {
+        code = api_find_record(collection, request->version, request->commit, txn, ids[i], &stored,
+                               NULL);
+        if (code == OMENDB_OK)
+            code = scalar_export(&collection->format, stored, OMENDB_F32, mean->one);
+        if (code == OMENDB_OK)
+            api_mean_add(mean, weight / (double)count);
+    }
     return code;
 }
 
-/* As work_relieve, but not beyond the deadline of the search: *code says so. */
-static int api_relieve_search(omendb *db, const struct search_request *request,
-                              struct work_wait *wait, int *code)
+/* The mean in the stored type. */
+static int api_mean_store(const struct api_mean *mean, uint8_t *out)
+{
+    const uint32_t dim = mean->collection->schema.dim;
+    if (mean->collection->schema.scalar == OMENDB_B1) {
+        memset(out, 0, mean->collection->vector_bytes);
+        for (uint32_t i = 0; i < dim; i++)
+            out[i / 8] = (uint8_t)(out[i / 8] | (mean->sum[i] > 0.5) << (i % 8));
+        return OMENDB_OK;
+    }
+    for (uint32_t i = 0; i < dim; i++)
+        mean->one[i] = (float)mean->sum[i];
+    return records_convert(mean->collection, mean->one, OMENDB_F32, out, RECORDS_ALONE);
+}
+
+static int api_exclude_examples(const omendb_query *query, struct api_asked *asked)
+{
+    const size_t count = query->positive_count + query->negative_count;
+    size_t kept = 0;
+    asked->excluded = memory_array(asked->memory, count, sizeof *asked->excluded);
+    if (asked->excluded == NULL)
+        return OMENDB_NOMEM;
+    asked->excluded_room = count;
+    memcpy(asked->excluded, query->positive_ids, query->positive_count * sizeof(uint64_t));
+    if (query->negative_count != 0)
+        memcpy(asked->excluded + query->positive_count, query->negative_ids,
+               query->negative_count * sizeof(uint64_t));
+    sort_array(asked->excluded, count, sizeof *asked->excluded, sort_compare_numbers);
+    for (size_t i = 0; i < count; i++) {
+        if (i == 0 || asked->excluded[i] != asked->excluded[i - 1])
+            asked->excluded[kept++] = asked->excluded[i];
+    }
+    asked->request.excluded = asked->excluded;
+    asked->request.excluded_count = kept;
+    return OMENDB_OK;
+}
+
+static int api_resolve_examples(const omendb_query *query, const omendb_txn *txn,
+                                struct scratch *scratch, struct api_asked *asked)
+{
+    const struct search_request *request = &asked->request;
+    const size_t dim = request->collection->schema.dim;
+    struct api_mean mean = {.collection = request->collection};
+    mean.sum = memory_zalloc(asked->memory, dim * sizeof *mean.sum);
+    mean.one = memory_alloc(asked->memory, dim * sizeof *mean.one);
+    int code = mean.sum == NULL || mean.one == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    if (code == OMENDB_OK)
+        code = api_mean_add_records(&mean, request, txn, query->positive_ids, query->positive_count,
+                                    query->negative_count == 0 ? 1.0 : 2.0);
+    if (code == OMENDB_OK)
+        code = api_mean_add_records(&mean, request, txn, query->negative_ids, query->negative_count,
+                                    -1.0);
+    if (code == OMENDB_OK)
+        code = api_mean_store(&mean, scratch->vector);
+    if (code == OMENDB_OK)
+        code = api_exclude_examples(query, asked);
+    memory_free(asked->memory, mean.sum, dim * sizeof *mean.sum);
+    memory_free(asked->memory, mean.one, dim * sizeof *mean.one);
+    return code;
+}
+
+/* ------------------------------------------------------------------ vectors */
+
+static int api_resolve_record(const omendb_query *query, const omendb_txn *txn,
+                              struct search_request *request)
+{
+    int code = OMENDB_OK;
+    request->excluded_id = query->id;
+    if (query->id == OMENDB_ID_AUTO)
+        code = api_find_key(request->collection, request->version, request->commit, txn, query->key,
+                            &request->excluded_id);
+    return code != OMENDB_OK
+               ? code
+               : api_find_record(request->collection, request->version, request->commit, txn,
+                                 request->excluded_id, &request->vector, NULL);
+}
+
+OMENDB_INTERNAL int api_resolve(const omendb_query *query, const omendb_txn *txn,
+                                struct scratch *scratch, struct api_asked *asked)
+{
+    struct search_request *request = &asked->request;
+    api_asked_end(asked);
+    if (query->vector == NULL && query->positive_count == 0)
+        return api_resolve_record(query, txn, request);
+    int code = scratch_reserve(scratch, 0, 0, 0, request->collection->vector_bytes);
+    request->vector = scratch->vector;
+    if (code == OMENDB_OK && query->positive_count != 0)
+        return api_resolve_examples(query, txn, scratch, asked);
+    return code != OMENDB_OK ? code
+                             : records_convert(request->collection, query->vector,
+                                               query->vector_type, scratch->vector, RECORDS_ALONE);
+}
+
+OMENDB_INTERNAL int api_relieve_search(omendb *db, const struct search_request *request,
+                                       struct work_wait *wait, int *code)
 {
     if (*code != OMENDB_NOMEM)
         return 0;
@@ -43336,12 +44103,49 @@ static int api_relieve_search(omendb *db, const struct search_request *request,
     return *code == OMENDB_OK;
 }
 
+#undef API_STRETCH_EF
+
+/* ==============================================================================================
+ * api_search.c
+ * ============================================================================================== */
+
+/* api_search.c: the public calls that search, one query or many, and measure recall. */
+
+/* At the version and the commit of the request, which it completes. */
+static int api_search_at(const omendb_query *query, const omendb_txn *txn, struct scratch *scratch,
+                         struct api_asked *asked, uint64_t *ids, float *distances, size_t *count,
+                         omendb_explain *explain)
+{
+    int code = api_resolve(query, txn, scratch, asked);
+    *explain = (omendb_explain)OMENDB_EXPLAIN_INIT;
+    if (code == OMENDB_OK)
+        code = groups_run(&asked->request, scratch, ids, distances, count, explain);
+    api_asked_end(asked);
+    return code;
+}
+
+/* Once; after OMENDB_NOMEM it may be tried again. */
+static int api_try_search(omendb_collection *collection, omendb_txn *txn, const omendb_query *query,
+                          struct api_asked *asked, uint64_t *ids, float *distances, size_t *count,
+                          omendb_explain *explain)
+{
+    omendb *db = collection->db;
+    struct scratch *scratch = scratch_take(db);
+    if (scratch == NULL)
+        return OMENDB_NOMEM;
+    struct version *version = api_version(collection, txn, &asked->request.commit);
+    asked->request.version = version;
+    int code = api_search_at(query, txn, scratch, asked, ids, distances, count, explain);
+    version_release(version);
+    scratch_give(db, scratch);
+    return code;
+}
+
 OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
                              const omendb_query *query, uint64_t *ids, float *distances,
                              size_t *count)
 {
-    struct search_request request;
-    struct search_predicate predicate;
+    struct api_asked asked;
     struct work_wait wait = {0};
     omendb_explain explain;
     if (count == NULL || ids == NULL)
@@ -43353,10 +44157,10 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
     omendb *db = collection->db;
     const omendb_vfs *vfs = db->storage.vfs;
     uint64_t begin = query->explain == NULL ? 0 : vfs->now_us(vfs->context);
-    api_request(collection, txn, query, &predicate, &request);
+    api_ask(collection, txn, query, &asked);
     do {
-        code = api_try_search(collection, txn, query, &request, ids, distances, count, &explain);
-    } while (api_relieve_search(db, &request, &wait, &code));
+        code = api_try_search(collection, txn, query, &asked, ids, distances, count, &explain);
+    } while (api_relieve_search(db, &asked.request, &wait, &code));
     if (query->explain != NULL && code == OMENDB_OK) {
         explain.time_us = vfs->now_us(vfs->context) - begin;
         *query->explain = explain;
@@ -43391,7 +44195,7 @@ static int api_search_row(const struct api_batch *batch, uint64_t index, struct 
                                batch->vector_type, scratch->vector, index);
     request.vector = scratch->vector;
     if (code == OMENDB_OK)
-        code = search_run(&request, scratch, ids, distances, &count, &explain);
+        code = groups_run(&request, scratch, ids, distances, &count, &explain);
     for (size_t i = count; i < request.k; i++) {
         ids[i] = OMENDB_ID_AUTO;
         if (distances != NULL)
@@ -43423,8 +44227,7 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
                                    const omendb_query *query, const void *vectors, size_t count,
                                    uint64_t *ids, float *distances, size_t *counts)
 {
-    struct search_request request;
-    struct search_predicate predicate;
+    struct api_asked asked;
     int code = api_check_query(collection, txn, query, 0);
     if (code != OMENDB_OK || count == 0)
         return code;
@@ -43436,10 +44239,10 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
     if (memory_multiply(memory_multiply(count, query->k), sizeof *ids) > PTRDIFF_MAX)
         return error_set(OMENDB_TOOBIG, "%zu queries of %zu hits are more than ids can hold", count,
                          query->k);
-    api_request(collection, txn, query, &predicate, &request);
+    api_ask(collection, txn, query, &asked);
     struct work_wait wait = {0};
     struct api_batch batch = {
-        &request,
+        &asked.request,
         vectors,
         scalar_bytes((omendb_scalar)query->vector_type, collection->collection->schema.dim),
         query->vector_type,
@@ -43448,12 +44251,154 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
         distances,
         counts};
     do {
-        struct version *version = api_version(collection, txn, &request.commit);
-        request.version = version;
+        struct version *version = api_version(collection, txn, &asked.request.commit);
+        asked.request.version = version;
         code =
             work_parallel(collection->db, (count - 1) / API_BATCH_RUN + 1, api_search_run, &batch);
         version_release(version);
-    } while (api_relieve_search(collection->db, &request, &wait, &code));
+    } while (api_relieve_search(collection->db, &asked.request, &wait, &code));
+    return code;
+}
+
+/* ------------------------------------------------------------------ many queries */
+
+struct api_many {
+    omendb_txn *txn;
+    const uint8_t *queries; /* at each `stride` bytes */
+    size_t stride, places;
+    struct api_asked *asked; /* one a query */
+    uint64_t *ids;
+    float *distances;
+    size_t *counts;
+};
+
+static const omendb_query *api_query_at(const void *queries, size_t stride, uint64_t index)
+{
+    return (const omendb_query *)(const void *)((const uint8_t *)queries + index * stride);
+}
+
+/* The sentence with the number of the query. */
+static int api_name_query(uint64_t index, int code)
+{
+    return code == OMENDB_OK || code == OMENDB_TIMEOUT || code == OMENDB_NOMEM
+               ? code
+               : error_set(code, "query %llu: %s", (unsigned long long)index, error_text());
+}
+
+static int api_search_one_of(const struct api_many *many, uint64_t index, struct scratch *scratch)
+{
+    const omendb_query *query = api_query_at(many->queries, many->stride, index);
+    struct api_asked *asked = &many->asked[index];
+    const omendb_vfs *vfs = asked->request.collection->db->storage.vfs;
+    uint64_t *ids = many->ids + index * many->places;
+    float *distances = many->distances == NULL ? NULL : many->distances + index * many->places;
+    const uint64_t begin = query->explain == NULL ? 0 : vfs->now_us(vfs->context);
+    omendb_explain explain;
+    size_t count = 0;
+    int code = search_check_deadline(&asked->request);
+    if (code == OMENDB_OK)
+        code = api_search_at(query, many->txn, scratch, asked, ids, distances, &count, &explain);
+    if (code != OMENDB_OK)
+        return code;
+    for (size_t i = count; i < many->places; i++) {
+        ids[i] = OMENDB_ID_AUTO;
+        if (distances != NULL)
+            distances[i] = INFINITY;
+    }
+    if (many->counts != NULL)
+        many->counts[index] = count;
+    if (query->explain != NULL) {
+        explain.time_us = vfs->now_us(vfs->context) - begin;
+        *query->explain = explain;
+    }
+    return OMENDB_OK;
+}
+
+static int api_search_each(void *context, uint64_t index)
+{
+    const struct api_many *many = context;
+    omendb *db = many->asked[index].request.collection->db;
+    struct scratch *scratch = scratch_take(db);
+    int code = scratch == NULL ? OMENDB_NOMEM : api_search_one_of(many, index, scratch);
+    scratch_give(db, scratch);
+    return api_name_query(index, code);
+}
+
+/* The queries in the engine's terms; *places: the largest k. */
+static int api_ask_many(omendb_collection *collection, omendb_txn *txn, const void *queries,
+                        size_t stride, size_t count, struct api_asked *asked)
+{
+    for (size_t i = 0; i < count; i++) {
+        const omendb_query *query = api_query_at(queries, stride, i);
+        if (query->struct_size != stride)
+            return error_set(OMENDB_MISUSE,
+                             "query %zu: struct_size is %zu, and %zu of query 0: all must be equal",
+                             i, query->struct_size, stride);
+        int code = api_name_query(i, api_check_query(collection, txn, query, 1));
+        if (code != OMENDB_OK)
+            return code;
+        api_ask(collection, txn, query, &asked[i]);
+    }
+    return OMENDB_OK;
+}
+
+static int api_run_many(omendb_collection *collection, size_t count, struct api_many *many)
+{
+    struct work_wait wait = {0};
+    uint64_t commit, latest = 0;
+    int code;
+    for (size_t i = 0; i < count; i++) {
+        const size_t k = many->asked[i].request.k;
+        const uint64_t deadline = many->asked[i].request.deadline_us;
+        many->places = k > many->places ? k : many->places;
+        latest = i == 0 || deadline > latest ? deadline : latest;
+    }
+    if (memory_multiply(memory_multiply(count, many->places), sizeof *many->ids) > PTRDIFF_MAX)
+        return error_set(OMENDB_TOOBIG, "%zu queries of %zu hits are more than ids can hold", count,
+                         many->places);
+    const struct search_request last = {.collection = collection->collection,
+                                        .deadline_us = latest};
+    do {
+        struct version *version = api_version(collection, many->txn, &commit);
+        for (size_t i = 0; i < count; i++) {
+            many->asked[i].request.version = version;
+            many->asked[i].request.commit = commit;
+        }
+        code = work_parallel(collection->db, count, api_search_each, many);
+        version_release(version);
+    } while (api_relieve_search(collection->db, &last, &wait, &code));
+    return code;
+}
+
+OMENDB_API int omendb_search_many(omendb_collection *collection, omendb_txn *txn,
+                                  const omendb_query *queries, size_t count, uint64_t *ids,
+                                  float *distances, size_t *counts)
+{
+    int code = api_reading(collection, txn);
+    if (code != OMENDB_OK || count == 0)
+        return code;
+    if (queries == NULL || ids == NULL)
+        return api_null(queries == NULL ? "queries" : "ids");
+    code = api_struct_read(queries, sizeof *queries, "query 0");
+    if (code != OMENDB_OK)
+        return code;
+    struct memory *memory = &collection->db->memory;
+    struct api_many many = {.txn = txn,
+                            .queries = (const uint8_t *)queries,
+                            .stride = queries->struct_size,
+                            .ids = ids,
+                            .distances = distances,
+                            .counts = counts};
+    struct work_wait wait = {0};
+    do {
+        many.asked = memory_array(memory, count, sizeof *many.asked);
+    } while (many.asked == NULL && work_relieve(collection->db, &wait));
+    if (many.asked == NULL)
+        return OMENDB_NOMEM;
+    code = api_ask_many(collection, txn, queries, many.stride, count, many.asked);
+    if (code == OMENDB_OK)
+        code = api_run_many(collection, count, &many);
+    memory_free(memory, many.asked, count * sizeof *many.asked);
     return code;
 }
 
@@ -43489,7 +44434,6 @@ OMENDB_API int omendb_calibrate(omendb_collection *collection, const void *queri
     return code;
 }
 
-#undef API_STRETCH_EF
 #undef API_BATCH_RUN
 
 /* ==============================================================================================

@@ -1412,7 +1412,27 @@ OMENDB_API void omendb_explain_init(omendb_explain *explain);
  * the natural logarithm and a k of at least 10. That is 100, 222 and 487 for k = 10 and a recall of
  * 0.95, 0.99 and 0.999, with which half a million vectors of SIFT find 0.984, 0.997 and 0.9998.
  * omendb_optimize measures. Small collections are compared as a whole, which finds all.
- *   omendb_explain tells what was promised and warns of what is outside of the measured range. */
+ *   omendb_explain tells what was promised and warns of what is outside of the measured range.
+ *
+ * EXAMPLES. `positive_ids` and `negative_ids` are stored records that hits shall be like, or
+ * unlike. The query is then p + (p - n), where p and n are the means of their vectors, each of
+ * length 1 under OMENDB_COSINE; without negative ones it is p. Of bits each is 1 where that is
+ * above a half: with positive ones alone, where most have it. An id that stands there twice counts
+ * twice. All examples are left out of the hits. Negative ones alone are OMENDB_INVALID: far from
+ * them lies too much; so are examples whose p + (p - n) is zero under OMENDB_COSINE or overflows
+ * the stored type.
+ *
+ * GROUPS. With `group_by` at most group_size hits have the same value of that field: the nearest
+ * ones. With `exact` the hits are what going through all records that match in the order of their
+ * distance gives, when each is taken whose value still has room; k of them come where that finds k.
+ * Values are the same where a filter says so: 1 and 1.0 are. Null and absent are one value, which
+ * the filter `field IS NOT NULL` leaves out. A record with an array of texts belongs to each of
+ * them, and is taken where all have room; with an empty array to none. With _key the value is the
+ * key, with _id nothing is left out.
+ *   What is nearest is searched for first; where too many of those have the same values, another
+ * search follows among the records that have others, as by a filter, and so on: mostly one or two
+ * rounds, never more than k / group_size + 1, but for arrays. The effort is that of each round;
+ * omendb_explain adds them up, and tells the selectivity of the first. */
 typedef struct omendb_query {
     size_t struct_size;
     const void *vector;   /* must hold schema.dim elements, which no call can check; NULL: that of
@@ -1446,19 +1466,27 @@ typedef struct omendb_query {
     uint32_t reserved; /* 0 */
     /* NULL: all records. Else whether the record may be a hit: 0 if not, any other number if so.
      * Called for at most as many records as there are, in no order, at most once for each stored
-     * row; for the same id it must answer the same during one call of the library. Of a batch it is
-     * called from several threads at once. It must not call the database. */
+     * row (in each round, with group_by); for the same id it must answer the same during one call
+     * of the library. Of a batch it is called from several threads at once. It must not call the
+     * database. */
     int (*match)(void *match_context, uint64_t id);
     void *match_context;         /* given to match; NULL without one */
     const omendb_filter *filter; /* NULL: all records; else only those that match it; beside
                                   * `match` those that pass both */
     const char *key; /* in place of `id`, where that is not set: the key of the stored record whose
                       * vector is taken, and which is left out */
+    const uint64_t *positive_ids; /* in place of vector, id and key: see EXAMPLES; NULL without */
+    size_t positive_count;        /* at most OMENDB_EXAMPLES_MAX */
+    const uint64_t *negative_ids; /* beside positive ones; NULL without */
+    size_t negative_count;        /* at most OMENDB_EXAMPLES_MAX */
+    const char *group_by;         /* NULL; else a field of the metadata, or _key: see GROUPS */
+    size_t group_size; /* hits that each of its values may have; 0: 1; 0 without group_by */
 } omendb_query;
+#define OMENDB_EXAMPLES_MAX 1024
 #define OMENDB_QUERY_INIT                                                                          \
     {                                                                                              \
         sizeof(omendb_query), NULL, OMENDB_ID_AUTO, OMENDB_F32, 0, 10, 0, 0, 0.0f, 0.0f, NULL, 0,  \
-            0.0f, 0, NULL, NULL, NULL, NULL                                                        \
+            0.0f, 0, NULL, NULL, NULL, NULL, NULL, 0, NULL, 0, NULL, 0                             \
     }
 OMENDB_API void omendb_query_init(omendb_query *query);
 
@@ -1499,6 +1527,28 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
 OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *txn,
                                    const omendb_query *query, const void *vectors, size_t count,
                                    uint64_t *ids, float *distances, size_t *counts);
+
+/* Searches for many queries, each with its own vector, k, filter and effort, over the threads of
+ * the database and this one. All see the same state of the database.
+ *
+ * txn:       as omendb_search.
+ * queries:   `count` of them, all with the same struct_size, which is the distance from one to the
+ *            next; each as of omendb_search. timeout_us is counted from the beginning of the call.
+ *            A `match` may be called from any of these threads.
+ * ids:       caller-owned, count * K places, where K is the largest k of the queries, row by row:
+ *            those of query i begin at place i * K; places past its hits get OMENDB_ID_AUTO.
+ * distances: NULL, or caller-owned, count * K places; past a row's hits infinity.
+ * counts:    NULL, or caller-owned, `count` places: hits of each query.
+ * Lifetime:  nothing is borrowed.
+ * Threads:   any; waits for no writer.
+ * Returns:   as omendb_search, where the sentence names the number of the query, from 0 on;
+ *            OMENDB_TOOBIG (sizes whose product overflows). The first error ends the call; the
+ *            arrays then hold nothing of use. */
+OMENDB_API int omendb_search_many(omendb_collection *collection, omendb_txn *txn,
+                                  const omendb_query *queries, size_t count, uint64_t *ids,
+                                  float *distances, size_t *counts);
+
+/* -------------------------------- measuring recall */
 
 /* Measures recall on the caller's own queries, for omendb_query.recall to keep from then on: those
  * that users really ask, if they are not like the records. Each is answered exactly, then with one

@@ -4,6 +4,7 @@
 #define OMENDB_API_H
 
 #include "database.h"
+#include "groups.h"
 
 /* OMENDB_MISUSE: `what` is NULL. */
 OMENDB_INTERNAL int api_null(const char *what);
@@ -27,6 +28,9 @@ OMENDB_INTERNAL int api_filter(const omendb *db, const omendb_filter *filter);
 /* Valid UTF-8 without control characters, 1 to 255 bytes. */
 OMENDB_INTERNAL int api_name(const char *name, const char *whose);
 
+/* The name of a field: valid UTF-8, 1 to OMENDB_FIELD_MAX bytes. */
+OMENDB_INTERNAL int api_field(const char *name, const char *what);
+
 /* The state that a call reads: the transaction's, or the newest. */
 OMENDB_INTERNAL struct version *api_version(omendb_collection *collection, const omendb_txn *txn,
                                             uint64_t *commit);
@@ -39,5 +43,32 @@ OMENDB_INTERNAL int api_find_record(struct collection *collection, const struct 
 OMENDB_INTERNAL int api_find_key(struct collection *collection, const struct version *version,
                                  uint64_t commit, const omendb_txn *txn, const char *key,
                                  uint64_t *id);
+
+/* ---- api_query.c */
+/* A query in the engine's terms, with what belongs to it. Does not move once it was asked: the
+ * request points into it. */
+struct api_asked {
+    struct memory *memory;
+    struct search_predicate predicate;
+    struct search_request request;
+    uint64_t *excluded; /* of the request */
+    size_t excluded_room;
+};
+/* one: of one query, with its own vector; else of a batch of vectors. */
+OMENDB_INTERNAL int api_check_query(omendb_collection *collection, const omendb_txn *txn,
+                                    const omendb_query *query, int one);
+/* All but version, commit and vector. The deadline begins now. */
+OMENDB_INTERNAL void api_ask(omendb_collection *collection, omendb_txn *txn,
+                             const omendb_query *query, struct api_asked *asked);
+/* Sets vector and exclusions, once version and commit are known; may be called again. The vector
+ * lies in the scratch, the version or the transaction. api_asked_end also after a failure. */
+OMENDB_INTERNAL int api_resolve(const omendb_query *query, const omendb_txn *txn,
+                                struct scratch *scratch, struct api_asked *asked);
+OMENDB_INTERNAL void api_asked_end(struct api_asked *asked);
+/* By the clock of the vfs; 0: none. */
+OMENDB_INTERNAL uint64_t api_deadline(const omendb *db, uint64_t timeout_us);
+/* As work_relieve, but not beyond the deadline of the search: *code says so. */
+OMENDB_INTERNAL int api_relieve_search(omendb *db, const struct search_request *request,
+                                       struct work_wait *wait, int *code);
 
 #endif

@@ -1,5 +1,6 @@
 /* api_arguments.c: the checks that the public calls share. */
 #include "api.h"
+#include "json.h"
 
 #include <string.h>
 
@@ -117,6 +118,17 @@ OMENDB_INTERNAL int api_name(const char *name, const char *whose)
                          "the name of %s has a control character or bad UTF-8 at byte %zu", whose,
                          legal);
     return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int api_field(const char *name, const char *what)
+{
+    const size_t length = strlen(name);
+    if (length == 0 || length > OMENDB_FIELD_MAX)
+        return error_set(OMENDB_INVALID, "%s has %zu bytes; the name of a field has 1 to %d", what,
+                         length, OMENDB_FIELD_MAX);
+    const size_t valid = json_utf8_bytes((const uint8_t *)name, length);
+    return valid == length ? OMENDB_OK
+                           : error_set(OMENDB_INVALID, "%s has bad UTF-8 at byte %zu", what, valid);
 }
 
 #undef API_STRUCT_MAX

@@ -2,147 +2,43 @@
 #include "api.h"
 #include "records.h"
 
-#include <float.h>
 #include <math.h>
-#include <string.h>
 
-/* Candidates of a search that stops by its stretch and names no ef. */
-#define API_STRETCH_EF 2000
-
-static int api_check_query(omendb_collection *collection, const omendb_txn *txn,
-                           const omendb_query *query, int one)
+/* At the version and the commit of the request, which it completes. */
+static int api_search_at(const omendb_query *query, const omendb_txn *txn, struct scratch *scratch,
+                         struct api_asked *asked, uint64_t *ids, float *distances, size_t *count,
+                         omendb_explain *explain)
 {
-    int code = api_reading(collection, txn);
-    if (code != OMENDB_OK)
-        return code;
-    if (query == NULL)
-        return api_null("query");
-    code = api_struct_read(query, sizeof *query, "query");
-    if (code != OMENDB_OK)
-        return code;
-    if (query->vector == NULL && query->id == OMENDB_ID_AUTO && query->key == NULL && one)
-        return error_set(OMENDB_INVALID,
-                         "query.vector is NULL, and neither query.id nor query.key is set");
-    if (query->k == 0)
-        return error_set(OMENDB_INVALID, "query.k is 0; at least 1 hit must be asked for");
-    if (query->ef > 100000)
-        return error_set(OMENDB_INVALID, "query.ef is %u; at most 100,000: use exact", query->ef);
-    if (query->stretch != 0.0f && !(query->stretch >= 1.0f && query->stretch <= FLT_MAX))
-        return error_set(OMENDB_INVALID, "query.stretch is %g; it must be 0, or 1 and more",
-                         (double)query->stretch);
-    if (query->recall != 0.0f && !(query->recall > 0.0f && query->recall <= 1.0f))
-        return error_set(OMENDB_INVALID,
-                         "query.recall is %g; it must be above 0 and at most 1, or 0 to go by ef",
-                         (double)query->recall);
-    if (query->recall != 0.0f && (query->ef != 0 || query->stretch != 0.0f))
-        return error_set(OMENDB_INVALID,
-                         "query.recall is %g beside an ef of %u and a stretch of %g; set one",
-                         (double)query->recall, query->ef, (double)query->stretch);
-    if (query->reserved != 0)
-        return error_set(OMENDB_INVALID, "query.reserved is %u; it must be 0", query->reserved);
-    if (query->exact > 1 || query->use_radius > 1)
-        return error_set(OMENDB_INVALID, "query.exact is %u and use_radius %u; each is 0 or 1",
-                         query->exact, query->use_radius);
-    if (isnan(query->radius))
-        return error_set(OMENDB_INVALID, "query.radius is NaN");
-    if (!query->use_radius && query->radius != 0.0f)
-        return error_set(OMENDB_INVALID, "query.radius is %g, but use_radius is 0",
-                         (double)query->radius);
-    if (query->match == NULL && query->match_context != NULL)
-        return error_set(OMENDB_INVALID, "query.match_context is set, but match is NULL");
-    code = api_filter(collection->db, query->filter);
-    if (code != OMENDB_OK)
-        return code;
-    if (query->explain != NULL && one)
-        return api_struct(query->explain->struct_size, sizeof *query->explain, "explain");
-    return OMENDB_OK;
+    int code = api_resolve(query, txn, scratch, asked);
+    *explain = (omendb_explain)OMENDB_EXPLAIN_INIT;
+    if (code == OMENDB_OK)
+        code = groups_run(&asked->request, scratch, ids, distances, count, explain);
+    api_asked_end(asked);
+    return code;
 }
 
-/* predicate: filled, where there is one, and borrowed by the request. */
-static void api_request(omendb_collection *collection, omendb_txn *txn, const omendb_query *query,
-                        struct search_predicate *predicate, struct search_request *request)
-{
-    *predicate = (struct search_predicate){
-        .match = query->match, .context = query->match_context, .filter = query->filter};
-    *request = (struct search_request){.collection = collection->collection,
-                                       .excluded_id = OMENDB_ID_AUTO};
-    request->txn = txn != NULL && txn->write_count != 0 ? txn : NULL;
-    request->predicate = query->match != NULL || query->filter != NULL ? predicate : NULL;
-    request->k = query->k;
-    request->stretch = query->stretch;
-    request->ef = query->ef != 0          ? query->ef
-                  : query->stretch > 0.0f ? API_STRETCH_EF
-                                          : collection->collection->schema.ef;
-    request->exact = query->exact != 0;
-    request->use_radius = query->use_radius != 0;
-    request->radius = query->radius;
-    request->recall = query->recall;
-    if (query->timeout_us != 0) {
-        const omendb_vfs *vfs = collection->db->storage.vfs;
-        uint64_t now = vfs->now_us(vfs->context);
-        request->deadline_us =
-            query->timeout_us > UINT64_MAX - now ? UINT64_MAX : now + query->timeout_us;
-    }
-}
-
-/* Once; after OMENDB_NOMEM it may be tried again. Completes `request`. */
+/* Once; after OMENDB_NOMEM it may be tried again. */
 static int api_try_search(omendb_collection *collection, omendb_txn *txn, const omendb_query *query,
-                          struct search_request *request, uint64_t *ids, float *distances,
-                          size_t *count, omendb_explain *explain)
+                          struct api_asked *asked, uint64_t *ids, float *distances, size_t *count,
+                          omendb_explain *explain)
 {
     omendb *db = collection->db;
     struct scratch *scratch = scratch_take(db);
     if (scratch == NULL)
         return OMENDB_NOMEM;
-    struct version *version = api_version(collection, txn, &request->commit);
-    int code;
-    request->version = version;
-    *explain = (omendb_explain)OMENDB_EXPLAIN_INIT;
-    if (query->vector == NULL) {
-        request->excluded_id = query->id;
-        code = query->id != OMENDB_ID_AUTO
-                   ? OMENDB_OK
-                   : api_find_key(collection->collection, version, request->commit, txn, query->key,
-                                  &request->excluded_id);
-        if (code == OMENDB_OK)
-            code = api_find_record(collection->collection, version, request->commit, txn,
-                                   request->excluded_id, &request->vector, NULL);
-    } else {
-        code = scratch_reserve(scratch, 0, 0, 0, collection->collection->vector_bytes);
-        if (code == OMENDB_OK)
-            code = records_convert(collection->collection, query->vector, query->vector_type,
-                                   scratch->vector, RECORDS_ALONE);
-        request->vector = scratch->vector;
-    }
-    if (code == OMENDB_OK)
-        code = search_run(request, scratch, ids, distances, count, explain);
+    struct version *version = api_version(collection, txn, &asked->request.commit);
+    asked->request.version = version;
+    int code = api_search_at(query, txn, scratch, asked, ids, distances, count, explain);
     version_release(version);
     scratch_give(db, scratch);
     return code;
-}
-
-/* As work_relieve, but not beyond the deadline of the search: *code says so. */
-static int api_relieve_search(omendb *db, const struct search_request *request,
-                              struct work_wait *wait, int *code)
-{
-    if (*code != OMENDB_NOMEM)
-        return 0;
-    if (wait->until_us == 0 && request->deadline_us != 0) {
-        uint64_t until = db->storage.vfs->now_us(db->storage.vfs->context) + db->stall_timeout_us;
-        wait->until_us = request->deadline_us < until ? request->deadline_us : until;
-    }
-    if (!work_relieve(db, wait))
-        return 0;
-    *code = search_check_deadline(request);
-    return *code == OMENDB_OK;
 }
 
 OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
                              const omendb_query *query, uint64_t *ids, float *distances,
                              size_t *count)
 {
-    struct search_request request;
-    struct search_predicate predicate;
+    struct api_asked asked;
     struct work_wait wait = {0};
     omendb_explain explain;
     if (count == NULL || ids == NULL)
@@ -154,10 +50,10 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
     omendb *db = collection->db;
     const omendb_vfs *vfs = db->storage.vfs;
     uint64_t begin = query->explain == NULL ? 0 : vfs->now_us(vfs->context);
-    api_request(collection, txn, query, &predicate, &request);
+    api_ask(collection, txn, query, &asked);
     do {
-        code = api_try_search(collection, txn, query, &request, ids, distances, count, &explain);
-    } while (api_relieve_search(db, &request, &wait, &code));
+        code = api_try_search(collection, txn, query, &asked, ids, distances, count, &explain);
+    } while (api_relieve_search(db, &asked.request, &wait, &code));
     if (query->explain != NULL && code == OMENDB_OK) {
         explain.time_us = vfs->now_us(vfs->context) - begin;
         *query->explain = explain;
@@ -192,7 +88,7 @@ static int api_search_row(const struct api_batch *batch, uint64_t index, struct 
                                batch->vector_type, scratch->vector, index);
     request.vector = scratch->vector;
     if (code == OMENDB_OK)
-        code = search_run(&request, scratch, ids, distances, &count, &explain);
+        code = groups_run(&request, scratch, ids, distances, &count, &explain);
     for (size_t i = count; i < request.k; i++) {
         ids[i] = OMENDB_ID_AUTO;
         if (distances != NULL)
@@ -224,8 +120,7 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
                                    const omendb_query *query, const void *vectors, size_t count,
                                    uint64_t *ids, float *distances, size_t *counts)
 {
-    struct search_request request;
-    struct search_predicate predicate;
+    struct api_asked asked;
     int code = api_check_query(collection, txn, query, 0);
     if (code != OMENDB_OK || count == 0)
         return code;
@@ -237,10 +132,10 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
     if (memory_multiply(memory_multiply(count, query->k), sizeof *ids) > PTRDIFF_MAX)
         return error_set(OMENDB_TOOBIG, "%zu queries of %zu hits are more than ids can hold", count,
                          query->k);
-    api_request(collection, txn, query, &predicate, &request);
+    api_ask(collection, txn, query, &asked);
     struct work_wait wait = {0};
     struct api_batch batch = {
-        &request,
+        &asked.request,
         vectors,
         scalar_bytes((omendb_scalar)query->vector_type, collection->collection->schema.dim),
         query->vector_type,
@@ -249,12 +144,154 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
         distances,
         counts};
     do {
-        struct version *version = api_version(collection, txn, &request.commit);
-        request.version = version;
+        struct version *version = api_version(collection, txn, &asked.request.commit);
+        asked.request.version = version;
         code =
             work_parallel(collection->db, (count - 1) / API_BATCH_RUN + 1, api_search_run, &batch);
         version_release(version);
-    } while (api_relieve_search(collection->db, &request, &wait, &code));
+    } while (api_relieve_search(collection->db, &asked.request, &wait, &code));
+    return code;
+}
+
+/* ------------------------------------------------------------------ many queries */
+
+struct api_many {
+    omendb_txn *txn;
+    const uint8_t *queries; /* at each `stride` bytes */
+    size_t stride, places;
+    struct api_asked *asked; /* one a query */
+    uint64_t *ids;
+    float *distances;
+    size_t *counts;
+};
+
+static const omendb_query *api_query_at(const void *queries, size_t stride, uint64_t index)
+{
+    return (const omendb_query *)(const void *)((const uint8_t *)queries + index * stride);
+}
+
+/* The sentence with the number of the query. */
+static int api_name_query(uint64_t index, int code)
+{
+    return code == OMENDB_OK || code == OMENDB_TIMEOUT || code == OMENDB_NOMEM
+               ? code
+               : error_set(code, "query %llu: %s", (unsigned long long)index, error_text());
+}
+
+static int api_search_one_of(const struct api_many *many, uint64_t index, struct scratch *scratch)
+{
+    const omendb_query *query = api_query_at(many->queries, many->stride, index);
+    struct api_asked *asked = &many->asked[index];
+    const omendb_vfs *vfs = asked->request.collection->db->storage.vfs;
+    uint64_t *ids = many->ids + index * many->places;
+    float *distances = many->distances == NULL ? NULL : many->distances + index * many->places;
+    const uint64_t begin = query->explain == NULL ? 0 : vfs->now_us(vfs->context);
+    omendb_explain explain;
+    size_t count = 0;
+    int code = search_check_deadline(&asked->request);
+    if (code == OMENDB_OK)
+        code = api_search_at(query, many->txn, scratch, asked, ids, distances, &count, &explain);
+    if (code != OMENDB_OK)
+        return code;
+    for (size_t i = count; i < many->places; i++) {
+        ids[i] = OMENDB_ID_AUTO;
+        if (distances != NULL)
+            distances[i] = INFINITY;
+    }
+    if (many->counts != NULL)
+        many->counts[index] = count;
+    if (query->explain != NULL) {
+        explain.time_us = vfs->now_us(vfs->context) - begin;
+        *query->explain = explain;
+    }
+    return OMENDB_OK;
+}
+
+static int api_search_each(void *context, uint64_t index)
+{
+    const struct api_many *many = context;
+    omendb *db = many->asked[index].request.collection->db;
+    struct scratch *scratch = scratch_take(db);
+    int code = scratch == NULL ? OMENDB_NOMEM : api_search_one_of(many, index, scratch);
+    scratch_give(db, scratch);
+    return api_name_query(index, code);
+}
+
+/* The queries in the engine's terms; *places: the largest k. */
+static int api_ask_many(omendb_collection *collection, omendb_txn *txn, const void *queries,
+                        size_t stride, size_t count, struct api_asked *asked)
+{
+    for (size_t i = 0; i < count; i++) {
+        const omendb_query *query = api_query_at(queries, stride, i);
+        if (query->struct_size != stride)
+            return error_set(OMENDB_MISUSE,
+                             "query %zu: struct_size is %zu, and %zu of query 0: all must be equal",
+                             i, query->struct_size, stride);
+        int code = api_name_query(i, api_check_query(collection, txn, query, 1));
+        if (code != OMENDB_OK)
+            return code;
+        api_ask(collection, txn, query, &asked[i]);
+    }
+    return OMENDB_OK;
+}
+
+static int api_run_many(omendb_collection *collection, size_t count, struct api_many *many)
+{
+    struct work_wait wait = {0};
+    uint64_t commit, latest = 0;
+    int code;
+    for (size_t i = 0; i < count; i++) {
+        const size_t k = many->asked[i].request.k;
+        const uint64_t deadline = many->asked[i].request.deadline_us;
+        many->places = k > many->places ? k : many->places;
+        latest = i == 0 || deadline > latest ? deadline : latest;
+    }
+    if (memory_multiply(memory_multiply(count, many->places), sizeof *many->ids) > PTRDIFF_MAX)
+        return error_set(OMENDB_TOOBIG, "%zu queries of %zu hits are more than ids can hold", count,
+                         many->places);
+    const struct search_request last = {.collection = collection->collection,
+                                        .deadline_us = latest};
+    do {
+        struct version *version = api_version(collection, many->txn, &commit);
+        for (size_t i = 0; i < count; i++) {
+            many->asked[i].request.version = version;
+            many->asked[i].request.commit = commit;
+        }
+        code = work_parallel(collection->db, count, api_search_each, many);
+        version_release(version);
+    } while (api_relieve_search(collection->db, &last, &wait, &code));
+    return code;
+}
+
+OMENDB_API int omendb_search_many(omendb_collection *collection, omendb_txn *txn,
+                                  const omendb_query *queries, size_t count, uint64_t *ids,
+                                  float *distances, size_t *counts)
+{
+    int code = api_reading(collection, txn);
+    if (code != OMENDB_OK || count == 0)
+        return code;
+    if (queries == NULL || ids == NULL)
+        return api_null(queries == NULL ? "queries" : "ids");
+    code = api_struct_read(queries, sizeof *queries, "query 0");
+    if (code != OMENDB_OK)
+        return code;
+    struct memory *memory = &collection->db->memory;
+    struct api_many many = {.txn = txn,
+                            .queries = (const uint8_t *)queries,
+                            .stride = queries->struct_size,
+                            .ids = ids,
+                            .distances = distances,
+                            .counts = counts};
+    struct work_wait wait = {0};
+    do {
+        many.asked = memory_array(memory, count, sizeof *many.asked);
+    } while (many.asked == NULL && work_relieve(collection->db, &wait));
+    if (many.asked == NULL)
+        return OMENDB_NOMEM;
+    code = api_ask_many(collection, txn, queries, many.stride, count, many.asked);
+    if (code == OMENDB_OK)
+        code = api_run_many(collection, count, &many);
+    memory_free(memory, many.asked, count * sizeof *many.asked);
     return code;
 }
 
@@ -290,5 +327,4 @@ OMENDB_API int omendb_calibrate(omendb_collection *collection, const void *queri
     return code;
 }
 
-#undef API_STRETCH_EF
 #undef API_BATCH_RUN

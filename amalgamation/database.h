@@ -392,7 +392,7 @@ struct omendb {
 
     _Atomic uint32_t children;     /* handles of collections, transactions, cursors, filters; and
                                       DATABASE_RELEASED */
-    _Atomic uint32_t open_cursors; /* of the children */
+    _Atomic uint32_t open_cursors; /* of the children; pages and facets, too */
     _Atomic uint32_t open_filters; /* of the children */
     _Atomic uint32_t released;
     struct pin_slot pins[DATABASE_PIN_SLOTS];
@@ -1011,6 +1011,7 @@ OMENDB_INTERNAL int work_merge_begin(omendb *db,
 OMENDB_INTERNAL void work_merge_end(omendb *db);
 
 /* ---- search.c */
+struct txn_write; /* txn.c */
 /* A graph to walk and the vectors by which its hits are compared. */
 struct search_target {
     struct graph_view full;   /* the vectors; count = rows that can be scanned */
@@ -1041,9 +1042,11 @@ struct search_request {
     struct collection *collection;
     const struct version *version;
     uint64_t commit;
-    omendb_txn *txn;       /* NULL, or a writing one: its own changes count */
-    const uint8_t *vector; /* stored type */
-    uint64_t excluded_id;  /* OMENDB_ID_AUTO: none */
+    omendb_txn *txn;          /* NULL, or a writing one: its own changes count */
+    const uint8_t *vector;    /* stored type */
+    uint64_t excluded_id;     /* OMENDB_ID_AUTO: none */
+    const uint64_t *excluded; /* ascending: records that are no hits, beside that one */
+    size_t excluded_count;
     size_t k, ef;
     int exact, use_radius;
     float radius;
@@ -1051,6 +1054,8 @@ struct search_request {
     uint64_t deadline_us;                     /* by the clock of the vfs; 0: none */
     float stretch;                            /* of graph_effort; 0: ef alone decides */
     const struct search_predicate *predicate; /* NULL: all */
+    const char *group_by;                     /* of groups_run: a field, or NULL, */
+    size_t group_size;                        /* and the hits that each of its values may have */
     /* Filled by search_run: */
     uint64_t visible_rows; /* of all memtables, those at `commit`, and of all segments */
     double hidden_share;   /* of the stored rows: changed by the transaction, and left out like
@@ -1070,9 +1075,15 @@ OMENDB_INTERNAL int search_check_deadline(const struct search_request *request);
 OMENDB_INTERNAL int search_run(const struct search_request *request, struct scratch *scratch,
                                uint64_t *ids, float *distances, size_t *count,
                                omendb_explain *explain);
-/* Hands out the id of each record that the request sees and its predicate matches, in no order;
- * ends with the first code of `each` that is not OMENDB_OK. Only collection, version, commit, txn
- * and predicate are read. */
+/* Hands out each record that the request sees and its predicate matches, in no order, but one
+ * memtable or segment after the other: where it is stored, or, with both pointers NULL, the change
+ * of the transaction that has it (else NULL). Ends with the first code of `each` that is not
+ * OMENDB_OK. Only collection, version, commit, txn and predicate are read. */
+OMENDB_INTERNAL int search_each_location(const struct search_request *request,
+                                         int (*each)(void *context, const struct location *location,
+                                                     const struct txn_write *own),
+                                         void *context);
+/* The same, by id. */
 OMENDB_INTERNAL int search_each_match(const struct search_request *request,
                                       int (*each)(void *context, uint64_t id), void *context);
 

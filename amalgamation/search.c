@@ -87,7 +87,7 @@ struct search_source {
     uint32_t chosen_count;                    /* of which so many do */
     const struct tombstones *tombstones;
     const struct begin_array *begins; /* NULL: all rows below row_limit have begun */
-    const struct memtable *memtable;
+    struct memtable *memtable;
     struct segment *segment;
 };
 
@@ -249,9 +249,8 @@ static void search_match_rows(const struct search_source *source, uint32_t first
     }
 }
 
-static void search_memtable_source(const struct memtable *memtable,
-                                   const struct collection *collection, uint64_t commit,
-                                   struct search_source *source)
+static void search_memtable_source(struct memtable *memtable, const struct collection *collection,
+                                   uint64_t commit, struct search_source *source)
 {
     memset(source, 0, sizeof *source);
     /* In this order: what is indexed is in the view, what is visible is in it, too. */
@@ -525,11 +524,31 @@ static size_t search_share_of_ef(const struct search_request *request,
     return ef;
 }
 
-/* The k to look up in a curve where `k` hits are walked for: a record that the query is compared
- * with, and that is left out, is found by any effort. */
+static size_t search_excluded_count(const struct search_request *request)
+{
+    return request->excluded_count + (request->excluded_id != OMENDB_ID_AUTO);
+}
+
+static int search_is_excluded(const struct search_request *request, uint64_t id)
+{
+    size_t low = 0, high = request->excluded_count;
+    if (id == request->excluded_id)
+        return 1;
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        if (request->excluded[middle] < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < request->excluded_count && request->excluded[low] == id;
+}
+
+/* The k to look up in a curve where `k` hits are walked for: records that the query is compared
+ * with, and that are left out, are found by any effort. */
 static size_t search_curve_k(const struct search_request *request, size_t k)
 {
-    return k - (request->excluded_id != OMENDB_ID_AUTO);
+    return k - search_excluded_count(request);
 }
 
 /* The effort for one source, whatever was asked, and what it promises: recall 0 where no curve
@@ -908,7 +927,7 @@ static int search_name_row(struct search_naming *naming, uint32_t row, float dis
     int code = search_source_id(naming->source, row, &hit.id);
     if (code != OMENDB_OK)
         return code;
-    if (hit.id != request->excluded_id &&
+    if (!search_is_excluded(request, hit.id) &&
         (request->txn == NULL || txn_find(request->txn, request->collection, hit.id) == NULL))
         naming->scratch->found[naming->count++] = hit;
     return OMENDB_OK;
@@ -1054,7 +1073,7 @@ static int search_own_writes(const struct search_request *request, struct scratc
         if (i % SEARCH_OWN_RUN == 0 && search_check_deadline(request) != OMENDB_OK)
             return OMENDB_TIMEOUT;
         if (write->collection != request->collection || write->vector == NULL ||
-            write->id == request->excluded_id)
+            search_is_excluded(request, write->id))
             continue;
         explain->matches_tested += request->predicate != NULL;
         if (!search_record_matches(request->predicate, write->id, write->document))
@@ -1099,21 +1118,20 @@ static int search_source(const struct search_request *request, struct search_sou
     return code;
 }
 
-/* Who gets the ids of what matches. */
+/* Who gets what matches. */
 struct search_receiver {
-    int (*each)(void *context, uint64_t id);
+    int (*each)(void *context, const struct location *location, const struct txn_write *own);
     void *context;
 };
 
 static int search_hand_out(const struct search_source *source, uint32_t row,
                            const struct search_receiver *receiver)
 {
-    uint64_t id;
+    const struct location location = {source->memtable, source->segment, row};
     if (!search_visible(source, row) ||
         (source->predicate != NULL && !search_row_matches(source, row)))
         return OMENDB_OK;
-    int code = search_source_id(source, row, &id);
-    return code == OMENDB_OK ? receiver->each(receiver->context, id) : code;
+    return receiver->each(receiver->context, &location, NULL);
 }
 
 /* The rows that the columns list, or all. */
@@ -1150,8 +1168,10 @@ static int search_each_source(const struct search_request *request, struct searc
     return code == OMENDB_OK ? search_each_row(source, receiver) : code;
 }
 
-OMENDB_INTERNAL int search_each_match(const struct search_request *request,
-                                      int (*each)(void *context, uint64_t id), void *context)
+OMENDB_INTERNAL int search_each_location(const struct search_request *request,
+                                         int (*each)(void *context, const struct location *location,
+                                                     const struct txn_write *own),
+                                         void *context)
 {
     const struct version *version = request->version;
     const struct search_receiver receiver = {each, context};
@@ -1170,12 +1190,35 @@ OMENDB_INTERNAL int search_each_match(const struct search_request *request,
     for (size_t i = 0; request->txn != NULL && i < request->txn->write_count && code == OMENDB_OK;
          i++) {
         const struct txn_write *write = &request->txn->writes[i];
+        const struct location none = {NULL, NULL, 0};
         if (write->collection == request->collection && write->vector != NULL &&
             search_record_matches(request->predicate, write->id, write->document))
-            code = each(context, write->id);
+            code = each(context, &none, write);
     }
     scratch_give(request->collection->db, scratch);
     return code;
+}
+
+/* Who gets the ids of what matches. */
+struct search_id_receiver {
+    int (*each)(void *context, uint64_t id);
+    void *context;
+};
+
+static int search_tell_id(void *context, const struct location *location,
+                          const struct txn_write *own)
+{
+    const struct search_id_receiver *receiver = context;
+    uint64_t id = own != NULL ? own->id : 0;
+    int code = own != NULL ? OMENDB_OK : location_id(location, &id);
+    return code == OMENDB_OK ? receiver->each(receiver->context, id) : code;
+}
+
+OMENDB_INTERNAL int search_each_match(const struct search_request *request,
+                                      int (*each)(void *context, uint64_t id), void *context)
+{
+    struct search_id_receiver receiver = {each, context};
+    return search_each_location(request, search_tell_id, &receiver);
 }
 
 OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratch *scratch,
@@ -1197,7 +1240,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     rows += own;
     /* Each hit that is left out by id takes a place of its own. */
     size_t k = request->k < rows ? request->k : (size_t)rows;
-    size_t wanted = k + hidden + (request->excluded_id != OMENDB_ID_AUTO);
+    size_t wanted = k + hidden + search_excluded_count(request);
     size_t found = wanted + search_ties(request, wanted) + SEARCH_FOUND(wanted);
     found = own != 0 && found < SEARCH_OWN_SORT ? SEARCH_OWN_SORT : found;
     struct search_plan plan;

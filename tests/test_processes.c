@@ -331,6 +331,8 @@ PROCESSES_CALL(omendb_search, omendb_search(on->collection, NULL, &processes_que
 PROCESSES_CALL(omendb_search_batch,
                omendb_search_batch(on->collection, NULL, &processes_query, processes_vectors, 1,
                                    processes_numbers, NULL, NULL))
+PROCESSES_CALL(omendb_search_many, omendb_search_many(on->collection, NULL, &processes_query, 1,
+                                                      processes_numbers, NULL, NULL))
 PROCESSES_CALL(omendb_calibrate, omendb_calibrate(on->collection, processes_vectors,
                                                   OMENDB_CALIBRATE_MIN, OMENDB_F32, NULL, NULL))
 PROCESSES_CALL(omendb_close, omendb_close(on->db) == OMENDB_OK ? OMENDB_MISUSE : OMENDB_IOERR)
@@ -398,6 +400,7 @@ static const struct processes_call {
     PROCESSES_ROW(omendb_filter_compile),
     PROCESSES_ROW(omendb_search),
     PROCESSES_ROW(omendb_search_batch),
+    PROCESSES_ROW(omendb_search_many),
     PROCESSES_ROW(omendb_calibrate),
     PROCESSES_ROW(omendb_close),
     PROCESSES_ROW(omendb_release),

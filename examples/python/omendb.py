@@ -236,6 +236,12 @@ class _Query(ctypes.Structure):
         ("match_context", ctypes.c_void_p),
         ("filter", ctypes.c_void_p),
         ("key", ctypes.c_char_p),
+        ("positive_ids", ctypes.c_void_p),
+        ("positive_count", ctypes.c_size_t),
+        ("negative_ids", ctypes.c_void_p),
+        ("negative_count", ctypes.c_size_t),
+        ("group_by", ctypes.c_char_p),
+        ("group_size", ctypes.c_size_t),
     ]
 
 
