@@ -32,14 +32,14 @@
  *  5. No call aborts, exits, prints, installs a signal handler or blocks for ever.
  *
  * HANDLES. `omendb` is one open database, `omendb_collection` a named set of vectors in it,
- * `omendb_txn` a transaction, `omendb_rows` a cursor, `omendb_filter` a condition. A call that
- * fails to make a handle stores NULL. Every handle is released by its own call, which frees it, in
- * any order but that the database goes last; a cursor ends with its transaction and must be closed
- * all the same.
+ * `omendb_txn` a transaction, `omendb_rows` a cursor, `omendb_pages` one over the hits of a query,
+ * `omendb_filter` a condition. A call that fails to make a handle stores NULL. Every handle is
+ * released by its own call, which frees it, in any order but that the database goes last; a cursor,
+ * pages, too, ends with its transaction and must be closed all the same.
  *
  * THREADS. Any number of threads may use one handle at once, unless a call says otherwise. A search
- * never waits for a writer. One omendb_txn or omendb_rows is for one thread at a time. A handle
- * must not be closed while another thread uses it.
+ * never waits for a writer. One omendb_txn, omendb_rows or omendb_pages is for one thread at a
+ * time. A handle must not be closed while another thread uses it.
  *
  * RETURNS. Functions that can fail return OMENDB_OK (0) or a positive code of `omendb_code`;
  * omendb_errmsg() then has the sentence for people. Every function may return OMENDB_MISUSE (NULL
@@ -285,6 +285,7 @@ typedef struct omendb_collection omendb_collection;
 typedef struct omendb_txn omendb_txn;
 typedef struct omendb_rows omendb_rows;
 typedef struct omendb_filter omendb_filter;
+typedef struct omendb_pages omendb_pages;
 
 enum {
     OMENDB_SYNC_FULL = 0,   /* a commit returns when it is on the device */
@@ -1547,6 +1548,45 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
 OMENDB_API int omendb_search_many(omendb_collection *collection, omendb_txn *txn,
                                   const omendb_query *queries, size_t count, uint64_t *ids,
                                   float *distances, size_t *counts);
+
+/* Opens a query whose hits are given page by page, as they are at this moment: commits that come
+ * later change nothing, and the handle shows them also after others dropped the collection. No hit
+ * is given twice. With `exact` the pages one after the other are what omendb_search gives for all
+ * of them together. Otherwise each page has the nearest of those found and not given yet, and one
+ * that was overlooked may come in a later page, although it is nearer than some of an earlier one;
+ * all records that match have come when the pages end. The first page takes about what
+ * omendb_search takes for twice its hits; n pages together what it takes for one to four times all
+ * their hits. There is no offset to begin at: what lies before it must be found all the same, and
+ * without a handle it shifts with each commit.
+ *
+ * txn:      as omendb_search; after further changes in it the pages may or may not show them.
+ * query:    as of omendb_search, but that k, explain and timeout_us are not used, though k must not
+ *           be 0. Copied. Its filter must stay, bound as it is, until the pages are closed, and so
+ *           must what `match` needs; group_by is OMENDB_UNSUPPORTED.
+ * pages:    receives the handle; NULL on failure. Takes the vector, and up to some 100 bytes for
+ *           each hit that was given; keeps what it shows from being given back, as cursors do.
+ * Lifetime: until omendb_pages_close.
+ * Threads:  any may open; one at a time may use it.
+ * Returns:  as omendb_search. */
+OMENDB_API int omendb_pages_open(omendb_collection *collection, omendb_txn *txn,
+                                 const omendb_query *query, omendb_pages **pages);
+
+/* Gives the next hits.
+ *
+ * k:          hits of this page, at least 1; it may differ from page to page.
+ * timeout_us: as of omendb_query, for this call. After OMENDB_TIMEOUT the same page can be asked
+ *             for again.
+ * ids:        caller-owned, k places: filled in the order of distance, equal ones by id.
+ * distances:  NULL, or caller-owned, k places.
+ * count:      receives how many places are filled: k but at the end, where there are fewer left.
+ * Returns:    OMENDB_OK, OMENDB_DONE (no further hit; count is 0), OMENDB_INVALID (k of 0),
+ *             OMENDB_TIMEOUT, OMENDB_MISUSE (also after the transaction of the pages ended),
+ *             OMENDB_CORRUPT, OMENDB_IOERR. On failure no hit is lost. */
+OMENDB_API int omendb_pages_next(omendb_pages *pages, size_t k, uint64_t timeout_us, uint64_t *ids,
+                                 float *distances, size_t *count);
+
+/* Closes pages. NULL is OK. */
+OMENDB_API void omendb_pages_close(omendb_pages *pages);
 
 /* -------------------------------- measuring recall */
 

@@ -160,6 +160,7 @@ static inline int handle_is(const void *handle, uint32_t magic)
 #define TXN_MAGIC        UINT32_C(0x4f6d5478)
 #define ROWS_MAGIC       UINT32_C(0x4f6d526f)
 #define FILTER_MAGIC     UINT32_C(0x4f6d4669)
+#define PAGES_MAGIC      UINT32_C(0x4f6d5067)
 
 /* An open segment or overlay file, shared by the segments in it. */
 struct shared_file {

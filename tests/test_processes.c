@@ -225,6 +225,7 @@ struct processes_handles {
     omendb_collection *collection;
     omendb_txn *txn;
     omendb_rows *rows;
+    omendb_pages *pages;
 };
 
 static int processes_misuse_progress(void *context, uint64_t done, uint64_t total)
@@ -255,6 +256,7 @@ static omendb_collection *processes_made;
 static omendb_txn *processes_begun;
 static omendb_rows *processes_scanned;
 static omendb_filter *processes_compiled;
+static omendb_pages *processes_paged;
 static size_t processes_size;
 static char processes_text[256];
 
@@ -333,6 +335,10 @@ PROCESSES_CALL(omendb_search_batch,
                                    processes_numbers, NULL, NULL))
 PROCESSES_CALL(omendb_search_many, omendb_search_many(on->collection, NULL, &processes_query, 1,
                                                       processes_numbers, NULL, NULL))
+PROCESSES_CALL(omendb_pages_open,
+               omendb_pages_open(on->collection, NULL, &processes_query, &processes_paged))
+PROCESSES_CALL(omendb_pages_next,
+               omendb_pages_next(on->pages, 1, 0, processes_numbers, NULL, &processes_size))
 PROCESSES_CALL(omendb_calibrate, omendb_calibrate(on->collection, processes_vectors,
                                                   OMENDB_CALIBRATE_MIN, OMENDB_F32, NULL, NULL))
 PROCESSES_CALL(omendb_close, omendb_close(on->db) == OMENDB_OK ? OMENDB_MISUSE : OMENDB_IOERR)
@@ -340,6 +346,7 @@ PROCESSES_CALL(omendb_release, (omendb_release(on->db), OMENDB_MISUSE))
 PROCESSES_CALL(omendb_collection_close, (omendb_collection_close(on->collection), OMENDB_MISUSE))
 PROCESSES_CALL(omendb_txn_rollback, (omendb_txn_rollback(on->txn), OMENDB_MISUSE))
 PROCESSES_CALL(omendb_rows_close, (omendb_rows_close(on->rows), OMENDB_MISUSE))
+PROCESSES_CALL(omendb_pages_close, (omendb_pages_close(on->pages), OMENDB_MISUSE))
 
 #undef PROCESSES_CALL
 #define PROCESSES_ROW(name)                                                                        \
@@ -401,12 +408,15 @@ static const struct processes_call {
     PROCESSES_ROW(omendb_search),
     PROCESSES_ROW(omendb_search_batch),
     PROCESSES_ROW(omendb_search_many),
+    PROCESSES_ROW(omendb_pages_open),
+    PROCESSES_ROW(omendb_pages_next),
     PROCESSES_ROW(omendb_calibrate),
     PROCESSES_ROW(omendb_close),
     PROCESSES_ROW(omendb_release),
     PROCESSES_ROW(omendb_collection_close),
     PROCESSES_ROW(omendb_txn_rollback),
     PROCESSES_ROW(omendb_rows_close),
+    PROCESSES_ROW(omendb_pages_close),
 };
 #undef PROCESSES_ROW
 
@@ -421,7 +431,9 @@ static int processes_child_calls(void *argument)
 
 TEST(every_call_on_an_inherited_handle_is_misuse_and_harms_nothing)
 {
-    struct processes_handles on = {NULL, NULL, NULL, NULL};
+    struct processes_handles on = {NULL, NULL, NULL, NULL, NULL};
+    uint64_t id;
+    size_t count;
     CHECK_EQ_INT(processes_create("table", &on.db, &on.collection), OMENDB_OK);
     CHECK_EQ_INT(processes_put_round(on.collection, 1), OMENDB_OK);
     CHECK_EQ_INT(omendb_txn_begin(on.db, OMENDB_READ_WRITE, &on.txn), OMENDB_OK);
@@ -430,6 +442,7 @@ TEST(every_call_on_an_inherited_handle_is_misuse_and_harms_nothing)
     processes_schema.dim = PROCESSES_DIM;
     processes_record.vector = processes_vectors;
     processes_query.vector = processes_vectors;
+    CHECK_EQ_INT(omendb_pages_open(on.collection, NULL, &processes_query, &on.pages), OMENDB_OK);
     int bad = 0;
     for (size_t i = 0; i < PROCESSES_CALLS; i++) {
         processes_this_call = &processes_calls[i];
@@ -442,6 +455,8 @@ TEST(every_call_on_an_inherited_handle_is_misuse_and_harms_nothing)
     CHECK_EQ_INT(processes_in_child(processes_child_expects_busy, NULL), 0);
     CHECK_EQ_INT(omendb_rows_next(on.rows, NULL, OMENDB_F32, NULL), OMENDB_OK);
     omendb_rows_close(on.rows);
+    CHECK_EQ_INT(omendb_pages_next(on.pages, 1, 0, &id, NULL, &count), OMENDB_OK);
+    omendb_pages_close(on.pages);
     CHECK_EQ_INT(omendb_txn_commit(on.txn), OMENDB_OK);
     CHECK_EQ_INT(omendb_get(on.collection, NULL, 1000, OMENDB_F32, NULL), OMENDB_OK);
     CHECK_EQ_INT(support_check(on.db), OMENDB_OK);
@@ -453,7 +468,8 @@ TEST(every_call_on_an_inherited_handle_is_misuse_and_harms_nothing)
 static int processes_takes_handle(const char *declaration, char name[64])
 {
     static const char *const handles[] = {"(omendb *db", "(omendb_collection *collection",
-                                          "(omendb_txn *txn", "(omendb_rows *rows"};
+                                          "(omendb_txn *txn", "(omendb_rows *rows",
+                                          "(omendb_pages *pages"};
     for (size_t i = 0; i < sizeof handles / sizeof handles[0]; i++) {
         const char *at = strstr(declaration, handles[i]), *end = strchr(declaration, ';');
         if (at == NULL || end == NULL || at > end)
@@ -515,7 +531,7 @@ static int processes_child_uses_own(void *argument)
 
 TEST(a_forked_child_closes_what_it_inherited_and_opens_its_own)
 {
-    struct processes_handles handles = {NULL, NULL, NULL, NULL};
+    struct processes_handles handles = {NULL, NULL, NULL, NULL, NULL};
     CHECK_EQ_INT(processes_create("fork", &handles.db, &handles.collection), OMENDB_OK);
     CHECK_EQ_INT(processes_put_round(handles.collection, 1), OMENDB_OK);
     CHECK_EQ_INT(omendb_checkpoint(handles.db), OMENDB_OK);
