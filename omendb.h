@@ -33,13 +33,14 @@
  *
  * HANDLES. `omendb` is one open database, `omendb_collection` a named set of vectors in it,
  * `omendb_txn` a transaction, `omendb_rows` a cursor, `omendb_pages` one over the hits of a query,
- * `omendb_filter` a condition. A call that fails to make a handle stores NULL. Every handle is
- * released by its own call, which frees it, in any order but that the database goes last; a cursor,
- * pages, too, ends with its transaction and must be closed all the same.
+ * `omendb_facets` counts of values, `omendb_filter` a condition. A call that fails to make a handle
+ * stores NULL. Every handle is released by its own call, which frees it, in any order but that the
+ * database goes last; a cursor, pages, too, ends with its transaction and must be closed all the
+ * same. Pages and facets count as cursors where those are counted.
  *
  * THREADS. Any number of threads may use one handle at once, unless a call says otherwise. A search
- * never waits for a writer. One omendb_txn, omendb_rows or omendb_pages is for one thread at a
- * time. A handle must not be closed while another thread uses it.
+ * never waits for a writer. One omendb_txn, omendb_rows, omendb_pages or omendb_facets is for one
+ * thread at a time. A handle must not be closed while another thread uses it.
  *
  * RETURNS. Functions that can fail return OMENDB_OK (0) or a positive code of `omendb_code`;
  * omendb_errmsg() then has the sentence for people. Every function may return OMENDB_MISUSE (NULL
@@ -286,6 +287,7 @@ typedef struct omendb_txn omendb_txn;
 typedef struct omendb_rows omendb_rows;
 typedef struct omendb_filter omendb_filter;
 typedef struct omendb_pages omendb_pages;
+typedef struct omendb_facets omendb_facets;
 
 enum {
     OMENDB_SYNC_FULL = 0,   /* a commit returns when it is on the device */
@@ -1587,6 +1589,75 @@ OMENDB_API int omendb_pages_next(omendb_pages *pages, size_t k, uint64_t timeout
 
 /* Closes pages. NULL is OK. */
 OMENDB_API void omendb_pages_close(omendb_pages *pages);
+
+/* -------------------------------- facets */
+
+/* The type of a value. */
+typedef enum omendb_value_type {
+    OMENDB_VALUE_BOOL = 1,
+    OMENDB_VALUE_I64 = 2,
+    OMENDB_VALUE_F64 = 3,
+    OMENDB_VALUE_TEXT = 4
+} omendb_value_type;
+
+/* A value of a field, and how many records have it. */
+typedef struct omendb_facet {
+    size_t struct_size;
+    uint64_t count;   /* records */
+    const char *text; /* of a text: UTF-8 with a NUL behind it, until the facets are closed; else
+                       * NULL */
+    size_t text_size; /* its bytes without that NUL; one of the text itself may be among them */
+    int64_t i64;      /* of I64; of BOOL: 1 is true */
+    double f64;       /* of F64; of I64 and BOOL the nearest */
+    uint32_t type;    /* omendb_value_type */
+} omendb_facet;
+#define OMENDB_FACET_INIT                                                                          \
+    {                                                                                              \
+        sizeof(omendb_facet), 0, NULL, 0, 0, 0.0, 0                                                \
+    }
+OMENDB_API void omendb_facet_init(omendb_facet *facet);
+
+/* Counts by the values of a field the records that match a condition: what a list of choices beside
+ * a search shows. All is counted when it returns; nothing that comes later changes it.
+ *   A record with an array of texts counts once for each distinct text of it. Values are the same
+ * where a filter says so: 1 and 1.0 are, and are told as one of them.
+ *   The columns of segments tell values without reading the metadata: some 10 to 20 ns a record
+ * that matches. What is in memory only, or has no column (more than 512 fields of a segment, texts
+ * of which there is no end), is read record by record.
+ *
+ * txn:      as omendb_get.
+ * filter:   NULL: all match. Beside `match` those count that pass both.
+ * match:    as in omendb_query, called from this thread; NULL: all match.
+ * context:  given to match.
+ * field:    its name. OMENDB_INVALID: _id and _key, which are different in each record.
+ * limit:    the values that are told, those with the most records; 0: all.
+ * facets:   receives the handle; NULL on failure. Counting takes up to some 250 bytes, and what is
+ *           told 56 bytes and its text, for each distinct value.
+ * Lifetime: until omendb_facets_close.
+ * Threads:  any may open; one at a time may use it. Waits for no writer.
+ * Returns:  OMENDB_OK, OMENDB_INVALID (field), OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
+OMENDB_API int omendb_facets_open(omendb_collection *collection, omendb_txn *txn,
+                                  const omendb_filter *filter,
+                                  int (*match)(void *match_context, uint64_t id), void *context,
+                                  const char *field, size_t limit, omendb_facets **facets);
+
+/* Tells the next value: those of the most records first, of equally many in the order of METADATA.
+ *
+ * facet:    struct_size must be set.
+ * Returns:  OMENDB_OK, OMENDB_DONE (no further value). */
+OMENDB_API int omendb_facets_next(omendb_facets *facets, omendb_facet *facet);
+
+/* Tells what was counted, whatever the limit; each may be NULL.
+ *
+ * records:  that match.
+ * nulls:    of them, those that lack the field or have null in it.
+ * values:   distinct ones.
+ * Returns:  OMENDB_OK. */
+OMENDB_API int omendb_facets_totals(omendb_facets *facets, uint64_t *records, uint64_t *nulls,
+                                    uint64_t *values);
+
+/* Closes facets. NULL is OK. */
+OMENDB_API void omendb_facets_close(omendb_facets *facets);
 
 /* -------------------------------- measuring recall */
 

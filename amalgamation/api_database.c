@@ -67,6 +67,13 @@ OMENDB_API void omendb_record_init(omendb_record *record)
         *record = initial;
 }
 
+OMENDB_API void omendb_facet_init(omendb_facet *facet)
+{
+    static const omendb_facet initial = OMENDB_FACET_INIT;
+    if (facet != NULL)
+        *facet = initial;
+}
+
 OMENDB_API void omendb_query_init(omendb_query *query)
 {
     static const omendb_query initial = OMENDB_QUERY_INIT;

@@ -161,6 +161,7 @@ static inline int handle_is(const void *handle, uint32_t magic)
 #define ROWS_MAGIC       UINT32_C(0x4f6d526f)
 #define FILTER_MAGIC     UINT32_C(0x4f6d4669)
 #define PAGES_MAGIC      UINT32_C(0x4f6d5067)
+#define FACETS_MAGIC     UINT32_C(0x4f6d4663)
 
 /* An open segment or overlay file, shared by the segments in it. */
 struct shared_file {

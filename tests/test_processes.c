@@ -226,6 +226,7 @@ struct processes_handles {
     omendb_txn *txn;
     omendb_rows *rows;
     omendb_pages *pages;
+    omendb_facets *facets;
 };
 
 static int processes_misuse_progress(void *context, uint64_t done, uint64_t total)
@@ -257,6 +258,8 @@ static omendb_txn *processes_begun;
 static omendb_rows *processes_scanned;
 static omendb_filter *processes_compiled;
 static omendb_pages *processes_paged;
+static omendb_facets *processes_counted;
+static omendb_facet processes_facet = OMENDB_FACET_INIT;
 static size_t processes_size;
 static char processes_text[256];
 
@@ -339,6 +342,10 @@ PROCESSES_CALL(omendb_pages_open,
                omendb_pages_open(on->collection, NULL, &processes_query, &processes_paged))
 PROCESSES_CALL(omendb_pages_next,
                omendb_pages_next(on->pages, 1, 0, processes_numbers, NULL, &processes_size))
+PROCESSES_CALL(omendb_facets_open, omendb_facets_open(on->collection, NULL, NULL, NULL, NULL, "a",
+                                                      0, &processes_counted))
+PROCESSES_CALL(omendb_facets_next, omendb_facets_next(on->facets, &processes_facet))
+PROCESSES_CALL(omendb_facets_totals, omendb_facets_totals(on->facets, NULL, NULL, NULL))
 PROCESSES_CALL(omendb_calibrate, omendb_calibrate(on->collection, processes_vectors,
                                                   OMENDB_CALIBRATE_MIN, OMENDB_F32, NULL, NULL))
 PROCESSES_CALL(omendb_close, omendb_close(on->db) == OMENDB_OK ? OMENDB_MISUSE : OMENDB_IOERR)
@@ -347,6 +354,7 @@ PROCESSES_CALL(omendb_collection_close, (omendb_collection_close(on->collection)
 PROCESSES_CALL(omendb_txn_rollback, (omendb_txn_rollback(on->txn), OMENDB_MISUSE))
 PROCESSES_CALL(omendb_rows_close, (omendb_rows_close(on->rows), OMENDB_MISUSE))
 PROCESSES_CALL(omendb_pages_close, (omendb_pages_close(on->pages), OMENDB_MISUSE))
+PROCESSES_CALL(omendb_facets_close, (omendb_facets_close(on->facets), OMENDB_MISUSE))
 
 #undef PROCESSES_CALL
 #define PROCESSES_ROW(name)                                                                        \
@@ -410,6 +418,9 @@ static const struct processes_call {
     PROCESSES_ROW(omendb_search_many),
     PROCESSES_ROW(omendb_pages_open),
     PROCESSES_ROW(omendb_pages_next),
+    PROCESSES_ROW(omendb_facets_open),
+    PROCESSES_ROW(omendb_facets_next),
+    PROCESSES_ROW(omendb_facets_totals),
     PROCESSES_ROW(omendb_calibrate),
     PROCESSES_ROW(omendb_close),
     PROCESSES_ROW(omendb_release),
@@ -417,6 +428,7 @@ static const struct processes_call {
     PROCESSES_ROW(omendb_txn_rollback),
     PROCESSES_ROW(omendb_rows_close),
     PROCESSES_ROW(omendb_pages_close),
+    PROCESSES_ROW(omendb_facets_close),
 };
 #undef PROCESSES_ROW
 
@@ -431,7 +443,7 @@ static int processes_child_calls(void *argument)
 
 TEST(every_call_on_an_inherited_handle_is_misuse_and_harms_nothing)
 {
-    struct processes_handles on = {NULL, NULL, NULL, NULL, NULL};
+    struct processes_handles on = {NULL, NULL, NULL, NULL, NULL, NULL};
     uint64_t id;
     size_t count;
     CHECK_EQ_INT(processes_create("table", &on.db, &on.collection), OMENDB_OK);
@@ -443,6 +455,8 @@ TEST(every_call_on_an_inherited_handle_is_misuse_and_harms_nothing)
     processes_record.vector = processes_vectors;
     processes_query.vector = processes_vectors;
     CHECK_EQ_INT(omendb_pages_open(on.collection, NULL, &processes_query, &on.pages), OMENDB_OK);
+    CHECK_EQ_INT(omendb_facets_open(on.collection, NULL, NULL, NULL, NULL, "a", 0, &on.facets),
+                 OMENDB_OK);
     int bad = 0;
     for (size_t i = 0; i < PROCESSES_CALLS; i++) {
         processes_this_call = &processes_calls[i];
@@ -457,6 +471,8 @@ TEST(every_call_on_an_inherited_handle_is_misuse_and_harms_nothing)
     omendb_rows_close(on.rows);
     CHECK_EQ_INT(omendb_pages_next(on.pages, 1, 0, &id, NULL, &count), OMENDB_OK);
     omendb_pages_close(on.pages);
+    CHECK_EQ_INT(omendb_facets_next(on.facets, &processes_facet), OMENDB_DONE);
+    omendb_facets_close(on.facets);
     CHECK_EQ_INT(omendb_txn_commit(on.txn), OMENDB_OK);
     CHECK_EQ_INT(omendb_get(on.collection, NULL, 1000, OMENDB_F32, NULL), OMENDB_OK);
     CHECK_EQ_INT(support_check(on.db), OMENDB_OK);
@@ -467,9 +483,9 @@ TEST(every_call_on_an_inherited_handle_is_misuse_and_harms_nothing)
 /* The name of the function that a declaration which takes a handle declares; 0: none is taken. */
 static int processes_takes_handle(const char *declaration, char name[64])
 {
-    static const char *const handles[] = {"(omendb *db", "(omendb_collection *collection",
-                                          "(omendb_txn *txn", "(omendb_rows *rows",
-                                          "(omendb_pages *pages"};
+    static const char *const handles[] = {"(omendb *db",          "(omendb_collection *collection",
+                                          "(omendb_txn *txn",     "(omendb_rows *rows",
+                                          "(omendb_pages *pages", "(omendb_facets *facets"};
     for (size_t i = 0; i < sizeof handles / sizeof handles[0]; i++) {
         const char *at = strstr(declaration, handles[i]), *end = strchr(declaration, ';');
         if (at == NULL || end == NULL || at > end)
@@ -531,7 +547,7 @@ static int processes_child_uses_own(void *argument)
 
 TEST(a_forked_child_closes_what_it_inherited_and_opens_its_own)
 {
-    struct processes_handles handles = {NULL, NULL, NULL, NULL, NULL};
+    struct processes_handles handles = {NULL, NULL, NULL, NULL, NULL, NULL};
     CHECK_EQ_INT(processes_create("fork", &handles.db, &handles.collection), OMENDB_OK);
     CHECK_EQ_INT(processes_put_round(handles.collection, 1), OMENDB_OK);
     CHECK_EQ_INT(omendb_checkpoint(handles.db), OMENDB_OK);
