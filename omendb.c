@@ -32,7 +32,7 @@
  *     api_database.c api_collections.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: f4c0aea3e60c8411d22a4d3013ae02c9a35829d6ac078acf6f44a2016ee1ba12
+ * SHA-256 of the inputs: 8dbaecedbbcd875f5f1ae268b8c81eff1275b230162814f83e99c9e24ad379c8
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -36106,7 +36106,8 @@ OMENDB_INTERNAL int groups_run(const struct search_request *request, struct scra
 /* groups.c, continued */
 
 /* Hits that the first round asks for: the groups of the nearest often have several each. */
-#define GROUPS_FIRST(missing) ((missing)*2 + 8)
+#define GROUPS_FIRST(missing) ((missing) + (missing) / 2 + 8)
+#define GROUPS_RUN            4
 #define GROUPS_NULL           UINT32_MAX /* groups_item.hit of a value that is known */
 
 /* A value of the field, and how many taken hits have it. */
@@ -36385,12 +36386,13 @@ static void groups_take(struct groups *groups, uint32_t hit, size_t first, size_
         (struct search_hit){groups->distances[hit], groups->ids[hit]};
 }
 
-static int groups_take_round(struct groups *groups, uint32_t count)
+/* Hits [first, last) of a round. */
+static int groups_take_run(struct groups *groups, uint32_t first, uint32_t last)
 {
-    size_t first = 0;
+    size_t at = 0;
     int code = OMENDB_OK;
     groups->item_count = 0;
-    for (uint32_t hit = 0; hit < count && code == OMENDB_OK; hit++) {
+    for (uint32_t hit = first; hit < last && code == OMENDB_OK; hit++) {
         if (!groups_is_taken(groups, groups->ids[hit]))
             code = groups_gather_hit(groups, hit);
     }
@@ -36400,12 +36402,29 @@ static int groups_take_round(struct groups *groups, uint32_t count)
         groups_add_item(groups, &groups->values[i].value, GROUPS_NULL);
     if (code == OMENDB_OK)
         code = groups_number_items(groups);
-    for (uint32_t hit = 0; hit < count && code == OMENDB_OK; hit++) {
-        size_t last = first;
-        while (last < groups->item_count && groups->items[last].hit == hit)
-            last++;
+    for (uint32_t hit = first; hit < last && code == OMENDB_OK; hit++) {
+        size_t end = at;
+        while (end < groups->item_count && groups->items[end].hit == hit)
+            end++;
         if (groups->taken_count < groups->asked->k && !groups_is_taken(groups, groups->ids[hit]))
-            groups_take(groups, hit, first, last);
+            groups_take(groups, hit, at, end);
+        at = end;
+    }
+    return code;
+}
+
+/* In runs, as the first of them mostly are enough: of the others nothing need be read. A run is not
+ * much shorter than what is known, which is put in order with each. */
+static int groups_take_round(struct groups *groups, uint32_t count)
+{
+    uint32_t first = 0;
+    int code = OMENDB_OK;
+    while (first < count && groups->taken_count < groups->asked->k && code == OMENDB_OK) {
+        const size_t missing = groups->asked->k - groups->taken_count;
+        const size_t known = groups->value_count / 2;
+        const size_t run = (missing > known ? missing : known) + GROUPS_RUN;
+        const uint32_t last = run < count - first ? first + (uint32_t)run : count;
+        code = groups_take_run(groups, first, last);
         first = last;
     }
     return code;
@@ -36558,6 +36577,7 @@ OMENDB_INTERNAL int groups_run(const struct search_request *request, struct scra
 }
 
 #undef GROUPS_FIRST
+#undef GROUPS_RUN
 #undef GROUPS_NULL
 
 /* ==============================================================================================
@@ -36962,12 +36982,23 @@ static int facets_compare_counts(const void *left, const void *right)
                                 : document_compare(&a->value, &b->value);
 }
 
+/* Whether the values ascend already, as those of one segment do. */
+static int facets_ascend(const struct facets_counter *counter)
+{
+    const struct facets_entry *entries = counter->entries;
+    size_t i = 1;
+    while (i < counter->count && facets_compare_values(&entries[i - 1], &entries[i]) <= 0)
+        i++;
+    return i >= counter->count;
+}
+
 /* Of each value one entry, ascending. All of a record are in the list. */
 static void facets_add_up(struct facets_counter *counter)
 {
     struct facets_entry *entries = counter->entries;
     size_t kept = 0;
-    sort_array(entries, counter->count, sizeof *entries, facets_compare_values);
+    if (!facets_ascend(counter))
+        sort_array(entries, counter->count, sizeof *entries, facets_compare_values);
     for (size_t i = 0; i < counter->count; i++) {
         if (kept == 0 || document_compare(&entries[kept - 1].value, &entries[i].value) != 0) {
             entries[kept++] = entries[i];
@@ -37147,11 +37178,39 @@ static int facets_copy_texts(omendb_facets *facets, struct memory *memory)
     return OMENDB_OK;
 }
 
+/* The `limit` values of the most records come first in the list, which is ascending; of those with
+ * the least count the first ones. */
+static int facets_choose(struct facets_counter *counter, size_t limit)
+{
+    struct facets_entry *entries = counter->entries;
+    const size_t bytes = memory_multiply(counter->count, sizeof(uint64_t));
+    uint64_t *counts = memory_alloc(counter->memory, bytes);
+    size_t equal = limit, kept = 0;
+    if (counts == NULL)
+        return OMENDB_NOMEM;
+    for (size_t i = 0; i < counter->count; i++)
+        counts[i] = entries[i].count;
+    sort_array(counts, counter->count, sizeof *counts, sort_compare_numbers);
+    const uint64_t least = counts[counter->count - limit];
+    while (equal > 0 && counts[counter->count - 1 - (limit - equal)] > least)
+        equal--;
+    memory_free(counter->memory, counts, bytes);
+    for (size_t i = 0; i < counter->count; i++) {
+        const int is_least = entries[i].count == least;
+        if (entries[i].count > least || (is_least && equal > 0))
+            entries[kept++] = entries[i];
+        equal -= is_least && equal > 0;
+    }
+    return OMENDB_OK;
+}
+
 static int facets_keep(struct facets_counter *counter, omendb *db, size_t limit,
                        omendb_facets **facets)
 {
     facets_add_up(counter);
     const size_t count = limit != 0 && limit < counter->count ? limit : counter->count;
+    if (count < counter->count && facets_choose(counter, count) != OMENDB_OK)
+        return OMENDB_NOMEM;
     omendb_facets *made = memory_zalloc(&db->memory, sizeof *made);
     if (made == NULL)
         return OMENDB_NOMEM;
@@ -37160,7 +37219,7 @@ static int facets_keep(struct facets_counter *counter, omendb *db, size_t limit,
     made->records = counter->records;
     made->nulls = counter->nulls;
     made->values = counter->count;
-    sort_array(counter->entries, counter->count, sizeof *counter->entries, facets_compare_counts);
+    sort_array(counter->entries, count, sizeof *counter->entries, facets_compare_counts);
     made->entries = memory_array(&db->memory, count, sizeof *made->entries);
     if (made->entries != NULL) {
         made->count = count;

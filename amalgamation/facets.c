@@ -68,12 +68,23 @@ static int facets_compare_counts(const void *left, const void *right)
                                 : document_compare(&a->value, &b->value);
 }
 
+/* Whether the values ascend already, as those of one segment do. */
+static int facets_ascend(const struct facets_counter *counter)
+{
+    const struct facets_entry *entries = counter->entries;
+    size_t i = 1;
+    while (i < counter->count && facets_compare_values(&entries[i - 1], &entries[i]) <= 0)
+        i++;
+    return i >= counter->count;
+}
+
 /* Of each value one entry, ascending. All of a record are in the list. */
 static void facets_add_up(struct facets_counter *counter)
 {
     struct facets_entry *entries = counter->entries;
     size_t kept = 0;
-    sort_array(entries, counter->count, sizeof *entries, facets_compare_values);
+    if (!facets_ascend(counter))
+        sort_array(entries, counter->count, sizeof *entries, facets_compare_values);
     for (size_t i = 0; i < counter->count; i++) {
         if (kept == 0 || document_compare(&entries[kept - 1].value, &entries[i].value) != 0) {
             entries[kept++] = entries[i];
@@ -253,11 +264,39 @@ static int facets_copy_texts(omendb_facets *facets, struct memory *memory)
     return OMENDB_OK;
 }
 
+/* The `limit` values of the most records come first in the list, which is ascending; of those with
+ * the least count the first ones. */
+static int facets_choose(struct facets_counter *counter, size_t limit)
+{
+    struct facets_entry *entries = counter->entries;
+    const size_t bytes = memory_multiply(counter->count, sizeof(uint64_t));
+    uint64_t *counts = memory_alloc(counter->memory, bytes);
+    size_t equal = limit, kept = 0;
+    if (counts == NULL)
+        return OMENDB_NOMEM;
+    for (size_t i = 0; i < counter->count; i++)
+        counts[i] = entries[i].count;
+    sort_array(counts, counter->count, sizeof *counts, sort_compare_numbers);
+    const uint64_t least = counts[counter->count - limit];
+    while (equal > 0 && counts[counter->count - 1 - (limit - equal)] > least)
+        equal--;
+    memory_free(counter->memory, counts, bytes);
+    for (size_t i = 0; i < counter->count; i++) {
+        const int is_least = entries[i].count == least;
+        if (entries[i].count > least || (is_least && equal > 0))
+            entries[kept++] = entries[i];
+        equal -= is_least && equal > 0;
+    }
+    return OMENDB_OK;
+}
+
 static int facets_keep(struct facets_counter *counter, omendb *db, size_t limit,
                        omendb_facets **facets)
 {
     facets_add_up(counter);
     const size_t count = limit != 0 && limit < counter->count ? limit : counter->count;
+    if (count < counter->count && facets_choose(counter, count) != OMENDB_OK)
+        return OMENDB_NOMEM;
     omendb_facets *made = memory_zalloc(&db->memory, sizeof *made);
     if (made == NULL)
         return OMENDB_NOMEM;
@@ -266,7 +305,7 @@ static int facets_keep(struct facets_counter *counter, omendb *db, size_t limit,
     made->records = counter->records;
     made->nulls = counter->nulls;
     made->values = counter->count;
-    sort_array(counter->entries, counter->count, sizeof *counter->entries, facets_compare_counts);
+    sort_array(counter->entries, count, sizeof *counter->entries, facets_compare_counts);
     made->entries = memory_array(&db->memory, count, sizeof *made->entries);
     if (made->entries != NULL) {
         made->count = count;

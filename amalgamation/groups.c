@@ -24,7 +24,8 @@
 #include <string.h>
 
 /* Hits that the first round asks for: the groups of the nearest often have several each. */
-#define GROUPS_FIRST(missing) ((missing)*2 + 8)
+#define GROUPS_FIRST(missing) ((missing) + (missing) / 2 + 8)
+#define GROUPS_RUN            4
 #define GROUPS_NULL           UINT32_MAX /* groups_item.hit of a value that is known */
 
 /* A value of the field, and how many taken hits have it. */
@@ -303,12 +304,13 @@ static void groups_take(struct groups *groups, uint32_t hit, size_t first, size_
         (struct search_hit){groups->distances[hit], groups->ids[hit]};
 }
 
-static int groups_take_round(struct groups *groups, uint32_t count)
+/* Hits [first, last) of a round. */
+static int groups_take_run(struct groups *groups, uint32_t first, uint32_t last)
 {
-    size_t first = 0;
+    size_t at = 0;
     int code = OMENDB_OK;
     groups->item_count = 0;
-    for (uint32_t hit = 0; hit < count && code == OMENDB_OK; hit++) {
+    for (uint32_t hit = first; hit < last && code == OMENDB_OK; hit++) {
         if (!groups_is_taken(groups, groups->ids[hit]))
             code = groups_gather_hit(groups, hit);
     }
@@ -318,12 +320,29 @@ static int groups_take_round(struct groups *groups, uint32_t count)
         groups_add_item(groups, &groups->values[i].value, GROUPS_NULL);
     if (code == OMENDB_OK)
         code = groups_number_items(groups);
-    for (uint32_t hit = 0; hit < count && code == OMENDB_OK; hit++) {
-        size_t last = first;
-        while (last < groups->item_count && groups->items[last].hit == hit)
-            last++;
+    for (uint32_t hit = first; hit < last && code == OMENDB_OK; hit++) {
+        size_t end = at;
+        while (end < groups->item_count && groups->items[end].hit == hit)
+            end++;
         if (groups->taken_count < groups->asked->k && !groups_is_taken(groups, groups->ids[hit]))
-            groups_take(groups, hit, first, last);
+            groups_take(groups, hit, at, end);
+        at = end;
+    }
+    return code;
+}
+
+/* In runs, as the first of them mostly are enough: of the others nothing need be read. A run is not
+ * much shorter than what is known, which is put in order with each. */
+static int groups_take_round(struct groups *groups, uint32_t count)
+{
+    uint32_t first = 0;
+    int code = OMENDB_OK;
+    while (first < count && groups->taken_count < groups->asked->k && code == OMENDB_OK) {
+        const size_t missing = groups->asked->k - groups->taken_count;
+        const size_t known = groups->value_count / 2;
+        const size_t run = (missing > known ? missing : known) + GROUPS_RUN;
+        const uint32_t last = run < count - first ? first + (uint32_t)run : count;
+        code = groups_take_run(groups, first, last);
         first = last;
     }
     return code;
@@ -476,4 +495,5 @@ OMENDB_INTERNAL int groups_run(const struct search_request *request, struct scra
 }
 
 #undef GROUPS_FIRST
+#undef GROUPS_RUN
 #undef GROUPS_NULL
