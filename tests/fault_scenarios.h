@@ -916,6 +916,84 @@ static inline int fault_act_documents(struct fault_run *run)
     return status;
 }
 
+static inline int fault_read_pages(struct fault_run *run, omendb_txn *txn,
+                                   const omendb_query *query)
+{
+    omendb_pages *pages = NULL;
+    uint64_t ids[20];
+    float distances[20];
+    size_t count = 0;
+    int status = omendb_pages_open(run->docs, txn, query, &pages);
+    for (int i = 0; i < 4 && status == OMENDB_OK; i++)
+        status = omendb_pages_next(pages, 20, 0, ids, distances, &count);
+    omendb_pages_close(pages);
+    return status == OMENDB_DONE ? OMENDB_OK : status;
+}
+
+static inline int fault_count_values(struct fault_run *run, omendb_txn *txn,
+                                     const omendb_filter *filter)
+{
+    omendb_facets *facets = NULL;
+    omendb_facet facet = OMENDB_FACET_INIT;
+    int status = omendb_facets_open(run->docs, txn, filter, NULL, NULL, "value", 2, &facets);
+    while (status == OMENDB_OK)
+        status = omendb_facets_next(facets, &facet);
+    omendb_facets_close(facets);
+    return status == OMENDB_DONE ? OMENDB_OK : status;
+}
+
+/* Groups, examples, many queries, pages, facets. */
+static inline int fault_ask_more(struct fault_run *run, omendb_txn *txn,
+                                 const omendb_filter *filter)
+{
+    static const uint64_t positive[] = {603, 604}, negative[] = {605};
+    float vector[FAULT_DOCS], distances[40];
+    omendb_query queries[2] = {OMENDB_QUERY_INIT, OMENDB_QUERY_INIT};
+    uint64_t ids[40];
+    size_t counts[2];
+    support_vector(60, FAULT_DOCS, vector);
+    queries[0].vector = vector;
+    queries[0].group_by = "tags";
+    queries[0].group_size = 3;
+    queries[0].filter = filter;
+    queries[1].positive_ids = positive;
+    queries[1].positive_count = 2;
+    queries[1].negative_ids = negative;
+    queries[1].negative_count = 1;
+    queries[1].k = 20;
+    int status = omendb_search_many(run->docs, txn, queries, 2, ids, distances, counts);
+    if (status == OMENDB_OK)
+        status = fault_read_pages(run, txn, &queries[1]);
+    if (status == OMENDB_OK)
+        status = fault_count_values(run, txn, filter);
+    return status == OMENDB_OK ? fault_count_values(run, txn, NULL) : status;
+}
+
+/* Of records in a segment, in memory and in a transaction. */
+static inline int fault_act_ask_more(struct fault_run *run)
+{
+    omendb_filter *filter = NULL;
+    omendb_txn *txn = NULL;
+    int status = fault_commit(run, fault_write_documents(run, NULL, 0, 600, 30, 100));
+    if (status == OMENDB_OK)
+        status = omendb_checkpoint(run->db);
+    if (status == OMENDB_OK)
+        status = fault_commit(run, fault_write_documents(run, NULL, 0, 620, 20, 500));
+    if (status == OMENDB_OK)
+        status = omendb_filter_compile(run->db, "value IS NULL OR value > 3", &filter);
+    if (status == OMENDB_OK)
+        status = fault_ask_more(run, NULL, filter);
+    if (status == OMENDB_OK)
+        status = omendb_txn_begin(run->db, OMENDB_READ_WRITE, &txn);
+    if (status == OMENDB_OK)
+        status = fault_write_documents(run, txn, 0, 615, 10, 700);
+    if (status == OMENDB_OK)
+        status = fault_ask_more(run, txn, filter);
+    omendb_txn_rollback(txn);
+    omendb_filter_free(filter);
+    return status;
+}
+
 /* A key goes from one record to another. */
 static inline int fault_change_documents(struct fault_run *run, omendb_txn *txn)
 {
@@ -1061,6 +1139,7 @@ static const struct fault_scenario fault_scenarios[] = {
     {"get and count", FAULT_DIED, 1, fault_act_get_and_count},
     {"stats", FAULT_DIED, 1, fault_act_stats},
     {"search a batch", FAULT_LARGE, 0, fault_act_search_batch},
+    {"groups, examples, pages and facets", FAULT_CLOSED, 0, fault_act_ask_more},
     {"calibrate", FAULT_LARGE, 0, fault_act_calibrate},
     {"reopen and go on", FAULT_CLOSED, 0, fault_act_reopen},
     {"delete most and optimize", FAULT_DIED, 0, fault_act_delete_and_optimize},

@@ -552,6 +552,63 @@ static inline void fuzz_calls_scan(struct fuzz_calls *calls, const struct fuzz_o
     omendb_rows_close(rows);
 }
 
+/* To the end: every record comes once, and no other. */
+static inline void fuzz_calls_pages(struct fuzz_calls *calls, const struct fuzz_op *op,
+                                    const omendb_query *query, uint64_t records)
+{
+    const struct fuzz_model *model = fuzz_calls_model(calls, op);
+    uint8_t seen[FUZZ_IDS] = {0};
+    uint64_t ids[FUZZ_HITS], total = 0;
+    omendb_pages *pages = NULL;
+    size_t count = 0;
+    int code = fuzz_sane(
+        omendb_pages_open(calls->collections[op->which], fuzz_calls_txn(calls, op), query, &pages));
+    while (code == OMENDB_OK && total < FUZZ_SCAN_MAX) {
+        code = fuzz_sane(omendb_pages_next(pages, query->k, 0, ids, NULL, &count));
+        total += count;
+        for (size_t i = 0; i < count && calls->exact; i++)
+            FUZZ_CHECK(ids[i] < FUZZ_IDS && model->value[ids[i]] != 0 && !seen[ids[i]]++);
+    }
+    omendb_pages_close(pages);
+    FUZZ_CHECK(!calls->exact || code != OMENDB_DONE || total == records);
+}
+
+static inline void fuzz_calls_facets(struct fuzz_calls *calls, const struct fuzz_op *op,
+                                     const char *field, uint64_t records)
+{
+    omendb_facets *facets = NULL;
+    omendb_facet facet = OMENDB_FACET_INIT;
+    uint64_t counted = 0, nulls = 0, before = UINT64_MAX;
+    int code =
+        fuzz_sane(omendb_facets_open(calls->collections[op->which], fuzz_calls_txn(calls, op), NULL,
+                                     NULL, NULL, field, op->id % 3, &facets));
+    if (code != OMENDB_OK)
+        return;
+    FUZZ_CHECK(omendb_facets_totals(facets, &counted, &nulls, NULL) == OMENDB_OK);
+    FUZZ_CHECK(nulls <= counted && (!calls->exact || counted == records));
+    while (omendb_facets_next(facets, &facet) == OMENDB_OK) {
+        FUZZ_CHECK(facet.count != 0 && facet.count <= before && facet.count <= counted);
+        before = facet.count;
+    }
+    omendb_facets_close(facets);
+}
+
+/* Other ways to ask for what a search gave. */
+static inline void fuzz_calls_ask_more(struct fuzz_calls *calls, const struct fuzz_op *op,
+                                       omendb_query *query, uint64_t records)
+{
+    static const char *const fields[] = {"n", "t", "u", "_key"};
+    uint64_t ids[FUZZ_HITS];
+    size_t counts[1] = {0};
+    fuzz_calls_pages(calls, op, query, records);
+    fuzz_calls_facets(calls, op, fields[op->value % 3], records);
+    query->group_by = fields[op->value % 4];
+    query->group_size = op->value % 5;
+    const int code = fuzz_sane(omendb_search_many(
+        calls->collections[op->which], fuzz_calls_txn(calls, op), query, 1, ids, NULL, counts));
+    FUZZ_CHECK(code != OMENDB_OK || counts[0] <= query->k);
+}
+
 static inline void fuzz_calls_search(struct fuzz_calls *calls, const struct fuzz_op *op)
 {
     float vector[FUZZ_DIM_MAX], distances[FUZZ_HITS];
@@ -575,6 +632,8 @@ static inline void fuzz_calls_search(struct fuzz_calls *calls, const struct fuzz
     FUZZ_CHECK(!calls->exact || count == (records < query.k ? records : query.k));
     for (size_t i = 0; i < count && calls->exact; i++)
         FUZZ_CHECK(ids[i] < FUZZ_IDS && model->value[ids[i]] != 0);
+    if (op->mode >> 5 & 1)
+        fuzz_calls_ask_more(calls, op, &query, records);
 }
 
 /* ---- upkeep */
