@@ -77,9 +77,7 @@ class Data:
 
     def truth(self, cell):
         """Return the true neighbours (-1 where there are no more) and the mean share of matches."""
-        key = zlib.crc32(repr(cell.conditions).encode())
-        path = self.out / f"truth-{self.name}-{self.rows}-{len(self.queries)}-{key:08x}.npz"
-        if not path.exists():
+        def make():
             ids = np.full((len(self.queries), K), -1, np.int64)
             share = 0
             for condition, queries in cell.groups():
@@ -87,11 +85,21 @@ class Data:
                 share += len(rows) / self.rows * len(queries) / len(self.queries)
                 found, _ = vectors.exact_neighbours(self.stored[rows], self.queries[queries], K)
                 ids[queries, :found.shape[1]] = rows[found]
-            with open(str(path) + ".part", "wb") as file:
-                np.savez(file, ids=ids, share=share)
-            pathlib.Path(str(path) + ".part").rename(path)
-        with np.load(path) as kept:
-            return kept["ids"], float(kept["share"])
+            return {"ids": ids, "share": share}
+
+        kept = self.keep(f"truth-{zlib.crc32(repr(cell.conditions).encode()):08x}", make)
+        return kept["ids"], float(kept["share"])
+
+    def keep(self, name, make):
+        """Return the arrays that make() returns, from a file where it was called before."""
+        path = self.out / f"{self.name}-{self.rows}-{len(self.queries)}-{name}.npz"
+        if not path.exists():
+            part = path.with_suffix(".part")
+            with open(part, "wb") as file:
+                np.savez(file, **make())
+            part.rename(path)
+        with np.load(path) as file:
+            return dict(file)
 
 
 class Sift(Data):
@@ -101,16 +109,24 @@ class Sift(Data):
         stored = vectors.open_vectors(str(options.folder / "sift-dev.base.u8bin"))
         queries = vectors.open_vectors(str(options.folder / "sift-dev.query.u8bin"))
         self.rows = min(options.rows, len(stored))
-        self.stored = np.asarray(stored[:self.rows])
+        self.stored = stored[:self.rows]
         self.queries = np.asarray(queries[:options.queries], np.float32)
         self.calibration = np.asarray(queries[-CALIBRATION:], np.float32)
-        self.centres = self.make_centres()
+        kept = self.keep("parts", self.make_parts)
         shuffled = np.random.default_rng(1).permutation(self.rows)
-        self.fields = {"shuffled": shuffled, "part": self.order_centres(self.stored)[:, 0]}
-        self.cells = self.make_cells()
+        self.fields = {"shuffled": shuffled, "part": kept["rows"]}
+        self.cells = self.make_cells(kept)
 
     def base(self):
         return self.stored.astype(np.float32)
+
+    def make_parts(self, block=65536):
+        """Return the nearest centre of each row; that of each query, and the farthest."""
+        centres = self.make_centres()
+        blocks = [order_by_distance(self.stored[first:first + block], centres)[:, 0]
+                  for first in range(0, self.rows, block)]
+        order = order_by_distance(self.queries, centres)
+        return {"rows": np.concatenate(blocks), "own": order[:, 0], "farthest": order[:, -1]}
 
     def make_centres(self):
         """Return what some rounds of k-means over a sample find."""
@@ -122,20 +138,15 @@ class Sift(Data):
                 centres[centre] = sample[nearest == centre].mean(axis=0)
         return centres
 
-    def order_centres(self, rows, block=65536):
-        return np.concatenate([order_by_distance(rows[first:first + block], self.centres)
-                               for first in range(0, len(rows), block)])
-
-    def make_cells(self):
+    def make_cells(self, parts):
         count = len(self.queries)
         cells = [Cell("all", False, [()] * count)]
         for share in SHARES:
             condition = (("shuffled", "<", max(1, round(share * self.rows))),)
             cells.append(Cell(f"random {share * 100:g} %", True, [condition] * count))
-        order = self.order_centres(self.queries)
-        for name, place in (("own part", 0), ("farthest part", CENTRES - 1)):
-            parts = [(("part", "=", int(part)),) for part in order[:, place]]
-            cells.append(Cell(name, False, parts))
+        for name in ("own", "farthest"):
+            conditions = [(("part", "=", int(part)),) for part in parts[name]]
+            cells.append(Cell(name + " part", False, conditions))
         return cells
 
 

@@ -55,7 +55,10 @@ from filter_libraries import LIBRARIES  # noqa: E402
 K = filter_data.K
 TARGET = 0.95
 LEAST_QUERIES = 30
-HOPELESS = 4  # efforts in a row without any gain in recall
+HOPELESS = 3  # efforts in a row without a gain: of recall, or of the rate by this factor
+GAIN = 1.03
+FAR = 0.8  # below this recall every other effort is left out
+SLOW = 100  # queries a second, where the cost of a call is nothing and batches are not tried
 COLUMNS = ("dataset", "rows", "cell", "line", "share", "library", "effort", "fixed", "recall", "qps",
            "p99_us", "call", "short", "wrong", "queries", "build_s")
 
@@ -109,7 +112,7 @@ class Asked:
         found, rate, times = self.measure_single(seconds)
         best = dict(self.judge(found), qps=rate, call="single", queries=len(found),
                     p99_us=float(np.percentile(times, 99)) / 1000)
-        found, rate = self.measure_batches(len(found))
+        found, rate = self.measure_batches(len(found)) if rate > SLOW else (None, 0)
         if found is not None and rate > best["qps"]:
             best.update(self.judge(found), qps=rate, call="batch")
         return best
@@ -277,20 +280,41 @@ class Contestant:
                 if self.kept.points[cell, step]["queries"] > LEAST_QUERIES:  # others take too long
                     self.measure(cell, step, turn)
             return
-        step = self.fixed or 0
-        recall = self.measure(cell, step, turn)
-        direction = -1 if recall is not None and recall >= TARGET and self.fixed else 1
-        best, without_gain = recall, 0
-        while recall is not None and 0 <= step + direction < len(self.efforts):
-            if (recall >= TARGET) == (direction > 0) or without_gain == HOPELESS:
-                break
-            step += direction
-            recall = self.measure(cell, step, turn)
-            without_gain = 0 if recall is None or recall > best else without_gain + 1
-            best = max(best, recall or 0)
+        recall = self.measure(cell, self.fixed or 0, turn)
+        if recall is not None and recall >= TARGET:
+            self.go_down(cell)
+        elif recall is not None:
+            self.go_up(cell, recall)
         if cell == 0:
             good = [step for step in self.steps(0) if self.kept.points[0, step]["recall"] >= TARGET]
             self.fixed = min(good, default=max(self.steps(0), default=0))
+
+    def go_down(self, cell):
+        """From the effort that is fixed, while the recall suffices and the rate gains."""
+        without_gain, best = 0, self.kept.points[cell, self.fixed or 0]["qps"]
+        for step in range((self.fixed or 0) - 1, -1, -1):
+            recall = self.measure(cell, step, 0)
+            if recall is None or recall < TARGET:
+                return
+            rate = self.kept.points[cell, step]["qps"]
+            without_gain = 0 if rate > best * GAIN else without_gain + 1
+            best = max(best, rate)
+            if without_gain == HOPELESS:
+                return
+
+    def go_up(self, cell, recall):
+        """From there until the recall suffices or gains no more; over every other effort at first."""
+        without_gain, best, step, last = 0, recall, self.fixed or 0, len(self.efforts) - 1
+        while recall < TARGET and step < last and without_gain < HOPELESS:
+            stride = 2 if recall < FAR and step + 2 <= last else 1
+            step += stride
+            recall = self.measure(cell, step, 0)
+            if recall is None:
+                return
+            without_gain = 0 if recall > best else without_gain + 1
+            best = max(best, recall)
+            if recall >= TARGET and stride == 2:
+                self.measure(cell, step - 1, 0)
 
     def steps(self, cell):
         return sorted(step for at, step in self.kept.points if at == cell)
@@ -302,7 +326,7 @@ class Contestant:
         counting = {self.fixed} & set(points)
         if good:
             counting.add(max(good, key=lambda step: points[step]["qps"]))
-            counting |= {min(good), min(good) - 1} & set(points)
+            counting |= {min(good), *[step for step in points if step < min(good)][-1:]}
         elif points:
             counting.add(max(points, key=lambda step: points[step]["recall"]))
         return counting
