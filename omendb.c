@@ -25,14 +25,14 @@
  *     tombstones.c matches.c calibration.c decimal.c json.c document.c filter_build.c
  *     filter_parse.c filter_json.c filter_bind.c filter_match.c filter.c storage.c
  *     blocks.c segment.c columns.c columns_write.c wal.c manifest.c memtable.c
- *     version.c documents.c column_filter.c hot.c txn.c rest.c commit.c prepared.c
- *     part.c collect.c checkpoint.c calibrate.c space.c compact.c recover.c work.c
- *     search.c groups.c pages.c facets.c rows.c backup.c purge.c check.c database.c
- *     records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
- *     api_database.c api_collections.c api_transactions.c api_records.c
+ *     version.c documents.c column_filter.c hot.c txn.c rest.c quota.c commit.c
+ *     prepared.c part.c collect.c checkpoint.c calibrate.c space.c compact.c recover.c
+ *     work.c search.c groups.c pages.c facets.c rows.c backup.c purge.c check.c
+ *     database.c records.c salvage_rows.c salvage_prepared.c salvage.c api_arguments.c
+ *     api_database.c api_collections.c api_limits.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: 8dbaecedbbcd875f5f1ae268b8c81eff1275b230162814f83e99c9e24ad379c8
+ * SHA-256 of the inputs: 199dd302af662cae966ea68604ef4f71f1b125e4940380f685b31c76a86ea36a
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -298,6 +298,7 @@ OMENDB_API const char *omendb_strerror(int code)
         [OMENDB_UNSUPPORTED] = "unsupported",
         [OMENDB_DONE] = "done",
         [OMENDB_TIMEOUT] = "timed out",
+        [OMENDB_QUOTA] = "quota",
     };
     if (code < 0 || (size_t)code >= sizeof names / sizeof names[0])
         return "unknown code";
@@ -11367,10 +11368,12 @@ OMENDB_INTERNAL void idmodel_end(struct idmodel_builder *builder);
  *  100  4  collections
  *  104     files, 24 bytes each, ascending:
  *             u64 number, u64 bytes, u32 CRC32C of the footer, u32 kind (1 segments, 2 overlays)
- *          collections, ascending by name: 72 fixed bytes (FORMAT_COLLECTION_*), the name, zeros
- *          to a multiple of 8, then segments, 24 bytes each:
+ *          collections, ascending by name: 88 fixed bytes (FORMAT_COLLECTION_*), of which version
+ *          1 has the first 72, the name, zeros to a multiple of 8, then segments, 24 bytes each:
  *             u64 file, u32 part, u32 overlay's part, u64 overlay's file (0: none)
- *          and the curve that omendb_calibrate measured, as in segments, if there is one
+ *          the curve that omendb_calibrate measured, as in segments, if there is one
+ *          and the limits of 32 bytes, if there are some:
+ *             u64 records, bytes, queries a second, writes a second; 0: no limit
  *
  * CURRENT is text: the manifest's name and a newline, the CRC32C of that line in eight hexadecimal
  * digits and a newline. It is replaced by a rename over it, never written in place.
@@ -11535,10 +11538,23 @@ enum format_collection {
     FORMAT_COLLECTION_SEGMENTS = 56,
     FORMAT_COLLECTION_CALIBRATION = 60, /* bytes of the curve, 0: none */
     FORMAT_COLLECTION_ZERO = 64,
-    FORMAT_COLLECTION_BYTES = 72
+    FORMAT_COLLECTION_BYTES_OF_1 = 72,  /* in version 1 */
+    FORMAT_COLLECTION_DOCUMENTS = 72,   /* u64 bytes of the documents of visible records */
+    FORMAT_COLLECTION_LIMITS = 80,      /* u32 bytes of the limits, 0: none */
+    FORMAT_COLLECTION_DECLARATION = 84, /* u32 zero */
+    FORMAT_COLLECTION_BYTES = 88
 };
-_Static_assert(FORMAT_COLLECTION_ZERO + 8 == FORMAT_COLLECTION_BYTES,
+_Static_assert(FORMAT_COLLECTION_ZERO + 8 == FORMAT_COLLECTION_BYTES_OF_1,
                "8 bytes of a collection are free");
+
+/* In the manifest and in logs; 0: no limit. */
+enum format_limits {
+    FORMAT_LIMITS_RECORDS = 0,
+    FORMAT_LIMITS_CONTENT = 8,
+    FORMAT_LIMITS_QUERIES = 16,
+    FORMAT_LIMITS_WRITES = 24,
+    FORMAT_LIMITS_BYTES = 32
+};
 
 enum format_calibration {
     FORMAT_CALIBRATION_ENTRIES = 0,
@@ -21133,6 +21149,8 @@ struct manifest_collection {
     uint32_t segment_count;
     struct manifest_segment *segments;
     struct calibration *calibration; /* that omendb_calibrate measured, or NULL */
+    uint64_t document_bytes;         /* of all visible records */
+    omendb_limits limits;
 };
 
 struct manifest {
@@ -21163,6 +21181,12 @@ OMENDB_INTERNAL int manifest_pack(struct memory *memory, struct manifest *manife
  * OMENDB_NOMEM: it is empty. */
 OMENDB_INTERNAL int manifest_unpack(struct memory *memory, const struct manifest *packed,
                                     struct manifest *collections);
+
+/* Limits as the manifest and logs have them: FORMAT_LIMITS_BYTES. */
+OMENDB_INTERNAL void manifest_encode_limits(const omendb_limits *limits, uint8_t *at);
+OMENDB_INTERNAL void manifest_decode_limits(const uint8_t *at, omendb_limits *limits);
+/* Whether there are any. */
+OMENDB_INTERNAL int manifest_has_limits(const omendb_limits *limits);
 
 /* Numbers are given out one by one, so none comes near; what is beyond could wrap. */
 #define MANIFEST_LARGEST_NUMBER ((uint64_t)INT64_MAX)
@@ -21468,11 +21492,35 @@ static int manifest_check_all(const struct manifest_check *check, struct memory 
 /* ------------------------------------------------------------------------------------------------
  * writing */
 
+OMENDB_INTERNAL void manifest_encode_limits(const omendb_limits *limits, uint8_t *at)
+{
+    format_put64(at + FORMAT_LIMITS_RECORDS, limits->records);
+    format_put64(at + FORMAT_LIMITS_CONTENT, limits->bytes);
+    format_put64(at + FORMAT_LIMITS_QUERIES, limits->queries_per_second);
+    format_put64(at + FORMAT_LIMITS_WRITES, limits->writes_per_second);
+}
+
+OMENDB_INTERNAL void manifest_decode_limits(const uint8_t *at, omendb_limits *limits)
+{
+    *limits = (omendb_limits)OMENDB_LIMITS_INIT;
+    limits->records = format_get64(at + FORMAT_LIMITS_RECORDS);
+    limits->bytes = format_get64(at + FORMAT_LIMITS_CONTENT);
+    limits->queries_per_second = format_get64(at + FORMAT_LIMITS_QUERIES);
+    limits->writes_per_second = format_get64(at + FORMAT_LIMITS_WRITES);
+}
+
+OMENDB_INTERNAL int manifest_has_limits(const omendb_limits *limits)
+{
+    return limits->records != 0 || limits->bytes != 0 || limits->queries_per_second != 0 ||
+           limits->writes_per_second != 0;
+}
+
 static size_t manifest_collection_bytes(const struct manifest_collection *collection)
 {
     size_t name = (size_t)format_align(strlen(collection->name), 8);
     size_t curve = calibration_bytes(collection->calibration);
-    return memory_add(FORMAT_COLLECTION_BYTES + name + curve,
+    size_t limits = manifest_has_limits(&collection->limits) ? FORMAT_LIMITS_BYTES : 0;
+    return memory_add(FORMAT_COLLECTION_BYTES + name + curve + limits,
                       memory_multiply(collection->segment_count, FORMAT_REFERENCE_BYTES));
 }
 
@@ -21515,6 +21563,9 @@ static void manifest_encode_collection(const struct manifest_collection *collect
     format_put32(at + FORMAT_COLLECTION_SEGMENTS, collection->segment_count);
     format_put32(at + FORMAT_COLLECTION_CALIBRATION,
                  (uint32_t)calibration_bytes(collection->calibration));
+    format_put64(at + FORMAT_COLLECTION_DOCUMENTS, collection->document_bytes);
+    format_put32(at + FORMAT_COLLECTION_LIMITS,
+                 manifest_has_limits(&collection->limits) ? FORMAT_LIMITS_BYTES : 0);
     at += FORMAT_COLLECTION_BYTES;
     memcpy(at, collection->name, name_bytes);
     at += format_align(name_bytes, 8);
@@ -21527,6 +21578,9 @@ static void manifest_encode_collection(const struct manifest_collection *collect
     }
     if (calibration_bytes(collection->calibration) != 0)
         calibration_encode(collection->calibration, at);
+    at += calibration_bytes(collection->calibration);
+    if (manifest_has_limits(&collection->limits))
+        manifest_encode_limits(&collection->limits, at);
 }
 
 OMENDB_INTERNAL int manifest_pack(struct memory *memory, struct manifest *manifest)
@@ -21758,6 +21812,7 @@ struct manifest_input {
     const uint8_t *bytes;
     size_t length;
     size_t at;
+    size_t collection_bytes; /* fixed ones of a collection */
 };
 
 static int manifest_too_short(const struct manifest_input *input)
@@ -21851,10 +21906,33 @@ static int manifest_decode_calibration(struct manifest_input *input, uint32_t le
     return OMENDB_OK;
 }
 
+static int manifest_take_limits(struct manifest_input *input, uint32_t length,
+                                struct manifest_collection *collection)
+{
+    if (length == 0)
+        return OMENDB_OK;
+    const uint8_t *at = manifest_take(input, length, 1);
+    if (at == NULL || length != FORMAT_LIMITS_BYTES)
+        return manifest_too_short(input);
+    manifest_decode_limits(at, &collection->limits);
+    return OMENDB_OK;
+}
+
+/* What version 1 does not have. */
+static int manifest_decode_settings(struct manifest_input *input, const uint8_t *fixed,
+                                    struct manifest_collection *collection)
+{
+    collection->limits = (omendb_limits)OMENDB_LIMITS_INIT;
+    if (input->collection_bytes == FORMAT_COLLECTION_BYTES_OF_1)
+        return OMENDB_OK;
+    collection->document_bytes = format_get64(fixed + FORMAT_COLLECTION_DOCUMENTS);
+    return manifest_take_limits(input, format_get32(fixed + FORMAT_COLLECTION_LIMITS), collection);
+}
+
 static int manifest_decode_collection(struct manifest_input *input, struct memory *memory,
                                       struct manifest_collection *collection)
 {
-    const uint8_t *fixed = manifest_take(input, 1, FORMAT_COLLECTION_BYTES);
+    const uint8_t *fixed = manifest_take(input, 1, input->collection_bytes);
     if (fixed == NULL)
         return manifest_too_short(input);
     uint32_t name_bytes = format_get32(fixed + FORMAT_COLLECTION_NAME_BYTES);
@@ -21875,6 +21953,8 @@ static int manifest_decode_collection(struct manifest_input *input, struct memor
     if (code == OMENDB_OK)
         code = manifest_decode_calibration(
             input, format_get32(fixed + FORMAT_COLLECTION_CALIBRATION), memory, collection);
+    if (code == OMENDB_OK)
+        code = manifest_decode_settings(input, fixed, collection);
     return code;
 }
 
@@ -21895,7 +21975,8 @@ static int manifest_decode_collections(struct manifest_input *input, uint32_t co
 OMENDB_INTERNAL int manifest_unpack(struct memory *memory, const struct manifest *packed,
                                     struct manifest *collections)
 {
-    struct manifest_input input = {"manifest", packed->packed, packed->packed_bytes, 0};
+    struct manifest_input input = {"manifest", packed->packed, packed->packed_bytes, 0,
+                                   FORMAT_COLLECTION_BYTES};
     memset(collections, 0, sizeof *collections);
     int code = manifest_decode_collections(&input, packed->collection_count, memory, collections);
     if (code != OMENDB_OK)
@@ -21921,7 +22002,10 @@ static int manifest_decode(struct manifest_input *input, struct memory *memory,
     if (code != OMENDB_OK)
         return code;
     uint32_t count = format_get32(fixed + FORMAT_MANIFEST_COLLECTIONS);
-    if (count > (input->length - input->at) / FORMAT_COLLECTION_BYTES)
+    input->collection_bytes = format_get32(fixed + FORMAT_HEADER_VERSION) == 1
+                                  ? FORMAT_COLLECTION_BYTES_OF_1
+                                  : FORMAT_COLLECTION_BYTES;
+    if (count > (input->length - input->at) / input->collection_bytes)
         return manifest_too_short(input);
     code = manifest_decode_collections(input, count, memory, manifest);
     if (code == OMENDB_OK && input->at != input->length)
@@ -21987,7 +22071,7 @@ OMENDB_INTERNAL int manifest_read_number(struct storage *storage, uint64_t numbe
     memset(manifest, 0, sizeof *manifest);
     manifest->number = number;
     int code = manifest_load(storage, name, &bytes, &length);
-    struct manifest_input input = {name, bytes, length, 0};
+    struct manifest_input input = {name, bytes, length, 0, 0};
     if (code == OMENDB_OK)
         code = manifest_verify(&input, number);
     if (code == OMENDB_OK)
@@ -22752,6 +22836,8 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
  *                       drop.
  *   calibration         stored release, complete, under maintenance_mutex; loaded acquire.
  *                       Those before it stay until the collection goes.
+ *   quota               stored release, complete, once, under commit_mutex; loaded acquire. What is
+ *                       atomic in it stands at struct quota.
  *   next_id             stored, and loaded by all who rely on it, under commit_mutex: relaxed.
  *                       Statistics load it without.
  *   looked_us, _rows, settled_rows  hints; who wins the exchange of the first looks.
@@ -22988,6 +23074,11 @@ struct collection {
     uint32_t reserving, reserving_keys;
     size_t reserving_documents;
     _Atomic uint64_t next_id; /* commit_mutex */
+    /* Visible records when all that was appended is, and the bytes of their documents; what waiting
+     * prepared transactions will add to the records and, as quota_record_bytes counts, to the
+     * bytes. quota.c; commit_mutex. */
+    uint64_t used_records, used_documents, reserved_records, reserved_bytes;
+    _Atomic(struct quota *) quota; /* NULL: it never had limits since it was opened; else stays */
     /* Whether it is only searched (work_notice_reading): when that was last looked at, the rows
      * that it held then, and the rows with which it was found so; 0: never. */
     _Atomic uint64_t looked_us, looked_rows, settled_rows;
@@ -22996,6 +23087,19 @@ struct collection {
     _Atomic uint32_t queued[WORK_QUEUES];
     struct collection *queue_next[WORK_QUEUES];
     char name[]; /* with its NUL */
+};
+
+/* What a collection may hold and how often it may be used. Limits and `write_due`: commit_mutex.
+ *   query_rate  stored under commit_mutex, loaded by searches: an old one serves a moment longer.
+ *   query_due   compared and exchanged by searches, stored when limits are set: each exchange is
+ *               one decision, and nothing else follows from it.
+ *   counts      for statistics.
+ * All of them relaxed. */
+struct quota {
+    omendb_limits limits;
+    uint64_t write_due; /* when the bucket is full again, in ticks of quota.c */
+    _Atomic uint64_t query_rate, query_due;
+    _Atomic uint64_t queries, writes, queries_refused, writes_refused;
 };
 
 /* The collections; commit_mutex. */
@@ -23020,6 +23124,7 @@ struct pin_slot {
 };
 
 struct work_state; /* work.c */
+struct change;     /* commit.c */
 struct prepared;   /* prepared.c, as the next */
 struct prepared_lock;
 
@@ -23257,6 +23362,8 @@ OMENDB_INTERNAL int version_locate_batch(const struct version *version, const ui
 OMENDB_INTERNAL int location_vector(const struct location *location, const uint8_t **vector);
 /* Borrowed from memtable or segment; NULL: none. */
 OMENDB_INTERNAL int location_document(const struct location *location, const uint8_t **document);
+/* Bytes of the document; 0: none, or its place cannot be read. */
+OMENDB_INTERNAL uint32_t location_document_bytes(const struct location *location);
 OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit, uint64_t *count);
 /* Bytes of vectors not in a graph: of the newest memtable, of those that are still linked, and of
  * everything. */
@@ -23338,6 +23445,44 @@ OMENDB_INTERNAL void rest_discard(struct collection *collection);
 OMENDB_INTERNAL uint64_t rest_rows(const struct collection *collection);
 OMENDB_INTERNAL int rest_must_leave(const struct collection *collection);
 
+/* ---- quota.c. What has no other lock named: commit_mutex. */
+/* Memory for limits, so that quota_set cannot fail. */
+OMENDB_INTERNAL int quota_reserve(struct collection *collection);
+/* limits: reserved for, unless all are 0. The buckets are full afterwards. */
+OMENDB_INTERNAL void quota_set(struct collection *collection, const omendb_limits *limits);
+OMENDB_INTERNAL void quota_get(const struct collection *collection, omendb_limits *limits);
+OMENDB_INTERNAL void quota_destroy(struct collection *collection);
+/* Fills what is known of usage. No locks. */
+OMENDB_INTERNAL void quota_tell(struct collection *collection, omendb_collection_stats *stats);
+/* Bytes that records count: a vector of the stored type and an id each, and their documents. */
+OMENDB_INTERNAL uint64_t quota_record_bytes(const struct collection *collection, uint64_t records,
+                                            uint64_t documents);
+/* Records and bytes of documents that come and go: whoever changes what is visible calls it, with
+ * the bytes before and after where a record stays and its document changes. */
+OMENDB_INTERNAL void quota_account(struct collection *collection, uint64_t new_records,
+                                   uint64_t new_documents, uint64_t old_records,
+                                   uint64_t old_documents);
+/* The same of a validated change. */
+OMENDB_INTERNAL void quota_account_change(const struct change *change);
+/* OMENDB_QUOTA where validated changes, those of a collection side by side, would go over a limit;
+ * then nothing is counted but the refusal. */
+OMENDB_INTERNAL int quota_check_changes(const struct change *changes, size_t count);
+/* Counts the writes of changes that are made, or prepared. */
+OMENDB_INTERNAL void quota_spend_changes(const struct change *changes, size_t count);
+/* Counts queries before they are done; OMENDB_QUOTA: not one of them may be. No locks. */
+OMENDB_INTERNAL int quota_take_queries(struct collection *collection, uint64_t count);
+/* What changes of one collection bring and end. */
+struct quota_growth {
+    uint64_t collection; /* 0: nothing */
+    uint64_t new_records, new_bytes, old_records, old_bytes;
+};
+/* Adds a change that was not validated, of a prepared transaction. Looks up where its records are.
+ */
+OMENDB_INTERNAL int quota_measure(const struct change *change, struct quota_growth *growth);
+/* What a prepared transaction will add is reserved until its outcome. */
+OMENDB_INTERNAL void quota_hold(omendb *db, const struct quota_growth *growth);
+OMENDB_INTERNAL void quota_release(omendb *db, const struct quota_growth *growth);
+
 /* ---- commit.c */
 enum change_kind {
     CHANGE_ADD = 1,
@@ -23349,7 +23494,8 @@ enum change_kind {
     CHANGE_SETTLE = 7,
     CHANGE_REMEMBER = 8,
     CHANGE_ADD_DOCUMENTS = 9, /* only in the log, as the next: an ADD with documents */
-    CHANGE_PUT_DOCUMENTS = 10
+    CHANGE_PUT_DOCUMENTS = 10,
+    CHANGE_LIMITS = 11
 };
 
 /* One operation over many records of one collection. */
@@ -23366,7 +23512,9 @@ struct change {
     uint32_t keys;                  /* how many of the documents have a key */
     int automatic;
     int skip_missing; /* DELETE: absent ids are left out of the commit instead of OMENDB_NOTFOUND */
-    uint32_t affected; /* out: DELETE: how many existed */
+    uint32_t affected;                       /* out: DELETE: how many existed */
+    uint64_t ended_records, ended_documents; /* out: rows that end, and bytes of their documents */
+    const uint8_t *setting;                  /* LIMITS: as it is logged, `count` bytes */
 };
 
 /* Memtables of a collection: one, others where the one before began without codes and rows enough
@@ -23428,6 +23576,8 @@ OMENDB_INTERNAL int commit_decode_head(const uint8_t *payload, size_t size,
 /* Bytes of the ids, vectors, documents and padding of ADD, PUT and DELETE; 0 for DROP. More than
  * are left: it makes no sense. */
 OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, size_t vector_bytes);
+/* Bytes of the body of LIMITS; 0: it makes no sense. */
+OMENDB_INTERNAL size_t commit_setting_bytes(const struct commit_logged *logged);
 /* Points `change` at what such a body holds, of which commit_body_bytes are there, and checks the
  * documents. 0: they make no sense. */
 OMENDB_INTERNAL int commit_decode_body(const struct commit_logged *logged, size_t vector_bytes,
@@ -23460,6 +23610,8 @@ struct prepared {
     uint64_t needs;   /* its part of txn_needs */
     uint8_t *payload; /* its changes as logged; NULL after the outcome */
     size_t size;
+    struct quota_growth *growths; /* one a collection; NULL before it waits and after the outcome */
+    size_t growth_count;
 };
 
 /* A locked key has its hash in place of an id, and the collection with PREPARED_KEY. */
@@ -23493,7 +23645,7 @@ OMENDB_INTERNAL int prepared_refuse_locked_key(const struct change *change, cons
 /* OMENDB_BUSY where one that waits changes the collection. */
 OMENDB_INTERNAL int prepared_check_drop(omendb *db, const struct collection *collection);
 /* Memory for holding it; OMENDB_EXISTS where the name is taken. */
-OMENDB_INTERNAL int prepared_reserve(omendb *db, const struct prepared *prepared);
+OMENDB_INTERNAL int prepared_reserve(omendb *db, struct prepared *prepared);
 /* Takes it over, with its locks; nothing can fail. Returns how many records were not locked before.
  */
 OMENDB_INTERNAL size_t prepared_hold(omendb *db, struct prepared *prepared);
@@ -24072,6 +24224,7 @@ OMENDB_INTERNAL void collection_release(struct collection *collection)
     version_release(atomic_load_explicit(&collection->version, memory_order_relaxed));
     rest_discard(collection);
     calibration_destroy_all(&collection->db->memory, atomic_load(&collection->calibration));
+    quota_destroy(collection);
     memory_free(&collection->db->memory, collection, collection_bytes(collection->name));
 }
 
@@ -25382,19 +25535,28 @@ static int documents_number(const struct segment *segment, struct section_range 
     return code;
 }
 
+/* Where a row's document lies; begin == end: it has none. */
+static int documents_place(const struct segment *segment, uint32_t row, uint64_t *begin,
+                           uint64_t *end)
+{
+    int code = OMENDB_OK;
+    *begin = *end = 0;
+    if (segment->document_ends.length == 0)
+        return OMENDB_OK;
+    if (row != 0)
+        code = documents_number(segment, segment->document_ends, row - 1, sizeof *begin, begin);
+    if (code == OMENDB_OK)
+        code = documents_number(segment, segment->document_ends, row, sizeof *end, end);
+    return code;
+}
+
 OMENDB_INTERNAL int segment_document(const struct segment *segment, uint32_t row,
                                      const uint8_t **document)
 {
     struct block_file *file = &segment->file->file->blocks;
-    uint64_t begin = 0, end = 0;
-    int code = OMENDB_OK;
+    uint64_t begin, end;
+    int code = documents_place(segment, row, &begin, &end);
     *document = NULL;
-    if (segment->document_ends.length == 0)
-        return OMENDB_OK;
-    if (row != 0)
-        code = documents_number(segment, segment->document_ends, row - 1, sizeof begin, &begin);
-    if (code == OMENDB_OK)
-        code = documents_number(segment, segment->document_ends, row, sizeof end, &end);
     if (code != OMENDB_OK || begin == end)
         return code;
     if (begin > end || end > segment->documents.length || end - begin > DOCUMENT_BYTES_MAX)
@@ -25637,6 +25799,18 @@ OMENDB_INTERNAL int location_document(const struct location *location, const uin
         return segment_document(location->segment, location->row, document);
     *document = memtable_document(location->memtable, location->row);
     return OMENDB_OK;
+}
+
+/* That of a damaged block counts as none, so that such a record can be deleted. */
+OMENDB_INTERNAL uint32_t location_document_bytes(const struct location *location)
+{
+    uint64_t begin, end;
+    if (location->segment == NULL)
+        return document_size(memtable_document(location->memtable, location->row));
+    int code = documents_place(location->segment, location->row, &begin, &end);
+    return code != OMENDB_OK || end < begin || end - begin > DOCUMENT_BYTES_MAX
+               ? 0
+               : (uint32_t)(end - begin);
 }
 
 #undef DOCUMENTS_PROBES
@@ -27183,6 +27357,336 @@ OMENDB_INTERNAL int rest_must_leave(const struct collection *collection)
 #undef REST_AT_ONCE
 
 /* ==============================================================================================
+ * quota.c
+ * ============================================================================================== */
+
+/* quota.c: limits of collections: what they may hold, and how often they may be asked and written.
+ *
+ * USAGE is two numbers of each collection, visible records and the bytes of their documents, kept
+ * under commit_mutex as changes are applied: so they count what is appended and not visible yet.
+ * The manifest has those bytes as of its commit, the segments tell the records, and replay goes on
+ * from there; nothing is read to know them. Beside them stands what waiting prepared transactions
+ * will add.
+ *
+ * RATES are token buckets of one second, each a single number: the moment at which the bucket is
+ * full again (the generic cell rate algorithm of ITU-T I.371). What is asked for moves it on by the
+ * time that the tokens take to come back; it is let pass when it would not be more than a second
+ * ahead, or, where more is asked for than the bucket holds, when the bucket is full: that leaves a
+ * debt. Searches move it by one exchange; writers have commit_mutex. The clock must not go back:
+ * that of a vfs is monotonic.
+ *
+ * A collection that never had limits has no memory for any of this but two numbers. */
+
+#define QUOTA_TICKS  4096 /* a microsecond: a rate of four billions a second still counts */
+#define QUOTA_SECOND ((uint64_t)1000000 * QUOTA_TICKS)
+#define QUOTA_DEBT   (UINT64_C(1) << 62) /* ticks: 36 years */
+
+static uint64_t quota_add(uint64_t a, uint64_t b)
+{
+    return a > UINT64_MAX - b ? UINT64_MAX : a + b;
+}
+
+/* 0 where it would be less, as after what a damaged file told. */
+static uint64_t quota_subtract(uint64_t a, uint64_t b)
+{
+    return a > b ? a - b : 0;
+}
+
+/* ------------------------------------------------------------------ limits */
+
+OMENDB_INTERNAL int quota_reserve(struct collection *collection)
+{
+    if (atomic_load_explicit(&collection->quota, memory_order_relaxed) != NULL)
+        return OMENDB_OK;
+    struct quota *made = memory_zalloc(&collection->db->memory, sizeof *made);
+    if (made == NULL)
+        return OMENDB_NOMEM;
+    made->limits = (omendb_limits)OMENDB_LIMITS_INIT;
+    atomic_store_explicit(&collection->quota, made, memory_order_release);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL void quota_set(struct collection *collection, const omendb_limits *limits)
+{
+    struct quota *quota = atomic_load_explicit(&collection->quota, memory_order_relaxed);
+    if (quota == NULL)
+        return;
+    quota->limits = *limits;
+    quota->write_due = 0;
+    atomic_store_explicit(&quota->query_due, 0, memory_order_relaxed);
+    atomic_store_explicit(&quota->query_rate, limits->queries_per_second, memory_order_relaxed);
+}
+
+OMENDB_INTERNAL void quota_get(const struct collection *collection, omendb_limits *limits)
+{
+    const struct quota *quota = atomic_load_explicit(&collection->quota, memory_order_relaxed);
+    *limits = (omendb_limits)OMENDB_LIMITS_INIT;
+    if (quota != NULL)
+        *limits = quota->limits;
+}
+
+OMENDB_INTERNAL void quota_destroy(struct collection *collection)
+{
+    memory_free(&collection->db->memory,
+                atomic_load_explicit(&collection->quota, memory_order_relaxed),
+                sizeof(struct quota));
+}
+
+/* ------------------------------------------------------------------ usage */
+
+OMENDB_INTERNAL void quota_tell(struct collection *collection, omendb_collection_stats *stats)
+{
+    const struct quota *quota = atomic_load_explicit(&collection->quota, memory_order_acquire);
+    platform_mutex_lock(&collection->db->commit_mutex);
+    stats->bytes =
+        quota_record_bytes(collection, collection->used_records, collection->used_documents);
+    platform_mutex_unlock(&collection->db->commit_mutex);
+    if (quota == NULL)
+        return;
+    stats->queries = atomic_load_explicit(&quota->queries, memory_order_relaxed);
+    stats->writes = atomic_load_explicit(&quota->writes, memory_order_relaxed);
+    stats->queries_refused = atomic_load_explicit(&quota->queries_refused, memory_order_relaxed);
+    stats->writes_refused = atomic_load_explicit(&quota->writes_refused, memory_order_relaxed);
+}
+
+OMENDB_INTERNAL uint64_t quota_record_bytes(const struct collection *collection, uint64_t records,
+                                            uint64_t documents)
+{
+    return records * (collection->vector_bytes + sizeof(uint64_t)) + documents;
+}
+
+OMENDB_INTERNAL void quota_account(struct collection *collection, uint64_t new_records,
+                                   uint64_t new_documents, uint64_t old_records,
+                                   uint64_t old_documents)
+{
+    collection->used_records = quota_subtract(collection->used_records + new_records, old_records);
+    collection->used_documents =
+        quota_subtract(collection->used_documents + new_documents, old_documents);
+}
+
+static uint64_t quota_new_records(const struct change *change)
+{
+    return change->kind == CHANGE_ADD || change->kind == CHANGE_PUT ? change->count : 0;
+}
+
+OMENDB_INTERNAL void quota_account_change(const struct change *change)
+{
+    quota_account(change->collection, quota_new_records(change), change->document_bytes,
+                  change->ended_records, change->ended_documents);
+}
+
+static void quota_grow(struct quota_growth *growth, const struct change *change,
+                       uint64_t ended_records, uint64_t ended_documents)
+{
+    const struct collection *collection = change->collection;
+    const uint64_t records = quota_new_records(change);
+    growth->collection = collection->id;
+    growth->new_records += records;
+    growth->new_bytes += quota_record_bytes(collection, records, change->document_bytes);
+    growth->old_records += ended_records;
+    growth->old_bytes += quota_record_bytes(collection, ended_records, ended_documents);
+}
+
+OMENDB_INTERNAL int quota_measure(const struct change *change, struct quota_growth *growth)
+{
+    struct collection *collection = change->collection;
+    uint64_t records = 0, documents = 0, changed;
+    int code = rest_end_locked(collection);
+    const struct version *version =
+        atomic_load_explicit(&collection->version, memory_order_relaxed);
+    for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
+        struct location live = {NULL, NULL, 0};
+        code = version_locate_live(version, change->ids[i], &live, &changed);
+        if (code != OMENDB_OK || (live.memtable == NULL && live.segment == NULL))
+            continue;
+        records++;
+        documents += location_document_bytes(&live);
+    }
+    if (code == OMENDB_OK)
+        quota_grow(growth, change, records, documents);
+    return code;
+}
+
+OMENDB_INTERNAL void quota_hold(omendb *db, const struct quota_growth *growth)
+{
+    struct collection *collection = catalog_by_id(&db->catalog, growth->collection);
+    if (collection == NULL)
+        return;
+    collection->reserved_records += quota_subtract(growth->new_records, growth->old_records);
+    collection->reserved_bytes += quota_subtract(growth->new_bytes, growth->old_bytes);
+}
+
+OMENDB_INTERNAL void quota_release(omendb *db, const struct quota_growth *growth)
+{
+    struct collection *collection = catalog_by_id(&db->catalog, growth->collection);
+    if (collection == NULL)
+        return;
+    collection->reserved_records -= quota_subtract(growth->new_records, growth->old_records);
+    collection->reserved_bytes -= quota_subtract(growth->new_bytes, growth->old_bytes);
+}
+
+/* ------------------------------------------------------------------ rates */
+
+/* Ticks in which so many tokens come back. */
+static uint64_t quota_ticks(uint64_t count, uint64_t rate)
+{
+    const double ticks = (double)count * ((double)QUOTA_SECOND / (double)rate);
+    return ticks < (double)QUOTA_DEBT ? (uint64_t)ticks : QUOTA_DEBT;
+}
+
+static uint64_t quota_now(const struct collection *collection)
+{
+    const omendb_vfs *vfs = collection->db->storage.vfs;
+    return vfs->now_us(vfs->context) * QUOTA_TICKS;
+}
+
+/* Whether so many may pass; *due is moved on then. *wait: ticks after which they may. */
+static int quota_pass(uint64_t now, uint64_t rate, uint64_t count, uint64_t *due, uint64_t *wait)
+{
+    const uint64_t cost = quota_ticks(count, rate), ahead = quota_subtract(*due, now);
+    const uint64_t needed = cost < QUOTA_SECOND ? cost : QUOTA_SECOND;
+    *wait = quota_subtract(quota_add(ahead, needed), QUOTA_SECOND);
+    if (*wait != 0)
+        return 0;
+    *due = now + ahead + cost;
+    return 1;
+}
+
+static int quota_refuse_rate(const struct collection *collection, const char *what, uint64_t rate,
+                             uint64_t count, uint64_t wait)
+{
+    const uint64_t millisecond = QUOTA_SECOND / 1000;
+    return error_set(OMENDB_QUOTA,
+                     "collection \"%s\" allows %llu %s a second; %llu more must wait: try again in "
+                     "%llu ms",
+                     collection->name, (unsigned long long)rate, what, (unsigned long long)count,
+                     (unsigned long long)((wait + millisecond - 1) / millisecond));
+}
+
+OMENDB_INTERNAL int quota_take_queries(struct collection *collection, uint64_t count)
+{
+    struct quota *quota = atomic_load_explicit(&collection->quota, memory_order_acquire);
+    if (quota == NULL)
+        return OMENDB_OK;
+    const uint64_t rate = atomic_load_explicit(&quota->query_rate, memory_order_relaxed);
+    if (rate != 0) {
+        const uint64_t now = quota_now(collection);
+        uint64_t before = atomic_load_explicit(&quota->query_due, memory_order_relaxed), due, wait;
+        do {
+            due = before;
+            if (!quota_pass(now, rate, count, &due, &wait)) {
+                atomic_fetch_add_explicit(&quota->queries_refused, count, memory_order_relaxed);
+                return quota_refuse_rate(collection, "queries", rate, count, wait);
+            }
+        } while (!atomic_compare_exchange_weak_explicit(
+            &quota->query_due, &before, due, memory_order_relaxed, memory_order_relaxed));
+    }
+    atomic_fetch_add_explicit(&quota->queries, count, memory_order_relaxed);
+    return OMENDB_OK;
+}
+
+/* ------------------------------------------------------------------ what is committed together */
+
+/* Adds the changes of one collection up, from `first` on; returns the end of its run. *writes:
+ * records that are written or deleted. */
+static size_t quota_add_up(const struct change *changes, size_t first, size_t count,
+                           struct quota_growth *growth, uint64_t *writes)
+{
+    const struct collection *collection = changes[first].collection;
+    size_t at = first;
+    *growth = (struct quota_growth){0};
+    *writes = 0;
+    for (; at < count && changes[at].collection == collection; at++) {
+        const struct change *change = &changes[at];
+        if (change->kind < CHANGE_ADD || change->kind > CHANGE_DELETE)
+            continue;
+        quota_grow(growth, change, change->ended_records, change->ended_documents);
+        *writes += change->count;
+    }
+    return at;
+}
+
+/* Whether so much may come, and so much go. What does not grow may always. */
+static int quota_check_size(const struct collection *collection, const char *what, uint64_t limit,
+                            uint64_t used, uint64_t reserved, uint64_t more)
+{
+    if (limit == 0 || more == 0 || quota_add(quota_add(used, reserved), more) <= limit)
+        return OMENDB_OK;
+    char waiting[64] = "";
+    if (reserved != 0)
+        snprintf(waiting, sizeof waiting, ", prepared transactions wait with %llu",
+                 (unsigned long long)reserved);
+    return error_set(OMENDB_QUOTA,
+                     "collection \"%s\" may hold %llu %s; it holds %llu%s, and this would add %llu",
+                     collection->name, (unsigned long long)limit, what, (unsigned long long)used,
+                     waiting, (unsigned long long)more);
+}
+
+static int quota_check_run(struct collection *collection, const struct quota_growth *growth,
+                           uint64_t writes)
+{
+    struct quota *quota = atomic_load_explicit(&collection->quota, memory_order_relaxed);
+    const uint64_t used =
+        quota_record_bytes(collection, collection->used_records, collection->used_documents);
+    if (quota == NULL)
+        return OMENDB_OK;
+    int code = quota_check_size(collection, "records", quota->limits.records,
+                                collection->used_records, collection->reserved_records,
+                                quota_subtract(growth->new_records, growth->old_records));
+    if (code == OMENDB_OK)
+        code = quota_check_size(collection, "bytes", quota->limits.bytes, used,
+                                collection->reserved_bytes,
+                                quota_subtract(growth->new_bytes, growth->old_bytes));
+    if (code == OMENDB_OK && quota->limits.writes_per_second != 0) {
+        uint64_t due = quota->write_due, wait;
+        if (!quota_pass(quota_now(collection), quota->limits.writes_per_second, writes, &due,
+                        &wait))
+            code = quota_refuse_rate(collection, "writes", quota->limits.writes_per_second, writes,
+                                     wait);
+    }
+    if (code != OMENDB_OK)
+        atomic_fetch_add_explicit(&quota->writes_refused, writes, memory_order_relaxed);
+    return code;
+}
+
+OMENDB_INTERNAL int quota_check_changes(const struct change *changes, size_t count)
+{
+    int code = OMENDB_OK;
+    for (size_t at = 0; at < count && code == OMENDB_OK;) {
+        struct collection *collection = changes[at].collection;
+        struct quota_growth growth;
+        uint64_t writes;
+        at = quota_add_up(changes, at, count, &growth, &writes);
+        if (writes != 0)
+            code = quota_check_run(collection, &growth, writes);
+    }
+    return code;
+}
+
+OMENDB_INTERNAL void quota_spend_changes(const struct change *changes, size_t count)
+{
+    for (size_t at = 0; at < count;) {
+        struct collection *collection = changes[at].collection;
+        struct quota *quota = atomic_load_explicit(&collection->quota, memory_order_relaxed);
+        struct quota_growth growth;
+        uint64_t writes;
+        at = quota_add_up(changes, at, count, &growth, &writes);
+        if (quota == NULL)
+            continue;
+        const uint64_t rate = quota->limits.writes_per_second;
+        const uint64_t now = rate == 0 ? 0 : quota_now(collection);
+        if (rate != 0)
+            quota->write_due =
+                (quota->write_due > now ? quota->write_due : now) + quota_ticks(writes, rate);
+        atomic_fetch_add_explicit(&quota->writes, writes, memory_order_relaxed);
+    }
+}
+
+#undef QUOTA_TICKS
+#undef QUOTA_SECOND
+#undef QUOTA_DEBT
+
+/* ==============================================================================================
  * commit.c
  * ============================================================================================== */
 
@@ -27205,6 +27709,7 @@ OMENDB_INTERNAL int rest_must_leave(const struct collection *collection)
  *   CREATE:   u32 dim, metric, scalar; f32 scale; u32 M, ef_construction, ef, name bytes;
  *             u64 seed; name, zeros to a multiple of 8
  *   DROP:     nothing
+ *   LIMITS:   u64 records, bytes, queries and writes a second; count is 32, their bytes
  * Of a prepared transaction (prepared.c) count is the bytes of its name, which follows, with zeros
  * to a multiple of 8; in place of the collection's id stands
  *   PREPARE:  u64 bytes of its changes, ADD, PUT and DELETE as above, which follow the name
@@ -27456,6 +27961,8 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
         return OMENDB_OK;
     }
     plan->victims[plan->victim_count++] = live;
+    change->ended_records += (uint64_t)exists;
+    change->ended_documents += exists ? location_document_bytes(&live) : 0;
     return OMENDB_OK;
 }
 
@@ -27494,6 +28001,7 @@ static int commit_validate_records(struct commit_plan *plan, struct change *chan
     const uint8_t *at = change->documents;
     int code = change->automatic ? commit_assign_ids(change, version) : OMENDB_OK;
     uint32_t kept = 0, count = change->count;
+    change->ended_records = change->ended_documents = 0;
     for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
         int keep;
         const uint8_t *document = change_next_document(change, i, &at);
@@ -27523,6 +28031,8 @@ static int commit_validate(omendb *db, struct commit_plan *plan, struct change *
         return error_set(OMENDB_DROPPED, "collection \"%s\" was dropped", change->collection->name);
     if (change->kind == CHANGE_DROP)
         return prepared_check_drop(db, change->collection);
+    if (change->kind == CHANGE_LIMITS)
+        return quota_reserve(change->collection);
     int code = rest_end_locked(change->collection);
     return code == OMENDB_OK ? commit_validate_records(plan, change) : code;
 }
@@ -27708,16 +28218,23 @@ static size_t commit_encode_head(const struct change *change, uint8_t *out)
 
 #define COMMIT_HEAD_MAX (COMMIT_HEAD_BYTES + COMMIT_CREATE_BYTES + 256)
 
+static int commit_is_of_records(uint32_t kind)
+{
+    return kind == CHANGE_ADD || kind == CHANGE_PUT || kind == CHANGE_DELETE;
+}
+
 static size_t commit_pieces(const struct change *change, uint8_t *head,
                             struct wal_piece pieces[COMMIT_PIECES])
 {
     static const uint8_t zeros[8];
-    int of_records = change->kind != CHANGE_CREATE && change->kind != CHANGE_DROP;
+    int of_records = commit_is_of_records(change->kind);
     if (of_records && change->count == 0)
         return 0;
     pieces[0] = (struct wal_piece){head, commit_encode_head(change, head)};
+    if (change->kind == CHANGE_LIMITS)
+        pieces[1] = (struct wal_piece){change->setting, change->count};
     if (!of_records)
-        return 1;
+        return change->kind == CHANGE_LIMITS ? 2 : 1;
     pieces[1] = (struct wal_piece){change->ids, change->count * sizeof(uint64_t)};
     if (change->kind == CHANGE_DELETE)
         return 2;
@@ -27838,6 +28355,13 @@ static void commit_apply_catalog(omendb *db, const struct change *change)
     }
 }
 
+static void commit_apply_limits(const struct change *change)
+{
+    omendb_limits limits;
+    manifest_decode_limits(change->setting, &limits);
+    quota_set(change->collection, &limits);
+}
+
 static void commit_apply_rows(const struct change *change, uint64_t commit)
 {
     struct collection *collection = change->collection;
@@ -27866,8 +28390,12 @@ static void commit_apply_changes(omendb *db, const struct commit_plan *plan,
     for (size_t i = 0; i < count; i++) {
         if (changes[i].kind == CHANGE_CREATE || changes[i].kind == CHANGE_DROP)
             commit_apply_catalog(db, &changes[i]);
+        else if (changes[i].kind == CHANGE_LIMITS)
+            commit_apply_limits(&changes[i]);
         else if (changes[i].kind != CHANGE_DELETE)
             commit_apply_rows(&changes[i], commit);
+        if (commit_is_of_records(changes[i].kind))
+            quota_account_change(&changes[i]);
     }
     db->appended_commit = commit;
 }
@@ -27901,6 +28429,13 @@ static int commit_has_work(const struct commit_order *order)
     return work;
 }
 
+/* Whether limits are asked: not where a log is replayed, nor at the outcome of what was prepared,
+ * which has room reserved. */
+static int commit_is_limited(const struct commit_order *order, int replay)
+{
+    return !replay && (order->prepared == NULL || commit_holds(order));
+}
+
 /* commit_mutex. commit: in for replay; out: the number given, or 0 when nothing was left to do. */
 static int commit_locked(omendb *db, const struct commit_order *order, int replay, uint64_t *commit)
 {
@@ -27913,12 +28448,18 @@ static int commit_locked(omendb *db, const struct commit_order *order, int repla
         *commit = replay ? number : 0;
         goto done;
     }
+    if (commit_is_limited(order, replay))
+        code = quota_check_changes(order->changes, order->count);
+    if (code != OMENDB_OK)
+        goto done;
     code = commit_holds(order) ? prepared_reserve(db, order->prepared)
                                : commit_reserve_all(db, &plan, order->changes, order->count);
     if (code == OMENDB_OK && !replay)
         code = commit_append(db, order, number);
     if (code != OMENDB_OK)
         goto done;
+    if (commit_is_limited(order, replay))
+        quota_spend_changes(order->changes, order->count);
     commit_apply(db, &plan, order, number);
     *commit = number;
 done:
@@ -27977,7 +28518,7 @@ OMENDB_INTERNAL int commit_await(omendb *db, uint64_t commit, int two_phases)
 static int commit_tells_state(int code)
 {
     return code == OMENDB_OK || code == OMENDB_EXISTS || code == OMENDB_NOTFOUND ||
-           code == OMENDB_CONFLICT || code == OMENDB_DROPPED;
+           code == OMENDB_CONFLICT || code == OMENDB_DROPPED || code == OMENDB_QUOTA;
 }
 
 OMENDB_INTERNAL int commit_run(omendb *db, const struct commit_order *order, int *applied)
@@ -28060,6 +28601,12 @@ OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, siz
     /* Whole documents, so that what follows them is aligned. */
     return documents > SIZE_MAX || documents % 8 != 0 ? SIZE_MAX
                                                       : memory_add(bytes, (size_t)documents);
+}
+
+OMENDB_INTERNAL size_t commit_setting_bytes(const struct commit_logged *logged)
+{
+    return logged->count == FORMAT_LIMITS_BYTES && logged->left >= logged->count ? logged->count
+                                                                                 : 0;
 }
 
 /* Each one is whole, and together they are as many bytes as is said. */
@@ -28227,6 +28774,16 @@ static int commit_replay_drop(omendb *db, uint64_t commit, struct change *change
     return commit_locked(db, &order, 1, &commit);
 }
 
+static int commit_replay_limits(omendb *db, uint64_t commit, struct change *change,
+                                const struct commit_logged *logged)
+{
+    struct commit_order order = {change, 1, UINT64_MAX, NULL, 0, 0};
+    change->setting = logged->body;
+    if (change->collection == NULL || commit_setting_bytes(logged) == 0)
+        return commit_bad_payload(commit, 4);
+    return commit_locked(db, &order, 1, &commit);
+}
+
 /* One change at `payload`; *used receives its bytes. */
 static int commit_replay_change(omendb *db, uint64_t commit, const uint8_t *payload, size_t size,
                                 size_t *used)
@@ -28251,6 +28808,9 @@ static int commit_replay_change(omendb *db, uint64_t commit, const uint8_t *payl
         return code;
     case CHANGE_DROP:
         return commit_replay_drop(db, commit, &change);
+    case CHANGE_LIMITS:
+        *used += commit_setting_bytes(&logged);
+        return commit_replay_limits(db, commit, &change, &logged);
     default:
         code = commit_decode(db, commit, payload, size, &change, used);
         return code == OMENDB_OK ? commit_replay_rows(db, commit, &change) : code;
@@ -28404,8 +28964,18 @@ OMENDB_INTERNAL void prepared_destroy(omendb *db, struct prepared *prepared)
 {
     if (prepared == NULL)
         return;
+    memory_free(&db->memory, prepared->growths, prepared->growth_count * sizeof *prepared->growths);
     memory_free(&db->memory, prepared->payload, prepared->size);
     memory_free(&db->memory, prepared, sizeof *prepared);
+}
+
+static void prepared_forget_growths(omendb *db, struct prepared *prepared)
+{
+    for (size_t i = 0; i < prepared->growth_count; i++)
+        quota_release(db, &prepared->growths[i]);
+    memory_free(&db->memory, prepared->growths, prepared->growth_count * sizeof *prepared->growths);
+    prepared->growths = NULL;
+    prepared->growth_count = 0;
 }
 
 OMENDB_INTERNAL void prepared_clear(omendb *db)
@@ -28413,6 +28983,7 @@ OMENDB_INTERNAL void prepared_clear(omendb *db)
     struct prepared_set *set = &db->prepared;
     for (size_t i = 0; i < set->count; i++) {
         atomic_fetch_sub_explicit(&db->txn_needs, set->items[i]->needs, memory_order_relaxed);
+        prepared_forget_growths(db, set->items[i]);
         prepared_destroy(db, set->items[i]);
     }
     memory_free(&db->memory, set->items, set->capacity * sizeof(struct prepared *));
@@ -28549,7 +29120,31 @@ OMENDB_INTERNAL int prepared_check_drop(omendb *db, const struct collection *col
 
 /* ------------------------------------------------------------------ steps of a commit */
 
-OMENDB_INTERNAL int prepared_reserve(omendb *db, const struct prepared *prepared)
+/* What it will add to its collections. Its records are locked until the outcome, so that stays. The
+ * changes of a collection stand side by side. */
+static int prepared_measure(omendb *db, struct prepared *prepared)
+{
+    struct change change;
+    size_t count = 0;
+    int code = OMENDB_OK;
+    for (size_t at = 0; prepared_next_change(db, prepared, &at, &change);)
+        count++;
+    if (count == 0)
+        return OMENDB_OK;
+    prepared->growths =
+        memory_zalloc(&db->memory, memory_multiply(count, sizeof *prepared->growths));
+    if (prepared->growths == NULL)
+        return OMENDB_NOMEM;
+    prepared->growth_count = count;
+    struct quota_growth *growth = prepared->growths;
+    for (size_t at = 0; code == OMENDB_OK && prepared_next_change(db, prepared, &at, &change);) {
+        growth += growth->collection != 0 && growth->collection != change.collection->id;
+        code = quota_measure(&change, growth);
+    }
+    return code;
+}
+
+OMENDB_INTERNAL int prepared_reserve(omendb *db, struct prepared *prepared)
 {
     size_t records = 0;
     struct change change;
@@ -28561,6 +29156,8 @@ OMENDB_INTERNAL int prepared_reserve(omendb *db, const struct prepared *prepared
     for (size_t at = 0; prepared_next_change(db, prepared, &at, &change);)
         records += (size_t)change.count + change.keys;
     int code = prepared_reserve_place(db);
+    if (code == OMENDB_OK)
+        code = prepared_measure(db, prepared);
     return code == OMENDB_OK ? prepared_reserve_locks(db, records) : code;
 }
 
@@ -28608,6 +29205,8 @@ OMENDB_INTERNAL size_t prepared_hold(omendb *db, struct prepared *prepared)
         if (change.kind != CHANGE_DELETE)
             prepared_pass_ids(&change);
     }
+    for (size_t i = 0; i < prepared->growth_count; i++)
+        quota_hold(db, &prepared->growths[i]);
     atomic_fetch_add_explicit(&db->txn_needs, prepared->needs, memory_order_relaxed);
     prepared_insert(&db->prepared, prepared);
     return locked;
@@ -28633,6 +29232,7 @@ OMENDB_INTERNAL void prepared_settle(omendb *db, struct prepared *prepared, uint
             prepared_unlock(set, change.collection->id, change.ids[i]);
         prepared_lock_keys(db, &change, NULL);
     }
+    prepared_forget_growths(db, prepared);
     prepared_free_locks(db);
     atomic_fetch_sub_explicit(&db->txn_needs, prepared->needs, memory_order_relaxed);
     prepared->needs = 0;
@@ -30361,6 +30961,8 @@ static int checkpoint_list_collections(struct checkpoint *checkpoint)
         entry->next_id = atomic_load(&collection->next_id);
         memcpy(entry->name, collection->name, strlen(collection->name) + 1);
         entry->schema = collection->schema;
+        entry->document_bytes = collection->used_documents;
+        quota_get(collection, &entry->limits);
     }
     return OMENDB_OK;
 }
@@ -33212,6 +33814,7 @@ static int recover_segments(omendb *db, const struct recover_files *files,
                             const struct manifest_collection *entry, struct collection *collection)
 {
     struct version *version = version_create(&db->memory, 0, entry->segment_count);
+    uint64_t records = 0;
     int code = version == NULL ? OMENDB_NOMEM : OMENDB_OK;
     for (uint32_t i = 0; i < entry->segment_count && code == OMENDB_OK; i++) {
         struct shared_file *shared = recover_find_file(db, files, entry->segments[i].file);
@@ -33220,11 +33823,16 @@ static int recover_segments(omendb *db, const struct recover_files *files,
                             &version->segments[i]);
         if (code == OMENDB_OK)
             code = recover_tombstones(db, files, &entry->segments[i], version->segments[i]);
+        if (code == OMENDB_OK)
+            records += version->segments[i]->info.rows -
+                       atomic_load(&version->segments[i]->tombstones->dead);
     }
     if (code != OMENDB_OK) {
         version_release(version);
         return code;
     }
+    collection->used_records = records;
+    collection->used_documents = entry->document_bytes;
     collection->active = NULL;
     rest_discard(collection);
     version_install(collection, version);
@@ -33250,6 +33858,20 @@ static int recover_calibration(omendb *db, const struct manifest_collection *ent
     return OMENDB_OK;
 }
 
+/* As of the manifest: the log may go on to others. */
+static int recover_limits(struct collection *collection, const omendb_limits *limits)
+{
+    omendb_limits before;
+    quota_get(collection, &before);
+    /* A refresh that finds the same leaves the buckets as they are. */
+    if (memcmp(&before, limits, sizeof before) == 0)
+        return OMENDB_OK;
+    int code = manifest_has_limits(limits) ? quota_reserve(collection) : OMENDB_OK;
+    if (code == OMENDB_OK)
+        quota_set(collection, limits);
+    return code;
+}
+
 static int recover_collection(omendb *db, const struct recover_files *files,
                               const struct manifest_collection *entry)
 {
@@ -33266,6 +33888,8 @@ static int recover_collection(omendb *db, const struct recover_files *files,
         code = recover_segments(db, files, entry, collection);
     if (code == OMENDB_OK)
         code = recover_calibration(db, entry, collection);
+    if (code == OMENDB_OK)
+        code = recover_limits(collection, &entry->limits);
     if (code == OMENDB_OK)
         atomic_store(&collection->next_id, entry->next_id);
     return code;
@@ -33284,6 +33908,8 @@ static int recover_empty(omendb *db, struct collection *collection)
     struct version *version = version_create(&db->memory, 0, 0);
     if (version == NULL)
         return OMENDB_NOMEM;
+    collection->used_records = collection->used_documents = 0;
+    quota_set(collection, &(omendb_limits)OMENDB_LIMITS_INIT);
     collection->active = NULL;
     rest_discard(collection);
     atomic_store(&collection->next_id, 0);
@@ -39435,10 +40061,69 @@ static int check_keys(struct check *check, const struct version *version, uint64
     return code;
 }
 
+/* What was counted as used, at a commit at which all of it is visible; *known = 0: others commit
+ * meanwhile. */
+struct check_usage {
+    uint64_t records, documents;
+    int known;
+};
+
+/* The version and the commit to look at. */
+static struct version *check_acquire(struct collection *collection, uint64_t *commit,
+                                     struct check_usage *usage)
+{
+    omendb *db = collection->db;
+    platform_mutex_lock(&db->commit_mutex);
+    struct version *version = version_acquire_newest(collection, commit);
+    *usage = (struct check_usage){collection->used_records, collection->used_documents,
+                                  *commit == db->appended_commit};
+    platform_mutex_unlock(&db->commit_mutex);
+    return version;
+}
+
+static void check_count_row(const struct location *location, struct check_usage *found)
+{
+    found->records++;
+    found->documents += location_document_bytes(location);
+}
+
+static void check_usage(struct check *check, const struct version *version, uint64_t commit,
+                        const struct check_usage *counted)
+{
+    struct check_usage found = {0, 0, 1};
+    for (uint32_t i = 0; i < version->memtable_count; i++) {
+        struct memtable *memtable = version->memtables[i];
+        uint32_t rows = memtable_visible_rows(memtable, commit);
+        for (uint32_t row = 0; row < rows; row++) {
+            uint64_t end = tombstones_get(memtable->tombstones, row);
+            if (end == 0 || end > commit)
+                check_count_row(&(struct location){memtable, NULL, row}, &found);
+        }
+    }
+    for (uint32_t i = 0; i < version->segment_count; i++) {
+        struct segment *segment = version->segments[i];
+        found.known &= !check_is_damaged(check, segment->file->entry.number, segment->part);
+        for (uint32_t row = 0; row < segment->info.rows && found.known; row++) {
+            if (segment_row_visible(segment, row, commit))
+                check_count_row(&(struct location){NULL, segment, row}, &found);
+        }
+    }
+    if (!found.known || !counted->known ||
+        (found.records == counted->records && found.documents == counted->documents))
+        return;
+    char text[160];
+    snprintf(text, sizeof text,
+             "%llu records with %llu bytes of documents were counted, and %llu with %llu are there",
+             (unsigned long long)counted->records, (unsigned long long)counted->documents,
+             (unsigned long long)found.records, (unsigned long long)found.documents);
+    check_problem(check, text);
+}
+
 static int check_collection(struct check *check, struct collection *collection)
 {
     uint64_t commit;
-    struct version *version = version_acquire_newest(collection, &commit);
+    struct check_usage usage;
+    struct version *version = check_acquire(collection, &commit, &usage);
     int code = OMENDB_OK;
     check->collection = collection;
     for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++)
@@ -39454,6 +40139,8 @@ static int check_collection(struct check *check, struct collection *collection)
         code = check_error(check, check_unique(check, version, commit));
     if (code == OMENDB_OK)
         code = check_error(check, check_keys(check, version, commit));
+    if (code == OMENDB_OK)
+        check_usage(check, version, commit, &usage);
     check->collection = NULL;
     version_release(version);
     return code;
@@ -40390,6 +41077,7 @@ struct salvage_collection {
     char name[256];       /* "": nothing tells it */
     omendb_schema schema; /* complete; dim 0: nothing tells it */
     int dropped;
+    omendb_limits limits;
     struct collection *target; /* in the new database */
 };
 
@@ -41805,6 +42493,7 @@ static int salvage_collections_of_manifest(struct salvage *salvage)
             return code;
         collection->schema = complete;
         collection->next_id = entry->next_id;
+        collection->limits = entry->limits;
         memcpy(collection->name, entry->name, sizeof collection->name);
     }
     return OMENDB_OK;
@@ -42136,6 +42825,18 @@ static int salvage_log_drop(struct salvage_log *log, const struct commit_logged 
     return code;
 }
 
+static int salvage_log_limits(struct salvage_log *log, const struct commit_logged *logged,
+                              size_t *used)
+{
+    struct salvage_collection *collection = salvage_find(log->salvage, logged->collection);
+    *used = commit_setting_bytes(logged);
+    if (*used == 0)
+        return OMENDB_CORRUPT;
+    if (collection != NULL && log->apply)
+        manifest_decode_limits(logged->body, &collection->limits);
+    return OMENDB_OK;
+}
+
 static int salvage_apply_delete(struct salvage *salvage, const struct commit_logged *logged,
                                 const struct salvage_collection *collection)
 {
@@ -42231,6 +42932,10 @@ static int salvage_log_change(struct salvage_log *log, const uint8_t *payload, s
         return code;
     case CHANGE_DROP:
         return salvage_log_drop(log, &logged);
+    case CHANGE_LIMITS:
+        code = salvage_log_limits(log, &logged, &body);
+        *used += body;
+        return code;
     case CHANGE_PREPARE:
     case CHANGE_SETTLE:
     case CHANGE_REMEMBER:
@@ -42417,6 +43122,25 @@ static int salvage_find_all(struct salvage *salvage, const char *path)
     return code;
 }
 
+/* Last, so that they stand in no record's way. */
+static int salvage_set_limits(struct salvage *salvage)
+{
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < salvage->collection_count && code == OMENDB_OK; i++) {
+        const struct salvage_collection *collection = salvage->collections[i];
+        uint8_t bytes[FORMAT_LIMITS_BYTES];
+        if (collection->target == NULL || !manifest_has_limits(&collection->limits))
+            continue;
+        manifest_encode_limits(&collection->limits, bytes);
+        struct change change = {.kind = CHANGE_LIMITS,
+                                .count = FORMAT_LIMITS_BYTES,
+                                .collection = collection->target,
+                                .setting = bytes};
+        code = commit_changes(salvage->db, &change, 1, UINT64_MAX);
+    }
+    return code;
+}
+
 static int salvage_count_all(struct salvage *salvage)
 {
     int code = OMENDB_OK;
@@ -42490,6 +43214,8 @@ OMENDB_INTERNAL int salvage_run(const char *path, const char *new_path,
         code = salvage_logs(&salvage, 1);
     if (code == OMENDB_OK)
         code = salvage_prepare_all(&salvage);
+    if (code == OMENDB_OK)
+        code = salvage_set_limits(&salvage);
     if (code == OMENDB_OK)
         code = work_checkpoint(salvage.db, 1);
     code = salvage_close_target(&salvage, code);
@@ -42821,6 +43547,13 @@ OMENDB_API void omendb_collection_stats_init(omendb_collection_stats *stats)
     static const omendb_collection_stats initial = OMENDB_COLLECTION_STATS_INIT;
     if (stats != NULL)
         *stats = initial;
+}
+
+OMENDB_API void omendb_limits_init(omendb_limits *limits)
+{
+    static const omendb_limits initial = OMENDB_LIMITS_INIT;
+    if (limits != NULL)
+        *limits = initial;
 }
 
 /* ------------------------------------------------------------------ database */
@@ -43567,10 +44300,51 @@ OMENDB_API int omendb_collection_get_stats(omendb_collection *collection,
     stats->segments = version->segment_count;
     stats->next_id = atomic_load(&collection->collection->next_id);
     version_release(version);
+    quota_tell(collection->collection, stats);
     return code;
 }
 
 #undef API_CREATED_AT_MOST
+
+/* ==============================================================================================
+ * api_limits.c
+ * ============================================================================================== */
+
+/* api_limits.c: the public calls about limits. */
+
+OMENDB_API int omendb_collection_set_limits(omendb_collection *collection,
+                                            const omendb_limits *limits)
+{
+    static const omendb_limits none = OMENDB_LIMITS_INIT;
+    uint8_t bytes[FORMAT_LIMITS_BYTES];
+    int code = api_writing(collection, NULL);
+    if (code == OMENDB_OK && limits != NULL)
+        code = api_struct_read(limits, sizeof *limits, "limits");
+    if (code != OMENDB_OK)
+        return code;
+    manifest_encode_limits(limits == NULL ? &none : limits, bytes);
+    struct change change = {.kind = CHANGE_LIMITS,
+                            .count = FORMAT_LIMITS_BYTES,
+                            .collection = collection->collection,
+                            .setting = bytes};
+    return commit_changes(collection->db, &change, 1, UINT64_MAX);
+}
+
+OMENDB_API int omendb_collection_get_limits(omendb_collection *collection, omendb_limits *limits)
+{
+    int code = api_collection(collection);
+    if (code != OMENDB_OK)
+        return code;
+    if (limits == NULL)
+        return api_null("limits");
+    code = api_struct(limits->struct_size, sizeof *limits, "limits");
+    if (code != OMENDB_OK)
+        return code;
+    platform_mutex_lock(&collection->db->commit_mutex);
+    quota_get(collection->collection, limits);
+    platform_mutex_unlock(&collection->db->commit_mutex);
+    return OMENDB_OK;
+}
 
 /* ==============================================================================================
  * api_transactions.c
@@ -44054,6 +44828,9 @@ OMENDB_API int omendb_count(omendb_collection *collection, omendb_txn *txn, uint
         return code;
     if (count == NULL)
         return api_null("count");
+    code = quota_take_queries(collection->collection, 1);
+    if (code != OMENDB_OK)
+        return code;
     struct version *version = api_version(collection, txn, &commit);
     code = version_count(version, commit, count);
     for (size_t i = 0; txn != NULL && i < txn->write_count && code == OMENDB_OK; i++) {
@@ -44077,6 +44854,8 @@ OMENDB_API int omendb_scan_matching(omendb_collection *collection, omendb_txn *t
     int code = api_reading(collection, txn);
     if (code == OMENDB_OK)
         code = api_filter(collection->db, filter);
+    if (code == OMENDB_OK)
+        code = quota_take_queries(collection->collection, 1);
     if (code != OMENDB_OK)
         return code;
     struct work_wait wait = {0};
@@ -44440,6 +45219,8 @@ OMENDB_API int omendb_count_matching(omendb_collection *collection, omendb_txn *
     int code = api_reading(collection, txn);
     if (code == OMENDB_OK)
         code = api_filter(collection->db, filter);
+    if (code == OMENDB_OK)
+        code = quota_take_queries(collection->collection, 1);
     if (code != OMENDB_OK)
         return code;
     api_matching_request(collection, txn, &predicate, &request);
@@ -44531,6 +45312,8 @@ OMENDB_API int omendb_delete_matching(omendb_collection *collection, omendb_txn 
     int code = api_writing(collection, txn);
     if (code == OMENDB_OK)
         code = api_filter(collection->db, filter);
+    if (code == OMENDB_OK)
+        code = quota_take_queries(collection->collection, 1);
     if (code != OMENDB_OK)
         return code;
     do {
@@ -44907,6 +45690,8 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
         return api_null(count == NULL ? "count" : "ids");
     *count = 0;
     int code = api_check_query(collection, txn, query, 1);
+    if (code == OMENDB_OK)
+        code = quota_take_queries(collection->collection, 1);
     if (code != OMENDB_OK)
         return code;
     omendb *db = collection->db;
@@ -44994,6 +45779,9 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
     if (memory_multiply(memory_multiply(count, query->k), sizeof *ids) > PTRDIFF_MAX)
         return error_set(OMENDB_TOOBIG, "%zu queries of %zu hits are more than ids can hold", count,
                          query->k);
+    code = quota_take_queries(collection->collection, count);
+    if (code != OMENDB_OK)
+        return code;
     api_ask(collection, txn, query, &asked);
     struct work_wait wait = {0};
     struct api_batch batch = {
@@ -45111,6 +45899,9 @@ static int api_run_many(omendb_collection *collection, size_t count, struct api_
     if (memory_multiply(memory_multiply(count, many->places), sizeof *many->ids) > PTRDIFF_MAX)
         return error_set(OMENDB_TOOBIG, "%zu queries of %zu hits are more than ids can hold", count,
                          many->places);
+    code = quota_take_queries(collection->collection, count);
+    if (code != OMENDB_OK)
+        return code;
     const struct search_request last = {.collection = collection->collection,
                                         .deadline_us = latest};
     do {
@@ -45260,6 +46051,9 @@ OMENDB_API int omendb_pages_next(omendb_pages *pages, size_t k, uint64_t timeout
         return code;
     if (k == 0)
         return error_set(OMENDB_INVALID, "k is 0; a page has at least 1 hit");
+    code = quota_take_queries(pages_request(pages)->collection, 1);
+    if (code != OMENDB_OK)
+        return code;
     const uint64_t deadline_us = api_deadline(db, timeout_us);
     do {
         code = pages_next(pages, deadline_us, k, ids, distances, count);
@@ -45314,6 +46108,8 @@ OMENDB_API int omendb_facets_open(omendb_collection *collection, omendb_txn *txn
         return api_null("facets");
     *facets = NULL;
     int code = api_check_facets(collection, txn, filter, field);
+    if (code == OMENDB_OK)
+        code = quota_take_queries(collection->collection, 1);
     if (code != OMENDB_OK)
         return code;
     omendb *db = collection->db;

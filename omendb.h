@@ -133,7 +133,8 @@ typedef enum omendb_code {
                              memory_limit that transactions have */
     OMENDB_UNSUPPORTED = 18, /* this platform or vfs cannot do it */
     OMENDB_DONE = 19,        /* a cursor has no further row: not a failure, no sentence */
-    OMENDB_TIMEOUT = 20      /* query.timeout_us went by before the search was over */
+    OMENDB_TIMEOUT = 20,     /* query.timeout_us went by before the search was over */
+    OMENDB_QUOTA = 21        /* over a limit of the collection (omendb_limits); nothing was done */
 } omendb_code;
 
 /* The sentence for the last failed call of this thread, with file, offset and the offending number
@@ -799,10 +800,19 @@ typedef struct omendb_collection_stats {
     float recall;           /* what a search for 10 with schema.ef is promised to find, by the curve
                              * of the largest segment or of omendb_calibrate; 0: not calibrated */
     uint32_t recall_queries; /* in the sample behind it */
+    uint64_t bytes; /* of visible records, whatever they take on disk: of each 8, its vector in the
+                     * stored type, and its key and metadata as OMENDB_METADATA_MAX counts them.
+                     * With commits that are not durable yet. This and what follows: omendb_limits
+                     */
+    uint64_t queries; /* counted since opening, as long as the collection had limits; as the next */
+    uint64_t writes;  /* records added, put, updated, deleted; where a commit in two phases is
+                       * prepared */
+    uint64_t queries_refused; /* with OMENDB_QUOTA; of a batch all */
+    uint64_t writes_refused;
 } omendb_collection_stats;
 #define OMENDB_COLLECTION_STATS_INIT                                                               \
     {                                                                                              \
-        sizeof(omendb_collection_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0.0f, 0                           \
+        sizeof(omendb_collection_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0.0f, 0, 0, 0, 0, 0, 0            \
     }
 
 OMENDB_API void omendb_collection_stats_init(omendb_collection_stats *stats);
@@ -814,6 +824,56 @@ OMENDB_API void omendb_collection_stats_init(omendb_collection_stats *stats);
  * Returns:  OMENDB_OK, OMENDB_DROPPED. */
 OMENDB_API int omendb_collection_get_stats(omendb_collection *collection,
                                            omendb_collection_stats *stats);
+
+/* What a collection may hold, and how often it may be used: so that many who share a database do
+ * not take what is others'. Each limit is of one collection and touches no other; 0: no limit.
+ *
+ * SIZE. A commit that would take the collection over `records` or `bytes` is OMENDB_QUOTA, and
+ * nothing of it is done; what others have committed counts, before it is durable, too. One that
+ * adds nothing to a number is never refused for it: deleting, and putting what is not larger, work
+ * also where a limit was set below what is there. A transaction is looked at when it commits, as a
+ * whole; one in two phases when it is prepared: what it will add is reserved then, and
+ * omendb_commit_prepared is not refused.
+ *
+ * RATES. What may be done in a second may be done at once; it comes back evenly. More than that in
+ * one call, such as a large batch, is let pass when nothing was done for a second, and what follows
+ * waits the longer. The sentence of OMENDB_QUOTA says after how many ms to try again; nothing waits
+ * inside of the library. A query is one search (a batch: as many as it has, all or none), one page,
+ * and one call of omendb_facets_open, omendb_count, omendb_count_matching, omendb_scan,
+ * omendb_scan_matching or omendb_delete_matching, done or failed; reading by id or key is none. A
+ * write is one record that is added, put, updated or deleted, counted where it commits. Rates are
+ * kept in memory: opening anew begins with a full second, and each read_only handle counts for
+ * itself. Where there is no limit a search does no more than look whether there is one. */
+typedef struct omendb_limits {
+    size_t struct_size;
+    uint64_t records;            /* visible ones */
+    uint64_t bytes;              /* as omendb_collection_stats.bytes */
+    uint64_t queries_per_second; /* from 4,000,000,000 on no limit that is kept */
+    uint64_t writes_per_second;  /* likewise */
+} omendb_limits;
+#define OMENDB_LIMITS_INIT                                                                         \
+    {                                                                                              \
+        sizeof(omendb_limits), 0, 0, 0, 0                                                          \
+    }
+OMENDB_API void omendb_limits_init(omendb_limits *limits);
+
+/* Sets all limits of a collection, in place of those before. Durable when it returns, as a commit
+ * is. Backups have them, and so has what omendb_salvage makes, where manifest or log tell them. The
+ * rates begin with a full second.
+ *
+ * limits:   NULL, or all 0: none.
+ * Threads:  any; what is under way is not touched.
+ * Returns:  OMENDB_OK, OMENDB_READONLY, OMENDB_DROPPED, OMENDB_FULL, OMENDB_IOERR, OMENDB_POISONED.
+ */
+OMENDB_API int omendb_collection_set_limits(omendb_collection *collection,
+                                            const omendb_limits *limits);
+
+/* Copies the limits of a collection.
+ *
+ * limits:   struct_size must be set.
+ * Threads:  any.
+ * Returns:  OMENDB_OK, OMENDB_DROPPED. */
+OMENDB_API int omendb_collection_get_limits(omendb_collection *collection, omendb_limits *limits);
 
 /* -------------------------------- transactions */
 
@@ -995,7 +1055,7 @@ OMENDB_API void omendb_record_init(omendb_record *record);
  *           OMENDB_BUSY (indexing was behind for longer than stall_timeout_ms; or, with txn NULL, a
  *           prepared transaction has locked the record or the key);
  *           OMENDB_FULL (of the disk, or of automatic ids);
- *           OMENDB_TOOBIG (also key and metadata over their limits), OMENDB_READONLY,
+ *           OMENDB_TOOBIG (also key and metadata over their limits), OMENDB_QUOTA, OMENDB_READONLY,
  *           OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR, OMENDB_POISONED. On any of them nothing
  *           was done; for OMENDB_IOERR and OMENDB_POISONED see point 4 of the contract. */
 OMENDB_API int omendb_add(omendb_collection *collection, omendb_txn *txn,
@@ -1508,7 +1568,7 @@ OMENDB_API void omendb_query_init(omendb_query *query);
  * Threads:   any; waits for no writer.
  * Returns:   OMENDB_OK, OMENDB_INVALID (k of 0, NaN, zero under cosine, a recall outside of 0..1 or
  *            beside an ef), OMENDB_NOTFOUND (the record to compare with), OMENDB_TIMEOUT,
- *            OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
+ *            OMENDB_QUOTA, OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
                              const omendb_query *query, uint64_t *ids, float *distances,
                              size_t *count);

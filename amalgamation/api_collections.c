@@ -317,6 +317,7 @@ OMENDB_API int omendb_collection_get_stats(omendb_collection *collection,
     stats->segments = version->segment_count;
     stats->next_id = atomic_load(&collection->collection->next_id);
     version_release(version);
+    quota_tell(collection->collection, stats);
     return code;
 }
 

@@ -109,6 +109,13 @@ OMENDB_API void omendb_collection_stats_init(omendb_collection_stats *stats)
         *stats = initial;
 }
 
+OMENDB_API void omendb_limits_init(omendb_limits *limits)
+{
+    static const omendb_limits initial = OMENDB_LIMITS_INIT;
+    if (limits != NULL)
+        *limits = initial;
+}
+
 /* ------------------------------------------------------------------ database */
 
 static int api_check_allocator(const omendb_allocator *allocator)

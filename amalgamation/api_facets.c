@@ -34,6 +34,8 @@ OMENDB_API int omendb_facets_open(omendb_collection *collection, omendb_txn *txn
         return api_null("facets");
     *facets = NULL;
     int code = api_check_facets(collection, txn, filter, field);
+    if (code == OMENDB_OK)
+        code = quota_take_queries(collection->collection, 1);
     if (code != OMENDB_OK)
         return code;
     omendb *db = collection->db;

@@ -37,6 +37,8 @@ OMENDB_API int omendb_count_matching(omendb_collection *collection, omendb_txn *
     int code = api_reading(collection, txn);
     if (code == OMENDB_OK)
         code = api_filter(collection->db, filter);
+    if (code == OMENDB_OK)
+        code = quota_take_queries(collection->collection, 1);
     if (code != OMENDB_OK)
         return code;
     api_matching_request(collection, txn, &predicate, &request);
@@ -128,6 +130,8 @@ OMENDB_API int omendb_delete_matching(omendb_collection *collection, omendb_txn 
     int code = api_writing(collection, txn);
     if (code == OMENDB_OK)
         code = api_filter(collection->db, filter);
+    if (code == OMENDB_OK)
+        code = quota_take_queries(collection->collection, 1);
     if (code != OMENDB_OK)
         return code;
     do {

@@ -66,6 +66,9 @@ OMENDB_API int omendb_pages_next(omendb_pages *pages, size_t k, uint64_t timeout
         return code;
     if (k == 0)
         return error_set(OMENDB_INVALID, "k is 0; a page has at least 1 hit");
+    code = quota_take_queries(pages_request(pages)->collection, 1);
+    if (code != OMENDB_OK)
+        return code;
     const uint64_t deadline_us = api_deadline(db, timeout_us);
     do {
         code = pages_next(pages, deadline_us, k, ids, distances, count);

@@ -359,6 +359,9 @@ OMENDB_API int omendb_count(omendb_collection *collection, omendb_txn *txn, uint
         return code;
     if (count == NULL)
         return api_null("count");
+    code = quota_take_queries(collection->collection, 1);
+    if (code != OMENDB_OK)
+        return code;
     struct version *version = api_version(collection, txn, &commit);
     code = version_count(version, commit, count);
     for (size_t i = 0; txn != NULL && i < txn->write_count && code == OMENDB_OK; i++) {
@@ -382,6 +385,8 @@ OMENDB_API int omendb_scan_matching(omendb_collection *collection, omendb_txn *t
     int code = api_reading(collection, txn);
     if (code == OMENDB_OK)
         code = api_filter(collection->db, filter);
+    if (code == OMENDB_OK)
+        code = quota_take_queries(collection->collection, 1);
     if (code != OMENDB_OK)
         return code;
     struct work_wait wait = {0};

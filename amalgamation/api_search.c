@@ -45,6 +45,8 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
         return api_null(count == NULL ? "count" : "ids");
     *count = 0;
     int code = api_check_query(collection, txn, query, 1);
+    if (code == OMENDB_OK)
+        code = quota_take_queries(collection->collection, 1);
     if (code != OMENDB_OK)
         return code;
     omendb *db = collection->db;
@@ -132,6 +134,9 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
     if (memory_multiply(memory_multiply(count, query->k), sizeof *ids) > PTRDIFF_MAX)
         return error_set(OMENDB_TOOBIG, "%zu queries of %zu hits are more than ids can hold", count,
                          query->k);
+    code = quota_take_queries(collection->collection, count);
+    if (code != OMENDB_OK)
+        return code;
     api_ask(collection, txn, query, &asked);
     struct work_wait wait = {0};
     struct api_batch batch = {
@@ -249,6 +254,9 @@ static int api_run_many(omendb_collection *collection, size_t count, struct api_
     if (memory_multiply(memory_multiply(count, many->places), sizeof *many->ids) > PTRDIFF_MAX)
         return error_set(OMENDB_TOOBIG, "%zu queries of %zu hits are more than ids can hold", count,
                          many->places);
+    code = quota_take_queries(collection->collection, count);
+    if (code != OMENDB_OK)
+        return code;
     const struct search_request last = {.collection = collection->collection,
                                         .deadline_us = latest};
     do {

@@ -547,10 +547,69 @@ static int check_keys(struct check *check, const struct version *version, uint64
     return code;
 }
 
+/* What was counted as used, at a commit at which all of it is visible; *known = 0: others commit
+ * meanwhile. */
+struct check_usage {
+    uint64_t records, documents;
+    int known;
+};
+
+/* The version and the commit to look at. */
+static struct version *check_acquire(struct collection *collection, uint64_t *commit,
+                                     struct check_usage *usage)
+{
+    omendb *db = collection->db;
+    platform_mutex_lock(&db->commit_mutex);
+    struct version *version = version_acquire_newest(collection, commit);
+    *usage = (struct check_usage){collection->used_records, collection->used_documents,
+                                  *commit == db->appended_commit};
+    platform_mutex_unlock(&db->commit_mutex);
+    return version;
+}
+
+static void check_count_row(const struct location *location, struct check_usage *found)
+{
+    found->records++;
+    found->documents += location_document_bytes(location);
+}
+
+static void check_usage(struct check *check, const struct version *version, uint64_t commit,
+                        const struct check_usage *counted)
+{
+    struct check_usage found = {0, 0, 1};
+    for (uint32_t i = 0; i < version->memtable_count; i++) {
+        struct memtable *memtable = version->memtables[i];
+        uint32_t rows = memtable_visible_rows(memtable, commit);
+        for (uint32_t row = 0; row < rows; row++) {
+            uint64_t end = tombstones_get(memtable->tombstones, row);
+            if (end == 0 || end > commit)
+                check_count_row(&(struct location){memtable, NULL, row}, &found);
+        }
+    }
+    for (uint32_t i = 0; i < version->segment_count; i++) {
+        struct segment *segment = version->segments[i];
+        found.known &= !check_is_damaged(check, segment->file->entry.number, segment->part);
+        for (uint32_t row = 0; row < segment->info.rows && found.known; row++) {
+            if (segment_row_visible(segment, row, commit))
+                check_count_row(&(struct location){NULL, segment, row}, &found);
+        }
+    }
+    if (!found.known || !counted->known ||
+        (found.records == counted->records && found.documents == counted->documents))
+        return;
+    char text[160];
+    snprintf(text, sizeof text,
+             "%llu records with %llu bytes of documents were counted, and %llu with %llu are there",
+             (unsigned long long)counted->records, (unsigned long long)counted->documents,
+             (unsigned long long)found.records, (unsigned long long)found.documents);
+    check_problem(check, text);
+}
+
 static int check_collection(struct check *check, struct collection *collection)
 {
     uint64_t commit;
-    struct version *version = version_acquire_newest(collection, &commit);
+    struct check_usage usage;
+    struct version *version = check_acquire(collection, &commit, &usage);
     int code = OMENDB_OK;
     check->collection = collection;
     for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++)
@@ -566,6 +625,8 @@ static int check_collection(struct check *check, struct collection *collection)
         code = check_error(check, check_unique(check, version, commit));
     if (code == OMENDB_OK)
         code = check_error(check, check_keys(check, version, commit));
+    if (code == OMENDB_OK)
+        check_usage(check, version, commit, &usage);
     check->collection = NULL;
     version_release(version);
     return code;

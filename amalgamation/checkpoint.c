@@ -744,6 +744,8 @@ static int checkpoint_list_collections(struct checkpoint *checkpoint)
         entry->next_id = atomic_load(&collection->next_id);
         memcpy(entry->name, collection->name, strlen(collection->name) + 1);
         entry->schema = collection->schema;
+        entry->document_bytes = collection->used_documents;
+        quota_get(collection, &entry->limits);
     }
     return OMENDB_OK;
 }

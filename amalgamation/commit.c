@@ -17,6 +17,7 @@
  *   CREATE:   u32 dim, metric, scalar; f32 scale; u32 M, ef_construction, ef, name bytes;
  *             u64 seed; name, zeros to a multiple of 8
  *   DROP:     nothing
+ *   LIMITS:   u64 records, bytes, queries and writes a second; count is 32, their bytes
  * Of a prepared transaction (prepared.c) count is the bytes of its name, which follows, with zeros
  * to a multiple of 8; in place of the collection's id stands
  *   PREPARE:  u64 bytes of its changes, ADD, PUT and DELETE as above, which follow the name
@@ -273,6 +274,8 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
         return OMENDB_OK;
     }
     plan->victims[plan->victim_count++] = live;
+    change->ended_records += (uint64_t)exists;
+    change->ended_documents += exists ? location_document_bytes(&live) : 0;
     return OMENDB_OK;
 }
 
@@ -311,6 +314,7 @@ static int commit_validate_records(struct commit_plan *plan, struct change *chan
     const uint8_t *at = change->documents;
     int code = change->automatic ? commit_assign_ids(change, version) : OMENDB_OK;
     uint32_t kept = 0, count = change->count;
+    change->ended_records = change->ended_documents = 0;
     for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
         int keep;
         const uint8_t *document = change_next_document(change, i, &at);
@@ -340,6 +344,8 @@ static int commit_validate(omendb *db, struct commit_plan *plan, struct change *
         return error_set(OMENDB_DROPPED, "collection \"%s\" was dropped", change->collection->name);
     if (change->kind == CHANGE_DROP)
         return prepared_check_drop(db, change->collection);
+    if (change->kind == CHANGE_LIMITS)
+        return quota_reserve(change->collection);
     int code = rest_end_locked(change->collection);
     return code == OMENDB_OK ? commit_validate_records(plan, change) : code;
 }
@@ -525,16 +531,23 @@ static size_t commit_encode_head(const struct change *change, uint8_t *out)
 
 #define COMMIT_HEAD_MAX (COMMIT_HEAD_BYTES + COMMIT_CREATE_BYTES + 256)
 
+static int commit_is_of_records(uint32_t kind)
+{
+    return kind == CHANGE_ADD || kind == CHANGE_PUT || kind == CHANGE_DELETE;
+}
+
 static size_t commit_pieces(const struct change *change, uint8_t *head,
                             struct wal_piece pieces[COMMIT_PIECES])
 {
     static const uint8_t zeros[8];
-    int of_records = change->kind != CHANGE_CREATE && change->kind != CHANGE_DROP;
+    int of_records = commit_is_of_records(change->kind);
     if (of_records && change->count == 0)
         return 0;
     pieces[0] = (struct wal_piece){head, commit_encode_head(change, head)};
+    if (change->kind == CHANGE_LIMITS)
+        pieces[1] = (struct wal_piece){change->setting, change->count};
     if (!of_records)
-        return 1;
+        return change->kind == CHANGE_LIMITS ? 2 : 1;
     pieces[1] = (struct wal_piece){change->ids, change->count * sizeof(uint64_t)};
     if (change->kind == CHANGE_DELETE)
         return 2;
@@ -655,6 +668,13 @@ static void commit_apply_catalog(omendb *db, const struct change *change)
     }
 }
 
+static void commit_apply_limits(const struct change *change)
+{
+    omendb_limits limits;
+    manifest_decode_limits(change->setting, &limits);
+    quota_set(change->collection, &limits);
+}
+
 static void commit_apply_rows(const struct change *change, uint64_t commit)
 {
     struct collection *collection = change->collection;
@@ -683,8 +703,12 @@ static void commit_apply_changes(omendb *db, const struct commit_plan *plan,
     for (size_t i = 0; i < count; i++) {
         if (changes[i].kind == CHANGE_CREATE || changes[i].kind == CHANGE_DROP)
             commit_apply_catalog(db, &changes[i]);
+        else if (changes[i].kind == CHANGE_LIMITS)
+            commit_apply_limits(&changes[i]);
         else if (changes[i].kind != CHANGE_DELETE)
             commit_apply_rows(&changes[i], commit);
+        if (commit_is_of_records(changes[i].kind))
+            quota_account_change(&changes[i]);
     }
     db->appended_commit = commit;
 }
@@ -718,6 +742,13 @@ static int commit_has_work(const struct commit_order *order)
     return work;
 }
 
+/* Whether limits are asked: not where a log is replayed, nor at the outcome of what was prepared,
+ * which has room reserved. */
+static int commit_is_limited(const struct commit_order *order, int replay)
+{
+    return !replay && (order->prepared == NULL || commit_holds(order));
+}
+
 /* commit_mutex. commit: in for replay; out: the number given, or 0 when nothing was left to do. */
 static int commit_locked(omendb *db, const struct commit_order *order, int replay, uint64_t *commit)
 {
@@ -730,12 +761,18 @@ static int commit_locked(omendb *db, const struct commit_order *order, int repla
         *commit = replay ? number : 0;
         goto done;
     }
+    if (commit_is_limited(order, replay))
+        code = quota_check_changes(order->changes, order->count);
+    if (code != OMENDB_OK)
+        goto done;
     code = commit_holds(order) ? prepared_reserve(db, order->prepared)
                                : commit_reserve_all(db, &plan, order->changes, order->count);
     if (code == OMENDB_OK && !replay)
         code = commit_append(db, order, number);
     if (code != OMENDB_OK)
         goto done;
+    if (commit_is_limited(order, replay))
+        quota_spend_changes(order->changes, order->count);
     commit_apply(db, &plan, order, number);
     *commit = number;
 done:
@@ -794,7 +831,7 @@ OMENDB_INTERNAL int commit_await(omendb *db, uint64_t commit, int two_phases)
 static int commit_tells_state(int code)
 {
     return code == OMENDB_OK || code == OMENDB_EXISTS || code == OMENDB_NOTFOUND ||
-           code == OMENDB_CONFLICT || code == OMENDB_DROPPED;
+           code == OMENDB_CONFLICT || code == OMENDB_DROPPED || code == OMENDB_QUOTA;
 }
 
 OMENDB_INTERNAL int commit_run(omendb *db, const struct commit_order *order, int *applied)
@@ -877,6 +914,12 @@ OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, siz
     /* Whole documents, so that what follows them is aligned. */
     return documents > SIZE_MAX || documents % 8 != 0 ? SIZE_MAX
                                                       : memory_add(bytes, (size_t)documents);
+}
+
+OMENDB_INTERNAL size_t commit_setting_bytes(const struct commit_logged *logged)
+{
+    return logged->count == FORMAT_LIMITS_BYTES && logged->left >= logged->count ? logged->count
+                                                                                 : 0;
 }
 
 /* Each one is whole, and together they are as many bytes as is said. */
@@ -1044,6 +1087,16 @@ static int commit_replay_drop(omendb *db, uint64_t commit, struct change *change
     return commit_locked(db, &order, 1, &commit);
 }
 
+static int commit_replay_limits(omendb *db, uint64_t commit, struct change *change,
+                                const struct commit_logged *logged)
+{
+    struct commit_order order = {change, 1, UINT64_MAX, NULL, 0, 0};
+    change->setting = logged->body;
+    if (change->collection == NULL || commit_setting_bytes(logged) == 0)
+        return commit_bad_payload(commit, 4);
+    return commit_locked(db, &order, 1, &commit);
+}
+
 /* One change at `payload`; *used receives its bytes. */
 static int commit_replay_change(omendb *db, uint64_t commit, const uint8_t *payload, size_t size,
                                 size_t *used)
@@ -1068,6 +1121,9 @@ static int commit_replay_change(omendb *db, uint64_t commit, const uint8_t *payl
         return code;
     case CHANGE_DROP:
         return commit_replay_drop(db, commit, &change);
+    case CHANGE_LIMITS:
+        *used += commit_setting_bytes(&logged);
+        return commit_replay_limits(db, commit, &change, &logged);
     default:
         code = commit_decode(db, commit, payload, size, &change, used);
         return code == OMENDB_OK ? commit_replay_rows(db, commit, &change) : code;

@@ -90,6 +90,8 @@
  *                       drop.
  *   calibration         stored release, complete, under maintenance_mutex; loaded acquire.
  *                       Those before it stay until the collection goes.
+ *   quota               stored release, complete, once, under commit_mutex; loaded acquire. What is
+ *                       atomic in it stands at struct quota.
  *   next_id             stored, and loaded by all who rely on it, under commit_mutex: relaxed.
  *                       Statistics load it without.
  *   looked_us, _rows, settled_rows  hints; who wins the exchange of the first looks.
@@ -277,6 +279,11 @@ struct collection {
     uint32_t reserving, reserving_keys;
     size_t reserving_documents;
     _Atomic uint64_t next_id; /* commit_mutex */
+    /* Visible records when all that was appended is, and the bytes of their documents; what waiting
+     * prepared transactions will add to the records and, as quota_record_bytes counts, to the
+     * bytes. quota.c; commit_mutex. */
+    uint64_t used_records, used_documents, reserved_records, reserved_bytes;
+    _Atomic(struct quota *) quota; /* NULL: it never had limits since it was opened; else stays */
     /* Whether it is only searched (work_notice_reading): when that was last looked at, the rows
      * that it held then, and the rows with which it was found so; 0: never. */
     _Atomic uint64_t looked_us, looked_rows, settled_rows;
@@ -285,6 +292,19 @@ struct collection {
     _Atomic uint32_t queued[WORK_QUEUES];
     struct collection *queue_next[WORK_QUEUES];
     char name[]; /* with its NUL */
+};
+
+/* What a collection may hold and how often it may be used. Limits and `write_due`: commit_mutex.
+ *   query_rate  stored under commit_mutex, loaded by searches: an old one serves a moment longer.
+ *   query_due   compared and exchanged by searches, stored when limits are set: each exchange is
+ *               one decision, and nothing else follows from it.
+ *   counts      for statistics.
+ * All of them relaxed. */
+struct quota {
+    omendb_limits limits;
+    uint64_t write_due; /* when the bucket is full again, in ticks of quota.c */
+    _Atomic uint64_t query_rate, query_due;
+    _Atomic uint64_t queries, writes, queries_refused, writes_refused;
 };
 
 /* The collections; commit_mutex. */
@@ -309,6 +329,7 @@ struct pin_slot {
 };
 
 struct work_state; /* work.c */
+struct change;     /* commit.c */
 struct prepared;   /* prepared.c, as the next */
 struct prepared_lock;
 
@@ -546,6 +567,8 @@ OMENDB_INTERNAL int version_locate_batch(const struct version *version, const ui
 OMENDB_INTERNAL int location_vector(const struct location *location, const uint8_t **vector);
 /* Borrowed from memtable or segment; NULL: none. */
 OMENDB_INTERNAL int location_document(const struct location *location, const uint8_t **document);
+/* Bytes of the document; 0: none, or its place cannot be read. */
+OMENDB_INTERNAL uint32_t location_document_bytes(const struct location *location);
 OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit, uint64_t *count);
 /* Bytes of vectors not in a graph: of the newest memtable, of those that are still linked, and of
  * everything. */
@@ -627,6 +650,44 @@ OMENDB_INTERNAL void rest_discard(struct collection *collection);
 OMENDB_INTERNAL uint64_t rest_rows(const struct collection *collection);
 OMENDB_INTERNAL int rest_must_leave(const struct collection *collection);
 
+/* ---- quota.c. What has no other lock named: commit_mutex. */
+/* Memory for limits, so that quota_set cannot fail. */
+OMENDB_INTERNAL int quota_reserve(struct collection *collection);
+/* limits: reserved for, unless all are 0. The buckets are full afterwards. */
+OMENDB_INTERNAL void quota_set(struct collection *collection, const omendb_limits *limits);
+OMENDB_INTERNAL void quota_get(const struct collection *collection, omendb_limits *limits);
+OMENDB_INTERNAL void quota_destroy(struct collection *collection);
+/* Fills what is known of usage. No locks. */
+OMENDB_INTERNAL void quota_tell(struct collection *collection, omendb_collection_stats *stats);
+/* Bytes that records count: a vector of the stored type and an id each, and their documents. */
+OMENDB_INTERNAL uint64_t quota_record_bytes(const struct collection *collection, uint64_t records,
+                                            uint64_t documents);
+/* Records and bytes of documents that come and go: whoever changes what is visible calls it, with
+ * the bytes before and after where a record stays and its document changes. */
+OMENDB_INTERNAL void quota_account(struct collection *collection, uint64_t new_records,
+                                   uint64_t new_documents, uint64_t old_records,
+                                   uint64_t old_documents);
+/* The same of a validated change. */
+OMENDB_INTERNAL void quota_account_change(const struct change *change);
+/* OMENDB_QUOTA where validated changes, those of a collection side by side, would go over a limit;
+ * then nothing is counted but the refusal. */
+OMENDB_INTERNAL int quota_check_changes(const struct change *changes, size_t count);
+/* Counts the writes of changes that are made, or prepared. */
+OMENDB_INTERNAL void quota_spend_changes(const struct change *changes, size_t count);
+/* Counts queries before they are done; OMENDB_QUOTA: not one of them may be. No locks. */
+OMENDB_INTERNAL int quota_take_queries(struct collection *collection, uint64_t count);
+/* What changes of one collection bring and end. */
+struct quota_growth {
+    uint64_t collection; /* 0: nothing */
+    uint64_t new_records, new_bytes, old_records, old_bytes;
+};
+/* Adds a change that was not validated, of a prepared transaction. Looks up where its records are.
+ */
+OMENDB_INTERNAL int quota_measure(const struct change *change, struct quota_growth *growth);
+/* What a prepared transaction will add is reserved until its outcome. */
+OMENDB_INTERNAL void quota_hold(omendb *db, const struct quota_growth *growth);
+OMENDB_INTERNAL void quota_release(omendb *db, const struct quota_growth *growth);
+
 /* ---- commit.c */
 enum change_kind {
     CHANGE_ADD = 1,
@@ -638,7 +699,8 @@ enum change_kind {
     CHANGE_SETTLE = 7,
     CHANGE_REMEMBER = 8,
     CHANGE_ADD_DOCUMENTS = 9, /* only in the log, as the next: an ADD with documents */
-    CHANGE_PUT_DOCUMENTS = 10
+    CHANGE_PUT_DOCUMENTS = 10,
+    CHANGE_LIMITS = 11
 };
 
 /* One operation over many records of one collection. */
@@ -655,7 +717,9 @@ struct change {
     uint32_t keys;                  /* how many of the documents have a key */
     int automatic;
     int skip_missing; /* DELETE: absent ids are left out of the commit instead of OMENDB_NOTFOUND */
-    uint32_t affected; /* out: DELETE: how many existed */
+    uint32_t affected;                       /* out: DELETE: how many existed */
+    uint64_t ended_records, ended_documents; /* out: rows that end, and bytes of their documents */
+    const uint8_t *setting;                  /* LIMITS: as it is logged, `count` bytes */
 };
 
 /* Memtables of a collection: one, others where the one before began without codes and rows enough
@@ -717,6 +781,8 @@ OMENDB_INTERNAL int commit_decode_head(const uint8_t *payload, size_t size,
 /* Bytes of the ids, vectors, documents and padding of ADD, PUT and DELETE; 0 for DROP. More than
  * are left: it makes no sense. */
 OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, size_t vector_bytes);
+/* Bytes of the body of LIMITS; 0: it makes no sense. */
+OMENDB_INTERNAL size_t commit_setting_bytes(const struct commit_logged *logged);
 /* Points `change` at what such a body holds, of which commit_body_bytes are there, and checks the
  * documents. 0: they make no sense. */
 OMENDB_INTERNAL int commit_decode_body(const struct commit_logged *logged, size_t vector_bytes,
@@ -749,6 +815,8 @@ struct prepared {
     uint64_t needs;   /* its part of txn_needs */
     uint8_t *payload; /* its changes as logged; NULL after the outcome */
     size_t size;
+    struct quota_growth *growths; /* one a collection; NULL before it waits and after the outcome */
+    size_t growth_count;
 };
 
 /* A locked key has its hash in place of an id, and the collection with PREPARED_KEY. */
@@ -782,7 +850,7 @@ OMENDB_INTERNAL int prepared_refuse_locked_key(const struct change *change, cons
 /* OMENDB_BUSY where one that waits changes the collection. */
 OMENDB_INTERNAL int prepared_check_drop(omendb *db, const struct collection *collection);
 /* Memory for holding it; OMENDB_EXISTS where the name is taken. */
-OMENDB_INTERNAL int prepared_reserve(omendb *db, const struct prepared *prepared);
+OMENDB_INTERNAL int prepared_reserve(omendb *db, struct prepared *prepared);
 /* Takes it over, with its locks; nothing can fail. Returns how many records were not locked before.
  */
 OMENDB_INTERNAL size_t prepared_hold(omendb *db, struct prepared *prepared);

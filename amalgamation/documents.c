@@ -33,19 +33,28 @@ static int documents_number(const struct segment *segment, struct section_range 
     return code;
 }
 
+/* Where a row's document lies; begin == end: it has none. */
+static int documents_place(const struct segment *segment, uint32_t row, uint64_t *begin,
+                           uint64_t *end)
+{
+    int code = OMENDB_OK;
+    *begin = *end = 0;
+    if (segment->document_ends.length == 0)
+        return OMENDB_OK;
+    if (row != 0)
+        code = documents_number(segment, segment->document_ends, row - 1, sizeof *begin, begin);
+    if (code == OMENDB_OK)
+        code = documents_number(segment, segment->document_ends, row, sizeof *end, end);
+    return code;
+}
+
 OMENDB_INTERNAL int segment_document(const struct segment *segment, uint32_t row,
                                      const uint8_t **document)
 {
     struct block_file *file = &segment->file->file->blocks;
-    uint64_t begin = 0, end = 0;
-    int code = OMENDB_OK;
+    uint64_t begin, end;
+    int code = documents_place(segment, row, &begin, &end);
     *document = NULL;
-    if (segment->document_ends.length == 0)
-        return OMENDB_OK;
-    if (row != 0)
-        code = documents_number(segment, segment->document_ends, row - 1, sizeof begin, &begin);
-    if (code == OMENDB_OK)
-        code = documents_number(segment, segment->document_ends, row, sizeof end, &end);
     if (code != OMENDB_OK || begin == end)
         return code;
     if (begin > end || end > segment->documents.length || end - begin > DOCUMENT_BYTES_MAX)
@@ -288,6 +297,18 @@ OMENDB_INTERNAL int location_document(const struct location *location, const uin
         return segment_document(location->segment, location->row, document);
     *document = memtable_document(location->memtable, location->row);
     return OMENDB_OK;
+}
+
+/* That of a damaged block counts as none, so that such a record can be deleted. */
+OMENDB_INTERNAL uint32_t location_document_bytes(const struct location *location)
+{
+    uint64_t begin, end;
+    if (location->segment == NULL)
+        return document_size(memtable_document(location->memtable, location->row));
+    int code = documents_place(location->segment, location->row, &begin, &end);
+    return code != OMENDB_OK || end < begin || end - begin > DOCUMENT_BYTES_MAX
+               ? 0
+               : (uint32_t)(end - begin);
 }
 
 #undef DOCUMENTS_PROBES

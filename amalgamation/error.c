@@ -148,6 +148,7 @@ OMENDB_API const char *omendb_strerror(int code)
         [OMENDB_UNSUPPORTED] = "unsupported",
         [OMENDB_DONE] = "done",
         [OMENDB_TIMEOUT] = "timed out",
+        [OMENDB_QUOTA] = "quota",
     };
     if (code < 0 || (size_t)code >= sizeof names / sizeof names[0])
         return "unknown code";

@@ -83,10 +83,12 @@
  *  100  4  collections
  *  104     files, 24 bytes each, ascending:
  *             u64 number, u64 bytes, u32 CRC32C of the footer, u32 kind (1 segments, 2 overlays)
- *          collections, ascending by name: 72 fixed bytes (FORMAT_COLLECTION_*), the name, zeros
- *          to a multiple of 8, then segments, 24 bytes each:
+ *          collections, ascending by name: 88 fixed bytes (FORMAT_COLLECTION_*), of which version
+ *          1 has the first 72, the name, zeros to a multiple of 8, then segments, 24 bytes each:
  *             u64 file, u32 part, u32 overlay's part, u64 overlay's file (0: none)
- *          and the curve that omendb_calibrate measured, as in segments, if there is one
+ *          the curve that omendb_calibrate measured, as in segments, if there is one
+ *          and the limits of 32 bytes, if there are some:
+ *             u64 records, bytes, queries a second, writes a second; 0: no limit
  *
  * CURRENT is text: the manifest's name and a newline, the CRC32C of that line in eight hexadecimal
  * digits and a newline. It is replaced by a rename over it, never written in place.
@@ -255,10 +257,23 @@ enum format_collection {
     FORMAT_COLLECTION_SEGMENTS = 56,
     FORMAT_COLLECTION_CALIBRATION = 60, /* bytes of the curve, 0: none */
     FORMAT_COLLECTION_ZERO = 64,
-    FORMAT_COLLECTION_BYTES = 72
+    FORMAT_COLLECTION_BYTES_OF_1 = 72,  /* in version 1 */
+    FORMAT_COLLECTION_DOCUMENTS = 72,   /* u64 bytes of the documents of visible records */
+    FORMAT_COLLECTION_LIMITS = 80,      /* u32 bytes of the limits, 0: none */
+    FORMAT_COLLECTION_DECLARATION = 84, /* u32 zero */
+    FORMAT_COLLECTION_BYTES = 88
 };
-_Static_assert(FORMAT_COLLECTION_ZERO + 8 == FORMAT_COLLECTION_BYTES,
+_Static_assert(FORMAT_COLLECTION_ZERO + 8 == FORMAT_COLLECTION_BYTES_OF_1,
                "8 bytes of a collection are free");
+
+/* In the manifest and in logs; 0: no limit. */
+enum format_limits {
+    FORMAT_LIMITS_RECORDS = 0,
+    FORMAT_LIMITS_CONTENT = 8,
+    FORMAT_LIMITS_QUERIES = 16,
+    FORMAT_LIMITS_WRITES = 24,
+    FORMAT_LIMITS_BYTES = 32
+};
 
 enum format_calibration {
     FORMAT_CALIBRATION_ENTRIES = 0,

@@ -295,11 +295,35 @@ static int manifest_check_all(const struct manifest_check *check, struct memory 
 /* ------------------------------------------------------------------------------------------------
  * writing */
 
+OMENDB_INTERNAL void manifest_encode_limits(const omendb_limits *limits, uint8_t *at)
+{
+    format_put64(at + FORMAT_LIMITS_RECORDS, limits->records);
+    format_put64(at + FORMAT_LIMITS_CONTENT, limits->bytes);
+    format_put64(at + FORMAT_LIMITS_QUERIES, limits->queries_per_second);
+    format_put64(at + FORMAT_LIMITS_WRITES, limits->writes_per_second);
+}
+
+OMENDB_INTERNAL void manifest_decode_limits(const uint8_t *at, omendb_limits *limits)
+{
+    *limits = (omendb_limits)OMENDB_LIMITS_INIT;
+    limits->records = format_get64(at + FORMAT_LIMITS_RECORDS);
+    limits->bytes = format_get64(at + FORMAT_LIMITS_CONTENT);
+    limits->queries_per_second = format_get64(at + FORMAT_LIMITS_QUERIES);
+    limits->writes_per_second = format_get64(at + FORMAT_LIMITS_WRITES);
+}
+
+OMENDB_INTERNAL int manifest_has_limits(const omendb_limits *limits)
+{
+    return limits->records != 0 || limits->bytes != 0 || limits->queries_per_second != 0 ||
+           limits->writes_per_second != 0;
+}
+
 static size_t manifest_collection_bytes(const struct manifest_collection *collection)
 {
     size_t name = (size_t)format_align(strlen(collection->name), 8);
     size_t curve = calibration_bytes(collection->calibration);
-    return memory_add(FORMAT_COLLECTION_BYTES + name + curve,
+    size_t limits = manifest_has_limits(&collection->limits) ? FORMAT_LIMITS_BYTES : 0;
+    return memory_add(FORMAT_COLLECTION_BYTES + name + curve + limits,
                       memory_multiply(collection->segment_count, FORMAT_REFERENCE_BYTES));
 }
 
@@ -342,6 +366,9 @@ static void manifest_encode_collection(const struct manifest_collection *collect
     format_put32(at + FORMAT_COLLECTION_SEGMENTS, collection->segment_count);
     format_put32(at + FORMAT_COLLECTION_CALIBRATION,
                  (uint32_t)calibration_bytes(collection->calibration));
+    format_put64(at + FORMAT_COLLECTION_DOCUMENTS, collection->document_bytes);
+    format_put32(at + FORMAT_COLLECTION_LIMITS,
+                 manifest_has_limits(&collection->limits) ? FORMAT_LIMITS_BYTES : 0);
     at += FORMAT_COLLECTION_BYTES;
     memcpy(at, collection->name, name_bytes);
     at += format_align(name_bytes, 8);
@@ -354,6 +381,9 @@ static void manifest_encode_collection(const struct manifest_collection *collect
     }
     if (calibration_bytes(collection->calibration) != 0)
         calibration_encode(collection->calibration, at);
+    at += calibration_bytes(collection->calibration);
+    if (manifest_has_limits(&collection->limits))
+        manifest_encode_limits(&collection->limits, at);
 }
 
 OMENDB_INTERNAL int manifest_pack(struct memory *memory, struct manifest *manifest)
@@ -585,6 +615,7 @@ struct manifest_input {
     const uint8_t *bytes;
     size_t length;
     size_t at;
+    size_t collection_bytes; /* fixed ones of a collection */
 };
 
 static int manifest_too_short(const struct manifest_input *input)
@@ -678,10 +709,33 @@ static int manifest_decode_calibration(struct manifest_input *input, uint32_t le
     return OMENDB_OK;
 }
 
+static int manifest_take_limits(struct manifest_input *input, uint32_t length,
+                                struct manifest_collection *collection)
+{
+    if (length == 0)
+        return OMENDB_OK;
+    const uint8_t *at = manifest_take(input, length, 1);
+    if (at == NULL || length != FORMAT_LIMITS_BYTES)
+        return manifest_too_short(input);
+    manifest_decode_limits(at, &collection->limits);
+    return OMENDB_OK;
+}
+
+/* What version 1 does not have. */
+static int manifest_decode_settings(struct manifest_input *input, const uint8_t *fixed,
+                                    struct manifest_collection *collection)
+{
+    collection->limits = (omendb_limits)OMENDB_LIMITS_INIT;
+    if (input->collection_bytes == FORMAT_COLLECTION_BYTES_OF_1)
+        return OMENDB_OK;
+    collection->document_bytes = format_get64(fixed + FORMAT_COLLECTION_DOCUMENTS);
+    return manifest_take_limits(input, format_get32(fixed + FORMAT_COLLECTION_LIMITS), collection);
+}
+
 static int manifest_decode_collection(struct manifest_input *input, struct memory *memory,
                                       struct manifest_collection *collection)
 {
-    const uint8_t *fixed = manifest_take(input, 1, FORMAT_COLLECTION_BYTES);
+    const uint8_t *fixed = manifest_take(input, 1, input->collection_bytes);
     if (fixed == NULL)
         return manifest_too_short(input);
     uint32_t name_bytes = format_get32(fixed + FORMAT_COLLECTION_NAME_BYTES);
@@ -702,6 +756,8 @@ static int manifest_decode_collection(struct manifest_input *input, struct memor
     if (code == OMENDB_OK)
         code = manifest_decode_calibration(
             input, format_get32(fixed + FORMAT_COLLECTION_CALIBRATION), memory, collection);
+    if (code == OMENDB_OK)
+        code = manifest_decode_settings(input, fixed, collection);
     return code;
 }
 
@@ -722,7 +778,8 @@ static int manifest_decode_collections(struct manifest_input *input, uint32_t co
 OMENDB_INTERNAL int manifest_unpack(struct memory *memory, const struct manifest *packed,
                                     struct manifest *collections)
 {
-    struct manifest_input input = {"manifest", packed->packed, packed->packed_bytes, 0};
+    struct manifest_input input = {"manifest", packed->packed, packed->packed_bytes, 0,
+                                   FORMAT_COLLECTION_BYTES};
     memset(collections, 0, sizeof *collections);
     int code = manifest_decode_collections(&input, packed->collection_count, memory, collections);
     if (code != OMENDB_OK)
@@ -748,7 +805,10 @@ static int manifest_decode(struct manifest_input *input, struct memory *memory,
     if (code != OMENDB_OK)
         return code;
     uint32_t count = format_get32(fixed + FORMAT_MANIFEST_COLLECTIONS);
-    if (count > (input->length - input->at) / FORMAT_COLLECTION_BYTES)
+    input->collection_bytes = format_get32(fixed + FORMAT_HEADER_VERSION) == 1
+                                  ? FORMAT_COLLECTION_BYTES_OF_1
+                                  : FORMAT_COLLECTION_BYTES;
+    if (count > (input->length - input->at) / input->collection_bytes)
         return manifest_too_short(input);
     code = manifest_decode_collections(input, count, memory, manifest);
     if (code == OMENDB_OK && input->at != input->length)
@@ -814,7 +874,7 @@ OMENDB_INTERNAL int manifest_read_number(struct storage *storage, uint64_t numbe
     memset(manifest, 0, sizeof *manifest);
     manifest->number = number;
     int code = manifest_load(storage, name, &bytes, &length);
-    struct manifest_input input = {name, bytes, length, 0};
+    struct manifest_input input = {name, bytes, length, 0, 0};
     if (code == OMENDB_OK)
         code = manifest_verify(&input, number);
     if (code == OMENDB_OK)

@@ -33,6 +33,8 @@ struct manifest_collection {
     uint32_t segment_count;
     struct manifest_segment *segments;
     struct calibration *calibration; /* that omendb_calibrate measured, or NULL */
+    uint64_t document_bytes;         /* of all visible records */
+    omendb_limits limits;
 };
 
 struct manifest {
@@ -63,6 +65,12 @@ OMENDB_INTERNAL int manifest_pack(struct memory *memory, struct manifest *manife
  * OMENDB_NOMEM: it is empty. */
 OMENDB_INTERNAL int manifest_unpack(struct memory *memory, const struct manifest *packed,
                                     struct manifest *collections);
+
+/* Limits as the manifest and logs have them: FORMAT_LIMITS_BYTES. */
+OMENDB_INTERNAL void manifest_encode_limits(const omendb_limits *limits, uint8_t *at);
+OMENDB_INTERNAL void manifest_decode_limits(const uint8_t *at, omendb_limits *limits);
+/* Whether there are any. */
+OMENDB_INTERNAL int manifest_has_limits(const omendb_limits *limits);
 
 /* Numbers are given out one by one, so none comes near; what is beyond could wrap. */
 #define MANIFEST_LARGEST_NUMBER ((uint64_t)INT64_MAX)

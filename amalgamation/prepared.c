@@ -103,8 +103,18 @@ OMENDB_INTERNAL void prepared_destroy(omendb *db, struct prepared *prepared)
 {
     if (prepared == NULL)
         return;
+    memory_free(&db->memory, prepared->growths, prepared->growth_count * sizeof *prepared->growths);
     memory_free(&db->memory, prepared->payload, prepared->size);
     memory_free(&db->memory, prepared, sizeof *prepared);
+}
+
+static void prepared_forget_growths(omendb *db, struct prepared *prepared)
+{
+    for (size_t i = 0; i < prepared->growth_count; i++)
+        quota_release(db, &prepared->growths[i]);
+    memory_free(&db->memory, prepared->growths, prepared->growth_count * sizeof *prepared->growths);
+    prepared->growths = NULL;
+    prepared->growth_count = 0;
 }
 
 OMENDB_INTERNAL void prepared_clear(omendb *db)
@@ -112,6 +122,7 @@ OMENDB_INTERNAL void prepared_clear(omendb *db)
     struct prepared_set *set = &db->prepared;
     for (size_t i = 0; i < set->count; i++) {
         atomic_fetch_sub_explicit(&db->txn_needs, set->items[i]->needs, memory_order_relaxed);
+        prepared_forget_growths(db, set->items[i]);
         prepared_destroy(db, set->items[i]);
     }
     memory_free(&db->memory, set->items, set->capacity * sizeof(struct prepared *));
@@ -248,7 +259,31 @@ OMENDB_INTERNAL int prepared_check_drop(omendb *db, const struct collection *col
 
 /* ------------------------------------------------------------------ steps of a commit */
 
-OMENDB_INTERNAL int prepared_reserve(omendb *db, const struct prepared *prepared)
+/* What it will add to its collections. Its records are locked until the outcome, so that stays. The
+ * changes of a collection stand side by side. */
+static int prepared_measure(omendb *db, struct prepared *prepared)
+{
+    struct change change;
+    size_t count = 0;
+    int code = OMENDB_OK;
+    for (size_t at = 0; prepared_next_change(db, prepared, &at, &change);)
+        count++;
+    if (count == 0)
+        return OMENDB_OK;
+    prepared->growths =
+        memory_zalloc(&db->memory, memory_multiply(count, sizeof *prepared->growths));
+    if (prepared->growths == NULL)
+        return OMENDB_NOMEM;
+    prepared->growth_count = count;
+    struct quota_growth *growth = prepared->growths;
+    for (size_t at = 0; code == OMENDB_OK && prepared_next_change(db, prepared, &at, &change);) {
+        growth += growth->collection != 0 && growth->collection != change.collection->id;
+        code = quota_measure(&change, growth);
+    }
+    return code;
+}
+
+OMENDB_INTERNAL int prepared_reserve(omendb *db, struct prepared *prepared)
 {
     size_t records = 0;
     struct change change;
@@ -260,6 +295,8 @@ OMENDB_INTERNAL int prepared_reserve(omendb *db, const struct prepared *prepared
     for (size_t at = 0; prepared_next_change(db, prepared, &at, &change);)
         records += (size_t)change.count + change.keys;
     int code = prepared_reserve_place(db);
+    if (code == OMENDB_OK)
+        code = prepared_measure(db, prepared);
     return code == OMENDB_OK ? prepared_reserve_locks(db, records) : code;
 }
 
@@ -307,6 +344,8 @@ OMENDB_INTERNAL size_t prepared_hold(omendb *db, struct prepared *prepared)
         if (change.kind != CHANGE_DELETE)
             prepared_pass_ids(&change);
     }
+    for (size_t i = 0; i < prepared->growth_count; i++)
+        quota_hold(db, &prepared->growths[i]);
     atomic_fetch_add_explicit(&db->txn_needs, prepared->needs, memory_order_relaxed);
     prepared_insert(&db->prepared, prepared);
     return locked;
@@ -332,6 +371,7 @@ OMENDB_INTERNAL void prepared_settle(omendb *db, struct prepared *prepared, uint
             prepared_unlock(set, change.collection->id, change.ids[i]);
         prepared_lock_keys(db, &change, NULL);
     }
+    prepared_forget_growths(db, prepared);
     prepared_free_locks(db);
     atomic_fetch_sub_explicit(&db->txn_needs, prepared->needs, memory_order_relaxed);
     prepared->needs = 0;

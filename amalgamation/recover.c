@@ -158,6 +158,7 @@ static int recover_segments(omendb *db, const struct recover_files *files,
                             const struct manifest_collection *entry, struct collection *collection)
 {
     struct version *version = version_create(&db->memory, 0, entry->segment_count);
+    uint64_t records = 0;
     int code = version == NULL ? OMENDB_NOMEM : OMENDB_OK;
     for (uint32_t i = 0; i < entry->segment_count && code == OMENDB_OK; i++) {
         struct shared_file *shared = recover_find_file(db, files, entry->segments[i].file);
@@ -166,11 +167,16 @@ static int recover_segments(omendb *db, const struct recover_files *files,
                             &version->segments[i]);
         if (code == OMENDB_OK)
             code = recover_tombstones(db, files, &entry->segments[i], version->segments[i]);
+        if (code == OMENDB_OK)
+            records += version->segments[i]->info.rows -
+                       atomic_load(&version->segments[i]->tombstones->dead);
     }
     if (code != OMENDB_OK) {
         version_release(version);
         return code;
     }
+    collection->used_records = records;
+    collection->used_documents = entry->document_bytes;
     collection->active = NULL;
     rest_discard(collection);
     version_install(collection, version);
@@ -196,6 +202,20 @@ static int recover_calibration(omendb *db, const struct manifest_collection *ent
     return OMENDB_OK;
 }
 
+/* As of the manifest: the log may go on to others. */
+static int recover_limits(struct collection *collection, const omendb_limits *limits)
+{
+    omendb_limits before;
+    quota_get(collection, &before);
+    /* A refresh that finds the same leaves the buckets as they are. */
+    if (memcmp(&before, limits, sizeof before) == 0)
+        return OMENDB_OK;
+    int code = manifest_has_limits(limits) ? quota_reserve(collection) : OMENDB_OK;
+    if (code == OMENDB_OK)
+        quota_set(collection, limits);
+    return code;
+}
+
 static int recover_collection(omendb *db, const struct recover_files *files,
                               const struct manifest_collection *entry)
 {
@@ -212,6 +232,8 @@ static int recover_collection(omendb *db, const struct recover_files *files,
         code = recover_segments(db, files, entry, collection);
     if (code == OMENDB_OK)
         code = recover_calibration(db, entry, collection);
+    if (code == OMENDB_OK)
+        code = recover_limits(collection, &entry->limits);
     if (code == OMENDB_OK)
         atomic_store(&collection->next_id, entry->next_id);
     return code;
@@ -230,6 +252,8 @@ static int recover_empty(omendb *db, struct collection *collection)
     struct version *version = version_create(&db->memory, 0, 0);
     if (version == NULL)
         return OMENDB_NOMEM;
+    collection->used_records = collection->used_documents = 0;
+    quota_set(collection, &(omendb_limits)OMENDB_LIMITS_INIT);
     collection->active = NULL;
     rest_discard(collection);
     atomic_store(&collection->next_id, 0);

@@ -393,6 +393,7 @@ static int salvage_collections_of_manifest(struct salvage *salvage)
             return code;
         collection->schema = complete;
         collection->next_id = entry->next_id;
+        collection->limits = entry->limits;
         memcpy(collection->name, entry->name, sizeof collection->name);
     }
     return OMENDB_OK;
@@ -724,6 +725,18 @@ static int salvage_log_drop(struct salvage_log *log, const struct commit_logged 
     return code;
 }
 
+static int salvage_log_limits(struct salvage_log *log, const struct commit_logged *logged,
+                              size_t *used)
+{
+    struct salvage_collection *collection = salvage_find(log->salvage, logged->collection);
+    *used = commit_setting_bytes(logged);
+    if (*used == 0)
+        return OMENDB_CORRUPT;
+    if (collection != NULL && log->apply)
+        manifest_decode_limits(logged->body, &collection->limits);
+    return OMENDB_OK;
+}
+
 static int salvage_apply_delete(struct salvage *salvage, const struct commit_logged *logged,
                                 const struct salvage_collection *collection)
 {
@@ -819,6 +832,10 @@ static int salvage_log_change(struct salvage_log *log, const uint8_t *payload, s
         return code;
     case CHANGE_DROP:
         return salvage_log_drop(log, &logged);
+    case CHANGE_LIMITS:
+        code = salvage_log_limits(log, &logged, &body);
+        *used += body;
+        return code;
     case CHANGE_PREPARE:
     case CHANGE_SETTLE:
     case CHANGE_REMEMBER:
@@ -1005,6 +1022,25 @@ static int salvage_find_all(struct salvage *salvage, const char *path)
     return code;
 }
 
+/* Last, so that they stand in no record's way. */
+static int salvage_set_limits(struct salvage *salvage)
+{
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < salvage->collection_count && code == OMENDB_OK; i++) {
+        const struct salvage_collection *collection = salvage->collections[i];
+        uint8_t bytes[FORMAT_LIMITS_BYTES];
+        if (collection->target == NULL || !manifest_has_limits(&collection->limits))
+            continue;
+        manifest_encode_limits(&collection->limits, bytes);
+        struct change change = {.kind = CHANGE_LIMITS,
+                                .count = FORMAT_LIMITS_BYTES,
+                                .collection = collection->target,
+                                .setting = bytes};
+        code = commit_changes(salvage->db, &change, 1, UINT64_MAX);
+    }
+    return code;
+}
+
 static int salvage_count_all(struct salvage *salvage)
 {
     int code = OMENDB_OK;
@@ -1078,6 +1114,8 @@ OMENDB_INTERNAL int salvage_run(const char *path, const char *new_path,
         code = salvage_logs(&salvage, 1);
     if (code == OMENDB_OK)
         code = salvage_prepare_all(&salvage);
+    if (code == OMENDB_OK)
+        code = salvage_set_limits(&salvage);
     if (code == OMENDB_OK)
         code = work_checkpoint(salvage.db, 1);
     code = salvage_close_target(&salvage, code);

@@ -12,6 +12,7 @@ struct salvage_collection {
     char name[256];       /* "": nothing tells it */
     omendb_schema schema; /* complete; dim 0: nothing tells it */
     int dropped;
+    omendb_limits limits;
     struct collection *target; /* in the new database */
 };
 

@@ -188,6 +188,7 @@ OMENDB_INTERNAL void collection_release(struct collection *collection)
     version_release(atomic_load_explicit(&collection->version, memory_order_relaxed));
     rest_discard(collection);
     calibration_destroy_all(&collection->db->memory, atomic_load(&collection->calibration));
+    quota_destroy(collection);
     memory_free(&collection->db->memory, collection, collection_bytes(collection->name));
 }
 

@@ -62,6 +62,7 @@ struct model {
     int present[ENUMERATE_COLLECTIONS];
     uint64_t value[ENUMERATE_COLLECTIONS][ENUMERATE_IDS];
     uint64_t patch[ENUMERATE_COLLECTIONS][ENUMERATE_IDS]; /* what an update put into the metadata */
+    uint64_t limits[ENUMERATE_COLLECTIONS];               /* what they follow from, 0: none */
     uint64_t next_value;
     struct {
         int state;       /* omendb_prepared_state, 0: none */
@@ -207,10 +208,27 @@ static uint64_t model_digest_records(const struct model *model)
     return digest;
 }
 
+/* So large that they stand in no way. */
+static omendb_limits model_limits(uint64_t value)
+{
+    omendb_limits limits = OMENDB_LIMITS_INIT;
+    if (value == 0)
+        return limits;
+    limits.records = 1000000 + value;
+    limits.bytes = value % 2 ? 0 : UINT64_C(1) << 40;
+    limits.writes_per_second = value % 3 ? 0 : 1000000000 + value;
+    return limits;
+}
+
 static uint64_t model_digest(const struct model *model)
 {
     uint64_t digest = model_digest_records(model);
     char name[64];
+    for (int c = 0; c < ENUMERATE_COLLECTIONS; c++) {
+        const omendb_limits limits = model_limits(model->limits[c]);
+        if (model->present[c])
+            digest += support_hash_limits(support_hash_collection(enumerate_names[c]), &limits);
+    }
     for (int slot = 0; slot < ENUMERATE_PREPARED; slot++) {
         if (model->prepared[slot].state == 0)
             continue;
@@ -362,6 +380,7 @@ static void workload_drop(struct workload *work, int c)
     omendb_collection_close(work->collections[c]);
     work->collections[c] = NULL;
     work->model.present[c] = 0;
+    work->model.limits[c] = 0;
     memset(work->model.value[c], 0, sizeof work->model.value[c]);
     memset(work->model.patch[c], 0, sizeof work->model.patch[c]);
     workload_attempt(work);
@@ -681,6 +700,14 @@ static int workload_load_collection(struct workload *work, int c, int by_id)
     return status == OMENDB_DONE ? OMENDB_OK : status;
 }
 
+static int workload_load_limits(struct workload *work, int c)
+{
+    omendb_limits limits = OMENDB_LIMITS_INIT;
+    const int status = omendb_collection_get_limits(work->collections[c], &limits);
+    work->model.limits[c] = limits.records == 0 ? 0 : limits.records - 1000000;
+    return status;
+}
+
 static void workload_load_prepared(struct workload *work)
 {
     char name[OMENDB_PREPARED_NAME_MAX + 1];
@@ -713,6 +740,8 @@ static int workload_load(struct workload *work)
         if (status == OMENDB_NOTFOUND)
             continue;
         work->model.present[c] = 1;
+        if (status == OMENDB_OK)
+            status = workload_load_limits(work, c);
         if (status == OMENDB_OK)
             status = workload_load_collection(work, c, by_id);
         if (status != OMENDB_OK)
@@ -859,6 +888,19 @@ static void workload_edit_one(struct workload *work)
         workload_edit(work, NULL, c, support_below(&work->random, ENUMERATE_FREE_IDS));
 }
 
+static void workload_limit_one(struct workload *work)
+{
+    const int c = workload_pick(work);
+    if (work->broken)
+        return;
+    work->model.limits[c] = support_below(&work->random, 4) * (1 + work->model.next_value);
+    const omendb_limits limits = model_limits(work->model.limits[c]);
+    workload_attempt(work);
+    if (workload_expect(work, omendb_collection_set_limits(work->collections[c], &limits),
+                        "limits"))
+        workload_acknowledge(work);
+}
+
 /* What a workload does, and how often. An operation that changes the contents notes them with
  * workload_attempt before its call and workload_acknowledge after it. */
 static const struct {
@@ -874,7 +916,7 @@ static const struct {
     {7, workload_work},           {3, workload_reopen},
     {2, workload_backup},         {3, workload_die},
     {6, workload_two_phases},     {1, workload_purge},
-    {10, workload_edit_one},
+    {10, workload_edit_one},      {3, workload_limit_one},
 };
 
 #define WORKLOAD_OPERATIONS (sizeof workload_operations / sizeof workload_operations[0])

@@ -312,6 +312,27 @@ static inline int fault_act_create(struct fault_run *run)
     return status;
 }
 
+static inline int fault_limit(struct fault_run *run, uint64_t records)
+{
+    omendb_limits limits = OMENDB_LIMITS_INIT;
+    limits.records = records;
+    limits.writes_per_second = 1000000;
+    return fault_commit(run, omendb_collection_set_limits(run->tags, &limits));
+}
+
+/* Set, refusing, in a manifest, taken away. */
+static inline int fault_act_limits(struct fault_run *run)
+{
+    int status = fault_limit(run, 2);
+    if (status == OMENDB_OK && support_put(run->tags, NULL, 5001, 1, FAULT_TAGS) == OMENDB_OK)
+        status = OMENDB_MISUSE;
+    if (status == OMENDB_OK)
+        status = omendb_checkpoint(run->db);
+    if (status == OMENDB_OK)
+        status = fault_commit(run, omendb_delete(run->tags, NULL, 1));
+    return status == OMENDB_OK ? fault_limit(run, 0) : status;
+}
+
 static inline int fault_act_drop(struct fault_run *run)
 {
     return fault_commit(run, omendb_collection_drop(run->db, "tags"));
@@ -1113,6 +1134,7 @@ static const struct fault_scenario fault_scenarios[] = {
     {"delete", FAULT_DIED, 0, fault_act_delete},
     {"delete a batch", FAULT_DIED, 0, fault_act_delete_batch},
     {"create a collection", FAULT_CLOSED, 0, fault_act_create},
+    {"limits", FAULT_CLOSED, 0, fault_act_limits},
     {"drop a collection", FAULT_CLOSED, 0, fault_act_drop},
     {"commit a transaction", FAULT_CLOSED, 0, fault_act_transaction},
     {"checkpoint", FAULT_DIED, 0, fault_act_checkpoint},

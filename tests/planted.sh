@@ -40,6 +40,7 @@ instrument() {
     signed) source=tests/test_signed_damage.c ;;
     lies) source=tests/test_lying_logs.c ;;
     threads) source=tests/test_concurrency.c ;;
+    limits) source=tests/test_limits.c ;;
     esac
 }
 
@@ -210,6 +211,19 @@ plant 'a key is looked for by the hash that another segment has' 'hostile openin
     's/!probe->hashed \|\| .*\) \{/!probe->hashed) {/'
 plant 'the names of fields are told apart without the seed' 'hostile names' columns_field \
     's/hash = .*;/hash = document_hash_name(field->name, field->name_size);/'
+
+plant 'what is replaced stays counted' model quota_account_change \
+    's/change->ended_documents\);/0);/'
+plant 'a manifest forgets what documents take' crash checkpoint_list_collections \
+    's/entry->document_bytes = .*/entry->document_bytes = 0;/'
+plant 'limits are not replayed' crash commit_apply_limits \
+    's/quota_set\(.*/(void)0;/'
+plant 'a manifest forgets limits' crash checkpoint_list_collections \
+    's/quota_get\(.*/(void)0;/'
+plant 'what is prepared reserves nothing' 'limits prepared' prepared_hold \
+    's/^( +)quota_hold\(.*/\1(void)0;/'
+plant 'a transaction goes over a limit' 'limits transaction' quota_check_changes \
+    's/code = quota_check_run\(.*/code = count > 1 ? OMENDB_OK : quota_check_run(collection, \&growth, writes);/'
 
 plant 'directories are never closed' soak vfs_posix_close_directory \
     's/close\(vfs_posix_descriptor\(directory\)\);/(void)directory;/'

@@ -163,6 +163,26 @@ static inline int support_digest_document(omendb_collection *collection, omendb_
     return found == id ? OMENDB_OK : OMENDB_CORRUPT;
 }
 
+/* Of limits; 0: there are none. */
+static inline uint64_t support_hash_limits(uint64_t collection_hash, const omendb_limits *limits)
+{
+    const uint64_t numbers[4] = {limits->records, limits->bytes, limits->queries_per_second,
+                                 limits->writes_per_second};
+    if ((numbers[0] | numbers[1] | numbers[2] | numbers[3]) == 0)
+        return 0;
+    return support_hash(numbers, sizeof numbers, collection_hash ^ 3);
+}
+
+/* Adds the limits of a collection, which no snapshot keeps. */
+static inline int support_digest_limits(omendb_collection *collection, uint64_t hash,
+                                        uint64_t *digest)
+{
+    omendb_limits limits = OMENDB_LIMITS_INIT;
+    const int status = omendb_collection_get_limits(collection, &limits);
+    *digest += status == OMENDB_OK ? support_hash_limits(hash, &limits) : 0;
+    return status;
+}
+
 /* Adds the records of a collection, read by a scan, to the digest. */
 static inline int support_digest_collection(omendb *db, const char *name, omendb_txn *txn,
                                             uint64_t *digest)
@@ -180,6 +200,8 @@ static inline int support_digest_collection(omendb *db, const char *name, omendb
         status = OMENDB_MISMATCH;
     if (status == OMENDB_OK)
         status = omendb_count(collection, txn, &count);
+    if (status == OMENDB_OK && txn == NULL)
+        status = support_digest_limits(collection, hash, digest);
     if (status == OMENDB_OK)
         status = omendb_scan(collection, txn, 0, UINT64_MAX - 1, &rows);
     *digest += hash;
@@ -203,8 +225,8 @@ static inline uint64_t support_hash_prepared(const char *name, int state)
     return support_hash(name, strlen(name), 1000 + (uint64_t)state);
 }
 
-/* Digest of all collections and, but for a snapshot, of prepared transactions. OMENDB_CORRUPT also
- * where a count and a scan differ. */
+/* Digest of all collections and, but for a snapshot, of limits and prepared transactions.
+ * OMENDB_CORRUPT also where a count and a scan differ. */
 static inline int support_digest(omendb *db, omendb_txn *txn, uint64_t *digest)
 {
     char name[256];

@@ -57,6 +57,18 @@ static void sample_make(struct sample *sample, uint64_t number)
                                                            {10, 64, 0.0f, 0.9f, 0.85f, 600},
                                                            {100, 128, 0.5f, 1, 1, 1200}}};
     sample->collections[1].calibration = &sample->calibration;
+    sample->collections[2].limits = (omendb_limits){sizeof(omendb_limits), 7, 8, 9, 10};
+    sample->collections[2].document_bytes = 0x1122334455667788;
+}
+
+static int sample_usage_equals(const struct manifest_collection *left,
+                               const struct manifest_collection *right)
+{
+    return left->document_bytes == right->document_bytes &&
+           left->limits.records == right->limits.records &&
+           left->limits.bytes == right->limits.bytes &&
+           left->limits.queries_per_second == right->limits.queries_per_second &&
+           left->limits.writes_per_second == right->limits.writes_per_second;
 }
 
 /* Between the last two fields there is padding. */
@@ -99,7 +111,8 @@ static int sample_equals(const struct manifest *manifest, uint64_t number)
                 left->segment_count == right->segment_count &&
                 memcmp(left->segments, right->segments,
                        left->segment_count * sizeof *left->segments) == 0 &&
-                sample_curves_equal(left->calibration, right->calibration);
+                sample_curves_equal(left->calibration, right->calibration) &&
+                sample_usage_equals(left, right);
     }
     return equal;
 }
@@ -768,7 +781,7 @@ TEST(manifest_bytes_are_as_documented)
     fixture_begin(OMENDB_IO_MAP);
     CHECK_EQ_INT(sample_write(5), OMENDB_OK);
     const size_t size = (size_t)fixture_file_size("MANIFEST-5");
-    CHECK_EQ_INT(size, 104 + 4 * 24 + 3 * 72 + (8 + 8 + 16) + 4 * 24 + (24 + 3 * 24));
+    CHECK_EQ_INT(size, 104 + 4 * 24 + 3 * 88 + (8 + 8 + 16) + 4 * 24 + (24 + 3 * 24) + 32);
     CHECK(size > sizeof bytes - 1);
     fixture_file_read("MANIFEST-5", 0, bytes, sizeof bytes);
     CHECK(memcmp(bytes, "OMENDBMF\2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24) == 0);
@@ -784,14 +797,21 @@ TEST(manifest_bytes_are_as_documented)
             bytes + 200,
             "\114\0\0\0\0\0\0\0\377\377\377\377\377\377\377\377\5\0\0\0\0\0\0\0\200\0\0\0\1\0\0\0\3"
             "\0\0\0\0\0\0\77"
-            "\20\0\0\0\310\0\0\0\100\0\0\0\1\0\0\0\2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0a\0\0\0\0\0\0\0",
-            80) == 0);
-    CHECK(memcmp(bytes + 280, "\4\0\0\0\0\0\0\0\0\0\0\0\6\0\0\0\3\0\0\0\0\0\0\0", 24) == 0);
-    CHECK_EQ_INT(format_get32(bytes + 328 + 60), 24 + 3 * 24);
-    CHECK(memcmp(bytes + 408,
+            "\20\0\0\0\310\0\0\0\100\0\0\0\1\0\0\0\2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+            "\0\0\0\0\0\0\0\0"
+            "a\0\0\0\0\0\0\0",
+            96) == 0);
+    CHECK(memcmp(bytes + 296, "\4\0\0\0\0\0\0\0\0\0\0\0\6\0\0\0\3\0\0\0\0\0\0\0", 24) == 0);
+    CHECK_EQ_INT(format_get32(bytes + 344 + 60), 24 + 3 * 24);
+    CHECK(memcmp(bytes + 440,
                  "\3\0\0\0\120\0\0\0\274\2\0\0\0\0\0\0\204\3\0\0\0\0\0\0"
                  "\12\0\0\0\20\0\0\0\0\0\0\0\315\314\114\77\0\0\100\77\226\0\0\0",
                  48) == 0);
+    fixture_file_read("MANIFEST-5", size - 32 - 48 - 16 - 16, bytes, 112);
+    CHECK(memcmp(bytes, "\210\167\146\125\104\063\042\021\40\0\0\0\0\0\0\0docs of \xc3\xa9", 26) ==
+          0);
+    CHECK(format_get64(bytes + 80) == 7 && format_get64(bytes + 88) == 8);
+    CHECK(format_get64(bytes + 96) == 9 && format_get64(bytes + 104) == 10);
     memset(text, 0, sizeof text);
     fixture_file_read("CURRENT", 0, text, (size_t)fixture_file_size("CURRENT"));
     CHECK(strncmp(text, "MANIFEST-5\n", 11) == 0 && strlen(text) == 11 + 9 && text[19] == '\n');

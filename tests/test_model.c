@@ -1173,6 +1173,52 @@ static void model_do_backup(struct model *model)
         model_compare_backup(model, path);
 }
 
+/* Bytes of a document as it is stored. */
+static uint64_t model_document_bytes(int c, uint64_t id, uint64_t value)
+{
+    struct model_document document;
+    model_document(c, id, value, &document);
+    const uint64_t key = strlen(document.key);
+    const uint64_t fields = document.metadata[0] == 0 ? 0 : 2 * 12 + 4 + 13 + 5 + 8;
+    return key + fields == 0 ? 0 : (8 + key + fields + 7) / 8 * 8;
+}
+
+/* What the collection holds, and what is counted as its size. */
+static uint64_t model_count_usage(const struct model *model, int c, uint64_t *bytes)
+{
+    static const uint64_t vector_bytes[MODEL_COLLECTIONS] = {12 * 4, 20 * 2, 11 * 4, 16, 4};
+    const struct model_reader newest = {NULL, NULL, model->commit, NULL};
+    uint64_t records = 0;
+    *bytes = 0;
+    for (uint64_t id = 0; id < MODEL_IDS; id++) {
+        const uint64_t value = model_read(model, c, id, &newest);
+        records += value != 0;
+        *bytes += value == 0 ? 0 : 8 + vector_bytes[c] + model_document_bytes(c, id, value);
+    }
+    return records;
+}
+
+/* What is counted is what is there, and with no room left a new record is refused. */
+static void model_do_limits(struct model *model, int c)
+{
+    omendb_collection_stats stats = OMENDB_COLLECTION_STATS_INIT;
+    omendb_limits limits = OMENDB_LIMITS_INIT;
+    const struct model_reader newest = {model->handles, NULL, model->commit, NULL};
+    const uint64_t id = support_below(&model->random, MODEL_IDS), value = ++model->next_value;
+    uint64_t bytes;
+    model->doing = "limits";
+    limits.records = model_count_usage(model, c, &bytes);
+    limits.bytes = limits.records == 0 ? 1 : 0;
+    model_expect_code(model, omendb_collection_get_stats(model->handles[c], &stats), OMENDB_OK);
+    model_expect(model, stats.records == model_count_usage(model, c, &bytes), "records are more");
+    model_expect(model, stats.bytes == bytes, "bytes are others");
+    if (model_read(model, c, id, &newest) != 0 || model_is_locked(model, c, 1, &id) != 0)
+        return;
+    model_expect_code(model, omendb_collection_set_limits(model->handles[c], &limits), OMENDB_OK);
+    model_expect_code(model, model_write(model, c, NULL, 1, 1, &id, &value), OMENDB_QUOTA);
+    model_expect_code(model, omendb_collection_set_limits(model->handles[c], NULL), OMENDB_OK);
+}
+
 static void model_do_maintenance(struct model *model, int c)
 {
     const uint64_t dice = support_below(&model->random, 22);
@@ -1239,8 +1285,10 @@ static void model_step(struct model *model)
         model_do_begin(model);
     else if (dice < 985)
         model_do_end(model);
-    else if (dice < 993)
+    else if (dice < 991)
         model_do_two_phases(model);
+    else if (dice < 994)
+        model_do_limits(model, c);
     else
         model_do_maintenance(model, c);
 }

@@ -253,6 +253,7 @@ static omendb_schema processes_schema = OMENDB_SCHEMA_INIT;
 static const char *processes_name = "d";
 static omendb_stats processes_stats = OMENDB_STATS_INIT;
 static omendb_collection_stats processes_collection_stats = OMENDB_COLLECTION_STATS_INIT;
+static omendb_limits processes_limits = OMENDB_LIMITS_INIT;
 static omendb_collection *processes_made;
 static omendb_txn *processes_begun;
 static omendb_rows *processes_scanned;
@@ -285,6 +286,10 @@ PROCESSES_CALL(omendb_collection_schema,
                omendb_collection_schema(on->collection, &processes_schema))
 PROCESSES_CALL(omendb_collection_get_stats,
                omendb_collection_get_stats(on->collection, &processes_collection_stats))
+PROCESSES_CALL(omendb_collection_set_limits,
+               omendb_collection_set_limits(on->collection, &processes_limits))
+PROCESSES_CALL(omendb_collection_get_limits,
+               omendb_collection_get_limits(on->collection, &processes_limits))
 PROCESSES_CALL(omendb_txn_begin, omendb_txn_begin(on->db, OMENDB_READ_ONLY, &processes_begun))
 PROCESSES_CALL(omendb_txn_commit, omendb_txn_commit(on->txn))
 PROCESSES_CALL(omendb_txn_prepare, omendb_txn_prepare(on->txn, "name"))
@@ -382,6 +387,8 @@ static const struct processes_call {
     PROCESSES_ROW(omendb_collection_name),
     PROCESSES_ROW(omendb_collection_schema),
     PROCESSES_ROW(omendb_collection_get_stats),
+    PROCESSES_ROW(omendb_collection_set_limits),
+    PROCESSES_ROW(omendb_collection_get_limits),
     PROCESSES_ROW(omendb_txn_begin),
     PROCESSES_ROW(omendb_txn_commit),
     PROCESSES_ROW(omendb_txn_prepare),

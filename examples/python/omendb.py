@@ -50,7 +50,8 @@ import numpy as np
 __all__ = [
     "AUTO", "Busy", "Collection", "Conflict", "Corrupt", "Database", "Dropped", "Error", "Exists",
     "Format", "Full", "IOErr", "Invalid", "Mismatch", "Misuse", "NotFound", "OutOfMemory",
-    "Permission", "Poisoned", "ReadOnly", "Timeout", "TooBig", "Transaction", "Unsupported", "kernels",
+    "Permission", "Poisoned", "Quota", "ReadOnly", "Timeout", "TooBig", "Transaction",
+    "Unsupported", "kernels",
     "open", "salvage", "version",
 ]
 
@@ -155,11 +156,16 @@ class Timeout(Error, TimeoutError):
     """A search took longer than it was given."""
 
 
+class Quota(Error):
+    """Over a limit of the collection; nothing was done."""
+
+
 # By the numbers of omendb_code; 19, the end of a cursor, is no error.
 _ERRORS = {
     1: Invalid, 2: NotFound, 3: Exists, 4: Mismatch, 5: Busy, 6: Conflict, 7: ReadOnly, 8: Misuse,
     9: OutOfMemory, 10: Full, 11: IOErr, 12: Permission, 13: Corrupt, 14: Format, 15: Poisoned,
     16: Dropped, 17: TooBig, 18: Unsupported, 20: Timeout,
+    21: Quota,
 }
 _NOT_FOUND = 2
 _TOO_BIG = 17
@@ -287,7 +293,10 @@ class _CollectionStats(ctypes.Structure):
             "records", "rows", "unindexed_rows", "memtable_rows", "segments", "segment_bytes",
             "next_id", "hot_bytes",
         )
-    ] + [("recall", ctypes.c_float), ("recall_queries", ctypes.c_uint32)]
+    ] + [("recall", ctypes.c_float), ("recall_queries", ctypes.c_uint32)] + [
+        (name, ctypes.c_uint64)
+        for name in ("bytes", "queries", "writes", "queries_refused", "writes_refused")
+    ]
 
 
 def _new(structure):
