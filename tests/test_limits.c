@@ -343,6 +343,36 @@ TEST(every_kind_of_query_and_of_write_counts)
     CHECK_EQ_INT(close_all(), OMENDB_OK);
 }
 
+TEST(pages_facets_and_many_queries_count_too)
+{
+    omendb_query queries[2] = {OMENDB_QUERY_INIT, OMENDB_QUERY_INIT};
+    const float vector[DIM] = {1};
+    uint64_t ids[2];
+    size_t found;
+    omendb_pages *pages;
+    omendb_facets *facets;
+    CHECK_EQ_INT(open_new("asking"), OMENDB_OK);
+    CHECK_EQ_INT(put_batch(0, 5), OMENDB_OK);
+    CHECK_EQ_INT(limit(0, 0, 5, 0), OMENDB_OK);
+    for (size_t i = 0; i < 2; i++) {
+        queries[i].vector = vector;
+        queries[i].k = 1;
+    }
+    CHECK_EQ_INT(omendb_search_many(tenant, NULL, queries, 2, ids, NULL, NULL), OMENDB_OK);
+    CHECK_EQ_INT(omendb_facets_open(tenant, NULL, NULL, NULL, NULL, "a", 0, &facets), OMENDB_OK);
+    omendb_facets_close(facets);
+    CHECK_EQ_INT(omendb_pages_open(tenant, NULL, queries, &pages), OMENDB_OK);
+    CHECK_EQ_INT(omendb_pages_next(pages, 1, 0, ids, NULL, &found), OMENDB_OK);
+    CHECK_EQ_INT(stats_of(tenant).queries, 2 + 1 + 1);
+    CHECK_EQ_INT(omendb_search_many(tenant, NULL, queries, 2, ids, NULL, NULL), OMENDB_QUOTA);
+    CHECK_EQ_INT(omendb_pages_next(pages, 1, 0, ids, NULL, &found), OMENDB_OK);
+    CHECK_EQ_INT(omendb_pages_next(pages, 1, 0, ids, NULL, &found), OMENDB_QUOTA);
+    CHECK_EQ_INT(omendb_facets_open(tenant, NULL, NULL, NULL, NULL, "a", 0, &facets), OMENDB_QUOTA);
+    CHECK(facets == NULL);
+    omendb_pages_close(pages);
+    CHECK_EQ_INT(close_all(), OMENDB_OK);
+}
+
 static int limits_are(uint64_t records, uint64_t bytes, uint64_t queries, uint64_t writes)
 {
     omendb_limits limits = OMENDB_LIMITS_INIT;
@@ -466,7 +496,7 @@ TEST_MAIN(records_beyond_the_limit_are_refused_whole,
           what_is_prepared_has_its_room_reserved_over_a_restart,
           queries_come_back_evenly_and_a_batch_is_all_or_none,
           a_batch_beyond_the_rate_passes_when_rested_and_is_paid_for,
-          every_kind_of_query_and_of_write_counts,
+          every_kind_of_query_and_of_write_counts, pages_facets_and_many_queries_count_too,
           limits_outlive_restarts_backups_and_salvage_and_reach_readers,
           limits_of_one_collection_never_touch_another, merges_and_drops_leave_the_numbers_exact,
           wrong_arguments_are_refused)
