@@ -1562,12 +1562,13 @@ OMENDB_API void omendb_query_init(omendb_query *query);
  *            several records at the distance of the last one an exact search gives those with the
  *            lowest ids, wherever they are stored.
  * distances: NULL, or caller-owned, query->k places, in the metric's terms (omendb_metric).
- * count:     receives how many places are filled: without a radius, min(k, visible records that
- *            match).
+ * count:     receives how many places are filled: without a radius and groups, min(k, visible
+ *            records that match).
  * Lifetime:  nothing is borrowed.
  * Threads:   any; waits for no writer.
  * Returns:   OMENDB_OK, OMENDB_INVALID (k of 0, NaN, zero under cosine, a recall outside of 0..1 or
- *            beside an ef), OMENDB_NOTFOUND (the record to compare with), OMENDB_TIMEOUT,
+ *            beside an ef), OMENDB_NOTFOUND (the record to compare with, or an example),
+ *            OMENDB_TOOBIG (more than OMENDB_EXAMPLES_MAX examples), OMENDB_TIMEOUT,
  *            OMENDB_QUOTA, OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
                              const omendb_query *query, uint64_t *ids, float *distances,
@@ -1577,7 +1578,7 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
  * state of the database.
  *
  * txn:       as omendb_search.
- * query:     its vector, id and explain are not used.
+ * query:     its vector, id, key and explain are not used; it must have no examples.
  * vectors:   count * dim elements of query->vector_type, without gaps.
  * ids:       caller-owned, count * k places, row by row; places past a row's hits get
  *            OMENDB_ID_AUTO.

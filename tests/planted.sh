@@ -41,6 +41,11 @@ instrument() {
     lies) source=tests/test_lying_logs.c ;;
     threads) source=tests/test_concurrency.c ;;
     limits) source=tests/test_limits.c ;;
+    groups) source=tests/test_groups.c ;;
+    pages) source=tests/test_pages.c ;;
+    facets) source=tests/test_facets.c ;;
+    examples) source=tests/test_by_example.c ;;
+    many) source=tests/test_many_queries.c ;;
     esac
 }
 
@@ -224,6 +229,26 @@ plant 'what is prepared reserves nothing' 'limits prepared' prepared_hold \
     's/^( +)quota_hold\(.*/\1(void)0;/'
 plant 'a transaction goes over a limit' 'limits transaction' quota_check_changes \
     's/code = quota_check_run\(.*/code = count > 1 ? OMENDB_OK : quota_check_run(collection, \&growth, writes);/'
+plant 'a group takes one hit too many' groups groups_take \
+    's/taken >= most\)/taken > most)/'
+plant 'later rounds leave out values that have room' groups groups_leave_out_full \
+    's/taken >= groups->asked->group_size\)/taken > 0)/'
+plant 'records without the field are in no group' groups groups_take \
+    's/groups->nulls \+= groups->is_null\[hit\];/(void)0;/'
+plant 'a page gives a hit once more' pages pages_keep_new \
+    's/if \(pages_has_seen\(.*\)\)/if (0 * known)/'
+plant 'pages read the newest state' pages pages_search \
+    's/request\.k = reach;/request.k = reach; request.commit = UINT64_MAX - 1;/'
+plant 'pages keep their version for ever' 'memory pages' pages_free \
+    's/version_release\(pages->version\);/(void)0;/'
+plant 'a text that an array has twice counts twice' facets facets_add_up \
+    's/entries\[i\]\.record == 0 \|\| .*\) \{/1) {/'
+plant 'facets count deleted records' facets search_hand_out \
+    's/!search_visible\(source, row\) \|\|/0 ||/'
+plant 'examples are among the hits' examples search_is_excluded \
+    's/return low < .*;/return 0;/'
+plant 'hits of many queries lie by the k of each' many api_search_one_of \
+    's/many->ids \+ index \* many->places/many->ids + index * asked->request.k/'
 
 plant 'directories are never closed' soak vfs_posix_close_directory \
     's/close\(vfs_posix_descriptor\(directory\)\);/(void)directory;/'

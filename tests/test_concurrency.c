@@ -181,6 +181,65 @@ static void threads_check_hits(struct threads_world *world, omendb_txn *txn, uin
     }
 }
 
+/* Without a snapshot of the caller's: all pages show one state, of each owner one round or none. */
+static void threads_read_pages(struct threads_world *world, int exact)
+{
+    float asked[THREADS_DIM] = {0}, vector[THREADS_DIM], squares[THREADS_WRITERS], distances[7];
+    uint64_t ids[7], seen[THREADS_WRITERS] = {0};
+    omendb_query query = OMENDB_QUERY_INIT;
+    omendb_pages *pages = NULL;
+    size_t count = 0;
+    query.vector = asked;
+    query.exact = (uint32_t)exact;
+    int status = omendb_pages_open(world->collection, NULL, &query, &pages);
+    while (status == OMENDB_OK) {
+        status = omendb_pages_next(pages, 7, 0, ids, distances, &count);
+        for (size_t i = 0; i < count; i++) {
+            const uint64_t owner = ids[i] / 1000;
+            if (owner >= THREADS_WRITERS)
+                continue;
+            threads_vector(ids[i], 0, vector);
+            const float square = distances[i] - support_l2(vector, asked, THREADS_DIM);
+            threads_expect(world, seen[owner] == 0 || squares[owner] == square,
+                           "pages show two rounds");
+            squares[owner] = square;
+            seen[owner]++;
+        }
+    }
+    omendb_pages_close(pages);
+    threads_expect(world, status == OMENDB_DONE, "a page failed");
+    for (size_t i = 0; i < THREADS_WRITERS; i++)
+        threads_expect(world, seen[i] == 0 || seen[i] == THREADS_BATCH, "pages are not complete");
+}
+
+/* Counts of a snapshot, and many searches at once, of which both are the same. */
+static void threads_ask_more(struct threads_world *world, omendb_txn *txn, uint64_t value)
+{
+    float vector[THREADS_DIM], distances[2 * THREADS_K];
+    uint64_t ids[2 * THREADS_K], counted = 0, nulls = 0, records = 0;
+    omendb_query queries[2] = {OMENDB_QUERY_INIT, OMENDB_QUERY_INIT};
+    omendb_facets *facets = NULL;
+    size_t counts[2];
+    support_vector(value, THREADS_DIM, vector);
+    for (size_t i = 0; i < 2; i++) {
+        queries[i].vector = vector;
+        queries[i].k = THREADS_K;
+        queries[i].exact = 1;
+    }
+    int status = omendb_search_many(world->collection, NULL, queries, 2, ids, distances, counts);
+    threads_expect(world, status == OMENDB_OK && counts[0] == counts[1], "many searches failed");
+    threads_expect(world, memcmp(ids, ids + THREADS_K, sizeof *ids * counts[0]) == 0,
+                   "searches of one call see two states");
+    status = omendb_facets_open(world->collection, txn, NULL, NULL, NULL, "none", 0, &facets);
+    if (!threads_expect(world, status == OMENDB_OK, "counting failed"))
+        return;
+    omendb_facets_totals(facets, &counted, &nulls, NULL);
+    omendb_facets_close(facets);
+    status = omendb_count(world->collection, txn, &records);
+    threads_expect(world, status == OMENDB_OK && counted == records && nulls == records,
+                   "facets count other records");
+}
+
 static void *threads_read(void *argument)
 {
     struct threads_one *one = argument;
@@ -202,6 +261,10 @@ static void *threads_read(void *argument)
         threads_search(world, NULL, value, 0, ids, distances, &count);
         if (threads_search(world, txn, value, (int)(value % 2), ids, distances, &count))
             threads_check_hits(world, txn, value, ids, distances, count);
+        if (value % 4 == 1) {
+            threads_read_pages(world, (int)(value / 4 % 2));
+            threads_ask_more(world, txn, value);
+        }
         if (value % 4 == 0) {
             const struct timespec pause = {0, 8000000};
             threads_search(world, txn, value, 1, ids, distances, &count);
