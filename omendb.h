@@ -1682,7 +1682,7 @@ OMENDB_API void omendb_facet_init(omendb_facet *facet);
  * a search shows. All is counted when it returns; nothing that comes later changes it.
  *   A record with an array of texts counts once for each distinct text of it. Values are the same
  * where a filter says so: 1 and 1.0 are, and are told as one of them.
- *   The columns of segments tell values without reading the metadata: some 10 to 20 ns a record
+ *   The columns of segments tell values without reading the metadata: some 10 to 40 ns a record
  * that matches. What is in memory only, or has no column (more than 512 fields of a segment, texts
  * of which there is no end), is read record by record.
  *
