@@ -6,6 +6,7 @@
  * Files come first, block by block. Each bad block is one problem, told with the collections that
  * have bytes of it; what lives in such a block is not looked at any more, as it would tell of the
  * same damage once more. */
+#include "column_lists.h"
 #include "database.h"
 
 #include <stdio.h>
@@ -347,12 +348,11 @@ static int check_column_lists(const struct column *column)
 {
     uint64_t listed = 0;
     for (uint32_t rank = 0; rank < column->values; rank++) {
-        const uint32_t end = column_begin(column, rank + 1);
-        uint32_t before = 0;
-        for (uint32_t at = column_begin(column, rank); at < end; at++, listed++) {
-            uint32_t row, first, last;
-            memcpy(&row, column->postings + (size_t)at * sizeof row, sizeof row);
-            if (row >= column->rows || (at != column_begin(column, rank) && row <= before))
+        struct column_walk walk;
+        uint32_t row, first, last, before = 0, found = 0;
+        column_walk_begin(column, rank, &walk);
+        for (; column_walk_next(column, &walk, &row); found++) {
+            if (row >= column->rows || (found != 0 && row <= before))
                 return 0;
             column_elements(column, row, &first, &last);
             while (first < last && column_rank(column, first) != rank)
@@ -361,8 +361,11 @@ static int check_column_lists(const struct column *column)
                 return 0;
             before = row;
         }
+        listed += found;
+        if (listed != column_begin(column, rank + 1))
+            return 0;
     }
-    return listed == column->posting_count;
+    return listed == column->listed;
 }
 
 static int check_column(struct check *check, const struct segment *segment,

@@ -5,12 +5,19 @@
  *
  * How many rows can match follows from the leaves upwards: of a leaf the rows of its ranks, which
  * the column counts; of OR the sum; of AND the least of its parts. The rows of that part, and of
- * all parts below an OR, are listed by the columns, and are then asked for the rest. */
+ * all parts below an OR, are listed by the columns, and are then asked for the rest. Where lists
+ * tell of all leaves, and to list those costs less than to ask, AND and OR are taken of bits, 64
+ * rows at a time, and nothing is left to ask. */
 #include "column_filter.h"
 
+#include "column_lists.h"
 #include "database.h"
 
 #include <string.h>
+
+#define COLUMN_FILTER_GROUPS 4 /* that are open at a time where bits are taken together */
+#define COLUMN_FILTER_ASK    6 /* nanoseconds, about, to ask of a row */
+#define COLUMN_FILTER_WORDS  4 /* words a nanosecond, about, that are taken together */
 
 /* ------------------------------------------------------------------ ranges */
 
@@ -108,7 +115,7 @@ static int column_filter_ranks(struct column_filter *plan, struct column_test *t
     int code = column_filter_set_ranges(plan, test, &leaf->set);
     test->negated = leaf->negated;
     test->null_matches = leaf->set.null_matches;
-    if (code == OMENDB_OK && test->negated && column->posting_count == column->present &&
+    if (code == OMENDB_OK && test->negated && column->listed == column->present &&
         (column->kind == COLUMN_DENSE || column->elements == column->present)) {
         code = column_filter_complement(plan, test);
         test->negated = 0;
@@ -329,35 +336,182 @@ OMENDB_INTERNAL int column_filter_matches(struct column_filter *plan, uint32_t r
 static void column_filter_list_leaf(const struct column_filter *plan,
                                     const struct column_test *test, uint64_t *bits, uint32_t rows)
 {
-    const struct column *column = &test->column;
     for (uint32_t i = 0; i < test->range_count; i++) {
         const struct column_range range = plan->ranges[test->first_range + i];
-        const uint32_t end = column_begin(column, range.high);
-        for (uint32_t at = column_begin(column, range.low); at < end; at++) {
-            uint32_t row;
-            memcpy(&row, column->postings + (size_t)at * sizeof row, sizeof row);
-            if (row < rows)
-                bits[row / 64] |= UINT64_C(1) << (row % 64);
-        }
+        column_list(&test->column, range.low, range.high, bits, rows);
     }
 }
 
-OMENDB_INTERNAL int column_filter_list(struct column_filter *plan, uint32_t rows, uint64_t **bits)
+static uint64_t column_filter_list_cost(const struct column_filter *plan,
+                                        const struct column_test *test)
 {
-    const size_t words = (size_t)rows / 64 + 1;
-    if (words > plan->word_capacity) {
-        memory_free(plan->memory, plan->bits, plan->word_capacity * sizeof *plan->bits);
-        plan->bits = memory_array(plan->memory, words, sizeof *plan->bits);
-        plan->word_capacity = plan->bits == NULL ? 0 : words;
-        if (plan->bits == NULL)
-            return OMENDB_NOMEM;
+    uint64_t cost = 0;
+    for (uint32_t i = 0; i < test->range_count; i++) {
+        const struct column_range range = plan->ranges[test->first_range + i];
+        cost += column_list_cost(&test->column, range.low, range.high);
     }
-    memset(plan->bits, 0, words * sizeof *plan->bits);
+    return cost;
+}
+
+/* How many groups are open at once; 0: a single leaf. */
+static uint32_t column_filter_depth(const omendb_filter *filter)
+{
+    uint32_t depth = 0, most = 0, ends[COLUMN_FILTER_GROUPS];
+    for (uint32_t i = 0; i < filter->node_count; i++) {
+        while (depth > 0 && ends[depth - 1] == i)
+            depth--;
+        if (filter->nodes[i].kind == FILTER_LEAF)
+            continue;
+        if (depth == COLUMN_FILTER_GROUPS)
+            return UINT32_MAX;
+        ends[depth++] = filter->nodes[i].end;
+        most = depth > most ? depth : most;
+    }
+    return most;
+}
+
+/* Whether the lists of all leaves are there, and cost less than to ask the rows that some of them
+ * list. */
+static int column_filter_is_exact(const struct column_filter *plan, size_t words, uint32_t depth)
+{
+    const omendb_filter *filter = plan->filter;
+    uint64_t more = depth == 0 ? 0 : words * filter->node_count / COLUMN_FILTER_WORDS;
+    if (depth == UINT32_MAX || plan->nodes[0].most == UINT32_MAX)
+        return 0;
+    const uint64_t asking = (uint64_t)plan->nodes[0].most * COLUMN_FILTER_ASK;
+    for (uint32_t i = 0; i < filter->node_count; i++) {
+        const struct filter_node *node = &filter->nodes[i];
+        if (node->kind != FILTER_LEAF)
+            continue;
+        if (!plan->tests[node->leaf].listed)
+            return 0;
+        if (!plan->nodes[i].lists)
+            more += column_filter_list_cost(plan, &plan->tests[node->leaf]);
+        if (more > asking)
+            return 0;
+    }
+    return 1;
+}
+
+/* The groups that are open, and the bits of each. */
+struct column_groups {
+    struct column_filter *plan;
+    size_t words;
+    uint32_t rows, depth;
+    const struct filter_node *open[COLUMN_FILTER_GROUPS];
+    int begun[COLUMN_FILTER_GROUPS]; /* 1: it has the bits of its first child */
+};
+
+static uint64_t *column_groups_bits(const struct column_groups *groups, uint32_t level)
+{
+    return groups->plan->bits + level * groups->words;
+}
+
+/* Whether the innermost open group keeps only what its next child has, too. */
+static int column_groups_narrow(const struct column_groups *groups)
+{
+    return groups->depth != 0 && groups->begun[groups->depth - 1] &&
+           groups->open[groups->depth - 1]->kind == FILTER_AND;
+}
+
+/* The innermost open group takes a child in, whose bits are those of the next level. */
+static void column_groups_take(struct column_groups *groups)
+{
+    uint64_t *own = column_groups_bits(groups, groups->depth - 1);
+    const uint64_t *bits = column_groups_bits(groups, groups->depth);
+    const int narrow = column_groups_narrow(groups);
+    groups->begun[groups->depth - 1] = 1;
+    for (size_t i = 0; i < groups->words && narrow; i++)
+        own[i] &= bits[i];
+    for (size_t i = 0; i < groups->words && !narrow; i++)
+        own[i] |= bits[i];
+}
+
+static void column_groups_leaf(struct column_groups *groups, const struct column_test *test)
+{
+    const int narrow = column_groups_narrow(groups);
+    const uint32_t level = groups->depth == 0 || narrow ? groups->depth : groups->depth - 1;
+    uint64_t *bits = column_groups_bits(groups, level);
+    if (narrow)
+        memset(bits, 0, groups->words * sizeof *bits);
+    column_filter_list_leaf(groups->plan, test, bits, groups->rows);
+    if (narrow)
+        column_groups_take(groups);
+    else if (groups->depth != 0)
+        groups->begun[level] = 1;
+}
+
+static void column_groups_open(struct column_groups *groups, const struct filter_node *node)
+{
+    const uint32_t level = groups->depth++;
+    memset(column_groups_bits(groups, level), 0, groups->words * sizeof(uint64_t));
+    groups->open[level] = node;
+    groups->begun[level] = 0;
+}
+
+static void column_groups_close(struct column_groups *groups)
+{
+    groups->depth--;
+    if (groups->depth != 0)
+        column_groups_take(groups);
+}
+
+/* All rows that match, into the first bits of the plan, which are 0. */
+static void column_filter_list_exactly(struct column_filter *plan, uint32_t rows, size_t words)
+{
+    const omendb_filter *filter = plan->filter;
+    struct column_groups groups = {.plan = plan, .words = words, .rows = rows};
+    for (uint32_t i = 0; i < filter->node_count; i++) {
+        while (groups.depth > 0 && groups.open[groups.depth - 1]->end == i)
+            column_groups_close(&groups);
+        if (filter->nodes[i].kind == FILTER_LEAF)
+            column_groups_leaf(&groups, &plan->tests[filter->nodes[i].leaf]);
+        else
+            column_groups_open(&groups, &filter->nodes[i]);
+    }
+    while (groups.depth > 0)
+        column_groups_close(&groups);
+}
+
+/* Rows that may match: of each AND those of one child. */
+static void column_filter_list_some(struct column_filter *plan, uint32_t rows)
+{
     for (size_t i = 0; i < plan->filter->node_count; i++) {
         const struct filter_node *node = &plan->filter->nodes[i];
         if (plan->nodes[i].lists && node->kind == FILTER_LEAF)
             column_filter_list_leaf(plan, &plan->tests[node->leaf], plan->bits, rows);
     }
+}
+
+static int column_filter_reserve_bits(struct column_filter *plan, size_t words)
+{
+    if (words <= plan->word_capacity)
+        return OMENDB_OK;
+    memory_free(plan->memory, plan->bits, plan->word_capacity * sizeof *plan->bits);
+    plan->bits = memory_array(plan->memory, words, sizeof *plan->bits);
+    plan->word_capacity = plan->bits == NULL ? 0 : words;
+    return plan->bits == NULL ? OMENDB_NOMEM : OMENDB_OK;
+}
+
+OMENDB_INTERNAL int column_filter_list(struct column_filter *plan, uint32_t rows, uint64_t **bits,
+                                       int *exact)
+{
+    const size_t words = (size_t)rows / 64 + 1;
+    const uint32_t depth = column_filter_depth(plan->filter);
+    *exact = column_filter_is_exact(plan, words, depth);
+    int code = column_filter_reserve_bits(plan, *exact ? words * (depth + 1) : words);
+    if (code != OMENDB_OK)
+        return code;
+    memset(plan->bits, 0, words * sizeof *plan->bits);
+    if (*exact)
+        column_filter_list_exactly(plan, rows, words);
+    else
+        column_filter_list_some(plan, rows);
+    plan->bits[rows / 64] &= (UINT64_C(1) << (rows % 64)) - 1;
     *bits = plan->bits;
     return OMENDB_OK;
 }
+
+#undef COLUMN_FILTER_GROUPS
+#undef COLUMN_FILTER_ASK
+#undef COLUMN_FILTER_WORDS

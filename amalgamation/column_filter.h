@@ -52,7 +52,7 @@ struct column_filter {
 OMENDB_INTERNAL int column_filter_make(struct column_filter *plan, struct memory *memory,
                                        const omendb_filter *filter, const struct segment *segment);
 /* What it holds, which grows with the leaves and with the values that they are compared with; but
- * for a bit a row. */
+ * for some bits a row. */
 OMENDB_INTERNAL size_t column_filter_bytes(const struct column_filter *plan);
 OMENDB_INTERNAL void column_filter_destroy(struct column_filter *plan); /* a zeroed one is OK */
 
@@ -61,7 +61,9 @@ OMENDB_INTERNAL uint32_t column_filter_most(const struct column_filter *plan);
 /* Whether the row matches. One that cannot be read does, and plan->code says why. */
 OMENDB_INTERNAL int column_filter_matches(struct column_filter *plan, uint32_t row);
 /* *bits: of the plan, a bit for each of `rows` rows: those that may match are set, where
- * column_filter_most knows how many; each is still to be asked. OMENDB_NOMEM. */
-OMENDB_INTERNAL int column_filter_list(struct column_filter *plan, uint32_t rows, uint64_t **bits);
+ * column_filter_most knows how many. *exact: 1: those are the ones that match; 0: each is still to
+ * be asked. OMENDB_NOMEM. */
+OMENDB_INTERNAL int column_filter_list(struct column_filter *plan, uint32_t rows, uint64_t **bits,
+                                       int *exact);
 
 #endif

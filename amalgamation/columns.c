@@ -51,6 +51,38 @@ static uint32_t columns_get32(const uint8_t *array, uint32_t index)
     return format_get32(array + (size_t)index * sizeof(uint32_t));
 }
 
+/* Which rows have each rank. */
+static int columns_load_lists(const struct columns *columns, const uint8_t *entry,
+                              struct column *column)
+{
+    uint32_t packed_rows = 0;
+    int code = OMENDB_OK;
+    column->packed_count = format_get32(entry + COLUMNS_PACKED_COUNT);
+    if (column->packed_count > column->values)
+        return columns_bad(columns, "more ranks are packed than there are");
+    if (column->packed_count != 0)
+        code =
+            columns_array(columns, format_get64(entry + COLUMNS_PACKED),
+                          (uint64_t)column->packed_count + 1, COLUMN_PACKED_BYTES, &column->packed);
+    if (code == OMENDB_OK && column->packed_count != 0) {
+        const uint8_t *end = column->packed + (size_t)column->packed_count * COLUMN_PACKED_BYTES;
+        packed_rows = format_get32(end + COLUMN_PACKED_BEFORE);
+        column->pack_count = format_get32(end + COLUMN_PACKED_FIRST);
+        column->short_count = format_get32(entry + COLUMNS_SHORT_COUNT);
+        code = columns_array(columns, format_get64(entry + COLUMNS_PACKS), column->pack_count,
+                             COLUMN_PACK_BYTES, &column->packs);
+    }
+    if (code == OMENDB_OK)
+        code = columns_array(columns, format_get64(entry + COLUMNS_SHORTS), column->short_count,
+                             sizeof(uint16_t), &column->shorts);
+    if (code == OMENDB_OK && packed_rows > column->listed)
+        code = columns_bad(columns, "more rows are packed than are listed");
+    column->plain_count = column->listed - packed_rows;
+    return code == OMENDB_OK ? columns_array(columns, format_get64(entry + COLUMNS_ROWS),
+                                             column->plain_count, sizeof(uint32_t), &column->plain)
+                             : code;
+}
+
 /* The dictionary, and which rows have each rank. */
 static int columns_load_values(const struct columns *columns, const uint8_t *entry,
                                struct column *column)
@@ -67,9 +99,8 @@ static int columns_load_values(const struct columns *columns, const uint8_t *ent
                              (uint64_t)column->values + 1, sizeof(uint32_t), &column->counts);
     if (code != OMENDB_OK)
         return code;
-    column->posting_count = columns_get32(column->counts, column->values);
-    return columns_array(columns, format_get64(entry + COLUMNS_ROWS), column->posting_count,
-                         sizeof(uint32_t), &column->postings);
+    column->listed = columns_get32(column->counts, column->values);
+    return columns_load_lists(columns, entry, column);
 }
 
 /* From a row to its ranks. */
@@ -219,7 +250,7 @@ OMENDB_INTERNAL int column_bound(const struct column *column, const struct docum
 OMENDB_INTERNAL uint32_t column_begin(const struct column *column, uint32_t rank)
 {
     const uint32_t begin = columns_get32(column->counts, rank);
-    return begin < column->posting_count ? begin : column->posting_count;
+    return begin < column->listed ? begin : column->listed;
 }
 
 /* The slot of a row in a sparse column; column->slots: it has none. */

@@ -4,7 +4,7 @@
  * groups, as many at a time as memory allows: one pass over the documents numbers the values as
  * they are met, by a hash table of each column, and notes the numbers row by row; then the values
  * are sorted, numbers become ranks, and the arrays are written. */
-#include "columns.h"
+#include "column_lists.h"
 
 #include "error.h"
 #include "format.h"
@@ -13,11 +13,12 @@
 
 #include <assert.h>
 
-#define COLUMNS_SPARSE_PART 8 /* in fewer than one row of so many: listed sparsely */
-#define COLUMNS_TABLE_MIN   64
-#define COLUMNS_VALUE_BYTES 64 /* of a value that no other row has, while its column is made */
-#define COLUMNS_FIELD_SLOTS (4 * COLUMNS_MAX)
-#define COLUMNS_NO_NUMBER   UINT32_MAX /* in place of the value of an empty array */
+#define COLUMNS_SPARSE_PART      8 /* in fewer than one row of so many: listed sparsely */
+#define COLUMNS_TABLE_MIN        64
+#define COLUMNS_SHORTS_AT_A_TIME 256
+#define COLUMNS_VALUE_BYTES      64 /* of a value that no other row has, while its column is made */
+#define COLUMNS_FIELD_SLOTS      (4 * COLUMNS_MAX)
+#define COLUMNS_NO_NUMBER        UINT32_MAX /* in place of the value of an empty array */
 
 /* A value without what only one type needs. Integral reals are integers here. */
 struct column_key {
@@ -542,6 +543,138 @@ static void column_list_rows(const struct columns_build *build, const struct col
     begins[0] = 0;
 }
 
+/* The rows of each rank, and which of them are packed. */
+struct columns_lists {
+    const uint32_t *begins, *rows;
+    const uint8_t *is_packed;
+    uint32_t ranks, packed_count;
+};
+
+/* Where packs and shorts go on. */
+struct columns_packing {
+    uint32_t rank, rows, packs, shorts;
+};
+
+static int columns_put_packed(struct columns_build *build, const struct columns_packing *packing)
+{
+    uint8_t entry[COLUMN_PACKED_BYTES];
+    format_put32(entry + COLUMN_PACKED_RANK, packing->rank);
+    format_put32(entry + COLUMN_PACKED_BEFORE, packing->rows);
+    format_put32(entry + COLUMN_PACKED_FIRST, packing->packs);
+    return columns_put(build, entry, sizeof entry);
+}
+
+static int columns_put_pack(struct columns_build *build, const struct column_pack *pack,
+                            uint32_t shorts)
+{
+    uint8_t entry[COLUMN_PACK_BYTES];
+    const uint16_t part = (uint16_t)pack->part, kind = (uint16_t)pack->kind;
+    format_put32(entry + COLUMN_PACK_SHORTS, shorts);
+    format_put32(entry + COLUMN_PACK_COUNT, pack->count);
+    memcpy(entry + COLUMN_PACK_PART, &part, sizeof part);
+    memcpy(entry + COLUMN_PACK_KIND, &kind, sizeof kind);
+    return columns_put(build, entry, sizeof entry);
+}
+
+static int columns_put_bits(struct columns_build *build, const uint32_t *rows,
+                            const struct column_pack *pack)
+{
+    uint64_t words[COLUMN_PACK_ROWS / 64] = {0};
+    for (uint32_t i = pack->first; i < pack->last; i++) {
+        const uint32_t bit = rows[i] % COLUMN_PACK_ROWS;
+        words[bit / 64] |= UINT64_C(1) << (bit % 64);
+    }
+    return columns_put(build, words, (size_t)pack->count * sizeof *words);
+}
+
+static int columns_put_shorts(struct columns_build *build, const uint32_t *rows,
+                              const struct column_pack *pack)
+{
+    uint16_t shorts[COLUMNS_SHORTS_AT_A_TIME + 2];
+    size_t count = 0;
+    int code = OMENDB_OK;
+    if (pack->kind == COLUMN_PACK_BITS)
+        return columns_put_bits(build, rows, pack);
+    for (uint32_t i = pack->first; i < pack->last && code == OMENDB_OK; i++) {
+        const int begins = i == pack->first || rows[i] != rows[i - 1] + 1,
+                  ends = i + 1 == pack->last || rows[i + 1] != rows[i] + 1;
+        shorts[count] = (uint16_t)(rows[i] % COLUMN_PACK_ROWS);
+        count += pack->kind == COLUMN_PACK_LIST || begins;
+        shorts[count] = (uint16_t)(rows[i] % COLUMN_PACK_ROWS);
+        count += pack->kind == COLUMN_PACK_RUNS && ends;
+        if (count < COLUMNS_SHORTS_AT_A_TIME && i + 1 < pack->last)
+            continue;
+        code = columns_put(build, shorts, count * sizeof *shorts);
+        count = 0;
+    }
+    return code;
+}
+
+/* One array of the packed ranks: `field` says which. *end: behind the last. */
+static int columns_put_packs(struct columns_build *build, const struct columns_lists *lists,
+                             size_t field, struct columns_packing *end)
+{
+    struct columns_packing packing = {0};
+    int code = OMENDB_OK;
+    for (; packing.rank < lists->ranks && code == OMENDB_OK; packing.rank++) {
+        const uint32_t *rows = lists->rows + lists->begins[packing.rank];
+        const uint32_t count = lists->begins[packing.rank + 1] - lists->begins[packing.rank];
+        struct column_pack pack;
+        if (!lists->is_packed[packing.rank])
+            continue;
+        if (field == COLUMNS_PACKED)
+            code = columns_put_packed(build, &packing);
+        for (uint32_t first = 0; first < count && code == OMENDB_OK; first = pack.last) {
+            column_pack_at(rows, count, first, build->rows, &pack);
+            if (field == COLUMNS_PACKS)
+                code = columns_put_pack(build, &pack, packing.shorts);
+            else if (field == COLUMNS_SHORTS)
+                code = columns_put_shorts(build, rows, &pack);
+            packing.packs++;
+            packing.shorts += pack.shorts;
+        }
+        packing.rows += count;
+    }
+    *end = packing;
+    return code;
+}
+
+static int columns_put_plain(struct columns_build *build, const struct columns_lists *lists)
+{
+    int code = OMENDB_OK;
+    for (uint32_t first = 0, last; first < lists->ranks && code == OMENDB_OK; first = last + 1) {
+        for (last = first; last < lists->ranks && !lists->is_packed[last];)
+            last++;
+        const uint32_t begin = lists->begins[first], end = lists->begins[last];
+        code = columns_put_numbers(build, lists->rows + begin, end - begin);
+    }
+    return code;
+}
+
+static int columns_put_lists(struct columns_build *build, const struct columns_lists *lists,
+                             uint8_t *entry)
+{
+    static const size_t fields[] = {COLUMNS_PACKED, COLUMNS_PACKS, COLUMNS_SHORTS};
+    struct columns_packing end = {0};
+    int code = columns_begin_array(build, entry, COLUMNS_COUNTS);
+    if (code == OMENDB_OK)
+        code = columns_put_numbers(build, lists->begins, (size_t)lists->ranks + 1);
+    if (code == OMENDB_OK)
+        code = columns_begin_array(build, entry, COLUMNS_ROWS);
+    if (code == OMENDB_OK)
+        code = columns_put_plain(build, lists);
+    for (size_t i = 0; i < 3 && code == OMENDB_OK && lists->packed_count != 0; i++) {
+        code = columns_begin_array(build, entry, fields[i]);
+        if (code == OMENDB_OK)
+            code = columns_put_packs(build, lists, fields[i], &end);
+        if (code == OMENDB_OK && fields[i] == COLUMNS_PACKED)
+            code = columns_put_packed(build, &end);
+    }
+    format_put32(entry + COLUMNS_PACKED_COUNT, lists->packed_count);
+    format_put32(entry + COLUMNS_SHORT_COUNT, end.shorts);
+    return code;
+}
+
 static int columns_put_rows(struct columns_build *build, struct column_build *column)
 {
     struct memory *memory = build->memory;
@@ -549,19 +682,21 @@ static int columns_put_rows(struct columns_build *build, struct column_build *co
     const size_t most = column->kind == COLUMN_DENSE ? column->present : column->used_elements;
     uint32_t *begins = memory_zalloc(memory, begin_count * sizeof *begins);
     uint32_t *rows = memory_array(memory, most, sizeof *rows);
-    int code = begins == NULL || rows == NULL ? OMENDB_NOMEM : OMENDB_OK;
-    if (code == OMENDB_OK) {
+    uint8_t *is_packed = memory_zalloc(memory, begin_count);
+    struct columns_lists lists = {begins, rows, is_packed, column->key_count, 0};
+    int code = begins == NULL || rows == NULL || is_packed == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    if (code == OMENDB_OK)
         column_list_rows(build, column, begins, rows);
-        code = columns_begin_array(build, column->entry, COLUMNS_COUNTS);
+    for (uint32_t rank = 0; rank < lists.ranks && code == OMENDB_OK; rank++) {
+        is_packed[rank] = (uint8_t)column_packs_pay(rows + begins[rank],
+                                                    begins[rank + 1] - begins[rank], build->rows);
+        lists.packed_count += is_packed[rank];
     }
     if (code == OMENDB_OK)
-        code = columns_put_numbers(build, begins, begin_count);
-    if (code == OMENDB_OK)
-        code = columns_begin_array(build, column->entry, COLUMNS_ROWS);
-    if (code == OMENDB_OK)
-        code = columns_put_numbers(build, rows, begins[column->key_count]);
+        code = columns_put_lists(build, &lists, column->entry);
     memory_free(memory, begins, begin_count * sizeof *begins);
     memory_free(memory, rows, most * sizeof *rows);
+    memory_free(memory, is_packed, begin_count);
     return code;
 }
 
@@ -723,6 +858,7 @@ OMENDB_INTERNAL int columns_write(struct segment_writer *writer, struct memory *
 
 #undef COLUMNS_SPARSE_PART
 #undef COLUMNS_TABLE_MIN
+#undef COLUMNS_SHORTS_AT_A_TIME
 #undef COLUMNS_VALUE_BYTES
 #undef COLUMNS_FIELD_SLOTS
 #undef COLUMNS_NO_NUMBER

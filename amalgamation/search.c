@@ -742,7 +742,8 @@ static int search_ask_listed(const struct search_request *request,
 {
     const uint32_t rows = source->row_limit;
     uint64_t *bits;
-    int code = column_filter_list(source->plan, rows, &bits);
+    int exact, code = column_filter_list(source->plan, rows, &bits, &exact);
+    exact &= source->predicate->match == NULL;
     for (uint32_t word = 0; word * UINT64_C(64) < rows && code == OMENDB_OK; word++) {
         const uint32_t first = word * 64, last = rows - first < 64 ? rows : first + 64;
         if (word % (SEARCH_SCAN_RUN / 64) == 0)
@@ -751,9 +752,9 @@ static int search_ask_listed(const struct search_request *request,
             continue;
         const uint64_t visible = search_visible_word(source, first, last);
         const uint64_t unasked = visible & ~source->matches->asked[word];
-        uint64_t chosen = 0, left = bits[word] & unasked;
+        uint64_t left = bits[word] & unasked, chosen = exact ? left : 0;
         const uint64_t asked = all ? unasked : left;
-        for (; left != 0; left &= left - 1) {
+        for (; left != 0 && !exact; left &= left - 1) {
             const uint32_t bit = graph_lowest_bit(left);
             chosen |= (uint64_t)search_row_matches(source, word * 64 + bit) << bit;
         }
@@ -1135,13 +1136,14 @@ static int search_hand_out(const struct search_source *source, uint32_t row,
 }
 
 /* The rows that the columns list, or all. */
-static int search_each_row(const struct search_source *source,
-                           const struct search_receiver *receiver)
+static int search_each_row(struct search_source *source, const struct search_receiver *receiver)
 {
     uint64_t *bits = NULL;
-    int code = OMENDB_OK;
+    int exact = 0, code = OMENDB_OK;
     if (source->plan != NULL && column_filter_most(source->plan) < source->row_limit)
-        code = column_filter_list(source->plan, source->row_limit, &bits);
+        code = column_filter_list(source->plan, source->row_limit, &bits, &exact);
+    if (exact && source->predicate->match == NULL)
+        source->predicate = NULL; /* nothing is left to ask */
     for (uint32_t word = 0; word <= source->row_limit / 64 && code == OMENDB_OK; word++) {
         uint64_t left = bits == NULL ? UINT64_MAX : bits[word];
         for (; left != 0 && code == OMENDB_OK; left &= left - 1) {

@@ -37,6 +37,7 @@ instrument() {
     processes) source=tests/test_processes.c ;;
     keys) source=tests/test_keys_and_metadata.c ;;
     hostile) source=tests/test_hostile_keys.c ;;
+    lists) source=tests/test_column_lists.c ;;
     signed) source=tests/test_signed_damage.c ;;
     lies) source=tests/test_lying_logs.c ;;
     threads) source=tests/test_concurrency.c ;;
@@ -216,6 +217,14 @@ plant 'a key is looked for by the hash that another segment has' 'hostile openin
     's/!probe->hashed \|\| .*\) \{/!probe->hashed) {/'
 plant 'the names of fields are told apart without the seed' 'hostile names' columns_field \
     's/hash = .*;/hash = document_hash_name(field->name, field->name_size);/'
+plant 'a run of rows is listed without its last' 'lists ranges' column_list_run \
+    's/rows - 1;/rows - 1; last -= last > first;/'
+plant 'packed ranks are not taken off the places of others' 'lists ranges' column_place \
+    's/rows - before;/rows;/'
+plant 'AND of lists takes what any child has' 'lists and_and_or' column_groups_narrow \
+    's/== FILTER_AND/== FILTER_OR/'
+plant 'lists are believed where a row may match without a value' 'lists what_lists' \
+    column_filter_is_exact 's/if \(!plan->tests\[node->leaf\].listed\)/if (0)/'
 
 plant 'what is replaced stays counted' model quota_account_change \
     's/change->ended_documents\);/0);/'
