@@ -22,17 +22,17 @@
  *     cpu.c scalar.c kernels_scalar.c kernels_avx2.c kernels_avx512.c kernels_neon.c
  *     kernels.c codes.c graph.c graph_walk.c graph_build.c graph_bulk_steps.c
  *     graph_bulk_balls.c graph_bulk_links.c graph_bulk.c idmap.c idmodel.c
- *     tombstones.c matches.c calibration.c decimal.c json.c document.c filter_build.c
- *     filter_parse.c filter_json.c filter_bind.c filter_match.c filter.c storage.c
- *     blocks.c segment.c columns.c column_lists.c columns_write.c wal.c manifest.c
- *     memtable.c version.c documents.c column_filter.c hot.c txn.c rest.c quota.c
- *     commit.c prepared.c part.c collect.c checkpoint.c calibrate.c space.c compact.c
- *     recover.c work.c search.c groups.c pages.c facets.c rows.c backup.c purge.c
- *     check.c database.c records.c salvage_rows.c salvage_prepared.c salvage.c
- *     api_arguments.c api_database.c api_collections.c api_limits.c api_transactions.c
- *     api_records.c api_documents.c api_matching.c api_query.c api_search.c
- *     api_pages.c api_facets.c api_filter.c
- * SHA-256 of the inputs: 20f00bec7ee2d489f607a690a0545c7ea6bb7e09ab11c5b0f8b1d64369d2be3a
+ *     tombstones.c matches.c calibration.c decimal.c json.c document.c declaration.c
+ *     filter_build.c filter_parse.c filter_json.c filter_bind.c filter_match.c
+ *     filter.c storage.c blocks.c segment.c columns.c column_lists.c columns_write.c
+ *     wal.c manifest.c memtable.c version.c documents.c column_filter.c hot.c txn.c
+ *     rest.c quota.c fields.c commit.c prepared.c part.c collect.c checkpoint.c
+ *     calibrate.c space.c compact.c recover.c work.c search.c groups.c pages.c
+ *     facets.c rows.c backup.c purge.c check.c database.c records.c salvage_rows.c
+ *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
+ *     api_limits.c api_fields.c api_transactions.c api_records.c api_documents.c
+ *     api_matching.c api_query.c api_search.c api_pages.c api_facets.c api_filter.c
+ * SHA-256 of the inputs: 9279ac12d454f1000f87f096bca7c5c60f897e1c611c54eacc1d0a394aeb25a5
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -11372,8 +11372,9 @@ OMENDB_INTERNAL void idmodel_end(struct idmodel_builder *builder);
  *          1 has the first 72, the name, zeros to a multiple of 8, then segments, 24 bytes each:
  *             u64 file, u32 part, u32 overlay's part, u64 overlay's file (0: none)
  *          the curve that omendb_calibrate measured, as in segments, if there is one
- *          and the limits of 32 bytes, if there are some:
+ *          the limits of 32 bytes, if there are some:
  *             u64 records, bytes, queries a second, writes a second; 0: no limit
+ *          and the declaration of its fields (declaration.h), if there is one
  *
  * CURRENT is text: the manifest's name and a newline, the CRC32C of that line in eight hexadecimal
  * digits and a newline. It is replaced by a rename over it, never written in place.
@@ -11541,7 +11542,7 @@ enum format_collection {
     FORMAT_COLLECTION_BYTES_OF_1 = 72,  /* in version 1 */
     FORMAT_COLLECTION_DOCUMENTS = 72,   /* u64 bytes of the documents of visible records */
     FORMAT_COLLECTION_LIMITS = 80,      /* u32 bytes of the limits, 0: none */
-    FORMAT_COLLECTION_DECLARATION = 84, /* u32 zero */
+    FORMAT_COLLECTION_DECLARATION = 84, /* u32 bytes of the declaration, 0: none */
     FORMAT_COLLECTION_BYTES = 88
 };
 _Static_assert(FORMAT_COLLECTION_ZERO + 8 == FORMAT_COLLECTION_BYTES_OF_1,
@@ -14579,6 +14580,297 @@ OMENDB_INTERNAL int document_without_key(struct memory *memory, const uint8_t *b
 #undef DOCUMENT_TEXTS_BYTES
 #undef DOCUMENT_ALLOWED
 #undef DOCUMENT_HASH_FACTOR
+
+/* ==============================================================================================
+ * declaration.c
+ * ============================================================================================== */
+
+/* declaration.c: see declaration.h. A document is compared by going over its fields and the
+ * declared ones side by side, as both ascend by name. */
+
+/* ==============================================================================================
+ * declaration.h
+ * ============================================================================================== */
+
+/* declaration.h: the fields that metadata is declared to have, as one block of bytes that is
+ * logged, kept in the manifest and read in place. Whoever gets one from outside of
+ * declaration_create calls declaration_check first; all others rely on it.
+ *
+ * Little-endian, unaligned:
+ *    0  4  bytes of all of it, a multiple of 8
+ *    4  2  fields
+ *    6  1  1: strict, no other fields are allowed
+ *    7  1  zero
+ *    8     fields, ascending by name as those of documents are, each 8:
+ *             u32 offset of the name, u16 bytes of the name, u8 type (omendb_field_type), u8 1:
+ * required the names in the same order, without gaps, zeros to a multiple of 8 Without fields, and
+ * not strict, it declares nothing. Equal declarations have equal bytes. */
+#ifndef OMENDB_DECLARATION_H
+#define OMENDB_DECLARATION_H
+
+#define DECLARATION_HEAD_BYTES 8
+
+struct declaration_field {
+    const uint8_t *name;
+    uint32_t name_size;
+    uint32_t type;
+    uint32_t required;
+};
+
+OMENDB_INTERNAL uint32_t declaration_count(const uint8_t *declaration);
+OMENDB_INTERNAL int declaration_is_strict(const uint8_t *declaration);
+OMENDB_INTERNAL void declaration_field(const uint8_t *declaration, uint32_t index,
+                                       struct declaration_field *field);
+/* Whether `size` bytes are a declaration, in every detail. NULL, or what is wrong. */
+OMENDB_INTERNAL const char *declaration_check(const uint8_t *declaration, size_t size);
+/* Of `count` fields of the caller, at each `stride` bytes, whose names were checked. memory_free of
+ * *size bytes is due. OMENDB_INVALID: a type that there is not, a name twice; OMENDB_NOMEM. */
+OMENDB_INTERNAL int declaration_create(struct memory *memory, const uint8_t *fields, size_t stride,
+                                       size_t count, int strict, uint8_t **declaration,
+                                       size_t *size);
+
+/* What a document does that is not allowed. */
+enum declaration_fault {
+    DECLARATION_KEPT,
+    DECLARATION_MISSING,
+    DECLARATION_TYPE,
+    DECLARATION_OTHER
+};
+struct declaration_breach {
+    struct declaration_field field; /* OTHER: only its name is set */
+    enum document_type given;       /* TYPE, OTHER */
+};
+/* The first field, in the order of names, that breaks the declaration. document: NULL: none. */
+OMENDB_INTERNAL enum declaration_fault declaration_compare(const uint8_t *declaration,
+                                                           const uint8_t *document,
+                                                           struct declaration_breach *breach);
+
+/* "i64"; "an integer", of what was given. */
+OMENDB_INTERNAL const char *declaration_type_name(uint32_t type);
+OMENDB_INTERNAL const char *declaration_given_name(enum document_type type);
+
+#endif
+
+/* declaration.c, continued */
+
+enum declaration_entry {
+    DECLARATION_ENTRY_OFFSET = 0,
+    DECLARATION_ENTRY_NAME_BYTES = 4,
+    DECLARATION_ENTRY_TYPE = 6,
+    DECLARATION_ENTRY_REQUIRED = 7,
+    DECLARATION_ENTRY_BYTES = 8
+};
+
+OMENDB_INTERNAL const char *declaration_type_name(uint32_t type)
+{
+    static const char *const names[] = {"any", "i64", "f64", "bool", "text", "texts"};
+    return type < sizeof names / sizeof names[0] ? names[type] : "unknown";
+}
+
+OMENDB_INTERNAL const char *declaration_given_name(enum document_type type)
+{
+    static const char *const names[DOCUMENT_TYPES] = {
+        "null", "false", "true", "an integer", "a real", "a text", "an array of texts"};
+    return names[type];
+}
+
+OMENDB_INTERNAL uint32_t declaration_count(const uint8_t *declaration)
+{
+    return (uint32_t)declaration[4] | (uint32_t)declaration[5] << 8;
+}
+
+OMENDB_INTERNAL int declaration_is_strict(const uint8_t *declaration)
+{
+    return declaration[6] != 0;
+}
+
+OMENDB_INTERNAL void declaration_field(const uint8_t *declaration, uint32_t index,
+                                       struct declaration_field *field)
+{
+    const uint8_t *entry =
+        declaration + DECLARATION_HEAD_BYTES + (size_t)index * DECLARATION_ENTRY_BYTES;
+    field->name = declaration + format_get32(entry + DECLARATION_ENTRY_OFFSET);
+    field->name_size = (uint32_t)entry[DECLARATION_ENTRY_NAME_BYTES] |
+                       (uint32_t)entry[DECLARATION_ENTRY_NAME_BYTES + 1] << 8;
+    field->type = entry[DECLARATION_ENTRY_TYPE];
+    field->required = entry[DECLARATION_ENTRY_REQUIRED];
+}
+
+/* By bytes; of two that begin alike the shorter first. */
+static int declaration_order(const uint8_t *a, size_t a_size, const uint8_t *b, size_t b_size)
+{
+    const int order = memcmp(a, b, a_size < b_size ? a_size : b_size);
+    return order != 0 ? order : (a_size > b_size) - (a_size < b_size);
+}
+
+/* Fields and names follow each other without gaps, so that no two blocks mean the same. */
+static const char *declaration_check_fields(const uint8_t *declaration, size_t size, size_t *end)
+{
+    struct declaration_field field, before = {0};
+    const uint32_t count = declaration_count(declaration);
+    size_t at = DECLARATION_HEAD_BYTES + (size_t)count * DECLARATION_ENTRY_BYTES;
+    if (at > size)
+        return "has more fields than bytes";
+    for (uint32_t i = 0; i < count; i++, before = field) {
+        declaration_field(declaration, i, &field);
+        if ((size_t)(field.name - declaration) != at || field.name_size == 0 ||
+            field.name_size > OMENDB_FIELD_MAX || field.name_size > size - at)
+            return "has a name outside of it";
+        if (field.type > OMENDB_FIELD_TEXTS || field.required > 1)
+            return "has a field of an unknown type";
+        if (i != 0 &&
+            declaration_order(before.name, before.name_size, field.name, field.name_size) >= 0)
+            return "has names that do not ascend";
+        at += field.name_size;
+    }
+    *end = at;
+    return NULL;
+}
+
+OMENDB_INTERNAL const char *declaration_check(const uint8_t *declaration, size_t size)
+{
+    size_t end = 0;
+    if (size < DECLARATION_HEAD_BYTES || format_get32(declaration) != size || declaration[6] > 1 ||
+        declaration[7] != 0 || declaration_count(declaration) > OMENDB_FIELDS_MAX)
+        return "has a head of no use";
+    const char *wrong = declaration_check_fields(declaration, size, &end);
+    if (wrong != NULL)
+        return wrong;
+    return format_align(end, 8) == size && format_is_zero(declaration + end, size - end)
+               ? NULL
+               : "has bytes behind its end";
+}
+
+/* ------------------------------------------------------------------ making one */
+
+static int declaration_compare_given(const void *left, const void *right)
+{
+    const omendb_field *const *a = left, *const *b = right;
+    return strcmp((*a)->name, (*b)->name);
+}
+
+static int declaration_check_given(const omendb_field *const *sorted, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const omendb_field *field = sorted[i];
+        if (field->type > OMENDB_FIELD_TEXTS)
+            return error_set(OMENDB_INVALID,
+                             "field \"%s\" has type %u; there are any (0), i64 (1), f64 (2), bool "
+                             "(3), text (4) and texts (5)",
+                             field->name, field->type);
+        if (field->required > 1)
+            return error_set(OMENDB_INVALID, "field \"%s\": required is %u; it is 0 or 1",
+                             field->name, field->required);
+        if (i != 0 && strcmp(sorted[i - 1]->name, field->name) == 0)
+            return error_set(OMENDB_INVALID, "field \"%s\" is declared twice", field->name);
+    }
+    return OMENDB_OK;
+}
+
+static int declaration_write(struct memory *memory, const omendb_field *const *sorted, size_t count,
+                             int strict, uint8_t **declaration, size_t *size)
+{
+    size_t at = DECLARATION_HEAD_BYTES + count * DECLARATION_ENTRY_BYTES, end = at;
+    for (size_t i = 0; i < count; i++)
+        end += strlen(sorted[i]->name);
+    *size = (size_t)format_align(end, 8);
+    *declaration = memory_zalloc(memory, *size);
+    if (*declaration == NULL)
+        return OMENDB_NOMEM;
+    format_put32(*declaration, (uint32_t)*size);
+    (*declaration)[4] = (uint8_t)(count & 0xff);
+    (*declaration)[5] = (uint8_t)(count >> 8);
+    (*declaration)[6] = strict != 0;
+    for (size_t i = 0; i < count; i++) {
+        uint8_t *entry = *declaration + DECLARATION_HEAD_BYTES + i * DECLARATION_ENTRY_BYTES;
+        const size_t bytes = strlen(sorted[i]->name);
+        format_put32(entry + DECLARATION_ENTRY_OFFSET, (uint32_t)at);
+        entry[DECLARATION_ENTRY_NAME_BYTES] = (uint8_t)(bytes & 0xff);
+        entry[DECLARATION_ENTRY_TYPE] = (uint8_t)sorted[i]->type;
+        entry[DECLARATION_ENTRY_REQUIRED] = (uint8_t)sorted[i]->required;
+        memcpy(*declaration + at, sorted[i]->name, bytes);
+        at += bytes;
+    }
+    return OMENDB_OK;
+}
+_Static_assert(OMENDB_FIELD_MAX < 256, "one byte of a name's length is used");
+
+OMENDB_INTERNAL int declaration_create(struct memory *memory, const uint8_t *fields, size_t stride,
+                                       size_t count, int strict, uint8_t **declaration,
+                                       size_t *size)
+{
+    const omendb_field **sorted = memory_array(memory, count, sizeof *sorted);
+    *declaration = NULL;
+    if (sorted == NULL)
+        return OMENDB_NOMEM;
+    for (size_t i = 0; i < count; i++)
+        sorted[i] = (const omendb_field *)(const void *)(fields + i * stride);
+    sort_array((void *)sorted, count, sizeof *sorted, declaration_compare_given);
+    int code = declaration_check_given(sorted, count);
+    if (code == OMENDB_OK)
+        code = declaration_write(memory, sorted, count, strict, declaration, size);
+    memory_free(memory, (void *)sorted, count * sizeof *sorted);
+    return code;
+}
+
+/* ------------------------------------------------------------------ comparing */
+
+static int declaration_allows(uint32_t type, enum document_type given)
+{
+    switch (type) {
+    case OMENDB_FIELD_I64:
+        return given == DOCUMENT_INTEGER;
+    case OMENDB_FIELD_F64:
+        return given == DOCUMENT_INTEGER || given == DOCUMENT_REAL;
+    case OMENDB_FIELD_BOOL:
+        return given == DOCUMENT_FALSE || given == DOCUMENT_TRUE;
+    case OMENDB_FIELD_TEXT:
+        return given == DOCUMENT_TEXT;
+    case OMENDB_FIELD_TEXTS:
+        return given == DOCUMENT_TEXTS;
+    default:
+        return 1;
+    }
+}
+
+/* Of one declared field; null is as good as missing. */
+static enum declaration_fault declaration_compare_field(const struct declaration_field *field,
+                                                        enum document_type given)
+{
+    if (given == DOCUMENT_NULL)
+        return field->required ? DECLARATION_MISSING : DECLARATION_KEPT;
+    return declaration_allows(field->type, given) ? DECLARATION_KEPT : DECLARATION_TYPE;
+}
+
+OMENDB_INTERNAL enum declaration_fault declaration_compare(const uint8_t *declaration,
+                                                           const uint8_t *document,
+                                                           struct declaration_breach *breach)
+{
+    const uint32_t declared = declaration_count(declaration),
+                   given = document_field_count(document);
+    enum declaration_fault fault = DECLARATION_KEPT;
+    for (uint32_t d = 0, g = 0; (d < declared || g < given) && fault == DECLARATION_KEPT;) {
+        struct document_field own = {0};
+        int order = d == declared ? 1 : -1;
+        if (d < declared)
+            declaration_field(declaration, d, &breach->field);
+        if (g < given)
+            document_field(document, g, &own);
+        if (d < declared && g < given)
+            order = declaration_order(breach->field.name, breach->field.name_size, own.name,
+                                      own.name_size);
+        breach->given = order < 0 ? DOCUMENT_NULL : own.value.type;
+        if (order <= 0) {
+            fault = declaration_compare_field(&breach->field, breach->given);
+        } else if (declaration_is_strict(declaration)) {
+            breach->field = (struct declaration_field){own.name, own.name_size, 0, 0};
+            fault = DECLARATION_OTHER;
+        }
+        d += order <= 0;
+        g += order >= 0;
+    }
+    return fault;
+}
 
 /* ==============================================================================================
  * filter_build.c
@@ -21691,6 +21983,8 @@ struct manifest_collection {
     struct calibration *calibration; /* that omendb_calibrate measured, or NULL */
     uint64_t document_bytes;         /* of all visible records */
     omendb_limits limits;
+    uint8_t *declaration; /* NULL: none */
+    uint32_t declaration_bytes;
 };
 
 struct manifest {
@@ -21780,6 +22074,7 @@ static void manifest_free_collections(struct memory *memory, struct manifest *ma
         memory_free(memory, collection->segments,
                     collection->segment_count * sizeof *collection->segments);
         memory_free(memory, collection->calibration, sizeof *collection->calibration);
+        memory_free(memory, collection->declaration, collection->declaration_bytes);
     }
     memory_free(memory, manifest->collections,
                 manifest->collection_count * sizeof *manifest->collections);
@@ -21950,6 +22245,9 @@ static int manifest_check_collection(const struct manifest_check *check, uint32_
     }
     if (collection->calibration != NULL && !calibration_is_legal(collection->calibration))
         return manifest_refuse(check, what, "has a curve of recall that does not ascend");
+    if (collection->declaration != NULL &&
+        declaration_check(collection->declaration, collection->declaration_bytes) != NULL)
+        return manifest_refuse(check, what, "has a declaration of fields that makes no sense");
     for (uint32_t i = 0; i < collection->segment_count; i++) {
         const struct manifest_segment *segment = &collection->segments[i];
         if (!manifest_has_file(manifest, segment->file, STORAGE_SEGMENT) ||
@@ -22060,7 +22358,8 @@ static size_t manifest_collection_bytes(const struct manifest_collection *collec
     size_t name = (size_t)format_align(strlen(collection->name), 8);
     size_t curve = calibration_bytes(collection->calibration);
     size_t limits = manifest_has_limits(&collection->limits) ? FORMAT_LIMITS_BYTES : 0;
-    return memory_add(FORMAT_COLLECTION_BYTES + name + curve + limits,
+    return memory_add(FORMAT_COLLECTION_BYTES + name + curve + limits +
+                          collection->declaration_bytes,
                       memory_multiply(collection->segment_count, FORMAT_REFERENCE_BYTES));
 }
 
@@ -22106,6 +22405,7 @@ static void manifest_encode_collection(const struct manifest_collection *collect
     format_put64(at + FORMAT_COLLECTION_DOCUMENTS, collection->document_bytes);
     format_put32(at + FORMAT_COLLECTION_LIMITS,
                  manifest_has_limits(&collection->limits) ? FORMAT_LIMITS_BYTES : 0);
+    format_put32(at + FORMAT_COLLECTION_DECLARATION, collection->declaration_bytes);
     at += FORMAT_COLLECTION_BYTES;
     memcpy(at, collection->name, name_bytes);
     at += format_align(name_bytes, 8);
@@ -22119,8 +22419,12 @@ static void manifest_encode_collection(const struct manifest_collection *collect
     if (calibration_bytes(collection->calibration) != 0)
         calibration_encode(collection->calibration, at);
     at += calibration_bytes(collection->calibration);
-    if (manifest_has_limits(&collection->limits))
+    if (manifest_has_limits(&collection->limits)) {
         manifest_encode_limits(&collection->limits, at);
+        at += FORMAT_LIMITS_BYTES;
+    }
+    if (collection->declaration_bytes != 0)
+        memcpy(at, collection->declaration, collection->declaration_bytes);
 }
 
 OMENDB_INTERNAL int manifest_pack(struct memory *memory, struct manifest *manifest)
@@ -22458,15 +22762,36 @@ static int manifest_take_limits(struct manifest_input *input, uint32_t length,
     return OMENDB_OK;
 }
 
+static int manifest_take_declaration(struct manifest_input *input, uint32_t length,
+                                     struct memory *memory, struct manifest_collection *collection)
+{
+    if (length == 0)
+        return OMENDB_OK;
+    const uint8_t *at = manifest_take(input, length, 1);
+    if (at == NULL || length % 8 != 0)
+        return manifest_too_short(input);
+    collection->declaration = memory_alloc(memory, length);
+    if (collection->declaration == NULL)
+        return OMENDB_NOMEM;
+    collection->declaration_bytes = length;
+    memcpy(collection->declaration, at, length);
+    return OMENDB_OK;
+}
+
 /* What version 1 does not have. */
 static int manifest_decode_settings(struct manifest_input *input, const uint8_t *fixed,
-                                    struct manifest_collection *collection)
+                                    struct memory *memory, struct manifest_collection *collection)
 {
     collection->limits = (omendb_limits)OMENDB_LIMITS_INIT;
     if (input->collection_bytes == FORMAT_COLLECTION_BYTES_OF_1)
         return OMENDB_OK;
     collection->document_bytes = format_get64(fixed + FORMAT_COLLECTION_DOCUMENTS);
-    return manifest_take_limits(input, format_get32(fixed + FORMAT_COLLECTION_LIMITS), collection);
+    int code =
+        manifest_take_limits(input, format_get32(fixed + FORMAT_COLLECTION_LIMITS), collection);
+    return code == OMENDB_OK
+               ? manifest_take_declaration(
+                     input, format_get32(fixed + FORMAT_COLLECTION_DECLARATION), memory, collection)
+               : code;
 }
 
 static int manifest_decode_collection(struct manifest_input *input, struct memory *memory,
@@ -22494,7 +22819,7 @@ static int manifest_decode_collection(struct manifest_input *input, struct memor
         code = manifest_decode_calibration(
             input, format_get32(fixed + FORMAT_COLLECTION_CALIBRATION), memory, collection);
     if (code == OMENDB_OK)
-        code = manifest_decode_settings(input, fixed, collection);
+        code = manifest_decode_settings(input, fixed, memory, collection);
     return code;
 }
 
@@ -23376,6 +23701,8 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
  *                       drop.
  *   calibration         stored release, complete, under maintenance_mutex; loaded acquire.
  *                       Those before it stay until the collection goes.
+ *   declared            stored release, complete, under commit_mutex; loaded acquire. Those before
+ *                       it stay until the collection goes.
  *   quota               stored release, complete, once, under commit_mutex; loaded acquire. What is
  *                       atomic in it stands at struct quota.
  *   next_id             stored, and loaded by all who rely on it, under commit_mutex: relaxed.
@@ -23620,6 +23947,8 @@ struct collection {
      * prepared transactions will add to the records and, as quota_record_bytes counts, to the
      * bytes. quota.c; commit_mutex. */
     uint64_t used_records, used_documents, reserved_records, reserved_bytes;
+    _Atomic(struct declared *) declared; /* NULL: nothing is declared */
+    struct declared *declarations;       /* all since it was opened; commit_mutex. fields.c */
     _Atomic(struct quota *) quota; /* NULL: it never had limits since it was opened; else stays */
     /* Whether it is only searched (work_notice_reading): when that was last looked at, the rows
      * that it held then, and the rows with which it was found so; 0: never. */
@@ -23667,6 +23996,7 @@ struct pin_slot {
 
 struct work_state; /* work.c */
 struct change;     /* commit.c */
+struct declared;   /* fields.c */
 struct prepared;   /* prepared.c, as the next */
 struct prepared_lock;
 
@@ -24025,6 +24355,19 @@ OMENDB_INTERNAL int quota_measure(const struct change *change, struct quota_grow
 OMENDB_INTERNAL void quota_hold(omendb *db, const struct quota_growth *growth);
 OMENDB_INTERNAL void quota_release(omendb *db, const struct quota_growth *growth);
 
+/* ---- fields.c */
+/* bytes: a declaration (declaration.h). */
+OMENDB_INTERNAL int fields_make(omendb *db, const uint8_t *bytes, size_t size,
+                                struct declared **made);
+OMENDB_INTERNAL void fields_discard(omendb *db, struct declared *made); /* NULL is OK */
+/* Takes it over; NULL: nothing is declared any more. commit_mutex. */
+OMENDB_INTERNAL void fields_set(struct collection *collection, struct declared *made);
+/* NULL: nothing is declared. As long as the collection. */
+OMENDB_INTERNAL const uint8_t *fields_get(const struct collection *collection, size_t *size);
+OMENDB_INTERNAL void fields_destroy(struct collection *collection);
+/* OMENDB_INVALID: a record that is added or put is not as is declared now. Any locks. */
+OMENDB_INTERNAL int fields_check_change(struct change *change);
+
 /* ---- commit.c */
 enum change_kind {
     CHANGE_ADD = 1,
@@ -24037,7 +24380,8 @@ enum change_kind {
     CHANGE_REMEMBER = 8,
     CHANGE_ADD_DOCUMENTS = 9, /* only in the log, as the next: an ADD with documents */
     CHANGE_PUT_DOCUMENTS = 10,
-    CHANGE_LIMITS = 11
+    CHANGE_LIMITS = 11,
+    CHANGE_DECLARE = 12
 };
 
 /* One operation over many records of one collection. */
@@ -24056,7 +24400,9 @@ struct change {
     int skip_missing; /* DELETE: absent ids are left out of the commit instead of OMENDB_NOTFOUND */
     uint32_t affected;                       /* out: DELETE: how many existed */
     uint64_t ended_records, ended_documents; /* out: rows that end, and bytes of their documents */
-    const uint8_t *setting;                  /* LIMITS: as it is logged, `count` bytes */
+    const uint8_t *setting;                  /* LIMITS, DECLARE: as it is logged, `count` bytes */
+    struct declared **declared;  /* DECLARE: the same; NULL when the collection has taken it over */
+    const struct declared *kept; /* ADD, PUT: that the documents were compared with, or NULL */
 };
 
 /* Memtables of a collection: one, others where the one before began without codes and rows enough
@@ -24118,7 +24464,7 @@ OMENDB_INTERNAL int commit_decode_head(const uint8_t *payload, size_t size,
 /* Bytes of the ids, vectors, documents and padding of ADD, PUT and DELETE; 0 for DROP. More than
  * are left: it makes no sense. */
 OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, size_t vector_bytes);
-/* Bytes of the body of LIMITS; 0: it makes no sense. */
+/* Bytes of the body of LIMITS and DECLARE; 0: it makes no sense. */
 OMENDB_INTERNAL size_t commit_setting_bytes(const struct commit_logged *logged);
 /* Points `change` at what such a body holds, of which commit_body_bytes are there, and checks the
  * documents. 0: they make no sense. */
@@ -24767,6 +25113,7 @@ OMENDB_INTERNAL void collection_release(struct collection *collection)
     rest_discard(collection);
     calibration_destroy_all(&collection->db->memory, atomic_load(&collection->calibration));
     quota_destroy(collection);
+    fields_destroy(collection);
     memory_free(&collection->db->memory, collection, collection_bytes(collection->name));
 }
 
@@ -27766,6 +28113,8 @@ static int txn_commit_sorted(omendb_txn *txn, const struct txn_write *const *sor
         end = txn_run_end(sorted, first, count);
         code = txn_gather(memory, sorted + first, end - first, &changes[gathered++]);
     }
+    for (size_t i = 0; i < gathered && code == OMENDB_OK; i++)
+        code = fields_check_change(&changes[i]);
     if (code == OMENDB_OK)
         code = prepare_as == NULL
                    ? commit_changes(txn->db, changes, groups, txn->snapshot)
@@ -28382,6 +28731,137 @@ OMENDB_INTERNAL void quota_spend_changes(const struct change *changes, size_t co
 #undef QUOTA_DEBT
 
 /* ==============================================================================================
+ * fields.c
+ * ============================================================================================== */
+
+/* fields.c: the declared fields of collections, and what is written compared with them.
+ *
+ * A declaration is immutable. Those before it stay until the collection goes, as a call may be
+ * comparing with one; one that comes back is the same object, so that to declare the same things in
+ * turn takes no memory, and a pointer tells whether what was compared must be compared again.
+ *
+ * What is written is compared when it is given, before any lock is taken, and when it is committed
+ * if the declaration is another one by then. A log that is replayed, and the outcome of a prepared
+ * transaction, are not: what was accepted stays accepted. */
+
+/* One that a collection has, or had since it was opened. */
+struct declared {
+    struct declared *older;
+    size_t size;
+    uint8_t bytes[];
+};
+
+OMENDB_INTERNAL int fields_make(omendb *db, const uint8_t *bytes, size_t size,
+                                struct declared **made)
+{
+    *made = memory_alloc(&db->memory, memory_add(sizeof **made, size));
+    if (*made == NULL)
+        return OMENDB_NOMEM;
+    (*made)->older = NULL;
+    (*made)->size = size;
+    memcpy((*made)->bytes, bytes, size);
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL void fields_discard(omendb *db, struct declared *made)
+{
+    if (made != NULL)
+        memory_free(&db->memory, made, sizeof *made + made->size);
+}
+
+OMENDB_INTERNAL void fields_destroy(struct collection *collection)
+{
+    while (collection->declarations != NULL) {
+        struct declared *older = collection->declarations->older;
+        fields_discard(collection->db, collection->declarations);
+        collection->declarations = older;
+    }
+}
+
+static int fields_are_none(const struct declared *declared)
+{
+    return declaration_count(declared->bytes) == 0 && !declaration_is_strict(declared->bytes);
+}
+
+OMENDB_INTERNAL void fields_set(struct collection *collection, struct declared *made)
+{
+    struct declared *same = collection->declarations;
+    if (made == NULL || fields_are_none(made)) {
+        fields_discard(collection->db, made);
+        atomic_store_explicit(&collection->declared, NULL, memory_order_release);
+        return;
+    }
+    while (same != NULL &&
+           (same->size != made->size || memcmp(same->bytes, made->bytes, made->size) != 0))
+        same = same->older;
+    if (same != NULL) {
+        fields_discard(collection->db, made);
+    } else {
+        same = made;
+        made->older = collection->declarations;
+        collection->declarations = made;
+    }
+    atomic_store_explicit(&collection->declared, same, memory_order_release);
+}
+
+OMENDB_INTERNAL const uint8_t *fields_get(const struct collection *collection, size_t *size)
+{
+    const struct declared *declared =
+        atomic_load_explicit(&collection->declared, memory_order_acquire);
+    *size = declared == NULL ? 0 : declared->size;
+    return declared == NULL ? NULL : declared->bytes;
+}
+
+/* ------------------------------------------------------------------ what is written */
+
+static int fields_refuse(const struct change *change, uint32_t index, enum declaration_fault fault,
+                         const struct declaration_breach *breach)
+{
+    const char *collection = change->collection->name, *name = (const char *)breach->field.name;
+    const int size = (int)breach->field.name_size;
+    char record[48] = "the record";
+    if (change->ids[index] != OMENDB_ID_AUTO)
+        snprintf(record, sizeof record, "record %llu", (unsigned long long)change->ids[index]);
+    else if (change->count > 1)
+        snprintf(record, sizeof record, "row %u", index);
+    if (fault == DECLARATION_MISSING)
+        return error_set(
+            OMENDB_INVALID,
+            "%s lacks the field \"%.*s\", which collection \"%s\" declares as required", record,
+            size, name, collection);
+    if (fault == DECLARATION_OTHER)
+        return error_set(
+            OMENDB_INVALID,
+            "%s has a field \"%.*s\"; collection \"%s\" is strict and does not declare "
+            "it",
+            record, size, name, collection);
+    return error_set(OMENDB_INVALID,
+                     "field \"%.*s\" of %s is %s; collection \"%s\" declares it as %s", size, name,
+                     record, declaration_given_name(breach->given), collection,
+                     declaration_type_name(breach->field.type));
+}
+
+OMENDB_INTERNAL int fields_check_change(struct change *change)
+{
+    const struct declared *declared =
+        atomic_load_explicit(&change->collection->declared, memory_order_acquire);
+    const uint8_t *at = change->documents;
+    if (declared == NULL || declared == change->kept ||
+        (change->kind != CHANGE_ADD && change->kind != CHANGE_PUT))
+        return OMENDB_OK;
+    for (uint32_t i = 0; i < change->count; i++) {
+        struct declaration_breach breach;
+        const uint8_t *document = change_next_document(change, i, &at);
+        const enum declaration_fault fault =
+            declaration_compare(declared->bytes, document, &breach);
+        if (fault != DECLARATION_KEPT)
+            return fields_refuse(change, i, fault, &breach);
+    }
+    change->kept = declared;
+    return OMENDB_OK;
+}
+
+/* ==============================================================================================
  * commit.c
  * ============================================================================================== */
 
@@ -28404,6 +28884,7 @@ OMENDB_INTERNAL void quota_spend_changes(const struct change *changes, size_t co
  *   CREATE:   u32 dim, metric, scalar; f32 scale; u32 M, ef_construction, ef, name bytes;
  *             u64 seed; name, zeros to a multiple of 8
  *   DROP:     nothing
+ *   DECLARE:  a declaration (declaration.h) of as many bytes as count says
  *   LIMITS:   u64 records, bytes, queries and writes a second; count is 32, their bytes
  * Of a prepared transaction (prepared.c) count is the bytes of its name, which follows, with zeros
  * to a multiple of 8; in place of the collection's id stands
@@ -28728,6 +29209,8 @@ static int commit_validate(omendb *db, struct commit_plan *plan, struct change *
         return prepared_check_drop(db, change->collection);
     if (change->kind == CHANGE_LIMITS)
         return quota_reserve(change->collection);
+    if (change->kind == CHANGE_DECLARE)
+        return OMENDB_OK;
     int code = rest_end_locked(change->collection);
     return code == OMENDB_OK ? commit_validate_records(plan, change) : code;
 }
@@ -28918,6 +29401,11 @@ static int commit_is_of_records(uint32_t kind)
     return kind == CHANGE_ADD || kind == CHANGE_PUT || kind == CHANGE_DELETE;
 }
 
+static int commit_is_setting(uint32_t kind)
+{
+    return kind == CHANGE_LIMITS || kind == CHANGE_DECLARE;
+}
+
 static size_t commit_pieces(const struct change *change, uint8_t *head,
                             struct wal_piece pieces[COMMIT_PIECES])
 {
@@ -28926,10 +29414,10 @@ static size_t commit_pieces(const struct change *change, uint8_t *head,
     if (of_records && change->count == 0)
         return 0;
     pieces[0] = (struct wal_piece){head, commit_encode_head(change, head)};
-    if (change->kind == CHANGE_LIMITS)
+    if (commit_is_setting(change->kind))
         pieces[1] = (struct wal_piece){change->setting, change->count};
     if (!of_records)
-        return change->kind == CHANGE_LIMITS ? 2 : 1;
+        return commit_is_setting(change->kind) ? 2 : 1;
     pieces[1] = (struct wal_piece){change->ids, change->count * sizeof(uint64_t)};
     if (change->kind == CHANGE_DELETE)
         return 2;
@@ -29050,9 +29538,14 @@ static void commit_apply_catalog(omendb *db, const struct change *change)
     }
 }
 
-static void commit_apply_limits(const struct change *change)
+static void commit_apply_setting(const struct change *change)
 {
     omendb_limits limits;
+    if (change->kind == CHANGE_DECLARE) {
+        fields_set(change->collection, *change->declared);
+        *change->declared = NULL;
+        return;
+    }
     manifest_decode_limits(change->setting, &limits);
     quota_set(change->collection, &limits);
 }
@@ -29085,8 +29578,8 @@ static void commit_apply_changes(omendb *db, const struct commit_plan *plan,
     for (size_t i = 0; i < count; i++) {
         if (changes[i].kind == CHANGE_CREATE || changes[i].kind == CHANGE_DROP)
             commit_apply_catalog(db, &changes[i]);
-        else if (changes[i].kind == CHANGE_LIMITS)
-            commit_apply_limits(&changes[i]);
+        else if (commit_is_setting(changes[i].kind))
+            commit_apply_setting(&changes[i]);
         else if (changes[i].kind != CHANGE_DELETE)
             commit_apply_rows(&changes[i], commit);
         if (commit_is_of_records(changes[i].kind))
@@ -29124,11 +29617,20 @@ static int commit_has_work(const struct commit_order *order)
     return work;
 }
 
-/* Whether limits are asked: not where a log is replayed, nor at the outcome of what was prepared,
- * which has room reserved. */
+/* Whether limits and declarations are asked: not where a log is replayed, nor at the outcome of
+ * what was prepared, which has room reserved. */
 static int commit_is_limited(const struct commit_order *order, int replay)
 {
     return !replay && (order->prepared == NULL || commit_holds(order));
+}
+
+/* What the collections' owners ask for. */
+static int commit_check_settings(const struct commit_order *order)
+{
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < order->count && code == OMENDB_OK; i++)
+        code = fields_check_change(&order->changes[i]);
+    return code == OMENDB_OK ? quota_check_changes(order->changes, order->count) : code;
 }
 
 /* commit_mutex. commit: in for replay; out: the number given, or 0 when nothing was left to do. */
@@ -29144,7 +29646,7 @@ static int commit_locked(omendb *db, const struct commit_order *order, int repla
         goto done;
     }
     if (commit_is_limited(order, replay))
-        code = quota_check_changes(order->changes, order->count);
+        code = commit_check_settings(order);
     if (code != OMENDB_OK)
         goto done;
     code = commit_holds(order) ? prepared_reserve(db, order->prepared)
@@ -29300,8 +29802,11 @@ OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, siz
 
 OMENDB_INTERNAL size_t commit_setting_bytes(const struct commit_logged *logged)
 {
-    return logged->count == FORMAT_LIMITS_BYTES && logged->left >= logged->count ? logged->count
-                                                                                 : 0;
+    if (logged->count > logged->left)
+        return 0;
+    if (logged->kind == CHANGE_DECLARE)
+        return declaration_check(logged->body, logged->count) == NULL ? logged->count : 0;
+    return logged->count == FORMAT_LIMITS_BYTES ? logged->count : 0;
 }
 
 /* Each one is whole, and together they are as many bytes as is said. */
@@ -29469,14 +29974,22 @@ static int commit_replay_drop(omendb *db, uint64_t commit, struct change *change
     return commit_locked(db, &order, 1, &commit);
 }
 
-static int commit_replay_limits(omendb *db, uint64_t commit, struct change *change,
-                                const struct commit_logged *logged)
+static int commit_replay_setting(omendb *db, uint64_t commit, struct change *change,
+                                 const struct commit_logged *logged)
 {
     struct commit_order order = {change, 1, UINT64_MAX, NULL, 0, 0};
+    struct declared *made = NULL;
+    int code = OMENDB_OK;
     change->setting = logged->body;
+    change->declared = &made;
     if (change->collection == NULL || commit_setting_bytes(logged) == 0)
         return commit_bad_payload(commit, 4);
-    return commit_locked(db, &order, 1, &commit);
+    if (change->kind == CHANGE_DECLARE)
+        code = fields_make(db, logged->body, logged->count, &made);
+    if (code == OMENDB_OK)
+        code = commit_locked(db, &order, 1, &commit);
+    fields_discard(db, made);
+    return code;
 }
 
 /* One change at `payload`; *used receives its bytes. */
@@ -29504,8 +30017,9 @@ static int commit_replay_change(omendb *db, uint64_t commit, const uint8_t *payl
     case CHANGE_DROP:
         return commit_replay_drop(db, commit, &change);
     case CHANGE_LIMITS:
+    case CHANGE_DECLARE:
         *used += commit_setting_bytes(&logged);
-        return commit_replay_limits(db, commit, &change, &logged);
+        return commit_replay_setting(db, commit, &change, &logged);
     default:
         code = commit_decode(db, commit, payload, size, &change, used);
         return code == OMENDB_OK ? commit_replay_rows(db, commit, &change) : code;
@@ -31626,12 +32140,29 @@ static int checkpoint_add_item(struct checkpoint *checkpoint, struct collection 
     return OMENDB_OK;
 }
 
+/* commit_mutex. */
+static int checkpoint_enter_declaration(omendb *db, const struct collection *collection,
+                                        struct manifest_collection *entry)
+{
+    size_t size;
+    const uint8_t *declaration = fields_get(collection, &size);
+    if (declaration == NULL)
+        return OMENDB_OK;
+    entry->declaration = memory_alloc(&db->memory, size);
+    if (entry->declaration == NULL)
+        return OMENDB_NOMEM;
+    memcpy(entry->declaration, declaration, size);
+    entry->declaration_bytes = (uint32_t)size;
+    return OMENDB_OK;
+}
+
 /* Copies the catalog as it is at S. commit_mutex. */
 static int checkpoint_list_collections(struct checkpoint *checkpoint)
 {
     omendb *db = checkpoint->db;
     struct manifest *manifest = &checkpoint->manifest;
     size_t count = db->catalog.count;
+    int code = OMENDB_OK;
     manifest->next_collection = db->next_collection;
     if (count == 0)
         return OMENDB_OK;
@@ -31658,8 +32189,10 @@ static int checkpoint_list_collections(struct checkpoint *checkpoint)
         entry->schema = collection->schema;
         entry->document_bytes = collection->used_documents;
         quota_get(collection, &entry->limits);
+        if (code == OMENDB_OK)
+            code = checkpoint_enter_declaration(db, collection, entry);
     }
-    return OMENDB_OK;
+    return code;
 }
 
 static int checkpoint_list_memtables(struct checkpoint *checkpoint)
@@ -32020,6 +32553,9 @@ static int checkpoint_list_published(struct checkpoint *checkpoint)
         manifest->collections[i].segments = NULL;
         manifest->collections[i].segment_count = 0;
         manifest->collections[i].calibration = NULL;
+        /* It goes over; limits and bytes of documents were copied: those of the commit. */
+        checkpoint->former.collections[i].declaration = NULL;
+        checkpoint->former.collections[i].declaration_bytes = 0;
     }
     return OMENDB_OK;
 }
@@ -34567,6 +35103,18 @@ static int recover_limits(struct collection *collection, const omendb_limits *li
     return code;
 }
 
+static int recover_declaration(struct collection *collection,
+                               const struct manifest_collection *entry)
+{
+    struct declared *made = NULL;
+    int code = entry->declaration_bytes == 0 ? OMENDB_OK
+                                             : fields_make(collection->db, entry->declaration,
+                                                           entry->declaration_bytes, &made);
+    if (code == OMENDB_OK)
+        fields_set(collection, made);
+    return code;
+}
+
 static int recover_collection(omendb *db, const struct recover_files *files,
                               const struct manifest_collection *entry)
 {
@@ -34585,6 +35133,8 @@ static int recover_collection(omendb *db, const struct recover_files *files,
         code = recover_calibration(db, entry, collection);
     if (code == OMENDB_OK)
         code = recover_limits(collection, &entry->limits);
+    if (code == OMENDB_OK)
+        code = recover_declaration(collection, entry);
     if (code == OMENDB_OK)
         atomic_store(&collection->next_id, entry->next_id);
     return code;
@@ -34605,6 +35155,7 @@ static int recover_empty(omendb *db, struct collection *collection)
         return OMENDB_NOMEM;
     collection->used_records = collection->used_documents = 0;
     quota_set(collection, &(omendb_limits)OMENDB_LIMITS_INIT);
+    fields_set(collection, NULL);
     collection->active = NULL;
     rest_discard(collection);
     atomic_store(&collection->next_id, 0);
@@ -41715,7 +42266,9 @@ OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind
         code = records_take_documents(records, memory, given);
     if (code == OMENDB_OK)
         code = records_take_ids(records, given);
-    return code == OMENDB_OK ? records_check_keys(records) : code;
+    if (code == OMENDB_OK)
+        code = records_check_keys(records);
+    return code == OMENDB_OK ? fields_check_change(&records->change) : code;
 }
 
 OMENDB_INTERNAL int records_commit(struct records *records, omendb_txn *txn)
@@ -41777,6 +42330,8 @@ struct salvage_collection {
     omendb_schema schema; /* complete; dim 0: nothing tells it */
     int dropped;
     omendb_limits limits;
+    uint8_t *declaration; /* NULL: none */
+    size_t declaration_bytes;
     struct collection *target; /* in the new database */
 };
 
@@ -43166,11 +43721,30 @@ static int salvage_add(struct salvage *salvage, uint64_t id, struct salvage_coll
     return OMENDB_OK;
 }
 
+/* What was declared before is forgotten. */
+static int salvage_note_declaration(struct salvage *salvage, struct salvage_collection *collection,
+                                    const uint8_t *declaration, size_t size)
+{
+    memory_free(&salvage->memory, collection->declaration, collection->declaration_bytes);
+    collection->declaration = NULL;
+    collection->declaration_bytes = 0;
+    if (size == 0)
+        return OMENDB_OK;
+    collection->declaration = memory_alloc(&salvage->memory, size);
+    if (collection->declaration == NULL)
+        return OMENDB_NOMEM;
+    memcpy(collection->declaration, declaration, size);
+    collection->declaration_bytes = size;
+    return OMENDB_OK;
+}
+
 static void salvage_collections_destroy(struct salvage *salvage)
 {
     struct memory *memory = &salvage->memory;
-    for (size_t i = 0; i < salvage->collection_count; i++)
+    for (size_t i = 0; i < salvage->collection_count; i++) {
+        salvage_note_declaration(salvage, salvage->collections[i], NULL, 0);
         memory_free(memory, salvage->collections[i], sizeof **salvage->collections);
+    }
     memory_free(memory, salvage->collections,
                 salvage->collection_capacity * sizeof *salvage->collections);
     memory_free(memory, salvage->slots, salvage->slot_count * sizeof *salvage->slots);
@@ -43194,6 +43768,10 @@ static int salvage_collections_of_manifest(struct salvage *salvage)
         collection->next_id = entry->next_id;
         collection->limits = entry->limits;
         memcpy(collection->name, entry->name, sizeof collection->name);
+        code = salvage_note_declaration(salvage, collection, entry->declaration,
+                                        entry->declaration_bytes);
+        if (code != OMENDB_OK)
+            return code;
     }
     return OMENDB_OK;
 }
@@ -43524,15 +44102,18 @@ static int salvage_log_drop(struct salvage_log *log, const struct commit_logged 
     return code;
 }
 
-static int salvage_log_limits(struct salvage_log *log, const struct commit_logged *logged,
-                              size_t *used)
+static int salvage_log_setting(struct salvage_log *log, const struct commit_logged *logged,
+                               size_t *used)
 {
     struct salvage_collection *collection = salvage_find(log->salvage, logged->collection);
     *used = commit_setting_bytes(logged);
     if (*used == 0)
         return OMENDB_CORRUPT;
-    if (collection != NULL && log->apply)
-        manifest_decode_limits(logged->body, &collection->limits);
+    if (collection == NULL || !log->apply)
+        return OMENDB_OK;
+    if (logged->kind == CHANGE_DECLARE)
+        return salvage_note_declaration(log->salvage, collection, logged->body, logged->count);
+    manifest_decode_limits(logged->body, &collection->limits);
     return OMENDB_OK;
 }
 
@@ -43632,7 +44213,8 @@ static int salvage_log_change(struct salvage_log *log, const uint8_t *payload, s
     case CHANGE_DROP:
         return salvage_log_drop(log, &logged);
     case CHANGE_LIMITS:
-        code = salvage_log_limits(log, &logged, &body);
+    case CHANGE_DECLARE:
+        code = salvage_log_setting(log, &logged, &body);
         *used += body;
         return code;
     case CHANGE_PREPARE:
@@ -43821,21 +44403,48 @@ static int salvage_find_all(struct salvage *salvage, const char *path)
     return code;
 }
 
+static int salvage_set_limits(struct salvage *salvage, const struct salvage_collection *collection)
+{
+    uint8_t bytes[FORMAT_LIMITS_BYTES];
+    if (!manifest_has_limits(&collection->limits))
+        return OMENDB_OK;
+    manifest_encode_limits(&collection->limits, bytes);
+    struct change change = {.kind = CHANGE_LIMITS,
+                            .count = FORMAT_LIMITS_BYTES,
+                            .collection = collection->target,
+                            .setting = bytes};
+    return commit_changes(salvage->db, &change, 1, UINT64_MAX);
+}
+
+static int salvage_declare(struct salvage *salvage, const struct salvage_collection *collection)
+{
+    struct declared *made = NULL;
+    if (collection->declaration == NULL)
+        return OMENDB_OK;
+    int code =
+        fields_make(salvage->db, collection->declaration, collection->declaration_bytes, &made);
+    struct change change = {.kind = CHANGE_DECLARE,
+                            .count = (uint32_t)collection->declaration_bytes,
+                            .collection = collection->target,
+                            .setting = collection->declaration,
+                            .declared = &made};
+    if (code == OMENDB_OK)
+        code = commit_changes(salvage->db, &change, 1, UINT64_MAX);
+    fields_discard(salvage->db, made);
+    return code;
+}
+
 /* Last, so that they stand in no record's way. */
-static int salvage_set_limits(struct salvage *salvage)
+static int salvage_set_all(struct salvage *salvage)
 {
     int code = OMENDB_OK;
     for (size_t i = 0; i < salvage->collection_count && code == OMENDB_OK; i++) {
         const struct salvage_collection *collection = salvage->collections[i];
-        uint8_t bytes[FORMAT_LIMITS_BYTES];
-        if (collection->target == NULL || !manifest_has_limits(&collection->limits))
+        if (collection->target == NULL)
             continue;
-        manifest_encode_limits(&collection->limits, bytes);
-        struct change change = {.kind = CHANGE_LIMITS,
-                                .count = FORMAT_LIMITS_BYTES,
-                                .collection = collection->target,
-                                .setting = bytes};
-        code = commit_changes(salvage->db, &change, 1, UINT64_MAX);
+        code = salvage_set_limits(salvage, collection);
+        if (code == OMENDB_OK)
+            code = salvage_declare(salvage, collection);
     }
     return code;
 }
@@ -43914,7 +44523,7 @@ OMENDB_INTERNAL int salvage_run(const char *path, const char *new_path,
     if (code == OMENDB_OK)
         code = salvage_prepare_all(&salvage);
     if (code == OMENDB_OK)
-        code = salvage_set_limits(&salvage);
+        code = salvage_set_all(&salvage);
     if (code == OMENDB_OK)
         code = work_checkpoint(salvage.db, 1);
     code = salvage_close_target(&salvage, code);
@@ -44246,6 +44855,13 @@ OMENDB_API void omendb_collection_stats_init(omendb_collection_stats *stats)
     static const omendb_collection_stats initial = OMENDB_COLLECTION_STATS_INIT;
     if (stats != NULL)
         *stats = initial;
+}
+
+OMENDB_API void omendb_field_init(omendb_field *field)
+{
+    static const omendb_field initial = OMENDB_FIELD_INIT;
+    if (field != NULL)
+        *field = initial;
 }
 
 OMENDB_API void omendb_limits_init(omendb_limits *limits)
@@ -45042,6 +45658,108 @@ OMENDB_API int omendb_collection_get_limits(omendb_collection *collection, omend
     platform_mutex_lock(&collection->db->commit_mutex);
     quota_get(collection->collection, limits);
     platform_mutex_unlock(&collection->db->commit_mutex);
+    return OMENDB_OK;
+}
+
+/* ==============================================================================================
+ * api_fields.c
+ * ============================================================================================== */
+
+/* api_fields.c: the public calls about declared fields. */
+
+static int api_check_fields_given(size_t count, const omendb_field *fields)
+{
+    int code = OMENDB_OK;
+    if (count > OMENDB_FIELDS_MAX)
+        return error_set(OMENDB_TOOBIG, "%zu fields; at most %d are declared", count,
+                         OMENDB_FIELDS_MAX);
+    if (count != 0 && fields == NULL)
+        return api_null("fields");
+    const size_t stride = count == 0 ? 0 : fields->struct_size;
+    for (size_t i = 0; i < count && code == OMENDB_OK; i++) {
+        const omendb_field *field = (const void *)((const uint8_t *)fields + i * stride);
+        code = api_struct_read(field, sizeof *field, "field");
+        if (code == OMENDB_OK && (field->struct_size != stride || stride % sizeof(uint64_t) != 0))
+            code = error_set(OMENDB_MISUSE,
+                             "field.struct_size is %zu; all of an array have the same, a multiple "
+                             "of 8",
+                             field->struct_size);
+        if (code == OMENDB_OK)
+            code = api_name(field->name, "a field");
+    }
+    return code;
+}
+
+OMENDB_API int omendb_collection_declare(omendb_collection *collection, size_t count,
+                                         const omendb_field *fields, int strict)
+{
+    uint8_t *bytes = NULL;
+    size_t size = 0;
+    struct declared *made = NULL;
+    int code = api_writing(collection, NULL);
+    if (code == OMENDB_OK)
+        code = api_check_fields_given(count, fields);
+    if (code == OMENDB_OK && strict != 0 && strict != 1)
+        code = error_set(OMENDB_INVALID, "strict is %d; it is 0 or 1", strict);
+    if (code != OMENDB_OK)
+        return code;
+    omendb *db = collection->db;
+    code = declaration_create(&db->memory, (const uint8_t *)fields,
+                              count == 0 ? 0 : fields->struct_size, count, strict, &bytes, &size);
+    if (code == OMENDB_OK)
+        code = fields_make(db, bytes, size, &made);
+    if (code == OMENDB_OK) {
+        struct change change = {.kind = CHANGE_DECLARE,
+                                .count = (uint32_t)size,
+                                .collection = collection->collection,
+                                .setting = bytes,
+                                .declared = &made};
+        code = commit_changes(db, &change, 1, UINT64_MAX);
+    }
+    fields_discard(db, made);
+    memory_free(&db->memory, bytes, size);
+    return code;
+}
+
+OMENDB_API int omendb_collection_declaration(omendb_collection *collection, size_t *count,
+                                             int *strict)
+{
+    size_t size;
+    int code = api_collection(collection);
+    if (code != OMENDB_OK)
+        return code;
+    const uint8_t *declaration = fields_get(collection->collection, &size);
+    if (count != NULL)
+        *count = declaration == NULL ? 0 : declaration_count(declaration);
+    if (strict != NULL)
+        *strict = declaration != NULL && declaration_is_strict(declaration);
+    return OMENDB_OK;
+}
+
+OMENDB_API int omendb_collection_field(omendb_collection *collection, size_t index,
+                                       omendb_field *field, char *name, size_t capacity)
+{
+    struct declaration_field found;
+    size_t size;
+    int code = api_collection(collection);
+    if (code == OMENDB_OK && (field == NULL || name == NULL))
+        code = api_null(field == NULL ? "field" : "name");
+    if (code == OMENDB_OK)
+        code = api_struct(field->struct_size, sizeof *field, "field");
+    if (code != OMENDB_OK)
+        return code;
+    const uint8_t *declaration = fields_get(collection->collection, &size);
+    if (declaration == NULL || index >= declaration_count(declaration))
+        return OMENDB_DONE;
+    declaration_field(declaration, (uint32_t)index, &found);
+    if (found.name_size >= capacity)
+        return error_set(OMENDB_INVALID, "capacity is %zu; the name needs %u bytes", capacity,
+                         found.name_size + 1);
+    memcpy(name, found.name, found.name_size);
+    name[found.name_size] = 0;
+    field->name = name;
+    field->type = found.type;
+    field->required = found.required;
     return OMENDB_OK;
 }
 

@@ -1041,6 +1041,66 @@ typedef struct omendb_record {
     }
 OMENDB_API void omendb_record_init(omendb_record *record);
 
+/* What a field may be declared to hold. */
+enum omendb_field_type {
+    OMENDB_FIELD_ANY = 0,
+    OMENDB_FIELD_I64 = 1,  /* integers of 64 bits */
+    OMENDB_FIELD_F64 = 2,  /* numbers, integers included */
+    OMENDB_FIELD_BOOL = 3, /* true, false */
+    OMENDB_FIELD_TEXT = 4,
+    OMENDB_FIELD_TEXTS = 5 /* arrays of texts */
+};
+
+typedef struct omendb_field {
+    size_t struct_size;
+    const char *name;  /* 1 to OMENDB_FIELD_MAX bytes of UTF-8 without control characters */
+    uint32_t type;     /* omendb_field_type */
+    uint32_t required; /* 1: each record has it, and not as null */
+} omendb_field;
+#define OMENDB_FIELD_INIT                                                                          \
+    {                                                                                              \
+        sizeof(omendb_field), NULL, OMENDB_FIELD_ANY, 0                                            \
+    }
+OMENDB_API void omendb_field_init(omendb_field *field);
+
+/* Declares fields of the metadata, in place of what was declared before. Nothing needs to be: it is
+ * for those who want what is written compared with what they expect. Durable when it returns, as a
+ * commit is; backups have it, and so has what omendb_salvage makes, where manifest or log tell it.
+ *   It binds what is written from then on: a record that is added or put, and what an update makes
+ * of one, as a whole. One that has a declared field of another type, or lacks one that is required,
+ * is OMENDB_INVALID, with a sentence that names record, field and types. Null is as good as
+ * missing. A transaction is compared at its calls, and once more when it commits, or is prepared,
+ * if the declaration is another one by then. What is stored already, or prepared, stays as it is:
+ * it can be read, found and deleted, and is compared when it is updated. Filters are not compared.
+ *
+ * count:    fields; 0 with strict 0: nothing is declared any more. At most OMENDB_FIELDS_MAX.
+ * fields:   `count` of them, of one struct_size, in any order. Copied.
+ * strict:   1: metadata has no other fields than these, not even as null.
+ * Threads:  any. A record that is written meanwhile is compared with the one or the other.
+ * Returns:  OMENDB_OK, OMENDB_INVALID (the message names the field), OMENDB_TOOBIG,
+ *           OMENDB_READONLY, OMENDB_DROPPED, OMENDB_FULL, OMENDB_IOERR, OMENDB_POISONED. */
+OMENDB_API int omendb_collection_declare(omendb_collection *collection, size_t count,
+                                         const omendb_field *fields, int strict);
+
+/* Tells how many fields are declared, and whether strictly.
+ *
+ * count, strict: NULL, or receive it.
+ * Threads:  any.
+ * Returns:  OMENDB_OK, OMENDB_DROPPED. */
+OMENDB_API int omendb_collection_declaration(omendb_collection *collection, size_t *count,
+                                             int *strict);
+
+/* Copies declared field number `index`, in the order of the bytes of their names.
+ *
+ * index:    from 0. Others may declare between two calls.
+ * field:    struct_size must be set; its name is then `name`.
+ * name:     caller-owned, `capacity` bytes; OMENDB_FIELD_MAX + 1 are always enough.
+ * Threads:  any.
+ * Returns:  OMENDB_OK, OMENDB_DONE (index is past the last), OMENDB_INVALID (capacity),
+ *           OMENDB_DROPPED. */
+OMENDB_API int omendb_collection_field(omendb_collection *collection, size_t index,
+                                       omendb_field *field, char *name, size_t capacity);
+
 /* Adds one record.
  *
  * txn:      NULL: this call alone, durable when it returns; else a writing transaction: checked
@@ -1051,7 +1111,8 @@ OMENDB_API void omendb_record_init(omendb_record *record);
  * Returns:  OMENDB_OK;
  *           OMENDB_EXISTS (the id or the key is taken);
  *           OMENDB_INVALID (NaN, infinity, zero under cosine, a norm that overflows, a value over
- *           the range of f16 or bf16; a key or metadata as above, with the byte that is wrong);
+ *           the range of f16 or bf16; a key or metadata as above, with the byte that is wrong;
+ *           metadata that is not as declared);
  *           OMENDB_BUSY (indexing was behind for longer than stall_timeout_ms; or, with txn NULL, a
  *           prepared transaction has locked the record or the key);
  *           OMENDB_FULL (of the disk, or of automatic ids);

@@ -109,6 +109,13 @@ OMENDB_API void omendb_collection_stats_init(omendb_collection_stats *stats)
         *stats = initial;
 }
 
+OMENDB_API void omendb_field_init(omendb_field *field)
+{
+    static const omendb_field initial = OMENDB_FIELD_INIT;
+    if (field != NULL)
+        *field = initial;
+}
+
 OMENDB_API void omendb_limits_init(omendb_limits *limits)
 {
     static const omendb_limits initial = OMENDB_LIMITS_INIT;

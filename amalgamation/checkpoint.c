@@ -714,12 +714,29 @@ static int checkpoint_add_item(struct checkpoint *checkpoint, struct collection 
     return OMENDB_OK;
 }
 
+/* commit_mutex. */
+static int checkpoint_enter_declaration(omendb *db, const struct collection *collection,
+                                        struct manifest_collection *entry)
+{
+    size_t size;
+    const uint8_t *declaration = fields_get(collection, &size);
+    if (declaration == NULL)
+        return OMENDB_OK;
+    entry->declaration = memory_alloc(&db->memory, size);
+    if (entry->declaration == NULL)
+        return OMENDB_NOMEM;
+    memcpy(entry->declaration, declaration, size);
+    entry->declaration_bytes = (uint32_t)size;
+    return OMENDB_OK;
+}
+
 /* Copies the catalog as it is at S. commit_mutex. */
 static int checkpoint_list_collections(struct checkpoint *checkpoint)
 {
     omendb *db = checkpoint->db;
     struct manifest *manifest = &checkpoint->manifest;
     size_t count = db->catalog.count;
+    int code = OMENDB_OK;
     manifest->next_collection = db->next_collection;
     if (count == 0)
         return OMENDB_OK;
@@ -746,8 +763,10 @@ static int checkpoint_list_collections(struct checkpoint *checkpoint)
         entry->schema = collection->schema;
         entry->document_bytes = collection->used_documents;
         quota_get(collection, &entry->limits);
+        if (code == OMENDB_OK)
+            code = checkpoint_enter_declaration(db, collection, entry);
     }
-    return OMENDB_OK;
+    return code;
 }
 
 static int checkpoint_list_memtables(struct checkpoint *checkpoint)
@@ -1108,6 +1127,9 @@ static int checkpoint_list_published(struct checkpoint *checkpoint)
         manifest->collections[i].segments = NULL;
         manifest->collections[i].segment_count = 0;
         manifest->collections[i].calibration = NULL;
+        /* It goes over; limits and bytes of documents were copied: those of the commit. */
+        checkpoint->former.collections[i].declaration = NULL;
+        checkpoint->former.collections[i].declaration_bytes = 0;
     }
     return OMENDB_OK;
 }

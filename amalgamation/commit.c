@@ -17,12 +17,14 @@
  *   CREATE:   u32 dim, metric, scalar; f32 scale; u32 M, ef_construction, ef, name bytes;
  *             u64 seed; name, zeros to a multiple of 8
  *   DROP:     nothing
+ *   DECLARE:  a declaration (declaration.h) of as many bytes as count says
  *   LIMITS:   u64 records, bytes, queries and writes a second; count is 32, their bytes
  * Of a prepared transaction (prepared.c) count is the bytes of its name, which follows, with zeros
  * to a multiple of 8; in place of the collection's id stands
  *   PREPARE:  u64 bytes of its changes, ADD, PUT and DELETE as above, which follow the name
  *   SETTLE, REMEMBER: u64 outcome: 2 committed, 3 rolled back, 4 forgotten */
 #include "database.h"
+#include "declaration.h"
 #include "format.h"
 
 #include <stdio.h>
@@ -346,6 +348,8 @@ static int commit_validate(omendb *db, struct commit_plan *plan, struct change *
         return prepared_check_drop(db, change->collection);
     if (change->kind == CHANGE_LIMITS)
         return quota_reserve(change->collection);
+    if (change->kind == CHANGE_DECLARE)
+        return OMENDB_OK;
     int code = rest_end_locked(change->collection);
     return code == OMENDB_OK ? commit_validate_records(plan, change) : code;
 }
@@ -536,6 +540,11 @@ static int commit_is_of_records(uint32_t kind)
     return kind == CHANGE_ADD || kind == CHANGE_PUT || kind == CHANGE_DELETE;
 }
 
+static int commit_is_setting(uint32_t kind)
+{
+    return kind == CHANGE_LIMITS || kind == CHANGE_DECLARE;
+}
+
 static size_t commit_pieces(const struct change *change, uint8_t *head,
                             struct wal_piece pieces[COMMIT_PIECES])
 {
@@ -544,10 +553,10 @@ static size_t commit_pieces(const struct change *change, uint8_t *head,
     if (of_records && change->count == 0)
         return 0;
     pieces[0] = (struct wal_piece){head, commit_encode_head(change, head)};
-    if (change->kind == CHANGE_LIMITS)
+    if (commit_is_setting(change->kind))
         pieces[1] = (struct wal_piece){change->setting, change->count};
     if (!of_records)
-        return change->kind == CHANGE_LIMITS ? 2 : 1;
+        return commit_is_setting(change->kind) ? 2 : 1;
     pieces[1] = (struct wal_piece){change->ids, change->count * sizeof(uint64_t)};
     if (change->kind == CHANGE_DELETE)
         return 2;
@@ -668,9 +677,14 @@ static void commit_apply_catalog(omendb *db, const struct change *change)
     }
 }
 
-static void commit_apply_limits(const struct change *change)
+static void commit_apply_setting(const struct change *change)
 {
     omendb_limits limits;
+    if (change->kind == CHANGE_DECLARE) {
+        fields_set(change->collection, *change->declared);
+        *change->declared = NULL;
+        return;
+    }
     manifest_decode_limits(change->setting, &limits);
     quota_set(change->collection, &limits);
 }
@@ -703,8 +717,8 @@ static void commit_apply_changes(omendb *db, const struct commit_plan *plan,
     for (size_t i = 0; i < count; i++) {
         if (changes[i].kind == CHANGE_CREATE || changes[i].kind == CHANGE_DROP)
             commit_apply_catalog(db, &changes[i]);
-        else if (changes[i].kind == CHANGE_LIMITS)
-            commit_apply_limits(&changes[i]);
+        else if (commit_is_setting(changes[i].kind))
+            commit_apply_setting(&changes[i]);
         else if (changes[i].kind != CHANGE_DELETE)
             commit_apply_rows(&changes[i], commit);
         if (commit_is_of_records(changes[i].kind))
@@ -742,11 +756,20 @@ static int commit_has_work(const struct commit_order *order)
     return work;
 }
 
-/* Whether limits are asked: not where a log is replayed, nor at the outcome of what was prepared,
- * which has room reserved. */
+/* Whether limits and declarations are asked: not where a log is replayed, nor at the outcome of
+ * what was prepared, which has room reserved. */
 static int commit_is_limited(const struct commit_order *order, int replay)
 {
     return !replay && (order->prepared == NULL || commit_holds(order));
+}
+
+/* What the collections' owners ask for. */
+static int commit_check_settings(const struct commit_order *order)
+{
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < order->count && code == OMENDB_OK; i++)
+        code = fields_check_change(&order->changes[i]);
+    return code == OMENDB_OK ? quota_check_changes(order->changes, order->count) : code;
 }
 
 /* commit_mutex. commit: in for replay; out: the number given, or 0 when nothing was left to do. */
@@ -762,7 +785,7 @@ static int commit_locked(omendb *db, const struct commit_order *order, int repla
         goto done;
     }
     if (commit_is_limited(order, replay))
-        code = quota_check_changes(order->changes, order->count);
+        code = commit_check_settings(order);
     if (code != OMENDB_OK)
         goto done;
     code = commit_holds(order) ? prepared_reserve(db, order->prepared)
@@ -918,8 +941,11 @@ OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, siz
 
 OMENDB_INTERNAL size_t commit_setting_bytes(const struct commit_logged *logged)
 {
-    return logged->count == FORMAT_LIMITS_BYTES && logged->left >= logged->count ? logged->count
-                                                                                 : 0;
+    if (logged->count > logged->left)
+        return 0;
+    if (logged->kind == CHANGE_DECLARE)
+        return declaration_check(logged->body, logged->count) == NULL ? logged->count : 0;
+    return logged->count == FORMAT_LIMITS_BYTES ? logged->count : 0;
 }
 
 /* Each one is whole, and together they are as many bytes as is said. */
@@ -1087,14 +1113,22 @@ static int commit_replay_drop(omendb *db, uint64_t commit, struct change *change
     return commit_locked(db, &order, 1, &commit);
 }
 
-static int commit_replay_limits(omendb *db, uint64_t commit, struct change *change,
-                                const struct commit_logged *logged)
+static int commit_replay_setting(omendb *db, uint64_t commit, struct change *change,
+                                 const struct commit_logged *logged)
 {
     struct commit_order order = {change, 1, UINT64_MAX, NULL, 0, 0};
+    struct declared *made = NULL;
+    int code = OMENDB_OK;
     change->setting = logged->body;
+    change->declared = &made;
     if (change->collection == NULL || commit_setting_bytes(logged) == 0)
         return commit_bad_payload(commit, 4);
-    return commit_locked(db, &order, 1, &commit);
+    if (change->kind == CHANGE_DECLARE)
+        code = fields_make(db, logged->body, logged->count, &made);
+    if (code == OMENDB_OK)
+        code = commit_locked(db, &order, 1, &commit);
+    fields_discard(db, made);
+    return code;
 }
 
 /* One change at `payload`; *used receives its bytes. */
@@ -1122,8 +1156,9 @@ static int commit_replay_change(omendb *db, uint64_t commit, const uint8_t *payl
     case CHANGE_DROP:
         return commit_replay_drop(db, commit, &change);
     case CHANGE_LIMITS:
+    case CHANGE_DECLARE:
         *used += commit_setting_bytes(&logged);
-        return commit_replay_limits(db, commit, &change, &logged);
+        return commit_replay_setting(db, commit, &change, &logged);
     default:
         code = commit_decode(db, commit, payload, size, &change, used);
         return code == OMENDB_OK ? commit_replay_rows(db, commit, &change) : code;

@@ -90,6 +90,8 @@
  *                       drop.
  *   calibration         stored release, complete, under maintenance_mutex; loaded acquire.
  *                       Those before it stay until the collection goes.
+ *   declared            stored release, complete, under commit_mutex; loaded acquire. Those before
+ *                       it stay until the collection goes.
  *   quota               stored release, complete, once, under commit_mutex; loaded acquire. What is
  *                       atomic in it stands at struct quota.
  *   next_id             stored, and loaded by all who rely on it, under commit_mutex: relaxed.
@@ -283,6 +285,8 @@ struct collection {
      * prepared transactions will add to the records and, as quota_record_bytes counts, to the
      * bytes. quota.c; commit_mutex. */
     uint64_t used_records, used_documents, reserved_records, reserved_bytes;
+    _Atomic(struct declared *) declared; /* NULL: nothing is declared */
+    struct declared *declarations;       /* all since it was opened; commit_mutex. fields.c */
     _Atomic(struct quota *) quota; /* NULL: it never had limits since it was opened; else stays */
     /* Whether it is only searched (work_notice_reading): when that was last looked at, the rows
      * that it held then, and the rows with which it was found so; 0: never. */
@@ -330,6 +334,7 @@ struct pin_slot {
 
 struct work_state; /* work.c */
 struct change;     /* commit.c */
+struct declared;   /* fields.c */
 struct prepared;   /* prepared.c, as the next */
 struct prepared_lock;
 
@@ -688,6 +693,19 @@ OMENDB_INTERNAL int quota_measure(const struct change *change, struct quota_grow
 OMENDB_INTERNAL void quota_hold(omendb *db, const struct quota_growth *growth);
 OMENDB_INTERNAL void quota_release(omendb *db, const struct quota_growth *growth);
 
+/* ---- fields.c */
+/* bytes: a declaration (declaration.h). */
+OMENDB_INTERNAL int fields_make(omendb *db, const uint8_t *bytes, size_t size,
+                                struct declared **made);
+OMENDB_INTERNAL void fields_discard(omendb *db, struct declared *made); /* NULL is OK */
+/* Takes it over; NULL: nothing is declared any more. commit_mutex. */
+OMENDB_INTERNAL void fields_set(struct collection *collection, struct declared *made);
+/* NULL: nothing is declared. As long as the collection. */
+OMENDB_INTERNAL const uint8_t *fields_get(const struct collection *collection, size_t *size);
+OMENDB_INTERNAL void fields_destroy(struct collection *collection);
+/* OMENDB_INVALID: a record that is added or put is not as is declared now. Any locks. */
+OMENDB_INTERNAL int fields_check_change(struct change *change);
+
 /* ---- commit.c */
 enum change_kind {
     CHANGE_ADD = 1,
@@ -700,7 +718,8 @@ enum change_kind {
     CHANGE_REMEMBER = 8,
     CHANGE_ADD_DOCUMENTS = 9, /* only in the log, as the next: an ADD with documents */
     CHANGE_PUT_DOCUMENTS = 10,
-    CHANGE_LIMITS = 11
+    CHANGE_LIMITS = 11,
+    CHANGE_DECLARE = 12
 };
 
 /* One operation over many records of one collection. */
@@ -719,7 +738,9 @@ struct change {
     int skip_missing; /* DELETE: absent ids are left out of the commit instead of OMENDB_NOTFOUND */
     uint32_t affected;                       /* out: DELETE: how many existed */
     uint64_t ended_records, ended_documents; /* out: rows that end, and bytes of their documents */
-    const uint8_t *setting;                  /* LIMITS: as it is logged, `count` bytes */
+    const uint8_t *setting;                  /* LIMITS, DECLARE: as it is logged, `count` bytes */
+    struct declared **declared;  /* DECLARE: the same; NULL when the collection has taken it over */
+    const struct declared *kept; /* ADD, PUT: that the documents were compared with, or NULL */
 };
 
 /* Memtables of a collection: one, others where the one before began without codes and rows enough
@@ -781,7 +802,7 @@ OMENDB_INTERNAL int commit_decode_head(const uint8_t *payload, size_t size,
 /* Bytes of the ids, vectors, documents and padding of ADD, PUT and DELETE; 0 for DROP. More than
  * are left: it makes no sense. */
 OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, size_t vector_bytes);
-/* Bytes of the body of LIMITS; 0: it makes no sense. */
+/* Bytes of the body of LIMITS and DECLARE; 0: it makes no sense. */
 OMENDB_INTERNAL size_t commit_setting_bytes(const struct commit_logged *logged);
 /* Points `change` at what such a body holds, of which commit_body_bytes are there, and checks the
  * documents. 0: they make no sense. */

@@ -87,8 +87,9 @@
  *          1 has the first 72, the name, zeros to a multiple of 8, then segments, 24 bytes each:
  *             u64 file, u32 part, u32 overlay's part, u64 overlay's file (0: none)
  *          the curve that omendb_calibrate measured, as in segments, if there is one
- *          and the limits of 32 bytes, if there are some:
+ *          the limits of 32 bytes, if there are some:
  *             u64 records, bytes, queries a second, writes a second; 0: no limit
+ *          and the declaration of its fields (declaration.h), if there is one
  *
  * CURRENT is text: the manifest's name and a newline, the CRC32C of that line in eight hexadecimal
  * digits and a newline. It is replaced by a rename over it, never written in place.
@@ -260,7 +261,7 @@ enum format_collection {
     FORMAT_COLLECTION_BYTES_OF_1 = 72,  /* in version 1 */
     FORMAT_COLLECTION_DOCUMENTS = 72,   /* u64 bytes of the documents of visible records */
     FORMAT_COLLECTION_LIMITS = 80,      /* u32 bytes of the limits, 0: none */
-    FORMAT_COLLECTION_DECLARATION = 84, /* u32 zero */
+    FORMAT_COLLECTION_DECLARATION = 84, /* u32 bytes of the declaration, 0: none */
     FORMAT_COLLECTION_BYTES = 88
 };
 _Static_assert(FORMAT_COLLECTION_ZERO + 8 == FORMAT_COLLECTION_BYTES_OF_1,

@@ -22,6 +22,7 @@
 #include "manifest.h"
 
 #include "checksum.h"
+#include "declaration.h"
 #include "error.h"
 #include "format.h"
 #include "memory.h"
@@ -43,6 +44,7 @@ static void manifest_free_collections(struct memory *memory, struct manifest *ma
         memory_free(memory, collection->segments,
                     collection->segment_count * sizeof *collection->segments);
         memory_free(memory, collection->calibration, sizeof *collection->calibration);
+        memory_free(memory, collection->declaration, collection->declaration_bytes);
     }
     memory_free(memory, manifest->collections,
                 manifest->collection_count * sizeof *manifest->collections);
@@ -213,6 +215,9 @@ static int manifest_check_collection(const struct manifest_check *check, uint32_
     }
     if (collection->calibration != NULL && !calibration_is_legal(collection->calibration))
         return manifest_refuse(check, what, "has a curve of recall that does not ascend");
+    if (collection->declaration != NULL &&
+        declaration_check(collection->declaration, collection->declaration_bytes) != NULL)
+        return manifest_refuse(check, what, "has a declaration of fields that makes no sense");
     for (uint32_t i = 0; i < collection->segment_count; i++) {
         const struct manifest_segment *segment = &collection->segments[i];
         if (!manifest_has_file(manifest, segment->file, STORAGE_SEGMENT) ||
@@ -323,7 +328,8 @@ static size_t manifest_collection_bytes(const struct manifest_collection *collec
     size_t name = (size_t)format_align(strlen(collection->name), 8);
     size_t curve = calibration_bytes(collection->calibration);
     size_t limits = manifest_has_limits(&collection->limits) ? FORMAT_LIMITS_BYTES : 0;
-    return memory_add(FORMAT_COLLECTION_BYTES + name + curve + limits,
+    return memory_add(FORMAT_COLLECTION_BYTES + name + curve + limits +
+                          collection->declaration_bytes,
                       memory_multiply(collection->segment_count, FORMAT_REFERENCE_BYTES));
 }
 
@@ -369,6 +375,7 @@ static void manifest_encode_collection(const struct manifest_collection *collect
     format_put64(at + FORMAT_COLLECTION_DOCUMENTS, collection->document_bytes);
     format_put32(at + FORMAT_COLLECTION_LIMITS,
                  manifest_has_limits(&collection->limits) ? FORMAT_LIMITS_BYTES : 0);
+    format_put32(at + FORMAT_COLLECTION_DECLARATION, collection->declaration_bytes);
     at += FORMAT_COLLECTION_BYTES;
     memcpy(at, collection->name, name_bytes);
     at += format_align(name_bytes, 8);
@@ -382,8 +389,12 @@ static void manifest_encode_collection(const struct manifest_collection *collect
     if (calibration_bytes(collection->calibration) != 0)
         calibration_encode(collection->calibration, at);
     at += calibration_bytes(collection->calibration);
-    if (manifest_has_limits(&collection->limits))
+    if (manifest_has_limits(&collection->limits)) {
         manifest_encode_limits(&collection->limits, at);
+        at += FORMAT_LIMITS_BYTES;
+    }
+    if (collection->declaration_bytes != 0)
+        memcpy(at, collection->declaration, collection->declaration_bytes);
 }
 
 OMENDB_INTERNAL int manifest_pack(struct memory *memory, struct manifest *manifest)
@@ -721,15 +732,36 @@ static int manifest_take_limits(struct manifest_input *input, uint32_t length,
     return OMENDB_OK;
 }
 
+static int manifest_take_declaration(struct manifest_input *input, uint32_t length,
+                                     struct memory *memory, struct manifest_collection *collection)
+{
+    if (length == 0)
+        return OMENDB_OK;
+    const uint8_t *at = manifest_take(input, length, 1);
+    if (at == NULL || length % 8 != 0)
+        return manifest_too_short(input);
+    collection->declaration = memory_alloc(memory, length);
+    if (collection->declaration == NULL)
+        return OMENDB_NOMEM;
+    collection->declaration_bytes = length;
+    memcpy(collection->declaration, at, length);
+    return OMENDB_OK;
+}
+
 /* What version 1 does not have. */
 static int manifest_decode_settings(struct manifest_input *input, const uint8_t *fixed,
-                                    struct manifest_collection *collection)
+                                    struct memory *memory, struct manifest_collection *collection)
 {
     collection->limits = (omendb_limits)OMENDB_LIMITS_INIT;
     if (input->collection_bytes == FORMAT_COLLECTION_BYTES_OF_1)
         return OMENDB_OK;
     collection->document_bytes = format_get64(fixed + FORMAT_COLLECTION_DOCUMENTS);
-    return manifest_take_limits(input, format_get32(fixed + FORMAT_COLLECTION_LIMITS), collection);
+    int code =
+        manifest_take_limits(input, format_get32(fixed + FORMAT_COLLECTION_LIMITS), collection);
+    return code == OMENDB_OK
+               ? manifest_take_declaration(
+                     input, format_get32(fixed + FORMAT_COLLECTION_DECLARATION), memory, collection)
+               : code;
 }
 
 static int manifest_decode_collection(struct manifest_input *input, struct memory *memory,
@@ -757,7 +789,7 @@ static int manifest_decode_collection(struct manifest_input *input, struct memor
         code = manifest_decode_calibration(
             input, format_get32(fixed + FORMAT_COLLECTION_CALIBRATION), memory, collection);
     if (code == OMENDB_OK)
-        code = manifest_decode_settings(input, fixed, collection);
+        code = manifest_decode_settings(input, fixed, memory, collection);
     return code;
 }
 

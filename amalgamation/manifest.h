@@ -35,6 +35,8 @@ struct manifest_collection {
     struct calibration *calibration; /* that omendb_calibrate measured, or NULL */
     uint64_t document_bytes;         /* of all visible records */
     omendb_limits limits;
+    uint8_t *declaration; /* NULL: none */
+    uint32_t declaration_bytes;
 };
 
 struct manifest {

@@ -416,7 +416,9 @@ OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind
         code = records_take_documents(records, memory, given);
     if (code == OMENDB_OK)
         code = records_take_ids(records, given);
-    return code == OMENDB_OK ? records_check_keys(records) : code;
+    if (code == OMENDB_OK)
+        code = records_check_keys(records);
+    return code == OMENDB_OK ? fields_check_change(&records->change) : code;
 }
 
 OMENDB_INTERNAL int records_commit(struct records *records, omendb_txn *txn)

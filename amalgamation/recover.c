@@ -216,6 +216,18 @@ static int recover_limits(struct collection *collection, const omendb_limits *li
     return code;
 }
 
+static int recover_declaration(struct collection *collection,
+                               const struct manifest_collection *entry)
+{
+    struct declared *made = NULL;
+    int code = entry->declaration_bytes == 0 ? OMENDB_OK
+                                             : fields_make(collection->db, entry->declaration,
+                                                           entry->declaration_bytes, &made);
+    if (code == OMENDB_OK)
+        fields_set(collection, made);
+    return code;
+}
+
 static int recover_collection(omendb *db, const struct recover_files *files,
                               const struct manifest_collection *entry)
 {
@@ -234,6 +246,8 @@ static int recover_collection(omendb *db, const struct recover_files *files,
         code = recover_calibration(db, entry, collection);
     if (code == OMENDB_OK)
         code = recover_limits(collection, &entry->limits);
+    if (code == OMENDB_OK)
+        code = recover_declaration(collection, entry);
     if (code == OMENDB_OK)
         atomic_store(&collection->next_id, entry->next_id);
     return code;
@@ -254,6 +268,7 @@ static int recover_empty(omendb *db, struct collection *collection)
         return OMENDB_NOMEM;
     collection->used_records = collection->used_documents = 0;
     quota_set(collection, &(omendb_limits)OMENDB_LIMITS_INIT);
+    fields_set(collection, NULL);
     collection->active = NULL;
     rest_discard(collection);
     atomic_store(&collection->next_id, 0);

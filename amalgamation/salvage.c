@@ -367,11 +367,30 @@ static int salvage_add(struct salvage *salvage, uint64_t id, struct salvage_coll
     return OMENDB_OK;
 }
 
+/* What was declared before is forgotten. */
+static int salvage_note_declaration(struct salvage *salvage, struct salvage_collection *collection,
+                                    const uint8_t *declaration, size_t size)
+{
+    memory_free(&salvage->memory, collection->declaration, collection->declaration_bytes);
+    collection->declaration = NULL;
+    collection->declaration_bytes = 0;
+    if (size == 0)
+        return OMENDB_OK;
+    collection->declaration = memory_alloc(&salvage->memory, size);
+    if (collection->declaration == NULL)
+        return OMENDB_NOMEM;
+    memcpy(collection->declaration, declaration, size);
+    collection->declaration_bytes = size;
+    return OMENDB_OK;
+}
+
 static void salvage_collections_destroy(struct salvage *salvage)
 {
     struct memory *memory = &salvage->memory;
-    for (size_t i = 0; i < salvage->collection_count; i++)
+    for (size_t i = 0; i < salvage->collection_count; i++) {
+        salvage_note_declaration(salvage, salvage->collections[i], NULL, 0);
         memory_free(memory, salvage->collections[i], sizeof **salvage->collections);
+    }
     memory_free(memory, salvage->collections,
                 salvage->collection_capacity * sizeof *salvage->collections);
     memory_free(memory, salvage->slots, salvage->slot_count * sizeof *salvage->slots);
@@ -395,6 +414,10 @@ static int salvage_collections_of_manifest(struct salvage *salvage)
         collection->next_id = entry->next_id;
         collection->limits = entry->limits;
         memcpy(collection->name, entry->name, sizeof collection->name);
+        code = salvage_note_declaration(salvage, collection, entry->declaration,
+                                        entry->declaration_bytes);
+        if (code != OMENDB_OK)
+            return code;
     }
     return OMENDB_OK;
 }
@@ -725,15 +748,18 @@ static int salvage_log_drop(struct salvage_log *log, const struct commit_logged 
     return code;
 }
 
-static int salvage_log_limits(struct salvage_log *log, const struct commit_logged *logged,
-                              size_t *used)
+static int salvage_log_setting(struct salvage_log *log, const struct commit_logged *logged,
+                               size_t *used)
 {
     struct salvage_collection *collection = salvage_find(log->salvage, logged->collection);
     *used = commit_setting_bytes(logged);
     if (*used == 0)
         return OMENDB_CORRUPT;
-    if (collection != NULL && log->apply)
-        manifest_decode_limits(logged->body, &collection->limits);
+    if (collection == NULL || !log->apply)
+        return OMENDB_OK;
+    if (logged->kind == CHANGE_DECLARE)
+        return salvage_note_declaration(log->salvage, collection, logged->body, logged->count);
+    manifest_decode_limits(logged->body, &collection->limits);
     return OMENDB_OK;
 }
 
@@ -833,7 +859,8 @@ static int salvage_log_change(struct salvage_log *log, const uint8_t *payload, s
     case CHANGE_DROP:
         return salvage_log_drop(log, &logged);
     case CHANGE_LIMITS:
-        code = salvage_log_limits(log, &logged, &body);
+    case CHANGE_DECLARE:
+        code = salvage_log_setting(log, &logged, &body);
         *used += body;
         return code;
     case CHANGE_PREPARE:
@@ -1022,21 +1049,48 @@ static int salvage_find_all(struct salvage *salvage, const char *path)
     return code;
 }
 
+static int salvage_set_limits(struct salvage *salvage, const struct salvage_collection *collection)
+{
+    uint8_t bytes[FORMAT_LIMITS_BYTES];
+    if (!manifest_has_limits(&collection->limits))
+        return OMENDB_OK;
+    manifest_encode_limits(&collection->limits, bytes);
+    struct change change = {.kind = CHANGE_LIMITS,
+                            .count = FORMAT_LIMITS_BYTES,
+                            .collection = collection->target,
+                            .setting = bytes};
+    return commit_changes(salvage->db, &change, 1, UINT64_MAX);
+}
+
+static int salvage_declare(struct salvage *salvage, const struct salvage_collection *collection)
+{
+    struct declared *made = NULL;
+    if (collection->declaration == NULL)
+        return OMENDB_OK;
+    int code =
+        fields_make(salvage->db, collection->declaration, collection->declaration_bytes, &made);
+    struct change change = {.kind = CHANGE_DECLARE,
+                            .count = (uint32_t)collection->declaration_bytes,
+                            .collection = collection->target,
+                            .setting = collection->declaration,
+                            .declared = &made};
+    if (code == OMENDB_OK)
+        code = commit_changes(salvage->db, &change, 1, UINT64_MAX);
+    fields_discard(salvage->db, made);
+    return code;
+}
+
 /* Last, so that they stand in no record's way. */
-static int salvage_set_limits(struct salvage *salvage)
+static int salvage_set_all(struct salvage *salvage)
 {
     int code = OMENDB_OK;
     for (size_t i = 0; i < salvage->collection_count && code == OMENDB_OK; i++) {
         const struct salvage_collection *collection = salvage->collections[i];
-        uint8_t bytes[FORMAT_LIMITS_BYTES];
-        if (collection->target == NULL || !manifest_has_limits(&collection->limits))
+        if (collection->target == NULL)
             continue;
-        manifest_encode_limits(&collection->limits, bytes);
-        struct change change = {.kind = CHANGE_LIMITS,
-                                .count = FORMAT_LIMITS_BYTES,
-                                .collection = collection->target,
-                                .setting = bytes};
-        code = commit_changes(salvage->db, &change, 1, UINT64_MAX);
+        code = salvage_set_limits(salvage, collection);
+        if (code == OMENDB_OK)
+            code = salvage_declare(salvage, collection);
     }
     return code;
 }
@@ -1115,7 +1169,7 @@ OMENDB_INTERNAL int salvage_run(const char *path, const char *new_path,
     if (code == OMENDB_OK)
         code = salvage_prepare_all(&salvage);
     if (code == OMENDB_OK)
-        code = salvage_set_limits(&salvage);
+        code = salvage_set_all(&salvage);
     if (code == OMENDB_OK)
         code = work_checkpoint(salvage.db, 1);
     code = salvage_close_target(&salvage, code);

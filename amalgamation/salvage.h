@@ -13,6 +13,8 @@ struct salvage_collection {
     omendb_schema schema; /* complete; dim 0: nothing tells it */
     int dropped;
     omendb_limits limits;
+    uint8_t *declaration; /* NULL: none */
+    size_t declaration_bytes;
     struct collection *target; /* in the new database */
 };
 

@@ -606,6 +606,8 @@ static int txn_commit_sorted(omendb_txn *txn, const struct txn_write *const *sor
         end = txn_run_end(sorted, first, count);
         code = txn_gather(memory, sorted + first, end - first, &changes[gathered++]);
     }
+    for (size_t i = 0; i < gathered && code == OMENDB_OK; i++)
+        code = fields_check_change(&changes[i]);
     if (code == OMENDB_OK)
         code = prepare_as == NULL
                    ? commit_changes(txn->db, changes, groups, txn->snapshot)

@@ -189,6 +189,7 @@ OMENDB_INTERNAL void collection_release(struct collection *collection)
     rest_discard(collection);
     calibration_destroy_all(&collection->db->memory, atomic_load(&collection->calibration));
     quota_destroy(collection);
+    fields_destroy(collection);
     memory_free(&collection->db->memory, collection, collection_bytes(collection->name));
 }
 

@@ -63,6 +63,7 @@ struct model {
     uint64_t value[ENUMERATE_COLLECTIONS][ENUMERATE_IDS];
     uint64_t patch[ENUMERATE_COLLECTIONS][ENUMERATE_IDS]; /* what an update put into the metadata */
     uint64_t limits[ENUMERATE_COLLECTIONS];               /* what they follow from, 0: none */
+    uint64_t declared[ENUMERATE_COLLECTIONS];             /* likewise */
     uint64_t next_value;
     struct {
         int state;       /* omendb_prepared_state, 0: none */
@@ -220,6 +221,30 @@ static omendb_limits model_limits(uint64_t value)
     return limits;
 }
 
+/* Fields that records have, or that they need not have; `fields` takes two. */
+static size_t model_declare(uint64_t value, omendb_field *fields, char name[32])
+{
+    fields[0] = fields[1] = (omendb_field)OMENDB_FIELD_INIT;
+    snprintf(name, 32, "unused %llu", (unsigned long long)value);
+    fields[0].name = name;
+    fields[0].type = (uint32_t)(value % 6);
+    fields[1].name = "patch";
+    fields[1].type = OMENDB_FIELD_I64;
+    return value == 0 ? 0 : 2;
+}
+
+static uint64_t model_digest_fields(const struct model *model, int c)
+{
+    char name[32];
+    omendb_field fields[2];
+    const size_t count = model_declare(model->declared[c], fields, name);
+    uint64_t digest = 0;
+    for (size_t i = 0; i < count; i++)
+        digest += support_hash_field(support_hash_collection(enumerate_names[c]), fields[i].name,
+                                     fields[i].type, 0, 0);
+    return digest;
+}
+
 static uint64_t model_digest(const struct model *model)
 {
     uint64_t digest = model_digest_records(model);
@@ -227,7 +252,8 @@ static uint64_t model_digest(const struct model *model)
     for (int c = 0; c < ENUMERATE_COLLECTIONS; c++) {
         const omendb_limits limits = model_limits(model->limits[c]);
         if (model->present[c])
-            digest += support_hash_limits(support_hash_collection(enumerate_names[c]), &limits);
+            digest += support_hash_limits(support_hash_collection(enumerate_names[c]), &limits) +
+                      model_digest_fields(model, c);
     }
     for (int slot = 0; slot < ENUMERATE_PREPARED; slot++) {
         if (model->prepared[slot].state == 0)
@@ -380,7 +406,7 @@ static void workload_drop(struct workload *work, int c)
     omendb_collection_close(work->collections[c]);
     work->collections[c] = NULL;
     work->model.present[c] = 0;
-    work->model.limits[c] = 0;
+    work->model.limits[c] = work->model.declared[c] = 0;
     memset(work->model.value[c], 0, sizeof work->model.value[c]);
     memset(work->model.patch[c], 0, sizeof work->model.patch[c]);
     workload_attempt(work);
@@ -708,6 +734,21 @@ static int workload_load_limits(struct workload *work, int c)
     return status;
 }
 
+static int workload_load_fields(struct workload *work, int c)
+{
+    char name[32];
+    unsigned long long value = 0;
+    omendb_field field = OMENDB_FIELD_INIT;
+    int status = OMENDB_OK;
+    for (size_t i = 0; status == OMENDB_OK; i++) {
+        status = omendb_collection_field(work->collections[c], i, &field, name, sizeof name);
+        if (status == OMENDB_OK)
+            sscanf(name, "unused %llu", &value);
+    }
+    work->model.declared[c] = value;
+    return status == OMENDB_DONE ? OMENDB_OK : status;
+}
+
 static void workload_load_prepared(struct workload *work)
 {
     char name[OMENDB_PREPARED_NAME_MAX + 1];
@@ -742,6 +783,8 @@ static int workload_load(struct workload *work)
         work->model.present[c] = 1;
         if (status == OMENDB_OK)
             status = workload_load_limits(work, c);
+        if (status == OMENDB_OK)
+            status = workload_load_fields(work, c);
         if (status == OMENDB_OK)
             status = workload_load_collection(work, c, by_id);
         if (status != OMENDB_OK)
@@ -901,6 +944,21 @@ static void workload_limit_one(struct workload *work)
         workload_acknowledge(work);
 }
 
+static void workload_declare_one(struct workload *work)
+{
+    const int c = workload_pick(work);
+    char name[32];
+    omendb_field fields[2];
+    if (work->broken)
+        return;
+    work->model.declared[c] = support_below(&work->random, 4) * (1 + work->model.next_value);
+    const size_t count = model_declare(work->model.declared[c], fields, name);
+    workload_attempt(work);
+    if (workload_expect(work, omendb_collection_declare(work->collections[c], count, fields, 0),
+                        "declaring fields"))
+        workload_acknowledge(work);
+}
+
 /* What a workload does, and how often. An operation that changes the contents notes them with
  * workload_attempt before its call and workload_acknowledge after it. */
 static const struct {
@@ -917,6 +975,7 @@ static const struct {
     {2, workload_backup},         {3, workload_die},
     {6, workload_two_phases},     {1, workload_purge},
     {10, workload_edit_one},      {3, workload_limit_one},
+    {3, workload_declare_one},
 };
 
 #define WORKLOAD_OPERATIONS (sizeof workload_operations / sizeof workload_operations[0])

@@ -333,6 +333,25 @@ static inline int fault_act_limits(struct fault_run *run)
     return status == OMENDB_OK ? fault_limit(run, 0) : status;
 }
 
+/* Declared, refusing, in a manifest, taken away. */
+static inline int fault_act_declare(struct fault_run *run)
+{
+    omendb_field fields[2] = {OMENDB_FIELD_INIT, OMENDB_FIELD_INIT};
+    fields[0].name = "name";
+    fields[0].required = 1;
+    fields[1].name = "age";
+    fields[1].type = OMENDB_FIELD_I64;
+    int status = fault_commit(run, omendb_collection_declare(run->tags, 2, fields, 1));
+    if (status == OMENDB_OK && support_put(run->tags, NULL, 5001, 1, FAULT_TAGS) == OMENDB_OK)
+        status = OMENDB_MISUSE;
+    if (status == OMENDB_OK)
+        status = omendb_checkpoint(run->db);
+    if (status == OMENDB_OK)
+        status = fault_commit(run, omendb_delete(run->tags, NULL, 1));
+    return status == OMENDB_OK ? fault_commit(run, omendb_collection_declare(run->tags, 0, NULL, 0))
+                               : status;
+}
+
 static inline int fault_act_drop(struct fault_run *run)
 {
     return fault_commit(run, omendb_collection_drop(run->db, "tags"));
@@ -1135,6 +1154,7 @@ static const struct fault_scenario fault_scenarios[] = {
     {"delete a batch", FAULT_DIED, 0, fault_act_delete_batch},
     {"create a collection", FAULT_CLOSED, 0, fault_act_create},
     {"limits", FAULT_CLOSED, 0, fault_act_limits},
+    {"declare fields", FAULT_CLOSED, 0, fault_act_declare},
     {"drop a collection", FAULT_CLOSED, 0, fault_act_drop},
     {"commit a transaction", FAULT_CLOSED, 0, fault_act_transaction},
     {"checkpoint", FAULT_DIED, 0, fault_act_checkpoint},

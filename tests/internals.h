@@ -22,6 +22,7 @@
 #include "amalgamation/cpu.h"
 #include "amalgamation/database.h"
 #include "amalgamation/decimal.h"
+#include "amalgamation/declaration.h"
 #include "amalgamation/document.h"
 #include "amalgamation/error.h"
 #include "amalgamation/filter.h"

@@ -173,14 +173,30 @@ static inline uint64_t support_hash_limits(uint64_t collection_hash, const omend
     return support_hash(numbers, sizeof numbers, collection_hash ^ 3);
 }
 
-/* Adds the limits of a collection, which no snapshot keeps. */
-static inline int support_digest_limits(omendb_collection *collection, uint64_t hash,
-                                        uint64_t *digest)
+static inline uint64_t support_hash_field(uint64_t collection_hash, const char *name, uint32_t type,
+                                          uint32_t required, int strict)
 {
+    return support_hash(name, strlen(name), collection_hash ^ (type * 4 + required * 2 + 5)) +
+           (uint64_t)strict;
+}
+
+/* Adds limits and declared fields of a collection, which no snapshot keeps. */
+static inline int support_digest_settings(omendb_collection *collection, uint64_t hash,
+                                          uint64_t *digest)
+{
+    char name[OMENDB_FIELD_MAX + 1];
     omendb_limits limits = OMENDB_LIMITS_INIT;
-    const int status = omendb_collection_get_limits(collection, &limits);
+    omendb_field field = OMENDB_FIELD_INIT;
+    int strict = 0, status = omendb_collection_get_limits(collection, &limits);
+    if (status == OMENDB_OK)
+        status = omendb_collection_declaration(collection, NULL, &strict);
     *digest += status == OMENDB_OK ? support_hash_limits(hash, &limits) : 0;
-    return status;
+    for (size_t i = 0; status == OMENDB_OK; i++) {
+        status = omendb_collection_field(collection, i, &field, name, sizeof name);
+        if (status == OMENDB_OK)
+            *digest += support_hash_field(hash, name, field.type, field.required, strict);
+    }
+    return status == OMENDB_DONE ? OMENDB_OK : status;
 }
 
 /* Adds the records of a collection, read by a scan, to the digest. */
@@ -201,7 +217,7 @@ static inline int support_digest_collection(omendb *db, const char *name, omendb
     if (status == OMENDB_OK)
         status = omendb_count(collection, txn, &count);
     if (status == OMENDB_OK && txn == NULL)
-        status = support_digest_limits(collection, hash, digest);
+        status = support_digest_settings(collection, hash, digest);
     if (status == OMENDB_OK)
         status = omendb_scan(collection, txn, 0, UINT64_MAX - 1, &rows);
     *digest += hash;
@@ -225,7 +241,7 @@ static inline uint64_t support_hash_prepared(const char *name, int state)
     return support_hash(name, strlen(name), 1000 + (uint64_t)state);
 }
 
-/* Digest of all collections and, but for a snapshot, of limits and prepared transactions.
+/* Digest of all collections and, but for a snapshot, of settings and prepared transactions.
  * OMENDB_CORRUPT also where a count and a scan differ. */
 static inline int support_digest(omendb *db, omendb_txn *txn, uint64_t *digest)
 {

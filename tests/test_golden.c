@@ -147,6 +147,27 @@ static int golden_compare_record(struct golden_collection *collection, const cha
     return !exact || distance == 0.0f ? 1 : golden_fail(line, "is not the nearest to itself");
 }
 
+/* Limits and declared fields, which follow from the number in the line. */
+static int golden_compare_settings(struct golden_collection *collection, const char *line)
+{
+    char first[OMENDB_FIELD_MAX + 1], second[OMENDB_FIELD_MAX + 1];
+    omendb_limits limits = OMENDB_LIMITS_INIT;
+    omendb_field array = OMENDB_FIELD_INIT, whole = OMENDB_FIELD_INIT;
+    const uint64_t number = strtoull(line + 9, NULL, 10);
+    if (omendb_collection_get_limits(collection->handle, &limits) != OMENDB_OK ||
+        limits.records != 1000 + number || limits.bytes != 1000000 + number ||
+        limits.queries_per_second != 2000000 + number ||
+        limits.writes_per_second != 3000000 + number)
+        return golden_fail(line, "has other limits");
+    if (omendb_collection_field(collection->handle, 0, &array, first, sizeof first) != OMENDB_OK ||
+        omendb_collection_field(collection->handle, 1, &whole, second, sizeof second) !=
+            OMENDB_OK ||
+        strcmp(first, "array") != 0 || array.type != OMENDB_FIELD_TEXTS ||
+        strcmp(second, "whole") != 0 || whole.type != OMENDB_FIELD_I64)
+        return golden_fail(line, "has other fields");
+    return 1;
+}
+
 /* Two lines of the text: id and key, and metadata. */
 static int golden_compare_document(struct golden_collection *collection, const char *line,
                                    FILE *file)
@@ -200,6 +221,8 @@ static int golden_compare(omendb *db, const char *name)
             collections++;
         } else if (strncmp(line, "prepared ", 9) == 0) {
             good = golden_compare_prepared(db, prepared++, line);
+        } else if (strncmp(line, "settings ", 9) == 0) {
+            good = golden_compare_settings(&collection, line);
         } else if (strncmp(line, "document ", 9) == 0) {
             good = golden_compare_document(&collection, line, file);
         } else {

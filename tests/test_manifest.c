@@ -16,6 +16,7 @@ struct sample {
     struct manifest_collection collections[COLLECTIONS];
     struct manifest_segment segments[COLLECTIONS][2];
     struct calibration calibration; /* of the second collection */
+    uint8_t declaration[24];        /* of the third */
 };
 
 static void sample_make(struct sample *sample, uint64_t number)
@@ -59,12 +60,19 @@ static void sample_make(struct sample *sample, uint64_t number)
     sample->collections[1].calibration = &sample->calibration;
     sample->collections[2].limits = (omendb_limits){sizeof(omendb_limits), 7, 8, 9, 10};
     sample->collections[2].document_bytes = 0x1122334455667788;
+    /* One field, "ab", an integer, required; strict. */
+    memcpy(sample->declaration, "\30\0\0\0\1\0\1\0\20\0\0\0\2\0\1\1ab", 18);
+    sample->collections[2].declaration = sample->declaration;
+    sample->collections[2].declaration_bytes = sizeof sample->declaration;
 }
 
 static int sample_usage_equals(const struct manifest_collection *left,
                                const struct manifest_collection *right)
 {
     return left->document_bytes == right->document_bytes &&
+           left->declaration_bytes == right->declaration_bytes &&
+           (left->declaration_bytes == 0 ||
+            memcmp(left->declaration, right->declaration, left->declaration_bytes) == 0) &&
            left->limits.records == right->limits.records &&
            left->limits.bytes == right->limits.bytes &&
            left->limits.queries_per_second == right->limits.queries_per_second &&
@@ -781,7 +789,7 @@ TEST(manifest_bytes_are_as_documented)
     fixture_begin(OMENDB_IO_MAP);
     CHECK_EQ_INT(sample_write(5), OMENDB_OK);
     const size_t size = (size_t)fixture_file_size("MANIFEST-5");
-    CHECK_EQ_INT(size, 104 + 4 * 24 + 3 * 88 + (8 + 8 + 16) + 4 * 24 + (24 + 3 * 24) + 32);
+    CHECK_EQ_INT(size, 104 + 4 * 24 + 3 * 88 + (8 + 8 + 16) + 4 * 24 + (24 + 3 * 24) + 32 + 24);
     CHECK(size > sizeof bytes - 1);
     fixture_file_read("MANIFEST-5", 0, bytes, sizeof bytes);
     CHECK(memcmp(bytes, "OMENDBMF\2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24) == 0);
@@ -807,11 +815,12 @@ TEST(manifest_bytes_are_as_documented)
                  "\3\0\0\0\120\0\0\0\274\2\0\0\0\0\0\0\204\3\0\0\0\0\0\0"
                  "\12\0\0\0\20\0\0\0\0\0\0\0\315\314\114\77\0\0\100\77\226\0\0\0",
                  48) == 0);
-    fixture_file_read("MANIFEST-5", size - 32 - 48 - 16 - 16, bytes, 112);
-    CHECK(memcmp(bytes, "\210\167\146\125\104\063\042\021\40\0\0\0\0\0\0\0docs of \xc3\xa9", 26) ==
+    fixture_file_read("MANIFEST-5", size - 24 - 32 - 48 - 16 - 16, bytes, 136);
+    CHECK(memcmp(bytes, "\210\167\146\125\104\063\042\021\40\0\0\0\30\0\0\0docs of \xc3\xa9", 26) ==
           0);
     CHECK(format_get64(bytes + 80) == 7 && format_get64(bytes + 88) == 8);
     CHECK(format_get64(bytes + 96) == 9 && format_get64(bytes + 104) == 10);
+    CHECK(memcmp(bytes + 112, "\30\0\0\0\1\0\1\0\20\0\0\0\2\0\1\1ab", 18) == 0);
     memset(text, 0, sizeof text);
     fixture_file_read("CURRENT", 0, text, (size_t)fixture_file_size("CURRENT"));
     CHECK(strncmp(text, "MANIFEST-5\n", 11) == 0 && strlen(text) == 11 + 9 && text[19] == '\n');

@@ -254,6 +254,7 @@ static const char *processes_name = "d";
 static omendb_stats processes_stats = OMENDB_STATS_INIT;
 static omendb_collection_stats processes_collection_stats = OMENDB_COLLECTION_STATS_INIT;
 static omendb_limits processes_limits = OMENDB_LIMITS_INIT;
+static omendb_field processes_field = OMENDB_FIELD_INIT;
 static omendb_collection *processes_made;
 static omendb_txn *processes_begun;
 static omendb_rows *processes_scanned;
@@ -290,6 +291,12 @@ PROCESSES_CALL(omendb_collection_set_limits,
                omendb_collection_set_limits(on->collection, &processes_limits))
 PROCESSES_CALL(omendb_collection_get_limits,
                omendb_collection_get_limits(on->collection, &processes_limits))
+PROCESSES_CALL(omendb_collection_declare, omendb_collection_declare(on->collection, 0, NULL, 0))
+PROCESSES_CALL(omendb_collection_declaration,
+               omendb_collection_declaration(on->collection, NULL, NULL))
+PROCESSES_CALL(omendb_collection_field,
+               omendb_collection_field(on->collection, 0, &processes_field, processes_text,
+                                       sizeof processes_text))
 PROCESSES_CALL(omendb_txn_begin, omendb_txn_begin(on->db, OMENDB_READ_ONLY, &processes_begun))
 PROCESSES_CALL(omendb_txn_commit, omendb_txn_commit(on->txn))
 PROCESSES_CALL(omendb_txn_prepare, omendb_txn_prepare(on->txn, "name"))
@@ -389,6 +396,9 @@ static const struct processes_call {
     PROCESSES_ROW(omendb_collection_get_stats),
     PROCESSES_ROW(omendb_collection_set_limits),
     PROCESSES_ROW(omendb_collection_get_limits),
+    PROCESSES_ROW(omendb_collection_declare),
+    PROCESSES_ROW(omendb_collection_declaration),
+    PROCESSES_ROW(omendb_collection_field),
     PROCESSES_ROW(omendb_txn_begin),
     PROCESSES_ROW(omendb_txn_commit),
     PROCESSES_ROW(omendb_txn_prepare),
