@@ -25,14 +25,15 @@
  *     tombstones.c matches.c calibration.c decimal.c json.c document.c declaration.c
  *     filter_build.c filter_parse.c filter_json.c filter_bind.c filter_match.c
  *     filter.c storage.c blocks.c segment.c columns.c column_lists.c columns_write.c
- *     wal.c manifest.c memtable.c version.c documents.c column_filter.c hot.c txn.c
- *     rest.c quota.c fields.c commit.c prepared.c part.c collect.c checkpoint.c
- *     calibrate.c space.c compact.c recover.c work.c search.c groups.c pages.c
- *     facets.c rows.c backup.c purge.c check.c database.c records.c salvage_rows.c
- *     salvage_prepared.c salvage.c api_arguments.c api_database.c api_collections.c
- *     api_limits.c api_fields.c api_transactions.c api_records.c api_documents.c
- *     api_matching.c api_query.c api_search.c api_pages.c api_facets.c api_filter.c
- * SHA-256 of the inputs: 9279ac12d454f1000f87f096bca7c5c60f897e1c611c54eacc1d0a394aeb25a5
+ *     wal.c manifest.c memtable.c overlay.c version.c documents.c column_filter.c
+ *     hot.c txn.c rest.c quota.c fields.c commit.c prepared.c part.c collect.c
+ *     checkpoint.c calibrate.c space.c compact.c recover.c work.c search.c groups.c
+ *     pages.c facets.c rows.c backup.c purge.c check.c database.c records.c
+ *     salvage_rows.c salvage_prepared.c salvage.c api_arguments.c api_database.c
+ *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
+ *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
+ *     api_filter.c
+ * SHA-256 of the inputs: be448fb16f1efc47824e95bad5471507e06a449ff2ab281e8758bd79bddc7107
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -11291,7 +11292,7 @@ OMENDB_INTERNAL void idmodel_end(struct idmodel_builder *builder);
  *
  *    0  8  magic: "OMENDBWL" log, "OMENDBSG" segments, "OMENDBOV" overlays, "OMENDBMF" manifest
  *    8  4  format version. A larger one than 2 is refused. Files of version 1 have no sections of
- *          documents, keys, columns and models, and logs no changes with documents
+ *          documents, keys, columns and models, and logs no changes with documents, and no updates
  *   12  4  features that a reader may ignore            (no bit is given out yet)
  *   16  4  features that forbid writing the database    (likewise; the manifest has those of the
  *          files that it names)
@@ -11329,8 +11330,9 @@ OMENDB_INTERNAL void idmodel_end(struct idmodel_builder *builder);
  *             trailer of 32 bytes: "OMENDBFT", u64 bytes of the footer, u32 parts, u32 sections,
  *                u32 zero, u32 CRC32C of the footer's other bytes, begun with u64 file number
  *
- * Documents, which logs and segments have, are told in document.h, the section of columns, which
- * follow from them, in columns.h.
+ * Documents, which logs, segments and overlays have, are told in document.h, the section of
+ * columns, which follow from those of a segment, in columns.h. A part of an overlay has the rows of
+ * its target that ended, and those that were updated, with the documents that they got (segment.h).
  *
  * The curve of recall by effort (calibration.h), a section of segments:
  *    0  4  entries, at least 1
@@ -17973,7 +17975,7 @@ blocks_check(struct block_file *blocks,
 
 /* segment.h: immutable files of sections. A seg-<n> carries one or many parts (a pack); a part is
  * one segment of one collection: a fixed description and typed sections. An ovl-<n> is the same
- * container whose parts carry tombstones of segments.
+ * container whose parts carry tombstones of segments, and documents of rows that were updated.
  *
  * File, little-endian (format.h has the offsets):
  *   header    64 bytes: magic "OMENDBSG", format version, three feature masks, file number,
@@ -18010,7 +18012,10 @@ enum section_type {
     SECTION_KEY_FILTER = 17,    /* blocked Bloom filter of the hashes, see idmap.h */
     SECTION_COLUMNS = 18,  /* the fields of documents as columns, see columns.h; may be absent */
     SECTION_ID_MODEL = 19, /* of the ascending ids, see idmodel.h; may be absent */
-    SECTION_TYPES = 20
+    SECTION_OVERLAY_ROWS = 20,    /* in overlays: ascending u32 rows that were updated; their
+                                     documents are those of DOCUMENT_ENDS and DOCUMENTS there */
+    SECTION_OVERLAY_COMMITS = 21, /* u64: commit of each of those documents */
+    SECTION_TYPES = 22
 };
 
 /* Part flags */
@@ -18741,14 +18746,29 @@ static uint64_t segment_section_needs(const struct part_info *info, size_t type)
 
 #define SEGMENT_LARGEST_M 65535
 
+/* Sections of overlays: what is wrong with them, or NULL. */
+static const char *segment_wrong_overlay(const struct section_range *sections)
+{
+    const uint64_t rows = sections[SECTION_OVERLAY_ROWS].length / sizeof(uint32_t);
+    if (sections[SECTION_TOMBSTONES].length % sizeof(uint32_t) != 0)
+        return "tombstones that are no whole rows";
+    if (sections[SECTION_OVERLAY_ROWS].length % sizeof(uint32_t) != 0 ||
+        sections[SECTION_OVERLAY_COMMITS].length != rows * sizeof(uint64_t) ||
+        sections[SECTION_DOCUMENT_ENDS].length != rows * sizeof(uint64_t) ||
+        (rows == 0 && sections[SECTION_DOCUMENTS].length != 0))
+        return "documents that do not fit their rows";
+    return NULL;
+}
+
 static int segment_check_parts(const struct segment_file *file, const char *name, uint64_t offset)
 {
     for (uint32_t part = 0; part < file->part_count; part++, offset += FORMAT_PART_BYTES) {
         const struct part_info *info = &file->parts[part];
         const struct section_range *sections = file->sections + (size_t)part * SECTION_TYPES;
         if (file->kind == STORAGE_OVERLAY) {
-            if (sections[SECTION_TOMBSTONES].length % sizeof(uint32_t) != 0)
-                return segment_corrupt(name, offset, "tombstones that are no whole rows");
+            const char *wrong = segment_wrong_overlay(sections);
+            if (wrong != NULL)
+                return segment_corrupt(name, offset, wrong);
             continue;
         }
         if (info->M > SEGMENT_LARGEST_M || info->indexed_rows > info->rows)
@@ -23589,21 +23609,198 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
 #undef MEMTABLE_BLOCK_MAX
 
 /* ==============================================================================================
- * version.c
+ * overlay.c
  * ============================================================================================== */
 
-/* version.c: the lives of collections, versions and segments; finding rows by id in them.
+/* overlay.c: see overlay.h.
  *
- * Reference without a lock. A reader marks a pin slot as busy, loads the collection's version
- * pointer, adds a reference, and frees the slot; who replaces the pointer waits until each slot was
- * seen free once, and only then drops the old version's own reference. Both sides are sequentially
- * consistent: if the reader loaded the old pointer, its mark came before the swap in the one order,
- * so the swapper sees it. The pin lasts for a handful of instructions, so the wait is short and
- * needs no signal.
+ * In a file a part of an overlay has, beside the tombstones, four sections: the rows, ascending; of
+ * each the commit of its document, and where that ends among all of them; the documents.
  *
- * Consistency. A commit number read while a version was current is complete in that version:
- * appends go to memtables in it, and what a later version dropped had ended at or before a commit
- * that was already visible (compact.c). Hence the loop in version_acquire_newest. */
+ * Rejected: pages of pointers, as tombstones have (4 KiB for the first update among 512 rows, and
+ * documents are mostly changed here and there); versions that are freed one by one as soon as no
+ * transaction sees them (a reader without a lock may be at them: each would have to wait for the
+ * versions of the collection that were there, where a checkpoint, which the log asks for at the
+ * latest after as many bytes, frees all of them at once); a file of documents apart from that of
+ * tombstones (a checkpoint after a deletion would not write the documents again, an eighth of the
+ * rows' at most, for another file in each entry of the manifest). */
+
+/* ==============================================================================================
+ * overlay.h
+ * ============================================================================================== */
+
+/* overlay.h: documents of rows that were updated since the row was written. A row of a memtable or
+ * segment keeps its vector, its place in the graph and its key; an update gives it another document
+ * from a commit on, and that is found here.
+ *
+ * struct overlay, of one memtable or segment, has layers:
+ *   recents  documents since the last checkpoint, in memory, with their commits; the newest layer
+ *            takes what is committed, those before it are frozen
+ *   base     the newest document of each row at or before the commit of a checkpoint, in an ovl-
+ *            file; NULL: none
+ *   older    the overlay as it was before that checkpoint, while a transaction is open that reads
+ *            before it; NULL: none
+ * and marks: a bit for each row of a segment that has a document in any layer. So what asks for a
+ * row without pays a load.
+ *
+ * INVARIANTS. An overlay does not change but for what its newest recent layer takes: another layer,
+ * or a checkpoint, makes another overlay, which a new version of the collection holds in place of
+ * this one. Who has a reference to a version may read all its overlays at the commit that it was
+ * acquired for, or later; a document that was found lives as long as that version. The document
+ * that a snapshot sees is the newest one at or below its commit; where there is none, that which
+ * the row was written with. A merge, or the checkpoint that writes a memtable, writes rows with the
+ * documents that the oldest open transaction sees; newer ones go on in the overlay of the segment
+ * that it makes. So a document goes once no transaction sees it: from memory with the checkpoint
+ * that follows, from files with the overlay that replaces the file, or with a merge.
+ *
+ * Guarded: making of layers, reserve, append and freezing by the commit mutex; finding by nothing.
+ * What a checkpoint does to an overlay (freezing, replacing) it does under maintenance_mutex, too,
+ * so what is frozen stays so under either.
+ *
+ * Atomics: `newest` and the words of marks are stored release, after the entry was entered in the
+ * map of rows (release, idmap.h), which is after all of the entry was written; who reads at a
+ * commit at or above the entry's loaded visible_commit after it was raised over it, and so sees
+ * all three. Others may see an entry too early, and leave it out by its commit. Marks are only
+ * added; `count` of them and `newest` are hints where they are read without the mutex. */
+#ifndef OMENDB_OVERLAY_H
+#define OMENDB_OVERLAY_H
+
+struct shared_file; /* database.h */
+
+struct overlay_marks {
+    _Atomic uint32_t references;
+    struct memory *memory;
+    uint32_t rows;
+    _Atomic uint32_t count; /* of rows that are marked */
+    _Atomic uint64_t word[];
+};
+
+struct overlay_block;
+
+struct overlay_recent {
+    _Atomic uint32_t references;
+    struct memory *memory;
+    struct rows_store entries; /* struct overlay_entry, in the order of commits */
+    struct idmap rows;         /* from a row to its newest entry */
+    struct overlay_block *blocks;
+    _Atomic uint64_t newest; /* commit; 0: nothing was appended */
+    uint32_t count;          /* commit mutex, as the next three */
+    uint32_t frozen;         /* 1: it takes nothing more */
+    uint32_t reserving;      /* entries that the commit which is being planned appends, and */
+    size_t reserving_bytes;  /* the bytes of their documents */
+    size_t document_bytes;
+};
+
+struct overlay_base {
+    _Atomic uint32_t references;
+    struct memory *memory;
+    struct shared_file *file; /* referenced */
+    uint32_t part;
+    uint32_t count; /* rows */
+    uint64_t commit;
+    struct section_range rows, commits, ends, documents;
+};
+
+struct overlay {
+    _Atomic uint32_t references;
+    struct memory *memory;
+    struct overlay_marks *marks; /* referenced; NULL: of a memtable */
+    struct overlay_base *base;   /* referenced, as `older` and each of `recents` */
+    struct overlay *older;
+    uint64_t commit; /* who reads before it asks `older` */
+    uint32_t capacity, recent_count;
+    struct overlay_recent *recents[]; /* the newest last */
+};
+
+/* What an overlay has of a row at a commit. */
+struct overlay_version {
+    uint64_t commit;         /* that gave it; 0: the row has no other document than its own */
+    const uint8_t *document; /* NULL: none; checked */
+};
+
+/* Of no layers; NULL: no memory. */
+OMENDB_INTERNAL struct overlay *overlay_create(struct memory *memory, uint32_t recents);
+OMENDB_INTERNAL struct overlay *overlay_reference(struct overlay *overlay); /* NULL is OK */
+OMENDB_INTERNAL void overlay_release(struct overlay *overlay);              /* NULL is OK */
+OMENDB_INTERNAL struct overlay_marks *overlay_marks_create(struct memory *memory, uint32_t rows);
+OMENDB_INTERNAL void overlay_marks_release(struct overlay_marks *marks); /* NULL is OK */
+OMENDB_INTERNAL void overlay_base_release(struct overlay_base *base);    /* NULL is OK */
+
+/* The layers of `overlay` (NULL: none) and a new one, which takes what is committed. rows: of the
+ * segment; 0: it is of a memtable. NULL: no memory. */
+OMENDB_INTERNAL struct overlay *overlay_extend(struct memory *memory, struct overlay *overlay,
+                                               uint32_t rows);
+/* The layer that takes what is committed; NULL: there is none. */
+OMENDB_INTERNAL struct overlay_recent *overlay_top(const struct overlay *overlay);
+/* After it so many entries with so many bytes of documents cannot fail. */
+OMENDB_INTERNAL int overlay_reserve(struct overlay_recent *recent, uint32_t entries, size_t bytes);
+/* document: copied; NULL: none. Commits do not descend. */
+OMENDB_INTERNAL void overlay_append(const struct overlay *overlay, uint32_t row, uint64_t commit,
+                                    const uint8_t *document);
+/* What is committed from now on goes to another layer. NULL is OK. */
+OMENDB_INTERNAL void overlay_freeze(struct overlay *overlay);
+/* Fills `into`, of no layers, with those of `overlay` (NULL: none) that a checkpoint at `commit`
+ * did not freeze before it, over `base` (NULL: none) and `older`: references to which are taken
+ * over. marks: for a segment that was a memtable: what is left is marked there. `into` has the
+ * capacity for all of them. */
+OMENDB_INTERNAL void overlay_settle(struct overlay *into, const struct overlay *overlay,
+                                    struct overlay_marks *marks, struct overlay_base *base,
+                                    struct overlay *older, uint64_t commit);
+/* Whether it has a layer. */
+static inline int overlay_is_empty(const struct overlay *overlay)
+{
+    return overlay == NULL ||
+           (overlay->base == NULL && overlay->older == NULL && overlay->recent_count == 0);
+}
+
+/* Marks the rows that have an entry after `commit`. */
+OMENDB_INTERNAL void overlay_mark_recents(const struct overlay *overlay, uint64_t commit);
+/* A part of an ovl- file of a segment of `rows` rows; marks: its rows are read, compared with what
+ * they may be, and marked; NULL: they are known. */
+OMENDB_INTERNAL int overlay_base_open(struct memory *memory, struct shared_file *file,
+                                      uint32_t part, uint64_t commit, uint32_t rows,
+                                      struct overlay_marks *marks, struct overlay_base **base);
+/* An overlay of such a part alone; NULL where the part has no documents. */
+OMENDB_INTERNAL int overlay_open(struct memory *memory, struct shared_file *file, uint32_t part,
+                                 uint64_t commit, uint32_t rows, struct overlay **overlay);
+
+/* OMENDB_CORRUPT, OMENDB_IOERR: of a base. NULL is OK. */
+OMENDB_INTERNAL int overlay_find(const struct overlay *overlay, uint32_t row, uint64_t commit,
+                                 struct overlay_version *found);
+/* Of the rows that are marked: how many; of 64 of them a bit each, where the word is one of the
+ * segment. Of segments; NULL is OK. */
+static inline uint32_t overlay_count(const struct overlay *overlay)
+{
+    return overlay == NULL || overlay->marks == NULL
+               ? 0
+               : atomic_load_explicit(&overlay->marks->count, memory_order_acquire);
+}
+static inline uint64_t overlay_word(const struct overlay *overlay, uint32_t word)
+{
+    return overlay == NULL
+               ? 0
+               : atomic_load_explicit(&overlay->marks->word[word], memory_order_acquire);
+}
+/* 0: the row has no other document than its own. NULL is OK. */
+static inline int overlay_may_have(const struct overlay *overlay, uint32_t row)
+{
+    if (overlay == NULL)
+        return 0;
+    return overlay->marks == NULL || ((overlay_word(overlay, row / 64) >> (row % 64)) & 1) != 0;
+}
+/* The next row from `row` on that is marked; UINT32_MAX: none. */
+OMENDB_INTERNAL uint32_t overlay_next(const struct overlay *overlay, uint32_t row);
+/* The newest commit of a document in it, 0: none; only of those in memory. NULL is OK. */
+OMENDB_INTERNAL uint64_t overlay_newest(const struct overlay *overlay);
+/* Documents that came after one commit, until another. NULL is OK. Commit mutex, as the next. */
+OMENDB_INTERNAL uint64_t overlay_count_between(const struct overlay *overlay, uint64_t after,
+                                               uint64_t until);
+/* What it takes in a file, at most. NULL is OK. */
+OMENDB_INTERNAL uint64_t overlay_bytes(const struct overlay *overlay);
+
+#endif
+
+/* overlay.c, continued */
 
 /* ==============================================================================================
  * database.h
@@ -23613,8 +23810,8 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
  *
  *   struct omendb      files, log, threads, the list of collections
  *   struct collection  one collection while the database is open; handles point at it
- *   struct version     immutable list of the memtables and segments that make up a collection now;
- *                      reference-counted
+ *   struct version     immutable list of the memtables and segments that make up a collection now,
+ *                      with their overlays; reference-counted
  *   struct segment     one part of a segment file, its tombstones, its walkable view;
  *                      reference-counted
  *
@@ -23651,8 +23848,8 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
  * ATOMICS: who writes, who reads, and why the order is enough. "sc": sequentially consistent,
  * as those without an order are. What only counts or asks for work publishes nothing, and any
  * order does. Those of other modules stand there in the same form: tombstones.h, memtable.h,
- * graph_internal.h, graph.h (rows_store), idmap.h, blocks.c, storage.h, wal.h, memory.h,
- * work.c, checksum.c, kernels.c.
+ * overlay.h, graph_internal.h, graph.h (rows_store), idmap.h, blocks.c, storage.h, wal.h,
+ * memory.h, work.c, checksum.c, kernels.c.
  *
  *   references          of all kinds: added to relaxed by who holds one, or pins; given back
  *                       acq_rel, so that who gets to 0 sees all that the others did before.
@@ -23887,11 +24084,12 @@ struct segment {
     uint32_t
         codes_starved; /* merges in a row, the last of which made it, without memory for codes */
     int curve_tried;   /* its graph was built anew for a curve; if there is none, in vain */
-    /* Where the manifest finds the tombstones; guarded by maintenance_mutex. */
+    /* Where the manifest finds tombstones and documents; guarded by maintenance_mutex. */
     uint64_t overlay_file;
     uint32_t overlay_part;
-    uint64_t overlay_commit; /* ends up to this one are in the overlay */
-    uint32_t mark;           /* its place among those whose tombstones a checkpoint writes anew */
+    uint64_t overlay_commit;   /* ends and updates up to this one are in the overlay */
+    uint64_t documents_commit; /* rows were written with the documents of this one; 0: not known */
+    uint32_t mark;             /* its place among those whose tombstones a checkpoint writes anew */
 };
 
 struct version {
@@ -23902,11 +24100,14 @@ struct version {
     uint32_t segment_count;
     struct memtable **memtables;
     struct segment **segments;
+    struct overlay **memtable_overlays; /* of each; NULL: none of its rows was updated */
+    struct overlay **segment_overlays;
 };
 
 /* Where the rows of a collection are that nobody uses; rest.c. Immutable. */
 struct rest_segment {
-    struct shared_file *file;              /* referenced */
+    struct shared_file *file;      /* referenced */
+    struct shared_file *documents; /* likewise: where its overlay has some; NULL: it has none */
     uint64_t overlay_file, overlay_commit; /* as of a segment, as are those below but `dead` */
     uint64_t newest_end, not_stale_limit;
     uint32_t part, overlay_part;
@@ -24146,6 +24347,11 @@ OMENDB_INTERNAL void version_release(struct version *version);
 /* A new version with room; its items are not yet referenced. NULL: no memory. */
 OMENDB_INTERNAL struct version *version_create(struct memory *memory, uint32_t memtables,
                                                uint32_t segments);
+/* References to them, as the memtable or segment `at`. */
+OMENDB_INTERNAL void version_put_memtable(struct version *version, uint32_t at,
+                                          struct memtable *memtable, struct overlay *overlay);
+OMENDB_INTERNAL void version_put_segment(struct version *version, uint32_t at,
+                                         struct segment *segment, struct overlay *overlay);
 /* Makes it current and releases the old one after the grace period. commit_mutex. */
 OMENDB_INTERNAL void version_install(struct collection *collection, struct version *version);
 /* Waits until no reader is between loading a pointer and referencing what it points at. */
@@ -24177,7 +24383,7 @@ OMENDB_INTERNAL int segment_is_same(const struct segment *a, const struct segmen
 OMENDB_INTERNAL int segment_id(const struct segment *segment, uint32_t row, uint64_t *id);
 OMENDB_INTERNAL int segment_vector(const struct segment *segment, uint32_t row,
                                    const uint8_t **vector);
-/* The row's document, checked, borrowed from the segment; NULL: none. */
+/* The document that the row was written with, checked, borrowed from the segment; NULL: none. */
 OMENDB_INTERNAL int segment_document(const struct segment *segment, uint32_t row,
                                      const uint8_t **document);
 /* A key that is looked for. Its hash is that of the source which was asked last: each has a seed.
@@ -24209,10 +24415,11 @@ OMENDB_INTERNAL int segment_row_visible(const struct segment *segment, uint32_t 
 struct location {
     struct memtable *memtable; /* or */
     struct segment *segment;
+    struct overlay *overlay; /* of either, or NULL */
     uint32_t row;
 };
 /* The live row of `id` in the newest state (commit_mutex), or both pointers NULL. *newest_change:
- * largest commit known to have touched the id (0: none known). */
+ * largest commit known to have added or ended a row of the id (0: none known). */
 OMENDB_INTERNAL int version_locate_live(const struct version *version, uint64_t id,
                                         struct location *location, uint64_t *newest_change);
 /* The row of `id` that is visible at `commit`, or both pointers NULL. */
@@ -24232,10 +24439,18 @@ OMENDB_INTERNAL int version_locate_batch(const struct version *version, const ui
                                          uint32_t count, uint64_t commit,
                                          struct location *locations);
 OMENDB_INTERNAL int location_vector(const struct location *location, const uint8_t **vector);
-/* Borrowed from memtable or segment; NULL: none. */
-OMENDB_INTERNAL int location_document(const struct location *location, const uint8_t **document);
-/* Bytes of the document; 0: none, or its place cannot be read. */
-OMENDB_INTERNAL uint32_t location_document_bytes(const struct location *location);
+/* As it is at `commit`, at which the row is visible; borrowed from the version; NULL: none. */
+OMENDB_INTERNAL int location_document(const struct location *location, uint64_t commit,
+                                      const uint8_t **document);
+/* The same of a row of a memtable, or of a segment, with its overlay (NULL: none). */
+OMENDB_INTERNAL int memtable_document_at(const struct memtable *memtable,
+                                         const struct overlay *overlay, uint32_t row,
+                                         uint64_t commit, const uint8_t **document);
+OMENDB_INTERNAL int segment_document_at(const struct segment *segment,
+                                        const struct overlay *overlay, uint32_t row,
+                                        uint64_t commit, const uint8_t **document);
+/* Bytes of the document at `commit`; 0: none, or its place cannot be read. */
+OMENDB_INTERNAL uint32_t location_document_bytes(const struct location *location, uint64_t commit);
 OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit, uint64_t *count);
 /* Bytes of vectors not in a graph: of the newest memtable, of those that are still linked, and of
  * everything. */
@@ -24381,7 +24596,8 @@ enum change_kind {
     CHANGE_ADD_DOCUMENTS = 9, /* only in the log, as the next: an ADD with documents */
     CHANGE_PUT_DOCUMENTS = 10,
     CHANGE_LIMITS = 11,
-    CHANGE_DECLARE = 12
+    CHANGE_DECLARE = 12,
+    CHANGE_UPDATE = 13 /* other documents for records, whose vectors and keys stay */
 };
 
 /* One operation over many records of one collection. */
@@ -24390,19 +24606,20 @@ struct change {
     uint32_t count;
     struct collection *collection;  /* CREATE: the new one; a reference of the caller's */
     uint64_t *ids;                  /* caller's; automatic ones are filled in when `automatic` */
-    const uint8_t *vectors;         /* count * vector_bytes, stored type */
-    const uint32_t *document_sizes; /* ADD, PUT: NULL: no record has a document; else of each, 0:
-                                       it has none. */
+    const uint8_t *vectors;         /* ADD, PUT: count * vector_bytes, stored type */
+    const uint32_t *document_sizes; /* ADD, PUT, UPDATE: NULL: no record has a document; else of
+                                       each, 0: it has none. */
     const uint8_t *documents;       /* one after the other */
     uint64_t document_bytes;        /* of all of them */
-    uint32_t keys;                  /* how many of the documents have a key */
+    uint32_t keys;                  /* how many of the documents give one: UPDATE: 0 */
     int automatic;
-    int skip_missing; /* DELETE: absent ids are left out of the commit instead of OMENDB_NOTFOUND */
-    uint32_t affected;                       /* out: DELETE: how many existed */
-    uint64_t ended_records, ended_documents; /* out: rows that end, and bytes of their documents */
+    int skip_missing;  /* DELETE, UPDATE: absent ids are left out of the commit instead of
+                           OMENDB_NOTFOUND */
+    uint32_t affected; /* out: DELETE: how many existed */
+    uint64_t ended_records, ended_documents; /* out: rows that end, and bytes of documents */
     const uint8_t *setting;                  /* LIMITS, DECLARE: as it is logged, `count` bytes */
     struct declared **declared;  /* DECLARE: the same; NULL when the collection has taken it over */
-    const struct declared *kept; /* ADD, PUT: that the documents were compared with, or NULL */
+    const struct declared *kept; /* that the documents were compared with, or NULL */
 };
 
 /* Memtables of a collection: one, others where the one before began without codes and rows enough
@@ -24428,7 +24645,7 @@ OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t co
 /* Changes as they stand in the log; a multiple of 8. */
 OMENDB_INTERNAL size_t commit_encoded_bytes(const struct change *changes, size_t count);
 OMENDB_INTERNAL void commit_encode(const struct change *changes, size_t count, uint8_t *out);
-/* The first change at `payload`, into which it then points; only ADD, PUT and DELETE. *used
+/* The first change at `payload`, into which it then points; only ADD, PUT, DELETE and UPDATE. *used
  * receives its bytes. OMENDB_CORRUPT names the commit. commit_mutex. */
 OMENDB_INTERNAL int commit_decode(omendb *db, uint64_t commit, const uint8_t *payload, size_t size,
                                   struct change *change, size_t *used);
@@ -24454,14 +24671,16 @@ OMENDB_INTERNAL int commit_replay_records(omendb *db, uint64_t commit, const uin
 struct commit_logged {
     uint32_t kind, count;
     uint64_t collection;
-    int documents; /* 1: ADD or PUT, which has some */
+    int documents; /* 1: UPDATE; or ADD or PUT, which has some */
     const uint8_t *body;
     size_t left; /* bytes from the body to the end of the payload */
 };
 /* 0: the payload is too short for a change. */
 OMENDB_INTERNAL int commit_decode_head(const uint8_t *payload, size_t size,
                                        struct commit_logged *logged);
-/* Bytes of the ids, vectors, documents and padding of ADD, PUT and DELETE; 0 for DROP. More than
+/* Whether it is of records: ADD, PUT, DELETE and UPDATE. */
+OMENDB_INTERNAL int commit_is_of_records(uint32_t kind);
+/* Bytes of the ids, vectors, documents and padding of a change of records; 0 for DROP. More than
  * are left: it makes no sense. */
 OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, size_t vector_bytes);
 /* Bytes of the body of LIMITS and DECLARE; 0: it makes no sense. */
@@ -24697,6 +24916,8 @@ OMENDB_INTERNAL void space_free_list(omendb *db, struct space_list *list);
  * maintenance_mutex. */
 OMENDB_INTERNAL void space_measure(omendb *db, const struct space_list *list, uint64_t target,
                                    struct space *space);
+/* Bytes of the sections of an overlay's part. */
+OMENDB_INTERNAL uint64_t space_overlay_bytes(const struct segment_file *file, uint32_t part);
 /* Bytes of a segment's sections; of all segments of a collection, of which the caller has a
  * reference (no locks). */
 OMENDB_INTERNAL uint64_t space_part_bytes(const struct segment *segment);
@@ -24862,6 +25083,7 @@ struct txn_write {
     uint8_t *vector;   /* stored type; NULL: deleted */
     uint8_t *document; /* NULL: none */
     uint32_t added;    /* 1: the id was free at the snapshot */
+    uint32_t updated;  /* 1: only its document is another one than at the snapshot */
 };
 
 /* A cursor that reads a transaction's own changes; the transaction tells it when they go. */
@@ -24905,13 +25127,16 @@ OMENDB_INTERNAL int txn_find_key(const omendb_txn *txn, const struct version *ve
 /* The cursor is told when the transaction ends, unless it is removed before. */
 OMENDB_INTERNAL void txn_add_cursor(omendb_txn *txn, struct txn_cursor *cursor);
 OMENDB_INTERNAL void txn_remove_cursor(omendb_txn *txn, struct txn_cursor *cursor);
-/* Takes a validated change over (copies vectors). */
+/* Takes a validated change over (copies vectors; of an update those of the records, so that they
+ * are found by them). */
 OMENDB_INTERNAL int txn_apply(omendb_txn *txn, struct change *change);
 /* Bytes that the changed records hold until the commit and take at it, where rows go to a memtable.
  */
 OMENDB_INTERNAL uint64_t txn_change_needs(const struct change *change);
 /* Smallest commit that a transaction reads at, at most the newest visible one. */
 OMENDB_INTERNAL uint64_t txn_oldest(omendb *db);
+/* Whether one reads at or after `first` and before `end`. */
+OMENDB_INTERNAL int txn_reads_between(omendb *db, uint64_t first, uint64_t end);
 
 /* ---- database.c */
 /* A locked file, which is closed in a forked child: that would hold on to the lock. */
@@ -24940,7 +25165,539 @@ OMENDB_INTERNAL int purge_run(omendb *db, const char *name);
 
 #endif
 
-/* version.c, continued */
+/* overlay.c, continued */
+
+#define OVERLAY_BLOCK_MIN ((size_t)1 << 10)  /* bytes of a block of documents; each next one is */
+#define OVERLAY_BLOCK_MAX ((size_t)64 << 10) /* twice as large, up to this */
+#define OVERLAY_ROW_BYTES 20                 /* of a row in a file, beside its document */
+
+struct overlay_block {
+    struct overlay_block *next;
+    size_t capacity, used; /* of `bytes` */
+    uint8_t bytes[];
+};
+
+struct overlay_entry {
+    uint64_t row;
+    uint64_t commit;
+    const uint8_t *document;
+    uint32_t previous; /* entry of the row, or GRAPH_NO_ROW */
+};
+
+/* ------------------------------------------------------------------ lives */
+
+static size_t overlay_size(uint32_t recents)
+{
+    return sizeof(struct overlay) + recents * sizeof(struct overlay_recent *);
+}
+
+OMENDB_INTERNAL struct overlay *overlay_create(struct memory *memory, uint32_t recents)
+{
+    struct overlay *overlay = memory_zalloc(memory, overlay_size(recents));
+    if (overlay == NULL)
+        return NULL;
+    atomic_init(&overlay->references, 1);
+    overlay->memory = memory;
+    overlay->capacity = recents;
+    return overlay;
+}
+
+OMENDB_INTERNAL struct overlay *overlay_reference(struct overlay *overlay)
+{
+    if (overlay != NULL)
+        atomic_fetch_add_explicit(&overlay->references, 1, memory_order_relaxed);
+    return overlay;
+}
+
+static void overlay_recent_release(struct overlay_recent *recent)
+{
+    if (recent == NULL ||
+        atomic_fetch_sub_explicit(&recent->references, 1, memory_order_acq_rel) != 1)
+        return;
+    while (recent->blocks != NULL) {
+        struct overlay_block *block = recent->blocks;
+        recent->blocks = block->next;
+        memory_free(recent->memory, block, sizeof *block + block->capacity);
+    }
+    idmap_destroy(&recent->rows);
+    rows_store_destroy(&recent->entries);
+    memory_free(recent->memory, recent, sizeof *recent);
+}
+
+static struct overlay_recent *overlay_recent_create(struct memory *memory)
+{
+    struct overlay_recent *recent = memory_zalloc(memory, sizeof *recent);
+    if (recent == NULL)
+        return NULL;
+    atomic_init(&recent->references, 1);
+    recent->memory = memory;
+    rows_store_init(&recent->entries, memory, sizeof(struct overlay_entry));
+    idmap_init(&recent->rows, memory, &recent->entries, 0);
+    return recent;
+}
+
+static size_t overlay_marks_size(uint32_t rows)
+{
+    return sizeof(struct overlay_marks) + ((size_t)rows / 64 + 1) * sizeof(uint64_t);
+}
+
+OMENDB_INTERNAL struct overlay_marks *overlay_marks_create(struct memory *memory, uint32_t rows)
+{
+    struct overlay_marks *marks = memory_zalloc(memory, overlay_marks_size(rows));
+    if (marks == NULL)
+        return NULL;
+    atomic_init(&marks->references, 1);
+    marks->memory = memory;
+    marks->rows = rows;
+    return marks;
+}
+
+static struct overlay_marks *overlay_marks_reference(struct overlay_marks *marks)
+{
+    if (marks != NULL)
+        atomic_fetch_add_explicit(&marks->references, 1, memory_order_relaxed);
+    return marks;
+}
+
+OMENDB_INTERNAL void overlay_marks_release(struct overlay_marks *marks)
+{
+    if (marks != NULL &&
+        atomic_fetch_sub_explicit(&marks->references, 1, memory_order_acq_rel) == 1)
+        memory_free(marks->memory, marks, overlay_marks_size(marks->rows));
+}
+
+OMENDB_INTERNAL void overlay_base_release(struct overlay_base *base)
+{
+    if (base == NULL || atomic_fetch_sub_explicit(&base->references, 1, memory_order_acq_rel) != 1)
+        return;
+    shared_file_release(base->file);
+    memory_free(base->memory, base, sizeof *base);
+}
+
+OMENDB_INTERNAL void overlay_release(struct overlay *overlay)
+{
+    while (overlay != NULL &&
+           atomic_fetch_sub_explicit(&overlay->references, 1, memory_order_acq_rel) == 1) {
+        struct overlay *older = overlay->older;
+        for (uint32_t i = 0; i < overlay->recent_count; i++)
+            overlay_recent_release(overlay->recents[i]);
+        overlay_base_release(overlay->base);
+        overlay_marks_release(overlay->marks);
+        memory_free(overlay->memory, overlay, overlay_size(overlay->capacity));
+        overlay = older;
+    }
+}
+
+/* ------------------------------------------------------------------ layers */
+
+static void overlay_add_recent(struct overlay *overlay, struct overlay_recent *recent)
+{
+    atomic_fetch_add_explicit(&recent->references, 1, memory_order_relaxed);
+    overlay->recents[overlay->recent_count++] = recent;
+}
+
+OMENDB_INTERNAL struct overlay *overlay_extend(struct memory *memory, struct overlay *overlay,
+                                               uint32_t rows)
+{
+    const uint32_t count = overlay == NULL ? 0 : overlay->recent_count;
+    struct overlay *made = overlay_create(memory, count + 1);
+    struct overlay_recent *recent = overlay_recent_create(memory);
+    struct overlay_marks *marks = overlay != NULL ? overlay_marks_reference(overlay->marks)
+                                  : rows != 0     ? overlay_marks_create(memory, rows)
+                                                  : NULL;
+    if (made == NULL || recent == NULL || (rows != 0 && marks == NULL)) {
+        overlay_release(made);
+        overlay_recent_release(recent);
+        overlay_marks_release(marks);
+        return NULL;
+    }
+    made->marks = marks;
+    for (uint32_t i = 0; i < count; i++)
+        overlay_add_recent(made, overlay->recents[i]);
+    made->recents[made->recent_count++] = recent;
+    if (overlay == NULL)
+        return made;
+    made->commit = overlay->commit;
+    made->older = overlay_reference(overlay->older);
+    made->base = overlay->base;
+    if (made->base != NULL)
+        atomic_fetch_add_explicit(&made->base->references, 1, memory_order_relaxed);
+    return made;
+}
+
+OMENDB_INTERNAL struct overlay_recent *overlay_top(const struct overlay *overlay)
+{
+    if (overlay == NULL || overlay->recent_count == 0)
+        return NULL;
+    struct overlay_recent *top = overlay->recents[overlay->recent_count - 1];
+    return top->frozen ? NULL : top;
+}
+
+OMENDB_INTERNAL void overlay_freeze(struct overlay *overlay)
+{
+    struct overlay_recent *top = overlay_top(overlay);
+    if (top != NULL && top->count != 0)
+        top->frozen = 1;
+}
+
+/* Whether a checkpoint at the commit has all of the layer. */
+static int overlay_is_written(const struct overlay_recent *recent, uint64_t commit)
+{
+    return recent->frozen && atomic_load_explicit(&recent->newest, memory_order_acquire) <= commit;
+}
+
+OMENDB_INTERNAL void overlay_settle(struct overlay *into, const struct overlay *overlay,
+                                    struct overlay_marks *marks, struct overlay_base *base,
+                                    struct overlay *older, uint64_t commit)
+{
+    for (uint32_t i = 0; overlay != NULL && i < overlay->recent_count; i++) {
+        if (!overlay_is_written(overlay->recents[i], commit))
+            overlay_add_recent(into, overlay->recents[i]);
+    }
+    into->marks = overlay_marks_reference(marks);
+    into->base = base;
+    into->older = older;
+    into->commit = commit;
+}
+
+/* ------------------------------------------------------------------ appending */
+
+/* A block that has room for them; what is left in the one before stays unused. */
+static int overlay_reserve_block(struct overlay_recent *recent, size_t bytes)
+{
+    const struct overlay_block *newest = recent->blocks;
+    if (bytes == 0 || (newest != NULL && newest->capacity - newest->used >= bytes))
+        return OMENDB_OK;
+    size_t capacity = newest == NULL ? OVERLAY_BLOCK_MIN : newest->capacity * 2;
+    capacity = capacity > OVERLAY_BLOCK_MAX ? OVERLAY_BLOCK_MAX : capacity;
+    capacity = capacity < bytes ? bytes : capacity;
+    struct overlay_block *block = memory_alloc(recent->memory, memory_add(sizeof *block, capacity));
+    if (block == NULL)
+        return OMENDB_NOMEM;
+    *block = (struct overlay_block){recent->blocks, capacity, 0};
+    recent->blocks = block;
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int overlay_reserve(struct overlay_recent *recent, uint32_t entries, size_t bytes)
+{
+    if (entries > GRAPH_MAX_ROWS - recent->count)
+        return error_set(OMENDB_TOOBIG,
+                         "%u updates since the last checkpoint, and %u more: at most 2^31; make a "
+                         "checkpoint",
+                         recent->count, entries);
+    int code = rows_store_reserve(&recent->entries, recent->count + entries);
+    if (code == OMENDB_OK)
+        code = idmap_reserve(&recent->rows, entries);
+    return code == OMENDB_OK ? overlay_reserve_block(recent, bytes) : code;
+}
+
+static void overlay_mark(struct overlay_marks *marks, uint32_t row)
+{
+    const uint64_t bit = UINT64_C(1) << (row % 64);
+    if (marks == NULL || row >= marks->rows)
+        return;
+    if ((atomic_fetch_or_explicit(&marks->word[row / 64], bit, memory_order_release) & bit) == 0)
+        atomic_fetch_add_explicit(&marks->count, 1, memory_order_release);
+}
+
+OMENDB_INTERNAL void overlay_append(const struct overlay *overlay, uint32_t row, uint64_t commit,
+                                    const uint8_t *document)
+{
+    struct overlay_recent *recent = overlay->recents[overlay->recent_count - 1];
+    const uint32_t index = recent->count, size = document_size(document);
+    struct overlay_entry entry = {row, commit, NULL, idmap_find(&recent->rows, row)};
+    if (size != 0) {
+        uint8_t *copy = recent->blocks->bytes + recent->blocks->used;
+        memcpy(copy, document, size);
+        recent->blocks->used += size;
+        entry.document = copy;
+    }
+    struct rows_view entries = rows_store_view(&recent->entries);
+    memcpy(rows_at(&entries, index), &entry, sizeof entry);
+    recent->count++;
+    recent->document_bytes += size;
+    idmap_insert(&recent->rows, row, index);
+    OMENDB_YIELD("overlay_append, in the table");
+    overlay_mark(overlay->marks, row);
+    atomic_store_explicit(&recent->newest, commit, memory_order_release);
+}
+
+OMENDB_INTERNAL void overlay_mark_recents(const struct overlay *overlay, uint64_t commit)
+{
+    for (uint32_t i = 0; i < overlay->recent_count; i++) {
+        const struct overlay_recent *recent = overlay->recents[i];
+        struct rows_view entries = rows_store_view(&recent->entries);
+        for (uint32_t index = 0; index < recent->count; index++) {
+            struct overlay_entry entry;
+            memcpy(&entry, rows_at(&entries, index), sizeof entry);
+            if (entry.commit > commit)
+                overlay_mark(overlay->marks, (uint32_t)entry.row);
+        }
+    }
+}
+
+/* ------------------------------------------------------------------ in a file */
+
+static int overlay_bad(const struct overlay_base *base, const char *why)
+{
+    return error_set(OMENDB_CORRUPT, "ovl-%llu: part %u: %s; " ERROR_RESTORE,
+                     (unsigned long long)base->file->entry.number, base->part, why);
+}
+
+static int overlay_number(const struct overlay_base *base, struct section_range range,
+                          uint64_t index, size_t bytes, void *out)
+{
+    struct block_file *file = &base->file->file->blocks;
+    const uint64_t offset = range.offset + index * bytes;
+    int code = blocks_touch(file, offset, bytes);
+    if (code == OMENDB_OK)
+        memcpy(out, file->base + offset, bytes);
+    return code;
+}
+
+static int overlay_read_rows(const struct overlay_base *base, uint32_t rows,
+                             struct overlay_marks *marks)
+{
+    int code = OMENDB_OK;
+    for (uint32_t i = 0, last = 0; i < base->count && code == OMENDB_OK; i++) {
+        uint32_t row = 0;
+        code = overlay_number(base, base->rows, i, sizeof row, &row);
+        if (code == OMENDB_OK && (row >= rows || (i != 0 && row <= last)))
+            code = overlay_bad(base, "rows with documents that do not ascend, or are none");
+        if (code == OMENDB_OK)
+            overlay_mark(marks, row);
+        last = row;
+    }
+    return code;
+}
+
+OMENDB_INTERNAL int overlay_base_open(struct memory *memory, struct shared_file *file,
+                                      uint32_t part, uint64_t commit, uint32_t rows,
+                                      struct overlay_marks *marks, struct overlay_base **base)
+{
+    const struct segment_file *in = file->file;
+    struct overlay_base *made = memory_zalloc(memory, sizeof *made);
+    *base = NULL;
+    if (made == NULL)
+        return OMENDB_NOMEM;
+    atomic_init(&made->references, 1);
+    made->memory = memory;
+    made->file = shared_file_reference(file);
+    made->part = part;
+    made->commit = commit;
+    made->rows = segment_section(in, part, SECTION_OVERLAY_ROWS);
+    made->commits = segment_section(in, part, SECTION_OVERLAY_COMMITS);
+    made->ends = segment_section(in, part, SECTION_DOCUMENT_ENDS);
+    made->documents = segment_section(in, part, SECTION_DOCUMENTS);
+    made->count = (uint32_t)(made->rows.length / sizeof(uint32_t));
+    int code = OMENDB_OK;
+    if (made->rows.length > rows * UINT64_C(4))
+        code = overlay_bad(made, "more rows with documents than the segment has");
+    if (code == OMENDB_OK && marks != NULL)
+        code = overlay_read_rows(made, rows, marks);
+    if (code == OMENDB_OK)
+        *base = made;
+    else
+        overlay_base_release(made);
+    return code;
+}
+
+OMENDB_INTERNAL int overlay_open(struct memory *memory, struct shared_file *file, uint32_t part,
+                                 uint64_t commit, uint32_t rows, struct overlay **overlay)
+{
+    *overlay = NULL;
+    if (segment_section(file->file, part, SECTION_OVERLAY_ROWS).length == 0)
+        return OMENDB_OK;
+    struct overlay *made = overlay_create(memory, 0);
+    if (made == NULL)
+        return OMENDB_NOMEM;
+    made->commit = commit;
+    made->marks = overlay_marks_create(memory, rows);
+    int code = made->marks == NULL
+                   ? OMENDB_NOMEM
+                   : overlay_base_open(memory, file, part, commit, rows, made->marks, &made->base);
+    if (code == OMENDB_OK)
+        *overlay = made;
+    else
+        overlay_release(made);
+    return code;
+}
+
+/* ------------------------------------------------------------------ finding */
+
+/* 1: the layer has the row at the commit. */
+static int overlay_find_recent(const struct overlay_recent *recent, uint32_t row, uint64_t commit,
+                               struct overlay_version *found)
+{
+    uint32_t index = idmap_find(&recent->rows, row);
+    if (index == GRAPH_NO_ROW)
+        return 0;
+    struct rows_view entries = rows_store_view(&recent->entries);
+    while (index != GRAPH_NO_ROW) {
+        struct overlay_entry entry;
+        memcpy(&entry, rows_at(&entries, index), sizeof entry);
+        if (entry.commit <= commit) {
+            *found = (struct overlay_version){entry.commit, entry.document};
+            return 1;
+        }
+        index = entry.previous;
+    }
+    return 0;
+}
+
+static int overlay_read_base(const struct overlay_base *base, uint32_t index,
+                             struct overlay_version *found)
+{
+    struct block_file *file = &base->file->file->blocks;
+    uint64_t begin = 0, end = 0;
+    int code = overlay_number(base, base->commits, index, sizeof found->commit, &found->commit);
+    if (code == OMENDB_OK && index != 0)
+        code = overlay_number(base, base->ends, index - UINT64_C(1), sizeof begin, &begin);
+    if (code == OMENDB_OK)
+        code = overlay_number(base, base->ends, index, sizeof end, &end);
+    if (code != OMENDB_OK)
+        return code;
+    if (begin > end || end > base->documents.length || end - begin > DOCUMENT_BYTES_MAX)
+        return overlay_bad(base, "a document lies outside of all of them");
+    if (found->commit == 0 || found->commit > base->commit)
+        return overlay_bad(base, "a document of no commit");
+    if (begin == end)
+        return OMENDB_OK;
+    code = blocks_touch(file, base->documents.offset + begin, end - begin);
+    if (code != OMENDB_OK)
+        return code;
+    const uint8_t *document = file->base + base->documents.offset + begin;
+    const char *wrong = document_check(document, (size_t)(end - begin));
+    if (wrong != NULL)
+        return overlay_bad(base, wrong);
+    found->document = document;
+    return OMENDB_OK;
+}
+
+static int overlay_find_base(const struct overlay_base *base, uint32_t row,
+                             struct overlay_version *found)
+{
+    uint32_t low = 0, high = base->count;
+    while (low < high) {
+        const uint32_t middle = low + (high - low) / 2;
+        uint32_t at;
+        int code = overlay_number(base, base->rows, middle, sizeof at, &at);
+        if (code != OMENDB_OK)
+            return code;
+        if (at == row)
+            return overlay_read_base(base, middle, found);
+        if (at < row)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return OMENDB_OK;
+}
+
+OMENDB_INTERNAL int overlay_find(const struct overlay *overlay, uint32_t row, uint64_t commit,
+                                 struct overlay_version *found)
+{
+    *found = (struct overlay_version){0, NULL};
+    if (!overlay_may_have(overlay, row))
+        return OMENDB_OK;
+    for (;; overlay = overlay->older) {
+        for (uint32_t i = overlay->recent_count; i-- > 0;) {
+            if (overlay_find_recent(overlay->recents[i], row, commit, found))
+                return OMENDB_OK;
+        }
+        if (commit >= overlay->commit || overlay->older == NULL)
+            break;
+    }
+    int code = overlay->base == NULL ? OMENDB_OK : overlay_find_base(overlay->base, row, found);
+    if (code == OMENDB_OK && found->commit > commit)
+        *found = (struct overlay_version){0, NULL};
+    return code;
+}
+
+OMENDB_INTERNAL uint32_t overlay_next(const struct overlay *overlay, uint32_t row)
+{
+    const uint32_t rows = overlay->marks->rows;
+    while (row < rows) {
+        const uint64_t left = overlay_word(overlay, row / 64) >> (row % 64);
+        if (left != 0)
+            return row + graph_lowest_bit(left);
+        row = (row / 64 + 1) * 64;
+    }
+    return UINT32_MAX;
+}
+
+/* ------------------------------------------------------------------ measures */
+
+OMENDB_INTERNAL uint64_t overlay_newest(const struct overlay *overlay)
+{
+    uint64_t newest = 0;
+    for (uint32_t i = 0; overlay != NULL && i < overlay->recent_count; i++) {
+        const uint64_t commit =
+            atomic_load_explicit(&overlay->recents[i]->newest, memory_order_acquire);
+        newest = commit > newest ? commit : newest;
+    }
+    return newest;
+}
+
+static int overlay_is_between(uint64_t commit, uint64_t after, uint64_t until)
+{
+    return commit > after && commit <= until;
+}
+
+OMENDB_INTERNAL uint64_t overlay_count_between(const struct overlay *overlay, uint64_t after,
+                                               uint64_t until)
+{
+    uint64_t count = 0;
+    for (uint32_t i = 0; overlay != NULL && i < overlay->recent_count; i++) {
+        const struct overlay_recent *recent = overlay->recents[i];
+        struct rows_view entries = rows_store_view(&recent->entries);
+        for (uint32_t index = 0; index < recent->count; index++) {
+            struct overlay_entry entry;
+            memcpy(&entry, rows_at(&entries, index), sizeof entry);
+            count += (uint64_t)overlay_is_between(entry.commit, after, until);
+        }
+    }
+    const struct overlay_base *base = overlay == NULL ? NULL : overlay->base;
+    for (uint32_t i = 0; base != NULL && base->commit > after && i < base->count; i++) {
+        uint64_t commit;
+        /* One that cannot be read may be pinned. */
+        count += overlay_number(base, base->commits, i, sizeof commit, &commit) != OMENDB_OK ||
+                 overlay_is_between(commit, after, until);
+    }
+    return count;
+}
+
+OMENDB_INTERNAL uint64_t overlay_bytes(const struct overlay *overlay)
+{
+    if (overlay == NULL)
+        return 0;
+    uint64_t bytes = (uint64_t)overlay_count(overlay) * OVERLAY_ROW_BYTES;
+    for (uint32_t i = 0; i < overlay->recent_count; i++)
+        bytes += overlay->recents[i]->document_bytes;
+    return bytes + (overlay->base == NULL ? 0 : overlay->base->documents.length);
+}
+
+#undef OVERLAY_BLOCK_MIN
+#undef OVERLAY_BLOCK_MAX
+#undef OVERLAY_ROW_BYTES
+
+/* ==============================================================================================
+ * version.c
+ * ============================================================================================== */
+
+/* version.c: the lives of collections, versions and segments; finding rows by id in them.
+ *
+ * Reference without a lock. A reader marks a pin slot as busy, loads the collection's version
+ * pointer, adds a reference, and frees the slot; who replaces the pointer waits until each slot was
+ * seen free once, and only then drops the old version's own reference. Both sides are sequentially
+ * consistent: if the reader loaded the old pointer, its mark came before the swap in the one order,
+ * so the swapper sees it. The pin lasts for a handful of instructions, so the wait is short and
+ * needs no signal.
+ *
+ * Consistency. A commit number read while a version was current is complete in that version:
+ * appends go to memtables in it, and what a later version dropped had ended at or before a commit
+ * that was already visible (compact.c). Hence the loop in version_acquire_newest. */
 
 /* ------------------------------------------------------------------ schema */
 
@@ -25252,8 +26009,9 @@ OMENDB_INTERNAL void catalog_destroy(omendb *db, struct catalog *catalog)
 
 static size_t version_bytes(uint32_t memtables, uint32_t segments)
 {
-    return sizeof(struct version) + memtables * sizeof(struct memtable *) +
-           segments * sizeof(struct segment *);
+    return sizeof(struct version) +
+           memtables * (sizeof(struct memtable *) + sizeof(struct overlay *)) +
+           segments * (sizeof(struct segment *) + sizeof(struct overlay *));
 }
 
 OMENDB_INTERNAL struct version *version_create(struct memory *memory, uint32_t memtables,
@@ -25270,7 +26028,23 @@ OMENDB_INTERNAL struct version *version_create(struct memory *memory, uint32_t m
     version->segment_count = segments;
     version->memtables = (struct memtable **)(version + 1);
     version->segments = (struct segment **)(version->memtables + memtables);
+    version->memtable_overlays = (struct overlay **)(version->segments + segments);
+    version->segment_overlays = version->memtable_overlays + memtables;
     return version;
+}
+
+OMENDB_INTERNAL void version_put_memtable(struct version *version, uint32_t at,
+                                          struct memtable *memtable, struct overlay *overlay)
+{
+    version->memtables[at] = memtable_reference(memtable);
+    version->memtable_overlays[at] = overlay_reference(overlay);
+}
+
+OMENDB_INTERNAL void version_put_segment(struct version *version, uint32_t at,
+                                         struct segment *segment, struct overlay *overlay)
+{
+    version->segments[at] = segment_reference(segment);
+    version->segment_overlays[at] = overlay_reference(overlay);
 }
 
 OMENDB_INTERNAL void version_release(struct version *version)
@@ -25278,10 +26052,14 @@ OMENDB_INTERNAL void version_release(struct version *version)
     if (version == NULL ||
         atomic_fetch_sub_explicit(&version->references, 1, memory_order_acq_rel) != 1)
         return;
-    for (uint32_t i = 0; i < version->memtable_count; i++)
+    for (uint32_t i = 0; i < version->memtable_count; i++) {
         memtable_release(version->memtables[i]);
-    for (uint32_t i = 0; i < version->segment_count; i++)
+        overlay_release(version->memtable_overlays[i]);
+    }
+    for (uint32_t i = 0; i < version->segment_count; i++) {
         segment_release(version->segments[i]);
+        overlay_release(version->segment_overlays[i]);
+    }
     memory_free(version->memory, version, version->bytes);
 }
 
@@ -25683,6 +26461,7 @@ OMENDB_INTERNAL struct segment *segment_reopen(omendb *db, const struct collecti
     made->overlay_file = segment->overlay_file;
     made->overlay_part = segment->overlay_part;
     made->overlay_commit = segment->overlay_commit;
+    made->documents_commit = segment->documents_commit;
     return made;
 }
 
@@ -25945,7 +26724,7 @@ static int version_locate_live_in_segments(const struct version *version, uint64
             *newest_change = end > *newest_change ? end : *newest_change;
             *newest_change = begin > *newest_change ? begin : *newest_change;
             if (end == 0)
-                *location = (struct location){NULL, segment, row};
+                *location = (struct location){NULL, segment, version->segment_overlays[i], row};
         }
     }
     return OMENDB_OK;
@@ -25965,22 +26744,23 @@ OMENDB_INTERNAL int version_locate_live(const struct version *version, uint64_t 
         uint64_t end = tombstones_get(memtable->tombstones, row);
         *newest_change = end != 0 ? end : memtable_begin(memtable, row);
         if (end == 0)
-            *location = (struct location){memtable, NULL, row};
+            *location = (struct location){memtable, NULL, version->memtable_overlays[i], row};
         return OMENDB_OK;
     }
     return version_locate_live_in_segments(version, id, location, newest_change);
 }
 
-static int version_locate_in_memtable(struct memtable *memtable, uint64_t id, uint64_t commit,
-                                      struct location *location)
+static int version_locate_in_memtable(const struct version *version, uint32_t index, uint64_t id,
+                                      uint64_t commit, struct location *location)
 {
+    struct memtable *memtable = version->memtables[index];
     for (uint32_t row = memtable_find(memtable, id); row != GRAPH_NO_ROW;
          row = memtable_previous(memtable, row)) {
         uint64_t end = tombstones_get(memtable->tombstones, row);
         if (memtable_begin(memtable, row) > commit)
             continue;
         if (end == 0 || end > commit)
-            *location = (struct location){memtable, NULL, row};
+            *location = (struct location){memtable, NULL, version->memtable_overlays[index], row};
         return 1;
     }
     return 0;
@@ -25991,7 +26771,7 @@ OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, u
 {
     memset(location, 0, sizeof *location);
     for (uint32_t i = version->memtable_count; i-- > 0;) {
-        if (version_locate_in_memtable(version->memtables[i], id, commit, location))
+        if (version_locate_in_memtable(version, i, id, commit, location))
             return OMENDB_OK;
     }
     for (uint32_t i = version->segment_count; i-- > 0;) {
@@ -26002,7 +26782,8 @@ OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, u
             if (code != OMENDB_OK)
                 return code;
             if (row != GRAPH_NO_ROW && segment_row_visible(version->segments[i], row, commit)) {
-                *location = (struct location){NULL, version->segments[i], row};
+                *location = (struct location){NULL, version->segments[i],
+                                              version->segment_overlays[i], row};
                 return OMENDB_OK;
             }
         } while (row != GRAPH_NO_ROW);
@@ -26035,8 +26816,8 @@ static void version_ask_memtables(const struct version *version, uint32_t count,
     for (uint32_t i = 0; i < count; i++) {
         int decided = 0;
         for (uint32_t m = version->memtable_count; m-- > 0 && !decided;)
-            decided = version_locate_in_memtable(version->memtables[m], batch->ids[i],
-                                                 batch->commit, &batch->locations[i]);
+            decided = version_locate_in_memtable(version, m, batch->ids[i], batch->commit,
+                                                 &batch->locations[i]);
         if (!decided)
             batch->pending[batch->pending_count++] = i;
     }
@@ -26071,9 +26852,10 @@ static int version_probe_segment(struct segment *segment, struct version_batch *
 }
 
 /* The visible row among those of the id, from the place on. */
-static int version_take_row(struct segment *segment, const struct version_probe *probe,
-                            struct version_batch *batch)
+static int version_take_row(const struct version *version, uint32_t index,
+                            const struct version_probe *probe, struct version_batch *batch)
 {
+    struct segment *segment = version->segments[index];
     uint64_t place = probe->place;
     uint32_t row;
     int code = segment_match(segment, batch->ids[probe->index], place, &row);
@@ -26081,12 +26863,15 @@ static int version_take_row(struct segment *segment, const struct version_probe 
            !segment_row_visible(segment, row, batch->commit))
         code = segment_match(segment, batch->ids[probe->index], ++place, &row);
     if (code == OMENDB_OK && row != GRAPH_NO_ROW)
-        batch->locations[probe->index] = (struct location){NULL, segment, row};
+        batch->locations[probe->index] =
+            (struct location){NULL, segment, version->segment_overlays[index], row};
     return code;
 }
 
-static int version_ask_segment(struct segment *segment, struct version_batch *batch)
+static int version_ask_segment(const struct version *version, uint32_t index,
+                               struct version_batch *batch)
 {
+    struct segment *segment = version->segments[index];
     const uint8_t *base = segment->file->file->blocks.base;
     int code = version_probe_segment(segment, batch);
     for (uint32_t i = 0; i < batch->probe_count && code == OMENDB_OK; i++) {
@@ -26097,7 +26882,7 @@ static int version_ask_segment(struct segment *segment, struct version_batch *ba
             prefetch_line(base + segment->sorted_rows.offset + probe->place * sizeof(uint32_t));
     }
     for (uint32_t i = 0; i < batch->probe_count && code == OMENDB_OK; i++)
-        code = version_take_row(segment, &batch->probes[i], batch);
+        code = version_take_row(version, index, &batch->probes[i], batch);
     return code;
 }
 
@@ -26125,7 +26910,7 @@ OMENDB_INTERNAL int version_locate_batch(const struct version *version, const ui
     version_ask_memtables(version, count, &batch);
     for (uint32_t i = version->segment_count;
          i-- > 0 && batch.pending_count != 0 && code == OMENDB_OK;) {
-        code = version_ask_segment(version->segments[i], &batch);
+        code = version_ask_segment(version, i, &batch);
         version_drop_found(&batch);
     }
     return code;
@@ -26403,7 +27188,10 @@ OMENDB_INTERNAL void database_log(omendb *db, int code, const char *message)
  * seed of the opening that wrote the segment, which lies before them.
  *
  * A segment that was written before there were documents, or in which no row has one, has none of
- * these sections. */
+ * these sections.
+ *
+ * An update leaves the row, and the key in its document, as they are; the document that it gave
+ * lies in an overlay (overlay.h), which is asked first. */
 
 #define DOCUMENTS_PROBES 8 /* guesses by proportion before the rest is halved */
 
@@ -26603,7 +27391,7 @@ static int documents_live_in_segments(const struct version *version, struct key_
             *newest_change = end > *newest_change ? end : *newest_change;
             *newest_change = begin > *newest_change ? begin : *newest_change;
             if (end == 0)
-                *location = (struct location){NULL, segment, row};
+                *location = (struct location){NULL, segment, version->segment_overlays[i], row};
         } while (row != GRAPH_NO_ROW);
     }
     return OMENDB_OK;
@@ -26626,16 +27414,18 @@ OMENDB_INTERNAL int version_locate_live_key(const struct version *version, const
         uint64_t end = tombstones_get(memtable->tombstones, row);
         *newest_change = end != 0 ? end : memtable_begin(memtable, row);
         if (end == 0)
-            *location = (struct location){memtable, NULL, row};
+            *location = (struct location){memtable, NULL, version->memtable_overlays[i], row};
         return OMENDB_OK;
     }
     return documents_live_in_segments(version, &probe, location, newest_change);
 }
 
 /* Whether the memtable has the last word on the key: a row that began at or before `commit`. */
-static int documents_locate_in_memtable(struct memtable *memtable, struct key_probe *probe,
-                                        uint64_t commit, struct location *location)
+static int documents_locate_in_memtable(const struct version *version, uint32_t index,
+                                        struct key_probe *probe, uint64_t commit,
+                                        struct location *location)
 {
+    struct memtable *memtable = version->memtables[index];
     const uint64_t hash = documents_hash(probe, &memtable->seed);
     for (uint32_t row = memtable_find_key(memtable, probe->key, probe->size, hash);
          row != GRAPH_NO_ROW; row = memtable_previous_key(memtable, probe->key, probe->size, row)) {
@@ -26643,7 +27433,7 @@ static int documents_locate_in_memtable(struct memtable *memtable, struct key_pr
         if (memtable_begin(memtable, row) > commit)
             continue;
         if (end == 0 || end > commit)
-            *location = (struct location){memtable, NULL, row};
+            *location = (struct location){memtable, NULL, version->memtable_overlays[index], row};
         return 1;
     }
     return 0;
@@ -26655,7 +27445,7 @@ OMENDB_INTERNAL int version_locate_key(const struct version *version, const uint
     struct key_probe probe = {.key = key, .size = size};
     memset(location, 0, sizeof *location);
     for (uint32_t i = version->memtable_count; i-- > 0;) {
-        if (documents_locate_in_memtable(version->memtables[i], &probe, commit, location))
+        if (documents_locate_in_memtable(version, i, &probe, commit, location))
             return OMENDB_OK;
     }
     for (uint32_t i = version->segment_count; i-- > 0;) {
@@ -26666,7 +27456,8 @@ OMENDB_INTERNAL int version_locate_key(const struct version *version, const uint
             if (code != OMENDB_OK)
                 return code;
             if (row != GRAPH_NO_ROW && segment_row_visible(version->segments[i], row, commit)) {
-                *location = (struct location){NULL, version->segments[i], row};
+                *location = (struct location){NULL, version->segments[i],
+                                              version->segment_overlays[i], row};
                 return OMENDB_OK;
             }
         } while (row != GRAPH_NO_ROW);
@@ -26682,21 +27473,47 @@ OMENDB_INTERNAL int location_id(const struct location *location, uint64_t *id)
     return OMENDB_OK;
 }
 
-OMENDB_INTERNAL int location_document(const struct location *location, const uint8_t **document)
+OMENDB_INTERNAL int memtable_document_at(const struct memtable *memtable,
+                                         const struct overlay *overlay, uint32_t row,
+                                         uint64_t commit, const uint8_t **document)
 {
-    if (location->segment != NULL)
-        return segment_document(location->segment, location->row, document);
-    *document = memtable_document(location->memtable, location->row);
-    return OMENDB_OK;
+    struct overlay_version found;
+    int code = overlay_find(overlay, row, commit, &found);
+    *document = found.commit != 0 ? found.document : memtable_document(memtable, row);
+    return code;
+}
+
+OMENDB_INTERNAL int segment_document_at(const struct segment *segment,
+                                        const struct overlay *overlay, uint32_t row,
+                                        uint64_t commit, const uint8_t **document)
+{
+    struct overlay_version found;
+    int code = overlay_find(overlay, row, commit, &found);
+    *document = found.document;
+    return code == OMENDB_OK && found.commit == 0 ? segment_document(segment, row, document) : code;
+}
+
+OMENDB_INTERNAL int location_document(const struct location *location, uint64_t commit,
+                                      const uint8_t **document)
+{
+    return location->segment != NULL ? segment_document_at(location->segment, location->overlay,
+                                                           location->row, commit, document)
+                                     : memtable_document_at(location->memtable, location->overlay,
+                                                            location->row, commit, document);
 }
 
 /* That of a damaged block counts as none, so that such a record can be deleted. */
-OMENDB_INTERNAL uint32_t location_document_bytes(const struct location *location)
+OMENDB_INTERNAL uint32_t location_document_bytes(const struct location *location, uint64_t commit)
 {
+    struct overlay_version found;
     uint64_t begin, end;
+    int code = overlay_find(location->overlay, location->row, commit, &found);
+    if (code == OMENDB_OK && found.commit != 0)
+        return found.document == NULL ? 0 : document_size(found.document);
     if (location->segment == NULL)
         return document_size(memtable_document(location->memtable, location->row));
-    int code = documents_place(location->segment, location->row, &begin, &end);
+    if (code == OMENDB_OK)
+        code = documents_place(location->segment, location->row, &begin, &end);
     return code != OMENDB_OK || end < begin || end - begin > DOCUMENT_BYTES_MAX
                ? 0
                : (uint32_t)(end - begin);
@@ -27443,9 +28260,11 @@ static void hot_replace_segments(omendb *db, struct collection *collection)
     if (version == NULL)
         return;
     for (uint32_t i = 0; i < old->memtable_count; i++)
-        version->memtables[i] = memtable_reference(old->memtables[i]);
-    for (uint32_t i = 0; i < old->segment_count; i++)
+        version_put_memtable(version, i, old->memtables[i], old->memtable_overlays[i]);
+    for (uint32_t i = 0; i < old->segment_count; i++) {
         version->segments[i] = hot_without(db, collection, old->segments[i]);
+        version->segment_overlays[i] = overlay_reference(old->segment_overlays[i]);
+    }
     version_install(collection, version);
 }
 
@@ -27581,6 +28400,20 @@ OMENDB_INTERNAL uint64_t txn_oldest(omendb *db)
         db->transactions != NULL ? db->transactions->snapshot : atomic_load(&db->visible_commit);
     platform_mutex_unlock(&db->txn_mutex);
     return oldest;
+}
+
+OMENDB_INTERNAL int txn_reads_between(omendb *db, uint64_t first, uint64_t end)
+{
+    int reads = 0;
+    platform_mutex_lock(&db->txn_mutex);
+    const struct omendb_txn *txn = db->transactions;
+    for (uint64_t left = db->open_transactions; left > 0 && !reads; left--, txn = txn->next) {
+        if (txn->snapshot >= end)
+            break;
+        reads = txn->snapshot >= first;
+    }
+    platform_mutex_unlock(&db->txn_mutex);
+    return reads;
 }
 
 OMENDB_INTERNAL uint64_t txn_count(omendb *db, uint64_t *oldest, uint64_t *begun_us)
@@ -27786,7 +28619,9 @@ OMENDB_INTERNAL uint64_t txn_change_needs(const struct change *change)
 {
     const struct collection *collection = change->collection;
     uint64_t needs = sizeof(struct txn_write) + TXN_CHANGE_BYTES;
-    if (change->kind != CHANGE_DELETE)
+    if (change->kind == CHANGE_UPDATE)
+        needs += collection->vector_bytes;
+    else if (change->kind != CHANGE_DELETE)
         needs += 3 * (uint64_t)collection->vector_bytes + codes_stride(collection->schema.dim) +
                  UINT64_C(8) * collection->schema.M;
     return change->count * needs + 3 * change->document_bytes +
@@ -27849,36 +28684,65 @@ static void txn_drop_copies(omendb_txn *txn, const struct change *change, struct
         txn_drop_content(txn->db, change->collection, copies[count].vector, copies[count].document);
 }
 
-/* Copies all first, so that a failure leaves the transaction as it was. */
-static int txn_copy(omendb_txn *txn, const struct change *change, struct txn_copy *copies)
+/* The vector that the change gives record `index`, or that it has. */
+static int txn_vector(omendb_txn *txn, const struct version *version, const struct change *change,
+                      uint32_t index, const uint8_t **vector)
+{
+    struct location location;
+    const struct txn_write *own = txn_find(txn, change->collection, change->ids[index]);
+    *vector = own == NULL ? NULL : own->vector;
+    if (change->kind != CHANGE_UPDATE)
+        *vector = change->vectors + index * change->collection->vector_bytes;
+    if (*vector != NULL)
+        return OMENDB_OK;
+    int code = version_locate(version, change->ids[index], txn->snapshot, &location);
+    return code == OMENDB_OK ? location_vector(&location, vector) : code;
+}
+
+static int txn_copy_one(omendb_txn *txn, const struct change *change, const uint8_t *vector,
+                        const uint8_t *document, struct txn_copy *copy)
 {
     struct memory *memory = &txn->db->memory;
     const size_t bytes = change->collection->vector_bytes;
-    const uint8_t *at = change->documents;
+    copy->vector = memory_alloc(memory, bytes);
+    if (copy->vector != NULL && document != NULL)
+        copy->document = memory_alloc(memory, document_size(document));
+    if (copy->vector == NULL || (document != NULL && copy->document == NULL)) {
+        memory_free(memory, copy->vector, copy->vector == NULL ? 0 : bytes);
+        return OMENDB_NOMEM;
+    }
+    memcpy(copy->vector, vector, bytes);
+    if (document != NULL)
+        memcpy(copy->document, document, document_size(document));
+    return OMENDB_OK;
+}
+
+/* Copies all first, so that a failure leaves the transaction as it was. */
+static int txn_copy(omendb_txn *txn, const struct version *version, const struct change *change,
+                    struct txn_copy *copies)
+{
+    const uint8_t *at = change->documents, *vector;
     for (uint32_t i = 0; i < change->count; i++) {
         const uint8_t *document = change_next_document(change, i, &at);
-        copies[i].vector = memory_alloc(memory, bytes);
-        if (copies[i].vector != NULL && document != NULL)
-            copies[i].document = memory_alloc(memory, document_size(document));
-        if (copies[i].vector == NULL || (document != NULL && copies[i].document == NULL)) {
-            memory_free(memory, copies[i].vector, copies[i].vector == NULL ? 0 : bytes);
+        int code = txn_vector(txn, version, change, i, &vector);
+        if (code == OMENDB_OK)
+            code = txn_copy_one(txn, change, vector, document, &copies[i]);
+        if (code != OMENDB_OK) {
             txn_drop_copies(txn, change, copies, i);
-            return OMENDB_NOMEM;
+            return code;
         }
-        memcpy(copies[i].vector, change->vectors + i * bytes, bytes);
-        if (document != NULL)
-            memcpy(copies[i].document, document, document_size(document));
     }
     return OMENDB_OK;
 }
 
-static void txn_set(omendb_txn *txn, struct collection *collection, uint64_t id,
+static void txn_set(omendb_txn *txn, const struct change *change, uint64_t id,
                     const struct txn_copy *copy)
 {
+    struct collection *collection = change->collection;
     size_t slot = txn_slot(txn, collection, id);
     if (txn->table[slot] == 0) {
         txn->writes[txn->write_count] =
-            (struct txn_write){collection_reference(collection), id, NULL, NULL, !copy->existed};
+            (struct txn_write){collection_reference(collection), id, NULL, NULL, !copy->existed, 1};
         txn->table[slot] = (uint32_t)++txn->write_count;
     }
     size_t index = txn->table[slot] - 1;
@@ -27886,17 +28750,19 @@ static void txn_set(omendb_txn *txn, struct collection *collection, uint64_t id,
     txn_drop_content(txn->db, collection, write->vector, write->document);
     write->vector = copy->vector;
     write->document = copy->document;
+    /* Of one that the transaction itself put the new vector must not be lost. */
+    write->updated &= change->kind == CHANGE_UPDATE;
     txn_enter_key(txn, index);
 }
 
-/* No other record has the key, as the transaction sees it. */
+/* No other record has the key, as the transaction sees it; an update leaves it as it is. */
 static int txn_check_key(omendb_txn *txn, const struct version *version,
                          const struct change *change, uint64_t id, const uint8_t *document)
 {
     uint32_t size;
     uint64_t holder;
     const uint8_t *key = document_key(document, &size);
-    if (key == NULL)
+    if (key == NULL || change->kind == CHANGE_UPDATE)
         return OMENDB_OK;
     int code = txn_find_key(txn, version, change->collection, txn->snapshot, key, size, &holder);
     return code != OMENDB_OK || holder == OMENDB_ID_AUTO || holder == id
@@ -27904,7 +28770,8 @@ static int txn_check_key(omendb_txn *txn, const struct version *version,
                : commit_refuse_taken_key(change, key, size, holder);
 }
 
-/* Checks every id and key as the transaction sees it; leaves absent ones out of a delete. */
+/* Checks every id and key as the transaction sees it; leaves absent ones out of a delete, and of an
+ * update of one record. */
 static int txn_check(omendb_txn *txn, const struct version *version, struct change *change,
                      struct txn_copy *copies)
 {
@@ -27920,7 +28787,7 @@ static int txn_check(omendb_txn *txn, const struct version *version, struct chan
             return code;
         if (change->kind == CHANGE_ADD && now)
             return commit_refuse_taken_id(change, i);
-        if (change->kind == CHANGE_DELETE && !now) {
+        if ((change->kind == CHANGE_DELETE || change->kind == CHANGE_UPDATE) && !now) {
             if (!change->skip_missing)
                 return error_set_missing(change->collection->name, change->ids[i]);
             continue;
@@ -27988,16 +28855,16 @@ OMENDB_INTERNAL int txn_apply(omendb_txn *txn, struct change *change)
     if (code == OMENDB_OK)
         code = txn_reserve(txn, change->count);
     if (code == OMENDB_OK)
-        code = txn_reserve_keys(txn, change->keys);
+        code = txn_reserve_keys(txn, change->kind == CHANGE_UPDATE ? change->count : change->keys);
     if (code == OMENDB_OK && change->kind != CHANGE_DELETE)
-        code = txn_copy(txn, change, copies);
+        code = txn_copy(txn, version, change, copies);
     if (code == OMENDB_OK) {
         code = txn_claim_share(txn, change);
         if (code != OMENDB_OK && change->kind != CHANGE_DELETE)
             txn_drop_copies(txn, change, copies, change->count);
     }
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++)
-        txn_set(txn, change->collection, change->ids[i], &copies[i]);
+        txn_set(txn, change, change->ids[i], &copies[i]);
     version_release(version);
     memory_free(memory, copies, count * sizeof *copies);
     return code;
@@ -28012,21 +28879,29 @@ static int txn_is_change(const struct txn_write *write)
     return write->vector != NULL || !write->added;
 }
 
-/* Order of commit: by collection, deletes before puts, else as they were made. */
+/* What a change is committed as; the order of commit in a collection. */
+static uint32_t txn_kind(const struct txn_write *write)
+{
+    if (write->vector == NULL)
+        return 0;
+    return write->updated ? 1 : 2;
+}
+
+/* Order of commit: by collection, deletes before updates before puts, else as they were made. */
 static int txn_compare(const void *left, const void *right)
 {
     const struct txn_write *a = *(const struct txn_write *const *)left;
     const struct txn_write *b = *(const struct txn_write *const *)right;
     if (a->collection->id != b->collection->id)
         return a->collection->id < b->collection->id ? -1 : 1;
-    if ((a->vector == NULL) != (b->vector == NULL))
-        return a->vector == NULL ? -1 : 1;
+    if (txn_kind(a) != txn_kind(b))
+        return txn_kind(a) < txn_kind(b) ? -1 : 1;
     return a < b ? -1 : a > b;
 }
 
 static int txn_is_same_change(const struct txn_write *a, const struct txn_write *b)
 {
-    return a->collection == b->collection && (a->vector == NULL) == (b->vector == NULL);
+    return a->collection == b->collection && txn_kind(a) == txn_kind(b);
 }
 
 static int txn_gather_documents(struct memory *memory, const struct txn_write *const *writes,
@@ -28035,7 +28910,7 @@ static int txn_gather_documents(struct memory *memory, const struct txn_write *c
     size_t bytes = 0;
     for (size_t i = 0; i < count; i++)
         bytes = memory_add(bytes, document_size(writes[i]->document));
-    if (bytes == 0)
+    if (bytes == 0 && change->kind != CHANGE_UPDATE)
         return OMENDB_OK;
     uint32_t *sizes = memory_array(memory, count, sizeof *sizes);
     uint8_t *at = memory_alloc(memory, bytes);
@@ -28047,7 +28922,8 @@ static int txn_gather_documents(struct memory *memory, const struct txn_write *c
     for (size_t i = 0; i < count; i++) {
         uint32_t key_size;
         sizes[i] = document_size(writes[i]->document);
-        change->keys += document_key(writes[i]->document, &key_size) != NULL;
+        change->keys +=
+            change->kind != CHANGE_UPDATE && document_key(writes[i]->document, &key_size) != NULL;
         if (sizes[i] != 0)
             memcpy(at, writes[i]->document, sizes[i]);
         at += sizes[i];
@@ -28060,18 +28936,19 @@ static int txn_gather(struct memory *memory, const struct txn_write *const *writ
                       struct change *change)
 {
     size_t bytes = writes[0]->collection->vector_bytes;
-    int deletes = writes[0]->vector == NULL;
-    uint8_t *vectors = deletes ? NULL : memory_array(memory, count, bytes);
-    change->kind = deletes ? CHANGE_DELETE : CHANGE_PUT;
+    static const uint32_t kinds[] = {CHANGE_DELETE, CHANGE_UPDATE, CHANGE_PUT};
+    const uint32_t kind = kinds[txn_kind(writes[0])];
+    uint8_t *vectors = kind != CHANGE_PUT ? NULL : memory_array(memory, count, bytes);
+    change->kind = kind;
     change->collection = writes[0]->collection;
     change->count = (uint32_t)count;
     change->ids = memory_array(memory, count, sizeof *change->ids);
     change->vectors = vectors;
-    if (change->ids == NULL || (!deletes && vectors == NULL))
+    if (change->ids == NULL || (kind == CHANGE_PUT && vectors == NULL))
         return OMENDB_NOMEM;
     for (size_t i = 0; i < count; i++) {
         change->ids[i] = writes[i]->id;
-        if (!deletes)
+        if (kind == CHANGE_PUT)
             memcpy(vectors + i * bytes, writes[i]->vector, bytes);
     }
     return txn_gather_documents(memory, writes, count, change);
@@ -28199,18 +29076,24 @@ OMENDB_INTERNAL void rest_discard(struct collection *collection)
     struct rest *rest = collection->rest;
     if (rest == NULL)
         return;
-    for (uint32_t i = 0; i < rest->segment_count; i++)
+    for (uint32_t i = 0; i < rest->segment_count; i++) {
         shared_file_release(rest->segments[i].file);
+        shared_file_release(rest->segments[i].documents);
+    }
     memory_free(&collection->db->memory, rest, rest_bytes(rest->segment_count, rest->dead));
     collection->rest = NULL;
 }
 
 /* ------------------------------------------------------------------ beginning */
 
-/* Whether the segment can be found again as it is. */
-static int rest_may_leave(const struct segment *segment, uint64_t oldest)
+/* Whether the segment can be found again as it is: of its documents all are in a file. */
+static int rest_may_leave(const struct segment *segment, const struct overlay *overlay,
+                          uint64_t oldest)
 {
     uint64_t newest = atomic_load(&segment->tombstones->newest);
+    if (overlay != NULL && (overlay->base == NULL || overlay->recent_count != 0 ||
+                            overlay->commit > oldest || overlay->older != NULL))
+        return 0;
     return atomic_load(&segment->hot) == NULL && newest <= segment->overlay_commit &&
            newest <= oldest && (segment->begins == NULL || segment->begins->newest <= oldest);
 }
@@ -28226,7 +29109,7 @@ static int rest_is_possible(struct collection *collection, const struct version 
         return 0;
     for (uint32_t i = 0; i < version->segment_count; i++) {
         const struct segment *segment = version->segments[i];
-        if (!rest_may_leave(segment, oldest))
+        if (!rest_may_leave(segment, version->segment_overlays[i], oldest))
             return 0;
         rows += segment->info.rows;
         *dead += atomic_load(&segment->tombstones->dead);
@@ -28249,21 +29132,23 @@ static int rest_note_row(void *context, uint32_t row, uint64_t end)
     return 0;
 }
 
-static void rest_describe(const struct segment *segment, struct rest_list *dead,
-                          struct rest_segment *rest)
+static void rest_describe(const struct segment *segment, const struct overlay *overlay,
+                          struct rest_list *dead, struct rest_segment *rest)
 {
     uint32_t before = dead->count;
     tombstones_each(segment->tombstones, segment->info.rows, rest_note_row, dead);
-    *rest = (struct rest_segment){.file = shared_file_reference(segment->file),
-                                  .overlay_file = segment->overlay_file,
-                                  .overlay_commit = segment->overlay_commit,
-                                  .newest_end = atomic_load(&segment->tombstones->newest),
-                                  .not_stale_limit = atomic_load(&segment->not_stale_limit),
-                                  .part = segment->part,
-                                  .overlay_part = segment->overlay_part,
-                                  .dead = dead->count - before,
-                                  .codes_starved = segment->codes_starved,
-                                  .curve_tried = segment->curve_tried};
+    *rest = (struct rest_segment){
+        .file = shared_file_reference(segment->file),
+        .documents = overlay == NULL ? NULL : shared_file_reference(overlay->base->file),
+        .overlay_file = segment->overlay_file,
+        .overlay_commit = segment->overlay_commit,
+        .newest_end = atomic_load(&segment->tombstones->newest),
+        .not_stale_limit = atomic_load(&segment->not_stale_limit),
+        .part = segment->part,
+        .overlay_part = segment->overlay_part,
+        .dead = dead->count - before,
+        .codes_starved = segment->codes_starved,
+        .curve_tried = segment->curve_tried};
 }
 
 /* Without memory the collection stays as it is. commit_mutex; the caller and the catalog have the
@@ -28285,7 +29170,8 @@ static void rest_begin(struct collection *collection)
     *rest = (struct rest){count, dead};
     struct rest_list list = {rest_dead_rows(rest), 0};
     for (uint32_t i = 0; i < count; i++)
-        rest_describe(version->segments[i], &list, &rest->segments[i]);
+        rest_describe(version->segments[i], version->segment_overlays[i], &list,
+                      &rest->segments[i]);
     assert(list.count == dead);
     collection->rest = rest;
     version_install(collection, empty);
@@ -28323,7 +29209,8 @@ OMENDB_INTERNAL void rest_idle(omendb *db)
 /* ------------------------------------------------------------------ ending */
 
 static int rest_open_segment(struct collection *collection, const struct rest_segment *rest,
-                             const uint32_t *dead, struct segment **segment)
+                             const uint32_t *dead, struct segment **segment,
+                             struct overlay **overlay)
 {
     int code =
         segment_open(collection->db, collection, rest->file, rest->part, NULL, NULL, segment);
@@ -28341,6 +29228,9 @@ static int rest_open_segment(struct collection *collection, const struct rest_se
     made->codes_starved = rest->codes_starved;
     made->curve_tried = rest->curve_tried;
     atomic_store(&made->not_stale_limit, rest->not_stale_limit);
+    if (code == OMENDB_OK && rest->documents != NULL)
+        code = overlay_open(&collection->db->memory, rest->documents, rest->overlay_part,
+                            rest->overlay_commit, made->info.rows, overlay);
     return code;
 }
 
@@ -28354,7 +29244,8 @@ OMENDB_INTERNAL int rest_end_locked(struct collection *collection)
     int code = version == NULL ? OMENDB_NOMEM : OMENDB_OK;
     const uint32_t *dead = rest_dead_rows(rest);
     for (uint32_t i = 0; i < rest->segment_count && code == OMENDB_OK; i++) {
-        code = rest_open_segment(collection, &rest->segments[i], dead, &version->segments[i]);
+        code = rest_open_segment(collection, &rest->segments[i], dead, &version->segments[i],
+                                 &version->segment_overlays[i]);
         dead += rest->segments[i].dead;
     }
     memory_end_reading();
@@ -28539,12 +29430,12 @@ OMENDB_INTERNAL int quota_measure(const struct change *change, struct quota_grow
     const struct version *version =
         atomic_load_explicit(&collection->version, memory_order_relaxed);
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
-        struct location live = {NULL, NULL, 0};
+        struct location live = {NULL, NULL, NULL, 0};
         code = version_locate_live(version, change->ids[i], &live, &changed);
         if (code != OMENDB_OK || (live.memtable == NULL && live.segment == NULL))
             continue;
-        records++;
-        documents += location_document_bytes(&live);
+        records += change->kind != CHANGE_UPDATE;
+        documents += location_document_bytes(&live, UINT64_MAX);
     }
     if (code == OMENDB_OK)
         quota_grow(growth, change, records, documents);
@@ -28642,7 +29533,7 @@ static size_t quota_add_up(const struct change *changes, size_t first, size_t co
     *writes = 0;
     for (; at < count && changes[at].collection == collection; at++) {
         const struct change *change = &changes[at];
-        if (change->kind < CHANGE_ADD || change->kind > CHANGE_DELETE)
+        if (!commit_is_of_records(change->kind))
             continue;
         quota_grow(growth, change, change->ended_records, change->ended_documents);
         *writes += change->count;
@@ -28847,10 +29738,10 @@ OMENDB_INTERNAL int fields_check_change(struct change *change)
         atomic_load_explicit(&change->collection->declared, memory_order_acquire);
     const uint8_t *at = change->documents;
     if (declared == NULL || declared == change->kept ||
-        (change->kind != CHANGE_ADD && change->kind != CHANGE_PUT))
+        (change->kind != CHANGE_ADD && change->kind != CHANGE_PUT && change->kind != CHANGE_UPDATE))
         return OMENDB_OK;
     for (uint32_t i = 0; i < change->count; i++) {
-        struct declaration_breach breach;
+        struct declaration_breach breach = {.given = DOCUMENT_NULL};
         const uint8_t *document = change_next_document(change, i, &at);
         const enum declaration_fault fault =
             declaration_compare(declared->bytes, document, &breach);
@@ -28880,6 +29771,7 @@ OMENDB_INTERNAL int fields_check_change(struct change *change)
  *   ADD, PUT: count u64 ids, count vectors in the stored type, zeros to a multiple of 8
  *   ADD_DOCUMENTS, PUT_DOCUMENTS: the same, then u64 bytes of all documents, count u32 bytes of
  *             each, 0 where a record has none, zeros to a multiple of 8, the documents (document.h)
+ *   UPDATE:   count u64 ids, then the documents as above: those that the records have from now on
  *   DELETE:   count u64 ids
  *   CREATE:   u32 dim, metric, scalar; f32 scale; u32 M, ef_construction, ef, name bytes;
  *             u64 seed; name, zeros to a multiple of 8
@@ -28888,7 +29780,7 @@ OMENDB_INTERNAL int fields_check_change(struct change *change)
  *   LIMITS:   u64 records, bytes, queries and writes a second; count is 32, their bytes
  * Of a prepared transaction (prepared.c) count is the bytes of its name, which follows, with zeros
  * to a multiple of 8; in place of the collection's id stands
- *   PREPARE:  u64 bytes of its changes, ADD, PUT and DELETE as above, which follow the name
+ *   PREPARE:  u64 bytes of its changes, ADD, PUT, DELETE and UPDATE as above, which follow the name
  *   SETTLE, REMEMBER: u64 outcome: 2 committed, 3 rolled back, 4 forgotten */
 
 #define COMMIT_HEAD_BYTES   16
@@ -29011,6 +29903,8 @@ struct commit_plan {
         *victims; /* rows that end, in the order of changes and ids; both pointers NULL: none */
     size_t victim_count;
     size_t victim_capacity;
+    struct location *updated; /* rows that get other documents, likewise; none is missing */
+    size_t updated_count, updated_capacity;
     uint64_t snapshot;
     int replay;
     const struct prepared *prepared; /* whose own locks do not stand in its way, or NULL */
@@ -29024,11 +29918,17 @@ static int commit_plan_reserve(omendb *db, struct commit_plan *plan, const struc
         if (changes[i].kind == CHANGE_PUT || changes[i].kind == CHANGE_DELETE ||
             (plan->replay && changes[i].kind == CHANGE_ADD))
             plan->victim_capacity += changes[i].count;
+        if (changes[i].kind == CHANGE_UPDATE)
+            plan->updated_capacity += changes[i].count;
     }
-    if (plan->victim_capacity == 0)
-        return OMENDB_OK;
-    plan->victims = memory_array(&db->memory, plan->victim_capacity, sizeof *plan->victims);
-    return plan->victims == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    if (plan->victim_capacity != 0)
+        plan->victims = memory_array(&db->memory, plan->victim_capacity, sizeof *plan->victims);
+    if (plan->updated_capacity != 0)
+        plan->updated = memory_array(&db->memory, plan->updated_capacity, sizeof *plan->updated);
+    return (plan->victim_capacity != 0 && plan->victims == NULL) ||
+                   (plan->updated_capacity != 0 && plan->updated == NULL)
+               ? OMENDB_NOMEM
+               : OMENDB_OK;
 }
 
 OMENDB_INTERNAL int commit_refuse_automatic_ids(const struct collection *collection, uint64_t next)
@@ -29101,13 +30001,40 @@ static int commit_assign_ids(struct change *change, const struct version *versio
     return code;
 }
 
-/* Finds what one id of the change does to existing rows. `keep` = 0: the id is left out of the
- * commit. */
+/* Whether the document has the key that the row has, which no update changes: found by it is the
+ * row's own document. Only a log that lies says otherwise. */
+static int commit_check_kept_key(const struct change *change, const struct location *live,
+                                 uint64_t id, const uint8_t *document)
+{
+    const uint8_t *old;
+    uint32_t size, old_size;
+    int code = location_document(live, UINT64_MAX, &old);
+    const uint8_t *key = document_key(document, &size), *old_key = document_key(old, &old_size);
+    if (code != OMENDB_OK || (size == old_size && (size == 0 || memcmp(key, old_key, size) == 0)))
+        return code;
+    return error_set(OMENDB_CORRUPT,
+                     "record %llu of collection \"%s\" is updated with the key of another "
+                     "one; " ERROR_RESTORE,
+                     (unsigned long long)id, change->collection->name);
+}
+
+/* The newest commit that changed the row's document in place; raises *changed to it. */
+static int commit_note_update(const struct location *live, uint64_t *changed)
+{
+    struct overlay_version newest;
+    int code = overlay_find(live->overlay, live->row, UINT64_MAX, &newest);
+    *changed = newest.commit > *changed ? newest.commit : *changed;
+    return code;
+}
+
+/* Finds what one id of the change does to existing rows. document: that it brings. `keep` = 0: the
+ * id is left out of the commit. */
 static int commit_check_id(struct commit_plan *plan, struct change *change,
-                           const struct version *version, uint32_t index, int *keep)
+                           const struct version *version, uint32_t index, const uint8_t *document,
+                           int *keep)
 {
     struct collection *collection = change->collection;
-    struct location live = {NULL, NULL, 0};
+    struct location live = {NULL, NULL, NULL, 0};
     uint64_t id = change->ids[index], changed = 0;
     const struct prepared *holder = prepared_holder(collection->db, collection->id, id);
     *keep = 1;
@@ -29116,6 +30043,8 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
     /* No id at or above next_id was ever used. */
     if (id < atomic_load_explicit(&collection->next_id, memory_order_relaxed)) {
         int code = version_locate_live(version, id, &live, &changed);
+        if (code == OMENDB_OK)
+            code = commit_note_update(&live, &changed);
         if (code != OMENDB_OK)
             return code;
     }
@@ -29130,15 +30059,19 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
             return commit_refuse_taken_id(change, index);
         return OMENDB_OK;
     }
-    if (change->kind == CHANGE_DELETE && !exists) {
+    if ((change->kind == CHANGE_DELETE || change->kind == CHANGE_UPDATE) && !exists) {
         if (!change->skip_missing)
             return error_set_missing(collection->name, id);
         *keep = 0;
         return OMENDB_OK;
     }
+    change->ended_documents += exists ? location_document_bytes(&live, UINT64_MAX) : 0;
+    if (change->kind == CHANGE_UPDATE) {
+        plan->updated[plan->updated_count++] = live;
+        return commit_check_kept_key(change, &live, id, document);
+    }
     plan->victims[plan->victim_count++] = live;
     change->ended_records += (uint64_t)exists;
-    change->ended_documents += exists ? location_document_bytes(&live) : 0;
     return OMENDB_OK;
 }
 
@@ -29151,7 +30084,7 @@ static int commit_check_key(const struct commit_plan *plan, const struct change 
     uint32_t size;
     uint64_t id, changed;
     const uint8_t *key = document_key(document, &size);
-    if (key == NULL || plan->replay)
+    if (key == NULL || plan->replay || change->kind == CHANGE_UPDATE)
         return OMENDB_OK;
     const struct prepared *holder = prepared_key_holder(collection->db, collection->id, key, size);
     if (holder != NULL && holder != plan->prepared)
@@ -29183,8 +30116,11 @@ static int commit_validate_records(struct commit_plan *plan, struct change *chan
         const uint8_t *document = change_next_document(change, i, &at);
         code = commit_check_key(plan, change, version, i, document);
         if (code == OMENDB_OK)
-            code = commit_check_id(plan, change, version, i, &keep);
-        if (code == OMENDB_OK && keep)
+            code = commit_check_id(plan, change, version, i, document, &keep);
+        /* An update that is left out, in a log that lies, would part ids and documents. */
+        if (code == OMENDB_OK && !keep && change->kind == CHANGE_UPDATE)
+            plan->updated[plan->updated_count++] = (struct location){NULL, NULL, NULL, 0};
+        if (code == OMENDB_OK && (keep || change->kind == CHANGE_UPDATE))
             change->ids[kept++] = change->ids[i];
     }
     if (code == OMENDB_OK)
@@ -29253,6 +30189,15 @@ static int commit_choose_codes(const struct collection *collection, const struct
                                     : part_choose_codes(collection, &vectors, first, rows, format);
 }
 
+/* References to all that is in `old`; `version` has room. */
+static void commit_copy_version(const struct version *old, struct version *version)
+{
+    for (uint32_t i = 0; i < old->memtable_count; i++)
+        version_put_memtable(version, i, old->memtables[i], old->memtable_overlays[i]);
+    for (uint32_t i = 0; i < old->segment_count; i++)
+        version_put_segment(version, i, old->segments[i], old->segment_overlays[i]);
+}
+
 static int commit_add_memtable(omendb *db, struct collection *collection,
                                const struct code_format *codes, int graphless)
 {
@@ -29269,10 +30214,7 @@ static int commit_add_memtable(omendb *db, struct collection *collection,
         version_release(version);
         return code;
     }
-    for (uint32_t i = 0; i < old->memtable_count; i++)
-        version->memtables[i] = memtable_reference(old->memtables[i]);
-    for (uint32_t i = 0; i < old->segment_count; i++)
-        version->segments[i] = segment_reference(old->segments[i]);
+    commit_copy_version(old, version);
     version->memtables[old->memtable_count] = memtable;
     collection->active = memtable;
     version_install(collection, version);
@@ -29343,6 +30285,82 @@ static int commit_reserve(omendb *db, struct change *change, int replay)
     return code;
 }
 
+/* Where the version has the overlay of the row's memtable or segment. */
+static struct overlay **commit_overlay_of(const struct version *version,
+                                          const struct location *location)
+{
+    uint32_t i = 0;
+    if (location->segment != NULL) {
+        while (version->segments[i] != location->segment)
+            i++;
+        return &version->segment_overlays[i];
+    }
+    while (version->memtables[i] != location->memtable)
+        i++;
+    return &version->memtable_overlays[i];
+}
+
+/* An overlay that takes what is committed, in a new version where there was none. The location is
+ * told. */
+static int commit_add_overlay(struct collection *collection, struct location *location)
+{
+    struct memory *memory = &collection->db->memory;
+    struct version *old = atomic_load_explicit(&collection->version, memory_order_relaxed);
+    struct overlay *before = *commit_overlay_of(old, location);
+    location->overlay = before;
+    if (overlay_top(before) != NULL)
+        return OMENDB_OK;
+    struct version *version = version_create(memory, old->memtable_count, old->segment_count);
+    struct overlay *made = overlay_extend(
+        memory, before, location->segment == NULL ? 0 : location->segment->info.rows);
+    if (version == NULL || made == NULL) {
+        overlay_release(made);
+        version_release(version);
+        return OMENDB_NOMEM;
+    }
+    commit_copy_version(old, version);
+    struct overlay **place = commit_overlay_of(version, location);
+    overlay_release(*place);
+    *place = location->overlay = made;
+    version_install(collection, version);
+    return OMENDB_OK;
+}
+
+/* All memory that updates will need; the locations are those of the changes, in order. */
+static int commit_reserve_updates(struct commit_plan *plan, const struct change *changes,
+                                  size_t count)
+{
+    struct location *at = plan->updated;
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < count && plan->updated_count != 0; i++) {
+        for (uint32_t r = 0; changes[i].kind == CHANGE_UPDATE && r < changes[i].count; r++, at++) {
+            if (at->segment == NULL && at->memtable == NULL)
+                continue;
+            code = commit_add_overlay(changes[i].collection, at);
+            if (code != OMENDB_OK)
+                return code;
+            overlay_top(at->overlay)->reserving = 0;
+            overlay_top(at->overlay)->reserving_bytes = 0;
+        }
+    }
+    at = plan->updated;
+    for (size_t i = 0; i < count && plan->updated_count != 0; i++) {
+        for (uint32_t r = 0; changes[i].kind == CHANGE_UPDATE && r < changes[i].count; r++, at++) {
+            if (at->overlay == NULL)
+                continue;
+            overlay_top(at->overlay)->reserving++;
+            if (changes[i].document_sizes != NULL)
+                overlay_top(at->overlay)->reserving_bytes += changes[i].document_sizes[r];
+        }
+    }
+    for (size_t i = 0; i < plan->updated_count && code == OMENDB_OK; i++) {
+        struct overlay_recent *top = overlay_top(plan->updated[i].overlay);
+        if (top != NULL)
+            code = overlay_reserve(top, top->reserving, top->reserving_bytes);
+    }
+    return code;
+}
+
 static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct change *changes,
                               size_t count)
 {
@@ -29363,7 +30381,7 @@ static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct chang
         else if (victim->segment != NULL)
             code = tombstones_prepare(victim->segment->tombstones, victim->row);
     }
-    return code;
+    return code == OMENDB_OK ? commit_reserve_updates(plan, changes, count) : code;
 }
 
 /* ------------------------------------------------------------------ logging */
@@ -29372,7 +30390,7 @@ static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct chang
 static size_t commit_encode_head(const struct change *change, uint8_t *out)
 {
     uint32_t kind = change->kind;
-    if (change->document_sizes != NULL)
+    if (change->document_sizes != NULL && kind != CHANGE_UPDATE)
         kind = kind == CHANGE_ADD ? CHANGE_ADD_DOCUMENTS : CHANGE_PUT_DOCUMENTS;
     format_put32(out, kind);
     format_put32(out + 4, change->count);
@@ -29396,11 +30414,6 @@ static size_t commit_encode_head(const struct change *change, uint8_t *out)
 
 #define COMMIT_HEAD_MAX (COMMIT_HEAD_BYTES + COMMIT_CREATE_BYTES + 256)
 
-static int commit_is_of_records(uint32_t kind)
-{
-    return kind == CHANGE_ADD || kind == CHANGE_PUT || kind == CHANGE_DELETE;
-}
-
 static int commit_is_setting(uint32_t kind)
 {
     return kind == CHANGE_LIMITS || kind == CHANGE_DECLARE;
@@ -29419,19 +30432,19 @@ static size_t commit_pieces(const struct change *change, uint8_t *head,
     if (!of_records)
         return commit_is_setting(change->kind) ? 2 : 1;
     pieces[1] = (struct wal_piece){change->ids, change->count * sizeof(uint64_t)};
-    if (change->kind == CHANGE_DELETE)
-        return 2;
-    size_t bytes = change->count * change->collection->vector_bytes;
-    pieces[2] = (struct wal_piece){change->vectors, bytes};
-    pieces[3] = (struct wal_piece){zeros, (8 - bytes % 8) % 8};
+    size_t used = 2, bytes = change->count * change->collection->vector_bytes;
+    if (change->kind == CHANGE_ADD || change->kind == CHANGE_PUT) {
+        pieces[used++] = (struct wal_piece){change->vectors, bytes};
+        pieces[used++] = (struct wal_piece){zeros, (8 - bytes % 8) % 8};
+    }
     if (change->document_sizes == NULL)
-        return 4;
+        return used;
     bytes = change->count * sizeof(uint32_t);
-    pieces[4] = (struct wal_piece){&change->document_bytes, sizeof(uint64_t)};
-    pieces[5] = (struct wal_piece){change->document_sizes, bytes};
-    pieces[6] = (struct wal_piece){zeros, (8 - bytes % 8) % 8};
-    pieces[7] = (struct wal_piece){change->documents, change->document_bytes};
-    return COMMIT_PIECES;
+    pieces[used++] = (struct wal_piece){&change->document_bytes, sizeof(uint64_t)};
+    pieces[used++] = (struct wal_piece){change->document_sizes, bytes};
+    pieces[used++] = (struct wal_piece){zeros, (8 - bytes % 8) % 8};
+    pieces[used++] = (struct wal_piece){change->documents, change->document_bytes};
+    return used;
 }
 
 OMENDB_INTERNAL size_t commit_encoded_bytes(const struct change *changes, size_t count)
@@ -29569,17 +30582,35 @@ static void commit_apply_rows(const struct change *change, uint64_t commit)
     atomic_store_explicit(&collection->next_id, next, memory_order_relaxed);
 }
 
+/* The documents that records have from this commit on. `at`: where the rows of the change are;
+ * returns where those of the next one are. */
+static const struct location *commit_apply_updates(const struct change *change, uint64_t commit,
+                                                   const struct location *at)
+{
+    const uint8_t *documents = change->documents;
+    for (uint32_t i = 0; i < change->count; i++, at++) {
+        OMENDB_YIELD("commit_apply_updates");
+        const uint8_t *document = change_next_document(change, i, &documents);
+        if (at->overlay != NULL)
+            overlay_append(at->overlay, at->row, commit, document);
+    }
+    return at;
+}
+
 /* Nothing in here can fail. */
 static void commit_apply_changes(omendb *db, const struct commit_plan *plan,
                                  const struct change *changes, size_t count, uint64_t commit)
 {
     for (size_t i = 0; i < plan->victim_count; i++)
         commit_end_row(&plan->victims[i], commit);
+    const struct location *updated = plan->updated;
     for (size_t i = 0; i < count; i++) {
         if (changes[i].kind == CHANGE_CREATE || changes[i].kind == CHANGE_DROP)
             commit_apply_catalog(db, &changes[i]);
         else if (commit_is_setting(changes[i].kind))
             commit_apply_setting(&changes[i]);
+        else if (changes[i].kind == CHANGE_UPDATE)
+            updated = commit_apply_updates(&changes[i], commit, updated);
         else if (changes[i].kind != CHANGE_DELETE)
             commit_apply_rows(&changes[i], commit);
         if (commit_is_of_records(changes[i].kind))
@@ -29636,7 +30667,8 @@ static int commit_check_settings(const struct commit_order *order)
 /* commit_mutex. commit: in for replay; out: the number given, or 0 when nothing was left to do. */
 static int commit_locked(omendb *db, const struct commit_order *order, int replay, uint64_t *commit)
 {
-    struct commit_plan plan = {NULL, 0, 0, order->snapshot, replay, order->prepared, 0};
+    struct commit_plan plan = {
+        .snapshot = order->snapshot, .replay = replay, .prepared = order->prepared};
     uint64_t number = replay ? *commit : db->appended_commit + 1;
     int code = commit_plan_reserve(db, &plan, order->changes, order->count);
     for (size_t i = 0; i < order->count && code == OMENDB_OK; i++)
@@ -29661,6 +30693,7 @@ static int commit_locked(omendb *db, const struct commit_order *order, int repla
     *commit = number;
 done:
     memory_free(&db->memory, plan.victims, plan.victim_capacity * sizeof *plan.victims);
+    memory_free(&db->memory, plan.updated, plan.updated_capacity * sizeof *plan.updated);
     return code;
 }
 
@@ -29773,13 +30806,18 @@ OMENDB_INTERNAL int commit_decode_head(const uint8_t *payload, size_t size,
     memcpy(&logged->kind, payload, 4);
     memcpy(&logged->count, payload + 4, 4);
     memcpy(&logged->collection, payload + 8, 8);
-    logged->documents =
-        logged->kind == CHANGE_ADD_DOCUMENTS || logged->kind == CHANGE_PUT_DOCUMENTS;
-    if (logged->documents)
+    logged->documents = logged->kind == CHANGE_ADD_DOCUMENTS ||
+                        logged->kind == CHANGE_PUT_DOCUMENTS || logged->kind == CHANGE_UPDATE;
+    if (logged->documents && logged->kind != CHANGE_UPDATE)
         logged->kind = logged->kind == CHANGE_ADD_DOCUMENTS ? CHANGE_ADD : CHANGE_PUT;
     logged->body = payload + COMMIT_HEAD_BYTES;
     logged->left = size - COMMIT_HEAD_BYTES;
     return 1;
+}
+
+OMENDB_INTERNAL int commit_is_of_records(uint32_t kind)
+{
+    return (kind >= CHANGE_ADD && kind <= CHANGE_DELETE) || kind == CHANGE_UPDATE;
 }
 
 OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, size_t vector_bytes)
@@ -29818,7 +30856,7 @@ static int commit_check_documents(struct change *change)
         uint32_t key_size, size = change->document_sizes[i];
         if (size > left || (size != 0 && document_check(document, size) != NULL))
             return 0;
-        if (size != 0)
+        if (size != 0 && change->kind != CHANGE_UPDATE)
             change->keys += document_key(document, &key_size) != NULL;
         document += size;
         left -= size;
@@ -29829,7 +30867,8 @@ static int commit_check_documents(struct change *change)
 OMENDB_INTERNAL int commit_decode_body(const struct commit_logged *logged, size_t vector_bytes,
                                        struct change *change)
 {
-    size_t count = logged->count, vectors = (count * vector_bytes + 7) / 8 * 8;
+    const int has_vectors = logged->kind == CHANGE_ADD || logged->kind == CHANGE_PUT;
+    size_t count = logged->count, vectors = has_vectors ? (count * vector_bytes + 7) / 8 * 8 : 0;
     change->kind = logged->kind;
     change->count = logged->count;
     change->ids = (uint64_t *)(uintptr_t)logged->body;
@@ -29902,7 +30941,7 @@ static int commit_replay_create(omendb *db, uint64_t commit, struct change *chan
                ? commit_bad_payload(commit, COMMIT_HEAD_BYTES)
                : catalog_reserve(db, &db->catalog, 1);
     if (code == OMENDB_OK) {
-        struct commit_plan plan = {NULL, 0, 0, UINT64_MAX, 1, NULL, 0};
+        struct commit_plan plan = {.snapshot = UINT64_MAX, .replay = 1};
         commit_apply_changes(db, &plan, change, 1, commit);
     }
     collection_release(created);
@@ -29917,7 +30956,7 @@ OMENDB_INTERNAL int commit_decode(omendb *db, uint64_t commit, const uint8_t *pa
     if (!commit_decode_head(payload, size, &logged))
         return commit_bad_payload(commit, 0);
     change->collection = catalog_by_id(&db->catalog, logged.collection);
-    if (logged.kind < CHANGE_ADD || logged.kind > CHANGE_DELETE || change->collection == NULL)
+    if (!commit_is_of_records(logged.kind) || change->collection == NULL)
         return commit_bad_payload(commit, 0);
     size_t bytes = commit_body_bytes(&logged, change->collection->vector_bytes);
     if (bytes > logged.left)
@@ -29947,7 +30986,7 @@ OMENDB_INTERNAL int commit_check_ids(omendb *db, uint64_t commit, const struct c
     return wrong ? commit_bad_payload(commit, COMMIT_HEAD_BYTES) : OMENDB_OK;
 }
 
-/* Adds, puts and deletes. A delete drops absent ids from the list, so the list is a copy. */
+/* Changes of records. A delete drops absent ids from the list, so the list is a copy. */
 static int commit_replay_rows(omendb *db, uint64_t commit, struct change *change)
 {
     size_t id_bytes = change->count * sizeof(uint64_t);
@@ -31434,7 +32473,8 @@ OMENDB_INTERNAL void collect_files(omendb *db)
  * one, take the commit number S, and let every memtable stop growing. Nothing else waits: later
  * commits go to new memtables and the new log.
  * 2. Write. Frozen memtables become parts of segment files (those under 4 MiB share one pack);
- * tombstones with an end <= S become an overlay. A checkpoint that nobody waits for links the rest
+ * tombstones with an end <= S, and the documents that updated rows have at S, become an overlay. A
+ * checkpoint that nobody waits for links the rest
  * of their rows first, where that is little and the collection is searched: every search would
  * compare them one by one until a merge links them. The others build no graph and write such rows
  * as they are.
@@ -31445,7 +32485,9 @@ OMENDB_INTERNAL void collect_files(omendb *db)
  * rows keep their numbers. Any failure before 3 leaves the old state in force: memtables stay
  * frozen and are written by the next checkpoint.
  *
- * Overlay: a part for each segment with tombstones, one section of ascending u32 rows. */
+ * Overlay: a part for each segment with tombstones or updated rows: a section of ascending u32 rows
+ * that ended, and those of documents (overlay.c). A part is written whole, whatever changed in it;
+ * the overlays in memory that it replaces go with the versions that hold them. */
 
 #define CHECKPOINT_PACK_BYTES (UINT64_C(4) << 20)
 #ifndef CHECKPOINT_OVERLAYS_MIN
@@ -31462,6 +32504,20 @@ struct checkpoint_item {
     uint32_t file; /* index in checkpoint.files; UINT32_MAX: nothing of it is alive */
     uint32_t part;
     struct segment *segment;
+    struct overlay *overlay;     /* of the memtable as it was frozen, referenced, or NULL */
+    uint64_t written;            /* the rows are written with the documents of this commit */
+    struct overlay_marks *marks; /* of the segment's rows; the next three once it is open */
+    struct overlay *rest;        /* what `overlay` has after that commit, or NULL */
+    struct overlay *into;        /* of no layers: for the segment */
+};
+
+/* A segment of which a part of the overlay is written anew. */
+struct checkpoint_marked {
+    struct segment *segment; /* referenced by a version or an item */
+    struct overlay *from;    /* its updated rows, referenced, or NULL */
+    uint64_t written;        /* what is at or before it is in the segment */
+    struct overlay_base *base;
+    struct overlay *into; /* of no layers: takes the place of `from`; NULL: of an item, or none */
 };
 
 struct checkpoint {
@@ -31480,30 +32536,30 @@ struct checkpoint {
     struct segment_writer *pack;
     uint64_t pack_number;
     /* Overlay */
-    struct segment *
-        *marked; /* segments whose tombstones are written anew; referenced by versions or items */
+    struct checkpoint_marked *marked;
     size_t marked_count, marked_capacity;
-    struct manifest_file overlay; /* number 0: none */
-    int overlays_sprawl;          /* all of them are written anew */
-    struct version **versions;    /* parallel to collections: to be installed, or NULL */
-    int links;                    /* nobody waits for it */
-    uint64_t log_bytes;           /* of the logs that it makes superfluous */
-    uint64_t prepared_end;        /* for omendb.prepared_end */
-    size_t prepared_unlogged;     /* for omendb.prepared_unlogged */
+    struct manifest_file overlay;     /* number 0: none */
+    struct shared_file *overlay_file; /* it, if it has documents, or NULL */
+    int overlays_sprawl;              /* all of them are written anew */
+    struct version **versions;        /* parallel to collections: to be installed, or NULL */
+    int links;                        /* nobody waits for it */
+    uint64_t log_bytes;               /* of the logs that it makes superfluous */
+    uint64_t prepared_end;            /* for omendb.prepared_end */
+    size_t prepared_unlogged;         /* for omendb.prepared_unlogged */
 };
 
 /* ------------------------------------------------------------------ one memtable */
 
 static int checkpoint_read_document(void *context, uint32_t row, const uint8_t **document)
 {
-    *document = memtable_document(context, row);
-    return OMENDB_OK;
+    const struct checkpoint_item *item = context;
+    return memtable_document_at(item->memtable, item->overlay, row, item->written, document);
 }
 
 static int checkpoint_write_memtable(struct segment_writer *writer, struct checkpoint_item *item)
 {
     struct memtable *memtable = item->memtable;
-    const struct part_documents documents = {checkpoint_read_document, memtable};
+    const struct part_documents documents = {checkpoint_read_document, item};
     struct graph_view view;
     struct part_info info;
     graph_get_view(memtable->graph, &view);
@@ -31591,11 +32647,17 @@ static int checkpoint_count_dead(void *context, uint32_t row, uint64_t end)
     return 0;
 }
 
-/* Whether any transaction that is open or to come, or a replay from S on, can see a row of it. */
-static int checkpoint_is_alive(const struct checkpoint *checkpoint, const struct memtable *memtable)
+/* No transaction that is open or to come, nor a replay from S on, reads before this commit. */
+static uint64_t checkpoint_seen_by_all(const struct checkpoint *checkpoint)
 {
     uint64_t oldest = txn_oldest(checkpoint->db);
-    struct checkpoint_alive alive = {oldest < checkpoint->commit ? oldest : checkpoint->commit, 0};
+    return oldest < checkpoint->commit ? oldest : checkpoint->commit;
+}
+
+/* Whether any of them can see a row of it. */
+static int checkpoint_is_alive(const struct checkpoint *checkpoint, const struct memtable *memtable)
+{
+    struct checkpoint_alive alive = {checkpoint_seen_by_all(checkpoint), 0};
     uint32_t rows = atomic_load(&memtable->count);
     tombstones_each(memtable->tombstones, rows, checkpoint_count_dead, &alive);
     return alive.dead < rows;
@@ -31709,6 +32771,7 @@ static int checkpoint_write_items(struct checkpoint *checkpoint)
     for (size_t i = 0; i < checkpoint->item_count && code == OMENDB_OK; i++) {
         struct checkpoint_item *item = &checkpoint->items[i];
         item->file = UINT32_MAX;
+        item->written = checkpoint_seen_by_all(checkpoint);
         if (checkpoint->links && work_is_searched(item->collection))
             checkpoint_link(checkpoint, item);
         code = checkpoint_seal(checkpoint->db, item->memtable);
@@ -31747,6 +32810,27 @@ static int checkpoint_copy_begins(omendb *db, const struct memtable *memtable,
     return OMENDB_OK;
 }
 
+/* What the segment takes over of the memtable's overlay; memory for what may come until then. */
+static int checkpoint_open_overlay(struct memory *memory, struct checkpoint_item *item)
+{
+    const uint32_t recents = item->overlay == NULL ? 0 : item->overlay->recent_count;
+    item->segment->documents_commit = item->written;
+    item->marks = overlay_marks_create(memory, item->segment->info.rows);
+    item->into = overlay_create(memory, recents + 1);
+    item->rest = recents == 0 ? NULL : overlay_create(memory, recents);
+    if (item->marks == NULL || item->into == NULL || (recents != 0 && item->rest == NULL))
+        return OMENDB_NOMEM;
+    if (item->rest != NULL) {
+        overlay_settle(item->rest, item->overlay, item->marks, NULL, NULL, item->written);
+        overlay_mark_recents(item->rest, item->written);
+    }
+    if (item->rest != NULL && overlay_is_empty(item->rest)) {
+        overlay_release(item->rest);
+        item->rest = NULL;
+    }
+    return OMENDB_OK;
+}
+
 static int checkpoint_open_segments(struct checkpoint *checkpoint)
 {
     omendb *db = checkpoint->db;
@@ -31773,6 +32857,8 @@ static int checkpoint_open_segments(struct checkpoint *checkpoint)
         if (code != OMENDB_OK) {
             tombstones_release(tombstones);
             begin_array_release(begins);
+        } else {
+            code = checkpoint_open_overlay(&db->memory, item);
         }
     }
     return code;
@@ -31780,7 +32866,14 @@ static int checkpoint_open_segments(struct checkpoint *checkpoint)
 
 /* ------------------------------------------------------------------ overlay */
 
-/* What an overlay with all ended rows of the collection would take. */
+static uint64_t checkpoint_part_bytes(uint64_t dead, uint64_t documents)
+{
+    return dead == 0 && documents == 0
+               ? 0
+               : dead * sizeof(uint32_t) + documents + CHECKPOINT_OVERLAY_PART;
+}
+
+/* What an overlay with all ended and updated rows of the collection would take. */
 static uint64_t checkpoint_overlay_bytes(struct collection *collection)
 {
     uint64_t bytes = 0;
@@ -31788,12 +32881,16 @@ static uint64_t checkpoint_overlay_bytes(struct collection *collection)
     const struct rest *rest = collection->rest;
     const struct version *version = atomic_load(&collection->version);
     for (uint32_t i = 0; rest != NULL && i < rest->segment_count; i++) {
-        uint64_t dead = rest->segments[i].dead;
-        bytes += dead == 0 ? 0 : dead * sizeof(uint32_t) + CHECKPOINT_OVERLAY_PART;
+        const struct rest_segment *segment = &rest->segments[i];
+        bytes +=
+            checkpoint_part_bytes(segment->dead, segment->documents == NULL
+                                                     ? 0
+                                                     : space_overlay_bytes(segment->documents->file,
+                                                                           segment->overlay_part));
     }
     for (uint32_t i = 0; i < version->segment_count; i++) {
-        uint64_t dead = atomic_load(&version->segments[i]->tombstones->dead);
-        bytes += dead == 0 ? 0 : dead * sizeof(uint32_t) + CHECKPOINT_OVERLAY_PART;
+        bytes += checkpoint_part_bytes(atomic_load(&version->segments[i]->tombstones->dead),
+                                       overlay_bytes(version->segment_overlays[i]));
     }
     platform_mutex_unlock(&collection->db->commit_mutex);
     return bytes;
@@ -31811,13 +32908,13 @@ static int checkpoint_overlays_sprawl(const struct checkpoint *checkpoint)
         if (db->published.files[i].kind == STORAGE_OVERLAY)
             files += db->published.files[i].size;
     }
-    if (files <= CHECKPOINT_OVERLAYS_MIN)
+    if (files == 0 || (files <= CHECKPOINT_OVERLAYS_MIN && !db->purging))
         return 0;
     for (size_t i = 0; i < count; i++) {
         if (checkpoint->collections[i] != NULL)
             needed += checkpoint_overlay_bytes(checkpoint->collections[i]);
     }
-    if (files / 4 <= needed)
+    if (files / 4 <= needed && !db->purging)
         return 0;
     /* They are written from memory; what there is none for is left to the next checkpoint. */
     for (size_t i = 0; i < count; i++) {
@@ -31827,14 +32924,27 @@ static int checkpoint_overlays_sprawl(const struct checkpoint *checkpoint)
     return 1;
 }
 
-static int checkpoint_mark(struct checkpoint *checkpoint, struct segment *segment)
+/* Whether something ended or was updated after `written` and after what the overlay has. */
+static int checkpoint_is_dirty(const struct checkpoint *checkpoint, const struct segment *segment,
+                               const struct overlay *overlay, uint64_t written)
+{
+    const uint64_t after = segment->overlay_commit;
+    return after < checkpoint->commit &&
+           (atomic_load(&segment->tombstones->newest) > after ||
+            overlay_newest(overlay) > (after > written ? after : written));
+}
+
+/* written: the commit as of which the segment has the documents of its rows; 0: without `overlay`
+ * nothing is known to have been updated. */
+static int checkpoint_mark(struct checkpoint *checkpoint, struct segment *segment,
+                           struct overlay *overlay, uint64_t written)
 {
     int sprawls = checkpoint->overlays_sprawl && segment->overlay_file != 0;
-    if (atomic_load(&segment->tombstones->newest) <= segment->overlay_commit && !sprawls)
+    if (!checkpoint_is_dirty(checkpoint, segment, overlay, written) && !sprawls)
         return OMENDB_OK;
     if (checkpoint->marked_count == checkpoint->marked_capacity) {
         size_t capacity = checkpoint->marked_capacity * 2 + 8;
-        struct segment **marked =
+        struct checkpoint_marked *marked =
             memory_resize(&checkpoint->db->memory, checkpoint->marked,
                           checkpoint->marked_capacity * sizeof *marked, capacity * sizeof *marked);
         if (marked == NULL)
@@ -31843,9 +32953,26 @@ static int checkpoint_mark(struct checkpoint *checkpoint, struct segment *segmen
         checkpoint->marked_capacity = capacity;
     }
     segment->mark = (uint32_t)checkpoint->marked_count;
-    checkpoint->marked[checkpoint->marked_count++] = segment;
+    checkpoint->marked[checkpoint->marked_count++] =
+        (struct checkpoint_marked){segment, overlay_reference(overlay), written, NULL, NULL};
     return OMENDB_OK;
 }
+
+/* The segment's mark, or NULL. */
+static struct checkpoint_marked *checkpoint_marked_of(const struct checkpoint *checkpoint,
+                                                      const struct segment *segment)
+{
+    return segment->mark < checkpoint->marked_count &&
+                   checkpoint->marked[segment->mark].segment == segment
+               ? &checkpoint->marked[segment->mark]
+               : NULL;
+}
+
+struct checkpoint_update {
+    struct segment_writer *writer;
+    uint64_t ended; /* rows that ended at or before this commit nobody sees */
+    uint64_t bytes; /* of documents so far */
+};
 
 struct checkpoint_overlay {
     struct segment_writer *writer;
@@ -31864,9 +32991,86 @@ static int checkpoint_write_tombstone(void *context, uint32_t row, uint64_t end)
     return overlay->code;
 }
 
-static int checkpoint_write_overlay_part(struct segment_writer *writer,
-                                         const struct segment *segment, uint64_t commit)
+/* Calls `each` for the rows that were updated and have not ended, with their documents as of S. */
+static int checkpoint_each_update(const struct checkpoint *checkpoint,
+                                  const struct checkpoint_marked *marked,
+                                  int (*each)(struct checkpoint_update *update, uint32_t row,
+                                              const struct overlay_version *version),
+                                  struct checkpoint_update *update)
 {
+    const struct tombstones *tombstones = marked->segment->tombstones;
+    int code = OMENDB_OK;
+    for (uint32_t row = overlay_next(marked->from, 0); row != UINT32_MAX && code == OMENDB_OK;
+         row = overlay_next(marked->from, row + 1)) {
+        struct overlay_version version;
+        code = overlay_find(marked->from, row, checkpoint->commit, &version);
+        if (code == OMENDB_OK && version.commit > marked->written &&
+            tombstones_get(tombstones, row) - 1 >= update->ended)
+            code = each(update, row, &version);
+    }
+    return code;
+}
+
+static int checkpoint_write_row(struct checkpoint_update *update, uint32_t row,
+                                const struct overlay_version *version)
+{
+    (void)version;
+    return segment_writer_append(update->writer, &row, sizeof row);
+}
+
+static int checkpoint_write_commit(struct checkpoint_update *update, uint32_t row,
+                                   const struct overlay_version *version)
+{
+    (void)row;
+    return segment_writer_append(update->writer, &version->commit, sizeof version->commit);
+}
+
+static int checkpoint_write_end(struct checkpoint_update *update, uint32_t row,
+                                const struct overlay_version *version)
+{
+    (void)row;
+    update->bytes += document_size(version->document);
+    return segment_writer_append(update->writer, &update->bytes, sizeof update->bytes);
+}
+
+static int checkpoint_write_document(struct checkpoint_update *update, uint32_t row,
+                                     const struct overlay_version *version)
+{
+    (void)row;
+    return version->document == NULL ? OMENDB_OK
+                                     : segment_writer_append(update->writer, version->document,
+                                                             document_size(version->document));
+}
+
+/* The sections of documents, in as many passes. */
+static int checkpoint_write_updates(struct checkpoint *checkpoint, struct segment_writer *writer,
+                                    const struct checkpoint_marked *marked)
+{
+    const struct {
+        enum section_type type;
+        int (*each)(struct checkpoint_update *update, uint32_t row,
+                    const struct overlay_version *version);
+    } sections[] = {{SECTION_DOCUMENT_ENDS, checkpoint_write_end},
+                    {SECTION_DOCUMENTS, checkpoint_write_document},
+                    {SECTION_OVERLAY_ROWS, checkpoint_write_row},
+                    {SECTION_OVERLAY_COMMITS, checkpoint_write_commit}};
+    struct checkpoint_update update = {writer, checkpoint_seen_by_all(checkpoint), 0};
+    int code = OMENDB_OK;
+    for (size_t i = 0; marked->from != NULL && i < sizeof sections / sizeof sections[0]; i++) {
+        if (code == OMENDB_OK)
+            code = segment_writer_begin_section(writer, sections[i].type);
+        if (code == OMENDB_OK)
+            code = checkpoint_each_update(checkpoint, marked, sections[i].each, &update);
+    }
+    return code;
+}
+
+static int checkpoint_write_overlay_part(struct checkpoint *checkpoint,
+                                         struct segment_writer *writer,
+                                         const struct checkpoint_marked *marked)
+{
+    const struct segment *segment = marked->segment;
+    const uint64_t commit = checkpoint->commit;
     struct part_info info = {0};
     struct checkpoint_overlay overlay = {writer, commit, 0, OMENDB_OK};
     int code = segment_writer_begin_part(writer);
@@ -31875,6 +33079,8 @@ static int checkpoint_write_overlay_part(struct segment_writer *writer,
     if (code == OMENDB_OK)
         code = tombstones_each(segment->tombstones, segment->info.rows, checkpoint_write_tombstone,
                                &overlay);
+    if (code == OMENDB_OK)
+        code = checkpoint_write_updates(checkpoint, writer, marked);
     info.collection = segment->info.collection;
     info.target_file = segment->file->entry.number;
     info.target_part = segment->part;
@@ -31894,12 +33100,37 @@ static int checkpoint_write_overlay(struct checkpoint *checkpoint)
     uint64_t number = checkpoint_next_file(db);
     int code = segment_writer_create(&db->storage, STORAGE_OVERLAY, number, 0, &writer);
     for (size_t i = 0; i < checkpoint->marked_count && code == OMENDB_OK; i++)
-        code = checkpoint_write_overlay_part(writer, checkpoint->marked[i], checkpoint->commit);
+        code = checkpoint_write_overlay_part(checkpoint, writer, &checkpoint->marked[i]);
     checkpoint->overlay = (struct manifest_file){number, 0, 0, STORAGE_OVERLAY};
     if (code == OMENDB_OK)
         code = segment_writer_finish(writer, &checkpoint->overlay.size,
                                      &checkpoint->overlay.footer_crc);
     segment_writer_destroy(writer);
+    return code;
+}
+
+/* What takes the place of overlays in memory, as far as the new file has documents. */
+static int checkpoint_open_overlays(struct checkpoint *checkpoint)
+{
+    omendb *db = checkpoint->db;
+    int code = OMENDB_OK, some = 0;
+    for (size_t i = 0; i < checkpoint->marked_count; i++)
+        some |= checkpoint->marked[i].from != NULL;
+    if (some)
+        code = shared_file_open(db, &checkpoint->overlay, &checkpoint->overlay_file);
+    for (size_t i = 0; i < checkpoint->marked_count && code == OMENDB_OK; i++) {
+        struct checkpoint_marked *marked = &checkpoint->marked[i];
+        if (marked->from == NULL)
+            continue;
+        marked->into = overlay_create(&db->memory, marked->from->recent_count + 1);
+        if (marked->into == NULL)
+            code = OMENDB_NOMEM;
+        else if (segment_section(checkpoint->overlay_file->file, (uint32_t)i, SECTION_OVERLAY_ROWS)
+                     .length != 0)
+            code = overlay_base_open(&db->memory, checkpoint->overlay_file, (uint32_t)i,
+                                     checkpoint->commit, marked->segment->info.rows, NULL,
+                                     &marked->base);
+    }
     return code;
 }
 
@@ -31972,7 +33203,7 @@ static int checkpoint_enter_segment(struct checkpoint *checkpoint, const struct 
     const struct manifest_file *overlay =
         segment->overlay_file == 0 ? NULL
                                    : manifest_find_file(&db->published, segment->overlay_file);
-    if (segment->mark < checkpoint->marked_count && checkpoint->marked[segment->mark] == segment) {
+    if (checkpoint_marked_of(checkpoint, segment) != NULL) {
         entry->overlay_file = checkpoint->overlay.number;
         entry->overlay_part = segment->mark;
         overlay = &checkpoint->overlay;
@@ -32113,9 +33344,10 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
         db->log_published = 1;
     platform_mutex_unlock(&db->commit_mutex);
     for (size_t i = 0; i < checkpoint->marked_count; i++) {
-        checkpoint->marked[i]->overlay_file = checkpoint->overlay.number;
-        checkpoint->marked[i]->overlay_part = (uint32_t)i;
-        checkpoint->marked[i]->overlay_commit = checkpoint->commit;
+        struct segment *segment = checkpoint->marked[i].segment;
+        segment->overlay_file = checkpoint->overlay.number;
+        segment->overlay_part = (uint32_t)i;
+        segment->overlay_commit = checkpoint->commit;
     }
     return OMENDB_OK;
 }
@@ -32123,7 +33355,7 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
 /* ------------------------------------------------------------------ freezing */
 
 static int checkpoint_add_item(struct checkpoint *checkpoint, struct collection *collection,
-                               struct memtable *memtable)
+                               struct memtable *memtable, struct overlay *overlay)
 {
     if (checkpoint->item_count == checkpoint->item_capacity) {
         size_t capacity = checkpoint->item_capacity * 2 + 8;
@@ -32135,8 +33367,11 @@ static int checkpoint_add_item(struct checkpoint *checkpoint, struct collection 
         checkpoint->items = items;
         checkpoint->item_capacity = capacity;
     }
-    checkpoint->items[checkpoint->item_count++] = (struct checkpoint_item){
-        collection_reference(collection), memtable_reference(memtable), UINT32_MAX, 0, NULL};
+    checkpoint->items[checkpoint->item_count++] =
+        (struct checkpoint_item){.collection = collection_reference(collection),
+                                 .memtable = memtable_reference(memtable),
+                                 .file = UINT32_MAX,
+                                 .overlay = overlay_reference(overlay)};
     return OMENDB_OK;
 }
 
@@ -32209,8 +33444,8 @@ static int checkpoint_list_memtables(struct checkpoint *checkpoint)
         const struct version *version = atomic_load(&checkpoint->collections[i]->version);
         checkpoint->first_items[i] = checkpoint->item_count;
         for (uint32_t m = 0; m < version->memtable_count && code == OMENDB_OK; m++)
-            code =
-                checkpoint_add_item(checkpoint, checkpoint->collections[i], version->memtables[m]);
+            code = checkpoint_add_item(checkpoint, checkpoint->collections[i],
+                                       version->memtables[m], version->memtable_overlays[m]);
     }
     checkpoint->first_items[count] = checkpoint->item_count;
     return code;
@@ -32265,6 +33500,16 @@ static int checkpoint_rotate_log(omendb *db)
     return OMENDB_OK;
 }
 
+static void checkpoint_freeze_collection(struct collection *collection)
+{
+    const struct version *version = atomic_load(&collection->version);
+    collection->active = NULL;
+    for (uint32_t i = 0; i < version->memtable_count; i++)
+        overlay_freeze(version->memtable_overlays[i]);
+    for (uint32_t i = 0; i < version->segment_count; i++)
+        overlay_freeze(version->segment_overlays[i]);
+}
+
 static int checkpoint_freeze_locked(struct checkpoint *checkpoint)
 {
     omendb *db = checkpoint->db;
@@ -32289,7 +33534,7 @@ static int checkpoint_freeze_locked(struct checkpoint *checkpoint)
     checkpoint->manifest.wal_number = db->wal == NULL ? 0 : db->wal->number;
     checkpoint->log_bytes = atomic_exchange(&db->log_bytes, 0);
     for (size_t i = 0; i < checkpoint->manifest.collection_count; i++)
-        checkpoint->collections[i]->active = NULL;
+        checkpoint_freeze_collection(checkpoint->collections[i]);
     commit_publish(db, db->appended_commit);
     platform_mutex_lock(&db->sync_mutex);
     if (db->durable_commit < checkpoint->commit)
@@ -32334,17 +33579,91 @@ static int checkpoint_prepare_versions(struct checkpoint *checkpoint)
 {
     for (size_t i = 0; i < checkpoint->manifest.collection_count; i++) {
         size_t end;
-        if (checkpoint_items_of(checkpoint, i, &end) == end)
+        if (checkpoint->collections[i] == NULL)
             continue;
         struct version *version = version_acquire(checkpoint->collections[i]);
+        int changes = checkpoint_items_of(checkpoint, i, &end) != end;
+        for (uint32_t s = 0; s < version->segment_count && !changes; s++) {
+            const struct checkpoint_marked *marked =
+                checkpoint_marked_of(checkpoint, version->segments[s]);
+            changes = marked != NULL && marked->into != NULL;
+        }
         uint32_t segments = version->segment_count + checkpoint_new_segments(checkpoint, i);
         version_release(version);
+        if (!changes)
+            continue;
         checkpoint->versions[i] =
             version_create(&checkpoint->db->memory, COMMIT_MAX_MEMTABLES, segments);
         if (checkpoint->versions[i] == NULL)
             return OMENDB_NOMEM;
     }
     return OMENDB_OK;
+}
+
+/* The overlay before this checkpoint, or one before that, which an open transaction may read. */
+static struct overlay *checkpoint_older(const struct checkpoint *checkpoint, struct overlay *from)
+{
+    uint64_t end = checkpoint->commit;
+    for (; from != NULL; from = from->older) {
+        if (txn_reads_between(checkpoint->db, from->commit, end))
+            break;
+        end = from->commit;
+    }
+    return overlay_reference(from);
+}
+
+/* `into` with its layers, or NULL where there are none. commit_mutex. */
+static struct overlay *checkpoint_fill_overlay(struct checkpoint *checkpoint,
+                                               struct checkpoint_marked *marked,
+                                               struct overlay *into, const struct overlay *now,
+                                               struct overlay_marks *marks)
+{
+    struct overlay_base *base = marked == NULL ? NULL : marked->base;
+    struct overlay *older = marked == NULL ? NULL : checkpoint_older(checkpoint, marked->from);
+    if (marked != NULL)
+        marked->base = NULL;
+    overlay_settle(into, now, marks, base, older, checkpoint->commit);
+    if (!overlay_is_empty(into))
+        return into;
+    overlay_release(into);
+    return NULL;
+}
+
+/* A segment that was there before, with what is left of its overlay. commit_mutex. */
+static void checkpoint_keep_segment(struct checkpoint *checkpoint, const struct version *old,
+                                    uint32_t index, struct version *version, uint32_t at)
+{
+    struct overlay *now = old->segment_overlays[index];
+    struct checkpoint_marked *marked = checkpoint_marked_of(checkpoint, old->segments[index]);
+    version_put_segment(version, at, old->segments[index], NULL);
+    if (marked == NULL || marked->into == NULL) {
+        version->segment_overlays[at] = overlay_reference(now);
+        return;
+    }
+    version->segment_overlays[at] =
+        checkpoint_fill_overlay(checkpoint, marked, marked->into, now, now->marks);
+    marked->into = NULL;
+}
+
+/* The segment that a memtable became. What was updated since the freeze is in the memtable's
+ * overlay as it is now. commit_mutex. */
+static void checkpoint_put_item(struct checkpoint *checkpoint, const struct version *old,
+                                struct checkpoint_item *item, struct version *version, uint32_t at)
+{
+    struct checkpoint_marked *marked = checkpoint_marked_of(checkpoint, item->segment);
+    const struct overlay *now = NULL;
+    for (uint32_t i = 0; i < old->memtable_count; i++) {
+        if (old->memtables[i] == item->memtable)
+            now = old->memtable_overlays[i];
+    }
+    version->segments[at] = item->segment;
+    struct overlay *overlay =
+        checkpoint_fill_overlay(checkpoint, marked, item->into, now, item->marks);
+    if (overlay != NULL)
+        overlay_mark_recents(overlay, item->written);
+    version->segment_overlays[at] = overlay;
+    item->segment = NULL;
+    item->into = NULL;
 }
 
 static void checkpoint_install_collection(struct checkpoint *checkpoint, size_t index)
@@ -32357,17 +33676,17 @@ static void checkpoint_install_collection(struct checkpoint *checkpoint, size_t 
     for (uint32_t i = 0; i < old->memtable_count; i++) {
         assert(version->memtable_count < COMMIT_MAX_MEMTABLES);
         if (!checkpoint_is_frozen(checkpoint, index, old->memtables[i]))
-            version->memtables[version->memtable_count++] = memtable_reference(old->memtables[i]);
+            version_put_memtable(version, version->memtable_count++, old->memtables[i],
+                                 old->memtable_overlays[i]);
     }
     for (uint32_t i = 0; i < old->segment_count; i++)
-        version->segments[at++] = segment_reference(old->segments[i]);
+        checkpoint_keep_segment(checkpoint, old, i, version, at++);
     size_t end, item_at = checkpoint_items_of(checkpoint, index, &end);
     for (; item_at < end; item_at++) {
         struct checkpoint_item *item = &checkpoint->items[item_at];
         if (item->segment == NULL)
             continue;
-        version->segments[at++] = item->segment;
-        item->segment = NULL;
+        checkpoint_put_item(checkpoint, old, item, version, at++);
     }
     checkpoint->versions[index] = NULL;
     version_install(collection, version);
@@ -32381,8 +33700,6 @@ static void checkpoint_install(struct checkpoint *checkpoint, size_t collections
             checkpoint_install_collection(checkpoint, i);
     }
     platform_mutex_unlock(&checkpoint->db->commit_mutex);
-    for (size_t i = 0; i < collections; i++)
-        work_notice_merge(checkpoint->collections[i]);
 }
 
 /* ------------------------------------------------------------------ the whole */
@@ -32394,9 +33711,19 @@ static void checkpoint_destroy(struct checkpoint *checkpoint)
     segment_writer_destroy(checkpoint->pack);
     for (size_t i = 0; i < checkpoint->item_count; i++) {
         segment_release(checkpoint->items[i].segment);
+        overlay_release(checkpoint->items[i].overlay);
+        overlay_release(checkpoint->items[i].rest);
+        overlay_release(checkpoint->items[i].into);
+        overlay_marks_release(checkpoint->items[i].marks);
         memtable_release(checkpoint->items[i].memtable);
         collection_release(checkpoint->items[i].collection);
     }
+    for (size_t i = 0; i < checkpoint->marked_count; i++) {
+        overlay_release(checkpoint->marked[i].from);
+        overlay_release(checkpoint->marked[i].into);
+        overlay_base_release(checkpoint->marked[i].base);
+    }
+    shared_file_release(checkpoint->overlay_file);
     for (size_t i = 0; checkpoint->opened != NULL && i < checkpoint->file_count; i++)
         shared_file_release(checkpoint->opened[i]);
     for (size_t i = 0; checkpoint->collections != NULL && i < count; i++) {
@@ -32426,12 +33753,14 @@ static int checkpoint_mark_all(struct checkpoint *checkpoint)
     for (size_t i = 0; i < checkpoint->manifest.collection_count && code == OMENDB_OK; i++) {
         struct version *version = version_acquire(checkpoint->collections[i]);
         for (uint32_t s = 0; s < version->segment_count && code == OMENDB_OK; s++)
-            code = checkpoint_mark(checkpoint, version->segments[s]);
+            code =
+                checkpoint_mark(checkpoint, version->segments[s], version->segment_overlays[s], 0);
         version_release(version);
     }
     for (size_t i = 0; i < checkpoint->item_count && code == OMENDB_OK; i++) {
-        if (checkpoint->items[i].segment != NULL)
-            code = checkpoint_mark(checkpoint, checkpoint->items[i].segment);
+        const struct checkpoint_item *item = &checkpoint->items[i];
+        if (item->segment != NULL)
+            code = checkpoint_mark(checkpoint, item->segment, item->rest, item->written);
     }
     return code;
 }
@@ -32446,6 +33775,8 @@ static int checkpoint_write_and_publish(struct checkpoint *checkpoint)
         code = checkpoint_mark_all(checkpoint);
     if (code == OMENDB_OK)
         code = checkpoint_write_overlay(checkpoint);
+    if (code == OMENDB_OK)
+        code = checkpoint_open_overlays(checkpoint);
     if (code == OMENDB_OK)
         code = checkpoint_fill_manifest(checkpoint);
     if (code == OMENDB_OK)
@@ -32486,6 +33817,8 @@ static int checkpoint_locked(omendb *db, int links)
     }
     if (code == OMENDB_OK) {
         checkpoint_install(&checkpoint, collections);
+        for (size_t i = 0; i < collections; i++)
+            work_notice_merge(checkpoint.collections[i]);
         atomic_fetch_add(&db->checkpoints, 1);
         collect_files(db);
     }
@@ -32607,19 +33940,27 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
             continue;
         struct version *version = version_acquire(checkpoint.collections[i]);
         for (uint32_t s = 0; s < version->segment_count && code == OMENDB_OK; s++)
-            code = checkpoint_mark(&checkpoint, version->segments[s]);
+            code =
+                checkpoint_mark(&checkpoint, version->segments[s], version->segment_overlays[s], 0);
         version_release(version);
     }
     if (code == OMENDB_OK)
         code = checkpoint_write_overlay(&checkpoint);
+    if (code == OMENDB_OK)
+        code = checkpoint_open_overlays(&checkpoint);
     for (size_t i = 0; i < checkpoint.manifest.collection_count && code == OMENDB_OK; i++) {
         code = checkpoint.collections[i] == NULL
                    ? checkpoint_keep_dropped(&checkpoint, i, &file_capacity)
                    : checkpoint_enter_collection(&checkpoint, i, &file_capacity);
     }
+    size_t collections = checkpoint.manifest.collection_count;
     code = checkpoint_trim_files(&checkpoint, file_capacity, code);
     if (code == OMENDB_OK)
+        code = checkpoint_prepare_versions(&checkpoint);
+    if (code == OMENDB_OK)
         code = checkpoint_publish(&checkpoint);
+    if (code == OMENDB_OK)
+        checkpoint_install(&checkpoint, collections);
     code = checkpoint_poison_if_unsure(db, code);
     checkpoint_destroy(&checkpoint);
     if (code == OMENDB_OK)
@@ -33204,6 +34545,11 @@ static uint64_t space_bytes(const struct segment_file *file, uint32_t part)
     return bytes;
 }
 
+OMENDB_INTERNAL uint64_t space_overlay_bytes(const struct segment_file *file, uint32_t part)
+{
+    return space_bytes(file, part);
+}
+
 OMENDB_INTERNAL uint64_t space_part_bytes(const struct segment *segment)
 {
     return space_bytes(segment->file->file, segment->part);
@@ -33231,9 +34577,11 @@ static void space_add_part(const struct segment_file *file, uint32_t part,
     space->live += bytes - droppable - waiting - pinned;
 }
 
-static void space_add_segment(const struct segment *segment, struct space_ended ended,
-                              struct space *space)
+static void space_add_segment(const struct segment *segment, const struct overlay *overlay,
+                              struct space_ended ended, struct space *space)
 {
+    if (overlay != NULL && overlay->base != NULL)
+        space->live += space_bytes(overlay->base->file->file, overlay->base->part);
     if (atomic_load(&segment->tombstones->dead) != 0)
         tombstones_each(segment->tombstones, segment->info.rows, space_count_row, &ended);
     space_add_part(segment->file->file, segment->part, &ended, space);
@@ -33270,6 +34618,8 @@ static int space_add_resting(struct collection *collection, uint64_t target,
         for (uint32_t row = 0; row < segment->dead; row++)
             space_count_row(&ended, row, segment->newest_end);
         space_add_part(segment->file->file, segment->part, &ended, space);
+        if (segment->documents != NULL)
+            space->live += space_bytes(segment->documents->file, segment->overlay_part);
         *used += space_use_file(segment->file, segment->part, db->space_looks, target);
     }
     platform_mutex_unlock(&db->commit_mutex);
@@ -33300,7 +34650,7 @@ OMENDB_INTERNAL void space_measure(omendb *db, const struct space_list *list, ui
         for (uint32_t m = 0; m < version->memtable_count; m++)
             space_add_memtable(list->items[i], version->memtables[m], ended, space);
         for (uint32_t s = 0; s < version->segment_count; s++) {
-            space_add_segment(version->segments[s], ended, space);
+            space_add_segment(version->segments[s], version->segment_overlays[s], ended, space);
             const struct segment *segment = version->segments[s];
             used += space_use_file(segment->file, segment->part, look, target);
         }
@@ -33450,12 +34800,15 @@ OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpo
  * as large as all smaller ones together: it and they become one. So each remaining one is more than
  * four times as large as the sum of what follows, which leaves at most log5(n) segments, never over
  * eight, and a row is written at most some five times a level. Otherwise a segment alone is
- * rewritten when a quarter of its rows can be dropped, when rows are not in its graph yet, when
- * its pack is half dead or to be left, or when there was no memory for its codes. That, with what
- * space.c adds, bounds the dead bytes; the argument is there. omendb_optimize also rewrites
- * one that could have a curve of recall and has none. While a collection is searched and next to
- * nothing is added, sixteen takes the place of four: each segment that a search has to walk costs
- * it nearly as much as the largest.
+ * rewritten when a quarter of its rows can be dropped, when an eighth of them was updated (or their
+ * new documents take a quarter of its bytes), when rows are not in its graph yet, when its pack is
+ * half dead or to be left, or when there was no memory for its codes. So an update costs at most
+ * that eight rows are written once more, by and by; filters are answered by columns for seven rows
+ * in eight; and what a checkpoint writes of updates is an eighth of the documents at most. That,
+ * with what space.c adds, bounds the dead bytes; the argument is there. omendb_optimize also
+ * rewrites one that could have a curve of recall and has none. While a collection is searched and
+ * next to nothing is added, sixteen takes the place of four: each segment that a search has to walk
+ * costs it nearly as much as the largest.
  *
  * A merge keeps the graph of the input with the most linked rows, drops from it what no transaction
  * can see, relinks around the gaps, and inserts all other rows. It is accepted unless its sampled
@@ -33471,8 +34824,11 @@ OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpo
  * A merge that is refused memory, be it for codes or for building in bulk, begins anew once, with
  * what copies for speed (hot.c) held.
  *
+ * Rows are written with the documents that they had at that limit; newer ones go on in the overlay
+ * of the output.
+ *
  * Small outputs (under 4 MiB) of one run share a file. Installing holds commit_mutex for the replay
- * of tombstones that came meanwhile. */
+ * of tombstones and updates that came meanwhile. */
 
 #define COMPACT_MAX_SEGMENTS 8
 #define COMPACT_GROWTH       4
@@ -33491,13 +34847,15 @@ OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpo
 #define COMPACT_GATE_RELEASE  8 /* queries between releases of the vectors that they read */
 #define COMPACT_GATE_LOSS     0.005
 #define COMPACT_GATE_ERRORS   2.0 /* standard errors beyond that: what the sample says for sure */
+#define COMPACT_UPDATED       8   /* one row in so many was updated: it is rewritten */
 #define COMPACT_CURVE_GROWTH  5   /* a curve is measured anew once one row in so many is new */
 
 struct compact_merge {
     struct collection *collection; /* the caller's reference */
     struct version *version;       /* referenced: keeps the inputs */
     struct segment *inputs[COMPACT_MAX_INPUTS];
-    uint32_t *maps[COMPACT_MAX_INPUTS]; /* old row to new, GRAPH_NO_ROW: dropped */
+    const struct overlay *overlays[COMPACT_MAX_INPUTS]; /* of the inputs, in that version */
+    uint32_t *maps[COMPACT_MAX_INPUTS];                 /* old row to new, GRAPH_NO_ROW: dropped */
     uint32_t input_count;
     uint32_t base;      /* input whose graph is kept; input_count: none */
     uint32_t base_rows; /* its kept linked rows, the first of the output */
@@ -33588,9 +34946,33 @@ static void compact_tell_space(omendb *db, struct segment *segment, uint32_t dea
         work_notice_space(db);
 }
 
+static struct overlay *compact_overlay(const struct version *version, const struct segment *segment)
+{
+    uint32_t i = 0;
+    while (i < version->segment_count && !segment_is_same(version->segments[i], segment))
+        i++;
+    return i < version->segment_count ? version->segment_overlays[i] : NULL;
+}
+
+/* Rows whose new documents a merge would write in place of the old ones. */
+static uint32_t compact_updated_rows(const struct overlay *overlay, uint64_t limit)
+{
+    return overlay == NULL || overlay->base == NULL || overlay->commit > limit
+               ? 0
+               : overlay->base->count;
+}
+
+static int compact_is_outdated(const struct segment *segment, const struct overlay *overlay,
+                               uint64_t limit)
+{
+    const uint64_t rows = compact_updated_rows(overlay, limit);
+    return rows != 0 && (rows * COMPACT_UPDATED >= segment->info.rows ||
+                         overlay->base->documents.length * 4 >= space_part_bytes(segment));
+}
+
 /* Whether a segment is worth rewriting alone. */
 static int compact_is_stale(const struct collection *collection, struct segment *segment,
-                            uint64_t limit)
+                            const struct overlay *overlay, uint64_t limit)
 {
     uint64_t unindexed =
         (uint64_t)(segment->info.rows - segment->info.indexed_rows) * collection->vector_bytes;
@@ -33602,6 +34984,8 @@ static int compact_is_stale(const struct collection *collection, struct segment 
         (parts > 1 && atomic_load(&segment->file->references) * 2 <= parts))
         return 1;
     if (compact_lacks_codes(collection, segment) && compact_can_make_codes(collection, segment))
+        return 1;
+    if (compact_is_outdated(segment, overlay, limit))
         return 1;
     uint32_t dead = atomic_load(&segment->tombstones->dead);
     if (dead == 0 || (uint64_t)dead * 4 < segment->info.rows)
@@ -33646,7 +35030,8 @@ static uint32_t compact_pick_everything(const struct collection *collection,
     if (count == 1 && !compact_lacks_codes(collection, sorted[0]) &&
         !compact_lacks_curve(collection, version, sorted[0]) &&
         sorted[0]->info.indexed_rows == sorted[0]->info.rows &&
-        compact_droppable_rows(sorted[0], limit) == 0)
+        compact_droppable_rows(sorted[0], limit) == 0 &&
+        compact_updated_rows(compact_overlay(version, sorted[0]), limit) == 0)
         return 0;
     return count;
 }
@@ -33724,7 +35109,7 @@ static uint32_t compact_pick(const struct collection *collection, const struct v
         return count - first;
     }
     for (uint32_t i = 0; i < count; i++) {
-        if (!compact_is_stale(collection, sorted[i], limit))
+        if (!compact_is_stale(collection, sorted[i], compact_overlay(version, sorted[i]), limit))
             continue;
         sorted[0] = sorted[i];
         return 1;
@@ -33841,6 +35226,8 @@ static int compact_plan(struct compact_merge *merge, enum compact_mode mode)
     if (merge->input_count == 0)
         return OMENDB_OK;
     merge->drop_limit = compact_drop_limit(merge->collection->db);
+    for (uint32_t i = 0; i < merge->input_count; i++)
+        merge->overlays[i] = compact_overlay(merge->version, merge->inputs[i]);
     int code = compact_map(merge);
     if (code == OMENDB_OK)
         code = compact_collect_ids(merge);
@@ -33934,7 +35321,8 @@ static int compact_read_document(void *context, uint32_t row, const uint8_t **do
         while (from->row < segment->info.rows && merge->maps[input][from->row] == GRAPH_NO_ROW)
             from->row++;
         if (from->row < segment->info.rows)
-            return segment_document(segment, from->row++, document);
+            return segment_document_at(segment, merge->overlays[input], from->row++,
+                                       merge->drop_limit, document);
     }
     *document = NULL;
     return OMENDB_OK;
@@ -34641,8 +36029,88 @@ static int compact_carry_tombstone(void *context, uint32_t row, uint64_t end)
     return code;
 }
 
+/* Newer documents of one row of an input after the other, on their way to the output's overlay. */
+struct compact_updates {
+    struct memory *memory;
+    uint64_t limit;                /* what is at or below it was written with the row */
+    uint64_t oldest;               /* what was replaced at or before it nobody sees */
+    struct overlay *overlay;       /* of the output; NULL: none came yet */
+    uint32_t rows;                 /* of the output */
+    struct overlay_version *items; /* of the row, the newest first */
+    size_t count, capacity;
+};
+
+static int compact_gather_updates(struct compact_updates *updates, const struct overlay *from,
+                                  uint32_t row)
+{
+    struct overlay_version found;
+    uint64_t replaced = UINT64_MAX;
+    int code = overlay_find(from, row, UINT64_MAX, &found);
+    updates->count = 0;
+    while (code == OMENDB_OK && found.commit > updates->limit && replaced > updates->oldest) {
+        if (updates->count == updates->capacity) {
+            const size_t capacity = updates->capacity * 2 + 16;
+            struct overlay_version *items =
+                memory_resize(updates->memory, updates->items, updates->capacity * sizeof *items,
+                              memory_multiply(capacity, sizeof *items));
+            if (items == NULL)
+                return OMENDB_NOMEM;
+            updates->items = items;
+            updates->capacity = capacity;
+        }
+        updates->items[updates->count++] = found;
+        replaced = found.commit;
+        code = overlay_find(from, row, replaced - 1, &found);
+    }
+    return code;
+}
+
+/* commit_mutex. */
+static int compact_append_updates(struct compact_updates *updates, uint32_t row)
+{
+    int code = OMENDB_OK;
+    if (updates->count != 0 && updates->overlay == NULL)
+        updates->overlay = overlay_extend(updates->memory, NULL, updates->rows);
+    if (updates->count != 0 && updates->overlay == NULL)
+        return OMENDB_NOMEM;
+    while (updates->count > 0 && code == OMENDB_OK) {
+        const struct overlay_version *item = &updates->items[--updates->count];
+        code = overlay_reserve(overlay_top(updates->overlay), 1, document_size(item->document));
+        if (code == OMENDB_OK)
+            overlay_append(updates->overlay, row, item->commit, item->document);
+    }
+    return code;
+}
+
+/* What the documents of the output lack. commit_mutex. */
+static int compact_carry_updates(const struct compact_merge *merge, struct overlay **overlay)
+{
+    omendb *db = merge->collection->db;
+    struct compact_updates updates = {.memory = &db->memory,
+                                      .limit = merge->drop_limit,
+                                      .oldest = txn_oldest(db),
+                                      .rows = merge->rows};
+    const struct version *version = atomic_load(&merge->collection->version);
+    int code = OMENDB_OK;
+    for (uint32_t i = 0; i < merge->input_count && code == OMENDB_OK; i++) {
+        const struct overlay *from = compact_overlay(version, merge->inputs[i]);
+        uint32_t row = from == NULL ? UINT32_MAX : overlay_next(from, 0);
+        for (; row != UINT32_MAX && code == OMENDB_OK; row = overlay_next(from, row + 1)) {
+            if (merge->maps[i][row] == GRAPH_NO_ROW)
+                continue;
+            code = compact_gather_updates(&updates, from, row);
+            if (code == OMENDB_OK)
+                code = compact_append_updates(&updates, merge->maps[i][row]);
+        }
+    }
+    memory_free(&db->memory, updates.items, updates.capacity * sizeof *updates.items);
+    *overlay = updates.overlay;
+    return code;
+}
+
 /* The version without the inputs, with the output (NULL: no row was left). commit_mutex. */
-static int compact_swap(struct compact_merge *merge, struct segment *output)
+static int compact_swap(struct compact_merge *merge, struct segment *output,
+                        struct overlay *overlay)
 {
     struct collection *collection = merge->collection;
     const struct version *old = atomic_load(&collection->version);
@@ -34656,13 +36124,13 @@ static int compact_swap(struct compact_merge *merge, struct segment *output)
     if (version == NULL)
         return OMENDB_NOMEM;
     for (uint32_t i = 0; i < old->memtable_count; i++)
-        version->memtables[i] = memtable_reference(old->memtables[i]);
+        version_put_memtable(version, i, old->memtables[i], old->memtable_overlays[i]);
     /* The largest first, as it will be searched by most. */
     if (output != NULL)
-        version->segments[at++] = segment_reference(output);
+        version_put_segment(version, at++, output, overlay);
     for (uint32_t i = 0; i < old->segment_count; i++) {
         if (!compact_is_input(merge, old->segments[i]))
-            version->segments[at++] = segment_reference(old->segments[i]);
+            version_put_segment(version, at++, old->segments[i], old->segment_overlays[i]);
     }
     version_install(collection, version);
     return OMENDB_OK;
@@ -34674,6 +36142,7 @@ static int compact_install(struct compact *compact, struct compact_merge *merge,
 {
     omendb *db = compact->db;
     struct segment *output = NULL;
+    struct overlay *overlay = NULL;
     int code = OMENDB_OK;
     if (merge->rows != 0) {
         code = segment_open(db, merge->collection, file, merge->part, NULL, merge->begins, &output);
@@ -34682,6 +36151,7 @@ static int compact_install(struct compact *compact, struct compact_merge *merge,
         merge->begins = NULL;
         output->codes_starved = merge->codes_starved; /* before anybody else sees it */
         output->curve_tried = merge->curve_tried;
+        output->documents_commit = merge->drop_limit;
     }
     platform_mutex_lock(&db->commit_mutex);
     for (uint32_t i = 0; output != NULL && i < merge->input_count && code == OMENDB_OK; i++) {
@@ -34689,10 +36159,13 @@ static int compact_install(struct compact *compact, struct compact_merge *merge,
         code = tombstones_each(merge->inputs[i]->tombstones, merge->inputs[i]->info.rows,
                                compact_carry_tombstone, &carry);
     }
+    if (code == OMENDB_OK && output != NULL)
+        code = compact_carry_updates(merge, &overlay);
     if (code == OMENDB_OK)
-        code = compact_swap(merge, output);
+        code = compact_swap(merge, output, overlay);
     platform_mutex_unlock(&db->commit_mutex);
     segment_release(output);
+    overlay_release(overlay);
     merge->installed = code == OMENDB_OK;
     /* A collection that went meanwhile has no use for the output. */
     return code == OMENDB_DROPPED ? OMENDB_OK : code;
@@ -34886,6 +36359,7 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
 #undef COMPACT_GATE_RELEASE
 #undef COMPACT_GATE_LOSS
 #undef COMPACT_GATE_ERRORS
+#undef COMPACT_UPDATED
 #undef COMPACT_CURVE_GROWTH
 
 /* ==============================================================================================
@@ -35000,8 +36474,9 @@ static struct shared_file *recover_find_file(const omendb *db, const struct reco
     return NULL;
 }
 
-static int recover_tombstones(omendb *db, const struct recover_files *files,
-                              const struct manifest_segment *entry, struct segment *segment)
+static int recover_overlay(omendb *db, const struct recover_files *files,
+                           const struct manifest_segment *entry, struct segment *segment,
+                           struct overlay **overlay)
 {
     struct shared_file *shared = recover_find_file(db, files, entry->overlay_file);
     if (entry->overlay_file == 0)
@@ -35038,7 +36513,9 @@ static int recover_tombstones(omendb *db, const struct recover_files *files,
     segment->overlay_file = entry->overlay_file;
     segment->overlay_part = entry->overlay_part;
     segment->overlay_commit = db->published.commit;
-    return code;
+    return code == OMENDB_OK ? overlay_open(&db->memory, shared, entry->overlay_part,
+                                            db->published.commit, segment->info.rows, overlay)
+                             : code;
 }
 
 static int recover_segments(omendb *db, const struct recover_files *files,
@@ -35053,7 +36530,8 @@ static int recover_segments(omendb *db, const struct recover_files *files,
         code = segment_open(db, collection, shared, entry->segments[i].part, NULL, NULL,
                             &version->segments[i]);
         if (code == OMENDB_OK)
-            code = recover_tombstones(db, files, &entry->segments[i], version->segments[i]);
+            code = recover_overlay(db, files, &entry->segments[i], version->segments[i],
+                                   &version->segment_overlays[i]);
         if (code == OMENDB_OK)
             records += version->segments[i]->info.rows -
                        atomic_load(&version->segments[i]->tombstones->dead);
@@ -36721,6 +38199,7 @@ struct search_source {
     const uint64_t *chosen;                   /* NULL, or a bit for each row that matches, */
     uint32_t chosen_count;                    /* of which so many do */
     const struct tombstones *tombstones;
+    struct overlay *overlay;          /* NULL: all rows have the documents they were written with */
     const struct begin_array *begins; /* NULL: all rows below row_limit have begun */
     struct memtable *memtable;
     struct segment *segment;
@@ -36791,20 +38270,43 @@ static int search_record_matches(const struct search_predicate *predicate, uint6
     return search_id_matches(predicate, id);
 }
 
+/* Of a segment's row whose document is not that of the columns. *known = 0: it is. */
+static int search_overlaid_matches(const struct search_source *source, uint32_t row, int *known)
+{
+    struct overlay_version found;
+    uint64_t id = 0;
+    int code = overlay_find(source->overlay, row, source->commit, &found);
+    *known = code != OMENDB_OK || found.commit != 0;
+    if (code == OMENDB_OK && *known)
+        code = segment_id(source->segment, row, &id);
+    if (code == OMENDB_OK)
+        return *known && filter_matches(source->predicate->filter, id, found.document);
+    if (source->plan->code == OMENDB_OK)
+        source->plan->code = code;
+    return 1;
+}
+
+static int search_filter_matches(const struct search_source *source, uint32_t row)
+{
+    int known = 0, matches = 0;
+    if (source->plan != NULL) {
+        if (overlay_may_have(source->overlay, row))
+            matches = search_overlaid_matches(source, row, &known);
+        return known ? matches : column_filter_matches(source->plan, row);
+    }
+    const uint8_t *document;
+    (void)memtable_document_at(source->memtable, source->overlay, row, source->commit, &document);
+    return filter_matches(source->predicate->filter, memtable_id(source->memtable, row), document);
+}
+
 /* Whether the predicate lets the row through. One that cannot be read counts as a match: where its
  * id cannot be, naming it fails; where its document cannot be, the plan says so in the end. */
 static int search_row_matches(const struct search_source *source, uint32_t row)
 {
     const struct search_predicate *predicate = source->predicate;
     uint64_t id;
-    if (source->plan != NULL) {
-        if (!column_filter_matches(source->plan, row))
-            return 0;
-    } else if (predicate->filter != NULL &&
-               !filter_matches(predicate->filter, memtable_id(source->memtable, row),
-                               memtable_document(source->memtable, row))) {
+    if (predicate->filter != NULL && !search_filter_matches(source, row))
         return 0;
-    }
     return predicate->match == NULL || search_source_id(source, row, &id) != OMENDB_OK ||
            search_id_matches(predicate, id);
 }
@@ -36884,9 +38386,12 @@ static void search_match_rows(const struct search_source *source, uint32_t first
     }
 }
 
-static void search_memtable_source(struct memtable *memtable, const struct collection *collection,
-                                   uint64_t commit, struct search_source *source)
+static void search_memtable_source(const struct search_request *request, uint32_t index,
+                                   struct search_source *source)
 {
+    struct memtable *memtable = request->version->memtables[index];
+    const struct collection *collection = request->collection;
+    const uint64_t commit = request->commit;
     memset(source, 0, sizeof *source);
     /* In this order: what is indexed is in the view, what is visible is in it, too. */
     source->indexed = memtable_graph_rows(memtable);
@@ -36907,12 +38412,15 @@ static void search_memtable_source(struct memtable *memtable, const struct colle
     source->tail = source->walk;
     source->commit = commit;
     source->tombstones = memtable->tombstones;
+    source->overlay = request->version->memtable_overlays[index];
     source->memtable = memtable;
 }
 
-static void search_segment_source(struct segment *segment, uint64_t commit,
+static void search_segment_source(const struct search_request *request, uint32_t index,
                                   struct search_source *source)
 {
+    struct segment *segment = request->version->segments[index];
+    const uint64_t commit = request->commit;
     memset(source, 0, sizeof *source);
     source->view = segment->full;
     source->walk = *hot_view(segment);
@@ -36925,6 +38433,7 @@ static void search_segment_source(struct segment *segment, uint64_t commit,
     source->row_limit = segment->info.rows;
     source->commit = commit;
     source->tombstones = segment->tombstones;
+    source->overlay = request->version->segment_overlays[index];
     source->begins =
         segment->begins != NULL && segment->begins->newest > commit ? segment->begins : NULL;
     source->segment = segment;
@@ -37361,23 +38870,44 @@ static uint64_t search_first_look(const struct search_look *look)
     return cost < (double)first ? (uint64_t)cost + 1 : first;
 }
 
+/* At most so many rows match: those of which the columns tell, and those that were updated, of
+ * which they do not; UINT32_MAX: not known. */
+static uint32_t search_most(const struct search_source *source)
+{
+    const uint32_t most = source->plan == NULL ? UINT32_MAX : column_filter_most(source->plan),
+                   updated = overlay_count(source->overlay);
+    return most < UINT32_MAX - updated ? most + updated : UINT32_MAX;
+}
+
+/* A bit for each row that may match, where search_most knows how many. *exact: 1: all of them match
+ * but those whose documents are in the overlay, which are to be asked. */
+static int search_list(const struct search_source *source, uint64_t **bits, int *exact)
+{
+    const uint32_t rows = source->row_limit;
+    int code = column_filter_list(source->plan, rows, bits, exact);
+    for (uint32_t word = 0;
+         overlay_count(source->overlay) != 0 && word <= rows / 64 && code == OMENDB_OK; word++)
+        (*bits)[word] |= overlay_word(source->overlay, word);
+    return code;
+}
+
 /* Whether the rows that the columns list are few enough to be asked before anything else. */
 static int search_lists_few(const struct search_request *request,
                             const struct search_source *source)
 {
     const size_t work = request->ef > request->k ? request->ef : request->k;
-    const uint32_t most = source->plan == NULL ? UINT32_MAX : column_filter_most(source->plan);
+    const uint32_t most = search_most(source);
     return most != UINT32_MAX && search_beats_walk(most, source->row_limit, work);
 }
 
-/* Asks of the visible rows that the columns list; of all others they tell that they do not match.
+/* Asks of the visible rows that are listed; of all others the columns tell that they do not match.
  * all: 1: that is noted of these, too. */
 static int search_ask_listed(const struct search_request *request,
                              const struct search_source *source, int all)
 {
     const uint32_t rows = source->row_limit;
     uint64_t *bits;
-    int exact, code = column_filter_list(source->plan, rows, &bits, &exact);
+    int exact, code = search_list(source, &bits, &exact);
     exact &= source->predicate->match == NULL;
     for (uint32_t word = 0; word * UINT64_C(64) < rows && code == OMENDB_OK; word++) {
         const uint32_t first = word * 64, last = rows - first < 64 ? rows : first + 64;
@@ -37387,9 +38917,10 @@ static int search_ask_listed(const struct search_request *request,
             continue;
         const uint64_t visible = search_visible_word(source, first, last);
         const uint64_t unasked = visible & ~source->matches->asked[word];
-        uint64_t left = bits[word] & unasked, chosen = exact ? left : 0;
+        uint64_t left = bits[word] & unasked;
+        uint64_t chosen = exact ? left & ~overlay_word(source->overlay, word) : 0;
         const uint64_t asked = all ? unasked : left;
-        for (; left != 0 && !exact; left &= left - 1) {
+        for (left &= ~chosen; left != 0; left &= left - 1) {
             const uint32_t bit = graph_lowest_bit(left);
             chosen |= (uint64_t)search_row_matches(source, word * 64 + bit) << bit;
         }
@@ -37514,7 +39045,7 @@ static int search_rows(const struct search_request *request, const struct search
         code = search_walk_rows(request, source, scratch, k, &answer, &look, &walked, count,
                                 counters, explain);
     if (code == OMENDB_OK && walked == 0 && source->predicate != NULL && source->plan != NULL &&
-        column_filter_most(source->plan) < source->row_limit / 2)
+        search_most(source) < source->row_limit / 2)
         code = search_ask_listed(request, source, 1);
     if (code == OMENDB_OK && walked < source->row_limit)
         code = search_scan_rows(request, source, scratch, k, walked, count, counters, explain);
@@ -37763,7 +39294,7 @@ struct search_receiver {
 static int search_hand_out(const struct search_source *source, uint32_t row,
                            const struct search_receiver *receiver)
 {
-    const struct location location = {source->memtable, source->segment, row};
+    const struct location location = {source->memtable, source->segment, source->overlay, row};
     if (!search_visible(source, row) ||
         (source->predicate != NULL && !search_row_matches(source, row)))
         return OMENDB_OK;
@@ -37775,9 +39306,9 @@ static int search_each_row(struct search_source *source, const struct search_rec
 {
     uint64_t *bits = NULL;
     int exact = 0, code = OMENDB_OK;
-    if (source->plan != NULL && column_filter_most(source->plan) < source->row_limit)
-        code = column_filter_list(source->plan, source->row_limit, &bits, &exact);
-    if (exact && source->predicate->match == NULL)
+    if (search_most(source) < source->row_limit)
+        code = search_list(source, &bits, &exact);
+    if (exact && source->predicate->match == NULL && overlay_count(source->overlay) == 0)
         source->predicate = NULL; /* nothing is left to ask */
     for (uint32_t word = 0; word <= source->row_limit / 64 && code == OMENDB_OK; word++) {
         uint64_t left = bits == NULL ? UINT64_MAX : bits[word];
@@ -37818,16 +39349,15 @@ OMENDB_INTERNAL int search_each_location(const struct search_request *request,
     int code = scratch == NULL ? OMENDB_NOMEM : OMENDB_OK;
     for (uint32_t i = 0; i < memtables + version->segment_count && code == OMENDB_OK; i++) {
         if (i < memtables)
-            search_memtable_source(version->memtables[i], request->collection, request->commit,
-                                   &source);
+            search_memtable_source(request, i, &source);
         else
-            search_segment_source(version->segments[i - memtables], request->commit, &source);
+            search_segment_source(request, i - memtables, &source);
         code = search_each_source(request, &source, scratch, &receiver);
     }
     for (size_t i = 0; request->txn != NULL && i < request->txn->write_count && code == OMENDB_OK;
          i++) {
         const struct txn_write *write = &request->txn->writes[i];
-        const struct location none = {NULL, NULL, 0};
+        const struct location none = {NULL, NULL, NULL, 0};
         if (write->collection == request->collection && write->vector != NULL &&
             search_record_matches(request->predicate, write->id, write->document))
             code = each(context, &none, write);
@@ -37889,12 +39419,11 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     memory_begin_reading();
     int code = scratch_reserve(scratch, plan.ef + 1 + SEARCH_RERANK(wanted), found, wanted + 1, 0);
     for (uint32_t i = 0; i < version->memtable_count && code == OMENDB_OK; i++) {
-        search_memtable_source(version->memtables[i], request->collection, request->commit,
-                               &source);
+        search_memtable_source(request, i, &source);
         code = search_source(request, &source, scratch, wanted, &plan, &best, &counters, explain);
     }
     for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++) {
-        search_segment_source(version->segments[i], request->commit, &source);
+        search_segment_source(request, i, &source);
         code = search_source(request, &source, scratch, wanted, &plan, &best, &counters, explain);
     }
     if (code == OMENDB_OK && own != 0)
@@ -38119,7 +39648,7 @@ static int groups_document(const struct groups *groups, uint64_t id, const uint8
         return OMENDB_OK;
     int code = version_locate(asked->version, id, asked->commit, &location);
     if (code == OMENDB_OK && (location.memtable != NULL || location.segment != NULL))
-        code = location_document(&location, document);
+        code = location_document(&location, asked->commit, document);
     return code;
 }
 
@@ -38816,6 +40345,7 @@ enum facets_way { FACETS_BY_DOCUMENT, FACETS_BY_RANK, FACETS_NULL };
 
 struct facets_counter {
     struct memory *memory;
+    uint64_t commit;
     const uint8_t *name;
     uint32_t name_size, name_hash;
     struct facets_entry *entries;
@@ -39015,16 +40545,18 @@ static int facets_count_record(void *context, const struct location *location,
         code = facets_begin_segment(counter, location->segment);
     if (code != OMENDB_OK)
         return code;
-    if (location->segment != NULL && counter->way == FACETS_BY_RANK) {
+    const int by_column =
+        location->segment != NULL && !overlay_may_have(location->overlay, location->row);
+    if (by_column && counter->way == FACETS_BY_RANK) {
         facets_count_ranks(counter, location->row);
         return OMENDB_OK;
     }
-    if (location->segment != NULL && counter->way == FACETS_NULL) {
+    if (by_column && counter->way == FACETS_NULL) {
         counter->nulls++;
         return OMENDB_OK;
     }
     if (own == NULL)
-        code = location_document(location, &document);
+        code = location_document(location, counter->commit, &document);
     return code == OMENDB_OK ? facets_count_document(counter, document) : code;
 }
 
@@ -39112,7 +40644,8 @@ OMENDB_INTERNAL int facets_count(const struct search_request *request, const cha
                                  size_t limit, omendb_facets **facets)
 {
     omendb *db = request->collection->db;
-    struct facets_counter counter = {.memory = &db->memory, .name = (const uint8_t *)field};
+    struct facets_counter counter = {
+        .memory = &db->memory, .commit = request->commit, .name = (const uint8_t *)field};
     counter.name_size = (uint32_t)strlen(field);
     counter.name_hash = document_hash_name(counter.name, counter.name_size);
     int code = search_each_location(request, facets_count_record, &counter);
@@ -39233,6 +40766,7 @@ struct rows_entry {
 /* A segment, and the next of its rows that are to be shown. */
 struct rows_segment {
     struct segment *segment;
+    const struct overlay *overlay;
     uint64_t place; /* of the ascending ids: where to go on */
     uint64_t last;  /* id before that */
     uint32_t next, count;
@@ -39254,6 +40788,7 @@ struct omendb_rows {
     /* The record that was shown last: of a segment, or entry number shown_row of the list. */
     int has_shown;
     const struct segment *shown;
+    const struct overlay *shown_overlay;
     size_t shown_row;
     struct rows_entry *entries;
     size_t count, capacity, next;
@@ -39374,9 +40909,10 @@ static int rows_fill(const struct omendb_rows *rows, struct rows_segment *source
 
 /* At the first row that may be shown. */
 static int rows_begin_segment(struct omendb_rows *rows, struct rows_segment *source,
-                              struct segment *segment, uint64_t from)
+                              struct segment *segment, const struct overlay *overlay, uint64_t from)
 {
     source->segment = segment;
+    source->overlay = overlay;
     source->place = segment->info.rows;
     if (segment->info.smallest_id > rows->to || segment->info.largest_id < from)
         return OMENDB_OK;
@@ -39396,7 +40932,8 @@ static int rows_gather(struct omendb_rows *rows, uint64_t from)
     if (code == OMENDB_OK && rows->count > 1)
         sort_array(rows->entries, rows->count, sizeof *rows->entries, rows_compare);
     for (uint32_t i = 0; i < rows->segment_count && code == OMENDB_OK; i++)
-        code = rows_begin_segment(rows, &rows->segments[i], rows->version->segments[i], from);
+        code = rows_begin_segment(rows, &rows->segments[i], rows->version->segments[i],
+                                  rows->version->segment_overlays[i], from);
     return code;
 }
 
@@ -39508,9 +41045,12 @@ static int rows_copy_vector(omendb_rows *rows, const struct rows_segment *source
 static int rows_listed_document(const omendb_rows *rows, const struct rows_entry *entry,
                                 const uint8_t **document)
 {
-    *document = entry->source == ROWS_OWN
-                    ? rows->txn->writes[entry->row].document
-                    : memtable_document(rows->version->memtables[entry->source], entry->row);
+    const struct version *version = rows->version;
+    if (entry->source != ROWS_OWN)
+        return memtable_document_at(version->memtables[entry->source],
+                                    version->memtable_overlays[entry->source], entry->row,
+                                    rows->commit, document);
+    *document = rows->txn->writes[entry->row].document;
     return OMENDB_OK;
 }
 
@@ -39523,7 +41063,8 @@ static int rows_passes(const omendb_rows *rows, const struct rows_segment *sourc
     if (rows->filter == NULL)
         return OMENDB_OK;
     int code = source != NULL
-                   ? segment_document(source->segment, source->rows[source->next], &document)
+                   ? segment_document_at(source->segment, source->overlay,
+                                         source->rows[source->next], rows->commit, &document)
                    : rows_listed_document(rows, &rows->entries[rows->next], &document);
     if (code == OMENDB_OK)
         *passes = filter_matches(rows->filter, id, document);
@@ -39535,6 +41076,7 @@ static void rows_advance(omendb_rows *rows, struct rows_segment *source)
 {
     rows->has_shown = 1;
     rows->shown = source == NULL ? NULL : source->segment;
+    rows->shown_overlay = source == NULL ? NULL : source->overlay;
     rows->shown_row = source == NULL ? rows->next++ : source->rows[source->next++];
 }
 
@@ -39572,7 +41114,8 @@ OMENDB_INTERNAL int rows_document(const omendb_rows *rows, const uint8_t **docum
     if (!rows->has_shown)
         return error_set(OMENDB_MISUSE, "the cursor is at no record");
     return rows->shown != NULL
-               ? segment_document(rows->shown, (uint32_t)rows->shown_row, document)
+               ? segment_document_at(rows->shown, rows->shown_overlay, (uint32_t)rows->shown_row,
+                                     rows->commit, document)
                : rows_listed_document(rows, &rows->entries[rows->shown_row], document);
 }
 
@@ -40334,7 +41877,9 @@ OMENDB_INTERNAL int backup_run(omendb *db, const char *path)
  * 1. Checkpoint. Ends of rows up to its commit S are durable, the logs before it are superfluous.
  * 2. Mark every file that holds rows that ended at or before S, or parts that no collection has any
  *    more. A transaction that may see such a row is the pin that is told; those that are open at
- *    the beginning are told of before step 1.
+ *    the beginning are told of before step 1. Rows that were updated are marked and pinned
+ * likewise; overlays are written anew, as one has documents that were replaced beside those in
+ * force.
  * 3. What lives in marked files is merged into new ones, a segment of each collection at a time;
  *    again from 2, until there is nothing to mark.
  * 4. Every log, segment and overlay that neither the manifest nor a reader needs is overwritten,
@@ -40396,9 +41941,25 @@ static int purge_count_row(void *context, uint32_t row, uint64_t end)
     return 0;
 }
 
+/* Documents that updates replaced are pinned as rows are. commit_mutex is taken. */
+static void purge_count_documents(struct collection *collection, const struct version *version,
+                                  struct purge_rows *rows)
+{
+    platform_mutex_lock(&collection->db->commit_mutex);
+    for (uint32_t i = 0; i < version->memtable_count; i++)
+        rows->pinned +=
+            overlay_count_between(version->memtable_overlays[i], rows->oldest, rows->limit);
+    for (uint32_t i = 0; i < version->segment_count; i++)
+        rows->pinned +=
+            overlay_count_between(version->segment_overlays[i], rows->oldest, rows->limit);
+    platform_mutex_unlock(&collection->db->commit_mutex);
+}
+
 static void purge_count_rows(struct collection *collection, struct purge_rows *rows)
 {
     struct version *version = version_acquire(collection);
+    if (rows->oldest < rows->limit)
+        purge_count_documents(collection, version, rows);
     for (uint32_t i = 0; i < version->memtable_count; i++) {
         const struct memtable *memtable = version->memtables[i];
         if (atomic_load(&memtable->tombstones->dead) != 0)
@@ -40480,13 +42041,24 @@ static uint32_t purge_count_parts(const struct purge *purge, const struct segmen
     return count;
 }
 
+/* Whether the segment has documents that were replaced, and a merge writes it without. */
+static int purge_is_outdated(const struct purge *purge, const struct segment *segment,
+                             const struct overlay *overlay)
+{
+    const uint64_t limit = compact_drop_limit(purge->db);
+    return !overlay_is_empty(overlay) &&
+           segment->documents_commit < (limit < purge->commit ? limit : purge->commit);
+}
+
 static void purge_mark_segment(const struct purge *purge, const struct collection *collection,
-                               struct segment *segment)
+                               struct segment *segment, const struct overlay *overlay)
 {
     struct shared_file *file = segment->file;
     struct purge_rows rows = {.limit = purge->commit};
     uint32_t used = purge->target == 0 ? file->used_parts : file->used_parts_of_target;
     if (purge_count_parts(purge, file->file) > used)
+        atomic_store(&file->leave, 1);
+    if (purge_is_target(purge, collection) && purge_is_outdated(purge, segment, overlay))
         atomic_store(&file->leave, 1);
     if (!purge_is_target(purge, collection) || atomic_load(&segment->tombstones->dead) == 0)
         return;
@@ -40499,7 +42071,7 @@ static void purge_mark_collection(const struct purge *purge, struct collection *
 {
     struct version *version = version_acquire(collection);
     for (uint32_t i = 0; i < version->segment_count; i++)
-        purge_mark_segment(purge, collection, version->segments[i]);
+        purge_mark_segment(purge, collection, version->segments[i], version->segment_overlays[i]);
     version_release(version);
 }
 
@@ -40697,6 +42269,21 @@ static int purge_round(struct purge *purge, int *done)
     return code;
 }
 
+/* A manifest whose overlays have only the documents in force (checkpoint.c looks at `purging`). */
+static int purge_renew_overlays(omendb *db)
+{
+    int some = 0, code = OMENDB_OK;
+    platform_mutex_lock(&db->maintenance_mutex);
+    for (uint32_t i = 0; i < db->published.file_count; i++)
+        some |= db->published.files[i].kind == STORAGE_OVERLAY;
+    memory_begin_maintenance();
+    if (some)
+        code = checkpoint_republish(db);
+    memory_end_maintenance();
+    platform_mutex_unlock(&db->maintenance_mutex);
+    return code;
+}
+
 static int purge_run_alone(struct purge *purge)
 {
     omendb *db = purge->db;
@@ -40704,6 +42291,8 @@ static int purge_run_alone(struct purge *purge)
     if (code == OMENDB_OK)
         code = work_checkpoint(db, 1);
     purge->commit = atomic_load(&db->checkpoint_commit);
+    if (code == OMENDB_OK)
+        code = purge_renew_overlays(db);
     for (int round = 0; round < PURGE_ROUNDS && !done && code == OMENDB_OK; round++)
         code = purge_round(purge, &done);
     if (code == OMENDB_OK && !done)
@@ -40968,7 +42557,7 @@ static const char *check_prepared(struct check *check, const struct wal_record *
     for (size_t at = 0; at < logged->size; at += body) {
         struct commit_logged change;
         if (!commit_decode_head(logged->changes + at, logged->size - at, &change) ||
-            change.kind < CHANGE_ADD || change.kind > CHANGE_DELETE)
+            !commit_is_of_records(change.kind))
             return "has a change of an unknown kind";
         const struct collection *collection = catalog_by_id(&check->db->catalog, change.collection);
         if (collection == NULL)
@@ -41187,7 +42776,34 @@ static void check_model(struct check *check, const struct segment *segment)
     }
 }
 
-static int check_segment(struct check *check, struct segment *segment)
+/* Every document that an update gave can be read, and has the key of its row. */
+static int check_updates(struct check *check, const struct segment *segment,
+                         const struct overlay *overlay)
+{
+    uint32_t row = overlay == NULL ? UINT32_MAX : overlay_next(overlay, 0);
+    for (; row != UINT32_MAX; row = overlay_next(overlay, row + 1)) {
+        struct overlay_version found;
+        const uint8_t *own;
+        uint32_t size, own_size;
+        int code = overlay_find(overlay, row, UINT64_MAX, &found);
+        if (code == OMENDB_OK)
+            code = segment_document(segment, row, &own);
+        if (code != OMENDB_OK)
+            return code;
+        const uint8_t *key = document_key(found.document, &size),
+                      *own_key = document_key(own, &own_size);
+        if (found.commit == 0 ||
+            (size == own_size && (size == 0 || memcmp(key, own_key, size) == 0)))
+            continue;
+        char text[96];
+        snprintf(text, sizeof text, "row %u was updated to another key", row);
+        check_problem(check, text);
+    }
+    return OMENDB_OK;
+}
+
+static int check_segment(struct check *check, struct segment *segment,
+                         const struct overlay *overlay)
 {
     if (check_is_damaged(check, segment->file->entry.number, segment->part))
         return OMENDB_OK;
@@ -41199,6 +42815,8 @@ static int check_segment(struct check *check, struct segment *segment)
         code = check_documents(check, segment);
     if (code == OMENDB_OK)
         code = check_columns(check, segment);
+    if (code == OMENDB_OK)
+        code = check_updates(check, segment, overlay);
     if (code == OMENDB_OK)
         check_model(check, segment);
     if (code == OMENDB_OK && segment->calibration == NULL &&
@@ -41269,7 +42887,7 @@ static int check_key(struct check *check, const struct version *version, uint64_
     struct location found;
     uint64_t id = 0, found_id = OMENDB_ID_AUTO;
     uint32_t size;
-    int code = location_document(location, &document);
+    int code = location_document(location, commit, &document);
     const uint8_t *key = code == OMENDB_OK ? document_key(document, &size) : NULL;
     if (key == NULL)
         return code;
@@ -41296,7 +42914,9 @@ static int check_keys(struct check *check, const struct version *version, uint64
         for (uint32_t row = 0; row < rows && code == OMENDB_OK; row++) {
             uint64_t end = tombstones_get(memtable->tombstones, row);
             if (end == 0 || end > commit)
-                code = check_key(check, version, commit, &(struct location){memtable, NULL, row});
+                code = check_key(
+                    check, version, commit,
+                    &(struct location){memtable, NULL, version->memtable_overlays[i], row});
         }
     }
     for (uint32_t i = 0; i < version->segment_count; i++) {
@@ -41305,7 +42925,9 @@ static int check_keys(struct check *check, const struct version *version, uint64
             return OMENDB_OK; /* keys may be in it */
         for (uint32_t row = 0; row < segment->info.rows && code == OMENDB_OK; row++) {
             if (segment->key_hashes.length != 0 && segment_row_visible(segment, row, commit))
-                code = check_key(check, version, commit, &(struct location){NULL, segment, row});
+                code =
+                    check_key(check, version, commit,
+                              &(struct location){NULL, segment, version->segment_overlays[i], row});
         }
     }
     return code;
@@ -41331,10 +42953,11 @@ static struct version *check_acquire(struct collection *collection, uint64_t *co
     return version;
 }
 
-static void check_count_row(const struct location *location, struct check_usage *found)
+static void check_count_row(const struct location *location, uint64_t commit,
+                            struct check_usage *found)
 {
     found->records++;
-    found->documents += location_document_bytes(location);
+    found->documents += location_document_bytes(location, commit);
 }
 
 static void check_usage(struct check *check, const struct version *version, uint64_t commit,
@@ -41347,7 +42970,9 @@ static void check_usage(struct check *check, const struct version *version, uint
         for (uint32_t row = 0; row < rows; row++) {
             uint64_t end = tombstones_get(memtable->tombstones, row);
             if (end == 0 || end > commit)
-                check_count_row(&(struct location){memtable, NULL, row}, &found);
+                check_count_row(
+                    &(struct location){memtable, NULL, version->memtable_overlays[i], row}, commit,
+                    &found);
         }
     }
     for (uint32_t i = 0; i < version->segment_count; i++) {
@@ -41355,7 +42980,9 @@ static void check_usage(struct check *check, const struct version *version, uint
         found.known &= !check_is_damaged(check, segment->file->entry.number, segment->part);
         for (uint32_t row = 0; row < segment->info.rows && found.known; row++) {
             if (segment_row_visible(segment, row, commit))
-                check_count_row(&(struct location){NULL, segment, row}, &found);
+                check_count_row(
+                    &(struct location){NULL, segment, version->segment_overlays[i], row}, commit,
+                    &found);
         }
     }
     if (!found.known || !counted->known ||
@@ -41377,7 +43004,7 @@ static int check_collection(struct check *check, struct collection *collection)
     int code = OMENDB_OK;
     check->collection = collection;
     for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++)
-        code = check_segment(check, version->segments[i]);
+        code = check_segment(check, version->segments[i], version->segment_overlays[i]);
     for (uint32_t i = 0; i < version->memtable_count && code == OMENDB_OK; i++) {
         struct graph_view view;
         uint32_t indexed = atomic_load(&version->memtables[i]->indexed);
@@ -42017,7 +43644,7 @@ static int records_take_documents(struct records *records, struct memory *memory
         code = given->records != NULL
                    ? records_make_document(records, memory, i, records_given_record(given, i))
                    : records_take_document(records, memory, i, given->documents[i]);
-    if (records->change.document_bytes != 0)
+    if (records->change.document_bytes != 0 || records->change.kind == CHANGE_UPDATE)
         records->change.document_sizes = records->document_sizes;
     records->change.documents = records->documents;
     return code;
@@ -42256,6 +43883,12 @@ OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind
     if (kind == CHANGE_DELETE) {
         memcpy(records->change.ids, given->ids, count * sizeof *given->ids);
         return records_settle_equal_ids(records);
+    }
+    if (kind == CHANGE_UPDATE) {
+        memcpy(records->change.ids, given->ids, count * sizeof *given->ids);
+        int taken = records_take_documents(records, memory, given);
+        records->change.keys = 0;
+        return taken;
     }
     records->vectors = memory_array(memory, count, collection->vector_bytes);
     if (records->vectors == NULL)
@@ -42659,6 +44292,7 @@ struct salvage_rows {
     uint32_t lost_end; /* the next row goes on with it; deleted ones lie between */
     const char *why;
     uint32_t bare; /* rows whose documents are damaged */
+    int overlaid;  /* 1: the overlay at hand may have documents of rows */
 };
 
 static void salvage_report_lost(struct salvage_rows *rows)
@@ -42802,6 +44436,7 @@ static int salvage_load(struct salvage_rows *rows)
                      (unsigned long long)rows->reference->overlay_file,
                      rows->reference->overlay_part, (unsigned long long)rows->reference->file,
                      rows->reference->part, rows->collection->target->name);
+    rows->overlaid = whole && rows->reference->overlay_file != 0;
     if (code == OMENDB_OK)
         code = salvage_read_ids(rows, &missing);
     if (code == OMENDB_OK && missing != 0)
@@ -42813,24 +44448,51 @@ static int salvage_load(struct salvage_rows *rows)
     return code;
 }
 
-/* Where the document of a row lies among all of them. OMENDB_CORRUPT: not known. */
-static int salvage_document_place(struct salvage_rows *rows, uint32_t row, uint64_t *begin,
-                                  uint64_t *end)
+/* The place of a row among those that were updated; UINT32_MAX: it was not. OMENDB_CORRUPT: not
+ * known. */
+static int salvage_updated_place(struct salvage_rows *rows, uint32_t row, uint32_t *place)
 {
-    struct section_range ends =
-        segment_section(rows->file->file, rows->reference->part, SECTION_DOCUMENT_ENDS);
-    struct section_range all =
-        segment_section(rows->file->file, rows->reference->part, SECTION_DOCUMENTS);
+    struct salvage *salvage = rows->salvage;
+    uint32_t low = 0, high, at;
+    *place = UINT32_MAX;
+    if (!rows->overlaid)
+        return OMENDB_OK;
+    const struct section_range range =
+        segment_section(salvage->overlay.file, rows->reference->overlay_part, SECTION_OVERLAY_ROWS);
+    high = (uint32_t)(range.length / sizeof row);
+    while (low < high) {
+        const uint32_t middle = low + (high - low) / 2;
+        int code = salvage_read(salvage, &salvage->overlay, 0, range.offset + middle * UINT64_C(4),
+                                &at, sizeof at);
+        if (code != OMENDB_OK)
+            return code;
+        if (at == row)
+            *place = middle;
+        if (at == row)
+            return OMENDB_OK;
+        low = at < row ? middle + 1 : low;
+        high = at < row ? high : middle;
+    }
+    return OMENDB_OK;
+}
+
+/* Where document `index` of a part of a file lies. OMENDB_CORRUPT: not known. */
+static int salvage_document_place(struct salvage *salvage, struct salvage_file *file, uint32_t part,
+                                  uint32_t index, uint64_t *begin, uint64_t *end)
+{
+    struct section_range ends = segment_section(file->file, part, SECTION_DOCUMENT_ENDS);
+    struct section_range all = segment_section(file->file, part, SECTION_DOCUMENTS);
     int code = OMENDB_OK;
     *begin = *end = 0;
     if (ends.length == 0)
         return OMENDB_OK;
-    if (row != 0)
-        code = salvage_read(rows->salvage, rows->file, 0, ends.offset + (row - UINT64_C(1)) * 8,
-                            begin, sizeof *begin);
+    if (index >= ends.length / sizeof *end)
+        return OMENDB_CORRUPT;
+    if (index != 0)
+        code = salvage_read(salvage, file, 0, ends.offset + (index - UINT64_C(1)) * 8, begin,
+                            sizeof *begin);
     if (code == OMENDB_OK)
-        code = salvage_read(rows->salvage, rows->file, 0, ends.offset + row * UINT64_C(8), end,
-                            sizeof *end);
+        code = salvage_read(salvage, file, 0, ends.offset + index * UINT64_C(8), end, sizeof *end);
     if (code == OMENDB_OK &&
         (*begin > *end || *end > all.length || *end - *begin > DOCUMENT_BYTES_MAX))
         code = OMENDB_CORRUPT;
@@ -42844,12 +44506,20 @@ static int salvage_document_place(struct salvage_rows *rows, uint32_t row, uint6
 static int salvage_row_document(struct salvage_rows *rows, uint32_t row, const uint8_t **document)
 {
     struct salvage *salvage = rows->salvage;
-    uint64_t begin, end;
+    struct salvage_file *file = rows->file;
+    uint64_t begin = 0, end = 0;
+    uint32_t place, index = row, part = rows->reference->part;
     *document = NULL;
-    int code = salvage_document_place(rows, row, &begin, &end);
+    int code = salvage_updated_place(rows, row, &place);
+    if (place != UINT32_MAX) {
+        file = &salvage->overlay;
+        index = place;
+        part = rows->reference->overlay_part;
+    }
+    if (code == OMENDB_OK)
+        code = salvage_document_place(salvage, file, part, index, &begin, &end);
     if (code == OMENDB_OK && begin != end)
-        code =
-            salvage_read(salvage, rows->file, 0, begin, salvage->document, (size_t)(end - begin));
+        code = salvage_read(salvage, file, 0, begin, salvage->document, (size_t)(end - begin));
     if (code == OMENDB_OK && begin != end &&
         document_check(salvage->document, (size_t)(end - begin)) != NULL)
         code = OMENDB_CORRUPT;
@@ -43115,7 +44785,8 @@ static void salvage_prepared_pass_ids(const struct salvage *salvage,
         if (salvage_decode_records(salvage, logged->changes + at, logged->size - at, &change,
                                    &collection, &used) != OMENDB_OK)
             return;
-        if (collection->target == NULL || change.kind == CHANGE_DELETE)
+        if (collection->target == NULL || change.kind == CHANGE_DELETE ||
+            change.kind == CHANGE_UPDATE)
             continue;
         uint64_t id, next = atomic_load(&collection->target->next_id);
         for (uint32_t i = 0; i < change.count; i++) {
@@ -43239,12 +44910,13 @@ static int salvage_prepare_run(omendb_txn *txn, const struct change *change,
                                const uint8_t **documents)
 {
     struct records records;
-    const uint32_t kind = change->kind == CHANGE_DELETE ? CHANGE_DELETE : CHANGE_PUT;
-    const struct records_given given = {.count = count,
-                                        .ids = change->ids + at,
-                                        .vectors = change->vectors + at * target->vector_bytes,
-                                        .type = target->schema.scalar,
-                                        .documents = documents};
+    const uint32_t kind = change->kind == CHANGE_ADD ? CHANGE_PUT : change->kind;
+    const struct records_given given = {
+        .count = count,
+        .ids = change->ids + at,
+        .vectors = kind != CHANGE_PUT ? NULL : change->vectors + at * target->vector_bytes,
+        .type = target->schema.scalar,
+        .documents = documents};
     int code = records_prepare(target, kind, &given, &records);
     records.change.skip_missing = 1;
     if (code == OMENDB_OK && records.change.automatic)
@@ -43255,8 +44927,8 @@ static int salvage_prepare_run(omendb_txn *txn, const struct change *change,
     return code == OMENDB_INVALID ? OMENDB_CORRUPT : code;
 }
 
-/* Deletes of records that are lost are left out: nothing stands in for them. OMENDB_CONFLICT,
- * without a sentence: one that was prepared later holds a record of it. */
+/* Deletes and updates of records that are lost are left out: nothing stands in for them.
+ * OMENDB_CONFLICT, without a sentence: one that was prepared later holds a record of it. */
 static int salvage_prepare_change(omendb_txn *txn, const struct commit_logged *logged,
                                   struct collection *target)
 {
@@ -43267,7 +44939,8 @@ static int salvage_prepare_change(omendb_txn *txn, const struct commit_logged *l
         code = OMENDB_CORRUPT;
     const uint8_t *document = change.documents;
     for (uint32_t at = 0, run; at < change.count && code == OMENDB_OK; at += run) {
-        run = change.count - at < SALVAGE_RUN_ROWS ? change.count - at : SALVAGE_RUN_ROWS;
+        run = change.kind == CHANGE_UPDATE ? 1 : SALVAGE_RUN_ROWS;
+        run = change.count - at < run ? change.count - at : run;
         for (uint32_t i = 0; i < run; i++)
             documents[i] = change_next_document(&change, at + i, &document);
         code = salvage_prepare_run(txn, &change, target, at, run, documents);
@@ -43462,7 +45135,7 @@ static int salvage_take_key(struct salvage *salvage, struct collection *target,
     const uint8_t *key = document_key(document, &size), *vector = NULL, *old = NULL;
     uint8_t *without = NULL;
     size_t bytes = 0;
-    struct location location = {NULL, NULL, 0};
+    struct location location = {NULL, NULL, NULL, 0};
     struct version *version = version_acquire_newest(target, &commit);
     int code = version_locate_key(version, key, size, commit, &location);
     if (code == OMENDB_OK)
@@ -43472,7 +45145,7 @@ static int salvage_take_key(struct salvage *salvage, struct collection *target,
     if (code == OMENDB_OK)
         code = location_vector(&location, &vector);
     if (code == OMENDB_OK)
-        code = location_document(&location, &old);
+        code = location_document(&location, commit, &old);
     if (code == OMENDB_OK)
         code = document_without_key(&salvage->memory, old, &without, &bytes);
     if (code == OMENDB_OK) {
@@ -44161,13 +45834,63 @@ static int salvage_apply_put(struct salvage *salvage, uint64_t log,
     return code;
 }
 
+/* The record as the new database has it, with another document, as a put of its vector. *is = 0: it
+ * has none such. */
+static int salvage_put_updated(struct salvage *salvage, struct salvage_collection *collection,
+                               uint64_t id, const uint8_t *document, int *is)
+{
+    struct location location;
+    const uint8_t *vector;
+    uint64_t commit;
+    int code = salvage_flush(salvage);
+    struct version *version = version_acquire_newest(collection->target, &commit);
+    if (code == OMENDB_OK)
+        code = version_locate(version, id, commit, &location);
+    *is = code == OMENDB_OK && (location.memtable != NULL || location.segment != NULL);
+    if (*is)
+        code = location_vector(&location, &vector);
+    if (*is && code == OMENDB_OK)
+        code = salvage_put(salvage, collection, id, vector, document);
+    version_release(version);
+    return code;
+}
+
+/* Of a record that is lost no fields can be saved. */
+static int salvage_apply_update(struct salvage *salvage, uint64_t log,
+                                const struct commit_logged *logged,
+                                struct salvage_collection *collection)
+{
+    struct change change = {0};
+    uint32_t lost = 0;
+    int code = OMENDB_OK, is;
+    if (!commit_decode_body(logged, collection->target->vector_bytes, &change)) {
+        salvage_tell(salvage, "wal-%llu: updates of %u records of \"%s\" are damaged",
+                     (unsigned long long)log, logged->count, collection->target->name);
+        return OMENDB_OK;
+    }
+    const uint8_t *at = change.documents;
+    for (uint32_t i = 0; i < change.count && code == OMENDB_OK; i++) {
+        uint64_t id;
+        memcpy(&id, logged->body + i * sizeof id, sizeof id);
+        code = salvage_put_updated(salvage, collection, id, change_next_document(&change, i, &at),
+                                   &is);
+        lost += (uint32_t)(code == OMENDB_OK && !is);
+    }
+    if (lost != 0)
+        salvage_tell(salvage, "wal-%llu: %u records of \"%s\" that were updated are lost",
+                     (unsigned long long)log, lost, collection->target->name);
+    return code;
+}
+
 OMENDB_INTERNAL int salvage_apply_records(struct salvage *salvage, uint64_t log,
                                           const struct commit_logged *logged,
                                           struct salvage_collection *collection)
 {
     if (collection->dropped)
         return OMENDB_OK;
-    return logged->kind == CHANGE_DELETE ? salvage_apply_delete(salvage, logged, collection)
+    if (logged->kind == CHANGE_DELETE)
+        return salvage_apply_delete(salvage, logged, collection);
+    return logged->kind == CHANGE_UPDATE ? salvage_apply_update(salvage, log, logged, collection)
                                          : salvage_apply_put(salvage, log, logged, collection);
 }
 
@@ -44175,8 +45898,7 @@ OMENDB_INTERNAL int salvage_decode_records(const struct salvage *salvage, const 
                                            size_t size, struct commit_logged *logged,
                                            struct salvage_collection **collection, size_t *used)
 {
-    if (!commit_decode_head(payload, size, logged) || logged->kind < CHANGE_ADD ||
-        logged->kind > CHANGE_DELETE)
+    if (!commit_decode_head(payload, size, logged) || !commit_is_of_records(logged->kind))
         return OMENDB_CORRUPT;
     const size_t head = size - logged->left;
     *collection = salvage_find(salvage, logged->collection);
@@ -44578,8 +46300,8 @@ OMENDB_INTERNAL int api_field(const char *name, const char *what);
 /* The state that a call reads: the transaction's, or the newest. */
 OMENDB_INTERNAL struct version *api_version(omendb_collection *collection, const omendb_txn *txn,
                                             uint64_t *commit);
-/* The stored vector of a record, and its document (NULL: it has none; document NULL: not asked
- * for); both point into `version` or the transaction. */
+/* The stored vector of a record, and its document (NULL: it has none); both point into `version` or
+ * the transaction. NULL for either: it is not asked for. */
 OMENDB_INTERNAL int api_find_record(struct collection *collection, const struct version *version,
                                     uint64_t commit, const omendb_txn *txn, uint64_t id,
                                     const uint8_t **vector, const uint8_t **document);
@@ -46094,22 +47816,21 @@ OMENDB_INTERNAL int api_find_record(struct collection *collection, const struct 
                                     const uint8_t **vector, const uint8_t **document)
 {
     const struct txn_write *own = txn_find(txn, collection, id);
-    struct location location = {NULL, NULL, 0};
-    int code = OMENDB_OK;
-    *vector = own == NULL ? NULL : own->vector;
-    if (document != NULL)
-        *document = own == NULL ? NULL : own->document;
-    if (own == NULL) {
-        code = version_locate(version, id, commit, &location);
-        int found = api_is_located(&location);
-        if (code == OMENDB_OK && found)
-            code = location_vector(&location, vector);
-        if (code == OMENDB_OK && found && document != NULL)
-            code = location_document(&location, document);
-        if (code != OMENDB_OK)
-            return code;
-    }
-    return *vector != NULL ? OMENDB_OK : error_set_missing(collection->name, id);
+    struct location location = {NULL, NULL, NULL, 0};
+    int code = own != NULL ? OMENDB_OK : version_locate(version, id, commit, &location);
+    if (code != OMENDB_OK)
+        return code;
+    if (!api_is_located(&location) && (own == NULL || own->vector == NULL))
+        return error_set_missing(collection->name, id);
+    if (vector != NULL && own != NULL)
+        *vector = own->vector;
+    else if (vector != NULL)
+        code = location_vector(&location, vector);
+    if (document != NULL && own != NULL)
+        *document = own->document;
+    else if (document != NULL && code == OMENDB_OK)
+        code = location_document(&location, commit, document);
+    return code;
 }
 
 /* Whether the record is there; its vector is not read. */
@@ -46117,7 +47838,7 @@ static int api_find(struct collection *collection, const struct version *version
                     const omendb_txn *txn, uint64_t id)
 {
     const struct txn_write *own = txn_find(txn, collection, id);
-    struct location location = {NULL, NULL, 0};
+    struct location location = {NULL, NULL, NULL, 0};
     int code = own != NULL ? OMENDB_OK : version_locate(version, id, commit, &location);
     if (code != OMENDB_OK)
         return code;
@@ -46418,7 +48139,7 @@ static int api_tell(omendb_collection *collection, omendb_txn *txn, uint64_t id,
                     size_t (*tell)(const struct api_text *text, const uint8_t *document),
                     const struct api_text *text, size_t *size)
 {
-    const uint8_t *vector, *document;
+    const uint8_t *document;
     uint64_t commit;
     int code = api_reading(collection, txn);
     if (code != OMENDB_OK)
@@ -46426,7 +48147,7 @@ static int api_tell(omendb_collection *collection, omendb_txn *txn, uint64_t id,
     if (text->out == NULL && text->capacity != 0)
         return api_null("the place for the text");
     struct version *version = api_version(collection, txn, &commit);
-    code = api_find_record(collection->collection, version, commit, txn, id, &vector, &document);
+    code = api_find_record(collection->collection, version, commit, txn, id, NULL, &document);
     if (code == OMENDB_OK)
         code = api_tell_document(document, tell, text, size);
     version_release(version);
@@ -46495,6 +48216,7 @@ struct api_edit {
     uint64_t id;
     const char *text; /* the key, or the patch */
     int (*make)(omendb_collection *collection, omendb_txn *txn, const struct api_edit *edit);
+    int alone; /* 1: the transaction is one of the call, and has no other change */
 };
 
 static int api_edit_once(omendb_collection *collection, const struct api_edit *edit)
@@ -46535,43 +48257,46 @@ static int api_make_deletion(omendb_collection *collection, omendb_txn *txn,
 
 OMENDB_API int omendb_delete_key(omendb_collection *collection, omendb_txn *txn, const char *key)
 {
-    const struct api_edit edit = {OMENDB_ID_AUTO, key, api_make_deletion};
+    const struct api_edit edit = {OMENDB_ID_AUTO, key, api_make_deletion, txn == NULL};
     return api_edit(collection, txn, &edit);
 }
 
-/* The record with its fields changed, as a put of the same vector. */
-static int api_put_document(omendb_collection *collection, omendb_txn *txn, uint64_t id,
-                            const uint8_t *vector, const uint8_t *document)
+/* Another document for the record; its vector is not read where the call is a transaction of its
+ * own. */
+static int api_put_document(omendb_collection *collection, omendb_txn *txn,
+                            const struct api_edit *edit, const uint8_t *document)
 {
-    struct collection *inside = collection->collection;
-    const struct records_given given = {.count = 1,
-                                        .ids = &id,
-                                        .vectors = vector,
-                                        .type = inside->schema.scalar,
-                                        .documents = &document};
+    const struct records_given given = {.count = 1, .ids = &edit->id, .documents = &document};
     struct records records;
-    int code = records_prepare(inside, CHANGE_PUT, &given, &records);
+    int code = records_prepare(collection->collection, CHANGE_UPDATE, &given, &records);
     if (code == OMENDB_OK)
-        code = records_commit(&records, txn);
+        code = edit->alone ? commit_changes(collection->db, &records.change, 1, txn->snapshot)
+                           : records_commit(&records, txn);
     records_destroy(&records);
     return code;
+}
+
+static int api_is_same_document(const uint8_t *a, const uint8_t *b)
+{
+    const uint32_t size = document_size(a);
+    return size == document_size(b) && (size == 0 || memcmp(a, b, size) == 0);
 }
 
 static int api_try_update(omendb_collection *collection, omendb_txn *txn,
                           const struct api_edit *edit)
 {
     struct memory *memory = &collection->db->memory;
-    const uint8_t *vector, *document;
+    const uint8_t *document;
     uint8_t *merged = NULL;
     size_t size = 0;
     uint64_t commit;
     struct version *version = api_version(collection, txn, &commit);
     int code =
-        api_find_record(collection->collection, version, commit, txn, edit->id, &vector, &document);
+        api_find_record(collection->collection, version, commit, txn, edit->id, NULL, &document);
     if (code == OMENDB_OK)
         code = document_merge(memory, document, edit->text, strlen(edit->text), &merged, &size);
-    if (code == OMENDB_OK)
-        code = api_put_document(collection, txn, edit->id, vector, merged);
+    if (code == OMENDB_OK && !api_is_same_document(document, merged))
+        code = api_put_document(collection, txn, edit, merged);
     memory_free(memory, merged, size);
     version_release(version);
     return code;
@@ -46590,7 +48315,7 @@ static int api_make_update(omendb_collection *collection, omendb_txn *txn,
 OMENDB_API int omendb_update(omendb_collection *collection, omendb_txn *txn, uint64_t id,
                              const char *metadata)
 {
-    const struct api_edit edit = {id, metadata, api_make_update};
+    const struct api_edit edit = {id, metadata, api_make_update, txn == NULL};
     return api_edit(collection, txn, &edit);
 }
 

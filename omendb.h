@@ -1165,7 +1165,11 @@ OMENDB_API int omendb_put_records(omendb_collection *collection, omendb_txn *txn
                                   const omendb_record *records, uint64_t *new_ids);
 
 /* Changes fields of the metadata of one record, whose vector and key stay: a JSON merge patch (RFC
- * 7396) in which null removes a field.
+ * 7396) in which null removes a field. The vector is neither written nor linked anew: the log gets
+ * key and metadata of the record, some 80 bytes beside, and so does memory until a checkpoint,
+ * which writes them to a file of their own. Once an eighth of the rows of a segment was updated, or
+ * their metadata take a quarter of its bytes, a merge writes it anew; until then filters are
+ * compared with the metadata of such records one by one. What changes nothing writes nothing.
  *
  * txn:      as omendb_add.
  * metadata: the fields to be changed, a JSON object as in omendb_record.

@@ -34,8 +34,8 @@ OMENDB_INTERNAL int api_field(const char *name, const char *what);
 /* The state that a call reads: the transaction's, or the newest. */
 OMENDB_INTERNAL struct version *api_version(omendb_collection *collection, const omendb_txn *txn,
                                             uint64_t *commit);
-/* The stored vector of a record, and its document (NULL: it has none; document NULL: not asked
- * for); both point into `version` or the transaction. */
+/* The stored vector of a record, and its document (NULL: it has none); both point into `version` or
+ * the transaction. NULL for either: it is not asked for. */
 OMENDB_INTERNAL int api_find_record(struct collection *collection, const struct version *version,
                                     uint64_t commit, const omendb_txn *txn, uint64_t id,
                                     const uint8_t **vector, const uint8_t **document);

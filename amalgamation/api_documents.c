@@ -104,7 +104,7 @@ static int api_tell(omendb_collection *collection, omendb_txn *txn, uint64_t id,
                     size_t (*tell)(const struct api_text *text, const uint8_t *document),
                     const struct api_text *text, size_t *size)
 {
-    const uint8_t *vector, *document;
+    const uint8_t *document;
     uint64_t commit;
     int code = api_reading(collection, txn);
     if (code != OMENDB_OK)
@@ -112,7 +112,7 @@ static int api_tell(omendb_collection *collection, omendb_txn *txn, uint64_t id,
     if (text->out == NULL && text->capacity != 0)
         return api_null("the place for the text");
     struct version *version = api_version(collection, txn, &commit);
-    code = api_find_record(collection->collection, version, commit, txn, id, &vector, &document);
+    code = api_find_record(collection->collection, version, commit, txn, id, NULL, &document);
     if (code == OMENDB_OK)
         code = api_tell_document(document, tell, text, size);
     version_release(version);
@@ -181,6 +181,7 @@ struct api_edit {
     uint64_t id;
     const char *text; /* the key, or the patch */
     int (*make)(omendb_collection *collection, omendb_txn *txn, const struct api_edit *edit);
+    int alone; /* 1: the transaction is one of the call, and has no other change */
 };
 
 static int api_edit_once(omendb_collection *collection, const struct api_edit *edit)
@@ -221,43 +222,46 @@ static int api_make_deletion(omendb_collection *collection, omendb_txn *txn,
 
 OMENDB_API int omendb_delete_key(omendb_collection *collection, omendb_txn *txn, const char *key)
 {
-    const struct api_edit edit = {OMENDB_ID_AUTO, key, api_make_deletion};
+    const struct api_edit edit = {OMENDB_ID_AUTO, key, api_make_deletion, txn == NULL};
     return api_edit(collection, txn, &edit);
 }
 
-/* The record with its fields changed, as a put of the same vector. */
-static int api_put_document(omendb_collection *collection, omendb_txn *txn, uint64_t id,
-                            const uint8_t *vector, const uint8_t *document)
+/* Another document for the record; its vector is not read where the call is a transaction of its
+ * own. */
+static int api_put_document(omendb_collection *collection, omendb_txn *txn,
+                            const struct api_edit *edit, const uint8_t *document)
 {
-    struct collection *inside = collection->collection;
-    const struct records_given given = {.count = 1,
-                                        .ids = &id,
-                                        .vectors = vector,
-                                        .type = inside->schema.scalar,
-                                        .documents = &document};
+    const struct records_given given = {.count = 1, .ids = &edit->id, .documents = &document};
     struct records records;
-    int code = records_prepare(inside, CHANGE_PUT, &given, &records);
+    int code = records_prepare(collection->collection, CHANGE_UPDATE, &given, &records);
     if (code == OMENDB_OK)
-        code = records_commit(&records, txn);
+        code = edit->alone ? commit_changes(collection->db, &records.change, 1, txn->snapshot)
+                           : records_commit(&records, txn);
     records_destroy(&records);
     return code;
+}
+
+static int api_is_same_document(const uint8_t *a, const uint8_t *b)
+{
+    const uint32_t size = document_size(a);
+    return size == document_size(b) && (size == 0 || memcmp(a, b, size) == 0);
 }
 
 static int api_try_update(omendb_collection *collection, omendb_txn *txn,
                           const struct api_edit *edit)
 {
     struct memory *memory = &collection->db->memory;
-    const uint8_t *vector, *document;
+    const uint8_t *document;
     uint8_t *merged = NULL;
     size_t size = 0;
     uint64_t commit;
     struct version *version = api_version(collection, txn, &commit);
     int code =
-        api_find_record(collection->collection, version, commit, txn, edit->id, &vector, &document);
+        api_find_record(collection->collection, version, commit, txn, edit->id, NULL, &document);
     if (code == OMENDB_OK)
         code = document_merge(memory, document, edit->text, strlen(edit->text), &merged, &size);
-    if (code == OMENDB_OK)
-        code = api_put_document(collection, txn, edit->id, vector, merged);
+    if (code == OMENDB_OK && !api_is_same_document(document, merged))
+        code = api_put_document(collection, txn, edit, merged);
     memory_free(memory, merged, size);
     version_release(version);
     return code;
@@ -276,7 +280,7 @@ static int api_make_update(omendb_collection *collection, omendb_txn *txn,
 OMENDB_API int omendb_update(omendb_collection *collection, omendb_txn *txn, uint64_t id,
                              const char *metadata)
 {
-    const struct api_edit edit = {id, metadata, api_make_update};
+    const struct api_edit edit = {id, metadata, api_make_update, txn == NULL};
     return api_edit(collection, txn, &edit);
 }
 

@@ -208,22 +208,21 @@ OMENDB_INTERNAL int api_find_record(struct collection *collection, const struct 
                                     const uint8_t **vector, const uint8_t **document)
 {
     const struct txn_write *own = txn_find(txn, collection, id);
-    struct location location = {NULL, NULL, 0};
-    int code = OMENDB_OK;
-    *vector = own == NULL ? NULL : own->vector;
-    if (document != NULL)
-        *document = own == NULL ? NULL : own->document;
-    if (own == NULL) {
-        code = version_locate(version, id, commit, &location);
-        int found = api_is_located(&location);
-        if (code == OMENDB_OK && found)
-            code = location_vector(&location, vector);
-        if (code == OMENDB_OK && found && document != NULL)
-            code = location_document(&location, document);
-        if (code != OMENDB_OK)
-            return code;
-    }
-    return *vector != NULL ? OMENDB_OK : error_set_missing(collection->name, id);
+    struct location location = {NULL, NULL, NULL, 0};
+    int code = own != NULL ? OMENDB_OK : version_locate(version, id, commit, &location);
+    if (code != OMENDB_OK)
+        return code;
+    if (!api_is_located(&location) && (own == NULL || own->vector == NULL))
+        return error_set_missing(collection->name, id);
+    if (vector != NULL && own != NULL)
+        *vector = own->vector;
+    else if (vector != NULL)
+        code = location_vector(&location, vector);
+    if (document != NULL && own != NULL)
+        *document = own->document;
+    else if (document != NULL && code == OMENDB_OK)
+        code = location_document(&location, commit, document);
+    return code;
 }
 
 /* Whether the record is there; its vector is not read. */
@@ -231,7 +230,7 @@ static int api_find(struct collection *collection, const struct version *version
                     const omendb_txn *txn, uint64_t id)
 {
     const struct txn_write *own = txn_find(txn, collection, id);
-    struct location location = {NULL, NULL, 0};
+    struct location location = {NULL, NULL, NULL, 0};
     int code = own != NULL ? OMENDB_OK : version_locate(version, id, commit, &location);
     if (code != OMENDB_OK)
         return code;

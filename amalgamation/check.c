@@ -207,7 +207,7 @@ static const char *check_prepared(struct check *check, const struct wal_record *
     for (size_t at = 0; at < logged->size; at += body) {
         struct commit_logged change;
         if (!commit_decode_head(logged->changes + at, logged->size - at, &change) ||
-            change.kind < CHANGE_ADD || change.kind > CHANGE_DELETE)
+            !commit_is_of_records(change.kind))
             return "has a change of an unknown kind";
         const struct collection *collection = catalog_by_id(&check->db->catalog, change.collection);
         if (collection == NULL)
@@ -426,7 +426,34 @@ static void check_model(struct check *check, const struct segment *segment)
     }
 }
 
-static int check_segment(struct check *check, struct segment *segment)
+/* Every document that an update gave can be read, and has the key of its row. */
+static int check_updates(struct check *check, const struct segment *segment,
+                         const struct overlay *overlay)
+{
+    uint32_t row = overlay == NULL ? UINT32_MAX : overlay_next(overlay, 0);
+    for (; row != UINT32_MAX; row = overlay_next(overlay, row + 1)) {
+        struct overlay_version found;
+        const uint8_t *own;
+        uint32_t size, own_size;
+        int code = overlay_find(overlay, row, UINT64_MAX, &found);
+        if (code == OMENDB_OK)
+            code = segment_document(segment, row, &own);
+        if (code != OMENDB_OK)
+            return code;
+        const uint8_t *key = document_key(found.document, &size),
+                      *own_key = document_key(own, &own_size);
+        if (found.commit == 0 ||
+            (size == own_size && (size == 0 || memcmp(key, own_key, size) == 0)))
+            continue;
+        char text[96];
+        snprintf(text, sizeof text, "row %u was updated to another key", row);
+        check_problem(check, text);
+    }
+    return OMENDB_OK;
+}
+
+static int check_segment(struct check *check, struct segment *segment,
+                         const struct overlay *overlay)
 {
     if (check_is_damaged(check, segment->file->entry.number, segment->part))
         return OMENDB_OK;
@@ -438,6 +465,8 @@ static int check_segment(struct check *check, struct segment *segment)
         code = check_documents(check, segment);
     if (code == OMENDB_OK)
         code = check_columns(check, segment);
+    if (code == OMENDB_OK)
+        code = check_updates(check, segment, overlay);
     if (code == OMENDB_OK)
         check_model(check, segment);
     if (code == OMENDB_OK && segment->calibration == NULL &&
@@ -508,7 +537,7 @@ static int check_key(struct check *check, const struct version *version, uint64_
     struct location found;
     uint64_t id = 0, found_id = OMENDB_ID_AUTO;
     uint32_t size;
-    int code = location_document(location, &document);
+    int code = location_document(location, commit, &document);
     const uint8_t *key = code == OMENDB_OK ? document_key(document, &size) : NULL;
     if (key == NULL)
         return code;
@@ -535,7 +564,9 @@ static int check_keys(struct check *check, const struct version *version, uint64
         for (uint32_t row = 0; row < rows && code == OMENDB_OK; row++) {
             uint64_t end = tombstones_get(memtable->tombstones, row);
             if (end == 0 || end > commit)
-                code = check_key(check, version, commit, &(struct location){memtable, NULL, row});
+                code = check_key(
+                    check, version, commit,
+                    &(struct location){memtable, NULL, version->memtable_overlays[i], row});
         }
     }
     for (uint32_t i = 0; i < version->segment_count; i++) {
@@ -544,7 +575,9 @@ static int check_keys(struct check *check, const struct version *version, uint64
             return OMENDB_OK; /* keys may be in it */
         for (uint32_t row = 0; row < segment->info.rows && code == OMENDB_OK; row++) {
             if (segment->key_hashes.length != 0 && segment_row_visible(segment, row, commit))
-                code = check_key(check, version, commit, &(struct location){NULL, segment, row});
+                code =
+                    check_key(check, version, commit,
+                              &(struct location){NULL, segment, version->segment_overlays[i], row});
         }
     }
     return code;
@@ -570,10 +603,11 @@ static struct version *check_acquire(struct collection *collection, uint64_t *co
     return version;
 }
 
-static void check_count_row(const struct location *location, struct check_usage *found)
+static void check_count_row(const struct location *location, uint64_t commit,
+                            struct check_usage *found)
 {
     found->records++;
-    found->documents += location_document_bytes(location);
+    found->documents += location_document_bytes(location, commit);
 }
 
 static void check_usage(struct check *check, const struct version *version, uint64_t commit,
@@ -586,7 +620,9 @@ static void check_usage(struct check *check, const struct version *version, uint
         for (uint32_t row = 0; row < rows; row++) {
             uint64_t end = tombstones_get(memtable->tombstones, row);
             if (end == 0 || end > commit)
-                check_count_row(&(struct location){memtable, NULL, row}, &found);
+                check_count_row(
+                    &(struct location){memtable, NULL, version->memtable_overlays[i], row}, commit,
+                    &found);
         }
     }
     for (uint32_t i = 0; i < version->segment_count; i++) {
@@ -594,7 +630,9 @@ static void check_usage(struct check *check, const struct version *version, uint
         found.known &= !check_is_damaged(check, segment->file->entry.number, segment->part);
         for (uint32_t row = 0; row < segment->info.rows && found.known; row++) {
             if (segment_row_visible(segment, row, commit))
-                check_count_row(&(struct location){NULL, segment, row}, &found);
+                check_count_row(
+                    &(struct location){NULL, segment, version->segment_overlays[i], row}, commit,
+                    &found);
         }
     }
     if (!found.known || !counted->known ||
@@ -616,7 +654,7 @@ static int check_collection(struct check *check, struct collection *collection)
     int code = OMENDB_OK;
     check->collection = collection;
     for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++)
-        code = check_segment(check, version->segments[i]);
+        code = check_segment(check, version->segments[i], version->segment_overlays[i]);
     for (uint32_t i = 0; i < version->memtable_count && code == OMENDB_OK; i++) {
         struct graph_view view;
         uint32_t indexed = atomic_load(&version->memtables[i]->indexed);

@@ -4,7 +4,8 @@
  * one, take the commit number S, and let every memtable stop growing. Nothing else waits: later
  * commits go to new memtables and the new log.
  * 2. Write. Frozen memtables become parts of segment files (those under 4 MiB share one pack);
- * tombstones with an end <= S become an overlay. A checkpoint that nobody waits for links the rest
+ * tombstones with an end <= S, and the documents that updated rows have at S, become an overlay. A
+ * checkpoint that nobody waits for links the rest
  * of their rows first, where that is little and the collection is searched: every search would
  * compare them one by one until a merge links them. The others build no graph and write such rows
  * as they are.
@@ -15,7 +16,9 @@
  * rows keep their numbers. Any failure before 3 leaves the old state in force: memtables stay
  * frozen and are written by the next checkpoint.
  *
- * Overlay: a part for each segment with tombstones, one section of ascending u32 rows. */
+ * Overlay: a part for each segment with tombstones or updated rows: a section of ascending u32 rows
+ * that ended, and those of documents (overlay.c). A part is written whole, whatever changed in it;
+ * the overlays in memory that it replaces go with the versions that hold them. */
 #include "database.h"
 
 #include <assert.h>
@@ -36,6 +39,20 @@ struct checkpoint_item {
     uint32_t file; /* index in checkpoint.files; UINT32_MAX: nothing of it is alive */
     uint32_t part;
     struct segment *segment;
+    struct overlay *overlay;     /* of the memtable as it was frozen, referenced, or NULL */
+    uint64_t written;            /* the rows are written with the documents of this commit */
+    struct overlay_marks *marks; /* of the segment's rows; the next three once it is open */
+    struct overlay *rest;        /* what `overlay` has after that commit, or NULL */
+    struct overlay *into;        /* of no layers: for the segment */
+};
+
+/* A segment of which a part of the overlay is written anew. */
+struct checkpoint_marked {
+    struct segment *segment; /* referenced by a version or an item */
+    struct overlay *from;    /* its updated rows, referenced, or NULL */
+    uint64_t written;        /* what is at or before it is in the segment */
+    struct overlay_base *base;
+    struct overlay *into; /* of no layers: takes the place of `from`; NULL: of an item, or none */
 };
 
 struct checkpoint {
@@ -54,30 +71,30 @@ struct checkpoint {
     struct segment_writer *pack;
     uint64_t pack_number;
     /* Overlay */
-    struct segment *
-        *marked; /* segments whose tombstones are written anew; referenced by versions or items */
+    struct checkpoint_marked *marked;
     size_t marked_count, marked_capacity;
-    struct manifest_file overlay; /* number 0: none */
-    int overlays_sprawl;          /* all of them are written anew */
-    struct version **versions;    /* parallel to collections: to be installed, or NULL */
-    int links;                    /* nobody waits for it */
-    uint64_t log_bytes;           /* of the logs that it makes superfluous */
-    uint64_t prepared_end;        /* for omendb.prepared_end */
-    size_t prepared_unlogged;     /* for omendb.prepared_unlogged */
+    struct manifest_file overlay;     /* number 0: none */
+    struct shared_file *overlay_file; /* it, if it has documents, or NULL */
+    int overlays_sprawl;              /* all of them are written anew */
+    struct version **versions;        /* parallel to collections: to be installed, or NULL */
+    int links;                        /* nobody waits for it */
+    uint64_t log_bytes;               /* of the logs that it makes superfluous */
+    uint64_t prepared_end;            /* for omendb.prepared_end */
+    size_t prepared_unlogged;         /* for omendb.prepared_unlogged */
 };
 
 /* ------------------------------------------------------------------ one memtable */
 
 static int checkpoint_read_document(void *context, uint32_t row, const uint8_t **document)
 {
-    *document = memtable_document(context, row);
-    return OMENDB_OK;
+    const struct checkpoint_item *item = context;
+    return memtable_document_at(item->memtable, item->overlay, row, item->written, document);
 }
 
 static int checkpoint_write_memtable(struct segment_writer *writer, struct checkpoint_item *item)
 {
     struct memtable *memtable = item->memtable;
-    const struct part_documents documents = {checkpoint_read_document, memtable};
+    const struct part_documents documents = {checkpoint_read_document, item};
     struct graph_view view;
     struct part_info info;
     graph_get_view(memtable->graph, &view);
@@ -165,11 +182,17 @@ static int checkpoint_count_dead(void *context, uint32_t row, uint64_t end)
     return 0;
 }
 
-/* Whether any transaction that is open or to come, or a replay from S on, can see a row of it. */
-static int checkpoint_is_alive(const struct checkpoint *checkpoint, const struct memtable *memtable)
+/* No transaction that is open or to come, nor a replay from S on, reads before this commit. */
+static uint64_t checkpoint_seen_by_all(const struct checkpoint *checkpoint)
 {
     uint64_t oldest = txn_oldest(checkpoint->db);
-    struct checkpoint_alive alive = {oldest < checkpoint->commit ? oldest : checkpoint->commit, 0};
+    return oldest < checkpoint->commit ? oldest : checkpoint->commit;
+}
+
+/* Whether any of them can see a row of it. */
+static int checkpoint_is_alive(const struct checkpoint *checkpoint, const struct memtable *memtable)
+{
+    struct checkpoint_alive alive = {checkpoint_seen_by_all(checkpoint), 0};
     uint32_t rows = atomic_load(&memtable->count);
     tombstones_each(memtable->tombstones, rows, checkpoint_count_dead, &alive);
     return alive.dead < rows;
@@ -283,6 +306,7 @@ static int checkpoint_write_items(struct checkpoint *checkpoint)
     for (size_t i = 0; i < checkpoint->item_count && code == OMENDB_OK; i++) {
         struct checkpoint_item *item = &checkpoint->items[i];
         item->file = UINT32_MAX;
+        item->written = checkpoint_seen_by_all(checkpoint);
         if (checkpoint->links && work_is_searched(item->collection))
             checkpoint_link(checkpoint, item);
         code = checkpoint_seal(checkpoint->db, item->memtable);
@@ -321,6 +345,27 @@ static int checkpoint_copy_begins(omendb *db, const struct memtable *memtable,
     return OMENDB_OK;
 }
 
+/* What the segment takes over of the memtable's overlay; memory for what may come until then. */
+static int checkpoint_open_overlay(struct memory *memory, struct checkpoint_item *item)
+{
+    const uint32_t recents = item->overlay == NULL ? 0 : item->overlay->recent_count;
+    item->segment->documents_commit = item->written;
+    item->marks = overlay_marks_create(memory, item->segment->info.rows);
+    item->into = overlay_create(memory, recents + 1);
+    item->rest = recents == 0 ? NULL : overlay_create(memory, recents);
+    if (item->marks == NULL || item->into == NULL || (recents != 0 && item->rest == NULL))
+        return OMENDB_NOMEM;
+    if (item->rest != NULL) {
+        overlay_settle(item->rest, item->overlay, item->marks, NULL, NULL, item->written);
+        overlay_mark_recents(item->rest, item->written);
+    }
+    if (item->rest != NULL && overlay_is_empty(item->rest)) {
+        overlay_release(item->rest);
+        item->rest = NULL;
+    }
+    return OMENDB_OK;
+}
+
 static int checkpoint_open_segments(struct checkpoint *checkpoint)
 {
     omendb *db = checkpoint->db;
@@ -347,6 +392,8 @@ static int checkpoint_open_segments(struct checkpoint *checkpoint)
         if (code != OMENDB_OK) {
             tombstones_release(tombstones);
             begin_array_release(begins);
+        } else {
+            code = checkpoint_open_overlay(&db->memory, item);
         }
     }
     return code;
@@ -354,7 +401,14 @@ static int checkpoint_open_segments(struct checkpoint *checkpoint)
 
 /* ------------------------------------------------------------------ overlay */
 
-/* What an overlay with all ended rows of the collection would take. */
+static uint64_t checkpoint_part_bytes(uint64_t dead, uint64_t documents)
+{
+    return dead == 0 && documents == 0
+               ? 0
+               : dead * sizeof(uint32_t) + documents + CHECKPOINT_OVERLAY_PART;
+}
+
+/* What an overlay with all ended and updated rows of the collection would take. */
 static uint64_t checkpoint_overlay_bytes(struct collection *collection)
 {
     uint64_t bytes = 0;
@@ -362,12 +416,16 @@ static uint64_t checkpoint_overlay_bytes(struct collection *collection)
     const struct rest *rest = collection->rest;
     const struct version *version = atomic_load(&collection->version);
     for (uint32_t i = 0; rest != NULL && i < rest->segment_count; i++) {
-        uint64_t dead = rest->segments[i].dead;
-        bytes += dead == 0 ? 0 : dead * sizeof(uint32_t) + CHECKPOINT_OVERLAY_PART;
+        const struct rest_segment *segment = &rest->segments[i];
+        bytes +=
+            checkpoint_part_bytes(segment->dead, segment->documents == NULL
+                                                     ? 0
+                                                     : space_overlay_bytes(segment->documents->file,
+                                                                           segment->overlay_part));
     }
     for (uint32_t i = 0; i < version->segment_count; i++) {
-        uint64_t dead = atomic_load(&version->segments[i]->tombstones->dead);
-        bytes += dead == 0 ? 0 : dead * sizeof(uint32_t) + CHECKPOINT_OVERLAY_PART;
+        bytes += checkpoint_part_bytes(atomic_load(&version->segments[i]->tombstones->dead),
+                                       overlay_bytes(version->segment_overlays[i]));
     }
     platform_mutex_unlock(&collection->db->commit_mutex);
     return bytes;
@@ -385,13 +443,13 @@ static int checkpoint_overlays_sprawl(const struct checkpoint *checkpoint)
         if (db->published.files[i].kind == STORAGE_OVERLAY)
             files += db->published.files[i].size;
     }
-    if (files <= CHECKPOINT_OVERLAYS_MIN)
+    if (files == 0 || (files <= CHECKPOINT_OVERLAYS_MIN && !db->purging))
         return 0;
     for (size_t i = 0; i < count; i++) {
         if (checkpoint->collections[i] != NULL)
             needed += checkpoint_overlay_bytes(checkpoint->collections[i]);
     }
-    if (files / 4 <= needed)
+    if (files / 4 <= needed && !db->purging)
         return 0;
     /* They are written from memory; what there is none for is left to the next checkpoint. */
     for (size_t i = 0; i < count; i++) {
@@ -401,14 +459,27 @@ static int checkpoint_overlays_sprawl(const struct checkpoint *checkpoint)
     return 1;
 }
 
-static int checkpoint_mark(struct checkpoint *checkpoint, struct segment *segment)
+/* Whether something ended or was updated after `written` and after what the overlay has. */
+static int checkpoint_is_dirty(const struct checkpoint *checkpoint, const struct segment *segment,
+                               const struct overlay *overlay, uint64_t written)
+{
+    const uint64_t after = segment->overlay_commit;
+    return after < checkpoint->commit &&
+           (atomic_load(&segment->tombstones->newest) > after ||
+            overlay_newest(overlay) > (after > written ? after : written));
+}
+
+/* written: the commit as of which the segment has the documents of its rows; 0: without `overlay`
+ * nothing is known to have been updated. */
+static int checkpoint_mark(struct checkpoint *checkpoint, struct segment *segment,
+                           struct overlay *overlay, uint64_t written)
 {
     int sprawls = checkpoint->overlays_sprawl && segment->overlay_file != 0;
-    if (atomic_load(&segment->tombstones->newest) <= segment->overlay_commit && !sprawls)
+    if (!checkpoint_is_dirty(checkpoint, segment, overlay, written) && !sprawls)
         return OMENDB_OK;
     if (checkpoint->marked_count == checkpoint->marked_capacity) {
         size_t capacity = checkpoint->marked_capacity * 2 + 8;
-        struct segment **marked =
+        struct checkpoint_marked *marked =
             memory_resize(&checkpoint->db->memory, checkpoint->marked,
                           checkpoint->marked_capacity * sizeof *marked, capacity * sizeof *marked);
         if (marked == NULL)
@@ -417,9 +488,26 @@ static int checkpoint_mark(struct checkpoint *checkpoint, struct segment *segmen
         checkpoint->marked_capacity = capacity;
     }
     segment->mark = (uint32_t)checkpoint->marked_count;
-    checkpoint->marked[checkpoint->marked_count++] = segment;
+    checkpoint->marked[checkpoint->marked_count++] =
+        (struct checkpoint_marked){segment, overlay_reference(overlay), written, NULL, NULL};
     return OMENDB_OK;
 }
+
+/* The segment's mark, or NULL. */
+static struct checkpoint_marked *checkpoint_marked_of(const struct checkpoint *checkpoint,
+                                                      const struct segment *segment)
+{
+    return segment->mark < checkpoint->marked_count &&
+                   checkpoint->marked[segment->mark].segment == segment
+               ? &checkpoint->marked[segment->mark]
+               : NULL;
+}
+
+struct checkpoint_update {
+    struct segment_writer *writer;
+    uint64_t ended; /* rows that ended at or before this commit nobody sees */
+    uint64_t bytes; /* of documents so far */
+};
 
 struct checkpoint_overlay {
     struct segment_writer *writer;
@@ -438,9 +526,86 @@ static int checkpoint_write_tombstone(void *context, uint32_t row, uint64_t end)
     return overlay->code;
 }
 
-static int checkpoint_write_overlay_part(struct segment_writer *writer,
-                                         const struct segment *segment, uint64_t commit)
+/* Calls `each` for the rows that were updated and have not ended, with their documents as of S. */
+static int checkpoint_each_update(const struct checkpoint *checkpoint,
+                                  const struct checkpoint_marked *marked,
+                                  int (*each)(struct checkpoint_update *update, uint32_t row,
+                                              const struct overlay_version *version),
+                                  struct checkpoint_update *update)
 {
+    const struct tombstones *tombstones = marked->segment->tombstones;
+    int code = OMENDB_OK;
+    for (uint32_t row = overlay_next(marked->from, 0); row != UINT32_MAX && code == OMENDB_OK;
+         row = overlay_next(marked->from, row + 1)) {
+        struct overlay_version version;
+        code = overlay_find(marked->from, row, checkpoint->commit, &version);
+        if (code == OMENDB_OK && version.commit > marked->written &&
+            tombstones_get(tombstones, row) - 1 >= update->ended)
+            code = each(update, row, &version);
+    }
+    return code;
+}
+
+static int checkpoint_write_row(struct checkpoint_update *update, uint32_t row,
+                                const struct overlay_version *version)
+{
+    (void)version;
+    return segment_writer_append(update->writer, &row, sizeof row);
+}
+
+static int checkpoint_write_commit(struct checkpoint_update *update, uint32_t row,
+                                   const struct overlay_version *version)
+{
+    (void)row;
+    return segment_writer_append(update->writer, &version->commit, sizeof version->commit);
+}
+
+static int checkpoint_write_end(struct checkpoint_update *update, uint32_t row,
+                                const struct overlay_version *version)
+{
+    (void)row;
+    update->bytes += document_size(version->document);
+    return segment_writer_append(update->writer, &update->bytes, sizeof update->bytes);
+}
+
+static int checkpoint_write_document(struct checkpoint_update *update, uint32_t row,
+                                     const struct overlay_version *version)
+{
+    (void)row;
+    return version->document == NULL ? OMENDB_OK
+                                     : segment_writer_append(update->writer, version->document,
+                                                             document_size(version->document));
+}
+
+/* The sections of documents, in as many passes. */
+static int checkpoint_write_updates(struct checkpoint *checkpoint, struct segment_writer *writer,
+                                    const struct checkpoint_marked *marked)
+{
+    const struct {
+        enum section_type type;
+        int (*each)(struct checkpoint_update *update, uint32_t row,
+                    const struct overlay_version *version);
+    } sections[] = {{SECTION_DOCUMENT_ENDS, checkpoint_write_end},
+                    {SECTION_DOCUMENTS, checkpoint_write_document},
+                    {SECTION_OVERLAY_ROWS, checkpoint_write_row},
+                    {SECTION_OVERLAY_COMMITS, checkpoint_write_commit}};
+    struct checkpoint_update update = {writer, checkpoint_seen_by_all(checkpoint), 0};
+    int code = OMENDB_OK;
+    for (size_t i = 0; marked->from != NULL && i < sizeof sections / sizeof sections[0]; i++) {
+        if (code == OMENDB_OK)
+            code = segment_writer_begin_section(writer, sections[i].type);
+        if (code == OMENDB_OK)
+            code = checkpoint_each_update(checkpoint, marked, sections[i].each, &update);
+    }
+    return code;
+}
+
+static int checkpoint_write_overlay_part(struct checkpoint *checkpoint,
+                                         struct segment_writer *writer,
+                                         const struct checkpoint_marked *marked)
+{
+    const struct segment *segment = marked->segment;
+    const uint64_t commit = checkpoint->commit;
     struct part_info info = {0};
     struct checkpoint_overlay overlay = {writer, commit, 0, OMENDB_OK};
     int code = segment_writer_begin_part(writer);
@@ -449,6 +614,8 @@ static int checkpoint_write_overlay_part(struct segment_writer *writer,
     if (code == OMENDB_OK)
         code = tombstones_each(segment->tombstones, segment->info.rows, checkpoint_write_tombstone,
                                &overlay);
+    if (code == OMENDB_OK)
+        code = checkpoint_write_updates(checkpoint, writer, marked);
     info.collection = segment->info.collection;
     info.target_file = segment->file->entry.number;
     info.target_part = segment->part;
@@ -468,12 +635,37 @@ static int checkpoint_write_overlay(struct checkpoint *checkpoint)
     uint64_t number = checkpoint_next_file(db);
     int code = segment_writer_create(&db->storage, STORAGE_OVERLAY, number, 0, &writer);
     for (size_t i = 0; i < checkpoint->marked_count && code == OMENDB_OK; i++)
-        code = checkpoint_write_overlay_part(writer, checkpoint->marked[i], checkpoint->commit);
+        code = checkpoint_write_overlay_part(checkpoint, writer, &checkpoint->marked[i]);
     checkpoint->overlay = (struct manifest_file){number, 0, 0, STORAGE_OVERLAY};
     if (code == OMENDB_OK)
         code = segment_writer_finish(writer, &checkpoint->overlay.size,
                                      &checkpoint->overlay.footer_crc);
     segment_writer_destroy(writer);
+    return code;
+}
+
+/* What takes the place of overlays in memory, as far as the new file has documents. */
+static int checkpoint_open_overlays(struct checkpoint *checkpoint)
+{
+    omendb *db = checkpoint->db;
+    int code = OMENDB_OK, some = 0;
+    for (size_t i = 0; i < checkpoint->marked_count; i++)
+        some |= checkpoint->marked[i].from != NULL;
+    if (some)
+        code = shared_file_open(db, &checkpoint->overlay, &checkpoint->overlay_file);
+    for (size_t i = 0; i < checkpoint->marked_count && code == OMENDB_OK; i++) {
+        struct checkpoint_marked *marked = &checkpoint->marked[i];
+        if (marked->from == NULL)
+            continue;
+        marked->into = overlay_create(&db->memory, marked->from->recent_count + 1);
+        if (marked->into == NULL)
+            code = OMENDB_NOMEM;
+        else if (segment_section(checkpoint->overlay_file->file, (uint32_t)i, SECTION_OVERLAY_ROWS)
+                     .length != 0)
+            code = overlay_base_open(&db->memory, checkpoint->overlay_file, (uint32_t)i,
+                                     checkpoint->commit, marked->segment->info.rows, NULL,
+                                     &marked->base);
+    }
     return code;
 }
 
@@ -546,7 +738,7 @@ static int checkpoint_enter_segment(struct checkpoint *checkpoint, const struct 
     const struct manifest_file *overlay =
         segment->overlay_file == 0 ? NULL
                                    : manifest_find_file(&db->published, segment->overlay_file);
-    if (segment->mark < checkpoint->marked_count && checkpoint->marked[segment->mark] == segment) {
+    if (checkpoint_marked_of(checkpoint, segment) != NULL) {
         entry->overlay_file = checkpoint->overlay.number;
         entry->overlay_part = segment->mark;
         overlay = &checkpoint->overlay;
@@ -687,9 +879,10 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
         db->log_published = 1;
     platform_mutex_unlock(&db->commit_mutex);
     for (size_t i = 0; i < checkpoint->marked_count; i++) {
-        checkpoint->marked[i]->overlay_file = checkpoint->overlay.number;
-        checkpoint->marked[i]->overlay_part = (uint32_t)i;
-        checkpoint->marked[i]->overlay_commit = checkpoint->commit;
+        struct segment *segment = checkpoint->marked[i].segment;
+        segment->overlay_file = checkpoint->overlay.number;
+        segment->overlay_part = (uint32_t)i;
+        segment->overlay_commit = checkpoint->commit;
     }
     return OMENDB_OK;
 }
@@ -697,7 +890,7 @@ static int checkpoint_publish(struct checkpoint *checkpoint)
 /* ------------------------------------------------------------------ freezing */
 
 static int checkpoint_add_item(struct checkpoint *checkpoint, struct collection *collection,
-                               struct memtable *memtable)
+                               struct memtable *memtable, struct overlay *overlay)
 {
     if (checkpoint->item_count == checkpoint->item_capacity) {
         size_t capacity = checkpoint->item_capacity * 2 + 8;
@@ -709,8 +902,11 @@ static int checkpoint_add_item(struct checkpoint *checkpoint, struct collection 
         checkpoint->items = items;
         checkpoint->item_capacity = capacity;
     }
-    checkpoint->items[checkpoint->item_count++] = (struct checkpoint_item){
-        collection_reference(collection), memtable_reference(memtable), UINT32_MAX, 0, NULL};
+    checkpoint->items[checkpoint->item_count++] =
+        (struct checkpoint_item){.collection = collection_reference(collection),
+                                 .memtable = memtable_reference(memtable),
+                                 .file = UINT32_MAX,
+                                 .overlay = overlay_reference(overlay)};
     return OMENDB_OK;
 }
 
@@ -783,8 +979,8 @@ static int checkpoint_list_memtables(struct checkpoint *checkpoint)
         const struct version *version = atomic_load(&checkpoint->collections[i]->version);
         checkpoint->first_items[i] = checkpoint->item_count;
         for (uint32_t m = 0; m < version->memtable_count && code == OMENDB_OK; m++)
-            code =
-                checkpoint_add_item(checkpoint, checkpoint->collections[i], version->memtables[m]);
+            code = checkpoint_add_item(checkpoint, checkpoint->collections[i],
+                                       version->memtables[m], version->memtable_overlays[m]);
     }
     checkpoint->first_items[count] = checkpoint->item_count;
     return code;
@@ -839,6 +1035,16 @@ static int checkpoint_rotate_log(omendb *db)
     return OMENDB_OK;
 }
 
+static void checkpoint_freeze_collection(struct collection *collection)
+{
+    const struct version *version = atomic_load(&collection->version);
+    collection->active = NULL;
+    for (uint32_t i = 0; i < version->memtable_count; i++)
+        overlay_freeze(version->memtable_overlays[i]);
+    for (uint32_t i = 0; i < version->segment_count; i++)
+        overlay_freeze(version->segment_overlays[i]);
+}
+
 static int checkpoint_freeze_locked(struct checkpoint *checkpoint)
 {
     omendb *db = checkpoint->db;
@@ -863,7 +1069,7 @@ static int checkpoint_freeze_locked(struct checkpoint *checkpoint)
     checkpoint->manifest.wal_number = db->wal == NULL ? 0 : db->wal->number;
     checkpoint->log_bytes = atomic_exchange(&db->log_bytes, 0);
     for (size_t i = 0; i < checkpoint->manifest.collection_count; i++)
-        checkpoint->collections[i]->active = NULL;
+        checkpoint_freeze_collection(checkpoint->collections[i]);
     commit_publish(db, db->appended_commit);
     platform_mutex_lock(&db->sync_mutex);
     if (db->durable_commit < checkpoint->commit)
@@ -908,17 +1114,91 @@ static int checkpoint_prepare_versions(struct checkpoint *checkpoint)
 {
     for (size_t i = 0; i < checkpoint->manifest.collection_count; i++) {
         size_t end;
-        if (checkpoint_items_of(checkpoint, i, &end) == end)
+        if (checkpoint->collections[i] == NULL)
             continue;
         struct version *version = version_acquire(checkpoint->collections[i]);
+        int changes = checkpoint_items_of(checkpoint, i, &end) != end;
+        for (uint32_t s = 0; s < version->segment_count && !changes; s++) {
+            const struct checkpoint_marked *marked =
+                checkpoint_marked_of(checkpoint, version->segments[s]);
+            changes = marked != NULL && marked->into != NULL;
+        }
         uint32_t segments = version->segment_count + checkpoint_new_segments(checkpoint, i);
         version_release(version);
+        if (!changes)
+            continue;
         checkpoint->versions[i] =
             version_create(&checkpoint->db->memory, COMMIT_MAX_MEMTABLES, segments);
         if (checkpoint->versions[i] == NULL)
             return OMENDB_NOMEM;
     }
     return OMENDB_OK;
+}
+
+/* The overlay before this checkpoint, or one before that, which an open transaction may read. */
+static struct overlay *checkpoint_older(const struct checkpoint *checkpoint, struct overlay *from)
+{
+    uint64_t end = checkpoint->commit;
+    for (; from != NULL; from = from->older) {
+        if (txn_reads_between(checkpoint->db, from->commit, end))
+            break;
+        end = from->commit;
+    }
+    return overlay_reference(from);
+}
+
+/* `into` with its layers, or NULL where there are none. commit_mutex. */
+static struct overlay *checkpoint_fill_overlay(struct checkpoint *checkpoint,
+                                               struct checkpoint_marked *marked,
+                                               struct overlay *into, const struct overlay *now,
+                                               struct overlay_marks *marks)
+{
+    struct overlay_base *base = marked == NULL ? NULL : marked->base;
+    struct overlay *older = marked == NULL ? NULL : checkpoint_older(checkpoint, marked->from);
+    if (marked != NULL)
+        marked->base = NULL;
+    overlay_settle(into, now, marks, base, older, checkpoint->commit);
+    if (!overlay_is_empty(into))
+        return into;
+    overlay_release(into);
+    return NULL;
+}
+
+/* A segment that was there before, with what is left of its overlay. commit_mutex. */
+static void checkpoint_keep_segment(struct checkpoint *checkpoint, const struct version *old,
+                                    uint32_t index, struct version *version, uint32_t at)
+{
+    struct overlay *now = old->segment_overlays[index];
+    struct checkpoint_marked *marked = checkpoint_marked_of(checkpoint, old->segments[index]);
+    version_put_segment(version, at, old->segments[index], NULL);
+    if (marked == NULL || marked->into == NULL) {
+        version->segment_overlays[at] = overlay_reference(now);
+        return;
+    }
+    version->segment_overlays[at] =
+        checkpoint_fill_overlay(checkpoint, marked, marked->into, now, now->marks);
+    marked->into = NULL;
+}
+
+/* The segment that a memtable became. What was updated since the freeze is in the memtable's
+ * overlay as it is now. commit_mutex. */
+static void checkpoint_put_item(struct checkpoint *checkpoint, const struct version *old,
+                                struct checkpoint_item *item, struct version *version, uint32_t at)
+{
+    struct checkpoint_marked *marked = checkpoint_marked_of(checkpoint, item->segment);
+    const struct overlay *now = NULL;
+    for (uint32_t i = 0; i < old->memtable_count; i++) {
+        if (old->memtables[i] == item->memtable)
+            now = old->memtable_overlays[i];
+    }
+    version->segments[at] = item->segment;
+    struct overlay *overlay =
+        checkpoint_fill_overlay(checkpoint, marked, item->into, now, item->marks);
+    if (overlay != NULL)
+        overlay_mark_recents(overlay, item->written);
+    version->segment_overlays[at] = overlay;
+    item->segment = NULL;
+    item->into = NULL;
 }
 
 static void checkpoint_install_collection(struct checkpoint *checkpoint, size_t index)
@@ -931,17 +1211,17 @@ static void checkpoint_install_collection(struct checkpoint *checkpoint, size_t 
     for (uint32_t i = 0; i < old->memtable_count; i++) {
         assert(version->memtable_count < COMMIT_MAX_MEMTABLES);
         if (!checkpoint_is_frozen(checkpoint, index, old->memtables[i]))
-            version->memtables[version->memtable_count++] = memtable_reference(old->memtables[i]);
+            version_put_memtable(version, version->memtable_count++, old->memtables[i],
+                                 old->memtable_overlays[i]);
     }
     for (uint32_t i = 0; i < old->segment_count; i++)
-        version->segments[at++] = segment_reference(old->segments[i]);
+        checkpoint_keep_segment(checkpoint, old, i, version, at++);
     size_t end, item_at = checkpoint_items_of(checkpoint, index, &end);
     for (; item_at < end; item_at++) {
         struct checkpoint_item *item = &checkpoint->items[item_at];
         if (item->segment == NULL)
             continue;
-        version->segments[at++] = item->segment;
-        item->segment = NULL;
+        checkpoint_put_item(checkpoint, old, item, version, at++);
     }
     checkpoint->versions[index] = NULL;
     version_install(collection, version);
@@ -955,8 +1235,6 @@ static void checkpoint_install(struct checkpoint *checkpoint, size_t collections
             checkpoint_install_collection(checkpoint, i);
     }
     platform_mutex_unlock(&checkpoint->db->commit_mutex);
-    for (size_t i = 0; i < collections; i++)
-        work_notice_merge(checkpoint->collections[i]);
 }
 
 /* ------------------------------------------------------------------ the whole */
@@ -968,9 +1246,19 @@ static void checkpoint_destroy(struct checkpoint *checkpoint)
     segment_writer_destroy(checkpoint->pack);
     for (size_t i = 0; i < checkpoint->item_count; i++) {
         segment_release(checkpoint->items[i].segment);
+        overlay_release(checkpoint->items[i].overlay);
+        overlay_release(checkpoint->items[i].rest);
+        overlay_release(checkpoint->items[i].into);
+        overlay_marks_release(checkpoint->items[i].marks);
         memtable_release(checkpoint->items[i].memtable);
         collection_release(checkpoint->items[i].collection);
     }
+    for (size_t i = 0; i < checkpoint->marked_count; i++) {
+        overlay_release(checkpoint->marked[i].from);
+        overlay_release(checkpoint->marked[i].into);
+        overlay_base_release(checkpoint->marked[i].base);
+    }
+    shared_file_release(checkpoint->overlay_file);
     for (size_t i = 0; checkpoint->opened != NULL && i < checkpoint->file_count; i++)
         shared_file_release(checkpoint->opened[i]);
     for (size_t i = 0; checkpoint->collections != NULL && i < count; i++) {
@@ -1000,12 +1288,14 @@ static int checkpoint_mark_all(struct checkpoint *checkpoint)
     for (size_t i = 0; i < checkpoint->manifest.collection_count && code == OMENDB_OK; i++) {
         struct version *version = version_acquire(checkpoint->collections[i]);
         for (uint32_t s = 0; s < version->segment_count && code == OMENDB_OK; s++)
-            code = checkpoint_mark(checkpoint, version->segments[s]);
+            code =
+                checkpoint_mark(checkpoint, version->segments[s], version->segment_overlays[s], 0);
         version_release(version);
     }
     for (size_t i = 0; i < checkpoint->item_count && code == OMENDB_OK; i++) {
-        if (checkpoint->items[i].segment != NULL)
-            code = checkpoint_mark(checkpoint, checkpoint->items[i].segment);
+        const struct checkpoint_item *item = &checkpoint->items[i];
+        if (item->segment != NULL)
+            code = checkpoint_mark(checkpoint, item->segment, item->rest, item->written);
     }
     return code;
 }
@@ -1020,6 +1310,8 @@ static int checkpoint_write_and_publish(struct checkpoint *checkpoint)
         code = checkpoint_mark_all(checkpoint);
     if (code == OMENDB_OK)
         code = checkpoint_write_overlay(checkpoint);
+    if (code == OMENDB_OK)
+        code = checkpoint_open_overlays(checkpoint);
     if (code == OMENDB_OK)
         code = checkpoint_fill_manifest(checkpoint);
     if (code == OMENDB_OK)
@@ -1060,6 +1352,8 @@ static int checkpoint_locked(omendb *db, int links)
     }
     if (code == OMENDB_OK) {
         checkpoint_install(&checkpoint, collections);
+        for (size_t i = 0; i < collections; i++)
+            work_notice_merge(checkpoint.collections[i]);
         atomic_fetch_add(&db->checkpoints, 1);
         collect_files(db);
     }
@@ -1181,19 +1475,27 @@ OMENDB_INTERNAL int checkpoint_republish(omendb *db)
             continue;
         struct version *version = version_acquire(checkpoint.collections[i]);
         for (uint32_t s = 0; s < version->segment_count && code == OMENDB_OK; s++)
-            code = checkpoint_mark(&checkpoint, version->segments[s]);
+            code =
+                checkpoint_mark(&checkpoint, version->segments[s], version->segment_overlays[s], 0);
         version_release(version);
     }
     if (code == OMENDB_OK)
         code = checkpoint_write_overlay(&checkpoint);
+    if (code == OMENDB_OK)
+        code = checkpoint_open_overlays(&checkpoint);
     for (size_t i = 0; i < checkpoint.manifest.collection_count && code == OMENDB_OK; i++) {
         code = checkpoint.collections[i] == NULL
                    ? checkpoint_keep_dropped(&checkpoint, i, &file_capacity)
                    : checkpoint_enter_collection(&checkpoint, i, &file_capacity);
     }
+    size_t collections = checkpoint.manifest.collection_count;
     code = checkpoint_trim_files(&checkpoint, file_capacity, code);
     if (code == OMENDB_OK)
+        code = checkpoint_prepare_versions(&checkpoint);
+    if (code == OMENDB_OK)
         code = checkpoint_publish(&checkpoint);
+    if (code == OMENDB_OK)
+        checkpoint_install(&checkpoint, collections);
     code = checkpoint_poison_if_unsure(db, code);
     checkpoint_destroy(&checkpoint);
     if (code == OMENDB_OK)

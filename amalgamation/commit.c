@@ -13,6 +13,7 @@
  *   ADD, PUT: count u64 ids, count vectors in the stored type, zeros to a multiple of 8
  *   ADD_DOCUMENTS, PUT_DOCUMENTS: the same, then u64 bytes of all documents, count u32 bytes of
  *             each, 0 where a record has none, zeros to a multiple of 8, the documents (document.h)
+ *   UPDATE:   count u64 ids, then the documents as above: those that the records have from now on
  *   DELETE:   count u64 ids
  *   CREATE:   u32 dim, metric, scalar; f32 scale; u32 M, ef_construction, ef, name bytes;
  *             u64 seed; name, zeros to a multiple of 8
@@ -21,7 +22,7 @@
  *   LIMITS:   u64 records, bytes, queries and writes a second; count is 32, their bytes
  * Of a prepared transaction (prepared.c) count is the bytes of its name, which follows, with zeros
  * to a multiple of 8; in place of the collection's id stands
- *   PREPARE:  u64 bytes of its changes, ADD, PUT and DELETE as above, which follow the name
+ *   PREPARE:  u64 bytes of its changes, ADD, PUT, DELETE and UPDATE as above, which follow the name
  *   SETTLE, REMEMBER: u64 outcome: 2 committed, 3 rolled back, 4 forgotten */
 #include "database.h"
 #include "declaration.h"
@@ -150,6 +151,8 @@ struct commit_plan {
         *victims; /* rows that end, in the order of changes and ids; both pointers NULL: none */
     size_t victim_count;
     size_t victim_capacity;
+    struct location *updated; /* rows that get other documents, likewise; none is missing */
+    size_t updated_count, updated_capacity;
     uint64_t snapshot;
     int replay;
     const struct prepared *prepared; /* whose own locks do not stand in its way, or NULL */
@@ -163,11 +166,17 @@ static int commit_plan_reserve(omendb *db, struct commit_plan *plan, const struc
         if (changes[i].kind == CHANGE_PUT || changes[i].kind == CHANGE_DELETE ||
             (plan->replay && changes[i].kind == CHANGE_ADD))
             plan->victim_capacity += changes[i].count;
+        if (changes[i].kind == CHANGE_UPDATE)
+            plan->updated_capacity += changes[i].count;
     }
-    if (plan->victim_capacity == 0)
-        return OMENDB_OK;
-    plan->victims = memory_array(&db->memory, plan->victim_capacity, sizeof *plan->victims);
-    return plan->victims == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    if (plan->victim_capacity != 0)
+        plan->victims = memory_array(&db->memory, plan->victim_capacity, sizeof *plan->victims);
+    if (plan->updated_capacity != 0)
+        plan->updated = memory_array(&db->memory, plan->updated_capacity, sizeof *plan->updated);
+    return (plan->victim_capacity != 0 && plan->victims == NULL) ||
+                   (plan->updated_capacity != 0 && plan->updated == NULL)
+               ? OMENDB_NOMEM
+               : OMENDB_OK;
 }
 
 OMENDB_INTERNAL int commit_refuse_automatic_ids(const struct collection *collection, uint64_t next)
@@ -240,13 +249,40 @@ static int commit_assign_ids(struct change *change, const struct version *versio
     return code;
 }
 
-/* Finds what one id of the change does to existing rows. `keep` = 0: the id is left out of the
- * commit. */
+/* Whether the document has the key that the row has, which no update changes: found by it is the
+ * row's own document. Only a log that lies says otherwise. */
+static int commit_check_kept_key(const struct change *change, const struct location *live,
+                                 uint64_t id, const uint8_t *document)
+{
+    const uint8_t *old;
+    uint32_t size, old_size;
+    int code = location_document(live, UINT64_MAX, &old);
+    const uint8_t *key = document_key(document, &size), *old_key = document_key(old, &old_size);
+    if (code != OMENDB_OK || (size == old_size && (size == 0 || memcmp(key, old_key, size) == 0)))
+        return code;
+    return error_set(OMENDB_CORRUPT,
+                     "record %llu of collection \"%s\" is updated with the key of another "
+                     "one; " ERROR_RESTORE,
+                     (unsigned long long)id, change->collection->name);
+}
+
+/* The newest commit that changed the row's document in place; raises *changed to it. */
+static int commit_note_update(const struct location *live, uint64_t *changed)
+{
+    struct overlay_version newest;
+    int code = overlay_find(live->overlay, live->row, UINT64_MAX, &newest);
+    *changed = newest.commit > *changed ? newest.commit : *changed;
+    return code;
+}
+
+/* Finds what one id of the change does to existing rows. document: that it brings. `keep` = 0: the
+ * id is left out of the commit. */
 static int commit_check_id(struct commit_plan *plan, struct change *change,
-                           const struct version *version, uint32_t index, int *keep)
+                           const struct version *version, uint32_t index, const uint8_t *document,
+                           int *keep)
 {
     struct collection *collection = change->collection;
-    struct location live = {NULL, NULL, 0};
+    struct location live = {NULL, NULL, NULL, 0};
     uint64_t id = change->ids[index], changed = 0;
     const struct prepared *holder = prepared_holder(collection->db, collection->id, id);
     *keep = 1;
@@ -255,6 +291,8 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
     /* No id at or above next_id was ever used. */
     if (id < atomic_load_explicit(&collection->next_id, memory_order_relaxed)) {
         int code = version_locate_live(version, id, &live, &changed);
+        if (code == OMENDB_OK)
+            code = commit_note_update(&live, &changed);
         if (code != OMENDB_OK)
             return code;
     }
@@ -269,15 +307,19 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
             return commit_refuse_taken_id(change, index);
         return OMENDB_OK;
     }
-    if (change->kind == CHANGE_DELETE && !exists) {
+    if ((change->kind == CHANGE_DELETE || change->kind == CHANGE_UPDATE) && !exists) {
         if (!change->skip_missing)
             return error_set_missing(collection->name, id);
         *keep = 0;
         return OMENDB_OK;
     }
+    change->ended_documents += exists ? location_document_bytes(&live, UINT64_MAX) : 0;
+    if (change->kind == CHANGE_UPDATE) {
+        plan->updated[plan->updated_count++] = live;
+        return commit_check_kept_key(change, &live, id, document);
+    }
     plan->victims[plan->victim_count++] = live;
     change->ended_records += (uint64_t)exists;
-    change->ended_documents += exists ? location_document_bytes(&live) : 0;
     return OMENDB_OK;
 }
 
@@ -290,7 +332,7 @@ static int commit_check_key(const struct commit_plan *plan, const struct change 
     uint32_t size;
     uint64_t id, changed;
     const uint8_t *key = document_key(document, &size);
-    if (key == NULL || plan->replay)
+    if (key == NULL || plan->replay || change->kind == CHANGE_UPDATE)
         return OMENDB_OK;
     const struct prepared *holder = prepared_key_holder(collection->db, collection->id, key, size);
     if (holder != NULL && holder != plan->prepared)
@@ -322,8 +364,11 @@ static int commit_validate_records(struct commit_plan *plan, struct change *chan
         const uint8_t *document = change_next_document(change, i, &at);
         code = commit_check_key(plan, change, version, i, document);
         if (code == OMENDB_OK)
-            code = commit_check_id(plan, change, version, i, &keep);
-        if (code == OMENDB_OK && keep)
+            code = commit_check_id(plan, change, version, i, document, &keep);
+        /* An update that is left out, in a log that lies, would part ids and documents. */
+        if (code == OMENDB_OK && !keep && change->kind == CHANGE_UPDATE)
+            plan->updated[plan->updated_count++] = (struct location){NULL, NULL, NULL, 0};
+        if (code == OMENDB_OK && (keep || change->kind == CHANGE_UPDATE))
             change->ids[kept++] = change->ids[i];
     }
     if (code == OMENDB_OK)
@@ -392,6 +437,15 @@ static int commit_choose_codes(const struct collection *collection, const struct
                                     : part_choose_codes(collection, &vectors, first, rows, format);
 }
 
+/* References to all that is in `old`; `version` has room. */
+static void commit_copy_version(const struct version *old, struct version *version)
+{
+    for (uint32_t i = 0; i < old->memtable_count; i++)
+        version_put_memtable(version, i, old->memtables[i], old->memtable_overlays[i]);
+    for (uint32_t i = 0; i < old->segment_count; i++)
+        version_put_segment(version, i, old->segments[i], old->segment_overlays[i]);
+}
+
 static int commit_add_memtable(omendb *db, struct collection *collection,
                                const struct code_format *codes, int graphless)
 {
@@ -408,10 +462,7 @@ static int commit_add_memtable(omendb *db, struct collection *collection,
         version_release(version);
         return code;
     }
-    for (uint32_t i = 0; i < old->memtable_count; i++)
-        version->memtables[i] = memtable_reference(old->memtables[i]);
-    for (uint32_t i = 0; i < old->segment_count; i++)
-        version->segments[i] = segment_reference(old->segments[i]);
+    commit_copy_version(old, version);
     version->memtables[old->memtable_count] = memtable;
     collection->active = memtable;
     version_install(collection, version);
@@ -482,6 +533,82 @@ static int commit_reserve(omendb *db, struct change *change, int replay)
     return code;
 }
 
+/* Where the version has the overlay of the row's memtable or segment. */
+static struct overlay **commit_overlay_of(const struct version *version,
+                                          const struct location *location)
+{
+    uint32_t i = 0;
+    if (location->segment != NULL) {
+        while (version->segments[i] != location->segment)
+            i++;
+        return &version->segment_overlays[i];
+    }
+    while (version->memtables[i] != location->memtable)
+        i++;
+    return &version->memtable_overlays[i];
+}
+
+/* An overlay that takes what is committed, in a new version where there was none. The location is
+ * told. */
+static int commit_add_overlay(struct collection *collection, struct location *location)
+{
+    struct memory *memory = &collection->db->memory;
+    struct version *old = atomic_load_explicit(&collection->version, memory_order_relaxed);
+    struct overlay *before = *commit_overlay_of(old, location);
+    location->overlay = before;
+    if (overlay_top(before) != NULL)
+        return OMENDB_OK;
+    struct version *version = version_create(memory, old->memtable_count, old->segment_count);
+    struct overlay *made = overlay_extend(
+        memory, before, location->segment == NULL ? 0 : location->segment->info.rows);
+    if (version == NULL || made == NULL) {
+        overlay_release(made);
+        version_release(version);
+        return OMENDB_NOMEM;
+    }
+    commit_copy_version(old, version);
+    struct overlay **place = commit_overlay_of(version, location);
+    overlay_release(*place);
+    *place = location->overlay = made;
+    version_install(collection, version);
+    return OMENDB_OK;
+}
+
+/* All memory that updates will need; the locations are those of the changes, in order. */
+static int commit_reserve_updates(struct commit_plan *plan, const struct change *changes,
+                                  size_t count)
+{
+    struct location *at = plan->updated;
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < count && plan->updated_count != 0; i++) {
+        for (uint32_t r = 0; changes[i].kind == CHANGE_UPDATE && r < changes[i].count; r++, at++) {
+            if (at->segment == NULL && at->memtable == NULL)
+                continue;
+            code = commit_add_overlay(changes[i].collection, at);
+            if (code != OMENDB_OK)
+                return code;
+            overlay_top(at->overlay)->reserving = 0;
+            overlay_top(at->overlay)->reserving_bytes = 0;
+        }
+    }
+    at = plan->updated;
+    for (size_t i = 0; i < count && plan->updated_count != 0; i++) {
+        for (uint32_t r = 0; changes[i].kind == CHANGE_UPDATE && r < changes[i].count; r++, at++) {
+            if (at->overlay == NULL)
+                continue;
+            overlay_top(at->overlay)->reserving++;
+            if (changes[i].document_sizes != NULL)
+                overlay_top(at->overlay)->reserving_bytes += changes[i].document_sizes[r];
+        }
+    }
+    for (size_t i = 0; i < plan->updated_count && code == OMENDB_OK; i++) {
+        struct overlay_recent *top = overlay_top(plan->updated[i].overlay);
+        if (top != NULL)
+            code = overlay_reserve(top, top->reserving, top->reserving_bytes);
+    }
+    return code;
+}
+
 static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct change *changes,
                               size_t count)
 {
@@ -502,7 +629,7 @@ static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct chang
         else if (victim->segment != NULL)
             code = tombstones_prepare(victim->segment->tombstones, victim->row);
     }
-    return code;
+    return code == OMENDB_OK ? commit_reserve_updates(plan, changes, count) : code;
 }
 
 /* ------------------------------------------------------------------ logging */
@@ -511,7 +638,7 @@ static int commit_reserve_all(omendb *db, struct commit_plan *plan, struct chang
 static size_t commit_encode_head(const struct change *change, uint8_t *out)
 {
     uint32_t kind = change->kind;
-    if (change->document_sizes != NULL)
+    if (change->document_sizes != NULL && kind != CHANGE_UPDATE)
         kind = kind == CHANGE_ADD ? CHANGE_ADD_DOCUMENTS : CHANGE_PUT_DOCUMENTS;
     format_put32(out, kind);
     format_put32(out + 4, change->count);
@@ -535,11 +662,6 @@ static size_t commit_encode_head(const struct change *change, uint8_t *out)
 
 #define COMMIT_HEAD_MAX (COMMIT_HEAD_BYTES + COMMIT_CREATE_BYTES + 256)
 
-static int commit_is_of_records(uint32_t kind)
-{
-    return kind == CHANGE_ADD || kind == CHANGE_PUT || kind == CHANGE_DELETE;
-}
-
 static int commit_is_setting(uint32_t kind)
 {
     return kind == CHANGE_LIMITS || kind == CHANGE_DECLARE;
@@ -558,19 +680,19 @@ static size_t commit_pieces(const struct change *change, uint8_t *head,
     if (!of_records)
         return commit_is_setting(change->kind) ? 2 : 1;
     pieces[1] = (struct wal_piece){change->ids, change->count * sizeof(uint64_t)};
-    if (change->kind == CHANGE_DELETE)
-        return 2;
-    size_t bytes = change->count * change->collection->vector_bytes;
-    pieces[2] = (struct wal_piece){change->vectors, bytes};
-    pieces[3] = (struct wal_piece){zeros, (8 - bytes % 8) % 8};
+    size_t used = 2, bytes = change->count * change->collection->vector_bytes;
+    if (change->kind == CHANGE_ADD || change->kind == CHANGE_PUT) {
+        pieces[used++] = (struct wal_piece){change->vectors, bytes};
+        pieces[used++] = (struct wal_piece){zeros, (8 - bytes % 8) % 8};
+    }
     if (change->document_sizes == NULL)
-        return 4;
+        return used;
     bytes = change->count * sizeof(uint32_t);
-    pieces[4] = (struct wal_piece){&change->document_bytes, sizeof(uint64_t)};
-    pieces[5] = (struct wal_piece){change->document_sizes, bytes};
-    pieces[6] = (struct wal_piece){zeros, (8 - bytes % 8) % 8};
-    pieces[7] = (struct wal_piece){change->documents, change->document_bytes};
-    return COMMIT_PIECES;
+    pieces[used++] = (struct wal_piece){&change->document_bytes, sizeof(uint64_t)};
+    pieces[used++] = (struct wal_piece){change->document_sizes, bytes};
+    pieces[used++] = (struct wal_piece){zeros, (8 - bytes % 8) % 8};
+    pieces[used++] = (struct wal_piece){change->documents, change->document_bytes};
+    return used;
 }
 
 OMENDB_INTERNAL size_t commit_encoded_bytes(const struct change *changes, size_t count)
@@ -708,17 +830,35 @@ static void commit_apply_rows(const struct change *change, uint64_t commit)
     atomic_store_explicit(&collection->next_id, next, memory_order_relaxed);
 }
 
+/* The documents that records have from this commit on. `at`: where the rows of the change are;
+ * returns where those of the next one are. */
+static const struct location *commit_apply_updates(const struct change *change, uint64_t commit,
+                                                   const struct location *at)
+{
+    const uint8_t *documents = change->documents;
+    for (uint32_t i = 0; i < change->count; i++, at++) {
+        OMENDB_YIELD("commit_apply_updates");
+        const uint8_t *document = change_next_document(change, i, &documents);
+        if (at->overlay != NULL)
+            overlay_append(at->overlay, at->row, commit, document);
+    }
+    return at;
+}
+
 /* Nothing in here can fail. */
 static void commit_apply_changes(omendb *db, const struct commit_plan *plan,
                                  const struct change *changes, size_t count, uint64_t commit)
 {
     for (size_t i = 0; i < plan->victim_count; i++)
         commit_end_row(&plan->victims[i], commit);
+    const struct location *updated = plan->updated;
     for (size_t i = 0; i < count; i++) {
         if (changes[i].kind == CHANGE_CREATE || changes[i].kind == CHANGE_DROP)
             commit_apply_catalog(db, &changes[i]);
         else if (commit_is_setting(changes[i].kind))
             commit_apply_setting(&changes[i]);
+        else if (changes[i].kind == CHANGE_UPDATE)
+            updated = commit_apply_updates(&changes[i], commit, updated);
         else if (changes[i].kind != CHANGE_DELETE)
             commit_apply_rows(&changes[i], commit);
         if (commit_is_of_records(changes[i].kind))
@@ -775,7 +915,8 @@ static int commit_check_settings(const struct commit_order *order)
 /* commit_mutex. commit: in for replay; out: the number given, or 0 when nothing was left to do. */
 static int commit_locked(omendb *db, const struct commit_order *order, int replay, uint64_t *commit)
 {
-    struct commit_plan plan = {NULL, 0, 0, order->snapshot, replay, order->prepared, 0};
+    struct commit_plan plan = {
+        .snapshot = order->snapshot, .replay = replay, .prepared = order->prepared};
     uint64_t number = replay ? *commit : db->appended_commit + 1;
     int code = commit_plan_reserve(db, &plan, order->changes, order->count);
     for (size_t i = 0; i < order->count && code == OMENDB_OK; i++)
@@ -800,6 +941,7 @@ static int commit_locked(omendb *db, const struct commit_order *order, int repla
     *commit = number;
 done:
     memory_free(&db->memory, plan.victims, plan.victim_capacity * sizeof *plan.victims);
+    memory_free(&db->memory, plan.updated, plan.updated_capacity * sizeof *plan.updated);
     return code;
 }
 
@@ -912,13 +1054,18 @@ OMENDB_INTERNAL int commit_decode_head(const uint8_t *payload, size_t size,
     memcpy(&logged->kind, payload, 4);
     memcpy(&logged->count, payload + 4, 4);
     memcpy(&logged->collection, payload + 8, 8);
-    logged->documents =
-        logged->kind == CHANGE_ADD_DOCUMENTS || logged->kind == CHANGE_PUT_DOCUMENTS;
-    if (logged->documents)
+    logged->documents = logged->kind == CHANGE_ADD_DOCUMENTS ||
+                        logged->kind == CHANGE_PUT_DOCUMENTS || logged->kind == CHANGE_UPDATE;
+    if (logged->documents && logged->kind != CHANGE_UPDATE)
         logged->kind = logged->kind == CHANGE_ADD_DOCUMENTS ? CHANGE_ADD : CHANGE_PUT;
     logged->body = payload + COMMIT_HEAD_BYTES;
     logged->left = size - COMMIT_HEAD_BYTES;
     return 1;
+}
+
+OMENDB_INTERNAL int commit_is_of_records(uint32_t kind)
+{
+    return (kind >= CHANGE_ADD && kind <= CHANGE_DELETE) || kind == CHANGE_UPDATE;
 }
 
 OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, size_t vector_bytes)
@@ -957,7 +1104,7 @@ static int commit_check_documents(struct change *change)
         uint32_t key_size, size = change->document_sizes[i];
         if (size > left || (size != 0 && document_check(document, size) != NULL))
             return 0;
-        if (size != 0)
+        if (size != 0 && change->kind != CHANGE_UPDATE)
             change->keys += document_key(document, &key_size) != NULL;
         document += size;
         left -= size;
@@ -968,7 +1115,8 @@ static int commit_check_documents(struct change *change)
 OMENDB_INTERNAL int commit_decode_body(const struct commit_logged *logged, size_t vector_bytes,
                                        struct change *change)
 {
-    size_t count = logged->count, vectors = (count * vector_bytes + 7) / 8 * 8;
+    const int has_vectors = logged->kind == CHANGE_ADD || logged->kind == CHANGE_PUT;
+    size_t count = logged->count, vectors = has_vectors ? (count * vector_bytes + 7) / 8 * 8 : 0;
     change->kind = logged->kind;
     change->count = logged->count;
     change->ids = (uint64_t *)(uintptr_t)logged->body;
@@ -1041,7 +1189,7 @@ static int commit_replay_create(omendb *db, uint64_t commit, struct change *chan
                ? commit_bad_payload(commit, COMMIT_HEAD_BYTES)
                : catalog_reserve(db, &db->catalog, 1);
     if (code == OMENDB_OK) {
-        struct commit_plan plan = {NULL, 0, 0, UINT64_MAX, 1, NULL, 0};
+        struct commit_plan plan = {.snapshot = UINT64_MAX, .replay = 1};
         commit_apply_changes(db, &plan, change, 1, commit);
     }
     collection_release(created);
@@ -1056,7 +1204,7 @@ OMENDB_INTERNAL int commit_decode(omendb *db, uint64_t commit, const uint8_t *pa
     if (!commit_decode_head(payload, size, &logged))
         return commit_bad_payload(commit, 0);
     change->collection = catalog_by_id(&db->catalog, logged.collection);
-    if (logged.kind < CHANGE_ADD || logged.kind > CHANGE_DELETE || change->collection == NULL)
+    if (!commit_is_of_records(logged.kind) || change->collection == NULL)
         return commit_bad_payload(commit, 0);
     size_t bytes = commit_body_bytes(&logged, change->collection->vector_bytes);
     if (bytes > logged.left)
@@ -1086,7 +1234,7 @@ OMENDB_INTERNAL int commit_check_ids(omendb *db, uint64_t commit, const struct c
     return wrong ? commit_bad_payload(commit, COMMIT_HEAD_BYTES) : OMENDB_OK;
 }
 
-/* Adds, puts and deletes. A delete drops absent ids from the list, so the list is a copy. */
+/* Changes of records. A delete drops absent ids from the list, so the list is a copy. */
 static int commit_replay_rows(omendb *db, uint64_t commit, struct change *change)
 {
     size_t id_bytes = change->count * sizeof(uint64_t);

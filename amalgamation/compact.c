@@ -4,12 +4,15 @@
  * as large as all smaller ones together: it and they become one. So each remaining one is more than
  * four times as large as the sum of what follows, which leaves at most log5(n) segments, never over
  * eight, and a row is written at most some five times a level. Otherwise a segment alone is
- * rewritten when a quarter of its rows can be dropped, when rows are not in its graph yet, when
- * its pack is half dead or to be left, or when there was no memory for its codes. That, with what
- * space.c adds, bounds the dead bytes; the argument is there. omendb_optimize also rewrites
- * one that could have a curve of recall and has none. While a collection is searched and next to
- * nothing is added, sixteen takes the place of four: each segment that a search has to walk costs
- * it nearly as much as the largest.
+ * rewritten when a quarter of its rows can be dropped, when an eighth of them was updated (or their
+ * new documents take a quarter of its bytes), when rows are not in its graph yet, when its pack is
+ * half dead or to be left, or when there was no memory for its codes. So an update costs at most
+ * that eight rows are written once more, by and by; filters are answered by columns for seven rows
+ * in eight; and what a checkpoint writes of updates is an eighth of the documents at most. That,
+ * with what space.c adds, bounds the dead bytes; the argument is there. omendb_optimize also
+ * rewrites one that could have a curve of recall and has none. While a collection is searched and
+ * next to nothing is added, sixteen takes the place of four: each segment that a search has to walk
+ * costs it nearly as much as the largest.
  *
  * A merge keeps the graph of the input with the most linked rows, drops from it what no transaction
  * can see, relinks around the gaps, and inserts all other rows. It is accepted unless its sampled
@@ -25,8 +28,11 @@
  * A merge that is refused memory, be it for codes or for building in bulk, begins anew once, with
  * what copies for speed (hot.c) held.
  *
+ * Rows are written with the documents that they had at that limit; newer ones go on in the overlay
+ * of the output.
+ *
  * Small outputs (under 4 MiB) of one run share a file. Installing holds commit_mutex for the replay
- * of tombstones that came meanwhile. */
+ * of tombstones and updates that came meanwhile. */
 #include "database.h"
 #include "format.h"
 
@@ -50,13 +56,15 @@
 #define COMPACT_GATE_RELEASE  8 /* queries between releases of the vectors that they read */
 #define COMPACT_GATE_LOSS     0.005
 #define COMPACT_GATE_ERRORS   2.0 /* standard errors beyond that: what the sample says for sure */
+#define COMPACT_UPDATED       8   /* one row in so many was updated: it is rewritten */
 #define COMPACT_CURVE_GROWTH  5   /* a curve is measured anew once one row in so many is new */
 
 struct compact_merge {
     struct collection *collection; /* the caller's reference */
     struct version *version;       /* referenced: keeps the inputs */
     struct segment *inputs[COMPACT_MAX_INPUTS];
-    uint32_t *maps[COMPACT_MAX_INPUTS]; /* old row to new, GRAPH_NO_ROW: dropped */
+    const struct overlay *overlays[COMPACT_MAX_INPUTS]; /* of the inputs, in that version */
+    uint32_t *maps[COMPACT_MAX_INPUTS];                 /* old row to new, GRAPH_NO_ROW: dropped */
     uint32_t input_count;
     uint32_t base;      /* input whose graph is kept; input_count: none */
     uint32_t base_rows; /* its kept linked rows, the first of the output */
@@ -147,9 +155,33 @@ static void compact_tell_space(omendb *db, struct segment *segment, uint32_t dea
         work_notice_space(db);
 }
 
+static struct overlay *compact_overlay(const struct version *version, const struct segment *segment)
+{
+    uint32_t i = 0;
+    while (i < version->segment_count && !segment_is_same(version->segments[i], segment))
+        i++;
+    return i < version->segment_count ? version->segment_overlays[i] : NULL;
+}
+
+/* Rows whose new documents a merge would write in place of the old ones. */
+static uint32_t compact_updated_rows(const struct overlay *overlay, uint64_t limit)
+{
+    return overlay == NULL || overlay->base == NULL || overlay->commit > limit
+               ? 0
+               : overlay->base->count;
+}
+
+static int compact_is_outdated(const struct segment *segment, const struct overlay *overlay,
+                               uint64_t limit)
+{
+    const uint64_t rows = compact_updated_rows(overlay, limit);
+    return rows != 0 && (rows * COMPACT_UPDATED >= segment->info.rows ||
+                         overlay->base->documents.length * 4 >= space_part_bytes(segment));
+}
+
 /* Whether a segment is worth rewriting alone. */
 static int compact_is_stale(const struct collection *collection, struct segment *segment,
-                            uint64_t limit)
+                            const struct overlay *overlay, uint64_t limit)
 {
     uint64_t unindexed =
         (uint64_t)(segment->info.rows - segment->info.indexed_rows) * collection->vector_bytes;
@@ -161,6 +193,8 @@ static int compact_is_stale(const struct collection *collection, struct segment 
         (parts > 1 && atomic_load(&segment->file->references) * 2 <= parts))
         return 1;
     if (compact_lacks_codes(collection, segment) && compact_can_make_codes(collection, segment))
+        return 1;
+    if (compact_is_outdated(segment, overlay, limit))
         return 1;
     uint32_t dead = atomic_load(&segment->tombstones->dead);
     if (dead == 0 || (uint64_t)dead * 4 < segment->info.rows)
@@ -205,7 +239,8 @@ static uint32_t compact_pick_everything(const struct collection *collection,
     if (count == 1 && !compact_lacks_codes(collection, sorted[0]) &&
         !compact_lacks_curve(collection, version, sorted[0]) &&
         sorted[0]->info.indexed_rows == sorted[0]->info.rows &&
-        compact_droppable_rows(sorted[0], limit) == 0)
+        compact_droppable_rows(sorted[0], limit) == 0 &&
+        compact_updated_rows(compact_overlay(version, sorted[0]), limit) == 0)
         return 0;
     return count;
 }
@@ -283,7 +318,7 @@ static uint32_t compact_pick(const struct collection *collection, const struct v
         return count - first;
     }
     for (uint32_t i = 0; i < count; i++) {
-        if (!compact_is_stale(collection, sorted[i], limit))
+        if (!compact_is_stale(collection, sorted[i], compact_overlay(version, sorted[i]), limit))
             continue;
         sorted[0] = sorted[i];
         return 1;
@@ -400,6 +435,8 @@ static int compact_plan(struct compact_merge *merge, enum compact_mode mode)
     if (merge->input_count == 0)
         return OMENDB_OK;
     merge->drop_limit = compact_drop_limit(merge->collection->db);
+    for (uint32_t i = 0; i < merge->input_count; i++)
+        merge->overlays[i] = compact_overlay(merge->version, merge->inputs[i]);
     int code = compact_map(merge);
     if (code == OMENDB_OK)
         code = compact_collect_ids(merge);
@@ -493,7 +530,8 @@ static int compact_read_document(void *context, uint32_t row, const uint8_t **do
         while (from->row < segment->info.rows && merge->maps[input][from->row] == GRAPH_NO_ROW)
             from->row++;
         if (from->row < segment->info.rows)
-            return segment_document(segment, from->row++, document);
+            return segment_document_at(segment, merge->overlays[input], from->row++,
+                                       merge->drop_limit, document);
     }
     *document = NULL;
     return OMENDB_OK;
@@ -1200,8 +1238,88 @@ static int compact_carry_tombstone(void *context, uint32_t row, uint64_t end)
     return code;
 }
 
+/* Newer documents of one row of an input after the other, on their way to the output's overlay. */
+struct compact_updates {
+    struct memory *memory;
+    uint64_t limit;                /* what is at or below it was written with the row */
+    uint64_t oldest;               /* what was replaced at or before it nobody sees */
+    struct overlay *overlay;       /* of the output; NULL: none came yet */
+    uint32_t rows;                 /* of the output */
+    struct overlay_version *items; /* of the row, the newest first */
+    size_t count, capacity;
+};
+
+static int compact_gather_updates(struct compact_updates *updates, const struct overlay *from,
+                                  uint32_t row)
+{
+    struct overlay_version found;
+    uint64_t replaced = UINT64_MAX;
+    int code = overlay_find(from, row, UINT64_MAX, &found);
+    updates->count = 0;
+    while (code == OMENDB_OK && found.commit > updates->limit && replaced > updates->oldest) {
+        if (updates->count == updates->capacity) {
+            const size_t capacity = updates->capacity * 2 + 16;
+            struct overlay_version *items =
+                memory_resize(updates->memory, updates->items, updates->capacity * sizeof *items,
+                              memory_multiply(capacity, sizeof *items));
+            if (items == NULL)
+                return OMENDB_NOMEM;
+            updates->items = items;
+            updates->capacity = capacity;
+        }
+        updates->items[updates->count++] = found;
+        replaced = found.commit;
+        code = overlay_find(from, row, replaced - 1, &found);
+    }
+    return code;
+}
+
+/* commit_mutex. */
+static int compact_append_updates(struct compact_updates *updates, uint32_t row)
+{
+    int code = OMENDB_OK;
+    if (updates->count != 0 && updates->overlay == NULL)
+        updates->overlay = overlay_extend(updates->memory, NULL, updates->rows);
+    if (updates->count != 0 && updates->overlay == NULL)
+        return OMENDB_NOMEM;
+    while (updates->count > 0 && code == OMENDB_OK) {
+        const struct overlay_version *item = &updates->items[--updates->count];
+        code = overlay_reserve(overlay_top(updates->overlay), 1, document_size(item->document));
+        if (code == OMENDB_OK)
+            overlay_append(updates->overlay, row, item->commit, item->document);
+    }
+    return code;
+}
+
+/* What the documents of the output lack. commit_mutex. */
+static int compact_carry_updates(const struct compact_merge *merge, struct overlay **overlay)
+{
+    omendb *db = merge->collection->db;
+    struct compact_updates updates = {.memory = &db->memory,
+                                      .limit = merge->drop_limit,
+                                      .oldest = txn_oldest(db),
+                                      .rows = merge->rows};
+    const struct version *version = atomic_load(&merge->collection->version);
+    int code = OMENDB_OK;
+    for (uint32_t i = 0; i < merge->input_count && code == OMENDB_OK; i++) {
+        const struct overlay *from = compact_overlay(version, merge->inputs[i]);
+        uint32_t row = from == NULL ? UINT32_MAX : overlay_next(from, 0);
+        for (; row != UINT32_MAX && code == OMENDB_OK; row = overlay_next(from, row + 1)) {
+            if (merge->maps[i][row] == GRAPH_NO_ROW)
+                continue;
+            code = compact_gather_updates(&updates, from, row);
+            if (code == OMENDB_OK)
+                code = compact_append_updates(&updates, merge->maps[i][row]);
+        }
+    }
+    memory_free(&db->memory, updates.items, updates.capacity * sizeof *updates.items);
+    *overlay = updates.overlay;
+    return code;
+}
+
 /* The version without the inputs, with the output (NULL: no row was left). commit_mutex. */
-static int compact_swap(struct compact_merge *merge, struct segment *output)
+static int compact_swap(struct compact_merge *merge, struct segment *output,
+                        struct overlay *overlay)
 {
     struct collection *collection = merge->collection;
     const struct version *old = atomic_load(&collection->version);
@@ -1215,13 +1333,13 @@ static int compact_swap(struct compact_merge *merge, struct segment *output)
     if (version == NULL)
         return OMENDB_NOMEM;
     for (uint32_t i = 0; i < old->memtable_count; i++)
-        version->memtables[i] = memtable_reference(old->memtables[i]);
+        version_put_memtable(version, i, old->memtables[i], old->memtable_overlays[i]);
     /* The largest first, as it will be searched by most. */
     if (output != NULL)
-        version->segments[at++] = segment_reference(output);
+        version_put_segment(version, at++, output, overlay);
     for (uint32_t i = 0; i < old->segment_count; i++) {
         if (!compact_is_input(merge, old->segments[i]))
-            version->segments[at++] = segment_reference(old->segments[i]);
+            version_put_segment(version, at++, old->segments[i], old->segment_overlays[i]);
     }
     version_install(collection, version);
     return OMENDB_OK;
@@ -1233,6 +1351,7 @@ static int compact_install(struct compact *compact, struct compact_merge *merge,
 {
     omendb *db = compact->db;
     struct segment *output = NULL;
+    struct overlay *overlay = NULL;
     int code = OMENDB_OK;
     if (merge->rows != 0) {
         code = segment_open(db, merge->collection, file, merge->part, NULL, merge->begins, &output);
@@ -1241,6 +1360,7 @@ static int compact_install(struct compact *compact, struct compact_merge *merge,
         merge->begins = NULL;
         output->codes_starved = merge->codes_starved; /* before anybody else sees it */
         output->curve_tried = merge->curve_tried;
+        output->documents_commit = merge->drop_limit;
     }
     platform_mutex_lock(&db->commit_mutex);
     for (uint32_t i = 0; output != NULL && i < merge->input_count && code == OMENDB_OK; i++) {
@@ -1248,10 +1368,13 @@ static int compact_install(struct compact *compact, struct compact_merge *merge,
         code = tombstones_each(merge->inputs[i]->tombstones, merge->inputs[i]->info.rows,
                                compact_carry_tombstone, &carry);
     }
+    if (code == OMENDB_OK && output != NULL)
+        code = compact_carry_updates(merge, &overlay);
     if (code == OMENDB_OK)
-        code = compact_swap(merge, output);
+        code = compact_swap(merge, output, overlay);
     platform_mutex_unlock(&db->commit_mutex);
     segment_release(output);
+    overlay_release(overlay);
     merge->installed = code == OMENDB_OK;
     /* A collection that went meanwhile has no use for the output. */
     return code == OMENDB_DROPPED ? OMENDB_OK : code;
@@ -1445,4 +1568,5 @@ OMENDB_INTERNAL int compact_run(omendb *db, struct collection *const *collection
 #undef COMPACT_GATE_RELEASE
 #undef COMPACT_GATE_LOSS
 #undef COMPACT_GATE_ERRORS
+#undef COMPACT_UPDATED
 #undef COMPACT_CURVE_GROWTH

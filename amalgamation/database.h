@@ -2,8 +2,8 @@
  *
  *   struct omendb      files, log, threads, the list of collections
  *   struct collection  one collection while the database is open; handles point at it
- *   struct version     immutable list of the memtables and segments that make up a collection now;
- *                      reference-counted
+ *   struct version     immutable list of the memtables and segments that make up a collection now,
+ *                      with their overlays; reference-counted
  *   struct segment     one part of a segment file, its tombstones, its walkable view;
  *                      reference-counted
  *
@@ -40,8 +40,8 @@
  * ATOMICS: who writes, who reads, and why the order is enough. "sc": sequentially consistent,
  * as those without an order are. What only counts or asks for work publishes nothing, and any
  * order does. Those of other modules stand there in the same form: tombstones.h, memtable.h,
- * graph_internal.h, graph.h (rows_store), idmap.h, blocks.c, storage.h, wal.h, memory.h,
- * work.c, checksum.c, kernels.c.
+ * overlay.h, graph_internal.h, graph.h (rows_store), idmap.h, blocks.c, storage.h, wal.h,
+ * memory.h, work.c, checksum.c, kernels.c.
  *
  *   references          of all kinds: added to relaxed by who holds one, or pins; given back
  *                       acq_rel, so that who gets to 0 sees all that the others did before.
@@ -130,6 +130,7 @@
 #include "matches.h"
 #include "memory.h"
 #include "memtable.h"
+#include "overlay.h"
 #include "platform.h"
 #include "scalar.h"
 #include "segment.h"
@@ -225,11 +226,12 @@ struct segment {
     uint32_t
         codes_starved; /* merges in a row, the last of which made it, without memory for codes */
     int curve_tried;   /* its graph was built anew for a curve; if there is none, in vain */
-    /* Where the manifest finds the tombstones; guarded by maintenance_mutex. */
+    /* Where the manifest finds tombstones and documents; guarded by maintenance_mutex. */
     uint64_t overlay_file;
     uint32_t overlay_part;
-    uint64_t overlay_commit; /* ends up to this one are in the overlay */
-    uint32_t mark;           /* its place among those whose tombstones a checkpoint writes anew */
+    uint64_t overlay_commit;   /* ends and updates up to this one are in the overlay */
+    uint64_t documents_commit; /* rows were written with the documents of this one; 0: not known */
+    uint32_t mark;             /* its place among those whose tombstones a checkpoint writes anew */
 };
 
 struct version {
@@ -240,11 +242,14 @@ struct version {
     uint32_t segment_count;
     struct memtable **memtables;
     struct segment **segments;
+    struct overlay **memtable_overlays; /* of each; NULL: none of its rows was updated */
+    struct overlay **segment_overlays;
 };
 
 /* Where the rows of a collection are that nobody uses; rest.c. Immutable. */
 struct rest_segment {
-    struct shared_file *file;              /* referenced */
+    struct shared_file *file;      /* referenced */
+    struct shared_file *documents; /* likewise: where its overlay has some; NULL: it has none */
     uint64_t overlay_file, overlay_commit; /* as of a segment, as are those below but `dead` */
     uint64_t newest_end, not_stale_limit;
     uint32_t part, overlay_part;
@@ -484,6 +489,11 @@ OMENDB_INTERNAL void version_release(struct version *version);
 /* A new version with room; its items are not yet referenced. NULL: no memory. */
 OMENDB_INTERNAL struct version *version_create(struct memory *memory, uint32_t memtables,
                                                uint32_t segments);
+/* References to them, as the memtable or segment `at`. */
+OMENDB_INTERNAL void version_put_memtable(struct version *version, uint32_t at,
+                                          struct memtable *memtable, struct overlay *overlay);
+OMENDB_INTERNAL void version_put_segment(struct version *version, uint32_t at,
+                                         struct segment *segment, struct overlay *overlay);
 /* Makes it current and releases the old one after the grace period. commit_mutex. */
 OMENDB_INTERNAL void version_install(struct collection *collection, struct version *version);
 /* Waits until no reader is between loading a pointer and referencing what it points at. */
@@ -515,7 +525,7 @@ OMENDB_INTERNAL int segment_is_same(const struct segment *a, const struct segmen
 OMENDB_INTERNAL int segment_id(const struct segment *segment, uint32_t row, uint64_t *id);
 OMENDB_INTERNAL int segment_vector(const struct segment *segment, uint32_t row,
                                    const uint8_t **vector);
-/* The row's document, checked, borrowed from the segment; NULL: none. */
+/* The document that the row was written with, checked, borrowed from the segment; NULL: none. */
 OMENDB_INTERNAL int segment_document(const struct segment *segment, uint32_t row,
                                      const uint8_t **document);
 /* A key that is looked for. Its hash is that of the source which was asked last: each has a seed.
@@ -547,10 +557,11 @@ OMENDB_INTERNAL int segment_row_visible(const struct segment *segment, uint32_t 
 struct location {
     struct memtable *memtable; /* or */
     struct segment *segment;
+    struct overlay *overlay; /* of either, or NULL */
     uint32_t row;
 };
 /* The live row of `id` in the newest state (commit_mutex), or both pointers NULL. *newest_change:
- * largest commit known to have touched the id (0: none known). */
+ * largest commit known to have added or ended a row of the id (0: none known). */
 OMENDB_INTERNAL int version_locate_live(const struct version *version, uint64_t id,
                                         struct location *location, uint64_t *newest_change);
 /* The row of `id` that is visible at `commit`, or both pointers NULL. */
@@ -570,10 +581,18 @@ OMENDB_INTERNAL int version_locate_batch(const struct version *version, const ui
                                          uint32_t count, uint64_t commit,
                                          struct location *locations);
 OMENDB_INTERNAL int location_vector(const struct location *location, const uint8_t **vector);
-/* Borrowed from memtable or segment; NULL: none. */
-OMENDB_INTERNAL int location_document(const struct location *location, const uint8_t **document);
-/* Bytes of the document; 0: none, or its place cannot be read. */
-OMENDB_INTERNAL uint32_t location_document_bytes(const struct location *location);
+/* As it is at `commit`, at which the row is visible; borrowed from the version; NULL: none. */
+OMENDB_INTERNAL int location_document(const struct location *location, uint64_t commit,
+                                      const uint8_t **document);
+/* The same of a row of a memtable, or of a segment, with its overlay (NULL: none). */
+OMENDB_INTERNAL int memtable_document_at(const struct memtable *memtable,
+                                         const struct overlay *overlay, uint32_t row,
+                                         uint64_t commit, const uint8_t **document);
+OMENDB_INTERNAL int segment_document_at(const struct segment *segment,
+                                        const struct overlay *overlay, uint32_t row,
+                                        uint64_t commit, const uint8_t **document);
+/* Bytes of the document at `commit`; 0: none, or its place cannot be read. */
+OMENDB_INTERNAL uint32_t location_document_bytes(const struct location *location, uint64_t commit);
 OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit, uint64_t *count);
 /* Bytes of vectors not in a graph: of the newest memtable, of those that are still linked, and of
  * everything. */
@@ -719,7 +738,8 @@ enum change_kind {
     CHANGE_ADD_DOCUMENTS = 9, /* only in the log, as the next: an ADD with documents */
     CHANGE_PUT_DOCUMENTS = 10,
     CHANGE_LIMITS = 11,
-    CHANGE_DECLARE = 12
+    CHANGE_DECLARE = 12,
+    CHANGE_UPDATE = 13 /* other documents for records, whose vectors and keys stay */
 };
 
 /* One operation over many records of one collection. */
@@ -728,19 +748,20 @@ struct change {
     uint32_t count;
     struct collection *collection;  /* CREATE: the new one; a reference of the caller's */
     uint64_t *ids;                  /* caller's; automatic ones are filled in when `automatic` */
-    const uint8_t *vectors;         /* count * vector_bytes, stored type */
-    const uint32_t *document_sizes; /* ADD, PUT: NULL: no record has a document; else of each, 0:
-                                       it has none. */
+    const uint8_t *vectors;         /* ADD, PUT: count * vector_bytes, stored type */
+    const uint32_t *document_sizes; /* ADD, PUT, UPDATE: NULL: no record has a document; else of
+                                       each, 0: it has none. */
     const uint8_t *documents;       /* one after the other */
     uint64_t document_bytes;        /* of all of them */
-    uint32_t keys;                  /* how many of the documents have a key */
+    uint32_t keys;                  /* how many of the documents give one: UPDATE: 0 */
     int automatic;
-    int skip_missing; /* DELETE: absent ids are left out of the commit instead of OMENDB_NOTFOUND */
-    uint32_t affected;                       /* out: DELETE: how many existed */
-    uint64_t ended_records, ended_documents; /* out: rows that end, and bytes of their documents */
+    int skip_missing;  /* DELETE, UPDATE: absent ids are left out of the commit instead of
+                           OMENDB_NOTFOUND */
+    uint32_t affected; /* out: DELETE: how many existed */
+    uint64_t ended_records, ended_documents; /* out: rows that end, and bytes of documents */
     const uint8_t *setting;                  /* LIMITS, DECLARE: as it is logged, `count` bytes */
     struct declared **declared;  /* DECLARE: the same; NULL when the collection has taken it over */
-    const struct declared *kept; /* ADD, PUT: that the documents were compared with, or NULL */
+    const struct declared *kept; /* that the documents were compared with, or NULL */
 };
 
 /* Memtables of a collection: one, others where the one before began without codes and rows enough
@@ -766,7 +787,7 @@ OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t co
 /* Changes as they stand in the log; a multiple of 8. */
 OMENDB_INTERNAL size_t commit_encoded_bytes(const struct change *changes, size_t count);
 OMENDB_INTERNAL void commit_encode(const struct change *changes, size_t count, uint8_t *out);
-/* The first change at `payload`, into which it then points; only ADD, PUT and DELETE. *used
+/* The first change at `payload`, into which it then points; only ADD, PUT, DELETE and UPDATE. *used
  * receives its bytes. OMENDB_CORRUPT names the commit. commit_mutex. */
 OMENDB_INTERNAL int commit_decode(omendb *db, uint64_t commit, const uint8_t *payload, size_t size,
                                   struct change *change, size_t *used);
@@ -792,14 +813,16 @@ OMENDB_INTERNAL int commit_replay_records(omendb *db, uint64_t commit, const uin
 struct commit_logged {
     uint32_t kind, count;
     uint64_t collection;
-    int documents; /* 1: ADD or PUT, which has some */
+    int documents; /* 1: UPDATE; or ADD or PUT, which has some */
     const uint8_t *body;
     size_t left; /* bytes from the body to the end of the payload */
 };
 /* 0: the payload is too short for a change. */
 OMENDB_INTERNAL int commit_decode_head(const uint8_t *payload, size_t size,
                                        struct commit_logged *logged);
-/* Bytes of the ids, vectors, documents and padding of ADD, PUT and DELETE; 0 for DROP. More than
+/* Whether it is of records: ADD, PUT, DELETE and UPDATE. */
+OMENDB_INTERNAL int commit_is_of_records(uint32_t kind);
+/* Bytes of the ids, vectors, documents and padding of a change of records; 0 for DROP. More than
  * are left: it makes no sense. */
 OMENDB_INTERNAL size_t commit_body_bytes(const struct commit_logged *logged, size_t vector_bytes);
 /* Bytes of the body of LIMITS and DECLARE; 0: it makes no sense. */
@@ -1035,6 +1058,8 @@ OMENDB_INTERNAL void space_free_list(omendb *db, struct space_list *list);
  * maintenance_mutex. */
 OMENDB_INTERNAL void space_measure(omendb *db, const struct space_list *list, uint64_t target,
                                    struct space *space);
+/* Bytes of the sections of an overlay's part. */
+OMENDB_INTERNAL uint64_t space_overlay_bytes(const struct segment_file *file, uint32_t part);
 /* Bytes of a segment's sections; of all segments of a collection, of which the caller has a
  * reference (no locks). */
 OMENDB_INTERNAL uint64_t space_part_bytes(const struct segment *segment);
@@ -1200,6 +1225,7 @@ struct txn_write {
     uint8_t *vector;   /* stored type; NULL: deleted */
     uint8_t *document; /* NULL: none */
     uint32_t added;    /* 1: the id was free at the snapshot */
+    uint32_t updated;  /* 1: only its document is another one than at the snapshot */
 };
 
 /* A cursor that reads a transaction's own changes; the transaction tells it when they go. */
@@ -1243,13 +1269,16 @@ OMENDB_INTERNAL int txn_find_key(const omendb_txn *txn, const struct version *ve
 /* The cursor is told when the transaction ends, unless it is removed before. */
 OMENDB_INTERNAL void txn_add_cursor(omendb_txn *txn, struct txn_cursor *cursor);
 OMENDB_INTERNAL void txn_remove_cursor(omendb_txn *txn, struct txn_cursor *cursor);
-/* Takes a validated change over (copies vectors). */
+/* Takes a validated change over (copies vectors; of an update those of the records, so that they
+ * are found by them). */
 OMENDB_INTERNAL int txn_apply(omendb_txn *txn, struct change *change);
 /* Bytes that the changed records hold until the commit and take at it, where rows go to a memtable.
  */
 OMENDB_INTERNAL uint64_t txn_change_needs(const struct change *change);
 /* Smallest commit that a transaction reads at, at most the newest visible one. */
 OMENDB_INTERNAL uint64_t txn_oldest(omendb *db);
+/* Whether one reads at or after `first` and before `end`. */
+OMENDB_INTERNAL int txn_reads_between(omendb *db, uint64_t first, uint64_t end);
 
 /* ---- database.c */
 /* A locked file, which is closed in a forked child: that would hold on to the lock. */

@@ -9,7 +9,10 @@
  * seed of the opening that wrote the segment, which lies before them.
  *
  * A segment that was written before there were documents, or in which no row has one, has none of
- * these sections. */
+ * these sections.
+ *
+ * An update leaves the row, and the key in its document, as they are; the document that it gave
+ * lies in an overlay (overlay.h), which is asked first. */
 #include "database.h"
 
 #include <string.h>
@@ -212,7 +215,7 @@ static int documents_live_in_segments(const struct version *version, struct key_
             *newest_change = end > *newest_change ? end : *newest_change;
             *newest_change = begin > *newest_change ? begin : *newest_change;
             if (end == 0)
-                *location = (struct location){NULL, segment, row};
+                *location = (struct location){NULL, segment, version->segment_overlays[i], row};
         } while (row != GRAPH_NO_ROW);
     }
     return OMENDB_OK;
@@ -235,16 +238,18 @@ OMENDB_INTERNAL int version_locate_live_key(const struct version *version, const
         uint64_t end = tombstones_get(memtable->tombstones, row);
         *newest_change = end != 0 ? end : memtable_begin(memtable, row);
         if (end == 0)
-            *location = (struct location){memtable, NULL, row};
+            *location = (struct location){memtable, NULL, version->memtable_overlays[i], row};
         return OMENDB_OK;
     }
     return documents_live_in_segments(version, &probe, location, newest_change);
 }
 
 /* Whether the memtable has the last word on the key: a row that began at or before `commit`. */
-static int documents_locate_in_memtable(struct memtable *memtable, struct key_probe *probe,
-                                        uint64_t commit, struct location *location)
+static int documents_locate_in_memtable(const struct version *version, uint32_t index,
+                                        struct key_probe *probe, uint64_t commit,
+                                        struct location *location)
 {
+    struct memtable *memtable = version->memtables[index];
     const uint64_t hash = documents_hash(probe, &memtable->seed);
     for (uint32_t row = memtable_find_key(memtable, probe->key, probe->size, hash);
          row != GRAPH_NO_ROW; row = memtable_previous_key(memtable, probe->key, probe->size, row)) {
@@ -252,7 +257,7 @@ static int documents_locate_in_memtable(struct memtable *memtable, struct key_pr
         if (memtable_begin(memtable, row) > commit)
             continue;
         if (end == 0 || end > commit)
-            *location = (struct location){memtable, NULL, row};
+            *location = (struct location){memtable, NULL, version->memtable_overlays[index], row};
         return 1;
     }
     return 0;
@@ -264,7 +269,7 @@ OMENDB_INTERNAL int version_locate_key(const struct version *version, const uint
     struct key_probe probe = {.key = key, .size = size};
     memset(location, 0, sizeof *location);
     for (uint32_t i = version->memtable_count; i-- > 0;) {
-        if (documents_locate_in_memtable(version->memtables[i], &probe, commit, location))
+        if (documents_locate_in_memtable(version, i, &probe, commit, location))
             return OMENDB_OK;
     }
     for (uint32_t i = version->segment_count; i-- > 0;) {
@@ -275,7 +280,8 @@ OMENDB_INTERNAL int version_locate_key(const struct version *version, const uint
             if (code != OMENDB_OK)
                 return code;
             if (row != GRAPH_NO_ROW && segment_row_visible(version->segments[i], row, commit)) {
-                *location = (struct location){NULL, version->segments[i], row};
+                *location = (struct location){NULL, version->segments[i],
+                                              version->segment_overlays[i], row};
                 return OMENDB_OK;
             }
         } while (row != GRAPH_NO_ROW);
@@ -291,21 +297,47 @@ OMENDB_INTERNAL int location_id(const struct location *location, uint64_t *id)
     return OMENDB_OK;
 }
 
-OMENDB_INTERNAL int location_document(const struct location *location, const uint8_t **document)
+OMENDB_INTERNAL int memtable_document_at(const struct memtable *memtable,
+                                         const struct overlay *overlay, uint32_t row,
+                                         uint64_t commit, const uint8_t **document)
 {
-    if (location->segment != NULL)
-        return segment_document(location->segment, location->row, document);
-    *document = memtable_document(location->memtable, location->row);
-    return OMENDB_OK;
+    struct overlay_version found;
+    int code = overlay_find(overlay, row, commit, &found);
+    *document = found.commit != 0 ? found.document : memtable_document(memtable, row);
+    return code;
+}
+
+OMENDB_INTERNAL int segment_document_at(const struct segment *segment,
+                                        const struct overlay *overlay, uint32_t row,
+                                        uint64_t commit, const uint8_t **document)
+{
+    struct overlay_version found;
+    int code = overlay_find(overlay, row, commit, &found);
+    *document = found.document;
+    return code == OMENDB_OK && found.commit == 0 ? segment_document(segment, row, document) : code;
+}
+
+OMENDB_INTERNAL int location_document(const struct location *location, uint64_t commit,
+                                      const uint8_t **document)
+{
+    return location->segment != NULL ? segment_document_at(location->segment, location->overlay,
+                                                           location->row, commit, document)
+                                     : memtable_document_at(location->memtable, location->overlay,
+                                                            location->row, commit, document);
 }
 
 /* That of a damaged block counts as none, so that such a record can be deleted. */
-OMENDB_INTERNAL uint32_t location_document_bytes(const struct location *location)
+OMENDB_INTERNAL uint32_t location_document_bytes(const struct location *location, uint64_t commit)
 {
+    struct overlay_version found;
     uint64_t begin, end;
+    int code = overlay_find(location->overlay, location->row, commit, &found);
+    if (code == OMENDB_OK && found.commit != 0)
+        return found.document == NULL ? 0 : document_size(found.document);
     if (location->segment == NULL)
         return document_size(memtable_document(location->memtable, location->row));
-    int code = documents_place(location->segment, location->row, &begin, &end);
+    if (code == OMENDB_OK)
+        code = documents_place(location->segment, location->row, &begin, &end);
     return code != OMENDB_OK || end < begin || end - begin > DOCUMENT_BYTES_MAX
                ? 0
                : (uint32_t)(end - begin);

@@ -28,6 +28,7 @@ enum facets_way { FACETS_BY_DOCUMENT, FACETS_BY_RANK, FACETS_NULL };
 
 struct facets_counter {
     struct memory *memory;
+    uint64_t commit;
     const uint8_t *name;
     uint32_t name_size, name_hash;
     struct facets_entry *entries;
@@ -227,16 +228,18 @@ static int facets_count_record(void *context, const struct location *location,
         code = facets_begin_segment(counter, location->segment);
     if (code != OMENDB_OK)
         return code;
-    if (location->segment != NULL && counter->way == FACETS_BY_RANK) {
+    const int by_column =
+        location->segment != NULL && !overlay_may_have(location->overlay, location->row);
+    if (by_column && counter->way == FACETS_BY_RANK) {
         facets_count_ranks(counter, location->row);
         return OMENDB_OK;
     }
-    if (location->segment != NULL && counter->way == FACETS_NULL) {
+    if (by_column && counter->way == FACETS_NULL) {
         counter->nulls++;
         return OMENDB_OK;
     }
     if (own == NULL)
-        code = location_document(location, &document);
+        code = location_document(location, counter->commit, &document);
     return code == OMENDB_OK ? facets_count_document(counter, document) : code;
 }
 
@@ -324,7 +327,8 @@ OMENDB_INTERNAL int facets_count(const struct search_request *request, const cha
                                  size_t limit, omendb_facets **facets)
 {
     omendb *db = request->collection->db;
-    struct facets_counter counter = {.memory = &db->memory, .name = (const uint8_t *)field};
+    struct facets_counter counter = {
+        .memory = &db->memory, .commit = request->commit, .name = (const uint8_t *)field};
     counter.name_size = (uint32_t)strlen(field);
     counter.name_hash = document_hash_name(counter.name, counter.name_size);
     int code = search_each_location(request, facets_count_record, &counter);

@@ -116,10 +116,10 @@ OMENDB_INTERNAL int fields_check_change(struct change *change)
         atomic_load_explicit(&change->collection->declared, memory_order_acquire);
     const uint8_t *at = change->documents;
     if (declared == NULL || declared == change->kept ||
-        (change->kind != CHANGE_ADD && change->kind != CHANGE_PUT))
+        (change->kind != CHANGE_ADD && change->kind != CHANGE_PUT && change->kind != CHANGE_UPDATE))
         return OMENDB_OK;
     for (uint32_t i = 0; i < change->count; i++) {
-        struct declaration_breach breach;
+        struct declaration_breach breach = {.given = DOCUMENT_NULL};
         const uint8_t *document = change_next_document(change, i, &at);
         const enum declaration_fault fault =
             declaration_compare(declared->bytes, document, &breach);

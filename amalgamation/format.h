@@ -6,7 +6,7 @@
  *
  *    0  8  magic: "OMENDBWL" log, "OMENDBSG" segments, "OMENDBOV" overlays, "OMENDBMF" manifest
  *    8  4  format version. A larger one than 2 is refused. Files of version 1 have no sections of
- *          documents, keys, columns and models, and logs no changes with documents
+ *          documents, keys, columns and models, and logs no changes with documents, and no updates
  *   12  4  features that a reader may ignore            (no bit is given out yet)
  *   16  4  features that forbid writing the database    (likewise; the manifest has those of the
  *          files that it names)
@@ -44,8 +44,9 @@
  *             trailer of 32 bytes: "OMENDBFT", u64 bytes of the footer, u32 parts, u32 sections,
  *                u32 zero, u32 CRC32C of the footer's other bytes, begun with u64 file number
  *
- * Documents, which logs and segments have, are told in document.h, the section of columns, which
- * follow from them, in columns.h.
+ * Documents, which logs, segments and overlays have, are told in document.h, the section of
+ * columns, which follow from those of a segment, in columns.h. A part of an overlay has the rows of
+ * its target that ended, and those that were updated, with the documents that they got (segment.h).
  *
  * The curve of recall by effort (calibration.h), a section of segments:
  *    0  4  entries, at least 1

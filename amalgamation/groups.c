@@ -163,7 +163,7 @@ static int groups_document(const struct groups *groups, uint64_t id, const uint8
         return OMENDB_OK;
     int code = version_locate(asked->version, id, asked->commit, &location);
     if (code == OMENDB_OK && (location.memtable != NULL || location.segment != NULL))
-        code = location_document(&location, document);
+        code = location_document(&location, asked->commit, document);
     return code;
 }
 

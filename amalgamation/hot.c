@@ -220,9 +220,11 @@ static void hot_replace_segments(omendb *db, struct collection *collection)
     if (version == NULL)
         return;
     for (uint32_t i = 0; i < old->memtable_count; i++)
-        version->memtables[i] = memtable_reference(old->memtables[i]);
-    for (uint32_t i = 0; i < old->segment_count; i++)
+        version_put_memtable(version, i, old->memtables[i], old->memtable_overlays[i]);
+    for (uint32_t i = 0; i < old->segment_count; i++) {
         version->segments[i] = hot_without(db, collection, old->segments[i]);
+        version->segment_overlays[i] = overlay_reference(old->segment_overlays[i]);
+    }
     version_install(collection, version);
 }
 

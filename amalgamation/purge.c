@@ -3,7 +3,9 @@
  * 1. Checkpoint. Ends of rows up to its commit S are durable, the logs before it are superfluous.
  * 2. Mark every file that holds rows that ended at or before S, or parts that no collection has any
  *    more. A transaction that may see such a row is the pin that is told; those that are open at
- *    the beginning are told of before step 1.
+ *    the beginning are told of before step 1. Rows that were updated are marked and pinned
+ * likewise; overlays are written anew, as one has documents that were replaced beside those in
+ * force.
  * 3. What lives in marked files is merged into new ones, a segment of each collection at a time;
  *    again from 2, until there is nothing to mark.
  * 4. Every log, segment and overlay that neither the manifest nor a reader needs is overwritten,
@@ -69,9 +71,25 @@ static int purge_count_row(void *context, uint32_t row, uint64_t end)
     return 0;
 }
 
+/* Documents that updates replaced are pinned as rows are. commit_mutex is taken. */
+static void purge_count_documents(struct collection *collection, const struct version *version,
+                                  struct purge_rows *rows)
+{
+    platform_mutex_lock(&collection->db->commit_mutex);
+    for (uint32_t i = 0; i < version->memtable_count; i++)
+        rows->pinned +=
+            overlay_count_between(version->memtable_overlays[i], rows->oldest, rows->limit);
+    for (uint32_t i = 0; i < version->segment_count; i++)
+        rows->pinned +=
+            overlay_count_between(version->segment_overlays[i], rows->oldest, rows->limit);
+    platform_mutex_unlock(&collection->db->commit_mutex);
+}
+
 static void purge_count_rows(struct collection *collection, struct purge_rows *rows)
 {
     struct version *version = version_acquire(collection);
+    if (rows->oldest < rows->limit)
+        purge_count_documents(collection, version, rows);
     for (uint32_t i = 0; i < version->memtable_count; i++) {
         const struct memtable *memtable = version->memtables[i];
         if (atomic_load(&memtable->tombstones->dead) != 0)
@@ -153,13 +171,24 @@ static uint32_t purge_count_parts(const struct purge *purge, const struct segmen
     return count;
 }
 
+/* Whether the segment has documents that were replaced, and a merge writes it without. */
+static int purge_is_outdated(const struct purge *purge, const struct segment *segment,
+                             const struct overlay *overlay)
+{
+    const uint64_t limit = compact_drop_limit(purge->db);
+    return !overlay_is_empty(overlay) &&
+           segment->documents_commit < (limit < purge->commit ? limit : purge->commit);
+}
+
 static void purge_mark_segment(const struct purge *purge, const struct collection *collection,
-                               struct segment *segment)
+                               struct segment *segment, const struct overlay *overlay)
 {
     struct shared_file *file = segment->file;
     struct purge_rows rows = {.limit = purge->commit};
     uint32_t used = purge->target == 0 ? file->used_parts : file->used_parts_of_target;
     if (purge_count_parts(purge, file->file) > used)
+        atomic_store(&file->leave, 1);
+    if (purge_is_target(purge, collection) && purge_is_outdated(purge, segment, overlay))
         atomic_store(&file->leave, 1);
     if (!purge_is_target(purge, collection) || atomic_load(&segment->tombstones->dead) == 0)
         return;
@@ -172,7 +201,7 @@ static void purge_mark_collection(const struct purge *purge, struct collection *
 {
     struct version *version = version_acquire(collection);
     for (uint32_t i = 0; i < version->segment_count; i++)
-        purge_mark_segment(purge, collection, version->segments[i]);
+        purge_mark_segment(purge, collection, version->segments[i], version->segment_overlays[i]);
     version_release(version);
 }
 
@@ -370,6 +399,21 @@ static int purge_round(struct purge *purge, int *done)
     return code;
 }
 
+/* A manifest whose overlays have only the documents in force (checkpoint.c looks at `purging`). */
+static int purge_renew_overlays(omendb *db)
+{
+    int some = 0, code = OMENDB_OK;
+    platform_mutex_lock(&db->maintenance_mutex);
+    for (uint32_t i = 0; i < db->published.file_count; i++)
+        some |= db->published.files[i].kind == STORAGE_OVERLAY;
+    memory_begin_maintenance();
+    if (some)
+        code = checkpoint_republish(db);
+    memory_end_maintenance();
+    platform_mutex_unlock(&db->maintenance_mutex);
+    return code;
+}
+
 static int purge_run_alone(struct purge *purge)
 {
     omendb *db = purge->db;
@@ -377,6 +421,8 @@ static int purge_run_alone(struct purge *purge)
     if (code == OMENDB_OK)
         code = work_checkpoint(db, 1);
     purge->commit = atomic_load(&db->checkpoint_commit);
+    if (code == OMENDB_OK)
+        code = purge_renew_overlays(db);
     for (int round = 0; round < PURGE_ROUNDS && !done && code == OMENDB_OK; round++)
         code = purge_round(purge, &done);
     if (code == OMENDB_OK && !done)

@@ -136,12 +136,12 @@ OMENDB_INTERNAL int quota_measure(const struct change *change, struct quota_grow
     const struct version *version =
         atomic_load_explicit(&collection->version, memory_order_relaxed);
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
-        struct location live = {NULL, NULL, 0};
+        struct location live = {NULL, NULL, NULL, 0};
         code = version_locate_live(version, change->ids[i], &live, &changed);
         if (code != OMENDB_OK || (live.memtable == NULL && live.segment == NULL))
             continue;
-        records++;
-        documents += location_document_bytes(&live);
+        records += change->kind != CHANGE_UPDATE;
+        documents += location_document_bytes(&live, UINT64_MAX);
     }
     if (code == OMENDB_OK)
         quota_grow(growth, change, records, documents);
@@ -239,7 +239,7 @@ static size_t quota_add_up(const struct change *changes, size_t first, size_t co
     *writes = 0;
     for (; at < count && changes[at].collection == collection; at++) {
         const struct change *change = &changes[at];
-        if (change->kind < CHANGE_ADD || change->kind > CHANGE_DELETE)
+        if (!commit_is_of_records(change->kind))
             continue;
         quota_grow(growth, change, change->ended_records, change->ended_documents);
         *writes += change->count;

@@ -167,7 +167,7 @@ static int records_take_documents(struct records *records, struct memory *memory
         code = given->records != NULL
                    ? records_make_document(records, memory, i, records_given_record(given, i))
                    : records_take_document(records, memory, i, given->documents[i]);
-    if (records->change.document_bytes != 0)
+    if (records->change.document_bytes != 0 || records->change.kind == CHANGE_UPDATE)
         records->change.document_sizes = records->document_sizes;
     records->change.documents = records->documents;
     return code;
@@ -406,6 +406,12 @@ OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind
     if (kind == CHANGE_DELETE) {
         memcpy(records->change.ids, given->ids, count * sizeof *given->ids);
         return records_settle_equal_ids(records);
+    }
+    if (kind == CHANGE_UPDATE) {
+        memcpy(records->change.ids, given->ids, count * sizeof *given->ids);
+        int taken = records_take_documents(records, memory, given);
+        records->change.keys = 0;
+        return taken;
     }
     records->vectors = memory_array(memory, count, collection->vector_bytes);
     if (records->vectors == NULL)

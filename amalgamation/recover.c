@@ -113,8 +113,9 @@ static struct shared_file *recover_find_file(const omendb *db, const struct reco
     return NULL;
 }
 
-static int recover_tombstones(omendb *db, const struct recover_files *files,
-                              const struct manifest_segment *entry, struct segment *segment)
+static int recover_overlay(omendb *db, const struct recover_files *files,
+                           const struct manifest_segment *entry, struct segment *segment,
+                           struct overlay **overlay)
 {
     struct shared_file *shared = recover_find_file(db, files, entry->overlay_file);
     if (entry->overlay_file == 0)
@@ -151,7 +152,9 @@ static int recover_tombstones(omendb *db, const struct recover_files *files,
     segment->overlay_file = entry->overlay_file;
     segment->overlay_part = entry->overlay_part;
     segment->overlay_commit = db->published.commit;
-    return code;
+    return code == OMENDB_OK ? overlay_open(&db->memory, shared, entry->overlay_part,
+                                            db->published.commit, segment->info.rows, overlay)
+                             : code;
 }
 
 static int recover_segments(omendb *db, const struct recover_files *files,
@@ -166,7 +169,8 @@ static int recover_segments(omendb *db, const struct recover_files *files,
         code = segment_open(db, collection, shared, entry->segments[i].part, NULL, NULL,
                             &version->segments[i]);
         if (code == OMENDB_OK)
-            code = recover_tombstones(db, files, &entry->segments[i], version->segments[i]);
+            code = recover_overlay(db, files, &entry->segments[i], version->segments[i],
+                                   &version->segment_overlays[i]);
         if (code == OMENDB_OK)
             records += version->segments[i]->info.rows -
                        atomic_load(&version->segments[i]->tombstones->dead);

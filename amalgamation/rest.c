@@ -41,18 +41,24 @@ OMENDB_INTERNAL void rest_discard(struct collection *collection)
     struct rest *rest = collection->rest;
     if (rest == NULL)
         return;
-    for (uint32_t i = 0; i < rest->segment_count; i++)
+    for (uint32_t i = 0; i < rest->segment_count; i++) {
         shared_file_release(rest->segments[i].file);
+        shared_file_release(rest->segments[i].documents);
+    }
     memory_free(&collection->db->memory, rest, rest_bytes(rest->segment_count, rest->dead));
     collection->rest = NULL;
 }
 
 /* ------------------------------------------------------------------ beginning */
 
-/* Whether the segment can be found again as it is. */
-static int rest_may_leave(const struct segment *segment, uint64_t oldest)
+/* Whether the segment can be found again as it is: of its documents all are in a file. */
+static int rest_may_leave(const struct segment *segment, const struct overlay *overlay,
+                          uint64_t oldest)
 {
     uint64_t newest = atomic_load(&segment->tombstones->newest);
+    if (overlay != NULL && (overlay->base == NULL || overlay->recent_count != 0 ||
+                            overlay->commit > oldest || overlay->older != NULL))
+        return 0;
     return atomic_load(&segment->hot) == NULL && newest <= segment->overlay_commit &&
            newest <= oldest && (segment->begins == NULL || segment->begins->newest <= oldest);
 }
@@ -68,7 +74,7 @@ static int rest_is_possible(struct collection *collection, const struct version 
         return 0;
     for (uint32_t i = 0; i < version->segment_count; i++) {
         const struct segment *segment = version->segments[i];
-        if (!rest_may_leave(segment, oldest))
+        if (!rest_may_leave(segment, version->segment_overlays[i], oldest))
             return 0;
         rows += segment->info.rows;
         *dead += atomic_load(&segment->tombstones->dead);
@@ -91,21 +97,23 @@ static int rest_note_row(void *context, uint32_t row, uint64_t end)
     return 0;
 }
 
-static void rest_describe(const struct segment *segment, struct rest_list *dead,
-                          struct rest_segment *rest)
+static void rest_describe(const struct segment *segment, const struct overlay *overlay,
+                          struct rest_list *dead, struct rest_segment *rest)
 {
     uint32_t before = dead->count;
     tombstones_each(segment->tombstones, segment->info.rows, rest_note_row, dead);
-    *rest = (struct rest_segment){.file = shared_file_reference(segment->file),
-                                  .overlay_file = segment->overlay_file,
-                                  .overlay_commit = segment->overlay_commit,
-                                  .newest_end = atomic_load(&segment->tombstones->newest),
-                                  .not_stale_limit = atomic_load(&segment->not_stale_limit),
-                                  .part = segment->part,
-                                  .overlay_part = segment->overlay_part,
-                                  .dead = dead->count - before,
-                                  .codes_starved = segment->codes_starved,
-                                  .curve_tried = segment->curve_tried};
+    *rest = (struct rest_segment){
+        .file = shared_file_reference(segment->file),
+        .documents = overlay == NULL ? NULL : shared_file_reference(overlay->base->file),
+        .overlay_file = segment->overlay_file,
+        .overlay_commit = segment->overlay_commit,
+        .newest_end = atomic_load(&segment->tombstones->newest),
+        .not_stale_limit = atomic_load(&segment->not_stale_limit),
+        .part = segment->part,
+        .overlay_part = segment->overlay_part,
+        .dead = dead->count - before,
+        .codes_starved = segment->codes_starved,
+        .curve_tried = segment->curve_tried};
 }
 
 /* Without memory the collection stays as it is. commit_mutex; the caller and the catalog have the
@@ -127,7 +135,8 @@ static void rest_begin(struct collection *collection)
     *rest = (struct rest){count, dead};
     struct rest_list list = {rest_dead_rows(rest), 0};
     for (uint32_t i = 0; i < count; i++)
-        rest_describe(version->segments[i], &list, &rest->segments[i]);
+        rest_describe(version->segments[i], version->segment_overlays[i], &list,
+                      &rest->segments[i]);
     assert(list.count == dead);
     collection->rest = rest;
     version_install(collection, empty);
@@ -165,7 +174,8 @@ OMENDB_INTERNAL void rest_idle(omendb *db)
 /* ------------------------------------------------------------------ ending */
 
 static int rest_open_segment(struct collection *collection, const struct rest_segment *rest,
-                             const uint32_t *dead, struct segment **segment)
+                             const uint32_t *dead, struct segment **segment,
+                             struct overlay **overlay)
 {
     int code =
         segment_open(collection->db, collection, rest->file, rest->part, NULL, NULL, segment);
@@ -183,6 +193,9 @@ static int rest_open_segment(struct collection *collection, const struct rest_se
     made->codes_starved = rest->codes_starved;
     made->curve_tried = rest->curve_tried;
     atomic_store(&made->not_stale_limit, rest->not_stale_limit);
+    if (code == OMENDB_OK && rest->documents != NULL)
+        code = overlay_open(&collection->db->memory, rest->documents, rest->overlay_part,
+                            rest->overlay_commit, made->info.rows, overlay);
     return code;
 }
 
@@ -196,7 +209,8 @@ OMENDB_INTERNAL int rest_end_locked(struct collection *collection)
     int code = version == NULL ? OMENDB_NOMEM : OMENDB_OK;
     const uint32_t *dead = rest_dead_rows(rest);
     for (uint32_t i = 0; i < rest->segment_count && code == OMENDB_OK; i++) {
-        code = rest_open_segment(collection, &rest->segments[i], dead, &version->segments[i]);
+        code = rest_open_segment(collection, &rest->segments[i], dead, &version->segments[i],
+                                 &version->segment_overlays[i]);
         dead += rest->segments[i].dead;
     }
     memory_end_reading();

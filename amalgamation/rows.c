@@ -27,6 +27,7 @@ struct rows_entry {
 /* A segment, and the next of its rows that are to be shown. */
 struct rows_segment {
     struct segment *segment;
+    const struct overlay *overlay;
     uint64_t place; /* of the ascending ids: where to go on */
     uint64_t last;  /* id before that */
     uint32_t next, count;
@@ -48,6 +49,7 @@ struct omendb_rows {
     /* The record that was shown last: of a segment, or entry number shown_row of the list. */
     int has_shown;
     const struct segment *shown;
+    const struct overlay *shown_overlay;
     size_t shown_row;
     struct rows_entry *entries;
     size_t count, capacity, next;
@@ -168,9 +170,10 @@ static int rows_fill(const struct omendb_rows *rows, struct rows_segment *source
 
 /* At the first row that may be shown. */
 static int rows_begin_segment(struct omendb_rows *rows, struct rows_segment *source,
-                              struct segment *segment, uint64_t from)
+                              struct segment *segment, const struct overlay *overlay, uint64_t from)
 {
     source->segment = segment;
+    source->overlay = overlay;
     source->place = segment->info.rows;
     if (segment->info.smallest_id > rows->to || segment->info.largest_id < from)
         return OMENDB_OK;
@@ -190,7 +193,8 @@ static int rows_gather(struct omendb_rows *rows, uint64_t from)
     if (code == OMENDB_OK && rows->count > 1)
         sort_array(rows->entries, rows->count, sizeof *rows->entries, rows_compare);
     for (uint32_t i = 0; i < rows->segment_count && code == OMENDB_OK; i++)
-        code = rows_begin_segment(rows, &rows->segments[i], rows->version->segments[i], from);
+        code = rows_begin_segment(rows, &rows->segments[i], rows->version->segments[i],
+                                  rows->version->segment_overlays[i], from);
     return code;
 }
 
@@ -302,9 +306,12 @@ static int rows_copy_vector(omendb_rows *rows, const struct rows_segment *source
 static int rows_listed_document(const omendb_rows *rows, const struct rows_entry *entry,
                                 const uint8_t **document)
 {
-    *document = entry->source == ROWS_OWN
-                    ? rows->txn->writes[entry->row].document
-                    : memtable_document(rows->version->memtables[entry->source], entry->row);
+    const struct version *version = rows->version;
+    if (entry->source != ROWS_OWN)
+        return memtable_document_at(version->memtables[entry->source],
+                                    version->memtable_overlays[entry->source], entry->row,
+                                    rows->commit, document);
+    *document = rows->txn->writes[entry->row].document;
     return OMENDB_OK;
 }
 
@@ -317,7 +324,8 @@ static int rows_passes(const omendb_rows *rows, const struct rows_segment *sourc
     if (rows->filter == NULL)
         return OMENDB_OK;
     int code = source != NULL
-                   ? segment_document(source->segment, source->rows[source->next], &document)
+                   ? segment_document_at(source->segment, source->overlay,
+                                         source->rows[source->next], rows->commit, &document)
                    : rows_listed_document(rows, &rows->entries[rows->next], &document);
     if (code == OMENDB_OK)
         *passes = filter_matches(rows->filter, id, document);
@@ -329,6 +337,7 @@ static void rows_advance(omendb_rows *rows, struct rows_segment *source)
 {
     rows->has_shown = 1;
     rows->shown = source == NULL ? NULL : source->segment;
+    rows->shown_overlay = source == NULL ? NULL : source->overlay;
     rows->shown_row = source == NULL ? rows->next++ : source->rows[source->next++];
 }
 
@@ -366,7 +375,8 @@ OMENDB_INTERNAL int rows_document(const omendb_rows *rows, const uint8_t **docum
     if (!rows->has_shown)
         return error_set(OMENDB_MISUSE, "the cursor is at no record");
     return rows->shown != NULL
-               ? segment_document(rows->shown, (uint32_t)rows->shown_row, document)
+               ? segment_document_at(rows->shown, rows->shown_overlay, (uint32_t)rows->shown_row,
+                                     rows->commit, document)
                : rows_listed_document(rows, &rows->entries[rows->shown_row], document);
 }
 

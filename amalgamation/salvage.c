@@ -108,7 +108,7 @@ static int salvage_take_key(struct salvage *salvage, struct collection *target,
     const uint8_t *key = document_key(document, &size), *vector = NULL, *old = NULL;
     uint8_t *without = NULL;
     size_t bytes = 0;
-    struct location location = {NULL, NULL, 0};
+    struct location location = {NULL, NULL, NULL, 0};
     struct version *version = version_acquire_newest(target, &commit);
     int code = version_locate_key(version, key, size, commit, &location);
     if (code == OMENDB_OK)
@@ -118,7 +118,7 @@ static int salvage_take_key(struct salvage *salvage, struct collection *target,
     if (code == OMENDB_OK)
         code = location_vector(&location, &vector);
     if (code == OMENDB_OK)
-        code = location_document(&location, &old);
+        code = location_document(&location, commit, &old);
     if (code == OMENDB_OK)
         code = document_without_key(&salvage->memory, old, &without, &bytes);
     if (code == OMENDB_OK) {
@@ -807,13 +807,63 @@ static int salvage_apply_put(struct salvage *salvage, uint64_t log,
     return code;
 }
 
+/* The record as the new database has it, with another document, as a put of its vector. *is = 0: it
+ * has none such. */
+static int salvage_put_updated(struct salvage *salvage, struct salvage_collection *collection,
+                               uint64_t id, const uint8_t *document, int *is)
+{
+    struct location location;
+    const uint8_t *vector;
+    uint64_t commit;
+    int code = salvage_flush(salvage);
+    struct version *version = version_acquire_newest(collection->target, &commit);
+    if (code == OMENDB_OK)
+        code = version_locate(version, id, commit, &location);
+    *is = code == OMENDB_OK && (location.memtable != NULL || location.segment != NULL);
+    if (*is)
+        code = location_vector(&location, &vector);
+    if (*is && code == OMENDB_OK)
+        code = salvage_put(salvage, collection, id, vector, document);
+    version_release(version);
+    return code;
+}
+
+/* Of a record that is lost no fields can be saved. */
+static int salvage_apply_update(struct salvage *salvage, uint64_t log,
+                                const struct commit_logged *logged,
+                                struct salvage_collection *collection)
+{
+    struct change change = {0};
+    uint32_t lost = 0;
+    int code = OMENDB_OK, is;
+    if (!commit_decode_body(logged, collection->target->vector_bytes, &change)) {
+        salvage_tell(salvage, "wal-%llu: updates of %u records of \"%s\" are damaged",
+                     (unsigned long long)log, logged->count, collection->target->name);
+        return OMENDB_OK;
+    }
+    const uint8_t *at = change.documents;
+    for (uint32_t i = 0; i < change.count && code == OMENDB_OK; i++) {
+        uint64_t id;
+        memcpy(&id, logged->body + i * sizeof id, sizeof id);
+        code = salvage_put_updated(salvage, collection, id, change_next_document(&change, i, &at),
+                                   &is);
+        lost += (uint32_t)(code == OMENDB_OK && !is);
+    }
+    if (lost != 0)
+        salvage_tell(salvage, "wal-%llu: %u records of \"%s\" that were updated are lost",
+                     (unsigned long long)log, lost, collection->target->name);
+    return code;
+}
+
 OMENDB_INTERNAL int salvage_apply_records(struct salvage *salvage, uint64_t log,
                                           const struct commit_logged *logged,
                                           struct salvage_collection *collection)
 {
     if (collection->dropped)
         return OMENDB_OK;
-    return logged->kind == CHANGE_DELETE ? salvage_apply_delete(salvage, logged, collection)
+    if (logged->kind == CHANGE_DELETE)
+        return salvage_apply_delete(salvage, logged, collection);
+    return logged->kind == CHANGE_UPDATE ? salvage_apply_update(salvage, log, logged, collection)
                                          : salvage_apply_put(salvage, log, logged, collection);
 }
 
@@ -821,8 +871,7 @@ OMENDB_INTERNAL int salvage_decode_records(const struct salvage *salvage, const 
                                            size_t size, struct commit_logged *logged,
                                            struct salvage_collection **collection, size_t *used)
 {
-    if (!commit_decode_head(payload, size, logged) || logged->kind < CHANGE_ADD ||
-        logged->kind > CHANGE_DELETE)
+    if (!commit_decode_head(payload, size, logged) || !commit_is_of_records(logged->kind))
         return OMENDB_CORRUPT;
     const size_t head = size - logged->left;
     *collection = salvage_find(salvage, logged->collection);

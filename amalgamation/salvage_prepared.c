@@ -123,7 +123,8 @@ static void salvage_prepared_pass_ids(const struct salvage *salvage,
         if (salvage_decode_records(salvage, logged->changes + at, logged->size - at, &change,
                                    &collection, &used) != OMENDB_OK)
             return;
-        if (collection->target == NULL || change.kind == CHANGE_DELETE)
+        if (collection->target == NULL || change.kind == CHANGE_DELETE ||
+            change.kind == CHANGE_UPDATE)
             continue;
         uint64_t id, next = atomic_load(&collection->target->next_id);
         for (uint32_t i = 0; i < change.count; i++) {
@@ -247,12 +248,13 @@ static int salvage_prepare_run(omendb_txn *txn, const struct change *change,
                                const uint8_t **documents)
 {
     struct records records;
-    const uint32_t kind = change->kind == CHANGE_DELETE ? CHANGE_DELETE : CHANGE_PUT;
-    const struct records_given given = {.count = count,
-                                        .ids = change->ids + at,
-                                        .vectors = change->vectors + at * target->vector_bytes,
-                                        .type = target->schema.scalar,
-                                        .documents = documents};
+    const uint32_t kind = change->kind == CHANGE_ADD ? CHANGE_PUT : change->kind;
+    const struct records_given given = {
+        .count = count,
+        .ids = change->ids + at,
+        .vectors = kind != CHANGE_PUT ? NULL : change->vectors + at * target->vector_bytes,
+        .type = target->schema.scalar,
+        .documents = documents};
     int code = records_prepare(target, kind, &given, &records);
     records.change.skip_missing = 1;
     if (code == OMENDB_OK && records.change.automatic)
@@ -263,8 +265,8 @@ static int salvage_prepare_run(omendb_txn *txn, const struct change *change,
     return code == OMENDB_INVALID ? OMENDB_CORRUPT : code;
 }
 
-/* Deletes of records that are lost are left out: nothing stands in for them. OMENDB_CONFLICT,
- * without a sentence: one that was prepared later holds a record of it. */
+/* Deletes and updates of records that are lost are left out: nothing stands in for them.
+ * OMENDB_CONFLICT, without a sentence: one that was prepared later holds a record of it. */
 static int salvage_prepare_change(omendb_txn *txn, const struct commit_logged *logged,
                                   struct collection *target)
 {
@@ -275,7 +277,8 @@ static int salvage_prepare_change(omendb_txn *txn, const struct commit_logged *l
         code = OMENDB_CORRUPT;
     const uint8_t *document = change.documents;
     for (uint32_t at = 0, run; at < change.count && code == OMENDB_OK; at += run) {
-        run = change.count - at < SALVAGE_RUN_ROWS ? change.count - at : SALVAGE_RUN_ROWS;
+        run = change.kind == CHANGE_UPDATE ? 1 : SALVAGE_RUN_ROWS;
+        run = change.count - at < run ? change.count - at : run;
         for (uint32_t i = 0; i < run; i++)
             documents[i] = change_next_document(&change, at + i, &document);
         code = salvage_prepare_run(txn, &change, target, at, run, documents);

@@ -205,6 +205,7 @@ struct salvage_rows {
     uint32_t lost_end; /* the next row goes on with it; deleted ones lie between */
     const char *why;
     uint32_t bare; /* rows whose documents are damaged */
+    int overlaid;  /* 1: the overlay at hand may have documents of rows */
 };
 
 static void salvage_report_lost(struct salvage_rows *rows)
@@ -348,6 +349,7 @@ static int salvage_load(struct salvage_rows *rows)
                      (unsigned long long)rows->reference->overlay_file,
                      rows->reference->overlay_part, (unsigned long long)rows->reference->file,
                      rows->reference->part, rows->collection->target->name);
+    rows->overlaid = whole && rows->reference->overlay_file != 0;
     if (code == OMENDB_OK)
         code = salvage_read_ids(rows, &missing);
     if (code == OMENDB_OK && missing != 0)
@@ -359,24 +361,51 @@ static int salvage_load(struct salvage_rows *rows)
     return code;
 }
 
-/* Where the document of a row lies among all of them. OMENDB_CORRUPT: not known. */
-static int salvage_document_place(struct salvage_rows *rows, uint32_t row, uint64_t *begin,
-                                  uint64_t *end)
+/* The place of a row among those that were updated; UINT32_MAX: it was not. OMENDB_CORRUPT: not
+ * known. */
+static int salvage_updated_place(struct salvage_rows *rows, uint32_t row, uint32_t *place)
 {
-    struct section_range ends =
-        segment_section(rows->file->file, rows->reference->part, SECTION_DOCUMENT_ENDS);
-    struct section_range all =
-        segment_section(rows->file->file, rows->reference->part, SECTION_DOCUMENTS);
+    struct salvage *salvage = rows->salvage;
+    uint32_t low = 0, high, at;
+    *place = UINT32_MAX;
+    if (!rows->overlaid)
+        return OMENDB_OK;
+    const struct section_range range =
+        segment_section(salvage->overlay.file, rows->reference->overlay_part, SECTION_OVERLAY_ROWS);
+    high = (uint32_t)(range.length / sizeof row);
+    while (low < high) {
+        const uint32_t middle = low + (high - low) / 2;
+        int code = salvage_read(salvage, &salvage->overlay, 0, range.offset + middle * UINT64_C(4),
+                                &at, sizeof at);
+        if (code != OMENDB_OK)
+            return code;
+        if (at == row)
+            *place = middle;
+        if (at == row)
+            return OMENDB_OK;
+        low = at < row ? middle + 1 : low;
+        high = at < row ? high : middle;
+    }
+    return OMENDB_OK;
+}
+
+/* Where document `index` of a part of a file lies. OMENDB_CORRUPT: not known. */
+static int salvage_document_place(struct salvage *salvage, struct salvage_file *file, uint32_t part,
+                                  uint32_t index, uint64_t *begin, uint64_t *end)
+{
+    struct section_range ends = segment_section(file->file, part, SECTION_DOCUMENT_ENDS);
+    struct section_range all = segment_section(file->file, part, SECTION_DOCUMENTS);
     int code = OMENDB_OK;
     *begin = *end = 0;
     if (ends.length == 0)
         return OMENDB_OK;
-    if (row != 0)
-        code = salvage_read(rows->salvage, rows->file, 0, ends.offset + (row - UINT64_C(1)) * 8,
-                            begin, sizeof *begin);
+    if (index >= ends.length / sizeof *end)
+        return OMENDB_CORRUPT;
+    if (index != 0)
+        code = salvage_read(salvage, file, 0, ends.offset + (index - UINT64_C(1)) * 8, begin,
+                            sizeof *begin);
     if (code == OMENDB_OK)
-        code = salvage_read(rows->salvage, rows->file, 0, ends.offset + row * UINT64_C(8), end,
-                            sizeof *end);
+        code = salvage_read(salvage, file, 0, ends.offset + index * UINT64_C(8), end, sizeof *end);
     if (code == OMENDB_OK &&
         (*begin > *end || *end > all.length || *end - *begin > DOCUMENT_BYTES_MAX))
         code = OMENDB_CORRUPT;
@@ -390,12 +419,20 @@ static int salvage_document_place(struct salvage_rows *rows, uint32_t row, uint6
 static int salvage_row_document(struct salvage_rows *rows, uint32_t row, const uint8_t **document)
 {
     struct salvage *salvage = rows->salvage;
-    uint64_t begin, end;
+    struct salvage_file *file = rows->file;
+    uint64_t begin = 0, end = 0;
+    uint32_t place, index = row, part = rows->reference->part;
     *document = NULL;
-    int code = salvage_document_place(rows, row, &begin, &end);
+    int code = salvage_updated_place(rows, row, &place);
+    if (place != UINT32_MAX) {
+        file = &salvage->overlay;
+        index = place;
+        part = rows->reference->overlay_part;
+    }
+    if (code == OMENDB_OK)
+        code = salvage_document_place(salvage, file, part, index, &begin, &end);
     if (code == OMENDB_OK && begin != end)
-        code =
-            salvage_read(salvage, rows->file, 0, begin, salvage->document, (size_t)(end - begin));
+        code = salvage_read(salvage, file, 0, begin, salvage->document, (size_t)(end - begin));
     if (code == OMENDB_OK && begin != end &&
         document_check(salvage->document, (size_t)(end - begin)) != NULL)
         code = OMENDB_CORRUPT;

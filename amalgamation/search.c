@@ -86,6 +86,7 @@ struct search_source {
     const uint64_t *chosen;                   /* NULL, or a bit for each row that matches, */
     uint32_t chosen_count;                    /* of which so many do */
     const struct tombstones *tombstones;
+    struct overlay *overlay;          /* NULL: all rows have the documents they were written with */
     const struct begin_array *begins; /* NULL: all rows below row_limit have begun */
     struct memtable *memtable;
     struct segment *segment;
@@ -156,20 +157,43 @@ static int search_record_matches(const struct search_predicate *predicate, uint6
     return search_id_matches(predicate, id);
 }
 
+/* Of a segment's row whose document is not that of the columns. *known = 0: it is. */
+static int search_overlaid_matches(const struct search_source *source, uint32_t row, int *known)
+{
+    struct overlay_version found;
+    uint64_t id = 0;
+    int code = overlay_find(source->overlay, row, source->commit, &found);
+    *known = code != OMENDB_OK || found.commit != 0;
+    if (code == OMENDB_OK && *known)
+        code = segment_id(source->segment, row, &id);
+    if (code == OMENDB_OK)
+        return *known && filter_matches(source->predicate->filter, id, found.document);
+    if (source->plan->code == OMENDB_OK)
+        source->plan->code = code;
+    return 1;
+}
+
+static int search_filter_matches(const struct search_source *source, uint32_t row)
+{
+    int known = 0, matches = 0;
+    if (source->plan != NULL) {
+        if (overlay_may_have(source->overlay, row))
+            matches = search_overlaid_matches(source, row, &known);
+        return known ? matches : column_filter_matches(source->plan, row);
+    }
+    const uint8_t *document;
+    (void)memtable_document_at(source->memtable, source->overlay, row, source->commit, &document);
+    return filter_matches(source->predicate->filter, memtable_id(source->memtable, row), document);
+}
+
 /* Whether the predicate lets the row through. One that cannot be read counts as a match: where its
  * id cannot be, naming it fails; where its document cannot be, the plan says so in the end. */
 static int search_row_matches(const struct search_source *source, uint32_t row)
 {
     const struct search_predicate *predicate = source->predicate;
     uint64_t id;
-    if (source->plan != NULL) {
-        if (!column_filter_matches(source->plan, row))
-            return 0;
-    } else if (predicate->filter != NULL &&
-               !filter_matches(predicate->filter, memtable_id(source->memtable, row),
-                               memtable_document(source->memtable, row))) {
+    if (predicate->filter != NULL && !search_filter_matches(source, row))
         return 0;
-    }
     return predicate->match == NULL || search_source_id(source, row, &id) != OMENDB_OK ||
            search_id_matches(predicate, id);
 }
@@ -249,9 +273,12 @@ static void search_match_rows(const struct search_source *source, uint32_t first
     }
 }
 
-static void search_memtable_source(struct memtable *memtable, const struct collection *collection,
-                                   uint64_t commit, struct search_source *source)
+static void search_memtable_source(const struct search_request *request, uint32_t index,
+                                   struct search_source *source)
 {
+    struct memtable *memtable = request->version->memtables[index];
+    const struct collection *collection = request->collection;
+    const uint64_t commit = request->commit;
     memset(source, 0, sizeof *source);
     /* In this order: what is indexed is in the view, what is visible is in it, too. */
     source->indexed = memtable_graph_rows(memtable);
@@ -272,12 +299,15 @@ static void search_memtable_source(struct memtable *memtable, const struct colle
     source->tail = source->walk;
     source->commit = commit;
     source->tombstones = memtable->tombstones;
+    source->overlay = request->version->memtable_overlays[index];
     source->memtable = memtable;
 }
 
-static void search_segment_source(struct segment *segment, uint64_t commit,
+static void search_segment_source(const struct search_request *request, uint32_t index,
                                   struct search_source *source)
 {
+    struct segment *segment = request->version->segments[index];
+    const uint64_t commit = request->commit;
     memset(source, 0, sizeof *source);
     source->view = segment->full;
     source->walk = *hot_view(segment);
@@ -290,6 +320,7 @@ static void search_segment_source(struct segment *segment, uint64_t commit,
     source->row_limit = segment->info.rows;
     source->commit = commit;
     source->tombstones = segment->tombstones;
+    source->overlay = request->version->segment_overlays[index];
     source->begins =
         segment->begins != NULL && segment->begins->newest > commit ? segment->begins : NULL;
     source->segment = segment;
@@ -726,23 +757,44 @@ static uint64_t search_first_look(const struct search_look *look)
     return cost < (double)first ? (uint64_t)cost + 1 : first;
 }
 
+/* At most so many rows match: those of which the columns tell, and those that were updated, of
+ * which they do not; UINT32_MAX: not known. */
+static uint32_t search_most(const struct search_source *source)
+{
+    const uint32_t most = source->plan == NULL ? UINT32_MAX : column_filter_most(source->plan),
+                   updated = overlay_count(source->overlay);
+    return most < UINT32_MAX - updated ? most + updated : UINT32_MAX;
+}
+
+/* A bit for each row that may match, where search_most knows how many. *exact: 1: all of them match
+ * but those whose documents are in the overlay, which are to be asked. */
+static int search_list(const struct search_source *source, uint64_t **bits, int *exact)
+{
+    const uint32_t rows = source->row_limit;
+    int code = column_filter_list(source->plan, rows, bits, exact);
+    for (uint32_t word = 0;
+         overlay_count(source->overlay) != 0 && word <= rows / 64 && code == OMENDB_OK; word++)
+        (*bits)[word] |= overlay_word(source->overlay, word);
+    return code;
+}
+
 /* Whether the rows that the columns list are few enough to be asked before anything else. */
 static int search_lists_few(const struct search_request *request,
                             const struct search_source *source)
 {
     const size_t work = request->ef > request->k ? request->ef : request->k;
-    const uint32_t most = source->plan == NULL ? UINT32_MAX : column_filter_most(source->plan);
+    const uint32_t most = search_most(source);
     return most != UINT32_MAX && search_beats_walk(most, source->row_limit, work);
 }
 
-/* Asks of the visible rows that the columns list; of all others they tell that they do not match.
+/* Asks of the visible rows that are listed; of all others the columns tell that they do not match.
  * all: 1: that is noted of these, too. */
 static int search_ask_listed(const struct search_request *request,
                              const struct search_source *source, int all)
 {
     const uint32_t rows = source->row_limit;
     uint64_t *bits;
-    int exact, code = column_filter_list(source->plan, rows, &bits, &exact);
+    int exact, code = search_list(source, &bits, &exact);
     exact &= source->predicate->match == NULL;
     for (uint32_t word = 0; word * UINT64_C(64) < rows && code == OMENDB_OK; word++) {
         const uint32_t first = word * 64, last = rows - first < 64 ? rows : first + 64;
@@ -752,9 +804,10 @@ static int search_ask_listed(const struct search_request *request,
             continue;
         const uint64_t visible = search_visible_word(source, first, last);
         const uint64_t unasked = visible & ~source->matches->asked[word];
-        uint64_t left = bits[word] & unasked, chosen = exact ? left : 0;
+        uint64_t left = bits[word] & unasked;
+        uint64_t chosen = exact ? left & ~overlay_word(source->overlay, word) : 0;
         const uint64_t asked = all ? unasked : left;
-        for (; left != 0 && !exact; left &= left - 1) {
+        for (left &= ~chosen; left != 0; left &= left - 1) {
             const uint32_t bit = graph_lowest_bit(left);
             chosen |= (uint64_t)search_row_matches(source, word * 64 + bit) << bit;
         }
@@ -879,7 +932,7 @@ static int search_rows(const struct search_request *request, const struct search
         code = search_walk_rows(request, source, scratch, k, &answer, &look, &walked, count,
                                 counters, explain);
     if (code == OMENDB_OK && walked == 0 && source->predicate != NULL && source->plan != NULL &&
-        column_filter_most(source->plan) < source->row_limit / 2)
+        search_most(source) < source->row_limit / 2)
         code = search_ask_listed(request, source, 1);
     if (code == OMENDB_OK && walked < source->row_limit)
         code = search_scan_rows(request, source, scratch, k, walked, count, counters, explain);
@@ -1128,7 +1181,7 @@ struct search_receiver {
 static int search_hand_out(const struct search_source *source, uint32_t row,
                            const struct search_receiver *receiver)
 {
-    const struct location location = {source->memtable, source->segment, row};
+    const struct location location = {source->memtable, source->segment, source->overlay, row};
     if (!search_visible(source, row) ||
         (source->predicate != NULL && !search_row_matches(source, row)))
         return OMENDB_OK;
@@ -1140,9 +1193,9 @@ static int search_each_row(struct search_source *source, const struct search_rec
 {
     uint64_t *bits = NULL;
     int exact = 0, code = OMENDB_OK;
-    if (source->plan != NULL && column_filter_most(source->plan) < source->row_limit)
-        code = column_filter_list(source->plan, source->row_limit, &bits, &exact);
-    if (exact && source->predicate->match == NULL)
+    if (search_most(source) < source->row_limit)
+        code = search_list(source, &bits, &exact);
+    if (exact && source->predicate->match == NULL && overlay_count(source->overlay) == 0)
         source->predicate = NULL; /* nothing is left to ask */
     for (uint32_t word = 0; word <= source->row_limit / 64 && code == OMENDB_OK; word++) {
         uint64_t left = bits == NULL ? UINT64_MAX : bits[word];
@@ -1183,16 +1236,15 @@ OMENDB_INTERNAL int search_each_location(const struct search_request *request,
     int code = scratch == NULL ? OMENDB_NOMEM : OMENDB_OK;
     for (uint32_t i = 0; i < memtables + version->segment_count && code == OMENDB_OK; i++) {
         if (i < memtables)
-            search_memtable_source(version->memtables[i], request->collection, request->commit,
-                                   &source);
+            search_memtable_source(request, i, &source);
         else
-            search_segment_source(version->segments[i - memtables], request->commit, &source);
+            search_segment_source(request, i - memtables, &source);
         code = search_each_source(request, &source, scratch, &receiver);
     }
     for (size_t i = 0; request->txn != NULL && i < request->txn->write_count && code == OMENDB_OK;
          i++) {
         const struct txn_write *write = &request->txn->writes[i];
-        const struct location none = {NULL, NULL, 0};
+        const struct location none = {NULL, NULL, NULL, 0};
         if (write->collection == request->collection && write->vector != NULL &&
             search_record_matches(request->predicate, write->id, write->document))
             code = each(context, &none, write);
@@ -1254,12 +1306,11 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     memory_begin_reading();
     int code = scratch_reserve(scratch, plan.ef + 1 + SEARCH_RERANK(wanted), found, wanted + 1, 0);
     for (uint32_t i = 0; i < version->memtable_count && code == OMENDB_OK; i++) {
-        search_memtable_source(version->memtables[i], request->collection, request->commit,
-                               &source);
+        search_memtable_source(request, i, &source);
         code = search_source(request, &source, scratch, wanted, &plan, &best, &counters, explain);
     }
     for (uint32_t i = 0; i < version->segment_count && code == OMENDB_OK; i++) {
-        search_segment_source(version->segments[i], request->commit, &source);
+        search_segment_source(request, i, &source);
         code = search_source(request, &source, scratch, wanted, &plan, &best, &counters, explain);
     }
     if (code == OMENDB_OK && own != 0)

@@ -640,14 +640,29 @@ static uint64_t segment_section_needs(const struct part_info *info, size_t type)
 
 #define SEGMENT_LARGEST_M 65535
 
+/* Sections of overlays: what is wrong with them, or NULL. */
+static const char *segment_wrong_overlay(const struct section_range *sections)
+{
+    const uint64_t rows = sections[SECTION_OVERLAY_ROWS].length / sizeof(uint32_t);
+    if (sections[SECTION_TOMBSTONES].length % sizeof(uint32_t) != 0)
+        return "tombstones that are no whole rows";
+    if (sections[SECTION_OVERLAY_ROWS].length % sizeof(uint32_t) != 0 ||
+        sections[SECTION_OVERLAY_COMMITS].length != rows * sizeof(uint64_t) ||
+        sections[SECTION_DOCUMENT_ENDS].length != rows * sizeof(uint64_t) ||
+        (rows == 0 && sections[SECTION_DOCUMENTS].length != 0))
+        return "documents that do not fit their rows";
+    return NULL;
+}
+
 static int segment_check_parts(const struct segment_file *file, const char *name, uint64_t offset)
 {
     for (uint32_t part = 0; part < file->part_count; part++, offset += FORMAT_PART_BYTES) {
         const struct part_info *info = &file->parts[part];
         const struct section_range *sections = file->sections + (size_t)part * SECTION_TYPES;
         if (file->kind == STORAGE_OVERLAY) {
-            if (sections[SECTION_TOMBSTONES].length % sizeof(uint32_t) != 0)
-                return segment_corrupt(name, offset, "tombstones that are no whole rows");
+            const char *wrong = segment_wrong_overlay(sections);
+            if (wrong != NULL)
+                return segment_corrupt(name, offset, wrong);
             continue;
         }
         if (info->M > SEGMENT_LARGEST_M || info->indexed_rows > info->rows)

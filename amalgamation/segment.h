@@ -1,6 +1,6 @@
 /* segment.h: immutable files of sections. A seg-<n> carries one or many parts (a pack); a part is
  * one segment of one collection: a fixed description and typed sections. An ovl-<n> is the same
- * container whose parts carry tombstones of segments.
+ * container whose parts carry tombstones of segments, and documents of rows that were updated.
  *
  * File, little-endian (format.h has the offsets):
  *   header    64 bytes: magic "OMENDBSG", format version, three feature masks, file number,
@@ -41,7 +41,10 @@ enum section_type {
     SECTION_KEY_FILTER = 17,    /* blocked Bloom filter of the hashes, see idmap.h */
     SECTION_COLUMNS = 18,  /* the fields of documents as columns, see columns.h; may be absent */
     SECTION_ID_MODEL = 19, /* of the ascending ids, see idmodel.h; may be absent */
-    SECTION_TYPES = 20
+    SECTION_OVERLAY_ROWS = 20,    /* in overlays: ascending u32 rows that were updated; their
+                                     documents are those of DOCUMENT_ENDS and DOCUMENTS there */
+    SECTION_OVERLAY_COMMITS = 21, /* u64: commit of each of those documents */
+    SECTION_TYPES = 22
 };
 
 /* Part flags */

@@ -102,6 +102,11 @@ static uint64_t space_bytes(const struct segment_file *file, uint32_t part)
     return bytes;
 }
 
+OMENDB_INTERNAL uint64_t space_overlay_bytes(const struct segment_file *file, uint32_t part)
+{
+    return space_bytes(file, part);
+}
+
 OMENDB_INTERNAL uint64_t space_part_bytes(const struct segment *segment)
 {
     return space_bytes(segment->file->file, segment->part);
@@ -129,9 +134,11 @@ static void space_add_part(const struct segment_file *file, uint32_t part,
     space->live += bytes - droppable - waiting - pinned;
 }
 
-static void space_add_segment(const struct segment *segment, struct space_ended ended,
-                              struct space *space)
+static void space_add_segment(const struct segment *segment, const struct overlay *overlay,
+                              struct space_ended ended, struct space *space)
 {
+    if (overlay != NULL && overlay->base != NULL)
+        space->live += space_bytes(overlay->base->file->file, overlay->base->part);
     if (atomic_load(&segment->tombstones->dead) != 0)
         tombstones_each(segment->tombstones, segment->info.rows, space_count_row, &ended);
     space_add_part(segment->file->file, segment->part, &ended, space);
@@ -168,6 +175,8 @@ static int space_add_resting(struct collection *collection, uint64_t target,
         for (uint32_t row = 0; row < segment->dead; row++)
             space_count_row(&ended, row, segment->newest_end);
         space_add_part(segment->file->file, segment->part, &ended, space);
+        if (segment->documents != NULL)
+            space->live += space_bytes(segment->documents->file, segment->overlay_part);
         *used += space_use_file(segment->file, segment->part, db->space_looks, target);
     }
     platform_mutex_unlock(&db->commit_mutex);
@@ -198,7 +207,7 @@ OMENDB_INTERNAL void space_measure(omendb *db, const struct space_list *list, ui
         for (uint32_t m = 0; m < version->memtable_count; m++)
             space_add_memtable(list->items[i], version->memtables[m], ended, space);
         for (uint32_t s = 0; s < version->segment_count; s++) {
-            space_add_segment(version->segments[s], ended, space);
+            space_add_segment(version->segments[s], version->segment_overlays[s], ended, space);
             const struct segment *segment = version->segments[s];
             used += space_use_file(segment->file, segment->part, look, target);
         }

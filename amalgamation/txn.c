@@ -76,6 +76,20 @@ OMENDB_INTERNAL uint64_t txn_oldest(omendb *db)
     return oldest;
 }
 
+OMENDB_INTERNAL int txn_reads_between(omendb *db, uint64_t first, uint64_t end)
+{
+    int reads = 0;
+    platform_mutex_lock(&db->txn_mutex);
+    const struct omendb_txn *txn = db->transactions;
+    for (uint64_t left = db->open_transactions; left > 0 && !reads; left--, txn = txn->next) {
+        if (txn->snapshot >= end)
+            break;
+        reads = txn->snapshot >= first;
+    }
+    platform_mutex_unlock(&db->txn_mutex);
+    return reads;
+}
+
 OMENDB_INTERNAL uint64_t txn_count(omendb *db, uint64_t *oldest, uint64_t *begun_us)
 {
     platform_mutex_lock(&db->txn_mutex);
@@ -279,7 +293,9 @@ OMENDB_INTERNAL uint64_t txn_change_needs(const struct change *change)
 {
     const struct collection *collection = change->collection;
     uint64_t needs = sizeof(struct txn_write) + TXN_CHANGE_BYTES;
-    if (change->kind != CHANGE_DELETE)
+    if (change->kind == CHANGE_UPDATE)
+        needs += collection->vector_bytes;
+    else if (change->kind != CHANGE_DELETE)
         needs += 3 * (uint64_t)collection->vector_bytes + codes_stride(collection->schema.dim) +
                  UINT64_C(8) * collection->schema.M;
     return change->count * needs + 3 * change->document_bytes +
@@ -342,36 +358,65 @@ static void txn_drop_copies(omendb_txn *txn, const struct change *change, struct
         txn_drop_content(txn->db, change->collection, copies[count].vector, copies[count].document);
 }
 
-/* Copies all first, so that a failure leaves the transaction as it was. */
-static int txn_copy(omendb_txn *txn, const struct change *change, struct txn_copy *copies)
+/* The vector that the change gives record `index`, or that it has. */
+static int txn_vector(omendb_txn *txn, const struct version *version, const struct change *change,
+                      uint32_t index, const uint8_t **vector)
+{
+    struct location location;
+    const struct txn_write *own = txn_find(txn, change->collection, change->ids[index]);
+    *vector = own == NULL ? NULL : own->vector;
+    if (change->kind != CHANGE_UPDATE)
+        *vector = change->vectors + index * change->collection->vector_bytes;
+    if (*vector != NULL)
+        return OMENDB_OK;
+    int code = version_locate(version, change->ids[index], txn->snapshot, &location);
+    return code == OMENDB_OK ? location_vector(&location, vector) : code;
+}
+
+static int txn_copy_one(omendb_txn *txn, const struct change *change, const uint8_t *vector,
+                        const uint8_t *document, struct txn_copy *copy)
 {
     struct memory *memory = &txn->db->memory;
     const size_t bytes = change->collection->vector_bytes;
-    const uint8_t *at = change->documents;
+    copy->vector = memory_alloc(memory, bytes);
+    if (copy->vector != NULL && document != NULL)
+        copy->document = memory_alloc(memory, document_size(document));
+    if (copy->vector == NULL || (document != NULL && copy->document == NULL)) {
+        memory_free(memory, copy->vector, copy->vector == NULL ? 0 : bytes);
+        return OMENDB_NOMEM;
+    }
+    memcpy(copy->vector, vector, bytes);
+    if (document != NULL)
+        memcpy(copy->document, document, document_size(document));
+    return OMENDB_OK;
+}
+
+/* Copies all first, so that a failure leaves the transaction as it was. */
+static int txn_copy(omendb_txn *txn, const struct version *version, const struct change *change,
+                    struct txn_copy *copies)
+{
+    const uint8_t *at = change->documents, *vector;
     for (uint32_t i = 0; i < change->count; i++) {
         const uint8_t *document = change_next_document(change, i, &at);
-        copies[i].vector = memory_alloc(memory, bytes);
-        if (copies[i].vector != NULL && document != NULL)
-            copies[i].document = memory_alloc(memory, document_size(document));
-        if (copies[i].vector == NULL || (document != NULL && copies[i].document == NULL)) {
-            memory_free(memory, copies[i].vector, copies[i].vector == NULL ? 0 : bytes);
+        int code = txn_vector(txn, version, change, i, &vector);
+        if (code == OMENDB_OK)
+            code = txn_copy_one(txn, change, vector, document, &copies[i]);
+        if (code != OMENDB_OK) {
             txn_drop_copies(txn, change, copies, i);
-            return OMENDB_NOMEM;
+            return code;
         }
-        memcpy(copies[i].vector, change->vectors + i * bytes, bytes);
-        if (document != NULL)
-            memcpy(copies[i].document, document, document_size(document));
     }
     return OMENDB_OK;
 }
 
-static void txn_set(omendb_txn *txn, struct collection *collection, uint64_t id,
+static void txn_set(omendb_txn *txn, const struct change *change, uint64_t id,
                     const struct txn_copy *copy)
 {
+    struct collection *collection = change->collection;
     size_t slot = txn_slot(txn, collection, id);
     if (txn->table[slot] == 0) {
         txn->writes[txn->write_count] =
-            (struct txn_write){collection_reference(collection), id, NULL, NULL, !copy->existed};
+            (struct txn_write){collection_reference(collection), id, NULL, NULL, !copy->existed, 1};
         txn->table[slot] = (uint32_t)++txn->write_count;
     }
     size_t index = txn->table[slot] - 1;
@@ -379,17 +424,19 @@ static void txn_set(omendb_txn *txn, struct collection *collection, uint64_t id,
     txn_drop_content(txn->db, collection, write->vector, write->document);
     write->vector = copy->vector;
     write->document = copy->document;
+    /* Of one that the transaction itself put the new vector must not be lost. */
+    write->updated &= change->kind == CHANGE_UPDATE;
     txn_enter_key(txn, index);
 }
 
-/* No other record has the key, as the transaction sees it. */
+/* No other record has the key, as the transaction sees it; an update leaves it as it is. */
 static int txn_check_key(omendb_txn *txn, const struct version *version,
                          const struct change *change, uint64_t id, const uint8_t *document)
 {
     uint32_t size;
     uint64_t holder;
     const uint8_t *key = document_key(document, &size);
-    if (key == NULL)
+    if (key == NULL || change->kind == CHANGE_UPDATE)
         return OMENDB_OK;
     int code = txn_find_key(txn, version, change->collection, txn->snapshot, key, size, &holder);
     return code != OMENDB_OK || holder == OMENDB_ID_AUTO || holder == id
@@ -397,7 +444,8 @@ static int txn_check_key(omendb_txn *txn, const struct version *version,
                : commit_refuse_taken_key(change, key, size, holder);
 }
 
-/* Checks every id and key as the transaction sees it; leaves absent ones out of a delete. */
+/* Checks every id and key as the transaction sees it; leaves absent ones out of a delete, and of an
+ * update of one record. */
 static int txn_check(omendb_txn *txn, const struct version *version, struct change *change,
                      struct txn_copy *copies)
 {
@@ -413,7 +461,7 @@ static int txn_check(omendb_txn *txn, const struct version *version, struct chan
             return code;
         if (change->kind == CHANGE_ADD && now)
             return commit_refuse_taken_id(change, i);
-        if (change->kind == CHANGE_DELETE && !now) {
+        if ((change->kind == CHANGE_DELETE || change->kind == CHANGE_UPDATE) && !now) {
             if (!change->skip_missing)
                 return error_set_missing(change->collection->name, change->ids[i]);
             continue;
@@ -481,16 +529,16 @@ OMENDB_INTERNAL int txn_apply(omendb_txn *txn, struct change *change)
     if (code == OMENDB_OK)
         code = txn_reserve(txn, change->count);
     if (code == OMENDB_OK)
-        code = txn_reserve_keys(txn, change->keys);
+        code = txn_reserve_keys(txn, change->kind == CHANGE_UPDATE ? change->count : change->keys);
     if (code == OMENDB_OK && change->kind != CHANGE_DELETE)
-        code = txn_copy(txn, change, copies);
+        code = txn_copy(txn, version, change, copies);
     if (code == OMENDB_OK) {
         code = txn_claim_share(txn, change);
         if (code != OMENDB_OK && change->kind != CHANGE_DELETE)
             txn_drop_copies(txn, change, copies, change->count);
     }
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++)
-        txn_set(txn, change->collection, change->ids[i], &copies[i]);
+        txn_set(txn, change, change->ids[i], &copies[i]);
     version_release(version);
     memory_free(memory, copies, count * sizeof *copies);
     return code;
@@ -505,21 +553,29 @@ static int txn_is_change(const struct txn_write *write)
     return write->vector != NULL || !write->added;
 }
 
-/* Order of commit: by collection, deletes before puts, else as they were made. */
+/* What a change is committed as; the order of commit in a collection. */
+static uint32_t txn_kind(const struct txn_write *write)
+{
+    if (write->vector == NULL)
+        return 0;
+    return write->updated ? 1 : 2;
+}
+
+/* Order of commit: by collection, deletes before updates before puts, else as they were made. */
 static int txn_compare(const void *left, const void *right)
 {
     const struct txn_write *a = *(const struct txn_write *const *)left;
     const struct txn_write *b = *(const struct txn_write *const *)right;
     if (a->collection->id != b->collection->id)
         return a->collection->id < b->collection->id ? -1 : 1;
-    if ((a->vector == NULL) != (b->vector == NULL))
-        return a->vector == NULL ? -1 : 1;
+    if (txn_kind(a) != txn_kind(b))
+        return txn_kind(a) < txn_kind(b) ? -1 : 1;
     return a < b ? -1 : a > b;
 }
 
 static int txn_is_same_change(const struct txn_write *a, const struct txn_write *b)
 {
-    return a->collection == b->collection && (a->vector == NULL) == (b->vector == NULL);
+    return a->collection == b->collection && txn_kind(a) == txn_kind(b);
 }
 
 static int txn_gather_documents(struct memory *memory, const struct txn_write *const *writes,
@@ -528,7 +584,7 @@ static int txn_gather_documents(struct memory *memory, const struct txn_write *c
     size_t bytes = 0;
     for (size_t i = 0; i < count; i++)
         bytes = memory_add(bytes, document_size(writes[i]->document));
-    if (bytes == 0)
+    if (bytes == 0 && change->kind != CHANGE_UPDATE)
         return OMENDB_OK;
     uint32_t *sizes = memory_array(memory, count, sizeof *sizes);
     uint8_t *at = memory_alloc(memory, bytes);
@@ -540,7 +596,8 @@ static int txn_gather_documents(struct memory *memory, const struct txn_write *c
     for (size_t i = 0; i < count; i++) {
         uint32_t key_size;
         sizes[i] = document_size(writes[i]->document);
-        change->keys += document_key(writes[i]->document, &key_size) != NULL;
+        change->keys +=
+            change->kind != CHANGE_UPDATE && document_key(writes[i]->document, &key_size) != NULL;
         if (sizes[i] != 0)
             memcpy(at, writes[i]->document, sizes[i]);
         at += sizes[i];
@@ -553,18 +610,19 @@ static int txn_gather(struct memory *memory, const struct txn_write *const *writ
                       struct change *change)
 {
     size_t bytes = writes[0]->collection->vector_bytes;
-    int deletes = writes[0]->vector == NULL;
-    uint8_t *vectors = deletes ? NULL : memory_array(memory, count, bytes);
-    change->kind = deletes ? CHANGE_DELETE : CHANGE_PUT;
+    static const uint32_t kinds[] = {CHANGE_DELETE, CHANGE_UPDATE, CHANGE_PUT};
+    const uint32_t kind = kinds[txn_kind(writes[0])];
+    uint8_t *vectors = kind != CHANGE_PUT ? NULL : memory_array(memory, count, bytes);
+    change->kind = kind;
     change->collection = writes[0]->collection;
     change->count = (uint32_t)count;
     change->ids = memory_array(memory, count, sizeof *change->ids);
     change->vectors = vectors;
-    if (change->ids == NULL || (!deletes && vectors == NULL))
+    if (change->ids == NULL || (kind == CHANGE_PUT && vectors == NULL))
         return OMENDB_NOMEM;
     for (size_t i = 0; i < count; i++) {
         change->ids[i] = writes[i]->id;
-        if (!deletes)
+        if (kind == CHANGE_PUT)
             memcpy(vectors + i * bytes, writes[i]->vector, bytes);
     }
     return txn_gather_documents(memory, writes, count, change);

@@ -328,8 +328,9 @@ OMENDB_INTERNAL void catalog_destroy(omendb *db, struct catalog *catalog)
 
 static size_t version_bytes(uint32_t memtables, uint32_t segments)
 {
-    return sizeof(struct version) + memtables * sizeof(struct memtable *) +
-           segments * sizeof(struct segment *);
+    return sizeof(struct version) +
+           memtables * (sizeof(struct memtable *) + sizeof(struct overlay *)) +
+           segments * (sizeof(struct segment *) + sizeof(struct overlay *));
 }
 
 OMENDB_INTERNAL struct version *version_create(struct memory *memory, uint32_t memtables,
@@ -346,7 +347,23 @@ OMENDB_INTERNAL struct version *version_create(struct memory *memory, uint32_t m
     version->segment_count = segments;
     version->memtables = (struct memtable **)(version + 1);
     version->segments = (struct segment **)(version->memtables + memtables);
+    version->memtable_overlays = (struct overlay **)(version->segments + segments);
+    version->segment_overlays = version->memtable_overlays + memtables;
     return version;
+}
+
+OMENDB_INTERNAL void version_put_memtable(struct version *version, uint32_t at,
+                                          struct memtable *memtable, struct overlay *overlay)
+{
+    version->memtables[at] = memtable_reference(memtable);
+    version->memtable_overlays[at] = overlay_reference(overlay);
+}
+
+OMENDB_INTERNAL void version_put_segment(struct version *version, uint32_t at,
+                                         struct segment *segment, struct overlay *overlay)
+{
+    version->segments[at] = segment_reference(segment);
+    version->segment_overlays[at] = overlay_reference(overlay);
 }
 
 OMENDB_INTERNAL void version_release(struct version *version)
@@ -354,10 +371,14 @@ OMENDB_INTERNAL void version_release(struct version *version)
     if (version == NULL ||
         atomic_fetch_sub_explicit(&version->references, 1, memory_order_acq_rel) != 1)
         return;
-    for (uint32_t i = 0; i < version->memtable_count; i++)
+    for (uint32_t i = 0; i < version->memtable_count; i++) {
         memtable_release(version->memtables[i]);
-    for (uint32_t i = 0; i < version->segment_count; i++)
+        overlay_release(version->memtable_overlays[i]);
+    }
+    for (uint32_t i = 0; i < version->segment_count; i++) {
         segment_release(version->segments[i]);
+        overlay_release(version->segment_overlays[i]);
+    }
     memory_free(version->memory, version, version->bytes);
 }
 
@@ -759,6 +780,7 @@ OMENDB_INTERNAL struct segment *segment_reopen(omendb *db, const struct collecti
     made->overlay_file = segment->overlay_file;
     made->overlay_part = segment->overlay_part;
     made->overlay_commit = segment->overlay_commit;
+    made->documents_commit = segment->documents_commit;
     return made;
 }
 
@@ -1021,7 +1043,7 @@ static int version_locate_live_in_segments(const struct version *version, uint64
             *newest_change = end > *newest_change ? end : *newest_change;
             *newest_change = begin > *newest_change ? begin : *newest_change;
             if (end == 0)
-                *location = (struct location){NULL, segment, row};
+                *location = (struct location){NULL, segment, version->segment_overlays[i], row};
         }
     }
     return OMENDB_OK;
@@ -1041,22 +1063,23 @@ OMENDB_INTERNAL int version_locate_live(const struct version *version, uint64_t 
         uint64_t end = tombstones_get(memtable->tombstones, row);
         *newest_change = end != 0 ? end : memtable_begin(memtable, row);
         if (end == 0)
-            *location = (struct location){memtable, NULL, row};
+            *location = (struct location){memtable, NULL, version->memtable_overlays[i], row};
         return OMENDB_OK;
     }
     return version_locate_live_in_segments(version, id, location, newest_change);
 }
 
-static int version_locate_in_memtable(struct memtable *memtable, uint64_t id, uint64_t commit,
-                                      struct location *location)
+static int version_locate_in_memtable(const struct version *version, uint32_t index, uint64_t id,
+                                      uint64_t commit, struct location *location)
 {
+    struct memtable *memtable = version->memtables[index];
     for (uint32_t row = memtable_find(memtable, id); row != GRAPH_NO_ROW;
          row = memtable_previous(memtable, row)) {
         uint64_t end = tombstones_get(memtable->tombstones, row);
         if (memtable_begin(memtable, row) > commit)
             continue;
         if (end == 0 || end > commit)
-            *location = (struct location){memtable, NULL, row};
+            *location = (struct location){memtable, NULL, version->memtable_overlays[index], row};
         return 1;
     }
     return 0;
@@ -1067,7 +1090,7 @@ OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, u
 {
     memset(location, 0, sizeof *location);
     for (uint32_t i = version->memtable_count; i-- > 0;) {
-        if (version_locate_in_memtable(version->memtables[i], id, commit, location))
+        if (version_locate_in_memtable(version, i, id, commit, location))
             return OMENDB_OK;
     }
     for (uint32_t i = version->segment_count; i-- > 0;) {
@@ -1078,7 +1101,8 @@ OMENDB_INTERNAL int version_locate(const struct version *version, uint64_t id, u
             if (code != OMENDB_OK)
                 return code;
             if (row != GRAPH_NO_ROW && segment_row_visible(version->segments[i], row, commit)) {
-                *location = (struct location){NULL, version->segments[i], row};
+                *location = (struct location){NULL, version->segments[i],
+                                              version->segment_overlays[i], row};
                 return OMENDB_OK;
             }
         } while (row != GRAPH_NO_ROW);
@@ -1111,8 +1135,8 @@ static void version_ask_memtables(const struct version *version, uint32_t count,
     for (uint32_t i = 0; i < count; i++) {
         int decided = 0;
         for (uint32_t m = version->memtable_count; m-- > 0 && !decided;)
-            decided = version_locate_in_memtable(version->memtables[m], batch->ids[i],
-                                                 batch->commit, &batch->locations[i]);
+            decided = version_locate_in_memtable(version, m, batch->ids[i], batch->commit,
+                                                 &batch->locations[i]);
         if (!decided)
             batch->pending[batch->pending_count++] = i;
     }
@@ -1147,9 +1171,10 @@ static int version_probe_segment(struct segment *segment, struct version_batch *
 }
 
 /* The visible row among those of the id, from the place on. */
-static int version_take_row(struct segment *segment, const struct version_probe *probe,
-                            struct version_batch *batch)
+static int version_take_row(const struct version *version, uint32_t index,
+                            const struct version_probe *probe, struct version_batch *batch)
 {
+    struct segment *segment = version->segments[index];
     uint64_t place = probe->place;
     uint32_t row;
     int code = segment_match(segment, batch->ids[probe->index], place, &row);
@@ -1157,12 +1182,15 @@ static int version_take_row(struct segment *segment, const struct version_probe 
            !segment_row_visible(segment, row, batch->commit))
         code = segment_match(segment, batch->ids[probe->index], ++place, &row);
     if (code == OMENDB_OK && row != GRAPH_NO_ROW)
-        batch->locations[probe->index] = (struct location){NULL, segment, row};
+        batch->locations[probe->index] =
+            (struct location){NULL, segment, version->segment_overlays[index], row};
     return code;
 }
 
-static int version_ask_segment(struct segment *segment, struct version_batch *batch)
+static int version_ask_segment(const struct version *version, uint32_t index,
+                               struct version_batch *batch)
 {
+    struct segment *segment = version->segments[index];
     const uint8_t *base = segment->file->file->blocks.base;
     int code = version_probe_segment(segment, batch);
     for (uint32_t i = 0; i < batch->probe_count && code == OMENDB_OK; i++) {
@@ -1173,7 +1201,7 @@ static int version_ask_segment(struct segment *segment, struct version_batch *ba
             prefetch_line(base + segment->sorted_rows.offset + probe->place * sizeof(uint32_t));
     }
     for (uint32_t i = 0; i < batch->probe_count && code == OMENDB_OK; i++)
-        code = version_take_row(segment, &batch->probes[i], batch);
+        code = version_take_row(version, index, &batch->probes[i], batch);
     return code;
 }
 
@@ -1201,7 +1229,7 @@ OMENDB_INTERNAL int version_locate_batch(const struct version *version, const ui
     version_ask_memtables(version, count, &batch);
     for (uint32_t i = version->segment_count;
          i-- > 0 && batch.pending_count != 0 && code == OMENDB_OK;) {
-        code = version_ask_segment(version->segments[i], &batch);
+        code = version_ask_segment(version, i, &batch);
         version_drop_found(&batch);
     }
     return code;

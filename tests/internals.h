@@ -41,6 +41,7 @@
 #include "amalgamation/manifest.h"
 #include "amalgamation/memory.h"
 #include "amalgamation/memtable.h"
+#include "amalgamation/overlay.h"
 #include "amalgamation/platform.h"
 #include "amalgamation/prefetch.h"
 #include "amalgamation/records.h"

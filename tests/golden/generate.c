@@ -39,13 +39,17 @@ static void golden_must_not_fail(int failed, const char *what)
 
 /* ------------------------------------------------------------------ what is put in */
 
+#define GOLDEN_NONE "\"none\":null,"
+
 struct golden_collection {
     omendb_collection *handle;
     char name[64];
     omendb_schema schema;
     uint64_t next_id;
-    uint64_t values[GOLDEN_MAX]; /* by id: what gave the vector; 0: no record */
-    int documented;              /* 1: its records have keys and metadata */
+    uint64_t values[GOLDEN_MAX];  /* by id: what gave the vector; 0: no record */
+    uint64_t updated[GOLDEN_MAX]; /* what gave metadata in place of those; 0: nothing */
+    int documented;               /* 1: its records have keys and metadata */
+    uint64_t settings; /* that limits and declared fields follow from; 0: there are none */
 };
 
 static struct golden_collection golden_all[32];
@@ -64,17 +68,18 @@ static void golden_vector(const struct golden_collection *collection, uint64_t v
 }
 
 /* Key and metadata of a record, each of which some have; in the order and form in which metadata is
- * read back. */
-static void golden_document(uint64_t id, uint64_t value, char key[64], char metadata[256])
+ * read back. none: a field that a merge patch cannot give. */
+static void golden_document(uint64_t id, uint64_t value, const char *none, char key[64],
+                            char metadata[256])
 {
     key[0] = metadata[0] = 0;
     if (id % 3 != 0)
         snprintf(key, 64, "key \xc3\xa9 of %llu", (unsigned long long)id);
     if (id % 5 != 0)
         snprintf(metadata, 256,
-                 "{\"array\":[\"a\",\"%llu\"],\"flag\":%s,\"none\":null,\"real\":%llu.5,"
+                 "{\"array\":[\"a\",\"%llu\"],\"flag\":%s,%s\"real\":%llu.5,"
                  "\"text\":\"t%llu\",\"whole\":%llu}",
-                 (unsigned long long)(value % 4), value % 2 ? "true" : "false",
+                 (unsigned long long)(value % 4), value % 2 ? "true" : "false", none,
                  (unsigned long long)(value % 100), (unsigned long long)(value % 7),
                  (unsigned long long)value);
 }
@@ -99,13 +104,22 @@ static void golden_put(struct golden_collection *collection, omendb_txn *txn, ui
     record.id = id;
     record.vector = vector;
     if (collection->documented) {
-        golden_document(id, value, key, metadata);
+        golden_document(id, value, GOLDEN_NONE, key, metadata);
         record.key = key[0] == 0 ? NULL : key;
         record.metadata = metadata[0] == 0 ? NULL : metadata;
     }
     golden_must(omendb_put(collection->handle, txn, &record, NULL));
     collection->values[id] = value;
+    collection->updated[id] = 0;
     collection->next_id = id >= collection->next_id ? id + 1 : collection->next_id;
+}
+
+static void golden_update(struct golden_collection *collection, uint64_t id, uint64_t value)
+{
+    char key[64], metadata[256];
+    golden_document(id, value, GOLDEN_NONE, key, metadata);
+    golden_must(omendb_update(collection->handle, NULL, id, metadata));
+    collection->updated[id] = value;
 }
 
 static void golden_delete(struct golden_collection *collection, omendb_txn *txn, uint64_t id)
@@ -185,7 +199,7 @@ static void golden_add_document(struct golden_collection *collection, uint64_t i
     float vector[SUPPORT_DIM_MAX];
     omendb_record record = OMENDB_RECORD_INIT;
     golden_vector(collection, value, vector);
-    golden_document(id, value, key, metadata);
+    golden_document(id, value, GOLDEN_NONE, key, metadata);
     record.id = id;
     record.vector = vector;
     record.key = key;
@@ -212,6 +226,24 @@ static void golden_make_curve(omendb *db, struct golden_collection *graph)
     atomic_store(&collection->calibration, made);
 }
 
+/* So wide that they stand in no record's way. */
+static void golden_set(struct golden_collection *collection, uint64_t settings)
+{
+    omendb_limits limits = OMENDB_LIMITS_INIT;
+    omendb_field fields[2] = {OMENDB_FIELD_INIT, OMENDB_FIELD_INIT};
+    limits.records = 1000 + settings;
+    limits.bytes = 1000000 + settings;
+    limits.queries_per_second = 2000000 + settings;
+    limits.writes_per_second = 3000000 + settings;
+    fields[0].name = "whole";
+    fields[0].type = OMENDB_FIELD_I64;
+    fields[1].name = "array";
+    fields[1].type = OMENDB_FIELD_TEXTS;
+    golden_must(omendb_collection_set_limits(collection->handle, &limits));
+    golden_must(omendb_collection_declare(collection->handle, 2, fields, 0));
+    collection->settings = settings;
+}
+
 static void golden_make_log(omendb *db)
 {
     omendb_schema schema = OMENDB_SCHEMA_INIT;
@@ -221,6 +253,7 @@ static void golden_make_log(omendb *db)
     struct golden_collection *late = golden_create(db, "late \xc3\xa9", &schema);
     golden_fill(late, 9);
     golden_put(late, NULL, 8, 77);
+    golden_set(late, 2);
     struct golden_collection *gone = golden_create(db, "gone", &schema);
     golden_put(gone, NULL, 1, 5);
     omendb_collection_close(gone->handle);
@@ -323,6 +356,8 @@ static void golden_describe(const char *path)
                 schema->dim, schema->metric, schema->scalar, (double)schema->scale, schema->M,
                 schema->ef_construction, schema->ef, (unsigned long long)schema->seed,
                 (unsigned long long)collection->next_id, collection->name);
+        if (collection->settings != 0)
+            fprintf(file, "settings %llu\n", (unsigned long long)collection->settings);
         for (uint64_t id = 0; id < GOLDEN_MAX; id++) {
             float vector[SUPPORT_DIM_MAX];
             if (collection->values[id] == 0)
@@ -334,7 +369,9 @@ static void golden_describe(const char *path)
             fputc('\n', file);
             if (collection->documented) {
                 char key[64], metadata[256];
-                golden_document(id, collection->values[id], key, metadata);
+                const uint64_t updated = collection->updated[id];
+                golden_document(id, updated != 0 ? updated : collection->values[id],
+                                updated != 0 ? "" : GOLDEN_NONE, key, metadata);
                 fprintf(file, "document %llu %s\n%s\n", (unsigned long long)id, key,
                         metadata[0] == 0 ? "{}" : metadata);
             }
@@ -362,11 +399,16 @@ static void golden_make_present(const char *work, const char *folder)
     golden_delete(&golden_all[1], NULL, 1);
     golden_delete(&golden_all[golden_count - 2], NULL, 29);
     golden_delete(documents, NULL, 7);
+    golden_update(documents, 8, 2500);
+    golden_update(documents, 9, 2501);
     golden_make_prepared(db);
+    golden_set(documents, 1);
     golden_must(omendb_checkpoint(db));
     golden_make_log(db);
     golden_put(documents, NULL, 4, 3000);
     golden_add_document(documents, 31, 3001);
+    golden_update(documents, 9, 3002);
+    golden_update(documents, 31, 3003);
     golden_make_undone(db);
     snprintf(path, sizeof path, "%s/format-%d", folder, OMENDB_FORMAT_VERSION);
     golden_copy(work, path);
