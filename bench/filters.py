@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Compares searches under conditions: OmenDB and the libraries of PyPI, in one run.
 
-    bench/run.sh filters          installs nothing; says what to install; 200,000 rows: 25 minutes
+    bench/run.sh filters                    all of it; says there what to install; 25 minutes
     build/filters/bin/python bench/filters.py --data packages --libraries OmenDB faiss zvec
 
     --data NAME..       sift, packages: see filter_data.py            (all that are there)
     --libraries NAME..  see filter_libraries.py                       (all that are installed)
     --rows, --queries N no more than these of each set                (200000, 1000)
-    --rounds N          the best of so many counts                    (3)
-    --seconds S         a point is measured for so long               (0.4)
+    --rounds N          the best of so many counts                    (2)
+    --seconds S         a point is measured for so long               (0.2)
     --threads N         threads that build                            (2)
+    --build-limit S     a library that builds longer is left out      (600)
     --folder DIR        where sift-dev is                             (build/data)
     --out DIR           indexes, kept points; filters.csv is written  (build/bench/filters)
     --library FILE      OmenDB's shared library                       (build/libomendb.so)
@@ -21,8 +22,8 @@ How it measures. Every library builds in a process of its own with M = 16 and ef
 or the same where it calls them otherwise, saves that, and is not built again while its version stays.
 To search, each is loaded in a process of its own, pinned to one core with one thread; they take turns,
 cell by cell. A cell is a condition for each query. Rates are by the CPU time of the process, of as
-many queries as --seconds allow (30 at least), one call a query, then again by the library's call for
-many where it has one: `qps` is the better of the two.
+many queries as --seconds allow (30 at least, or 10 where each takes long), one call a query, then
+again by the library's call for many where it has one: `qps` is the better of the two.
 
 Recall is the share of the true ten nearest matches that was found, or of all where there are fewer.
 In the cell "all" each library gets the first effort that reaches 0.95; with that it begins in every
@@ -54,7 +55,7 @@ from filter_libraries import LIBRARIES  # noqa: E402
 
 K = filter_data.K
 TARGET = 0.95
-LEAST_QUERIES = 30
+LEAST_QUERIES, MOST_SECONDS = 30, 5  # so many are asked, but in so many times --seconds a third
 HOPELESS = 3  # efforts in a row without a gain: of recall, or of the rate by this factor
 GAIN = 1.03
 FAR = 0.8  # below this recall every other effort is left out
@@ -125,7 +126,8 @@ class Asked:
             found.append(one(query, prepared))
             times.append(clock() - begun)
             cpu = time.process_time() - begun_cpu
-            if cpu > seconds and len(found) >= LEAST_QUERIES:
+            if cpu > seconds and (len(found) >= LEAST_QUERIES or (
+                    cpu > MOST_SECONDS * seconds and len(found) >= LEAST_QUERIES // 3)):
                 break
         return found, len(found) / cpu, times
 
@@ -200,20 +202,28 @@ class Contestant:
     def build_once(self):
         """Return the seconds it took; they are kept beside the index with the version."""
         path = self.folder / f"{self.index}.json"
-        if path.exists():
-            figures = json.loads(path.read_text())
-            if figures["version"] == self.version:
-                return figures["seconds"]
-            path.unlink()
-        say(f"{self.data.name}: building {self.index} ({self.version})")
-        remove(self.folder / self.index)
+        figures = json.loads(path.read_text()) if path.exists() else {}
+        if figures.get("version") != self.version:
+            path.unlink(missing_ok=True)
+            say(f"{self.data.name}: building {self.index} ({self.version})")
+            remove(self.folder / self.index)
+            figures = dict(self.build_now(), version=self.version)
+            path.write_text(json.dumps(figures) + "\n")
+        if "why" in figures:  # which is not tried again
+            raise Unavailable(figures["why"])
+        return figures["seconds"]
+
+    def build_now(self):
         process = self.start("build", self.index)
-        output, _ = process.communicate()
+        try:
+            output, _ = process.communicate(timeout=self.options.build_limit)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            return {"why": f"it takes more than {self.options.build_limit:.0f} s to build"}
         if process.returncode != 0:
             raise Unavailable("it cannot build: " + self.log_tail())
-        figures = dict(json.loads(output.strip().splitlines()[-1]), version=self.version)
-        path.write_text(json.dumps(figures) + "\n")
-        return figures["seconds"]
+        return json.loads(output.strip().splitlines()[-1])
 
     def start(self, what, name):
         options, data = self.options, self.data
@@ -299,7 +309,7 @@ class Contestant:
             rate = self.kept.points[cell, step]["qps"]
             without_gain = 0 if rate > best * GAIN else without_gain + 1
             best = max(best, rate)
-            if without_gain == HOPELESS:
+            if without_gain == (HOPELESS if best > SLOW else 1):
                 return
 
     def go_up(self, cell, recall):
@@ -534,9 +544,10 @@ def parse_options():
     parser.add_argument("--libraries", nargs="*", choices=LIBRARIES)
     parser.add_argument("--rows", type=int, default=200000)
     parser.add_argument("--queries", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=0.4)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=0.2)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--build-limit", type=float, default=600)
     build_folder = HERE.parent / "build"
     for name, place in (("folder", "data"), ("out", "bench/filters"), ("library", "libomendb.so"),
                         ("native", "bench_filters_native.so")):

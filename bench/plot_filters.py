@@ -4,8 +4,8 @@ Usage: plot_filters.py filters.csv filters.svg
 
 A row of panels for each data set: recall at the effort that has 0.95 without a condition, and queries a
 second at a recall of 0.95, both against the share, on a logarithmic axis that goes from many to few.
-What never gets to 0.95 is drawn as a ring, at its highest recall. Cells that do not belong to the line
-(of one part of the space) stand beside it, without lines.
+What never gets to 0.95 is drawn as a ring, at its highest recall, if that is 0.1 at least. Cells that
+do not belong to the line (of one part of the space) stand beside it, without lines.
 """
 
 import csv
@@ -18,9 +18,10 @@ from plot import COLOURS, DASHES, OUR_COLOUR, line, text
 PANEL_WIDTH, PANEL_HEIGHT = 700, 430
 LEFT, RIGHT, TOP, BOTTOM = 70, 150, 50, 62
 SIDE = 120  # for the cells beside the line
+LEAST_RECALL = 0.1  # what finds less has no place among rates
 OURS = "OmenDB"
 LABEL_STEP = 15
-PROMISED = OURS + " recall=0.95"  # is in the panels of recall only
+PROMISED = OURS + " recall=0.95"
 
 
 def read_sets(path):
@@ -107,7 +108,7 @@ def fixed_recall(points):
 
 def equal_rate(points):
     rate, recall = at_equal_recall(points)
-    return rate, recall >= TARGET
+    return None if recall < LEAST_RECALL else (rate, recall >= TARGET)
 
 
 def styles(names):
@@ -152,8 +153,6 @@ def labels(axes, curves, chosen):
 
 def panel(title, cells, left, top, value, chosen, logarithmic):
     curves = curves_of(cells, value)
-    if logarithmic:
-        curves.pop(PROMISED, None)
     values = [point[3] for points in curves.values() for point in points]
     low, high = (min(values) / 1.3, max(values) * 1.3) if logarithmic else (0, 1)
     axes = Axes(cells, left, top, low, high, logarithmic)
