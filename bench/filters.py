@@ -16,7 +16,7 @@
     --library FILE      OmenDB's shared library                       (build/libomendb.so)
     --native FILE       filters_native.cpp, compiled                  (build/bench_filters_native.so)
     --core N            what searching is pinned to                   (0)
-    --fresh             measures again what was measured; indexes stay
+    --fresh             measures again what was measured; indexes stay, failed ones are tried again
 
 How it measures. Every library builds in a process of its own with M = 16 and ef_construction = 200,
 or the same where it calls them otherwise, saves that, and is not built again while its version stays.
@@ -203,7 +203,7 @@ class Contestant:
         """Return the seconds it took; they are kept beside the index with the version."""
         path = self.folder / f"{self.index}.json"
         figures = json.loads(path.read_text()) if path.exists() else {}
-        if figures.get("version") != self.version:
+        if figures.get("version") != self.version or ("why" in figures and self.options.fresh):
             path.unlink(missing_ok=True)
             say(f"{self.data.name}: building {self.index} ({self.version})")
             remove(self.folder / self.index)

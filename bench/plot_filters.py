@@ -144,7 +144,8 @@ def labels(axes, curves, chosen):
         y = min(max(axes.y(ends[name][3]), place), room)
         place = y + LABEL_STEP
         end = max(axes.x(point[0], point[1]) for point in curves[name])
-        yield (f'<polyline points="{end + 5:.1f},{axes.y(ends[name][3]):.1f} {axes.right + 8:.1f},{y:.1f} '
+        value = axes.y(ends[name][3])
+        yield (f'<polyline points="{end + 5:.1f},{value:.1f} {axes.right + 8:.1f},{y:.1f} '
                f'{axes.right + 24:.1f},{y:.1f}" fill="none" stroke="{colour}" opacity="0.5" '
                f'stroke-width="{min(width, 1.5)}" stroke-dasharray="{dash}"/>')
         yield text(axes.right + 28, y + 4, name, "start", colour, "bold" if name == OURS else "normal",
