@@ -1691,7 +1691,7 @@ OMENDB_API int omendb_search_many(omendb_collection *collection, omendb_txn *txn
  * query:    as of omendb_search, but that k, explain and timeout_us are not used, though k must not
  *           be 0. Copied. Its filter must stay, bound as it is, until the pages are closed, and so
  *           must what `match` needs; group_by is OMENDB_UNSUPPORTED.
- * pages:    receives the handle; NULL on failure. Takes the vector, and up to some 100 bytes for
+ * pages:    receives the handle; NULL on failure. Takes the vector, and up to some 150 bytes for
  *           each hit that was given; keeps what it shows from being given back, as cursors do.
  * Lifetime: until omendb_pages_close.
  * Threads:  any may open; one at a time may use it.

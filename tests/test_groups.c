@@ -218,6 +218,38 @@ TEST(groups_go_with_any_filter)
     CHECK_EQ_INT(asking_close(), OMENDB_OK);
 }
 
+static int groups_is_even(void *context, uint64_t id)
+{
+    (void)context;
+    return id % 2 == 0;
+}
+
+TEST(groups_of_a_batch_are_those_of_each_query)
+{
+    float vectors[40 * ASKING_DIM];
+    uint64_t ids[40 * 10], alone[10];
+    size_t counts[40], count = 0;
+    omendb_query query = OMENDB_QUERY_INIT;
+    CHECK_EQ_INT(asking_open("batch", 2), OMENDB_OK);
+    CHECK_EQ_INT(asking_fill(), OMENDB_OK);
+    for (uint64_t i = 0; i < 40; i++)
+        support_vector(i + 500, ASKING_DIM, vectors + i * ASKING_DIM);
+    query.exact = 1;
+    query.group_by = "tags";
+    query.match = groups_is_even;
+    CHECK_EQ_INT(omendb_search_batch(asking.docs, NULL, &query, vectors, 40, ids, NULL, counts),
+                 OMENDB_OK);
+    for (size_t i = 0; i < 40; i++) {
+        query.vector = vectors + i * ASKING_DIM;
+        CHECK_EQ_INT(omendb_search(asking.docs, NULL, &query, alone, NULL, &count), OMENDB_OK);
+        CHECK_EQ_INT(counts[i], count);
+        for (size_t j = 0; j < 10; j++)
+            CHECK(j < count ? ids[i * 10 + j] == alone[j] && alone[j] % 2 == 0
+                            : ids[i * 10 + j] == OMENDB_ID_AUTO);
+    }
+    CHECK_EQ_INT(asking_close(), OMENDB_OK);
+}
+
 TEST(groups_that_make_no_sense_are_refused)
 {
     omendb_query query = OMENDB_QUERY_INIT;
@@ -252,4 +284,5 @@ TEST(groups_that_make_no_sense_are_refused)
 }
 
 TEST_MAIN(groups_are_what_all_records_in_order_give, a_value_that_most_have_costs_rounds_not_hits,
-          groups_go_with_any_filter, groups_that_make_no_sense_are_refused)
+          groups_go_with_any_filter, groups_of_a_batch_are_those_of_each_query,
+          groups_that_make_no_sense_are_refused)

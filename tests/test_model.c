@@ -70,6 +70,17 @@ struct model_cursor {
     size_t count, next;
 };
 
+/* Pages that are kept open: their hits in order, and which of them came. */
+struct model_pages {
+    omendb_pages *pages;
+    int of_reader, exact, whole; /* whole: without a radius */
+    float tolerance;
+    uint64_t ids[MODEL_IDS];
+    float distances[MODEL_IDS];
+    int is_hit[MODEL_IDS]; /* and was not given yet */
+    size_t count, next;
+};
+
 /* Own changes of the open writing transaction: value, 0 deleted, MODEL_NEVER untouched. */
 struct model_writes {
     uint64_t value[MODEL_COLLECTIONS][MODEL_IDS];
@@ -99,6 +110,7 @@ struct model {
     struct model_writes writes;
     struct model_prepared prepared[MODEL_PREPARED];
     struct model_cursor cursors[MODEL_CURSORS];
+    struct model_pages pages;
     omendb *reader; /* read-only, on the same files, or NULL */
     omendb_collection *reader_handles[MODEL_COLLECTIONS];
     omendb_txn *reader_txn;
@@ -280,8 +292,16 @@ static void model_close_cursor(struct model_cursor *cursor)
     cursor->rows = NULL;
 }
 
+static void model_close_pages(struct model_pages *pages)
+{
+    omendb_pages_close(pages->pages);
+    pages->pages = NULL;
+}
+
 static void model_close_reader(struct model *model)
 {
+    if (model->pages.of_reader)
+        model_close_pages(&model->pages);
     for (int i = 0; i < MODEL_CURSORS; i++)
         if (model->cursors[i].of_reader)
             model_close_cursor(&model->cursors[i]);
@@ -314,6 +334,7 @@ static void model_open_reader(struct model *model)
 static void model_close(struct model *model)
 {
     model_close_reader(model);
+    model_close_pages(&model->pages);
     for (int i = 0; i < MODEL_CURSORS; i++)
         model_close_cursor(&model->cursors[i]);
     for (int i = 0; i < MODEL_SNAPSHOTS; i++)
@@ -736,6 +757,69 @@ static void model_do_search_batch(struct model *model, int c)
     }
 }
 
+static void model_open_pages(struct model *model, struct model_pages *pages, int c)
+{
+    static struct model_question question;
+    model_ask(model, &question, c);
+    question.reader = (struct model_reader){model->handles, NULL, model->commit, NULL};
+    pages->of_reader = model->reader != NULL && support_below(&model->random, 3) == 0;
+    if (pages->of_reader)
+        question.reader =
+            (struct model_reader){model->reader_handles, NULL, model->reader_commit, NULL};
+    question.query.vector = question.vector;
+    model_answer(model, &question);
+    pages->exact = question.query.exact != 0;
+    pages->whole = !question.query.use_radius;
+    pages->tolerance = model_kinds[c].tolerance;
+    pages->count = question.count;
+    pages->next = 0;
+    memset(pages->is_hit, 0, sizeof pages->is_hit);
+    for (size_t i = 0; i < question.count; i++) {
+        pages->ids[i] = question.hits[i].id;
+        pages->distances[i] = question.hits[i].distance;
+        pages->is_hit[question.hits[i].id] = 1;
+    }
+    model_expect_code(
+        model, omendb_pages_open(question.reader.handles[c], NULL, &question.query, &pages->pages),
+        OMENDB_OK);
+}
+
+/* One page: hits of the state when it was opened, whatever happened since, none of them twice. */
+static void model_do_pages(struct model *model, int c)
+{
+    struct model_pages *pages = &model->pages;
+    uint64_t ids[MODEL_K_MAX];
+    float distances[MODEL_K_MAX];
+    size_t count = 0;
+    model->doing = "pages";
+    if (pages->pages == NULL) {
+        model_open_pages(model, pages, c);
+        return;
+    }
+    const size_t k = 1 + (size_t)support_below(&model->random, MODEL_K_MAX);
+    const int status = omendb_pages_next(pages->pages, k, 0, ids, distances, &count);
+    if (!model_expect(model, status == OMENDB_OK || status == OMENDB_DONE, "a page failed"))
+        return;
+    for (size_t i = 0; i < count && !model->bad; i++, pages->next++) {
+        if (!model_expect(model, ids[i] < MODEL_IDS && pages->is_hit[ids[i]] != 0,
+                          "a hit that is none, or comes twice"))
+            return;
+        pages->is_hit[ids[i]] = 0;
+        model_expect(model,
+                     !pages->exact ||
+                         (fabsf(distances[i] - pages->distances[pages->next]) <= pages->tolerance &&
+                          (pages->tolerance > 0.0f || ids[i] == pages->ids[pages->next])),
+                     "exact pages are not the search");
+    }
+    if (status != OMENDB_DONE)
+        return;
+    model_expect(model,
+                 pages->next == pages->count || pages->tolerance > 0.0f ||
+                     (!pages->exact && !pages->whole),
+                 "pages end too early");
+    model_close_pages(pages);
+}
+
 /* ------------------------------------------------------------------------------------------------
  * writing */
 
@@ -1126,6 +1210,7 @@ static void model_do_purge(struct model *model, int c)
         readers |= model->snapshots[i] != NULL;
     for (int i = 0; i < MODEL_CURSORS; i++)
         readers |= model->cursors[i].rows != NULL;
+    readers |= model->pages.pages != NULL;
     model->doing = "purge";
     const int status = omendb_purge(model->db, c % 2 ? model_kinds[c].name : NULL);
     if (status != OMENDB_BUSY || !readers)
@@ -1273,6 +1358,8 @@ static void model_step(struct model *model)
         model_do_cursor(model, c);
     else if (dice < 700)
         model_do_reader(model);
+    else if (dice < 740)
+        model_do_pages(model, c);
     else if (dice < 840)
         model_do_search(model, c);
     else if (dice < 880)
