@@ -291,6 +291,22 @@ static inline void fuzz_ask_documents(omendb_collection *collection)
     }
 }
 
+/* Conditions on columns, which a segment that lies has of anything: alone, and taken together. */
+static inline void fuzz_ask_filters(omendb *db, omendb_collection *collection)
+{
+    static const char *const texts[] = {"b = true", "n > 3 AND b = true",
+                                        "s IN ('1', '4') OR t = 'x'", "NOT (s = '2') AND n < 99",
+                                        "t = 'x' AND t = '1' AND more IS NULL"};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        omendb_filter *filter = NULL;
+        uint64_t count = 0;
+        if (fuzz_sane(omendb_filter_compile(db, texts[i], &filter)) != OMENDB_OK)
+            continue;
+        fuzz_sane(omendb_count_matching(collection, NULL, filter, NULL, NULL, &count));
+        omendb_filter_free(filter);
+    }
+}
+
 /* With so small an effort that graphs of 16 rows are walked. */
 static inline void fuzz_ask_searches(omendb_collection *collection, const float *vector)
 {
@@ -366,6 +382,7 @@ static inline void fuzz_ask_collection(omendb *db, const char *name, int may_wri
     fuzz_ask_searches(collection, vector);
     fuzz_ask_records(collection, vector);
     fuzz_ask_documents(collection);
+    fuzz_ask_filters(db, collection);
     if (may_write && schema.dim <= FUZZ_WIDE_DIM)
         fuzz_write(collection, schema.dim);
     free(vector);

@@ -200,6 +200,24 @@ static void signed_ignore(void *context, const char *line)
     (void)line;
 }
 
+/* Of the lists of columns: one condition, and some taken together. */
+static int signed_use_filters(omendb *db, omendb_collection *collection)
+{
+    static const char *const texts[] = {"a = 1", "b = 'x' AND c = 'text'",
+                                        "a < 1 OR NOT (c = 'other')"};
+    int good = 1;
+    for (int i = 0; i < 3 && good; i++) {
+        omendb_filter *filter = NULL;
+        uint64_t count = 0;
+        good = signed_is_told(omendb_filter_compile(db, texts[i], &filter));
+        if (filter != NULL)
+            good =
+                signed_is_told(omendb_count_matching(collection, NULL, filter, NULL, NULL, &count));
+        omendb_filter_free(filter);
+    }
+    return good;
+}
+
 static int signed_use_collection(omendb *db, const char *name)
 {
     float vector[SIGNED_DIM] = {1, 2, 3}, distances[5];
@@ -223,6 +241,8 @@ static int signed_use_collection(omendb *db, const char *name)
         query.id = 12;
         good = signed_is_told(omendb_search(collection, NULL, &query, ids, distances, &count));
     }
+    if (good)
+        good = signed_use_filters(db, collection);
     if (good && schema.dim == SIGNED_DIM)
         good = signed_is_told(signed_put_one(collection, NULL, 12, 77));
     if (good)
