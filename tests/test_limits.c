@@ -2,6 +2,7 @@
  * all, over restarts, and never at the cost of another collection; what is used is counted. */
 #define _POSIX_C_SOURCE 200809L
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "support.h"
@@ -301,6 +302,43 @@ TEST(a_batch_beyond_the_rate_passes_when_rested_and_is_paid_for)
     CHECK_EQ_INT(close_all(), OMENDB_OK);
 }
 
+static _Atomic int passed_queries, passed_writes;
+
+static void *ask_and_write(void *argument)
+{
+    const uint64_t first = *(const uint64_t *)argument;
+    for (uint64_t i = 0; i < 60; i++) {
+        uint64_t number;
+        const int asked = omendb_count(tenant, NULL, &number), wrote = put(tenant, NULL, first + i);
+        atomic_fetch_add(&passed_queries, asked == OMENDB_OK);
+        atomic_fetch_add(&passed_writes, wrote == OMENDB_OK);
+        if ((asked != OMENDB_OK && asked != OMENDB_QUOTA) ||
+            (wrote != OMENDB_OK && wrote != OMENDB_QUOTA))
+            atomic_store(&passed_queries, 1000000);
+    }
+    return NULL;
+}
+
+TEST(threads_share_what_is_allowed_exactly)
+{
+    pthread_t threads[3];
+    uint64_t firsts[3] = {0, 1000, 2000};
+    CHECK_EQ_INT(open_new("threads"), OMENDB_OK);
+    CHECK_EQ_INT(limit(70, 0, 90, 80), OMENDB_OK);
+    atomic_store(&passed_queries, 0);
+    atomic_store(&passed_writes, 0);
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ_INT(pthread_create(&threads[i], NULL, ask_and_write, &firsts[i]), 0);
+    for (int i = 0; i < 3; i++)
+        pthread_join(threads[i], NULL);
+    CHECK_EQ_INT(atomic_load(&passed_queries), 90);
+    CHECK_EQ_INT(atomic_load(&passed_writes), 70);
+    CHECK_EQ_INT(stats_of(tenant).bytes, 70 * RECORD_BYTES);
+    CHECK_EQ_INT(stats_of(tenant).queries, 90);
+    CHECK_EQ_INT(stats_of(tenant).queries_refused, 90);
+    CHECK_EQ_INT(close_all(), OMENDB_OK);
+}
+
 TEST(every_kind_of_query_and_of_write_counts)
 {
     uint64_t number;
@@ -496,7 +534,8 @@ TEST_MAIN(records_beyond_the_limit_are_refused_whole,
           what_is_prepared_has_its_room_reserved_over_a_restart,
           queries_come_back_evenly_and_a_batch_is_all_or_none,
           a_batch_beyond_the_rate_passes_when_rested_and_is_paid_for,
-          every_kind_of_query_and_of_write_counts, pages_facets_and_many_queries_count_too,
+          threads_share_what_is_allowed_exactly, every_kind_of_query_and_of_write_counts,
+          pages_facets_and_many_queries_count_too,
           limits_outlive_restarts_backups_and_salvage_and_reach_readers,
           limits_of_one_collection_never_touch_another, merges_and_drops_leave_the_numbers_exact,
           wrong_arguments_are_refused)
