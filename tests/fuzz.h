@@ -65,7 +65,7 @@ static inline void fuzz_fail(const char *file, int line, const char *what)
 /* A code that the header knows, never that a right call is a wrong one; with a sentence. */
 static inline int fuzz_sane(int code)
 {
-    FUZZ_CHECK(code >= OMENDB_OK && code <= OMENDB_TIMEOUT && code != OMENDB_MISUSE);
+    FUZZ_CHECK(code >= OMENDB_OK && code <= OMENDB_QUOTA && code != OMENDB_MISUSE);
     FUZZ_CHECK(code == OMENDB_OK || code == OMENDB_DONE || omendb_errmsg()[0] != '\0');
     return code;
 }

@@ -184,6 +184,21 @@ static inline void fuzz_fill_documents(omendb_collection *collection, omendb_txn
     fuzz_must(fuzz_write_documents(collection, txn, 0, count, ids, values, 3));
 }
 
+/* Limits and a declaration that its documents keep. */
+static inline void fuzz_set(omendb_collection *collection, uint64_t records)
+{
+    omendb_limits limits = OMENDB_LIMITS_INIT;
+    omendb_field fields[2] = {OMENDB_FIELD_INIT, OMENDB_FIELD_INIT};
+    limits.records = records;
+    limits.bytes = UINT64_C(1) << 30;
+    fields[0].name = "more";
+    fields[0].type = OMENDB_FIELD_TEXTS;
+    fields[1].name = "unused";
+    fields[1].type = OMENDB_FIELD_I64;
+    fuzz_must(omendb_collection_set_limits(collection, &limits));
+    fuzz_must(omendb_collection_declare(collection, records % 2 + 1, fields, 0));
+}
+
 /* Records with keys and metadata: in a merged segment, in one above it, and in a log with every
  * kind of change of them. */
 static inline void fuzz_base_documents(omendb *db)
@@ -191,12 +206,14 @@ static inline void fuzz_base_documents(omendb *db)
     omendb_collection *a = fuzz_create(db, "documents", 3, OMENDB_L2, OMENDB_F32);
     omendb_txn *txn = NULL;
     fuzz_fill_documents(a, NULL, 0, 40, 1);
+    fuzz_set(a, 1000);
     fuzz_must(omendb_optimize(db, NULL, NULL));
     fuzz_fill_documents(a, NULL, 30, 20, 100);
     fuzz_must(omendb_checkpoint(db));
     fuzz_must(omendb_delete(a, NULL, 3));
     fuzz_must(omendb_checkpoint(db));
     fuzz_fill_documents(a, NULL, 45, 7, 200);
+    fuzz_set(a, 1001);
     fuzz_must(omendb_update(a, NULL, 5, "{\"b\":null,\"more\":[\"y\"]}"));
     fuzz_must(omendb_delete_key(a, NULL, "1-2"));
     fuzz_must(omendb_txn_begin(db, OMENDB_READ_WRITE, &txn));
@@ -368,6 +385,17 @@ static inline void fuzz_write(omendb_collection *collection, uint32_t dim)
         fuzz_sane(fuzz_write_documents(collection, NULL, 0, 3, ids, ids, dim));
 }
 
+static inline void fuzz_ask_settings(omendb_collection *collection)
+{
+    char name[OMENDB_FIELD_MAX + 1];
+    omendb_limits limits = OMENDB_LIMITS_INIT;
+    omendb_field field = OMENDB_FIELD_INIT;
+    fuzz_must(omendb_collection_get_limits(collection, &limits));
+    for (size_t i = 0;
+         omendb_collection_field(collection, i, &field, name, sizeof name) == OMENDB_OK; i++)
+        FUZZ_CHECK(name[0] != 0 && field.type <= OMENDB_FIELD_TEXTS);
+}
+
 static inline void fuzz_ask_collection(omendb *db, const char *name, int may_write)
 {
     omendb_collection *collection = NULL;
@@ -377,6 +405,7 @@ static inline void fuzz_ask_collection(omendb *db, const char *name, int may_wri
         return;
     fuzz_must(omendb_collection_schema(collection, &schema));
     fuzz_sane(omendb_collection_get_stats(collection, &stats));
+    fuzz_ask_settings(collection);
     float *vector = fuzz_memory(NULL, schema.dim * sizeof *vector);
     fuzz_vector(5, schema.dim, vector);
     fuzz_ask_searches(collection, vector);

@@ -325,14 +325,14 @@ TEST(each_thread_has_its_own_sentence)
 
 TEST(every_code_has_a_name)
 {
-    for (int code = OMENDB_OK; code <= OMENDB_TIMEOUT; code++) {
+    for (int code = OMENDB_OK; code <= OMENDB_QUOTA; code++) {
         CHECK(omendb_strerror(code) != NULL);
         CHECK(strcmp(omendb_strerror(code), "unknown code") != 0);
     }
     CHECK_EQ_STR(omendb_strerror(OMENDB_CORRUPT), "corrupt");
     CHECK_EQ_STR(omendb_strerror(OMENDB_BUSY), "busy");
     CHECK_EQ_STR(omendb_strerror(-1), "unknown code");
-    CHECK_EQ_STR(omendb_strerror(OMENDB_TIMEOUT + 1), "unknown code");
+    CHECK_EQ_STR(omendb_strerror(OMENDB_QUOTA + 1), "unknown code");
 }
 
 /* ------------------------------------------------------------------------------------------------

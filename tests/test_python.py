@@ -143,7 +143,7 @@ class InMemory(unittest.TestCase):
                     call(asked, timeout=wrong)
 
     def test_every_code_has_a_class(self):
-        self.assertEqual(set(omendb._ERRORS), set(range(1, 21)) - {omendb._DONE})
+        self.assertEqual(set(omendb._ERRORS), set(range(1, 22)) - {omendb._DONE})
         for code, error in omendb._ERRORS.items():
             self.assertIn(error.__name__, omendb.__all__)
             with self.assertRaises(omendb.Error) as caught:
