@@ -33,7 +33,7 @@
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: be448fb16f1efc47824e95bad5471507e06a449ff2ab281e8758bd79bddc7107
+ * SHA-256 of the inputs: 52f1be2f059f76192294f4a02b7e4dfcce4d15f8536909d65a907f64d06be5bd
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -14718,6 +14718,9 @@ static const char *declaration_check_fields(const uint8_t *declaration, size_t s
         if ((size_t)(field.name - declaration) != at || field.name_size == 0 ||
             field.name_size > OMENDB_FIELD_MAX || field.name_size > size - at)
             return "has a name outside of it";
+        if (memchr(field.name, 0, field.name_size) != NULL ||
+            json_utf8_bytes(field.name, field.name_size) != field.name_size)
+            return "has a name that is not UTF-8 without a NUL";
         if (field.type > OMENDB_FIELD_TEXTS || field.required > 1)
             return "has a field of an unknown type";
         if (i != 0 &&

@@ -4,6 +4,7 @@
 
 #include "error.h"
 #include "format.h"
+#include "json.h"
 #include "sort.h"
 
 enum declaration_entry {
@@ -69,6 +70,9 @@ static const char *declaration_check_fields(const uint8_t *declaration, size_t s
         if ((size_t)(field.name - declaration) != at || field.name_size == 0 ||
             field.name_size > OMENDB_FIELD_MAX || field.name_size > size - at)
             return "has a name outside of it";
+        if (memchr(field.name, 0, field.name_size) != NULL ||
+            json_utf8_bytes(field.name, field.name_size) != field.name_size)
+            return "has a name that is not UTF-8 without a NUL";
         if (field.type > OMENDB_FIELD_TEXTS || field.required > 1)
             return "has a field of an unknown type";
         if (i != 0 &&

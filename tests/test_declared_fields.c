@@ -349,6 +349,11 @@ TEST(a_declaration_that_is_damaged_is_refused_or_whole)
         }
     }
     CHECK(refused > size * 4);
+    memcpy(copy, made, size);
+    copy[8 + 3 * 8] = 0; /* the name "p" */
+    CHECK(declaration_check(copy, size) != NULL);
+    copy[8 + 3 * 8] = 0xc0;
+    CHECK(declaration_check(copy, size) != NULL);
     memory_free(&memory, made, size);
 }
 
