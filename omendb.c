@@ -33,7 +33,7 @@
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: 52f1be2f059f76192294f4a02b7e4dfcce4d15f8536909d65a907f64d06be5bd
+ * SHA-256 of the inputs: 90270c9f9ed2a72a4cf4c8f8ddde4fb10e82811d8bee6354565d37021ebd144a
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -24147,10 +24147,9 @@ struct collection {
     uint32_t reserving, reserving_keys;
     size_t reserving_documents;
     _Atomic uint64_t next_id; /* commit_mutex */
-    /* Visible records when all that was appended is, and the bytes of their documents; what waiting
-     * prepared transactions will add to the records and, as quota_record_bytes counts, to the
-     * bytes. quota.c; commit_mutex. */
-    uint64_t used_records, used_documents, reserved_records, reserved_bytes;
+    /* Visible records when all that was appended is, and the bytes of their documents. quota.c;
+     * commit_mutex. */
+    uint64_t used_records, used_documents;
     _Atomic(struct declared *) declared; /* NULL: nothing is declared */
     struct declared *declarations;       /* all since it was opened; commit_mutex. fields.c */
     _Atomic(struct quota *) quota; /* NULL: it never had limits since it was opened; else stays */
@@ -24569,9 +24568,6 @@ struct quota_growth {
 /* Adds a change that was not validated, of a prepared transaction. Looks up where its records are.
  */
 OMENDB_INTERNAL int quota_measure(const struct change *change, struct quota_growth *growth);
-/* What a prepared transaction will add is reserved until its outcome. */
-OMENDB_INTERNAL void quota_hold(omendb *db, const struct quota_growth *growth);
-OMENDB_INTERNAL void quota_release(omendb *db, const struct quota_growth *growth);
 
 /* ---- fields.c */
 /* bytes: a declaration (declaration.h). */
@@ -29303,8 +29299,8 @@ OMENDB_INTERNAL int rest_must_leave(const struct collection *collection)
  * USAGE is two numbers of each collection, visible records and the bytes of their documents, kept
  * under commit_mutex as changes are applied: so they count what is appended and not visible yet.
  * The manifest has those bytes as of its commit, the segments tell the records, and replay goes on
- * from there; nothing is read to know them. Beside them stands what waiting prepared transactions
- * will add.
+ * from there; nothing is read to know them. What waiting prepared transactions will add stands with
+ * those.
  *
  * RATES are token buckets of one second, each a single number: the moment at which the bucket is
  * full again (the generic cell rate algorithm of ITU-T I.371). What is asked for moves it on by the
@@ -29445,22 +29441,20 @@ OMENDB_INTERNAL int quota_measure(const struct change *change, struct quota_grow
     return code;
 }
 
-OMENDB_INTERNAL void quota_hold(omendb *db, const struct quota_growth *growth)
+/* What waiting prepared transactions will add. */
+static void quota_reserved(const struct collection *collection, uint64_t *records, uint64_t *bytes)
 {
-    struct collection *collection = catalog_by_id(&db->catalog, growth->collection);
-    if (collection == NULL)
-        return;
-    collection->reserved_records += quota_subtract(growth->new_records, growth->old_records);
-    collection->reserved_bytes += quota_subtract(growth->new_bytes, growth->old_bytes);
-}
-
-OMENDB_INTERNAL void quota_release(omendb *db, const struct quota_growth *growth)
-{
-    struct collection *collection = catalog_by_id(&db->catalog, growth->collection);
-    if (collection == NULL)
-        return;
-    collection->reserved_records -= quota_subtract(growth->new_records, growth->old_records);
-    collection->reserved_bytes -= quota_subtract(growth->new_bytes, growth->old_bytes);
+    const struct prepared_set *set = &collection->db->prepared;
+    *records = *bytes = 0;
+    for (size_t i = 0; i < set->count; i++) {
+        for (size_t g = 0; g < set->items[i]->growth_count; g++) {
+            const struct quota_growth *growth = &set->items[i]->growths[g];
+            if (growth->collection != collection->id)
+                continue;
+            *records += quota_subtract(growth->new_records, growth->old_records);
+            *bytes += quota_subtract(growth->new_bytes, growth->old_bytes);
+        }
+    }
 }
 
 /* ------------------------------------------------------------------ rates */
@@ -29566,14 +29560,15 @@ static int quota_check_run(struct collection *collection, const struct quota_gro
     struct quota *quota = atomic_load_explicit(&collection->quota, memory_order_relaxed);
     const uint64_t used =
         quota_record_bytes(collection, collection->used_records, collection->used_documents);
+    uint64_t records, bytes;
     if (quota == NULL)
         return OMENDB_OK;
-    int code = quota_check_size(collection, "records", quota->limits.records,
-                                collection->used_records, collection->reserved_records,
-                                quota_subtract(growth->new_records, growth->old_records));
+    quota_reserved(collection, &records, &bytes);
+    int code =
+        quota_check_size(collection, "records", quota->limits.records, collection->used_records,
+                         records, quota_subtract(growth->new_records, growth->old_records));
     if (code == OMENDB_OK)
-        code = quota_check_size(collection, "bytes", quota->limits.bytes, used,
-                                collection->reserved_bytes,
+        code = quota_check_size(collection, "bytes", quota->limits.bytes, used, bytes,
                                 quota_subtract(growth->new_bytes, growth->old_bytes));
     if (code == OMENDB_OK && quota->limits.writes_per_second != 0) {
         uint64_t due = quota->write_due, wait;
@@ -31222,8 +31217,6 @@ OMENDB_INTERNAL void prepared_destroy(omendb *db, struct prepared *prepared)
 
 static void prepared_forget_growths(omendb *db, struct prepared *prepared)
 {
-    for (size_t i = 0; i < prepared->growth_count; i++)
-        quota_release(db, &prepared->growths[i]);
     memory_free(&db->memory, prepared->growths, prepared->growth_count * sizeof *prepared->growths);
     prepared->growths = NULL;
     prepared->growth_count = 0;
@@ -31234,7 +31227,6 @@ OMENDB_INTERNAL void prepared_clear(omendb *db)
     struct prepared_set *set = &db->prepared;
     for (size_t i = 0; i < set->count; i++) {
         atomic_fetch_sub_explicit(&db->txn_needs, set->items[i]->needs, memory_order_relaxed);
-        prepared_forget_growths(db, set->items[i]);
         prepared_destroy(db, set->items[i]);
     }
     memory_free(&db->memory, set->items, set->capacity * sizeof(struct prepared *));
@@ -31456,8 +31448,6 @@ OMENDB_INTERNAL size_t prepared_hold(omendb *db, struct prepared *prepared)
         if (change.kind != CHANGE_DELETE)
             prepared_pass_ids(&change);
     }
-    for (size_t i = 0; i < prepared->growth_count; i++)
-        quota_hold(db, &prepared->growths[i]);
     atomic_fetch_add_explicit(&db->txn_needs, prepared->needs, memory_order_relaxed);
     prepared_insert(&db->prepared, prepared);
     return locked;

@@ -286,10 +286,9 @@ struct collection {
     uint32_t reserving, reserving_keys;
     size_t reserving_documents;
     _Atomic uint64_t next_id; /* commit_mutex */
-    /* Visible records when all that was appended is, and the bytes of their documents; what waiting
-     * prepared transactions will add to the records and, as quota_record_bytes counts, to the
-     * bytes. quota.c; commit_mutex. */
-    uint64_t used_records, used_documents, reserved_records, reserved_bytes;
+    /* Visible records when all that was appended is, and the bytes of their documents. quota.c;
+     * commit_mutex. */
+    uint64_t used_records, used_documents;
     _Atomic(struct declared *) declared; /* NULL: nothing is declared */
     struct declared *declarations;       /* all since it was opened; commit_mutex. fields.c */
     _Atomic(struct quota *) quota; /* NULL: it never had limits since it was opened; else stays */
@@ -708,9 +707,6 @@ struct quota_growth {
 /* Adds a change that was not validated, of a prepared transaction. Looks up where its records are.
  */
 OMENDB_INTERNAL int quota_measure(const struct change *change, struct quota_growth *growth);
-/* What a prepared transaction will add is reserved until its outcome. */
-OMENDB_INTERNAL void quota_hold(omendb *db, const struct quota_growth *growth);
-OMENDB_INTERNAL void quota_release(omendb *db, const struct quota_growth *growth);
 
 /* ---- fields.c */
 /* bytes: a declaration (declaration.h). */

@@ -110,8 +110,6 @@ OMENDB_INTERNAL void prepared_destroy(omendb *db, struct prepared *prepared)
 
 static void prepared_forget_growths(omendb *db, struct prepared *prepared)
 {
-    for (size_t i = 0; i < prepared->growth_count; i++)
-        quota_release(db, &prepared->growths[i]);
     memory_free(&db->memory, prepared->growths, prepared->growth_count * sizeof *prepared->growths);
     prepared->growths = NULL;
     prepared->growth_count = 0;
@@ -122,7 +120,6 @@ OMENDB_INTERNAL void prepared_clear(omendb *db)
     struct prepared_set *set = &db->prepared;
     for (size_t i = 0; i < set->count; i++) {
         atomic_fetch_sub_explicit(&db->txn_needs, set->items[i]->needs, memory_order_relaxed);
-        prepared_forget_growths(db, set->items[i]);
         prepared_destroy(db, set->items[i]);
     }
     memory_free(&db->memory, set->items, set->capacity * sizeof(struct prepared *));
@@ -344,8 +341,6 @@ OMENDB_INTERNAL size_t prepared_hold(omendb *db, struct prepared *prepared)
         if (change.kind != CHANGE_DELETE)
             prepared_pass_ids(&change);
     }
-    for (size_t i = 0; i < prepared->growth_count; i++)
-        quota_hold(db, &prepared->growths[i]);
     atomic_fetch_add_explicit(&db->txn_needs, prepared->needs, memory_order_relaxed);
     prepared_insert(&db->prepared, prepared);
     return locked;

@@ -3,8 +3,8 @@
  * USAGE is two numbers of each collection, visible records and the bytes of their documents, kept
  * under commit_mutex as changes are applied: so they count what is appended and not visible yet.
  * The manifest has those bytes as of its commit, the segments tell the records, and replay goes on
- * from there; nothing is read to know them. Beside them stands what waiting prepared transactions
- * will add.
+ * from there; nothing is read to know them. What waiting prepared transactions will add stands with
+ * those.
  *
  * RATES are token buckets of one second, each a single number: the moment at which the bucket is
  * full again (the generic cell rate algorithm of ITU-T I.371). What is asked for moves it on by the
@@ -148,22 +148,20 @@ OMENDB_INTERNAL int quota_measure(const struct change *change, struct quota_grow
     return code;
 }
 
-OMENDB_INTERNAL void quota_hold(omendb *db, const struct quota_growth *growth)
+/* What waiting prepared transactions will add. */
+static void quota_reserved(const struct collection *collection, uint64_t *records, uint64_t *bytes)
 {
-    struct collection *collection = catalog_by_id(&db->catalog, growth->collection);
-    if (collection == NULL)
-        return;
-    collection->reserved_records += quota_subtract(growth->new_records, growth->old_records);
-    collection->reserved_bytes += quota_subtract(growth->new_bytes, growth->old_bytes);
-}
-
-OMENDB_INTERNAL void quota_release(omendb *db, const struct quota_growth *growth)
-{
-    struct collection *collection = catalog_by_id(&db->catalog, growth->collection);
-    if (collection == NULL)
-        return;
-    collection->reserved_records -= quota_subtract(growth->new_records, growth->old_records);
-    collection->reserved_bytes -= quota_subtract(growth->new_bytes, growth->old_bytes);
+    const struct prepared_set *set = &collection->db->prepared;
+    *records = *bytes = 0;
+    for (size_t i = 0; i < set->count; i++) {
+        for (size_t g = 0; g < set->items[i]->growth_count; g++) {
+            const struct quota_growth *growth = &set->items[i]->growths[g];
+            if (growth->collection != collection->id)
+                continue;
+            *records += quota_subtract(growth->new_records, growth->old_records);
+            *bytes += quota_subtract(growth->new_bytes, growth->old_bytes);
+        }
+    }
 }
 
 /* ------------------------------------------------------------------ rates */
@@ -269,14 +267,15 @@ static int quota_check_run(struct collection *collection, const struct quota_gro
     struct quota *quota = atomic_load_explicit(&collection->quota, memory_order_relaxed);
     const uint64_t used =
         quota_record_bytes(collection, collection->used_records, collection->used_documents);
+    uint64_t records, bytes;
     if (quota == NULL)
         return OMENDB_OK;
-    int code = quota_check_size(collection, "records", quota->limits.records,
-                                collection->used_records, collection->reserved_records,
-                                quota_subtract(growth->new_records, growth->old_records));
+    quota_reserved(collection, &records, &bytes);
+    int code =
+        quota_check_size(collection, "records", quota->limits.records, collection->used_records,
+                         records, quota_subtract(growth->new_records, growth->old_records));
     if (code == OMENDB_OK)
-        code = quota_check_size(collection, "bytes", quota->limits.bytes, used,
-                                collection->reserved_bytes,
+        code = quota_check_size(collection, "bytes", quota->limits.bytes, used, bytes,
                                 quota_subtract(growth->new_bytes, growth->old_bytes));
     if (code == OMENDB_OK && quota->limits.writes_per_second != 0) {
         uint64_t due = quota->write_due, wait;

@@ -235,8 +235,8 @@ plant 'limits are not replayed' crash commit_apply_limits \
     's/quota_set\(.*/(void)0;/'
 plant 'a manifest forgets limits' crash checkpoint_list_collections \
     's/quota_get\(.*/(void)0;/'
-plant 'what is prepared reserves nothing' 'limits prepared' prepared_hold \
-    's/^( +)quota_hold\(.*/\1(void)0;/'
+plant 'what is prepared reserves nothing' 'limits prepared' quota_reserved \
+    's/i < set->count/i < 0 * set->count/'
 plant 'a transaction goes over a limit' 'limits transaction' quota_check_changes \
     's/code = quota_check_run\(.*/code = count > 1 ? OMENDB_OK : quota_check_run(collection, \&growth, writes);/'
 plant 'a group takes one hit too many' groups groups_take \
