@@ -33,7 +33,7 @@
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: 90270c9f9ed2a72a4cf4c8f8ddde4fb10e82811d8bee6354565d37021ebd144a
+ * SHA-256 of the inputs: c94032f823800eec97cb45f41ff633415918e1e6f01c22e81ee6055ad0658702
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -23702,6 +23702,9 @@ struct overlay_base {
     uint32_t count; /* rows */
     uint64_t commit;
     struct section_range rows, commits, ends, documents;
+    /* A bit a row: its document was found to be one, which takes longer than to read it; relaxed,
+     * as the bytes are those of verified blocks. */
+    _Atomic uint64_t checked[];
 };
 
 struct overlay {
@@ -25265,12 +25268,17 @@ OMENDB_INTERNAL void overlay_marks_release(struct overlay_marks *marks)
         memory_free(marks->memory, marks, overlay_marks_size(marks->rows));
 }
 
+static size_t overlay_base_size(uint32_t rows)
+{
+    return sizeof(struct overlay_base) + ((size_t)rows / 64 + 1) * sizeof(uint64_t);
+}
+
 OMENDB_INTERNAL void overlay_base_release(struct overlay_base *base)
 {
     if (base == NULL || atomic_fetch_sub_explicit(&base->references, 1, memory_order_acq_rel) != 1)
         return;
     shared_file_release(base->file);
-    memory_free(base->memory, base, sizeof *base);
+    memory_free(base->memory, base, overlay_base_size(base->count));
 }
 
 OMENDB_INTERNAL void overlay_release(struct overlay *overlay)
@@ -25476,7 +25484,9 @@ OMENDB_INTERNAL int overlay_base_open(struct memory *memory, struct shared_file 
                                       struct overlay_marks *marks, struct overlay_base **base)
 {
     const struct segment_file *in = file->file;
-    struct overlay_base *made = memory_zalloc(memory, sizeof *made);
+    const struct section_range range = segment_section(in, part, SECTION_OVERLAY_ROWS);
+    const uint32_t count = (uint32_t)(range.length / sizeof(uint32_t));
+    struct overlay_base *made = memory_zalloc(memory, overlay_base_size(count));
     *base = NULL;
     if (made == NULL)
         return OMENDB_NOMEM;
@@ -25485,11 +25495,11 @@ OMENDB_INTERNAL int overlay_base_open(struct memory *memory, struct shared_file 
     made->file = shared_file_reference(file);
     made->part = part;
     made->commit = commit;
-    made->rows = segment_section(in, part, SECTION_OVERLAY_ROWS);
+    made->rows = range;
     made->commits = segment_section(in, part, SECTION_OVERLAY_COMMITS);
     made->ends = segment_section(in, part, SECTION_DOCUMENT_ENDS);
     made->documents = segment_section(in, part, SECTION_DOCUMENTS);
-    made->count = (uint32_t)(made->rows.length / sizeof(uint32_t));
+    made->count = count;
     int code = OMENDB_OK;
     if (made->rows.length > rows * UINT64_C(4))
         code = overlay_bad(made, "more rows with documents than the segment has");
@@ -25545,7 +25555,7 @@ static int overlay_find_recent(const struct overlay_recent *recent, uint32_t row
     return 0;
 }
 
-static int overlay_read_base(const struct overlay_base *base, uint32_t index,
+static int overlay_read_base(struct overlay_base *base, uint32_t index,
                              struct overlay_version *found)
 {
     struct block_file *file = &base->file->file->blocks;
@@ -25567,15 +25577,18 @@ static int overlay_read_base(const struct overlay_base *base, uint32_t index,
     if (code != OMENDB_OK)
         return code;
     const uint8_t *document = file->base + base->documents.offset + begin;
-    const char *wrong = document_check(document, (size_t)(end - begin));
-    if (wrong != NULL)
-        return overlay_bad(base, wrong);
+    const uint64_t bit = UINT64_C(1) << (index % 64);
+    if ((atomic_load_explicit(&base->checked[index / 64], memory_order_relaxed) & bit) == 0) {
+        const char *wrong = document_check(document, (size_t)(end - begin));
+        if (wrong != NULL)
+            return overlay_bad(base, wrong);
+        atomic_fetch_or_explicit(&base->checked[index / 64], bit, memory_order_relaxed);
+    }
     found->document = document;
     return OMENDB_OK;
 }
 
-static int overlay_find_base(const struct overlay_base *base, uint32_t row,
-                             struct overlay_version *found)
+static int overlay_find_base(struct overlay_base *base, uint32_t row, struct overlay_version *found)
 {
     uint32_t low = 0, high = base->count;
     while (low < high) {

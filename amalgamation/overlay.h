@@ -73,6 +73,9 @@ struct overlay_base {
     uint32_t count; /* rows */
     uint64_t commit;
     struct section_range rows, commits, ends, documents;
+    /* A bit a row: its document was found to be one, which takes longer than to read it; relaxed,
+     * as the bytes are those of verified blocks. */
+    _Atomic uint64_t checked[];
 };
 
 struct overlay {
