@@ -38,6 +38,7 @@ instrument() {
     keys) source=tests/test_keys_and_metadata.c ;;
     hostile) source=tests/test_hostile_keys.c ;;
     lists) source=tests/test_column_lists.c ;;
+    updates) source=tests/test_updates.c ;;
     signed) source=tests/test_signed_damage.c ;;
     lies) source=tests/test_lying_logs.c ;;
     threads) source=tests/test_concurrency.c ;;
@@ -192,11 +193,11 @@ plant 'what is prepared does not lock its keys' 'memory prepared' prepared_lock_
 plant 'keys of what was prepared stay locked' crash prepared_lock_keys \
     's/^( +)prepared_unlock\(set.*/\1(void)holder;/'
 plant 'documents of a merge are those of other rows' crash compact_read_document \
-    's/segment_document\(segment, from->row\+\+, document\)/segment_document(segment, from->row++ ^ (segment->info.rows > 1 \&\& from->row == 1), document)/'
+    's/merge->overlays\[input\], from->row\+\+,/merge->overlays[input], from->row++ ^ (segment->info.rows > 1 \&\& from->row == 1),/'
 plant 'a merge leaves the documents of its base out' crash compact_read_document \
     's/from->turn = from->row = 0;/from->turn = 1, from->row = 0;/'
-plant 'a transaction keeps no document' crash txn_copy \
-    's/if \(copies\[i\]\.vector != NULL \&\& document != NULL\)/document = NULL; if (document != NULL)/'
+plant 'a transaction keeps no document' crash txn_copy_one \
+    's/if \(copy->vector != NULL \&\& document != NULL\)/document = NULL; if (document != NULL)/'
 plant 'a log is replayed without keys and metadata' crash commit_decode_body \
     's/if \(!logged->documents\)/if (1)/'
 plant 'a put takes the metadata of the record that it replaces' model txn_gather_documents \
@@ -267,6 +268,31 @@ plant 'what is declared meanwhile does not bind a transaction' 'fields transacti
     fields_check_change 's/declared == change->kept/1/'
 plant 'a field that is required may be null' 'fields required' declaration_compare_field \
     's/field->required \? DECLARATION_MISSING : //'
+plant 'an update forgets what another update wrote' 'threads updates' api_put_document \
+    's/txn->snapshot/UINT64_MAX/'
+
+plant 'an update is not in the log' crash commit_pieces \
+    's/if \(change->document_sizes == NULL\)/if (change->document_sizes == NULL || change->kind == CHANGE_UPDATE)/'
+plant 'a checkpoint leaves updates out' crash checkpoint_is_dirty \
+    's/overlay_newest\(overlay\)/(uint64_t)0/'
+plant 'a checkpoint leaves the last updated row out' crash checkpoint_each_update \
+    's/code = each\(update, row, &version\)/code = overlay_next(marked->from, row + 1) == UINT32_MAX ? OMENDB_OK : each(update, row, \&version)/'
+plant 'what is updated during a merge is lost with it' updates compact_carry_updates \
+    's/from == NULL/from != NULL/'
+plant 'a merge writes newer documents than a snapshot sees' updates compact_read_document \
+    's/merge->drop_limit/UINT64_MAX/'
+plant 'a snapshot loses its documents at a checkpoint' updates checkpoint_older \
+    's/txn_reads_between\(checkpoint->db, from->commit, end\)/(end == 0)/'
+plant 'columns answer for rows that were updated' updates search_filter_matches \
+    's/overlay_may_have\(source->overlay, row\)/0/'
+plant 'rows that were updated are not listed' updates search_list \
+    's/overlay_count\(source->overlay\) != 0/0/'
+plant 'an update is not found to be a conflict' updates commit_note_update \
+    's/newest.commit > \*changed/0/'
+plant 'an updated row of a lying overlay is not bounded' 'signed' overlay_read_rows \
+    's/row >= rows/0/'
+plant 'a document of an overlay is not checked' 'signed damaged_doc' overlay_read_base \
+    's/wrong != NULL/0/'
 
 plant 'directories are never closed' soak vfs_posix_close_directory \
     's/close\(vfs_posix_descriptor\(directory\)\);/(void)directory;/'

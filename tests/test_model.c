@@ -33,6 +33,10 @@
 #define MODEL_LEG         2500  /* operations in one process of the relay */
 #define MODEL_K_MAX       30
 #define MODEL_NEVER       UINT64_MAX
+/* Of a value: what was put, from which vector and key follow; above it what an update gave, 0: none
+ */
+#define MODEL_UPDATE_SHIFT 40
+#define MODEL_PUT          ((UINT64_C(1) << MODEL_UPDATE_SHIFT) - 1)
 
 struct model_kind {
     const char *name;
@@ -156,13 +160,13 @@ static int model_expect_code(struct model *model, int status, int expected)
 
 static void model_vector(const struct model_kind *kind, uint64_t value, float *vector)
 {
-    support_vector(value, kind->dim, vector);
+    support_vector(value & MODEL_PUT, kind->dim, vector);
     for (uint32_t i = 0; kind->metric == OMENDB_HAMMING && i < kind->dim; i++)
         vector[i] = vector[i] > 0.0f ? 1.0f : 0.0f;
 }
 
 struct model_document {
-    char key[32], metadata[64];
+    char key[32], metadata[96];
 };
 
 static int model_has_documents(int c)
@@ -172,16 +176,22 @@ static int model_has_documents(int c)
 
 /* Follows from the value: some records have a key, some metadata, some both or nothing. A key is
  * given up and taken again by the record that it names. */
-static void model_document(int c, uint64_t id, uint64_t value, struct model_document *document)
+static void model_document(int c, uint64_t id, uint64_t given, struct model_document *document)
 {
+    const uint64_t value = given & MODEL_PUT, updated = given >> MODEL_UPDATE_SHIFT;
+    char field[32] = "";
     memset(document, 0, sizeof *document);
+    if (updated != 0)
+        snprintf(field, sizeof field, "\"updated\":%llu", (unsigned long long)updated);
     if (model_has_documents(c) && value % 2 == 1)
         snprintf(document->key, sizeof document->key, "record %llu, %llu", (unsigned long long)id,
                  (unsigned long long)(value % 10));
     if (model_has_documents(c) && value % 3 != 0)
         snprintf(document->metadata, sizeof document->metadata,
-                 "{\"some\":[\"%llu\"],\"value\":%llu}", (unsigned long long)(value % 7),
-                 (unsigned long long)value);
+                 "{\"some\":[\"%llu\"]%s%s,\"value\":%llu}", (unsigned long long)(value % 7),
+                 updated != 0 ? "," : "", field, (unsigned long long)value);
+    else if (updated != 0)
+        snprintf(document->metadata, sizeof document->metadata, "{%s}", field);
 }
 
 /* Value of the id for this reader, 0: absent. */
@@ -988,6 +998,34 @@ static void model_do_delete(struct model *model, int c, size_t count)
             model_delete_one(model, c, ids[i], in_txn);
 }
 
+static void model_do_update(struct model *model, int c)
+{
+    char patch[48];
+    struct model_reader reader = {model->handles, NULL, model->commit, NULL};
+    const int in_txn = model->txn != NULL && support_below(&model->random, 3) == 0;
+    const uint64_t id = support_below(&model->random, MODEL_IDS),
+                   number = ++model->next_value % 1000000 + 1;
+    if (in_txn)
+        reader = (struct model_reader){model->handles, model->txn, model->writes.snapshot,
+                                       &model->writes};
+    const uint64_t before = model_read(model, c, id, &reader);
+    const uint64_t after = (before & MODEL_PUT) | number << MODEL_UPDATE_SHIFT;
+    model->doing = in_txn ? "update in a transaction" : "update";
+    snprintf(patch, sizeof patch, "{\"updated\":%llu}", (unsigned long long)number);
+    const int status = omendb_update(model->handles[c], reader.txn, id, patch);
+    const int locked = in_txn ? 0 : model_locks_existing(model, c, 1, &id, &reader);
+    if (model_refused(model, status, locked))
+        return;
+    if (!model_expect_code(model, status, before == 0 ? OMENDB_NOTFOUND : OMENDB_OK) ||
+        status != OMENDB_OK)
+        return;
+    model->commit += !in_txn;
+    if (in_txn)
+        model->writes.value[c][id] = after;
+    else
+        model_apply_put(model, c, id, after);
+}
+
 /* ------------------------------------------------------------------------------------------------
  * transactions */
 
@@ -1345,7 +1383,10 @@ static void model_step(struct model *model)
     else if (dice < 280)
         model_do_write(model, c, 1, dice % 2 ? 1 : many / 5 + 1);
     else if (dice < 390)
-        model_do_delete(model, c, 1);
+        if (dice % 2 != 0)
+            model_do_update(model, c);
+        else
+            model_do_delete(model, c, 1);
     else if (dice < 420)
         model_do_delete(model, c, many);
     else if (dice < 600)
