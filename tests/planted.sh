@@ -289,10 +289,6 @@ plant 'rows that were updated are not listed' updates search_list \
     's/overlay_count\(source->overlay\) != 0/0/'
 plant 'an update is not found to be a conflict' updates commit_note_update \
     's/newest.commit > \*changed/0/'
-plant 'an updated row of a lying overlay is not bounded' 'signed' overlay_read_rows \
-    's/row >= rows/0/'
-plant 'a document of an overlay is not checked' 'signed damaged_doc' overlay_read_base \
-    's/wrong != NULL/0/'
 
 plant 'directories are never closed' soak vfs_posix_close_directory \
     's/close\(vfs_posix_descriptor\(directory\)\);/(void)directory;/'

@@ -45,7 +45,7 @@ plant commit_locked 'commit_apply(' "if ($B == 1) commit_publish(db, number);\n 
 
 # 2: what was deleted during a merge is looked up before commit_mutex is taken
 plant compact_install 'platform_mutex_lock(&db->commit_mutex)' "if ($B != 2) &"
-plant compact_install 'code = compact_swap(merge, output);' \
+plant compact_install 'code = compact_swap(merge, output, overlay);' \
     "{ if ($B == 2) platform_mutex_lock(\&db->commit_mutex); & }"
 
 # 3: a version is released while a reader is about to reference it
