@@ -33,7 +33,7 @@
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: c94032f823800eec97cb45f41ff633415918e1e6f01c22e81ee6055ad0658702
+ * SHA-256 of the inputs: d3f62c2d374d45c283f582a8509e53b58b1cc12d7d2171f3c8e5d33b430adf76
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -10886,8 +10886,8 @@ OMENDB_INTERNAL int graph_refine(struct graph *graph, const struct graph_bulk_te
 
 /* idmap.c: see idmap.h. Hash: the finaliser of MurmurHash3 as tuned by Stafford (mix 13), which is
  * public domain knowledge. Tables start from the id xor a seed, so that whoever chooses ids does
- * not know which meet in one place; with less than a keyed hash costs, of which each lookup takes
- * one. */
+ * not know which meet in one place. A keyed hash would be surer of that, but each lookup would pay
+ * 12 ns for it. */
 
 /* ==============================================================================================
  * idmap.h
@@ -23683,10 +23683,10 @@ struct overlay_block;
 struct overlay_recent {
     _Atomic uint32_t references;
     struct memory *memory;
-    struct rows_store entries; /* struct overlay_entry, in the order of commits */
+    struct rows_store entries; /* struct overlay_entry; those of one row in the order of commits */
     struct idmap rows;         /* from a row to its newest entry */
     struct overlay_block *blocks;
-    _Atomic uint64_t newest; /* commit; 0: nothing was appended */
+    _Atomic uint64_t newest; /* the largest commit; 0: nothing was appended */
     uint32_t count;          /* commit mutex, as the next three */
     uint32_t frozen;         /* 1: it takes nothing more */
     uint32_t reserving;      /* entries that the commit which is being planned appends, and */
@@ -23740,7 +23740,7 @@ OMENDB_INTERNAL struct overlay *overlay_extend(struct memory *memory, struct ove
 OMENDB_INTERNAL struct overlay_recent *overlay_top(const struct overlay *overlay);
 /* After it so many entries with so many bytes of documents cannot fail. */
 OMENDB_INTERNAL int overlay_reserve(struct overlay_recent *recent, uint32_t entries, size_t bytes);
-/* document: copied; NULL: none. Commits do not descend. */
+/* document: copied; NULL: none. Commits of one row ascend. */
 OMENDB_INTERNAL void overlay_append(const struct overlay *overlay, uint32_t row, uint64_t commit,
                                     const uint8_t *document);
 /* What is committed from now on goes to another layer. NULL is OK. */
@@ -23833,6 +23833,7 @@ OMENDB_INTERNAL uint64_t overlay_bytes(const struct overlay *overlay);
  *                      the log is rotated.
  *   sync_mutex         durable_commit, poisoned
  *   txn_mutex          the lists of transactions and of open files
+ *   edit_mutex         edit_losers; nothing else is held when it is taken
  *   work mutex         queues and jobs (work.c)
  *   list mutex         open databases of the process (database.c)
  *
@@ -23845,7 +23846,8 @@ OMENDB_INTERNAL uint64_t overlay_bytes(const struct overlay *overlay);
  *
  * CONDITIONS: sync_condition with sync_mutex (leadership is free, durable_commit was raised,
  * poisoned), that of work.c with the work mutex (a queue, a job, the right to merge, stopping).
- * Both are broadcast under their mutex, so nobody misses one between looking and waiting.
+ * edit_condition with edit_mutex (edit_losers fell to 0).
+ * All are broadcast under their mutex, so nobody misses one between looking and waiting.
  *
  * SPINS: version_wait_for_readers, for a pin that lasts a handful of instructions;
  * memtable_seal, for the insertion of a row that is under way; version_pin, for one of 64
@@ -23869,6 +23871,8 @@ OMENDB_INTERNAL uint64_t overlay_bytes(const struct overlay *overlay);
  *                       above one that is about to enter the list.
  *   checkpoint_commit   stored sc under maintenance_mutex once the manifest is durable; loaded
  *                       sc by merges: an old value drops less.
+ *   edit_losers         changed under edit_mutex; loaded relaxed by who is about to edit: who
+ *                       misses one competes once more.
  *   poisoned            stored sc once, under sync_mutex, after poison_text, which does not
  *                       change any more: who loads 1 may read the text.
  *   log_bytes           added to, and exchanged by the freeze, under commit_mutex; a checkpoint
@@ -24225,11 +24229,15 @@ struct omendb {
     struct storage_file cursor_lock; /* such a lock of the manifest before, which holds the files of
                                         all before it, too: cursors may read them */
 
-    struct platform_mutex maintenance_mutex, commit_mutex, sync_mutex, txn_mutex;
-    struct platform_condition sync_condition;
+    struct platform_mutex maintenance_mutex, commit_mutex, sync_mutex, txn_mutex, edit_mutex;
+    struct platform_condition sync_condition, edit_condition;
+
+    _Atomic uint32_t edit_losers; /* edit_mutex: calls of api_documents.c that try again */
 
     /* commit_mutex */
     struct catalog catalog;
+    struct version
+        *resting; /* the empty version of all collections that rest; NULL: none did yet */
     struct prepared_set prepared;
     struct wal *wal;        /* NULL: nothing was written yet, in memory, or read-only */
     uint32_t log_published; /* 1: the manifest, or the chain that it begins, leads to `wal` */
@@ -24454,8 +24462,10 @@ OMENDB_INTERNAL int memtable_document_at(const struct memtable *memtable,
 OMENDB_INTERNAL int segment_document_at(const struct segment *segment,
                                         const struct overlay *overlay, uint32_t row,
                                         uint64_t commit, const uint8_t **document);
-/* Bytes of the document at `commit`; 0: none, or its place cannot be read. */
-OMENDB_INTERNAL uint32_t location_document_bytes(const struct location *location, uint64_t commit);
+/* Bytes of the document at `commit`; 0: none, or its place is damaged, so that such a record can be
+ * deleted. */
+OMENDB_INTERNAL int location_document_bytes(const struct location *location, uint64_t commit,
+                                            uint32_t *bytes);
 OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit, uint64_t *count);
 /* Bytes of vectors not in a graph: of the newest memtable, of those that are still linked, and of
  * everything. */
@@ -24557,8 +24567,9 @@ OMENDB_INTERNAL void quota_account(struct collection *collection, uint64_t new_r
 /* The same of a validated change. */
 OMENDB_INTERNAL void quota_account_change(const struct change *change);
 /* OMENDB_QUOTA where validated changes, those of a collection side by side, would go over a limit;
- * then nothing is counted but the refusal. */
-OMENDB_INTERNAL int quota_check_changes(const struct change *changes, size_t count);
+ * then nothing is counted but the refusal. *by_rate: set to 1 where it is one of writes a second.
+ */
+OMENDB_INTERNAL int quota_check_changes(const struct change *changes, size_t count, int *by_rate);
 /* Counts the writes of changes that are made, or prepared. */
 OMENDB_INTERNAL void quota_spend_changes(const struct change *changes, size_t count);
 /* Counts queries before they are done; OMENDB_QUOTA: not one of them may be. No locks. */
@@ -24719,7 +24730,8 @@ struct prepared {
     uint64_t needs;   /* its part of txn_needs */
     uint8_t *payload; /* its changes as logged; NULL after the outcome */
     size_t size;
-    struct quota_growth *growths; /* one a collection; NULL before it waits and after the outcome */
+    struct quota_growth *growths; /* NULL before it waits and after the outcome; of its collections
+                                     one each, then empty ones */
     size_t growth_count;
 };
 
@@ -25343,7 +25355,7 @@ OMENDB_INTERNAL struct overlay_recent *overlay_top(const struct overlay *overlay
 OMENDB_INTERNAL void overlay_freeze(struct overlay *overlay)
 {
     struct overlay_recent *top = overlay_top(overlay);
-    if (top != NULL && top->count != 0)
+    if (top != NULL)
         top->frozen = 1;
 }
 
@@ -25427,7 +25439,8 @@ OMENDB_INTERNAL void overlay_append(const struct overlay *overlay, uint32_t row,
     idmap_insert(&recent->rows, row, index);
     OMENDB_YIELD("overlay_append, in the table");
     overlay_mark(overlay->marks, row);
-    atomic_store_explicit(&recent->newest, commit, memory_order_release);
+    if (commit > atomic_load_explicit(&recent->newest, memory_order_relaxed))
+        atomic_store_explicit(&recent->newest, commit, memory_order_release);
 }
 
 OMENDB_INTERNAL void overlay_mark_recents(const struct overlay *overlay, uint64_t commit)
@@ -25479,6 +25492,19 @@ static int overlay_read_rows(const struct overlay_base *base, uint32_t rows,
     return code;
 }
 
+/* All of it: damage is told by opening, where a checkpoint, which reads it to write the next one,
+ * could only fail again and again. */
+static int overlay_touch(const struct overlay_base *base)
+{
+    const struct section_range all[] = {base->rows, base->commits, base->ends, base->documents};
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < sizeof all / sizeof all[0] && code == OMENDB_OK; i++)
+        code = all[i].length == 0
+                   ? OMENDB_OK
+                   : blocks_touch(&base->file->file->blocks, all[i].offset, all[i].length);
+    return code;
+}
+
 OMENDB_INTERNAL int overlay_base_open(struct memory *memory, struct shared_file *file,
                                       uint32_t part, uint64_t commit, uint32_t rows,
                                       struct overlay_marks *marks, struct overlay_base **base)
@@ -25503,6 +25529,8 @@ OMENDB_INTERNAL int overlay_base_open(struct memory *memory, struct shared_file 
     int code = OMENDB_OK;
     if (made->rows.length > rows * UINT64_C(4))
         code = overlay_bad(made, "more rows with documents than the segment has");
+    if (code == OMENDB_OK && marks != NULL)
+        code = overlay_touch(made);
     if (code == OMENDB_OK && marks != NULL)
         code = overlay_read_rows(made, rows, marks);
     if (code == OMENDB_OK)
@@ -25578,7 +25606,9 @@ static int overlay_read_base(struct overlay_base *base, uint32_t index,
         return code;
     const uint8_t *document = file->base + base->documents.offset + begin;
     const uint64_t bit = UINT64_C(1) << (index % 64);
-    if ((atomic_load_explicit(&base->checked[index / 64], memory_order_relaxed) & bit) == 0) {
+    /* What is mapped may change under us: it is not trusted later either. */
+    if (blocks_are_mapped(file) ||
+        (atomic_load_explicit(&base->checked[index / 64], memory_order_relaxed) & bit) == 0) {
         const char *wrong = document_check(document, (size_t)(end - begin));
         if (wrong != NULL)
             return overlay_bad(base, wrong);
@@ -27514,21 +27544,22 @@ OMENDB_INTERNAL int location_document(const struct location *location, uint64_t 
                                                             location->row, commit, document);
 }
 
-/* That of a damaged block counts as none, so that such a record can be deleted. */
-OMENDB_INTERNAL uint32_t location_document_bytes(const struct location *location, uint64_t commit)
+OMENDB_INTERNAL int location_document_bytes(const struct location *location, uint64_t commit,
+                                            uint32_t *bytes)
 {
     struct overlay_version found;
-    uint64_t begin, end;
+    uint64_t begin = 0, end = 0;
     int code = overlay_find(location->overlay, location->row, commit, &found);
+    *bytes = 0;
     if (code == OMENDB_OK && found.commit != 0)
-        return found.document == NULL ? 0 : document_size(found.document);
-    if (location->segment == NULL)
-        return document_size(memtable_document(location->memtable, location->row));
-    if (code == OMENDB_OK)
+        *bytes = found.document == NULL ? 0 : document_size(found.document);
+    else if (code == OMENDB_OK && location->segment == NULL)
+        *bytes = document_size(memtable_document(location->memtable, location->row));
+    else if (code == OMENDB_OK)
         code = documents_place(location->segment, location->row, &begin, &end);
-    return code != OMENDB_OK || end < begin || end - begin > DOCUMENT_BYTES_MAX
-               ? 0
-               : (uint32_t)(end - begin);
+    if (code == OMENDB_OK && begin < end && end - begin <= DOCUMENT_BYTES_MAX)
+        *bytes = (uint32_t)(end - begin);
+    return code == OMENDB_CORRUPT ? OMENDB_OK : code;
 }
 
 #undef DOCUMENTS_PROBES
@@ -29163,6 +29194,16 @@ static void rest_describe(const struct segment *segment, const struct overlay *o
         .curve_tried = segment->curve_tried};
 }
 
+/* A reference to the version of collections that rest; NULL: no memory. commit_mutex. */
+static struct version *rest_empty_version(omendb *db)
+{
+    if (db->resting == NULL)
+        db->resting = version_create(&db->memory, 0, 0);
+    if (db->resting != NULL)
+        atomic_fetch_add_explicit(&db->resting->references, 1, memory_order_relaxed);
+    return db->resting;
+}
+
 /* Without memory the collection stays as it is. commit_mutex; the caller and the catalog have the
  * only references. */
 static void rest_begin(struct collection *collection)
@@ -29172,7 +29213,7 @@ static void rest_begin(struct collection *collection)
     uint32_t dead, count = version->segment_count;
     if (collection->rest != NULL || !rest_is_possible(collection, version, &dead))
         return;
-    struct version *empty = version_create(memory, 0, 0);
+    struct version *empty = rest_empty_version(collection->db);
     struct rest *rest = memory_alloc(memory, rest_bytes(count, dead));
     if (empty == NULL || rest == NULL) {
         version_release(empty);
@@ -29322,7 +29363,8 @@ OMENDB_INTERNAL int rest_must_leave(const struct collection *collection)
  * debt. Searches move it by one exchange; writers have commit_mutex. The clock must not go back:
  * that of a vfs is monotonic.
  *
- * A collection that never had limits has no memory for any of this but two numbers. */
+ * A collection that had no limits since it was opened has no memory for rates and what they count.
+ */
 
 #define QUOTA_TICKS  4096 /* a microsecond: a rate of four billions a second still counts */
 #define QUOTA_SECOND ((uint64_t)1000000 * QUOTA_TICKS)
@@ -29442,12 +29484,14 @@ OMENDB_INTERNAL int quota_measure(const struct change *change, struct quota_grow
     const struct version *version =
         atomic_load_explicit(&collection->version, memory_order_relaxed);
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
+        uint32_t bytes;
         struct location live = {NULL, NULL, NULL, 0};
         code = version_locate_live(version, change->ids[i], &live, &changed);
         if (code != OMENDB_OK || (live.memtable == NULL && live.segment == NULL))
             continue;
         records += change->kind != CHANGE_UPDATE;
-        documents += location_document_bytes(&live, UINT64_MAX);
+        code = location_document_bytes(&live, UINT64_MAX, &bytes);
+        documents += bytes;
     }
     if (code == OMENDB_OK)
         quota_grow(growth, change, records, documents);
@@ -29568,7 +29612,7 @@ static int quota_check_size(const struct collection *collection, const char *wha
 }
 
 static int quota_check_run(struct collection *collection, const struct quota_growth *growth,
-                           uint64_t writes)
+                           uint64_t writes, int *by_rate)
 {
     struct quota *quota = atomic_load_explicit(&collection->quota, memory_order_relaxed);
     const uint64_t used =
@@ -29586,16 +29630,18 @@ static int quota_check_run(struct collection *collection, const struct quota_gro
     if (code == OMENDB_OK && quota->limits.writes_per_second != 0) {
         uint64_t due = quota->write_due, wait;
         if (!quota_pass(quota_now(collection), quota->limits.writes_per_second, writes, &due,
-                        &wait))
+                        &wait)) {
+            *by_rate = 1;
             code = quota_refuse_rate(collection, "writes", quota->limits.writes_per_second, writes,
                                      wait);
+        }
     }
     if (code != OMENDB_OK)
         atomic_fetch_add_explicit(&quota->writes_refused, writes, memory_order_relaxed);
     return code;
 }
 
-OMENDB_INTERNAL int quota_check_changes(const struct change *changes, size_t count)
+OMENDB_INTERNAL int quota_check_changes(const struct change *changes, size_t count, int *by_rate)
 {
     int code = OMENDB_OK;
     for (size_t at = 0; at < count && code == OMENDB_OK;) {
@@ -29604,7 +29650,7 @@ OMENDB_INTERNAL int quota_check_changes(const struct change *changes, size_t cou
         uint64_t writes;
         at = quota_add_up(changes, at, count, &growth, &writes);
         if (writes != 0)
-            code = quota_check_run(collection, &growth, writes);
+            code = quota_check_run(collection, &growth, writes, by_rate);
     }
     return code;
 }
@@ -30014,12 +30060,14 @@ static int commit_assign_ids(struct change *change, const struct version *versio
 
 /* Whether the document has the key that the row has, which no update changes: found by it is the
  * row's own document. Only a log that lies says otherwise. */
-static int commit_check_kept_key(const struct change *change, const struct location *live,
-                                 uint64_t id, const uint8_t *document)
+static int commit_check_kept_key(const struct commit_plan *plan, const struct change *change,
+                                 const struct location *live, uint64_t id, const uint8_t *document)
 {
     const uint8_t *old;
     uint32_t size, old_size;
     int code = location_document(live, UINT64_MAX, &old);
+    if (code == OMENDB_CORRUPT && plan->replay)
+        return OMENDB_OK; /* damage of one record does not keep the database closed */
     const uint8_t *key = document_key(document, &size), *old_key = document_key(old, &old_size);
     if (code != OMENDB_OK || (size == old_size && (size == 0 || memcmp(key, old_key, size) == 0)))
         return code;
@@ -30047,6 +30095,7 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
     struct collection *collection = change->collection;
     struct location live = {NULL, NULL, NULL, 0};
     uint64_t id = change->ids[index], changed = 0;
+    uint32_t bytes;
     const struct prepared *holder = prepared_holder(collection->db, collection->id, id);
     *keep = 1;
     if (holder != NULL && holder != plan->prepared && !plan->replay)
@@ -30054,7 +30103,7 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
     /* No id at or above next_id was ever used. */
     if (id < atomic_load_explicit(&collection->next_id, memory_order_relaxed)) {
         int code = version_locate_live(version, id, &live, &changed);
-        if (code == OMENDB_OK)
+        if (code == OMENDB_OK && plan->snapshot != UINT64_MAX)
             code = commit_note_update(&live, &changed);
         if (code != OMENDB_OK)
             return code;
@@ -30076,10 +30125,15 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
         *keep = 0;
         return OMENDB_OK;
     }
-    change->ended_documents += exists ? location_document_bytes(&live, UINT64_MAX) : 0;
+    if (exists) {
+        int code = location_document_bytes(&live, UINT64_MAX, &bytes);
+        if (code != OMENDB_OK)
+            return code;
+        change->ended_documents += bytes;
+    }
     if (change->kind == CHANGE_UPDATE) {
         plan->updated[plan->updated_count++] = live;
-        return commit_check_kept_key(change, &live, id, document);
+        return commit_check_kept_key(plan, change, &live, id, document);
     }
     plan->victims[plan->victim_count++] = live;
     change->ended_records += (uint64_t)exists;
@@ -30129,8 +30183,10 @@ static int commit_validate_records(struct commit_plan *plan, struct change *chan
         if (code == OMENDB_OK)
             code = commit_check_id(plan, change, version, i, document, &keep);
         /* An update that is left out, in a log that lies, would part ids and documents. */
-        if (code == OMENDB_OK && !keep && change->kind == CHANGE_UPDATE)
+        if (code == OMENDB_OK && !keep && change->kind == CHANGE_UPDATE) {
             plan->updated[plan->updated_count++] = (struct location){NULL, NULL, NULL, 0};
+            change->ended_documents += document == NULL ? 0 : document_size(document);
+        }
         if (code == OMENDB_OK && (keep || change->kind == CHANGE_UPDATE))
             change->ids[kept++] = change->ids[i];
     }
@@ -30666,13 +30722,13 @@ static int commit_is_limited(const struct commit_order *order, int replay)
     return !replay && (order->prepared == NULL || commit_holds(order));
 }
 
-/* What the collections' owners ask for. */
-static int commit_check_settings(const struct commit_order *order)
+/* What the collections' owners ask for. *by_rate: as quota_check_changes. */
+static int commit_check_settings(const struct commit_order *order, int *by_rate)
 {
     int code = OMENDB_OK;
     for (size_t i = 0; i < order->count && code == OMENDB_OK; i++)
         code = fields_check_change(&order->changes[i]);
-    return code == OMENDB_OK ? quota_check_changes(order->changes, order->count) : code;
+    return code == OMENDB_OK ? quota_check_changes(order->changes, order->count, by_rate) : code;
 }
 
 /* commit_mutex. commit: in for replay; out: the number given, or 0 when nothing was left to do. */
@@ -30681,7 +30737,7 @@ static int commit_locked(omendb *db, const struct commit_order *order, int repla
     struct commit_plan plan = {
         .snapshot = order->snapshot, .replay = replay, .prepared = order->prepared};
     uint64_t number = replay ? *commit : db->appended_commit + 1;
-    int code = commit_plan_reserve(db, &plan, order->changes, order->count);
+    int by_rate = 0, code = commit_plan_reserve(db, &plan, order->changes, order->count);
     for (size_t i = 0; i < order->count && code == OMENDB_OK; i++)
         code = commit_validate(db, &plan, &order->changes[i]);
     if (code != OMENDB_OK || !commit_has_work(order)) {
@@ -30689,7 +30745,9 @@ static int commit_locked(omendb *db, const struct commit_order *order, int repla
         goto done;
     }
     if (commit_is_limited(order, replay))
-        code = commit_check_settings(order);
+        code = commit_check_settings(order, &by_rate);
+    if (by_rate) /* which tells nothing of what others commit */
+        *commit = atomic_load(&db->visible_commit);
     if (code != OMENDB_OK)
         goto done;
     code = commit_holds(order) ? prepared_reserve(db, order->prepared)
@@ -30737,6 +30795,8 @@ static int commit_throttle(const struct change *changes, size_t count)
         if (changes[i].kind == CHANGE_ADD || changes[i].kind == CHANGE_PUT)
             code = work_throttle(changes[i].collection,
                                  changes[i].count * changes[i].collection->vector_bytes);
+        else if (changes[i].kind == CHANGE_UPDATE && changes[i].count != 0)
+            code = work_throttle(changes[i].collection, changes[i].document_bytes + 1);
     }
     return code;
 }
@@ -35227,11 +35287,12 @@ static int compact_collect_begins(struct compact_merge *merge)
 
 static int compact_plan(struct compact_merge *merge, enum compact_mode mode)
 {
+    /* In this order: the version then has all documents up to the limit. */
+    merge->drop_limit = compact_drop_limit(merge->collection->db);
     merge->version = version_acquire(merge->collection);
     merge->input_count = compact_pick(merge->collection, merge->version, mode, merge->inputs);
     if (merge->input_count == 0)
         return OMENDB_OK;
-    merge->drop_limit = compact_drop_limit(merge->collection->db);
     for (uint32_t i = 0; i < merge->input_count; i++)
         merge->overlays[i] = compact_overlay(merge->version, merge->inputs[i]);
     int code = compact_map(merge);
@@ -36039,7 +36100,7 @@ static int compact_carry_tombstone(void *context, uint32_t row, uint64_t end)
 struct compact_updates {
     struct memory *memory;
     uint64_t limit;                /* what is at or below it was written with the row */
-    uint64_t oldest;               /* what was replaced at or before it nobody sees */
+    uint64_t oldest;               /* what was replaced at or before it nobody needs */
     struct overlay *overlay;       /* of the output; NULL: none came yet */
     uint32_t rows;                 /* of the output */
     struct overlay_version *items; /* of the row, the newest first */
@@ -36088,13 +36149,14 @@ static int compact_append_updates(struct compact_updates *updates, uint32_t row)
     return code;
 }
 
-/* What the documents of the output lack. commit_mutex. */
+/* What the documents of the output lack. After a crash the log is replayed onto those of the
+ * manifest's commit, so these are kept like those that transactions see. commit_mutex. */
 static int compact_carry_updates(const struct compact_merge *merge, struct overlay **overlay)
 {
     omendb *db = merge->collection->db;
     struct compact_updates updates = {.memory = &db->memory,
                                       .limit = merge->drop_limit,
-                                      .oldest = txn_oldest(db),
+                                      .oldest = compact_drop_limit(db),
                                       .rows = merge->rows};
     const struct version *version = atomic_load(&merge->collection->version);
     int code = OMENDB_OK;
@@ -36579,7 +36641,9 @@ static int recover_limits(struct collection *collection, const omendb_limits *li
     omendb_limits before;
     quota_get(collection, &before);
     /* A refresh that finds the same leaves the buckets as they are. */
-    if (memcmp(&before, limits, sizeof before) == 0)
+    if (before.records == limits->records && before.bytes == limits->bytes &&
+        before.queries_per_second == limits->queries_per_second &&
+        before.writes_per_second == limits->writes_per_second)
         return OMENDB_OK;
     int code = manifest_has_limits(limits) ? quota_reserve(collection) : OMENDB_OK;
     if (code == OMENDB_OK)
@@ -40346,6 +40410,9 @@ struct facets_entry {
 };
 _Static_assert(sizeof(struct facets_entry) <= 64, "sort_array takes such entries");
 
+/* As for cursors: so many may lie in the readers' share of the reserve. */
+#define FACETS_IN_RESERVE 2
+
 /* How the rows of a source tell their values. */
 enum facets_way { FACETS_BY_DOCUMENT, FACETS_BY_RANK, FACETS_NULL };
 
@@ -40654,11 +40721,17 @@ OMENDB_INTERNAL int facets_count(const struct search_request *request, const cha
         .memory = &db->memory, .commit = request->commit, .name = (const uint8_t *)field};
     counter.name_size = (uint32_t)strlen(field);
     counter.name_hash = document_hash_name(counter.name, counter.name_size);
+    memory_begin_reading();
     int code = search_each_location(request, facets_count_record, &counter);
     if (code == OMENDB_OK)
         code = facets_end_segment(&counter);
+    const int few = atomic_load(&db->open_cursors) < FACETS_IN_RESERVE;
+    if (!few)
+        memory_end_reading();
     if (code == OMENDB_OK)
         code = facets_keep(&counter, db, limit, facets);
+    if (few)
+        memory_end_reading();
     memory_free(counter.memory, counter.entries, counter.room * sizeof *counter.entries);
     memory_free(counter.memory, counter.ranks, counter.rank_room * sizeof *counter.ranks);
     return code;
@@ -40667,6 +40740,7 @@ OMENDB_INTERNAL int facets_count(const struct search_request *request, const cha
 static void facets_tell(const struct facets_entry *entry, omendb_facet *facet)
 {
     const struct document_value *value = &entry->value;
+    facet->struct_size = sizeof *facet;
     facet->count = entry->count;
     facet->type = value->type == DOCUMENT_TEXT      ? OMENDB_VALUE_TEXT
                   : value->type == DOCUMENT_REAL    ? OMENDB_VALUE_F64
@@ -40717,6 +40791,7 @@ OMENDB_INTERNAL omendb *facets_database(const omendb_facets *facets)
 }
 
 #undef FACETS_LEAST
+#undef FACETS_IN_RESERVE
 
 /* ==============================================================================================
  * rows.c
@@ -42782,6 +42857,12 @@ static void check_model(struct check *check, const struct segment *segment)
     }
 }
 
+static int check_overlay_is_damaged(const struct check *check, const struct overlay *overlay)
+{
+    const struct overlay_base *base = overlay == NULL ? NULL : overlay->base;
+    return base != NULL && check_is_damaged(check, base->file->entry.number, base->part);
+}
+
 /* Every document that an update gave can be read, and has the key of its row. */
 static int check_updates(struct check *check, const struct segment *segment,
                          const struct overlay *overlay)
@@ -42821,7 +42902,7 @@ static int check_segment(struct check *check, struct segment *segment,
         code = check_documents(check, segment);
     if (code == OMENDB_OK)
         code = check_columns(check, segment);
-    if (code == OMENDB_OK)
+    if (code == OMENDB_OK && !check_overlay_is_damaged(check, overlay))
         code = check_updates(check, segment, overlay);
     if (code == OMENDB_OK)
         check_model(check, segment);
@@ -42962,8 +43043,10 @@ static struct version *check_acquire(struct collection *collection, uint64_t *co
 static void check_count_row(const struct location *location, uint64_t commit,
                             struct check_usage *found)
 {
+    uint32_t bytes;
+    found->known &= location_document_bytes(location, commit, &bytes) == OMENDB_OK;
     found->records++;
-    found->documents += location_document_bytes(location, commit);
+    found->documents += bytes;
 }
 
 static void check_usage(struct check *check, const struct version *version, uint64_t commit,
@@ -42983,7 +43066,9 @@ static void check_usage(struct check *check, const struct version *version, uint
     }
     for (uint32_t i = 0; i < version->segment_count; i++) {
         struct segment *segment = version->segments[i];
-        found.known &= !check_is_damaged(check, segment->file->entry.number, segment->part);
+        const struct overlay *overlay = version->segment_overlays[i];
+        found.known &= !check_is_damaged(check, segment->file->entry.number, segment->part) &&
+                       !check_overlay_is_damaged(check, overlay);
         for (uint32_t row = 0; row < segment->info.rows && found.known; row++) {
             if (segment_row_visible(segment, row, commit))
                 check_count_row(
@@ -43230,7 +43315,11 @@ static int database_init_locks(omendb *db)
     if (code == OMENDB_OK)
         code = platform_mutex_init(&db->txn_mutex);
     if (code == OMENDB_OK)
+        code = platform_mutex_init(&db->edit_mutex);
+    if (code == OMENDB_OK)
         code = platform_condition_init(&db->sync_condition);
+    if (code == OMENDB_OK)
+        code = platform_condition_init(&db->edit_condition);
     return code;
 }
 
@@ -43238,6 +43327,7 @@ static void database_free_collections(omendb *db)
 {
     prepared_clear(db);
     catalog_destroy(db, &db->catalog);
+    version_release(db->resting);
     scratch_drop_idle(db);
 }
 
@@ -43274,7 +43364,9 @@ OMENDB_INTERNAL void database_free(omendb *db)
     platform_mutex_destroy(&db->commit_mutex);
     platform_mutex_destroy(&db->sync_mutex);
     platform_mutex_destroy(&db->txn_mutex);
+    platform_mutex_destroy(&db->edit_mutex);
     platform_condition_destroy(&db->sync_condition);
+    platform_condition_destroy(&db->edit_condition);
     db->magic = 0;
     memory_init(&outer, &db->allocator, 0);
     memory_free_aligned(&outer, db, sizeof *db);
@@ -48049,7 +48141,8 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows)
  * What a call writes here follows from what it read: without a transaction of the caller it is one
  * of its own, which begins anew where another commit came between. */
 
-#define API_TRIES 100 /* of a call whose record others change, too */
+#define API_TRIES       100    /* of a call whose record others change, too */
+#define API_PATIENCE_US 100000 /* that a new one waits for those that try again */
 
 /* *size: of the key. */
 static int api_key(const char *key, uint32_t *size)
@@ -48238,6 +48331,37 @@ static int api_edit_once(omendb_collection *collection, const struct api_edit *e
     return code;
 }
 
+/* A new edit waits for those that lost against others: who comes back from a commit would begin the
+ * next one before a loser has even been woken, each time anew. */
+static void api_let_losers_pass(omendb *db)
+{
+    int waiting = 1;
+    if (atomic_load_explicit(&db->edit_losers, memory_order_relaxed) == 0)
+        return;
+    platform_mutex_lock(&db->edit_mutex);
+    while (waiting && atomic_load_explicit(&db->edit_losers, memory_order_relaxed) != 0)
+        waiting =
+            platform_condition_wait_for(&db->edit_condition, &db->edit_mutex, API_PATIENCE_US);
+    platform_mutex_unlock(&db->edit_mutex);
+}
+
+/* Among the losers one wins each round. */
+static int api_edit_again(omendb_collection *collection, const struct api_edit *edit)
+{
+    omendb *db = collection->db;
+    int code = OMENDB_CONFLICT;
+    platform_mutex_lock(&db->edit_mutex);
+    atomic_fetch_add_explicit(&db->edit_losers, 1, memory_order_relaxed);
+    platform_mutex_unlock(&db->edit_mutex);
+    for (int tries = 1; tries < API_TRIES && code == OMENDB_CONFLICT; tries++)
+        code = api_edit_once(collection, edit);
+    platform_mutex_lock(&db->edit_mutex);
+    if (atomic_fetch_sub_explicit(&db->edit_losers, 1, memory_order_relaxed) == 1)
+        platform_condition_broadcast(&db->edit_condition);
+    platform_mutex_unlock(&db->edit_mutex);
+    return code;
+}
+
 static int api_edit(omendb_collection *collection, omendb_txn *txn, const struct api_edit *edit)
 {
     int code = api_writing(collection, txn);
@@ -48245,12 +48369,9 @@ static int api_edit(omendb_collection *collection, omendb_txn *txn, const struct
         return code != OMENDB_OK ? code : api_null("key or metadata");
     if (txn != NULL)
         return edit->make(collection, txn, edit);
-    for (int tries = 0; tries < API_TRIES; tries++) {
-        code = api_edit_once(collection, edit);
-        if (code != OMENDB_CONFLICT)
-            break;
-    }
-    return code;
+    api_let_losers_pass(collection->db);
+    code = api_edit_once(collection, edit);
+    return code == OMENDB_CONFLICT ? api_edit_again(collection, edit) : code;
 }
 
 static int api_make_deletion(omendb_collection *collection, omendb_txn *txn,
@@ -48326,6 +48447,7 @@ OMENDB_API int omendb_update(omendb_collection *collection, omendb_txn *txn, uin
 }
 
 #undef API_TRIES
+#undef API_PATIENCE_US
 
 /* ==============================================================================================
  * api_matching.c
@@ -48681,6 +48803,20 @@ static int api_mean_add_records(struct api_mean *mean, const struct search_reque
     return code;
 }
 
+/* What counts as above a half where halves are sums of rounded shares: of up to 1,024 examples the
+ * next one is 4.8e-7 away. */
+#define API_MAJORITY (0.5 + 1e-9)
+/* A sum of directions that is shorter is rounding, and points nowhere. */
+#define API_NOWHERE 1e-6
+
+static int api_mean_has_direction(const struct api_mean *mean)
+{
+    double norm = 0.0;
+    for (uint32_t i = 0; i < mean->collection->schema.dim; i++)
+        norm += mean->sum[i] * mean->sum[i];
+    return mean->collection->schema.metric != OMENDB_COSINE || norm > API_NOWHERE * API_NOWHERE;
+}
+
 /* The mean in the stored type. */
 static int api_mean_store(const struct api_mean *mean, uint8_t *out)
 {
@@ -48688,9 +48824,12 @@ static int api_mean_store(const struct api_mean *mean, uint8_t *out)
     if (mean->collection->schema.scalar == OMENDB_B1) {
         memset(out, 0, mean->collection->vector_bytes);
         for (uint32_t i = 0; i < dim; i++)
-            out[i / 8] = (uint8_t)(out[i / 8] | (mean->sum[i] > 0.5) << (i % 8));
+            out[i / 8] = (uint8_t)(out[i / 8] | (mean->sum[i] > API_MAJORITY) << (i % 8));
         return OMENDB_OK;
     }
+    if (!api_mean_has_direction(mean))
+        return error_set(OMENDB_INVALID, "the examples cancel each other: what is left is zero, "
+                                         "which has no cosine");
     for (uint32_t i = 0; i < dim; i++)
         mean->one[i] = (float)mean->sum[i];
     return records_convert(mean->collection, mean->one, OMENDB_F32, out, RECORDS_ALONE);
@@ -48767,8 +48906,12 @@ OMENDB_INTERNAL int api_resolve(const omendb_query *query, const omendb_txn *txn
         return api_resolve_record(query, txn, request);
     int code = scratch_reserve(scratch, 0, 0, 0, request->collection->vector_bytes);
     request->vector = scratch->vector;
-    if (code == OMENDB_OK && query->positive_count != 0)
-        return api_resolve_examples(query, txn, scratch, asked);
+    if (code == OMENDB_OK && query->positive_count != 0) {
+        memory_begin_reading();
+        code = api_resolve_examples(query, txn, scratch, asked);
+        memory_end_reading();
+        return code;
+    }
     return code != OMENDB_OK ? code
                              : records_convert(request->collection, query->vector,
                                                query->vector_type, scratch->vector, RECORDS_ALONE);
@@ -48790,6 +48933,8 @@ OMENDB_INTERNAL int api_relieve_search(omendb *db, const struct search_request *
 }
 
 #undef API_STRETCH_EF
+#undef API_MAJORITY
+#undef API_NOWHERE
 
 /* ==============================================================================================
  * api_search.c
@@ -49085,7 +49230,9 @@ OMENDB_API int omendb_search_many(omendb_collection *collection, omendb_txn *txn
                             .counts = counts};
     struct work_wait wait = {0};
     do {
+        memory_begin_reading();
         many.asked = memory_array(memory, count, sizeof *many.asked);
+        memory_end_reading();
     } while (many.asked == NULL && work_relieve(collection->db, &wait));
     if (many.asked == NULL)
         return OMENDB_NOMEM;
@@ -49174,12 +49321,21 @@ OMENDB_API int omendb_pages_open(omendb_collection *collection, omendb_txn *txn,
     if (pages == NULL)
         return api_null("pages");
     *pages = NULL;
-    int code = api_check_pages(collection, txn, query);
+    if (query == NULL)
+        return api_null("query");
+    int code = api_struct_read(query, sizeof *query, "query");
     if (code != OMENDB_OK)
         return code;
-    api_ask(collection, txn, query, &asked);
+    omendb_query terms = *query;
+    terms.struct_size = sizeof terms;
+    terms.timeout_us = 0;
+    terms.explain = NULL;
+    code = api_check_pages(collection, txn, &terms);
+    if (code != OMENDB_OK)
+        return code;
+    api_ask(collection, txn, &terms, &asked);
     do {
-        code = api_try_pages(collection, txn, query, &asked, pages);
+        code = api_try_pages(collection, txn, &terms, &asked, pages);
     } while (api_relieve_search(collection->db, &asked.request, &wait, &code));
     return code;
 }
@@ -49267,9 +49423,7 @@ OMENDB_API int omendb_facets_open(omendb_collection *collection, omendb_txn *txn
     do {
         struct version *version = api_version(collection, txn, &request.commit);
         request.version = version;
-        memory_begin_reading();
         code = facets_count(&request, field, limit, facets);
-        memory_end_reading();
         version_release(version);
     } while (code == OMENDB_NOMEM && work_relieve(db, &wait));
     if (code != OMENDB_OK)

@@ -804,7 +804,7 @@ typedef struct omendb_collection_stats {
                      * stored type, and its key and metadata as OMENDB_METADATA_MAX counts them.
                      * With commits that are not durable yet. This and what follows: omendb_limits
                      */
-    uint64_t queries; /* counted since opening, as long as the collection had limits; as the next */
+    uint64_t queries; /* counted since opening, from the collection's first limit on; as the next */
     uint64_t writes;  /* records added, put, updated, deleted; where a commit in two phases is
                        * prepared */
     uint64_t queries_refused; /* with OMENDB_QUOTA; of a batch all */
@@ -843,7 +843,8 @@ OMENDB_API int omendb_collection_get_stats(omendb_collection *collection,
  * omendb_scan_matching or omendb_delete_matching, done or failed; reading by id or key is none. A
  * write is one record that is added, put, updated or deleted, counted where it commits. Rates are
  * kept in memory: opening anew begins with a full second, and each read_only handle counts for
- * itself. Where there is no limit a search does no more than look whether there is one. */
+ * itself. Where none was set since opening, a search does no more than look whether there is one.
+ */
 typedef struct omendb_limits {
     size_t struct_size;
     uint64_t records;            /* visible ones */
@@ -1280,7 +1281,7 @@ OMENDB_API int omendb_get_batch(omendb_collection *collection, omendb_txn *txn, 
  * txn:      as omendb_get.
  * count:    receives the number.
  * Threads:  any; waits for no writer.
- * Returns:  OMENDB_OK, OMENDB_DROPPED. */
+ * Returns:  OMENDB_OK, OMENDB_QUOTA, OMENDB_DROPPED. */
 OMENDB_API int omendb_count(omendb_collection *collection, omendb_txn *txn, uint64_t *count);
 
 /* Counts the visible records that match a condition, which is asked once of each.
@@ -1291,7 +1292,7 @@ OMENDB_API int omendb_count(omendb_collection *collection, omendb_txn *txn, uint
  * context:  given to match.
  * count:    receives the number; 0 on failure.
  * Threads:  any; waits for no writer.
- * Returns:  OMENDB_OK, OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
+ * Returns:  OMENDB_OK, OMENDB_QUOTA, OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_API int omendb_count_matching(omendb_collection *collection, omendb_txn *txn,
                                      const omendb_filter *filter,
                                      int (*match)(void *match_context, uint64_t id), void *context,
@@ -1308,8 +1309,9 @@ OMENDB_API int omendb_count_matching(omendb_collection *collection, omendb_txn *
  * context:  given to match.
  * deleted:  NULL, or receives how many; 0 on failure.
  * Threads:  any.
- * Returns:  OMENDB_OK and the errors of omendb_delete_batch; OMENDB_TOOBIG: the vectors of those
- *           that match have more than 1 GiB; OMENDB_CORRUPT, OMENDB_IOERR. */
+ * Returns:  OMENDB_OK and the errors of omendb_delete_batch (OMENDB_QUOTA also as a query);
+ *           OMENDB_TOOBIG: the vectors of those that match have more than 1 GiB; OMENDB_CORRUPT,
+ *           OMENDB_IOERR. */
 OMENDB_API int omendb_delete_matching(omendb_collection *collection, omendb_txn *txn,
                                       const omendb_filter *filter,
                                       int (*match)(void *match_context, uint64_t id), void *context,
@@ -1323,7 +1325,7 @@ OMENDB_API int omendb_delete_matching(omendb_collection *collection, omendb_txn 
  *           written since the last checkpoint or in `txn`, and some 300 bytes a segment.
  * Lifetime: until omendb_rows_close.
  * Threads:  any may open; one at a time may use it.
- * Returns:  OMENDB_OK, OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
+ * Returns:  OMENDB_OK, OMENDB_QUOTA, OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint64_t from,
                            uint64_t to, omendb_rows **rows);
 
@@ -1663,7 +1665,8 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
  * txn:       as omendb_search.
  * queries:   `count` of them, all with the same struct_size, which is the distance from one to the
  *            next; each as of omendb_search. timeout_us is counted from the beginning of the call.
- *            A `match` may be called from any of these threads.
+ *            A `match` may be called from any of these threads. An explain of one must be that of
+ *            no other.
  * ids:       caller-owned, count * K places, where K is the largest k of the queries, row by row:
  *            those of query i begin at place i * K; places past its hits get OMENDB_ID_AUTO.
  * distances: NULL, or caller-owned, count * K places; past a row's hits infinity.
@@ -1683,7 +1686,7 @@ OMENDB_API int omendb_search_many(omendb_collection *collection, omendb_txn *txn
  * of them together. Otherwise each page has the nearest of those found and not given yet, and one
  * that was overlooked may come in a later page, although it is nearer than some of an earlier one;
  * all records that match have come when the pages end. The first page takes about what
- * omendb_search takes for twice its hits; n pages together what it takes for one to four times all
+ * omendb_search takes for twice its hits; n pages together what it takes for one to five times all
  * their hits. There is no offset to begin at: what lies before it must be found all the same, and
  * without a handle it shifts with each commit.
  *
@@ -1695,7 +1698,7 @@ OMENDB_API int omendb_search_many(omendb_collection *collection, omendb_txn *txn
  *           each hit that was given; keeps what it shows from being given back, as cursors do.
  * Lifetime: until omendb_pages_close.
  * Threads:  any may open; one at a time may use it.
- * Returns:  as omendb_search. */
+ * Returns:  as omendb_search, but OMENDB_TIMEOUT and OMENDB_QUOTA: nothing is searched for yet. */
 OMENDB_API int omendb_pages_open(omendb_collection *collection, omendb_txn *txn,
                                  const omendb_query *query, omendb_pages **pages);
 
@@ -1708,8 +1711,8 @@ OMENDB_API int omendb_pages_open(omendb_collection *collection, omendb_txn *txn,
  * distances:  NULL, or caller-owned, k places.
  * count:      receives how many places are filled: k but at the end, where there are fewer left.
  * Returns:    OMENDB_OK, OMENDB_DONE (no further hit; count is 0), OMENDB_INVALID (k of 0),
- *             OMENDB_TIMEOUT, OMENDB_MISUSE (also after the transaction of the pages ended),
- *             OMENDB_CORRUPT, OMENDB_IOERR. On failure no hit is lost. */
+ *             OMENDB_TIMEOUT, OMENDB_QUOTA, OMENDB_MISUSE (also after the transaction of the pages
+ *             ended), OMENDB_CORRUPT, OMENDB_IOERR. On failure no hit is lost. */
 OMENDB_API int omendb_pages_next(omendb_pages *pages, size_t k, uint64_t timeout_us, uint64_t *ids,
                                  float *distances, size_t *count);
 
@@ -1761,7 +1764,8 @@ OMENDB_API void omendb_facet_init(omendb_facet *facet);
  *           told 56 bytes and its text, for each distinct value.
  * Lifetime: until omendb_facets_close.
  * Threads:  any may open; one at a time may use it. Waits for no writer.
- * Returns:  OMENDB_OK, OMENDB_INVALID (field), OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
+ * Returns:  OMENDB_OK, OMENDB_INVALID (field), OMENDB_QUOTA, OMENDB_DROPPED, OMENDB_CORRUPT,
+ *           OMENDB_IOERR. */
 OMENDB_API int omendb_facets_open(omendb_collection *collection, omendb_txn *txn,
                                   const omendb_filter *filter,
                                   int (*match)(void *match_context, uint64_t id), void *context,

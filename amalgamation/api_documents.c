@@ -8,7 +8,8 @@
 
 #include <string.h>
 
-#define API_TRIES 100 /* of a call whose record others change, too */
+#define API_TRIES       100    /* of a call whose record others change, too */
+#define API_PATIENCE_US 100000 /* that a new one waits for those that try again */
 
 /* *size: of the key. */
 static int api_key(const char *key, uint32_t *size)
@@ -197,6 +198,37 @@ static int api_edit_once(omendb_collection *collection, const struct api_edit *e
     return code;
 }
 
+/* A new edit waits for those that lost against others: who comes back from a commit would begin the
+ * next one before a loser has even been woken, each time anew. */
+static void api_let_losers_pass(omendb *db)
+{
+    int waiting = 1;
+    if (atomic_load_explicit(&db->edit_losers, memory_order_relaxed) == 0)
+        return;
+    platform_mutex_lock(&db->edit_mutex);
+    while (waiting && atomic_load_explicit(&db->edit_losers, memory_order_relaxed) != 0)
+        waiting =
+            platform_condition_wait_for(&db->edit_condition, &db->edit_mutex, API_PATIENCE_US);
+    platform_mutex_unlock(&db->edit_mutex);
+}
+
+/* Among the losers one wins each round. */
+static int api_edit_again(omendb_collection *collection, const struct api_edit *edit)
+{
+    omendb *db = collection->db;
+    int code = OMENDB_CONFLICT;
+    platform_mutex_lock(&db->edit_mutex);
+    atomic_fetch_add_explicit(&db->edit_losers, 1, memory_order_relaxed);
+    platform_mutex_unlock(&db->edit_mutex);
+    for (int tries = 1; tries < API_TRIES && code == OMENDB_CONFLICT; tries++)
+        code = api_edit_once(collection, edit);
+    platform_mutex_lock(&db->edit_mutex);
+    if (atomic_fetch_sub_explicit(&db->edit_losers, 1, memory_order_relaxed) == 1)
+        platform_condition_broadcast(&db->edit_condition);
+    platform_mutex_unlock(&db->edit_mutex);
+    return code;
+}
+
 static int api_edit(omendb_collection *collection, omendb_txn *txn, const struct api_edit *edit)
 {
     int code = api_writing(collection, txn);
@@ -204,12 +236,9 @@ static int api_edit(omendb_collection *collection, omendb_txn *txn, const struct
         return code != OMENDB_OK ? code : api_null("key or metadata");
     if (txn != NULL)
         return edit->make(collection, txn, edit);
-    for (int tries = 0; tries < API_TRIES; tries++) {
-        code = api_edit_once(collection, edit);
-        if (code != OMENDB_CONFLICT)
-            break;
-    }
-    return code;
+    api_let_losers_pass(collection->db);
+    code = api_edit_once(collection, edit);
+    return code == OMENDB_CONFLICT ? api_edit_again(collection, edit) : code;
 }
 
 static int api_make_deletion(omendb_collection *collection, omendb_txn *txn,
@@ -285,3 +314,4 @@ OMENDB_API int omendb_update(omendb_collection *collection, omendb_txn *txn, uin
 }
 
 #undef API_TRIES
+#undef API_PATIENCE_US

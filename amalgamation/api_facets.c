@@ -45,9 +45,7 @@ OMENDB_API int omendb_facets_open(omendb_collection *collection, omendb_txn *txn
     do {
         struct version *version = api_version(collection, txn, &request.commit);
         request.version = version;
-        memory_begin_reading();
         code = facets_count(&request, field, limit, facets);
-        memory_end_reading();
         version_release(version);
     } while (code == OMENDB_NOMEM && work_relieve(db, &wait));
     if (code != OMENDB_OK)

@@ -41,12 +41,21 @@ OMENDB_API int omendb_pages_open(omendb_collection *collection, omendb_txn *txn,
     if (pages == NULL)
         return api_null("pages");
     *pages = NULL;
-    int code = api_check_pages(collection, txn, query);
+    if (query == NULL)
+        return api_null("query");
+    int code = api_struct_read(query, sizeof *query, "query");
     if (code != OMENDB_OK)
         return code;
-    api_ask(collection, txn, query, &asked);
+    omendb_query terms = *query;
+    terms.struct_size = sizeof terms;
+    terms.timeout_us = 0;
+    terms.explain = NULL;
+    code = api_check_pages(collection, txn, &terms);
+    if (code != OMENDB_OK)
+        return code;
+    api_ask(collection, txn, &terms, &asked);
     do {
-        code = api_try_pages(collection, txn, query, &asked, pages);
+        code = api_try_pages(collection, txn, &terms, &asked, pages);
     } while (api_relieve_search(collection->db, &asked.request, &wait, &code));
     return code;
 }

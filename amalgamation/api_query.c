@@ -202,6 +202,20 @@ static int api_mean_add_records(struct api_mean *mean, const struct search_reque
     return code;
 }
 
+/* What counts as above a half where halves are sums of rounded shares: of up to 1,024 examples the
+ * next one is 4.8e-7 away. */
+#define API_MAJORITY (0.5 + 1e-9)
+/* A sum of directions that is shorter is rounding, and points nowhere. */
+#define API_NOWHERE 1e-6
+
+static int api_mean_has_direction(const struct api_mean *mean)
+{
+    double norm = 0.0;
+    for (uint32_t i = 0; i < mean->collection->schema.dim; i++)
+        norm += mean->sum[i] * mean->sum[i];
+    return mean->collection->schema.metric != OMENDB_COSINE || norm > API_NOWHERE * API_NOWHERE;
+}
+
 /* The mean in the stored type. */
 static int api_mean_store(const struct api_mean *mean, uint8_t *out)
 {
@@ -209,9 +223,12 @@ static int api_mean_store(const struct api_mean *mean, uint8_t *out)
     if (mean->collection->schema.scalar == OMENDB_B1) {
         memset(out, 0, mean->collection->vector_bytes);
         for (uint32_t i = 0; i < dim; i++)
-            out[i / 8] = (uint8_t)(out[i / 8] | (mean->sum[i] > 0.5) << (i % 8));
+            out[i / 8] = (uint8_t)(out[i / 8] | (mean->sum[i] > API_MAJORITY) << (i % 8));
         return OMENDB_OK;
     }
+    if (!api_mean_has_direction(mean))
+        return error_set(OMENDB_INVALID, "the examples cancel each other: what is left is zero, "
+                                         "which has no cosine");
     for (uint32_t i = 0; i < dim; i++)
         mean->one[i] = (float)mean->sum[i];
     return records_convert(mean->collection, mean->one, OMENDB_F32, out, RECORDS_ALONE);
@@ -288,8 +305,12 @@ OMENDB_INTERNAL int api_resolve(const omendb_query *query, const omendb_txn *txn
         return api_resolve_record(query, txn, request);
     int code = scratch_reserve(scratch, 0, 0, 0, request->collection->vector_bytes);
     request->vector = scratch->vector;
-    if (code == OMENDB_OK && query->positive_count != 0)
-        return api_resolve_examples(query, txn, scratch, asked);
+    if (code == OMENDB_OK && query->positive_count != 0) {
+        memory_begin_reading();
+        code = api_resolve_examples(query, txn, scratch, asked);
+        memory_end_reading();
+        return code;
+    }
     return code != OMENDB_OK ? code
                              : records_convert(request->collection, query->vector,
                                                query->vector_type, scratch->vector, RECORDS_ALONE);
@@ -311,3 +332,5 @@ OMENDB_INTERNAL int api_relieve_search(omendb *db, const struct search_request *
 }
 
 #undef API_STRETCH_EF
+#undef API_MAJORITY
+#undef API_NOWHERE

@@ -292,7 +292,9 @@ OMENDB_API int omendb_search_many(omendb_collection *collection, omendb_txn *txn
                             .counts = counts};
     struct work_wait wait = {0};
     do {
+        memory_begin_reading();
         many.asked = memory_array(memory, count, sizeof *many.asked);
+        memory_end_reading();
     } while (many.asked == NULL && work_relieve(collection->db, &wait));
     if (many.asked == NULL)
         return OMENDB_NOMEM;

@@ -426,6 +426,12 @@ static void check_model(struct check *check, const struct segment *segment)
     }
 }
 
+static int check_overlay_is_damaged(const struct check *check, const struct overlay *overlay)
+{
+    const struct overlay_base *base = overlay == NULL ? NULL : overlay->base;
+    return base != NULL && check_is_damaged(check, base->file->entry.number, base->part);
+}
+
 /* Every document that an update gave can be read, and has the key of its row. */
 static int check_updates(struct check *check, const struct segment *segment,
                          const struct overlay *overlay)
@@ -465,7 +471,7 @@ static int check_segment(struct check *check, struct segment *segment,
         code = check_documents(check, segment);
     if (code == OMENDB_OK)
         code = check_columns(check, segment);
-    if (code == OMENDB_OK)
+    if (code == OMENDB_OK && !check_overlay_is_damaged(check, overlay))
         code = check_updates(check, segment, overlay);
     if (code == OMENDB_OK)
         check_model(check, segment);
@@ -606,8 +612,10 @@ static struct version *check_acquire(struct collection *collection, uint64_t *co
 static void check_count_row(const struct location *location, uint64_t commit,
                             struct check_usage *found)
 {
+    uint32_t bytes;
+    found->known &= location_document_bytes(location, commit, &bytes) == OMENDB_OK;
     found->records++;
-    found->documents += location_document_bytes(location, commit);
+    found->documents += bytes;
 }
 
 static void check_usage(struct check *check, const struct version *version, uint64_t commit,
@@ -627,7 +635,9 @@ static void check_usage(struct check *check, const struct version *version, uint
     }
     for (uint32_t i = 0; i < version->segment_count; i++) {
         struct segment *segment = version->segments[i];
-        found.known &= !check_is_damaged(check, segment->file->entry.number, segment->part);
+        const struct overlay *overlay = version->segment_overlays[i];
+        found.known &= !check_is_damaged(check, segment->file->entry.number, segment->part) &&
+                       !check_overlay_is_damaged(check, overlay);
         for (uint32_t row = 0; row < segment->info.rows && found.known; row++) {
             if (segment_row_visible(segment, row, commit))
                 check_count_row(

@@ -251,12 +251,14 @@ static int commit_assign_ids(struct change *change, const struct version *versio
 
 /* Whether the document has the key that the row has, which no update changes: found by it is the
  * row's own document. Only a log that lies says otherwise. */
-static int commit_check_kept_key(const struct change *change, const struct location *live,
-                                 uint64_t id, const uint8_t *document)
+static int commit_check_kept_key(const struct commit_plan *plan, const struct change *change,
+                                 const struct location *live, uint64_t id, const uint8_t *document)
 {
     const uint8_t *old;
     uint32_t size, old_size;
     int code = location_document(live, UINT64_MAX, &old);
+    if (code == OMENDB_CORRUPT && plan->replay)
+        return OMENDB_OK; /* damage of one record does not keep the database closed */
     const uint8_t *key = document_key(document, &size), *old_key = document_key(old, &old_size);
     if (code != OMENDB_OK || (size == old_size && (size == 0 || memcmp(key, old_key, size) == 0)))
         return code;
@@ -284,6 +286,7 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
     struct collection *collection = change->collection;
     struct location live = {NULL, NULL, NULL, 0};
     uint64_t id = change->ids[index], changed = 0;
+    uint32_t bytes;
     const struct prepared *holder = prepared_holder(collection->db, collection->id, id);
     *keep = 1;
     if (holder != NULL && holder != plan->prepared && !plan->replay)
@@ -291,7 +294,7 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
     /* No id at or above next_id was ever used. */
     if (id < atomic_load_explicit(&collection->next_id, memory_order_relaxed)) {
         int code = version_locate_live(version, id, &live, &changed);
-        if (code == OMENDB_OK)
+        if (code == OMENDB_OK && plan->snapshot != UINT64_MAX)
             code = commit_note_update(&live, &changed);
         if (code != OMENDB_OK)
             return code;
@@ -313,10 +316,15 @@ static int commit_check_id(struct commit_plan *plan, struct change *change,
         *keep = 0;
         return OMENDB_OK;
     }
-    change->ended_documents += exists ? location_document_bytes(&live, UINT64_MAX) : 0;
+    if (exists) {
+        int code = location_document_bytes(&live, UINT64_MAX, &bytes);
+        if (code != OMENDB_OK)
+            return code;
+        change->ended_documents += bytes;
+    }
     if (change->kind == CHANGE_UPDATE) {
         plan->updated[plan->updated_count++] = live;
-        return commit_check_kept_key(change, &live, id, document);
+        return commit_check_kept_key(plan, change, &live, id, document);
     }
     plan->victims[plan->victim_count++] = live;
     change->ended_records += (uint64_t)exists;
@@ -366,8 +374,10 @@ static int commit_validate_records(struct commit_plan *plan, struct change *chan
         if (code == OMENDB_OK)
             code = commit_check_id(plan, change, version, i, document, &keep);
         /* An update that is left out, in a log that lies, would part ids and documents. */
-        if (code == OMENDB_OK && !keep && change->kind == CHANGE_UPDATE)
+        if (code == OMENDB_OK && !keep && change->kind == CHANGE_UPDATE) {
             plan->updated[plan->updated_count++] = (struct location){NULL, NULL, NULL, 0};
+            change->ended_documents += document == NULL ? 0 : document_size(document);
+        }
         if (code == OMENDB_OK && (keep || change->kind == CHANGE_UPDATE))
             change->ids[kept++] = change->ids[i];
     }
@@ -903,13 +913,13 @@ static int commit_is_limited(const struct commit_order *order, int replay)
     return !replay && (order->prepared == NULL || commit_holds(order));
 }
 
-/* What the collections' owners ask for. */
-static int commit_check_settings(const struct commit_order *order)
+/* What the collections' owners ask for. *by_rate: as quota_check_changes. */
+static int commit_check_settings(const struct commit_order *order, int *by_rate)
 {
     int code = OMENDB_OK;
     for (size_t i = 0; i < order->count && code == OMENDB_OK; i++)
         code = fields_check_change(&order->changes[i]);
-    return code == OMENDB_OK ? quota_check_changes(order->changes, order->count) : code;
+    return code == OMENDB_OK ? quota_check_changes(order->changes, order->count, by_rate) : code;
 }
 
 /* commit_mutex. commit: in for replay; out: the number given, or 0 when nothing was left to do. */
@@ -918,7 +928,7 @@ static int commit_locked(omendb *db, const struct commit_order *order, int repla
     struct commit_plan plan = {
         .snapshot = order->snapshot, .replay = replay, .prepared = order->prepared};
     uint64_t number = replay ? *commit : db->appended_commit + 1;
-    int code = commit_plan_reserve(db, &plan, order->changes, order->count);
+    int by_rate = 0, code = commit_plan_reserve(db, &plan, order->changes, order->count);
     for (size_t i = 0; i < order->count && code == OMENDB_OK; i++)
         code = commit_validate(db, &plan, &order->changes[i]);
     if (code != OMENDB_OK || !commit_has_work(order)) {
@@ -926,7 +936,9 @@ static int commit_locked(omendb *db, const struct commit_order *order, int repla
         goto done;
     }
     if (commit_is_limited(order, replay))
-        code = commit_check_settings(order);
+        code = commit_check_settings(order, &by_rate);
+    if (by_rate) /* which tells nothing of what others commit */
+        *commit = atomic_load(&db->visible_commit);
     if (code != OMENDB_OK)
         goto done;
     code = commit_holds(order) ? prepared_reserve(db, order->prepared)
@@ -974,6 +986,8 @@ static int commit_throttle(const struct change *changes, size_t count)
         if (changes[i].kind == CHANGE_ADD || changes[i].kind == CHANGE_PUT)
             code = work_throttle(changes[i].collection,
                                  changes[i].count * changes[i].collection->vector_bytes);
+        else if (changes[i].kind == CHANGE_UPDATE && changes[i].count != 0)
+            code = work_throttle(changes[i].collection, changes[i].document_bytes + 1);
     }
     return code;
 }

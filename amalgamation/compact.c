@@ -430,11 +430,12 @@ static int compact_collect_begins(struct compact_merge *merge)
 
 static int compact_plan(struct compact_merge *merge, enum compact_mode mode)
 {
+    /* In this order: the version then has all documents up to the limit. */
+    merge->drop_limit = compact_drop_limit(merge->collection->db);
     merge->version = version_acquire(merge->collection);
     merge->input_count = compact_pick(merge->collection, merge->version, mode, merge->inputs);
     if (merge->input_count == 0)
         return OMENDB_OK;
-    merge->drop_limit = compact_drop_limit(merge->collection->db);
     for (uint32_t i = 0; i < merge->input_count; i++)
         merge->overlays[i] = compact_overlay(merge->version, merge->inputs[i]);
     int code = compact_map(merge);
@@ -1242,7 +1243,7 @@ static int compact_carry_tombstone(void *context, uint32_t row, uint64_t end)
 struct compact_updates {
     struct memory *memory;
     uint64_t limit;                /* what is at or below it was written with the row */
-    uint64_t oldest;               /* what was replaced at or before it nobody sees */
+    uint64_t oldest;               /* what was replaced at or before it nobody needs */
     struct overlay *overlay;       /* of the output; NULL: none came yet */
     uint32_t rows;                 /* of the output */
     struct overlay_version *items; /* of the row, the newest first */
@@ -1291,13 +1292,14 @@ static int compact_append_updates(struct compact_updates *updates, uint32_t row)
     return code;
 }
 
-/* What the documents of the output lack. commit_mutex. */
+/* What the documents of the output lack. After a crash the log is replayed onto those of the
+ * manifest's commit, so these are kept like those that transactions see. commit_mutex. */
 static int compact_carry_updates(const struct compact_merge *merge, struct overlay **overlay)
 {
     omendb *db = merge->collection->db;
     struct compact_updates updates = {.memory = &db->memory,
                                       .limit = merge->drop_limit,
-                                      .oldest = txn_oldest(db),
+                                      .oldest = compact_drop_limit(db),
                                       .rows = merge->rows};
     const struct version *version = atomic_load(&merge->collection->version);
     int code = OMENDB_OK;

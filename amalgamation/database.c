@@ -136,7 +136,11 @@ static int database_init_locks(omendb *db)
     if (code == OMENDB_OK)
         code = platform_mutex_init(&db->txn_mutex);
     if (code == OMENDB_OK)
+        code = platform_mutex_init(&db->edit_mutex);
+    if (code == OMENDB_OK)
         code = platform_condition_init(&db->sync_condition);
+    if (code == OMENDB_OK)
+        code = platform_condition_init(&db->edit_condition);
     return code;
 }
 
@@ -144,6 +148,7 @@ static void database_free_collections(omendb *db)
 {
     prepared_clear(db);
     catalog_destroy(db, &db->catalog);
+    version_release(db->resting);
     scratch_drop_idle(db);
 }
 
@@ -180,7 +185,9 @@ OMENDB_INTERNAL void database_free(omendb *db)
     platform_mutex_destroy(&db->commit_mutex);
     platform_mutex_destroy(&db->sync_mutex);
     platform_mutex_destroy(&db->txn_mutex);
+    platform_mutex_destroy(&db->edit_mutex);
     platform_condition_destroy(&db->sync_condition);
+    platform_condition_destroy(&db->edit_condition);
     db->magic = 0;
     memory_init(&outer, &db->allocator, 0);
     memory_free_aligned(&outer, db, sizeof *db);

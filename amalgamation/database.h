@@ -19,6 +19,7 @@
  *                      the log is rotated.
  *   sync_mutex         durable_commit, poisoned
  *   txn_mutex          the lists of transactions and of open files
+ *   edit_mutex         edit_losers; nothing else is held when it is taken
  *   work mutex         queues and jobs (work.c)
  *   list mutex         open databases of the process (database.c)
  *
@@ -31,7 +32,8 @@
  *
  * CONDITIONS: sync_condition with sync_mutex (leadership is free, durable_commit was raised,
  * poisoned), that of work.c with the work mutex (a queue, a job, the right to merge, stopping).
- * Both are broadcast under their mutex, so nobody misses one between looking and waiting.
+ * edit_condition with edit_mutex (edit_losers fell to 0).
+ * All are broadcast under their mutex, so nobody misses one between looking and waiting.
  *
  * SPINS: version_wait_for_readers, for a pin that lasts a handful of instructions;
  * memtable_seal, for the insertion of a row that is under way; version_pin, for one of 64
@@ -55,6 +57,8 @@
  *                       above one that is about to enter the list.
  *   checkpoint_commit   stored sc under maintenance_mutex once the manifest is durable; loaded
  *                       sc by merges: an old value drops less.
+ *   edit_losers         changed under edit_mutex; loaded relaxed by who is about to edit: who
+ *                       misses one competes once more.
  *   poisoned            stored sc once, under sync_mutex, after poison_text, which does not
  *                       change any more: who loads 1 may read the text.
  *   log_bytes           added to, and exchanged by the freeze, under commit_mutex; a checkpoint
@@ -361,11 +365,15 @@ struct omendb {
     struct storage_file cursor_lock; /* such a lock of the manifest before, which holds the files of
                                         all before it, too: cursors may read them */
 
-    struct platform_mutex maintenance_mutex, commit_mutex, sync_mutex, txn_mutex;
-    struct platform_condition sync_condition;
+    struct platform_mutex maintenance_mutex, commit_mutex, sync_mutex, txn_mutex, edit_mutex;
+    struct platform_condition sync_condition, edit_condition;
+
+    _Atomic uint32_t edit_losers; /* edit_mutex: calls of api_documents.c that try again */
 
     /* commit_mutex */
     struct catalog catalog;
+    struct version
+        *resting; /* the empty version of all collections that rest; NULL: none did yet */
     struct prepared_set prepared;
     struct wal *wal;        /* NULL: nothing was written yet, in memory, or read-only */
     uint32_t log_published; /* 1: the manifest, or the chain that it begins, leads to `wal` */
@@ -590,8 +598,10 @@ OMENDB_INTERNAL int memtable_document_at(const struct memtable *memtable,
 OMENDB_INTERNAL int segment_document_at(const struct segment *segment,
                                         const struct overlay *overlay, uint32_t row,
                                         uint64_t commit, const uint8_t **document);
-/* Bytes of the document at `commit`; 0: none, or its place cannot be read. */
-OMENDB_INTERNAL uint32_t location_document_bytes(const struct location *location, uint64_t commit);
+/* Bytes of the document at `commit`; 0: none, or its place is damaged, so that such a record can be
+ * deleted. */
+OMENDB_INTERNAL int location_document_bytes(const struct location *location, uint64_t commit,
+                                            uint32_t *bytes);
 OMENDB_INTERNAL int version_count(const struct version *version, uint64_t commit, uint64_t *count);
 /* Bytes of vectors not in a graph: of the newest memtable, of those that are still linked, and of
  * everything. */
@@ -693,8 +703,9 @@ OMENDB_INTERNAL void quota_account(struct collection *collection, uint64_t new_r
 /* The same of a validated change. */
 OMENDB_INTERNAL void quota_account_change(const struct change *change);
 /* OMENDB_QUOTA where validated changes, those of a collection side by side, would go over a limit;
- * then nothing is counted but the refusal. */
-OMENDB_INTERNAL int quota_check_changes(const struct change *changes, size_t count);
+ * then nothing is counted but the refusal. *by_rate: set to 1 where it is one of writes a second.
+ */
+OMENDB_INTERNAL int quota_check_changes(const struct change *changes, size_t count, int *by_rate);
 /* Counts the writes of changes that are made, or prepared. */
 OMENDB_INTERNAL void quota_spend_changes(const struct change *changes, size_t count);
 /* Counts queries before they are done; OMENDB_QUOTA: not one of them may be. No locks. */
@@ -855,7 +866,8 @@ struct prepared {
     uint64_t needs;   /* its part of txn_needs */
     uint8_t *payload; /* its changes as logged; NULL after the outcome */
     size_t size;
-    struct quota_growth *growths; /* one a collection; NULL before it waits and after the outcome */
+    struct quota_growth *growths; /* NULL before it waits and after the outcome; of its collections
+                                     one each, then empty ones */
     size_t growth_count;
 };
 

@@ -326,21 +326,22 @@ OMENDB_INTERNAL int location_document(const struct location *location, uint64_t 
                                                             location->row, commit, document);
 }
 
-/* That of a damaged block counts as none, so that such a record can be deleted. */
-OMENDB_INTERNAL uint32_t location_document_bytes(const struct location *location, uint64_t commit)
+OMENDB_INTERNAL int location_document_bytes(const struct location *location, uint64_t commit,
+                                            uint32_t *bytes)
 {
     struct overlay_version found;
-    uint64_t begin, end;
+    uint64_t begin = 0, end = 0;
     int code = overlay_find(location->overlay, location->row, commit, &found);
+    *bytes = 0;
     if (code == OMENDB_OK && found.commit != 0)
-        return found.document == NULL ? 0 : document_size(found.document);
-    if (location->segment == NULL)
-        return document_size(memtable_document(location->memtable, location->row));
-    if (code == OMENDB_OK)
+        *bytes = found.document == NULL ? 0 : document_size(found.document);
+    else if (code == OMENDB_OK && location->segment == NULL)
+        *bytes = document_size(memtable_document(location->memtable, location->row));
+    else if (code == OMENDB_OK)
         code = documents_place(location->segment, location->row, &begin, &end);
-    return code != OMENDB_OK || end < begin || end - begin > DOCUMENT_BYTES_MAX
-               ? 0
-               : (uint32_t)(end - begin);
+    if (code == OMENDB_OK && begin < end && end - begin <= DOCUMENT_BYTES_MAX)
+        *bytes = (uint32_t)(end - begin);
+    return code == OMENDB_CORRUPT ? OMENDB_OK : code;
 }
 
 #undef DOCUMENTS_PROBES

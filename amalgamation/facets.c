@@ -23,6 +23,9 @@ struct facets_entry {
 };
 _Static_assert(sizeof(struct facets_entry) <= 64, "sort_array takes such entries");
 
+/* As for cursors: so many may lie in the readers' share of the reserve. */
+#define FACETS_IN_RESERVE 2
+
 /* How the rows of a source tell their values. */
 enum facets_way { FACETS_BY_DOCUMENT, FACETS_BY_RANK, FACETS_NULL };
 
@@ -331,11 +334,17 @@ OMENDB_INTERNAL int facets_count(const struct search_request *request, const cha
         .memory = &db->memory, .commit = request->commit, .name = (const uint8_t *)field};
     counter.name_size = (uint32_t)strlen(field);
     counter.name_hash = document_hash_name(counter.name, counter.name_size);
+    memory_begin_reading();
     int code = search_each_location(request, facets_count_record, &counter);
     if (code == OMENDB_OK)
         code = facets_end_segment(&counter);
+    const int few = atomic_load(&db->open_cursors) < FACETS_IN_RESERVE;
+    if (!few)
+        memory_end_reading();
     if (code == OMENDB_OK)
         code = facets_keep(&counter, db, limit, facets);
+    if (few)
+        memory_end_reading();
     memory_free(counter.memory, counter.entries, counter.room * sizeof *counter.entries);
     memory_free(counter.memory, counter.ranks, counter.rank_room * sizeof *counter.ranks);
     return code;
@@ -344,6 +353,7 @@ OMENDB_INTERNAL int facets_count(const struct search_request *request, const cha
 static void facets_tell(const struct facets_entry *entry, omendb_facet *facet)
 {
     const struct document_value *value = &entry->value;
+    facet->struct_size = sizeof *facet;
     facet->count = entry->count;
     facet->type = value->type == DOCUMENT_TEXT      ? OMENDB_VALUE_TEXT
                   : value->type == DOCUMENT_REAL    ? OMENDB_VALUE_F64
@@ -394,3 +404,4 @@ OMENDB_INTERNAL omendb *facets_database(const omendb_facets *facets)
 }
 
 #undef FACETS_LEAST
+#undef FACETS_IN_RESERVE

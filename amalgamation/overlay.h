@@ -54,10 +54,10 @@ struct overlay_block;
 struct overlay_recent {
     _Atomic uint32_t references;
     struct memory *memory;
-    struct rows_store entries; /* struct overlay_entry, in the order of commits */
+    struct rows_store entries; /* struct overlay_entry; those of one row in the order of commits */
     struct idmap rows;         /* from a row to its newest entry */
     struct overlay_block *blocks;
-    _Atomic uint64_t newest; /* commit; 0: nothing was appended */
+    _Atomic uint64_t newest; /* the largest commit; 0: nothing was appended */
     uint32_t count;          /* commit mutex, as the next three */
     uint32_t frozen;         /* 1: it takes nothing more */
     uint32_t reserving;      /* entries that the commit which is being planned appends, and */
@@ -111,7 +111,7 @@ OMENDB_INTERNAL struct overlay *overlay_extend(struct memory *memory, struct ove
 OMENDB_INTERNAL struct overlay_recent *overlay_top(const struct overlay *overlay);
 /* After it so many entries with so many bytes of documents cannot fail. */
 OMENDB_INTERNAL int overlay_reserve(struct overlay_recent *recent, uint32_t entries, size_t bytes);
-/* document: copied; NULL: none. Commits do not descend. */
+/* document: copied; NULL: none. Commits of one row ascend. */
 OMENDB_INTERNAL void overlay_append(const struct overlay *overlay, uint32_t row, uint64_t commit,
                                     const uint8_t *document);
 /* What is committed from now on goes to another layer. NULL is OK. */

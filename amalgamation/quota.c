@@ -13,7 +13,8 @@
  * debt. Searches move it by one exchange; writers have commit_mutex. The clock must not go back:
  * that of a vfs is monotonic.
  *
- * A collection that never had limits has no memory for any of this but two numbers. */
+ * A collection that had no limits since it was opened has no memory for rates and what they count.
+ */
 #include "database.h"
 
 #include <stdio.h>
@@ -136,12 +137,14 @@ OMENDB_INTERNAL int quota_measure(const struct change *change, struct quota_grow
     const struct version *version =
         atomic_load_explicit(&collection->version, memory_order_relaxed);
     for (uint32_t i = 0; i < change->count && code == OMENDB_OK; i++) {
+        uint32_t bytes;
         struct location live = {NULL, NULL, NULL, 0};
         code = version_locate_live(version, change->ids[i], &live, &changed);
         if (code != OMENDB_OK || (live.memtable == NULL && live.segment == NULL))
             continue;
         records += change->kind != CHANGE_UPDATE;
-        documents += location_document_bytes(&live, UINT64_MAX);
+        code = location_document_bytes(&live, UINT64_MAX, &bytes);
+        documents += bytes;
     }
     if (code == OMENDB_OK)
         quota_grow(growth, change, records, documents);
@@ -262,7 +265,7 @@ static int quota_check_size(const struct collection *collection, const char *wha
 }
 
 static int quota_check_run(struct collection *collection, const struct quota_growth *growth,
-                           uint64_t writes)
+                           uint64_t writes, int *by_rate)
 {
     struct quota *quota = atomic_load_explicit(&collection->quota, memory_order_relaxed);
     const uint64_t used =
@@ -280,16 +283,18 @@ static int quota_check_run(struct collection *collection, const struct quota_gro
     if (code == OMENDB_OK && quota->limits.writes_per_second != 0) {
         uint64_t due = quota->write_due, wait;
         if (!quota_pass(quota_now(collection), quota->limits.writes_per_second, writes, &due,
-                        &wait))
+                        &wait)) {
+            *by_rate = 1;
             code = quota_refuse_rate(collection, "writes", quota->limits.writes_per_second, writes,
                                      wait);
+        }
     }
     if (code != OMENDB_OK)
         atomic_fetch_add_explicit(&quota->writes_refused, writes, memory_order_relaxed);
     return code;
 }
 
-OMENDB_INTERNAL int quota_check_changes(const struct change *changes, size_t count)
+OMENDB_INTERNAL int quota_check_changes(const struct change *changes, size_t count, int *by_rate)
 {
     int code = OMENDB_OK;
     for (size_t at = 0; at < count && code == OMENDB_OK;) {
@@ -298,7 +303,7 @@ OMENDB_INTERNAL int quota_check_changes(const struct change *changes, size_t cou
         uint64_t writes;
         at = quota_add_up(changes, at, count, &growth, &writes);
         if (writes != 0)
-            code = quota_check_run(collection, &growth, writes);
+            code = quota_check_run(collection, &growth, writes, by_rate);
     }
     return code;
 }

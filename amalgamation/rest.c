@@ -116,6 +116,16 @@ static void rest_describe(const struct segment *segment, const struct overlay *o
         .curve_tried = segment->curve_tried};
 }
 
+/* A reference to the version of collections that rest; NULL: no memory. commit_mutex. */
+static struct version *rest_empty_version(omendb *db)
+{
+    if (db->resting == NULL)
+        db->resting = version_create(&db->memory, 0, 0);
+    if (db->resting != NULL)
+        atomic_fetch_add_explicit(&db->resting->references, 1, memory_order_relaxed);
+    return db->resting;
+}
+
 /* Without memory the collection stays as it is. commit_mutex; the caller and the catalog have the
  * only references. */
 static void rest_begin(struct collection *collection)
@@ -125,7 +135,7 @@ static void rest_begin(struct collection *collection)
     uint32_t dead, count = version->segment_count;
     if (collection->rest != NULL || !rest_is_possible(collection, version, &dead))
         return;
-    struct version *empty = version_create(memory, 0, 0);
+    struct version *empty = rest_empty_version(collection->db);
     struct rest *rest = memory_alloc(memory, rest_bytes(count, dead));
     if (empty == NULL || rest == NULL) {
         version_release(empty);

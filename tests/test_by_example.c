@@ -98,6 +98,16 @@ TEST(hits_are_near_what_the_examples_make)
     CHECK_EQ_INT(asking_close(), OMENDB_OK);
 }
 
+static int put_direction(omendb_collection *collection, uint64_t id, double degrees)
+{
+    const double angle = degrees * 3.14159265358979323846 / 180.0;
+    const float vector[2] = {(float)cos(angle), (float)sin(angle)};
+    omendb_record record = OMENDB_RECORD_INIT;
+    record.id = id;
+    record.vector = vector;
+    return omendb_put(collection, NULL, &record, NULL);
+}
+
 /* Under cosine the length of an example does not count; without negative ones, one example is as
  * the query by its id. */
 TEST(under_cosine_examples_count_by_their_direction)
@@ -127,6 +137,14 @@ TEST(under_cosine_examples_count_by_their_direction)
     CHECK_EQ_INT(ids[0], 4);
     CHECK(fabsf(distances[0]) < 1e-6f); /* exactly between them */
     query.positive_ids = opposite;
+    CHECK_EQ_INT(omendb_search(c, NULL, &query, ids, distances, &count), OMENDB_INVALID);
+    /* 0 and 120 degrees, unlike 60: what is left is rounding. */
+    static const uint64_t ends[] = {1, 5}, middle[] = {6};
+    CHECK_EQ_INT(put_direction(c, 5, 120), OMENDB_OK);
+    CHECK_EQ_INT(put_direction(c, 6, 60), OMENDB_OK);
+    query.positive_ids = ends;
+    query.negative_ids = middle;
+    query.negative_count = 1;
     CHECK_EQ_INT(omendb_search(c, NULL, &query, ids, distances, &count), OMENDB_INVALID);
     omendb_collection_close(c);
     CHECK_EQ_INT(asking_close(), OMENDB_OK);
@@ -170,6 +188,43 @@ TEST(of_bits_the_most_have_their_way)
     CHECK_EQ_INT(asking_close(), OMENDB_OK);
 }
 
+/* An exact half is no majority, whatever the shares are rounded to. */
+TEST(a_half_of_the_examples_is_not_the_most)
+{
+    omendb_schema schema = OMENDB_SCHEMA_INIT;
+    omendb_collection *c = NULL;
+    uint64_t positive[64], hit;
+    omendb_query query = OMENDB_QUERY_INIT;
+    size_t count = 0;
+    CHECK_EQ_INT(asking_open("halves", 0), OMENDB_OK);
+    schema.dim = 4;
+    schema.metric = OMENDB_HAMMING;
+    schema.scalar = OMENDB_B1;
+    CHECK_EQ_INT(omendb_collection_create(asking.db, "c", &schema, &c), OMENDB_OK);
+    for (uint64_t i = 0; i < 66; i++) {
+        const uint8_t bits = i < 64 ? (uint8_t)(i % 2) : (uint8_t)(i - 64);
+        omendb_record record = OMENDB_RECORD_INIT;
+        record.id = i;
+        record.vector = &bits;
+        record.vector_type = OMENDB_B1;
+        CHECK_EQ_INT(omendb_add(c, NULL, &record, NULL), OMENDB_OK);
+        if (i < 64)
+            positive[i] = i;
+    }
+    query.positive_ids = positive;
+    query.k = 1;
+    for (query.positive_count = 2; query.positive_count <= 64; query.positive_count += 2) {
+        omendb_filter *rest = NULL;
+        CHECK_EQ_INT(omendb_filter_compile(asking.db, "_id >= 64", &rest), OMENDB_OK);
+        query.filter = rest;
+        CHECK_EQ_INT(omendb_search(c, NULL, &query, &hit, NULL, &count), OMENDB_OK);
+        CHECK(count == 1 && hit == 64);
+        omendb_filter_free(rest);
+    }
+    omendb_collection_close(c);
+    CHECK_EQ_INT(asking_close(), OMENDB_OK);
+}
+
 TEST(examples_that_make_no_sense_are_refused)
 {
     static uint64_t many[OMENDB_EXAMPLES_MAX + 1];
@@ -208,4 +263,5 @@ TEST(examples_that_make_no_sense_are_refused)
 }
 
 TEST_MAIN(hits_are_near_what_the_examples_make, under_cosine_examples_count_by_their_direction,
-          of_bits_the_most_have_their_way, examples_that_make_no_sense_are_refused)
+          of_bits_the_most_have_their_way, a_half_of_the_examples_is_not_the_most,
+          examples_that_make_no_sense_are_refused)

@@ -218,8 +218,14 @@ TEST(facets_hold_the_database_open)
     CHECK_EQ_INT(omendb_close(asking.db), OMENDB_BUSY);
     facet.struct_size = 8;
     CHECK_EQ_INT(omendb_facets_next(facets, &facet), OMENDB_MISUSE);
+    struct {
+        omendb_facet facet;
+        uint64_t later[2];
+    } large = {OMENDB_FACET_INIT, {0, 0}};
+    large.facet.struct_size = sizeof large; /* of a later header */
+    CHECK_EQ_INT(omendb_facets_next(facets, &large.facet), OMENDB_OK);
+    CHECK_EQ_INT(large.facet.struct_size, sizeof large.facet);
     omendb_facet_init(&facet);
-    CHECK_EQ_INT(omendb_facets_next(facets, &facet), OMENDB_OK);
     CHECK_EQ_INT(omendb_facets_next(facets, &facet), OMENDB_DONE);
     omendb_release(asking.db);
     asking.db = NULL;

@@ -9,6 +9,7 @@
 #include "test.h"
 
 #define DIM          8
+#define MANY         6000
 #define RECORD_BYTES (DIM * sizeof(float) + 8)
 
 static omendb *db;
@@ -98,8 +99,8 @@ static int put(omendb_collection *collection, omendb_txn *txn, uint64_t id)
 
 static int put_batch(uint64_t first, size_t count)
 {
-    float vectors[64 * DIM];
-    uint64_t ids[64];
+    static float vectors[MANY * DIM];
+    static uint64_t ids[MANY];
     for (size_t i = 0; i < count; i++) {
         ids[i] = first + i;
         support_vector(first + i + 1, DIM, vectors + i * DIM);
@@ -482,6 +483,50 @@ TEST(limits_of_one_collection_never_touch_another)
     CHECK_EQ_INT(close_all(), OMENDB_OK);
 }
 
+static uint64_t reads, failing_read;
+
+static int failing_read_of(void *context, void *file, uint64_t offset, void *buffer, size_t size)
+{
+    return ++reads == failing_read
+               ? OMENDB_IOERR
+               : omendb_default_vfs()->read(context, file, offset, buffer, size);
+}
+
+/* Of a device that fails for a moment. */
+TEST(a_read_that_fails_leaves_the_numbers_exact)
+{
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    omendb_vfs vfs = *omendb_default_vfs();
+    uint64_t deleted = 0;
+    int status = OMENDB_IOERR;
+    CHECK_EQ_INT(open_new("failing"), OMENDB_OK);
+    CHECK_EQ_INT(put_batch(0, MANY), OMENDB_OK);
+    omendb_txn *txn;
+    CHECK_EQ_INT(omendb_txn_begin(db, OMENDB_READ_WRITE, &txn), OMENDB_OK);
+    for (uint64_t id = 0; id < MANY; id++)
+        CHECK_EQ_INT(omendb_update(tenant, txn, id, "{\"name\":\"some words\"}"), OMENDB_OK);
+    CHECK_EQ_INT(omendb_txn_commit(txn), OMENDB_OK);
+    CHECK_EQ_INT(omendb_optimize(db, NULL, NULL), OMENDB_OK);
+    CHECK_EQ_INT(close_all(), OMENDB_OK);
+    vfs.read = failing_read_of;
+    options.vfs = &vfs;
+    options.threads = 0;
+    options.io = OMENDB_IO_PREAD;
+    for (uint64_t at = 1; status != OMENDB_OK || reads >= at; at++) {
+        CHECK_EQ_INT(omendb_open(path, &options, &db), OMENDB_OK);
+        CHECK_EQ_INT(omendb_collection_open(db, "tenant", NULL, &tenant), OMENDB_OK);
+        reads = 0;
+        failing_read = at;
+        status = omendb_delete(tenant, NULL, at * 7);
+        failing_read = 0;
+        CHECK(status == OMENDB_OK || status == OMENDB_IOERR);
+        deleted += status == OMENDB_OK;
+        CHECK_EQ_INT(support_check(db), OMENDB_OK);
+        CHECK_EQ_INT(close_all(), OMENDB_OK);
+    }
+    CHECK(deleted > 0);
+}
+
 TEST(merges_and_drops_leave_the_numbers_exact)
 {
     CHECK_EQ_INT(open_new("merges"), OMENDB_OK);
@@ -537,5 +582,5 @@ TEST_MAIN(records_beyond_the_limit_are_refused_whole,
           threads_share_what_is_allowed_exactly, every_kind_of_query_and_of_write_counts,
           pages_facets_and_many_queries_count_too,
           limits_outlive_restarts_backups_and_salvage_and_reach_readers,
-          limits_of_one_collection_never_touch_another, merges_and_drops_leave_the_numbers_exact,
-          wrong_arguments_are_refused)
+          limits_of_one_collection_never_touch_another, a_read_that_fails_leaves_the_numbers_exact,
+          merges_and_drops_leave_the_numbers_exact, wrong_arguments_are_refused)

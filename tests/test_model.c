@@ -1302,7 +1302,11 @@ static uint64_t model_document_bytes(int c, uint64_t id, uint64_t value)
     struct model_document document;
     model_document(c, id, value, &document);
     const uint64_t key = strlen(document.key);
-    const uint64_t fields = document.metadata[0] == 0 ? 0 : 2 * 12 + 4 + 13 + 5 + 8;
+    uint64_t fields = 0;
+    if (strstr(document.metadata, "some") != NULL)
+        fields += 2 * 12 + 4 + 13 + 5 + 8;
+    if (strstr(document.metadata, "updated") != NULL)
+        fields += 12 + 7 + 8;
     return key + fields == 0 ? 0 : (8 + key + fields + 7) / 8 * 8;
 }
 

@@ -180,6 +180,8 @@ TEST(pages_end_with_their_transaction)
     CHECK_EQ_INT(omendb_pages_open(asking.docs, NULL, &query, &pages), OMENDB_NOTFOUND);
     CHECK(pages == NULL);
     query.id = 5;
+    omendb_explain unset = {0};
+    query.explain = &unset; /* which pages do not use */
     CHECK_EQ_INT(omendb_pages_open(asking.docs, NULL, &query, &pages), OMENDB_OK);
     CHECK_EQ_INT(pages_read(pages, 10, 0), 99);
     for (size_t i = 0; i < 99; i++)

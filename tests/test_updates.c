@@ -5,6 +5,8 @@
 #include "test.h"
 
 #include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define UPDATES_DIM       8
 #define UPDATES_MANY      400
@@ -564,6 +566,127 @@ TEST(salvage_saves_the_newest_fields_from_overlays_and_from_the_log)
     CHECK_EQ_INT(updates_end(), OMENDB_OK);
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * updates while a merge runs, and a checkpoint within it */
+
+/* One that is at or below the checkpoint and one above it of the same record, and of others in
+ * another order than that of their rows. */
+static int updates_amid_merge(void *context, uint64_t done, uint64_t total)
+{
+    static const struct {
+        uint64_t id;
+        int n;
+    } before[] = {{2, 1021}, {12, 1121}}, after[] = {{2, 1022}, {3, 1031}};
+    int *status = context;
+    (void)done;
+    (void)total;
+    if (*status != -1)
+        return 0;
+    *status = OMENDB_OK;
+    for (size_t i = 0; i < 2 && *status == OMENDB_OK; i++) {
+        *status = updates_update(NULL, before[i].id, before[i].n);
+        updates.now[before[i].id] = before[i].n;
+    }
+    if (*status == OMENDB_OK) /* of another size than the one that takes its place */
+        *status = omendb_update(updates.docs, NULL, 2, "{\"text\":\"a longer one than before\"}");
+    if (*status == OMENDB_OK)
+        *status = omendb_checkpoint(updates.db);
+    for (size_t i = 0; i < 2 && *status == OMENDB_OK; i++) {
+        *status = updates_update(NULL, after[i].id, after[i].n);
+        updates.now[after[i].id] = after[i].n;
+    }
+    if (*status == OMENDB_OK)
+        *status = omendb_update(updates.docs, NULL, 2, "{\"text\":\"\"}");
+    return 0;
+}
+
+static int updates_merge_with_checkpoint(void)
+{
+    int status = updates_fill(0, 10), amid = -1;
+    if (status == OMENDB_OK)
+        status = omendb_checkpoint(updates.db);
+    if (status == OMENDB_OK)
+        status = updates_fill(10, 20);
+    if (status == OMENDB_OK)
+        status = omendb_checkpoint(updates.db);
+    if (status == OMENDB_OK)
+        status = omendb_optimize(updates.db, updates_amid_merge, &amid);
+    return status == OMENDB_OK ? amid : status;
+}
+
+TEST(updates_around_a_checkpoint_within_a_merge_are_all_kept)
+{
+    CHECK_EQ_INT(updates_begin("within"), OMENDB_OK);
+    CHECK_EQ_INT(updates_merge_with_checkpoint(), OMENDB_OK);
+    CHECK(updates_all_agree());
+    CHECK_EQ_INT(omendb_checkpoint(updates.db), OMENDB_OK);
+    CHECK_EQ_INT(updates_reopen(), OMENDB_OK);
+    CHECK(updates_all_agree());
+    CHECK_EQ_INT(support_check(updates.db), OMENDB_OK);
+    CHECK_EQ_INT(updates_end(), OMENDB_OK);
+}
+
+TEST(updates_around_a_checkpoint_within_a_merge_outlive_the_process)
+{
+    CHECK_EQ_INT(updates_begin("killed"), OMENDB_OK);
+    CHECK_EQ_INT(updates_close(), OMENDB_OK);
+    const pid_t child = fork();
+    if (child == 0)
+        _exit(updates_open() != OMENDB_OK || updates_merge_with_checkpoint() != OMENDB_OK);
+    int status = 1;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    for (int id = 0; id < 20; id++)
+        updates.now[id] = id;
+    updates.now[2] = 1022;
+    updates.now[3] = 1031;
+    updates.now[12] = 1121;
+    CHECK_EQ_INT(updates_open(), OMENDB_OK);
+    CHECK(updates_all_agree());
+    CHECK_EQ_INT(support_check(updates.db), OMENDB_OK); /* also what is counted as used */
+    CHECK_EQ_INT(updates_end(), OMENDB_OK);
+}
+
+/* A merge takes them over in the order of rows, which is not that of commits. */
+TEST(an_update_that_a_merge_takes_over_before_an_older_one_reaches_the_next_checkpoint)
+{
+    omendb_txn *snapshot = NULL;
+    CHECK_EQ_INT(updates_begin("order"), OMENDB_OK);
+    CHECK_EQ_INT(updates_fill(0, 10), OMENDB_OK);
+    CHECK_EQ_INT(omendb_checkpoint(updates.db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_txn_begin(updates.db, OMENDB_READ_ONLY, &snapshot), OMENDB_OK);
+    CHECK_EQ_INT(updates_update(NULL, 5, 1005), OMENDB_OK);
+    updates.now[5] = 1005;
+    CHECK_EQ_INT(updates_fill(10, 20), OMENDB_OK);
+    CHECK_EQ_INT(omendb_checkpoint(updates.db), OMENDB_OK);
+    CHECK_EQ_INT(updates_update(NULL, 2, 1002), OMENDB_OK);
+    updates.now[2] = 1002;
+    for (int i = 0; i < 20; i++)
+        CHECK_EQ_INT(omendb_work(updates.db, UINT64_MAX, NULL), OMENDB_OK);
+    omendb_txn_rollback(snapshot);
+    CHECK_EQ_INT(omendb_checkpoint(updates.db), OMENDB_OK);
+    CHECK_EQ_INT(updates_reopen(), OMENDB_OK);
+    CHECK(updates_all_agree());
+    CHECK_EQ_INT(updates_end(), OMENDB_OK);
+}
+
+TEST(updates_alone_keep_the_log_within_its_limit)
+{
+    omendb_stats stats = OMENDB_STATS_INIT;
+    CHECK_EQ_INT(updates_begin("bounded"), OMENDB_OK);
+    CHECK_EQ_INT(updates_close(), OMENDB_OK);
+    updates.options.wal_limit = 256 * 1024;
+    CHECK_EQ_INT(updates_open(), OMENDB_OK);
+    CHECK_EQ_INT(updates_fill(0, 100), OMENDB_OK);
+    for (int i = 0; i < 10000; i++) {
+        CHECK_EQ_INT(updates_update(NULL, (uint64_t)(i % 100), i), OMENDB_OK);
+        updates.now[i % 100] = i;
+    }
+    CHECK_EQ_INT(omendb_get_stats(updates.db, &stats), OMENDB_OK);
+    CHECK(stats.wal_bytes < 2 * updates.options.wal_limit);
+    CHECK(updates_all_agree());
+    CHECK_EQ_INT(updates_end(), OMENDB_OK);
+}
+
 TEST_MAIN(a_filter_finds_new_fields_and_never_old_ones_wherever_the_record_is,
           snapshots_see_the_fields_of_their_time_over_checkpoints_and_merges,
           an_update_leaves_rows_and_graph_as_they_are_and_logs_no_vector,
@@ -575,4 +698,8 @@ TEST_MAIN(a_filter_finds_new_fields_and_never_old_ones_wherever_the_record_is,
           a_segment_of_which_an_eighth_was_updated_is_merged_and_one_with_fewer_is_not,
           a_checkpoint_gives_back_what_updates_took_of_the_memory_limit,
           purge_leaves_no_byte_of_fields_that_were_replaced,
-          salvage_saves_the_newest_fields_from_overlays_and_from_the_log)
+          salvage_saves_the_newest_fields_from_overlays_and_from_the_log,
+          updates_around_a_checkpoint_within_a_merge_are_all_kept,
+          updates_around_a_checkpoint_within_a_merge_outlive_the_process,
+          an_update_that_a_merge_takes_over_before_an_older_one_reaches_the_next_checkpoint,
+          updates_alone_keep_the_log_within_its_limit)
