@@ -223,7 +223,8 @@ class InMemory(unittest.TestCase):
             "omendb_explain": omendb._Explain, "omendb_query": omendb._Query,
             "omendb_record": omendb._Record, "omendb_stats": omendb._Stats,
             "omendb_collection_stats": omendb._CollectionStats,
-            "omendb_salvage_result": omendb._SalvageResult,
+            "omendb_salvage_result": omendb._SalvageResult, "omendb_facet": omendb._Facet,
+            "omendb_limits": omendb._Limits, "omendb_field": omendb._Field,
         }
         header = re.sub(r"/\*.*?\*/", "", (ROOT / "omendb.h").read_text(), flags=re.DOTALL)
         for name, structure in structures.items():
@@ -356,6 +357,150 @@ class InMemory(unittest.TestCase):
         self.assertEqual(docs.delete_where("NOT even AND i < ?", [100]), 50)
         self.assertEqual(docs.count("NOT even"), 200)
         self.assertEqual(len(docs), 450)
+
+    def test_groups_have_room_for_so_many(self):
+        docs = self.fielded()
+        order = exact(self.rows, self.rows[7], 500)
+        wanted = [next(i for i in order if i // 10 == group) for group in {i // 10 for i in order}]
+        docs.put(self.rows, range(500), metadata=[{"doc": i // 10} for i in range(500)])
+        ids, distances = docs.search(self.rows[7], k=60, exact=True, group_by="doc")
+        self.assertEqual(sorted(ids.tolist()), sorted(wanted))
+        self.assertEqual(distances.tolist(), sorted(distances.tolist()))
+        ids, _ = docs.search(self.rows[7], k=500, exact=True, group_by="doc", group_size=3)
+        self.assertEqual(np.bincount(ids.astype(int) // 10).tolist(), [3] * 50)
+        ids, _ = docs.search(self.rows[:4], k=50, exact=True, group_by="doc", filter="doc < 20")
+        self.assertEqual([len(set(row[row < 500] // 10)) for row in ids], [20] * 4)
+        self.assertNotIn(7, docs.search_like(7, k=50, group_by="doc")[0])
+        self.assertGreater(docs.explain(self.rows[7], k=50, group_by="doc")["distances"], 0)
+        for wrong in ({"group_by": ""}, {"group_size": 2}):
+            with self.assertRaises(omendb.Invalid):
+                docs.search(self.rows[7], **wrong)
+
+    def test_examples_say_what_hits_are_like(self):
+        docs = self.fielded()
+        mean = self.rows[[3, 4]].astype(np.float64).mean(axis=0)
+        ids, _ = docs.search(like=[3, "k4"], k=5, exact=True)
+        self.assertEqual(ids.tolist(), [i for i in exact(self.rows, mean, 7) if i not in (3, 4)][:5])
+        away = 2 * mean - self.rows[9]
+        ids, _ = docs.search(like=np.array([3, 4]), unlike="k9", k=5, exact=True)
+        self.assertEqual(
+            ids.tolist(), [i for i in exact(self.rows, away, 8) if i not in (3, 4, 9)][:5])
+        self.assertEqual(docs.search(like=7, k=3)[0].tolist(), docs.search_like(7, k=3)[0].tolist())
+        self.assertGreater(docs.explain(like=[3, 4])["distances"], 0)
+        for error, wrong in (
+                (ValueError, {}), (ValueError, {"unlike": [3]}), (omendb.NotFound, {"like": [3, 500]}),
+                (omendb.NotFound, {"like": ["none"]}), (ValueError, {"like": [-1]}),
+                (omendb.Invalid, {"like": []}),
+                (ValueError, {"vectors": self.rows[0], "like": [3]}),
+                (ValueError, {"vectors": self.rows[:2], "like": [3]})):
+            with self.assertRaises(error):
+                docs.search(**wrong)
+
+    def test_many_different_queries_are_answered_in_one_call(self):
+        docs = self.fielded()
+        asked = [{"vector": self.rows[i], "k": 1 + i % 7, "exact": True, "filter": "i >= ?",
+                  "parameters": [i]} for i in range(50)]
+        asked += [{"record": "k3", "k": 20}, {"like": [3, 4], "unlike": [5]}]
+        answers = docs.search_many(asked)
+        for i, (ids, distances) in enumerate(answers[:50]):
+            wanted = [j for j in exact(self.rows, self.rows[i], 500) if j >= i][:1 + i % 7]
+            self.assertEqual((ids.tolist(), len(distances)), (wanted, len(wanted)))
+        self.assertEqual(answers[50][0].tolist(), docs.search_like("k3", k=20)[0].tolist())
+        self.assertEqual(answers[51][0].tolist(), docs.search(like=[3, 4], unlike=[5])[0].tolist())
+        self.assertEqual(docs.search_many([]), [])
+        with self.assertRaisesRegex(omendb.Invalid, "1"):
+            docs.search_many([asked[0], {"vector": self.rows[0], "k": 0}])
+        for error, wrong in ((TypeError, {"vector": self.rows[0], "what": 1}), (ValueError, {"k": 3}),
+                             (omendb.Invalid, {"vector": self.rows[0], "filter": "i >"})):
+            with self.assertRaises(error):
+                docs.search_many([asked[0], wrong])
+
+    def test_pages_give_all_hits_once_as_they_were(self):
+        docs = self.fielded()
+        pages = docs.pages(self.rows[7], k=30, exact=True, filter="even")
+        docs.delete(range(0, 400))
+        found = [ids for ids, _ in pages]
+        self.assertEqual([len(ids) for ids in found], [30] * 8 + [10])
+        wanted = [i for i in exact(self.rows, self.rows[7], 500) if i % 2 == 0]
+        self.assertEqual(np.concatenate(found).tolist(), wanted)
+        self.assertEqual(self.db.stats()["open_cursors"], 0)
+        started = docs.pages(like=[450])
+        next(started)
+        docs.pages(self.rows[0])
+        with self.assertRaises(omendb.Invalid):
+            docs.pages(self.rows[0], k=0)
+        with self.assertRaises(omendb.Timeout):
+            next(self.slow_pages())
+        self.db.close()
+        with self.assertRaises(ValueError):
+            next(started)
+
+    def slow_pages(self):
+        many = self.db.collection("many", dim=4)
+        many.add(RNG.standard_normal((400_000, 4), dtype=np.float32))
+        return many.pages(np.zeros(4), exact=True, timeout=1e-6)
+
+    def test_facets_count_values_under_a_filter(self):
+        docs = self.fielded()
+        facets = docs.facets("tag", "i < ?", [7])
+        self.assertEqual(facets.values, [("all", 7), ("t0", 2), ("t1", 2), ("t2", 1), ("t3", 1), ("t4", 1)])
+        self.assertEqual((facets.records, facets.nulls, facets.distinct), (7, 0, 6))
+        facets = docs.facets("tag", limit=2)
+        self.assertEqual((facets.values, facets.distinct), ([("all", 500), ("t0", 100)], 6))
+        values = [True, False, 5, 5.5, "fünf", None]
+        docs.put(self.rows[:6], range(6), metadata=[{"v": value} for value in values])
+        facets = docs.facets("v")
+        self.assertEqual([value for value, _ in facets.values], [False, True, 5, 5.5, "fünf"])
+        self.assertEqual([type(value) for value, _ in facets.values], [bool, bool, int, float, str])
+        self.assertEqual((facets.records, facets.nulls), (500, 495))
+        for error, wrong in ((omendb.Invalid, "_id"), (TypeError, 3), (ValueError, "a\0b")):
+            with self.assertRaises(error):
+                docs.facets(wrong)
+        with self.assertRaises(ValueError):
+            docs.facets("v", limit=-1)
+
+    def test_limits_are_kept(self):
+        docs = self.db.collection("docs", dim=16)
+        none = {"records": 0, "bytes": 0, "queries_per_second": 0, "writes_per_second": 0}
+        self.assertEqual(docs.limits(), none)
+        docs.set_limits(records=3, bytes=1000, queries_per_second=2)
+        self.assertEqual(
+            docs.limits(), {**none, "records": 3, "bytes": 1000, "queries_per_second": 2})
+        docs.add(self.rows[:3])
+        with self.assertRaisesRegex(omendb.Quota, "records"):
+            docs.add(self.rows[3])
+        with self.assertRaises(omendb.Quota):
+            docs.put(self.rows[0], 0, metadata={"text": "a" * 1000})
+        with self.assertRaisesRegex(omendb.Quota, "ms"):
+            docs.search(self.rows[:2])
+            docs.search(self.rows[0])
+        stats = docs.stats()
+        self.assertEqual((stats["bytes"], stats["queries_refused"] > 0), (3 * (8 + 64), True))
+        docs.set_limits()
+        self.assertEqual(docs.limits(), none)
+        docs.add(self.rows[3])
+        for wrong in ({"records": -1}, {"bytes": 2**64}):
+            with self.assertRaises(ValueError):
+                docs.set_limits(**wrong)
+
+    def test_what_is_declared_must_be_so(self):
+        docs = self.db.collection("docs", dim=16)
+        self.assertEqual(docs.declaration(), ({}, [], False))
+        fields = {"year": "i64", "größe": "f64", "draft": "bool", "lang": "text", "tags": "texts", "x": "any"}
+        docs.declare(fields, required=["year"], strict=True)
+        self.assertEqual(docs.declaration(), (fields, ["year"], True))
+        docs.add(self.rows[0], metadata={"year": 2024, "tags": ["a"], "x": 1})
+        for wrong in ({}, {"year": "2024"}, {"year": 2024, "other": 1}, {"year": 1.5}):
+            with self.assertRaises(omendb.Invalid):
+                docs.add(self.rows[1], metadata=wrong)
+        docs.declare(*docs.declaration()._replace(strict=False))
+        docs.add(self.rows[1], metadata={"year": 2024, "other": 1})
+        docs.declare({})
+        docs.add(self.rows[2])
+        self.assertEqual(docs.declaration(), ({}, [], False))
+        for wrong in (({"a": "int"},), ({"a": "i64"}, ["b"])):
+            with self.assertRaises(ValueError):
+                docs.declare(*wrong)
 
     def test_a_scan_gives_keys_and_metadata_on_request(self):
         docs = self.fielded()

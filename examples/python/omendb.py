@@ -11,6 +11,9 @@
 
         docs.put(embedding, key="intro.md", metadata={"lang": "en", "year": 2024})
         docs.search(question, filter="lang = 'en' AND year > ?", parameters=[2020])
+        docs.search(question, group_by="doc")           # the best record of each document
+        docs.search(like=[3, 7], unlike=["intro.md"])   # by stored records: ids or keys
+        docs.facets("lang", filter="year > 2020")       # how many records have each value
 
 The shared library is found by the environment variable OMENDB_LIBRARY, next to this file, in the
 build folder of a source tree around this file, or where the system looks for libraries.
@@ -41,18 +44,19 @@ import operator
 import os
 import pathlib
 import weakref
+from contextlib import ExitStack
 from typing import (
-    Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union,
+    Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple,
+    Union,
 )
 
 import numpy as np
 
 __all__ = [
-    "AUTO", "Busy", "Collection", "Conflict", "Corrupt", "Database", "Dropped", "Error", "Exists",
-    "Format", "Full", "IOErr", "Invalid", "Mismatch", "Misuse", "NotFound", "OutOfMemory",
-    "Permission", "Poisoned", "Quota", "ReadOnly", "Timeout", "TooBig", "Transaction",
-    "Unsupported", "kernels",
-    "open", "salvage", "version",
+    "AUTO", "Busy", "Collection", "Conflict", "Corrupt", "Database", "Declaration", "Dropped",
+    "Error", "Exists", "Facets", "Format", "Full", "IOErr", "Invalid", "Mismatch", "Misuse", "NotFound",
+    "OutOfMemory", "Permission", "Poisoned", "Quota", "ReadOnly", "Timeout", "TooBig", "Transaction",
+    "Unsupported", "kernels", "open", "salvage", "version",
 ]
 
 AUTO = 2**64 - 1
@@ -63,6 +67,7 @@ _METRICS = {"l2": 0, "cosine": 1, "ip": 2, "hamming": 3}
 _TYPES = {"f32": 0, "f16": 1, "bf16": 2, "i8": 3, "u8": 4, "b1": 5}
 _SYNC = {"full": 0, "normal": 1, "off": 2}
 _IO = {"map": 0, "pread": 1}
+_FIELD_TYPES = {"any": 0, "i64": 1, "f64": 2, "bool": 3, "text": 4, "texts": 5}
 _STATES = {1: "waiting", 2: "committed", 3: "rolled back"}
 _NUMPY_TYPES = {np.dtype("<f4"): 0, np.dtype("<f2"): 1, np.dtype("i1"): 3, np.dtype("u1"): 4}
 
@@ -71,6 +76,28 @@ Ids = Union[np.ndarray, Sequence[int], int]
 Metadata = Union[Mapping[str, Any], str]
 Condition = Union[Mapping[str, Any], str]
 Parameters = Union[Mapping[str, Any], Sequence[Any]]
+Records = Union[np.ndarray, Sequence[Union[int, str]], int, str]  # ids or keys
+
+
+class Facets(NamedTuple):
+    """What Collection.facets counted."""
+
+    values: List[Tuple[Any, int]]
+    """Each value and the number of its records, those of the most records first."""
+    records: int
+    """Records that match."""
+    nulls: int
+    """Of them, those that lack the field or have null in it."""
+    distinct: int
+    """Distinct values, whatever the limit."""
+
+
+class Declaration(NamedTuple):
+    """What Collection.declaration tells; its parts are the arguments of Collection.declare."""
+
+    fields: Dict[str, str]
+    required: List[str]
+    strict: bool
 
 
 class Error(Exception):
@@ -157,15 +184,14 @@ class Timeout(Error, TimeoutError):
 
 
 class Quota(Error):
-    """Over a limit of the collection; nothing was done."""
+    """Over a limit of the collection (Collection.set_limits); nothing was done."""
 
 
 # By the numbers of omendb_code; 19, the end of a cursor, is no error.
 _ERRORS = {
     1: Invalid, 2: NotFound, 3: Exists, 4: Mismatch, 5: Busy, 6: Conflict, 7: ReadOnly, 8: Misuse,
     9: OutOfMemory, 10: Full, 11: IOErr, 12: Permission, 13: Corrupt, 14: Format, 15: Poisoned,
-    16: Dropped, 17: TooBig, 18: Unsupported, 20: Timeout,
-    21: Quota,
+    16: Dropped, 17: TooBig, 18: Unsupported, 20: Timeout, 21: Quota,
 }
 _NOT_FOUND = 2
 _TOO_BIG = 17
@@ -248,6 +274,34 @@ class _Query(ctypes.Structure):
         ("negative_count", ctypes.c_size_t),
         ("group_by", ctypes.c_char_p),
         ("group_size", ctypes.c_size_t),
+    ]
+
+
+class _Facet(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("count", ctypes.c_uint64),
+        ("text", ctypes.c_void_p),
+        ("text_size", ctypes.c_size_t),
+        ("i64", ctypes.c_int64),
+        ("f64", ctypes.c_double),
+        ("type", ctypes.c_uint32),
+    ]
+
+
+class _Limits(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_size_t)] + [
+        (name, ctypes.c_uint64)
+        for name in ("records", "bytes", "queries_per_second", "writes_per_second")
+    ]
+
+
+class _Field(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("name", ctypes.c_char_p),
+        ("type", ctypes.c_uint32),
+        ("required", ctypes.c_uint32),
     ]
 
 
@@ -344,6 +398,11 @@ _FUNCTIONS = [
     ("omendb_collection_name", _i, [_p, _size, _p, _size]),
     ("omendb_collection_schema", _i, [_p, _p]),
     ("omendb_collection_get_stats", _i, [_p, _p]),
+    ("omendb_collection_set_limits", _i, [_p, _p]),
+    ("omendb_collection_get_limits", _i, [_p, _p]),
+    ("omendb_collection_declare", _i, [_p, _size, _p, _i]),
+    ("omendb_collection_declaration", _i, [_p, _p, _p]),
+    ("omendb_collection_field", _i, [_p, _size, _p, _p, _size]),
     ("omendb_txn_begin", _i, [_p, _i, _p]),
     ("omendb_txn_commit", _i, [_p]),
     ("omendb_txn_rollback", None, [_p]),
@@ -384,6 +443,14 @@ _FUNCTIONS = [
     ("omendb_filter_bind_texts", _i, [_p, _i, _p, _size]),
     ("omendb_search", _i, [_p, _p, _p, _p, _p, _p]),
     ("omendb_search_batch", _i, [_p, _p, _p, _p, _size, _p, _p, _p]),
+    ("omendb_search_many", _i, [_p, _p, _p, _size, _p, _p, _p]),
+    ("omendb_pages_open", _i, [_p, _p, _p, _p]),
+    ("omendb_pages_next", _i, [_p, _size, _u64, _p, _p, _p]),
+    ("omendb_pages_close", None, [_p]),
+    ("omendb_facets_open", _i, [_p, _p, _p, _p, _p, _text, _size, _p]),
+    ("omendb_facets_next", _i, [_p, _p]),
+    ("omendb_facets_totals", _i, [_p, _p, _p, _p]),
+    ("omendb_facets_close", None, [_p]),
     ("omendb_calibrate", _i, [_p, _p, _size, _i, _Progress, _p]),
 ]
 
@@ -577,7 +644,7 @@ class Database(_Handle):
         memory to files. Open transactions are rolled back."""
         if self.closed:
             return
-        for kind in (_Rows, _Filter, Transaction, Collection):
+        for kind in (_Rows, _Pages, _Filter, Transaction, Collection):
             for child in list(self._children):
                 if isinstance(child, kind):
                     child.close()
@@ -988,10 +1055,12 @@ class Collection(_Handle):
     # searching
 
     def search(
-        self, vectors: Vectors, k: int = 10, *, ef: int = 0, recall: float = 0.0,
+        self, vectors: Optional[Vectors] = None, k: int = 10, *, ef: int = 0, recall: float = 0.0,
         stretch: float = 0.0, exact: bool = False, radius: Optional[float] = None,
         timeout: Optional[float] = None, filter: Optional[Condition] = None,
-        parameters: Optional[Parameters] = None, txn: Optional[Transaction] = None,
+        parameters: Optional[Parameters] = None, like: Optional[Records] = None,
+        unlike: Optional[Records] = None, group_by: Optional[str] = None, group_size: int = 0,
+        txn: Optional[Transaction] = None,
     ) -> Tuple[np.ndarray, np.ndarray]:
         """The nearest records: ids (uint64) and distances (float32), nearest first.
 
@@ -1007,13 +1076,21 @@ class Collection(_Handle):
         radius:  only hits that are no farther.
         timeout: seconds after which the call gives up and raises Timeout.
         filter:  only records that match; parameters: the values of its ? or :name.
+        like, unlike: in place of vectors: ids or keys of records that hits shall be like, and of such
+                 that they shall not be like; they are left out of the hits.
+        group_by: a field, or "_key": at most group_size hits (1) have the same value of it, the
+                 nearest ones.
         """
-        array, vector_type = self._vectors(vectors)
-        query = self._query(k, ef, recall, stretch, exact, radius, timeout)
-        query.vector_type = vector_type
-        if np.ndim(vectors) == 1:
-            query.vector = array.ctypes.data
+        if vectors is None or np.ndim(vectors) == 1:
+            query = self._query(
+                k, ef, recall, stretch, exact, radius, timeout, group_by, group_size)
+            self._set_question(query, vectors, None, like, unlike, txn)
             return self._search_one(query, filter, parameters, txn)
+        if like is not None or unlike is not None:
+            raise ValueError("like and unlike stand in place of vectors")
+        array, vector_type = self._vectors(vectors)
+        query = self._query(k, ef, recall, stretch, exact, radius, timeout, group_by, group_size)
+        query.vector_type = vector_type
         ids = np.empty((len(array), k), np.uint64)
         distances = np.empty((len(array), k), np.float32)
         with _Filter(self._db, filter, parameters) as condition:
@@ -1027,31 +1104,99 @@ class Collection(_Handle):
         self, record: Union[int, str], k: int = 10, *, ef: int = 0, recall: float = 0.0,
         stretch: float = 0.0, exact: bool = False, radius: Optional[float] = None,
         timeout: Optional[float] = None, filter: Optional[Condition] = None,
-        parameters: Optional[Parameters] = None, txn: Optional[Transaction] = None,
+        parameters: Optional[Parameters] = None, group_by: Optional[str] = None,
+        group_size: int = 0, txn: Optional[Transaction] = None,
     ) -> Tuple[np.ndarray, np.ndarray]:
         """The records nearest to a stored one, named by its id or its key, itself left out; options
         as of search()."""
-        query = self._query(k, ef, recall, stretch, exact, radius, timeout)
-        if isinstance(record, str):
-            query.key = _utf8(record)
-        else:
-            query.id = _one_id(record)
+        query = self._query(k, ef, recall, stretch, exact, radius, timeout, group_by, group_size)
+        self._set_question(query, None, record, None, None, txn)
         return self._search_one(query, filter, parameters, txn)
 
-    def explain(
-        self, vector: Vectors, k: int = 10, *, ef: int = 0, recall: float = 0.0,
+    def search_many(
+        self, queries: Iterable[Mapping[str, Any]], *, txn: Optional[Transaction] = None,
+    ) -> List[Tuple[np.ndarray, np.ndarray]]:
+        """Many searches over all threads, at one state of the database. Each is a dict of what
+        search() takes, with one "vector", or a "record" as of search_like(), or "like":
+
+            docs.search_many([{"vector": question, "k": 5, "filter": "year > 2020"},
+                              {"record": "intro.md", "group_by": "doc"}])
+
+        Returns ids and distances of each; an error names the number of the query.
+        """
+        with ExitStack() as conditions:
+            made = [self._query_of(options, conditions, txn) for options in queries]
+            array = (_Query * max(1, len(made)))(*made)
+            k = max([query.k for query in made], default=0)
+            ids = np.empty((len(made), k), np.uint64)
+            distances = np.empty((len(made), k), np.float32)
+            counts = (_size * max(1, len(made)))()
+            _check(_library.omendb_search_many(
+                self._pointer, _optional(txn), array, len(made), ids.ctypes.data,
+                distances.ctypes.data, counts))
+        return [(ids[i, :counts[i]], distances[i, :counts[i]]) for i in range(len(made))]
+
+    def pages(
+        self, vector: Optional[Vectors] = None, k: int = 10, *, ef: int = 0, recall: float = 0.0,
         stretch: float = 0.0, exact: bool = False, radius: Optional[float] = None,
         timeout: Optional[float] = None, filter: Optional[Condition] = None,
-        parameters: Optional[Parameters] = None, txn: Optional[Transaction] = None,
+        parameters: Optional[Parameters] = None, like: Optional[Records] = None,
+        unlike: Optional[Records] = None, txn: Optional[Transaction] = None,
+    ) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+        """The hits of one search, k at a time, until all records that match have come; options as of
+        search(), the timeout for each page. They are those of the state at this call, and none is
+        given twice (omendb_pages_open)."""
+        query = self._query(k, ef, recall, stretch, exact, radius, None, None, 0)
+        self._set_question(query, vector, None, like, unlike, txn)
+        timeout_us = 0 if timeout is None else _microseconds(timeout)
+        opened = _Pages(self, query, _Filter(self._db, filter, parameters), txn)
+        return opened.turn(k, timeout_us)
+
+    def explain(
+        self, vector: Optional[Vectors] = None, k: int = 10, *, ef: int = 0, recall: float = 0.0,
+        stretch: float = 0.0, exact: bool = False, radius: Optional[float] = None,
+        timeout: Optional[float] = None, filter: Optional[Condition] = None,
+        parameters: Optional[Parameters] = None, like: Optional[Records] = None,
+        unlike: Optional[Records] = None, group_by: Optional[str] = None, group_size: int = 0,
+        txn: Optional[Transaction] = None,
     ) -> Dict[str, Union[int, float]]:
-        """What a search for one vector does (omendb_explain); options as of search()."""
-        array, vector_type = self._vectors(vector)
+        """What a search for one vector, or by examples, does (omendb_explain); options as of
+        search()."""
         explain = _new(_Explain)
-        query = self._query(k, ef, recall, stretch, exact, radius, timeout)
-        query.vector, query.vector_type = array.ctypes.data, vector_type
+        query = self._query(k, ef, recall, stretch, exact, radius, timeout, group_by, group_size)
+        self._set_question(query, vector, None, like, unlike, txn)
         query.explain = ctypes.pointer(explain)
         self._search_one(query, filter, parameters, txn)
         return _as_dict(explain)
+
+    def facets(
+        self, field: str, filter: Optional[Condition] = None,
+        parameters: Optional[Parameters] = None, *, limit: int = 0,
+        txn: Optional[Transaction] = None,
+    ) -> Facets:
+        """How many of the records, or of those that match, have each value of a field; of an array
+        each of its texts counts.
+
+        limit: the values that are told, those of the most records; 0: all.
+        """
+        address, totals, facet = _p(), (_u64(), _u64(), _u64()), _new(_Facet)
+        values: List[Tuple[Any, int]] = []
+        if limit < 0:
+            raise ValueError("limit is not below 0")
+        with _Filter(self._db, filter, parameters) as condition:
+            _check(_library.omendb_facets_open(
+                self._pointer, _optional(txn), condition._address, None, None, _utf8(field), limit,
+                ctypes.byref(address)))
+        try:
+            _check(_library.omendb_facets_totals(address, *map(ctypes.byref, totals)))
+            while True:
+                code = _library.omendb_facets_next(address, ctypes.byref(facet))
+                if code == _DONE:
+                    return Facets(values, *(total.value for total in totals))
+                _check(code)
+                values.append((_value(facet), facet.count))
+        finally:
+            _library.omendb_facets_close(address)
 
     def calibrate(self, queries: Vectors) -> None:
         """Measures recall on queries like those that will be asked, 50 or more that are not records;
@@ -1065,6 +1210,61 @@ class Collection(_Handle):
         stats = _new(_CollectionStats)
         _check(_library.omendb_collection_get_stats(self._pointer, ctypes.byref(stats)))
         return _as_dict(stats)
+
+    # what may be stored
+
+    def limits(self) -> Dict[str, int]:
+        """What the collection may hold, and how often it may be used (omendb_limits); 0: no limit.
+        stats() tells what is taken of it."""
+        limits = _new(_Limits)
+        _check(_library.omendb_collection_get_limits(self._pointer, ctypes.byref(limits)))
+        return _as_dict(limits)
+
+    def set_limits(
+        self, *, records: int = 0, bytes: int = 0, queries_per_second: int = 0,
+        writes_per_second: int = 0,
+    ) -> None:
+        """Sets all limits, in place of those before; what is over one raises Quota."""
+        given = (records, bytes, queries_per_second, writes_per_second)
+        if not all(0 <= operator.index(limit) < 2**64 for limit in given):
+            raise ValueError(f"a limit of {given}")
+        limits = _Limits(ctypes.sizeof(_Limits), *given)
+        _check(_library.omendb_collection_set_limits(self._pointer, ctypes.byref(limits)))
+
+    def declare(
+        self, fields: Mapping[str, str], required: Iterable[str] = (), strict: bool = False,
+    ) -> None:
+        """Declares fields of the metadata, in place of what was declared before: what is written from
+        then on must be like that, or raises Invalid. declare({}) takes it back.
+
+        fields:   names, and their types: "i64", "f64", "bool", "text", "texts", "any".
+        required: those that each record must have, and not as None.
+        strict:   True: metadata may have no other fields.
+        """
+        needed = set(required)
+        if not needed <= set(fields):
+            raise ValueError(f"required, but no field: {', '.join(sorted(needed - set(fields)))}")
+        declared = (_Field * max(1, len(fields)))(*(
+            (ctypes.sizeof(_Field), _utf8(name), _number(_FIELD_TYPES, "type", type), name in needed)
+            for name, type in fields.items()))
+        _check(_library.omendb_collection_declare(self._pointer, len(fields), declared, strict))
+
+    def declaration(self) -> Declaration:
+        """The fields that are declared and their types, those that are required, and whether others
+        are refused."""
+        strict, field = ctypes.c_int(), _new(_Field)
+        name = ctypes.create_string_buffer(256)
+        declared = Declaration({}, [], False)
+        _check(_library.omendb_collection_declaration(self._pointer, None, ctypes.byref(strict)))
+        while True:
+            code = _library.omendb_collection_field(
+                self._pointer, len(declared.fields), ctypes.byref(field), name, len(name))
+            if code == _DONE:
+                return declared._replace(strict=bool(strict.value))
+            _check(code)
+            declared.fields[name.value.decode()] = list(_FIELD_TYPES)[field.type]
+            if field.required:
+                declared.required.append(name.value.decode())
 
     def __repr__(self) -> str:
         state = " closed" if self.closed else ""
@@ -1114,15 +1314,68 @@ class Collection(_Handle):
 
     def _query(
         self, k: int, ef: int, recall: float, stretch: float, exact: bool,
-        radius: Optional[float], timeout: Optional[float],
+        radius: Optional[float], timeout: Optional[float], group_by: Optional[str],
+        group_size: int,
     ) -> _Query:
         query = _new(_Query)
-        if k < 0 or ef < 0:
-            raise ValueError("k and ef are above 0")
+        if k < 0 or ef < 0 or group_size < 0:
+            raise ValueError("k, ef and group_size are above 0")
         query.id, query.k, query.ef, query.exact, query.recall = AUTO, k, ef, exact, recall
         query.use_radius, query.radius = radius is not None, radius or 0.0
         query.stretch = stretch
         query.timeout_us = 0 if timeout is None else _microseconds(timeout)
+        query.group_by = None if group_by is None else _utf8(group_by)
+        query.group_size = group_size
+        return query
+
+    def _set_question(
+        self, query: _Query, vector: Optional[Vectors], record: Union[int, str, None],
+        like: Optional[Records], unlike: Optional[Records], txn: Optional[Transaction],
+    ) -> None:
+        """One of vector, record and examples; the arrays live as long as the query."""
+        if sum(given is not None for given in (vector, record, like)) != 1:
+            raise ValueError("search for what? a vector, a record, or like=")
+        if unlike is not None and like is None:
+            raise ValueError("unlike goes with like")
+        if vector is not None:
+            if np.ndim(vector) != 1:
+                raise ValueError("one vector is needed")
+            array, query.vector_type = self._vectors(vector)
+            query.vector, query.kept = array.ctypes.data, array
+        elif isinstance(record, str):
+            query.key = _utf8(record)
+        elif record is not None:
+            query.id = _one_id(record)
+        else:
+            positive, negative = self._examples(like, txn), self._examples(unlike, txn)
+            query.kept = positive, negative
+            query.positive_ids, query.positive_count = positive.ctypes.data, positive.size
+            query.negative_ids, query.negative_count = negative.ctypes.data, negative.size
+
+    def _examples(self, records: Optional[Records], txn: Optional[Transaction]) -> np.ndarray:
+        """Their ids."""
+        if isinstance(records, np.ndarray) or records is None:
+            return _id_array([] if records is None else records)
+        listed = [records] if isinstance(records, (str, numbers.Integral)) else records
+        return _id_array([
+            self.find(record, txn=txn) if isinstance(record, str) else _one_id(record)
+            for record in listed])
+
+    def _query_of(
+        self, options: Mapping[str, Any], conditions: ExitStack, txn: Optional[Transaction],
+    ) -> _Query:
+        """One of search_many; its filter is closed with `conditions`."""
+        given = dict(options)
+        question = [given.pop(name, None) for name in ("vector", "record", "like", "unlike")]
+        condition = _Filter(self._db, given.pop("filter", None), given.pop("parameters", None))
+        conditions.enter_context(condition)
+        defaults = {"k": 10, "ef": 0, "recall": 0.0, "stretch": 0.0, "exact": False, "radius": None,
+                    "timeout": None, "group_by": None, "group_size": 0}
+        if not set(given) <= set(defaults):
+            raise TypeError(f"a query has no {', '.join(sorted(set(given) - set(defaults)))}")
+        query = self._query(**{**defaults, **given})
+        self._set_question(query, *question, txn)
+        query.filter = condition._address
         return query
 
     def _search_one(
@@ -1159,6 +1412,39 @@ class _Rows(_Handle):
 
     def close(self) -> None:
         _library.omendb_rows_close(self._take())
+
+
+class _Pages(_Handle):
+    """A cursor over the hits of a query."""
+
+    _what = "search by pages"
+
+    def __init__(
+        self, collection: Collection, query: _Query, condition: _Filter, txn: Optional[Transaction],
+    ) -> None:
+        address = _p()
+        self._collection, self._condition = collection, condition  # which must not go first
+        query.filter = condition._address
+        _check(_library.omendb_pages_open(
+            collection._pointer, _optional(txn), ctypes.byref(query), ctypes.byref(address)))
+        self._address = address.value
+        collection._db._children.add(self)
+
+    def turn(self, k: int, timeout_us: int) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+        with self:
+            while True:
+                ids, distances, count = np.empty(k, np.uint64), np.empty(k, np.float32), _size()
+                code = _library.omendb_pages_next(
+                    self._pointer, k, timeout_us, ids.ctypes.data, distances.ctypes.data,
+                    ctypes.byref(count))
+                if code == _DONE:
+                    return
+                _check(code)
+                yield ids[:count.value], distances[:count.value]
+
+    def close(self) -> None:
+        _library.omendb_pages_close(self._take())
+        self._condition.close()
 
 
 class _Filter(_Handle):
@@ -1288,6 +1574,13 @@ def _record_array(
         if metadata is not None and metadata[i] is not None:
             record.metadata = _json(metadata[i])
     return records
+
+
+def _value(facet: _Facet) -> Any:
+    """A value of metadata, as json.loads gives it."""
+    if facet.type == 4:
+        return ctypes.string_at(facet.text, facet.text_size).decode()
+    return bool(facet.i64) if facet.type == 1 else facet.i64 if facet.type == 2 else facet.f64
 
 
 def _microseconds(seconds: float) -> int:
