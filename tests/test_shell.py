@@ -125,6 +125,16 @@ def a_wrong_command_line_exits_with_2_and_makes_nothing():
         ["db", "get"], ["db", "get", "1", "--key", "a"], ["db", "delete"],
         ["db", "delete", "--key", "a", "--filter", "a = 1"], ["db", "put", "1", "[1]", "--filter", "a"],
         ["db", "search", "--id", "1", "--key", "a"], ["db", "import", "a.csv", "--metadata", "{}"],
+        ["db", "search", "--unlike", "1"], ["db", "search", "--like", "1", "--id", "1"],
+        ["db", "search", "--id", "1", "--group-size", "2"],
+        ["db", "search", "--id", "1", "--pages", "0"], ["db", "search", "--file", "a", "--pages", "1"],
+        ["db", "search", "--id", "1", "--pages", "1", "--group-by", "a"],
+        ["db", "search", "--id", "1", "--pages", "1", "--explain"],
+        ["db", "facets"], ["db", "facets", "a", "b"], ["db", "facets", "a", "--limit", "0"],
+        ["db", "limit"], ["db", "limit", "--records", "-1"], ["db", "limits", "--records", "1"],
+        ["db", "declare"], ["db", "declare", "a:int"], ["db", "declare", "a"], ["db", "declare", ":i64"],
+        ["db", "declare", "a:i64!!"], ["db", "declare", "a:i64", "--none"],
+        ["db", "declare", "--strict", "--none"], ["db", "declare", "x" * 256 + ":i64"],
         ["db", "get", "18446744073709551615"], ["db", "import", "a.csv", "--scale=0"],
     ):
         run(*words, status=2)
@@ -497,7 +507,7 @@ def a_csv_header_begins_with_id():
 def every_command_has_a_help_of_its_own():
     options = {
         "search": "--vector --id --key --filter --file --row -k --k --ef --recall --stretch --timeout --radius --exact "
-                  "--explain --format --limit --packed --collection --read-only --json",
+                  "--explain --like --unlike --group-by --group-size --pages --format --limit --packed --collection --read-only --json",
         "import": "--format --limit --packed --skip --ids --metric --type --scale --m -M --ef-construction "
                   "--ids-from --batch --put --optimize --collection --json",
         "export": "--filter --ids --limit --format --collection --read-only --json",
@@ -509,7 +519,10 @@ def every_command_has_a_help_of_its_own():
         "delete": "--key --filter --collection --json", "collections": "--read-only --json", "drop": "--json",
         "optimize": "--json", "purge": "--json", "check": "--read-only --json", "backup": "--json",
         "salvage": "--json", "prepared": "--read-only --json", "commit": "--json", "rollback": "--json",
-        "forget": "--json",
+        "forget": "--json", "facets": "--limit --filter --collection --read-only --json",
+        "limits": "--collection --read-only --json", "fields": "--collection --read-only --json",
+        "limit": "--records --bytes --queries-per-second --writes-per-second --collection --json",
+        "declare": "--strict --none --collection --json",
     }
     overview = run("--help").out
     for name, words in options.items():
@@ -529,10 +542,12 @@ def only_commands_that_read_take_read_only():
     write("a.csv", csv(vectors(10, 3)))
     run("db", "import", "a.csv")
     for words in (["search", "--id", "1"], ["get", "1"], ["count"], ["export", "-", "--format", "csv"],
-                  ["info"], ["collections"], ["prepared"], ["check"]):
+                  ["facets", "lang"], ["info"], ["collections"], ["limits"], ["fields"], ["prepared"],
+                  ["check"]):
         run("db", *words, "--read-only")
     for words in (["import", "a.csv"], ["put", "1", "[1,2,3]"], ["delete", "1"], ["drop", "default"],
                   ["create", "new", "--dim", "3"], ["optimize"], ["purge"],
+                  ["limit", "--records", "5"], ["declare", "a:i64"],
                   ["calibrate", "a.csv"], ["backup", "copy"],
                   ["salvage", "copy"], ["commit", "one"], ["rollback", "one"], ["forget", "one"]):
         error = run("db", *words, "--read-only", status=2).err
@@ -669,6 +684,139 @@ def a_filter_chooses_what_is_found_counted_exported_and_deleted():
     assert run("db", "delete", "--filter", "lang = 'en'", "--json").json == {
         "deleted": 0, "missing": 0}
     assert run("db", "count").out == "3\n"
+
+
+def fill_with_chunks(count=60, documents=12):
+    """Record i is at (i, 0), and a chunk of document i % documents."""
+    lines = [{"id": i, "vector": [i, 0], "key": f"{i % documents}#{i // documents}", "metadata": {
+        "doc": f"d{i % documents}", "half": i / 2, "even": i % 2 == 0}} for i in range(count)]
+    write("chunks.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    run("db", "import", "chunks.jsonl")
+
+
+@test
+def groups_have_room_for_so_many_hits():
+    fill_with_chunks()
+    where = ["db", "search", "--vector", "[0, 0]", "--exact"]
+    assert found(*where, "-k", "60", "--group-by", "doc") == list(range(12))
+    assert found(*where, "-k", "60", "--group-by", "doc", "--group-size", "2") == list(range(24))
+    assert found(*where, "-k", "3", "--group-by", "doc", "--filter", "half >= 10") == [20, 21, 22]
+    write("q.csv", "1,0,0\n2,59,0\n")
+    lines = run("db", "search", "--file", "q.csv", "-k", "2", "--group-by", "even", "--json").out
+    assert [[hit["id"] for hit in json.loads(line)["hits"]] for line in lines.splitlines()] == [
+        [0, 1], [59, 58]]
+
+
+@test
+def examples_are_ids_with_commas():
+    fill_with_chunks()
+    where = ["db", "search", "--exact", "-k", "2"]
+    assert found(*where, "--like", "10,20") == [15, 14]
+    assert found(*where, "--like", "10,20", "--unlike", "25") == [5, 4]
+    assert found(*where, "--like", "7") == found(*where, "--id", "7") == [6, 8]
+    for option, text in (("--like", "1,,2"), ("--like", ""), ("--like", "1, 2"), ("--like", "a"),
+                         ("--like", "1,18446744073709551615")):
+        assert "is no id" in run(*where, option, text, status=2).err
+    assert "--unlike: 'x' is no id" in run(*where, "--like", "1", "--unlike", "2,x", status=2).err
+    assert "61" in run(*where, "--like", "1,61", status=1).err
+    assert run(*where, "--like", "1", "--unlike", "77", "--json", status=1).json["code"] == "not found"
+
+
+@test
+def pages_come_one_after_the_other():
+    fill_with_chunks()
+    where = ["db", "search", "--vector", "[0, 0]", "--exact", "-k", "5", "--filter", "half < 8.5"]
+    lines = [json.loads(line) for line in run(*where, "--pages", "9", "--json").out.splitlines()]
+    assert [line["page"] for line in lines] == [1, 2, 3, 4]
+    assert [[hit["id"] for hit in line["hits"]] for line in lines] == [
+        list(range(5)), list(range(5, 10)), list(range(10, 15)), [15, 16]]
+    out = run(*where, "--pages", "2").out.splitlines()
+    assert (out[0], out[8]) == ("page 1", "page 2") and out[10].split()[:2] == ["6", "5"], out
+    assert out[-1].startswith("10 hits in "), out
+    assert run(*where[:4], "--key", "0#0", "--pages", "1", status=2).err
+    assert "12 hits in" in run("db", "search", "--like", "0", "--pages", "9", "--filter", "half < 6.5").out
+    assert "0 hits in" in run("db", "search", "--id", "0", "--pages", "9", "--filter", "half < 0").out
+
+
+@test
+def facets_count_the_values_of_a_field():
+    fill_with_fields()
+    run("db", "put", "5", "[5, 0]", "--metadata", r'{"lang": "\u0000\u001b[1m\t\"' + "é" * 80 + '"}')
+    assert run("db", "facets", "lang", "--json").json == {
+        "field": "lang", "records": 6, "nulls": 2, "distinct": 3, "values": [
+            {"value": "en", "records": 2}, {"value": '\0\x1b[1m\t"' + "é" * 80, "records": 1},
+            {"value": "de", "records": 1}]}
+    out = run("db", "facets", "lang").out.splitlines()
+    assert out[0].split() == ["value", "records"] and out[1].split() == ["en", "2"], out
+    assert "\x1b" not in out[2] and "é..." in out[2], out
+    assert out[-1] == "3 of 3 values, 6 records, 2 of them without lang", out
+    few = run("db", "facets", "tags", "--limit", "1", "--filter", "lang = 'en'").out.splitlines()
+    assert few[1].split() == ["x", "1"] and few[2] == (
+        "1 of 2 values, 2 records, 1 of them without tags"), few
+    assert run("db", "facets", "none", "--json").json["values"] == []
+    for value in ("true", "-7", "0.1", "1e+300", "9223372036854775807"):
+        run("db", "put", "6", "[6, 0]", "--metadata", '{"v": ' + value + "}")
+        assert f'"value": {value},' in run("db", "facets", "v", "--json").out
+        assert run("db", "facets", "v").out.splitlines()[1].split() == [value, "1"]
+    assert run("db", "facets", "_key", "--json", status=1).json["code"] == "invalid"
+    assert run("db", "facets", "v", "--filter", "v <", "--json", status=1).json["code"] == "invalid"
+
+
+@test
+def bars_are_for_terminals_only():
+    import pty
+    fill_with_chunks()
+    master, slave = pty.openpty()
+    process = subprocess.run(SHELL + ["db", "facets", "even", "--filter", "half < 1.5"], stdout=slave,
+                             check=True, timeout=120)
+    os.close(slave)
+    shown = os.read(master, 4096).decode().splitlines()
+    os.close(master)
+    assert process.returncode == 0 and shown[1].split() == ["true", "2", 30 * "#"], shown
+    assert shown[2].split() == ["false", "1", 15 * "#"], shown
+    assert "#" not in run("db", "facets", "even").out
+
+
+@test
+def limits_are_set_shown_and_kept():
+    fill_with_fields()
+    limits = run("db", "limits", "--json").json
+    assert limits["limits"] == {
+        "records": 0, "bytes": 0, "queries_per_second": 0, "writes_per_second": 0}
+    assert (limits["collection"], limits["records"]) == ("docs", 5) and limits["bytes"] >= 5 * 16
+    run("db", "limit", "--records", "5", "--queries-per-second", "1000000")
+    out = run("db", "limit", "--bytes", "1000000").out.splitlines()
+    assert [line.split()[-2:] for line in out[1:3]] == [["5", "5"], [str(limits["bytes"]), "1,000,000"]]
+    assert out[3].split()[-1] == "1,000,000" and out[4].split()[-1] == "none", out
+    assert run("db", "put", "9", "[1, 2]", "--json", status=1).json["code"] == "quota"
+    info = run("db", "info", "--json").json["collections"][0]
+    assert (info["limits"]["records"], info["bytes"]) == (5, limits["bytes"]), info
+    run("db", "limit", "--records", "0", "--json")
+    run("db", "put", "9", "[1, 2]")
+    assert run("db", "limits", "--json").json["limits"]["bytes"] == 1000000
+    run("db", "limit", "--records", "1", "--collection", "none", status=1)
+
+
+@test
+def fields_are_declared_and_kept():
+    fill_with_fields()
+    assert run("db", "fields").out == "no fields are declared\n"
+    out = run("db", "declare", "year:i64!", "a:b:texts", "lang:text", "--strict").out.splitlines()
+    assert [line.split() for line in out] == [
+        ["field", "type", "required"], ["a:b", "texts", "no"], ["lang", "text", "no"],
+        ["year", "i64", "yes"], ["no", "other", "fields"]], out
+    assert run("db", "fields", "--json").json == {"collection": "docs", "strict": True, "fields": [
+        {"name": "a:b", "type": "texts", "required": False},
+        {"name": "lang", "type": "text", "required": False},
+        {"name": "year", "type": "i64", "required": True}]}
+    for metadata in ("{}", '{"year": "x"}', '{"year": 1, "more": 2}'):
+        assert run("db", "put", "[1, 2]", "--metadata", metadata, "--json", status=1).json[
+            "code"] == "invalid"
+    run("db", "put", "[1, 2]", "--metadata", '{"year": 1}')
+    assert run("db", "declare", "--none", "--json").json["fields"] == []
+    run("db", "put", "[1, 2]")
+    run("db", "declare", "a:i64", "a:f64", status=1)
+    assert run("db", "declare", "--strict").out == "no other fields\n"
 
 
 @test

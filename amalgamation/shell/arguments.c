@@ -48,7 +48,7 @@ struct arguments_option {
 
 #define COLLECTION_COMMANDS                                                                        \
     (ON(IMPORT) | ON(EXPORT) | ON(SEARCH) | ON(GET) | ON(DELETE) | ON(INFO) | ON(COUNT_RECORDS) |  \
-     ON(PUT) | ON(CALIBRATE))
+     ON(PUT) | ON(CALIBRATE) | ON(FACETS) | ON(LIMITS) | ON(LIMIT) | ON(FIELDS) | ON(DECLARE))
 #define FILE_COMMANDS (ON(IMPORT) | ON(SEARCH) | ON(CALIBRATE))
 #define NEW_COMMANDS  (ON(IMPORT) | ON(CREATE)) /* those that may make a collection */
 #define PLAIN         ARGUMENTS_NO_FLAG
@@ -57,14 +57,14 @@ static const struct arguments_option arguments_options[] = {
     {"--json", NULL, ANYWHERE, ARGUMENTS_FLAG, AT(json), PLAIN, 0, 0},
     {"--read-only", NULL, ANYWHERE, ARGUMENTS_FLAG, AT(read_only), PLAIN, 0, 0},
     {"--collection", NULL, COLLECTION_COMMANDS, ARGUMENTS_TEXT, AT(collection), PLAIN, 0, 0},
-    {"--filter", NULL, ON(SEARCH) | ON(COUNT_RECORDS) | ON(DELETE) | ON(EXPORT), ARGUMENTS_TEXT,
-     AT(filter), PLAIN, 0, 0},
+    {"--filter", NULL, ON(SEARCH) | ON(COUNT_RECORDS) | ON(DELETE) | ON(EXPORT) | ON(FACETS),
+     ARGUMENTS_TEXT, AT(filter), PLAIN, 0, 0},
     {"--key", NULL, ON(SEARCH) | ON(GET) | ON(PUT) | ON(DELETE), ARGUMENTS_TEXT, AT(key), PLAIN, 0,
      0},
     {"--metadata", NULL, ON(PUT), ARGUMENTS_TEXT, AT(metadata), PLAIN, 0, 0},
     {"--format", NULL, FILE_COMMANDS | ON(EXPORT), ARGUMENTS_TEXT, AT(format), PLAIN, 0, 0},
-    {"--limit", NULL, FILE_COMMANDS | ON(EXPORT), ARGUMENTS_WHOLE, AT(limit), AT(limit_given), 0,
-     UINT64_MAX},
+    {"--limit", NULL, FILE_COMMANDS | ON(EXPORT) | ON(FACETS), ARGUMENTS_WHOLE, AT(limit),
+     AT(limit_given), 0, UINT64_MAX},
     {"--packed", NULL, FILE_COMMANDS, ARGUMENTS_FLAG, AT(packed), PLAIN, 0, 0},
     {"--skip", NULL, ON(IMPORT) | ON(CALIBRATE), ARGUMENTS_WHOLE, AT(skip), PLAIN, 0, UINT64_MAX},
     {"--ids", NULL, ON(IMPORT) | ON(EXPORT), ARGUMENTS_TEXT, AT(ids), PLAIN, 0, 0},
@@ -92,6 +92,19 @@ static const struct arguments_option arguments_options[] = {
     {"--radius", NULL, ON(SEARCH), ARGUMENTS_FLOAT, AT(radius), AT(radius_given), 0, 0},
     {"--exact", NULL, ON(SEARCH), ARGUMENTS_FLAG, AT(exact), PLAIN, 0, 0},
     {"--explain", NULL, ON(SEARCH), ARGUMENTS_FLAG, AT(explain), PLAIN, 0, 0},
+    {"--like", NULL, ON(SEARCH), ARGUMENTS_TEXT, AT(like), PLAIN, 0, 0},
+    {"--unlike", NULL, ON(SEARCH), ARGUMENTS_TEXT, AT(unlike), PLAIN, 0, 0},
+    {"--group-by", NULL, ON(SEARCH), ARGUMENTS_TEXT, AT(group_by), PLAIN, 0, 0},
+    {"--group-size", NULL, ON(SEARCH), ARGUMENTS_WHOLE, AT(group_size), PLAIN, 1, 10000000},
+    {"--pages", NULL, ON(SEARCH), ARGUMENTS_WHOLE, AT(pages), PLAIN, 1, UINT64_MAX},
+    {"--records", NULL, ON(LIMIT), ARGUMENTS_WHOLE, AT(records), AT(records_given), 0, UINT64_MAX},
+    {"--bytes", NULL, ON(LIMIT), ARGUMENTS_WHOLE, AT(bytes), AT(bytes_given), 0, UINT64_MAX},
+    {"--queries-per-second", NULL, ON(LIMIT), ARGUMENTS_WHOLE, AT(queries), AT(queries_given), 0,
+     UINT64_MAX},
+    {"--writes-per-second", NULL, ON(LIMIT), ARGUMENTS_WHOLE, AT(writes), AT(writes_given), 0,
+     UINT64_MAX},
+    {"--strict", NULL, ON(DECLARE), ARGUMENTS_FLAG, AT(strict), PLAIN, 0, 0},
+    {"--none", NULL, ON(DECLARE), ARGUMENTS_FLAG, AT(none), PLAIN, 0, 0},
 };
 
 struct arguments_command {
@@ -106,7 +119,8 @@ static const struct arguments_command arguments_commands[] = {
     {"help", COMMAND_HELP, 0, 1, "COMMAND", false},
     {"import", COMMAND_IMPORT, 1, 1, "FILE", true},
     {"export", COMMAND_EXPORT, 1, 1, "FILE", false},
-    {"search", COMMAND_SEARCH, 0, 0, "--vector '[...]' | --id N | --key KEY | --file FILE", false},
+    {"search", COMMAND_SEARCH, 0, 0,
+     "--vector '[...]' | --id N | --key KEY | --like ID,ID | --file FILE", false},
     {"get", COMMAND_GET, 0, SIZE_MAX, "ID... | --key KEY", false},
     {"count", COMMAND_COUNT_RECORDS, 0, 0, "", false},
     {"put", COMMAND_PUT, 1, 2, "[ID] '[0.5, 0.25]'", true},
@@ -125,6 +139,11 @@ static const struct arguments_command arguments_commands[] = {
     {"commit", COMMAND_COMMIT, 1, 1, "NAME", true},
     {"rollback", COMMAND_ROLLBACK, 1, 1, "NAME", true},
     {"forget", COMMAND_FORGET, 1, 1, "NAME", true},
+    {"facets", COMMAND_FACETS, 1, 1, "FIELD", false},
+    {"limits", COMMAND_LIMITS, 0, 0, "", false},
+    {"limit", COMMAND_LIMIT, 0, 0, "--records N --bytes N ...", true},
+    {"fields", COMMAND_FIELDS, 0, 0, "", false},
+    {"declare", COMMAND_DECLARE, 0, SIZE_MAX, "FIELD:TYPE... | --none", true},
 };
 
 /* The option that `word` names, and by which of its names; *value is behind its '=', or NULL. */

@@ -31,11 +31,17 @@ enum command {
     COMMAND_COMMIT,
     COMMAND_ROLLBACK,
     COMMAND_FORGET,
+    COMMAND_FACETS,
+    COMMAND_LIMITS,
+    COMMAND_LIMIT,
+    COMMAND_FIELDS,
+    COMMAND_DECLARE,
     COMMAND_COUNT /* of the commands */
 };
 
 /* Commands that only read, for messages. */
-#define ARGUMENTS_READERS "search, get, count, export, info, collections, prepared and check"
+#define ARGUMENTS_READERS                                                                          \
+    "search, get, count, facets, export, info, collections, limits, fields, prepared and check"
 
 /* An option that was not given is 0, false or NULL. */
 struct arguments {
@@ -51,7 +57,7 @@ struct arguments {
     const char *filter;
     const char *key;
     const char *metadata;
-    /* files: import, export, calibrate, search --file */
+    /* files: import, export, calibrate, search --file; limit: facets, too */
     const char *format;
     uint64_t limit;
     bool limit_given;
@@ -86,6 +92,23 @@ struct arguments {
     bool radius_given;
     bool exact;
     bool explain;
+    const char *like; /* ids, with commas between them */
+    const char *unlike;
+    const char *group_by;
+    uint64_t group_size;
+    uint64_t pages;
+    /* limit */
+    uint64_t records;
+    bool records_given;
+    uint64_t bytes;
+    bool bytes_given;
+    uint64_t queries;
+    bool queries_given;
+    uint64_t writes;
+    bool writes_given;
+    /* declare */
+    bool strict;
+    bool none;
 };
 
 /* Reads the command line. `words` takes the words behind the command: as many places as `count`.

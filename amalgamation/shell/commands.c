@@ -578,13 +578,14 @@ int command_forget(struct session *session)
 /* info, collections */
 
 static int command_read_collection(struct session *session, const char *name,
-                                   omendb_collection_stats *stats)
+                                   omendb_collection_stats *stats, omendb_limits *limits)
 {
     const omendb_collection_stats empty = OMENDB_COLLECTION_STATS_INIT;
     int code = session_result(
         session, omendb_collection_open(session->db, name, NULL, &session->collection));
 
     *stats = empty;
+    omendb_limits_init(limits);
     omendb_schema_init(&session->schema);
     if (code == OMENDB_OK) {
         code = session_result(session,
@@ -593,13 +594,17 @@ static int command_read_collection(struct session *session, const char *name,
     if (code == OMENDB_OK) {
         code = session_result(session, omendb_collection_get_stats(session->collection, stats));
     }
+    if (code == OMENDB_OK) {
+        code = session_result(session, omendb_collection_get_limits(session->collection, limits));
+    }
     omendb_collection_close(session->collection);
     session->collection = NULL;
     return code;
 }
 
 static void command_collection_json(struct session *session, const char *name,
-                                    const omendb_collection_stats *stats)
+                                    const omendb_collection_stats *stats,
+                                    const omendb_limits *limits)
 {
     const omendb_schema *schema = &session->schema;
     struct output_json *json = &session->json;
@@ -622,6 +627,8 @@ static void command_collection_json(struct session *session, const char *name,
     output_whole(json, "hot_bytes", stats->hot_bytes);
     output_float(json, "recall", stats->recall);
     output_whole(json, "recall_queries", stats->recall_queries);
+    output_whole(json, "bytes", stats->bytes);
+    command_limits_json(json, limits);
     output_close(json, '}');
 }
 
@@ -665,6 +672,7 @@ static void command_collection_cells(struct session *session, struct output_tabl
 static int command_each_collection(struct session *session, struct output_table *table)
 {
     omendb_collection_stats stats;
+    omendb_limits limits;
     char name[256];
     size_t i;
     int code;
@@ -678,14 +686,14 @@ static int command_each_collection(struct session *session, struct output_table 
             strcmp(session->arguments.collection, name) != 0) {
             continue;
         }
-        code = command_read_collection(session, name, &stats);
+        code = command_read_collection(session, name, &stats, &limits);
         if (code != OMENDB_OK) {
             return code;
         }
         if (table != NULL) {
             command_collection_cells(session, table, name, &stats);
         } else {
-            command_collection_json(session, name, &stats);
+            command_collection_json(session, name, &stats, &limits);
         }
     }
 }

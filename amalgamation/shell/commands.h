@@ -27,6 +27,11 @@ int command_prepared(struct session *session);
 int command_commit(struct session *session);
 int command_rollback(struct session *session);
 int command_forget(struct session *session);
+int command_facets(struct session *session);
+int command_limits(struct session *session);
+int command_limit(struct session *session);
+int command_fields(struct session *session);
+int command_declare(struct session *session);
 int command_help(struct session *session);
 
 /* Runs omendb_optimize with a progress bar. Also for import --optimize. */
@@ -46,6 +51,9 @@ void command_fill_schema(const struct arguments *arguments, uint32_t dim, uint32
  * what: where the text comes from, for messages. */
 int command_parse_vector(struct session *session, const char *what, const char *text,
                          float *vector);
+
+/* The limits of a collection as an object, `limits`. */
+void command_limits_json(struct output_json *json, const omendb_limits *limits);
 
 /* Whether rows of a file can be queries in the session's collection; sets their type. */
 int command_check_rows(struct session *session, const struct reader *reader, uint32_t *vector_type);

@@ -10,11 +10,14 @@ static const char help_overview[] =
     "\n"
     "Reading; works beside a program that writes, and takes --read-only to say so:\n"
     "  search            the nearest records: --vector '[0.5, 0.25]', --id N or --file FILE\n"
+    "  facets FIELD      how many records have each value of a field\n"
     "  get ID...         prints records\n"
     "  count             the number of records\n"
     "  export FILE       writes .csv, .jsonl or .npy\n"
     "  info              records, files, memory, collections\n"
     "  collections       the collections\n"
+    "  limits            what a collection may hold, and what it holds\n"
+    "  fields            the declared fields of the metadata\n"
     "  prepared          transactions that were prepared, and their outcomes\n"
     "  check             verifies every checksum and structure\n"
     "\n"
@@ -25,6 +28,9 @@ static const char help_overview[] =
     "  delete ID...      deletes records\n"
     "  create COLLECTION --dim N\n"
     "  drop COLLECTION   deletes a collection\n"
+    "  limit             limits a collection: --records N, --bytes N\n"
+    "  declare FIELD:TYPE...\n"
+    "                    says what metadata must be\n"
     "  calibrate FILE    measures recall on your own queries\n"
     "  commit NAME       gives a prepared transaction its outcome,\n"
     "  rollback NAME     or the other one\n"
@@ -92,6 +98,9 @@ static const char help_search[] =
     "\n" HELP_READS "For what; one of\n"
     "  --vector '[0.5, 0.25]'\n"
     "  --id N, --key KEY     like this record, which is left out\n"
+    "  --like ID,ID          like these records, and with --unlike ID,ID unlike those; all of "
+    "them\n"
+    "                        are left out\n"
     "  --file FILE           like every row of a file, as of import; --row N: of this one (from\n"
     "                        0), --limit N: of the first N\n" HELP_FORMAT HELP_PACKED "\n"
     "How well; at most one of --recall, --ef (also with --stretch) and --exact\n"
@@ -102,6 +111,9 @@ static const char help_search[] =
     "  --exact               compares every record\n"
     "\n"
     "  -k N, --k N           hits; 10\n" HELP_FILTER
+    "  --group-by FIELD      at most --group-size N hits (1) have the same value of this field of\n"
+    "                        the metadata\n"
+    "  --pages N             up to N pages of k hits, one after the other\n"
     "  --radius R            only hits that are no farther\n"
     "  --timeout MS          fails after so many milliseconds of searching, all rows together\n"
     "  --explain             what the search did\n" HELP_COLLECTION HELP_READ_ONLY HELP_JSON;
@@ -117,6 +129,45 @@ static const char help_get[] =
 static const char help_count[] =
     "omendb DB count: the number of records\n"
     "\n" HELP_READS HELP_FILTER HELP_COLLECTION HELP_READ_ONLY HELP_JSON;
+
+static const char help_facets[] =
+    "omendb DB facets FIELD: how many records have each value of a field of the metadata\n"
+    "\n"
+    "The values of the most records come first. Of an array each text counts.\n"
+    "\n" HELP_READS "  --limit N             only the first N values\n" HELP_FILTER HELP_COLLECTION
+        HELP_READ_ONLY HELP_JSON;
+
+static const char help_limits[] =
+    "omendb DB limits: what a collection may hold, and how often it may be used\n"
+    "\n"
+    "What goes over a limit fails, with the code \"quota\", and nothing of it is done. \"limit\"\n"
+    "sets them.\n"
+    "\n" HELP_READS HELP_COLLECTION HELP_READ_ONLY HELP_JSON;
+
+static const char help_limit[] =
+    "omendb DB limit: sets limits of a collection; those that are not given stay\n"
+    "\n"
+    "0 is no limit. \"limits\" shows them.\n"
+    "\n" HELP_WRITES "  --records N           records\n"
+    "  --bytes N             bytes of vectors, keys and metadata, and 8 a record\n"
+    "  --queries-per-second N\n"
+    "  --writes-per-second N records that are added, put, updated, deleted\n" HELP_COLLECTION
+        HELP_JSON;
+
+static const char help_fields[] =
+    "omendb DB fields: the declared fields of the metadata\n"
+    "\n"
+    "Metadata may have other fields, too, where they are not declared strictly.\n"
+    "\n" HELP_READS HELP_COLLECTION HELP_READ_ONLY HELP_JSON;
+
+static const char help_declare[] =
+    "omendb DB declare FIELD:TYPE...: declares fields, in place of all that were declared before\n"
+    "\n"
+    "TYPE is i64, f64, bool, text, texts or any; FIELD:TYPE! is in every record, and not null.\n"
+    "What is written from then on must be like that; what is stored stays as it is.\n"
+    "\n" HELP_WRITES "  --strict              metadata have no other fields than these\n"
+    "  --none                in place of FIELD:TYPE...: nothing is declared any "
+    "more\n" HELP_COLLECTION HELP_JSON;
 
 static const char help_put[] =
     "omendb DB put [ID] '[0.5, 0.25]': stores one record, in place of one with the same id\n"
@@ -273,6 +324,11 @@ static const char *const help_topics[COMMAND_COUNT] = {
     [COMMAND_COMMIT] = help_commit,
     [COMMAND_ROLLBACK] = help_rollback,
     [COMMAND_FORGET] = help_forget,
+    [COMMAND_FACETS] = help_facets,
+    [COMMAND_LIMITS] = help_limits,
+    [COMMAND_LIMIT] = help_limit,
+    [COMMAND_FIELDS] = help_fields,
+    [COMMAND_DECLARE] = help_declare,
 };
 
 int command_help(struct session *session)

@@ -41,12 +41,13 @@ static size_t output_utf8_length(const unsigned char *text)
     return length;
 }
 
-static void output_string(FILE *file, const char *text)
+static void output_string(FILE *file, const char *text, size_t size)
 {
     const unsigned char *at = (const unsigned char *)text;
+    const unsigned char *const end = at + size;
 
     putc('"', file);
-    while (*at != '\0') {
+    while (at < end) {
         const size_t length = output_utf8_length(at);
 
         if (length == 0) {
@@ -71,7 +72,7 @@ static void output_begin_value(struct output_json *json, const char *key)
     }
     json->filled[json->depth] = json->depth != 0;
     if (key != NULL) {
-        output_string(json->file, key);
+        output_string(json->file, key, strlen(key));
         fputs(": ", json->file);
     }
 }
@@ -95,8 +96,13 @@ void output_close(struct output_json *json, char bracket)
 
 void output_text(struct output_json *json, const char *key, const char *text)
 {
+    output_bytes(json, key, text, strlen(text));
+}
+
+void output_bytes(struct output_json *json, const char *key, const char *text, size_t size)
+{
     output_begin_value(json, key);
-    output_string(json->file, text);
+    output_string(json->file, text, size);
 }
 
 void output_json_text(struct output_json *json, const char *key, const char *value)

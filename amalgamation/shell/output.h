@@ -15,10 +15,11 @@ struct output_json {
     bool filled[16]; /* something stands at that depth already */
 };
 
-/* `key` is NULL inside an array and at the top. */
+/* `key` is NULL inside an array and at the top. Behind the `size` bytes of a text stands a NUL. */
 void output_open(struct output_json *json, const char *key, char bracket);
 void output_close(struct output_json *json, char bracket); /* a line end behind the outermost */
 void output_text(struct output_json *json, const char *key, const char *text);
+void output_bytes(struct output_json *json, const char *key, const char *text, size_t size);
 void output_json_text(struct output_json *json, const char *key, const char *value); /* as it is */
 void output_whole(struct output_json *json, const char *key, uint64_t value);
 void output_float(struct output_json *json, const char *key, float value);

@@ -1,4 +1,4 @@
-/* search.c: nearest records of a vector, of a stored record, or of every row of a file.
+/* search.c: nearest records of a vector, of stored records, or of every row of a file.
  *
  * Invariant: a vector has as many elements as the collection before the library sees it; the
  * library cannot know how long an array is. Places for hits are bounded by the records that there
@@ -31,25 +31,93 @@ struct search {
     struct fields fields;
     bool has_keys, has_metadata; /* some hit of the block */
     uint64_t time_us;
+    uint64_t *examples; /* those of --like, then those of --unlike */
+    uint64_t shown;     /* hits on the pages before */
 };
+
+static int search_check_pages(struct session *session)
+{
+    const struct arguments *arguments = &session->arguments;
+
+    if (arguments->pages != 0 &&
+        (arguments->file != NULL || arguments->group_by != NULL || arguments->explain)) {
+        return failure_set(&session->failure, FAILURE_USAGE,
+                           "--pages goes neither with --file nor --group-by nor --explain");
+    }
+    return OMENDB_OK;
+}
 
 static int search_check_arguments(struct session *session)
 {
     const struct arguments *arguments = &session->arguments;
     const int ways = (arguments->vector != NULL) + (arguments->file != NULL) +
-                     (arguments->key != NULL) + (int)arguments->id_given;
+                     (arguments->key != NULL) + (arguments->like != NULL) +
+                     (int)arguments->id_given;
 
     if (ways != 1) {
         return failure_set(&session->failure, FAILURE_USAGE,
                            "search for what? one of --vector '[0.5, 0.25]', --id N, --key KEY, "
-                           "--file FILE");
+                           "--like ID,ID, --file FILE");
     }
     if (arguments->file == NULL && (arguments->row_given || arguments->limit_given ||
                                     arguments->format != NULL || arguments->packed)) {
         return failure_set(&session->failure, FAILURE_USAGE,
                            "--row, --limit, --format and --packed go with --file");
     }
-    return OMENDB_OK;
+    if (arguments->unlike != NULL && arguments->like == NULL) {
+        return failure_set(&session->failure, FAILURE_USAGE, "--unlike goes with --like");
+    }
+    if (arguments->group_size != 0 && arguments->group_by == NULL) {
+        return failure_set(&session->failure, FAILURE_USAGE, "--group-size goes with --group-by");
+    }
+    return search_check_pages(session);
+}
+
+/* Ids with commas between them; `ids` has a place for each comma, and one more. */
+static int search_parse_ids(struct session *session, const char *option, const char *text,
+                            uint64_t *ids, size_t *count)
+{
+    for (*count = 0;; text++) {
+        const size_t length = strcspn(text, ",");
+
+        if (!json_parse_whole(text, length, &ids[*count]) || ids[*count] == OMENDB_ID_AUTO) {
+            return failure_set(&session->failure, FAILURE_USAGE,
+                               "%s: '%.*s' is no id; ids with commas between them are expected",
+                               option, length < 100 ? (int)length : 100, text);
+        }
+        (*count)++;
+        text += length;
+        if (*text == '\0') {
+            return OMENDB_OK;
+        }
+    }
+}
+
+static int search_parse_examples(struct search *search)
+{
+    const struct arguments *arguments = &search->session->arguments;
+    const char *unlike = arguments->unlike != NULL ? arguments->unlike : "";
+    omendb_query *query = &search->query;
+    int code;
+
+    if (arguments->like == NULL) {
+        return OMENDB_OK;
+    }
+    search->examples =
+        failure_allocate(&search->session->failure, strlen(arguments->like) + strlen(unlike) + 2,
+                         sizeof *search->examples);
+    if (search->examples == NULL) {
+        return OMENDB_NOMEM;
+    }
+    query->positive_ids = search->examples;
+    code = search_parse_ids(search->session, "--like", arguments->like, search->examples,
+                            &query->positive_count);
+    if (code == OMENDB_OK && arguments->unlike != NULL) {
+        query->negative_ids = search->examples + query->positive_count;
+        code = search_parse_ids(search->session, "--unlike", unlike,
+                                search->examples + query->positive_count, &query->negative_count);
+    }
+    return code;
 }
 
 int command_parse_vector(struct session *session, const char *what, const char *text, float *vector)
@@ -124,6 +192,8 @@ static void search_set_query(struct search *search, uint64_t records)
         search->query.id = arguments->id;
     }
     search->query.key = arguments->key;
+    search->query.group_by = arguments->group_by;
+    search->query.group_size = (size_t)arguments->group_size;
     search->query.filter = search->session->filter;
     search->explain.struct_size = sizeof search->explain;
     search->query.explain = arguments->explain ? &search->explain : NULL;
@@ -202,6 +272,8 @@ static void search_print_json(struct search *search, size_t row, uint64_t number
     output_open(json, NULL, '{');
     if (search->session->arguments.file != NULL) {
         output_whole(json, "row", number);
+    } else if (search->session->arguments.pages != 0) {
+        output_whole(json, "page", number);
     }
     output_open(json, "hits", '[');
     for (i = 0; i < search->counts[row]; i++) {
@@ -286,10 +358,12 @@ static void search_print_table(struct search *search, size_t row, uint64_t numbe
 
     if (search->session->arguments.file != NULL) {
         fprintf(file, "row %llu\n", (unsigned long long)number);
+    } else if (search->session->arguments.pages != 0) {
+        fprintf(file, "page %llu\n", (unsigned long long)number);
     }
     output_table_begin(&table, search_titles(search), &search->session->failure);
     for (i = 0; i < search->counts[row]; i++) {
-        snprintf(text, sizeof text, "%zu", i + 1);
+        snprintf(text, sizeof text, "%llu", (unsigned long long)search->shown + i + 1);
         output_table_cell(&table, text);
         snprintf(text, sizeof text, "%llu", (unsigned long long)search->ids[first + i]);
         output_table_cell(&table, text);
@@ -297,7 +371,7 @@ static void search_print_table(struct search *search, size_t row, uint64_t numbe
         search_add_fields(search, &table, search->ids[first + i]);
     }
     output_table_print(&table, file);
-    if (search->session->arguments.file == NULL) {
+    if (search->session->arguments.file == NULL && search->session->arguments.pages == 0) {
         fprintf(file, "%zu hit%s in %s\n", search->counts[row], search->counts[row] == 1 ? "" : "s",
                 output_format_time(search->time_us, text));
     }
@@ -308,9 +382,25 @@ static void search_print_table(struct search *search, size_t row, uint64_t numbe
         fprintf(file, "share of the records that match the filter: %s\n",
                 output_format_float(search->explain.selectivity, text));
     }
-    if (search->session->arguments.file != NULL) {
+    if (search->session->arguments.file != NULL || search->session->arguments.pages != 0) {
         putc('\n', file);
     }
+}
+
+/* The hits of `count` queries; the first is number `number` of the file, or of the pages. */
+static int search_print(struct search *search, size_t count, uint64_t number)
+{
+    size_t i;
+    int code = search_look_at_fields(search, count);
+
+    for (i = 0; i < count && code == OMENDB_OK; i++) {
+        if (search->session->arguments.json) {
+            search_print_json(search, i, number + i);
+        } else {
+            search_print_table(search, i, number + i);
+        }
+    }
+    return code == OMENDB_OK ? search->session->failure.code : code;
 }
 
 /* Searching */
@@ -325,44 +415,82 @@ static void search_set_timeout(struct search *search)
     }
 }
 
+/* After a call that searched from `start_us` on. */
+static int search_result(struct search *search, uint64_t start_us, int code)
+{
+    struct session *session = search->session;
+
+    search->time_us += progress_now_us() - start_us;
+    if (code == OMENDB_TIMEOUT) {
+        return failure_set(&session->failure, code, "not found within --timeout %llu ms",
+                           (unsigned long long)session->arguments.timeout_ms);
+    }
+    return session_result(session, code);
+}
+
 /* Searches for `count` vectors and prints the hits; the first is row `number` of the file. */
 static int search_block(struct search *search, size_t count, uint64_t number)
 {
     struct session *session = search->session;
     const uint64_t start_us = progress_now_us();
-    size_t i;
     int code;
 
     search_set_timeout(search);
     if (search->block == 1) {
-        search->query.vector =
-            session->arguments.id_given || session->arguments.key != NULL ? NULL : search->vectors;
         code = omendb_search(session->collection, NULL, &search->query, search->ids,
                              search->distances, search->counts);
     } else {
         code = omendb_search_batch(session->collection, NULL, &search->query, search->vectors,
                                    count, search->ids, search->distances, search->counts);
     }
-    search->time_us += progress_now_us() - start_us;
-    if (code == OMENDB_TIMEOUT) {
-        return failure_set(&session->failure, code, "not found within --timeout %llu ms",
-                           (unsigned long long)session->arguments.timeout_ms);
-    }
-    if (session_result(session, code) != OMENDB_OK) {
-        return code;
-    }
-    code = search_look_at_fields(search, count);
-    if (code != OMENDB_OK) {
-        return code;
-    }
-    for (i = 0; i < count; i++) {
-        if (session->arguments.json) {
-            search_print_json(search, i, number + i);
-        } else {
-            search_print_table(search, i, number + i);
+    code = search_result(search, start_us, code);
+    return code == OMENDB_OK ? search_print(search, count, number) : code;
+}
+
+static int search_turn_pages(struct search *search, omendb_pages *pages)
+{
+    struct session *session = search->session;
+    uint64_t page;
+
+    for (page = 1; page <= session->arguments.pages; page++) {
+        const uint64_t start_us = progress_now_us();
+        int code;
+
+        search_set_timeout(search);
+        code = omendb_pages_next(pages, search->query.k, search->query.timeout_us, search->ids,
+                                 search->distances, search->counts);
+        if (code == OMENDB_DONE) {
+            break;
         }
+        code = search_result(search, start_us, code);
+        if (code == OMENDB_OK) {
+            code = search_print(search, 1, page);
+        }
+        if (code != OMENDB_OK) {
+            return code;
+        }
+        search->shown += search->counts[0];
     }
-    return session->failure.code;
+    return OMENDB_OK;
+}
+
+static int search_pages(struct search *search)
+{
+    struct session *session = search->session;
+    char hits[OUTPUT_TEXT_BYTES], time[OUTPUT_TEXT_BYTES];
+    omendb_pages *pages;
+    int code = session_result(session,
+                              omendb_pages_open(session->collection, NULL, &search->query, &pages));
+
+    if (code == OMENDB_OK) {
+        code = search_turn_pages(search, pages);
+    }
+    omendb_pages_close(pages);
+    if (code == OMENDB_OK && !session->arguments.json) {
+        fprintf(session->json.file, "%s hits in %s\n", output_format_count(search->shown, hits),
+                output_format_time(search->time_us, time));
+    }
+    return code;
 }
 
 static int search_file(struct search *search)
@@ -423,10 +551,18 @@ static int search_run(struct search *search)
         code =
             command_parse_vector(search->session, "--vector", arguments->vector, search->vectors);
     }
+    if (code == OMENDB_OK) {
+        code = search_parse_examples(search);
+    }
     if (code != OMENDB_OK) {
         return code;
     }
-    return arguments->file != NULL ? search_file(search) : search_block(search, 1, 0);
+    if (arguments->vector != NULL || arguments->file != NULL) {
+        search->query.vector = search->vectors;
+    }
+    return arguments->file != NULL ? search_file(search)
+           : arguments->pages != 0 ? search_pages(search)
+                                   : search_block(search, 1, 0);
 }
 
 int command_search(struct session *session)
@@ -456,6 +592,7 @@ int command_search(struct session *session)
     failure_release(search.ids);
     failure_release(search.distances);
     failure_release(search.counts);
+    failure_release(search.examples);
     reader_close(&search.reader);
     return code;
 }

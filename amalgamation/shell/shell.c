@@ -2,8 +2,8 @@
  *
  * It uses the public API only, and is a program that one may learn it from: arguments.c reads the
  * command line, help.c explains it, session.c opens and closes, commands.c, import.c, export.c,
- * search.c and calibrate.c do the work, readers*.c and json.c read files, output.c, progress.c and
- * clamp.c print.
+ * search.c, facets.c, rules.c and calibrate.c do the work, readers*.c and json.c read files,
+ * output.c, progress.c and clamp.c print.
  *
  * Invariant: exit status 0 means that everything asked for was done and printed, 1 that something
  * failed, 2 that the command line was not understood and nothing was done. The reason is printed
@@ -52,6 +52,11 @@ static int (*const shell_commands[COMMAND_COUNT])(struct session *) = {
     [COMMAND_COMMIT] = command_commit,
     [COMMAND_ROLLBACK] = command_rollback,
     [COMMAND_FORGET] = command_forget,
+    [COMMAND_FACETS] = command_facets,
+    [COMMAND_LIMITS] = command_limits,
+    [COMMAND_LIMIT] = command_limit,
+    [COMMAND_FIELDS] = command_fields,
+    [COMMAND_DECLARE] = command_declare,
 };
 
 static void shell_print_failure(struct session *session)
