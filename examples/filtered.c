@@ -1,4 +1,4 @@
-/* filtered.c: keys, metadata and filters on real data.
+/* filtered.c: keys, metadata and filters on real data; groups, facets, examples and pages.
  *
  *     cc -std=c11 -I. examples/filtered.c omendb.c -o filtered -lm -lpthread
  *     ./filtered [DIRECTORY [DATA]]
@@ -191,6 +191,102 @@ static void count_editors(omendb *db, omendb_collection *packages)
     omendb_filter_free(filter);
 }
 
+/* What a page of results shows beside them: how many packages of each section match, of the largest
+ * sections. And in place of the nearest packages, of which many may be of one section, the best one
+ * of each of the nearest sections. */
+static void ask_by_section(omendb *db, omendb_collection *packages, const int8_t *vector)
+{
+    omendb_query query = OMENDB_QUERY_INIT;
+    omendb_facet section = OMENDB_FACET_INIT;
+    omendb_filter *filter;
+    omendb_facets *sections;
+    uint64_t ids[K], matching, different;
+    size_t found, i;
+
+    check(omendb_filter_compile(db, "tags = 'interface::graphical'", &filter), "compile");
+    check(omendb_facets_open(packages, NULL, filter, NULL, NULL, "section", K, &sections),
+          "facets");
+    check(omendb_facets_totals(sections, &matching, NULL, &different), "totals");
+    printf("  %d graphical packages in %d sections:", (int)matching, (int)different);
+    while (omendb_facets_next(sections, &section) == OMENDB_OK) {
+        printf(" %s %d", section.text, (int)section.count);
+    }
+    printf(" ...\n");
+    omendb_facets_close(sections);
+    expect(matching == 1475 && different == 37, "as many packages and sections as in the data");
+
+    query.vector = vector;
+    query.vector_type = OMENDB_I8;
+    query.k = K;
+    query.filter = filter;
+    query.group_by = "section";
+    check(omendb_search(packages, NULL, &query, ids, NULL, &found), "search by groups");
+    expect(found == K, "as many sections as were asked for");
+    for (i = 0; i < found; i++) {
+        print_package(packages, ids[i], "priority");
+    }
+    omendb_filter_free(filter);
+}
+
+static uint64_t id_of(omendb_collection *packages, const char *key)
+{
+    uint64_t id = OMENDB_ID_AUTO;
+
+    check(omendb_find(packages, NULL, key, &id), "find");
+    return id;
+}
+
+/* More like these, and not like that. */
+static void ask_by_examples(omendb_collection *packages)
+{
+    const uint64_t liked[] = {id_of(packages, "vim"), id_of(packages, "emacs")};
+    const uint64_t disliked[] = {id_of(packages, "libreoffice-writer")};
+    omendb_query query = OMENDB_QUERY_INIT;
+    uint64_t ids[K];
+    size_t found, i;
+
+    query.positive_ids = liked;
+    query.positive_count = 2;
+    query.negative_ids = disliked;
+    query.negative_count = 1;
+    query.k = K;
+    check(omendb_search(packages, NULL, &query, ids, NULL, &found), "search by examples");
+    printf("  like vim and emacs, unlike libreoffice-writer\n");
+    for (i = 0; i < found; i++) {
+        expect(ids[i] != liked[0] && ids[i] != liked[1], "examples are no hits");
+        print_package(packages, ids[i], "priority");
+    }
+}
+
+/* The pages are of one state of the database, whatever is written while somebody reads them. */
+static void turn_pages(omendb *db, omendb_collection *packages, const int8_t *vector)
+{
+    omendb_query query = OMENDB_QUERY_INIT;
+    omendb_filter *filter;
+    omendb_pages *pages;
+    uint64_t ids[K], matching;
+    size_t found, total = 0, i;
+    int page;
+
+    check(omendb_filter_compile(db, "tags = 'works-with::video'", &filter), "compile");
+    check(omendb_count_matching(packages, NULL, filter, NULL, NULL, &matching), "count");
+    query.vector = vector;
+    query.vector_type = OMENDB_I8;
+    query.filter = filter;
+    check(omendb_pages_open(packages, NULL, &query, &pages), "open pages");
+    for (page = 1; omendb_pages_next(pages, K, 0, ids, NULL, &found) == OMENDB_OK; page++) {
+        total += found;
+        for (i = 0; i < found && page <= 2; i++) {
+            printf("  page %d", page);
+            print_package(packages, ids[i], "priority");
+        }
+    }
+    omendb_pages_close(pages);
+    omendb_filter_free(filter);
+    printf("  %d packages about video on %d pages\n", (int)total, page - 1);
+    expect(total == matching, "each package that matches comes once");
+}
+
 /* Marks some packages, finds those that are like one of them and marked, and deletes the marked. */
 static void mark_and_delete(omendb *db, omendb_collection *packages)
 {
@@ -239,6 +335,10 @@ int main(int argc, char **argv)
     read_question(data, question, vector);
     printf("\"%s\"\n", question);
     ask_under_conditions(db, packages, vector);
+    printf("By sections, examples and pages\n");
+    ask_by_section(db, packages, vector);
+    ask_by_examples(packages);
+    turn_pages(db, packages, vector);
     printf("Counting\n");
     count_editors(db, packages);
     printf("Marking and deleting\n");

@@ -73,6 +73,10 @@ prints example_cpp_again "as expected: not found" \
     $RUNNER "$build/examples/example_cpp" "$work/cpp.omen"
 prints filtered "editors in C or Rust, below 4000 KiB: 13 packages" \
     $RUNNER "$build/examples/filtered" "$work/f.omen"
+prints filtered_by_section "1475 graphical packages in 37 sections: games 301 x11 175 sound 108" \
+    $RUNNER "$build/examples/filtered" "$work/f.omen"
+prints filtered_in_pages "62 packages about video on 21 pages" \
+    $RUNNER "$build/examples/filtered" "$work/f.omen"
 prints filtered_again "4 deleted, 4996 packages left" \
     $RUNNER "$build/examples/filtered" "$work/f.omen"
 prints demo "^Done, " $RUNNER "$build/examples/demo" "$work/demo.omen"
