@@ -126,9 +126,9 @@ static void facets_print(struct session *session, const struct facets *facets)
         return;
     }
     output_format_count(facets_print_table(session, facets), told);
-    fprintf(session->json.file, "%s of %s values, %s records, %s of them without %s\n", told,
-            output_format_count(facets->values, values),
-            output_format_count(facets->records, records),
+    fprintf(session->json.file, "%s of %s value%s, %s record%s, %s of them without %s\n", told,
+            output_format_count(facets->values, values), facets->values == 1 ? "" : "s",
+            output_format_count(facets->records, records), facets->records == 1 ? "" : "s",
             output_format_count(facets->nulls, nulls), session->arguments.words[0]);
 }
 

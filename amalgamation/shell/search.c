@@ -487,8 +487,8 @@ static int search_pages(struct search *search)
     }
     omendb_pages_close(pages);
     if (code == OMENDB_OK && !session->arguments.json) {
-        fprintf(session->json.file, "%s hits in %s\n", output_format_count(search->shown, hits),
-                output_format_time(search->time_us, time));
+        fprintf(session->json.file, "%s hit%s in %s\n", output_format_count(search->shown, hits),
+                search->shown == 1 ? "" : "s", output_format_time(search->time_us, time));
     }
     return code;
 }
