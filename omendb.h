@@ -1553,13 +1553,14 @@ OMENDB_API void omendb_explain_init(omendb_explain *explain);
  * the stored type.
  *
  * GROUPS. With `group_by` at most group_size hits have the same value of that field: the nearest
- * ones. With `exact` the hits are what going through all records that match in the order of their
- * distance gives, when each is taken whose value still has room; k of them come where that finds k.
- * Values are the same where a filter says so: 1 and 1.0 are. Null and absent are one value, which
- * the filter `field IS NOT NULL` leaves out. A record with an array of texts belongs to each of
- * them, and is taken where all have room; with an empty array to none. With _key the value is the
- * key, with _id nothing is left out.
- *   What is nearest is searched for first; where too many of those have the same values, another
+ * ones. k counts hits, which come in the order of distance, not group by group; the value is told
+ * by omendb_get_metadata. For k groups of one hit each leave group_size 0. With `exact` the hits
+ * are what going through all records that match in the order of their distance gives, when each is
+ * taken whose value still has room; k of them come where that finds k. Values are the same where a
+ * filter says so: 1 and 1.0 are. Null and absent are one value, which the filter `field IS NOT
+ * NULL` leaves out. A record with an array of texts belongs to each of them, and is taken where all
+ * have room; with an empty array to none. With _key the value is the key, with _id nothing is left
+ * out. What is nearest is searched for first; where too many of those have the same values, another
  * search follows among the records that have others, as by a filter, and so on: mostly one or two
  * rounds, never more than k / group_size + 1, but for arrays. The effort is that of each round;
  * omendb_explain adds them up, and tells the selectivity of the first. */
@@ -1772,6 +1773,7 @@ OMENDB_API int omendb_facets_open(omendb_collection *collection, omendb_txn *txn
                                   const char *field, size_t limit, omendb_facets **facets);
 
 /* Tells the next value: those of the most records first, of equally many in the order of METADATA.
+ * Its text stays until the facets are closed.
  *
  * facet:    struct_size must be set.
  * Returns:  OMENDB_OK, OMENDB_DONE (no further value). */
