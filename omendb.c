@@ -33,7 +33,7 @@
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: d3f62c2d374d45c283f582a8509e53b58b1cc12d7d2171f3c8e5d33b430adf76
+ * SHA-256 of the inputs: 466390b246ebc268bbd35741e16e8befef0a13d39465b0368783c2477829bf75
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -24002,6 +24002,8 @@ OMENDB_INTERNAL int column_filter_matches(struct column_filter *plan, uint32_t r
  * be asked. OMENDB_NOMEM. */
 OMENDB_INTERNAL int column_filter_list(struct column_filter *plan, uint32_t rows, uint64_t **bits,
                                        int *exact);
+/* What *exact would be. */
+OMENDB_INTERNAL int column_filter_lists_exactly(const struct column_filter *plan, uint32_t rows);
 
 #endif
 
@@ -28055,6 +28057,11 @@ static int column_filter_reserve_bits(struct column_filter *plan, size_t words)
     plan->bits = memory_array(plan->memory, words, sizeof *plan->bits);
     plan->word_capacity = plan->bits == NULL ? 0 : words;
     return plan->bits == NULL ? OMENDB_NOMEM : OMENDB_OK;
+}
+
+OMENDB_INTERNAL int column_filter_lists_exactly(const struct column_filter *plan, uint32_t rows)
+{
+    return column_filter_is_exact(plan, (size_t)rows / 64 + 1, column_filter_depth(plan->filter));
 }
 
 OMENDB_INTERNAL int column_filter_list(struct column_filter *plan, uint32_t rows, uint64_t **bits,
@@ -38207,6 +38214,11 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
  * scanned. Which of the two is cheaper need not be known before, nothing is spent on estimating
  * where the walk is short, and all together costs at most about twice the scan.
  *
+ * Where the columns list what matches, the scan compares only that, by codes where it is much. It
+ * comes first where it costs less than a walk of evenly spread matches would, as the curve tells;
+ * but a long one only after a walk of a small part of its cost, which goes on where many of the
+ * rows that it met match: they are about the query, and the walk is short.
+ *
  * In a writing transaction its own records are compared one by one, and the stored rows that it
  * changed are left out. Few of those are asked for on top of k and dropped by id; many are hidden
  * from the walk as deleted rows are, which looks up each row that comes near. So neither the effort
@@ -38215,7 +38227,8 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
 /* A walk computes some 10 to 20 distances for each candidate it keeps, at random places; a scan of
  * 8 for each is cheaper. */
 #define SEARCH_SCAN_PER_CANDIDATE 8
-#define SEARCH_STRETCH_EF         128 /* what a walk by stretch costs, whatever its cap */
+/* What a walk by stretch costs, whatever its cap, where no curve tells. */
+#define SEARCH_STRETCH_EF 128
 
 /* Hits of a walk over codes that are compared again by their vectors: codes of 8 bits misplace a
  * neighbour by few places. */
@@ -38231,14 +38244,19 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
 #define SEARCH_SCAN_EXACTLY                                                                        \
     128 /* rows not in a graph that are not worth the detour over codes                            \
          */
+#define SEARCH_SCAN_LISTED ((size_t)1 << 20) /* bytes of vectors from which codes are faster */
 
 /* Under a predicate, in distances of a walk: what a walk computes for each candidate that it keeps;
- * a scan tests so many rows for one; a walk of so many candidates' worth is looked at, and a sample
- * of so many rows then tested. Each is a bet that the costs of both sides limit. */
+ * a scan tests so many rows for one; a walk that has cost so many times what it does without is
+ * looked at, and a sample of so many rows then tested. Each is a bet that the costs of both sides
+ * limit. */
 #define SEARCH_PER_CANDIDATE 12
 #define SEARCH_TESTS         8
-#define SEARCH_LOOK          (2 * SEARCH_PER_CANDIDATE)
+#define SEARCH_LOOK          2.0
 #define SEARCH_SAMPLE        512
+#define SEARCH_PROBE         200
+#define SEARCH_PROBE_SHARE   12 /* so many times that is spent on the scan that is due else */
+#define SEARCH_LISTS         32 /* rows that are listed faster than a candidate's are tested */
 
 /* Stored rows hidden by the transaction that are asked for on top of k. */
 #define SEARCH_HIDDEN_FEW 32
@@ -38584,17 +38602,23 @@ static int search_encode(const struct search_request *request, const struct sear
     return OMENDB_OK;
 }
 
+static size_t search_ties(const struct search_request *request, size_t k)
+{
+    return request->collection->schema.metric == OMENDB_HAMMING ? SEARCH_TIES_BITS(k) : SEARCH_TIES;
+}
+
 /* Rows [first, row_limit), as search_scan, but by codes; the best are compared again.
  *
  * Not exact: of rows that are closer together than a step of the codes the wrong ones may be
- * compared again. But this is done only beside a walk, by the same codes and with as many compared
- * again, and no walk finds more of the nearest than a scan by its codes: what the curve promises
- * for the walk, or that none tells, holds for these rows too. */
+ * compared again. But no walk by the same codes, with as many compared again, finds more of the
+ * nearest: what the curve promises for the walk, or that none tells, holds for these rows too. Of
+ * all rows some are kept beyond the k-th, as search_scan_rows does. */
 static int search_scan_codes(const struct search_request *request,
                              const struct search_source *source, struct scratch *scratch,
                              uint32_t first, size_t k, const struct graph_filter *filter,
                              size_t *count, struct graph_counters *counters)
 {
+    const size_t most = first == 0 ? k + search_ties(request, k) : k;
     struct graph_hit *hits = scratch->hits + *count;
     size_t found = 0;
     int exact, code = search_encode(request, source, scratch, &exact);
@@ -38610,7 +38634,7 @@ static int search_scan_codes(const struct search_request *request,
     }
     if (code == OMENDB_OK)
         code = search_rerank(source, request->vector, scratch->hits, *count, *count + found);
-    *count = *count + found < k ? *count + found : k;
+    *count = *count + found < most ? *count + found : most;
     counters->distances += found;
     return code;
 }
@@ -38765,6 +38789,22 @@ static size_t search_curve_k(const struct search_request *request, size_t k)
     return k - search_excluded_count(request);
 }
 
+/* What an ef or a stretch costs as far as the curve tells: as much as the best effort of the same
+ * recall, and of a stretch the ef alone that finds as much. */
+static void search_cost(const struct calibration *curve, size_t k,
+                        struct calibration_answer *answer)
+{
+    struct calibration_answer same;
+    if (answer->stretch > 0.0f && answer->work > SEARCH_STRETCH_EF)
+        answer->work = SEARCH_STRETCH_EF;
+    if (answer->recall == 0.0f)
+        return;
+    calibration_find_effort(curve, k, answer->recall, &same);
+    answer->cost = same.cost;
+    if (answer->stretch > 0.0f)
+        answer->work = same.work;
+}
+
 /* The effort for one source, whatever was asked, and what it promises: recall 0 where no curve
  * tells. With a stretch ef is only a cap, far above what is kept. */
 static void search_effort(const struct search_request *request, const struct search_plan *plan,
@@ -38784,13 +38824,15 @@ static void search_effort(const struct search_request *request, const struct sea
         if (curve != NULL)
             calibration_find_recall(curve, search_curve_k(request, k), ef, request->stretch,
                                     answer);
-        if (request->stretch > 0.0f && ef > SEARCH_STRETCH_EF)
-            answer->work = SEARCH_STRETCH_EF;
+        search_cost(curve, search_curve_k(request, k), answer);
     }
     if (answer->recall == 0.0f)
         answer->warnings |= OMENDB_EXPLAIN_UNCALIBRATED;
     answer->k = answer->k < k ? k : answer->k;
     answer->ef = answer->ef < k ? k : answer->ef;
+    answer->work = answer->work < k ? k : answer->work;
+    if (answer->cost == 0.0f)
+        answer->cost = SEARCH_PER_CANDIDATE * (float)answer->work;
     answer->ef = answer->ef < source->row_limit ? answer->ef : source->row_limit;
 }
 
@@ -38836,10 +38878,8 @@ static void search_tell(const struct calibration_answer *answer, omendb_explain 
 
 /* Whether a walk is not worth it. Where the transaction hides most rows, a walk meets many for each
  * that it may return. */
-static int search_is_small(const struct search_request *request, uint32_t rows, size_t k,
-                           size_t work)
+static int search_is_small(const struct search_request *request, uint32_t rows, size_t work)
 {
-    work = work < k ? k : work;
     return (double)(rows / SEARCH_SCAN_PER_CANDIDATE) * (1.0 - request->hidden_share) <=
            (double)work;
 }
@@ -38867,11 +38907,6 @@ static struct graph_filter search_scan_filter(const struct search_source *source
     return filter;
 }
 
-static size_t search_ties(const struct search_request *request, size_t k)
-{
-    return request->collection->schema.metric == OMENDB_HAMMING ? SEARCH_TIES_BITS(k) : SEARCH_TIES;
-}
-
 /* ------------------------------------------------------------------ predicates */
 
 /* A walk under a predicate. */
@@ -38880,6 +38915,9 @@ struct search_look {
     uint32_t rows; /* that it may return, or hide */
     size_t k;
     size_t work; /* candidates that it would keep without */
+    double cost; /* distances that it would compute without */
+    int probes;  /* comparing all that match is less, unless many of them are near the query */
+    uint64_t at; /* distances after which it is looked at first */
     int looked;
     double share; /* of the rows, those that match */
 };
@@ -38895,11 +38933,30 @@ static double search_sample(const struct search_source *source, uint32_t rows)
     return (double)matching / count;
 }
 
-/* What comparing all that match costs. */
+/* At most so many rows match: those of which the columns tell, and those that were updated, of
+ * which they do not; UINT32_MAX: not known. */
+static uint32_t search_most(const struct search_source *source)
+{
+    const uint32_t most = source->plan == NULL ? UINT32_MAX : column_filter_most(source->plan),
+                   updated = overlay_count(source->overlay);
+    return most < UINT32_MAX - updated ? most + updated : UINT32_MAX;
+}
+
+/* Whether a scan goes through what the columns list, rather than test all rows. */
+static int search_lists_part(const struct search_source *source)
+{
+    return source->predicate != NULL && search_most(source) < source->row_limit / 2;
+}
+
+/* What comparing all that match costs: those that are known, or that the columns will list, which
+ * costs half as much again; else all are tested first. */
 static double search_scan_cost(const struct search_look *look)
 {
-    return look->source->chosen != NULL ? (double)look->source->chosen_count
-                                        : look->rows * (look->share + 1.0 / SEARCH_TESTS);
+    const double tested = look->rows * (look->share + 1.0 / SEARCH_TESTS);
+    const uint32_t most = search_most(look->source);
+    if (look->source->chosen != NULL)
+        return (double)look->source->chosen_count;
+    return search_lists_part(look->source) && 1.5 * most < tested ? 1.5 * most : tested;
 }
 
 /* As graph_effort.look. Where far fewer match near the query than elsewhere, what the sample
@@ -38916,37 +38973,34 @@ static uint64_t search_look(void *context, const struct graph_progress *progress
     double near = progress->asked == 0 ? 0.0 : (double)progress->passed / (double)progress->asked;
     double best = near > look->share ? near : look->share;
     double kept = (double)look->k + (double)(look->work - look->k) * sqrt(best);
-    if (SEARCH_PER_CANDIDATE * kept >= best * cost)
+    if (look->probes)
+        cost /= 2.0;
+    if (look->cost * kept / (double)look->work >= best * cost)
         return 0;
     return (uint64_t)(near < look->share / 4.0 ? cost / 4.0 : cost);
 }
 
-/* Whether comparing so many rows costs less than a walk that is to find them among all: of a share
- * s it computes about 1 / sqrt(s) as many distances as of all (200,000 and a million of SIFT, s
- * from 0.01 to 1, where no kind of row is nearer to the query than others). */
-static int search_beats_walk(uint32_t matching, uint32_t rows, size_t work)
+/* Whether comparing so many rows costs less than a walk that is to find them among all, of `cost`
+ * distances without a predicate: of a share s it computes about 1 / sqrt(s) as many (200,000 and a
+ * million of SIFT, s from 0.01 to 1, where no kind of row is nearer to the query than others), and
+ * takes half as long again for each. */
+static int search_beats_walk(uint32_t matching, uint32_t rows, double cost)
 {
-    return matching * sqrt(matching) <= SEARCH_PER_CANDIDATE * (double)work * sqrt(rows);
+    return matching * sqrt(matching) <= 1.5 * cost * sqrt(rows);
 }
 
-/* After how many distances a walk is looked at; 0: it is not worth beginning. */
-static uint64_t search_first_look(const struct search_look *look)
+/* After how many distances a walk is looked at; 0: it is not worth beginning. Where comparing all
+ * that match takes long, a walk is tried first: they may be about the query. */
+static uint64_t search_first_look(struct search_look *look)
 {
-    uint64_t first = (uint64_t)look->work * SEARCH_LOOK;
+    const struct search_source *source = look->source;
+    uint64_t first = (uint64_t)(SEARCH_LOOK * look->cost);
     double cost = search_scan_cost(look);
-    if (look->source->chosen != NULL &&
-        search_beats_walk(look->source->chosen_count, look->rows, look->work))
-        return 0;
+    if (source->chosen != NULL && search_beats_walk(source->chosen_count, look->rows, look->cost)) {
+        look->probes = 1;
+        return source->chosen_count / SEARCH_PROBE_SHARE < SEARCH_PROBE ? 0 : SEARCH_PROBE;
+    }
     return cost < (double)first ? (uint64_t)cost + 1 : first;
-}
-
-/* At most so many rows match: those of which the columns tell, and those that were updated, of
- * which they do not; UINT32_MAX: not known. */
-static uint32_t search_most(const struct search_source *source)
-{
-    const uint32_t most = source->plan == NULL ? UINT32_MAX : column_filter_most(source->plan),
-                   updated = overlay_count(source->overlay);
-    return most < UINT32_MAX - updated ? most + updated : UINT32_MAX;
 }
 
 /* A bit for each row that may match, where search_most knows how many. *exact: 1: all of them match
@@ -38961,19 +39015,26 @@ static int search_list(const struct search_source *source, uint64_t **bits, int 
     return code;
 }
 
-/* Whether the rows that the columns list are few enough to be asked before anything else. */
-static int search_lists_few(const struct search_request *request,
-                            const struct search_source *source)
+/* Whether the rows that the columns list are few enough to be asked before anything else: where
+ * comparing them is all that is done then; or, where none is to be asked, where that costs less
+ * than to test those that a walk meets. */
+static int search_lists_few(const struct search_source *source,
+                            const struct calibration_answer *answer)
 {
-    const size_t work = request->ef > request->k ? request->ef : request->k;
     const uint32_t most = search_most(source);
-    return most != UINT32_MAX && search_beats_walk(most, source->row_limit, work);
+    if (most == UINT32_MAX)
+        return 0;
+    if (search_beats_walk(most, source->row_limit, (double)answer->cost))
+        return 1;
+    return source->predicate->match == NULL &&
+           (most / SEARCH_LISTS <= answer->work ||
+            search_beats_walk(most, source->row_limit, 2.0 * (double)answer->cost)) &&
+           column_filter_lists_exactly(source->plan, source->row_limit);
 }
 
 /* Asks of the visible rows that are listed; of all others the columns tell that they do not match.
- * all: 1: that is noted of these, too. */
-static int search_ask_listed(const struct search_request *request,
-                             const struct search_source *source, int all)
+ * From then on those that match are known. */
+static int search_choose_listed(const struct search_request *request, struct search_source *source)
 {
     const uint32_t rows = source->row_limit;
     uint64_t *bits;
@@ -38983,24 +39044,26 @@ static int search_ask_listed(const struct search_request *request,
         const uint32_t first = word * 64, last = rows - first < 64 ? rows : first + 64;
         if (word % (SEARCH_SCAN_RUN / 64) == 0)
             code = search_check_deadline(request);
-        if (bits[word] == 0 && !all)
+        if (bits[word] == 0)
             continue;
         const uint64_t visible = search_visible_word(source, first, last);
-        const uint64_t unasked = visible & ~source->matches->asked[word];
-        uint64_t left = bits[word] & unasked;
-        uint64_t chosen = exact ? left & ~overlay_word(source->overlay, word) : 0;
-        const uint64_t asked = all ? unasked : left;
-        for (left &= ~chosen; left != 0; left &= left - 1) {
+        const uint64_t asked = bits[word] & visible & ~source->matches->asked[word];
+        uint64_t chosen = exact ? asked & ~overlay_word(source->overlay, word) : 0;
+        for (uint64_t left = asked & ~chosen; left != 0; left &= left - 1) {
             const uint32_t bit = graph_lowest_bit(left);
             chosen |= (uint64_t)search_row_matches(source, word * 64 + bit) << bit;
         }
         if (asked != 0)
             matches_note(source->matches, word, asked, chosen);
     }
+    source->chosen = source->matches->chosen;
+    source->chosen_count = (uint32_t)source->matches->chosen_rows;
+    source->predicate = NULL;
     return code;
 }
 
 static int search_begin_predicate(const struct search_request *request, struct scratch *scratch,
+                                  const struct calibration_answer *answer,
                                   struct search_source *source)
 {
     const struct search_predicate *predicate = request->predicate;
@@ -39014,12 +39077,8 @@ static int search_begin_predicate(const struct search_request *request, struct s
         code =
             column_filter_make(&scratch->plan, scratch->memory, predicate->filter, source->segment);
     }
-    if (code == OMENDB_OK && search_lists_few(request, source)) {
-        code = search_ask_listed(request, source, 0);
-        source->chosen = source->matches->chosen;
-        source->chosen_count = (uint32_t)source->matches->chosen_rows;
-        source->predicate = NULL;
-    }
+    if (code == OMENDB_OK && search_lists_few(source, answer))
+        code = search_choose_listed(request, source);
     return code;
 }
 
@@ -39057,7 +39116,7 @@ static int search_walk_rows(const struct search_request *request,
         effort.fits = 1;
         effort.look = search_look;
         effort.look_context = look;
-        effort.look_at = search_first_look(look);
+        effort.look_at = look->at;
     }
     in_graph.row_limit = *walked;
     int code = search_walk(request, source, scratch, &effort, &in_graph, count, counters);
@@ -39074,16 +39133,27 @@ static int search_walk_rows(const struct search_request *request,
     return code;
 }
 
+/* Whether the vectors of so many rows are more than a cache near the core holds. */
+static int search_reads_much(const struct search_source *source, uint32_t rows)
+{
+    return rows > SEARCH_SCAN_LISTED / source->view.vectors.stride;
+}
+
 /* All that a walk did not look at; all, where none did. */
 static int search_scan_rows(const struct search_request *request,
                             const struct search_source *source, struct scratch *scratch, size_t k,
-                            uint32_t walked, size_t *count, struct graph_counters *counters,
-                            omendb_explain *explain)
+                            const struct calibration_answer *answer, uint32_t walked, size_t *count,
+                            struct graph_counters *counters, omendb_explain *explain)
 {
     const struct graph_filter filter = search_scan_filter(source);
-    uint32_t rows = source->row_limit - walked;
-    int by_codes = walked != 0 && source->codes != NULL && rows > SEARCH_SCAN_EXACTLY;
-    explain->scanned_rows += walked == 0 && source->chosen != NULL ? source->chosen_count : rows;
+    const int listed = walked == 0 && source->chosen != NULL;
+    const uint32_t rows = listed ? source->chosen_count : source->row_limit - walked;
+    const int by_codes =
+        source->codes != NULL && (listed ? !request->exact && search_reads_much(source, rows)
+                                         : walked != 0 && rows > SEARCH_SCAN_EXACTLY);
+    if (listed && by_codes)
+        search_tell(answer, explain);
+    explain->scanned_rows += rows;
     return (by_codes ? search_scan_codes : search_scan)(
         request, source, scratch, walked, walked == 0 ? k + search_ties(request, k) : k, &filter,
         count, counters);
@@ -39091,34 +39161,35 @@ static int search_scan_rows(const struct search_request *request,
 
 /* The k nearest rows of a source into scratch->hits; with search_ties more where all were compared.
  */
-static int search_rows(const struct search_request *request, const struct search_source *source,
-                       struct scratch *scratch, size_t k, const struct search_plan *plan,
+static int search_rows(const struct search_request *request, struct search_source *source,
+                       struct scratch *scratch, size_t k, const struct calibration_answer *answer,
                        size_t *count, struct graph_counters *counters, omendb_explain *explain)
 {
-    struct calibration_answer answer;
     uint32_t walked = source->indexed < source->row_limit ? source->indexed : source->row_limit;
     int code = OMENDB_OK;
-    search_effort(request, plan, source, k, &answer);
     struct search_look look = {
-        .source = source, .rows = walked, .k = k, .work = answer.work < k ? k : answer.work};
+        .source = source, .rows = walked, .k = k, .work = answer->work, .cost = answer->cost};
     if (source->chosen != NULL)
         look.share = (double)source->chosen_count / ((double)source->row_limit + 1.0);
     *count = 0;
     if (source->row_limit == 0)
         return OMENDB_OK;
-    if (request->exact || search_is_small(request, walked, k, answer.work) ||
-        (request->predicate != NULL && search_first_look(&look) == 0))
+    if (request->exact || search_is_small(request, walked, answer->work) ||
+        (request->predicate != NULL && (look.at = search_first_look(&look)) == 0))
         walked = 0;
-    if (walked == 0)
-        explain->path |= source->chosen != NULL ? OMENDB_PATH_MATCHES : OMENDB_PATH_SCAN;
-    else
-        code = search_walk_rows(request, source, scratch, k, &answer, &look, &walked, count,
+    const int walks = walked != 0;
+    if (walks)
+        code = search_walk_rows(request, source, scratch, k, answer, &look, &walked, count,
                                 counters, explain);
-    if (code == OMENDB_OK && walked == 0 && source->predicate != NULL && source->plan != NULL &&
-        search_most(source) < source->row_limit / 2)
-        code = search_ask_listed(request, source, 1);
+    if (code == OMENDB_OK && walked == 0 && search_lists_part(source))
+        code = search_choose_listed(request, source);
+    if (walked == 0 && source->chosen != NULL)
+        explain->path |= OMENDB_PATH_MATCHES;
+    else if (!walks)
+        explain->path |= OMENDB_PATH_SCAN;
     if (code == OMENDB_OK && walked < source->row_limit)
-        code = search_scan_rows(request, source, scratch, k, walked, count, counters, explain);
+        code =
+            search_scan_rows(request, source, scratch, k, answer, walked, count, counters, explain);
     if (code == OMENDB_OK)
         search_tell_matches(request, source, &look, walked == 0, explain);
     return code;
@@ -39336,15 +39407,17 @@ static int search_source(const struct search_request *request, struct search_sou
                          size_t *best, struct graph_counters *counters, omendb_explain *explain)
 {
     struct search_naming naming = {.request = request, .source = source, .scratch = scratch};
+    struct calibration_answer answer;
     size_t count;
+    search_effort(request, plan, source, k, &answer);
     source->hiding = request->hidden_share > 0.0 ? request : NULL;
     source->hides = source->begins != NULL || source->hiding != NULL ||
                     atomic_load_explicit(&source->tombstones->dead, memory_order_acquire) != 0;
     int code = search_check_deadline(request);
     if (code == OMENDB_OK)
-        code = search_begin_predicate(request, scratch, source);
+        code = search_begin_predicate(request, scratch, &answer, source);
     if (code == OMENDB_OK)
-        code = search_rows(request, source, scratch, k, plan, &count, counters, explain);
+        code = search_rows(request, source, scratch, k, &answer, &count, counters, explain);
     if (code == OMENDB_OK)
         code = search_name_hits(&naming, k, count, *best, counters);
     if (code == OMENDB_OK && source->plan != NULL)
@@ -39525,10 +39598,14 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
 #undef SEARCH_TIES_BITS
 #undef SEARCH_FOUND
 #undef SEARCH_SCAN_EXACTLY
+#undef SEARCH_SCAN_LISTED
 #undef SEARCH_PER_CANDIDATE
 #undef SEARCH_TESTS
 #undef SEARCH_LOOK
 #undef SEARCH_SAMPLE
+#undef SEARCH_PROBE
+#undef SEARCH_PROBE_SHARE
+#undef SEARCH_LISTS
 #undef SEARCH_HIDDEN_FEW
 #undef SEARCH_OWN_RUN
 #undef SEARCH_OWN_SORT

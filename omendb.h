@@ -1477,7 +1477,8 @@ enum {
                                        and those that match compared */
     OMENDB_PATH_WALK = 2,           /* a graph was walked, and its rest compared row by row */
     OMENDB_PATH_WALK_THEN_SCAN = 4, /* a walk was given up, as it would have cost more than a scan,
-                                       or found too few; then as OMENDB_PATH_SCAN */
+                                       or found too few; then as OMENDB_PATH_SCAN, or, where that
+                                       is told too, as OMENDB_PATH_MATCHES */
     OMENDB_PATH_MATCHES = 8         /* the rows that match were known: only those were compared */
 };
 
@@ -1516,11 +1517,14 @@ OMENDB_API void omendb_explain_init(omendb_explain *explain);
  * when k records match; `exact` is exact; and over many queries of one kind the mean recall is not
  * more than 0.005 below that of the same effort without a condition. The segments keep metadata as
  * columns, which tell how many records can match a filter, and which: where comparing those costs
- * less than a walk, only they are compared. Else a search walks the graph through all records and
- * keeps those that match. Where few do, or those near the query do not, it gives the walk up when
- * that has cost what a scan would (far earlier, where a sample of the records and the walk so far
- * tell that it will), and tests every record: so it costs at most about twice that scan. What is in
- * memory only is tested record by record, by its metadata. omendb_explain tells what was done.
+ * less than a walk, only they are compared (where they are thousands, after a short walk, which
+ * goes on if they are about the query; and as walks compare, by codes of 8 bits, the best of them
+ * again by their vectors). Else a search walks the graph through all records and keeps those that
+ * match. Where few do, or those near the query do not, it gives the walk up when that has cost what
+ * a scan would (far earlier, where a sample of the records and the walk so far tell that it will),
+ * and compares what the columns list, or tests every record: so it costs at most about twice that
+ * scan. What is in memory only is tested record by record, by its metadata. omendb_explain tells
+ * what was done.
  *
  * RECALL. `recall` names what is to be found in place of the effort: the share of the true k
  * nearest, 0.95 of them for instance. It is kept by measuring. A merge that builds graph (those of

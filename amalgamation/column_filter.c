@@ -493,6 +493,11 @@ static int column_filter_reserve_bits(struct column_filter *plan, size_t words)
     return plan->bits == NULL ? OMENDB_NOMEM : OMENDB_OK;
 }
 
+OMENDB_INTERNAL int column_filter_lists_exactly(const struct column_filter *plan, uint32_t rows)
+{
+    return column_filter_is_exact(plan, (size_t)rows / 64 + 1, column_filter_depth(plan->filter));
+}
+
 OMENDB_INTERNAL int column_filter_list(struct column_filter *plan, uint32_t rows, uint64_t **bits,
                                        int *exact)
 {

@@ -65,5 +65,7 @@ OMENDB_INTERNAL int column_filter_matches(struct column_filter *plan, uint32_t r
  * be asked. OMENDB_NOMEM. */
 OMENDB_INTERNAL int column_filter_list(struct column_filter *plan, uint32_t rows, uint64_t **bits,
                                        int *exact);
+/* What *exact would be. */
+OMENDB_INTERNAL int column_filter_lists_exactly(const struct column_filter *plan, uint32_t rows);
 
 #endif

@@ -313,6 +313,64 @@ TEST(explain_tells_that_few_matches_were_listed)
     CHECK_EQ_INT(filtered_end(), OMENDB_OK);
 }
 
+static void explain_condition(const char *text, uint32_t ef, uint32_t exact,
+                              omendb_explain *explain)
+{
+    uint64_t ids[10];
+    float vector[FILTERED_DIM];
+    size_t found = 0;
+    omendb_query query = OMENDB_QUERY_INIT;
+    omendb_filter *filter = NULL;
+    support_vector(5, FILTERED_DIM, vector);
+    CHECK_EQ_INT(omendb_filter_compile(filtered.db, text, &filter), OMENDB_OK);
+    omendb_explain_init(explain);
+    query.vector = vector;
+    query.ef = ef;
+    query.exact = exact;
+    query.filter = filter;
+    query.explain = explain;
+    CHECK_EQ_INT(omendb_search(filtered.docs, NULL, &query, ids, NULL, &found), OMENDB_OK);
+    CHECK_EQ_INT(found, 10);
+    omendb_filter_free(filter);
+}
+
+static int filtered_add_far(uint64_t first, uint64_t count)
+{
+    int status = OMENDB_OK;
+    for (uint64_t id = first; id < first + count && status == OMENDB_OK; id++) {
+        float vector[FILTERED_DIM];
+        omendb_record record = OMENDB_RECORD_INIT;
+        support_vector(id, FILTERED_DIM, vector);
+        for (size_t i = 0; i < FILTERED_DIM; i++)
+            vector[i] += 1000.0f;
+        record.id = id;
+        record.vector = vector;
+        record.metadata = "{\"place\":\"far\"}";
+        status = omendb_put(filtered.docs, NULL, &record, NULL);
+    }
+    return status;
+}
+
+/* Whatever led to the scan: of the other rows none is asked. */
+TEST(a_scan_compares_what_the_columns_list)
+{
+    enum { FAR = 900 };
+    omendb_explain explain;
+    CHECK_EQ_INT(filtered_begin(), OMENDB_OK);
+    CHECK_EQ_INT(filtered_fill(0, FILTERED_MANY), OMENDB_OK);
+    CHECK_EQ_INT(filtered_add_far(FILTERED_MANY, FAR), OMENDB_OK);
+    CHECK_EQ_INT(omendb_optimize(filtered.db, NULL, NULL), OMENDB_OK);
+    explain_condition("place = 'far'", 10, 1, &explain);
+    CHECK_EQ_INT(explain.path, OMENDB_PATH_MATCHES);
+    CHECK_EQ_INT(explain.matches_tested, FAR);
+    explain_condition("place = 'far'", 10, 0, &explain);
+    CHECK_EQ_INT(explain.path, OMENDB_PATH_WALK_THEN_SCAN | OMENDB_PATH_MATCHES);
+    CHECK(explain.matches_tested < FILTERED_MANY);
+    CHECK_EQ_INT(explain.scanned_rows, FAR);
+    CHECK(explain.distances <= 2 * FAR);
+    CHECK_EQ_INT(filtered_end(), OMENDB_OK);
+}
+
 TEST(a_cursor_shows_what_the_filter_lets_through_with_key_and_metadata)
 {
     omendb_filter *filter = NULL;
@@ -460,7 +518,7 @@ TEST(a_small_memory_limit_leaves_columns_out_and_merges_go_on)
 
 TEST_MAIN(columns_and_documents_agree_in_memory_in_segments_and_after_merges,
           a_transaction_filters_what_it_sees, delete_matching_deletes_what_count_matching_counts,
-          explain_tells_that_few_matches_were_listed,
+          explain_tells_that_few_matches_were_listed, a_scan_compares_what_the_columns_list,
           a_cursor_shows_what_the_filter_lets_through_with_key_and_metadata,
           a_search_by_key_leaves_the_record_itself_out,
           a_batch_over_threads_gives_what_single_searches_give,
