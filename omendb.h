@@ -1564,7 +1564,8 @@ OMENDB_API void omendb_explain_init(omendb_explain *explain);
  * filter says so: 1 and 1.0 are. Null and absent are one value, which the filter `field IS NOT
  * NULL` leaves out. A record with an array of texts belongs to each of them, and is taken where all
  * have room; with an empty array to none. With _key the value is the key, with _id nothing is left
- * out. What is nearest is searched for first; where too many of those have the same values, another
+ * out.
+ *   What is nearest is searched for first; where too many of those have the same values, another
  * search follows among the records that have others, as by a filter, and so on: mostly one or two
  * rounds, never more than k / group_size + 1, but for arrays. The effort is that of each round;
  * omendb_explain adds them up, and tells the selectivity of the first. */
