@@ -74,8 +74,14 @@ check_header() {
     done
 }
 
+# Two cannot do without headers of peers, of which one is in no Debian package.
 check_benchmarks() {
     for source in bench/*.cpp; do
+        case $source in
+        bench/bench_graph.cpp | bench/filters_native.cpp)
+            g++ -std=c++17 -I. -M "$source" >/dev/null || continue
+            ;;
+        esac
         g++ -std=c++17 -Wall -Wextra -Werror -I. -fsyntax-only "$source" || return 1
     done
     python3 -c 'import ast, sys; [ast.parse(open(p).read(), p) for p in sys.argv[1:]]' \

@@ -232,7 +232,7 @@ plant 'what is replaced stays counted' model quota_account_change \
     's/change->ended_documents\);/0);/'
 plant 'a manifest forgets what documents take' crash checkpoint_list_collections \
     's/entry->document_bytes = .*/entry->document_bytes = 0;/'
-plant 'limits are not replayed' crash commit_apply_limits \
+plant 'limits are not replayed' crash commit_apply_setting \
     's/quota_set\(.*/(void)0;/'
 plant 'a manifest forgets limits' crash checkpoint_list_collections \
     's/quota_get\(.*/(void)0;/'
