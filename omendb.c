@@ -20,20 +20,20 @@
  *
  * Modules: error.c checksum.c platform.c hash.c memory.c sort.c vfs_posix.c vfs_memory.c
  *     cpu.c scalar.c kernels_scalar.c kernels_avx2.c kernels_avx512.c kernels_neon.c
- *     kernels.c codes.c graph.c graph_walk.c graph_build.c graph_bulk_steps.c
- *     graph_bulk_balls.c graph_bulk_links.c graph_bulk.c idmap.c idmodel.c
- *     tombstones.c matches.c calibration.c decimal.c json.c document.c declaration.c
- *     filter_build.c filter_parse.c filter_json.c filter_bind.c filter_match.c
- *     filter.c storage.c blocks.c segment.c columns.c column_lists.c columns_write.c
- *     wal.c manifest.c memtable.c overlay.c version.c documents.c column_filter.c
- *     hot.c txn.c rest.c quota.c fields.c commit.c prepared.c part.c collect.c
- *     checkpoint.c calibrate.c space.c compact.c recover.c work.c search.c groups.c
- *     pages.c facets.c rows.c backup.c purge.c check.c database.c records.c
+ *     kernels.c codes.c graph.c graph_walk.c graph_gather.c graph_build.c
+ *     graph_bulk_steps.c graph_bulk_balls.c graph_bulk_links.c graph_bulk.c idmap.c
+ *     idmodel.c tombstones.c matches.c calibration.c decimal.c json.c document.c
+ *     declaration.c filter_build.c filter_parse.c filter_json.c filter_bind.c
+ *     filter_match.c filter.c storage.c blocks.c segment.c columns.c column_lists.c
+ *     columns_write.c wal.c manifest.c memtable.c overlay.c version.c documents.c
+ *     column_filter.c hot.c txn.c rest.c quota.c fields.c commit.c prepared.c part.c
+ *     collect.c checkpoint.c calibrate.c space.c compact.c recover.c work.c search.c
+ *     groups.c pages.c facets.c rows.c backup.c purge.c check.c database.c records.c
  *     salvage_rows.c salvage_prepared.c salvage.c api_arguments.c api_database.c
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: 466390b246ebc268bbd35741e16e8befef0a13d39465b0368783c2477829bf75
+ * SHA-256 of the inputs: 3fac91b12f8a04e5d89c0c9b07f517f090cf05479ca0f55a55d50d91f968f1b6
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -6323,6 +6323,29 @@ OMENDB_INTERNAL int graph_scan_each(const struct graph_view *view, const void *q
                                     int (*each)(void *context, uint32_t row, float distance),
                                     void *context, struct graph_counters *counters);
 
+/* Chosen rows of a view, copied to lie one after the other for many queries. Never moved once there
+ * is something in it: the view points into it. */
+struct graph_gathered {
+    struct memory *memory;
+    uint8_t *vectors;
+    uint32_t *rows; /* whose vectors they are, ascending */
+    size_t bytes, places;
+    uint32_t count; /* 0: there are none */
+    struct graph_view view;
+};
+
+/* The `count` > 0 rows of which bits are set in `chosen`, no more and no fewer; `gathered` has
+ * nothing but `memory`, or was made before. OMENDB_NOMEM, OMENDB_CORRUPT, OMENDB_IOERR: then there
+ * are none. */
+OMENDB_INTERNAL int graph_gather(struct graph_gathered *gathered, const struct graph_view *view,
+                                 const uint64_t *chosen, uint32_t count);
+OMENDB_INTERNAL void graph_gathered_destroy(struct graph_gathered *gathered);
+/* As graph_scan of those rows, from no hits on. */
+OMENDB_INTERNAL int graph_scan_gathered(const struct graph_gathered *gathered,
+                                        struct graph_scratch *scratch, const void *query, size_t k,
+                                        struct graph_hit *hits, size_t *count,
+                                        struct graph_counters *counters);
+
 /* A graph under construction. */
 struct graph_config {
     uint32_t M;
@@ -8291,10 +8314,15 @@ OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scr
 /* Scans */
 
 #define SCAN_BATCH 32
-/* Rows wait in a queue of two batches while their vectors come, which are in no cache of this core
- * where a filter chose them here and there, or a writer on another core has just added them. */
-#define SCAN_QUEUE 64
 #define SCAN_BYTES 256 /* of each row, unless few are chosen; the processor goes on by itself */
+
+/* Rows that wait while their vectors come, which are in no cache of this core where a filter chose
+ * them here and there, or a writer on another core has just added them. */
+struct scan_batch {
+    uint32_t count;
+    uint32_t rows[SCAN_BATCH];
+    const void *vectors[SCAN_BATCH];
+};
 
 struct scan {
     uint64_t *keys;
@@ -8305,9 +8333,8 @@ struct scan {
     uint64_t distances;
     int (*each)(void *context, uint32_t row, float distance); /* NULL: the nearest are kept */
     void *context;
-    uint32_t queued;
-    uint32_t rows[SCAN_QUEUE];
-    const void *vectors[SCAN_QUEUE];
+    uint32_t filling; /* of the batches; the other one waits */
+    struct scan_batch batches[2];
 };
 
 static void scan_keep(struct scan *scan, uint64_t key)
@@ -8327,26 +8354,27 @@ static void scan_keep(struct scan *scan, uint64_t key)
     }
 }
 
-/* The first batch of the queue, or less when it is the last. */
+/* The batch that waits; the other one does from now on. */
 static int scan_finish_batch(struct scan *scan, const struct graph_view *view, const void *query)
 {
+    struct scan_batch *batch = &scan->batches[1 - scan->filling];
     float distances[SCAN_BATCH];
-    const uint32_t count = scan->queued < SCAN_BATCH ? scan->queued : SCAN_BATCH;
-    const uint32_t left = scan->queued - count;
     int code = OMENDB_OK;
 
-    view->kernel->many(query, scan->vectors, count, view->dim, distances);
-    scan->distances += count;
-    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
+    scan->filling = 1 - scan->filling;
+    if (batch->count == 0) {
+        return OMENDB_OK;
+    }
+    view->kernel->many(query, batch->vectors, batch->count, view->dim, distances);
+    scan->distances += batch->count;
+    for (uint32_t i = 0; i < batch->count && code == OMENDB_OK; i++) {
         if (scan->each != NULL) {
-            code = scan->each(scan->context, scan->rows[i], distances[i]);
+            code = scan->each(scan->context, batch->rows[i], distances[i]);
         } else if (!(distances[i] > scan->limit)) {
-            scan_keep(scan, graph_key(distances[i], scan->rows[i]));
+            scan_keep(scan, graph_key(distances[i], batch->rows[i]));
         }
     }
-    memmove(scan->rows, scan->rows + count, left * sizeof *scan->rows);
-    memmove(scan->vectors, scan->vectors + count, left * sizeof *scan->vectors);
-    scan->queued = left;
+    batch->count = 0;
     return code;
 }
 
@@ -8367,14 +8395,22 @@ static uint32_t scan_next_chosen(const uint64_t *chosen, uint32_t row, uint32_t 
     return last;
 }
 
+/* Whether anything but the chosen rows decides which of those below `last` may be returned. */
+static int scan_asks(const struct graph_filter *filter, uint32_t last)
+{
+    return filter != NULL &&
+           (filter->visible != NULL || filter->row_limit < last || filter->excluded_row < last);
+}
+
 /* The first row from `row` on that may be returned; `last` when there is none below. */
-static uint32_t scan_next(const struct graph_filter *filter, uint32_t row, uint32_t last)
+static inline uint32_t scan_next(const struct graph_filter *filter, int asks, uint32_t row,
+                                 uint32_t last)
 {
     for (;; row++) {
-        if (filter->chosen != NULL) {
+        if (filter != NULL && filter->chosen != NULL) {
             row = scan_next_chosen(filter->chosen, row, last);
         }
-        if (row >= last || walk_returnable(filter, row)) {
+        if (!asks || row >= last || walk_returnable(filter, row)) {
             return row;
         }
     }
@@ -8385,11 +8421,12 @@ static int scan_rows(struct scan *scan, const struct graph_view *view, const voi
 {
     const size_t bytes = filter != NULL && filter->chosen != NULL ? PREFETCH_MAX_BYTES : SCAN_BYTES;
     const size_t fetched = view->vectors.stride < bytes ? view->vectors.stride : bytes;
-    const int verifies = graph_view_verifies(view);
+    const int verifies = graph_view_verifies(view), asks = scan_asks(filter, last);
     int code = OMENDB_OK;
 
     for (uint32_t row = first; code == OMENDB_OK; row++) {
-        row = filter != NULL ? scan_next(filter, row, last) : row;
+        struct scan_batch *batch = &scan->batches[scan->filling];
+        row = scan_next(filter, asks, row, last);
         if (row >= last) {
             break;
         }
@@ -8399,14 +8436,14 @@ static int scan_rows(struct scan *scan, const struct graph_view *view, const voi
                 return code;
             }
         }
-        scan->rows[scan->queued] = row;
-        scan->vectors[scan->queued] = rows_at(&view->vectors, row);
-        prefetch_bytes(scan->vectors[scan->queued++], fetched);
-        if (scan->queued == SCAN_QUEUE) {
+        batch->rows[batch->count] = row;
+        batch->vectors[batch->count] = rows_at(&view->vectors, row);
+        prefetch_bytes(batch->vectors[batch->count++], fetched);
+        if (batch->count == SCAN_BATCH) {
             code = scan_finish_batch(scan, view, query);
         }
     }
-    while (code == OMENDB_OK && scan->queued != 0) {
+    for (int i = 0; i < 2 && code == OMENDB_OK; i++) {
         code = scan_finish_batch(scan, view, query);
     }
     return code;
@@ -8475,8 +8512,76 @@ OMENDB_INTERNAL int graph_scan_each(const struct graph_view *view, const void *q
 #undef WALK_FIT
 #undef WALK_RING
 #undef SCAN_BATCH
-#undef SCAN_QUEUE
 #undef SCAN_BYTES
+
+/* ==============================================================================================
+ * graph_gather.c
+ * ============================================================================================== */
+
+/* graph_gather.c: chosen rows of a view, copied to lie one after the other. Who compares the same
+ * few rows with many queries then reads them as fast as memory streams, and mostly from a cache. */
+
+OMENDB_INTERNAL void graph_gathered_destroy(struct graph_gathered *gathered)
+{
+    if (gathered->vectors != NULL)
+        memory_free_aligned(gathered->memory, gathered->vectors, gathered->bytes);
+    memory_free(gathered->memory, gathered->rows, gathered->places * sizeof *gathered->rows);
+    *gathered = (struct graph_gathered){.memory = gathered->memory};
+}
+
+static int graph_gather_reserve(struct graph_gathered *gathered, size_t bytes, uint32_t count)
+{
+    if (bytes <= gathered->bytes && count <= gathered->places)
+        return OMENDB_OK;
+    graph_gathered_destroy(gathered);
+    gathered->vectors = memory_alloc_aligned(gathered->memory, bytes);
+    gathered->bytes = gathered->vectors == NULL ? 0 : bytes;
+    gathered->rows = memory_array(gathered->memory, count, sizeof *gathered->rows);
+    gathered->places = gathered->rows == NULL ? 0 : count;
+    if (gathered->vectors != NULL && gathered->rows != NULL)
+        return OMENDB_OK;
+    graph_gathered_destroy(gathered);
+    return OMENDB_NOMEM;
+}
+
+OMENDB_INTERNAL int graph_gather(struct graph_gathered *gathered, const struct graph_view *view,
+                                 const uint64_t *chosen, uint32_t count)
+{
+    const size_t stride = view->vectors.stride;
+    const int verifies = graph_view_verifies(view);
+    gathered->count = 0;
+    int code = graph_gather_reserve(gathered, memory_multiply(count, stride), count);
+    uint32_t taken = 0;
+    for (uint32_t word = 0; taken < count && code == OMENDB_OK; word++) {
+        for (uint64_t left = chosen[word]; left != 0 && code == OMENDB_OK; left &= left - 1) {
+            const uint32_t row = word * 64 + graph_lowest_bit(left);
+            if (verifies)
+                code = graph_view_touch_vector(view, row);
+            if (code == OMENDB_OK)
+                memcpy(gathered->vectors + taken * stride, rows_at(&view->vectors, row), stride);
+            gathered->rows[taken++] = row;
+        }
+    }
+    gathered->view = *view;
+    gathered->view.vectors = (struct rows_view){&gathered->vectors, 31, UINT32_MAX >> 1, stride};
+    gathered->view.file = NULL;
+    gathered->view.count = count;
+    gathered->count = code == OMENDB_OK ? count : 0;
+    return code;
+}
+
+OMENDB_INTERNAL int graph_scan_gathered(const struct graph_gathered *gathered,
+                                        struct graph_scratch *scratch, const void *query, size_t k,
+                                        struct graph_hit *hits, size_t *count,
+                                        struct graph_counters *counters)
+{
+    *count = 0;
+    int code = graph_scan(&gathered->view, scratch, query, 0, gathered->count, k, NULL, hits, count,
+                          counters);
+    for (size_t i = 0; i < *count; i++)
+        hits[i].row = gathered->rows[hits[i].row];
+    return code;
+}
 
 /* ==============================================================================================
  * graph_build.c
@@ -12119,7 +12224,9 @@ OMENDB_INTERNAL int tombstones_each(const struct tombstones *tombstones, uint32_
  * none is asked of twice: a look at a sample, a walk and the scan after it meet the same rows.
  *
  * Two sets of rows, cleared when the next source begins: the words that were touched, or all where
- * those are more than an eighth. One thread at a time. */
+ * those are more than an eighth. The answers for queries that share a predicate, a version and a
+ * commit are the same: they are kept from one to the next, by the number of their batch. One thread
+ * at a time. */
 #ifndef OMENDB_MATCHES_H
 #define OMENDB_MATCHES_H
 
@@ -12131,10 +12238,20 @@ struct matches {
     uint32_t *touched; /* the words of which a row was asked, unless it is full */
     size_t touched_count;
     uint64_t asked_rows, chosen_rows; /* since matches_begin */
+    uint64_t batch;                   /* of whose queries these are the answers; 0: of one query */
+    const void *source;               /* and of which memtable or segment, */
+    uint32_t rows;                    /* so many of its rows */
+    int complete;                     /* all visible rows that match are chosen */
 };
 
 /* Forgets all, and makes room for the answers of so many rows. OMENDB_NOMEM. */
 OMENDB_INTERNAL int matches_begin(struct matches *matches, uint32_t rows);
+/* From now on these are the answers of the source's first rows to a batch; 0: to one query. */
+OMENDB_INTERNAL void matches_belong(struct matches *matches, uint64_t batch, const void *source,
+                                    uint32_t rows);
+/* Whether they are: then matches_begin is not due. */
+OMENDB_INTERNAL int matches_continue(const struct matches *matches, uint64_t batch,
+                                     const void *source, uint32_t rows);
 OMENDB_INTERNAL void matches_destroy(struct matches *matches); /* a zeroed one is OK */
 /* Rows 64 * word + i, of which bit i is set in `asked`, and in `chosen` where they match. */
 OMENDB_INTERNAL void matches_note(struct matches *matches, uint32_t word, uint64_t asked,
@@ -12167,6 +12284,8 @@ static void matches_clear(struct matches *matches)
     }
     matches->touched_count = 0;
     matches->asked_rows = matches->chosen_rows = 0;
+    matches->batch = 0;
+    matches->complete = 0;
 }
 
 OMENDB_INTERNAL void matches_destroy(struct matches *matches)
@@ -12197,6 +12316,21 @@ OMENDB_INTERNAL int matches_begin(struct matches *matches, uint32_t rows)
         return OMENDB_OK;
     matches_destroy(matches);
     return OMENDB_NOMEM;
+}
+
+OMENDB_INTERNAL void matches_belong(struct matches *matches, uint64_t batch, const void *source,
+                                    uint32_t rows)
+{
+    matches->batch = batch;
+    matches->source = source;
+    matches->rows = rows;
+}
+
+OMENDB_INTERNAL int matches_continue(const struct matches *matches, uint64_t batch,
+                                     const void *source, uint32_t rows)
+{
+    return batch != 0 && matches->batch == batch && matches->source == source &&
+           matches->rows == rows;
 }
 
 static inline uint32_t matches_count_bits(uint64_t word)
@@ -24314,6 +24448,7 @@ struct omendb {
     /* read-only openers: where replay goes on */
     uint64_t replay_wal, replay_offset;
 
+    _Atomic uint64_t batches; /* of queries, so far: their numbers */
     _Atomic uint64_t commit_groups, checkpoints, merges, merges_rebuilt;
     _Atomic uint64_t backup_bytes, backup_kept_bytes;
     struct omendb *next_open;               /* of the process-wide list; guarded by its mutex */
@@ -24494,8 +24629,12 @@ struct scratch {
     size_t vector_capacity;
     uint8_t *code; /* the query as a code */
     size_t code_capacity;
-    struct matches matches; /* of one source, as the next */
-    struct column_filter plan;
+    struct scratch_answers {
+        struct matches matches;
+        struct column_filter plan;
+        struct graph_gathered gathered; /* what was chosen, while the answers are kept */
+        int gathered_codes;             /* 1: codes; 0: vectors */
+    } answers, kept;   /* of one source; of the largest one, for the queries of a batch */
     uint32_t searches; /* for which it was used; wraps */
 };
 OMENDB_INTERNAL struct scratch *scratch_take(omendb *db);               /* NULL: no memory */
@@ -25044,9 +25183,12 @@ struct search_request {
     uint64_t deadline_us;                     /* by the clock of the vfs; 0: none */
     float stretch;                            /* of graph_effort; 0: ef alone decides */
     const struct search_predicate *predicate; /* NULL: all */
-    const char *group_by;                     /* of groups_run: a field, or NULL, */
-    size_t group_size;                        /* and the hits that each of its values may have */
+    uint64_t batch;  /* of queries with the same version, commit and predicate; 0: of this one */
+    uint64_t others; /* of them, run by the same thread, at least */
+    const char *group_by; /* of groups_run: a field, or NULL, */
+    size_t group_size;    /* and the hits that each of its values may have */
     /* Filled by search_run: */
+    uint64_t largest;      /* rows of the largest memtable or segment */
     uint64_t visible_rows; /* of all memtables, those at `commit`, and of all segments */
     double hidden_share;   /* of the stored rows: changed by the transaction, and left out like
                             * deleted ones; 0: none, or so few that they are left out by id */
@@ -27060,8 +27202,11 @@ OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch)
     memory_free(scratch->memory, scratch->merged, scratch->best_capacity * sizeof *scratch->merged);
     memory_free(scratch->memory, scratch->vector, scratch->vector_capacity);
     memory_free(scratch->memory, scratch->code, scratch->code_capacity);
-    matches_destroy(&scratch->matches);
-    column_filter_destroy(&scratch->plan);
+    matches_destroy(&scratch->answers.matches);
+    matches_destroy(&scratch->kept.matches);
+    column_filter_destroy(&scratch->answers.plan);
+    column_filter_destroy(&scratch->kept.plan);
+    graph_gathered_destroy(&scratch->kept.gathered);
     memory_free(scratch->memory, scratch, sizeof *scratch);
 }
 
@@ -27070,7 +27215,9 @@ static struct scratch *scratch_make(struct memory *memory)
     struct scratch *scratch = memory_zalloc(memory, sizeof *scratch);
     if (scratch == NULL)
         return NULL;
-    scratch->memory = scratch->matches.memory = memory;
+    scratch->memory = memory;
+    scratch->answers.matches.memory = scratch->kept.matches.memory = memory;
+    scratch->kept.gathered.memory = memory;
     scratch->graph = graph_scratch_create(memory);
     if (scratch->graph == NULL) {
         scratch_destroy(scratch);
@@ -27100,6 +27247,14 @@ OMENDB_INTERNAL struct scratch *scratch_take(omendb *db)
     return scratch_create(&db->memory);
 }
 
+static void scratch_trim_plan(struct scratch_answers *answers)
+{
+    if (column_filter_bytes(&answers->plan) <= SCRATCH_KEPT_BYTES)
+        return;
+    column_filter_destroy(&answers->plan);
+    answers->matches.batch = 0;
+}
+
 /* What one search with a large k or ef grew beyond SCRATCH_KEPT_BYTES goes back with the scratch.
  * The marks of rows stay: any walk needs them. */
 static void scratch_trim(struct scratch *scratch)
@@ -27107,8 +27262,10 @@ static void scratch_trim(struct scratch *scratch)
     size_t hits = scratch->hit_capacity * sizeof *scratch->hits,
            found = scratch->found_capacity * sizeof *scratch->found,
            best = scratch->best_capacity * sizeof *scratch->best;
-    if (column_filter_bytes(&scratch->plan) > SCRATCH_KEPT_BYTES)
-        column_filter_destroy(&scratch->plan);
+    scratch_trim_plan(&scratch->answers);
+    scratch_trim_plan(&scratch->kept);
+    if (scratch->kept.gathered.bytes > SCRATCH_KEPT_BYTES)
+        graph_gathered_destroy(&scratch->kept.gathered);
     if (hits + found + 2 * best + graph_scratch_keys_bytes(scratch->graph) <= SCRATCH_KEPT_BYTES)
         return;
     graph_scratch_drop_keys(scratch->graph);
@@ -38242,8 +38399,10 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
 /* Beyond these: room for hits with ids, so that what is gathered is seldom put in order. */
 #define SEARCH_FOUND(k) ((k) / 4 + 64)
 #define SEARCH_SCAN_EXACTLY                                                                        \
-    128 /* rows not in a graph that are not worth the detour over codes                            \
-         */
+    128                        /* rows not in a graph that are not worth the detour over codes     \
+                                */
+#define SEARCH_GATHERED    4.0 /* so many of them are compared as fast as one that a walk meets */
+#define SEARCH_GATHER      ((size_t)4 << 20) /* bytes of what was chosen that is put together */
 #define SEARCH_SCAN_LISTED ((size_t)1 << 20) /* bytes of vectors from which codes are faster */
 
 /* Under a predicate, in distances of a walk: what a walk computes for each candidate that it keeps;
@@ -38283,6 +38442,7 @@ struct search_source {
     const struct search_request *hiding; /* its transaction hides rows; NULL: it is not asked */
     const struct search_predicate *predicate; /* NULL: all match, or `chosen` tells */
     struct matches *matches;                  /* its answers */
+    struct scratch_answers *kept;             /* with them, where they are kept; or NULL */
     struct column_filter *plan;               /* its filter, of a segment; NULL: there is none */
     const uint64_t *chosen;                   /* NULL, or a bit for each row that matches, */
     uint32_t chosen_count;                    /* of which so many do */
@@ -38602,6 +38762,34 @@ static int search_encode(const struct search_request *request, const struct sear
     return OMENDB_OK;
 }
 
+/* Whether so many rows of a batch's answers are put together: they are few, and all in the graph.
+ */
+static int search_gathers(const struct search_source *source, uint32_t rows, size_t stride)
+{
+    return source->kept != NULL && source->segment != NULL &&
+           source->indexed >= source->row_limit && rows != 0 && rows <= SEARCH_GATHER / stride;
+}
+
+/* What was chosen, put together, or NULL: only where more queries of a batch compare just that.
+ * Without memory for it they do so where it is. */
+static int search_gather(const struct search_source *source, int codes,
+                         const struct graph_gathered **gathered)
+{
+    const struct graph_view *view = codes ? &source->walk : &source->view;
+    struct scratch_answers *kept = source->kept;
+    int code = OMENDB_OK;
+    *gathered = NULL;
+    if (!search_gathers(source, source->chosen_count, view->vectors.stride))
+        return OMENDB_OK;
+    if (kept->gathered.count != 0 && kept->gathered_codes != codes)
+        kept->gathered.count = 0;
+    if (kept->gathered.count == 0)
+        code = graph_gather(&kept->gathered, view, source->chosen, source->chosen_count);
+    kept->gathered_codes = codes;
+    *gathered = code == OMENDB_OK ? &kept->gathered : NULL;
+    return code == OMENDB_NOMEM ? OMENDB_OK : code;
+}
+
 static size_t search_ties(const struct search_request *request, size_t k)
 {
     return request->collection->schema.metric == OMENDB_HAMMING ? SEARCH_TIES_BITS(k) : SEARCH_TIES;
@@ -38619,23 +38807,33 @@ static int search_scan_codes(const struct search_request *request,
                              size_t *count, struct graph_counters *counters)
 {
     const size_t most = first == 0 ? k + search_ties(request, k) : k;
+    const struct graph_gathered *gathered;
     struct graph_hit *hits = scratch->hits + *count;
     size_t found = 0;
     int exact, code = search_encode(request, source, scratch, &exact);
+    if (code == OMENDB_OK)
+        code = search_gather(source, 1, &gathered);
+    if (code == OMENDB_OK && gathered != NULL) {
+        code = graph_scan_gathered(gathered, scratch->graph, scratch->code, SEARCH_RERANK(k), hits,
+                                   &found, counters);
+        first = source->row_limit;
+    }
     while (first < source->row_limit && code == OMENDB_OK) {
-        uint32_t left = source->row_limit - first;
-        uint32_t last = first + (left < SEARCH_SCAN_RUN ? left : SEARCH_SCAN_RUN);
+        const int in_graph = source->segment != NULL && first < source->indexed;
+        const uint32_t end = in_graph ? source->indexed : source->row_limit;
+        const uint32_t last = end - first < SEARCH_SCAN_RUN ? end : first + SEARCH_SCAN_RUN;
         search_match_rows(source, first, last);
-        code = graph_scan(&source->tail, scratch->graph, scratch->code, first, last,
-                          SEARCH_RERANK(k), filter, hits, &found, counters);
+        code = graph_scan(in_graph ? &source->walk : &source->tail, scratch->graph, scratch->code,
+                          first, last, SEARCH_RERANK(k), filter, hits, &found, counters);
         if (code == OMENDB_OK)
             code = search_check_deadline(request);
         first = last;
     }
-    if (code == OMENDB_OK)
+    if (code == OMENDB_OK && !exact) {
         code = search_rerank(source, request->vector, scratch->hits, *count, *count + found);
+        counters->distances += found;
+    }
     *count = *count + found < most ? *count + found : most;
-    counters->distances += found;
     return code;
 }
 
@@ -38645,7 +38843,11 @@ static int search_scan(const struct search_request *request, const struct search
                        const struct graph_filter *filter, size_t *count,
                        struct graph_counters *counters)
 {
-    int code = OMENDB_OK;
+    const struct graph_gathered *gathered;
+    int code = search_gather(source, 0, &gathered);
+    if (code == OMENDB_OK && gathered != NULL)
+        return graph_scan_gathered(gathered, scratch->graph, request->vector, k, scratch->hits,
+                                   count, counters);
     while (first < source->row_limit && code == OMENDB_OK) {
         uint32_t left = source->row_limit - first;
         uint32_t last = first + (left < SEARCH_SCAN_RUN ? left : SEARCH_SCAN_RUN);
@@ -38948,6 +39150,13 @@ static int search_lists_part(const struct search_source *source)
     return source->predicate != NULL && search_most(source) < source->row_limit / 2;
 }
 
+/* What comparing so many rows costs, in distances of a walk. */
+static double search_compared(const struct search_source *source, uint32_t rows)
+{
+    const size_t stride = (source->codes != NULL ? &source->walk : &source->view)->vectors.stride;
+    return search_gathers(source, rows, stride) ? rows / SEARCH_GATHERED : rows;
+}
+
 /* What comparing all that match costs: those that are known, or that the columns will list, which
  * costs half as much again; else all are tested first. */
 static double search_scan_cost(const struct search_look *look)
@@ -38955,7 +39164,7 @@ static double search_scan_cost(const struct search_look *look)
     const double tested = look->rows * (look->share + 1.0 / SEARCH_TESTS);
     const uint32_t most = search_most(look->source);
     if (look->source->chosen != NULL)
-        return (double)look->source->chosen_count;
+        return search_compared(look->source, look->source->chosen_count);
     return search_lists_part(look->source) && 1.5 * most < tested ? 1.5 * most : tested;
 }
 
@@ -38984,9 +39193,10 @@ static uint64_t search_look(void *context, const struct graph_progress *progress
  * distances without a predicate: of a share s it computes about 1 / sqrt(s) as many (200,000 and a
  * million of SIFT, s from 0.01 to 1, where no kind of row is nearer to the query than others), and
  * takes half as long again for each. */
-static int search_beats_walk(uint32_t matching, uint32_t rows, double cost)
+static int search_beats_walk(const struct search_source *source, uint32_t matching, uint32_t rows,
+                             double cost)
 {
-    return matching * sqrt(matching) <= 1.5 * cost * sqrt(rows);
+    return search_compared(source, matching) * sqrt(matching) <= 1.5 * cost * sqrt(rows);
 }
 
 /* After how many distances a walk is looked at; 0: it is not worth beginning. Where comparing all
@@ -38996,9 +39206,10 @@ static uint64_t search_first_look(struct search_look *look)
     const struct search_source *source = look->source;
     uint64_t first = (uint64_t)(SEARCH_LOOK * look->cost);
     double cost = search_scan_cost(look);
-    if (source->chosen != NULL && search_beats_walk(source->chosen_count, look->rows, look->cost)) {
+    if (source->chosen != NULL &&
+        search_beats_walk(source, source->chosen_count, look->rows, look->cost)) {
         look->probes = 1;
-        return source->chosen_count / SEARCH_PROBE_SHARE < SEARCH_PROBE ? 0 : SEARCH_PROBE;
+        return cost / SEARCH_PROBE_SHARE < SEARCH_PROBE ? 0 : SEARCH_PROBE;
     }
     return cost < (double)first ? (uint64_t)cost + 1 : first;
 }
@@ -39017,19 +39228,28 @@ static int search_list(const struct search_source *source, uint64_t **bits, int 
 
 /* Whether the rows that the columns list are few enough to be asked before anything else: where
  * comparing them is all that is done then; or, where none is to be asked, where that costs less
- * than to test those that a walk meets. */
+ * than to test those that a walk meets, for all the queries that share what is listed. */
 static int search_lists_few(const struct search_source *source,
-                            const struct calibration_answer *answer)
+                            const struct calibration_answer *answer, uint64_t queries)
 {
     const uint32_t most = search_most(source);
     if (most == UINT32_MAX)
         return 0;
-    if (search_beats_walk(most, source->row_limit, (double)answer->cost))
+    if (search_beats_walk(source, most, source->row_limit, (double)answer->cost))
         return 1;
     return source->predicate->match == NULL &&
-           (most / SEARCH_LISTS <= answer->work ||
-            search_beats_walk(most, source->row_limit, 2.0 * (double)answer->cost)) &&
+           (most / SEARCH_LISTS <= answer->work * queries ||
+            search_beats_walk(source, most, source->row_limit, 2.0 * (double)answer->cost)) &&
            column_filter_lists_exactly(source->plan, source->row_limit);
+}
+
+/* All that match are known: nothing is left to ask. */
+static void search_know_matches(struct search_source *source)
+{
+    source->matches->complete = 1;
+    source->chosen = source->matches->chosen;
+    source->chosen_count = (uint32_t)source->matches->chosen_rows;
+    source->predicate = NULL;
 }
 
 /* Asks of the visible rows that are listed; of all others the columns tell that they do not match.
@@ -39056,10 +39276,15 @@ static int search_choose_listed(const struct search_request *request, struct sea
         if (asked != 0)
             matches_note(source->matches, word, asked, chosen);
     }
-    source->chosen = source->matches->chosen;
-    source->chosen_count = (uint32_t)source->matches->chosen_rows;
-    source->predicate = NULL;
+    if (code == OMENDB_OK)
+        search_know_matches(source);
     return code;
+}
+
+/* What it is a source of. */
+static const void *search_origin(const struct search_source *source)
+{
+    return source->segment != NULL ? (const void *)source->segment : source->memtable;
 }
 
 static int search_begin_predicate(const struct search_request *request, struct scratch *scratch,
@@ -39067,17 +39292,29 @@ static int search_begin_predicate(const struct search_request *request, struct s
                                   struct search_source *source)
 {
     const struct search_predicate *predicate = request->predicate;
+    const int keeps = request->others != 0 && source->row_limit == request->largest;
+    struct scratch_answers *answers = keeps ? &scratch->kept : &scratch->answers;
+    int code = OMENDB_OK;
     if (predicate == NULL)
         return OMENDB_OK;
     source->predicate = predicate;
-    source->matches = &scratch->matches;
-    int code = matches_begin(&scratch->matches, source->row_limit);
-    if (code == OMENDB_OK && predicate->filter != NULL && source->segment != NULL) {
-        source->plan = &scratch->plan;
-        code =
-            column_filter_make(&scratch->plan, scratch->memory, predicate->filter, source->segment);
+    source->matches = &answers->matches;
+    source->kept = keeps ? answers : NULL;
+    source->plan = predicate->filter != NULL && source->segment != NULL ? &answers->plan : NULL;
+    if (!matches_continue(source->matches, request->batch, search_origin(source),
+                          source->row_limit)) {
+        code = matches_begin(source->matches, source->row_limit);
+        answers->gathered.count = 0;
+        if (code == OMENDB_OK && source->plan != NULL)
+            code = column_filter_make(source->plan, scratch->memory, predicate->filter,
+                                      source->segment);
+        if (code == OMENDB_OK && keeps)
+            matches_belong(source->matches, request->batch, search_origin(source),
+                           source->row_limit);
     }
-    if (code == OMENDB_OK && search_lists_few(source, answer))
+    if (code == OMENDB_OK && source->matches->complete)
+        search_know_matches(source);
+    else if (code == OMENDB_OK && search_lists_few(source, answer, request->others + 1))
         code = search_choose_listed(request, source);
     return code;
 }
@@ -39149,14 +39386,18 @@ static int search_scan_rows(const struct search_request *request,
     const int listed = walked == 0 && source->chosen != NULL;
     const uint32_t rows = listed ? source->chosen_count : source->row_limit - walked;
     const int by_codes =
-        source->codes != NULL && (listed ? !request->exact && search_reads_much(source, rows)
-                                         : walked != 0 && rows > SEARCH_SCAN_EXACTLY);
+        source->codes != NULL &&
+        (listed ? !request->exact && (source->codes_are_exact || search_reads_much(source, rows))
+                : walked != 0 && rows > SEARCH_SCAN_EXACTLY);
     if (listed && by_codes)
         search_tell(answer, explain);
     explain->scanned_rows += rows;
-    return (by_codes ? search_scan_codes : search_scan)(
+    int code = (by_codes ? search_scan_codes : search_scan)(
         request, source, scratch, walked, walked == 0 ? k + search_ties(request, k) : k, &filter,
         count, counters);
+    if (code == OMENDB_OK && walked == 0 && source->predicate != NULL)
+        source->matches->complete = 1;
+    return code;
 }
 
 /* The k nearest rows of a source into scratch->hits; with search_ties more where all were compared.
@@ -39472,7 +39713,7 @@ static int search_each_source(const struct search_request *request, struct searc
     source->predicate = request->predicate;
     if (request->predicate != NULL && request->predicate->filter != NULL &&
         source->segment != NULL) {
-        source->plan = &scratch->plan;
+        source->plan = &scratch->answers.plan;
         code = column_filter_make(source->plan, scratch->memory, request->predicate->filter,
                                   source->segment);
     }
@@ -39543,6 +39784,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     search_count_writes(asked, &own, &hidden);
     uint64_t largest, rows = search_total_rows(version, &largest);
     terms.visible_rows = search_visible_rows(asked);
+    terms.largest = largest;
     if (hidden > SEARCH_HIDDEN_FEW) {
         terms.hidden_share = (double)hidden / (double)rows;
         hidden = 0;
@@ -39598,6 +39840,8 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
 #undef SEARCH_TIES_BITS
 #undef SEARCH_FOUND
 #undef SEARCH_SCAN_EXACTLY
+#undef SEARCH_GATHER
+#undef SEARCH_GATHERED
 #undef SEARCH_SCAN_LISTED
 #undef SEARCH_PER_CANDIDATE
 #undef SEARCH_TESTS
@@ -40032,8 +40276,10 @@ static int groups_round(struct groups *groups, struct scratch *scratch, size_t w
     request.k = wanted;
     if (code == OMENDB_OK && groups->taken_known != 0)
         code = groups_leave_out_full(groups);
-    if (code == OMENDB_OK && groups->taken_known != 0)
+    if (code == OMENDB_OK && groups->taken_known != 0) {
         request.predicate = &groups->predicate;
+        request.batch = 0;
+    }
     if (code == OMENDB_OK)
         code = search_run(&request, scratch, groups->ids, groups->distances, count, &round);
     if (code == OMENDB_OK)
@@ -49078,6 +49324,9 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
     return code;
 }
 
+/* Threads take the queries in runs, so that they do not meet at each. */
+#define API_BATCH_RUN 16
+
 struct api_batch {
     const struct search_request *request;
     const uint8_t *vectors;
@@ -49116,9 +49365,6 @@ static int api_search_row(const struct api_batch *batch, uint64_t index, struct 
     return code;
 }
 
-/* Threads take the queries in runs, so that they do not meet at each. */
-#define API_BATCH_RUN 16
-
 static int api_search_run(void *context, uint64_t index)
 {
     const struct api_batch *batch = context;
@@ -49153,6 +49399,7 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
     if (code != OMENDB_OK)
         return code;
     api_ask(collection, txn, query, &asked);
+    asked.request.others = (count < API_BATCH_RUN ? count : API_BATCH_RUN) - 1;
     struct work_wait wait = {0};
     struct api_batch batch = {
         &asked.request,
@@ -49166,6 +49413,7 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
     do {
         struct version *version = api_version(collection, txn, &asked.request.commit);
         asked.request.version = version;
+        asked.request.batch = atomic_fetch_add(&collection->db->batches, 1) + 1;
         code =
             work_parallel(collection->db, (count - 1) / API_BATCH_RUN + 1, api_search_run, &batch);
         version_release(version);

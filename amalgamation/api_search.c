@@ -63,6 +63,9 @@ OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
     return code;
 }
 
+/* Threads take the queries in runs, so that they do not meet at each. */
+#define API_BATCH_RUN 16
+
 struct api_batch {
     const struct search_request *request;
     const uint8_t *vectors;
@@ -101,9 +104,6 @@ static int api_search_row(const struct api_batch *batch, uint64_t index, struct 
     return code;
 }
 
-/* Threads take the queries in runs, so that they do not meet at each. */
-#define API_BATCH_RUN 16
-
 static int api_search_run(void *context, uint64_t index)
 {
     const struct api_batch *batch = context;
@@ -138,6 +138,7 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
     if (code != OMENDB_OK)
         return code;
     api_ask(collection, txn, query, &asked);
+    asked.request.others = (count < API_BATCH_RUN ? count : API_BATCH_RUN) - 1;
     struct work_wait wait = {0};
     struct api_batch batch = {
         &asked.request,
@@ -151,6 +152,7 @@ OMENDB_API int omendb_search_batch(omendb_collection *collection, omendb_txn *tx
     do {
         struct version *version = api_version(collection, txn, &asked.request.commit);
         asked.request.version = version;
+        asked.request.batch = atomic_fetch_add(&collection->db->batches, 1) + 1;
         code =
             work_parallel(collection->db, (count - 1) / API_BATCH_RUN + 1, api_search_run, &batch);
         version_release(version);

@@ -448,6 +448,7 @@ struct omendb {
     /* read-only openers: where replay goes on */
     uint64_t replay_wal, replay_offset;
 
+    _Atomic uint64_t batches; /* of queries, so far: their numbers */
     _Atomic uint64_t commit_groups, checkpoints, merges, merges_rebuilt;
     _Atomic uint64_t backup_bytes, backup_kept_bytes;
     struct omendb *next_open;               /* of the process-wide list; guarded by its mutex */
@@ -628,8 +629,12 @@ struct scratch {
     size_t vector_capacity;
     uint8_t *code; /* the query as a code */
     size_t code_capacity;
-    struct matches matches; /* of one source, as the next */
-    struct column_filter plan;
+    struct scratch_answers {
+        struct matches matches;
+        struct column_filter plan;
+        struct graph_gathered gathered; /* what was chosen, while the answers are kept */
+        int gathered_codes;             /* 1: codes; 0: vectors */
+    } answers, kept;   /* of one source; of the largest one, for the queries of a batch */
     uint32_t searches; /* for which it was used; wraps */
 };
 OMENDB_INTERNAL struct scratch *scratch_take(omendb *db);               /* NULL: no memory */
@@ -1178,9 +1183,12 @@ struct search_request {
     uint64_t deadline_us;                     /* by the clock of the vfs; 0: none */
     float stretch;                            /* of graph_effort; 0: ef alone decides */
     const struct search_predicate *predicate; /* NULL: all */
-    const char *group_by;                     /* of groups_run: a field, or NULL, */
-    size_t group_size;                        /* and the hits that each of its values may have */
+    uint64_t batch;  /* of queries with the same version, commit and predicate; 0: of this one */
+    uint64_t others; /* of them, run by the same thread, at least */
+    const char *group_by; /* of groups_run: a field, or NULL, */
+    size_t group_size;    /* and the hits that each of its values may have */
     /* Filled by search_run: */
+    uint64_t largest;      /* rows of the largest memtable or segment */
     uint64_t visible_rows; /* of all memtables, those at `commit`, and of all segments */
     double hidden_share;   /* of the stored rows: changed by the transaction, and left out like
                             * deleted ones; 0: none, or so few that they are left out by id */

@@ -199,6 +199,29 @@ OMENDB_INTERNAL int graph_scan_each(const struct graph_view *view, const void *q
                                     int (*each)(void *context, uint32_t row, float distance),
                                     void *context, struct graph_counters *counters);
 
+/* Chosen rows of a view, copied to lie one after the other for many queries. Never moved once there
+ * is something in it: the view points into it. */
+struct graph_gathered {
+    struct memory *memory;
+    uint8_t *vectors;
+    uint32_t *rows; /* whose vectors they are, ascending */
+    size_t bytes, places;
+    uint32_t count; /* 0: there are none */
+    struct graph_view view;
+};
+
+/* The `count` > 0 rows of which bits are set in `chosen`, no more and no fewer; `gathered` has
+ * nothing but `memory`, or was made before. OMENDB_NOMEM, OMENDB_CORRUPT, OMENDB_IOERR: then there
+ * are none. */
+OMENDB_INTERNAL int graph_gather(struct graph_gathered *gathered, const struct graph_view *view,
+                                 const uint64_t *chosen, uint32_t count);
+OMENDB_INTERNAL void graph_gathered_destroy(struct graph_gathered *gathered);
+/* As graph_scan of those rows, from no hits on. */
+OMENDB_INTERNAL int graph_scan_gathered(const struct graph_gathered *gathered,
+                                        struct graph_scratch *scratch, const void *query, size_t k,
+                                        struct graph_hit *hits, size_t *count,
+                                        struct graph_counters *counters);
+
 /* A graph under construction. */
 struct graph_config {
     uint32_t M;

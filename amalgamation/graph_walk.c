@@ -909,10 +909,15 @@ OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scr
 /* Scans */
 
 #define SCAN_BATCH 32
-/* Rows wait in a queue of two batches while their vectors come, which are in no cache of this core
- * where a filter chose them here and there, or a writer on another core has just added them. */
-#define SCAN_QUEUE 64
 #define SCAN_BYTES 256 /* of each row, unless few are chosen; the processor goes on by itself */
+
+/* Rows that wait while their vectors come, which are in no cache of this core where a filter chose
+ * them here and there, or a writer on another core has just added them. */
+struct scan_batch {
+    uint32_t count;
+    uint32_t rows[SCAN_BATCH];
+    const void *vectors[SCAN_BATCH];
+};
 
 struct scan {
     uint64_t *keys;
@@ -923,9 +928,8 @@ struct scan {
     uint64_t distances;
     int (*each)(void *context, uint32_t row, float distance); /* NULL: the nearest are kept */
     void *context;
-    uint32_t queued;
-    uint32_t rows[SCAN_QUEUE];
-    const void *vectors[SCAN_QUEUE];
+    uint32_t filling; /* of the batches; the other one waits */
+    struct scan_batch batches[2];
 };
 
 static void scan_keep(struct scan *scan, uint64_t key)
@@ -945,26 +949,27 @@ static void scan_keep(struct scan *scan, uint64_t key)
     }
 }
 
-/* The first batch of the queue, or less when it is the last. */
+/* The batch that waits; the other one does from now on. */
 static int scan_finish_batch(struct scan *scan, const struct graph_view *view, const void *query)
 {
+    struct scan_batch *batch = &scan->batches[1 - scan->filling];
     float distances[SCAN_BATCH];
-    const uint32_t count = scan->queued < SCAN_BATCH ? scan->queued : SCAN_BATCH;
-    const uint32_t left = scan->queued - count;
     int code = OMENDB_OK;
 
-    view->kernel->many(query, scan->vectors, count, view->dim, distances);
-    scan->distances += count;
-    for (uint32_t i = 0; i < count && code == OMENDB_OK; i++) {
+    scan->filling = 1 - scan->filling;
+    if (batch->count == 0) {
+        return OMENDB_OK;
+    }
+    view->kernel->many(query, batch->vectors, batch->count, view->dim, distances);
+    scan->distances += batch->count;
+    for (uint32_t i = 0; i < batch->count && code == OMENDB_OK; i++) {
         if (scan->each != NULL) {
-            code = scan->each(scan->context, scan->rows[i], distances[i]);
+            code = scan->each(scan->context, batch->rows[i], distances[i]);
         } else if (!(distances[i] > scan->limit)) {
-            scan_keep(scan, graph_key(distances[i], scan->rows[i]));
+            scan_keep(scan, graph_key(distances[i], batch->rows[i]));
         }
     }
-    memmove(scan->rows, scan->rows + count, left * sizeof *scan->rows);
-    memmove(scan->vectors, scan->vectors + count, left * sizeof *scan->vectors);
-    scan->queued = left;
+    batch->count = 0;
     return code;
 }
 
@@ -985,14 +990,22 @@ static uint32_t scan_next_chosen(const uint64_t *chosen, uint32_t row, uint32_t 
     return last;
 }
 
+/* Whether anything but the chosen rows decides which of those below `last` may be returned. */
+static int scan_asks(const struct graph_filter *filter, uint32_t last)
+{
+    return filter != NULL &&
+           (filter->visible != NULL || filter->row_limit < last || filter->excluded_row < last);
+}
+
 /* The first row from `row` on that may be returned; `last` when there is none below. */
-static uint32_t scan_next(const struct graph_filter *filter, uint32_t row, uint32_t last)
+static inline uint32_t scan_next(const struct graph_filter *filter, int asks, uint32_t row,
+                                 uint32_t last)
 {
     for (;; row++) {
-        if (filter->chosen != NULL) {
+        if (filter != NULL && filter->chosen != NULL) {
             row = scan_next_chosen(filter->chosen, row, last);
         }
-        if (row >= last || walk_returnable(filter, row)) {
+        if (!asks || row >= last || walk_returnable(filter, row)) {
             return row;
         }
     }
@@ -1003,11 +1016,12 @@ static int scan_rows(struct scan *scan, const struct graph_view *view, const voi
 {
     const size_t bytes = filter != NULL && filter->chosen != NULL ? PREFETCH_MAX_BYTES : SCAN_BYTES;
     const size_t fetched = view->vectors.stride < bytes ? view->vectors.stride : bytes;
-    const int verifies = graph_view_verifies(view);
+    const int verifies = graph_view_verifies(view), asks = scan_asks(filter, last);
     int code = OMENDB_OK;
 
     for (uint32_t row = first; code == OMENDB_OK; row++) {
-        row = filter != NULL ? scan_next(filter, row, last) : row;
+        struct scan_batch *batch = &scan->batches[scan->filling];
+        row = scan_next(filter, asks, row, last);
         if (row >= last) {
             break;
         }
@@ -1017,14 +1031,14 @@ static int scan_rows(struct scan *scan, const struct graph_view *view, const voi
                 return code;
             }
         }
-        scan->rows[scan->queued] = row;
-        scan->vectors[scan->queued] = rows_at(&view->vectors, row);
-        prefetch_bytes(scan->vectors[scan->queued++], fetched);
-        if (scan->queued == SCAN_QUEUE) {
+        batch->rows[batch->count] = row;
+        batch->vectors[batch->count] = rows_at(&view->vectors, row);
+        prefetch_bytes(batch->vectors[batch->count++], fetched);
+        if (batch->count == SCAN_BATCH) {
             code = scan_finish_batch(scan, view, query);
         }
     }
-    while (code == OMENDB_OK && scan->queued != 0) {
+    for (int i = 0; i < 2 && code == OMENDB_OK; i++) {
         code = scan_finish_batch(scan, view, query);
     }
     return code;
@@ -1093,5 +1107,4 @@ OMENDB_INTERNAL int graph_scan_each(const struct graph_view *view, const void *q
 #undef WALK_FIT
 #undef WALK_RING
 #undef SCAN_BATCH
-#undef SCAN_QUEUE
 #undef SCAN_BYTES

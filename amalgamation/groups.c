@@ -400,8 +400,10 @@ static int groups_round(struct groups *groups, struct scratch *scratch, size_t w
     request.k = wanted;
     if (code == OMENDB_OK && groups->taken_known != 0)
         code = groups_leave_out_full(groups);
-    if (code == OMENDB_OK && groups->taken_known != 0)
+    if (code == OMENDB_OK && groups->taken_known != 0) {
         request.predicate = &groups->predicate;
+        request.batch = 0;
+    }
     if (code == OMENDB_OK)
         code = search_run(&request, scratch, groups->ids, groups->distances, count, &round);
     if (code == OMENDB_OK)

@@ -16,6 +16,8 @@ static void matches_clear(struct matches *matches)
     }
     matches->touched_count = 0;
     matches->asked_rows = matches->chosen_rows = 0;
+    matches->batch = 0;
+    matches->complete = 0;
 }
 
 OMENDB_INTERNAL void matches_destroy(struct matches *matches)
@@ -46,6 +48,21 @@ OMENDB_INTERNAL int matches_begin(struct matches *matches, uint32_t rows)
         return OMENDB_OK;
     matches_destroy(matches);
     return OMENDB_NOMEM;
+}
+
+OMENDB_INTERNAL void matches_belong(struct matches *matches, uint64_t batch, const void *source,
+                                    uint32_t rows)
+{
+    matches->batch = batch;
+    matches->source = source;
+    matches->rows = rows;
+}
+
+OMENDB_INTERNAL int matches_continue(const struct matches *matches, uint64_t batch,
+                                     const void *source, uint32_t rows)
+{
+    return batch != 0 && matches->batch == batch && matches->source == source &&
+           matches->rows == rows;
 }
 
 static inline uint32_t matches_count_bits(uint64_t word)

@@ -52,8 +52,10 @@
 /* Beyond these: room for hits with ids, so that what is gathered is seldom put in order. */
 #define SEARCH_FOUND(k) ((k) / 4 + 64)
 #define SEARCH_SCAN_EXACTLY                                                                        \
-    128 /* rows not in a graph that are not worth the detour over codes                            \
-         */
+    128                        /* rows not in a graph that are not worth the detour over codes     \
+                                */
+#define SEARCH_GATHERED    4.0 /* so many of them are compared as fast as one that a walk meets */
+#define SEARCH_GATHER      ((size_t)4 << 20) /* bytes of what was chosen that is put together */
 #define SEARCH_SCAN_LISTED ((size_t)1 << 20) /* bytes of vectors from which codes are faster */
 
 /* Under a predicate, in distances of a walk: what a walk computes for each candidate that it keeps;
@@ -93,6 +95,7 @@ struct search_source {
     const struct search_request *hiding; /* its transaction hides rows; NULL: it is not asked */
     const struct search_predicate *predicate; /* NULL: all match, or `chosen` tells */
     struct matches *matches;                  /* its answers */
+    struct scratch_answers *kept;             /* with them, where they are kept; or NULL */
     struct column_filter *plan;               /* its filter, of a segment; NULL: there is none */
     const uint64_t *chosen;                   /* NULL, or a bit for each row that matches, */
     uint32_t chosen_count;                    /* of which so many do */
@@ -412,6 +415,34 @@ static int search_encode(const struct search_request *request, const struct sear
     return OMENDB_OK;
 }
 
+/* Whether so many rows of a batch's answers are put together: they are few, and all in the graph.
+ */
+static int search_gathers(const struct search_source *source, uint32_t rows, size_t stride)
+{
+    return source->kept != NULL && source->segment != NULL &&
+           source->indexed >= source->row_limit && rows != 0 && rows <= SEARCH_GATHER / stride;
+}
+
+/* What was chosen, put together, or NULL: only where more queries of a batch compare just that.
+ * Without memory for it they do so where it is. */
+static int search_gather(const struct search_source *source, int codes,
+                         const struct graph_gathered **gathered)
+{
+    const struct graph_view *view = codes ? &source->walk : &source->view;
+    struct scratch_answers *kept = source->kept;
+    int code = OMENDB_OK;
+    *gathered = NULL;
+    if (!search_gathers(source, source->chosen_count, view->vectors.stride))
+        return OMENDB_OK;
+    if (kept->gathered.count != 0 && kept->gathered_codes != codes)
+        kept->gathered.count = 0;
+    if (kept->gathered.count == 0)
+        code = graph_gather(&kept->gathered, view, source->chosen, source->chosen_count);
+    kept->gathered_codes = codes;
+    *gathered = code == OMENDB_OK ? &kept->gathered : NULL;
+    return code == OMENDB_NOMEM ? OMENDB_OK : code;
+}
+
 static size_t search_ties(const struct search_request *request, size_t k)
 {
     return request->collection->schema.metric == OMENDB_HAMMING ? SEARCH_TIES_BITS(k) : SEARCH_TIES;
@@ -429,23 +460,33 @@ static int search_scan_codes(const struct search_request *request,
                              size_t *count, struct graph_counters *counters)
 {
     const size_t most = first == 0 ? k + search_ties(request, k) : k;
+    const struct graph_gathered *gathered;
     struct graph_hit *hits = scratch->hits + *count;
     size_t found = 0;
     int exact, code = search_encode(request, source, scratch, &exact);
+    if (code == OMENDB_OK)
+        code = search_gather(source, 1, &gathered);
+    if (code == OMENDB_OK && gathered != NULL) {
+        code = graph_scan_gathered(gathered, scratch->graph, scratch->code, SEARCH_RERANK(k), hits,
+                                   &found, counters);
+        first = source->row_limit;
+    }
     while (first < source->row_limit && code == OMENDB_OK) {
-        uint32_t left = source->row_limit - first;
-        uint32_t last = first + (left < SEARCH_SCAN_RUN ? left : SEARCH_SCAN_RUN);
+        const int in_graph = source->segment != NULL && first < source->indexed;
+        const uint32_t end = in_graph ? source->indexed : source->row_limit;
+        const uint32_t last = end - first < SEARCH_SCAN_RUN ? end : first + SEARCH_SCAN_RUN;
         search_match_rows(source, first, last);
-        code = graph_scan(&source->tail, scratch->graph, scratch->code, first, last,
-                          SEARCH_RERANK(k), filter, hits, &found, counters);
+        code = graph_scan(in_graph ? &source->walk : &source->tail, scratch->graph, scratch->code,
+                          first, last, SEARCH_RERANK(k), filter, hits, &found, counters);
         if (code == OMENDB_OK)
             code = search_check_deadline(request);
         first = last;
     }
-    if (code == OMENDB_OK)
+    if (code == OMENDB_OK && !exact) {
         code = search_rerank(source, request->vector, scratch->hits, *count, *count + found);
+        counters->distances += found;
+    }
     *count = *count + found < most ? *count + found : most;
-    counters->distances += found;
     return code;
 }
 
@@ -455,7 +496,11 @@ static int search_scan(const struct search_request *request, const struct search
                        const struct graph_filter *filter, size_t *count,
                        struct graph_counters *counters)
 {
-    int code = OMENDB_OK;
+    const struct graph_gathered *gathered;
+    int code = search_gather(source, 0, &gathered);
+    if (code == OMENDB_OK && gathered != NULL)
+        return graph_scan_gathered(gathered, scratch->graph, request->vector, k, scratch->hits,
+                                   count, counters);
     while (first < source->row_limit && code == OMENDB_OK) {
         uint32_t left = source->row_limit - first;
         uint32_t last = first + (left < SEARCH_SCAN_RUN ? left : SEARCH_SCAN_RUN);
@@ -758,6 +803,13 @@ static int search_lists_part(const struct search_source *source)
     return source->predicate != NULL && search_most(source) < source->row_limit / 2;
 }
 
+/* What comparing so many rows costs, in distances of a walk. */
+static double search_compared(const struct search_source *source, uint32_t rows)
+{
+    const size_t stride = (source->codes != NULL ? &source->walk : &source->view)->vectors.stride;
+    return search_gathers(source, rows, stride) ? rows / SEARCH_GATHERED : rows;
+}
+
 /* What comparing all that match costs: those that are known, or that the columns will list, which
  * costs half as much again; else all are tested first. */
 static double search_scan_cost(const struct search_look *look)
@@ -765,7 +817,7 @@ static double search_scan_cost(const struct search_look *look)
     const double tested = look->rows * (look->share + 1.0 / SEARCH_TESTS);
     const uint32_t most = search_most(look->source);
     if (look->source->chosen != NULL)
-        return (double)look->source->chosen_count;
+        return search_compared(look->source, look->source->chosen_count);
     return search_lists_part(look->source) && 1.5 * most < tested ? 1.5 * most : tested;
 }
 
@@ -794,9 +846,10 @@ static uint64_t search_look(void *context, const struct graph_progress *progress
  * distances without a predicate: of a share s it computes about 1 / sqrt(s) as many (200,000 and a
  * million of SIFT, s from 0.01 to 1, where no kind of row is nearer to the query than others), and
  * takes half as long again for each. */
-static int search_beats_walk(uint32_t matching, uint32_t rows, double cost)
+static int search_beats_walk(const struct search_source *source, uint32_t matching, uint32_t rows,
+                             double cost)
 {
-    return matching * sqrt(matching) <= 1.5 * cost * sqrt(rows);
+    return search_compared(source, matching) * sqrt(matching) <= 1.5 * cost * sqrt(rows);
 }
 
 /* After how many distances a walk is looked at; 0: it is not worth beginning. Where comparing all
@@ -806,9 +859,10 @@ static uint64_t search_first_look(struct search_look *look)
     const struct search_source *source = look->source;
     uint64_t first = (uint64_t)(SEARCH_LOOK * look->cost);
     double cost = search_scan_cost(look);
-    if (source->chosen != NULL && search_beats_walk(source->chosen_count, look->rows, look->cost)) {
+    if (source->chosen != NULL &&
+        search_beats_walk(source, source->chosen_count, look->rows, look->cost)) {
         look->probes = 1;
-        return source->chosen_count / SEARCH_PROBE_SHARE < SEARCH_PROBE ? 0 : SEARCH_PROBE;
+        return cost / SEARCH_PROBE_SHARE < SEARCH_PROBE ? 0 : SEARCH_PROBE;
     }
     return cost < (double)first ? (uint64_t)cost + 1 : first;
 }
@@ -827,19 +881,28 @@ static int search_list(const struct search_source *source, uint64_t **bits, int 
 
 /* Whether the rows that the columns list are few enough to be asked before anything else: where
  * comparing them is all that is done then; or, where none is to be asked, where that costs less
- * than to test those that a walk meets. */
+ * than to test those that a walk meets, for all the queries that share what is listed. */
 static int search_lists_few(const struct search_source *source,
-                            const struct calibration_answer *answer)
+                            const struct calibration_answer *answer, uint64_t queries)
 {
     const uint32_t most = search_most(source);
     if (most == UINT32_MAX)
         return 0;
-    if (search_beats_walk(most, source->row_limit, (double)answer->cost))
+    if (search_beats_walk(source, most, source->row_limit, (double)answer->cost))
         return 1;
     return source->predicate->match == NULL &&
-           (most / SEARCH_LISTS <= answer->work ||
-            search_beats_walk(most, source->row_limit, 2.0 * (double)answer->cost)) &&
+           (most / SEARCH_LISTS <= answer->work * queries ||
+            search_beats_walk(source, most, source->row_limit, 2.0 * (double)answer->cost)) &&
            column_filter_lists_exactly(source->plan, source->row_limit);
+}
+
+/* All that match are known: nothing is left to ask. */
+static void search_know_matches(struct search_source *source)
+{
+    source->matches->complete = 1;
+    source->chosen = source->matches->chosen;
+    source->chosen_count = (uint32_t)source->matches->chosen_rows;
+    source->predicate = NULL;
 }
 
 /* Asks of the visible rows that are listed; of all others the columns tell that they do not match.
@@ -866,10 +929,15 @@ static int search_choose_listed(const struct search_request *request, struct sea
         if (asked != 0)
             matches_note(source->matches, word, asked, chosen);
     }
-    source->chosen = source->matches->chosen;
-    source->chosen_count = (uint32_t)source->matches->chosen_rows;
-    source->predicate = NULL;
+    if (code == OMENDB_OK)
+        search_know_matches(source);
     return code;
+}
+
+/* What it is a source of. */
+static const void *search_origin(const struct search_source *source)
+{
+    return source->segment != NULL ? (const void *)source->segment : source->memtable;
 }
 
 static int search_begin_predicate(const struct search_request *request, struct scratch *scratch,
@@ -877,17 +945,29 @@ static int search_begin_predicate(const struct search_request *request, struct s
                                   struct search_source *source)
 {
     const struct search_predicate *predicate = request->predicate;
+    const int keeps = request->others != 0 && source->row_limit == request->largest;
+    struct scratch_answers *answers = keeps ? &scratch->kept : &scratch->answers;
+    int code = OMENDB_OK;
     if (predicate == NULL)
         return OMENDB_OK;
     source->predicate = predicate;
-    source->matches = &scratch->matches;
-    int code = matches_begin(&scratch->matches, source->row_limit);
-    if (code == OMENDB_OK && predicate->filter != NULL && source->segment != NULL) {
-        source->plan = &scratch->plan;
-        code =
-            column_filter_make(&scratch->plan, scratch->memory, predicate->filter, source->segment);
+    source->matches = &answers->matches;
+    source->kept = keeps ? answers : NULL;
+    source->plan = predicate->filter != NULL && source->segment != NULL ? &answers->plan : NULL;
+    if (!matches_continue(source->matches, request->batch, search_origin(source),
+                          source->row_limit)) {
+        code = matches_begin(source->matches, source->row_limit);
+        answers->gathered.count = 0;
+        if (code == OMENDB_OK && source->plan != NULL)
+            code = column_filter_make(source->plan, scratch->memory, predicate->filter,
+                                      source->segment);
+        if (code == OMENDB_OK && keeps)
+            matches_belong(source->matches, request->batch, search_origin(source),
+                           source->row_limit);
     }
-    if (code == OMENDB_OK && search_lists_few(source, answer))
+    if (code == OMENDB_OK && source->matches->complete)
+        search_know_matches(source);
+    else if (code == OMENDB_OK && search_lists_few(source, answer, request->others + 1))
         code = search_choose_listed(request, source);
     return code;
 }
@@ -959,14 +1039,18 @@ static int search_scan_rows(const struct search_request *request,
     const int listed = walked == 0 && source->chosen != NULL;
     const uint32_t rows = listed ? source->chosen_count : source->row_limit - walked;
     const int by_codes =
-        source->codes != NULL && (listed ? !request->exact && search_reads_much(source, rows)
-                                         : walked != 0 && rows > SEARCH_SCAN_EXACTLY);
+        source->codes != NULL &&
+        (listed ? !request->exact && (source->codes_are_exact || search_reads_much(source, rows))
+                : walked != 0 && rows > SEARCH_SCAN_EXACTLY);
     if (listed && by_codes)
         search_tell(answer, explain);
     explain->scanned_rows += rows;
-    return (by_codes ? search_scan_codes : search_scan)(
+    int code = (by_codes ? search_scan_codes : search_scan)(
         request, source, scratch, walked, walked == 0 ? k + search_ties(request, k) : k, &filter,
         count, counters);
+    if (code == OMENDB_OK && walked == 0 && source->predicate != NULL)
+        source->matches->complete = 1;
+    return code;
 }
 
 /* The k nearest rows of a source into scratch->hits; with search_ties more where all were compared.
@@ -1282,7 +1366,7 @@ static int search_each_source(const struct search_request *request, struct searc
     source->predicate = request->predicate;
     if (request->predicate != NULL && request->predicate->filter != NULL &&
         source->segment != NULL) {
-        source->plan = &scratch->plan;
+        source->plan = &scratch->answers.plan;
         code = column_filter_make(source->plan, scratch->memory, request->predicate->filter,
                                   source->segment);
     }
@@ -1353,6 +1437,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     search_count_writes(asked, &own, &hidden);
     uint64_t largest, rows = search_total_rows(version, &largest);
     terms.visible_rows = search_visible_rows(asked);
+    terms.largest = largest;
     if (hidden > SEARCH_HIDDEN_FEW) {
         terms.hidden_share = (double)hidden / (double)rows;
         hidden = 0;
@@ -1408,6 +1493,8 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
 #undef SEARCH_TIES_BITS
 #undef SEARCH_FOUND
 #undef SEARCH_SCAN_EXACTLY
+#undef SEARCH_GATHER
+#undef SEARCH_GATHERED
 #undef SEARCH_SCAN_LISTED
 #undef SEARCH_PER_CANDIDATE
 #undef SEARCH_TESTS

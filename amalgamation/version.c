@@ -1335,8 +1335,11 @@ OMENDB_INTERNAL void scratch_destroy(struct scratch *scratch)
     memory_free(scratch->memory, scratch->merged, scratch->best_capacity * sizeof *scratch->merged);
     memory_free(scratch->memory, scratch->vector, scratch->vector_capacity);
     memory_free(scratch->memory, scratch->code, scratch->code_capacity);
-    matches_destroy(&scratch->matches);
-    column_filter_destroy(&scratch->plan);
+    matches_destroy(&scratch->answers.matches);
+    matches_destroy(&scratch->kept.matches);
+    column_filter_destroy(&scratch->answers.plan);
+    column_filter_destroy(&scratch->kept.plan);
+    graph_gathered_destroy(&scratch->kept.gathered);
     memory_free(scratch->memory, scratch, sizeof *scratch);
 }
 
@@ -1345,7 +1348,9 @@ static struct scratch *scratch_make(struct memory *memory)
     struct scratch *scratch = memory_zalloc(memory, sizeof *scratch);
     if (scratch == NULL)
         return NULL;
-    scratch->memory = scratch->matches.memory = memory;
+    scratch->memory = memory;
+    scratch->answers.matches.memory = scratch->kept.matches.memory = memory;
+    scratch->kept.gathered.memory = memory;
     scratch->graph = graph_scratch_create(memory);
     if (scratch->graph == NULL) {
         scratch_destroy(scratch);
@@ -1375,6 +1380,14 @@ OMENDB_INTERNAL struct scratch *scratch_take(omendb *db)
     return scratch_create(&db->memory);
 }
 
+static void scratch_trim_plan(struct scratch_answers *answers)
+{
+    if (column_filter_bytes(&answers->plan) <= SCRATCH_KEPT_BYTES)
+        return;
+    column_filter_destroy(&answers->plan);
+    answers->matches.batch = 0;
+}
+
 /* What one search with a large k or ef grew beyond SCRATCH_KEPT_BYTES goes back with the scratch.
  * The marks of rows stay: any walk needs them. */
 static void scratch_trim(struct scratch *scratch)
@@ -1382,8 +1395,10 @@ static void scratch_trim(struct scratch *scratch)
     size_t hits = scratch->hit_capacity * sizeof *scratch->hits,
            found = scratch->found_capacity * sizeof *scratch->found,
            best = scratch->best_capacity * sizeof *scratch->best;
-    if (column_filter_bytes(&scratch->plan) > SCRATCH_KEPT_BYTES)
-        column_filter_destroy(&scratch->plan);
+    scratch_trim_plan(&scratch->answers);
+    scratch_trim_plan(&scratch->kept);
+    if (scratch->kept.gathered.bytes > SCRATCH_KEPT_BYTES)
+        graph_gathered_destroy(&scratch->kept.gathered);
     if (hits + found + 2 * best + graph_scratch_keys_bytes(scratch->graph) <= SCRATCH_KEPT_BYTES)
         return;
     graph_scratch_drop_keys(scratch->graph);
