@@ -321,7 +321,10 @@ static int calibrate_ask_rung(void *context, uint64_t index)
         good += distances[i] <= bound;
     asked->recalls[query] = there == 0 ? 1.0f : (float)good / (float)there;
     asked->walked[query] = explain.graph_rows >= asked->largest_rows;
-    atomic_fetch_add_explicit(&asked->distances, explain.distances, memory_order_relaxed);
+    /* Of the walks alone. */
+    if (explain.distances > explain.scanned_rows)
+        atomic_fetch_add_explicit(&asked->distances, explain.distances - explain.scanned_rows,
+                                  memory_order_relaxed);
     return OMENDB_OK;
 }
 

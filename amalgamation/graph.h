@@ -159,13 +159,20 @@ struct graph_progress {
  * (ef - k) * sqrt(s), as where segments share one, and stretch 1 + (stretch - 1) * sqrt(sqrt(s)).
  * Over SIFT, 200,000 and 1,000,000 rows, recall@10 stayed above that without a filter less 0.001,
  * for shares of 50 to 0.3 % and for parts of the space; with ef as it is given a walk computes
- * twice the distances at 10 %. Not of a pool of thousands. */
+ * twice the distances at 10 %. Not of a pool of thousands.
+ *
+ * But where clearly fewer of the near rows pass than of all, the hits lie away from the query: then
+ * less is found with the same effort, and it grows, ef to GRAPH_AWAY_EF. Of 40,000 rows in 60
+ * clusters, of which 42 % of the rows pass, whole clusters at a time, recall@10 with an ef of 64 is
+ * 0.855 with the shrunk effort and 0.956 with this one; without a filter it is 0.983. */
 struct graph_effort {
     size_t ef;
     size_t k; /* from 1 to ef; read when there is a stretch, or `fits` */
     float stretch;
     float origin;
     size_t wanted; /* of the nearest found, how many are kept even beyond the bound; 0: all */
+    double share;  /* with `fits`: the share of all rows that may be returned; 0: not known */
+    uint32_t share_sample; /* as so many of them tell; 0: all */
     int fits; /* 1: `ef` and `stretch` are meant for a walk that nothing is hidden from; see above
                */
     /* Asked after look_at distances, and again after as many as it answers: when to look next. An
@@ -174,9 +181,11 @@ struct graph_effort {
     void *look_context;
     uint64_t look_at;
 };
+#define GRAPH_AWAY_EF(ef) (2 * (ef))
 
 /* The effort->ef nearest returnable rows that a walk finds, ascending by (distance, row); with a
- * stretch maybe fewer, of which the first k are meant. hits: effort->ef places. filter: NULL: all.
+ * stretch maybe fewer, of which the first k are meant. hits: effort->ef places, with a share
+ * GRAPH_AWAY_EF(effort->ef). filter: NULL: all.
  * counters: added to; NULL: none. Returns OMENDB_OK, OMENDB_NOMEM, OMENDB_CORRUPT, OMENDB_IOERR, or
  * OMENDB_DONE without hits: it was given up. */
 OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scratch *scratch,

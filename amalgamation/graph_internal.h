@@ -175,6 +175,8 @@ struct graph_walk_terms {
     float stretch;
     float origin;
     int fits;
+    double share;
+    uint32_t share_sample;
     uint64_t (*look)(void *context, const struct graph_progress *progress);
     void *look_context;
     uint64_t look_at;

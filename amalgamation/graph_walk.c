@@ -35,13 +35,14 @@
 
 #include <math.h>
 
-#define WALK_WIDE  2048 /* entries of the pool */
-#define WALK_AHEAD 16   /* rows in the queue, below which a row is expanded */
-#define WALK_GROUP 4    /* distances a call of the kernel */
-#define WALK_FETCH 16   /* rows fetched before they are computed, and at most so many bytes, if */
-#define WALK_BYTES 4096 /* those are a group at least */
-#define WALK_FIT   64   /* rows that the filter is asked of between two looks at how many pass */
-#define WALK_RING  128  /* addresses of fetched vectors; moved to the start when full */
+#define WALK_WIDE         2048 /* entries of the pool */
+#define WALK_AHEAD        16   /* rows in the queue, below which a row is expanded */
+#define WALK_GROUP        4    /* distances a call of the kernel */
+#define WALK_FETCH        16 /* rows fetched before they are computed, and at most so many bytes, if */
+#define WALK_BYTES        4096 /* those are a group at least */
+#define WALK_FIT          64 /* rows that the filter is asked of between two looks at how many pass */
+#define WALK_AWAY_STRETCH 1.5f /* what a stretch adds to 1 grows so much; see graph_effort */
+#define WALK_RING         128  /* addresses of fetched vectors; moved to the start when full */
 
 /* Scratch */
 
@@ -306,6 +307,7 @@ struct walk {
     uint64_t asked, passed;         /* of and by the filter */
     uint64_t fit_asked, fit_passed; /* since the pool had least_ef rows */
     int fits; /* ef and stretch follow from what the filter lets through; the most of both: */
+    double share, share_doubt;
     size_t least_ef, most_ef;
     float most_stretch;
     struct graph_counters counters;
@@ -375,14 +377,28 @@ static int walk_offer_wide(struct walk *walk, uint64_t key)
     return walk_push_pending(walk, key);
 }
 
+/* Whether fewer rows near the query may be returned than chance explains: by two deviations of the
+ * share there and of that of all. */
+static int walk_is_away(const struct walk *walk, double near)
+{
+    const double share = walk->share, less = share - near;
+    return less > 0.0 && less * less > 4.0 * share * (1.0 - share) *
+                                           (1.0 / (double)walk->fit_asked + walk->share_doubt);
+}
+
 /* See graph_effort. */
 static void walk_fit_effort(struct walk *walk)
 {
-    const double share = (double)walk->fit_passed / (double)walk->fit_asked;
-    const double part = sqrt(share);
+    const double near = (double)walk->fit_passed / (double)walk->fit_asked;
+    const double part = sqrt(near);
 
-    walk->stretch = 1.0f + (walk->most_stretch - 1.0f) * (float)sqrt(part);
-    walk->ef = walk->least_ef + (size_t)((double)(walk->most_ef - walk->least_ef) * part);
+    if (walk_is_away(walk, near)) {
+        walk->stretch = 1.0f + (walk->most_stretch - 1.0f) * WALK_AWAY_STRETCH;
+        walk->ef = GRAPH_AWAY_EF(walk->most_ef);
+    } else {
+        walk->stretch = 1.0f + (walk->most_stretch - 1.0f) * (float)sqrt(part);
+        walk->ef = walk->least_ef + (size_t)((double)(walk->most_ef - walk->least_ef) * part);
+    }
     if (walk->size >= walk->ef) {
         walk->size = walk->ef;
         walk_set_bound(walk, walk->pool[walk->size - 1]);
@@ -716,6 +732,12 @@ static int walk_prepare(struct walk *walk, const struct graph_walk_terms *terms)
     walk->fits = terms->fits && walk->filter != NULL && !walk->wide;
     walk->least_ef = terms->k < ef ? terms->k : ef;
     walk->most_ef = ef;
+    walk->share = terms->share;
+    walk->share_doubt = terms->share_sample == 0 ? 0.0 : 1.0 / (double)terms->share_sample;
+    if (walk->fits && walk->share > 0.0) {
+        ef = GRAPH_AWAY_EF(ef);
+        walk->ef = ef;
+    }
     walk->most_stretch = terms->stretch;
     walk->look_at = terms->look != NULL ? terms->look_at : UINT64_MAX;
     if (terms->stretch > 0.0f) {
@@ -884,6 +906,8 @@ OMENDB_INTERNAL int graph_search(const struct graph_view *view, struct graph_scr
                                            .stretch = effort->stretch,
                                            .origin = effort->origin,
                                            .fits = effort->fits,
+                                           .share = effort->share,
+                                           .share_sample = effort->share_sample,
                                            .look = effort->look,
                                            .look_context = effort->look_context,
                                            .look_at = effort->look_at};
@@ -1011,34 +1035,79 @@ static inline uint32_t scan_next(const struct graph_filter *filter, int asks, ui
     }
 }
 
+/* Rows that are scanned, and how. */
+struct scan_source {
+    const struct graph_view *view;
+    const struct graph_filter *filter; /* NULL: all may be returned */
+    uint32_t last;                     /* rows at or beyond are not looked at */
+    int asks, verifies;
+    size_t fetched; /* bytes of each row */
+};
+
+static void scan_add(struct scan_batch *batch, const struct scan_source *source, uint32_t row)
+{
+    const void *vector = rows_at(&source->view->vectors, row);
+
+    batch->rows[batch->count] = row;
+    batch->vectors[batch->count++] = vector;
+    prefetch_bytes(vector, source->fetched);
+}
+
+/* From *row on as many as there is room for; *row: the next. */
+static int scan_fill(struct scan_batch *batch, const struct scan_source *source, uint32_t *row)
+{
+    while (batch->count < SCAN_BATCH) {
+        int code = OMENDB_OK;
+        *row = scan_next(source->filter, source->asks, *row, source->last);
+        if (*row >= source->last) {
+            return OMENDB_OK;
+        }
+        if (source->verifies) {
+            code = graph_view_touch_vector(source->view, *row);
+        }
+        if (code != OMENDB_OK) {
+            return code;
+        }
+        scan_add(batch, source, (*row)++);
+    }
+    return OMENDB_OK;
+}
+
+/* The same where none is left out and nothing is to be verified. */
+static void scan_fill_all(struct scan_batch *batch, const struct scan_source *source, uint32_t *row)
+{
+    const uint32_t left = source->last - *row, end = *row + (left < SCAN_BATCH ? left : SCAN_BATCH);
+
+    while (*row < end) {
+        scan_add(batch, source, (*row)++);
+    }
+}
+
 static int scan_rows(struct scan *scan, const struct graph_view *view, const void *query,
                      uint32_t first, uint32_t last, const struct graph_filter *filter)
 {
     const size_t bytes = filter != NULL && filter->chosen != NULL ? PREFETCH_MAX_BYTES : SCAN_BYTES;
-    const size_t fetched = view->vectors.stride < bytes ? view->vectors.stride : bytes;
-    const int verifies = graph_view_verifies(view), asks = scan_asks(filter, last);
+    const size_t stride = view->vectors.stride;
+    const struct scan_source source = {.view = view,
+                                       .filter = filter,
+                                       .last = last,
+                                       .asks = scan_asks(filter, last),
+                                       .verifies = graph_view_verifies(view),
+                                       .fetched = stride < bytes ? stride : bytes};
     int code = OMENDB_OK;
 
-    for (uint32_t row = first; code == OMENDB_OK; row++) {
+    for (uint32_t row = first; row < last && code == OMENDB_OK;) {
         struct scan_batch *batch = &scan->batches[scan->filling];
-        row = scan_next(filter, asks, row, last);
-        if (row >= last) {
-            break;
+        if (filter == NULL && !source.verifies) {
+            scan_fill_all(batch, &source, &row);
+        } else {
+            code = scan_fill(batch, &source, &row);
         }
-        if (verifies) {
-            code = graph_view_touch_vector(view, row);
-            if (code != OMENDB_OK) {
-                return code;
-            }
-        }
-        batch->rows[batch->count] = row;
-        batch->vectors[batch->count] = rows_at(&view->vectors, row);
-        prefetch_bytes(batch->vectors[batch->count++], fetched);
-        if (batch->count == SCAN_BATCH) {
+        if (code == OMENDB_OK) {
             code = scan_finish_batch(scan, view, query);
         }
     }
-    for (int i = 0; i < 2 && code == OMENDB_OK; i++) {
+    if (code == OMENDB_OK) {
         code = scan_finish_batch(scan, view, query);
     }
     return code;
@@ -1105,6 +1174,7 @@ OMENDB_INTERNAL int graph_scan_each(const struct graph_view *view, const void *q
 #undef WALK_FETCH
 #undef WALK_BYTES
 #undef WALK_FIT
+#undef WALK_AWAY_STRETCH
 #undef WALK_RING
 #undef SCAN_BATCH
 #undef SCAN_BYTES

@@ -52,10 +52,9 @@
 /* Beyond these: room for hits with ids, so that what is gathered is seldom put in order. */
 #define SEARCH_FOUND(k) ((k) / 4 + 64)
 #define SEARCH_SCAN_EXACTLY                                                                        \
-    128                        /* rows not in a graph that are not worth the detour over codes     \
-                                */
-#define SEARCH_GATHERED    4.0 /* so many of them are compared as fast as one that a walk meets */
-#define SEARCH_GATHER      ((size_t)4 << 20) /* bytes of what was chosen that is put together */
+    128 /* rows not in a graph that are not worth the detour over codes                            \
+         */
+#define SEARCH_GATHER      ((size_t)2 << 20) /* bytes of what was chosen that is put together */
 #define SEARCH_SCAN_LISTED ((size_t)1 << 20) /* bytes of vectors from which codes are faster */
 
 /* Under a predicate, in distances of a walk: what a walk computes for each candidate that it keeps;
@@ -66,9 +65,14 @@
 #define SEARCH_TESTS         8
 #define SEARCH_LOOK          2.0
 #define SEARCH_SAMPLE        512
-#define SEARCH_PROBE         200
-#define SEARCH_PROBE_SHARE   12 /* so many times that is spent on the scan that is due else */
-#define SEARCH_LISTS         32 /* rows that are listed faster than a candidate's are tested */
+#define SEARCH_SHARE                                                                               \
+    96 /* of which it is asked at first, for what the near ones are compared with */
+#define SEARCH_PROBE       200
+#define SEARCH_PROBE_SHARE 12 /* so many times that is spent on the scan that is due else */
+/* What a walk computes in the time of one row of those that were put together, by its bytes:
+ * measured at 128 and 384. */
+#define SEARCH_GATHERED(stride) ((600.0 + 2.0 * (double)(stride)) / (40.0 + (double)(stride)))
+#define SEARCH_LISTS            32 /* rows that are listed faster than a candidate's are tested */
 
 /* Stored rows hidden by the transaction that are asked for on top of k. */
 #define SEARCH_HIDDEN_FEW 32
@@ -448,48 +452,6 @@ static size_t search_ties(const struct search_request *request, size_t k)
     return request->collection->schema.metric == OMENDB_HAMMING ? SEARCH_TIES_BITS(k) : SEARCH_TIES;
 }
 
-/* Rows [first, row_limit), as search_scan, but by codes; the best are compared again.
- *
- * Not exact: of rows that are closer together than a step of the codes the wrong ones may be
- * compared again. But no walk by the same codes, with as many compared again, finds more of the
- * nearest: what the curve promises for the walk, or that none tells, holds for these rows too. Of
- * all rows some are kept beyond the k-th, as search_scan_rows does. */
-static int search_scan_codes(const struct search_request *request,
-                             const struct search_source *source, struct scratch *scratch,
-                             uint32_t first, size_t k, const struct graph_filter *filter,
-                             size_t *count, struct graph_counters *counters)
-{
-    const size_t most = first == 0 ? k + search_ties(request, k) : k;
-    const struct graph_gathered *gathered;
-    struct graph_hit *hits = scratch->hits + *count;
-    size_t found = 0;
-    int exact, code = search_encode(request, source, scratch, &exact);
-    if (code == OMENDB_OK)
-        code = search_gather(source, 1, &gathered);
-    if (code == OMENDB_OK && gathered != NULL) {
-        code = graph_scan_gathered(gathered, scratch->graph, scratch->code, SEARCH_RERANK(k), hits,
-                                   &found, counters);
-        first = source->row_limit;
-    }
-    while (first < source->row_limit && code == OMENDB_OK) {
-        const int in_graph = source->segment != NULL && first < source->indexed;
-        const uint32_t end = in_graph ? source->indexed : source->row_limit;
-        const uint32_t last = end - first < SEARCH_SCAN_RUN ? end : first + SEARCH_SCAN_RUN;
-        search_match_rows(source, first, last);
-        code = graph_scan(in_graph ? &source->walk : &source->tail, scratch->graph, scratch->code,
-                          first, last, SEARCH_RERANK(k), filter, hits, &found, counters);
-        if (code == OMENDB_OK)
-            code = search_check_deadline(request);
-        first = last;
-    }
-    if (code == OMENDB_OK && !exact) {
-        code = search_rerank(source, request->vector, scratch->hits, *count, *count + found);
-        counters->distances += found;
-    }
-    *count = *count + found < most ? *count + found : most;
-    return code;
-}
-
 /* Rows [first, row_limit) one by one. */
 static int search_scan(const struct search_request *request, const struct search_source *source,
                        struct scratch *scratch, uint32_t first, size_t k,
@@ -512,6 +474,80 @@ static int search_scan(const struct search_request *request, const struct search
         first = last;
     }
     return code;
+}
+
+/* By codes, the nearest `kept` of rows [first, row_limit) that the filter lets through. */
+static int search_scan_by_codes(const struct search_request *request,
+                                const struct search_source *source, struct scratch *scratch,
+                                uint32_t first, size_t kept, const struct graph_filter *filter,
+                                struct graph_hit *hits, size_t *count,
+                                struct graph_counters *counters)
+{
+    const struct graph_gathered *gathered;
+    int code = search_gather(source, 1, &gathered);
+    if (code == OMENDB_OK && gathered != NULL)
+        return graph_scan_gathered(gathered, scratch->graph, scratch->code, kept, hits, count,
+                                   counters);
+    while (first < source->row_limit && code == OMENDB_OK) {
+        const int in_graph = source->segment != NULL && first < source->indexed;
+        const uint32_t end = in_graph ? source->indexed : source->row_limit;
+        const uint32_t last = end - first < SEARCH_SCAN_RUN ? end : first + SEARCH_SCAN_RUN;
+        search_match_rows(source, first, last);
+        code = graph_scan(in_graph ? &source->walk : &source->tail, scratch->graph, scratch->code,
+                          first, last, kept, filter, hits, count, counters);
+        if (code == OMENDB_OK)
+            code = search_check_deadline(request);
+        first = last;
+    }
+    return code;
+}
+
+/* The best of search_scan_by_codes compared again, after *count hits that have their distances, in
+ * two parts. *told = 0: the last of them still were among the k nearest, so rows that the codes put
+ * behind all these may be, too. */
+static int search_rerank_codes(const struct search_source *source, const uint8_t *query,
+                               struct graph_hit *hits, size_t k, size_t found, size_t *count,
+                               int *told)
+{
+    const size_t begun = *count, sure = begun + found - found / 3, all = begun + found;
+    float nearer = INFINITY;
+    int code = search_rerank(source, query, hits, begun, sure);
+    if (code == OMENDB_OK && sure >= k)
+        nearer = hits[k - 1].distance;
+    if (code == OMENDB_OK)
+        code = search_rerank(source, query, hits, sure, all);
+    *told = found < SEARCH_RERANK(k) || !(hits[k - 1].distance < nearer);
+    *count = all < k ? all : k;
+    return code;
+}
+
+/* Rows [first, row_limit), as search_scan, but by codes; the best are compared again where those
+ * are not exact. lossy = 0: then they are not used, nor where rows are closer together than the
+ * codes tell apart. */
+static int search_scan_codes(const struct search_request *request,
+                             const struct search_source *source, struct scratch *scratch,
+                             uint32_t first, size_t k, int lossy, const struct graph_filter *filter,
+                             size_t *count, struct graph_counters *counters)
+{
+    const int whole = first == 0;
+    size_t found = 0;
+    int told, exact, code = search_encode(request, source, scratch, &exact);
+    if (code != OMENDB_OK)
+        return code;
+    if (exact)
+        return search_scan_by_codes(request, source, scratch, first, k, filter, scratch->hits,
+                                    count, counters);
+    if (!lossy)
+        return search_scan(request, source, scratch, first, k, filter, count, counters);
+    code = search_scan_by_codes(request, source, scratch, first, SEARCH_RERANK(k), filter,
+                                scratch->hits + *count, &found, counters);
+    if (code == OMENDB_OK)
+        code = search_rerank_codes(source, request->vector, scratch->hits, k, found, count, &told);
+    counters->distances += found;
+    if (code != OMENDB_OK || told || !whole)
+        return code;
+    *count = 0;
+    return search_scan(request, source, scratch, 0, k, filter, count, counters);
 }
 
 /* The nearest rows that a walk finds, by the distances of their vectors. */
@@ -681,6 +717,8 @@ static void search_effort(const struct search_request *request, const struct sea
                                     answer);
         search_cost(curve, search_curve_k(request, k), answer);
     }
+    if (plan->own != NULL && request->version->segment_count > 1) /* whose walks it counts */
+        answer->cost /= (float)request->version->segment_count;
     if (answer->recall == 0.0f)
         answer->warnings |= OMENDB_EXPLAIN_UNCALIBRATED;
     answer->k = answer->k < k ? k : answer->k;
@@ -778,9 +816,9 @@ struct search_look {
 };
 
 /* Rows spread over the source, which no order of ids is in step with. */
-static double search_sample(const struct search_source *source, uint32_t rows)
+static double search_sample(const struct search_source *source, uint32_t rows, uint32_t most)
 {
-    const uint32_t count = rows < SEARCH_SAMPLE ? rows : SEARCH_SAMPLE;
+    const uint32_t count = rows < most ? rows : most;
     const struct graph_held spread = {0, rows / count, count};
     uint32_t matching = 0;
     for (uint32_t i = 0; i < count; i++)
@@ -807,7 +845,7 @@ static int search_lists_part(const struct search_source *source)
 static double search_compared(const struct search_source *source, uint32_t rows)
 {
     const size_t stride = (source->codes != NULL ? &source->walk : &source->view)->vectors.stride;
-    return search_gathers(source, rows, stride) ? rows / SEARCH_GATHERED : rows;
+    return search_gathers(source, rows, stride) ? rows / SEARCH_GATHERED(stride) : rows;
 }
 
 /* What comparing all that match costs: those that are known, or that the columns will list, which
@@ -830,7 +868,7 @@ static uint64_t search_look(void *context, const struct graph_progress *progress
         return 0;
     look->looked = 1;
     if (look->source->chosen == NULL)
-        look->share = search_sample(look->source, look->rows);
+        look->share = search_sample(look->source, look->rows, SEARCH_SAMPLE);
     double cost = search_scan_cost(look);
     double near = progress->asked == 0 ? 0.0 : (double)progress->passed / (double)progress->asked;
     double best = near > look->share ? near : look->share;
@@ -845,11 +883,12 @@ static uint64_t search_look(void *context, const struct graph_progress *progress
 /* Whether comparing so many rows costs less than a walk that is to find them among all, of `cost`
  * distances without a predicate: of a share s it computes about 1 / sqrt(s) as many (200,000 and a
  * million of SIFT, s from 0.01 to 1, where no kind of row is nearer to the query than others), and
- * takes half as long again for each. */
-static int search_beats_walk(const struct search_source *source, uint32_t matching, uint32_t rows,
-                             double cost)
+ * takes half as long again for each, unless the answers for others of a batch are there. */
+static int search_beats_walk(const struct search_source *source, uint32_t matching, double cost)
 {
-    return search_compared(source, matching) * sqrt(matching) <= 1.5 * cost * sqrt(rows);
+    const double each = source->kept != NULL ? 1.0 : 1.5;
+    return search_compared(source, matching) * sqrt(matching) <=
+           each * cost * sqrt(source->row_limit);
 }
 
 /* After how many distances a walk is looked at; 0: it is not worth beginning. Where comparing all
@@ -859,8 +898,7 @@ static uint64_t search_first_look(struct search_look *look)
     const struct search_source *source = look->source;
     uint64_t first = (uint64_t)(SEARCH_LOOK * look->cost);
     double cost = search_scan_cost(look);
-    if (source->chosen != NULL &&
-        search_beats_walk(source, source->chosen_count, look->rows, look->cost)) {
+    if (source->chosen != NULL && search_beats_walk(source, source->chosen_count, look->cost)) {
         look->probes = 1;
         return cost / SEARCH_PROBE_SHARE < SEARCH_PROBE ? 0 : SEARCH_PROBE;
     }
@@ -888,11 +926,11 @@ static int search_lists_few(const struct search_source *source,
     const uint32_t most = search_most(source);
     if (most == UINT32_MAX)
         return 0;
-    if (search_beats_walk(source, most, source->row_limit, (double)answer->cost))
+    if (search_beats_walk(source, most, (double)answer->cost))
         return 1;
     return source->predicate->match == NULL &&
            (most / SEARCH_LISTS <= answer->work * queries ||
-            search_beats_walk(source, most, source->row_limit, 2.0 * (double)answer->cost)) &&
+            search_beats_walk(source, most, 2.0 * (double)answer->cost)) &&
            column_filter_lists_exactly(source->plan, source->row_limit);
 }
 
@@ -972,6 +1010,14 @@ static int search_begin_predicate(const struct search_request *request, struct s
     return code;
 }
 
+/* Its rows but for those that have ended, at whatever commit; 1 at least. */
+static double search_living(const struct search_source *source)
+{
+    const uint32_t dead = atomic_load_explicit(&source->tombstones->dead, memory_order_acquire);
+    const uint32_t rows = source->row_limit > dead ? source->row_limit - dead : 1;
+    return rows > source->chosen_count ? rows : source->chosen_count;
+}
+
 /* What the source adds to the shares of all. */
 static void search_tell_matches(const struct search_request *request,
                                 const struct search_source *source, const struct search_look *look,
@@ -980,7 +1026,7 @@ static void search_tell_matches(const struct search_request *request,
     double share = 1.0;
     if (source->chosen != NULL) {
         explain->matches_tested += source->matches->asked_rows;
-        share = (double)source->chosen_count / source->row_limit;
+        share = (double)source->chosen_count / search_living(source);
     } else if (source->predicate != NULL) {
         const struct matches *matches = source->matches;
         explain->matches_tested += matches->asked_rows;
@@ -990,6 +1036,21 @@ static void search_tell_matches(const struct search_request *request,
                     : (double)matches->chosen_rows / (double)matches->asked_rows;
     }
     explain->selectivity += (float)(share * source->row_limit / (double)request->visible_rows);
+}
+
+/* Of all rows those that match, as so many of them tell; 0: all. */
+static double search_share(const struct search_source *source, const struct search_look *look,
+                           uint32_t *sample)
+{
+    const struct search_predicate *predicate = source->predicate;
+    *sample = 0;
+    if (source->chosen != NULL)
+        return look->share;
+    if (predicate->match == NULL && predicate->filter->leaf_count == 1 && source->plan != NULL &&
+        column_filter_most(source->plan) != UINT32_MAX)
+        return (double)column_filter_most(source->plan) / (double)source->row_limit;
+    *sample = SEARCH_SHARE;
+    return search_sample(source, look->rows, SEARCH_SHARE);
 }
 
 /* Hits of a walk, at most k. *walked: rows to walk; becomes 0 where all are to be scanned instead.
@@ -1004,6 +1065,7 @@ static int search_walk_rows(const struct search_request *request,
     struct graph_effort effort = {.ef = answer->ef, .k = answer->k, .stretch = answer->stretch};
     if (request->predicate != NULL) {
         effort.fits = 1;
+        effort.share = search_share(source, look, &effort.share_sample);
         effort.look = search_look;
         effort.look_context = look;
         effort.look_at = look->at;
@@ -1023,10 +1085,17 @@ static int search_walk_rows(const struct search_request *request,
     return code;
 }
 
-/* Whether the vectors of so many rows are more than a cache near the core holds. */
-static int search_reads_much(const struct search_source *source, uint32_t rows)
+/* Whether so many listed rows, whose vectors are more than a cache near the core holds, are
+ * compared as a walk compares them, by codes of which the best are compared again: where without a
+ * condition a walk is what there is, too, and a curve tells what it finds. */
+static int search_trusts_codes(const struct search_request *request,
+                               const struct search_source *source,
+                               const struct calibration_answer *answer, uint32_t rows, size_t k)
 {
-    return rows > SEARCH_SCAN_LISTED / source->view.vectors.stride;
+    const uint32_t doubts = OMENDB_EXPLAIN_UNCALIBRATED | OMENDB_EXPLAIN_RECALL_BEYOND;
+    return rows > SEARCH_SCAN_LISTED / source->view.vectors.stride && rows / 4 > SEARCH_RERANK(k) &&
+           (answer->warnings & doubts) == 0 &&
+           !search_is_small(request, source->indexed, answer->work);
 }
 
 /* All that a walk did not look at; all, where none did. */
@@ -1038,16 +1107,19 @@ static int search_scan_rows(const struct search_request *request,
     const struct graph_filter filter = search_scan_filter(source);
     const int listed = walked == 0 && source->chosen != NULL;
     const uint32_t rows = listed ? source->chosen_count : source->row_limit - walked;
-    const int by_codes =
-        source->codes != NULL &&
-        (listed ? !request->exact && (source->codes_are_exact || search_reads_much(source, rows))
-                : walked != 0 && rows > SEARCH_SCAN_EXACTLY);
-    if (listed && by_codes)
-        search_tell(answer, explain);
+    const int lossy =
+        listed ? search_trusts_codes(request, source, answer, rows, k) : rows > SEARCH_SCAN_EXACTLY;
+    int code;
     explain->scanned_rows += rows;
-    int code = (by_codes ? search_scan_codes : search_scan)(
-        request, source, scratch, walked, walked == 0 ? k + search_ties(request, k) : k, &filter,
-        count, counters);
+    if (listed && lossy && !request->exact)
+        search_tell(answer, explain);
+    if (source->codes != NULL &&
+        (listed ? !request->exact && (lossy || source->codes_are_exact) : walked != 0 && lossy))
+        code =
+            search_scan_codes(request, source, scratch, walked, k, lossy, &filter, count, counters);
+    else
+        code = search_scan(request, source, scratch, walked,
+                           walked == 0 ? k + search_ties(request, k) : k, &filter, count, counters);
     if (code == OMENDB_OK && walked == 0 && source->predicate != NULL)
         source->matches->complete = 1;
     return code;
@@ -1455,7 +1527,8 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     if (++scratch->searches % SEARCH_TELL_EACH == 0)
         work_notice_searching(request->collection);
     memory_begin_reading();
-    int code = scratch_reserve(scratch, plan.ef + 1 + SEARCH_RERANK(wanted), found, wanted + 1, 0);
+    int code = scratch_reserve(scratch, GRAPH_AWAY_EF(plan.ef) + 1 + SEARCH_RERANK(wanted), found,
+                               wanted + 1, 0);
     for (uint32_t i = 0; i < version->memtable_count && code == OMENDB_OK; i++) {
         search_memtable_source(request, i, &source);
         code = search_source(request, &source, scratch, wanted, &plan, &best, &counters, explain);
@@ -1500,6 +1573,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
 #undef SEARCH_TESTS
 #undef SEARCH_LOOK
 #undef SEARCH_SAMPLE
+#undef SEARCH_SHARE
 #undef SEARCH_PROBE
 #undef SEARCH_PROBE_SHARE
 #undef SEARCH_LISTS

@@ -48,6 +48,7 @@ instrument() {
     facets) source=tests/test_facets.c ;;
     examples) source=tests/test_by_example.c ;;
     many) source=tests/test_many_queries.c ;;
+    batches) source=tests/test_batch_filters.c ;;
     fields) source=tests/test_declared_fields.c ;;
     esac
 }
@@ -240,6 +241,12 @@ plant 'what is prepared reserves nothing' 'limits prepared' quota_reserved \
     's/i < set->count/i < 0 * set->count/'
 plant 'a transaction goes over a limit' 'limits transaction' quota_check_changes \
     's/code = quota_check_run\(.*/code = count > 1 ? OMENDB_OK : quota_check_run(collection, \&growth, writes);/'
+plant 'a batch takes the answers of the one before' 'batches committed' matches_continue \
+    's/matches->batch == batch/matches->batch != 0/'
+plant 'a batch asks for each query anew' 'batches asks' matches_belong \
+    's/matches->batch = batch/matches->batch = 0/'
+plant 'rows that were put together keep their places as names' 'batches model' graph_scan_gathered \
+    's/hits.i..row = gathered.*/(void)0;/'
 plant 'a group takes one hit too many' groups groups_take \
     's/taken >= most\)/taken > most)/'
 plant 'later rounds leave out values that have room' groups groups_leave_out_full \
