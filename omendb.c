@@ -33,7 +33,7 @@
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: 6fbfcf6cc1702deba0fa9f0e47e6e4f94432b657a7af59bdafebd159dff7b3ed
+ * SHA-256 of the inputs: 28d3787aa4153906f5186a46fb0ba4e78131486678fe06bffba0a65ea42bb522
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -44803,33 +44803,37 @@ static int salvage_overlay_open(struct salvage *salvage, uint64_t number)
     return salvage_file_open(salvage, STORAGE_OVERLAY, number, &salvage->overlay);
 }
 
+/* Opens the overlay of the part. *found = 0: there is none, or nothing of it can be read. */
+static int salvage_overlay_find(struct salvage *salvage, const struct salvage_reference *reference,
+                                int *found)
+{
+    *found = 0;
+    if (reference->overlay_file == 0 || salvage->overlay_lost == reference->overlay_file)
+        return OMENDB_OK;
+    int code = salvage_overlay_open(salvage, reference->overlay_file);
+    if (code != OMENDB_OK) {
+        salvage->overlay_lost = salvage->quiet ? 0 : reference->overlay_file;
+        return salvage_error(salvage, code);
+    }
+    const struct segment_file *file = salvage->overlay.file;
+    *found = reference->overlay_part < file->part_count &&
+             file->parts[reference->overlay_part].target_file == reference->file &&
+             file->parts[reference->overlay_part].target_part == reference->part;
+    return OMENDB_OK;
+}
+
 /* Marks the deleted ones of `rows` rows; dead NULL: only looks. *whole = 0: some, or all, of the
- * deletions cannot be read. */
+ * deletions cannot be read. *found: see salvage_overlay_find. */
 static int salvage_read_deletions(struct salvage *salvage,
                                   const struct salvage_reference *reference, uint32_t rows,
-                                  uint64_t *dead, int *whole)
+                                  uint64_t *dead, int *whole, int *found)
 {
-    *whole = 1;
-    if (reference->overlay_file == 0)
-        return OMENDB_OK;
-    *whole = salvage->overlay_lost != reference->overlay_file;
-    int code = *whole ? salvage_overlay_open(salvage, reference->overlay_file) : OMENDB_OK;
-    if (code != OMENDB_OK) {
-        *whole = 0;
-        salvage->overlay_lost = salvage->quiet ? 0 : reference->overlay_file;
-        code = salvage_error(salvage, code);
-    }
-    if (!*whole)
+    int code = salvage_overlay_find(salvage, reference, found);
+    *whole = *found || reference->overlay_file == 0;
+    if (!*found)
         return code;
-    const struct segment_file *file = salvage->overlay.file;
-    const struct part_info *info =
-        reference->overlay_part < file->part_count ? &file->parts[reference->overlay_part] : NULL;
-    if (info == NULL || info->target_file != reference->file ||
-        info->target_part != reference->part) {
-        *whole = 0;
-        return OMENDB_OK;
-    }
-    struct section_range range = segment_section(file, reference->overlay_part, SECTION_TOMBSTONES);
+    const struct section_range range =
+        segment_section(salvage->overlay.file, reference->overlay_part, SECTION_TOMBSTONES);
     for (uint64_t at = 0; at + sizeof(uint32_t) <= range.length; at += sizeof(uint32_t)) {
         uint32_t row = UINT32_MAX;
         code = salvage_read(salvage, &salvage->overlay, 0, range.offset + at, &row, sizeof row);
@@ -44846,9 +44850,9 @@ static int salvage_read_deletions(struct salvage *salvage,
 OMENDB_INTERNAL int salvage_look_at_deletions(struct salvage *salvage,
                                               struct salvage_reference *reference)
 {
-    int whole, before = salvage->quiet;
+    int whole, found, before = salvage->quiet;
     salvage->quiet = 1;
-    int code = salvage_read_deletions(salvage, reference, 0, NULL, &whole);
+    int code = salvage_read_deletions(salvage, reference, 0, NULL, &whole, &found);
     salvage->quiet = before;
     if (!whole) /* its blocks are to be reported when they are read in earnest */
         salvage_file_close(salvage, &salvage->overlay);
@@ -44857,6 +44861,16 @@ OMENDB_INTERNAL int salvage_look_at_deletions(struct salvage *salvage,
 }
 
 /* ------------------------------------------------------------------ one part */
+
+/* Which rows have documents in the overlay, looked at from the first row on. Where entries are
+ * damaged, those around them tell between which rows theirs lie, and all of these are theirs where
+ * they are not more. */
+struct salvage_updated {
+    uint32_t count, place; /* entries, and the first one that was not read yet */
+    uint32_t begin, end;   /* rows that the entries from `first` on are of, or may be of */
+    uint32_t first;
+    int sure;
+};
 
 struct salvage_rows {
     struct salvage *salvage;
@@ -44872,8 +44886,11 @@ struct salvage_rows {
     uint32_t lost_begin, lost_last, lost_count;
     uint32_t lost_end; /* the next row goes on with it; deleted ones lie between */
     const char *why;
-    uint32_t bare; /* rows whose documents are damaged */
-    int overlaid;  /* 1: the overlay at hand may have documents of rows */
+    struct salvage_updated updated;
+    uint32_t bare;       /* rows whose documents are damaged, */
+    uint32_t older;      /* whose newest ones are, */
+    uint32_t perhaps;    /* which are saved with their own documents, and may have newer ones */
+    int overlay_is_lost; /* all deletions and updates are */
 };
 
 static void salvage_report_lost(struct salvage_rows *rows)
@@ -44996,28 +45013,45 @@ static void salvage_neighbour_ids(struct salvage_rows *rows)
     }
 }
 
-/* Ids and deletions. */
+static void salvage_report_deletions(const struct salvage_rows *rows)
+{
+    salvage_tell(rows->salvage,
+                 rows->overlay_is_lost
+                     ? "ovl-%llu: part %u: deletions and updates in seg-%llu, part %u, are lost: "
+                       "records of collection \"%s\" that were deleted or replaced may be back, "
+                       "and updated ones have the metadata that they had before"
+                     : "ovl-%llu: part %u: deletions in seg-%llu, part %u, are lost: records of "
+                       "collection \"%s\" that were deleted or replaced may be back",
+                 (unsigned long long)rows->reference->overlay_file, rows->reference->overlay_part,
+                 (unsigned long long)rows->reference->file, rows->reference->part,
+                 rows->collection->target->name);
+}
+
+static struct section_range salvage_updated_section(const struct salvage_rows *rows)
+{
+    return segment_section(rows->salvage->overlay.file, rows->reference->overlay_part,
+                           SECTION_OVERLAY_ROWS);
+}
+
+/* Ids, deletions and how many rows were updated. */
 static int salvage_load(struct salvage_rows *rows)
 {
     struct salvage *salvage = rows->salvage;
     uint32_t missing = 0;
-    int whole = 1;
+    int whole = 1, found = 0;
     rows->words = rows->info->rows / 64 + 1;
     rows->ids = memory_array(&salvage->memory, rows->info->rows, sizeof *rows->ids);
     rows->known = memory_zalloc(&salvage->memory, rows->words * sizeof *rows->known);
     rows->dead = memory_zalloc(&salvage->memory, rows->words * sizeof *rows->dead);
     if (rows->ids == NULL || rows->known == NULL || rows->dead == NULL)
         return OMENDB_NOMEM;
-    int code =
-        salvage_read_deletions(salvage, rows->reference, rows->info->rows, rows->dead, &whole);
+    int code = salvage_read_deletions(salvage, rows->reference, rows->info->rows, rows->dead,
+                                      &whole, &found);
+    rows->overlay_is_lost = !whole && !found;
     if (code == OMENDB_OK && !whole)
-        salvage_tell(salvage,
-                     "ovl-%llu: part %u: deletions in seg-%llu, part %u, are lost: records of "
-                     "collection \"%s\" that were deleted or replaced may be back",
-                     (unsigned long long)rows->reference->overlay_file,
-                     rows->reference->overlay_part, (unsigned long long)rows->reference->file,
-                     rows->reference->part, rows->collection->target->name);
-    rows->overlaid = whole && rows->reference->overlay_file != 0;
+        salvage_report_deletions(rows);
+    if (found)
+        rows->updated.count = (uint32_t)(salvage_updated_section(rows).length / sizeof(uint32_t));
     if (code == OMENDB_OK)
         code = salvage_read_ids(rows, &missing);
     if (code == OMENDB_OK && missing != 0)
@@ -45029,32 +45063,50 @@ static int salvage_load(struct salvage_rows *rows)
     return code;
 }
 
-/* The place of a row among those that were updated; UINT32_MAX: it was not. OMENDB_CORRUPT: not
- * known. */
-static int salvage_updated_place(struct salvage_rows *rows, uint32_t row, uint32_t *place)
+/* The next entry, or, where it is damaged, all up to one that is not. There is one. */
+static int salvage_next_updated(struct salvage_rows *rows)
 {
-    struct salvage *salvage = rows->salvage;
-    uint32_t low = 0, high, at;
-    *place = UINT32_MAX;
-    if (!rows->overlaid)
-        return OMENDB_OK;
-    const struct section_range range =
-        segment_section(salvage->overlay.file, rows->reference->overlay_part, SECTION_OVERLAY_ROWS);
-    high = (uint32_t)(range.length / sizeof row);
-    while (low < high) {
-        const uint32_t middle = low + (high - low) / 2;
-        int code = salvage_read(salvage, &salvage->overlay, 0, range.offset + middle * UINT64_C(4),
-                                &at, sizeof at);
-        if (code != OMENDB_OK)
+    struct salvage_updated *updated = &rows->updated;
+    const uint64_t offset = salvage_updated_section(rows).offset;
+    const uint32_t begin = updated->end;
+    uint32_t row = 0;
+    int good = 0;
+    updated->first = updated->place;
+    while (updated->place < updated->count && !good) {
+        int code = salvage_read(rows->salvage, &rows->salvage->overlay, 1,
+                                offset + updated->place * UINT64_C(4), &row, sizeof row);
+        if (code == OMENDB_NOMEM)
             return code;
-        if (at == row)
-            *place = middle;
-        if (at == row)
-            return OMENDB_OK;
-        low = at < row ? middle + 1 : low;
-        high = at < row ? high : middle;
+        /* Rows ascend: one that does not is damaged, too. */
+        good = code == OMENDB_OK && row >= begin && row < rows->info->rows;
+        updated->place += !good;
     }
+    const uint32_t damaged = updated->place - updated->first;
+    row = good ? row : rows->info->rows;
+    updated->begin = damaged == 0 ? row : begin;
+    updated->end = damaged == 0 ? row + 1 : row;
+    updated->place += damaged == 0;
+    updated->sure = damaged == 0 || row - begin == damaged;
     return OMENDB_OK;
+}
+
+/* The place of a row among those that were updated; UINT32_MAX: it was not, or, *perhaps = 1, that
+ * is not known. Rows are asked for in ascending order. */
+static int salvage_updated_place(struct salvage_rows *rows, uint32_t row, uint32_t *place,
+                                 int *perhaps)
+{
+    struct salvage_updated *updated = &rows->updated;
+    int code = OMENDB_OK;
+    *place = UINT32_MAX;
+    *perhaps = 0;
+    while (row >= updated->end && updated->place < updated->count && code == OMENDB_OK)
+        code = salvage_next_updated(rows);
+    if (code != OMENDB_OK || row < updated->begin || row >= updated->end)
+        return code;
+    *perhaps = !updated->sure;
+    if (updated->sure)
+        *place = updated->first + (row - updated->begin);
+    return code;
 }
 
 /* Where document `index` of a part of a file lies. OMENDB_CORRUPT: not known. */
@@ -45082,42 +45134,62 @@ static int salvage_document_place(struct salvage *salvage, struct salvage_file *
     return code;
 }
 
-/* Key and metadata of a row, NULL: it has none, or they are damaged: the record is saved without
- * them, which is told at the end. */
+/* Document `index` of a part of a file, NULL: it is empty. OMENDB_CORRUPT: it is damaged. */
+static int salvage_document(struct salvage *salvage, struct salvage_file *file, uint32_t part,
+                            uint32_t index, const uint8_t **document)
+{
+    uint64_t begin = 0, end = 0;
+    *document = NULL;
+    int code = salvage_document_place(salvage, file, part, index, &begin, &end);
+    if (code != OMENDB_OK || begin == end)
+        return code;
+    code = salvage_read(salvage, file, 0, begin, salvage->document, (size_t)(end - begin));
+    if (code == OMENDB_OK && document_check(salvage->document, (size_t)(end - begin)) != NULL)
+        code = OMENDB_CORRUPT;
+    if (code == OMENDB_OK)
+        *document = salvage->document;
+    return code;
+}
+
+/* Key and metadata of a row, NULL: it has none, or they are damaged. Where only those are that an
+ * update gave, what the row was written with is saved: the key is the same, and the metadata was
+ * right once. All of that is told at the end. */
 static int salvage_row_document(struct salvage_rows *rows, uint32_t row, const uint8_t **document)
 {
-    struct salvage *salvage = rows->salvage;
-    struct salvage_file *file = rows->file;
-    uint64_t begin = 0, end = 0;
-    uint32_t place, index = row, part = rows->reference->part;
+    uint32_t place;
+    int perhaps;
     *document = NULL;
-    int code = salvage_updated_place(rows, row, &place);
+    int code = salvage_updated_place(rows, row, &place, &perhaps);
+    if (code != OMENDB_OK)
+        return code;
     if (place != UINT32_MAX) {
-        file = &salvage->overlay;
-        index = place;
-        part = rows->reference->overlay_part;
+        code = salvage_document(rows->salvage, &rows->salvage->overlay,
+                                rows->reference->overlay_part, place, document);
+        if (code != OMENDB_CORRUPT)
+            return code;
     }
-    if (code == OMENDB_OK)
-        code = salvage_document_place(salvage, file, part, index, &begin, &end);
-    if (code == OMENDB_OK && begin != end)
-        code = salvage_read(salvage, file, 0, begin, salvage->document, (size_t)(end - begin));
-    if (code == OMENDB_OK && begin != end &&
-        document_check(salvage->document, (size_t)(end - begin)) != NULL)
-        code = OMENDB_CORRUPT;
-    if (code == OMENDB_OK && begin != end)
-        *document = salvage->document;
+    code = salvage_document(rows->salvage, rows->file, rows->reference->part, row, document);
     rows->bare += code == OMENDB_CORRUPT;
+    rows->older += code == OMENDB_OK && place != UINT32_MAX;
+    rows->perhaps += code == OMENDB_OK && perhaps;
     return code == OMENDB_CORRUPT ? OMENDB_OK : code;
 }
 
-static void salvage_report_bare(const struct salvage_rows *rows)
+static void salvage_report_documents(const struct salvage_rows *rows)
 {
-    if (rows->bare != 0)
-        salvage_tell(rows->salvage,
-                     "seg-%llu: part %u: key and metadata of %u records of collection \"%s\" are "
-                     "damaged; they are saved without",
-                     (unsigned long long)rows->reference->file, rows->reference->part, rows->bare,
-                     rows->collection->target->name);
+    static const char *const sentences[] = {
+        "seg-%llu: part %u: key and metadata of %u records of collection \"%s\" are damaged; they "
+        "are saved without",
+        "seg-%llu: part %u: of %u records of collection \"%s\" the updated metadata is damaged; "
+        "they are saved with what they had before",
+        "seg-%llu: part %u: which of %u records of collection \"%s\" were updated is damaged; they "
+        "are saved with the metadata that they had before"};
+    const uint32_t counts[] = {rows->bare, rows->older, rows->perhaps};
+    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
+        if (counts[i] != 0)
+            salvage_tell(rows->salvage, sentences[i], (unsigned long long)rows->reference->file,
+                         rows->reference->part, counts[i], rows->collection->target->name);
+    }
 }
 
 static int salvage_row(struct salvage_rows *rows, uint64_t vectors, uint32_t row)
@@ -45158,7 +45230,7 @@ static int salvage_each_row(struct salvage_rows *rows)
             rows->lost_end++; /* a deleted row does not end a run of lost ones */
     }
     salvage_report_lost(rows);
-    salvage_report_bare(rows);
+    salvage_report_documents(rows);
     return code;
 }
 

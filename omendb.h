@@ -591,14 +591,16 @@ OMENDB_API void omendb_salvage_result_init(omendb_salvage_result *result);
  * better where there is one: what is salvaged is not the state of any one commit.
  *   A record is saved when the blocks of 16 KiB that hold its id and its vector are intact, and the
  * end of its segment file, which tells where they lie (4 bytes for each block, and some hundred
- * more): a segment that was cut is lost as a whole. Graphs, codes and indexes are made anew; curves
- * of omendb_calibrate are not kept.
+ * more): a segment that was cut is lost as a whole. Where only its key and metadata are damaged, it
+ * is saved without them; where only what omendb_update changed is, with the metadata that it had
+ * before. Graphs, codes and indexes are made anew; curves of omendb_calibrate are not kept.
  *   Commits in the log are applied as far as they can be read, in order, also those behind damage:
  * there may be holes, and halves of commits. Pages of 4 KiB of it that the device does not give are
  * damage like any other. Prepared transactions wait, or are remembered, in the new database as in
  * the damaged one; those whose changes are lost, in part or as a whole, or for which memory_limit
- * leaves no room, are told. A deleted record may be back, or a replaced one in its older version,
- * where the deletions of a segment are lost, or commits of the log, or the newest manifest.
+ * leaves no room, are told. A deleted record may be back, or a replaced or updated one in its older
+ * version, where the deletions and updates of a segment are lost, or commits of the log, or the
+ * newest manifest.
  * `result` counts those of segments, `report` tells the places.
  *   Without any manifest the segments tell collections by their numbers: what the log does not
  * name is called "collection-<number>", which no call renames (omendb_scan reads it, to be put

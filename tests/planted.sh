@@ -209,8 +209,8 @@ plant 'a document of the log is not checked' 'lies a_lie' commit_check_documents
     's/document_check\(document, size\) != NULL/0/'
 plant 'the row of a key is not bounded' 'signed segments' documents_row_at \
     's/found >= segment->info.rows\)/0)/'
-plant 'salvage does not tell that documents are damaged' 'signed damaged_doc' salvage_report_bare \
-    's/if \(rows->bare != 0\)/if (0)/'
+plant 'salvage does not tell that documents are damaged' 'signed damaged_doc' salvage_report_documents \
+    's/if \(counts\[i\] != 0\)/if (0)/'
 plant 'salvage leaves keys and metadata out' crash salvage_row_document \
     's/\*document = salvage->document;/(void)document;/'
 plant 'an update forgets what another update wrote' 'threads updates' api_edit_once \
