@@ -33,7 +33,7 @@
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: 28d3787aa4153906f5186a46fb0ba4e78131486678fe06bffba0a65ea42bb522
+ * SHA-256 of the inputs: 79769699bf941ef0b47786de759e02669155c55ac327c9294a6946d3ed608632
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -45557,20 +45557,11 @@ static int salvage_is_held(omendb *db, const struct commit_logged *logged,
     return held;
 }
 
-/* Records [at, at + count) of the change, whose documents are told one by one. */
-static int salvage_prepare_run(omendb_txn *txn, const struct change *change,
-                               struct collection *target, uint32_t at, uint32_t count,
-                               const uint8_t **documents)
+static int salvage_prepare_records(omendb_txn *txn, struct collection *target, uint32_t kind,
+                                   const struct records_given *given)
 {
     struct records records;
-    const uint32_t kind = change->kind == CHANGE_ADD ? CHANGE_PUT : change->kind;
-    const struct records_given given = {
-        .count = count,
-        .ids = change->ids + at,
-        .vectors = kind != CHANGE_PUT ? NULL : change->vectors + at * target->vector_bytes,
-        .type = target->schema.scalar,
-        .documents = documents};
-    int code = records_prepare(target, kind, &given, &records);
+    int code = records_prepare(target, kind, given, &records);
     records.change.skip_missing = 1;
     if (code == OMENDB_OK && records.change.automatic)
         code = OMENDB_INVALID;
@@ -45580,14 +45571,77 @@ static int salvage_prepare_run(omendb_txn *txn, const struct change *change,
     return code == OMENDB_INVALID ? OMENDB_CORRUPT : code;
 }
 
+/* Records [at, at + count) of the change, whose documents are told one by one. */
+static int salvage_prepare_run(omendb_txn *txn, const struct change *change,
+                               struct collection *target, uint32_t at, uint32_t count,
+                               const uint8_t **documents)
+{
+    const uint32_t kind = change->kind == CHANGE_ADD ? CHANGE_PUT : change->kind;
+    const struct records_given given = {
+        .count = count,
+        .ids = change->ids + at,
+        .vectors = kind != CHANGE_PUT ? NULL : change->vectors + at * target->vector_bytes,
+        .type = target->schema.scalar,
+        .documents = documents};
+    return salvage_prepare_records(txn, target, kind, &given);
+}
+
+/* Whether the record was saved with the key that the document has, so that it can be updated.
+ * *vector: else its own, which lives as long as the version; NULL: it can, or is lost. */
+static int salvage_vector_without_key(const struct version *version, uint64_t commit, uint64_t id,
+                                      const uint8_t *document, const uint8_t **vector)
+{
+    struct location location;
+    const uint8_t *saved = NULL;
+    uint32_t size, saved_size;
+    *vector = NULL;
+    int code = version_locate(version, id, commit, &location);
+    if (code != OMENDB_OK || (location.memtable == NULL && location.segment == NULL))
+        return code;
+    code = location_document(&location, commit, &saved);
+    const uint8_t *key = document_key(document, &size);
+    const uint8_t *saved_key = document_key(saved, &saved_size);
+    if (code != OMENDB_OK ||
+        (size == saved_size && (size == 0 || memcmp(key, saved_key, size) == 0)))
+        return code;
+    return location_vector(&location, vector);
+}
+
+/* No update changes a key. So that of a record that was saved without its own, or in an older
+ * version with another one, becomes a put of the saved vector. */
+static int salvage_prepare_update(struct salvage *salvage, const char *name, omendb_txn *txn,
+                                  struct collection *target, uint64_t id, const uint8_t *document)
+{
+    const uint8_t *vector;
+    uint64_t commit;
+    struct version *version = version_acquire_newest(target, &commit);
+    int code = salvage_vector_without_key(version, commit, id, document, &vector);
+    const struct records_given given = {.count = 1,
+                                        .ids = &id,
+                                        .vectors = vector,
+                                        .type = target->schema.scalar,
+                                        .documents = &document};
+    if (code == OMENDB_OK)
+        code = salvage_prepare_records(txn, target, vector == NULL ? CHANGE_UPDATE : CHANGE_PUT,
+                                       &given);
+    version_release(version);
+    if (code != OMENDB_CONFLICT)
+        return code;
+    salvage_tell(salvage,
+                 "the update of record %llu of collection \"%s\" by the prepared transaction "
+                 "\"%s\" is lost: %s",
+                 (unsigned long long)id, target->name, name, error_text());
+    return OMENDB_OK;
+}
+
 /* Deletes and updates of records that are lost are left out: nothing stands in for them.
- * OMENDB_CONFLICT, without a sentence: one that was prepared later holds a record of it. */
-static int salvage_prepare_change(omendb_txn *txn, const struct commit_logged *logged,
-                                  struct collection *target)
+ * OMENDB_DONE: one that was prepared later holds a record of it. */
+static int salvage_prepare_change(struct salvage *salvage, const char *name, omendb_txn *txn,
+                                  const struct commit_logged *logged, struct collection *target)
 {
     const uint8_t *documents[SALVAGE_RUN_ROWS];
     struct change change = {0};
-    int code = salvage_is_held(target->db, logged, target) ? OMENDB_CONFLICT : OMENDB_OK;
+    int code = salvage_is_held(target->db, logged, target) ? OMENDB_DONE : OMENDB_OK;
     if (code == OMENDB_OK && !commit_decode_body(logged, target->vector_bytes, &change))
         code = OMENDB_CORRUPT;
     const uint8_t *document = change.documents;
@@ -45596,7 +45650,9 @@ static int salvage_prepare_change(omendb_txn *txn, const struct commit_logged *l
         run = change.count - at < run ? change.count - at : run;
         for (uint32_t i = 0; i < run; i++)
             documents[i] = change_next_document(&change, at + i, &document);
-        code = salvage_prepare_run(txn, &change, target, at, run, documents);
+        code = change.kind == CHANGE_UPDATE
+                   ? salvage_prepare_update(salvage, name, txn, target, change.ids[at], *documents)
+                   : salvage_prepare_run(txn, &change, target, at, run, documents);
     }
     return code;
 }
@@ -45613,7 +45669,7 @@ static int salvage_prepare_changes(struct salvage *salvage, const struct salvage
         code = salvage_decode_records(salvage, item->changes + at, item->size - at, &change,
                                       &collection, &used);
         if (code == OMENDB_OK && collection->target != NULL)
-            code = salvage_prepare_change(txn, &change, collection->target);
+            code = salvage_prepare_change(salvage, item->name, txn, &change, collection->target);
         at += code == OMENDB_OK ? used : 0;
     }
     if (code != OMENDB_CORRUPT)
@@ -45653,7 +45709,7 @@ static int salvage_prepare_or_tell(struct salvage *salvage, const struct salvage
     do {
         code = salvage_prepare(salvage, item);
     } while (code == OMENDB_NOMEM && work_relieve(salvage->db, &wait));
-    if (code == OMENDB_CONFLICT)
+    if (code == OMENDB_DONE)
         salvage_tell(salvage,
                      "the prepared transaction \"%s\" changes a record that one prepared later "
                      "changes, too: what became of it is lost, and so are its changes",
@@ -45662,6 +45718,11 @@ static int salvage_prepare_or_tell(struct salvage *salvage, const struct salvage
         salvage_tell(salvage,
                      "the prepared transaction \"%s\" is lost, as memory_limit leaves it no room: "
                      "%s",
+                     item->name, error_text());
+    else if (code == OMENDB_CONFLICT || code == OMENDB_BUSY || code == OMENDB_CORRUPT)
+        salvage_tell(salvage,
+                     "the prepared transaction \"%s\" is lost, as it does not fit what is "
+                     "saved: %s",
                      item->name, error_text());
     else
         return code;

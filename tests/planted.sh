@@ -42,6 +42,7 @@ instrument() {
     signed) source=tests/test_signed_damage.c ;;
     lies) source=tests/test_lying_logs.c ;;
     threads) source=tests/test_concurrency.c ;;
+    saved) source=tests/test_salvage_updates.c ;;
     limits) source=tests/test_limits.c ;;
     groups) source=tests/test_groups.c ;;
     pages) source=tests/test_pages.c ;;
@@ -211,8 +212,12 @@ plant 'the row of a key is not bounded' 'signed segments' documents_row_at \
     's/found >= segment->info.rows\)/0)/'
 plant 'salvage does not tell that documents are damaged' 'signed damaged_doc' salvage_report_documents \
     's/if \(counts\[i\] != 0\)/if (0)/'
-plant 'salvage leaves keys and metadata out' crash salvage_row_document \
+plant 'salvage leaves keys and metadata out' crash salvage_document \
     's/\*document = salvage->document;/(void)document;/'
+plant 'salvage does not tell which records may have been updated' saved salvage_updated_place \
+    's/!updated->sure;/0;/'
+plant 'a waiting update of a record without its key fails salvage' 'saved waiting' \
+    salvage_prepare_update 's/vector == NULL \?/1 ?/'
 plant 'an update forgets what another update wrote' 'threads updates' api_edit_once \
     's/code = edit->make\(collection, txn, edit\);/code = edit->make(collection, NULL, edit);/'
 plant 'keys are hashed without the seed' 'hostile texts' hash_begin 's/seed->half\[[01]\] \^ //'

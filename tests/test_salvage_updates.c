@@ -243,9 +243,92 @@ TEST(without_an_overlay_records_are_as_they_were_before_and_that_is_told)
                         UPDATED_ROWS));
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * prepared transactions */
+
+#define UPDATED_FEW 3000
+
+/* Updates some records in a transaction that waits. */
+static void updated_prepare(omendb *db, omendb_collection *docs, uint64_t first, uint64_t count,
+                            uint64_t step)
+{
+    omendb_txn *txn = NULL;
+    support_must(omendb_txn_begin(db, OMENDB_READ_WRITE, &txn));
+    for (uint64_t id = first; id < first + count; id += step)
+        updated_update(docs, txn, id);
+    support_must(omendb_txn_prepare(txn, "waits"));
+}
+
+/* Blocks of what the records were written with are damaged. */
+TEST(a_waiting_update_of_a_record_that_was_saved_without_its_key_gives_it_back)
+{
+    struct crash_fs *fs = crash_fs_create(0);
+    struct support_report report = {"they are saved without", 0, 0};
+    omendb *db = NULL;
+    omendb_collection *docs = NULL;
+    int states[3] = {0, 0, 0};
+    updated_begin(fs, &db, &docs);
+    updated_fill(db, docs, 0, UPDATED_FEW);
+    updated_prepare(db, docs, 0, UPDATED_FEW, 3);
+    omendb_collection_close(docs);
+    support_must(omendb_close(db));
+    updated_damage(signed_file(fs, "seg-", 0), SECTION_DOCUMENTS, 50000);
+    db = updated_salvage(fs, &report);
+    CHECK(db != NULL);
+    CHECK_EQ_INT(report.told, 1);
+    CHECK_EQ_INT(updated_result.problems, 2);
+    CHECK_EQ_INT(omendb_collection_open(db, "docs", NULL, &docs), OMENDB_OK);
+    for (uint64_t id = 0; id < UPDATED_FEW; id++)
+        states[updated_state(docs, id) + 1]++;
+    CHECK(states[0] > 200 && states[1] == UPDATED_FEW - states[0]);
+    CHECK_EQ_INT(omendb_commit_prepared(db, "waits"), OMENDB_OK);
+    for (uint64_t id = 0; id < UPDATED_FEW; id += 3)
+        CHECK_EQ_INT(updated_state(docs, id), 1);
+    omendb_collection_close(docs);
+    CHECK_EQ_INT(support_check(db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    crash_fs_destroy(fs);
+}
+
+/* Record 3 was deleted, and 12 got its key; then the deletion is lost, and the key of 12 is. */
+TEST(a_waiting_update_with_a_key_that_another_record_has_is_left_out_and_told)
+{
+    struct crash_fs *fs = crash_fs_create(0);
+    struct support_report report = {"the update of record 12 of collection \"docs\" by the "
+                                    "prepared transaction \"waits\" is lost",
+                                    0, 0};
+    omendb *db = NULL;
+    omendb_collection *docs = NULL;
+    updated_begin(fs, &db, &docs);
+    updated_fill(db, docs, 0, 10);
+    CHECK_EQ_INT(omendb_delete(docs, NULL, 3), OMENDB_OK);
+    updated_put(docs, 12, "key 3");
+    updated_fill(db, docs, 13, 10);
+    updated_prepare(db, docs, 12, 2, 1);
+    omendb_collection_close(docs);
+    support_must(omendb_close(db));
+    struct crash_inode *segment = signed_file(fs, "seg-", 0), *overlay = updated_overlay(fs);
+    memset(segment->data + updated_section(segment, SECTION_DOCUMENTS).offset, 0xff, 8);
+    signed_segment(fs, segment, format_get64(segment->data + FORMAT_SEGMENT_NUMBER));
+    overlay->data[overlay->size - 20] ^= 0x55;
+    db = updated_salvage(fs, &report);
+    CHECK(db != NULL);
+    CHECK_EQ_INT(report.told, 1);
+    CHECK_EQ_INT(omendb_commit_prepared(db, "waits"), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_open(db, "docs", NULL, &docs), OMENDB_OK);
+    CHECK_EQ_INT(updated_state(docs, 3), 0);
+    CHECK_EQ_INT(updated_state(docs, 12), -1);
+    CHECK_EQ_INT(updated_state(docs, 13), 1);
+    omendb_collection_close(docs);
+    CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+    crash_fs_destroy(fs);
+}
+
 TEST_MAIN(updates_of_an_undamaged_overlay_are_saved,
           updated_rows_that_follow_from_others_are_found_again,
           a_bad_block_of_updated_rows_costs_the_updates_in_it_and_no_others,
           a_bad_block_of_deletions_costs_no_updates_of_other_blocks,
           a_record_whose_updated_metadata_is_damaged_keeps_what_it_had_before,
-          without_an_overlay_records_are_as_they_were_before_and_that_is_told)
+          without_an_overlay_records_are_as_they_were_before_and_that_is_told,
+          a_waiting_update_of_a_record_that_was_saved_without_its_key_gives_it_back,
+          a_waiting_update_with_a_key_that_another_record_has_is_left_out_and_told)
