@@ -33,7 +33,7 @@
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: 79769699bf941ef0b47786de759e02669155c55ac327c9294a6946d3ed608632
+ * SHA-256 of the inputs: bda61f47a6472179a2570528aaac731be359ad3f37de6dfcc1b76e9974e84936
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -23871,7 +23871,8 @@ OMENDB_INTERNAL void memtable_seal(struct memtable *memtable)
  * the row was written with. A merge, or the checkpoint that writes a memtable, writes rows with the
  * documents that the oldest open transaction sees; newer ones go on in the overlay of the segment
  * that it makes. So a document goes once no transaction sees it: from memory with the checkpoint
- * that follows, from files with the overlay that replaces the file, or with a merge.
+ * that follows, or when the last transaction that needs `older` has ended (space.c), from files
+ * with the overlay that replaces the file, or with a merge.
  *
  * Guarded: making of layers, reserve, append and freezing by the commit mutex; finding by nothing.
  * What a checkpoint does to an overlay (freezing, replacing) it does under maintenance_mutex, too,
@@ -23969,6 +23970,9 @@ OMENDB_INTERNAL void overlay_freeze(struct overlay *overlay);
 OMENDB_INTERNAL void overlay_settle(struct overlay *into, const struct overlay *overlay,
                                     struct overlay_marks *marks, struct overlay_base *base,
                                     struct overlay *older, uint64_t commit);
+/* Its layers, and of those before it the ones that an open transaction reads; NULL: it has no
+ * others, or there is no memory. Commit mutex. */
+OMENDB_INTERNAL struct overlay *overlay_without_unread(omendb *db, const struct overlay *overlay);
 /* Whether it has a layer. */
 static inline int overlay_is_empty(const struct overlay *overlay)
 {
@@ -24111,9 +24115,9 @@ OMENDB_INTERNAL uint64_t overlay_bytes(const struct overlay *overlay);
  *   half_refreshed      stored sc by the one thread that refreshes a read-only handle.
  *   txn_needs           compared and exchanged relaxed: a bound over all transactions, publishes
  *                       nothing.
- *   space_pinned        stored sc by who looks at space, under maintenance_mutex; loaded by who
- *                       ends a transaction: an old value asks for a look too many or too few, and
- *                       each checkpoint looks again.
+ *   space_pinned        stored sc by who looks at space, under maintenance_mutex, before it asks
+ *                       which transactions are open; loaded by who has ended one: either sees the
+ *                       other, and an old value asks for a look too many.
  *   dropped_bytes, _step  added to by who drops, without a lock; reset and set under
  *                       maintenance_mutex by who looks. A drop that is lost beside a look was seen
  *                       by it, or is looked for with the next ones.
@@ -24510,8 +24514,8 @@ struct omendb {
 
     _Atomic uint64_t dropped_bytes; /* of collections dropped since the last look of space.c, */
     _Atomic uint64_t dropped_step;  /* which is due when they are so many */
-    _Atomic uint64_t space_pinned;  /* the newest commit when a look found rows that only
-                                       transactions keep; 0: there were none */
+    _Atomic uint64_t space_pinned;  /* the newest commit when a look found rows or documents
+                                       that only transactions keep; 0: there were none */
 
     _Atomic uint32_t children;     /* handles of collections, transactions, cursors, filters; and
                                       DATABASE_RELEASED */
@@ -24585,6 +24589,8 @@ OMENDB_INTERNAL void version_put_memtable(struct version *version, uint32_t at,
                                           struct memtable *memtable, struct overlay *overlay);
 OMENDB_INTERNAL void version_put_segment(struct version *version, uint32_t at,
                                          struct segment *segment, struct overlay *overlay);
+/* References to all that is in `from`, for which `version` has room. */
+OMENDB_INTERNAL void version_put_all(struct version *version, const struct version *from);
 /* Makes it current and releases the old one after the grace period. commit_mutex. */
 OMENDB_INTERNAL void version_install(struct collection *collection, struct version *version);
 /* Waits until no reader is between loading a pointer and referencing what it points at. */
@@ -25542,6 +25548,17 @@ static void overlay_add_recent(struct overlay *overlay, struct overlay_recent *r
     overlay->recents[overlay->recent_count++] = recent;
 }
 
+/* `made` has the capacity for all of them, and none yet. */
+static void overlay_put_layers(struct overlay *made, const struct overlay *overlay)
+{
+    for (uint32_t i = 0; i < overlay->recent_count; i++)
+        overlay_add_recent(made, overlay->recents[i]);
+    made->commit = overlay->commit;
+    made->base = overlay->base;
+    if (made->base != NULL)
+        atomic_fetch_add_explicit(&made->base->references, 1, memory_order_relaxed);
+}
+
 OMENDB_INTERNAL struct overlay *overlay_extend(struct memory *memory, struct overlay *overlay,
                                                uint32_t rows)
 {
@@ -25558,16 +25575,45 @@ OMENDB_INTERNAL struct overlay *overlay_extend(struct memory *memory, struct ove
         return NULL;
     }
     made->marks = marks;
-    for (uint32_t i = 0; i < count; i++)
-        overlay_add_recent(made, overlay->recents[i]);
+    if (overlay != NULL) {
+        overlay_put_layers(made, overlay);
+        made->older = overlay_reference(overlay->older);
+    }
     made->recents[made->recent_count++] = recent;
-    if (overlay == NULL)
-        return made;
-    made->commit = overlay->commit;
-    made->older = overlay_reference(overlay->older);
-    made->base = overlay->base;
-    if (made->base != NULL)
-        atomic_fetch_add_explicit(&made->base->references, 1, memory_order_relaxed);
+    return made;
+}
+
+/* Without those before it; NULL: no memory. */
+static struct overlay *overlay_alone(const struct overlay *overlay)
+{
+    struct overlay *made = overlay_create(overlay->memory, overlay->recent_count);
+    if (made == NULL)
+        return NULL;
+    overlay_put_layers(made, overlay);
+    made->marks = overlay_marks_reference(overlay->marks);
+    return made;
+}
+
+OMENDB_INTERNAL struct overlay *overlay_without_unread(omendb *db, const struct overlay *overlay)
+{
+    const struct overlay *from = overlay->older;
+    uint64_t end = overlay->commit;
+    int all = 1;
+    for (; from != NULL && all; end = from->commit, from = from->older)
+        all = txn_reads_between(db, from->commit, end);
+    struct overlay *made = all ? NULL : overlay_alone(overlay), *last = made;
+    end = overlay->commit;
+    for (from = overlay->older; from != NULL && made != NULL; from = from->older) {
+        if (txn_reads_between(db, from->commit, end)) {
+            last->older = overlay_alone(from);
+            if (last->older == NULL) {
+                overlay_release(made);
+                return NULL;
+            }
+            last = last->older;
+        }
+        end = from->commit;
+    }
     return made;
 }
 
@@ -26314,6 +26360,14 @@ OMENDB_INTERNAL void version_put_segment(struct version *version, uint32_t at,
 {
     version->segments[at] = segment_reference(segment);
     version->segment_overlays[at] = overlay_reference(overlay);
+}
+
+OMENDB_INTERNAL void version_put_all(struct version *version, const struct version *from)
+{
+    for (uint32_t i = 0; i < from->memtable_count; i++)
+        version_put_memtable(version, i, from->memtables[i], from->memtable_overlays[i]);
+    for (uint32_t i = 0; i < from->segment_count; i++)
+        version_put_segment(version, i, from->segments[i], from->segment_overlays[i]);
 }
 
 OMENDB_INTERNAL void version_release(struct version *version)
@@ -30503,15 +30557,6 @@ static int commit_choose_codes(const struct collection *collection, const struct
                                     : part_choose_codes(collection, &vectors, first, rows, format);
 }
 
-/* References to all that is in `old`; `version` has room. */
-static void commit_copy_version(const struct version *old, struct version *version)
-{
-    for (uint32_t i = 0; i < old->memtable_count; i++)
-        version_put_memtable(version, i, old->memtables[i], old->memtable_overlays[i]);
-    for (uint32_t i = 0; i < old->segment_count; i++)
-        version_put_segment(version, i, old->segments[i], old->segment_overlays[i]);
-}
-
 static int commit_add_memtable(omendb *db, struct collection *collection,
                                const struct code_format *codes, int graphless)
 {
@@ -30528,7 +30573,7 @@ static int commit_add_memtable(omendb *db, struct collection *collection,
         version_release(version);
         return code;
     }
-    commit_copy_version(old, version);
+    version_put_all(version, old);
     version->memtables[old->memtable_count] = memtable;
     collection->active = memtable;
     version_install(collection, version);
@@ -30632,7 +30677,7 @@ static int commit_add_overlay(struct collection *collection, struct location *lo
         version_release(version);
         return OMENDB_NOMEM;
     }
-    commit_copy_version(old, version);
+    version_put_all(version, old);
     struct overlay **place = commit_overlay_of(version, location);
     overlay_release(*place);
     *place = location->overlay = made;
@@ -34781,7 +34826,8 @@ calibrate_collection(struct collection *collection, const uint8_t *queries, uint
  *
  * The sum is under 0.47 F. It is looked at after each checkpoint and each merge, when the oldest
  * transaction ends that kept ended rows, when collections of F/80 were dropped, which adds so much,
- * and when a database is opened.
+ * and when a database is opened. Each look also lets go of overlays (overlay.h) that were kept for
+ * transactions which have ended.
  *
  * The price: a rewritten segment has a quarter of ended rows at least, so a byte that comes back
  * costs at most three written; a pack that is left is half dead, so one; gathering writes less than
@@ -35074,6 +35120,37 @@ static void space_wake_leaving(omendb *db, const struct space_list *list)
     platform_mutex_unlock(&db->commit_mutex);
 }
 
+/* Without memory they stay for now. 1: some do. maintenance_mutex. */
+static int space_drop_overlays(struct collection *collection)
+{
+    omendb *db = collection->db;
+    struct version *made = NULL;
+    int stay = 0;
+    platform_mutex_lock(&db->commit_mutex);
+    const struct version *old = atomic_load(&collection->version);
+    for (uint32_t i = 0; i < old->segment_count; i++) {
+        const struct overlay *overlay = old->segment_overlays[i];
+        if (overlay == NULL || overlay->older == NULL)
+            continue;
+        struct overlay *less = overlay_without_unread(db, overlay);
+        if (less != NULL && made == NULL) {
+            made = version_create(&db->memory, old->memtable_count, old->segment_count);
+            if (made != NULL)
+                version_put_all(made, old);
+        }
+        if (less != NULL && made != NULL) {
+            overlay_release(made->segment_overlays[i]);
+            made->segment_overlays[i] = overlay_reference(less);
+        }
+        stay |= made == NULL || made->segment_overlays[i]->older != NULL;
+        overlay_release(less);
+    }
+    if (made != NULL)
+        version_install(collection, made);
+    platform_mutex_unlock(&db->commit_mutex);
+    return stay;
+}
+
 OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpoint, int *over)
 {
     struct space space;
@@ -35082,7 +35159,11 @@ OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpo
         return code;
     platform_mutex_lock(&db->maintenance_mutex);
     uint64_t visible = atomic_load(&db->visible_commit);
+    int pinned = 0;
     atomic_store(&db->dropped_bytes, 0);
+    atomic_store(&db->space_pinned, visible);
+    for (size_t i = 0; i < list->count; i++)
+        pinned |= space_drop_overlays(list->items[i]);
     space_measure(db, list, 0, &space);
     atomic_store(&db->dropped_step, (space.files > SPACE_FLOOR ? space.files : SPACE_FLOOR) /
                                         (SPACE_PART * SPACE_STEPS));
@@ -35092,7 +35173,8 @@ OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpo
     *checkpoint = large && space.waiting >= space.files / SPACE_PART &&
                   visible > atomic_load(&db->checkpoint_commit);
     *over = large && dead + waste >= space.files / 4;
-    atomic_store(&db->space_pinned, space.pinned_rows == 0 ? 0 : visible);
+    if (!pinned && space.pinned_rows == 0)
+        atomic_store(&db->space_pinned, 0);
     if (large && waste >= space.files / SPACE_PART)
         space_sweep(db, list);
     space_wake_leaving(db, list);

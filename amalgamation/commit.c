@@ -447,15 +447,6 @@ static int commit_choose_codes(const struct collection *collection, const struct
                                     : part_choose_codes(collection, &vectors, first, rows, format);
 }
 
-/* References to all that is in `old`; `version` has room. */
-static void commit_copy_version(const struct version *old, struct version *version)
-{
-    for (uint32_t i = 0; i < old->memtable_count; i++)
-        version_put_memtable(version, i, old->memtables[i], old->memtable_overlays[i]);
-    for (uint32_t i = 0; i < old->segment_count; i++)
-        version_put_segment(version, i, old->segments[i], old->segment_overlays[i]);
-}
-
 static int commit_add_memtable(omendb *db, struct collection *collection,
                                const struct code_format *codes, int graphless)
 {
@@ -472,7 +463,7 @@ static int commit_add_memtable(omendb *db, struct collection *collection,
         version_release(version);
         return code;
     }
-    commit_copy_version(old, version);
+    version_put_all(version, old);
     version->memtables[old->memtable_count] = memtable;
     collection->active = memtable;
     version_install(collection, version);
@@ -576,7 +567,7 @@ static int commit_add_overlay(struct collection *collection, struct location *lo
         version_release(version);
         return OMENDB_NOMEM;
     }
-    commit_copy_version(old, version);
+    version_put_all(version, old);
     struct overlay **place = commit_overlay_of(version, location);
     overlay_release(*place);
     *place = location->overlay = made;

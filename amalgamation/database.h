@@ -80,9 +80,9 @@
  *   half_refreshed      stored sc by the one thread that refreshes a read-only handle.
  *   txn_needs           compared and exchanged relaxed: a bound over all transactions, publishes
  *                       nothing.
- *   space_pinned        stored sc by who looks at space, under maintenance_mutex; loaded by who
- *                       ends a transaction: an old value asks for a look too many or too few, and
- *                       each checkpoint looks again.
+ *   space_pinned        stored sc by who looks at space, under maintenance_mutex, before it asks
+ *                       which transactions are open; loaded by who has ended one: either sees the
+ *                       other, and an old value asks for a look too many.
  *   dropped_bytes, _step  added to by who drops, without a lock; reset and set under
  *                       maintenance_mutex by who looks. A drop that is lost beside a look was seen
  *                       by it, or is looked for with the next ones.
@@ -427,8 +427,8 @@ struct omendb {
 
     _Atomic uint64_t dropped_bytes; /* of collections dropped since the last look of space.c, */
     _Atomic uint64_t dropped_step;  /* which is due when they are so many */
-    _Atomic uint64_t space_pinned;  /* the newest commit when a look found rows that only
-                                       transactions keep; 0: there were none */
+    _Atomic uint64_t space_pinned;  /* the newest commit when a look found rows or documents
+                                       that only transactions keep; 0: there were none */
 
     _Atomic uint32_t children;     /* handles of collections, transactions, cursors, filters; and
                                       DATABASE_RELEASED */
@@ -502,6 +502,8 @@ OMENDB_INTERNAL void version_put_memtable(struct version *version, uint32_t at,
                                           struct memtable *memtable, struct overlay *overlay);
 OMENDB_INTERNAL void version_put_segment(struct version *version, uint32_t at,
                                          struct segment *segment, struct overlay *overlay);
+/* References to all that is in `from`, for which `version` has room. */
+OMENDB_INTERNAL void version_put_all(struct version *version, const struct version *from);
 /* Makes it current and releases the old one after the grace period. commit_mutex. */
 OMENDB_INTERNAL void version_install(struct collection *collection, struct version *version);
 /* Waits until no reader is between loading a pointer and referencing what it points at. */

@@ -148,6 +148,17 @@ static void overlay_add_recent(struct overlay *overlay, struct overlay_recent *r
     overlay->recents[overlay->recent_count++] = recent;
 }
 
+/* `made` has the capacity for all of them, and none yet. */
+static void overlay_put_layers(struct overlay *made, const struct overlay *overlay)
+{
+    for (uint32_t i = 0; i < overlay->recent_count; i++)
+        overlay_add_recent(made, overlay->recents[i]);
+    made->commit = overlay->commit;
+    made->base = overlay->base;
+    if (made->base != NULL)
+        atomic_fetch_add_explicit(&made->base->references, 1, memory_order_relaxed);
+}
+
 OMENDB_INTERNAL struct overlay *overlay_extend(struct memory *memory, struct overlay *overlay,
                                                uint32_t rows)
 {
@@ -164,16 +175,45 @@ OMENDB_INTERNAL struct overlay *overlay_extend(struct memory *memory, struct ove
         return NULL;
     }
     made->marks = marks;
-    for (uint32_t i = 0; i < count; i++)
-        overlay_add_recent(made, overlay->recents[i]);
+    if (overlay != NULL) {
+        overlay_put_layers(made, overlay);
+        made->older = overlay_reference(overlay->older);
+    }
     made->recents[made->recent_count++] = recent;
-    if (overlay == NULL)
-        return made;
-    made->commit = overlay->commit;
-    made->older = overlay_reference(overlay->older);
-    made->base = overlay->base;
-    if (made->base != NULL)
-        atomic_fetch_add_explicit(&made->base->references, 1, memory_order_relaxed);
+    return made;
+}
+
+/* Without those before it; NULL: no memory. */
+static struct overlay *overlay_alone(const struct overlay *overlay)
+{
+    struct overlay *made = overlay_create(overlay->memory, overlay->recent_count);
+    if (made == NULL)
+        return NULL;
+    overlay_put_layers(made, overlay);
+    made->marks = overlay_marks_reference(overlay->marks);
+    return made;
+}
+
+OMENDB_INTERNAL struct overlay *overlay_without_unread(omendb *db, const struct overlay *overlay)
+{
+    const struct overlay *from = overlay->older;
+    uint64_t end = overlay->commit;
+    int all = 1;
+    for (; from != NULL && all; end = from->commit, from = from->older)
+        all = txn_reads_between(db, from->commit, end);
+    struct overlay *made = all ? NULL : overlay_alone(overlay), *last = made;
+    end = overlay->commit;
+    for (from = overlay->older; from != NULL && made != NULL; from = from->older) {
+        if (txn_reads_between(db, from->commit, end)) {
+            last->older = overlay_alone(from);
+            if (last->older == NULL) {
+                overlay_release(made);
+                return NULL;
+            }
+            last = last->older;
+        }
+        end = from->commit;
+    }
     return made;
 }
 

@@ -20,7 +20,8 @@
  * the row was written with. A merge, or the checkpoint that writes a memtable, writes rows with the
  * documents that the oldest open transaction sees; newer ones go on in the overlay of the segment
  * that it makes. So a document goes once no transaction sees it: from memory with the checkpoint
- * that follows, from files with the overlay that replaces the file, or with a merge.
+ * that follows, or when the last transaction that needs `older` has ended (space.c), from files
+ * with the overlay that replaces the file, or with a merge.
  *
  * Guarded: making of layers, reserve, append and freezing by the commit mutex; finding by nothing.
  * What a checkpoint does to an overlay (freezing, replacing) it does under maintenance_mutex, too,
@@ -123,6 +124,9 @@ OMENDB_INTERNAL void overlay_freeze(struct overlay *overlay);
 OMENDB_INTERNAL void overlay_settle(struct overlay *into, const struct overlay *overlay,
                                     struct overlay_marks *marks, struct overlay_base *base,
                                     struct overlay *older, uint64_t commit);
+/* Its layers, and of those before it the ones that an open transaction reads; NULL: it has no
+ * others, or there is no memory. Commit mutex. */
+OMENDB_INTERNAL struct overlay *overlay_without_unread(omendb *db, const struct overlay *overlay);
 /* Whether it has a layer. */
 static inline int overlay_is_empty(const struct overlay *overlay)
 {

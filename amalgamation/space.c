@@ -21,7 +21,8 @@
  *
  * The sum is under 0.47 F. It is looked at after each checkpoint and each merge, when the oldest
  * transaction ends that kept ended rows, when collections of F/80 were dropped, which adds so much,
- * and when a database is opened.
+ * and when a database is opened. Each look also lets go of overlays (overlay.h) that were kept for
+ * transactions which have ended.
  *
  * The price: a rewritten segment has a quarter of ended rows at least, so a byte that comes back
  * costs at most three written; a pack that is left is half dead, so one; gathering writes less than
@@ -315,6 +316,37 @@ static void space_wake_leaving(omendb *db, const struct space_list *list)
     platform_mutex_unlock(&db->commit_mutex);
 }
 
+/* Without memory they stay for now. 1: some do. maintenance_mutex. */
+static int space_drop_overlays(struct collection *collection)
+{
+    omendb *db = collection->db;
+    struct version *made = NULL;
+    int stay = 0;
+    platform_mutex_lock(&db->commit_mutex);
+    const struct version *old = atomic_load(&collection->version);
+    for (uint32_t i = 0; i < old->segment_count; i++) {
+        const struct overlay *overlay = old->segment_overlays[i];
+        if (overlay == NULL || overlay->older == NULL)
+            continue;
+        struct overlay *less = overlay_without_unread(db, overlay);
+        if (less != NULL && made == NULL) {
+            made = version_create(&db->memory, old->memtable_count, old->segment_count);
+            if (made != NULL)
+                version_put_all(made, old);
+        }
+        if (less != NULL && made != NULL) {
+            overlay_release(made->segment_overlays[i]);
+            made->segment_overlays[i] = overlay_reference(less);
+        }
+        stay |= made == NULL || made->segment_overlays[i]->older != NULL;
+        overlay_release(less);
+    }
+    if (made != NULL)
+        version_install(collection, made);
+    platform_mutex_unlock(&db->commit_mutex);
+    return stay;
+}
+
 OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpoint, int *over)
 {
     struct space space;
@@ -323,7 +355,11 @@ OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpo
         return code;
     platform_mutex_lock(&db->maintenance_mutex);
     uint64_t visible = atomic_load(&db->visible_commit);
+    int pinned = 0;
     atomic_store(&db->dropped_bytes, 0);
+    atomic_store(&db->space_pinned, visible);
+    for (size_t i = 0; i < list->count; i++)
+        pinned |= space_drop_overlays(list->items[i]);
     space_measure(db, list, 0, &space);
     atomic_store(&db->dropped_step, (space.files > SPACE_FLOOR ? space.files : SPACE_FLOOR) /
                                         (SPACE_PART * SPACE_STEPS));
@@ -333,7 +369,8 @@ OMENDB_INTERNAL int space_look(omendb *db, struct space_list *list, int *checkpo
     *checkpoint = large && space.waiting >= space.files / SPACE_PART &&
                   visible > atomic_load(&db->checkpoint_commit);
     *over = large && dead + waste >= space.files / 4;
-    atomic_store(&db->space_pinned, space.pinned_rows == 0 ? 0 : visible);
+    if (!pinned && space.pinned_rows == 0)
+        atomic_store(&db->space_pinned, 0);
     if (large && waste >= space.files / SPACE_PART)
         space_sweep(db, list);
     space_wake_leaving(db, list);

@@ -366,6 +366,14 @@ OMENDB_INTERNAL void version_put_segment(struct version *version, uint32_t at,
     version->segment_overlays[at] = overlay_reference(overlay);
 }
 
+OMENDB_INTERNAL void version_put_all(struct version *version, const struct version *from)
+{
+    for (uint32_t i = 0; i < from->memtable_count; i++)
+        version_put_memtable(version, i, from->memtables[i], from->memtable_overlays[i]);
+    for (uint32_t i = 0; i < from->segment_count; i++)
+        version_put_segment(version, i, from->segments[i], from->segment_overlays[i]);
+}
+
 OMENDB_INTERNAL void version_release(struct version *version)
 {
     if (version == NULL ||

@@ -295,6 +295,11 @@ plant 'a merge writes newer documents than a snapshot sees' updates compact_read
     's/merge->drop_limit/UINT64_MAX/'
 plant 'a snapshot loses its documents at a checkpoint' updates checkpoint_older \
     's/txn_reads_between\(checkpoint->db, from->commit, end\)/(end == 0)/'
+plant 'documents stay after the snapshots that saw them' 'updates only_snapshots' space_look \
+    's/pinned \|= space_drop_overlays\(.*/pinned = 1;/'
+plant 'documents go while a snapshot sees them' 'updates snapshots' overlay_without_unread \
+    's/if \(txn_reads_between\(.*\)\) \{/if (0) {/
+     s/all = txn_reads_between\(.*/all = 0;/'
 plant 'columns answer for rows that were updated' updates search_filter_matches \
     's/overlay_may_have\(source->overlay, row\)/0/'
 plant 'rows that were updated are not listed' updates search_list \

@@ -687,6 +687,83 @@ TEST(updates_alone_keep_the_log_within_its_limit)
     CHECK_EQ_INT(updates_end(), OMENDB_OK);
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * what only snapshots read */
+
+#define UPDATES_LONG 30 /* updated with long texts: fewer than a merge would be made for */
+
+static int updates_put_long(uint64_t first, uint64_t last, int n, size_t length)
+{
+    char json[1200];
+    int status = OMENDB_OK;
+    memset(json, 'x', sizeof json);
+    snprintf(json, 32, "{\"n\":%10d,\"text\":\"", n);
+    json[strlen(json)] = 'x';
+    snprintf(json + length, 3, "\"}");
+    for (uint64_t id = first; id < last && status == OMENDB_OK; id++) {
+        status = omendb_update(updates.docs, NULL, id, json);
+        updates.now[id] = n;
+    }
+    return status;
+}
+
+static uint64_t updates_bytes(void)
+{
+    omendb_stats stats = OMENDB_STATS_INIT;
+    if (omendb_work(updates.db, UINT64_MAX, NULL) != OMENDB_OK ||
+        omendb_get_stats(updates.db, &stats) != OMENDB_OK)
+        return 0;
+    return stats.memory_bytes;
+}
+
+/* Updates the same records and makes a checkpoint UPDATES_SNAPSHOTS times, each time after a
+ * snapshot was opened, if asked for. */
+static int updates_write_long(int snapshots)
+{
+    int status = updates_fill(0, UPDATES_MANY);
+    if (status == OMENDB_OK)
+        status = updates_put_long(0, UPDATES_MANY, 1, 500);
+    if (status == OMENDB_OK)
+        status = omendb_optimize(updates.db, NULL, NULL);
+    for (int i = 0; i < UPDATES_SNAPSHOTS && status == OMENDB_OK; i++) {
+        memcpy(updates.then[i], updates.now, sizeof updates.now);
+        if (snapshots)
+            status = omendb_txn_begin(updates.db, OMENDB_READ_ONLY, &updates.snapshots[i]);
+        if (status == OMENDB_OK)
+            status = updates_put_long(0, UPDATES_LONG, 10 + i, 1000);
+        if (status == OMENDB_OK)
+            status = omendb_checkpoint(updates.db);
+    }
+    return status;
+}
+
+/* The one in the middle, the oldest, and the last one; nothing is written meanwhile. */
+TEST(documents_that_only_snapshots_see_go_when_these_end)
+{
+    static const int order[UPDATES_SNAPSHOTS] = {1, 0, 2};
+    CHECK_EQ_INT(updates_begin("updates-without-snapshots"), OMENDB_OK);
+    CHECK_EQ_INT(updates_write_long(0), OMENDB_OK);
+    CHECK(updates_all_agree()); /* what searches work with stays allocated */
+    const uint64_t least = updates_bytes();
+    CHECK_EQ_INT(updates_end(), OMENDB_OK);
+    CHECK_EQ_INT(updates_begin("updates-with-snapshots"), OMENDB_OK);
+    CHECK_EQ_INT(updates_write_long(1), OMENDB_OK);
+    CHECK(updates_all_agree());
+    CHECK(updates_bytes() > least + UPDATES_SNAPSHOTS * UPDATES_LONG * 1000);
+    for (int i = 0; i < UPDATES_SNAPSHOTS; i++) {
+        CHECK(updates_all_agree());
+        omendb_txn_rollback(updates.snapshots[order[i]]);
+        updates.snapshots[order[i]] = NULL;
+        /* That the one in the middle has ended is seen when the oldest does. */
+        const uint64_t left = i == 0 ? UPDATES_SNAPSHOTS : i == 1 ? 1 : 0;
+        CHECK(updates_bytes() < least + left * 50000 + 4096);
+    }
+    CHECK(updates_all_agree());
+    CHECK_EQ_INT(updates_reopen(), OMENDB_OK);
+    CHECK(updates_all_agree());
+    CHECK_EQ_INT(updates_end(), OMENDB_OK);
+}
+
 TEST_MAIN(a_filter_finds_new_fields_and_never_old_ones_wherever_the_record_is,
           snapshots_see_the_fields_of_their_time_over_checkpoints_and_merges,
           an_update_leaves_rows_and_graph_as_they_are_and_logs_no_vector,
@@ -702,4 +779,5 @@ TEST_MAIN(a_filter_finds_new_fields_and_never_old_ones_wherever_the_record_is,
           updates_around_a_checkpoint_within_a_merge_are_all_kept,
           updates_around_a_checkpoint_within_a_merge_outlive_the_process,
           an_update_that_a_merge_takes_over_before_an_older_one_reaches_the_next_checkpoint,
-          updates_alone_keep_the_log_within_its_limit)
+          updates_alone_keep_the_log_within_its_limit,
+          documents_that_only_snapshots_see_go_when_these_end)
