@@ -33,7 +33,7 @@
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: bda61f47a6472179a2570528aaac731be359ad3f37de6dfcc1b76e9974e84936
+ * SHA-256 of the inputs: 2fba69ca9041def6bb54ab5fed6a031e25283ff510932d73c387904e49669a29
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -24800,6 +24800,9 @@ OMENDB_INTERNAL void quota_account_change(const struct change *change);
  * then nothing is counted but the refusal. *by_rate: set to 1 where it is one of writes a second.
  */
 OMENDB_INTERNAL int quota_check_changes(const struct change *changes, size_t count, int *by_rate);
+/* OMENDB_QUOTA where so many writes, which are at most those of a commit to come, would go over the
+ * collection's rate now; the refusal is counted. Without commit_mutex. */
+OMENDB_INTERNAL int quota_foresee_rate(struct collection *collection, uint64_t writes);
 /* Counts the writes of changes that are made, or prepared. */
 OMENDB_INTERNAL void quota_spend_changes(const struct change *changes, size_t count);
 /* Counts queries before they are done; OMENDB_QUOTA: not one of them may be. No locks. */
@@ -29912,6 +29915,17 @@ static int quota_check_size(const struct collection *collection, const char *wha
                      waiting, (unsigned long long)more);
 }
 
+/* commit_mutex. */
+static int quota_check_rate(const struct collection *collection, const struct quota *quota,
+                            uint64_t writes)
+{
+    const uint64_t rate = quota->limits.writes_per_second;
+    uint64_t due = quota->write_due, wait;
+    return rate == 0 || quota_pass(quota_now(collection), rate, writes, &due, &wait)
+               ? OMENDB_OK
+               : quota_refuse_rate(collection, "writes", rate, writes, wait);
+}
+
 static int quota_check_run(struct collection *collection, const struct quota_growth *growth,
                            uint64_t writes, int *by_rate)
 {
@@ -29928,14 +29942,9 @@ static int quota_check_run(struct collection *collection, const struct quota_gro
     if (code == OMENDB_OK)
         code = quota_check_size(collection, "bytes", quota->limits.bytes, used, bytes,
                                 quota_subtract(growth->new_bytes, growth->old_bytes));
-    if (code == OMENDB_OK && quota->limits.writes_per_second != 0) {
-        uint64_t due = quota->write_due, wait;
-        if (!quota_pass(quota_now(collection), quota->limits.writes_per_second, writes, &due,
-                        &wait)) {
-            *by_rate = 1;
-            code = quota_refuse_rate(collection, "writes", quota->limits.writes_per_second, writes,
-                                     wait);
-        }
+    if (code == OMENDB_OK) {
+        code = quota_check_rate(collection, quota, writes);
+        *by_rate = code != OMENDB_OK;
     }
     if (code != OMENDB_OK)
         atomic_fetch_add_explicit(&quota->writes_refused, writes, memory_order_relaxed);
@@ -29953,6 +29962,19 @@ OMENDB_INTERNAL int quota_check_changes(const struct change *changes, size_t cou
         if (writes != 0)
             code = quota_check_run(collection, &growth, writes, by_rate);
     }
+    return code;
+}
+
+OMENDB_INTERNAL int quota_foresee_rate(struct collection *collection, uint64_t writes)
+{
+    struct quota *quota = atomic_load_explicit(&collection->quota, memory_order_acquire);
+    if (quota == NULL)
+        return OMENDB_OK;
+    platform_mutex_lock(&collection->db->commit_mutex);
+    int code = quota_check_rate(collection, quota, writes);
+    platform_mutex_unlock(&collection->db->commit_mutex);
+    if (code != OMENDB_OK)
+        atomic_fetch_add_explicit(&quota->writes_refused, writes, memory_order_relaxed);
     return code;
 }
 
@@ -31080,16 +31102,26 @@ static void commit_notice(omendb *db, const struct change *changes, size_t count
         work_notice_log(db);
 }
 
-static int commit_throttle(const struct change *changes, size_t count)
+/* Writers are slowed by what they bring; what only deletes is not. */
+static uint64_t commit_throttled_bytes(const struct change *change)
 {
+    if (change->kind == CHANGE_ADD || change->kind == CHANGE_PUT)
+        return change->count * (uint64_t)change->collection->vector_bytes;
+    return change->kind == CHANGE_UPDATE && change->count != 0 ? change->document_bytes + 1 : 0;
+}
+
+/* What the rate of writes will refuse is refused before it waits for anything: by the writes that
+ * are slowed, of which none is left out later. */
+static int commit_throttle(const struct commit_order *order)
+{
+    const struct change *changes = order->changes;
     int code = OMENDB_OK;
-    for (size_t i = 0; i < count && code == OMENDB_OK; i++) {
-        if (changes[i].kind == CHANGE_ADD || changes[i].kind == CHANGE_PUT)
-            code = work_throttle(changes[i].collection,
-                                 changes[i].count * changes[i].collection->vector_bytes);
-        else if (changes[i].kind == CHANGE_UPDATE && changes[i].count != 0)
-            code = work_throttle(changes[i].collection, changes[i].document_bytes + 1);
+    for (size_t i = 0; i < order->count && commit_is_limited(order, 0) && code == OMENDB_OK; i++) {
+        if (commit_throttled_bytes(&changes[i]) != 0)
+            code = quota_foresee_rate(changes[i].collection, changes[i].count);
     }
+    for (size_t i = 0; i < order->count && code == OMENDB_OK; i++)
+        code = work_throttle(changes[i].collection, commit_throttled_bytes(&changes[i]));
     return code;
 }
 
@@ -31123,7 +31155,7 @@ OMENDB_INTERNAL int commit_run(omendb *db, const struct commit_order *order, int
     if (code == OMENDB_OK)
         code = commit_begin_log(db);
     if (code == OMENDB_OK)
-        code = commit_throttle(order->changes, order->count);
+        code = commit_throttle(order);
     if (code != OMENDB_OK)
         return code;
     platform_mutex_lock(&db->commit_mutex);

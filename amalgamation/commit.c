@@ -970,16 +970,26 @@ static void commit_notice(omendb *db, const struct change *changes, size_t count
         work_notice_log(db);
 }
 
-static int commit_throttle(const struct change *changes, size_t count)
+/* Writers are slowed by what they bring; what only deletes is not. */
+static uint64_t commit_throttled_bytes(const struct change *change)
 {
+    if (change->kind == CHANGE_ADD || change->kind == CHANGE_PUT)
+        return change->count * (uint64_t)change->collection->vector_bytes;
+    return change->kind == CHANGE_UPDATE && change->count != 0 ? change->document_bytes + 1 : 0;
+}
+
+/* What the rate of writes will refuse is refused before it waits for anything: by the writes that
+ * are slowed, of which none is left out later. */
+static int commit_throttle(const struct commit_order *order)
+{
+    const struct change *changes = order->changes;
     int code = OMENDB_OK;
-    for (size_t i = 0; i < count && code == OMENDB_OK; i++) {
-        if (changes[i].kind == CHANGE_ADD || changes[i].kind == CHANGE_PUT)
-            code = work_throttle(changes[i].collection,
-                                 changes[i].count * changes[i].collection->vector_bytes);
-        else if (changes[i].kind == CHANGE_UPDATE && changes[i].count != 0)
-            code = work_throttle(changes[i].collection, changes[i].document_bytes + 1);
+    for (size_t i = 0; i < order->count && commit_is_limited(order, 0) && code == OMENDB_OK; i++) {
+        if (commit_throttled_bytes(&changes[i]) != 0)
+            code = quota_foresee_rate(changes[i].collection, changes[i].count);
     }
+    for (size_t i = 0; i < order->count && code == OMENDB_OK; i++)
+        code = work_throttle(changes[i].collection, commit_throttled_bytes(&changes[i]));
     return code;
 }
 
@@ -1013,7 +1023,7 @@ OMENDB_INTERNAL int commit_run(omendb *db, const struct commit_order *order, int
     if (code == OMENDB_OK)
         code = commit_begin_log(db);
     if (code == OMENDB_OK)
-        code = commit_throttle(order->changes, order->count);
+        code = commit_throttle(order);
     if (code != OMENDB_OK)
         return code;
     platform_mutex_lock(&db->commit_mutex);

@@ -713,6 +713,9 @@ OMENDB_INTERNAL void quota_account_change(const struct change *change);
  * then nothing is counted but the refusal. *by_rate: set to 1 where it is one of writes a second.
  */
 OMENDB_INTERNAL int quota_check_changes(const struct change *changes, size_t count, int *by_rate);
+/* OMENDB_QUOTA where so many writes, which are at most those of a commit to come, would go over the
+ * collection's rate now; the refusal is counted. Without commit_mutex. */
+OMENDB_INTERNAL int quota_foresee_rate(struct collection *collection, uint64_t writes);
 /* Counts the writes of changes that are made, or prepared. */
 OMENDB_INTERNAL void quota_spend_changes(const struct change *changes, size_t count);
 /* Counts queries before they are done; OMENDB_QUOTA: not one of them may be. No locks. */

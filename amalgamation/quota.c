@@ -264,6 +264,17 @@ static int quota_check_size(const struct collection *collection, const char *wha
                      waiting, (unsigned long long)more);
 }
 
+/* commit_mutex. */
+static int quota_check_rate(const struct collection *collection, const struct quota *quota,
+                            uint64_t writes)
+{
+    const uint64_t rate = quota->limits.writes_per_second;
+    uint64_t due = quota->write_due, wait;
+    return rate == 0 || quota_pass(quota_now(collection), rate, writes, &due, &wait)
+               ? OMENDB_OK
+               : quota_refuse_rate(collection, "writes", rate, writes, wait);
+}
+
 static int quota_check_run(struct collection *collection, const struct quota_growth *growth,
                            uint64_t writes, int *by_rate)
 {
@@ -280,14 +291,9 @@ static int quota_check_run(struct collection *collection, const struct quota_gro
     if (code == OMENDB_OK)
         code = quota_check_size(collection, "bytes", quota->limits.bytes, used, bytes,
                                 quota_subtract(growth->new_bytes, growth->old_bytes));
-    if (code == OMENDB_OK && quota->limits.writes_per_second != 0) {
-        uint64_t due = quota->write_due, wait;
-        if (!quota_pass(quota_now(collection), quota->limits.writes_per_second, writes, &due,
-                        &wait)) {
-            *by_rate = 1;
-            code = quota_refuse_rate(collection, "writes", quota->limits.writes_per_second, writes,
-                                     wait);
-        }
+    if (code == OMENDB_OK) {
+        code = quota_check_rate(collection, quota, writes);
+        *by_rate = code != OMENDB_OK;
     }
     if (code != OMENDB_OK)
         atomic_fetch_add_explicit(&quota->writes_refused, writes, memory_order_relaxed);
@@ -305,6 +311,19 @@ OMENDB_INTERNAL int quota_check_changes(const struct change *changes, size_t cou
         if (writes != 0)
             code = quota_check_run(collection, &growth, writes, by_rate);
     }
+    return code;
+}
+
+OMENDB_INTERNAL int quota_foresee_rate(struct collection *collection, uint64_t writes)
+{
+    struct quota *quota = atomic_load_explicit(&collection->quota, memory_order_acquire);
+    if (quota == NULL)
+        return OMENDB_OK;
+    platform_mutex_lock(&collection->db->commit_mutex);
+    int code = quota_check_rate(collection, quota, writes);
+    platform_mutex_unlock(&collection->db->commit_mutex);
+    if (code != OMENDB_OK)
+        atomic_fetch_add_explicit(&quota->writes_refused, writes, memory_order_relaxed);
     return code;
 }
 

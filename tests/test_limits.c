@@ -303,6 +303,31 @@ TEST(a_batch_beyond_the_rate_passes_when_rested_and_is_paid_for)
     CHECK_EQ_INT(close_all(), OMENDB_OK);
 }
 
+/* The tail is over its limit, so that a writer links it before it writes. */
+TEST(a_write_that_its_rate_refuses_does_no_work_for_others)
+{
+    omendb_options options = OMENDB_OPTIONS_INIT;
+    uint64_t unindexed;
+    CHECK_EQ_INT(open_new("idle"), OMENDB_OK);
+    CHECK_EQ_INT(limit(0, 0, 0, 10), OMENDB_OK);
+    CHECK_EQ_INT(close_all(), OMENDB_OK);
+    options.threads = 0;
+    options.tail_limit = 20000;
+    CHECK_EQ_INT(omendb_open(path, &options, &db), OMENDB_OK);
+    CHECK_EQ_INT(omendb_collection_open(db, "tenant", NULL, &tenant), OMENDB_OK);
+    CHECK_EQ_INT(put_batch(0, 3000), OMENDB_OK);
+    unindexed = stats_of(tenant).unindexed_rows;
+    CHECK(unindexed * DIM * sizeof(float) > options.tail_limit);
+    CHECK_EQ_INT(put(tenant, NULL, 3000), OMENDB_QUOTA);
+    CHECK_EQ_INT(omendb_update(tenant, NULL, 1, "{\"a\":1}"), OMENDB_QUOTA);
+    CHECK_EQ_INT(stats_of(tenant).unindexed_rows, unindexed);
+    CHECK_EQ_INT(stats_of(tenant).writes_refused, 2);
+    CHECK_EQ_INT(limit(0, 0, 0, 0), OMENDB_OK);
+    CHECK_EQ_INT(put(tenant, NULL, 3000), OMENDB_OK);
+    CHECK(stats_of(tenant).unindexed_rows < unindexed);
+    CHECK_EQ_INT(close_all(), OMENDB_OK);
+}
+
 static _Atomic int passed_queries, passed_writes;
 
 static void *ask_and_write(void *argument)
@@ -581,6 +606,7 @@ TEST_MAIN(records_beyond_the_limit_are_refused_whole,
           what_is_prepared_has_its_room_reserved_over_a_restart,
           queries_come_back_evenly_and_a_batch_is_all_or_none,
           a_batch_beyond_the_rate_passes_when_rested_and_is_paid_for,
+          a_write_that_its_rate_refuses_does_no_work_for_others,
           threads_share_what_is_allowed_exactly, every_kind_of_query_and_of_write_counts,
           pages_facets_and_many_queries_count_too,
           limits_outlive_restarts_backups_and_salvage_and_reach_readers,
