@@ -199,8 +199,8 @@ static inline void fuzz_set(omendb_collection *collection, uint64_t records)
     fuzz_must(omendb_collection_declare(collection, records % 2 + 1, fields, 0));
 }
 
-/* Records with keys and metadata: in a merged segment, in one above it, and in a log with every
- * kind of change of them. */
+/* Records with keys and metadata: in a merged segment, in one above it, in an overlay of each, and
+ * in a log with every kind of change of them. */
 static inline void fuzz_base_documents(omendb *db)
 {
     omendb_collection *a = fuzz_create(db, "documents", 3, OMENDB_L2, OMENDB_F32);
@@ -211,6 +211,10 @@ static inline void fuzz_base_documents(omendb *db)
     fuzz_fill_documents(a, NULL, 30, 20, 100);
     fuzz_must(omendb_checkpoint(db));
     fuzz_must(omendb_delete(a, NULL, 3));
+    for (uint64_t id = 7; id < 50; id += 3)
+        fuzz_must(omendb_update(a, NULL, id, "{\"n\":77,\"more\":[\"z\"]}"));
+    fuzz_must(omendb_update(a, NULL, 26,
+                            "{\"a\":null,\"b\":null,\"n\":null,\"r\":null,\"s\":null,\"t\":null}"));
     fuzz_must(omendb_checkpoint(db));
     fuzz_fill_documents(a, NULL, 45, 7, 200);
     fuzz_set(a, 1001);

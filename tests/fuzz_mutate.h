@@ -177,6 +177,9 @@ static inline size_t fuzz_element(uint32_t type)
     case SECTION_SORTED_IDS:
     case SECTION_ID_FILTER:
     case SECTION_ID_MODEL:
+    case SECTION_DOCUMENT_ENDS:
+    case SECTION_KEY_HASHES:
+    case SECTION_OVERLAY_COMMITS:
         return 8;
     default:
         return 4;

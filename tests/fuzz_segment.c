@@ -173,7 +173,7 @@ static int fuzz_segment_run(const uint8_t *data, size_t size)
     fuzz_segment_storage(&disk, &memory, files.choice & 1 ? OMENDB_IO_MAP : OMENDB_IO_PREAD,
                          &storage);
     memset(&plan, 0, sizeof plan);
-    plan.manifest = (struct manifest){.number = 300, .commit = 5, .next_file = 301};
+    plan.manifest = (struct manifest){.number = 300, .commit = 50, .next_file = 301};
     plan.manifest.files = plan.files;
     plan.manifest.collections = plan.collections;
     fuzz_segment_plan_all(&plan, &storage, &files, FUZZ_SEGMENT);

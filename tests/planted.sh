@@ -206,6 +206,10 @@ plant 'a put takes the metadata of the record that it replaces' model txn_gather
     's/sizes\[i\] = document_size\(writes\[i\]->document\);/sizes[i] = document_size(writes[i]->document); if (i > 0 \&\& sizes[i] == sizes[0] \&\& sizes[0] != 0) { memcpy(at, writes[0]->document, sizes[i]); at += sizes[i]; continue; }/'
 plant 'a document of a segment is not checked' 'signed damaged_doc' segment_document \
     's/if \(wrong != NULL\)/if (0)/'
+plant 'a document of an overlay is not checked' 'signed damaged_updates' overlay_read_base \
+    's/if \(wrong != NULL\)/if (0)/'
+plant 'the rows of an overlay are not bounded' 'signed damaged_updates' overlay_read_rows \
+    's/row >= rows \|\| //'
 plant 'a document of the log is not checked' 'lies a_lie' commit_check_documents \
     's/document_check\(document, size\) != NULL/0/'
 plant 'the row of a key is not bounded' 'signed segments' documents_row_at \

@@ -78,6 +78,8 @@ static struct crash_fs *signed_prepare(void)
     signed_put(a, NULL, 30, 2); /* ids that do not ascend */
     support_must(omendb_checkpoint(db));
     support_must(omendb_delete(a, NULL, 3));
+    for (uint64_t id = 8; id < 70; id += 3)
+        support_must(omendb_update(a, NULL, id, "{\"a\":2,\"c\":null}"));
     support_must(omendb_checkpoint(db));
     schema.scalar = OMENDB_F32;
     support_must(omendb_collection_create(db, "c", &schema, &c));
@@ -413,7 +415,86 @@ TEST(damaged_documents_are_told_and_salvage_saves_their_records_without_them)
     }
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * documents of an overlay */
+
+enum { SIGNED_UPDATED = 3 }; /* of SIGNED_RECORDS, from the first on */
+
+static void signed_row_that_is_none(struct crash_inode *file)
+{
+    format_put32(signed_section(file, SECTION_OVERLAY_ROWS) + 8, SIGNED_RECORDS);
+}
+
+static void signed_rows_that_do_not_ascend(struct crash_inode *file)
+{
+    format_put32(signed_section(file, SECTION_OVERLAY_ROWS) + 4, 0);
+}
+
+static void signed_commit_that_is_none(struct crash_inode *file)
+{
+    format_put64(signed_section(file, SECTION_OVERLAY_COMMITS) + 8, 0);
+}
+
+static void signed_commit_to_come(struct crash_inode *file)
+{
+    format_put64(signed_section(file, SECTION_OVERLAY_COMMITS) + 8, 1000);
+}
+
+static struct crash_fs *signed_prepare_overlay(void)
+{
+    struct crash_fs *fs = signed_prepare_documents();
+    omendb *db = NULL;
+    omendb_collection *a = NULL;
+    support_must(signed_open(fs, OMENDB_IO_MAP, 0, &db));
+    support_must(omendb_collection_open(db, "a", NULL, &a));
+    for (uint64_t id = 0; id < SIGNED_UPDATED; id++)
+        support_must(omendb_update(a, NULL, id, "{\"a\":2}"));
+    support_must(omendb_checkpoint(db));
+    omendb_collection_close(a);
+    support_must(omendb_close(db));
+    return fs;
+}
+
+/* A row that lies is told by opening, what lies of a document by who asks for that. Salvage finds
+ * one between two others again, and does not ask for commits. */
+TEST(damaged_updates_are_told_and_salvage_saves_what_their_records_had_before)
+{
+    static const struct {
+        void (*damage)(struct crash_inode *file);
+        int opens, damaged; /* records, at most */
+        uint64_t told;
+    } cases[] = {
+        {signed_end_beyond_all, 1, 2, 1},         {signed_end_before_its_beginning, 1, 2, 1},
+        {signed_document_that_is_none, 1, 1, 1},  {signed_commit_that_is_none, 1, 1, 0},
+        {signed_commit_to_come, 1, 1, 0},         {signed_row_that_is_none, 0, 0, 1},
+        {signed_rows_that_do_not_ascend, 0, 0, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct crash_fs *fs = signed_prepare_overlay();
+        struct crash_inode *file = signed_file(fs, "ovl-", 0);
+        struct support_report report = {"had before", 0, 0};
+        omendb *db = NULL;
+        omendb_salvage_result result = OMENDB_SALVAGE_RESULT_INIT;
+        omendb_options options = OMENDB_OPTIONS_INIT;
+        cases[i].damage(file);
+        signed_segment(fs, file, format_get64(file->data + FORMAT_SEGMENT_NUMBER));
+        const int status = signed_open(fs, OMENDB_IO_MAP, 0, &db);
+        CHECK_EQ_INT(status, cases[i].opens ? OMENDB_OK : OMENDB_CORRUPT);
+        CHECK_EQ_INT(omendb_close(db), OMENDB_OK);
+        const int damaged = cases[i].opens ? signed_damaged_documents(fs) : 0;
+        CHECK((damaged > 0) == cases[i].opens && damaged <= cases[i].damaged);
+        options.vfs = &fs->vfs;
+        options.threads = 0;
+        CHECK_EQ_INT(omendb_salvage("/db", "/new", &options, support_note, &report, &result),
+                     OMENDB_OK);
+        CHECK_EQ_INT(result.records, SIGNED_RECORDS);
+        CHECK_EQ_INT(result.problems, cases[i].told);
+        CHECK_EQ_INT(report.told, cases[i].told);
+        crash_fs_destroy(fs);
+    }
+}
+
 TEST_MAIN(a_log_of_wrong_numbers_is_refused_or_read_in_bounds,
           a_manifest_of_wrong_numbers_is_refused_or_read_in_bounds,
           segments_of_wrong_numbers_are_refused_or_read_in_bounds,
-          damaged_documents_are_told_and_salvage_saves_their_records_without_them)
+          damaged_documents_are_told_and_salvage_saves_their_records_without_them,
+          damaged_updates_are_told_and_salvage_saves_what_their_records_had_before)
