@@ -1054,11 +1054,13 @@ OMENDB_INTERNAL int commit_changes(omendb *db, struct change *changes, size_t co
 
 /* ------------------------------------------------------------------ replaying */
 
+/* The code is a constant, so that compilers see that nothing is used which was not decoded. */
 static int commit_bad_payload(uint64_t commit, size_t at)
 {
-    return error_set(OMENDB_CORRUPT,
-                     "log: commit %llu: byte %zu of the payload makes no sense; " ERROR_RESTORE,
-                     (unsigned long long)commit, at);
+    error_set(OMENDB_CORRUPT,
+              "log: commit %llu: byte %zu of the payload makes no sense; " ERROR_RESTORE,
+              (unsigned long long)commit, at);
+    return OMENDB_CORRUPT;
 }
 
 OMENDB_INTERNAL int commit_decode_head(const uint8_t *payload, size_t size,

@@ -168,18 +168,18 @@ static int json_take_digits(struct json_reader *reader, const uint8_t **digits, 
  */
 static int json_take_exponent(struct json_reader *reader, int64_t *exponent)
 {
-    const uint8_t *digits;
-    size_t count;
     const int negative = json_is(reader, '-');
     if (negative || json_is(reader, '+'))
         reader->at++;
-    const int code = json_take_digits(reader, &digits, &count);
-    *exponent = 0;
-    for (size_t i = 0; code == OMENDB_OK && i < count && *exponent < DECIMAL_EXPONENT_MAX / 16; i++)
-        *exponent = *exponent * 10 + (digits[i] - '0');
+    if (!json_is_digit(reader))
+        return json_expected(reader, reader->at, "a digit");
+    for (*exponent = 0; json_is_digit(reader); reader->at++) {
+        if (*exponent < DECIMAL_EXPONENT_MAX / 16)
+            *exponent = *exponent * 10 + (reader->text[reader->at] - '0');
+    }
     if (negative)
         *exponent = -*exponent;
-    return code;
+    return OMENDB_OK;
 }
 
 /* 1: the digits are an integer that fits. */
