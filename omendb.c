@@ -33,7 +33,7 @@
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: e46614cb8d1d5f6aea10e3d40cb194bb81ad2dbae2747031c95cd6b0a28219eb
+ * SHA-256 of the inputs: ed676c4da330359b77326eccc569229f6d6da73207bfbf708db9d4b34ce04176
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -11728,13 +11728,16 @@ enum format_collection {
     FORMAT_COLLECTION_CALIBRATION = 60, /* bytes of the curve, 0: none */
     FORMAT_COLLECTION_ZERO = 64,
     FORMAT_COLLECTION_BYTES_OF_1 = 72,  /* in version 1 */
-    FORMAT_COLLECTION_DOCUMENTS = 72,   /* u64 bytes of the documents of visible records */
-    FORMAT_COLLECTION_LIMITS = 80,      /* u32 bytes of the limits, 0: none */
-    FORMAT_COLLECTION_DECLARATION = 84, /* u32 bytes of the declaration, 0: none */
+    FORMAT_COLLECTION_DOCUMENTS = 72,   /* bytes of the documents of visible records */
+    FORMAT_COLLECTION_LIMITS = 80,      /* bytes of the limits, 0: none */
+    FORMAT_COLLECTION_DECLARATION = 84, /* bytes of the declaration, 0: none */
     FORMAT_COLLECTION_BYTES = 88
 };
 _Static_assert(FORMAT_COLLECTION_ZERO + 8 == FORMAT_COLLECTION_BYTES_OF_1,
                "8 bytes of a collection are free");
+_Static_assert(FORMAT_COLLECTION_DOCUMENTS == FORMAT_COLLECTION_BYTES_OF_1 &&
+                   FORMAT_COLLECTION_DECLARATION + 4 == FORMAT_COLLECTION_BYTES,
+               "what version 2 added has no free bytes");
 
 /* In the manifest and in logs; 0: no limit. */
 enum format_limits {

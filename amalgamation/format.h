@@ -260,13 +260,16 @@ enum format_collection {
     FORMAT_COLLECTION_CALIBRATION = 60, /* bytes of the curve, 0: none */
     FORMAT_COLLECTION_ZERO = 64,
     FORMAT_COLLECTION_BYTES_OF_1 = 72,  /* in version 1 */
-    FORMAT_COLLECTION_DOCUMENTS = 72,   /* u64 bytes of the documents of visible records */
-    FORMAT_COLLECTION_LIMITS = 80,      /* u32 bytes of the limits, 0: none */
-    FORMAT_COLLECTION_DECLARATION = 84, /* u32 bytes of the declaration, 0: none */
+    FORMAT_COLLECTION_DOCUMENTS = 72,   /* bytes of the documents of visible records */
+    FORMAT_COLLECTION_LIMITS = 80,      /* bytes of the limits, 0: none */
+    FORMAT_COLLECTION_DECLARATION = 84, /* bytes of the declaration, 0: none */
     FORMAT_COLLECTION_BYTES = 88
 };
 _Static_assert(FORMAT_COLLECTION_ZERO + 8 == FORMAT_COLLECTION_BYTES_OF_1,
                "8 bytes of a collection are free");
+_Static_assert(FORMAT_COLLECTION_DOCUMENTS == FORMAT_COLLECTION_BYTES_OF_1 &&
+                   FORMAT_COLLECTION_DECLARATION + 4 == FORMAT_COLLECTION_BYTES,
+               "what version 2 added has no free bytes");
 
 /* In the manifest and in logs; 0: no limit. */
 enum format_limits {
