@@ -703,6 +703,108 @@ static void replacer_checkpoint_and_reader(void)
     world_end();
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * keys and metadata: record n has the key "n" and a field v */
+
+static void world_fill_documents(uint64_t first, uint64_t last)
+{
+    for (uint64_t id = first; id <= last; id++) {
+        omendb_record record = OMENDB_RECORD_INIT;
+        char key[2] = {(char)('0' + id), 0};
+        float vector[DIM];
+        world_vector(id, 0, vector);
+        record.id = id;
+        record.vector = vector;
+        record.key = key;
+        record.metadata = "{\"v\":0}";
+        SCHEDULE_EQUAL(omendb_put(world.docs, NULL, &record, NULL), OMENDB_OK);
+    }
+    world_checkpoint();
+}
+
+/* Field v of the record that has the key "2". */
+static int world_field(omendb_txn *txn)
+{
+    char metadata[32] = "";
+    uint64_t id = 0;
+    int value = -1;
+    SCHEDULE_EQUAL(omendb_find(world.docs, txn, "2", &id), OMENDB_OK);
+    SCHEDULE_EQUAL(id, 2);
+    SCHEDULE_EQUAL(
+        omendb_get_metadata(world.docs, txn, id, NULL, 0, metadata, sizeof metadata, NULL),
+        OMENDB_OK);
+    SCHEDULE_EQUAL(sscanf(metadata, "{\"v\":%d}", &value), 1);
+    return value;
+}
+
+static void update_2(void)
+{
+    SCHEDULE_EQUAL(omendb_update(world.docs, NULL, 2, "{\"v\":7}"), OMENDB_OK);
+    SCHEDULE_EQUAL(world_field(NULL), 7);
+}
+
+/* A snapshot sees one document of a record, whatever is written down meanwhile. */
+static void read_field_twice(void)
+{
+    omendb_txn *txn = NULL;
+    SCHEDULE_EQUAL(omendb_txn_begin(world.db, OMENDB_READ_ONLY, &txn), OMENDB_OK);
+    const int value = world_field(txn);
+    SCHEDULE_CHECK(value == 0 || value == 7);
+    SCHEDULE_EQUAL(world_field(txn), value);
+    omendb_txn_rollback(txn);
+}
+
+static void updater_and_merge(void)
+{
+    world_begin(0);
+    world_fill_documents(1, 2);
+    world_fill_documents(3, 4);
+    RUN(update_2, world_optimize);
+    SCHEDULE_EQUAL(world_field(NULL), 7);
+    world_end();
+}
+
+static void updater_checkpoint_and_reader(void)
+{
+    world_begin(0);
+    world_fill_documents(1, 3);
+    RUN(update_2, world_checkpoint, read_field_twice);
+    SCHEDULE_EQUAL(world_field(NULL), 7);
+    world_end();
+}
+
+static omendb_txn *held_snapshot;
+
+static void read_field_and_release(void)
+{
+    SCHEDULE_EQUAL(world_field(held_snapshot), 0);
+    omendb_txn_rollback(held_snapshot);
+}
+
+/* A checkpoint, and the look for dead bytes that follows. */
+static void checkpoint_and_look(void)
+{
+    world_checkpoint();
+    SCHEDULE_EQUAL(omendb_work(world.db, UINT64_MAX, NULL), OMENDB_OK);
+}
+
+/* What only the snapshot sees goes when it has ended, be that before the look or after it. */
+static void held_documents_and_look(void)
+{
+    world_begin(0);
+    world_fill_documents(1, 9);
+    SCHEDULE_EQUAL(omendb_txn_begin(world.db, OMENDB_READ_ONLY, &held_snapshot), OMENDB_OK);
+    update_2();
+    RUN(read_field_and_release, checkpoint_and_look, read_field_twice);
+    SCHEDULE_EQUAL(world_field(NULL), 7);
+    SCHEDULE_EQUAL(omendb_work(world.db, UINT64_MAX, NULL), OMENDB_OK);
+    const struct version *version = atomic_load(&world.docs->collection->version);
+    for (uint32_t i = 0; i < version->segment_count; i++)
+        SCHEDULE_CHECK(version->segment_overlays[i] == NULL ||
+                       version->segment_overlays[i]->older == NULL);
+    world_end();
+}
+
 static void merge_and_checkpoint(void)
 {
     world_begin(0);
@@ -1293,6 +1395,9 @@ static const struct {
     SCENARIO(deleter_merge_and_reader),
     SCENARIO(replacer_and_merge),
     SCENARIO(replacer_checkpoint_and_reader),
+    SCENARIO(updater_and_merge),
+    SCENARIO(updater_checkpoint_and_reader),
+    SCENARIO(held_documents_and_look),
     SCENARIO(merge_and_checkpoint),
     SCENARIO(two_merges),
     SCENARIO(refresher_and_checkpointing_writer),

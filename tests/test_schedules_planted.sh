@@ -86,6 +86,10 @@ atomic_fetch_sub(\&db->children, 1) == (DATABASE_RELEASED | 1))"
 # 12: a refusal tells of a commit that is not visible
 plant commit_run 'commit_tells_state(code)' "($B == 12 ? code == OMENDB_OK : &)"
 
+# 13: a look says what waits for an end after it has asked who is open
+plant space_look 'atomic_store(&db->space_pinned, visible)' "if ($B != 13) &"
+plant space_look 'int large = ' "if ($B == 13 \&\& pinned) atomic_store(\&db->space_pinned, visible);\n    &"
+
 if [ "$failed" != 0 ] || ! ${CC:-cc} -std=c11 ${CFLAGS:--O1 -g} -I. -Itests \
     -DSCHEDULE_LIBRARY="\"$work/planted.c\"" tests/test_schedules.c -o "$work/planted" -lm \
     -lpthread; then
@@ -105,6 +109,7 @@ found 9 two_committers
 found 10 committer_and_checkpoint
 found 11 committer_and_release
 found 12 two_adders_of_one_id
+found 13 held_documents_and_look
 
 [ -n "$made" ] && rm -rf "$made"
 echo "$passed passed, $failed failed"
