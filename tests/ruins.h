@@ -36,6 +36,7 @@ static inline void ruins_prepare_one(omendb *db, omendb_collection *collection, 
     support_must(omendb_txn_begin(db, OMENDB_READ_WRITE, &txn));
     support_must(support_put(collection, txn, id, id, RUINS_DIM));
     support_must(omendb_delete(collection, txn, id + 1));
+    support_must(omendb_update(collection, txn, id + 2, "{\"n\":2}"));
     support_must(omendb_txn_prepare(txn, name));
 }
 
@@ -62,6 +63,8 @@ static inline struct crash_fs *ruins_of_all(void)
     ruins_put(plain, 30, 20, 1);
     support_must(omendb_delete(plain, NULL, 3));
     support_must(omendb_delete(loose, NULL, 4));
+    for (uint64_t id = 0; id < 30; id += 5)
+        support_must(omendb_update(plain, NULL, id, "{\"n\":1}"));
     support_must(omendb_checkpoint(db));
     support_must(omendb_collection_create(db, "late", &schema, &late));
     ruins_put(late, 0, 10, 1);
