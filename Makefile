@@ -1,6 +1,7 @@
 # OmenDB. Needs GNU make and a C11 compiler; python3 only to regenerate omendb.c after an edit.
 #
 #   make                libraries and shell, in build/
+#   make omendb         the shell alone, build/omendb; make libomendb: the libraries alone
 #   make demo           a database of real data: made, searched, killed, reopened
 #   make test           the fast suite; the last line is "N passed, M failed"
 #   make check          everything that CI runs
@@ -120,6 +121,11 @@ $(BUILD)/shell/%.o: amalgamation/shell/%.c $(wildcard amalgamation/shell/*.h) om
 
 $(BUILD)/omendb: $(shell_objects) $(BUILD)/libomendb.a
 	$(CC) $(sanitize_flags) $(LDFLAGS) $^ -o $@ $(libraries)
+
+# Without these names make would link omendb.c, which is no program, by a rule of its own.
+omendb: $(BUILD)/omendb
+
+libomendb: $(filter-out $(BUILD)/omendb,$(outputs))
 
 # ---------------------------------------------------------------------------------------------------
 # examples, tests, benchmarks
@@ -360,5 +366,6 @@ format:
     tests/golden/*.c bench/*.[ch] examples/*.[ch] examples/*.cpp)
 
 .PHONY: all amalgamation arm64 bench check clean coverage crash demo faults format fuzz fuzz-replay \
-        fuzzers golden install kill model planted sanitize schedules soak test tests uninstall
+        fuzzers golden install kill libomendb model omendb planted sanitize schedules soak test tests \
+        uninstall
 .DELETE_ON_ERROR:
