@@ -1639,7 +1639,8 @@ OMENDB_API void omendb_query_init(omendb_query *query);
  * distances: NULL, or caller-owned, query->k places, in the metric's terms (omendb_metric).
  * count:     receives how many places are filled: without a radius and groups, min(k, visible
  *            records that match).
- * Lifetime:  nothing is borrowed.
+ * Lifetime:  nothing is borrowed. Read hits in the transaction of the search, a READ_ONLY one if no
+ *            other: with NULL a writer may have deleted or changed them since.
  * Threads:   any; waits for no writer.
  * Returns:   OMENDB_OK, OMENDB_INVALID (k of 0, NaN, zero under cosine, a recall outside of 0..1 or
  *            beside an ef), OMENDB_NOTFOUND (the record to compare with, or an example),

@@ -106,21 +106,33 @@ static void read_question(const char *folder, char text[NAME], int8_t vector[DIM
     fclose(vectors);
 }
 
-static void print_package(omendb_collection *packages, uint64_t id, const char *field)
+/* What a search found belongs to the state that it saw, so search and print_package are given the
+ * same snapshot: without one a writer beside them might have deleted a hit before it is read. */
+static omendb_txn *snapshot(omendb *db)
+{
+    omendb_txn *state;
+
+    check(omendb_txn_begin(db, OMENDB_READ_ONLY, &state), "snapshot");
+    return state;
+}
+
+static void print_package(omendb_collection *packages, omendb_txn *state, uint64_t id,
+                          const char *field)
 {
     const char *const fields[] = {"section", "installed_size", field};
     char key[OMENDB_KEY_MAX + 1], metadata[METADATA];
 
-    check(omendb_get_key(packages, NULL, id, key, sizeof key, NULL), "get the key");
-    check(omendb_get_metadata(packages, NULL, id, fields, 3, metadata, sizeof metadata, NULL),
+    check(omendb_get_key(packages, state, id, key, sizeof key, NULL), "get the key");
+    check(omendb_get_metadata(packages, state, id, fields, 3, metadata, sizeof metadata, NULL),
           "get the metadata");
     printf("    %-20s %s\n", key, metadata);
 }
 
 /* The same question under one condition; filter: NULL: under none. */
-static void ask(omendb_collection *packages, const char *condition, const omendb_filter *filter,
-                const int8_t *vector, const char *like)
+static void ask(omendb *db, omendb_collection *packages, const char *condition,
+                const omendb_filter *filter, const int8_t *vector, const char *like)
 {
+    omendb_txn *state = snapshot(db);
     omendb_query query = OMENDB_QUERY_INIT;
     omendb_explain explain = OMENDB_EXPLAIN_INIT;
     uint64_t ids[K];
@@ -132,12 +144,13 @@ static void ask(omendb_collection *packages, const char *condition, const omendb
     query.k = K;
     query.filter = filter;
     query.explain = &explain;
-    check(omendb_search(packages, NULL, &query, ids, NULL, &found), "search");
+    check(omendb_search(packages, state, &query, ids, NULL, &found), "search");
     expect(found == K, "as many hits as were asked for");
     printf("  %s (%.1f %% of the packages)\n", condition, 100 * (double)explain.selectivity);
     for (i = 0; i < found; i++) {
-        print_package(packages, ids[i], "priority");
+        print_package(packages, state, ids[i], "priority");
     }
+    omendb_txn_rollback(state);
 }
 
 static void ask_under_conditions(omendb *db, omendb_collection *packages, const int8_t *vector)
@@ -152,10 +165,10 @@ static void ask_under_conditions(omendb *db, omendb_collection *packages, const 
     omendb_filter *filter;
     size_t i;
 
-    ask(packages, "all", NULL, vector, NULL);
+    ask(db, packages, "all", NULL, vector, NULL);
     for (i = 0; i < sizeof conditions / sizeof *conditions; i++) {
         check(omendb_filter_compile(db, conditions[i], &filter), "compile");
-        ask(packages, conditions[i], filter, vector, NULL);
+        ask(db, packages, conditions[i], filter, vector, NULL);
         omendb_filter_free(filter);
     }
 }
@@ -200,11 +213,12 @@ static void ask_by_section(omendb *db, omendb_collection *packages, const int8_t
     omendb_facet section = OMENDB_FACET_INIT;
     omendb_filter *filter;
     omendb_facets *sections;
+    omendb_txn *state = snapshot(db);
     uint64_t ids[K], matching, different;
     size_t found, i;
 
     check(omendb_filter_compile(db, "tags = 'interface::graphical'", &filter), "compile");
-    check(omendb_facets_open(packages, NULL, filter, NULL, NULL, "section", K, &sections),
+    check(omendb_facets_open(packages, state, filter, NULL, NULL, "section", K, &sections),
           "facets");
     check(omendb_facets_totals(sections, &matching, NULL, &different), "totals");
     printf("  %d graphical packages in %d sections:", (int)matching, (int)different);
@@ -220,27 +234,29 @@ static void ask_by_section(omendb *db, omendb_collection *packages, const int8_t
     query.k = K;
     query.filter = filter;
     query.group_by = "section";
-    check(omendb_search(packages, NULL, &query, ids, NULL, &found), "search by groups");
+    check(omendb_search(packages, state, &query, ids, NULL, &found), "search by groups");
     expect(found == K, "as many sections as were asked for");
     for (i = 0; i < found; i++) {
-        print_package(packages, ids[i], "priority");
+        print_package(packages, state, ids[i], "priority");
     }
+    omendb_txn_rollback(state);
     omendb_filter_free(filter);
 }
 
-static uint64_t id_of(omendb_collection *packages, const char *key)
+static uint64_t id_of(omendb_collection *packages, omendb_txn *state, const char *key)
 {
     uint64_t id = OMENDB_ID_AUTO;
 
-    check(omendb_find(packages, NULL, key, &id), "find");
+    check(omendb_find(packages, state, key, &id), "find");
     return id;
 }
 
 /* More like these, and not like that. */
-static void ask_by_examples(omendb_collection *packages)
+static void ask_by_examples(omendb *db, omendb_collection *packages)
 {
-    const uint64_t liked[] = {id_of(packages, "vim"), id_of(packages, "emacs")};
-    const uint64_t disliked[] = {id_of(packages, "libreoffice-writer")};
+    omendb_txn *state = snapshot(db);
+    const uint64_t liked[] = {id_of(packages, state, "vim"), id_of(packages, state, "emacs")};
+    const uint64_t disliked[] = {id_of(packages, state, "libreoffice-writer")};
     omendb_query query = OMENDB_QUERY_INIT;
     uint64_t ids[K];
     size_t found, i;
@@ -250,38 +266,42 @@ static void ask_by_examples(omendb_collection *packages)
     query.negative_ids = disliked;
     query.negative_count = 1;
     query.k = K;
-    check(omendb_search(packages, NULL, &query, ids, NULL, &found), "search by examples");
+    check(omendb_search(packages, state, &query, ids, NULL, &found), "search by examples");
     printf("  like vim and emacs, unlike libreoffice-writer\n");
     for (i = 0; i < found; i++) {
         expect(ids[i] != liked[0] && ids[i] != liked[1], "examples are no hits");
-        print_package(packages, ids[i], "priority");
+        print_package(packages, state, ids[i], "priority");
     }
+    omendb_txn_rollback(state);
 }
 
-/* The pages are of one state of the database, whatever is written while somebody reads them. */
+/* The pages are of one state of the database, whatever is written while somebody reads them; a
+ * snapshot holds it for the metadata of the hits, too. */
 static void turn_pages(omendb *db, omendb_collection *packages, const int8_t *vector)
 {
     omendb_query query = OMENDB_QUERY_INIT;
     omendb_filter *filter;
     omendb_pages *pages;
+    omendb_txn *state = snapshot(db);
     uint64_t ids[K], matching;
     size_t found, total = 0, i;
     int page;
 
     check(omendb_filter_compile(db, "tags = 'works-with::video'", &filter), "compile");
-    check(omendb_count_matching(packages, NULL, filter, NULL, NULL, &matching), "count");
+    check(omendb_count_matching(packages, state, filter, NULL, NULL, &matching), "count");
     query.vector = vector;
     query.vector_type = OMENDB_I8;
     query.filter = filter;
-    check(omendb_pages_open(packages, NULL, &query, &pages), "open pages");
+    check(omendb_pages_open(packages, state, &query, &pages), "open pages");
     for (page = 1; omendb_pages_next(pages, K, 0, ids, NULL, &found) == OMENDB_OK; page++) {
         total += found;
         for (i = 0; i < found && page <= 2; i++) {
             printf("  page %d", page);
-            print_package(packages, ids[i], "priority");
+            print_package(packages, state, ids[i], "priority");
         }
     }
     omendb_pages_close(pages);
+    omendb_txn_rollback(state);
     omendb_filter_free(filter);
     printf("  %d packages about video on %d pages\n", (int)total, page - 1);
     expect(total == matching, "each package that matches comes once");
@@ -293,6 +313,7 @@ static void mark_and_delete(omendb *db, omendb_collection *packages)
     static const char *const names[] = {"vim", "emacs", "nano", "gimp"};
     omendb_filter *filter;
     omendb_rows *rows;
+    omendb_txn *state;
     uint64_t id, deleted, count;
     size_t i;
 
@@ -301,12 +322,14 @@ static void mark_and_delete(omendb *db, omendb_collection *packages)
         check(omendb_update(packages, NULL, id, "{\"installed\": true}"), "update");
     }
     check(omendb_filter_compile(db, "installed", &filter), "compile");
-    ask(packages, "like nano, installed", filter, NULL, "nano");
-    check(omendb_scan_matching(packages, NULL, filter, 0, OMENDB_ID_AUTO - 1, &rows), "scan");
+    ask(db, packages, "like nano, installed", filter, NULL, "nano");
+    state = snapshot(db);
+    check(omendb_scan_matching(packages, state, filter, 0, OMENDB_ID_AUTO - 1, &rows), "scan");
     while (omendb_rows_next(rows, &id, OMENDB_F32, NULL) == OMENDB_OK) {
-        print_package(packages, id, "installed");
+        print_package(packages, state, id, "installed");
     }
     omendb_rows_close(rows);
+    omendb_txn_rollback(state);
     check(omendb_delete_matching(packages, NULL, filter, NULL, NULL, &deleted), "delete");
     omendb_filter_free(filter);
     check(omendb_count(packages, NULL, &count), "count");
@@ -337,7 +360,7 @@ int main(int argc, char **argv)
     ask_under_conditions(db, packages, vector);
     printf("By sections, examples and pages\n");
     ask_by_section(db, packages, vector);
-    ask_by_examples(packages);
+    ask_by_examples(db, packages);
     turn_pages(db, packages, vector);
     printf("Counting\n");
     count_editors(db, packages);
