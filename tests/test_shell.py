@@ -166,8 +166,12 @@ def csv_is_imported_searched_and_shown():
     run("db", "search", "--vector", "[1, 2", status=2)
     assert "has 2 elements" in run("db", "search", "--vector", "[1, 2]", status=1).err
     assert run("db", "search", "--vector", "[1e9,0,0,0,0]", "--radius", "1", "--json").json["hits"] == []
+    assert "one by one" in "".join(table) and "walked" not in "".join(table), table
     explain = run("db", "search", "--id", "1", "--explain", "--json").json["explain"]
     assert explain["distances"] > 0
+    run("db", "optimize")
+    many = run("db", "search", "--vector", json.dumps(rows[3]), "--explain").out
+    assert ("walked a graph" in many) != ("one by one" in many), many
     explain = run("db", "search", "--id", "1", "--recall", "0.95", "--explain", "--json").json["explain"]
     assert explain["recall"] >= 0.95 and explain["warnings"] == 0
 

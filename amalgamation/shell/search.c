@@ -310,17 +310,24 @@ static void search_print_recall(FILE *file, const omendb_explain *explain)
 
 static void search_print_explain(FILE *file, const omendb_explain *explain)
 {
-    char graph[OUTPUT_TEXT_BYTES], scanned[OUTPUT_TEXT_BYTES], expanded[OUTPUT_TEXT_BYTES];
-    char distances[OUTPUT_TEXT_BYTES], time[OUTPUT_TEXT_BYTES];
+    const char *separator = "";
+    char text[OUTPUT_TEXT_BYTES], expanded[OUTPUT_TEXT_BYTES];
 
-    fprintf(file,
-            "walked a graph of %s rows, read the links of %s, compared %s one by one;\n"
-            "%s distances, %llu segments, %s\n",
-            output_format_count(explain->graph_rows, graph),
-            output_format_count(explain->expanded, expanded),
-            output_format_count(explain->scanned_rows, scanned),
-            output_format_count(explain->distances, distances),
-            (unsigned long long)explain->segments, output_format_time(explain->time_us, time));
+    if (explain->graph_rows != 0) {
+        fprintf(file, "walked a graph of %s row%s, read the links of %s",
+                output_format_count(explain->graph_rows, text), explain->graph_rows == 1 ? "" : "s",
+                output_format_count(explain->expanded, expanded));
+        separator = ", ";
+    }
+    if (explain->scanned_rows != 0) {
+        fprintf(file, "%scompared %s one by one", separator,
+                output_format_count(explain->scanned_rows, text));
+        separator = ", ";
+    }
+    fprintf(file, "%s%s distance%s, %llu segment%s, %s\n", *separator != '\0' ? ";\n" : "",
+            output_format_count(explain->distances, text), explain->distances == 1 ? "" : "s",
+            (unsigned long long)explain->segments, explain->segments == 1 ? "" : "s",
+            output_format_time(explain->time_us, expanded));
     if (explain->ef != 0) {
         search_print_recall(file, explain);
     }
