@@ -537,8 +537,25 @@ def every_command_has_a_help_of_its_own():
         assert set(words.split()) <= named, (name, set(words.split()) - named)
         assert ("Only reads" in out) == ("--read-only" in words) != ("Writes:" in out), name
         assert all(len(line) <= 96 for line in out.splitlines()), name
+        assert run("help", name).out == out, name
     run("db", "help", "frobnicate", status=2)
+    run("help", "frobnicate", status=2)
+    run("help", "get", "1", status=2)
     assert not os.path.exists("db")
+
+
+@test
+def the_language_of_filters_is_explained():
+    out = run("help", "filters").out
+    assert run("db", "help", "filters").out == out and "omendb help filters" in run("--help").out
+    assert '"omendb help filters"' in run("search", "--help").out
+    assert all(len(line) <= 96 for line in out.splitlines()), out
+    examples = [line.strip() for line in out.splitlines()[2:4]]
+    run("db", "create", "docs", "--dim", "2")
+    run("db", "put", "1", "[1, 2]", "--metadata",
+        '{"section": "editors", "size": 5, "tags": ["c"], "essential": false}')
+    for example in examples:
+        assert run("db", "count", "--filter", example).out == "1\n", example
 
 
 @test

@@ -116,7 +116,7 @@ struct arguments_command {
 };
 
 static const struct arguments_command arguments_commands[] = {
-    {"help", COMMAND_HELP, 0, 1, "COMMAND", false},
+    {"help", COMMAND_HELP, 0, 1, "COMMAND | filters", false},
     {"import", COMMAND_IMPORT, 1, 1, "FILE", true},
     {"export", COMMAND_EXPORT, 1, 1, "FILE", false},
     {"search", COMMAND_SEARCH, 0, 0,
@@ -337,6 +337,19 @@ static bool arguments_is_help(const char *word)
     return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
 }
 
+/* What help can be asked about: a command, or the language of filters. */
+static int arguments_find_topic(struct arguments *arguments, const char *name,
+                                struct failure *failure)
+{
+    const struct arguments_command *command = arguments_find_command(name);
+
+    if (command == NULL && strcmp(name, "filters") != 0) {
+        return failure_set(failure, FAILURE_USAGE, "no help about '%s'; see omendb --help", name);
+    }
+    arguments->topic = command != NULL ? command->command : COMMAND_FILTERS;
+    return OMENDB_OK;
+}
+
 /* `omendb --help`, `omendb --version`, `omendb COMMAND --help`: there is no database. Returns
  * whether it was one of them. */
 static bool arguments_without_database(struct arguments *arguments, int count, char **values)
@@ -359,8 +372,6 @@ static bool arguments_without_database(struct arguments *arguments, int count, c
 static int arguments_check(struct arguments *arguments, const struct arguments_command *command,
                            struct failure *failure)
 {
-    const struct arguments_command *topic;
-
     if (arguments->word_count < command->least || arguments->word_count > command->most) {
         return failure_set(failure, FAILURE_USAGE, "usage: omendb DB %s %s%s", command->name,
                            command->words,
@@ -372,12 +383,7 @@ static int arguments_check(struct arguments *arguments, const struct arguments_c
                            ARGUMENTS_READERS);
     }
     if (command->command == COMMAND_HELP && arguments->word_count == 1) {
-        topic = arguments_find_command(arguments->words[0]);
-        if (topic == NULL) {
-            return failure_set(failure, FAILURE_USAGE, "no command '%s'; see omendb --help",
-                               arguments->words[0]);
-        }
-        arguments->topic = topic->command;
+        return arguments_find_topic(arguments, arguments->words[0], failure);
     }
     return OMENDB_OK;
 }
@@ -397,6 +403,12 @@ int arguments_parse(struct arguments *arguments, int count, char **values, const
     }
     if (arguments_without_database(arguments, count, values)) {
         return OMENDB_OK;
+    }
+    if (strcmp(values[1], "help") == 0) {
+        return count == 3 ? arguments_find_topic(arguments, values[2], failure)
+                          : failure_set(failure, FAILURE_USAGE,
+                                        "usage: omendb help COMMAND; a database of this name is "
+                                        "./help");
     }
     if (values[1][0] == '-') {
         return failure_set(failure, FAILURE_USAGE,

@@ -36,7 +36,8 @@ enum command {
     COMMAND_LIMIT,
     COMMAND_FIELDS,
     COMMAND_DECLARE,
-    COMMAND_COUNT /* of the commands */
+    COMMAND_FILTERS, /* no command: a topic of COMMAND_HELP */
+    COMMAND_COUNT    /* of the commands */
 };
 
 /* Commands that only read, for messages. */

@@ -6,7 +6,7 @@
 
 static const char help_overview[] =
     "omendb DB COMMAND: a vector database in the directory DB\n"
-    "omendb DB COMMAND --help: the options of a command\n"
+    "omendb DB COMMAND --help: the options of a command; omendb help filters: conditions\n"
     "\n"
     "Reading; works beside a program that writes, and takes --read-only to say so:\n"
     "  search            the nearest records: --vector '[0.5, 0.25]', --id N or --file FILE\n"
@@ -51,7 +51,7 @@ static const char help_overview[] =
 #define HELP_FILTER                                                                                \
     "  --filter CONDITION    only records whose metadata match: \"lang = 'en' AND year > "         \
     "2020\";\n"                                                                                    \
-    "                        omendb.h has the language\n"
+    "                        \"omendb help filters\" has the language\n"
 #define HELP_READ_ONLY                                                                             \
     "  --read-only           what it does anyway; a command that writes refuses it\n"
 #define HELP_READS  "Only reads: works while another program writes, and changes nothing.\n\n"
@@ -301,6 +301,31 @@ static const char help_salvage[] =
     "Writes: only to PATH. No other program may have the database open for writing.\n"
     "\n" HELP_JSON;
 
+static const char help_filters[] =
+    "The conditions of --filter; \"filters\" in omendb.h has all of it\n"
+    "\n"
+    "  section = 'editors' AND size < 4000 AND tags IN ('c', 'rust') AND NOT essential\n"
+    "  {\"section\": \"editors\", \"size\": {\"$lt\": 4000}, \"tags\": {\"$in\": [\"c\"]}}\n"
+    "\n"
+    "As SQL has them, joined by AND, OR, NOT and parentheses:\n"
+    "  field = value         also <> < <= > >=; of an array: one of its texts is\n"
+    "  field IN (a, b)       one of several; NOT IN\n"
+    "  field BETWEEN a AND b a and b are inside\n"
+    "  field LIKE 'prefix%'  begins so; case matters, % stands at the end only\n"
+    "  field IS NULL         the record lacks the field; IS NOT NULL\n"
+    "  field                 true, or a number other than 0\n"
+    "\n"
+    "  value                 12, -1.5e3, TRUE, FALSE, or a text in single quotes: 'it''s'\n"
+    "  field                 a name of the metadata, or _id or _key; \"in quotes\" where it has\n"
+    "                        other characters than letters, digits, '_' and '.'\n"
+    "\n"
+    "As JSON, where the text begins with '{': \"field\": value, or \"field\": {operator: ...}.\n"
+    "All must hold. Operators: $eq $ne $lt $lte $gt $gte $in $nin $between $prefix $contains\n"
+    "$exists $not; objects are joined by {\"$and\": [...]}, {\"$or\": [...]}, {\"$not\": {...}}.\n"
+    "\n"
+    "What a record lacks is null, and a comparison with null is unknown: neither year = 2020 nor\n"
+    "NOT year = 2020 finds records without a year.\n";
+
 static const char *const help_topics[COMMAND_COUNT] = {
     [COMMAND_HELP] = help_overview,
     [COMMAND_IMPORT] = help_import,
@@ -329,6 +354,7 @@ static const char *const help_topics[COMMAND_COUNT] = {
     [COMMAND_LIMIT] = help_limit,
     [COMMAND_FIELDS] = help_fields,
     [COMMAND_DECLARE] = help_declare,
+    [COMMAND_FILTERS] = help_filters,
 };
 
 int command_help(struct session *session)
