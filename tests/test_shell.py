@@ -511,13 +511,13 @@ def a_csv_header_begins_with_id():
 def every_command_has_a_help_of_its_own():
     options = {
         "search": "--vector --id --key --filter --file --row -k --k --ef --recall --stretch --timeout --radius --exact "
-                  "--explain --like --unlike --group-by --group-size --pages --format --limit --packed --collection --read-only --json",
+                  "--explain --fields --like --unlike --group-by --group-size --pages --format --limit --packed --collection --read-only --json",
         "import": "--format --limit --packed --skip --ids --metric --type --scale --m -M --ef-construction "
                   "--ids-from --batch --put --optimize --collection --json",
         "export": "--filter --ids --limit --format --collection --read-only --json",
         "create": "--dim --metric --type --scale --m -M --ef-construction --ef --json",
         "calibrate": "--skip --limit --format --packed --collection --json",
-        "get": "--key --collection --read-only --json",
+        "get": "--key --fields --collection --read-only --json",
         "count": "--filter --collection --read-only --json",
         "info": "--collection --read-only --json", "put": "--key --metadata --collection --json",
         "delete": "--key --filter --collection --json", "collections": "--read-only --json", "drop": "--json",
@@ -677,6 +677,22 @@ def keys_and_metadata_are_put_and_shown():
     assert run("db", "delete", "--key", "c").out == "deleted 1 of 1 from docs\n"
     assert run("db", "delete", "--key", "c", "--json").json == {"deleted": 0, "missing": 1}
     assert run("db", "count").out == "4\n"
+
+
+@test
+def fields_chosen_are_the_only_ones_shown():
+    fill_with_fields()
+    run("db", "put", "5", "[5, 0]", "--metadata", '{"note": "' + "a" * 9000 + '", "year": 2021}')
+    hits = run("db", "search", "--vector", "[0, 0]", "--fields", "year,tags,none", "--json").json["hits"]
+    assert [hit.get("metadata") for hit in hits] == [
+        {"year": 2019}, {"year": 2020}, None, {"tags": ["x", "y"]}, None, {"year": 2021}], hits
+    assert [hit.get("key") for hit in hits] == ["a", "b ü", "c", None, None, None], hits
+    table = run("db", "search", "--vector", "[5, 0]", "-k", "1", "--fields", "year").out.splitlines()
+    assert table[1].split() == ["1", "5", "0", '{"year":2021}'], table
+    assert run("db", "get", "0", "1", "--fields", "lang").out == (
+        '0  [0, 0]  a  {"lang":"en"}\n1  [1, 0]  b ü  {"lang":"de"}\n')
+    assert run("db", "get", "--key", "a", "--fields", "").out == "0  [0, 0]  a\n"
+    assert run("db", "get", "0", "--fields", ",year,").out == '0  [0, 0]  a  {"year":2019}\n'
 
 
 @test

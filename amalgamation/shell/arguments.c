@@ -62,6 +62,7 @@ static const struct arguments_option arguments_options[] = {
     {"--key", NULL, ON(SEARCH) | ON(GET) | ON(PUT) | ON(DELETE), ARGUMENTS_TEXT, AT(key), PLAIN, 0,
      0},
     {"--metadata", NULL, ON(PUT), ARGUMENTS_TEXT, AT(metadata), PLAIN, 0, 0},
+    {"--fields", NULL, ON(SEARCH) | ON(GET), ARGUMENTS_TEXT, AT(fields), PLAIN, 0, 0},
     {"--format", NULL, FILE_COMMANDS | ON(EXPORT), ARGUMENTS_TEXT, AT(format), PLAIN, 0, 0},
     {"--limit", NULL, FILE_COMMANDS | ON(EXPORT) | ON(FACETS), ARGUMENTS_WHOLE, AT(limit),
      AT(limit_given), 0, UINT64_MAX},

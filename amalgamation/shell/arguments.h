@@ -58,6 +58,7 @@ struct arguments {
     const char *filter;
     const char *key;
     const char *metadata;
+    const char *fields; /* names, with commas between them */
     /* files: import, export, calibrate, search --file; limit: facets, too */
     const char *format;
     uint64_t limit;

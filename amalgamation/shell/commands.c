@@ -215,6 +215,9 @@ int command_get(struct session *session)
             records.ids == NULL ? session->failure.code : command_open_records(session, &records);
     }
     if (code == OMENDB_OK) {
+        code = fields_choose(session, &records.fields);
+    }
+    if (code == OMENDB_OK) {
         code = command_get_records(session, &records);
     }
     fields_release(&records.fields);

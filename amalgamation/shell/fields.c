@@ -9,6 +9,31 @@
 
 #define FIELDS_CAPACITY 4096u
 
+int fields_choose(struct session *session, struct fields *fields)
+{
+    const char *given = session->arguments.fields;
+    char *name;
+
+    if (given == NULL) {
+        return OMENDB_OK;
+    }
+    fields->names_text = failure_allocate(&session->failure, strlen(given) + 1, 1);
+    fields->names = failure_allocate(&session->failure, strlen(given) + 1, sizeof *fields->names);
+    if (fields->names_text == NULL || fields->names == NULL) {
+        return OMENDB_NOMEM;
+    }
+    strcpy(fields->names_text, given);
+    for (name = fields->names_text; *name != '\0';) {
+        const size_t length = strcspn(name, ",");
+        const bool last = name[length] == '\0';
+
+        fields->names[fields->name_count++] = name;
+        name[length] = '\0';
+        name += length + !last;
+    }
+    return OMENDB_OK;
+}
+
 int fields_read(struct session *session, uint64_t id, struct fields *fields)
 {
     size_t size = FIELDS_CAPACITY - 1;
@@ -24,8 +49,8 @@ int fields_read(struct session *session, uint64_t id, struct fields *fields)
             fields->metadata = metadata;
             fields->capacity = size + 1;
         }
-        code = omendb_get_metadata(session->collection, NULL, id, NULL, 0, fields->metadata,
-                                   fields->capacity, &size);
+        code = omendb_get_metadata(session->collection, NULL, id, fields->names, fields->name_count,
+                                   fields->metadata, fields->capacity, &size);
         if (code == OMENDB_OK) {
             return OMENDB_OK;
         }
@@ -56,6 +81,8 @@ void fields_print_json(struct output_json *json, const struct fields *fields)
 void fields_release(struct fields *fields)
 {
     failure_release(fields->metadata);
+    failure_release(fields->names);
+    failure_release(fields->names_text);
 }
 
 #undef FIELDS_CAPACITY

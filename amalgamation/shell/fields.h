@@ -8,7 +8,13 @@ struct fields {
     char key[OMENDB_KEY_MAX + 1]; /* "": none */
     char *metadata;               /* a JSON object; "{}": none */
     size_t capacity;
+    const char **names; /* of the fields of the metadata that are read; NULL: all */
+    size_t name_count;
+    char *names_text; /* where they point to */
 };
+
+/* Has only the fields of --fields read, where that is given. */
+int fields_choose(struct session *session, struct fields *fields);
 
 /* Reads those of a record of the session's collection. A zeroed `fields` is ready for it, and can
  * be used again for the next record. */

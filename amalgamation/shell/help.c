@@ -52,6 +52,7 @@ static const char help_overview[] =
     "  --filter CONDITION    only records whose metadata match: \"lang = 'en' AND year > "         \
     "2020\";\n"                                                                                    \
     "                        \"omendb help filters\" has the language\n"
+#define HELP_FIELDS "  --fields NAME,NAME    prints only these fields of the metadata\n"
 #define HELP_READ_ONLY                                                                             \
     "  --read-only           what it does anyway; a command that writes refuses it\n"
 #define HELP_READS  "Only reads: works while another program writes, and changes nothing.\n\n"
@@ -116,15 +117,16 @@ static const char help_search[] =
     "  --pages N             up to N pages of k hits, one after the other\n"
     "  --radius R            only hits that are no farther\n"
     "  --timeout MS          fails after so many milliseconds of searching, all rows together\n"
-    "  --explain             what the search did\n" HELP_COLLECTION HELP_READ_ONLY HELP_JSON;
+    "  --explain             what the search did\n" HELP_FIELDS HELP_COLLECTION HELP_READ_ONLY
+        HELP_JSON;
 
 static const char help_get[] =
     "omendb DB get ID...: prints records: id, vector, and key and metadata where they have some\n"
     "\n"
     "Those that are there are printed also when others are missing; the exit status then is 1.\n"
     "\n" HELP_READS
-    "  --key KEY             in place of ID...: the one that has this key\n" HELP_COLLECTION
-        HELP_READ_ONLY HELP_JSON;
+    "  --key KEY             in place of ID...: the one that has this key\n" HELP_FIELDS
+        HELP_COLLECTION HELP_READ_ONLY HELP_JSON;
 
 static const char help_count[] =
     "omendb DB count: the number of records\n"
@@ -365,6 +367,7 @@ int command_help(struct session *session)
 
 #undef HELP_COLLECTION
 #undef HELP_JSON
+#undef HELP_FIELDS
 #undef HELP_READ_ONLY
 #undef HELP_READS
 #undef HELP_WRITES

@@ -583,6 +583,9 @@ int command_search(struct session *session)
                            &session->failure);
     }
     if (code == OMENDB_OK) {
+        code = fields_choose(session, &search.fields);
+    }
+    if (code == OMENDB_OK) {
         code = session_open(session, SESSION_READ);
     }
     if (code == OMENDB_OK) {
