@@ -817,6 +817,7 @@ def bars_are_for_terminals_only():
 @test
 def limits_are_set_shown_and_kept():
     fill_with_fields()
+    assert "limits" not in run("db", "info").out
     limits = run("db", "limits", "--json").json
     assert limits["limits"] == {
         "records": 0, "bytes": 0, "queries_per_second": 0, "writes_per_second": 0}
@@ -826,6 +827,8 @@ def limits_are_set_shown_and_kept():
     assert [line.split()[-2:] for line in out[1:3]] == [["5", "5"], [str(limits["bytes"]), "1,000,000"]]
     assert out[3].split()[-1] == "1,000,000" and out[4].split()[-1] == "none", out
     assert run("db", "put", "9", "[1, 2]", "--json", status=1).json["code"] == "quota"
+    used = f"limits of docs: records 5 of 5, bytes {limits['bytes']} of 1,000,000, queries a second 1,000,000"
+    assert run("db", "info").out.splitlines()[-1] == used
     info = run("db", "info", "--json").json["collections"][0]
     assert (info["limits"]["records"], info["bytes"]) == (5, limits["bytes"]), info
     run("db", "limit", "--records", "0", "--json")

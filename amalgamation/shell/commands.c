@@ -671,8 +671,51 @@ static void command_collection_cells(struct session *session, struct output_tabl
     output_table_cell(table, output_format_bytes(stats->segment_bytes, text));
 }
 
-/* Goes through the collections (only one of them with --collection), into JSON or the table. */
-static int command_each_collection(struct session *session, struct output_table *table)
+/* Adds one limit to the line about `name`; a line that was not begun has no separator yet. */
+static void command_use_of(FILE *file, const char *name, const char **separator, const char *what,
+                           const char *now, uint64_t limit)
+{
+    char text[OUTPUT_TEXT_BYTES];
+
+    if (limit == 0) {
+        return;
+    }
+    if (*separator == NULL) {
+        fprintf(file, "limits of %s: ", name);
+    }
+    fprintf(file, "%s%s %s%s%s", *separator != NULL ? *separator : "", what, now,
+            *now != '\0' ? " of " : "", output_format_count(limit, text));
+    *separator = ", ";
+}
+
+/* "limits of docs: records 5 of 100, bytes 1,024 of 1,000,000"; nothing where there are none. */
+static void command_collection_use(struct session *session, const char *name,
+                                   const omendb_collection_stats *stats,
+                                   const omendb_limits *limits)
+{
+    char now[OUTPUT_TEXT_BYTES];
+    const char *separator = NULL;
+    FILE *file = session->json.file;
+
+    command_use_of(file, name, &separator, "records", output_format_count(stats->records, now),
+                   limits->records);
+    command_use_of(file, name, &separator, "bytes", output_format_count(stats->bytes, now),
+                   limits->bytes);
+    command_use_of(file, name, &separator, "queries a second", "", limits->queries_per_second);
+    command_use_of(file, name, &separator, "writes a second", "", limits->writes_per_second);
+    fputs(separator != NULL ? "\n" : "", file);
+}
+
+/* How the collections are gone through: what is done with each. */
+enum command_listing {
+    COMMAND_LIST_JSON,
+    COMMAND_LIST_CELLS, /* of the table */
+    COMMAND_LIST_USE    /* of the limits, as lines */
+};
+
+/* Goes through the collections (only one of them with --collection). table: of the cells. */
+static int command_each_collection(struct session *session, enum command_listing listing,
+                                   struct output_table *table)
 {
     omendb_collection_stats stats;
     omendb_limits limits;
@@ -693,10 +736,12 @@ static int command_each_collection(struct session *session, struct output_table 
         if (code != OMENDB_OK) {
             return code;
         }
-        if (table != NULL) {
+        if (listing == COMMAND_LIST_JSON) {
+            command_collection_json(session, name, &stats, &limits);
+        } else if (listing == COMMAND_LIST_CELLS) {
             command_collection_cells(session, table, name, &stats);
         } else {
-            command_collection_json(session, name, &stats, &limits);
+            command_collection_use(session, name, &stats, &limits);
         }
     }
 }
@@ -711,7 +756,7 @@ static int command_collection_table(struct session *session)
     int code;
 
     output_table_begin(&table, command_collection_titles, &session->failure);
-    code = command_each_collection(session, &table);
+    code = command_each_collection(session, COMMAND_LIST_CELLS, &table);
     if (table.cell_count == 0) {
         fputs("no collections\n", session->json.file);
         failure_release(table.cells);
@@ -772,7 +817,7 @@ static int command_rehearse(struct session *session)
     int code;
 
     output_table_begin(&table, command_collection_titles, &session->failure);
-    code = command_each_collection(session, &table);
+    code = command_each_collection(session, COMMAND_LIST_CELLS, &table);
     failure_release(table.cells);
     return code != OMENDB_OK ? code : session->failure.code;
 }
@@ -793,12 +838,13 @@ int command_info(struct session *session)
     }
     if (!session->arguments.json) {
         command_info_text(session, &stats);
-        return command_collection_table(session);
+        code = command_collection_table(session);
+        return code == OMENDB_OK ? command_each_collection(session, COMMAND_LIST_USE, NULL) : code;
     }
     output_open(&session->json, NULL, '{');
     command_info_json(session, &stats);
     output_open(&session->json, "collections", '[');
-    code = command_each_collection(session, NULL);
+    code = command_each_collection(session, COMMAND_LIST_JSON, NULL);
     output_close(&session->json, ']');
     output_close(&session->json, '}');
     return code;
@@ -815,7 +861,7 @@ int command_collections(struct session *session)
         return code == OMENDB_OK ? command_collection_table(session) : code;
     }
     output_open(&session->json, NULL, '[');
-    code = command_each_collection(session, NULL);
+    code = command_each_collection(session, COMMAND_LIST_JSON, NULL);
     output_close(&session->json, ']');
     return code;
 }

@@ -198,7 +198,7 @@ static const char help_export[] =
         HELP_READ_ONLY HELP_JSON;
 
 static const char help_info[] =
-    "omendb DB info: records, files, memory, collections\n"
+    "omendb DB info: records, files, memory, collections, and what is taken of their limits\n"
     "\n"
     "prepared: transactions that wait for their outcome; \"omendb DB prepared\" lists them.\n"
     "calibrated: what a search for 10 without --recall is promised to find; no: --recall guesses,\n"
