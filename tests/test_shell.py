@@ -130,6 +130,8 @@ def a_wrong_command_line_exits_with_2_and_makes_nothing():
         ["db", "search", "--id", "1", "--pages", "0"], ["db", "search", "--file", "a", "--pages", "1"],
         ["db", "search", "--id", "1", "--pages", "1", "--group-by", "a"],
         ["db", "search", "--id", "1", "--pages", "1", "--explain"],
+        ["db", "update"], ["db", "update", "{}"], ["db", "update", "1", "{}", "--key", "a"],
+        ["db", "update", "a", "{}"], ["db", "update", "1", "{}", "{}"],
         ["db", "facets"], ["db", "facets", "a", "b"], ["db", "facets", "a", "--limit", "0"],
         ["db", "limit"], ["db", "limit", "--records", "-1"], ["db", "limits", "--records", "1"],
         ["db", "declare"], ["db", "declare", "a:int"], ["db", "declare", "a"], ["db", "declare", ":i64"],
@@ -519,7 +521,7 @@ def every_command_has_a_help_of_its_own():
         "calibrate": "--skip --limit --format --packed --collection --json",
         "get": "--key --fields --collection --read-only --json",
         "count": "--filter --collection --read-only --json",
-        "info": "--collection --read-only --json", "put": "--key --metadata --collection --json",
+        "info": "--collection --read-only --json", "update": "--key --collection --json", "put": "--key --metadata --collection --json",
         "delete": "--key --filter --collection --json", "collections": "--read-only --json", "drop": "--json",
         "optimize": "--json", "purge": "--json", "check": "--read-only --json", "backup": "--json",
         "salvage": "--json", "prepared": "--read-only --json", "commit": "--json", "rollback": "--json",
@@ -566,7 +568,7 @@ def only_commands_that_read_take_read_only():
                   ["facets", "lang"], ["info"], ["collections"], ["limits"], ["fields"], ["prepared"],
                   ["check"]):
         run("db", *words, "--read-only")
-    for words in (["import", "a.csv"], ["put", "1", "[1,2,3]"], ["delete", "1"], ["drop", "default"],
+    for words in (["import", "a.csv"], ["put", "1", "[1,2,3]"], ["update", "1", "{}"], ["delete", "1"], ["drop", "default"],
                   ["create", "new", "--dim", "3"], ["optimize"], ["purge"],
                   ["limit", "--records", "5"], ["declare", "a:i64"],
                   ["calibrate", "a.csv"], ["backup", "copy"],
@@ -677,6 +679,24 @@ def keys_and_metadata_are_put_and_shown():
     assert run("db", "delete", "--key", "c").out == "deleted 1 of 1 from docs\n"
     assert run("db", "delete", "--key", "c", "--json").json == {"deleted": 0, "missing": 1}
     assert run("db", "count").out == "4\n"
+
+
+@test
+def metadata_are_updated_by_id_or_key():
+    fill_with_fields()
+    assert run("db", "update", "0", '{"year": 2021, "lang": null}').out == "updated 0 in docs\n"
+    assert run("db", "update", "--key", "b ü", '{"tags": ["x"]}', "--json").json == {
+        "collection": "docs", "id": 1}
+    assert run("db", "update", "2", '{"lang": "en"}').out == "updated 2 in docs\n"
+    assert run("db", "get", "0", "1", "2").out == (
+        '0  [0, 0]  a  {"year":2021}\n1  [1, 0]  b ü  {"lang":"de","tags":["x"],"year":2020}\n'
+        '2  [2, 0]  c  {"lang":"en"}\n')
+    assert run("db", "update", "9", "{}", "--json", status=1).json["code"] == "not found"
+    assert run("db", "update", "--key", "d", "{}", "--json", status=1).json["code"] == "not found"
+    assert "byte" in run("db", "update", "0", "year = 3", status=1).err
+    assert run("db", "get", "0").out == '0  [0, 0]  a  {"year":2021}\n'
+    run("missing", "update", "0", "{}", status=1)
+    assert not os.path.exists("missing")
 
 
 @test

@@ -48,7 +48,8 @@ struct arguments_option {
 
 #define COLLECTION_COMMANDS                                                                        \
     (ON(IMPORT) | ON(EXPORT) | ON(SEARCH) | ON(GET) | ON(DELETE) | ON(INFO) | ON(COUNT_RECORDS) |  \
-     ON(PUT) | ON(CALIBRATE) | ON(FACETS) | ON(LIMITS) | ON(LIMIT) | ON(FIELDS) | ON(DECLARE))
+     ON(PUT) | ON(CALIBRATE) | ON(FACETS) | ON(LIMITS) | ON(LIMIT) | ON(FIELDS) | ON(DECLARE) |    \
+     ON(UPDATE))
 #define FILE_COMMANDS (ON(IMPORT) | ON(SEARCH) | ON(CALIBRATE))
 #define NEW_COMMANDS  (ON(IMPORT) | ON(CREATE)) /* those that may make a collection */
 #define PLAIN         ARGUMENTS_NO_FLAG
@@ -59,8 +60,8 @@ static const struct arguments_option arguments_options[] = {
     {"--collection", NULL, COLLECTION_COMMANDS, ARGUMENTS_TEXT, AT(collection), PLAIN, 0, 0},
     {"--filter", NULL, ON(SEARCH) | ON(COUNT_RECORDS) | ON(DELETE) | ON(EXPORT) | ON(FACETS),
      ARGUMENTS_TEXT, AT(filter), PLAIN, 0, 0},
-    {"--key", NULL, ON(SEARCH) | ON(GET) | ON(PUT) | ON(DELETE), ARGUMENTS_TEXT, AT(key), PLAIN, 0,
-     0},
+    {"--key", NULL, ON(SEARCH) | ON(GET) | ON(PUT) | ON(UPDATE) | ON(DELETE), ARGUMENTS_TEXT,
+     AT(key), PLAIN, 0, 0},
     {"--metadata", NULL, ON(PUT), ARGUMENTS_TEXT, AT(metadata), PLAIN, 0, 0},
     {"--fields", NULL, ON(SEARCH) | ON(GET), ARGUMENTS_TEXT, AT(fields), PLAIN, 0, 0},
     {"--format", NULL, FILE_COMMANDS | ON(EXPORT), ARGUMENTS_TEXT, AT(format), PLAIN, 0, 0},
@@ -125,6 +126,7 @@ static const struct arguments_command arguments_commands[] = {
     {"get", COMMAND_GET, 0, SIZE_MAX, "ID... | --key KEY", false},
     {"count", COMMAND_COUNT_RECORDS, 0, 0, "", false},
     {"put", COMMAND_PUT, 1, 2, "[ID] '[0.5, 0.25]'", true},
+    {"update", COMMAND_UPDATE, 1, 2, "ID '{\"year\": 2024}' | --key KEY '{...}'", true},
     {"delete", COMMAND_DELETE, 0, SIZE_MAX, "ID... | --key KEY | --filter CONDITION", true},
     {"info", COMMAND_INFO, 0, 0, "", false},
     {"collections", COMMAND_COLLECTIONS, 0, 0, "", false},

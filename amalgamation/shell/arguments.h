@@ -36,6 +36,7 @@ enum command {
     COMMAND_LIMIT,
     COMMAND_FIELDS,
     COMMAND_DECLARE,
+    COMMAND_UPDATE,
     COMMAND_FILTERS, /* no command: a topic of COMMAND_HELP */
     COMMAND_COUNT    /* of the commands */
 };

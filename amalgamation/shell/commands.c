@@ -318,6 +318,52 @@ int command_put(struct session *session)
     return code;
 }
 
+/* update */
+
+static void command_print_updated(struct session *session, uint64_t id)
+{
+    if (session->arguments.json) {
+        output_open(&session->json, NULL, '{');
+        output_text(&session->json, "collection", session->name);
+        output_whole(&session->json, "id", id);
+        output_close(&session->json, '}');
+    } else {
+        fprintf(session->json.file, "updated %llu in %s\n", (unsigned long long)id, session->name);
+    }
+}
+
+/* No transaction holds --key and its record together: the shell is the only writer. */
+int command_update(struct session *session)
+{
+    const struct arguments *arguments = &session->arguments;
+    uint64_t id = OMENDB_ID_AUTO;
+    int code = OMENDB_OK;
+
+    if ((arguments->word_count == 2) == (arguments->key != NULL)) {
+        code = failure_set(&session->failure, FAILURE_USAGE,
+                           "which record? one of ID JSON, --key KEY JSON");
+    } else if (arguments->key == NULL) {
+        code = command_parse_id(session, arguments->words[0], &id);
+    }
+    if (code == OMENDB_OK) {
+        code = session_open(session, SESSION_WRITE);
+    }
+    if (code == OMENDB_OK) {
+        code = session_open_collection(session);
+    }
+    if (code == OMENDB_OK) {
+        code = command_find_key(session, &id);
+    }
+    if (code == OMENDB_OK) {
+        code = session_result(session, omendb_update(session->collection, NULL, id,
+                                                     arguments->words[arguments->word_count - 1]));
+    }
+    if (code == OMENDB_OK && session_close(session) == OMENDB_OK) {
+        command_print_updated(session, id);
+    }
+    return session->failure.code;
+}
+
 /* delete, create, drop */
 
 /* Deletes what the command line names: those of --filter, the one of --key, or `ids`. */

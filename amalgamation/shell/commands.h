@@ -22,6 +22,7 @@ int command_salvage(struct session *session);
 int command_count(struct session *session);
 int command_create(struct session *session);
 int command_put(struct session *session);
+int command_update(struct session *session);
 int command_calibrate(struct session *session);
 int command_prepared(struct session *session);
 int command_commit(struct session *session);

@@ -25,6 +25,7 @@ static const char help_overview[] =
     "  import FILE       adds the rows of a .npy, .fvecs, .bvecs, .fbin, .u8bin, .i8bin, .csv or\n"
     "                    .jsonl file; creates what is missing\n"
     "  put [ID] VECTOR   stores one record, in place of one with the same id\n"
+    "  update ID JSON    changes fields of a record's metadata\n"
     "  delete ID...      deletes records\n"
     "  create COLLECTION --dim N\n"
     "  drop COLLECTION   deletes a collection\n"
@@ -179,6 +180,13 @@ static const char help_put[] =
     "\n" HELP_WRITES "  --key KEY             a text that no other record of the collection has\n"
     "  --metadata JSON       an object: '{\"lang\": \"en\", \"year\": 2021, \"tags\": [\"a\", "
     "\"b\"]}'\n" HELP_COLLECTION HELP_JSON;
+
+static const char help_update[] =
+    "omendb DB update ID '{\"year\": 2024}': changes fields of the metadata of a record\n"
+    "\n"
+    "The fields that are not named stay, and so do vector and key; null removes a field.\n"
+    "\n" HELP_WRITES
+    "  --key KEY             in place of ID: the one that has this key\n" HELP_COLLECTION HELP_JSON;
 
 static const char help_delete[] = "omendb DB delete ID...: deletes those records that are there\n"
                                   "\n" HELP_WRITES "In place of ID...; one of\n"
@@ -356,6 +364,7 @@ static const char *const help_topics[COMMAND_COUNT] = {
     [COMMAND_LIMIT] = help_limit,
     [COMMAND_FIELDS] = help_fields,
     [COMMAND_DECLARE] = help_declare,
+    [COMMAND_UPDATE] = help_update,
     [COMMAND_FILTERS] = help_filters,
 };
 

@@ -57,6 +57,7 @@ static int (*const shell_commands[COMMAND_COUNT])(struct session *) = {
     [COMMAND_LIMIT] = command_limit,
     [COMMAND_FIELDS] = command_fields,
     [COMMAND_DECLARE] = command_declare,
+    [COMMAND_UPDATE] = command_update,
 };
 
 static void shell_print_failure(struct session *session)
