@@ -707,8 +707,8 @@ def fields_chosen_are_the_only_ones_shown():
     assert [hit.get("metadata") for hit in hits] == [
         {"year": 2019}, {"year": 2020}, None, {"tags": ["x", "y"]}, None, {"year": 2021}], hits
     assert [hit.get("key") for hit in hits] == ["a", "b ü", "c", None, None, None], hits
-    table = run("db", "search", "--vector", "[5, 0]", "-k", "1", "--fields", "year").out.splitlines()
-    assert table[1].split() == ["1", "5", "0", '{"year":2021}'], table
+    table = run("db", "search", "--vector", "[5, 0]", "-k", "2", "--fields", "year").out.splitlines()
+    assert [line.split() for line in table[1:3]] == [["1", "5", "0", '{"year":2021}'], ["2", "4", "1"]], table
     assert run("db", "get", "0", "1", "--fields", "lang").out == (
         '0  [0, 0]  a  {"lang":"en"}\n1  [1, 0]  b ü  {"lang":"de"}\n')
     assert run("db", "get", "--key", "a", "--fields", "").out == "0  [0, 0]  a\n"

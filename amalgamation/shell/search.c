@@ -351,7 +351,8 @@ static void search_add_fields(struct search *search, struct output_table *table,
         output_table_cell(table, there ? search->fields.key : "");
     }
     if (search->has_metadata) {
-        output_table_cell(table, there ? search->fields.metadata : "");
+        output_table_cell(
+            table, there && fields_have_metadata(&search->fields) ? search->fields.metadata : "");
     }
 }
 
