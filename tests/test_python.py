@@ -5,6 +5,7 @@ Needs numpy and the shared library: OMENDB_LIBRARY, or libomendb.so in BUILD. Wi
 so and passes. The last line is "N passed, M failed".
 """
 
+import datetime
 import gc
 import os
 import pathlib
@@ -304,6 +305,57 @@ class InMemory(unittest.TestCase):
         with self.assertRaises(TypeError):
             docs.get_metadata(0, "year")
         self.assertEqual(len(docs), 3)
+
+    def test_keys_stand_for_ids(self):
+        docs = self.db.collection("docs", dim=16)
+        docs.add(self.rows[:5], key=["a", "b", None, "d", "e"], metadata=[{"i": i} for i in range(5)])
+        np.testing.assert_array_equal(docs.get("b"), self.rows[1])
+        np.testing.assert_array_equal(docs.get(["d", 2, "a"]), self.rows[[3, 2, 0]])
+        self.assertEqual(docs.get("a", stored=True).shape, (16,))
+        docs.update("b", {"i": None, "new": True})
+        self.assertEqual(docs.get_metadata("b"), {"new": True})
+        self.assertEqual(docs.get_metadata("d", ["i", "none"]), {"i": 3})
+        with self.db.snapshot() as before:
+            self.assertEqual(docs.delete("b"), 1)
+            self.assertEqual(docs.delete(["none", "d", 0, 99]), 2)
+            self.assertEqual(docs.delete("d"), 0)
+            np.testing.assert_array_equal(docs.get(["b", "d"], txn=before), self.rows[[1, 3]])
+            with self.assertRaises(omendb.ReadOnly):
+                docs.update("e", {}, txn=before)
+        for call in (docs.get, docs.get_metadata, lambda key: docs.update(key, {})):
+            with self.assertRaises(omendb.NotFound):
+                call("d")
+        with self.assertRaises(omendb.NotFound):
+            docs.get([2, "d"])
+        with self.db.transaction() as txn:
+            docs.update("e", {"i": 5}, txn=txn)
+            self.assertEqual(docs.delete({"e"}, txn=txn), 1)
+            txn.rollback()
+        self.assertEqual((docs.get_metadata("e"), len(docs)), ({"i": 4}, 2))
+        self.assertEqual(self.db.stats()["open_transactions"], 0)
+
+    def test_values_of_numpy_are_plain_ones(self):
+        docs = self.db.collection("docs", dim=16)
+        docs.add(self.rows[0], metadata={
+            "i": np.int64(-5), "u": np.uint8(200), "f": np.float32(0.25), "d": np.float64(0.1),
+            "b": np.bool_(True), "s": np.str_("ü"), "t": [np.str_("x")], "a": np.array(["y", "z"]),
+            "tuple": ("p", "q")})
+        self.assertEqual(docs.get_metadata(0), {
+            "i": -5, "u": 200, "f": 0.25, "d": 0.1, "b": True, "s": "ü", "t": ["x"],
+            "a": ["y", "z"], "tuple": ["p", "q"]})
+        self.assertIs(docs.get_metadata(0)["b"], True)
+        docs.update(0, {"i": np.float16(0.5), "b": np.bool_(False)})
+        self.assertEqual(docs.get_metadata(0, ["i", "b"]), {"i": 0.5, "b": False})
+        for wrong in (datetime.date(2024, 5, 17), np.datetime64("2024-05-17"), np.timedelta64(1, "s"),
+                      {"x"}, b"x", [datetime.date(2024, 5, 17)], np.arange(3), 1j):
+            with self.assertRaisesRegex(TypeError, "metadata field 'when': .* lists of texts"):
+                docs.put(self.rows[0], 0, metadata={"ok": 1, "when": wrong})
+            with self.assertRaisesRegex(TypeError, "field 'when'"):
+                docs.update(0, {"when": wrong})
+        for wrong in (float("nan"), np.float32("inf")):
+            with self.assertRaisesRegex(omendb.Invalid, "metadata field 'x': .*(nan|inf)") as raised:
+                docs.put(self.rows[0], 0, metadata={"x": wrong})
+            self.assertEqual((raised.exception.code, raised.exception.name), (1, "invalid"))
 
     def test_records_are_dicts(self):
         docs = self.db.collection("docs", dim=16)

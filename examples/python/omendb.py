@@ -28,14 +28,20 @@ units, and floating-point ones are multiplied by the scale. For a collection of 
 `dim` columns counts what is above 0 as 1, and a uint8 array with (dim + 7) // 8 columns holds packed
 bits, the first in the lowest bit (numpy.packbits(..., bitorder="little")).
 
-A record may have a key, a text that no other record of the collection has, and metadata: a dict, or
-the text of a JSON object, whose values are texts, numbers, booleans, None and lists of texts. A
-filter is a condition on them, as text or as the dict of its JSON form ("filters" in omendb.h has the
-language); its parameters are a sequence, for ?, or a dict, for :name.
+A record may have a key, a text that no other record of the collection has and that names it as well as
+its id does, and metadata: a dict, or the text of a JSON object, whose values are texts, numbers,
+booleans, None and lists of texts; numpy's scalars are taken for the plain ones. Other values raise
+TypeError: a date, for instance, is stored as a text, and as "2024-05-17" is compared right. A key has at
+most 1,024 bytes, the name of a field 255, a record 1,024 fields, its key and metadata together 1 MiB;
+whole numbers beyond 64 bits become floats; NaN and infinity are refused.
+
+A filter is a condition on metadata, as text or as the dict of its JSON form ("filters" in omendb.h has
+the language); its parameters are a sequence, for ?, or a dict, for :name.
 """
 
 from __future__ import annotations
 
+import collections.abc
 import ctypes
 import ctypes.util
 import json
@@ -44,7 +50,7 @@ import operator
 import os
 import pathlib
 import weakref
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import (
     Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple,
     Union,
@@ -76,7 +82,8 @@ Ids = Union[np.ndarray, Sequence[int], int]
 Metadata = Union[Mapping[str, Any], str]
 Condition = Union[Mapping[str, Any], str]
 Parameters = Union[Mapping[str, Any], Sequence[Any]]
-Records = Union[np.ndarray, Sequence[Union[int, str]], int, str]  # ids or keys
+Record = Union[int, str]  # its id or its key
+Records = Union[np.ndarray, Sequence[Record], Record]
 
 
 class Facets(NamedTuple):
@@ -193,6 +200,7 @@ _ERRORS = {
     9: OutOfMemory, 10: Full, 11: IOErr, 12: Permission, 13: Corrupt, 14: Format, 15: Poisoned,
     16: Dropped, 17: TooBig, 18: Unsupported, 20: Timeout, 21: Quota,
 }
+_INVALID = 1
 _NOT_FOUND = 2
 _TOO_BIG = 17
 _STILL_OPEN = (1, 7, 8)  # after these omendb_txn_prepare has not freed the transaction
@@ -492,11 +500,14 @@ _library = _load()
 def _check(code: int) -> None:
     if code == 0:
         return
+    raise _error(code, _library.omendb_errmsg().decode("utf-8", "replace"))
+
+
+def _error(code: int, message: str) -> Error:
     name = _library.omendb_strerror(code).decode()
-    message = _library.omendb_errmsg().decode("utf-8", "replace")
     error = _ERRORS.get(code, Error)(message or name)
     error.code, error.name = code, name
-    raise error
+    return error
 
 
 def _encode(text: Union[str, os.PathLike]) -> bytes:
@@ -918,14 +929,22 @@ class Collection(_Handle):
         """As put, of dicts: see add_records."""
         return self._write("put", *_columns_of(records, self.dim), txn)
 
-    def update(self, record: int, metadata: Metadata, *, txn: Optional[Transaction] = None) -> None:
+    def update(
+        self, record: Record, metadata: Metadata, *, txn: Optional[Transaction] = None,
+    ) -> None:
         """Changes fields of the metadata of a record; None removes a field."""
+        if isinstance(record, str):
+            with self._within(txn, writes=True) as within:
+                return self.update(self.find(record, txn=within), metadata, txn=within)
         _check(_library.omendb_update(
-            self._pointer, _optional(txn), _one_id(record), _json(metadata)))
+            self._pointer, _optional(txn), _one_id(record), _metadata(metadata)))
 
-    def delete(self, ids: Ids, *, txn: Optional[Transaction] = None) -> int:
+    def delete(self, records: Records, *, txn: Optional[Transaction] = None) -> int:
         """Deletes those records that exist, as one commit. Returns how many there were."""
-        array = _id_array(ids)
+        if _has_keys(records):
+            with self._within(txn, writes=True) as within:
+                return self.delete(self._ids_of(records, within, missing=True), txn=within)
+        array = _id_array(records)
         deleted = _size()
         _check(_library.omendb_delete_batch(
             self._pointer, _optional(txn), array.size, array.ctypes.data, ctypes.byref(deleted)))
@@ -952,13 +971,17 @@ class Collection(_Handle):
     # reading
 
     def get(
-        self, ids: Ids, *, stored: bool = False, txn: Optional[Transaction] = None,
+        self, records: Records, *, stored: bool = False, txn: Optional[Transaction] = None,
     ) -> np.ndarray:
-        """The vectors of records as float32: one row an id, or one vector for one id.
+        """The vectors of records as float32: one row a record, or one vector for one id or key.
 
         stored: True: as they are stored, where numpy has such a type (not bf16).
         """
-        array = _id_array(ids)
+        if _has_keys(records):
+            with self._within(txn, writes=False) as within:
+                vectors = self.get(self._ids_of(records, within), stored=stored, txn=within)
+            return vectors[0] if isinstance(records, str) else vectors
+        array = _id_array(records)
         type_name = self.type if stored else "f32"
         dtypes = {"f32": "<f4", "f16": "<f2", "i8": "i1", "u8": "u1", "b1": "u1"}
         if type_name not in dtypes:
@@ -968,7 +991,7 @@ class Collection(_Handle):
         _check(_library.omendb_get_batch(
             self._pointer, _optional(txn), array.size, array.ctypes.data, _TYPES[type_name],
             vectors.ctypes.data, None))
-        return vectors[0] if np.ndim(ids) == 0 else vectors
+        return vectors[0] if np.ndim(records) == 0 else vectors
 
     def find(self, key: str, *, txn: Optional[Transaction] = None) -> int:
         """The id of the record that has a key; NotFound if none has."""
@@ -983,10 +1006,13 @@ class Collection(_Handle):
             _library.omendb_get_key, self._pointer, _optional(txn), _one_id(record)) or None
 
     def get_metadata(
-        self, record: int, fields: Optional[Sequence[str]] = None, *,
+        self, record: Record, fields: Optional[Sequence[str]] = None, *,
         txn: Optional[Transaction] = None,
     ) -> Dict[str, Any]:
         """The metadata of a record, {} if it has none; or those of these fields that it has."""
+        if isinstance(record, str):
+            with self._within(txn, writes=False) as within:
+                return self.get_metadata(self.find(record, txn=within), fields, txn=within)
         return json.loads(_copied(
             _library.omendb_get_metadata, self._pointer, _optional(txn), _one_id(record),
             *_names(fields)))
@@ -1101,7 +1127,7 @@ class Collection(_Handle):
         return ids, distances
 
     def search_like(
-        self, record: Union[int, str], k: int = 10, *, ef: int = 0, recall: float = 0.0,
+        self, record: Record, k: int = 10, *, ef: int = 0, recall: float = 0.0,
         stretch: float = 0.0, exact: bool = False, radius: Optional[float] = None,
         timeout: Optional[float] = None, filter: Optional[Condition] = None,
         parameters: Optional[Parameters] = None, group_by: Optional[str] = None,
@@ -1272,6 +1298,31 @@ class Collection(_Handle):
 
     # inside
 
+    @contextmanager
+    def _within(self, txn: Optional[Transaction], writes: bool) -> Iterator[Transaction]:
+        """The transaction, or where there is none a new one for what is done with a key: else another
+        thread might give the key to another record between finding and using the id."""
+        if txn is not None:
+            yield txn
+            return
+        with self._db.transaction() if writes else self._db.snapshot() as own:
+            yield own
+
+    def _ids_of(
+        self, records: Records, txn: Optional[Transaction], missing: bool = False,
+    ) -> List[int]:
+        """The ids of records, some of which are named by keys; missing: True: but of those only that
+        are there."""
+        ids: List[int] = []
+        for record in [records] if isinstance(records, str) else records:
+            try:
+                ids.append(
+                    self.find(record, txn=txn) if isinstance(record, str) else _one_id(record))
+            except NotFound:
+                if not missing:
+                    raise
+        return ids
+
     def _vectors(self, vectors: Vectors) -> Tuple[np.ndarray, int]:
         """The vectors as a contiguous two-dimensional array, and its element type."""
         array = np.asarray(vectors)
@@ -1356,10 +1407,8 @@ class Collection(_Handle):
         """Their ids."""
         if isinstance(records, np.ndarray) or records is None:
             return _id_array([] if records is None else records)
-        listed = [records] if isinstance(records, (str, numbers.Integral)) else records
-        return _id_array([
-            self.find(record, txn=txn) if isinstance(record, str) else _one_id(record)
-            for record in listed])
+        listed = [records] if isinstance(records, numbers.Integral) else records
+        return _id_array(self._ids_of(listed, txn))
 
     def _query_of(
         self, options: Mapping[str, Any], conditions: ExitStack, txn: Optional[Transaction],
@@ -1517,6 +1566,47 @@ def _json(value: Union[Mapping[str, Any], str]) -> bytes:
     return _utf8(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
+def _metadata(fields: Metadata) -> bytes:
+    """Metadata as JSON. What JSON has no value for is refused by the name of its field."""
+    if isinstance(fields, str):
+        return _utf8(fields)
+    try:
+        return _utf8(_strict_json(fields))
+    except (TypeError, ValueError):
+        for name, value in fields.items() if isinstance(fields, Mapping) else ():
+            try:
+                _strict_json(value)
+            except TypeError as error:
+                raise TypeError(f"metadata field {name!r}: {error}") from None
+            except ValueError:
+                raise _error(_INVALID, f"metadata field {name!r}: {value!r} is no JSON") from None
+        raise
+
+
+def _strict_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """What numpy has in place of a plain value; a span of time, its kind of whole number, is none."""
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, np.integer) and not isinstance(value, np.timedelta64):
+        return int(value)
+    if isinstance(value, np.floating):
+        return float(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind == "U":
+        return value.tolist()
+    raise TypeError(f"{value!r} is none of texts, numbers, booleans, None and lists of texts")
+
+
+def _has_keys(records: Records) -> bool:
+    if isinstance(records, (str, np.ndarray, range)):
+        return isinstance(records, str)
+    return isinstance(records, collections.abc.Collection) and any(
+        isinstance(record, str) for record in records)
+
+
 def _names(names: Optional[Iterable[str]]) -> Tuple[Any, int]:
     """An array of texts and their number; of None, no array, which stands for all."""
     if names is None:
@@ -1572,7 +1662,7 @@ def _record_array(
         if keys is not None and keys[i] is not None:
             record.key = _utf8(keys[i])
         if metadata is not None and metadata[i] is not None:
-            record.metadata = _json(metadata[i])
+            record.metadata = _metadata(metadata[i])
     return records
 
 
