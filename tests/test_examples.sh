@@ -1,8 +1,8 @@
 #!/bin/sh
-# Runs the examples and looks at what they print; compiles the ten lines at the top of omendb.h, and
-# the program of the README about keys, as a reader would paste them. Programs and library lie in BUILD
-# (build); RUNNER is put before each program; OMENDB_TEST_DIRECTORY is an empty folder to work in. Run
-# it in the folder of the Makefile. The last line is "N passed, M failed".
+# Runs the examples and looks at what they print; compiles the ten lines at the top of omendb.h, as a
+# reader would paste them. Programs and library lie in BUILD (build); RUNNER is put before each program;
+# OMENDB_TEST_DIRECTORY is an empty folder to work in. Run it in the folder of the Makefile. The last
+# line is "N passed, M failed".
 build=${BUILD:-build}
 python=${PYTHON:-python3}
 passed=0
@@ -44,11 +44,6 @@ HEAD
     return 0;
 }
 TAIL
-}
-
-program_about_keys() {
-    sed -n '/^## Keys, metadata, filters/,/^## How/p' README.md | sed -n '/^```c$/,/^```$/p' |
-        grep -v '^```'
 }
 
 # compiled NAME TEXT: the program NAME.c in the folder of work must compile, and print TEXT there.
@@ -97,8 +92,6 @@ fi
 if [ -e "$build/libomendb.so" ] || [ -e "$build/libomendb.dylib" ]; then
     ten_lines >"$work/ten_lines_of_the_header.c"
     compiled ten_lines_of_the_header "found 1: 7"
-    program_about_keys >"$work/keys_of_the_readme.c"
-    compiled keys_of_the_readme '^notes.md {"lang":"en","tags":\["draft","c"\],"year":2024}$'
     if "$python" -c 'import numpy' 2>/dev/null; then
         [ -e "$build/libomendb.so" ] && library=libomendb.so || library=libomendb.dylib
         prints python_example "after opening again: 1997 records" env PYTHONDONTWRITEBYTECODE=1 \
