@@ -886,6 +886,9 @@ def stretch_and_timeout_reach_the_search():
     run("db", "import", "a.fvecs", "--optimize")
     def effort(*words):
         return run("db", "search", "--id", "5", "--explain", "--json", *words).json["explain"]["distances"]
+    walked = run("db", "search", "--id", "5", "--explain").out
+    assert "walked a graph of 3,000 rows, read the links of " in walked, walked
+    assert "one by one" not in walked, walked
     assert effort("--stretch", "1") < effort("--stretch", "1.3") < effort("--stretch", "3", "--ef", "3000")
     assert run("db", "search", "--id", "5", "--stretch", "1.1", "--recall", "0.9", status=1).err
     for words in (["--stretch", "0.9"], ["--stretch", "x"], ["--timeout", "0"], ["--timeout", "-1"],
