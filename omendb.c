@@ -33,7 +33,7 @@
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: ed676c4da330359b77326eccc569229f6d6da73207bfbf708db9d4b34ce04176
+ * SHA-256 of the inputs: 1f5f116b99de9062b47491232c34ab10c7b3b63f1109619c6e4d30fab35aa596
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -49302,6 +49302,16 @@ static int api_try_delete_matching(omendb_collection *collection, omendb_txn *tx
     return code;
 }
 
+/* A filter that failed to compile is NULL, which must not stand for all records here. */
+static int api_check_condition(const struct search_predicate *predicate)
+{
+    return predicate->filter != NULL || predicate->match != NULL
+               ? OMENDB_OK
+               : error_set(OMENDB_INVALID,
+                           "neither filter nor match is given, which would delete all records; a "
+                           "filter that matches all is TRUE, or {} in the JSON form");
+}
+
 OMENDB_API int omendb_delete_matching(omendb_collection *collection, omendb_txn *txn,
                                       const omendb_filter *filter,
                                       int (*match)(void *match_context, uint64_t id), void *context,
@@ -49317,6 +49327,8 @@ OMENDB_API int omendb_delete_matching(omendb_collection *collection, omendb_txn 
     int code = api_writing(collection, txn);
     if (code == OMENDB_OK)
         code = api_filter(collection->db, filter);
+    if (code == OMENDB_OK)
+        code = api_check_condition(&predicate);
     if (code == OMENDB_OK)
         code = quota_take_queries(collection->collection, 1);
     if (code != OMENDB_OK)

@@ -1306,14 +1306,16 @@ OMENDB_API int omendb_count_matching(omendb_collection *collection, omendb_txn *
  *           commit. Without one they are those of the newest state when the call chooses; where one
  *           of them was changed before the commit, the call chooses again, up to 16 times, then it
  *           gives OMENDB_CONFLICT and nothing was done. Records that are added meanwhile stay.
- * filter:   NULL: all match. Beside `match` those count that pass both.
- * match:    as in omendb_query, called from this thread; NULL: all match.
+ * filter:   NULL: `match` alone decides. Beside it those count that pass both.
+ * match:    as in omendb_query, called from this thread; NULL: the filter alone decides. Without
+ *           either the call is OMENDB_INVALID: a filter that did not compile is NULL, and must not
+ *           delete all records. The filter TRUE does, or {} in the JSON form.
  * context:  given to match.
  * deleted:  NULL, or receives how many; 0 on failure.
  * Threads:  any.
  * Returns:  OMENDB_OK and the errors of omendb_delete_batch (OMENDB_QUOTA also as a query);
- *           OMENDB_TOOBIG: the vectors of those that match have more than 1 GiB; OMENDB_CORRUPT,
- *           OMENDB_IOERR. */
+ *           OMENDB_INVALID (neither filter nor match); OMENDB_TOOBIG: the vectors of those that
+ *           match have more than 1 GiB; OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_API int omendb_delete_matching(omendb_collection *collection, omendb_txn *txn,
                                       const omendb_filter *filter,
                                       int (*match)(void *match_context, uint64_t id), void *context,

@@ -115,6 +115,16 @@ static int api_try_delete_matching(omendb_collection *collection, omendb_txn *tx
     return code;
 }
 
+/* A filter that failed to compile is NULL, which must not stand for all records here. */
+static int api_check_condition(const struct search_predicate *predicate)
+{
+    return predicate->filter != NULL || predicate->match != NULL
+               ? OMENDB_OK
+               : error_set(OMENDB_INVALID,
+                           "neither filter nor match is given, which would delete all records; a "
+                           "filter that matches all is TRUE, or {} in the JSON form");
+}
+
 OMENDB_API int omendb_delete_matching(omendb_collection *collection, omendb_txn *txn,
                                       const omendb_filter *filter,
                                       int (*match)(void *match_context, uint64_t id), void *context,
@@ -130,6 +140,8 @@ OMENDB_API int omendb_delete_matching(omendb_collection *collection, omendb_txn 
     int code = api_writing(collection, txn);
     if (code == OMENDB_OK)
         code = api_filter(collection->db, filter);
+    if (code == OMENDB_OK)
+        code = api_check_condition(&predicate);
     if (code == OMENDB_OK)
         code = quota_take_queries(collection->collection, 1);
     if (code != OMENDB_OK)

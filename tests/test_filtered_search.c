@@ -554,10 +554,43 @@ TEST(deleting_takes_all_that_match_in_one_commit)
     CHECK_EQ_INT(left, ROWS - expected);
     CHECK_EQ_INT(omendb_delete_matching(rows, NULL, NULL, match, &condition, &deleted), OMENDB_OK);
     CHECK_EQ_INT(deleted, 0);
-    CHECK_EQ_INT(omendb_delete_matching(rows, NULL, NULL, NULL, NULL, NULL), OMENDB_OK);
-    CHECK_EQ_INT(omendb_count(rows, NULL, &left), OMENDB_OK);
-    CHECK_EQ_INT(left, 0);
     close_all();
+}
+
+/* As after a filter with a typo, whose code nobody looked at. */
+TEST(deleting_without_a_condition_is_refused)
+{
+    omendb_filter *filter = NULL;
+    omendb_txn *txn = NULL;
+    uint64_t deleted = 1, left = 0;
+    open_rows(1);
+    CHECK_EQ_INT(omendb_filter_compile(db, "archived = ture", &filter), OMENDB_INVALID);
+    CHECK_EQ_INT(omendb_delete_matching(rows, NULL, filter, NULL, NULL, &deleted), OMENDB_INVALID);
+    CHECK(strstr(omendb_errmsg(), "{} in the JSON form") != NULL);
+    CHECK_EQ_INT(deleted, 0);
+    CHECK_EQ_INT(omendb_txn_begin(db, OMENDB_READ_WRITE, &txn), OMENDB_OK);
+    CHECK_EQ_INT(omendb_delete_matching(rows, txn, NULL, NULL, NULL, NULL), OMENDB_INVALID);
+    CHECK_EQ_INT(omendb_txn_commit(txn), OMENDB_OK);
+    CHECK_EQ_INT(omendb_count(rows, NULL, &left), OMENDB_OK);
+    CHECK_EQ_INT(left, ROWS);
+    close_all();
+}
+
+TEST(a_filter_that_matches_all_deletes_all)
+{
+    static const char *const texts[] = {"TRUE", "{}"};
+    for (size_t i = 0; i < 2; i++) {
+        omendb_filter *filter = NULL;
+        uint64_t deleted = 0, left = 1;
+        open_rows(1);
+        CHECK_EQ_INT(omendb_filter_compile(db, texts[i], &filter), OMENDB_OK);
+        CHECK_EQ_INT(omendb_delete_matching(rows, NULL, filter, NULL, NULL, &deleted), OMENDB_OK);
+        omendb_filter_free(filter);
+        CHECK_EQ_INT(deleted, ROWS);
+        CHECK_EQ_INT(omendb_count(rows, NULL, &left), OMENDB_OK);
+        CHECK_EQ_INT(left, 0);
+        close_all();
+    }
 }
 
 TEST(a_transaction_deletes_what_matches_as_it_sees_it)
@@ -634,6 +667,7 @@ TEST_MAIN(k_hits_come_whenever_k_match_and_exact_ones_are_exact,
           equal_distances_do_not_ask_twice, without_a_condition_explain_tells_paths_too,
           a_radius_bounds_the_matches, a_batch_gives_what_single_searches_give,
           a_transactions_own_records_are_asked_too, counting_asks_once_of_each_record,
-          deleting_takes_all_that_match_in_one_commit,
+          deleting_takes_all_that_match_in_one_commit, deleting_without_a_condition_is_refused,
+          a_filter_that_matches_all_deletes_all,
           a_transaction_deletes_what_matches_as_it_sees_it,
           records_that_change_meanwhile_are_chosen_anew, wrong_calls_are_refused)

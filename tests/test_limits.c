@@ -392,7 +392,6 @@ TEST(every_kind_of_query_and_of_write_counts)
     CHECK_EQ_INT(omendb_scan(tenant, NULL, 0, 10, &rows), OMENDB_OK);
     omendb_rows_close(rows);
     CHECK_EQ_INT(omendb_delete_matching(tenant, NULL, filter, NULL, NULL, &number), OMENDB_OK);
-    omendb_filter_free(filter);
     CHECK_EQ_INT(search(3), OMENDB_OK);
     CHECK_EQ_INT(stats_of(tenant).queries, 4 + 3);
     CHECK_EQ_INT(stats_of(tenant).writes, 9 + 1);
@@ -402,7 +401,8 @@ TEST(every_kind_of_query_and_of_write_counts)
     CHECK_EQ_INT(omendb_scan(tenant, NULL, 0, 10, &rows), OMENDB_QUOTA);
     CHECK(rows == NULL);
     CHECK_EQ_INT(omendb_count_matching(tenant, NULL, NULL, NULL, NULL, &number), OMENDB_QUOTA);
-    CHECK_EQ_INT(omendb_delete_matching(tenant, NULL, NULL, NULL, NULL, &number), OMENDB_QUOTA);
+    CHECK_EQ_INT(omendb_delete_matching(tenant, NULL, filter, NULL, NULL, &number), OMENDB_QUOTA);
+    omendb_filter_free(filter);
     CHECK_EQ_INT(omendb_get(tenant, NULL, 0, OMENDB_F32, NULL), OMENDB_OK);
     CHECK_EQ_INT(close_all(), OMENDB_OK);
 }
