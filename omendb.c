@@ -33,7 +33,7 @@
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: 1f5f116b99de9062b47491232c34ab10c7b3b63f1109619c6e4d30fab35aa596
+ * SHA-256 of the inputs: 48f391efe8f4d6f4310ab922fc2a782eaa3ff0eb7c29e8e2ab6b1c1b3843ad07
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -15142,6 +15142,9 @@ OMENDB_INTERNAL enum declaration_fault declaration_compare(const uint8_t *declar
  * EVALUATION goes from leaf to leaf, each of which names the leaf that is next if it matches, and
  * the one if it does not: no stack, at most each leaf once, the first one that decides ends it.
  *
+ * LIFETIME. What is read with a filter after the call that took it, pages and cursors, holds it:
+ * omendb_filter_free leaves it to the last holder, and while there is one nothing is bound.
+ *
  * Rejected: a program for a stack machine with three values (three times the work, and nothing for
  * an index to begin with); numbers for fields (document.h says why there are none). */
 #ifndef OMENDB_FILTER_H
@@ -15261,11 +15264,22 @@ struct omendb_filter {
     size_t byte_capacity;
 };
 
+/* What filter_compile makes. The count stands beside the filter, as that is copied in parts. */
+struct filter_held {
+    omendb_filter filter;
+    _Atomic uint32_t holders; /* the handle, and pages and cursors: relaxed up, acq_rel down */
+};
+
 /* ---- filter.c */
 /* text: JSON where '{' is the first character that is not a space. OMENDB_INVALID: the sentence has
  * the place, and on two more lines the text around it with a mark below the place. */
 OMENDB_INTERNAL int filter_compile(struct memory *memory, const char *text, omendb_filter **filter);
-OMENDB_INTERNAL void filter_free(omendb_filter *filter); /* NULL and half-built ones are OK */
+/* One holder less, the last of which frees it. NULL and half-built ones are OK. */
+OMENDB_INTERNAL void filter_free(const omendb_filter *filter);
+/* One holder more. NULL is OK. */
+OMENDB_INTERNAL const omendb_filter *filter_hold(const omendb_filter *filter);
+/* Pages and cursors that hold it. */
+OMENDB_INTERNAL uint32_t filter_users(const omendb_filter *filter);
 /* From 1 on; 0: no parameter has this name. A colon before it is skipped. */
 OMENDB_INTERNAL int filter_parameter_index(const omendb_filter *filter, const char *name);
 
@@ -17552,25 +17566,27 @@ static int filter_read(struct filter_builder *builder)
     return code == OMENDB_OK ? filter_resolve(filter) : code;
 }
 
-OMENDB_INTERNAL int filter_compile(struct memory *memory, const char *text, omendb_filter **filter)
+/* The filter of each handle is the first member of one. */
+static struct filter_held *filter_held_of(const omendb_filter *filter)
 {
-    *filter = memory_zalloc(memory, sizeof **filter);
-    if (*filter == NULL)
-        return OMENDB_NOMEM;
-    (*filter)->memory = memory;
-    struct filter_builder builder = {.filter = *filter, .text = text, .size = strlen(text)};
-    int code = filter_read(&builder);
-    if (code != OMENDB_OK) {
-        filter_free(*filter);
-        *filter = NULL;
-    }
-    return code;
+    return (struct filter_held *)(uintptr_t)filter;
 }
 
-OMENDB_INTERNAL void filter_free(omendb_filter *filter)
+OMENDB_INTERNAL const omendb_filter *filter_hold(const omendb_filter *filter)
 {
-    if (filter == NULL)
-        return;
+    if (filter != NULL)
+        atomic_fetch_add_explicit(&filter_held_of(filter)->holders, 1, memory_order_relaxed);
+    return filter;
+}
+
+OMENDB_INTERNAL uint32_t filter_users(const omendb_filter *filter)
+{
+    return atomic_load_explicit(&filter_held_of(filter)->holders, memory_order_acquire) - 1;
+}
+
+static void filter_destroy(struct filter_held *held)
+{
+    omendb_filter *filter = &held->filter;
     struct memory *memory = filter->memory;
     for (size_t i = 0; i < filter->leaf_count; i++)
         filter_free_set(memory, &filter->leaves[i].set);
@@ -17582,7 +17598,32 @@ OMENDB_INTERNAL void filter_free(omendb_filter *filter)
     memory_free(memory, filter->parameters,
                 filter->parameter_capacity * sizeof *filter->parameters);
     memory_free(memory, filter->bytes, filter->byte_capacity);
-    memory_free(memory, filter, sizeof *filter);
+    memory_free(memory, held, sizeof *held);
+}
+
+OMENDB_INTERNAL void filter_free(const omendb_filter *filter)
+{
+    if (filter != NULL &&
+        atomic_fetch_sub_explicit(&filter_held_of(filter)->holders, 1, memory_order_acq_rel) == 1)
+        filter_destroy(filter_held_of(filter));
+}
+
+OMENDB_INTERNAL int filter_compile(struct memory *memory, const char *text, omendb_filter **filter)
+{
+    struct filter_held *held = memory_zalloc(memory, sizeof *held);
+    *filter = NULL;
+    if (held == NULL)
+        return OMENDB_NOMEM;
+    atomic_init(&held->holders, 1);
+    *filter = &held->filter;
+    (*filter)->memory = memory;
+    struct filter_builder builder = {.filter = *filter, .text = text, .size = strlen(text)};
+    int code = filter_read(&builder);
+    if (code != OMENDB_OK) {
+        filter_free(*filter);
+        *filter = NULL;
+    }
+    return code;
 }
 
 OMENDB_INTERNAL int filter_parameter_index(const omendb_filter *filter, const char *name)
@@ -40678,8 +40719,8 @@ OMENDB_INTERNAL int groups_run(const struct search_request *request, struct scra
 #ifndef OMENDB_PAGES_H
 #define OMENDB_PAGES_H
 
-/* request: with version and vector; what it points at is copied, but for the filter and the
- * transaction. txn: as in the call, or NULL. The version is taken over on success. */
+/* request: with version and vector; what it points at is copied, but for the filter, which is
+ * held, and the transaction. txn: as in the call, or NULL. The version is taken over on success. */
 OMENDB_INTERNAL int pages_open(const struct search_request *request, omendb_txn *txn,
                                struct version *version, omendb_pages **pages);
 /* The next `k` hits; fewer only at the end, where *count 0 comes with OMENDB_DONE. distances: NULL,
@@ -40727,6 +40768,7 @@ static int pages_copy_request(omendb_pages *pages, const struct search_request *
     pages->request.k = 0;
     if (request->predicate != NULL) {
         pages->predicate = *request->predicate;
+        filter_hold(pages->predicate.filter);
         pages->request.predicate = &pages->predicate;
     }
     pages->vector = memory_alloc(memory, bytes);
@@ -40940,6 +40982,7 @@ OMENDB_INTERNAL void pages_free(omendb_pages *pages)
     memory_free(memory, pages->excluded, pages->request.excluded_count * sizeof *pages->excluded);
     memory_free(memory, pages->hits, pages->room * sizeof *pages->hits);
     memory_free(memory, pages->seen, pages->seen_room * sizeof *pages->seen);
+    filter_free(pages->predicate.filter);
     collection_release(pages->collection);
     memory_free(memory, pages, sizeof *pages);
 }
@@ -41416,7 +41459,7 @@ OMENDB_INTERNAL omendb *facets_database(const omendb_facets *facets)
 #ifndef OMENDB_ROWS_H
 #define OMENDB_ROWS_H
 
-/* filter: NULL: all; borrowed until rows_free. */
+/* filter: NULL: all; held until rows_free. */
 OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn,
                               const omendb_filter *filter, uint64_t from, uint64_t to,
                               omendb_rows **rows);
@@ -41466,7 +41509,7 @@ struct omendb_rows {
     struct txn_cursor cursor;
     size_t own_count; /* changes of the transaction when it was opened */
     uint64_t commit, to;
-    const omendb_filter *filter; /* the caller's; NULL: all */
+    const omendb_filter *filter; /* held; NULL: all */
     int shows_vectors;
     /* The record that was shown last: of a segment, or entry number shown_row of the list. */
     int has_shown;
@@ -41648,7 +41691,7 @@ static int rows_make(struct collection *collection, omendb_txn *txn, const omend
     made->own_count = txn != NULL ? txn->write_count : 0;
     made->commit = txn != NULL ? txn->snapshot : commit;
     made->to = to;
-    made->filter = filter;
+    made->filter = filter_hold(filter);
     int code = rows_gather(made, from);
     if (code != OMENDB_OK) {
         rows_free(made);
@@ -41809,6 +41852,7 @@ OMENDB_INTERNAL void rows_free(omendb_rows *rows)
     if (rows->txn != NULL && !rows->cursor.ended)
         txn_remove_cursor(rows->txn, &rows->cursor);
     version_release(rows->version);
+    filter_free(rows->filter);
     collection_release(rows->collection);
     memory_free(&rows->db->memory, rows->entries, rows->capacity * sizeof *rows->entries);
     memory_free(&rows->db->memory, rows, bytes);
@@ -50296,6 +50340,19 @@ OMENDB_API int omendb_filter_parameter(const omendb_filter *filter, const char *
     return filter_parameter_index(filter, name);
 }
 
+/* A filter that may be bound now. */
+static int api_binding(const omendb_filter *filter)
+{
+    int code = api_open_filter(filter);
+    const uint32_t users = code == OMENDB_OK ? filter_users(filter) : 0;
+    if (users != 0)
+        return error_set(OMENDB_BUSY,
+                         "%u open pages or cursors use the filter with the values that it has; "
+                         "close them first, or compile another one",
+                         users);
+    return code;
+}
+
 static int api_bind(omendb_filter *filter, int index, const struct filter_operand *operand)
 {
     struct work_wait wait = {0};
@@ -50308,7 +50365,7 @@ static int api_bind(omendb_filter *filter, int index, const struct filter_operan
 OMENDB_API int omendb_filter_bind_null(omendb_filter *filter, int index)
 {
     const struct filter_operand operand = {.value = {.type = DOCUMENT_NULL}};
-    int code = api_open_filter(filter);
+    int code = api_binding(filter);
     return code == OMENDB_OK ? api_bind(filter, index, &operand) : code;
 }
 
@@ -50316,14 +50373,14 @@ OMENDB_API int omendb_filter_bind_bool(omendb_filter *filter, int index, int val
 {
     const struct filter_operand operand = {
         .value = {.type = value != 0 ? DOCUMENT_TRUE : DOCUMENT_FALSE}};
-    int code = api_open_filter(filter);
+    int code = api_binding(filter);
     return code == OMENDB_OK ? api_bind(filter, index, &operand) : code;
 }
 
 OMENDB_API int omendb_filter_bind_i64(omendb_filter *filter, int index, int64_t value)
 {
     const struct filter_operand operand = {.value = {.type = DOCUMENT_INTEGER, .integer = value}};
-    int code = api_open_filter(filter);
+    int code = api_binding(filter);
     return code == OMENDB_OK ? api_bind(filter, index, &operand) : code;
 }
 
@@ -50333,14 +50390,14 @@ OMENDB_API int omendb_filter_bind_u64(omendb_filter *filter, int index, uint64_t
                                            .beyond = value};
     if (value <= (uint64_t)INT64_MAX)
         return omendb_filter_bind_i64(filter, index, (int64_t)value);
-    int code = api_open_filter(filter);
+    int code = api_binding(filter);
     return code == OMENDB_OK ? api_bind(filter, index, &operand) : code;
 }
 
 OMENDB_API int omendb_filter_bind_f64(omendb_filter *filter, int index, double value)
 {
     const struct filter_operand operand = {.value = {.type = DOCUMENT_REAL, .real = value}};
-    int code = api_open_filter(filter);
+    int code = api_binding(filter);
     if (code != OMENDB_OK)
         return code;
     if (!isfinite(value))
@@ -50350,7 +50407,7 @@ OMENDB_API int omendb_filter_bind_f64(omendb_filter *filter, int index, double v
 
 OMENDB_API int omendb_filter_bind_text(omendb_filter *filter, int index, const char *text)
 {
-    int code = api_open_filter(filter);
+    int code = api_binding(filter);
     if (code != OMENDB_OK)
         return code;
     if (text == NULL)
@@ -50365,7 +50422,7 @@ OMENDB_API int omendb_filter_bind_text(omendb_filter *filter, int index, const c
 OMENDB_API int omendb_filter_bind_texts(omendb_filter *filter, int index, const char *const *texts,
                                         size_t count)
 {
-    int code = api_open_filter(filter);
+    int code = api_binding(filter);
     if (code != OMENDB_OK)
         return code;
     if (texts == NULL && count != 0)

@@ -34,9 +34,11 @@
  * HANDLES. `omendb` is one open database, `omendb_collection` a named set of vectors in it,
  * `omendb_txn` a transaction, `omendb_rows` a cursor, `omendb_pages` one over the hits of a query,
  * `omendb_facets` counts of values, `omendb_filter` a condition. A call that fails to make a handle
- * stores NULL. Every handle is released by its own call, which frees it, in any order but that the
- * database goes last; a cursor, pages, too, ends with its transaction and must be closed all the
- * same. Pages and facets count as cursors where those are counted.
+ * stores NULL. Every handle is released by its own call, which frees it. The order does not matter,
+ * but the database goes last: a filter may be freed while pages or cursors that use it are open.
+ * Cursors and pages end with their transaction: from then on they give OMENDB_MISUSE, and must be
+ * closed all the same. Where open cursors are counted (omendb_stats.open_cursors, the sentence of
+ * omendb_close), pages and facets are among them.
  *
  * THREADS. Any number of threads may use one handle at once, unless a call says otherwise. A search
  * never waits for a writer. One omendb_txn, omendb_rows, omendb_pages or omendb_facets is for one
@@ -1335,7 +1337,8 @@ OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint6
 
 /* As omendb_scan, of the records that match a filter.
  *
- * filter:   NULL: all. Must stay, bound as it is, until the cursor is closed.
+ * filter:   NULL: all. Held: it may be freed, but to bind it is OMENDB_BUSY until the cursor is
+ *           closed.
  * Returns:  as omendb_scan. */
 OMENDB_API int omendb_scan_matching(omendb_collection *collection, omendb_txn *txn,
                                     const omendb_filter *filter, uint64_t from, uint64_t to,
@@ -1421,6 +1424,8 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows);
  * LIMITS: 1 MiB of text, 4096 conditions, 64 open parentheses or objects, 32,766 parameters, 64 MiB
  * for what one is bound to: OMENDB_TOOBIG.
  *
+ * One filter serves all collections of its database.
+ *
  * THREADS. Any number of threads may search with one filter at once, as long as none binds, or
  * frees, meanwhile. */
 
@@ -1437,7 +1442,7 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows);
  *                                    ^ */
 OMENDB_API int omendb_filter_compile(omendb *db, const char *text, omendb_filter **filter);
 
-/* Frees a filter. NULL is OK. */
+/* Frees a filter; pages and cursors that are open go on with it. NULL is OK. */
 OMENDB_API void omendb_filter_free(omendb_filter *filter);
 
 /* The number of the parameter :name; 0: there is none. The colon may be left out. */
@@ -1451,8 +1456,9 @@ OMENDB_API int omendb_filter_parameter(const omendb_filter *filter, const char *
  *           of `count` texts, is for IN, and as what IS NULL asks about. Copied.
  * Threads:  none may use the filter meanwhile.
  * Returns:  OMENDB_OK; OMENDB_INVALID (no such parameter; not finite; not UTF-8; an array that not
- *           only IN uses; a pattern that LIKE does not take, or no text for it); OMENDB_TOOBIG. On
- *           failure the parameter keeps the value that it had. */
+ *           only IN uses; a pattern that LIKE does not take, or no text for it); OMENDB_TOOBIG;
+ *           OMENDB_BUSY (open pages or cursors use the filter). On failure the parameter keeps the
+ *           value that it had. */
 OMENDB_API int omendb_filter_bind_null(omendb_filter *filter, int index);
 OMENDB_API int omendb_filter_bind_bool(omendb_filter *filter, int index, int value);
 OMENDB_API int omendb_filter_bind_i64(omendb_filter *filter, int index, int64_t value);
@@ -1703,8 +1709,9 @@ OMENDB_API int omendb_search_many(omendb_collection *collection, omendb_txn *txn
  *
  * txn:      as omendb_search; after further changes in it the pages may or may not show them.
  * query:    as of omendb_search, but that k, explain and timeout_us are not used, though k must not
- *           be 0. Copied. Its filter must stay, bound as it is, until the pages are closed, and so
- *           must what `match` needs; group_by is OMENDB_UNSUPPORTED.
+ *           be 0. Copied. Its filter is held: it may be freed, but to bind it is OMENDB_BUSY until
+ *           the pages are closed. What `match` needs must stay until then; group_by is
+ *           OMENDB_UNSUPPORTED.
  * pages:    receives the handle; NULL on failure. Takes the vector, and up to some 150 bytes for
  *           each hit that was given; keeps what it shows from being given back, as cursors do.
  * Lifetime: until omendb_pages_close.

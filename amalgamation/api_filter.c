@@ -75,6 +75,19 @@ OMENDB_API int omendb_filter_parameter(const omendb_filter *filter, const char *
     return filter_parameter_index(filter, name);
 }
 
+/* A filter that may be bound now. */
+static int api_binding(const omendb_filter *filter)
+{
+    int code = api_open_filter(filter);
+    const uint32_t users = code == OMENDB_OK ? filter_users(filter) : 0;
+    if (users != 0)
+        return error_set(OMENDB_BUSY,
+                         "%u open pages or cursors use the filter with the values that it has; "
+                         "close them first, or compile another one",
+                         users);
+    return code;
+}
+
 static int api_bind(omendb_filter *filter, int index, const struct filter_operand *operand)
 {
     struct work_wait wait = {0};
@@ -87,7 +100,7 @@ static int api_bind(omendb_filter *filter, int index, const struct filter_operan
 OMENDB_API int omendb_filter_bind_null(omendb_filter *filter, int index)
 {
     const struct filter_operand operand = {.value = {.type = DOCUMENT_NULL}};
-    int code = api_open_filter(filter);
+    int code = api_binding(filter);
     return code == OMENDB_OK ? api_bind(filter, index, &operand) : code;
 }
 
@@ -95,14 +108,14 @@ OMENDB_API int omendb_filter_bind_bool(omendb_filter *filter, int index, int val
 {
     const struct filter_operand operand = {
         .value = {.type = value != 0 ? DOCUMENT_TRUE : DOCUMENT_FALSE}};
-    int code = api_open_filter(filter);
+    int code = api_binding(filter);
     return code == OMENDB_OK ? api_bind(filter, index, &operand) : code;
 }
 
 OMENDB_API int omendb_filter_bind_i64(omendb_filter *filter, int index, int64_t value)
 {
     const struct filter_operand operand = {.value = {.type = DOCUMENT_INTEGER, .integer = value}};
-    int code = api_open_filter(filter);
+    int code = api_binding(filter);
     return code == OMENDB_OK ? api_bind(filter, index, &operand) : code;
 }
 
@@ -112,14 +125,14 @@ OMENDB_API int omendb_filter_bind_u64(omendb_filter *filter, int index, uint64_t
                                            .beyond = value};
     if (value <= (uint64_t)INT64_MAX)
         return omendb_filter_bind_i64(filter, index, (int64_t)value);
-    int code = api_open_filter(filter);
+    int code = api_binding(filter);
     return code == OMENDB_OK ? api_bind(filter, index, &operand) : code;
 }
 
 OMENDB_API int omendb_filter_bind_f64(omendb_filter *filter, int index, double value)
 {
     const struct filter_operand operand = {.value = {.type = DOCUMENT_REAL, .real = value}};
-    int code = api_open_filter(filter);
+    int code = api_binding(filter);
     if (code != OMENDB_OK)
         return code;
     if (!isfinite(value))
@@ -129,7 +142,7 @@ OMENDB_API int omendb_filter_bind_f64(omendb_filter *filter, int index, double v
 
 OMENDB_API int omendb_filter_bind_text(omendb_filter *filter, int index, const char *text)
 {
-    int code = api_open_filter(filter);
+    int code = api_binding(filter);
     if (code != OMENDB_OK)
         return code;
     if (text == NULL)
@@ -144,7 +157,7 @@ OMENDB_API int omendb_filter_bind_text(omendb_filter *filter, int index, const c
 OMENDB_API int omendb_filter_bind_texts(omendb_filter *filter, int index, const char *const *texts,
                                         size_t count)
 {
-    int code = api_open_filter(filter);
+    int code = api_binding(filter);
     if (code != OMENDB_OK)
         return code;
     if (texts == NULL && count != 0)

@@ -34,25 +34,27 @@ static int filter_read(struct filter_builder *builder)
     return code == OMENDB_OK ? filter_resolve(filter) : code;
 }
 
-OMENDB_INTERNAL int filter_compile(struct memory *memory, const char *text, omendb_filter **filter)
+/* The filter of each handle is the first member of one. */
+static struct filter_held *filter_held_of(const omendb_filter *filter)
 {
-    *filter = memory_zalloc(memory, sizeof **filter);
-    if (*filter == NULL)
-        return OMENDB_NOMEM;
-    (*filter)->memory = memory;
-    struct filter_builder builder = {.filter = *filter, .text = text, .size = strlen(text)};
-    int code = filter_read(&builder);
-    if (code != OMENDB_OK) {
-        filter_free(*filter);
-        *filter = NULL;
-    }
-    return code;
+    return (struct filter_held *)(uintptr_t)filter;
 }
 
-OMENDB_INTERNAL void filter_free(omendb_filter *filter)
+OMENDB_INTERNAL const omendb_filter *filter_hold(const omendb_filter *filter)
 {
-    if (filter == NULL)
-        return;
+    if (filter != NULL)
+        atomic_fetch_add_explicit(&filter_held_of(filter)->holders, 1, memory_order_relaxed);
+    return filter;
+}
+
+OMENDB_INTERNAL uint32_t filter_users(const omendb_filter *filter)
+{
+    return atomic_load_explicit(&filter_held_of(filter)->holders, memory_order_acquire) - 1;
+}
+
+static void filter_destroy(struct filter_held *held)
+{
+    omendb_filter *filter = &held->filter;
     struct memory *memory = filter->memory;
     for (size_t i = 0; i < filter->leaf_count; i++)
         filter_free_set(memory, &filter->leaves[i].set);
@@ -64,7 +66,32 @@ OMENDB_INTERNAL void filter_free(omendb_filter *filter)
     memory_free(memory, filter->parameters,
                 filter->parameter_capacity * sizeof *filter->parameters);
     memory_free(memory, filter->bytes, filter->byte_capacity);
-    memory_free(memory, filter, sizeof *filter);
+    memory_free(memory, held, sizeof *held);
+}
+
+OMENDB_INTERNAL void filter_free(const omendb_filter *filter)
+{
+    if (filter != NULL &&
+        atomic_fetch_sub_explicit(&filter_held_of(filter)->holders, 1, memory_order_acq_rel) == 1)
+        filter_destroy(filter_held_of(filter));
+}
+
+OMENDB_INTERNAL int filter_compile(struct memory *memory, const char *text, omendb_filter **filter)
+{
+    struct filter_held *held = memory_zalloc(memory, sizeof *held);
+    *filter = NULL;
+    if (held == NULL)
+        return OMENDB_NOMEM;
+    atomic_init(&held->holders, 1);
+    *filter = &held->filter;
+    (*filter)->memory = memory;
+    struct filter_builder builder = {.filter = *filter, .text = text, .size = strlen(text)};
+    int code = filter_read(&builder);
+    if (code != OMENDB_OK) {
+        filter_free(*filter);
+        *filter = NULL;
+    }
+    return code;
 }
 
 OMENDB_INTERNAL int filter_parameter_index(const omendb_filter *filter, const char *name)

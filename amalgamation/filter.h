@@ -22,6 +22,9 @@
  * EVALUATION goes from leaf to leaf, each of which names the leaf that is next if it matches, and
  * the one if it does not: no stack, at most each leaf once, the first one that decides ends it.
  *
+ * LIFETIME. What is read with a filter after the call that took it, pages and cursors, holds it:
+ * omendb_filter_free leaves it to the last holder, and while there is one nothing is bound.
+ *
  * Rejected: a program for a stack machine with three values (three times the work, and nothing for
  * an index to begin with); numbers for fields (document.h says why there are none). */
 #ifndef OMENDB_FILTER_H
@@ -145,11 +148,22 @@ struct omendb_filter {
     size_t byte_capacity;
 };
 
+/* What filter_compile makes. The count stands beside the filter, as that is copied in parts. */
+struct filter_held {
+    omendb_filter filter;
+    _Atomic uint32_t holders; /* the handle, and pages and cursors: relaxed up, acq_rel down */
+};
+
 /* ---- filter.c */
 /* text: JSON where '{' is the first character that is not a space. OMENDB_INVALID: the sentence has
  * the place, and on two more lines the text around it with a mark below the place. */
 OMENDB_INTERNAL int filter_compile(struct memory *memory, const char *text, omendb_filter **filter);
-OMENDB_INTERNAL void filter_free(omendb_filter *filter); /* NULL and half-built ones are OK */
+/* One holder less, the last of which frees it. NULL and half-built ones are OK. */
+OMENDB_INTERNAL void filter_free(const omendb_filter *filter);
+/* One holder more. NULL is OK. */
+OMENDB_INTERNAL const omendb_filter *filter_hold(const omendb_filter *filter);
+/* Pages and cursors that hold it. */
+OMENDB_INTERNAL uint32_t filter_users(const omendb_filter *filter);
 /* From 1 on; 0: no parameter has this name. A colon before it is skipped. */
 OMENDB_INTERNAL int filter_parameter_index(const omendb_filter *filter, const char *name);
 

@@ -44,6 +44,7 @@ static int pages_copy_request(omendb_pages *pages, const struct search_request *
     pages->request.k = 0;
     if (request->predicate != NULL) {
         pages->predicate = *request->predicate;
+        filter_hold(pages->predicate.filter);
         pages->request.predicate = &pages->predicate;
     }
     pages->vector = memory_alloc(memory, bytes);
@@ -257,6 +258,7 @@ OMENDB_INTERNAL void pages_free(omendb_pages *pages)
     memory_free(memory, pages->excluded, pages->request.excluded_count * sizeof *pages->excluded);
     memory_free(memory, pages->hits, pages->room * sizeof *pages->hits);
     memory_free(memory, pages->seen, pages->seen_room * sizeof *pages->seen);
+    filter_free(pages->predicate.filter);
     collection_release(pages->collection);
     memory_free(memory, pages, sizeof *pages);
 }

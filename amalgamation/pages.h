@@ -4,8 +4,8 @@
 
 #include "database.h"
 
-/* request: with version and vector; what it points at is copied, but for the filter and the
- * transaction. txn: as in the call, or NULL. The version is taken over on success. */
+/* request: with version and vector; what it points at is copied, but for the filter, which is
+ * held, and the transaction. txn: as in the call, or NULL. The version is taken over on success. */
 OMENDB_INTERNAL int pages_open(const struct search_request *request, omendb_txn *txn,
                                struct version *version, omendb_pages **pages);
 /* The next `k` hits; fewer only at the end, where *count 0 comes with OMENDB_DONE. distances: NULL,

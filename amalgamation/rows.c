@@ -44,7 +44,7 @@ struct omendb_rows {
     struct txn_cursor cursor;
     size_t own_count; /* changes of the transaction when it was opened */
     uint64_t commit, to;
-    const omendb_filter *filter; /* the caller's; NULL: all */
+    const omendb_filter *filter; /* held; NULL: all */
     int shows_vectors;
     /* The record that was shown last: of a segment, or entry number shown_row of the list. */
     int has_shown;
@@ -226,7 +226,7 @@ static int rows_make(struct collection *collection, omendb_txn *txn, const omend
     made->own_count = txn != NULL ? txn->write_count : 0;
     made->commit = txn != NULL ? txn->snapshot : commit;
     made->to = to;
-    made->filter = filter;
+    made->filter = filter_hold(filter);
     int code = rows_gather(made, from);
     if (code != OMENDB_OK) {
         rows_free(made);
@@ -387,6 +387,7 @@ OMENDB_INTERNAL void rows_free(omendb_rows *rows)
     if (rows->txn != NULL && !rows->cursor.ended)
         txn_remove_cursor(rows->txn, &rows->cursor);
     version_release(rows->version);
+    filter_free(rows->filter);
     collection_release(rows->collection);
     memory_free(&rows->db->memory, rows->entries, rows->capacity * sizeof *rows->entries);
     memory_free(&rows->db->memory, rows, bytes);

@@ -4,7 +4,7 @@
 
 #include "database.h"
 
-/* filter: NULL: all; borrowed until rows_free. */
+/* filter: NULL: all; held until rows_free. */
 OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn,
                               const omendb_filter *filter, uint64_t from, uint64_t to,
                               omendb_rows **rows);

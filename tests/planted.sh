@@ -268,6 +268,8 @@ plant 'a page gives a hit once more' pages pages_keep_new \
     's/if \(pages_has_seen\(.*\)\)/if (0 * known)/'
 plant 'pages read the newest state' pages pages_search \
     's/request\.k = reach;/request.k = reach; request.commit = UINT64_MAX - 1;/'
+plant 'pages do not hold their filter' pages pages_copy_request \
+    's/filter_hold\(pages->predicate\.filter\);//'
 plant 'pages keep their version for ever' 'memory pages' pages_free \
     's/version_release\(pages->version\);/(void)0;/'
 plant 'a text that an array has twice counts twice' facets facets_add_up \

@@ -668,6 +668,5 @@ TEST_MAIN(k_hits_come_whenever_k_match_and_exact_ones_are_exact,
           a_radius_bounds_the_matches, a_batch_gives_what_single_searches_give,
           a_transactions_own_records_are_asked_too, counting_asks_once_of_each_record,
           deleting_takes_all_that_match_in_one_commit, deleting_without_a_condition_is_refused,
-          a_filter_that_matches_all_deletes_all,
-          a_transaction_deletes_what_matches_as_it_sees_it,
+          a_filter_that_matches_all_deletes_all, a_transaction_deletes_what_matches_as_it_sees_it,
           records_that_change_meanwhile_are_chosen_anew, wrong_calls_are_refused)

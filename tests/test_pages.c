@@ -218,5 +218,68 @@ TEST(many_pages_take_few_searches)
     CHECK_EQ_INT(asking_close(), OMENDB_OK);
 }
 
+/* The filter is bound to 30 and freed: what follows is as of then. A cursor opened beside them, and
+ * everything in one transaction or none. */
+TEST(pages_and_cursors_keep_the_filter_that_they_were_opened_with)
+{
+    omendb_pages *pages = NULL;
+    omendb_rows *rows = NULL;
+    omendb_filter *filter = NULL;
+    omendb_query query = OMENDB_QUERY_INIT;
+    float vector[ASKING_DIM];
+    size_t found = 0, shown = 0;
+    CHECK_EQ_INT(asking_open("held", 0), OMENDB_OK);
+    CHECK_EQ_INT(asking_fill(), OMENDB_OK);
+    CHECK_EQ_INT(omendb_filter_compile(asking.db, "size < ?", &filter), OMENDB_OK);
+    CHECK_EQ_INT(omendb_filter_bind_i64(filter, 1, 30), OMENDB_OK);
+    support_vector(815, ASKING_DIM, vector);
+    const size_t all = asking_sort(vector, 30, pages_sorted);
+    query.vector = vector;
+    query.exact = 1;
+    query.filter = filter;
+    CHECK_EQ_INT(omendb_pages_open(asking.docs, NULL, &query, &pages), OMENDB_OK);
+    CHECK_EQ_INT(omendb_filter_bind_i64(filter, 1, 80), OMENDB_BUSY);
+    CHECK(strstr(omendb_errmsg(), "1 open pages or cursors") != NULL);
+    CHECK_EQ_INT(omendb_scan_matching(asking.docs, NULL, filter, 0, UINT64_MAX, &rows), OMENDB_OK);
+    omendb_pages_close(pages);
+    CHECK_EQ_INT(omendb_filter_bind_null(filter, 1), OMENDB_BUSY);
+    CHECK_EQ_INT(omendb_filter_bind_text(filter, 1, "x"), OMENDB_BUSY);
+    CHECK_EQ_INT(omendb_filter_bind_texts(filter, 1, NULL, 0), OMENDB_BUSY);
+    CHECK_EQ_INT(omendb_pages_open(asking.docs, NULL, &query, &pages), OMENDB_OK);
+    omendb_filter_free(filter);
+    found = pages_read(pages, 100, 1);
+    CHECK(pages_equal(found, all));
+    while (omendb_rows_next(rows, NULL, OMENDB_F32, NULL) == OMENDB_OK)
+        shown++;
+    CHECK_EQ_INT(shown, all);
+    omendb_rows_close(rows);
+    CHECK_EQ_INT(omendb_close(asking.db), OMENDB_BUSY);
+    omendb_pages_close(pages);
+    CHECK_EQ_INT(asking_close(), OMENDB_OK);
+}
+
+TEST(a_filter_that_nothing_uses_any_more_can_be_bound_anew)
+{
+    omendb_pages *pages = NULL;
+    omendb_filter *filter = NULL;
+    omendb_query query = OMENDB_QUERY_INIT;
+    const float vector[ASKING_DIM] = {1};
+    CHECK_EQ_INT(asking_open("anew", 0), OMENDB_OK);
+    CHECK_EQ_INT(asking_put_many(0, 100), OMENDB_OK);
+    CHECK_EQ_INT(omendb_filter_compile(asking.db, "size < ?", &filter), OMENDB_OK);
+    query.filter = filter;
+    CHECK_EQ_INT(omendb_pages_open(asking.docs, NULL, &query, &pages), OMENDB_INVALID);
+    CHECK_EQ_INT(omendb_filter_bind_i64(filter, 1, 30), OMENDB_OK);
+    query.vector = vector;
+    CHECK_EQ_INT(omendb_pages_open(asking.docs, NULL, &query, &pages), OMENDB_OK);
+    CHECK_EQ_INT(omendb_filter_bind_i64(filter, 1, 40), OMENDB_BUSY);
+    omendb_pages_close(pages);
+    CHECK_EQ_INT(omendb_filter_bind_i64(filter, 1, 40), OMENDB_OK);
+    omendb_filter_free(filter);
+    CHECK_EQ_INT(asking_close(), OMENDB_OK);
+}
+
 TEST_MAIN(pages_are_parts_of_one_search, what_is_committed_between_pages_changes_nothing,
-          pages_end_with_their_transaction, many_pages_take_few_searches)
+          pages_end_with_their_transaction, many_pages_take_few_searches,
+          pages_and_cursors_keep_the_filter_that_they_were_opened_with,
+          a_filter_that_nothing_uses_any_more_can_be_bound_anew)
