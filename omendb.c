@@ -33,7 +33,7 @@
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: 48f391efe8f4d6f4310ab922fc2a782eaa3ff0eb7c29e8e2ab6b1c1b3843ad07
+ * SHA-256 of the inputs: 6c12c02376b0f205575fc47edbbc92ee532faa0d0818d1a04d1c0f7b88e06158
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -15365,9 +15365,10 @@ OMENDB_INTERNAL int filter_add_named(struct filter_builder *builder, size_t at, 
 /* A copy of a part of the text in filter->bytes. */
 OMENDB_INTERNAL const uint8_t *filter_keep_text(struct filter_builder *builder, size_t at,
                                                 size_t size);
-/* _id, _key, or a field of the metadata. The name lies in filter->bytes. */
+/* _id, _key, or a field of the metadata, which begins with '_' only where it is quoted: a name in
+ * the form of text that stood in quotes. The name lies in filter->bytes. */
 OMENDB_INTERNAL int filter_name_side(const struct filter_builder *builder, const uint8_t *name,
-                                     size_t size, struct filter_side *side);
+                                     size_t size, int is_quoted, struct filter_side *side);
 /* The number that stands there, a sign and white space before its digits: an integer, or where it
  * has a point or an exponent, or is too large, a real. */
 OMENDB_INTERNAL int filter_number(const struct filter_builder *builder, size_t at, size_t size,
@@ -15607,7 +15608,7 @@ OMENDB_INTERNAL int filter_add_named(struct filter_builder *builder, size_t at, 
 }
 
 OMENDB_INTERNAL int filter_name_side(const struct filter_builder *builder, const uint8_t *name,
-                                     size_t size, struct filter_side *side)
+                                     size_t size, int is_quoted, struct filter_side *side)
 {
     if (size > DOCUMENT_NAME_MAX)
         return filter_fail(builder, OMENDB_INVALID, side->at,
@@ -15617,6 +15618,10 @@ OMENDB_INTERNAL int filter_name_side(const struct filter_builder *builder, const
         side->subject = FILTER_ID;
     else if (size == 4 && memcmp(name, "_key", 4) == 0)
         side->subject = FILTER_KEY;
+    else if (size > 0 && name[0] == '_' && !is_quoted)
+        return filter_fail(builder, OMENDB_INVALID, side->at,
+                           "of names that begin with _ there are _id and _key; a field of the "
+                           "metadata that does is written as text, \"in quotes\"");
     side->name = name;
     side->name_size = (uint32_t)size;
     return OMENDB_OK;
@@ -16138,7 +16143,7 @@ static int parse_field(struct filter_parser *parser, struct filter_side *side)
     uint32_t size = (uint32_t)token->size;
     const uint8_t *name = token->kind == PARSE_QUOTED ? parse_unquote(builder, token, &size)
                                                       : filter_keep_text(builder, token->at, size);
-    int code = filter_name_side(builder, name, size, side);
+    int code = filter_name_side(builder, name, size, token->kind == PARSE_QUOTED, side);
     return code == OMENDB_OK ? parse_next(parser) : code;
 }
 
@@ -16815,7 +16820,7 @@ static int filter_json_member(struct filter_json_parser *parser, const uint8_t *
     if (size > 0 && name[0] == '$')
         return filter_fail(parser->builder, OMENDB_INVALID, at,
                            "expected the name of a field, $and, $or or $not");
-    code = filter_name_side(parser->builder, name, size, &side);
+    code = filter_name_side(parser->builder, name, size, 0, &side);
     if (code != OMENDB_OK)
         return code;
     return json_next(&parser->reader) == '{' && !filter_json_is_parameter(parser)
@@ -44207,6 +44212,10 @@ OMENDB_INTERNAL int records_fit_now(const struct collection *collection, uint32_
 /* Converts and checks. records_destroy also after a failure. */
 OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind,
                                     const struct records_given *given, struct records *records);
+/* Fields that a caller may not write: those named _id and _key, which in filters are the record's.
+ * What `before` (NULL: nothing) has with the same value may stay. The sentence begins with
+ * "metadata: ". Records that are stored already are not asked. */
+OMENDB_INTERNAL int records_check_names(const uint8_t *before, const uint8_t *document);
 /* The ids that are given. */
 OMENDB_INTERNAL void records_copy_ids(const struct records_given *given, uint64_t *ids);
 OMENDB_INTERNAL int records_commit(struct records *records, omendb_txn *txn);
@@ -44340,6 +44349,30 @@ static int records_take_document(struct records *records, struct memory *memory,
     return OMENDB_OK;
 }
 
+static int records_is_same_value(const struct document_value *a, const struct document_value *b)
+{
+    return a->type == b->type && a->integer == b->integer && a->real == b->real &&
+           a->size == b->size && (a->size == 0 || memcmp(a->text, b->text, a->size) == 0);
+}
+
+OMENDB_INTERNAL int records_check_names(const uint8_t *before, const uint8_t *document)
+{
+    static const char *const names[] = {"_id", "_key"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0] && document != NULL; i++) {
+        const uint8_t *name = (const uint8_t *)names[i];
+        const uint32_t size = (uint32_t)strlen(names[i]), hash = document_hash_name(name, size);
+        struct document_value value, old;
+        if (document_find(document, name, size, hash, &value) &&
+            !(before != NULL && document_find(before, name, size, hash, &old) &&
+              records_is_same_value(&value, &old)))
+            return error_set(OMENDB_INVALID,
+                             "metadata: a field cannot be named \"%s\": in filters that is the %s "
+                             "of the record",
+                             names[i], names[i] + 1);
+    }
+    return OMENDB_OK;
+}
+
 /* The place in a batch goes before the sentence. */
 static int records_name_row(const struct records *records, uint32_t row, int code)
 {
@@ -44360,7 +44393,9 @@ static int records_make_document(struct records *records, struct memory *memory,
         record->metadata == NULL ? 0 : strlen(record->metadata), &document, &size);
     if (code != OMENDB_OK)
         return records_name_row(records, row, code);
-    code = records_take_document(records, memory, row, document);
+    code = records_check_names(NULL, document);
+    code = code == OMENDB_OK ? records_take_document(records, memory, row, document)
+                             : records_name_row(records, row, code);
     memory_free(memory, document, size);
     return code;
 }
@@ -48285,6 +48320,12 @@ static int api_check_fields_given(size_t count, const omendb_field *fields)
                              field->struct_size);
         if (code == OMENDB_OK)
             code = api_name(field->name, "a field");
+        if (code == OMENDB_OK &&
+            (strcmp(field->name, "_id") == 0 || strcmp(field->name, "_key") == 0))
+            code = error_set(OMENDB_INVALID,
+                             "a field cannot be named \"%s\": in filters that is the %s of the "
+                             "record",
+                             field->name, field->name + 1);
     }
     return code;
 }
@@ -49201,6 +49242,8 @@ static int api_try_update(omendb_collection *collection, omendb_txn *txn,
         api_find_record(collection->collection, version, commit, txn, edit->id, NULL, &document);
     if (code == OMENDB_OK)
         code = document_merge(memory, document, edit->text, strlen(edit->text), &merged, &size);
+    if (code == OMENDB_OK)
+        code = records_check_names(document, merged);
     if (code == OMENDB_OK && !api_is_same_document(document, merged))
         code = api_put_document(collection, txn, edit, merged);
     memory_free(memory, merged, size);

@@ -1030,7 +1030,10 @@ OMENDB_API int omendb_prepared_name(omendb *db, size_t index, char *name, size_t
  * have the same type in all of them; where values of different types are put in order it is: null,
  * false, true, numbers, texts. Numbers without fraction and exponent that fit 64 bits with sign are
  * kept as such, all others as IEEE 754 binary64, rounded to the nearest; one beyond its range is
- * OMENDB_INVALID, as are two fields of one name. */
+ * OMENDB_INVALID, as are two fields of one name, and a field that is named _id or _key, which in
+ * filters are the id and the key of the record. Other names that begin with '_' are stored, but in
+ * a filter they must stand "in quotes", so that a mistyped _id is noticed. Dates compare right as
+ * texts of ISO 8601 that are all written alike ("2024-05-31"), and as integers, such as seconds. */
 typedef struct omendb_record {
     size_t struct_size;
     uint64_t id;          /* or OMENDB_ID_AUTO, which _INIT gives; 0 is an id */
@@ -1058,7 +1061,8 @@ enum omendb_field_type {
 
 typedef struct omendb_field {
     size_t struct_size;
-    const char *name;  /* 1 to OMENDB_FIELD_MAX bytes of UTF-8 without control characters */
+    const char *name;  /* 1 to OMENDB_FIELD_MAX bytes of UTF-8 without control characters; not _id
+                        * or _key */
     uint32_t type;     /* omendb_field_type */
     uint32_t required; /* 1: each record has it, and not as null */
 } omendb_field;
@@ -1394,8 +1398,8 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows);
  *   field                 true, or a number other than 0
  *
  *   value   12   -1.5e3   'it''s'   TRUE   FALSE   NULL   ?   ?3   :name
- *   field   letters, digits, '_' and '.', the first a letter or '_'; any other name, and words of
- *           the language, "in quotes" (where "" is one)
+ *   field   letters, digits, '_' and '.', the first a letter; any other name, and words of the
+ *           language, "in quotes" (where "" is one). _id and _key, with or without quotes
  *
  * A value may stand where a field does (?1 IS NULL OR section = ?1), but no field where a value
  * does: two fields are not compared. The words of the language may be written in small letters.

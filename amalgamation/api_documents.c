@@ -289,6 +289,8 @@ static int api_try_update(omendb_collection *collection, omendb_txn *txn,
         api_find_record(collection->collection, version, commit, txn, edit->id, NULL, &document);
     if (code == OMENDB_OK)
         code = document_merge(memory, document, edit->text, strlen(edit->text), &merged, &size);
+    if (code == OMENDB_OK)
+        code = records_check_names(document, merged);
     if (code == OMENDB_OK && !api_is_same_document(document, merged))
         code = api_put_document(collection, txn, edit, merged);
     memory_free(memory, merged, size);

@@ -23,6 +23,12 @@ static int api_check_fields_given(size_t count, const omendb_field *fields)
                              field->struct_size);
         if (code == OMENDB_OK)
             code = api_name(field->name, "a field");
+        if (code == OMENDB_OK &&
+            (strcmp(field->name, "_id") == 0 || strcmp(field->name, "_key") == 0))
+            code = error_set(OMENDB_INVALID,
+                             "a field cannot be named \"%s\": in filters that is the %s of the "
+                             "record",
+                             field->name, field->name + 1);
     }
     return code;
 }

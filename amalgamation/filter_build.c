@@ -232,7 +232,7 @@ OMENDB_INTERNAL int filter_add_named(struct filter_builder *builder, size_t at, 
 }
 
 OMENDB_INTERNAL int filter_name_side(const struct filter_builder *builder, const uint8_t *name,
-                                     size_t size, struct filter_side *side)
+                                     size_t size, int is_quoted, struct filter_side *side)
 {
     if (size > DOCUMENT_NAME_MAX)
         return filter_fail(builder, OMENDB_INVALID, side->at,
@@ -242,6 +242,10 @@ OMENDB_INTERNAL int filter_name_side(const struct filter_builder *builder, const
         side->subject = FILTER_ID;
     else if (size == 4 && memcmp(name, "_key", 4) == 0)
         side->subject = FILTER_KEY;
+    else if (size > 0 && name[0] == '_' && !is_quoted)
+        return filter_fail(builder, OMENDB_INVALID, side->at,
+                           "of names that begin with _ there are _id and _key; a field of the "
+                           "metadata that does is written as text, \"in quotes\"");
     side->name = name;
     side->name_size = (uint32_t)size;
     return OMENDB_OK;

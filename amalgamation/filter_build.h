@@ -61,9 +61,10 @@ OMENDB_INTERNAL int filter_add_named(struct filter_builder *builder, size_t at, 
 /* A copy of a part of the text in filter->bytes. */
 OMENDB_INTERNAL const uint8_t *filter_keep_text(struct filter_builder *builder, size_t at,
                                                 size_t size);
-/* _id, _key, or a field of the metadata. The name lies in filter->bytes. */
+/* _id, _key, or a field of the metadata, which begins with '_' only where it is quoted: a name in
+ * the form of text that stood in quotes. The name lies in filter->bytes. */
 OMENDB_INTERNAL int filter_name_side(const struct filter_builder *builder, const uint8_t *name,
-                                     size_t size, struct filter_side *side);
+                                     size_t size, int is_quoted, struct filter_side *side);
 /* The number that stands there, a sign and white space before its digits: an integer, or where it
  * has a point or an exponent, or is too large, a real. */
 OMENDB_INTERNAL int filter_number(const struct filter_builder *builder, size_t at, size_t size,

@@ -393,7 +393,7 @@ static int filter_json_member(struct filter_json_parser *parser, const uint8_t *
     if (size > 0 && name[0] == '$')
         return filter_fail(parser->builder, OMENDB_INVALID, at,
                            "expected the name of a field, $and, $or or $not");
-    code = filter_name_side(parser->builder, name, size, &side);
+    code = filter_name_side(parser->builder, name, size, 0, &side);
     if (code != OMENDB_OK)
         return code;
     return json_next(&parser->reader) == '{' && !filter_json_is_parameter(parser)

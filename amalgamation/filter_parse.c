@@ -350,7 +350,7 @@ static int parse_field(struct filter_parser *parser, struct filter_side *side)
     uint32_t size = (uint32_t)token->size;
     const uint8_t *name = token->kind == PARSE_QUOTED ? parse_unquote(builder, token, &size)
                                                       : filter_keep_text(builder, token->at, size);
-    int code = filter_name_side(builder, name, size, side);
+    int code = filter_name_side(builder, name, size, token->kind == PARSE_QUOTED, side);
     return code == OMENDB_OK ? parse_next(parser) : code;
 }
 

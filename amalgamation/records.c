@@ -119,6 +119,30 @@ static int records_take_document(struct records *records, struct memory *memory,
     return OMENDB_OK;
 }
 
+static int records_is_same_value(const struct document_value *a, const struct document_value *b)
+{
+    return a->type == b->type && a->integer == b->integer && a->real == b->real &&
+           a->size == b->size && (a->size == 0 || memcmp(a->text, b->text, a->size) == 0);
+}
+
+OMENDB_INTERNAL int records_check_names(const uint8_t *before, const uint8_t *document)
+{
+    static const char *const names[] = {"_id", "_key"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0] && document != NULL; i++) {
+        const uint8_t *name = (const uint8_t *)names[i];
+        const uint32_t size = (uint32_t)strlen(names[i]), hash = document_hash_name(name, size);
+        struct document_value value, old;
+        if (document_find(document, name, size, hash, &value) &&
+            !(before != NULL && document_find(before, name, size, hash, &old) &&
+              records_is_same_value(&value, &old)))
+            return error_set(OMENDB_INVALID,
+                             "metadata: a field cannot be named \"%s\": in filters that is the %s "
+                             "of the record",
+                             names[i], names[i] + 1);
+    }
+    return OMENDB_OK;
+}
+
 /* The place in a batch goes before the sentence. */
 static int records_name_row(const struct records *records, uint32_t row, int code)
 {
@@ -139,7 +163,9 @@ static int records_make_document(struct records *records, struct memory *memory,
         record->metadata == NULL ? 0 : strlen(record->metadata), &document, &size);
     if (code != OMENDB_OK)
         return records_name_row(records, row, code);
-    code = records_take_document(records, memory, row, document);
+    code = records_check_names(NULL, document);
+    code = code == OMENDB_OK ? records_take_document(records, memory, row, document)
+                             : records_name_row(records, row, code);
     memory_free(memory, document, size);
     return code;
 }

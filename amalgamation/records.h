@@ -35,6 +35,10 @@ OMENDB_INTERNAL int records_fit_now(const struct collection *collection, uint32_
 /* Converts and checks. records_destroy also after a failure. */
 OMENDB_INTERNAL int records_prepare(struct collection *collection, uint32_t kind,
                                     const struct records_given *given, struct records *records);
+/* Fields that a caller may not write: those named _id and _key, which in filters are the record's.
+ * What `before` (NULL: nothing) has with the same value may stay. The sentence begins with
+ * "metadata: ". Records that are stored already are not asked. */
+OMENDB_INTERNAL int records_check_names(const uint8_t *before, const uint8_t *document);
 /* The ids that are given. */
 OMENDB_INTERNAL void records_copy_ids(const struct records_given *given, uint64_t *ids);
 OMENDB_INTERNAL int records_commit(struct records *records, omendb_txn *txn);

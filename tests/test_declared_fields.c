@@ -357,6 +357,92 @@ TEST(a_declaration_that_is_damaged_is_refused_or_whole)
     memory_free(&memory, made, size);
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * _id and _key */
+
+/* A record as libraries stored it that did not refuse the names. */
+static int put_as_before(uint64_t id, const char *json)
+{
+    float vector[DIM];
+    uint8_t *document = NULL;
+    size_t size = 0;
+    struct records records;
+    support_vector(3, DIM, vector);
+    int status = document_create(&db->memory, NULL, 0, json, strlen(json), &document, &size);
+    const struct records_given given = {
+        .count = 1, .ids = &id, .vectors = vector, .documents = (const uint8_t *const *)&document};
+    if (status == OMENDB_OK)
+        status = records_prepare(docs->collection, CHANGE_PUT, &given, &records);
+    if (status == OMENDB_OK)
+        status = records_commit(&records, NULL);
+    records_destroy(&records);
+    memory_free(&db->memory, document, size);
+    return status;
+}
+
+TEST(fields_named_as_the_id_and_the_key_are_are_refused)
+{
+    static const char *const refused[] = {"{\"a\":1,\"_id\":\"mongo-7\"}", "{\"_key\":null}",
+                                          "{\"_\\u0069d\":3}"};
+    const omendb_field fields[2] = {field_of("_id", OMENDB_FIELD_TEXT, 1),
+                                    field_of("_key", OMENDB_FIELD_ANY, 0)};
+    omendb_record records[2] = {OMENDB_RECORD_INIT, OMENDB_RECORD_INIT};
+    const float vector[DIM] = {1};
+    omendb_txn *txn;
+    uint64_t count;
+    CHECK_EQ_INT(open_new("reserved"), OMENDB_OK);
+    for (size_t i = 0; i < 3; i++) {
+        CHECK_EQ_INT(put(docs, NULL, 1, refused[i]), OMENDB_INVALID);
+        CHECK(strstr(omendb_errmsg(), i == 1 ? "\"_key\"" : "\"_id\"") != NULL);
+    }
+    records[0].vector = records[1].vector = vector;
+    records[1].metadata = refused[0];
+    CHECK_EQ_INT(omendb_put_records(docs, NULL, 2, records, NULL), OMENDB_INVALID);
+    CHECK(strncmp(omendb_errmsg(), "row 1: metadata: ", 17) == 0);
+    CHECK_EQ_INT(omendb_add_records(docs, NULL, 2, records, NULL), OMENDB_INVALID);
+    CHECK_EQ_INT(put(docs, NULL, 1, "{\"_other\":1,\"id\":2,\"_ids\":3}"), OMENDB_OK);
+    CHECK_EQ_INT(omendb_update(docs, NULL, 1, "{\"_key\":\"z\"}"), OMENDB_INVALID);
+    CHECK(strstr(omendb_errmsg(), "\"_key\"") != NULL);
+    CHECK_EQ_INT(omendb_txn_begin(db, OMENDB_READ_WRITE, &txn), OMENDB_OK);
+    CHECK_EQ_INT(put(docs, txn, 2, refused[0]), OMENDB_INVALID);
+    CHECK_EQ_INT(omendb_update(docs, txn, 1, "{\"_id\":1}"), OMENDB_INVALID);
+    CHECK_EQ_INT(omendb_update(docs, txn, 1, "{\"_id\":null,\"_other\":null}"), OMENDB_OK);
+    CHECK_EQ_INT(omendb_txn_commit(txn), OMENDB_OK);
+    for (size_t i = 0; i < 2; i++) {
+        CHECK_EQ_INT(omendb_collection_declare(docs, 1, &fields[i], 0), OMENDB_INVALID);
+        CHECK(strstr(omendb_errmsg(), fields[i].name) != NULL);
+    }
+    CHECK_EQ_INT(omendb_count(docs, NULL, &count), OMENDB_OK);
+    CHECK_EQ_INT(count, 1);
+    CHECK_EQ_INT(close_all(), OMENDB_OK);
+    support_remove(path);
+}
+
+TEST(records_that_have_such_fields_already_are_read_and_updated)
+{
+    char json[128], saved[sizeof path];
+    CHECK_EQ_INT(open_new("before"), OMENDB_OK);
+    CHECK_EQ_INT(put_as_before(1, "{\"_id\":\"mongo-7\",\"n\":1}"), OMENDB_OK);
+    CHECK_EQ_INT(open_again(), OMENDB_OK); /* a checkpoint */
+    CHECK_EQ_INT(put_as_before(2, "{\"_key\":[\"a\",\"b\"],\"n\":1}"), OMENDB_OK);
+    snprintf(saved, sizeof saved, "%s", support_path("saved"));
+    CHECK_EQ_INT(omendb_update(docs, NULL, 1, "{\"n\":2}"), OMENDB_OK);
+    CHECK_EQ_INT(omendb_update(docs, NULL, 2, "{\"n\":2,\"_key\":[\"a\",\"b\"]}"), OMENDB_OK);
+    CHECK_EQ_INT(omendb_update(docs, NULL, 2, "{\"_key\":[\"a\"]}"), OMENDB_INVALID);
+    CHECK_EQ_INT(close_all(), OMENDB_OK);
+    CHECK_EQ_INT(omendb_salvage(path, saved, NULL, NULL, NULL, NULL), OMENDB_OK);
+    support_remove(path);
+    memcpy(path, saved, sizeof path);
+    CHECK_EQ_INT(open_at(0), OMENDB_OK);
+    CHECK_EQ_INT(omendb_get_metadata(docs, NULL, 1, NULL, 0, json, sizeof json, NULL), OMENDB_OK);
+    CHECK_EQ_STR(json, "{\"_id\":\"mongo-7\",\"n\":2}");
+    CHECK_EQ_INT(omendb_update(docs, NULL, 1, "{\"_id\":null}"), OMENDB_OK);
+    CHECK_EQ_INT(omendb_get_metadata(docs, NULL, 2, NULL, 0, json, sizeof json, NULL), OMENDB_OK);
+    CHECK_EQ_STR(json, "{\"_key\":[\"a\",\"b\"],\"n\":2}");
+    CHECK_EQ_INT(close_all(), OMENDB_OK);
+    support_remove(path);
+}
+
 TEST_MAIN(types_are_compared_when_a_record_is_written, what_is_required_is_there_and_not_null,
           a_strict_declaration_knows_no_other_fields,
           what_is_stored_stays_and_is_compared_when_it_is_updated,
@@ -364,4 +450,6 @@ TEST_MAIN(types_are_compared_when_a_record_is_written, what_is_required_is_there
           what_is_prepared_before_is_committed_all_the_same,
           a_declaration_outlives_restarts_backups_and_salvage_and_reaches_readers,
           declarations_in_turn_take_no_memory, wrong_arguments_are_refused,
-          a_declaration_that_is_damaged_is_refused_or_whole)
+          a_declaration_that_is_damaged_is_refused_or_whole,
+          fields_named_as_the_id_and_the_key_are_are_refused,
+          records_that_have_such_fields_already_are_read_and_updated)

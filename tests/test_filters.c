@@ -760,6 +760,31 @@ static int filters_nested(const char *before, const char *middle, const char *be
     return code;
 }
 
+TEST(unknown_names_that_begin_with_an_underscore_are_refused_but_in_quotes)
+{
+    static const struct {
+        const char *text;
+        size_t at;
+    } cases[] = {{"_distance < 1", 0},
+                 {"a = 1 AND _KEY = 'a'", 10},
+                 {"'c' IN _tags", 7},
+                 {"{\"_score\": 1}", 1},
+                 {"_", 0},
+                 {"_id = 1 OR _ids = 2", 11}};
+    filters_begin();
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char start[32];
+        omendb_filter *filter = NULL;
+        CHECK_EQ_INT(filter_compile(&filters_memory, cases[i].text, &filter), OMENDB_INVALID);
+        snprintf(start, sizeof start, "filter: byte %zu: of names", cases[i].at);
+        CHECK(strncmp(omendb_errmsg(), start, strlen(start)) == 0);
+        CHECK(strstr(omendb_errmsg(), "_id and _key") != NULL);
+    }
+    CHECK_EQ_INT(
+        filters_hold("\"_distance\" < 1 AND _id = 7 AND \"_id\" = 7", "{\"_distance\": 0}"), 1);
+    CHECK(filters_memory.used == 0);
+}
+
 TEST(depth_and_length_have_limits)
 {
     filters_begin();
@@ -1017,9 +1042,10 @@ TEST_MAIN(text_means_what_sql_means, a_comparison_with_what_a_record_lacks_is_un
           random_filters_mean_what_the_model_says_in_both_forms,
           truth_tables_are_those_of_three_values, sqlite_finds_the_same_records,
           an_error_shows_the_place, what_is_no_filter_is_refused,
-          every_beginning_of_a_filter_is_one_or_is_refused, depth_and_length_have_limits,
-          parameters_are_numbered_as_in_sqlite_and_null_until_bound, an_array_is_bound_for_in,
-          what_cannot_be_bound_leaves_what_was, ids_are_bound_exactly,
+          every_beginning_of_a_filter_is_one_or_is_refused,
+          unknown_names_that_begin_with_an_underscore_are_refused_but_in_quotes,
+          depth_and_length_have_limits, parameters_are_numbered_as_in_sqlite_and_null_until_bound,
+          an_array_is_bound_for_in, what_cannot_be_bound_leaves_what_was, ids_are_bound_exactly,
           an_open_filter_keeps_its_database, wrong_handles_are_misuse,
           a_failing_allocation_leaves_nothing_behind,
           a_failing_allocation_leaves_parameters_as_they_were)
