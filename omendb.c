@@ -33,7 +33,7 @@
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: 6c12c02376b0f205575fc47edbbc92ee532faa0d0818d1a04d1c0f7b88e06158
+ * SHA-256 of the inputs: d15936e3ce965fe3e787378ec4e646d3567731c25f844fa526ed8267ca0456b9
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -50381,6 +50381,11 @@ OMENDB_API int omendb_filter_parameter(const omendb_filter *filter, const char *
         return 0;
     }
     return filter_parameter_index(filter, name);
+}
+
+OMENDB_API int omendb_filter_parameter_count(const omendb_filter *filter)
+{
+    return api_open_filter(filter) == OMENDB_OK ? (int)filter->parameter_count : 0;
 }
 
 /* A filter that may be bound now. */

@@ -1423,7 +1423,9 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows);
  * neither IN nor NOT IN, as in SQL.
  *
  * PARAMETERS are numbered from 1 on: ?3 is number 3, ? and the first :name of a name take the
- * number after the largest so far. One that is not bound is null.
+ * number after the largest so far. One that is not bound is null: a comparison with it then finds
+ * nothing, so a program that gets its filters from elsewhere compares the number of values that it
+ * has with omendb_filter_parameter_count.
  *
  * LIMITS: 1 MiB of text, 4096 conditions, 64 open parentheses or objects, 32,766 parameters, 64 MiB
  * for what one is bound to: OMENDB_TOOBIG.
@@ -1451,6 +1453,10 @@ OMENDB_API void omendb_filter_free(omendb_filter *filter);
 
 /* The number of the parameter :name; 0: there is none. The colon may be left out. */
 OMENDB_API int omendb_filter_parameter(const omendb_filter *filter, const char *name);
+
+/* How many parameters the filter has: the largest of their numbers. 0: none, or `filter` is not one
+ * that is open. */
+OMENDB_API int omendb_filter_parameter_count(const omendb_filter *filter);
 
 /* Gives a parameter a value, which it keeps until it gets another one.
  *

@@ -75,6 +75,11 @@ OMENDB_API int omendb_filter_parameter(const omendb_filter *filter, const char *
     return filter_parameter_index(filter, name);
 }
 
+OMENDB_API int omendb_filter_parameter_count(const omendb_filter *filter)
+{
+    return api_open_filter(filter) == OMENDB_OK ? (int)filter->parameter_count : 0;
+}
+
 /* A filter that may be bound now. */
 static int api_binding(const omendb_filter *filter)
 {

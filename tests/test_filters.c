@@ -838,7 +838,7 @@ TEST(parameters_are_numbered_as_in_sqlite_and_null_until_bound)
                                        "a = :one AND b IS ?2",
                                        &filter),
                  OMENDB_OK);
-    CHECK_EQ_INT(filter->parameter_count, 8);
+    CHECK_EQ_INT(omendb_filter_parameter_count(filter), 8);
     CHECK_EQ_INT(omendb_filter_parameter(filter, "one"), 6);
     CHECK_EQ_INT(omendb_filter_parameter(filter, ":two"), 8);
     CHECK_EQ_INT(omendb_filter_parameter(filter, "three"), 0);
@@ -862,7 +862,12 @@ TEST(parameters_are_numbered_as_in_sqlite_and_null_until_bound)
                                        &filter),
                  OMENDB_OK);
     CHECK_EQ_INT(omendb_filter_parameter(filter, "least"), 3);
+    CHECK_EQ_INT(omendb_filter_parameter_count(filter), 3);
     omendb_filter_free(filter);
+    CHECK_EQ_INT(omendb_filter_compile(filters_db, "a = 1", &filter), OMENDB_OK);
+    CHECK_EQ_INT(omendb_filter_parameter_count(filter), 0);
+    omendb_filter_free(filter);
+    CHECK_EQ_INT(omendb_filter_parameter_count(NULL), 0);
     CHECK_EQ_INT(omendb_close(filters_db), OMENDB_OK);
 }
 

@@ -584,12 +584,16 @@ class InMemory(unittest.TestCase):
         self.assertEqual(docs.count("_id < ?", [2**63]), 6)
         self.assertEqual(docs.count({"v": {"$gt": {"$param": "least"}}}, {":least": 5}), 3)
         for filter, parameters, error in (
-            ("v = ?", [1, 2], omendb.Invalid), ("v = :a", {"b": 1}, ValueError),
+            ("v = ?", [1, 2], ValueError), ("v = :a", {"b": 1}, ValueError),
+            ("v = :a OR v = :b", {"b": 1}, ValueError), ("v = ?", None, ValueError),
+            ("v = 1", [1], ValueError), ("v = ?2", [1], ValueError),
             ("v = ?", "5", TypeError), ("v = ?", [[1]], TypeError), ("v = ?", [["a"]], omendb.Invalid),
             ("v = ?", [float("nan")], omendb.Invalid), (None, [1], ValueError),
         ):
             with self.assertRaises(error):
                 docs.count(filter, parameters)
+        with self.assertRaisesRegex(ValueError, "the filter has 2 parameters, 1 given"):
+            docs.search(self.rows[0], filter="v = ? OR v = ?", parameters=[1])
         with self.assertRaisesRegex(omendb.Invalid, "byte 4: .*\n.*\n *\\^"):
             docs.search(self.rows[0], filter="v < ")
         with self.assertRaises(TypeError):

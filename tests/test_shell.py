@@ -512,20 +512,20 @@ def a_csv_header_begins_with_id():
 @test
 def every_command_has_a_help_of_its_own():
     options = {
-        "search": "--vector --id --key --filter --file --row -k --k --ef --recall --stretch --timeout --radius --exact "
+        "search": "--vector --id --key --filter --param --file --row -k --k --ef --recall --stretch --timeout --radius --exact "
                   "--explain --fields --like --unlike --group-by --group-size --pages --format --limit --packed --collection --read-only --json",
         "import": "--format --limit --packed --skip --ids --metric --type --scale --m -M --ef-construction "
                   "--ids-from --batch --put --optimize --collection --json",
-        "export": "--filter --ids --limit --format --collection --read-only --json",
+        "export": "--filter --param --ids --limit --format --collection --read-only --json",
         "create": "--dim --metric --type --scale --m -M --ef-construction --ef --json",
         "calibrate": "--skip --limit --format --packed --collection --json",
         "get": "--key --fields --collection --read-only --json",
-        "count": "--filter --collection --read-only --json",
+        "count": "--filter --param --collection --read-only --json",
         "info": "--collection --read-only --json", "update": "--key --collection --json", "put": "--key --metadata --collection --json",
-        "delete": "--key --filter --collection --json", "collections": "--read-only --json", "drop": "--json",
+        "delete": "--key --filter --param --collection --json", "collections": "--read-only --json", "drop": "--json",
         "optimize": "--json", "purge": "--json", "check": "--read-only --json", "backup": "--json",
         "salvage": "--json", "prepared": "--read-only --json", "commit": "--json", "rollback": "--json",
-        "forget": "--json", "facets": "--limit --filter --collection --read-only --json",
+        "forget": "--json", "facets": "--limit --filter --param --collection --read-only --json",
         "limits": "--collection --read-only --json", "fields": "--collection --read-only --json",
         "limit": "--records --bytes --queries-per-second --writes-per-second --collection --json",
         "declare": "--strict --none --collection --json",
@@ -737,6 +737,17 @@ def a_filter_chooses_what_is_found_counted_exported_and_deleted():
         wrong = run("db", *words, "--filter", "lang = ", "--json", status=1).json
         assert wrong["code"] == "invalid" and "byte 7" in wrong["error"], wrong
     assert not os.path.exists("no.csv")
+    counted = lambda *words: run("db", "count", "--filter", *words).out
+    assert counted("lang = ? AND year >= ?", "--param", "en", "--param", "2000") == counted("lang = 'en' AND year >= 2000")
+    assert counted("lang = :lang", "--param=en") == counted("lang = 'en'") != "0\n"
+    assert counted("lang = ?", "--param", '"en"') == counted("lang = 'en'")
+    assert counted("year >= ?", "--param", '"2000"') == "0\n" != counted("year >= ?", "--param", "2e3")
+    assert counted("year > ?", "--param", "-1") == counted("year > ?", "--param", "0.5") == counted("year IS NOT NULL")
+    assert counted("? IS NULL", "--param", "null") == counted("?", "--param", "true") == counted("TRUE")
+    assert counted("_id < ?", "--param", "18446744073709551615") == counted("TRUE")
+    for words in ["lang = ?"], ["lang = 'en'", "--param", "en"], ["lang = ? OR lang = ?", "--param", "en"]:
+        assert "parameter" in run("db", "count", "--filter", *words, status=2).err
+    assert "--param is of a --filter" in run("db", "count", "--param", "1", status=2).err
     assert run("db", "delete", "--filter", "lang = 'en'").out == "deleted 2 of 2 from docs\n"
     assert run("db", "delete", "--filter", "lang = 'en'", "--json").json == {
         "deleted": 0, "missing": 0}

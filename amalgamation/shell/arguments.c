@@ -26,6 +26,7 @@
 enum arguments_kind {
     ARGUMENTS_FLAG,
     ARGUMENTS_TEXT,
+    ARGUMENTS_PARAMETER, /* which may be given again */
     ARGUMENTS_WHOLE,
     ARGUMENTS_FLOAT,
     ARGUMENTS_METRIC,
@@ -50,16 +51,17 @@ struct arguments_option {
     (ON(IMPORT) | ON(EXPORT) | ON(SEARCH) | ON(GET) | ON(DELETE) | ON(INFO) | ON(COUNT_RECORDS) |  \
      ON(PUT) | ON(CALIBRATE) | ON(FACETS) | ON(LIMITS) | ON(LIMIT) | ON(FIELDS) | ON(DECLARE) |    \
      ON(UPDATE))
-#define FILE_COMMANDS (ON(IMPORT) | ON(SEARCH) | ON(CALIBRATE))
-#define NEW_COMMANDS  (ON(IMPORT) | ON(CREATE)) /* those that may make a collection */
-#define PLAIN         ARGUMENTS_NO_FLAG
+#define FILTER_COMMANDS (ON(SEARCH) | ON(COUNT_RECORDS) | ON(DELETE) | ON(EXPORT) | ON(FACETS))
+#define FILE_COMMANDS   (ON(IMPORT) | ON(SEARCH) | ON(CALIBRATE))
+#define NEW_COMMANDS    (ON(IMPORT) | ON(CREATE)) /* those that may make a collection */
+#define PLAIN           ARGUMENTS_NO_FLAG
 
 static const struct arguments_option arguments_options[] = {
     {"--json", NULL, ANYWHERE, ARGUMENTS_FLAG, AT(json), PLAIN, 0, 0},
     {"--read-only", NULL, ANYWHERE, ARGUMENTS_FLAG, AT(read_only), PLAIN, 0, 0},
     {"--collection", NULL, COLLECTION_COMMANDS, ARGUMENTS_TEXT, AT(collection), PLAIN, 0, 0},
-    {"--filter", NULL, ON(SEARCH) | ON(COUNT_RECORDS) | ON(DELETE) | ON(EXPORT) | ON(FACETS),
-     ARGUMENTS_TEXT, AT(filter), PLAIN, 0, 0},
+    {"--filter", NULL, FILTER_COMMANDS, ARGUMENTS_TEXT, AT(filter), PLAIN, 0, 0},
+    {"--param", NULL, FILTER_COMMANDS, ARGUMENTS_PARAMETER, AT(parameters), PLAIN, 0, 0},
     {"--key", NULL, ON(SEARCH) | ON(GET) | ON(PUT) | ON(UPDATE) | ON(DELETE), ARGUMENTS_TEXT,
      AT(key), PLAIN, 0, 0},
     {"--metadata", NULL, ON(PUT), ARGUMENTS_TEXT, AT(metadata), PLAIN, 0, 0},
@@ -244,6 +246,13 @@ static int arguments_set(struct arguments *arguments, const struct arguments_opt
         return OMENDB_OK;
     case ARGUMENTS_TEXT:
         memcpy(field, &value, sizeof value);
+        return OMENDB_OK;
+    case ARGUMENTS_PARAMETER:
+        if (arguments->parameter_count == ARGUMENTS_PARAMETERS_MAX) {
+            return failure_set(failure, FAILURE_USAGE, "%s is given more than %d times", name,
+                               ARGUMENTS_PARAMETERS_MAX);
+        }
+        arguments->parameters[arguments->parameter_count++] = value;
         return OMENDB_OK;
     case ARGUMENTS_WHOLE:
         return arguments_set_whole(arguments, option, name, value, failure);
@@ -440,6 +449,7 @@ int arguments_parse(struct arguments *arguments, int count, char **values, const
 }
 
 #undef COLLECTION_COMMANDS
+#undef FILTER_COMMANDS
 #undef FILE_COMMANDS
 #undef NEW_COMMANDS
 #undef PLAIN

@@ -45,6 +45,9 @@ enum command {
 #define ARGUMENTS_READERS                                                                          \
     "search, get, count, facets, export, info, collections, limits, fields, prepared and check"
 
+/* Of one filter. */
+#define ARGUMENTS_PARAMETERS_MAX 64
+
 /* An option that was not given is 0, false or NULL. */
 struct arguments {
     enum command command;
@@ -57,6 +60,8 @@ struct arguments {
     bool read_only;
     const char *collection;
     const char *filter;
+    const char *parameters[ARGUMENTS_PARAMETERS_MAX]; /* of the filter, in their order */
+    size_t parameter_count;
     const char *key;
     const char *metadata;
     const char *fields; /* names, with commas between them */

@@ -52,7 +52,11 @@ static const char help_overview[] =
 #define HELP_FILTER                                                                                \
     "  --filter CONDITION    only records whose metadata match: \"lang = 'en' AND year > "         \
     "2020\";\n"                                                                                    \
-    "                        \"omendb help filters\" has the language\n"
+    "                        \"omendb help filters\" has the language\n"                            \
+    "  --param VALUE         of a ? or :name in it, in their order, one for each: a number, "      \
+    "true,\n"                                                                                      \
+    "                        false or null as in JSON, else a text; \"2020\" in quotes is one, "   \
+    "too\n"
 #define HELP_FIELDS "  --fields NAME,NAME    prints only these fields of the metadata\n"
 #define HELP_READ_ONLY                                                                             \
     "  --read-only           what it does anyway; a command that writes refuses it\n"

@@ -13,8 +13,12 @@
 
 #include "session.h"
 
+#include <errno.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "json.h"
 
 #define SESSION_STALL_MS       3600000u /* a bulk import waits for the index rather than give up */
 #define SESSION_REHEARSE_BYTES (UINT64_C(4) << 30) /* more than a batch can have */
@@ -193,13 +197,96 @@ int session_open_collection(struct session *session)
     return code;
 }
 
+/* A number as JSON has them: an integer where it is one that fits. */
+static int session_bind_number(struct session *session, int index, const char *text)
+{
+    char *end;
+    long long whole;
+
+    errno = 0;
+    whole = strtoll(text, &end, 10);
+    if (*end == '\0' && errno == 0) {
+        return omendb_filter_bind_i64(session->filter, index, whole);
+    }
+    errno = 0;
+    if (*text != '-' && text[strcspn(text, ".eE")] == '\0') {
+        const unsigned long long large = strtoull(text, &end, 10);
+
+        if (errno == 0) {
+            return omendb_filter_bind_u64(session->filter, index, large);
+        }
+    }
+    return omendb_filter_bind_f64(session->filter, index, strtod(text, NULL));
+}
+
+static int session_bind_quoted(struct session *session, int index, const struct json *json)
+{
+    char *text = failure_allocate(&session->failure, json->length + 1, 1);
+    int code;
+
+    if (text == NULL) {
+        return session->failure.code;
+    }
+    json_decode(json, text);
+    code = session_result(session, omendb_filter_bind_text(session->filter, index, text));
+    failure_release(text);
+    return code;
+}
+
+/* What is a number, true, false, null or "a text" of JSON is that; all else a text as it stands. */
+static int session_bind(struct session *session, int index, const char *text)
+{
+    struct json json, rest;
+    enum json_token token;
+
+    json_begin(&json, text, strlen(text));
+    token = json_next(&json);
+    rest = json;
+    if (token == JSON_OBJECT || token == JSON_ARRAY || json_next(&rest) != JSON_END) {
+        token = JSON_ERROR;
+    }
+    switch (token) {
+    case JSON_NUMBER:
+        return session_result(session, session_bind_number(session, index, json.text));
+    case JSON_STRING:
+        return session_bind_quoted(session, index, &json);
+    case JSON_TRUE:
+    case JSON_FALSE:
+        return session_result(session,
+                              omendb_filter_bind_bool(session->filter, index, token == JSON_TRUE));
+    case JSON_NULL:
+        return OMENDB_OK; /* as it is unbound */
+    default:
+        return session_result(session, omendb_filter_bind_text(session->filter, index, text));
+    }
+}
+
 int session_compile_filter(struct session *session)
 {
-    const char *text = session->arguments.filter;
+    const struct arguments *arguments = &session->arguments;
+    const size_t given = arguments->parameter_count;
+    int code, count, i;
 
-    return text == NULL ? OMENDB_OK
-                        : session_result(
-                              session, omendb_filter_compile(session->db, text, &session->filter));
+    if (arguments->filter == NULL) {
+        return given == 0 ? OMENDB_OK
+                          : failure_set(&session->failure, FAILURE_USAGE,
+                                        "--param is of a --filter, which is not given");
+    }
+    code = session_result(session,
+                          omendb_filter_compile(session->db, arguments->filter, &session->filter));
+    if (code != OMENDB_OK) {
+        return code;
+    }
+    count = omendb_filter_parameter_count(session->filter);
+    if ((size_t)count != given) {
+        return failure_set(&session->failure, FAILURE_USAGE,
+                           "the filter has %d parameter%s, %zu given; each takes a --param VALUE",
+                           count, count == 1 ? "" : "s", given);
+    }
+    for (i = 0; i < count && code == OMENDB_OK; i++) {
+        code = session_bind(session, i + 1, arguments->parameters[i]);
+    }
+    return code;
 }
 
 int session_close(struct session *session)

@@ -42,7 +42,8 @@ int session_choose_collection(struct session *session, bool creating);
 /* Chooses and opens the collection, and reads its schema. */
 int session_open_collection(struct session *session);
 
-/* Compiles --filter; without one session->filter stays NULL, which all records match. */
+/* Compiles --filter and binds each --param; without one session->filter stays NULL, which all
+ * records match. */
 int session_compile_filter(struct session *session);
 
 /* Closes what is open; returns the failure of the session, or one of closing. */

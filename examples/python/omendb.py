@@ -442,6 +442,7 @@ _FUNCTIONS = [
     ("omendb_filter_compile", _i, [_p, _text, _p]),
     ("omendb_filter_free", None, [_p]),
     ("omendb_filter_parameter", _i, [_p, _text]),
+    ("omendb_filter_parameter_count", _i, [_p]),
     ("omendb_filter_bind_null", _i, [_p, _i]),
     ("omendb_filter_bind_bool", _i, [_p, _i, _i]),
     ("omendb_filter_bind_i64", _i, [_p, _i, _i64]),
@@ -1526,6 +1527,7 @@ class _Filter(_Handle):
 
     def _bind_all(self, parameters: Parameters) -> None:
         if isinstance(parameters, Mapping):
+            self._check_count(len(parameters))
             for name, value in parameters.items():
                 index = _library.omendb_filter_parameter(self._pointer, _utf8(name))
                 if index == 0:
@@ -1534,8 +1536,16 @@ class _Filter(_Handle):
         elif isinstance(parameters, (str, bytes)):
             raise TypeError("parameters are a sequence or a dict")
         else:
-            for index, value in enumerate(parameters, 1):
+            values = list(parameters)
+            self._check_count(len(values))
+            for index, value in enumerate(values, 1):
                 self._bind(index, value)
+
+    def _check_count(self, given: int) -> None:
+        count = _library.omendb_filter_parameter_count(self._pointer)
+        if given != count:
+            raise ValueError(
+                f"the filter has {count} parameter{'' if count == 1 else 's'}, {given} given")
 
     def _bind(self, index: int, value: Any) -> None:
         if value is None:
