@@ -33,7 +33,7 @@
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: d15936e3ce965fe3e787378ec4e646d3567731c25f844fa526ed8267ca0456b9
+ * SHA-256 of the inputs: 2941fbfa597c28d284ed28e1bb1c420e1a4924c63a0e85bf4039342259c7ae13
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -15432,7 +15432,7 @@ OMENDB_INTERNAL int filter_show_place(const struct filter_builder *builder, int 
 OMENDB_INTERNAL int filter_fail(const struct filter_builder *builder, int code, size_t at,
                                 const char *format, ...)
 {
-    char what[160];
+    char what[200];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(what, sizeof what, format, arguments);
@@ -16009,6 +16009,26 @@ static int parse_sign(const struct filter_builder *builder, struct parse_token *
     return 0;
 }
 
+/* What other languages write with a sign that has no meaning here. */
+static int parse_refuse_sign(const struct filter_builder *builder, size_t at)
+{
+    static const char *const hints[][2] = {{"&", "; write AND"},
+                                           {"|", "; write OR"},
+                                           {"!", "; write NOT, or != between two sides"},
+                                           {"$@", "; parameters are ?, ?1 or :name"},
+                                           {";", "; a filter is one condition, which nothing ends"},
+                                           {"#", "; there are no comments"},
+                                           {"*/%^~", "; there is no arithmetic"},
+                                           {"`[", "; names are in double quotes"}};
+    char quoted[FILTER_QUOTE_BYTES];
+    const char *hint = "";
+    for (size_t i = 0; i < sizeof hints / sizeof hints[0]; i++)
+        if (strchr(hints[i][0], builder->text[at]) != NULL)
+            hint = hints[i][1];
+    filter_quote(builder, at, 1, quoted);
+    return filter_fail(builder, OMENDB_INVALID, at, "nothing begins with %s%s", quoted, hint);
+}
+
 static int parse_token_at(const struct filter_builder *builder, struct parse_token *token)
 {
     const char byte = parse_byte(builder, token->at);
@@ -16020,13 +16040,12 @@ static int parse_token_at(const struct filter_builder *builder, struct parse_tok
         return parse_quoted(builder, token);
     if (byte == '?' || byte == ':')
         return parse_parameter(builder, token);
+    if (byte == '-' && parse_byte(builder, token->at + 1) == '-')
+        return filter_fail(builder, OMENDB_INVALID, token->at, "there are no comments");
     if (parse_is_digit(byte) || byte == '-' || byte == '+' || byte == '.')
         return parse_number(builder, token);
-    if (!parse_begins_name(byte)) {
-        char quoted[FILTER_QUOTE_BYTES];
-        filter_quote(builder, token->at, 1, quoted);
-        return filter_fail(builder, OMENDB_INVALID, token->at, "nothing begins with %s", quoted);
-    }
+    if (!parse_begins_name(byte))
+        return parse_refuse_sign(builder, token->at);
     token->size = parse_name_end(builder, token->at) - token->at;
     token->kind = parse_word(builder->text + token->at, token->size);
     return OMENDB_OK;
@@ -16051,6 +16070,17 @@ static int parse_expected(const struct filter_parser *parser, const char *what)
     filter_quote(parser->builder, parser->previous.at, parser->previous.size, after);
     return filter_fail(parser->builder, OMENDB_INVALID, parser->token.at, "expected %s after %s",
                        what, after);
+}
+
+/* Behind a field or a value alone: in other languages more could follow. */
+static int parse_expected_comparison(const struct filter_parser *parser, const char *end)
+{
+    char after[FILTER_QUOTE_BYTES];
+    filter_quote(parser->builder, parser->previous.at, parser->previous.size, after);
+    return filter_fail(parser->builder, OMENDB_INVALID, parser->token.at,
+                       "expected a comparison (=, <, IN, LIKE, ...), AND, OR or %s after %s; there "
+                       "are no functions and no arithmetic",
+                       end, after);
 }
 
 /* Goes over the token if it is of this kind; 0 for another, or after an error, which stays in
@@ -16185,6 +16215,16 @@ static enum filter_operator parse_mirror(enum filter_operator operator)
     }
 }
 
+/* Mostly the second one, which was read last, was meant to be a text. */
+static int parse_refuse_fields(const struct filter_parser *parser, size_t at)
+{
+    const size_t quote = parser->previous.kind == PARSE_QUOTED;
+    char text[FILTER_QUOTE_BYTES];
+    filter_quote(parser->builder, at + quote, parser->previous.size - 2 * quote, text);
+    return filter_fail(parser->builder, OMENDB_INVALID, at,
+                       "two fields cannot be compared; texts are in single quotes: %s", text);
+}
+
 static int parse_comparison(struct filter_parser *parser, const struct filter_side *left,
                             enum filter_operator operator, int negate)
 {
@@ -16196,8 +16236,7 @@ static int parse_comparison(struct filter_parser *parser, const struct filter_si
         return parse_add(parser, left, operator, negate, &right.operand);
     if (left->subject == FILTER_CONSTANT)
         return parse_add(parser, &right, parse_mirror(operator), negate, &left->operand);
-    return filter_fail(parser->builder, OMENDB_INVALID, right.at,
-                       "two fields cannot be compared; one side must be a value");
+    return parse_refuse_fields(parser, right.at);
 }
 
 static int parse_list(struct filter_parser *parser)
@@ -16404,6 +16443,11 @@ static int parse_joint(struct filter_parser *parser, int *more)
     *more = 0;
     if (code != OMENDB_OK || (parser->token.kind == PARSE_END && builder->depth == 2))
         return code;
+    const omendb_filter *filter = builder->filter;
+    const char *end = builder->depth > 2 ? "')'" : "the end";
+    if (parser->previous.kind != PARSE_CLOSE &&
+        filter->leaves[filter->leaf_count - 1].operator== FILTER_TRUTH)
+        return parse_expected_comparison(parser, end);
     return parse_expected(parser, builder->depth > 2 ? "AND, OR or ')'" : "AND, OR or the end");
 }
 
@@ -16563,8 +16607,9 @@ static int filter_json_pop(struct filter_json_parser *parser)
     int code = OMENDB_OK;
     if (frame->entries == 0 && frame->kind != FILTER_JSON_MEMBERS)
         return filter_fail(parser->builder, OMENDB_INVALID, parser->reader.at,
-                           frame->kind == FILTER_JSON_LIST ? "expected a filter, not ']'"
-                                                           : "expected an operator, not '}'");
+                           frame->kind == FILTER_JSON_LIST
+                               ? "expected a filter, not ']': $and and $or have at least one"
+                               : "expected an operator, not '}'");
     all.at = parser->reader.at;
     if (frame->entries == 0)
         code = filter_add_leaf(parser->builder, &all, FILTER_TRUTH, 0);
@@ -17086,13 +17131,15 @@ OMENDB_INTERNAL const char *filter_pattern(const struct filter_leaf *leaf, const
             if (i == size)
                 return "the pattern ends with the character of ESCAPE";
         } else if (pattern[i] == '_') {
-            return "LIKE knows no '_' that stands for any character; ESCAPE makes it one like "
-                   "others";
+            return "LIKE has no '_' for any character; for '_' itself name a character by ESCAPE "
+                   "and "
+                   "write it before: LIKE 'a\\_b' ESCAPE '\\'";
         } else if (pattern[i] == '%') {
             *is_whole = 0;
             return i + 1 == size ? NULL
-                                 : "LIKE knows '%' at the end of a pattern only; ESCAPE makes it "
-                                   "one like others";
+                                 : "LIKE has '%' at the end of a pattern only; for '%' itself name "
+                                   "a character by ESCAPE and write it before: LIKE '5\\%' ESCAPE "
+                                   "'\\'";
         }
         if (prefix != NULL)
             prefix[*prefix_size] = pattern[i];
@@ -49525,6 +49572,8 @@ OMENDB_INTERNAL int api_check_query(omendb_collection *collection, const omendb_
         query->positive_count == 0 && one)
         return error_set(OMENDB_INVALID,
                          "query.vector is NULL, and neither query.id nor query.key is set");
+    if (query->vector != NULL && query->key != NULL && one)
+        return error_set(OMENDB_INVALID, "query.vector is set beside query.key; set one");
     if (query->k == 0)
         return error_set(OMENDB_INVALID, "query.k is 0; at least 1 hit must be asked for");
     code = api_check_effort(query);

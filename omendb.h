@@ -1630,7 +1630,7 @@ typedef struct omendb_query {
     const omendb_filter *filter; /* NULL: all records; else only those that match it; beside
                                   * `match` those that pass both */
     const char *key; /* in place of `id`, where that is not set: the key of the stored record whose
-                      * vector is taken, and which is left out */
+                      * vector is taken, and which is left out; beside a vector it is refused */
     const uint64_t *positive_ids; /* in place of vector, id and key: see EXAMPLES; NULL without */
     size_t positive_count;        /* at most OMENDB_EXAMPLES_MAX */
     const uint64_t *negative_ids; /* beside positive ones; NULL without */
@@ -1661,9 +1661,9 @@ OMENDB_API void omendb_query_init(omendb_query *query);
  *            other: with NULL a writer may have deleted or changed them since.
  * Threads:   any; waits for no writer.
  * Returns:   OMENDB_OK, OMENDB_INVALID (k of 0, NaN, zero under cosine, a recall outside of 0..1 or
- *            beside an ef), OMENDB_NOTFOUND (the record to compare with, or an example),
- *            OMENDB_TOOBIG (more than OMENDB_EXAMPLES_MAX examples), OMENDB_TIMEOUT,
- *            OMENDB_QUOTA, OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
+ *            beside an ef, a key or examples beside a vector), OMENDB_NOTFOUND (the record to
+ *            compare with, or an example), OMENDB_TOOBIG (more than OMENDB_EXAMPLES_MAX examples),
+ *            OMENDB_TIMEOUT, OMENDB_QUOTA, OMENDB_DROPPED, OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_API int omendb_search(omendb_collection *collection, omendb_txn *txn,
                              const omendb_query *query, uint64_t *ids, float *distances,
                              size_t *count);

@@ -90,6 +90,8 @@ OMENDB_INTERNAL int api_check_query(omendb_collection *collection, const omendb_
         query->positive_count == 0 && one)
         return error_set(OMENDB_INVALID,
                          "query.vector is NULL, and neither query.id nor query.key is set");
+    if (query->vector != NULL && query->key != NULL && one)
+        return error_set(OMENDB_INVALID, "query.vector is set beside query.key; set one");
     if (query->k == 0)
         return error_set(OMENDB_INVALID, "query.k is 0; at least 1 hit must be asked for");
     code = api_check_effort(query);

@@ -219,13 +219,15 @@ OMENDB_INTERNAL const char *filter_pattern(const struct filter_leaf *leaf, const
             if (i == size)
                 return "the pattern ends with the character of ESCAPE";
         } else if (pattern[i] == '_') {
-            return "LIKE knows no '_' that stands for any character; ESCAPE makes it one like "
-                   "others";
+            return "LIKE has no '_' for any character; for '_' itself name a character by ESCAPE "
+                   "and "
+                   "write it before: LIKE 'a\\_b' ESCAPE '\\'";
         } else if (pattern[i] == '%') {
             *is_whole = 0;
             return i + 1 == size ? NULL
-                                 : "LIKE knows '%' at the end of a pattern only; ESCAPE makes it "
-                                   "one like others";
+                                 : "LIKE has '%' at the end of a pattern only; for '%' itself name "
+                                   "a character by ESCAPE and write it before: LIKE '5\\%' ESCAPE "
+                                   "'\\'";
         }
         if (prefix != NULL)
             prefix[*prefix_size] = pattern[i];

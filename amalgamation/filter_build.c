@@ -56,7 +56,7 @@ OMENDB_INTERNAL int filter_show_place(const struct filter_builder *builder, int 
 OMENDB_INTERNAL int filter_fail(const struct filter_builder *builder, int code, size_t at,
                                 const char *format, ...)
 {
-    char what[160];
+    char what[200];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(what, sizeof what, format, arguments);

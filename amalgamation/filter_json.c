@@ -136,8 +136,9 @@ static int filter_json_pop(struct filter_json_parser *parser)
     int code = OMENDB_OK;
     if (frame->entries == 0 && frame->kind != FILTER_JSON_MEMBERS)
         return filter_fail(parser->builder, OMENDB_INVALID, parser->reader.at,
-                           frame->kind == FILTER_JSON_LIST ? "expected a filter, not ']'"
-                                                           : "expected an operator, not '}'");
+                           frame->kind == FILTER_JSON_LIST
+                               ? "expected a filter, not ']': $and and $or have at least one"
+                               : "expected an operator, not '}'");
     all.at = parser->reader.at;
     if (frame->entries == 0)
         code = filter_add_leaf(parser->builder, &all, FILTER_TRUTH, 0);

@@ -216,6 +216,26 @@ static int parse_sign(const struct filter_builder *builder, struct parse_token *
     return 0;
 }
 
+/* What other languages write with a sign that has no meaning here. */
+static int parse_refuse_sign(const struct filter_builder *builder, size_t at)
+{
+    static const char *const hints[][2] = {{"&", "; write AND"},
+                                           {"|", "; write OR"},
+                                           {"!", "; write NOT, or != between two sides"},
+                                           {"$@", "; parameters are ?, ?1 or :name"},
+                                           {";", "; a filter is one condition, which nothing ends"},
+                                           {"#", "; there are no comments"},
+                                           {"*/%^~", "; there is no arithmetic"},
+                                           {"`[", "; names are in double quotes"}};
+    char quoted[FILTER_QUOTE_BYTES];
+    const char *hint = "";
+    for (size_t i = 0; i < sizeof hints / sizeof hints[0]; i++)
+        if (strchr(hints[i][0], builder->text[at]) != NULL)
+            hint = hints[i][1];
+    filter_quote(builder, at, 1, quoted);
+    return filter_fail(builder, OMENDB_INVALID, at, "nothing begins with %s%s", quoted, hint);
+}
+
 static int parse_token_at(const struct filter_builder *builder, struct parse_token *token)
 {
     const char byte = parse_byte(builder, token->at);
@@ -227,13 +247,12 @@ static int parse_token_at(const struct filter_builder *builder, struct parse_tok
         return parse_quoted(builder, token);
     if (byte == '?' || byte == ':')
         return parse_parameter(builder, token);
+    if (byte == '-' && parse_byte(builder, token->at + 1) == '-')
+        return filter_fail(builder, OMENDB_INVALID, token->at, "there are no comments");
     if (parse_is_digit(byte) || byte == '-' || byte == '+' || byte == '.')
         return parse_number(builder, token);
-    if (!parse_begins_name(byte)) {
-        char quoted[FILTER_QUOTE_BYTES];
-        filter_quote(builder, token->at, 1, quoted);
-        return filter_fail(builder, OMENDB_INVALID, token->at, "nothing begins with %s", quoted);
-    }
+    if (!parse_begins_name(byte))
+        return parse_refuse_sign(builder, token->at);
     token->size = parse_name_end(builder, token->at) - token->at;
     token->kind = parse_word(builder->text + token->at, token->size);
     return OMENDB_OK;
@@ -258,6 +277,17 @@ static int parse_expected(const struct filter_parser *parser, const char *what)
     filter_quote(parser->builder, parser->previous.at, parser->previous.size, after);
     return filter_fail(parser->builder, OMENDB_INVALID, parser->token.at, "expected %s after %s",
                        what, after);
+}
+
+/* Behind a field or a value alone: in other languages more could follow. */
+static int parse_expected_comparison(const struct filter_parser *parser, const char *end)
+{
+    char after[FILTER_QUOTE_BYTES];
+    filter_quote(parser->builder, parser->previous.at, parser->previous.size, after);
+    return filter_fail(parser->builder, OMENDB_INVALID, parser->token.at,
+                       "expected a comparison (=, <, IN, LIKE, ...), AND, OR or %s after %s; there "
+                       "are no functions and no arithmetic",
+                       end, after);
 }
 
 /* Goes over the token if it is of this kind; 0 for another, or after an error, which stays in
@@ -392,6 +422,16 @@ static enum filter_operator parse_mirror(enum filter_operator operator)
     }
 }
 
+/* Mostly the second one, which was read last, was meant to be a text. */
+static int parse_refuse_fields(const struct filter_parser *parser, size_t at)
+{
+    const size_t quote = parser->previous.kind == PARSE_QUOTED;
+    char text[FILTER_QUOTE_BYTES];
+    filter_quote(parser->builder, at + quote, parser->previous.size - 2 * quote, text);
+    return filter_fail(parser->builder, OMENDB_INVALID, at,
+                       "two fields cannot be compared; texts are in single quotes: %s", text);
+}
+
 static int parse_comparison(struct filter_parser *parser, const struct filter_side *left,
                             enum filter_operator operator, int negate)
 {
@@ -403,8 +443,7 @@ static int parse_comparison(struct filter_parser *parser, const struct filter_si
         return parse_add(parser, left, operator, negate, &right.operand);
     if (left->subject == FILTER_CONSTANT)
         return parse_add(parser, &right, parse_mirror(operator), negate, &left->operand);
-    return filter_fail(parser->builder, OMENDB_INVALID, right.at,
-                       "two fields cannot be compared; one side must be a value");
+    return parse_refuse_fields(parser, right.at);
 }
 
 static int parse_list(struct filter_parser *parser)
@@ -611,6 +650,11 @@ static int parse_joint(struct filter_parser *parser, int *more)
     *more = 0;
     if (code != OMENDB_OK || (parser->token.kind == PARSE_END && builder->depth == 2))
         return code;
+    const omendb_filter *filter = builder->filter;
+    const char *end = builder->depth > 2 ? "')'" : "the end";
+    if (parser->previous.kind != PARSE_CLOSE &&
+        filter->leaves[filter->leaf_count - 1].operator== FILTER_TRUTH)
+        return parse_expected_comparison(parser, end);
     return parse_expected(parser, builder->depth > 2 ? "AND, OR or ')'" : "AND, OR or the end");
 }
 

@@ -411,6 +411,7 @@ TEST(a_cursor_shows_what_the_filter_lets_through_with_key_and_metadata)
 TEST(a_search_by_key_leaves_the_record_itself_out)
 {
     omendb_query query = OMENDB_QUERY_INIT;
+    const float vector[FILTERED_DIM] = {1};
     uint64_t ids[10], by_id[10];
     size_t found = 0, found_by_id = 0;
     CHECK_EQ_INT(filtered_begin(), OMENDB_OK);
@@ -425,6 +426,11 @@ TEST(a_search_by_key_leaves_the_record_itself_out)
     CHECK(memcmp(ids, by_id, sizeof ids) == 0);
     query.id = OMENDB_ID_AUTO;
     CHECK_EQ_INT(omendb_search(filtered.docs, NULL, &query, ids, NULL, &found), OMENDB_INVALID);
+    query.vector = vector;
+    query.key = "key 7";
+    CHECK_EQ_INT(omendb_search(filtered.docs, NULL, &query, ids, NULL, &found), OMENDB_INVALID);
+    CHECK(strstr(omendb_errmsg(), "query.vector is set beside query.key") != NULL);
+    query.vector = NULL;
     query.key = "none";
     CHECK_EQ_INT(omendb_search(filtered.docs, NULL, &query, ids, NULL, &found), OMENDB_NOTFOUND);
     CHECK_EQ_INT(filtered_end(), OMENDB_OK);

@@ -594,11 +594,23 @@ TEST(an_error_shows_the_place)
         {"a = 'abc", "filter: byte 4: the ' that begins here does not end\n"
                      "    a = 'abc\n"
                      "        ^"},
-        {"a = b", "filter: byte 4: two fields cannot be compared; one side must be a value\n"
+        {"a = b", "filter: byte 4: two fields cannot be compared; texts are in single quotes: 'b'\n"
                   "    a = b\n"
                   "        ^"},
+        {"section = \"editors\" AND c",
+         "filter: byte 10: two fields cannot be compared; texts are in single quotes: 'editors'\n"
+         "    section = \"editors\" AND c\n"
+         "              ^"},
+        {"size + 1 > 3", "filter: byte 5: expected a comparison (=, <, IN, LIKE, ...), AND, OR or "
+                         "the end after 'size'; there are no functions and no arithmetic\n"
+                         "    size + 1 > 3\n"
+                         "         ^"},
+        {"a = true -- c", "filter: byte 9: there are no comments\n"
+                          "    a = true -- c\n"
+                          "             ^"},
         {"section = 'a very long text that goes on' AND x y = 'another very long text'",
-         "filter: byte 48: expected AND, OR or the end after 'x'\n"
+         "filter: byte 48: expected a comparison (=, <, IN, LIKE, ...), AND, OR or the end after "
+         "'x'; there are no functions and no arithmetic\n"
          "    ...long text that goes on' AND x y = 'another very lo...\n"
          "                                     ^"},
         {"{\"a\": nulx}", "filter: byte 9: expected 'null', not 'x'\n"
@@ -629,7 +641,22 @@ TEST(what_is_no_filter_is_refused)
         {"(a = 3", "expected AND, OR or ')'"},
         {"a = 3)", "expected AND, OR or the end"},
         {"()", "expected a condition"},
-        {"a b", "expected AND, OR or the end"},
+        {"a b", "AND, OR or the end after 'a'"},
+        {"a = 1 b", "expected AND, OR or the end after '1'"},
+        {"(a) b", "expected AND, OR or the end after ')'"},
+        {"(a b)", "expected a comparison (=, <, IN, LIKE, ...), AND, OR or ')' after 'a'"},
+        {"section ILIKE 'x%'", "expected a comparison"},
+        {"lower(s) = 'x'", "there are no functions"},
+        {"WHERE size > 1", "expected a comparison"},
+        {"a IN b", "'b'"},
+        {"a = 1 && b", "write AND"},
+        {"a = 1 || b", "write OR"},
+        {"a = $1", "parameters are ?, ?1 or :name"},
+        {"a = @b", "parameters are ?, ?1 or :name"},
+        {"a = 1;", "nothing ends"},
+        {"a = 1 # b", "there are no comments"},
+        {"a * 2 = 4", "there is no arithmetic"},
+        {"`a` = 1", "names are in double quotes"},
         {"a NOT = 3", "expected IN, BETWEEN, LIKE or CONTAINS"},
         {"a IN (1 2)", "expected ',' or ')'"},
         {"a IN (1,)", "expected a value"},
@@ -637,9 +664,10 @@ TEST(what_is_no_filter_is_refused)
         {"a IN (b)", "expected a value"},
         {"a BETWEEN 1 OR 2", "expected AND"},
         {"a LIKE 5", "expected a text"},
-        {"a LIKE '_'", "LIKE knows no '_'"},
-        {"a LIKE '%a'", "LIKE knows '%' at the end"},
-        {"a LIKE 'a%%'", "LIKE knows '%' at the end"},
+        {"a LIKE '_'",
+         "LIKE has no '_' for any character; for '_' itself name a character by ESCAPE"},
+        {"a LIKE '%a'", "LIKE has '%' at the end"},
+        {"a LIKE 'a%%'", "for '%' itself name a character by ESCAPE and write it before"},
         {"a LIKE 'a!' ESCAPE '!'", "the pattern ends with the character of ESCAPE"},
         {"a LIKE 'a' ESCAPE 'ab'", "ESCAPE takes one character"},
         {"a LIKE 'a' ESCAPE ''", "ESCAPE takes one character"},
@@ -656,7 +684,7 @@ TEST(what_is_no_filter_is_refused)
         {"a = :", "expected the name of a parameter"},
         {"a ; b", "nothing begins with ';'"},
         {"a = \x01", "nothing begins with ' '"},
-        {"a - 1", "expected AND, OR or the end"},
+        {"a - 1", "no arithmetic"},
         {"\"a = 1", "does not end"},
         {"a = '\xFF'", "not UTF-8"},
         {"a = 'x' AND '\xC3", "not UTF-8"},
@@ -681,6 +709,7 @@ TEST(what_is_no_filter_is_refused)
         {"{\"a\": {\"$not\": 5}}", "expected a condition"},
         {"{\"a\": {\"b\": 5}}", "expected an operator"},
         {"{\"$and\": []}", "expected a filter"},
+        {"{\"$or\": []}", "$and and $or have at least one"},
         {"{\"$or\": {}}", "expected an array of filters"},
         {"{\"$or\": [5]}", "expected a filter"},
         {"{\"$nor\": [{}]}", "$and, $or or $not"},
@@ -914,7 +943,7 @@ TEST(what_cannot_be_bound_leaves_what_was)
     CHECK_EQ_INT(omendb_filter_compile(filters_db, "a LIKE :p AND :p <> 'b'", &filter), OMENDB_OK);
     CHECK_EQ_INT(omendb_filter_bind_text(filter, 1, "it%"), OMENDB_OK);
     CHECK_EQ_INT(omendb_filter_bind_text(filter, 1, "%it"), OMENDB_INVALID);
-    CHECK(strstr(omendb_errmsg(), "parameter 1: LIKE knows '%'") != NULL);
+    CHECK(strstr(omendb_errmsg(), "parameter 1: LIKE has '%'") != NULL);
     CHECK_EQ_INT(omendb_filter_bind_i64(filter, 1, 5), OMENDB_INVALID);
     CHECK(strstr(omendb_errmsg(), "must be a text") != NULL);
     CHECK_EQ_INT(omendb_filter_bind_text(filter, 1, "\xC3"), OMENDB_INVALID);

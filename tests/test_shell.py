@@ -1071,6 +1071,9 @@ def prepared_transactions_are_seen_and_settled():
 def what_is_no_database_is_refused():
     write("file", "hello")
     assert "import FILE" in run("missing", "info", status=1).err
+    assert "create COLLECTION --dim N" in run("missing", "put", "[1]", status=1).err
+    for words in ["get", "notes.md"], ["delete", "notes.md"], ["put", "notes.md", "[1]"]:
+        assert "a key is given by --key" in run("missing", *words, status=2).err
     assert run("file", "info", "--json", status=1).json["code"] == "unknown format"
     os.mkdir("folder")
     write("folder/letter.txt", "hello")

@@ -19,7 +19,9 @@ static int command_parse_id(struct session *session, const char *word, uint64_t 
         return OMENDB_OK;
     }
     return failure_set(&session->failure, FAILURE_USAGE,
-                       "'%s' is no id; ids are whole numbers from 0 to 18446744073709551614", word);
+                       "'%s' is no id; ids are whole numbers from 0 to 18446744073709551614; "
+                       "a key is given by --key",
+                       word);
 }
 
 /* The ids of the command line as a new array, of one place where it has none; NULL sets the

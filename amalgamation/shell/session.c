@@ -87,7 +87,10 @@ int session_open(struct session *session, enum session_mode mode)
     code =
         session_result(session, omendb_open(rehearsal ? ":memory:" : path, &options, &session->db));
     if (code == OMENDB_NOTFOUND && options.must_exist) {
-        failure_suffix(&session->failure, "; `omendb %s import FILE` creates a database", path);
+        failure_suffix(&session->failure,
+                       "; `omendb %s create COLLECTION --dim N` and `omendb %s import FILE` create "
+                       "a database",
+                       path, path);
     } else if (code == OMENDB_BUSY) {
         session_explain_busy(session);
     }
@@ -170,8 +173,10 @@ int session_choose_collection(struct session *session, bool creating)
     }
     if (count == 0 && !creating) {
         return failure_set(&session->failure, OMENDB_NOTFOUND,
-                           "%s has no collections; `omendb %s import FILE` makes one",
-                           session->arguments.database, session->arguments.database);
+                           "%s has no collections; `omendb %s create COLLECTION --dim N` and "
+                           "`omendb %s import FILE` make one",
+                           session->arguments.database, session->arguments.database,
+                           session->arguments.database);
     }
     strcpy(session->name, "default");
     return OMENDB_OK;
