@@ -33,7 +33,7 @@
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: 2941fbfa597c28d284ed28e1bb1c420e1a4924c63a0e85bf4039342259c7ae13
+ * SHA-256 of the inputs: 2f779234b12956f5c17666093f4c680f8cd0170b071c157c98e605e0aae57be2
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -24995,10 +24995,11 @@ OMENDB_INTERNAL int commit_decode(omendb *db, uint64_t commit, const uint8_t *pa
  * it. */
 OMENDB_INTERNAL const uint8_t *change_next_document(const struct change *change, uint32_t index,
                                                     const uint8_t **at);
-/* OMENDB_EXISTS or, for a put, OMENDB_CONFLICT: record `holder` has the key. */
-OMENDB_INTERNAL int commit_refuse_taken_key(const struct change *change, const uint8_t *key,
-                                            uint32_t size, uint64_t holder);
-/* OMENDB_EXISTS, OMENDB_FULL with their sentences; the row is named where there are several. */
+/* OMENDB_EXISTS or, for a put, OMENDB_CONFLICT: record `holder` has the key. Of several that are
+ * added the row is named. */
+OMENDB_INTERNAL int commit_refuse_taken_key(const struct change *change, uint32_t index,
+                                            const uint8_t *key, uint32_t size, uint64_t holder);
+/* OMENDB_EXISTS, OMENDB_FULL with their sentences; likewise. */
 OMENDB_INTERNAL int commit_refuse_taken_id(const struct change *change, uint32_t index);
 OMENDB_INTERNAL int commit_refuse_automatic_ids(const struct collection *collection, uint64_t next);
 /* Applies a logged commit to memory (recovery, read-only openers). */
@@ -29200,7 +29201,7 @@ static void txn_set(omendb_txn *txn, const struct change *change, uint64_t id,
 
 /* No other record has the key, as the transaction sees it; an update leaves it as it is. */
 static int txn_check_key(omendb_txn *txn, const struct version *version,
-                         const struct change *change, uint64_t id, const uint8_t *document)
+                         const struct change *change, uint32_t index, const uint8_t *document)
 {
     uint32_t size;
     uint64_t holder;
@@ -29208,9 +29209,9 @@ static int txn_check_key(omendb_txn *txn, const struct version *version,
     if (key == NULL || change->kind == CHANGE_UPDATE)
         return OMENDB_OK;
     int code = txn_find_key(txn, version, change->collection, txn->snapshot, key, size, &holder);
-    return code != OMENDB_OK || holder == OMENDB_ID_AUTO || holder == id
+    return code != OMENDB_OK || holder == OMENDB_ID_AUTO || holder == change->ids[index]
                ? code
-               : commit_refuse_taken_key(change, key, size, holder);
+               : commit_refuse_taken_key(change, index, key, size, holder);
 }
 
 /* Checks every id and key as the transaction sees it; leaves absent ones out of a delete, and of an
@@ -29225,7 +29226,7 @@ static int txn_check(omendb_txn *txn, const struct version *version, struct chan
         int now, then,
             code = txn_sees(txn, version, change->collection, change->ids[i], &now, &then);
         if (code == OMENDB_OK)
-            code = txn_check_key(txn, version, change, change->ids[i], document);
+            code = txn_check_key(txn, version, change, i, document);
         if (code != OMENDB_OK)
             return code;
         if (change->kind == CHANGE_ADD && now)
@@ -30415,11 +30416,21 @@ OMENDB_INTERNAL int commit_refuse_automatic_ids(const struct collection *collect
                      collection->name, (unsigned long long)(next - 1));
 }
 
+#define COMMIT_PLACE_BYTES 32
+
+/* Of an add the rows are those that the caller gave; of equal ids that are put only one is left. */
+static void commit_name_row(const struct change *change, uint32_t index,
+                            char place[COMMIT_PLACE_BYTES])
+{
+    *place = '\0';
+    if (change->kind == CHANGE_ADD && change->count > 1)
+        snprintf(place, COMMIT_PLACE_BYTES, "row %u: ", index);
+}
+
 OMENDB_INTERNAL int commit_refuse_taken_id(const struct change *change, uint32_t index)
 {
-    char place[32] = "";
-    if (change->count > 1)
-        snprintf(place, sizeof place, "row %u: ", index);
+    char place[COMMIT_PLACE_BYTES];
+    commit_name_row(change, index, place);
     return error_set(OMENDB_EXISTS,
                      "%sid %llu is already in collection \"%s\"; use put to replace it", place,
                      (unsigned long long)change->ids[index], change->collection->name);
@@ -30435,13 +30446,17 @@ OMENDB_INTERNAL const uint8_t *change_next_document(const struct change *change,
     return document;
 }
 
-OMENDB_INTERNAL int commit_refuse_taken_key(const struct change *change, const uint8_t *key,
-                                            uint32_t size, uint64_t holder)
+OMENDB_INTERNAL int commit_refuse_taken_key(const struct change *change, uint32_t index,
+                                            const uint8_t *key, uint32_t size, uint64_t holder)
 {
+    char place[COMMIT_PLACE_BYTES];
+    commit_name_row(change, index, place);
     return error_set(change->kind == CHANGE_ADD ? OMENDB_EXISTS : OMENDB_CONFLICT,
-                     "key \"%.*s\" is that of record %llu in collection \"%s\"", (int)size,
+                     "%skey \"%.*s\" is that of record %llu in collection \"%s\"", place, (int)size,
                      (const char *)key, (unsigned long long)holder, change->collection->name);
 }
+
+#undef COMMIT_PLACE_BYTES
 
 /* The live record with the key. *id: OMENDB_ID_AUTO: there is none. */
 static int commit_find_key(const struct version *version, const uint8_t *key, uint32_t size,
@@ -30583,7 +30598,7 @@ static int commit_check_key(const struct commit_plan *plan, const struct change 
                          (int)size, (const char *)key, collection->name);
     if (plan->snapshot == UINT64_MAX && plan->prepared == NULL && id != OMENDB_ID_AUTO &&
         id != change->ids[index])
-        return commit_refuse_taken_key(change, key, size, id);
+        return commit_refuse_taken_key(change, index, key, size, id);
     return OMENDB_OK;
 }
 

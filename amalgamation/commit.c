@@ -187,11 +187,21 @@ OMENDB_INTERNAL int commit_refuse_automatic_ids(const struct collection *collect
                      collection->name, (unsigned long long)(next - 1));
 }
 
+#define COMMIT_PLACE_BYTES 32
+
+/* Of an add the rows are those that the caller gave; of equal ids that are put only one is left. */
+static void commit_name_row(const struct change *change, uint32_t index,
+                            char place[COMMIT_PLACE_BYTES])
+{
+    *place = '\0';
+    if (change->kind == CHANGE_ADD && change->count > 1)
+        snprintf(place, COMMIT_PLACE_BYTES, "row %u: ", index);
+}
+
 OMENDB_INTERNAL int commit_refuse_taken_id(const struct change *change, uint32_t index)
 {
-    char place[32] = "";
-    if (change->count > 1)
-        snprintf(place, sizeof place, "row %u: ", index);
+    char place[COMMIT_PLACE_BYTES];
+    commit_name_row(change, index, place);
     return error_set(OMENDB_EXISTS,
                      "%sid %llu is already in collection \"%s\"; use put to replace it", place,
                      (unsigned long long)change->ids[index], change->collection->name);
@@ -207,13 +217,17 @@ OMENDB_INTERNAL const uint8_t *change_next_document(const struct change *change,
     return document;
 }
 
-OMENDB_INTERNAL int commit_refuse_taken_key(const struct change *change, const uint8_t *key,
-                                            uint32_t size, uint64_t holder)
+OMENDB_INTERNAL int commit_refuse_taken_key(const struct change *change, uint32_t index,
+                                            const uint8_t *key, uint32_t size, uint64_t holder)
 {
+    char place[COMMIT_PLACE_BYTES];
+    commit_name_row(change, index, place);
     return error_set(change->kind == CHANGE_ADD ? OMENDB_EXISTS : OMENDB_CONFLICT,
-                     "key \"%.*s\" is that of record %llu in collection \"%s\"", (int)size,
+                     "%skey \"%.*s\" is that of record %llu in collection \"%s\"", place, (int)size,
                      (const char *)key, (unsigned long long)holder, change->collection->name);
 }
+
+#undef COMMIT_PLACE_BYTES
 
 /* The live record with the key. *id: OMENDB_ID_AUTO: there is none. */
 static int commit_find_key(const struct version *version, const uint8_t *key, uint32_t size,
@@ -355,7 +369,7 @@ static int commit_check_key(const struct commit_plan *plan, const struct change 
                          (int)size, (const char *)key, collection->name);
     if (plan->snapshot == UINT64_MAX && plan->prepared == NULL && id != OMENDB_ID_AUTO &&
         id != change->ids[index])
-        return commit_refuse_taken_key(change, key, size, id);
+        return commit_refuse_taken_key(change, index, key, size, id);
     return OMENDB_OK;
 }
 

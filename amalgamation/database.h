@@ -812,10 +812,11 @@ OMENDB_INTERNAL int commit_decode(omendb *db, uint64_t commit, const uint8_t *pa
  * it. */
 OMENDB_INTERNAL const uint8_t *change_next_document(const struct change *change, uint32_t index,
                                                     const uint8_t **at);
-/* OMENDB_EXISTS or, for a put, OMENDB_CONFLICT: record `holder` has the key. */
-OMENDB_INTERNAL int commit_refuse_taken_key(const struct change *change, const uint8_t *key,
-                                            uint32_t size, uint64_t holder);
-/* OMENDB_EXISTS, OMENDB_FULL with their sentences; the row is named where there are several. */
+/* OMENDB_EXISTS or, for a put, OMENDB_CONFLICT: record `holder` has the key. Of several that are
+ * added the row is named. */
+OMENDB_INTERNAL int commit_refuse_taken_key(const struct change *change, uint32_t index,
+                                            const uint8_t *key, uint32_t size, uint64_t holder);
+/* OMENDB_EXISTS, OMENDB_FULL with their sentences; likewise. */
 OMENDB_INTERNAL int commit_refuse_taken_id(const struct change *change, uint32_t index);
 OMENDB_INTERNAL int commit_refuse_automatic_ids(const struct collection *collection, uint64_t next);
 /* Applies a logged commit to memory (recovery, read-only openers). */

@@ -431,7 +431,7 @@ static void txn_set(omendb_txn *txn, const struct change *change, uint64_t id,
 
 /* No other record has the key, as the transaction sees it; an update leaves it as it is. */
 static int txn_check_key(omendb_txn *txn, const struct version *version,
-                         const struct change *change, uint64_t id, const uint8_t *document)
+                         const struct change *change, uint32_t index, const uint8_t *document)
 {
     uint32_t size;
     uint64_t holder;
@@ -439,9 +439,9 @@ static int txn_check_key(omendb_txn *txn, const struct version *version,
     if (key == NULL || change->kind == CHANGE_UPDATE)
         return OMENDB_OK;
     int code = txn_find_key(txn, version, change->collection, txn->snapshot, key, size, &holder);
-    return code != OMENDB_OK || holder == OMENDB_ID_AUTO || holder == id
+    return code != OMENDB_OK || holder == OMENDB_ID_AUTO || holder == change->ids[index]
                ? code
-               : commit_refuse_taken_key(change, key, size, holder);
+               : commit_refuse_taken_key(change, index, key, size, holder);
 }
 
 /* Checks every id and key as the transaction sees it; leaves absent ones out of a delete, and of an
@@ -456,7 +456,7 @@ static int txn_check(omendb_txn *txn, const struct version *version, struct chan
         int now, then,
             code = txn_sees(txn, version, change->collection, change->ids[i], &now, &then);
         if (code == OMENDB_OK)
-            code = txn_check_key(txn, version, change, change->ids[i], document);
+            code = txn_check_key(txn, version, change, i, document);
         if (code != OMENDB_OK)
             return code;
         if (change->kind == CHANGE_ADD && now)

@@ -276,6 +276,35 @@ TEST(of_a_batch_all_records_are_stored_or_none_whatever_is_wrong_with_one)
     CHECK_EQ_INT(keys_end(), OMENDB_OK);
 }
 
+TEST(an_added_batch_names_the_row_whose_id_or_key_is_taken)
+{
+    omendb_record three[3];
+    CHECK_EQ_INT(keys_begin(), OMENDB_OK);
+    CHECK_EQ_INT(keys_put(NULL, 7, "taken", NULL, NULL), OMENDB_OK);
+    for (int in_transaction = 0; in_transaction < 2; in_transaction++) {
+        omendb_txn *txn = NULL;
+        if (in_transaction)
+            CHECK_EQ_INT(omendb_txn_begin(keys.db, OMENDB_READ_WRITE, &txn), OMENDB_OK);
+        three[0] = keys_record(1, "a", NULL);
+        three[1] = keys_record(2, NULL, NULL);
+        three[2] = keys_record(3, "taken", NULL);
+        CHECK_EQ_INT(omendb_add_records(keys.docs, txn, 3, three, NULL), OMENDB_EXISTS);
+        CHECK(strncmp(omendb_errmsg(), "row 2: key \"taken\" is that of record 7", 38) == 0);
+        for (size_t i = 0; i < 3; i++)
+            three[i].id = OMENDB_ID_AUTO;
+        CHECK_EQ_INT(omendb_add_records(keys.docs, txn, 3, three, NULL), OMENDB_EXISTS);
+        CHECK(strncmp(omendb_errmsg(), "row 2: key \"taken\"", 18) == 0);
+        CHECK_EQ_INT(omendb_put_records(keys.docs, txn, 1, three + 1, NULL), OMENDB_OK);
+        three[0].id = 5;
+        three[1].id = 7;
+        three[2].id = 9;
+        CHECK_EQ_INT(omendb_add_records(keys.docs, txn, 3, three, NULL), OMENDB_EXISTS);
+        CHECK(strncmp(omendb_errmsg(), "row 1: id 7", 11) == 0);
+        omendb_txn_rollback(txn);
+    }
+    CHECK_EQ_INT(keys_end(), OMENDB_OK);
+}
+
 TEST(of_equal_ids_in_a_put_batch_the_last_keeps_its_own_key_and_metadata)
 {
     omendb_record four[4];
@@ -546,6 +575,7 @@ TEST_MAIN(a_key_leads_to_its_record_and_metadata_comes_back_in_the_order_of_name
           a_put_by_key_alone_keeps_the_id_and_one_that_is_new_gets_the_next,
           a_taken_key_is_exists_for_an_add_and_a_conflict_for_a_put_and_is_free_once_it_is_given_up,
           of_a_batch_all_records_are_stored_or_none_whatever_is_wrong_with_one,
+          an_added_batch_names_the_row_whose_id_or_key_is_taken,
           of_equal_ids_in_a_put_batch_the_last_keeps_its_own_key_and_metadata,
           a_snapshot_keeps_its_keys_and_metadata_over_changes_checkpoints_and_merges,
           a_transaction_sees_its_own_keys_and_can_exchange_those_of_two_records,
