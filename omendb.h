@@ -21,12 +21,12 @@
  *
  * THE CONTRACT
  *  1. A commit acknowledged under OMENDB_SYNC_FULL survives kill -9, an operating-system crash and
- * power loss, if the device honours flush.
+ *     power loss, if the device honours flush.
  *  2. After any crash the database is a prefix of the committed transactions that contains every
  *     acknowledged one. No holes, no halves.
  *  3. Damage that is there when a block is first read gives OMENDB_CORRUPT with file and offset,
- * never memory unsafety. Damage inside the last group of commits in the log, also if it was synced,
- * cannot be told from a torn tail and is cut there; `log` is told the offset.
+ *     never memory unsafety. Damage inside the last group of commits in the log, also if it was
+ *     synced, cannot be told from a torn tail and is cut there; `log` is told the offset.
  *  4. After a failed sync the handle refuses writes (OMENDB_POISONED) until the database is
  * reopened; a commit that returned OMENDB_IOERR may or may not be there after reopening.
  *  5. No call aborts, exits, prints, installs a signal handler or blocks for ever.
@@ -433,12 +433,11 @@ OMENDB_API int omendb_checkpoint(omendb *db);
  * it lets a tenth of the bytes go: at most three bytes are written for one that comes back. While a
  * merge runs, what it merges is there twice: the live rows of one collection at most.
  *
- * Takes as long as building the graph of all rows that are not in the
- * largest segment; or of all rows, of 4,000 and more, where there is no curve for
- * omendb_query.recall: they were loaded in one go and not merged yet, or have doubled since. A
- * collection that is searched while next to nothing is added to it gets close by itself, in the
- * background: what is in memory is sealed and segments are merged until the largest holds 16 rows
- * of 17.
+ * Takes as long as building the graph of all rows that are not in the largest segment; or of all
+ * rows, of 4,000 and more, where there is no curve for omendb_query.recall: they were loaded in one
+ * go and not merged yet, or have doubled since. A collection that is searched while next to nothing
+ * is added to it gets close by itself, in the background: what is in memory is sealed and segments
+ * are merged until the largest holds 16 rows of 17.
  *
  * progress: NULL, or called now and then, from this thread, with rows done and rows in all (not 0):
  *           those stored in all collections when the call began. A merge of the background that is
@@ -526,15 +525,17 @@ OMENDB_API int omendb_work(omendb *db, uint64_t budget_us, int *more);
  *
  * path:     must not exist, be an empty directory, or hold a backup of this database, finished or
  *           not, that nobody has written to; not inside of the database. On failure files that were
- * written are removed, but for an empty LOCK. Memory:   1 MiB, and a 2,000th of the largest file.
+ *           written are removed, but for an empty LOCK.
+ * Memory:   1 MiB, and a 2,000th of the largest file.
  * Threads:  any; readers and writers go on.
  * Returns:  OMENDB_OK, OMENDB_EXISTS (something else is there: a database, a backup that was
- * written to), OMENDB_MISMATCH (a backup, finished or not, of another database, or of a later
- *           state than this one), OMENDB_BUSY (it is open for writing, another backup is made to
- * it, or a ":memory:" has prepared transactions), OMENDB_FORMAT (a file, or a backup of a later
- * format), OMENDB_NOTFOUND (its parent), OMENDB_INVALID (":memory:", "", inside of the database),
- * OMENDB_FULL, OMENDB_IOERR, OMENDB_PERMISSION, OMENDB_CORRUPT (a block of the source is damaged,
- * or the manifest of the former backup), OMENDB_READONLY, OMENDB_POISONED. */
+ *           written to), OMENDB_MISMATCH (a backup, finished or not, of another database, or of a
+ *           later state than this one), OMENDB_BUSY (it is open for writing, another backup is made
+ *           to it, or a ":memory:" has prepared transactions), OMENDB_FORMAT (a file, or a backup
+ *           of a later format), OMENDB_NOTFOUND (its parent), OMENDB_INVALID (":memory:", "",
+ *           inside of the database), OMENDB_FULL, OMENDB_IOERR, OMENDB_PERMISSION, OMENDB_CORRUPT
+ *           (a block of the source is damaged, or the manifest of the former backup),
+ *           OMENDB_READONLY, OMENDB_POISONED. */
 OMENDB_API int omendb_backup(omendb *db, const char *path);
 
 /* Verifies every checksum and every structural invariant: catalog, log, bounds of links, that the
@@ -551,11 +552,11 @@ OMENDB_API int omendb_backup(omendb *db, const char *path);
  * that have bytes of it. Whether a segment is sound otherwise is told only where none of its blocks
  * is damaged.
  *
- * A database that lacks a file, or in which CURRENT, the manifest, an
- * overlay, or the header, length or end of a log or segment is damaged, is refused by omendb_open
- * already. What to do about problems: restore a backup, or save what is intact with
- * omendb_salvage. Until then records in intact blocks can be read and written; merges and
- * omendb_purge of what is damaged fail, and its space does not come back.
+ * A database that lacks a file, or in which CURRENT, the manifest, an overlay, or the header,
+ * length or end of a log or segment is damaged, is refused by omendb_open already. What to do about
+ * problems: restore a backup, or save what is intact with omendb_salvage. Until then records in
+ * intact blocks can be read and written; merges and omendb_purge of what is damaged fail, and its
+ * space does not come back.
  *
  * report:   NULL, or called from this thread with one line for each problem. It must not call the
  *           database.
@@ -723,8 +724,9 @@ OMENDB_API void omendb_schema_init(omendb_schema *schema);
 OMENDB_API int omendb_collection_create(omendb *db, const char *name, const omendb_schema *schema,
                                         omendb_collection **collection);
 
-/* Creates many collections of one schema in one commit: all of them, or none. Ten thousand take
- * some ten milliseconds, where one by one each waits for the device.
+/* Creates many collections of one schema in one commit: all of them, or none. They wait for the
+ * device once, where one by one each does: ten thousand took 10 to 120 ms where that was measured,
+ * in memory 6.
  *
  * count:   up to 100,000; 0: nothing happens.
  * names:   `count` of them, each as above. Copied.
@@ -808,9 +810,11 @@ typedef struct omendb_collection_stats {
                      * stored type, and its key and metadata as OMENDB_METADATA_MAX counts them.
                      * With commits that are not durable yet. This and what follows: omendb_limits
                      */
-    uint64_t queries; /* counted since opening, from the collection's first limit on; as the next */
-    uint64_t writes;  /* records added, put, updated, deleted; where a commit in two phases is
-                       * prepared */
+    /* These four are counted since opening, and from the moment on when the collection first had a
+     * limit. */
+    uint64_t queries;
+    uint64_t writes;          /* records added, put, updated, deleted, when they are committed; of
+                               * a commit in two phases when it is prepared */
     uint64_t queries_refused; /* with OMENDB_QUOTA; of a batch all */
     uint64_t writes_refused;
 } omendb_collection_stats;
@@ -839,16 +843,20 @@ OMENDB_API int omendb_collection_get_stats(omendb_collection *collection,
  * whole; one in two phases when it is prepared: what it will add is reserved then, and
  * omendb_commit_prepared is not refused.
  *
- * RATES. What may be done in a second may be done at once; it comes back evenly. More than that in
- * one call, such as a large batch, is let pass when nothing was done for a second, and what follows
- * waits the longer. The sentence of OMENDB_QUOTA says after how many ms to try again; nothing waits
- * inside of the library. A query is one search (a batch: as many as it has, all or none), one page,
- * and one call of omendb_facets_open, omendb_count, omendb_count_matching, omendb_scan,
- * omendb_scan_matching or omendb_delete_matching, done or failed; reading by id or key is none. A
- * write is one record that is added, put, updated or deleted, counted where it commits. Rates are
- * kept in memory: opening anew begins with a full second, and each read_only handle counts for
- * itself. Where none was set since opening, a search does no more than look whether there is one.
- */
+ * RATES. Each rate is a bucket of tokens, which holds those of one second. A query takes one, a
+ * write takes one, and they come back evenly: with 100 a second one every 10 ms. A call for which
+ * there are too few is OMENDB_QUOTA; the sentence says after how many ms to try again, and nothing
+ * waits inside of the library. A call that takes more than the bucket holds, such as a large batch,
+ * passes when the bucket is full, and overdraws it: what follows waits until that has come back.
+ *   A query is one search (a batch: as many as it has, all or none), one page, and one call of
+ * omendb_facets_open, omendb_count, omendb_count_matching, omendb_scan, omendb_scan_matching or
+ * omendb_delete_matching, done or failed; reading by id or key is none. A write is one record that
+ * is added, put, updated or deleted, and takes its token when it is committed. A transaction that
+ * is refused then has ended all the same, as after any other code of omendb_txn_commit, and its
+ * changes are lost: what makes them must be able to make them again. To be refused early rather
+ * than late commit in small parts, or without transactions.
+ *   The buckets are in memory: opening anew begins with full ones, and each read_only handle has
+ * its own. Where no rate was set since opening, a search only looks whether there is one. */
 typedef struct omendb_limits {
     size_t struct_size;
     uint64_t records;            /* visible ones */
@@ -916,8 +924,10 @@ OMENDB_API int omendb_txn_begin(omendb *db, int mode, omendb_txn **txn);
  * Returns:  OMENDB_OK; OMENDB_CONFLICT (another commit changed one of its records since it began:
  *           begin again); OMENDB_DROPPED (a collection that it changed was dropped); OMENDB_BUSY (a
  *           prepared transaction has locked one of its records, which the calls that changed it do
- *           not tell; or as omendb_add: begin again later); and the other errors of omendb_add. But
- *           for OMENDB_IOERR and OMENDB_POISONED nothing was done. */
+ *           not tell; or as omendb_add: begin again later); OMENDB_QUOTA (a limit of a collection
+ *           that it changed, which those calls do not tell either: begin again, where it is a rate
+ *           after the time in the sentence); and the other errors of omendb_add. But for
+ *           OMENDB_IOERR and OMENDB_POISONED nothing was done. */
 OMENDB_API int omendb_txn_commit(omendb_txn *txn);
 
 /* Drops the changes, and frees the transaction.
@@ -971,9 +981,9 @@ OMENDB_API int omendb_txn_prepare(omendb_txn *txn, const char *name);
  * Threads:  any.
  * Returns:  OMENDB_OK; OMENDB_NOTFOUND (never prepared, or forgotten); OMENDB_CONFLICT (it was
  *           rolled back); OMENDB_BUSY (another thread is at it, or as omendb_add); OMENDB_READONLY,
- *           OMENDB_NOMEM, OMENDB_FULL, OMENDB_IOERR, OMENDB_POISONED. But for OMENDB_IOERR and
- * OMENDB_POISONED, after which it waits or is committed when the database is opened again, it waits
- * on: call again. */
+ *           OMENDB_NOMEM, OMENDB_FULL, OMENDB_IOERR, OMENDB_POISONED. After OMENDB_BUSY,
+ *           OMENDB_NOMEM and OMENDB_FULL it waits on: call again. After OMENDB_IOERR and
+ *           OMENDB_POISONED it waits, or is committed, when the database is opened again. */
 OMENDB_API int omendb_commit_prepared(omendb *db, const char *name);
 
 /* Drops what was prepared. That it was done already is OK. Otherwise as omendb_commit_prepared;
@@ -1284,7 +1294,7 @@ OMENDB_API int omendb_get_batch(omendb_collection *collection, omendb_txn *txn, 
                                 const uint64_t *ids, int vector_type, void *vectors,
                                 uint8_t *found);
 
-/* Counts the visible records.
+/* Counts the visible records. It counts as a query for the rates of omendb_limits.
  *
  * txn:      as omendb_get.
  * count:    receives the number.
@@ -1389,9 +1399,9 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows);
  *   field = value         also == <> != < <= > >=, and with the sides the other way round
  *   field IN (a, b)       NOT IN. Also IN ?1, where ?1 is bound to an array of texts
  *   field BETWEEN a AND b             NOT BETWEEN. a and b are inside
- *   field LIKE 'prefix%'  NOT LIKE. Case matters. One % at the end, or none; ESCAPE '\' names a
- *                         character behind which % and _ stand for themselves, without it they are
- *                         refused anywhere else
+ *   field LIKE 'prefix%'  NOT LIKE. Case matters. The pattern may end with one %, which stands for
+ *                         any text; elsewhere % and _ are refused. LIKE '5\%' ESCAPE '\' is the
+ *                         text 5%: behind the character that ESCAPE names % and _ are themselves
  *   field CONTAINS value  'value' IN field. The same as =, for arrays of texts
  *   field IS value        IS NOT. As =, but never unknown: null is null and differs from all else.
  *                         IS NULL, IS NOT NULL
@@ -1533,18 +1543,20 @@ OMENDB_API void omendb_explain_init(omendb_explain *explain);
 
 /* What is asked.
  *
- * CONDITIONS. `filter` and `match` say which records may be hits. Whatever they answer, k hits come
- * when k records match; `exact` is exact; and over many queries of one kind the mean recall is not
- * more than 0.005 below that of the same effort without a condition. The segments keep metadata as
- * columns, which tell how many records can match a filter, and which: where comparing those costs
- * less than a walk, only they are compared (where they are thousands, after a short walk, which
- * goes on if they are about the query; and as walks compare, by codes of 8 bits, the best of them
- * again by their vectors). Else a search walks the graph through all records and keeps those that
- * match. Where few do, or those near the query do not, it gives the walk up when that has cost what
- * a scan would (far earlier, where a sample of the records and the walk so far tell that it will),
- * and compares what the columns list, or tests every record: so it costs at most about twice that
- * scan. What is in memory only is tested record by record, by its metadata. omendb_explain tells
- * what was done.
+ * CONDITIONS. `filter` and `match` say which records may be hits. You set nothing else: the search
+ * chooses how it finds them. Whatever they answer, k hits come when k records match; `exact` is
+ * exact; and over many queries of one kind the mean recall is not more than 0.005 below that of the
+ * same effort without a condition.
+ *   How it chooses: the segments keep metadata as columns, which tell how many records can match a
+ * filter, and which. Where comparing those costs less than a walk, only they are compared. Where
+ * they are thousands, a short walk comes first, and goes on if they turn out to lie about the
+ * query; else they are compared as walks compare, by codes of 8 bits, and the best of them again by
+ * their vectors. Where they are more, a search walks the graph through all records and keeps those
+ * that match. It gives the walk up when that has cost what a scan would, because few match or those
+ * near the query do not; far earlier, where a sample of the records and the walk so far tell that
+ * it will. Then it compares what the columns list, or tests every record: so it costs at most about
+ * twice that scan. What is in memory only is tested record by record, by its metadata.
+ * omendb_explain tells what was done.
  *
  * RECALL. `recall` names what is to be found in place of the effort: the share of the true k
  * nearest, 0.95 of them for instance. It is kept by measuring. A merge that builds graph (those of
@@ -1576,18 +1588,20 @@ OMENDB_API void omendb_explain_init(omendb_explain *explain);
  * them lies too much; so are examples whose p + (p - n) is zero under OMENDB_COSINE or overflows
  * the stored type.
  *
- * GROUPS. With `group_by` at most group_size hits have the same value of that field: the nearest
- * ones. k counts hits, which come in the order of distance, not group by group; the value is told
- * by omendb_get_metadata. For k groups of one hit each leave group_size 0. With `exact` the hits
- * are what going through all records that match in the order of their distance gives, when each is
- * taken whose value still has room; k of them come where that finds k. Values are the same where a
- * filter says so: 1 and 1.0 are. Null and absent are one value, which the filter `field IS NOT
- * NULL` leaves out. A record with an array of texts belongs to each of them, and is taken where all
- * have room; with an empty array to none. With _key the value is the key, with _id nothing is left
- * out.
- *   What is nearest is searched for first; where too many of those have the same values, another
- * search follows among the records that have others, as by a filter, and so on: mostly one or two
- * rounds, never more than k / group_size + 1, but for arrays. The effort is that of each round;
+ * GROUPS. With `group_by`, the name of a field, at most group_size hits have the same value of that
+ * field: chapters of one book do not fill the list. k counts hits, not groups; for k groups of one
+ * hit each leave group_size 0. Hits come in the order of distance, not group by group;
+ * omendb_get_metadata tells the value of each.
+ *   Think of all records that match in the order of their distance: each is taken if its value has
+ * room, until k are taken. With `exact` the hits are those; without it some may be overlooked, as
+ * in any search.
+ *   Values are the same where a filter says so: 1 and 1.0 are. Null and absent are one value; the
+ * filter `field IS NOT NULL` leaves it out. A record with an array of texts belongs to the group of
+ * each text, and is taken if all of them have room; one with an empty array belongs to none, and is
+ * always taken. With _key the value is the key; with _id nothing is left out.
+ *   The nearest records are searched for first. Where too many of them have the same values,
+ * another search follows among the records with other values, and so on: mostly one or two rounds,
+ * never more than k / group_size + 1, but for arrays. Each round has the effort of a search;
  * omendb_explain adds them up, and tells the selectivity of the first. */
 typedef struct omendb_query {
     size_t struct_size;
