@@ -268,6 +268,8 @@ plant 'a page gives a hit once more' pages pages_keep_new \
     's/if \(pages_has_seen\(.*\)\)/if (0 * known)/'
 plant 'pages read the newest state' pages pages_search \
     's/request\.k = reach;/request.k = reach; request.commit = UINT64_MAX - 1;/'
+plant 'metadata may have fields named _id and _key' fields records_check_names \
+    's/if \(document_find\(document,/if (0 \&\& document_find(document,/'
 plant 'pages do not hold their filter' pages pages_copy_request \
     's/filter_hold\(pages->predicate\.filter\);//'
 plant 'pages keep their version for ever' 'memory pages' pages_free \
