@@ -1524,7 +1524,8 @@ typedef struct omendb_explain {
     uint64_t ef;       /* the largest that a graph was walked with, of walks that a stretch ends
                         * the bound; 0: none was */
     float recall;      /* promised (see omendb_query), also to a search by ef or stretch: the least
-                        * over the graphs walked whose curves tell; 1: all was compared; 0: none
+                        * over the graphs walked, or compared by codes as walks do, whose curves
+                        * tell; 1: all was compared; 0: none
                         * tells */
     uint32_t warnings; /* OMENDB_EXPLAIN_*, 0: none */
     uint64_t matches_tested; /* records of which it was found out whether they match: by asking, or,
@@ -1546,13 +1547,17 @@ OMENDB_API void omendb_explain_init(omendb_explain *explain);
  * CONDITIONS. `filter` and `match` say which records may be hits. You set nothing else: the search
  * chooses how it finds them. Whatever they answer, k hits come when k records match; `exact` is
  * exact; and over many queries of one kind the mean recall is not more than 0.005 below that of the
- * same effort without a condition.
+ * same effort without a condition, with one exception: where a condition hides whole regions of the
+ * space, and more than a few records match, queries whose own region is hidden find less with a
+ * small effort. With 60 clusters, of which 42 % of the records match, 0.956 for an ef of 64 in place
+ * of 0.983, but 0.983 for a `recall` of 0.98.
  *   How it chooses: the segments keep metadata as columns, which tell how many records can match a
  * filter, and which. Where comparing those costs less than a walk, only they are compared. Where
- * they are thousands, a short walk comes first, and goes on if they turn out to lie about the
- * query; else they are compared as walks compare, by codes of 8 bits, and the best of them again by
- * their vectors. Where they are more, a search walks the graph through all records and keeps those
- * that match. It gives the walk up when that has cost what a scan would, because few match or those
+ * that takes long, a short walk comes first, and goes on if they turn out to lie about the query.
+ * Vectors of more than a MiB are compared as walks compare them, by codes of 8 bits, and the best
+ * again by the vectors, if a curve tells what that finds; where the codes turn out to be too coarse
+ * all are. Where more match, a search walks the graph through all records and keeps those that do.
+ * The queries of a batch share what was found out about their condition. It gives the walk up when that has cost what a scan would, because few match or those
  * near the query do not; far earlier, where a sample of the records and the walk so far tell that
  * it will. Then it compares what the columns list, or tests every record: so it costs at most about
  * twice that scan. What is in memory only is tested record by record, by its metadata.
@@ -1637,8 +1642,8 @@ typedef struct omendb_query {
     /* NULL: all records. Else whether the record may be a hit: 0 if not, any other number if so.
      * Called for at most as many records as there are, in no order, at most once for each stored
      * row (in each round, with group_by); for the same id it must answer the same during one call
-     * of the library. Of a batch it is called from several threads at once. It must not call the
-     * database. */
+     * of the library. For the queries of a batch together it is called about once for each row and
+     * thread, from several threads at once. It must not call the database. */
     int (*match)(void *match_context, uint64_t id);
     void *match_context;         /* given to match; NULL without one */
     const omendb_filter *filter; /* NULL: all records; else only those that match it; beside

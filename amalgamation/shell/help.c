@@ -52,7 +52,7 @@ static const char help_overview[] =
 #define HELP_FILTER                                                                                \
     "  --filter CONDITION    only records whose metadata match: \"lang = 'en' AND year > "         \
     "2020\";\n"                                                                                    \
-    "                        \"omendb help filters\" has the language\n"                            \
+    "                        \"omendb help filters\" has the language\n"                           \
     "  --param VALUE         of a ? or :name in it, in their order, one for each: a number, "      \
     "true,\n"                                                                                      \
     "                        false or null as in JSON, else a text; \"2020\" in quotes is one, "   \
@@ -330,6 +330,7 @@ static const char help_filters[] =
     "  field                 true, or a number other than 0\n"
     "\n"
     "  value                 12, -1.5e3, TRUE, FALSE, or a text in single quotes: 'it''s'\n"
+    "                        or ?, ?1, :name, of which --param gives the value\n"
     "  field                 a name of the metadata, or _id or _key; \"in quotes\" where it has\n"
     "                        other characters than letters, digits, '_' and '.'\n"
     "\n"
