@@ -33,7 +33,7 @@
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: 2f779234b12956f5c17666093f4c680f8cd0170b071c157c98e605e0aae57be2
+ * SHA-256 of the inputs: 2e3b872d7f925ba38df340fc4875fa712348ca6c0ba26df3d6089e54b72cd9d4
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -15619,9 +15619,10 @@ OMENDB_INTERNAL int filter_name_side(const struct filter_builder *builder, const
     else if (size == 4 && memcmp(name, "_key", 4) == 0)
         side->subject = FILTER_KEY;
     else if (size > 0 && name[0] == '_' && !is_quoted)
-        return filter_fail(builder, OMENDB_INVALID, side->at,
-                           "of names that begin with _ there are _id and _key; a field of the "
-                           "metadata that does is written as text, \"in quotes\"");
+        return filter_fail(
+            builder, OMENDB_INVALID, side->at,
+            "of names with _ in front there are _id and _key; a field of the metadata "
+            "that has such a name takes double quotes, in the form of text");
     side->name = name;
     side->name_size = (uint32_t)size;
     return OMENDB_OK;

@@ -243,9 +243,10 @@ OMENDB_INTERNAL int filter_name_side(const struct filter_builder *builder, const
     else if (size == 4 && memcmp(name, "_key", 4) == 0)
         side->subject = FILTER_KEY;
     else if (size > 0 && name[0] == '_' && !is_quoted)
-        return filter_fail(builder, OMENDB_INVALID, side->at,
-                           "of names that begin with _ there are _id and _key; a field of the "
-                           "metadata that does is written as text, \"in quotes\"");
+        return filter_fail(
+            builder, OMENDB_INVALID, side->at,
+            "of names with _ in front there are _id and _key; a field of the metadata "
+            "that has such a name takes double quotes, in the form of text");
     side->name = name;
     side->name_size = (uint32_t)size;
     return OMENDB_OK;
