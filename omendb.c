@@ -33,7 +33,7 @@
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: 2e3b872d7f925ba38df340fc4875fa712348ca6c0ba26df3d6089e54b72cd9d4
+ * SHA-256 of the inputs: 8b24963db0e763e65d12abc55f8cc67d1a12d9e01dedfdcb1b9a37320e7a9923
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -19852,6 +19852,8 @@ OMENDB_INTERNAL void column_pack_at(const uint32_t *rows, uint32_t count, uint32
 /* Whether packs take so much less than the rows themselves that they pay. */
 OMENDB_INTERNAL int column_packs_pay(const uint32_t *rows, uint32_t count, uint32_t all_rows);
 
+/* Sets the bits of rows [first, last], as far as they are below `rows`. */
+OMENDB_INTERNAL void column_list_run(uint64_t *bits, uint32_t first, uint32_t last, uint32_t rows);
 /* Sets the bits of those of the first `rows` rows that have a rank of [low, high). A bit or more
  * behind them may be set, of the last word (rows / 64). */
 OMENDB_INTERNAL void column_list(const struct column *column, uint32_t low, uint32_t high,
@@ -19989,8 +19991,7 @@ static uint32_t column_short(const uint8_t *shorts, uint32_t index)
 
 /* ------------------------------------------------------------------ lists as bits */
 
-/* Rows [first, last] below `rows`. */
-static void column_list_run(uint64_t *bits, uint32_t first, uint32_t last, uint32_t rows)
+OMENDB_INTERNAL void column_list_run(uint64_t *bits, uint32_t first, uint32_t last, uint32_t rows)
 {
     if (first >= rows || last < first)
         return;
@@ -24256,16 +24257,20 @@ OMENDB_INTERNAL uint64_t overlay_bytes(const struct overlay *overlay);
  * column_filter.h
  * ============================================================================================== */
 
-/* column_filter.h: a filter over the rows of one segment, by its columns. */
+/* column_filter.h: a filter over the rows of one segment, by its columns and its indexes of ids and
+ * keys; or over those of a memtable, by its maps. */
 #ifndef OMENDB_COLUMN_FILTER_H
 #define OMENDB_COLUMN_FILTER_H
 
-struct segment; /* database.h */
+struct memtable; /* memtable.h */
+struct segment;  /* database.h */
 
 /* Of one leaf: how a row of the segment is asked. */
 enum column_test_kind {
     COLUMN_TEST_FIXED,   /* the same for all rows */
     COLUMN_TEST_RANKS,   /* by its ranks */
+    COLUMN_TEST_ROWS,    /* by its number: the ranges are of rows */
+    COLUMN_TEST_PLACES,  /* by its id; the ranges are of places among the ascending ids */
     COLUMN_TEST_DOCUMENT /* no column knows: by id and document */
 };
 
@@ -24274,9 +24279,9 @@ struct column_test {
     int fixed; /* the answer, where it is fixed */
     int negated, null_matches;
     struct column column;
-    uint32_t first_range, range_count; /* of ranks: [low, high) each, ascending, apart */
+    uint32_t first_range, range_count; /* [low, high) each, ascending, apart */
     uint32_t most;                     /* rows that can match */
-    int listed; /* 1: the rows of its ranges are all that can match: the index leads to them */
+    int listed; /* 1: the rows of its ranges are all that can match: an index leads to them */
 };
 
 struct column_range {
@@ -24289,23 +24294,32 @@ struct column_node {
     int lists;       /* its rows are part of what column_filter_list lists */
 };
 
-/* What a filter means in one segment. */
+/* What a filter means in one segment or memtable. */
 struct column_filter {
     struct memory *memory;
-    const omendb_filter *filter; /* borrowed, as the next */
-    const struct segment *segment;
+    const omendb_filter *filter; /* borrowed, as the next two */
+    struct segment *segment;     /* or */
+    const struct memtable *memtable;
+    uint32_t rows;
     struct column_test *tests; /* one a leaf */
     struct column_node *nodes; /* one a node */
     struct column_range *ranges;
     uint64_t *bits;
+    uint64_t *found; /* while a test is made: rows of keys, or of ids */
     size_t test_capacity, node_capacity, range_count, range_capacity, word_capacity;
+    size_t found_count, found_capacity;
     int code; /* of the first document that could not be read; OMENDB_OK: none */
 };
 
 /* Makes `plan`, which is zeroed or was made before, one for this segment. OMENDB_NOMEM,
  * OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_INTERNAL int column_filter_make(struct column_filter *plan, struct memory *memory,
-                                       const omendb_filter *filter, const struct segment *segment);
+                                       const omendb_filter *filter, struct segment *segment);
+/* The same for the first `rows` rows of a memtable, of which only ids and keys lead to rows: it
+ * says which may match, and column_filter_matches is not for it. */
+OMENDB_INTERNAL int column_filter_make_memtable(struct column_filter *plan, struct memory *memory,
+                                                const omendb_filter *filter,
+                                                const struct memtable *memtable, uint32_t rows);
 /* What it holds, which grows with the leaves and with the values that they are compared with; but
  * for some bits a row. */
 OMENDB_INTERNAL size_t column_filter_bytes(const struct column_filter *plan);
@@ -24317,7 +24331,7 @@ OMENDB_INTERNAL uint32_t column_filter_most(const struct column_filter *plan);
 OMENDB_INTERNAL int column_filter_matches(struct column_filter *plan, uint32_t row);
 /* *bits: of the plan, a bit for each of `rows` rows: those that may match are set, where
  * column_filter_most knows how many. *exact: 1: those are the ones that match; 0: each is still to
- * be asked. OMENDB_NOMEM. */
+ * be asked. OMENDB_NOMEM, OMENDB_CORRUPT, OMENDB_IOERR. */
 OMENDB_INTERNAL int column_filter_list(struct column_filter *plan, uint32_t rows, uint64_t **bits,
                                        int *exact);
 /* What *exact would be. */
@@ -25405,7 +25419,15 @@ OMENDB_INTERNAL int search_each_location(const struct search_request *request,
                                          int (*each)(void *context, const struct location *location,
                                                      const struct txn_write *own),
                                          void *context);
-/* The same, by id. */
+/* The same of memtable number `index` of the version alone, or, counted on behind those, segment;
+ * but for changes of the transaction. *few: 1: at most `most` of its rows can match; 0: more can,
+ * or it is not known, and none was handed out. */
+OMENDB_INTERNAL int search_each_of_few(const struct search_request *request, uint32_t index,
+                                       uint32_t most,
+                                       int (*each)(void *context, const struct location *location,
+                                                   const struct txn_write *own),
+                                       void *context, int *few);
+/* All, by id. */
 OMENDB_INTERNAL int search_each_match(const struct search_request *request,
                                       int (*each)(void *context, uint64_t id), void *context);
 
@@ -27970,6 +27992,11 @@ OMENDB_INTERNAL int location_document_bytes(const struct location *location, uin
  * Each leaf becomes ranges of ranks. What negates one is the ranges between them where every row
  * has one value at most; where rows have arrays it is asked row by row.
  *
+ * A leaf about ids becomes ranges of places among the ascending ids, which are rows where those
+ * ascend themselves. One about equal keys becomes the rows that the index of keys has for each:
+ * that is by hashes, so it knows no order, and what lies before, behind or below a prefix is asked
+ * row by row. Of a memtable the maps tell, of keys and of ids that are few; there is no more.
+ *
  * How many rows can match follows from the leaves upwards: of a leaf the rows of its ranks, which
  * the column counts; of OR the sum; of AND the least of its parts. The rows of that part, and of
  * all parts below an OR, are listed by the columns, and are then asked for the rest. Where lists
@@ -27979,6 +28006,7 @@ OMENDB_INTERNAL int location_document_bytes(const struct location *location, uin
 #define COLUMN_FILTER_GROUPS 4 /* that are open at a time where bits are taken together */
 #define COLUMN_FILTER_ASK    6 /* nanoseconds, about, to ask of a row */
 #define COLUMN_FILTER_WORDS  4 /* words a nanosecond, about, that are taken together */
+#define COLUMN_FILTER_ASKED  4 /* rows that are asked as fast as one key or id is looked up */
 
 /* ------------------------------------------------------------------ ranges */
 
@@ -28040,8 +28068,9 @@ static int column_filter_set_ranges(struct column_filter *plan, struct column_te
     return code;
 }
 
-/* The ranks that are in none of the ranges. */
-static int column_filter_complement(struct column_filter *plan, struct column_test *test)
+/* The ranks, or rows, or places, below `end` that are in none of the ranges. */
+static int column_filter_complement(struct column_filter *plan, struct column_test *test,
+                                    uint32_t end)
 {
     const uint32_t first = test->first_range, count = test->range_count;
     uint32_t low = 0;
@@ -28053,7 +28082,7 @@ static int column_filter_complement(struct column_filter *plan, struct column_te
         code = column_filter_add_range(plan, test, low, range.low);
         low = range.high;
     }
-    return code == OMENDB_OK ? column_filter_add_range(plan, test, low, test->column.values) : code;
+    return code == OMENDB_OK ? column_filter_add_range(plan, test, low, end) : code;
 }
 
 /* ------------------------------------------------------------------ leaves */
@@ -28072,13 +28101,12 @@ static int column_filter_ranks(struct column_filter *plan, struct column_test *t
     const struct column *column = &test->column;
     uint64_t most = 0;
     test->kind = COLUMN_TEST_RANKS;
-    test->first_range = (uint32_t)plan->range_count;
     int code = column_filter_set_ranges(plan, test, &leaf->set);
     test->negated = leaf->negated;
     test->null_matches = leaf->set.null_matches;
     if (code == OMENDB_OK && test->negated && column->listed == column->present &&
         (column->kind == COLUMN_DENSE || column->elements == column->present)) {
-        code = column_filter_complement(plan, test);
+        code = column_filter_complement(plan, test, column->values);
         test->negated = 0;
     }
     for (uint32_t i = 0; i < test->range_count && code == OMENDB_OK; i++) {
@@ -28094,18 +28122,176 @@ static int column_filter_ranks(struct column_filter *plan, struct column_test *t
     return code;
 }
 
-static int column_filter_leaf(struct column_filter *plan, const struct columns *columns,
-                              const struct filter_leaf *leaf, struct column_test *test)
+/* ------------------------------------------------------------------ ids and keys */
+
+static int column_filter_add_found(struct column_filter *plan, uint32_t row)
 {
-    const uint32_t rows = plan->segment->info.rows;
-    int found = 0;
-    *test = (struct column_test){.kind = COLUMN_TEST_DOCUMENT, .most = rows};
-    if (leaf->subject == FILTER_CONSTANT) {
-        column_filter_fix(test, filter_leaf_matches(plan->filter, leaf, 0, NULL), rows);
+    if (row >= plan->rows)
+        return OMENDB_OK;
+    if (plan->found_count == plan->found_capacity) {
+        const size_t capacity = plan->found_capacity * 2 + 16;
+        uint64_t *found =
+            memory_resize(plan->memory, plan->found, plan->found_capacity * sizeof *found,
+                          memory_multiply(capacity, sizeof *found));
+        if (found == NULL)
+            return OMENDB_NOMEM;
+        plan->found = found;
+        plan->found_capacity = capacity;
+    }
+    plan->found[plan->found_count++] = row;
+    return OMENDB_OK;
+}
+
+/* What was found becomes the ranges of the test. */
+static int column_filter_take_found(struct column_filter *plan, struct column_test *test)
+{
+    int code = OMENDB_OK;
+    if (plan->found_count > 1)
+        sort_array(plan->found, plan->found_count, sizeof *plan->found, sort_compare_numbers);
+    for (size_t i = 0; i < plan->found_count && code == OMENDB_OK; i++) {
+        const uint32_t row = (uint32_t)plan->found[i];
+        code = column_filter_add_range(plan, test, row, row + 1);
+    }
+    return code;
+}
+
+/* The ranges of the test are of all rows that match, or of their places. */
+static void column_filter_list_ranges(const struct column_filter *plan, struct column_test *test,
+                                      enum column_test_kind kind)
+{
+    test->kind = kind;
+    test->most = 0;
+    test->listed = 1;
+    for (uint32_t i = 0; i < test->range_count; i++) {
+        const struct column_range range = plan->ranges[test->first_range + i];
+        test->most += range.high - range.low;
+    }
+}
+
+/* The places of the ids. */
+static int column_filter_place_ids(struct column_filter *plan, struct column_test *test,
+                                   const struct filter_ids *ids)
+{
+    const struct part_info *info = &plan->segment->info;
+    uint64_t low = 0, high = plan->rows;
+    int code = OMENDB_OK;
+    if (ids->last < info->smallest_id || ids->first > info->largest_id)
+        return OMENDB_OK;
+    if (ids->first > info->smallest_id)
+        code = segment_first_place(plan->segment, ids->first, &low);
+    if (code == OMENDB_OK && ids->last < info->largest_id)
+        code = segment_first_place(plan->segment, ids->last + 1, &high);
+    return code == OMENDB_OK ? column_filter_add_range(plan, test, (uint32_t)low, (uint32_t)high)
+                             : code;
+}
+
+/* The rows of the ids in a memtable. */
+static int column_filter_find_ids(struct column_filter *plan, const struct filter_ids *ids)
+{
+    int code = OMENDB_OK;
+    for (uint64_t i = 0; i <= ids->last - ids->first && code == OMENDB_OK; i++) {
+        for (uint32_t row = memtable_find(plan->memtable, ids->first + i);
+             row != GRAPH_NO_ROW && code == OMENDB_OK; row = memtable_previous(plan->memtable, row))
+            code = column_filter_add_found(plan, row);
+    }
+    return code;
+}
+
+/* Whether to look so many ids up costs less than to ask all rows: of a segment, each range of them;
+ * of a memtable, each of them. */
+static int column_filter_are_few(const struct column_filter *plan, const struct filter_set *set)
+{
+    uint64_t left = plan->rows / COLUMN_FILTER_ASKED;
+    if (plan->segment != NULL)
+        return set->id_count <= left;
+    for (uint32_t i = 0; i < set->id_count; i++) {
+        if (set->ids[i].last - set->ids[i].first >= left)
+            return 0;
+        left -= set->ids[i].last - set->ids[i].first + 1;
+    }
+    return 1;
+}
+
+static int column_filter_ids(struct column_filter *plan, const struct filter_leaf *leaf,
+                             struct column_test *test)
+{
+    const struct filter_set *set = &leaf->set;
+    const int by_place =
+        plan->segment != NULL && (plan->segment->info.flags & SEGMENT_IDS_ASCEND) == 0;
+    int code = OMENDB_OK;
+    if (!column_filter_are_few(plan, set))
+        return OMENDB_OK;
+    for (uint32_t i = 0; i < set->id_count && code == OMENDB_OK; i++)
+        code = plan->segment != NULL ? column_filter_place_ids(plan, test, &set->ids[i])
+                                     : column_filter_find_ids(plan, &set->ids[i]);
+    if (code == OMENDB_OK)
+        code = column_filter_take_found(plan, test);
+    if (code == OMENDB_OK && leaf->negated)
+        code = column_filter_complement(plan, test, plan->rows);
+    if (code == OMENDB_OK)
+        column_filter_list_ranges(plan, test, by_place ? COLUMN_TEST_PLACES : COLUMN_TEST_ROWS);
+    return code;
+}
+
+static int column_filter_find_key(struct column_filter *plan, const struct document_value *value)
+{
+    struct key_probe probe = {.key = value->text, .size = value->size};
+    uint64_t cursor = 0;
+    uint32_t row;
+    int code;
+    do {
+        code = segment_find_key(plan->segment, &probe, &cursor, &row);
+        if (code == OMENDB_OK && row != GRAPH_NO_ROW)
+            code = column_filter_add_found(plan, row);
+    } while (code == OMENDB_OK && row != GRAPH_NO_ROW);
+    return code;
+}
+
+static int column_filter_find_memtable_key(struct column_filter *plan,
+                                           const struct document_value *value)
+{
+    const struct memtable *memtable = plan->memtable;
+    const uint64_t hash = hash_bytes(&memtable->seed, value->text, value->size);
+    int code = OMENDB_OK;
+    for (uint32_t row = memtable_find_key(memtable, value->text, value->size, hash);
+         row != GRAPH_NO_ROW && code == OMENDB_OK;
+         row = memtable_previous_key(memtable, value->text, value->size, row))
+        code = column_filter_add_found(plan, row);
+    return code;
+}
+
+static int column_filter_keys(struct column_filter *plan, const struct filter_leaf *leaf,
+                              struct column_test *test)
+{
+    const struct filter_set *set = &leaf->set;
+    int code = OMENDB_OK;
+    if (plan->segment != NULL && plan->segment->key_hashes.length == 0) {
+        column_filter_fix(test, set->null_matches, plan->rows);
         return OMENDB_OK;
     }
-    if (leaf->subject != FILTER_FIELD)
+    if (leaf->negated || set->null_matches || set->range_count != 0 ||
+        set->value_count > plan->rows / COLUMN_FILTER_ASKED)
         return OMENDB_OK;
+    for (uint32_t i = 0; i < set->value_count && code == OMENDB_OK; i++) {
+        const struct document_value *value = &set->values[i];
+        if (value->type == DOCUMENT_TEXT)
+            code = plan->segment != NULL ? column_filter_find_key(plan, value)
+                                         : column_filter_find_memtable_key(plan, value);
+    }
+    if (code == OMENDB_OK)
+        code = column_filter_take_found(plan, test);
+    if (code == OMENDB_OK)
+        column_filter_list_ranges(plan, test, COLUMN_TEST_ROWS);
+    return code;
+}
+
+/* ------------------------------------------------------------------ making */
+
+static int column_filter_field(struct column_filter *plan, const struct columns *columns,
+                               const struct filter_leaf *leaf, struct column_test *test)
+{
+    const uint32_t rows = plan->rows;
+    int found = 0;
     if (plan->segment->document_ends.length == 0) {
         column_filter_fix(test, leaf->set.null_matches, rows);
         return OMENDB_OK;
@@ -28119,6 +28305,25 @@ static int column_filter_leaf(struct column_filter *plan, const struct columns *
         column_filter_fix(test, leaf->set.null_matches, rows);
     return found && test->column.kind != COLUMN_NONE ? column_filter_ranks(plan, test, leaf)
                                                      : OMENDB_OK;
+}
+
+static int column_filter_leaf(struct column_filter *plan, const struct columns *columns,
+                              const struct filter_leaf *leaf, struct column_test *test)
+{
+    *test = (struct column_test){.kind = COLUMN_TEST_DOCUMENT, .most = plan->rows};
+    test->first_range = (uint32_t)plan->range_count;
+    plan->found_count = 0;
+    switch (leaf->subject) {
+    case FILTER_CONSTANT:
+        column_filter_fix(test, filter_leaf_matches(plan->filter, leaf, 0, NULL), plan->rows);
+        return OMENDB_OK;
+    case FILTER_ID:
+        return column_filter_ids(plan, leaf, test);
+    case FILTER_KEY:
+        return column_filter_keys(plan, leaf, test);
+    default:
+        return plan->segment != NULL ? column_filter_field(plan, columns, leaf, test) : OMENDB_OK;
+    }
 }
 
 /* ------------------------------------------------------------------ nodes */
@@ -28191,29 +28396,48 @@ static int column_filter_reserve(struct column_filter *plan, const omendb_filter
     return OMENDB_OK;
 }
 
-OMENDB_INTERNAL int column_filter_make(struct column_filter *plan, struct memory *memory,
-                                       const omendb_filter *filter, const struct segment *segment)
+/* Of the plan, whose segment or memtable is set. columns: of the segment. */
+static int column_filter_make_tests(struct column_filter *plan, const struct columns *columns)
 {
-    struct columns columns;
-    plan->memory = memory;
-    plan->filter = filter;
-    plan->segment = segment;
-    plan->code = OMENDB_OK;
+    const omendb_filter *filter = plan->filter;
     int code = column_filter_reserve(plan, filter);
-    if (code == OMENDB_OK)
-        code = columns_open(&segment->file->file->blocks, segment->columns, segment->info.rows,
-                            &columns);
+    plan->code = OMENDB_OK;
     for (size_t i = 0; i < filter->leaf_count && code == OMENDB_OK; i++)
-        code = column_filter_leaf(plan, &columns, &filter->leaves[i], &plan->tests[i]);
+        code = column_filter_leaf(plan, columns, &filter->leaves[i], &plan->tests[i]);
     if (code == OMENDB_OK)
         column_filter_bound_nodes(plan);
     return code;
 }
 
+OMENDB_INTERNAL int column_filter_make(struct column_filter *plan, struct memory *memory,
+                                       const omendb_filter *filter, struct segment *segment)
+{
+    struct columns columns;
+    plan->memory = memory;
+    plan->filter = filter;
+    plan->segment = segment;
+    plan->memtable = NULL;
+    plan->rows = segment->info.rows;
+    int code = columns_open(&segment->file->file->blocks, segment->columns, plan->rows, &columns);
+    return code == OMENDB_OK ? column_filter_make_tests(plan, &columns) : code;
+}
+
+OMENDB_INTERNAL int column_filter_make_memtable(struct column_filter *plan, struct memory *memory,
+                                                const omendb_filter *filter,
+                                                const struct memtable *memtable, uint32_t rows)
+{
+    plan->memory = memory;
+    plan->filter = filter;
+    plan->segment = NULL;
+    plan->memtable = memtable;
+    plan->rows = rows;
+    return column_filter_make_tests(plan, NULL);
+}
+
 OMENDB_INTERNAL size_t column_filter_bytes(const struct column_filter *plan)
 {
     return plan->test_capacity * sizeof *plan->tests + plan->node_capacity * sizeof *plan->nodes +
-           plan->range_capacity * sizeof *plan->ranges;
+           plan->range_capacity * sizeof *plan->ranges + plan->found_capacity * sizeof *plan->found;
 }
 
 OMENDB_INTERNAL void column_filter_destroy(struct column_filter *plan)
@@ -28225,6 +28449,7 @@ OMENDB_INTERNAL void column_filter_destroy(struct column_filter *plan)
     memory_free(memory, plan->nodes, plan->node_capacity * sizeof *plan->nodes);
     memory_free(memory, plan->ranges, plan->range_capacity * sizeof *plan->ranges);
     memory_free(memory, plan->bits, plan->word_capacity * sizeof *plan->bits);
+    memory_free(memory, plan->found, plan->found_capacity * sizeof *plan->found);
     memset(plan, 0, sizeof *plan);
 }
 
@@ -28287,6 +28512,7 @@ OMENDB_INTERNAL int column_filter_matches(struct column_filter *plan, uint32_t r
         const struct filter_leaf *leaf = &filter->leaves[next];
         const int matches =
             test->kind == COLUMN_TEST_RANKS   ? column_filter_row_ranks(plan, test, row)
+            : test->kind == COLUMN_TEST_ROWS  ? column_filter_in_ranges(plan, test, row)
             : test->kind == COLUMN_TEST_FIXED ? test->fixed
                                               : column_filter_row_document(plan, leaf, row);
         next = matches ? leaf->if_true : leaf->if_false;
@@ -28294,12 +28520,36 @@ OMENDB_INTERNAL int column_filter_matches(struct column_filter *plan, uint32_t r
     return next == FILTER_MATCH;
 }
 
-static void column_filter_list_leaf(const struct column_filter *plan,
-                                    const struct column_test *test, uint64_t *bits, uint32_t rows)
+/* What lies at the places; where that cannot be told, plan->code says why. */
+static void column_filter_list_places(struct column_filter *plan, struct column_range range,
+                                      uint64_t *bits, uint32_t rows)
+{
+    struct block_file *file = &plan->segment->file->file->blocks;
+    const uint64_t offset = plan->segment->sorted_rows.offset + range.low * sizeof(uint32_t);
+    int code = blocks_touch(file, offset, (range.high - range.low) * sizeof(uint32_t));
+    for (uint32_t i = 0; i < range.high - range.low && code == OMENDB_OK; i++) {
+        uint32_t row = format_get32(file->base + offset + i * sizeof row);
+        uint64_t id;
+        if (row >= plan->rows)
+            code = segment_at_place(plan->segment, range.low + i, &id, &row);
+        else if (row < rows)
+            bits[row / 64] |= UINT64_C(1) << (row % 64);
+    }
+    if (plan->code == OMENDB_OK)
+        plan->code = code;
+}
+
+static void column_filter_list_leaf(struct column_filter *plan, const struct column_test *test,
+                                    uint64_t *bits, uint32_t rows)
 {
     for (uint32_t i = 0; i < test->range_count; i++) {
         const struct column_range range = plan->ranges[test->first_range + i];
-        column_list(&test->column, range.low, range.high, bits, rows);
+        if (test->kind == COLUMN_TEST_RANKS)
+            column_list(&test->column, range.low, range.high, bits, rows);
+        else if (test->kind == COLUMN_TEST_ROWS)
+            column_list_run(bits, range.low, range.high - 1, rows);
+        else
+            column_filter_list_places(plan, range, bits, rows);
     }
 }
 
@@ -28309,7 +28559,10 @@ static uint64_t column_filter_list_cost(const struct column_filter *plan,
     uint64_t cost = 0;
     for (uint32_t i = 0; i < test->range_count; i++) {
         const struct column_range range = plan->ranges[test->first_range + i];
-        cost += column_list_cost(&test->column, range.low, range.high);
+        cost += test->kind == COLUMN_TEST_RANKS
+                    ? column_list_cost(&test->column, range.low, range.high)
+                : test->kind == COLUMN_TEST_ROWS ? (range.high - range.low) / 64 + 1
+                                                 : range.high - range.low;
     }
     return cost;
 }
@@ -28475,12 +28728,13 @@ OMENDB_INTERNAL int column_filter_list(struct column_filter *plan, uint32_t rows
         column_filter_list_some(plan, rows);
     plan->bits[rows / 64] &= (UINT64_C(1) << (rows % 64)) - 1;
     *bits = plan->bits;
-    return OMENDB_OK;
+    return plan->code;
 }
 
 #undef COLUMN_FILTER_GROUPS
 #undef COLUMN_FILTER_ASK
 #undef COLUMN_FILTER_WORDS
+#undef COLUMN_FILTER_ASKED
 
 /* ==============================================================================================
  * hot.c
@@ -38761,7 +39015,7 @@ struct search_source {
     const struct search_predicate *predicate; /* NULL: all match, or `chosen` tells */
     struct matches *matches;                  /* its answers */
     struct scratch_answers *kept;             /* with them, where they are kept; or NULL */
-    struct column_filter *plan;               /* its filter, of a segment; NULL: there is none */
+    struct column_filter *plan;               /* its filter; NULL: there is none */
     const uint64_t *chosen;                   /* NULL, or a bit for each row that matches, */
     uint32_t chosen_count;                    /* of which so many do */
     const struct tombstones *tombstones;
@@ -38855,7 +39109,7 @@ static int search_overlaid_matches(const struct search_source *source, uint32_t 
 static int search_filter_matches(const struct search_source *source, uint32_t row)
 {
     int known = 0, matches = 0;
-    if (source->plan != NULL) {
+    if (source->segment != NULL) {
         if (overlay_may_have(source->overlay, row))
             matches = search_overlaid_matches(source, row, &known);
         return known ? matches : column_filter_matches(source->plan, row);
@@ -39566,15 +39820,33 @@ static uint64_t search_first_look(struct search_look *look)
     return cost < (double)first ? (uint64_t)cost + 1 : first;
 }
 
+/* The filter as it is for the rows of the source. */
+static int search_make_plan_of_filter(struct search_source *source, struct memory *memory,
+                                      struct column_filter *plan)
+{
+    const omendb_filter *filter = source->predicate->filter;
+    source->plan = plan;
+    return source->segment != NULL ? column_filter_make(plan, memory, filter, source->segment)
+                                   : column_filter_make_memtable(
+                                         plan, memory, filter, source->memtable, source->row_limit);
+}
+
+/* Of 64 rows those that are to be asked even where lists are exact. Of a memtable none is: only ids
+ * and keys are listed, which no update changes. */
+static uint64_t search_updated_word(const struct search_source *source, uint32_t word)
+{
+    return source->segment != NULL ? overlay_word(source->overlay, word) : 0;
+}
+
 /* A bit for each row that may match, where search_most knows how many. *exact: 1: all of them match
- * but those whose documents are in the overlay, which are to be asked. */
+ * but those of search_updated_word. */
 static int search_list(const struct search_source *source, uint64_t **bits, int *exact)
 {
     const uint32_t rows = source->row_limit;
     int code = column_filter_list(source->plan, rows, bits, exact);
     for (uint32_t word = 0;
          overlay_count(source->overlay) != 0 && word <= rows / 64 && code == OMENDB_OK; word++)
-        (*bits)[word] |= overlay_word(source->overlay, word);
+        (*bits)[word] |= search_updated_word(source, word);
     return code;
 }
 
@@ -39620,7 +39892,7 @@ static int search_choose_listed(const struct search_request *request, struct sea
             continue;
         const uint64_t visible = search_visible_word(source, first, last);
         const uint64_t asked = bits[word] & visible & ~source->matches->asked[word];
-        uint64_t chosen = exact ? asked & ~overlay_word(source->overlay, word) : 0;
+        uint64_t chosen = exact ? asked & ~search_updated_word(source, word) : 0;
         for (uint64_t left = asked & ~chosen; left != 0; left &= left - 1) {
             const uint32_t bit = graph_lowest_bit(left);
             chosen |= (uint64_t)search_row_matches(source, word * 64 + bit) << bit;
@@ -39652,14 +39924,13 @@ static int search_begin_predicate(const struct search_request *request, struct s
     source->predicate = predicate;
     source->matches = &answers->matches;
     source->kept = keeps ? answers : NULL;
-    source->plan = predicate->filter != NULL && source->segment != NULL ? &answers->plan : NULL;
+    source->plan = predicate->filter != NULL ? &answers->plan : NULL;
     if (!matches_continue(source->matches, request->batch, search_origin(source),
                           source->row_limit)) {
         code = matches_begin(source->matches, source->row_limit);
         answers->gathered.count = 0;
         if (code == OMENDB_OK && source->plan != NULL)
-            code = column_filter_make(source->plan, scratch->memory, predicate->filter,
-                                      source->segment);
+            code = search_make_plan_of_filter(source, scratch->memory, source->plan);
         if (code == OMENDB_OK && keeps)
             matches_belong(source->matches, request->batch, search_origin(source),
                            source->row_limit);
@@ -40071,7 +40342,7 @@ static int search_hand_out(const struct search_source *source, uint32_t row,
     return receiver->each(receiver->context, &location, NULL);
 }
 
-/* The rows that the columns list, or all. */
+/* The rows that are listed, or all. */
 static int search_each_row(struct search_source *source, const struct search_receiver *receiver)
 {
     uint64_t *bits = NULL;
@@ -40091,19 +40362,40 @@ static int search_each_row(struct search_source *source, const struct search_rec
     return code == OMENDB_OK && source->plan != NULL ? source->plan->code : code;
 }
 
-static int search_each_source(const struct search_request *request, struct search_source *source,
-                              struct scratch *scratch, const struct search_receiver *receiver)
+/* Memtable or segment number `index`, of which search_each_row is to hand out what matches. */
+static int search_begin_each(const struct search_request *request, uint32_t index,
+                             struct scratch *scratch, struct search_source *source)
 {
-    int code = OMENDB_OK;
+    const uint32_t memtables = request->version->memtable_count;
+    if (index < memtables)
+        search_memtable_source(request, index, source);
+    else
+        search_segment_source(request, index - memtables, source);
     source->hiding = request->txn != NULL ? request : NULL;
     source->predicate = request->predicate;
-    if (request->predicate != NULL && request->predicate->filter != NULL &&
-        source->segment != NULL) {
-        source->plan = &scratch->answers.plan;
-        code = column_filter_make(source->plan, scratch->memory, request->predicate->filter,
-                                  source->segment);
-    }
-    return code == OMENDB_OK ? search_each_row(source, receiver) : code;
+    return request->predicate != NULL && request->predicate->filter != NULL
+               ? search_make_plan_of_filter(source, scratch->memory, &scratch->answers.plan)
+               : OMENDB_OK;
+}
+
+OMENDB_INTERNAL int search_each_of_few(const struct search_request *request, uint32_t index,
+                                       uint32_t most,
+                                       int (*each)(void *context, const struct location *location,
+                                                   const struct txn_write *own),
+                                       void *context, int *few)
+{
+    const struct search_receiver receiver = {each, context};
+    struct scratch *scratch = scratch_take(request->collection->db);
+    struct search_source source;
+    *few = 0;
+    if (scratch == NULL)
+        return OMENDB_NOMEM;
+    int code = search_begin_each(request, index, scratch, &source);
+    *few = code == OMENDB_OK && search_most(&source) <= most;
+    if (*few)
+        code = search_each_row(&source, &receiver);
+    scratch_give(request->collection->db, scratch);
+    return code;
 }
 
 OMENDB_INTERNAL int search_each_location(const struct search_request *request,
@@ -40113,16 +40405,14 @@ OMENDB_INTERNAL int search_each_location(const struct search_request *request,
 {
     const struct version *version = request->version;
     const struct search_receiver receiver = {each, context};
-    const uint32_t memtables = version->memtable_count;
     struct scratch *scratch = scratch_take(request->collection->db);
     struct search_source source;
     int code = scratch == NULL ? OMENDB_NOMEM : OMENDB_OK;
-    for (uint32_t i = 0; i < memtables + version->segment_count && code == OMENDB_OK; i++) {
-        if (i < memtables)
-            search_memtable_source(request, i, &source);
-        else
-            search_segment_source(request, i - memtables, &source);
-        code = search_each_source(request, &source, scratch, &receiver);
+    for (uint32_t i = 0; i < version->memtable_count + version->segment_count && code == OMENDB_OK;
+         i++) {
+        code = search_begin_each(request, i, scratch, &source);
+        if (code == OMENDB_OK)
+            code = search_each_row(&source, &receiver);
     }
     for (size_t i = 0; request->txn != NULL && i < request->txn->write_count && code == OMENDB_OK;
          i++) {
@@ -41515,6 +41805,10 @@ OMENDB_INTERNAL omendb *facets_database(const omendb_facets *facets)
  * of the transaction from a sorted list that is made at the beginning, as they lie in the order of
  * commits.
  *
+ * Under a filter all that matches in a memtable or segment goes to that list, too, where columns
+ * and indexes tell that it is little. Where it is more, or not known, a cursor need not be opened
+ * to be read to its end: rows are asked when their turn comes, those of segments by columns.
+ *
  * What it shows is that of the beginning, although rows are looked at later: a row that ends since
  * ends at a later commit, and changes that the transaction makes since are told by their numbers.
  */
@@ -41545,15 +41839,16 @@ OMENDB_INTERNAL const struct collection *rows_collection(const omendb_rows *rows
 
 /* rows.c, continued */
 
-#define ROWS_OWN   UINT32_MAX /* source: a change of the transaction */
-#define ROWS_AHEAD 16
+#define ROWS_OWN       UINT32_MAX /* source: a change of the transaction */
+#define ROWS_AHEAD     16
+#define ROWS_FEW(rows) ((rows) / 64 + 64) /* that are listed, of so many */
 /* A cursor may lie in the readers' share of the reserve, where it stays while it is open: only so
  * many do. */
 #define ROWS_IN_RESERVE 2
 
 struct rows_entry {
     uint64_t id;
-    uint32_t source; /* memtable */
+    uint32_t source; /* memtable; from their number on, segment */
     uint32_t row;
 };
 
@@ -41561,8 +41856,9 @@ struct rows_entry {
 struct rows_segment {
     struct segment *segment;
     const struct overlay *overlay;
-    uint64_t place; /* of the ascending ids: where to go on */
-    uint64_t last;  /* id before that */
+    struct column_filter plan; /* zeroed: all are shown, or those that match are in the list */
+    uint64_t place;            /* of the ascending ids: where to go on */
+    uint64_t last;             /* id before that */
     uint32_t next, count;
     uint64_t ids[ROWS_AHEAD];
     uint32_t rows[ROWS_AHEAD];
@@ -41623,12 +41919,47 @@ static int rows_is_own(const struct omendb_rows *rows, uint64_t id)
     return own != NULL && (size_t)(own - rows->txn->writes) < rows->own_count;
 }
 
+/* A source whose matches are few. */
+struct rows_few {
+    struct omendb_rows *rows;
+    uint32_t source;
+    uint64_t from;
+};
+
+static int rows_add_match(void *context, const struct location *location,
+                          const struct txn_write *own)
+{
+    const struct rows_few *few = context;
+    uint64_t id;
+    int code = location_id(location, &id);
+    (void)own;
+    if (code != OMENDB_OK || id < few->from || id > few->rows->to)
+        return code;
+    return rows_add(few->rows, id, few->source, location->row);
+}
+
+/* *few: 1: all that matches in the source is in the list now. */
+static int rows_add_few(struct omendb_rows *rows, uint32_t source, uint32_t stored, uint64_t from,
+                        int *few)
+{
+    const struct search_predicate predicate = {.filter = rows->filter};
+    struct search_request request = {.collection = rows->collection, .version = rows->version};
+    struct rows_few context = {rows, source, from};
+    *few = 0;
+    if (rows->filter == NULL)
+        return OMENDB_OK;
+    request.commit = rows->commit;
+    request.txn = rows->own_count != 0 ? rows->txn : NULL;
+    request.predicate = &predicate;
+    return search_each_of_few(&request, source, ROWS_FEW(stored), rows_add_match, &context, few);
+}
+
 static int rows_add_memtable(struct omendb_rows *rows, uint32_t source, uint64_t from)
 {
     const struct memtable *memtable = rows->version->memtables[source];
     uint32_t limit = memtable_visible_rows(memtable, rows->commit);
-    int code = OMENDB_OK;
-    for (uint32_t row = 0; row < limit && code == OMENDB_OK; row++) {
+    int few, code = rows_add_few(rows, source, limit, from, &few);
+    for (uint32_t row = 0; row < limit && !few && code == OMENDB_OK; row++) {
         uint64_t id = memtable_id(memtable, row), end = tombstones_get(memtable->tombstones, row);
         if (id >= from && id <= rows->to && (end == 0 || end > rows->commit) &&
             !rows_is_own(rows, id))
@@ -41702,15 +42033,24 @@ static int rows_fill(const struct omendb_rows *rows, struct rows_segment *source
 }
 
 /* At the first row that may be shown. */
-static int rows_begin_segment(struct omendb_rows *rows, struct rows_segment *source,
-                              struct segment *segment, const struct overlay *overlay, uint64_t from)
+static int rows_begin_segment(struct omendb_rows *rows, uint32_t index, uint64_t from)
 {
+    struct rows_segment *source = &rows->segments[index];
+    struct segment *segment = rows->version->segments[index];
+    const uint32_t stored = segment->info.rows;
+    int few, code;
     source->segment = segment;
-    source->overlay = overlay;
-    source->place = segment->info.rows;
+    source->overlay = rows->version->segment_overlays[index];
+    source->place = stored;
     if (segment->info.smallest_id > rows->to || segment->info.largest_id < from)
         return OMENDB_OK;
-    int code = segment_first_place(segment, from, &source->place);
+    code = rows_add_few(rows, rows->version->memtable_count + index, stored, from, &few);
+    if (code != OMENDB_OK || few)
+        return code;
+    if (rows->filter != NULL)
+        code = column_filter_make(&source->plan, &rows->db->memory, rows->filter, segment);
+    if (code == OMENDB_OK)
+        code = segment_first_place(segment, from, &source->place);
     return code == OMENDB_OK ? rows_fill(rows, source) : code;
 }
 
@@ -41723,11 +42063,10 @@ static int rows_gather(struct omendb_rows *rows, uint64_t from)
         code = rows_add_memtable(rows, i, from);
     if (code == OMENDB_OK)
         code = rows_add_own(rows, from);
+    for (uint32_t i = 0; i < rows->segment_count && code == OMENDB_OK; i++)
+        code = rows_begin_segment(rows, i, from);
     if (code == OMENDB_OK && rows->count > 1)
         sort_array(rows->entries, rows->count, sizeof *rows->entries, rows_compare);
-    for (uint32_t i = 0; i < rows->segment_count && code == OMENDB_OK; i++)
-        code = rows_begin_segment(rows, &rows->segments[i], rows->version->segments[i],
-                                  rows->version->segment_overlays[i], from);
     return code;
 }
 
@@ -41786,13 +42125,26 @@ OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn,
 
 /* ------------------------------------------------------------------ moving */
 
+/* Of an entry that is none of the transaction. */
+static struct location rows_location(const omendb_rows *rows, const struct rows_entry *entry)
+{
+    const struct version *version = rows->version;
+    const uint32_t memtables = version->memtable_count, segment = entry->source - memtables;
+    if (entry->source < memtables)
+        return (struct location){version->memtables[entry->source], NULL,
+                                 version->memtable_overlays[entry->source], entry->row};
+    if (entry->source != ROWS_OWN)
+        return (struct location){NULL, version->segments[segment],
+                                 version->segment_overlays[segment], entry->row};
+    return (struct location){NULL, NULL, NULL, 0};
+}
+
 static int rows_listed_vector(const omendb_rows *rows, const struct rows_entry *entry,
                               const uint8_t **vector)
 {
-    if (entry->source != ROWS_OWN) {
-        *vector = memtable_vector(rows->version->memtables[entry->source], entry->row);
-        return OMENDB_OK;
-    }
+    const struct location location = rows_location(rows, entry);
+    if (entry->source != ROWS_OWN)
+        return location_vector(&location, vector);
     *vector = rows->txn->writes[entry->row].vector;
     return *vector != NULL ? OMENDB_OK
                            : error_set(OMENDB_NOTFOUND, "id %llu was deleted by this transaction",
@@ -41839,27 +42191,44 @@ static int rows_copy_vector(omendb_rows *rows, const struct rows_segment *source
 static int rows_listed_document(const omendb_rows *rows, const struct rows_entry *entry,
                                 const uint8_t **document)
 {
-    const struct version *version = rows->version;
+    const struct location location = rows_location(rows, entry);
     if (entry->source != ROWS_OWN)
-        return memtable_document_at(version->memtables[entry->source],
-                                    version->memtable_overlays[entry->source], entry->row,
-                                    rows->commit, document);
+        return location_document(&location, rows->commit, document);
     *document = rows->txn->writes[entry->row].document;
     return OMENDB_OK;
 }
 
+/* By columns, unless the record was updated. */
+static int rows_passes_segment(const omendb_rows *rows, struct rows_segment *source, uint64_t id,
+                               int *passes)
+{
+    const uint32_t row = source->rows[source->next];
+    const uint8_t *document;
+    if (!overlay_may_have(source->overlay, row)) {
+        source->plan.code = OMENDB_OK;
+        *passes = column_filter_matches(&source->plan, row);
+        return source->plan.code;
+    }
+    int code = segment_document_at(source->segment, source->overlay, row, rows->commit, &document);
+    if (code == OMENDB_OK)
+        *passes = filter_matches(rows->filter, id, document);
+    return code;
+}
+
 /* Whether the filter, if there is one, shows the record that comes next. */
-static int rows_passes(const omendb_rows *rows, const struct rows_segment *source, uint64_t id,
+static int rows_passes(const omendb_rows *rows, struct rows_segment *source, uint64_t id,
                        int *passes)
 {
     const uint8_t *document;
     *passes = 1;
     if (rows->filter == NULL)
         return OMENDB_OK;
-    int code = source != NULL
-                   ? segment_document_at(source->segment, source->overlay,
-                                         source->rows[source->next], rows->commit, &document)
-                   : rows_listed_document(rows, &rows->entries[rows->next], &document);
+    if (source != NULL)
+        return rows_passes_segment(rows, source, id, passes);
+    const struct rows_entry *entry = &rows->entries[rows->next];
+    if (rows_location(rows, entry).segment != NULL)
+        return OMENDB_OK; /* only what matches was listed */
+    int code = rows_listed_document(rows, entry, &document);
     if (code == OMENDB_OK)
         *passes = filter_matches(rows->filter, id, document);
     return code;
@@ -41919,6 +42288,8 @@ OMENDB_INTERNAL void rows_free(omendb_rows *rows)
     rows->magic = 0;
     if (rows->txn != NULL && !rows->cursor.ended)
         txn_remove_cursor(rows->txn, &rows->cursor);
+    for (uint32_t i = 0; i < rows->segment_count; i++)
+        column_filter_destroy(&rows->segments[i].plan);
     version_release(rows->version);
     filter_free(rows->filter);
     collection_release(rows->collection);
@@ -41943,6 +42314,7 @@ OMENDB_INTERNAL const struct collection *rows_collection(const omendb_rows *rows
 
 #undef ROWS_OWN
 #undef ROWS_AHEAD
+#undef ROWS_FEW
 #undef ROWS_IN_RESERVE
 
 /* ==============================================================================================

@@ -1353,6 +1353,8 @@ OMENDB_API int omendb_scan(omendb_collection *collection, omendb_txn *txn, uint6
  *
  * filter:   NULL: all. Held: it may be freed, but to bind it is OMENDB_BUSY until the cursor is
  *           closed.
+ * rows:     takes up to 16 bytes more for each record of the segments that can match, where those
+ *           are fewer than a 64th, and some 250 bytes for each condition and segment.
  * Returns:  as omendb_scan. */
 OMENDB_API int omendb_scan_matching(omendb_collection *collection, omendb_txn *txn,
                                     const omendb_filter *filter, uint64_t from, uint64_t to,
@@ -1431,6 +1433,10 @@ OMENDB_API void omendb_rows_close(omendb_rows *rows);
  * An empty array is not null, and none of its texts is anything: NOT tag = 'c' finds it.
  *   IN () is false, also of null. Where a list of IN has a null, a value that is not in the list is
  * neither IN nor NOT IN, as in SQL.
+ *   Indexes lead to the records by their fields, by _id, and by _key where it is compared by = or
+ * IN; also where such conditions are joined by AND and OR. But keys are hashed, so that they lie in
+ * no order: LIKE, <, BETWEEN and <> on _key are tested record by record. What the keys of one
+ * document begin with should have a field of its own.
  *
  * PARAMETERS are numbered from 1 on: ?3 is number 3, ? and the first :name of a name take the
  * number after the largest so far. One that is not bound is null: a comparison with it then finds
@@ -1546,22 +1552,23 @@ OMENDB_API void omendb_explain_init(omendb_explain *explain);
  *
  * CONDITIONS. `filter` and `match` say which records may be hits. You set nothing else: the search
  * chooses how it finds them. Whatever they answer, k hits come when k records match; `exact` is
- * exact; and over many queries of one kind the mean recall is not more than 0.005 below that of the
- * same effort without a condition, with one exception: where a condition hides whole regions of the
- * space, and more than a few records match, queries whose own region is hidden find less with a
- * small effort. With 60 clusters, of which 42 % of the records match, 0.956 for an ef of 64 in place
- * of 0.983, but 0.983 for a `recall` of 0.98.
+ * exact; and over many queries of one kind the mean recall is not more than 0.005 below that of
+ * the same effort without a condition, with one exception: where a condition hides whole regions
+ * of the space, and more than a few records match, queries whose own region is hidden find less
+ * with a small effort. With 60 clusters, of which 42 % of the records match, 0.956 for an ef of 64
+ * in place of 0.983, but 0.983 for a `recall` of 0.98.
  *   How it chooses: the segments keep metadata as columns, which tell how many records can match a
  * filter, and which. Where comparing those costs less than a walk, only they are compared. Where
  * that takes long, a short walk comes first, and goes on if they turn out to lie about the query.
  * Vectors of more than a MiB are compared as walks compare them, by codes of 8 bits, and the best
- * again by the vectors, if a curve tells what that finds; where the codes turn out to be too coarse
- * all are. Where more match, a search walks the graph through all records and keeps those that do.
- * The queries of a batch share what was found out about their condition. It gives the walk up when that has cost what a scan would, because few match or those
+ * again by the vectors, if a curve tells what that finds; where the codes turn out to be too
+ * coarse, all are. Where more match, a search walks the graph through all records and keeps those
+ * that do. It gives the walk up when that has cost what a scan would, because few match or those
  * near the query do not; far earlier, where a sample of the records and the walk so far tell that
- * it will. Then it compares what the columns list, or tests every record: so it costs at most about
- * twice that scan. What is in memory only is tested record by record, by its metadata.
- * omendb_explain tells what was done.
+ * it will. Then it compares what the columns list, or tests every record: so it costs at most
+ * about twice that scan. What is in memory only is tested record by record, by its metadata, but
+ * for an _id and a _key, which are looked up. The queries of a batch share what was found out
+ * about their condition. omendb_explain tells what was done.
  *
  * RECALL. `recall` names what is to be found in place of the effort: the share of the true k
  * nearest, 0.95 of them for instance. It is kept by measuring. A merge that builds graph (those of

@@ -3,6 +3,11 @@
  * Each leaf becomes ranges of ranks. What negates one is the ranges between them where every row
  * has one value at most; where rows have arrays it is asked row by row.
  *
+ * A leaf about ids becomes ranges of places among the ascending ids, which are rows where those
+ * ascend themselves. One about equal keys becomes the rows that the index of keys has for each:
+ * that is by hashes, so it knows no order, and what lies before, behind or below a prefix is asked
+ * row by row. Of a memtable the maps tell, of keys and of ids that are few; there is no more.
+ *
  * How many rows can match follows from the leaves upwards: of a leaf the rows of its ranks, which
  * the column counts; of OR the sum; of AND the least of its parts. The rows of that part, and of
  * all parts below an OR, are listed by the columns, and are then asked for the rest. Where lists
@@ -12,12 +17,14 @@
 
 #include "column_lists.h"
 #include "database.h"
+#include "format.h"
 
 #include <string.h>
 
 #define COLUMN_FILTER_GROUPS 4 /* that are open at a time where bits are taken together */
 #define COLUMN_FILTER_ASK    6 /* nanoseconds, about, to ask of a row */
 #define COLUMN_FILTER_WORDS  4 /* words a nanosecond, about, that are taken together */
+#define COLUMN_FILTER_ASKED  4 /* rows that are asked as fast as one key or id is looked up */
 
 /* ------------------------------------------------------------------ ranges */
 
@@ -79,8 +86,9 @@ static int column_filter_set_ranges(struct column_filter *plan, struct column_te
     return code;
 }
 
-/* The ranks that are in none of the ranges. */
-static int column_filter_complement(struct column_filter *plan, struct column_test *test)
+/* The ranks, or rows, or places, below `end` that are in none of the ranges. */
+static int column_filter_complement(struct column_filter *plan, struct column_test *test,
+                                    uint32_t end)
 {
     const uint32_t first = test->first_range, count = test->range_count;
     uint32_t low = 0;
@@ -92,7 +100,7 @@ static int column_filter_complement(struct column_filter *plan, struct column_te
         code = column_filter_add_range(plan, test, low, range.low);
         low = range.high;
     }
-    return code == OMENDB_OK ? column_filter_add_range(plan, test, low, test->column.values) : code;
+    return code == OMENDB_OK ? column_filter_add_range(plan, test, low, end) : code;
 }
 
 /* ------------------------------------------------------------------ leaves */
@@ -111,13 +119,12 @@ static int column_filter_ranks(struct column_filter *plan, struct column_test *t
     const struct column *column = &test->column;
     uint64_t most = 0;
     test->kind = COLUMN_TEST_RANKS;
-    test->first_range = (uint32_t)plan->range_count;
     int code = column_filter_set_ranges(plan, test, &leaf->set);
     test->negated = leaf->negated;
     test->null_matches = leaf->set.null_matches;
     if (code == OMENDB_OK && test->negated && column->listed == column->present &&
         (column->kind == COLUMN_DENSE || column->elements == column->present)) {
-        code = column_filter_complement(plan, test);
+        code = column_filter_complement(plan, test, column->values);
         test->negated = 0;
     }
     for (uint32_t i = 0; i < test->range_count && code == OMENDB_OK; i++) {
@@ -133,18 +140,176 @@ static int column_filter_ranks(struct column_filter *plan, struct column_test *t
     return code;
 }
 
-static int column_filter_leaf(struct column_filter *plan, const struct columns *columns,
-                              const struct filter_leaf *leaf, struct column_test *test)
+/* ------------------------------------------------------------------ ids and keys */
+
+static int column_filter_add_found(struct column_filter *plan, uint32_t row)
 {
-    const uint32_t rows = plan->segment->info.rows;
-    int found = 0;
-    *test = (struct column_test){.kind = COLUMN_TEST_DOCUMENT, .most = rows};
-    if (leaf->subject == FILTER_CONSTANT) {
-        column_filter_fix(test, filter_leaf_matches(plan->filter, leaf, 0, NULL), rows);
+    if (row >= plan->rows)
+        return OMENDB_OK;
+    if (plan->found_count == plan->found_capacity) {
+        const size_t capacity = plan->found_capacity * 2 + 16;
+        uint64_t *found =
+            memory_resize(plan->memory, plan->found, plan->found_capacity * sizeof *found,
+                          memory_multiply(capacity, sizeof *found));
+        if (found == NULL)
+            return OMENDB_NOMEM;
+        plan->found = found;
+        plan->found_capacity = capacity;
+    }
+    plan->found[plan->found_count++] = row;
+    return OMENDB_OK;
+}
+
+/* What was found becomes the ranges of the test. */
+static int column_filter_take_found(struct column_filter *plan, struct column_test *test)
+{
+    int code = OMENDB_OK;
+    if (plan->found_count > 1)
+        sort_array(plan->found, plan->found_count, sizeof *plan->found, sort_compare_numbers);
+    for (size_t i = 0; i < plan->found_count && code == OMENDB_OK; i++) {
+        const uint32_t row = (uint32_t)plan->found[i];
+        code = column_filter_add_range(plan, test, row, row + 1);
+    }
+    return code;
+}
+
+/* The ranges of the test are of all rows that match, or of their places. */
+static void column_filter_list_ranges(const struct column_filter *plan, struct column_test *test,
+                                      enum column_test_kind kind)
+{
+    test->kind = kind;
+    test->most = 0;
+    test->listed = 1;
+    for (uint32_t i = 0; i < test->range_count; i++) {
+        const struct column_range range = plan->ranges[test->first_range + i];
+        test->most += range.high - range.low;
+    }
+}
+
+/* The places of the ids. */
+static int column_filter_place_ids(struct column_filter *plan, struct column_test *test,
+                                   const struct filter_ids *ids)
+{
+    const struct part_info *info = &plan->segment->info;
+    uint64_t low = 0, high = plan->rows;
+    int code = OMENDB_OK;
+    if (ids->last < info->smallest_id || ids->first > info->largest_id)
+        return OMENDB_OK;
+    if (ids->first > info->smallest_id)
+        code = segment_first_place(plan->segment, ids->first, &low);
+    if (code == OMENDB_OK && ids->last < info->largest_id)
+        code = segment_first_place(plan->segment, ids->last + 1, &high);
+    return code == OMENDB_OK ? column_filter_add_range(plan, test, (uint32_t)low, (uint32_t)high)
+                             : code;
+}
+
+/* The rows of the ids in a memtable. */
+static int column_filter_find_ids(struct column_filter *plan, const struct filter_ids *ids)
+{
+    int code = OMENDB_OK;
+    for (uint64_t i = 0; i <= ids->last - ids->first && code == OMENDB_OK; i++) {
+        for (uint32_t row = memtable_find(plan->memtable, ids->first + i);
+             row != GRAPH_NO_ROW && code == OMENDB_OK; row = memtable_previous(plan->memtable, row))
+            code = column_filter_add_found(plan, row);
+    }
+    return code;
+}
+
+/* Whether to look so many ids up costs less than to ask all rows: of a segment, each range of them;
+ * of a memtable, each of them. */
+static int column_filter_are_few(const struct column_filter *plan, const struct filter_set *set)
+{
+    uint64_t left = plan->rows / COLUMN_FILTER_ASKED;
+    if (plan->segment != NULL)
+        return set->id_count <= left;
+    for (uint32_t i = 0; i < set->id_count; i++) {
+        if (set->ids[i].last - set->ids[i].first >= left)
+            return 0;
+        left -= set->ids[i].last - set->ids[i].first + 1;
+    }
+    return 1;
+}
+
+static int column_filter_ids(struct column_filter *plan, const struct filter_leaf *leaf,
+                             struct column_test *test)
+{
+    const struct filter_set *set = &leaf->set;
+    const int by_place =
+        plan->segment != NULL && (plan->segment->info.flags & SEGMENT_IDS_ASCEND) == 0;
+    int code = OMENDB_OK;
+    if (!column_filter_are_few(plan, set))
+        return OMENDB_OK;
+    for (uint32_t i = 0; i < set->id_count && code == OMENDB_OK; i++)
+        code = plan->segment != NULL ? column_filter_place_ids(plan, test, &set->ids[i])
+                                     : column_filter_find_ids(plan, &set->ids[i]);
+    if (code == OMENDB_OK)
+        code = column_filter_take_found(plan, test);
+    if (code == OMENDB_OK && leaf->negated)
+        code = column_filter_complement(plan, test, plan->rows);
+    if (code == OMENDB_OK)
+        column_filter_list_ranges(plan, test, by_place ? COLUMN_TEST_PLACES : COLUMN_TEST_ROWS);
+    return code;
+}
+
+static int column_filter_find_key(struct column_filter *plan, const struct document_value *value)
+{
+    struct key_probe probe = {.key = value->text, .size = value->size};
+    uint64_t cursor = 0;
+    uint32_t row;
+    int code;
+    do {
+        code = segment_find_key(plan->segment, &probe, &cursor, &row);
+        if (code == OMENDB_OK && row != GRAPH_NO_ROW)
+            code = column_filter_add_found(plan, row);
+    } while (code == OMENDB_OK && row != GRAPH_NO_ROW);
+    return code;
+}
+
+static int column_filter_find_memtable_key(struct column_filter *plan,
+                                           const struct document_value *value)
+{
+    const struct memtable *memtable = plan->memtable;
+    const uint64_t hash = hash_bytes(&memtable->seed, value->text, value->size);
+    int code = OMENDB_OK;
+    for (uint32_t row = memtable_find_key(memtable, value->text, value->size, hash);
+         row != GRAPH_NO_ROW && code == OMENDB_OK;
+         row = memtable_previous_key(memtable, value->text, value->size, row))
+        code = column_filter_add_found(plan, row);
+    return code;
+}
+
+static int column_filter_keys(struct column_filter *plan, const struct filter_leaf *leaf,
+                              struct column_test *test)
+{
+    const struct filter_set *set = &leaf->set;
+    int code = OMENDB_OK;
+    if (plan->segment != NULL && plan->segment->key_hashes.length == 0) {
+        column_filter_fix(test, set->null_matches, plan->rows);
         return OMENDB_OK;
     }
-    if (leaf->subject != FILTER_FIELD)
+    if (leaf->negated || set->null_matches || set->range_count != 0 ||
+        set->value_count > plan->rows / COLUMN_FILTER_ASKED)
         return OMENDB_OK;
+    for (uint32_t i = 0; i < set->value_count && code == OMENDB_OK; i++) {
+        const struct document_value *value = &set->values[i];
+        if (value->type == DOCUMENT_TEXT)
+            code = plan->segment != NULL ? column_filter_find_key(plan, value)
+                                         : column_filter_find_memtable_key(plan, value);
+    }
+    if (code == OMENDB_OK)
+        code = column_filter_take_found(plan, test);
+    if (code == OMENDB_OK)
+        column_filter_list_ranges(plan, test, COLUMN_TEST_ROWS);
+    return code;
+}
+
+/* ------------------------------------------------------------------ making */
+
+static int column_filter_field(struct column_filter *plan, const struct columns *columns,
+                               const struct filter_leaf *leaf, struct column_test *test)
+{
+    const uint32_t rows = plan->rows;
+    int found = 0;
     if (plan->segment->document_ends.length == 0) {
         column_filter_fix(test, leaf->set.null_matches, rows);
         return OMENDB_OK;
@@ -158,6 +323,25 @@ static int column_filter_leaf(struct column_filter *plan, const struct columns *
         column_filter_fix(test, leaf->set.null_matches, rows);
     return found && test->column.kind != COLUMN_NONE ? column_filter_ranks(plan, test, leaf)
                                                      : OMENDB_OK;
+}
+
+static int column_filter_leaf(struct column_filter *plan, const struct columns *columns,
+                              const struct filter_leaf *leaf, struct column_test *test)
+{
+    *test = (struct column_test){.kind = COLUMN_TEST_DOCUMENT, .most = plan->rows};
+    test->first_range = (uint32_t)plan->range_count;
+    plan->found_count = 0;
+    switch (leaf->subject) {
+    case FILTER_CONSTANT:
+        column_filter_fix(test, filter_leaf_matches(plan->filter, leaf, 0, NULL), plan->rows);
+        return OMENDB_OK;
+    case FILTER_ID:
+        return column_filter_ids(plan, leaf, test);
+    case FILTER_KEY:
+        return column_filter_keys(plan, leaf, test);
+    default:
+        return plan->segment != NULL ? column_filter_field(plan, columns, leaf, test) : OMENDB_OK;
+    }
 }
 
 /* ------------------------------------------------------------------ nodes */
@@ -230,29 +414,48 @@ static int column_filter_reserve(struct column_filter *plan, const omendb_filter
     return OMENDB_OK;
 }
 
-OMENDB_INTERNAL int column_filter_make(struct column_filter *plan, struct memory *memory,
-                                       const omendb_filter *filter, const struct segment *segment)
+/* Of the plan, whose segment or memtable is set. columns: of the segment. */
+static int column_filter_make_tests(struct column_filter *plan, const struct columns *columns)
 {
-    struct columns columns;
-    plan->memory = memory;
-    plan->filter = filter;
-    plan->segment = segment;
-    plan->code = OMENDB_OK;
+    const omendb_filter *filter = plan->filter;
     int code = column_filter_reserve(plan, filter);
-    if (code == OMENDB_OK)
-        code = columns_open(&segment->file->file->blocks, segment->columns, segment->info.rows,
-                            &columns);
+    plan->code = OMENDB_OK;
     for (size_t i = 0; i < filter->leaf_count && code == OMENDB_OK; i++)
-        code = column_filter_leaf(plan, &columns, &filter->leaves[i], &plan->tests[i]);
+        code = column_filter_leaf(plan, columns, &filter->leaves[i], &plan->tests[i]);
     if (code == OMENDB_OK)
         column_filter_bound_nodes(plan);
     return code;
 }
 
+OMENDB_INTERNAL int column_filter_make(struct column_filter *plan, struct memory *memory,
+                                       const omendb_filter *filter, struct segment *segment)
+{
+    struct columns columns;
+    plan->memory = memory;
+    plan->filter = filter;
+    plan->segment = segment;
+    plan->memtable = NULL;
+    plan->rows = segment->info.rows;
+    int code = columns_open(&segment->file->file->blocks, segment->columns, plan->rows, &columns);
+    return code == OMENDB_OK ? column_filter_make_tests(plan, &columns) : code;
+}
+
+OMENDB_INTERNAL int column_filter_make_memtable(struct column_filter *plan, struct memory *memory,
+                                                const omendb_filter *filter,
+                                                const struct memtable *memtable, uint32_t rows)
+{
+    plan->memory = memory;
+    plan->filter = filter;
+    plan->segment = NULL;
+    plan->memtable = memtable;
+    plan->rows = rows;
+    return column_filter_make_tests(plan, NULL);
+}
+
 OMENDB_INTERNAL size_t column_filter_bytes(const struct column_filter *plan)
 {
     return plan->test_capacity * sizeof *plan->tests + plan->node_capacity * sizeof *plan->nodes +
-           plan->range_capacity * sizeof *plan->ranges;
+           plan->range_capacity * sizeof *plan->ranges + plan->found_capacity * sizeof *plan->found;
 }
 
 OMENDB_INTERNAL void column_filter_destroy(struct column_filter *plan)
@@ -264,6 +467,7 @@ OMENDB_INTERNAL void column_filter_destroy(struct column_filter *plan)
     memory_free(memory, plan->nodes, plan->node_capacity * sizeof *plan->nodes);
     memory_free(memory, plan->ranges, plan->range_capacity * sizeof *plan->ranges);
     memory_free(memory, plan->bits, plan->word_capacity * sizeof *plan->bits);
+    memory_free(memory, plan->found, plan->found_capacity * sizeof *plan->found);
     memset(plan, 0, sizeof *plan);
 }
 
@@ -326,6 +530,7 @@ OMENDB_INTERNAL int column_filter_matches(struct column_filter *plan, uint32_t r
         const struct filter_leaf *leaf = &filter->leaves[next];
         const int matches =
             test->kind == COLUMN_TEST_RANKS   ? column_filter_row_ranks(plan, test, row)
+            : test->kind == COLUMN_TEST_ROWS  ? column_filter_in_ranges(plan, test, row)
             : test->kind == COLUMN_TEST_FIXED ? test->fixed
                                               : column_filter_row_document(plan, leaf, row);
         next = matches ? leaf->if_true : leaf->if_false;
@@ -333,12 +538,36 @@ OMENDB_INTERNAL int column_filter_matches(struct column_filter *plan, uint32_t r
     return next == FILTER_MATCH;
 }
 
-static void column_filter_list_leaf(const struct column_filter *plan,
-                                    const struct column_test *test, uint64_t *bits, uint32_t rows)
+/* What lies at the places; where that cannot be told, plan->code says why. */
+static void column_filter_list_places(struct column_filter *plan, struct column_range range,
+                                      uint64_t *bits, uint32_t rows)
+{
+    struct block_file *file = &plan->segment->file->file->blocks;
+    const uint64_t offset = plan->segment->sorted_rows.offset + range.low * sizeof(uint32_t);
+    int code = blocks_touch(file, offset, (range.high - range.low) * sizeof(uint32_t));
+    for (uint32_t i = 0; i < range.high - range.low && code == OMENDB_OK; i++) {
+        uint32_t row = format_get32(file->base + offset + i * sizeof row);
+        uint64_t id;
+        if (row >= plan->rows)
+            code = segment_at_place(plan->segment, range.low + i, &id, &row);
+        else if (row < rows)
+            bits[row / 64] |= UINT64_C(1) << (row % 64);
+    }
+    if (plan->code == OMENDB_OK)
+        plan->code = code;
+}
+
+static void column_filter_list_leaf(struct column_filter *plan, const struct column_test *test,
+                                    uint64_t *bits, uint32_t rows)
 {
     for (uint32_t i = 0; i < test->range_count; i++) {
         const struct column_range range = plan->ranges[test->first_range + i];
-        column_list(&test->column, range.low, range.high, bits, rows);
+        if (test->kind == COLUMN_TEST_RANKS)
+            column_list(&test->column, range.low, range.high, bits, rows);
+        else if (test->kind == COLUMN_TEST_ROWS)
+            column_list_run(bits, range.low, range.high - 1, rows);
+        else
+            column_filter_list_places(plan, range, bits, rows);
     }
 }
 
@@ -348,7 +577,10 @@ static uint64_t column_filter_list_cost(const struct column_filter *plan,
     uint64_t cost = 0;
     for (uint32_t i = 0; i < test->range_count; i++) {
         const struct column_range range = plan->ranges[test->first_range + i];
-        cost += column_list_cost(&test->column, range.low, range.high);
+        cost += test->kind == COLUMN_TEST_RANKS
+                    ? column_list_cost(&test->column, range.low, range.high)
+                : test->kind == COLUMN_TEST_ROWS ? (range.high - range.low) / 64 + 1
+                                                 : range.high - range.low;
     }
     return cost;
 }
@@ -514,9 +746,10 @@ OMENDB_INTERNAL int column_filter_list(struct column_filter *plan, uint32_t rows
         column_filter_list_some(plan, rows);
     plan->bits[rows / 64] &= (UINT64_C(1) << (rows % 64)) - 1;
     *bits = plan->bits;
-    return OMENDB_OK;
+    return plan->code;
 }
 
 #undef COLUMN_FILTER_GROUPS
 #undef COLUMN_FILTER_ASK
 #undef COLUMN_FILTER_WORDS
+#undef COLUMN_FILTER_ASKED

@@ -120,8 +120,7 @@ static uint32_t column_short(const uint8_t *shorts, uint32_t index)
 
 /* ------------------------------------------------------------------ lists as bits */
 
-/* Rows [first, last] below `rows`. */
-static void column_list_run(uint64_t *bits, uint32_t first, uint32_t last, uint32_t rows)
+OMENDB_INTERNAL void column_list_run(uint64_t *bits, uint32_t first, uint32_t last, uint32_t rows)
 {
     if (first >= rows || last < first)
         return;

@@ -20,6 +20,8 @@ OMENDB_INTERNAL void column_pack_at(const uint32_t *rows, uint32_t count, uint32
 /* Whether packs take so much less than the rows themselves that they pay. */
 OMENDB_INTERNAL int column_packs_pay(const uint32_t *rows, uint32_t count, uint32_t all_rows);
 
+/* Sets the bits of rows [first, last], as far as they are below `rows`. */
+OMENDB_INTERNAL void column_list_run(uint64_t *bits, uint32_t first, uint32_t last, uint32_t rows);
 /* Sets the bits of those of the first `rows` rows that have a rank of [low, high). A bit or more
  * behind them may be set, of the last word (rows / 64). */
 OMENDB_INTERNAL void column_list(const struct column *column, uint32_t low, uint32_t high,

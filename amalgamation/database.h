@@ -1221,7 +1221,15 @@ OMENDB_INTERNAL int search_each_location(const struct search_request *request,
                                          int (*each)(void *context, const struct location *location,
                                                      const struct txn_write *own),
                                          void *context);
-/* The same, by id. */
+/* The same of memtable number `index` of the version alone, or, counted on behind those, segment;
+ * but for changes of the transaction. *few: 1: at most `most` of its rows can match; 0: more can,
+ * or it is not known, and none was handed out. */
+OMENDB_INTERNAL int search_each_of_few(const struct search_request *request, uint32_t index,
+                                       uint32_t most,
+                                       int (*each)(void *context, const struct location *location,
+                                                   const struct txn_write *own),
+                                       void *context, int *few);
+/* All, by id. */
 OMENDB_INTERNAL int search_each_match(const struct search_request *request,
                                       int (*each)(void *context, uint64_t id), void *context);
 

@@ -3,6 +3,10 @@
  * of the transaction from a sorted list that is made at the beginning, as they lie in the order of
  * commits.
  *
+ * Under a filter all that matches in a memtable or segment goes to that list, too, where columns
+ * and indexes tell that it is little. Where it is more, or not known, a cursor need not be opened
+ * to be read to its end: rows are asked when their turn comes, those of segments by columns.
+ *
  * What it shows is that of the beginning, although rows are looked at later: a row that ends since
  * ends at a later commit, and changes that the transaction makes since are told by their numbers.
  */
@@ -12,15 +16,16 @@
 
 #include <string.h>
 
-#define ROWS_OWN   UINT32_MAX /* source: a change of the transaction */
-#define ROWS_AHEAD 16
+#define ROWS_OWN       UINT32_MAX /* source: a change of the transaction */
+#define ROWS_AHEAD     16
+#define ROWS_FEW(rows) ((rows) / 64 + 64) /* that are listed, of so many */
 /* A cursor may lie in the readers' share of the reserve, where it stays while it is open: only so
  * many do. */
 #define ROWS_IN_RESERVE 2
 
 struct rows_entry {
     uint64_t id;
-    uint32_t source; /* memtable */
+    uint32_t source; /* memtable; from their number on, segment */
     uint32_t row;
 };
 
@@ -28,8 +33,9 @@ struct rows_entry {
 struct rows_segment {
     struct segment *segment;
     const struct overlay *overlay;
-    uint64_t place; /* of the ascending ids: where to go on */
-    uint64_t last;  /* id before that */
+    struct column_filter plan; /* zeroed: all are shown, or those that match are in the list */
+    uint64_t place;            /* of the ascending ids: where to go on */
+    uint64_t last;             /* id before that */
     uint32_t next, count;
     uint64_t ids[ROWS_AHEAD];
     uint32_t rows[ROWS_AHEAD];
@@ -90,12 +96,47 @@ static int rows_is_own(const struct omendb_rows *rows, uint64_t id)
     return own != NULL && (size_t)(own - rows->txn->writes) < rows->own_count;
 }
 
+/* A source whose matches are few. */
+struct rows_few {
+    struct omendb_rows *rows;
+    uint32_t source;
+    uint64_t from;
+};
+
+static int rows_add_match(void *context, const struct location *location,
+                          const struct txn_write *own)
+{
+    const struct rows_few *few = context;
+    uint64_t id;
+    int code = location_id(location, &id);
+    (void)own;
+    if (code != OMENDB_OK || id < few->from || id > few->rows->to)
+        return code;
+    return rows_add(few->rows, id, few->source, location->row);
+}
+
+/* *few: 1: all that matches in the source is in the list now. */
+static int rows_add_few(struct omendb_rows *rows, uint32_t source, uint32_t stored, uint64_t from,
+                        int *few)
+{
+    const struct search_predicate predicate = {.filter = rows->filter};
+    struct search_request request = {.collection = rows->collection, .version = rows->version};
+    struct rows_few context = {rows, source, from};
+    *few = 0;
+    if (rows->filter == NULL)
+        return OMENDB_OK;
+    request.commit = rows->commit;
+    request.txn = rows->own_count != 0 ? rows->txn : NULL;
+    request.predicate = &predicate;
+    return search_each_of_few(&request, source, ROWS_FEW(stored), rows_add_match, &context, few);
+}
+
 static int rows_add_memtable(struct omendb_rows *rows, uint32_t source, uint64_t from)
 {
     const struct memtable *memtable = rows->version->memtables[source];
     uint32_t limit = memtable_visible_rows(memtable, rows->commit);
-    int code = OMENDB_OK;
-    for (uint32_t row = 0; row < limit && code == OMENDB_OK; row++) {
+    int few, code = rows_add_few(rows, source, limit, from, &few);
+    for (uint32_t row = 0; row < limit && !few && code == OMENDB_OK; row++) {
         uint64_t id = memtable_id(memtable, row), end = tombstones_get(memtable->tombstones, row);
         if (id >= from && id <= rows->to && (end == 0 || end > rows->commit) &&
             !rows_is_own(rows, id))
@@ -169,15 +210,24 @@ static int rows_fill(const struct omendb_rows *rows, struct rows_segment *source
 }
 
 /* At the first row that may be shown. */
-static int rows_begin_segment(struct omendb_rows *rows, struct rows_segment *source,
-                              struct segment *segment, const struct overlay *overlay, uint64_t from)
+static int rows_begin_segment(struct omendb_rows *rows, uint32_t index, uint64_t from)
 {
+    struct rows_segment *source = &rows->segments[index];
+    struct segment *segment = rows->version->segments[index];
+    const uint32_t stored = segment->info.rows;
+    int few, code;
     source->segment = segment;
-    source->overlay = overlay;
-    source->place = segment->info.rows;
+    source->overlay = rows->version->segment_overlays[index];
+    source->place = stored;
     if (segment->info.smallest_id > rows->to || segment->info.largest_id < from)
         return OMENDB_OK;
-    int code = segment_first_place(segment, from, &source->place);
+    code = rows_add_few(rows, rows->version->memtable_count + index, stored, from, &few);
+    if (code != OMENDB_OK || few)
+        return code;
+    if (rows->filter != NULL)
+        code = column_filter_make(&source->plan, &rows->db->memory, rows->filter, segment);
+    if (code == OMENDB_OK)
+        code = segment_first_place(segment, from, &source->place);
     return code == OMENDB_OK ? rows_fill(rows, source) : code;
 }
 
@@ -190,11 +240,10 @@ static int rows_gather(struct omendb_rows *rows, uint64_t from)
         code = rows_add_memtable(rows, i, from);
     if (code == OMENDB_OK)
         code = rows_add_own(rows, from);
+    for (uint32_t i = 0; i < rows->segment_count && code == OMENDB_OK; i++)
+        code = rows_begin_segment(rows, i, from);
     if (code == OMENDB_OK && rows->count > 1)
         sort_array(rows->entries, rows->count, sizeof *rows->entries, rows_compare);
-    for (uint32_t i = 0; i < rows->segment_count && code == OMENDB_OK; i++)
-        code = rows_begin_segment(rows, &rows->segments[i], rows->version->segments[i],
-                                  rows->version->segment_overlays[i], from);
     return code;
 }
 
@@ -253,13 +302,26 @@ OMENDB_INTERNAL int rows_open(struct collection *collection, omendb_txn *txn,
 
 /* ------------------------------------------------------------------ moving */
 
+/* Of an entry that is none of the transaction. */
+static struct location rows_location(const omendb_rows *rows, const struct rows_entry *entry)
+{
+    const struct version *version = rows->version;
+    const uint32_t memtables = version->memtable_count, segment = entry->source - memtables;
+    if (entry->source < memtables)
+        return (struct location){version->memtables[entry->source], NULL,
+                                 version->memtable_overlays[entry->source], entry->row};
+    if (entry->source != ROWS_OWN)
+        return (struct location){NULL, version->segments[segment],
+                                 version->segment_overlays[segment], entry->row};
+    return (struct location){NULL, NULL, NULL, 0};
+}
+
 static int rows_listed_vector(const omendb_rows *rows, const struct rows_entry *entry,
                               const uint8_t **vector)
 {
-    if (entry->source != ROWS_OWN) {
-        *vector = memtable_vector(rows->version->memtables[entry->source], entry->row);
-        return OMENDB_OK;
-    }
+    const struct location location = rows_location(rows, entry);
+    if (entry->source != ROWS_OWN)
+        return location_vector(&location, vector);
     *vector = rows->txn->writes[entry->row].vector;
     return *vector != NULL ? OMENDB_OK
                            : error_set(OMENDB_NOTFOUND, "id %llu was deleted by this transaction",
@@ -306,27 +368,44 @@ static int rows_copy_vector(omendb_rows *rows, const struct rows_segment *source
 static int rows_listed_document(const omendb_rows *rows, const struct rows_entry *entry,
                                 const uint8_t **document)
 {
-    const struct version *version = rows->version;
+    const struct location location = rows_location(rows, entry);
     if (entry->source != ROWS_OWN)
-        return memtable_document_at(version->memtables[entry->source],
-                                    version->memtable_overlays[entry->source], entry->row,
-                                    rows->commit, document);
+        return location_document(&location, rows->commit, document);
     *document = rows->txn->writes[entry->row].document;
     return OMENDB_OK;
 }
 
+/* By columns, unless the record was updated. */
+static int rows_passes_segment(const omendb_rows *rows, struct rows_segment *source, uint64_t id,
+                               int *passes)
+{
+    const uint32_t row = source->rows[source->next];
+    const uint8_t *document;
+    if (!overlay_may_have(source->overlay, row)) {
+        source->plan.code = OMENDB_OK;
+        *passes = column_filter_matches(&source->plan, row);
+        return source->plan.code;
+    }
+    int code = segment_document_at(source->segment, source->overlay, row, rows->commit, &document);
+    if (code == OMENDB_OK)
+        *passes = filter_matches(rows->filter, id, document);
+    return code;
+}
+
 /* Whether the filter, if there is one, shows the record that comes next. */
-static int rows_passes(const omendb_rows *rows, const struct rows_segment *source, uint64_t id,
+static int rows_passes(const omendb_rows *rows, struct rows_segment *source, uint64_t id,
                        int *passes)
 {
     const uint8_t *document;
     *passes = 1;
     if (rows->filter == NULL)
         return OMENDB_OK;
-    int code = source != NULL
-                   ? segment_document_at(source->segment, source->overlay,
-                                         source->rows[source->next], rows->commit, &document)
-                   : rows_listed_document(rows, &rows->entries[rows->next], &document);
+    if (source != NULL)
+        return rows_passes_segment(rows, source, id, passes);
+    const struct rows_entry *entry = &rows->entries[rows->next];
+    if (rows_location(rows, entry).segment != NULL)
+        return OMENDB_OK; /* only what matches was listed */
+    int code = rows_listed_document(rows, entry, &document);
     if (code == OMENDB_OK)
         *passes = filter_matches(rows->filter, id, document);
     return code;
@@ -386,6 +465,8 @@ OMENDB_INTERNAL void rows_free(omendb_rows *rows)
     rows->magic = 0;
     if (rows->txn != NULL && !rows->cursor.ended)
         txn_remove_cursor(rows->txn, &rows->cursor);
+    for (uint32_t i = 0; i < rows->segment_count; i++)
+        column_filter_destroy(&rows->segments[i].plan);
     version_release(rows->version);
     filter_free(rows->filter);
     collection_release(rows->collection);
@@ -410,4 +491,5 @@ OMENDB_INTERNAL const struct collection *rows_collection(const omendb_rows *rows
 
 #undef ROWS_OWN
 #undef ROWS_AHEAD
+#undef ROWS_FEW
 #undef ROWS_IN_RESERVE

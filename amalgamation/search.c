@@ -100,7 +100,7 @@ struct search_source {
     const struct search_predicate *predicate; /* NULL: all match, or `chosen` tells */
     struct matches *matches;                  /* its answers */
     struct scratch_answers *kept;             /* with them, where they are kept; or NULL */
-    struct column_filter *plan;               /* its filter, of a segment; NULL: there is none */
+    struct column_filter *plan;               /* its filter; NULL: there is none */
     const uint64_t *chosen;                   /* NULL, or a bit for each row that matches, */
     uint32_t chosen_count;                    /* of which so many do */
     const struct tombstones *tombstones;
@@ -194,7 +194,7 @@ static int search_overlaid_matches(const struct search_source *source, uint32_t 
 static int search_filter_matches(const struct search_source *source, uint32_t row)
 {
     int known = 0, matches = 0;
-    if (source->plan != NULL) {
+    if (source->segment != NULL) {
         if (overlay_may_have(source->overlay, row))
             matches = search_overlaid_matches(source, row, &known);
         return known ? matches : column_filter_matches(source->plan, row);
@@ -905,15 +905,33 @@ static uint64_t search_first_look(struct search_look *look)
     return cost < (double)first ? (uint64_t)cost + 1 : first;
 }
 
+/* The filter as it is for the rows of the source. */
+static int search_make_plan_of_filter(struct search_source *source, struct memory *memory,
+                                      struct column_filter *plan)
+{
+    const omendb_filter *filter = source->predicate->filter;
+    source->plan = plan;
+    return source->segment != NULL ? column_filter_make(plan, memory, filter, source->segment)
+                                   : column_filter_make_memtable(
+                                         plan, memory, filter, source->memtable, source->row_limit);
+}
+
+/* Of 64 rows those that are to be asked even where lists are exact. Of a memtable none is: only ids
+ * and keys are listed, which no update changes. */
+static uint64_t search_updated_word(const struct search_source *source, uint32_t word)
+{
+    return source->segment != NULL ? overlay_word(source->overlay, word) : 0;
+}
+
 /* A bit for each row that may match, where search_most knows how many. *exact: 1: all of them match
- * but those whose documents are in the overlay, which are to be asked. */
+ * but those of search_updated_word. */
 static int search_list(const struct search_source *source, uint64_t **bits, int *exact)
 {
     const uint32_t rows = source->row_limit;
     int code = column_filter_list(source->plan, rows, bits, exact);
     for (uint32_t word = 0;
          overlay_count(source->overlay) != 0 && word <= rows / 64 && code == OMENDB_OK; word++)
-        (*bits)[word] |= overlay_word(source->overlay, word);
+        (*bits)[word] |= search_updated_word(source, word);
     return code;
 }
 
@@ -959,7 +977,7 @@ static int search_choose_listed(const struct search_request *request, struct sea
             continue;
         const uint64_t visible = search_visible_word(source, first, last);
         const uint64_t asked = bits[word] & visible & ~source->matches->asked[word];
-        uint64_t chosen = exact ? asked & ~overlay_word(source->overlay, word) : 0;
+        uint64_t chosen = exact ? asked & ~search_updated_word(source, word) : 0;
         for (uint64_t left = asked & ~chosen; left != 0; left &= left - 1) {
             const uint32_t bit = graph_lowest_bit(left);
             chosen |= (uint64_t)search_row_matches(source, word * 64 + bit) << bit;
@@ -991,14 +1009,13 @@ static int search_begin_predicate(const struct search_request *request, struct s
     source->predicate = predicate;
     source->matches = &answers->matches;
     source->kept = keeps ? answers : NULL;
-    source->plan = predicate->filter != NULL && source->segment != NULL ? &answers->plan : NULL;
+    source->plan = predicate->filter != NULL ? &answers->plan : NULL;
     if (!matches_continue(source->matches, request->batch, search_origin(source),
                           source->row_limit)) {
         code = matches_begin(source->matches, source->row_limit);
         answers->gathered.count = 0;
         if (code == OMENDB_OK && source->plan != NULL)
-            code = column_filter_make(source->plan, scratch->memory, predicate->filter,
-                                      source->segment);
+            code = search_make_plan_of_filter(source, scratch->memory, source->plan);
         if (code == OMENDB_OK && keeps)
             matches_belong(source->matches, request->batch, search_origin(source),
                            source->row_limit);
@@ -1410,7 +1427,7 @@ static int search_hand_out(const struct search_source *source, uint32_t row,
     return receiver->each(receiver->context, &location, NULL);
 }
 
-/* The rows that the columns list, or all. */
+/* The rows that are listed, or all. */
 static int search_each_row(struct search_source *source, const struct search_receiver *receiver)
 {
     uint64_t *bits = NULL;
@@ -1430,19 +1447,40 @@ static int search_each_row(struct search_source *source, const struct search_rec
     return code == OMENDB_OK && source->plan != NULL ? source->plan->code : code;
 }
 
-static int search_each_source(const struct search_request *request, struct search_source *source,
-                              struct scratch *scratch, const struct search_receiver *receiver)
+/* Memtable or segment number `index`, of which search_each_row is to hand out what matches. */
+static int search_begin_each(const struct search_request *request, uint32_t index,
+                             struct scratch *scratch, struct search_source *source)
 {
-    int code = OMENDB_OK;
+    const uint32_t memtables = request->version->memtable_count;
+    if (index < memtables)
+        search_memtable_source(request, index, source);
+    else
+        search_segment_source(request, index - memtables, source);
     source->hiding = request->txn != NULL ? request : NULL;
     source->predicate = request->predicate;
-    if (request->predicate != NULL && request->predicate->filter != NULL &&
-        source->segment != NULL) {
-        source->plan = &scratch->answers.plan;
-        code = column_filter_make(source->plan, scratch->memory, request->predicate->filter,
-                                  source->segment);
-    }
-    return code == OMENDB_OK ? search_each_row(source, receiver) : code;
+    return request->predicate != NULL && request->predicate->filter != NULL
+               ? search_make_plan_of_filter(source, scratch->memory, &scratch->answers.plan)
+               : OMENDB_OK;
+}
+
+OMENDB_INTERNAL int search_each_of_few(const struct search_request *request, uint32_t index,
+                                       uint32_t most,
+                                       int (*each)(void *context, const struct location *location,
+                                                   const struct txn_write *own),
+                                       void *context, int *few)
+{
+    const struct search_receiver receiver = {each, context};
+    struct scratch *scratch = scratch_take(request->collection->db);
+    struct search_source source;
+    *few = 0;
+    if (scratch == NULL)
+        return OMENDB_NOMEM;
+    int code = search_begin_each(request, index, scratch, &source);
+    *few = code == OMENDB_OK && search_most(&source) <= most;
+    if (*few)
+        code = search_each_row(&source, &receiver);
+    scratch_give(request->collection->db, scratch);
+    return code;
 }
 
 OMENDB_INTERNAL int search_each_location(const struct search_request *request,
@@ -1452,16 +1490,14 @@ OMENDB_INTERNAL int search_each_location(const struct search_request *request,
 {
     const struct version *version = request->version;
     const struct search_receiver receiver = {each, context};
-    const uint32_t memtables = version->memtable_count;
     struct scratch *scratch = scratch_take(request->collection->db);
     struct search_source source;
     int code = scratch == NULL ? OMENDB_NOMEM : OMENDB_OK;
-    for (uint32_t i = 0; i < memtables + version->segment_count && code == OMENDB_OK; i++) {
-        if (i < memtables)
-            search_memtable_source(request, i, &source);
-        else
-            search_segment_source(request, i - memtables, &source);
-        code = search_each_source(request, &source, scratch, &receiver);
+    for (uint32_t i = 0; i < version->memtable_count + version->segment_count && code == OMENDB_OK;
+         i++) {
+        code = search_begin_each(request, i, scratch, &source);
+        if (code == OMENDB_OK)
+            code = search_each_row(&source, &receiver);
     }
     for (size_t i = 0; request->txn != NULL && i < request->txn->write_count && code == OMENDB_OK;
          i++) {

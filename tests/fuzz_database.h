@@ -312,18 +312,29 @@ static inline void fuzz_ask_documents(omendb_collection *collection)
     }
 }
 
-/* Conditions on columns, which a segment that lies has of anything: alone, and taken together. */
+/* Conditions on columns, ids and keys, which a segment that lies has of anything: alone, and taken
+ * together. */
 static inline void fuzz_ask_filters(omendb *db, omendb_collection *collection)
 {
-    static const char *const texts[] = {"b = true", "n > 3 AND b = true",
-                                        "s IN ('1', '4') OR t = 'x'", "NOT (s = '2') AND n < 99",
-                                        "t = 'x' AND t = '1' AND more IS NULL"};
+    static const char *const texts[] = {"b = true",
+                                        "n > 3 AND b = true",
+                                        "s IN ('1', '4') OR t = 'x'",
+                                        "NOT (s = '2') AND n < 99",
+                                        "t = 'x' AND t = '1' AND more IS NULL",
+                                        "_key IN ('3-1', '7-0') OR _id BETWEEN 2 AND 5",
+                                        "NOT (_id IN (1, 2)) AND b = true"};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         omendb_filter *filter = NULL;
+        omendb_rows *rows = NULL;
         uint64_t count = 0;
         if (fuzz_sane(omendb_filter_compile(db, texts[i], &filter)) != OMENDB_OK)
             continue;
         fuzz_sane(omendb_count_matching(collection, NULL, filter, NULL, NULL, &count));
+        fuzz_sane(omendb_scan_matching(collection, NULL, filter, 0, UINT64_MAX - 1, &rows));
+        while (rows != NULL &&
+               fuzz_sane(omendb_rows_next(rows, NULL, OMENDB_F32, NULL)) == OMENDB_OK)
+            count--;
+        omendb_rows_close(rows);
         omendb_filter_free(filter);
     }
 }

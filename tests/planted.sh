@@ -38,6 +38,7 @@ instrument() {
     keys) source=tests/test_keys_and_metadata.c ;;
     hostile) source=tests/test_hostile_keys.c ;;
     lists) source=tests/test_column_lists.c ;;
+    indexes) source=tests/test_conditions_by_index.c ;;
     updates) source=tests/test_updates.c ;;
     signed) source=tests/test_signed_damage.c ;;
     lies) source=tests/test_lying_logs.c ;;
@@ -237,6 +238,18 @@ plant 'AND of lists takes what any child has' 'lists and_and_or' column_groups_n
     's/== FILTER_AND/== FILTER_OR/'
 plant 'lists are believed where a row may match without a value' 'lists what_lists' \
     column_filter_is_exact 's/if \(!plan->tests\[node->leaf\].listed\)/if (0)/'
+plant 'of a key in memory only the newest row is listed' 'indexes snapshots' \
+    column_filter_find_memtable_key 's/row = memtable_previous_key\(.*\)\)/row = GRAPH_NO_ROW)/'
+plant 'of a key in a segment only one row is listed' 'indexes snapshots' column_filter_find_key \
+    's/while \(code == .*/while (0);/'
+plant 'of an id in memory only the newest row is listed' 'indexes snapshots' \
+    column_filter_find_ids 's/row = memtable_previous\(.*\)\)/row = GRAPH_NO_ROW)/'
+plant 'places of ids are taken for rows' 'indexes all_ways' column_filter_ids \
+    's/COLUMN_TEST_PLACES :/COLUMN_TEST_ROWS :/'
+plant 'a cursor goes over all ids for few matches' 'indexes counts_cursors' rows_add_few \
+    's/ROWS_FEW\(stored\)/0/'
+plant 'a cursor believes columns of rows that were updated' 'indexes all_ways' \
+    rows_passes_segment 's/!overlay_may_have\(.*\)\)/1)/'
 
 plant 'what is replaced stays counted' model quota_account_change \
     's/change->ended_documents\);/0);/'

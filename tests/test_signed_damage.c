@@ -202,19 +202,29 @@ static void signed_ignore(void *context, const char *line)
     (void)line;
 }
 
-/* Of the lists of columns: one condition, and some taken together. */
+/* Of the lists of columns and the indexes of ids and keys: one condition, and some taken together.
+ */
 static int signed_use_filters(omendb *db, omendb_collection *collection)
 {
     static const char *const texts[] = {"a = 1", "b = 'x' AND c = 'text'",
-                                        "a < 1 OR NOT (c = 'other')"};
+                                        "a < 1 OR NOT (c = 'other')",
+                                        "_key IN ('key 9', 'key 33') OR _id BETWEEN 7 AND 40",
+                                        "NOT (_id BETWEEN 9 AND 60) AND c = 'text'"};
     int good = 1;
-    for (int i = 0; i < 3 && good; i++) {
+    for (int i = 0; i < 5 && good; i++) {
         omendb_filter *filter = NULL;
+        omendb_rows *rows = NULL;
         uint64_t count = 0;
         good = signed_is_told(omendb_filter_compile(db, texts[i], &filter));
         if (filter != NULL)
             good =
                 signed_is_told(omendb_count_matching(collection, NULL, filter, NULL, NULL, &count));
+        if (filter != NULL && good)
+            good = signed_is_told(
+                omendb_scan_matching(collection, NULL, filter, 0, UINT64_MAX - 1, &rows));
+        for (int status = OMENDB_OK; rows != NULL && good && status == OMENDB_OK;)
+            good = signed_is_told(status = omendb_rows_next(rows, NULL, OMENDB_F32, NULL));
+        omendb_rows_close(rows);
         omendb_filter_free(filter);
     }
     return good;
