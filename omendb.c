@@ -33,7 +33,7 @@
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: 8b24963db0e763e65d12abc55f8cc67d1a12d9e01dedfdcb1b9a37320e7a9923
+ * SHA-256 of the inputs: 5550411619e5d84bbae2cfe6ae7d0b5938b9b9553ca9673b791dd03b58f8f9c4
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -39446,7 +39446,7 @@ static int search_scan_codes(const struct search_request *request,
 {
     const int whole = first == 0;
     size_t found = 0;
-    int told, exact, code = search_encode(request, source, scratch, &exact);
+    int exact, told = 0, code = search_encode(request, source, scratch, &exact);
     if (code != OMENDB_OK)
         return code;
     if (exact)

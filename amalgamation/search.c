@@ -531,7 +531,7 @@ static int search_scan_codes(const struct search_request *request,
 {
     const int whole = first == 0;
     size_t found = 0;
-    int told, exact, code = search_encode(request, source, scratch, &exact);
+    int exact, told = 0, code = search_encode(request, source, scratch, &exact);
     if (code != OMENDB_OK)
         return code;
     if (exact)
