@@ -27,13 +27,14 @@
  *     filter_match.c filter.c storage.c blocks.c segment.c columns.c column_lists.c
  *     columns_write.c wal.c manifest.c memtable.c overlay.c version.c documents.c
  *     column_filter.c hot.c txn.c rest.c quota.c fields.c commit.c prepared.c part.c
- *     collect.c checkpoint.c calibrate.c space.c compact.c recover.c work.c search.c
- *     groups.c pages.c facets.c rows.c backup.c purge.c check.c database.c records.c
+ *     collect.c checkpoint.c calibrate.c space.c compact.c recover.c work.c
+ *     search_source.c search_plan.c search_scan.c search_each.c search.c groups.c
+ *     pages.c facets.c rows.c backup.c purge.c check.c database.c records.c
  *     salvage_rows.c salvage_prepared.c salvage.c api_arguments.c api_database.c
  *     api_collections.c api_limits.c api_fields.c api_transactions.c api_records.c
  *     api_documents.c api_matching.c api_query.c api_search.c api_pages.c api_facets.c
  *     api_filter.c
- * SHA-256 of the inputs: 5550411619e5d84bbae2cfe6ae7d0b5938b9b9553ca9673b791dd03b58f8f9c4
+ * SHA-256 of the inputs: b1b0a5b8dd05a6ffebd13c29e5957e5fe66056fe961965940a84b02cf1af2ed7
  */
 
 /* Systems hide what is not in ISO C under -std=c11. These must come before any system header. */
@@ -25343,7 +25344,7 @@ OMENDB_INTERNAL int work_merge_begin(omendb *db,
                                      void *context);
 OMENDB_INTERNAL void work_merge_end(omendb *db);
 
-/* ---- search.c */
+/* ---- search_source.c, search_plan.c, search_scan.c, search_each.c, search.c */
 struct txn_write; /* txn.c */
 /* A graph to walk and the vectors by which its hits are compared. */
 struct search_target {
@@ -38917,88 +38918,45 @@ OMENDB_INTERNAL void work_destroy(omendb *db)
 #undef WORK_COLLECT_US
 
 /* ==============================================================================================
- * search.c
+ * search_source.c
  * ============================================================================================== */
 
-/* search.c: one query over all sources of a version.
+/* search_source.c: one source of rows: a memtable or a segment as a search sees it.
  *
- * Each memtable and segment is asked on its own: rows in its graph by a walk, rows not in it one by
- * one; the hits are merged by (distance, id). A source that is small is scanned as a whole: that
- * costs no more than the walk and is exact. When a walk finds fewer than k although more rows are
- * visible (deleted rows can cut a graph in two), the source is scanned: k means k.
+ * It tells what is visible at the commit of the search, what matches its predicate, what the
+ * columns list of that, and keeps the answers: of each row the predicate is asked at most once,
+ * however often it is met, and only where it is visible; a batch keeps them for its other queries
+ * (search_begin_predicate). A row that was updated is asked on its own: its document is not that of
+ * the columns.
  *
- * A scan of a whole source gives of the rows at the k-th distance those with the lowest ids, so
- * that an exact answer does not depend on where rows are stored. It keeps a few rows more than k;
- * where the last of them is still at that distance, the source is scanned once more for all that
- * are, unless other sources or the radius have decided already.
+ * With `hiding` the stored rows that the transaction changed are invisible, as deleted rows are:
+ * each row that comes near is looked up.
  *
- * Under a predicate a walk keeps what matches and goes through all the rest. That may cost far more
- * than a scan, which tests every row but compares only those that match: so a walk that takes long
- * is looked at (search_look). It goes on while its progress so far, or the share of a sample that
- * matches, promises an end before it has cost what the scan would; beyond that the source is
- * scanned. Which of the two is cheaper need not be known before, nothing is spent on estimating
- * where the walk is short, and all together costs at most about twice the scan.
- *
- * Where the columns list what matches, the scan compares only that, by codes where it is much. It
- * comes first where it costs less than a walk of evenly spread matches would, as the curve tells;
- * but a long one only after a walk of a small part of its cost, which goes on where many of the
- * rows that it met match: they are about the query, and the walk is short.
- *
- * In a writing transaction its own records are compared one by one, and the stored rows that it
- * changed are left out. Few of those are asked for on top of k and dropped by id; many are hidden
- * from the walk as deleted rows are, which looks up each row that comes near. So neither the effort
- * nor the memory of a search follows from what the transaction wrote. */
+ * An id or a document that cannot be read fails the search, but not here: the row counts as a
+ * match, and as one that nobody changed, and naming it fails, or the plan of the filter says so in
+ * the end. */
 
-/* A walk computes some 10 to 20 distances for each candidate it keeps, at random places; a scan of
- * 8 for each is cheaper. */
-#define SEARCH_SCAN_PER_CANDIDATE 8
-/* What a walk by stretch costs, whatever its cap, where no curve tells. */
-#define SEARCH_STRETCH_EF 128
+/* ==============================================================================================
+ * search_internal.h
+ * ============================================================================================== */
+
+/* search_internal.h: what the five modules of the search share: one source of rows, a walk under a
+ * predicate, and what they ask of each other. Each uses only those before it:
+ *
+ *   search_source.c   one source: what is visible, what matches, what the columns list
+ *   search_plan.c     what a walk and a scan of it cost, and which of them is made
+ *   search_scan.c     its nearest rows
+ *   search_each.c     all records that match, of all sources
+ *   search.c          one query over all sources
+ *
+ * What the rest of the engine calls stands in database.h. */
+#ifndef OMENDB_SEARCH_INTERNAL_H
+#define OMENDB_SEARCH_INTERNAL_H
 
 /* Hits of a walk over codes that are compared again by their vectors: codes of 8 bits misplace a
  * neighbour by few places. */
-#define SEARCH_RERANK(k)  (3 * (k) + 20)
-#define SEARCH_RERANK_RUN 16
-#define SEARCH_SCAN_RUN   65536 /* rows between looks at the clock */
-/* Rows beyond the k-th that a scan of all rows of a source keeps, for those at its distance: with
- * few distances, as Hamming's are, about as many as are nearer. */
-#define SEARCH_TIES         4
-#define SEARCH_TIES_BITS(k) ((k) + 16)
-/* Beyond these: room for hits with ids, so that what is gathered is seldom put in order. */
-#define SEARCH_FOUND(k) ((k) / 4 + 64)
-#define SEARCH_SCAN_EXACTLY                                                                        \
-    128 /* rows not in a graph that are not worth the detour over codes                            \
-         */
-#define SEARCH_GATHER      ((size_t)2 << 20) /* bytes of what was chosen that is put together */
-#define SEARCH_SCAN_LISTED ((size_t)1 << 20) /* bytes of vectors from which codes are faster */
-
-/* Under a predicate, in distances of a walk: what a walk computes for each candidate that it keeps;
- * a scan tests so many rows for one; a walk that has cost so many times what it does without is
- * looked at, and a sample of so many rows then tested. Each is a bet that the costs of both sides
- * limit. */
-#define SEARCH_PER_CANDIDATE 12
-#define SEARCH_TESTS         8
-#define SEARCH_LOOK          2.0
-#define SEARCH_SAMPLE        512
-#define SEARCH_SHARE                                                                               \
-    96 /* of which it is asked at first, for what the near ones are compared with */
-#define SEARCH_PROBE       200
-#define SEARCH_PROBE_SHARE 12 /* so many times that is spent on the scan that is due else */
-/* What a walk computes in the time of one row of those that were put together, by its bytes:
- * measured at 128 and 384. */
-#define SEARCH_GATHERED(stride) ((600.0 + 2.0 * (double)(stride)) / (40.0 + (double)(stride)))
-#define SEARCH_LISTS            32 /* rows that are listed faster than a candidate's are tested */
-
-/* Stored rows hidden by the transaction that are asked for on top of k. */
-#define SEARCH_HIDDEN_FEW 32
-/* The transaction's own records: looks at the clock between so many, put in order so many at least
- * at once. */
-#define SEARCH_OWN_RUN  4096
-#define SEARCH_OWN_SORT 256
-/* Searches with a scratch between two notes that the collection is searched. */
-#define SEARCH_TELL_EACH 32
-/* Hits are put in their places one by one, which is fast where they nearly are there, until they
- * have passed so many others each in the mean; then they are sorted. */
+#define SEARCH_RERANK(k) (3 * (k) + 20)
+#define SEARCH_SCAN_RUN  65536 /* rows between looks at the clock */
 
 /* One source of rows, whatever it is. */
 struct search_source {
@@ -39025,7 +38983,179 @@ struct search_source {
     struct segment *segment;
 };
 
-static int search_source_id(const struct search_source *source, uint32_t row, uint64_t *id)
+/* ---- search_source.c */
+/* Memtable number `index` of the version; without a predicate: all that is visible matches. */
+OMENDB_INTERNAL void search_memtable_source(const struct search_request *request, uint32_t index,
+                                            struct search_source *source);
+/* The same of a segment. */
+OMENDB_INTERNAL void search_segment_source(const struct search_request *request, uint32_t index,
+                                           struct search_source *source);
+/* The id of a row; of a segment it may be unreadable. */
+OMENDB_INTERNAL int search_source_id(const struct search_source *source, uint32_t row,
+                                     uint64_t *id);
+/* Whether a row is there at the commit, and not hidden by the transaction. As graph_filter.visible;
+ * context: the source. */
+OMENDB_INTERNAL int search_visible(const void *context, uint32_t row);
+/* The same, and whether the predicate lets it through, whose answer is kept. */
+OMENDB_INTERNAL int search_visible_match(const void *context, uint32_t row);
+/* Whether the predicate (NULL: all match) lets a record through that is in no source. */
+OMENDB_INTERNAL int search_record_matches(const struct search_predicate *predicate, uint64_t id,
+                                          const uint8_t *document);
+/* Whether the predicate lets the row through. One that cannot be read counts as a match: where its
+ * id cannot be, naming it fails; where its document cannot be, the plan says so in the end. */
+OMENDB_INTERNAL int search_row_matches(const struct search_source *source, uint32_t row);
+/* Asks the predicate, if there is one, of rows [first, last). */
+OMENDB_INTERNAL void search_match_rows(const struct search_source *source, uint32_t first,
+                                       uint32_t last);
+/* What a walk may return. */
+OMENDB_INTERNAL struct graph_filter search_filter(const struct search_source *source);
+/* For rows of which search_match_rows has asked. */
+OMENDB_INTERNAL struct graph_filter search_scan_filter(const struct search_source *source);
+/* At most so many rows match: those of which the columns tell, and those that were updated, of
+ * which they do not; UINT32_MAX: not known. */
+OMENDB_INTERNAL uint32_t search_most(const struct search_source *source);
+/* The filter as it is for the rows of the source. */
+OMENDB_INTERNAL int search_make_plan_of_filter(struct search_source *source, struct memory *memory,
+                                               struct column_filter *plan);
+/* A bit for each row that may match, where search_most knows how many. *exact: 1: all of them match
+ * but those of search_updated_word. */
+OMENDB_INTERNAL int search_list(const struct search_source *source, uint64_t **bits, int *exact);
+/* All that match are known: nothing is left to ask. */
+OMENDB_INTERNAL void search_know_matches(struct search_source *source);
+/* Asks of the visible rows that are listed; of all others the columns tell that they do not match.
+ * From then on those that match are known. */
+OMENDB_INTERNAL int search_choose_listed(const struct search_request *request,
+                                         struct search_source *source);
+
+/* ---- search_plan.c */
+/* A walk under a predicate. */
+struct search_look {
+    const struct search_source *source;
+    uint32_t rows; /* that it may return, or hide */
+    size_t k;
+    size_t work; /* candidates that it would keep without */
+    double cost; /* distances that it would compute without */
+    int probes;  /* comparing all that match is less, unless many of them are near the query */
+    uint64_t at; /* distances after which it is looked at first */
+    int looked;
+    double share; /* of the rows, those that match */
+};
+/* How many records the request leaves out by id. */
+OMENDB_INTERNAL size_t search_excluded_count(const struct search_request *request);
+/* The effort for one source, whatever was asked, and what it promises: recall 0 where no curve
+ * tells. With a stretch ef is only a cap, far above what is kept. */
+OMENDB_INTERNAL void search_effort(const struct search_request *request,
+                                   const struct search_plan *plan,
+                                   const struct search_source *source, size_t k,
+                                   struct calibration_answer *answer);
+/* Whether a walk is not worth it. Where the transaction hides most rows, a walk meets many for each
+ * that it may return. */
+OMENDB_INTERNAL int search_is_small(const struct search_request *request, uint32_t rows,
+                                    size_t work);
+/* Whether so many rows of a batch's answers are put together: they are few, and all in the graph.
+ */
+OMENDB_INTERNAL int search_gathers(const struct search_source *source, uint32_t rows,
+                                   size_t stride);
+/* Whether a scan goes through what the columns list, rather than test all rows. */
+OMENDB_INTERNAL int search_lists_part(const struct search_source *source);
+/* As graph_effort.look. Where far fewer match near the query than elsewhere, what the sample
+ * promises is doubtful, and the walk gets less. */
+OMENDB_INTERNAL uint64_t search_look(void *context, const struct graph_progress *progress);
+/* After how many distances a walk is looked at; 0: it is not worth beginning. Where comparing all
+ * that match takes long, a walk is tried first: they may be about the query. */
+OMENDB_INTERNAL uint64_t search_first_look(struct search_look *look);
+/* Of all rows those that match, as so many of them tell; 0: all. */
+OMENDB_INTERNAL double search_share(const struct search_source *source,
+                                    const struct search_look *look, uint32_t *sample);
+/* Gives the source the predicate of the request, if it has one, with the answers that are kept for
+ * the batch; asks of the listed rows at once where these are few. */
+OMENDB_INTERNAL int search_begin_predicate(const struct search_request *request,
+                                           struct scratch *scratch,
+                                           const struct calibration_answer *answer,
+                                           struct search_source *source);
+/* What the source adds to the shares of all. */
+OMENDB_INTERNAL void search_tell_matches(const struct search_request *request,
+                                         const struct search_source *source,
+                                         const struct search_look *look, int scanned,
+                                         omendb_explain *explain);
+
+/* ---- search_scan.c */
+/* So many rows more than k does a scan of all rows of a source keep, for those at the distance of
+ * the k-th. */
+OMENDB_INTERNAL size_t search_ties(const struct search_request *request, size_t k);
+/* The k nearest rows of a source into scratch->hits; with search_ties more where all were compared.
+ */
+OMENDB_INTERNAL int search_rows(const struct search_request *request, struct search_source *source,
+                                struct scratch *scratch, size_t k,
+                                const struct calibration_answer *answer, size_t *count,
+                                struct graph_counters *counters, omendb_explain *explain);
+
+#endif
+
+/* search_source.c, continued */
+
+OMENDB_INTERNAL int search_check_deadline(const struct search_request *request)
+{
+    const omendb_vfs *vfs = request->collection->db->storage.vfs;
+    if (request->deadline_us == 0 || vfs->now_us(vfs->context) < request->deadline_us)
+        return OMENDB_OK;
+    return error_set(OMENDB_TIMEOUT, "the search took longer than query.timeout_us");
+}
+
+OMENDB_INTERNAL void search_memtable_source(const struct search_request *request, uint32_t index,
+                                            struct search_source *source)
+{
+    struct memtable *memtable = request->version->memtables[index];
+    const struct collection *collection = request->collection;
+    const uint64_t commit = request->commit;
+    memset(source, 0, sizeof *source);
+    /* In this order: what is indexed is in the view, what is visible is in it, too. */
+    source->indexed = memtable_graph_rows(memtable);
+    source->row_limit = memtable_visible_rows(memtable, commit);
+    graph_get_view(memtable->graph, &source->view);
+    source->walk = source->view;
+    if (memtable->codes.step != 0.0f) {
+        source->codes = &memtable->codes;
+        source->codes_are_exact =
+            codes_are_exact(&memtable->codes) && atomic_load(&memtable->inexact) == 0;
+        source->view.vectors = memtable_vectors(memtable);
+        source->view.kernel = collection->kernel;
+    }
+    if (memtable->graphless) {
+        source->view.vectors = memtable_vectors(memtable);
+        source->view.count = source->row_limit;
+    }
+    source->tail = source->walk;
+    source->commit = commit;
+    source->tombstones = memtable->tombstones;
+    source->overlay = request->version->memtable_overlays[index];
+    source->memtable = memtable;
+}
+
+OMENDB_INTERNAL void search_segment_source(const struct search_request *request, uint32_t index,
+                                           struct search_source *source)
+{
+    struct segment *segment = request->version->segments[index];
+    const uint64_t commit = request->commit;
+    memset(source, 0, sizeof *source);
+    source->view = segment->full;
+    source->walk = *hot_view(segment);
+    source->tail = segment->graph;
+    source->tail.count = segment->info.rows;
+    source->codes = segment->codes.step == 0.0f ? NULL : &segment->codes;
+    source->codes_are_exact =
+        (segment->info.flags & SEGMENT_CODES_EXACT) != 0 && codes_are_exact(&segment->codes);
+    source->indexed = segment->info.indexed_rows;
+    source->row_limit = segment->info.rows;
+    source->commit = commit;
+    source->tombstones = segment->tombstones;
+    source->overlay = request->version->segment_overlays[index];
+    source->begins =
+        segment->begins != NULL && segment->begins->newest > commit ? segment->begins : NULL;
+    source->segment = segment;
+}
+
+OMENDB_INTERNAL int search_source_id(const struct search_source *source, uint32_t row, uint64_t *id)
 {
     if (source->segment != NULL)
         return segment_id(source->segment, row, id);
@@ -39065,7 +39195,7 @@ static inline int search_has_ended(const struct search_source *source, uint32_t 
     return tombstones_get(source->tombstones, row) - 1 < source->commit;
 }
 
-static int search_visible(const void *context, uint32_t row)
+OMENDB_INTERNAL int search_visible(const void *context, uint32_t row)
 {
     const struct search_source *source = context;
     if (search_has_ended(source, row))
@@ -39080,8 +39210,8 @@ static int search_id_matches(const struct search_predicate *predicate, uint64_t 
     return predicate->match == NULL || predicate->match(predicate->context, id) != 0;
 }
 
-static int search_record_matches(const struct search_predicate *predicate, uint64_t id,
-                                 const uint8_t *document)
+OMENDB_INTERNAL int search_record_matches(const struct search_predicate *predicate, uint64_t id,
+                                          const uint8_t *document)
 {
     if (predicate == NULL)
         return 1;
@@ -39119,9 +39249,7 @@ static int search_filter_matches(const struct search_source *source, uint32_t ro
     return filter_matches(source->predicate->filter, memtable_id(source->memtable, row), document);
 }
 
-/* Whether the predicate lets the row through. One that cannot be read counts as a match: where its
- * id cannot be, naming it fails; where its document cannot be, the plan says so in the end. */
-static int search_row_matches(const struct search_source *source, uint32_t row)
+OMENDB_INTERNAL int search_row_matches(const struct search_source *source, uint32_t row)
 {
     const struct search_predicate *predicate = source->predicate;
     uint64_t id;
@@ -39143,15 +39271,7 @@ static int search_matches(const struct search_source *source, uint32_t row)
     return answer;
 }
 
-static void search_prefetch(const void *context, uint32_t row)
-{
-    const struct search_source *source = context;
-    if (source->segment != NULL)
-        prefetch_line(source->segment->file->file->blocks.base + source->segment->ids.offset +
-                      row * sizeof(uint64_t));
-}
-
-static int search_visible_match(const void *context, uint32_t row)
+OMENDB_INTERNAL int search_visible_match(const void *context, uint32_t row)
 {
     return search_visible(context, row) && search_matches(context, row);
 }
@@ -39196,8 +39316,8 @@ static void search_match_word(const struct search_source *source, uint32_t first
     matches_note(source->matches, word, asked, chosen);
 }
 
-/* Asks the predicate, if there is one, of rows [first, last). */
-static void search_match_rows(const struct search_source *source, uint32_t first, uint32_t last)
+OMENDB_INTERNAL void search_match_rows(const struct search_source *source, uint32_t first,
+                                       uint32_t last)
 {
     while (source->predicate != NULL && first < last) {
         uint32_t end = last - first > 64 - first % 64 ? first + (64 - first % 64) : last;
@@ -39206,58 +39326,517 @@ static void search_match_rows(const struct search_source *source, uint32_t first
     }
 }
 
-static void search_memtable_source(const struct search_request *request, uint32_t index,
-                                   struct search_source *source)
+static void search_prefetch(const void *context, uint32_t row)
 {
-    struct memtable *memtable = request->version->memtables[index];
-    const struct collection *collection = request->collection;
-    const uint64_t commit = request->commit;
-    memset(source, 0, sizeof *source);
-    /* In this order: what is indexed is in the view, what is visible is in it, too. */
-    source->indexed = memtable_graph_rows(memtable);
-    source->row_limit = memtable_visible_rows(memtable, commit);
-    graph_get_view(memtable->graph, &source->view);
-    source->walk = source->view;
-    if (memtable->codes.step != 0.0f) {
-        source->codes = &memtable->codes;
-        source->codes_are_exact =
-            codes_are_exact(&memtable->codes) && atomic_load(&memtable->inexact) == 0;
-        source->view.vectors = memtable_vectors(memtable);
-        source->view.kernel = collection->kernel;
-    }
-    if (memtable->graphless) {
-        source->view.vectors = memtable_vectors(memtable);
-        source->view.count = source->row_limit;
-    }
-    source->tail = source->walk;
-    source->commit = commit;
-    source->tombstones = memtable->tombstones;
-    source->overlay = request->version->memtable_overlays[index];
-    source->memtable = memtable;
+    const struct search_source *source = context;
+    if (source->segment != NULL)
+        prefetch_line(source->segment->file->file->blocks.base + source->segment->ids.offset +
+                      row * sizeof(uint64_t));
 }
 
-static void search_segment_source(const struct search_request *request, uint32_t index,
-                                  struct search_source *source)
+OMENDB_INTERNAL struct graph_filter search_filter(const struct search_source *source)
 {
-    struct segment *segment = request->version->segments[index];
-    const uint64_t commit = request->commit;
-    memset(source, 0, sizeof *source);
-    source->view = segment->full;
-    source->walk = *hot_view(segment);
-    source->tail = segment->graph;
-    source->tail.count = segment->info.rows;
-    source->codes = segment->codes.step == 0.0f ? NULL : &segment->codes;
-    source->codes_are_exact =
-        (segment->info.flags & SEGMENT_CODES_EXACT) != 0 && codes_are_exact(&segment->codes);
-    source->indexed = segment->info.indexed_rows;
-    source->row_limit = segment->info.rows;
-    source->commit = commit;
-    source->tombstones = segment->tombstones;
-    source->overlay = request->version->segment_overlays[index];
-    source->begins =
-        segment->begins != NULL && segment->begins->newest > commit ? segment->begins : NULL;
-    source->segment = segment;
+    return (struct graph_filter){.row_limit = source->row_limit,
+                                 .excluded_row = GRAPH_NO_ROW,
+                                 .visible = source->predicate != NULL ? search_visible_match
+                                            : source->hides           ? search_visible
+                                                                      : NULL,
+                                 .context = source,
+                                 .prefetch = source->predicate != NULL ? search_prefetch : NULL,
+                                 .chosen = source->chosen};
 }
+
+OMENDB_INTERNAL struct graph_filter search_scan_filter(const struct search_source *source)
+{
+    struct graph_filter filter = search_filter(source);
+    if (source->predicate != NULL) {
+        filter.visible = NULL;
+        filter.chosen = source->matches->chosen;
+    }
+    return filter;
+}
+
+OMENDB_INTERNAL uint32_t search_most(const struct search_source *source)
+{
+    const uint32_t most = source->plan == NULL ? UINT32_MAX : column_filter_most(source->plan),
+                   updated = overlay_count(source->overlay);
+    return most < UINT32_MAX - updated ? most + updated : UINT32_MAX;
+}
+
+OMENDB_INTERNAL int search_make_plan_of_filter(struct search_source *source, struct memory *memory,
+                                               struct column_filter *plan)
+{
+    const omendb_filter *filter = source->predicate->filter;
+    source->plan = plan;
+    return source->segment != NULL ? column_filter_make(plan, memory, filter, source->segment)
+                                   : column_filter_make_memtable(
+                                         plan, memory, filter, source->memtable, source->row_limit);
+}
+
+/* Of 64 rows those that are to be asked even where lists are exact. Of a memtable none is: only ids
+ * and keys are listed, which no update changes. */
+static uint64_t search_updated_word(const struct search_source *source, uint32_t word)
+{
+    return source->segment != NULL ? overlay_word(source->overlay, word) : 0;
+}
+
+OMENDB_INTERNAL int search_list(const struct search_source *source, uint64_t **bits, int *exact)
+{
+    const uint32_t rows = source->row_limit;
+    int code = column_filter_list(source->plan, rows, bits, exact);
+    for (uint32_t word = 0;
+         overlay_count(source->overlay) != 0 && word <= rows / 64 && code == OMENDB_OK; word++)
+        (*bits)[word] |= search_updated_word(source, word);
+    return code;
+}
+
+OMENDB_INTERNAL void search_know_matches(struct search_source *source)
+{
+    source->matches->complete = 1;
+    source->chosen = source->matches->chosen;
+    source->chosen_count = (uint32_t)source->matches->chosen_rows;
+    source->predicate = NULL;
+}
+
+OMENDB_INTERNAL int search_choose_listed(const struct search_request *request,
+                                         struct search_source *source)
+{
+    const uint32_t rows = source->row_limit;
+    uint64_t *bits;
+    int exact, code = search_list(source, &bits, &exact);
+    exact &= source->predicate->match == NULL;
+    for (uint32_t word = 0; word * UINT64_C(64) < rows && code == OMENDB_OK; word++) {
+        const uint32_t first = word * 64, last = rows - first < 64 ? rows : first + 64;
+        if (word % (SEARCH_SCAN_RUN / 64) == 0)
+            code = search_check_deadline(request);
+        if (bits[word] == 0)
+            continue;
+        const uint64_t visible = search_visible_word(source, first, last);
+        const uint64_t asked = bits[word] & visible & ~source->matches->asked[word];
+        uint64_t chosen = exact ? asked & ~search_updated_word(source, word) : 0;
+        for (uint64_t left = asked & ~chosen; left != 0; left &= left - 1) {
+            const uint32_t bit = graph_lowest_bit(left);
+            chosen |= (uint64_t)search_row_matches(source, word * 64 + bit) << bit;
+        }
+        if (asked != 0)
+            matches_note(source->matches, word, asked, chosen);
+    }
+    if (code == OMENDB_OK)
+        search_know_matches(source);
+    return code;
+}
+
+/* ==============================================================================================
+ * search_plan.c
+ * ============================================================================================== */
+
+/* search_plan.c: what a search of one source costs, and so whether its rows are walked or scanned.
+ *
+ * Without a predicate the effort of a walk is what was asked, or what the measured curves give for
+ * the recall that was asked; and where a scan costs no more than that, there is no walk.
+ *
+ * Under a predicate a walk keeps what matches and goes through all the rest. That may cost far more
+ * than a scan, which tests every row but compares only those that match: so a walk that takes long
+ * is looked at (search_look). It goes on while its progress so far, or the share of a sample that
+ * matches, promises an end before it has cost what the scan would; beyond that the source is
+ * scanned. Which of the two is cheaper need not be known before, nothing is spent on estimating
+ * where the walk is short, and all together costs at most about twice the scan.
+ *
+ * Where the columns list what matches, the scan compares only that, by codes where it is much. It
+ * comes first where it costs less than a walk of evenly spread matches would, as the curve tells;
+ * but a long one only after a walk of a small part of its cost, which goes on where many of the
+ * rows that it met match: they are about the query, and the walk is short. */
+
+/* A walk computes some 10 to 20 distances for each candidate it keeps, at random places; a scan of
+ * 8 for each is cheaper. */
+#define SEARCH_SCAN_PER_CANDIDATE 8
+/* What a walk by stretch costs, whatever its cap, where no curve tells. */
+#define SEARCH_STRETCH_EF 128
+
+/* Under a predicate, in distances of a walk: what a walk computes for each candidate that it keeps;
+ * a scan tests so many rows for one; a walk that has cost so many times what it does without is
+ * looked at, and a sample of so many rows then tested. Each is a bet that the costs of both sides
+ * limit. */
+#define SEARCH_PER_CANDIDATE 12
+#define SEARCH_TESTS         8
+#define SEARCH_LOOK          2.0
+#define SEARCH_SAMPLE        512
+#define SEARCH_SHARE         96 /* tested at first, for what the near ones are compared with */
+#define SEARCH_PROBE         200
+#define SEARCH_PROBE_SHARE   12 /* so many times that is spent on the scan that is due else */
+#define SEARCH_GATHER        ((size_t)2 << 20) /* bytes of what was chosen that is put together */
+/* What a walk computes in the time of one row of those that were put together, by its bytes:
+ * measured at 128 and 384. */
+#define SEARCH_GATHERED(stride) ((600.0 + 2.0 * (double)(stride)) / (40.0 + (double)(stride)))
+#define SEARCH_LISTS            32 /* rows that are listed faster than a candidate's are tested */
+
+/* ------------------------------------------------------------------ effort */
+
+OMENDB_INTERNAL uint64_t search_total_rows(const struct version *version, uint64_t *largest)
+{
+    uint64_t rows = 0;
+    *largest = 0;
+    for (uint32_t i = 0; i < version->memtable_count + version->segment_count; i++) {
+        uint64_t more =
+            i < version->memtable_count
+                ? atomic_load_explicit(&version->memtables[i]->count, memory_order_acquire)
+                : version->segments[i - version->memtable_count]->info.rows;
+        rows += more;
+        *largest = more > *largest ? more : *largest;
+    }
+    return rows;
+}
+
+static const struct calibration *search_curve(const struct search_plan *plan,
+                                              const struct segment *segment)
+{
+    return plan->own != NULL ? plan->own : segment == NULL ? NULL : segment->calibration;
+}
+
+OMENDB_INTERNAL const struct calibration *search_own_curve(const struct collection *collection,
+                                                           const struct version *version)
+{
+    const struct calibration *own =
+        atomic_load_explicit(&collection->calibration, memory_order_acquire);
+    uint64_t largest;
+    if (own == NULL || own->count == 0 || search_total_rows(version, &largest) / 2 > own->all_rows)
+        return NULL;
+    for (uint32_t i = 0; i < version->segment_count; i++) {
+        if (version->segments[i]->info.indexed_rows / 2 > own->rows)
+            return NULL;
+    }
+    return own;
+}
+
+/* What ef becomes in a source: of the nearest the part of them is to be expected in it that it has
+ * of the rows. With the root of that part all sources together find about what one graph of all
+ * rows would with ef. */
+static size_t search_share_of_ef(const struct search_request *request,
+                                 const struct search_source *source, size_t k)
+{
+    size_t ef = request->ef < k ? k : request->ef;
+    if (request->stretch == 0.0f && source->row_limit < request->visible_rows)
+        ef = k + (size_t)((double)(ef - k) *
+                          sqrt((double)source->row_limit / (double)request->visible_rows));
+    return ef;
+}
+
+OMENDB_INTERNAL size_t search_excluded_count(const struct search_request *request)
+{
+    return request->excluded_count + (request->excluded_id != OMENDB_ID_AUTO);
+}
+
+/* The k to look up in a curve where `k` hits are walked for: records that the query is compared
+ * with, and that are left out, are found by any effort. */
+static size_t search_curve_k(const struct search_request *request, size_t k)
+{
+    return k - search_excluded_count(request);
+}
+
+/* What an ef or a stretch costs as far as the curve tells: as much as the best effort of the same
+ * recall, and of a stretch the ef alone that finds as much. */
+static void search_cost(const struct calibration *curve, size_t k,
+                        struct calibration_answer *answer)
+{
+    struct calibration_answer same;
+    if (answer->stretch > 0.0f && answer->work > SEARCH_STRETCH_EF)
+        answer->work = SEARCH_STRETCH_EF;
+    if (answer->recall == 0.0f)
+        return;
+    calibration_find_effort(curve, k, answer->recall, &same);
+    answer->cost = same.cost;
+    if (answer->stretch > 0.0f)
+        answer->work = same.work;
+}
+
+OMENDB_INTERNAL void search_effort(const struct search_request *request,
+                                   const struct search_plan *plan,
+                                   const struct search_source *source, size_t k,
+                                   struct calibration_answer *answer)
+{
+    const struct calibration *curve = search_curve(plan, source->segment);
+    size_t ef = search_share_of_ef(request, source, k);
+    if (request->recall > 0.0f) {
+        *answer = plan->most;
+        answer->recall = 0.0f;
+        if (curve != NULL)
+            calibration_find_effort(curve, search_curve_k(request, k), request->recall, answer);
+    } else {
+        *answer =
+            (struct calibration_answer){.k = k, .ef = ef, .stretch = request->stretch, .work = ef};
+        if (curve != NULL)
+            calibration_find_recall(curve, search_curve_k(request, k), ef, request->stretch,
+                                    answer);
+        search_cost(curve, search_curve_k(request, k), answer);
+    }
+    if (plan->own != NULL && request->version->segment_count > 1) /* whose walks it counts */
+        answer->cost /= (float)request->version->segment_count;
+    if (answer->recall == 0.0f)
+        answer->warnings |= OMENDB_EXPLAIN_UNCALIBRATED;
+    answer->k = answer->k < k ? k : answer->k;
+    answer->ef = answer->ef < k ? k : answer->ef;
+    answer->work = answer->work < k ? k : answer->work;
+    if (answer->cost == 0.0f)
+        answer->cost = SEARCH_PER_CANDIDATE * (float)answer->work;
+    answer->ef = answer->ef < source->row_limit ? answer->ef : source->row_limit;
+}
+
+static void search_plan_for(const struct search_request *request, const struct calibration *curve,
+                            size_t k, struct search_plan *plan)
+{
+    struct calibration_answer answer;
+    if (curve == NULL)
+        return;
+    calibration_find_effort(curve, search_curve_k(request, k), request->recall, &answer);
+    plan->ef = answer.ef > plan->ef ? answer.ef : plan->ef;
+    if (answer.work > plan->most.work)
+        plan->most = answer;
+}
+
+OMENDB_INTERNAL void search_make_plan(const struct search_request *request, size_t k,
+                                      struct search_plan *plan)
+{
+    const struct version *version = request->version;
+    *plan = (struct search_plan){.own = search_own_curve(request->collection, version)};
+    if (request->recall > 0.0f && plan->own != NULL)
+        search_plan_for(request, plan->own, k, plan);
+    for (uint32_t i = 0; request->recall > 0.0f && plan->own == NULL && i < version->segment_count;
+         i++)
+        search_plan_for(request, version->segments[i]->calibration, k, plan);
+    if (plan->most.work == 0) {
+        size_t guess = request->recall > 0.0f ? calibration_guess_ef(k, request->recall) : 0;
+        size_t ef = guess > request->ef ? guess : request->ef;
+        plan->most = (struct calibration_answer){.k = k, .ef = ef, .work = ef};
+    }
+    plan->most.warnings = OMENDB_EXPLAIN_UNCALIBRATED;
+    plan->ef = plan->ef > plan->most.ef ? plan->ef : plan->most.ef;
+    plan->ef = plan->ef > k ? plan->ef : k;
+}
+
+OMENDB_INTERNAL int search_is_small(const struct search_request *request, uint32_t rows,
+                                    size_t work)
+{
+    return (double)(rows / SEARCH_SCAN_PER_CANDIDATE) * (1.0 - request->hidden_share) <=
+           (double)work;
+}
+
+/* ------------------------------------------------------------------ predicates */
+
+/* Rows spread over the source, which no order of ids is in step with. */
+static double search_sample(const struct search_source *source, uint32_t rows, uint32_t most)
+{
+    const uint32_t count = rows < most ? rows : most;
+    const struct graph_held spread = {0, rows / count, count};
+    uint32_t matching = 0;
+    for (uint32_t i = 0; i < count; i++)
+        matching += (uint32_t)search_visible_match(source, graph_held_row(&spread, i));
+    return (double)matching / count;
+}
+
+OMENDB_INTERNAL int search_lists_part(const struct search_source *source)
+{
+    return source->predicate != NULL && search_most(source) < source->row_limit / 2;
+}
+
+OMENDB_INTERNAL int search_gathers(const struct search_source *source, uint32_t rows, size_t stride)
+{
+    return source->kept != NULL && source->segment != NULL &&
+           source->indexed >= source->row_limit && rows != 0 && rows <= SEARCH_GATHER / stride;
+}
+
+/* What comparing so many rows costs, in distances of a walk. */
+static double search_compared(const struct search_source *source, uint32_t rows)
+{
+    const size_t stride = (source->codes != NULL ? &source->walk : &source->view)->vectors.stride;
+    return search_gathers(source, rows, stride) ? rows / SEARCH_GATHERED(stride) : rows;
+}
+
+/* What comparing all that match costs: those that are known, or that the columns will list, which
+ * costs half as much again; else all are tested first. */
+static double search_scan_cost(const struct search_look *look)
+{
+    const double tested = look->rows * (look->share + 1.0 / SEARCH_TESTS);
+    const uint32_t most = search_most(look->source);
+    if (look->source->chosen != NULL)
+        return search_compared(look->source, look->source->chosen_count);
+    return search_lists_part(look->source) && 1.5 * most < tested ? 1.5 * most : tested;
+}
+
+OMENDB_INTERNAL uint64_t search_look(void *context, const struct graph_progress *progress)
+{
+    struct search_look *look = context;
+    if (look->looked)
+        return 0;
+    look->looked = 1;
+    if (look->source->chosen == NULL)
+        look->share = search_sample(look->source, look->rows, SEARCH_SAMPLE);
+    double cost = search_scan_cost(look);
+    double near = progress->asked == 0 ? 0.0 : (double)progress->passed / (double)progress->asked;
+    double best = near > look->share ? near : look->share;
+    double kept = (double)look->k + (double)(look->work - look->k) * sqrt(best);
+    if (look->probes)
+        cost /= 2.0;
+    if (look->cost * kept / (double)look->work >= best * cost)
+        return 0;
+    return (uint64_t)(near < look->share / 4.0 ? cost / 4.0 : cost);
+}
+
+/* Whether comparing so many rows costs less than a walk that is to find them among all, of `cost`
+ * distances without a predicate: of a share s it computes about 1 / sqrt(s) as many (200,000 and a
+ * million of SIFT, s from 0.01 to 1, where no kind of row is nearer to the query than others), and
+ * takes half as long again for each, unless the answers for others of a batch are there. */
+static int search_beats_walk(const struct search_source *source, uint32_t matching, double cost)
+{
+    const double each = source->kept != NULL ? 1.0 : 1.5;
+    return search_compared(source, matching) * sqrt(matching) <=
+           each * cost * sqrt(source->row_limit);
+}
+
+OMENDB_INTERNAL uint64_t search_first_look(struct search_look *look)
+{
+    const struct search_source *source = look->source;
+    uint64_t first = (uint64_t)(SEARCH_LOOK * look->cost);
+    double cost = search_scan_cost(look);
+    if (source->chosen != NULL && search_beats_walk(source, source->chosen_count, look->cost)) {
+        look->probes = 1;
+        return cost / SEARCH_PROBE_SHARE < SEARCH_PROBE ? 0 : SEARCH_PROBE;
+    }
+    return cost < (double)first ? (uint64_t)cost + 1 : first;
+}
+
+/* Whether the rows that the columns list are few enough to be asked before anything else: where
+ * comparing them is all that is done then; or, where none is to be asked, where that costs less
+ * than to test those that a walk meets, for all the queries that share what is listed. */
+static int search_lists_few(const struct search_source *source,
+                            const struct calibration_answer *answer, uint64_t queries)
+{
+    const uint32_t most = search_most(source);
+    if (most == UINT32_MAX)
+        return 0;
+    if (search_beats_walk(source, most, (double)answer->cost))
+        return 1;
+    return source->predicate->match == NULL &&
+           (most / SEARCH_LISTS <= answer->work * queries ||
+            search_beats_walk(source, most, 2.0 * (double)answer->cost)) &&
+           column_filter_lists_exactly(source->plan, source->row_limit);
+}
+
+/* What it is a source of. */
+static const void *search_origin(const struct search_source *source)
+{
+    return source->segment != NULL ? (const void *)source->segment : source->memtable;
+}
+
+OMENDB_INTERNAL int search_begin_predicate(const struct search_request *request,
+                                           struct scratch *scratch,
+                                           const struct calibration_answer *answer,
+                                           struct search_source *source)
+{
+    const struct search_predicate *predicate = request->predicate;
+    const int keeps = request->others != 0 && source->row_limit == request->largest;
+    struct scratch_answers *answers = keeps ? &scratch->kept : &scratch->answers;
+    int code = OMENDB_OK;
+    if (predicate == NULL)
+        return OMENDB_OK;
+    source->predicate = predicate;
+    source->matches = &answers->matches;
+    source->kept = keeps ? answers : NULL;
+    source->plan = predicate->filter != NULL ? &answers->plan : NULL;
+    if (!matches_continue(source->matches, request->batch, search_origin(source),
+                          source->row_limit)) {
+        code = matches_begin(source->matches, source->row_limit);
+        answers->gathered.count = 0;
+        if (code == OMENDB_OK && source->plan != NULL)
+            code = search_make_plan_of_filter(source, scratch->memory, source->plan);
+        if (code == OMENDB_OK && keeps)
+            matches_belong(source->matches, request->batch, search_origin(source),
+                           source->row_limit);
+    }
+    if (code == OMENDB_OK && source->matches->complete)
+        search_know_matches(source);
+    else if (code == OMENDB_OK && search_lists_few(source, answer, request->others + 1))
+        code = search_choose_listed(request, source);
+    return code;
+}
+
+OMENDB_INTERNAL double search_share(const struct search_source *source,
+                                    const struct search_look *look, uint32_t *sample)
+{
+    const struct search_predicate *predicate = source->predicate;
+    *sample = 0;
+    if (source->chosen != NULL)
+        return look->share;
+    if (predicate->match == NULL && predicate->filter->leaf_count == 1 && source->plan != NULL &&
+        column_filter_most(source->plan) != UINT32_MAX)
+        return (double)column_filter_most(source->plan) / (double)source->row_limit;
+    *sample = SEARCH_SHARE;
+    return search_sample(source, look->rows, SEARCH_SHARE);
+}
+
+/* Its rows but for those that have ended, at whatever commit; 1 at least. */
+static double search_living(const struct search_source *source)
+{
+    const uint32_t dead = atomic_load_explicit(&source->tombstones->dead, memory_order_acquire);
+    const uint32_t rows = source->row_limit > dead ? source->row_limit - dead : 1;
+    return rows > source->chosen_count ? rows : source->chosen_count;
+}
+
+OMENDB_INTERNAL void search_tell_matches(const struct search_request *request,
+                                         const struct search_source *source,
+                                         const struct search_look *look, int scanned,
+                                         omendb_explain *explain)
+{
+    double share = 1.0;
+    if (source->chosen != NULL) {
+        explain->matches_tested += source->matches->asked_rows;
+        share = (double)source->chosen_count / search_living(source);
+    } else if (source->predicate != NULL) {
+        const struct matches *matches = source->matches;
+        explain->matches_tested += matches->asked_rows;
+        share = look->looked && !scanned ? look->share
+                : matches->asked_rows == 0
+                    ? 0.0
+                    : (double)matches->chosen_rows / (double)matches->asked_rows;
+    }
+    explain->selectivity += (float)(share * source->row_limit / (double)request->visible_rows);
+}
+
+#undef SEARCH_SCAN_PER_CANDIDATE
+#undef SEARCH_STRETCH_EF
+#undef SEARCH_PER_CANDIDATE
+#undef SEARCH_TESTS
+#undef SEARCH_LOOK
+#undef SEARCH_SAMPLE
+#undef SEARCH_SHARE
+#undef SEARCH_PROBE
+#undef SEARCH_PROBE_SHARE
+#undef SEARCH_GATHER
+#undef SEARCH_GATHERED
+#undef SEARCH_LISTS
+
+/* ==============================================================================================
+ * search_scan.c
+ * ============================================================================================== */
+
+/* search_scan.c: the nearest rows of one source: those in its graph by a walk, those not in it one
+ * by one.
+ *
+ * A source that is small is scanned as a whole: that costs no more than the walk and is exact. When
+ * a walk finds fewer than k although more rows are visible (deleted rows can cut a graph in two),
+ * the source is scanned: k means k. A scan of a whole source keeps a few rows more than k, for
+ * those at the distance of the k-th (search.c).
+ *
+ * Rows are compared by their vectors, or by their codes where these are as good or there are many
+ * rows: then the best are compared again by their vectors. Where the columns list what matches, a
+ * scan compares only that; where a batch compares it again and again, put together. */
+
+#define SEARCH_RERANK_RUN 16
+/* Rows beyond the k-th that a scan of all rows of a source keeps, for those at its distance: with
+ * few distances, as Hamming's are, about as many as are nearer. */
+#define SEARCH_TIES         4
+#define SEARCH_TIES_BITS(k) ((k) + 16)
+#define SEARCH_SCAN_EXACTLY 128 /* rows not in a graph, for which codes are a detour */
+#define SEARCH_SCAN_LISTED  ((size_t)1 << 20) /* bytes of vectors from which codes are faster */
 
 static int search_hit_before(const void *left, const void *right)
 {
@@ -39314,14 +39893,6 @@ static void search_count_walk(const struct search_request *request, struct segme
         hot_notice(request->collection, segment);
 }
 
-OMENDB_INTERNAL int search_check_deadline(const struct search_request *request)
-{
-    const omendb_vfs *vfs = request->collection->db->storage.vfs;
-    if (request->deadline_us == 0 || vfs->now_us(vfs->context) < request->deadline_us)
-        return OMENDB_OK;
-    return error_set(OMENDB_TIMEOUT, "the search took longer than query.timeout_us");
-}
-
 /* The query as the codes of the source are compared with; 1 where such a distance is that of the
  * vectors. */
 static int search_encode(const struct search_request *request, const struct search_source *source,
@@ -39332,14 +39903,6 @@ static int search_encode(const struct search_request *request, const struct sear
     *exact = codes_encode_query(source->codes, request->vector, scratch->code) &&
              source->codes_are_exact;
     return OMENDB_OK;
-}
-
-/* Whether so many rows of a batch's answers are put together: they are few, and all in the graph.
- */
-static int search_gathers(const struct search_source *source, uint32_t rows, size_t stride)
-{
-    return source->kept != NULL && source->segment != NULL &&
-           source->indexed >= source->row_limit && rows != 0 && rows <= SEARCH_GATHER / stride;
 }
 
 /* What was chosen, put together, or NULL: only where more queries of a batch compare just that.
@@ -39362,7 +39925,7 @@ static int search_gather(const struct search_source *source, int codes,
     return code == OMENDB_NOMEM ? OMENDB_OK : code;
 }
 
-static size_t search_ties(const struct search_request *request, size_t k)
+OMENDB_INTERNAL size_t search_ties(const struct search_request *request, size_t k)
 {
     return request->collection->schema.metric == OMENDB_HAMMING ? SEARCH_TIES_BITS(k) : SEARCH_TIES;
 }
@@ -39505,484 +40068,12 @@ OMENDB_INTERNAL int search_walk_target(struct collection *collection,
     return search_walk(&request, &source, scratch, effort, NULL, count, counters);
 }
 
-/* ------------------------------------------------------------------ effort */
-
-OMENDB_INTERNAL uint64_t search_total_rows(const struct version *version, uint64_t *largest)
-{
-    uint64_t rows = 0;
-    *largest = 0;
-    for (uint32_t i = 0; i < version->memtable_count + version->segment_count; i++) {
-        uint64_t more =
-            i < version->memtable_count
-                ? atomic_load_explicit(&version->memtables[i]->count, memory_order_acquire)
-                : version->segments[i - version->memtable_count]->info.rows;
-        rows += more;
-        *largest = more > *largest ? more : *largest;
-    }
-    return rows;
-}
-
-static const struct calibration *search_curve(const struct search_plan *plan,
-                                              const struct segment *segment)
-{
-    return plan->own != NULL ? plan->own : segment == NULL ? NULL : segment->calibration;
-}
-
-OMENDB_INTERNAL const struct calibration *search_own_curve(const struct collection *collection,
-                                                           const struct version *version)
-{
-    const struct calibration *own =
-        atomic_load_explicit(&collection->calibration, memory_order_acquire);
-    uint64_t largest;
-    if (own == NULL || own->count == 0 || search_total_rows(version, &largest) / 2 > own->all_rows)
-        return NULL;
-    for (uint32_t i = 0; i < version->segment_count; i++) {
-        if (version->segments[i]->info.indexed_rows / 2 > own->rows)
-            return NULL;
-    }
-    return own;
-}
-
-/* Rows of all sources that their row_limit lets a search see. */
-static uint64_t search_visible_rows(const struct search_request *request)
-{
-    const struct version *version = request->version;
-    uint64_t rows = 0;
-    for (uint32_t i = 0; i < version->memtable_count; i++)
-        rows += memtable_visible_rows(version->memtables[i], request->commit);
-    for (uint32_t i = 0; i < version->segment_count; i++)
-        rows += version->segments[i]->info.rows;
-    return rows;
-}
-
-/* What ef becomes in a source: of the nearest the part of them is to be expected in it that it has
- * of the rows. With the root of that part all sources together find about what one graph of all
- * rows would with ef. */
-static size_t search_share_of_ef(const struct search_request *request,
-                                 const struct search_source *source, size_t k)
-{
-    size_t ef = request->ef < k ? k : request->ef;
-    if (request->stretch == 0.0f && source->row_limit < request->visible_rows)
-        ef = k + (size_t)((double)(ef - k) *
-                          sqrt((double)source->row_limit / (double)request->visible_rows));
-    return ef;
-}
-
-static size_t search_excluded_count(const struct search_request *request)
-{
-    return request->excluded_count + (request->excluded_id != OMENDB_ID_AUTO);
-}
-
-static int search_is_excluded(const struct search_request *request, uint64_t id)
-{
-    size_t low = 0, high = request->excluded_count;
-    if (id == request->excluded_id)
-        return 1;
-    while (low < high) {
-        const size_t middle = low + (high - low) / 2;
-        if (request->excluded[middle] < id)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < request->excluded_count && request->excluded[low] == id;
-}
-
-/* The k to look up in a curve where `k` hits are walked for: records that the query is compared
- * with, and that are left out, are found by any effort. */
-static size_t search_curve_k(const struct search_request *request, size_t k)
-{
-    return k - search_excluded_count(request);
-}
-
-/* What an ef or a stretch costs as far as the curve tells: as much as the best effort of the same
- * recall, and of a stretch the ef alone that finds as much. */
-static void search_cost(const struct calibration *curve, size_t k,
-                        struct calibration_answer *answer)
-{
-    struct calibration_answer same;
-    if (answer->stretch > 0.0f && answer->work > SEARCH_STRETCH_EF)
-        answer->work = SEARCH_STRETCH_EF;
-    if (answer->recall == 0.0f)
-        return;
-    calibration_find_effort(curve, k, answer->recall, &same);
-    answer->cost = same.cost;
-    if (answer->stretch > 0.0f)
-        answer->work = same.work;
-}
-
-/* The effort for one source, whatever was asked, and what it promises: recall 0 where no curve
- * tells. With a stretch ef is only a cap, far above what is kept. */
-static void search_effort(const struct search_request *request, const struct search_plan *plan,
-                          const struct search_source *source, size_t k,
-                          struct calibration_answer *answer)
-{
-    const struct calibration *curve = search_curve(plan, source->segment);
-    size_t ef = search_share_of_ef(request, source, k);
-    if (request->recall > 0.0f) {
-        *answer = plan->most;
-        answer->recall = 0.0f;
-        if (curve != NULL)
-            calibration_find_effort(curve, search_curve_k(request, k), request->recall, answer);
-    } else {
-        *answer =
-            (struct calibration_answer){.k = k, .ef = ef, .stretch = request->stretch, .work = ef};
-        if (curve != NULL)
-            calibration_find_recall(curve, search_curve_k(request, k), ef, request->stretch,
-                                    answer);
-        search_cost(curve, search_curve_k(request, k), answer);
-    }
-    if (plan->own != NULL && request->version->segment_count > 1) /* whose walks it counts */
-        answer->cost /= (float)request->version->segment_count;
-    if (answer->recall == 0.0f)
-        answer->warnings |= OMENDB_EXPLAIN_UNCALIBRATED;
-    answer->k = answer->k < k ? k : answer->k;
-    answer->ef = answer->ef < k ? k : answer->ef;
-    answer->work = answer->work < k ? k : answer->work;
-    if (answer->cost == 0.0f)
-        answer->cost = SEARCH_PER_CANDIDATE * (float)answer->work;
-    answer->ef = answer->ef < source->row_limit ? answer->ef : source->row_limit;
-}
-
-static void search_plan_for(const struct search_request *request, const struct calibration *curve,
-                            size_t k, struct search_plan *plan)
-{
-    struct calibration_answer answer;
-    if (curve == NULL)
-        return;
-    calibration_find_effort(curve, search_curve_k(request, k), request->recall, &answer);
-    plan->ef = answer.ef > plan->ef ? answer.ef : plan->ef;
-    if (answer.work > plan->most.work)
-        plan->most = answer;
-}
-
-OMENDB_INTERNAL void search_make_plan(const struct search_request *request, size_t k,
-                                      struct search_plan *plan)
-{
-    const struct version *version = request->version;
-    *plan = (struct search_plan){.own = search_own_curve(request->collection, version)};
-    if (request->recall > 0.0f && plan->own != NULL)
-        search_plan_for(request, plan->own, k, plan);
-    for (uint32_t i = 0; request->recall > 0.0f && plan->own == NULL && i < version->segment_count;
-         i++)
-        search_plan_for(request, version->segments[i]->calibration, k, plan);
-    if (plan->most.work == 0) {
-        size_t guess = request->recall > 0.0f ? calibration_guess_ef(k, request->recall) : 0;
-        size_t ef = guess > request->ef ? guess : request->ef;
-        plan->most = (struct calibration_answer){.k = k, .ef = ef, .work = ef};
-    }
-    plan->most.warnings = OMENDB_EXPLAIN_UNCALIBRATED;
-    plan->ef = plan->ef > plan->most.ef ? plan->ef : plan->most.ef;
-    plan->ef = plan->ef > k ? plan->ef : k;
-}
-
 /* The hits are those of a walk. */
 static void search_tell(const struct calibration_answer *answer, omendb_explain *explain)
 {
     explain->warnings |= answer->warnings;
     if ((answer->warnings & OMENDB_EXPLAIN_UNCALIBRATED) == 0 && answer->recall < explain->recall)
         explain->recall = answer->recall;
-}
-
-/* Whether a walk is not worth it. Where the transaction hides most rows, a walk meets many for each
- * that it may return. */
-static int search_is_small(const struct search_request *request, uint32_t rows, size_t work)
-{
-    return (double)(rows / SEARCH_SCAN_PER_CANDIDATE) * (1.0 - request->hidden_share) <=
-           (double)work;
-}
-
-static struct graph_filter search_filter(const struct search_source *source)
-{
-    return (struct graph_filter){.row_limit = source->row_limit,
-                                 .excluded_row = GRAPH_NO_ROW,
-                                 .visible = source->predicate != NULL ? search_visible_match
-                                            : source->hides           ? search_visible
-                                                                      : NULL,
-                                 .context = source,
-                                 .prefetch = source->predicate != NULL ? search_prefetch : NULL,
-                                 .chosen = source->chosen};
-}
-
-/* For rows of which search_match_rows has asked. */
-static struct graph_filter search_scan_filter(const struct search_source *source)
-{
-    struct graph_filter filter = search_filter(source);
-    if (source->predicate != NULL) {
-        filter.visible = NULL;
-        filter.chosen = source->matches->chosen;
-    }
-    return filter;
-}
-
-/* ------------------------------------------------------------------ predicates */
-
-/* A walk under a predicate. */
-struct search_look {
-    const struct search_source *source;
-    uint32_t rows; /* that it may return, or hide */
-    size_t k;
-    size_t work; /* candidates that it would keep without */
-    double cost; /* distances that it would compute without */
-    int probes;  /* comparing all that match is less, unless many of them are near the query */
-    uint64_t at; /* distances after which it is looked at first */
-    int looked;
-    double share; /* of the rows, those that match */
-};
-
-/* Rows spread over the source, which no order of ids is in step with. */
-static double search_sample(const struct search_source *source, uint32_t rows, uint32_t most)
-{
-    const uint32_t count = rows < most ? rows : most;
-    const struct graph_held spread = {0, rows / count, count};
-    uint32_t matching = 0;
-    for (uint32_t i = 0; i < count; i++)
-        matching += (uint32_t)search_visible_match(source, graph_held_row(&spread, i));
-    return (double)matching / count;
-}
-
-/* At most so many rows match: those of which the columns tell, and those that were updated, of
- * which they do not; UINT32_MAX: not known. */
-static uint32_t search_most(const struct search_source *source)
-{
-    const uint32_t most = source->plan == NULL ? UINT32_MAX : column_filter_most(source->plan),
-                   updated = overlay_count(source->overlay);
-    return most < UINT32_MAX - updated ? most + updated : UINT32_MAX;
-}
-
-/* Whether a scan goes through what the columns list, rather than test all rows. */
-static int search_lists_part(const struct search_source *source)
-{
-    return source->predicate != NULL && search_most(source) < source->row_limit / 2;
-}
-
-/* What comparing so many rows costs, in distances of a walk. */
-static double search_compared(const struct search_source *source, uint32_t rows)
-{
-    const size_t stride = (source->codes != NULL ? &source->walk : &source->view)->vectors.stride;
-    return search_gathers(source, rows, stride) ? rows / SEARCH_GATHERED(stride) : rows;
-}
-
-/* What comparing all that match costs: those that are known, or that the columns will list, which
- * costs half as much again; else all are tested first. */
-static double search_scan_cost(const struct search_look *look)
-{
-    const double tested = look->rows * (look->share + 1.0 / SEARCH_TESTS);
-    const uint32_t most = search_most(look->source);
-    if (look->source->chosen != NULL)
-        return search_compared(look->source, look->source->chosen_count);
-    return search_lists_part(look->source) && 1.5 * most < tested ? 1.5 * most : tested;
-}
-
-/* As graph_effort.look. Where far fewer match near the query than elsewhere, what the sample
- * promises is doubtful, and the walk gets less. */
-static uint64_t search_look(void *context, const struct graph_progress *progress)
-{
-    struct search_look *look = context;
-    if (look->looked)
-        return 0;
-    look->looked = 1;
-    if (look->source->chosen == NULL)
-        look->share = search_sample(look->source, look->rows, SEARCH_SAMPLE);
-    double cost = search_scan_cost(look);
-    double near = progress->asked == 0 ? 0.0 : (double)progress->passed / (double)progress->asked;
-    double best = near > look->share ? near : look->share;
-    double kept = (double)look->k + (double)(look->work - look->k) * sqrt(best);
-    if (look->probes)
-        cost /= 2.0;
-    if (look->cost * kept / (double)look->work >= best * cost)
-        return 0;
-    return (uint64_t)(near < look->share / 4.0 ? cost / 4.0 : cost);
-}
-
-/* Whether comparing so many rows costs less than a walk that is to find them among all, of `cost`
- * distances without a predicate: of a share s it computes about 1 / sqrt(s) as many (200,000 and a
- * million of SIFT, s from 0.01 to 1, where no kind of row is nearer to the query than others), and
- * takes half as long again for each, unless the answers for others of a batch are there. */
-static int search_beats_walk(const struct search_source *source, uint32_t matching, double cost)
-{
-    const double each = source->kept != NULL ? 1.0 : 1.5;
-    return search_compared(source, matching) * sqrt(matching) <=
-           each * cost * sqrt(source->row_limit);
-}
-
-/* After how many distances a walk is looked at; 0: it is not worth beginning. Where comparing all
- * that match takes long, a walk is tried first: they may be about the query. */
-static uint64_t search_first_look(struct search_look *look)
-{
-    const struct search_source *source = look->source;
-    uint64_t first = (uint64_t)(SEARCH_LOOK * look->cost);
-    double cost = search_scan_cost(look);
-    if (source->chosen != NULL && search_beats_walk(source, source->chosen_count, look->cost)) {
-        look->probes = 1;
-        return cost / SEARCH_PROBE_SHARE < SEARCH_PROBE ? 0 : SEARCH_PROBE;
-    }
-    return cost < (double)first ? (uint64_t)cost + 1 : first;
-}
-
-/* The filter as it is for the rows of the source. */
-static int search_make_plan_of_filter(struct search_source *source, struct memory *memory,
-                                      struct column_filter *plan)
-{
-    const omendb_filter *filter = source->predicate->filter;
-    source->plan = plan;
-    return source->segment != NULL ? column_filter_make(plan, memory, filter, source->segment)
-                                   : column_filter_make_memtable(
-                                         plan, memory, filter, source->memtable, source->row_limit);
-}
-
-/* Of 64 rows those that are to be asked even where lists are exact. Of a memtable none is: only ids
- * and keys are listed, which no update changes. */
-static uint64_t search_updated_word(const struct search_source *source, uint32_t word)
-{
-    return source->segment != NULL ? overlay_word(source->overlay, word) : 0;
-}
-
-/* A bit for each row that may match, where search_most knows how many. *exact: 1: all of them match
- * but those of search_updated_word. */
-static int search_list(const struct search_source *source, uint64_t **bits, int *exact)
-{
-    const uint32_t rows = source->row_limit;
-    int code = column_filter_list(source->plan, rows, bits, exact);
-    for (uint32_t word = 0;
-         overlay_count(source->overlay) != 0 && word <= rows / 64 && code == OMENDB_OK; word++)
-        (*bits)[word] |= search_updated_word(source, word);
-    return code;
-}
-
-/* Whether the rows that the columns list are few enough to be asked before anything else: where
- * comparing them is all that is done then; or, where none is to be asked, where that costs less
- * than to test those that a walk meets, for all the queries that share what is listed. */
-static int search_lists_few(const struct search_source *source,
-                            const struct calibration_answer *answer, uint64_t queries)
-{
-    const uint32_t most = search_most(source);
-    if (most == UINT32_MAX)
-        return 0;
-    if (search_beats_walk(source, most, (double)answer->cost))
-        return 1;
-    return source->predicate->match == NULL &&
-           (most / SEARCH_LISTS <= answer->work * queries ||
-            search_beats_walk(source, most, 2.0 * (double)answer->cost)) &&
-           column_filter_lists_exactly(source->plan, source->row_limit);
-}
-
-/* All that match are known: nothing is left to ask. */
-static void search_know_matches(struct search_source *source)
-{
-    source->matches->complete = 1;
-    source->chosen = source->matches->chosen;
-    source->chosen_count = (uint32_t)source->matches->chosen_rows;
-    source->predicate = NULL;
-}
-
-/* Asks of the visible rows that are listed; of all others the columns tell that they do not match.
- * From then on those that match are known. */
-static int search_choose_listed(const struct search_request *request, struct search_source *source)
-{
-    const uint32_t rows = source->row_limit;
-    uint64_t *bits;
-    int exact, code = search_list(source, &bits, &exact);
-    exact &= source->predicate->match == NULL;
-    for (uint32_t word = 0; word * UINT64_C(64) < rows && code == OMENDB_OK; word++) {
-        const uint32_t first = word * 64, last = rows - first < 64 ? rows : first + 64;
-        if (word % (SEARCH_SCAN_RUN / 64) == 0)
-            code = search_check_deadline(request);
-        if (bits[word] == 0)
-            continue;
-        const uint64_t visible = search_visible_word(source, first, last);
-        const uint64_t asked = bits[word] & visible & ~source->matches->asked[word];
-        uint64_t chosen = exact ? asked & ~search_updated_word(source, word) : 0;
-        for (uint64_t left = asked & ~chosen; left != 0; left &= left - 1) {
-            const uint32_t bit = graph_lowest_bit(left);
-            chosen |= (uint64_t)search_row_matches(source, word * 64 + bit) << bit;
-        }
-        if (asked != 0)
-            matches_note(source->matches, word, asked, chosen);
-    }
-    if (code == OMENDB_OK)
-        search_know_matches(source);
-    return code;
-}
-
-/* What it is a source of. */
-static const void *search_origin(const struct search_source *source)
-{
-    return source->segment != NULL ? (const void *)source->segment : source->memtable;
-}
-
-static int search_begin_predicate(const struct search_request *request, struct scratch *scratch,
-                                  const struct calibration_answer *answer,
-                                  struct search_source *source)
-{
-    const struct search_predicate *predicate = request->predicate;
-    const int keeps = request->others != 0 && source->row_limit == request->largest;
-    struct scratch_answers *answers = keeps ? &scratch->kept : &scratch->answers;
-    int code = OMENDB_OK;
-    if (predicate == NULL)
-        return OMENDB_OK;
-    source->predicate = predicate;
-    source->matches = &answers->matches;
-    source->kept = keeps ? answers : NULL;
-    source->plan = predicate->filter != NULL ? &answers->plan : NULL;
-    if (!matches_continue(source->matches, request->batch, search_origin(source),
-                          source->row_limit)) {
-        code = matches_begin(source->matches, source->row_limit);
-        answers->gathered.count = 0;
-        if (code == OMENDB_OK && source->plan != NULL)
-            code = search_make_plan_of_filter(source, scratch->memory, source->plan);
-        if (code == OMENDB_OK && keeps)
-            matches_belong(source->matches, request->batch, search_origin(source),
-                           source->row_limit);
-    }
-    if (code == OMENDB_OK && source->matches->complete)
-        search_know_matches(source);
-    else if (code == OMENDB_OK && search_lists_few(source, answer, request->others + 1))
-        code = search_choose_listed(request, source);
-    return code;
-}
-
-/* Its rows but for those that have ended, at whatever commit; 1 at least. */
-static double search_living(const struct search_source *source)
-{
-    const uint32_t dead = atomic_load_explicit(&source->tombstones->dead, memory_order_acquire);
-    const uint32_t rows = source->row_limit > dead ? source->row_limit - dead : 1;
-    return rows > source->chosen_count ? rows : source->chosen_count;
-}
-
-/* What the source adds to the shares of all. */
-static void search_tell_matches(const struct search_request *request,
-                                const struct search_source *source, const struct search_look *look,
-                                int scanned, omendb_explain *explain)
-{
-    double share = 1.0;
-    if (source->chosen != NULL) {
-        explain->matches_tested += source->matches->asked_rows;
-        share = (double)source->chosen_count / search_living(source);
-    } else if (source->predicate != NULL) {
-        const struct matches *matches = source->matches;
-        explain->matches_tested += matches->asked_rows;
-        share = look->looked && !scanned ? look->share
-                : matches->asked_rows == 0
-                    ? 0.0
-                    : (double)matches->chosen_rows / (double)matches->asked_rows;
-    }
-    explain->selectivity += (float)(share * source->row_limit / (double)request->visible_rows);
-}
-
-/* Of all rows those that match, as so many of them tell; 0: all. */
-static double search_share(const struct search_source *source, const struct search_look *look,
-                           uint32_t *sample)
-{
-    const struct search_predicate *predicate = source->predicate;
-    *sample = 0;
-    if (source->chosen != NULL)
-        return look->share;
-    if (predicate->match == NULL && predicate->filter->leaf_count == 1 && source->plan != NULL &&
-        column_filter_most(source->plan) != UINT32_MAX)
-        return (double)column_filter_most(source->plan) / (double)source->row_limit;
-    *sample = SEARCH_SHARE;
-    return search_sample(source, look->rows, SEARCH_SHARE);
 }
 
 /* Hits of a walk, at most k. *walked: rows to walk; becomes 0 where all are to be scanned instead.
@@ -40057,11 +40148,10 @@ static int search_scan_rows(const struct search_request *request,
     return code;
 }
 
-/* The k nearest rows of a source into scratch->hits; with search_ties more where all were compared.
- */
-static int search_rows(const struct search_request *request, struct search_source *source,
-                       struct scratch *scratch, size_t k, const struct calibration_answer *answer,
-                       size_t *count, struct graph_counters *counters, omendb_explain *explain)
+OMENDB_INTERNAL int search_rows(const struct search_request *request, struct search_source *source,
+                                struct scratch *scratch, size_t k,
+                                const struct calibration_answer *answer, size_t *count,
+                                struct graph_counters *counters, omendb_explain *explain)
 {
     uint32_t walked = source->indexed < source->row_limit ? source->indexed : source->row_limit;
     int code = OMENDB_OK;
@@ -40091,6 +40181,201 @@ static int search_rows(const struct search_request *request, struct search_sourc
     if (code == OMENDB_OK)
         search_tell_matches(request, source, &look, walked == 0, explain);
     return code;
+}
+
+#undef SEARCH_RERANK_RUN
+#undef SEARCH_TIES
+#undef SEARCH_TIES_BITS
+#undef SEARCH_SCAN_EXACTLY
+#undef SEARCH_SCAN_LISTED
+
+/* ==============================================================================================
+ * search_each.c
+ * ============================================================================================== */
+
+/* search_each.c: going through all records that match, in no order of distance.
+ *
+ * Source by source, the rows that the columns list, or else all, are asked one by one; then the
+ * transaction's own records. Nothing of what is asked is kept, as each row is met once. */
+
+/* Who gets what matches. */
+struct search_receiver {
+    int (*each)(void *context, const struct location *location, const struct txn_write *own);
+    void *context;
+};
+
+static int search_hand_out(const struct search_source *source, uint32_t row,
+                           const struct search_receiver *receiver)
+{
+    const struct location location = {source->memtable, source->segment, source->overlay, row};
+    if (!search_visible(source, row) ||
+        (source->predicate != NULL && !search_row_matches(source, row)))
+        return OMENDB_OK;
+    return receiver->each(receiver->context, &location, NULL);
+}
+
+/* The rows that are listed, or all. */
+static int search_each_row(struct search_source *source, const struct search_receiver *receiver)
+{
+    uint64_t *bits = NULL;
+    int exact = 0, code = OMENDB_OK;
+    if (search_most(source) < source->row_limit)
+        code = search_list(source, &bits, &exact);
+    if (exact && source->predicate->match == NULL && overlay_count(source->overlay) == 0)
+        source->predicate = NULL; /* nothing is left to ask */
+    for (uint32_t word = 0; word <= source->row_limit / 64 && code == OMENDB_OK; word++) {
+        uint64_t left = bits == NULL ? UINT64_MAX : bits[word];
+        for (; left != 0 && code == OMENDB_OK; left &= left - 1) {
+            const uint32_t row = word * 64 + graph_lowest_bit(left);
+            if (row < source->row_limit)
+                code = search_hand_out(source, row, receiver);
+        }
+    }
+    return code == OMENDB_OK && source->plan != NULL ? source->plan->code : code;
+}
+
+/* Memtable or segment number `index`, of which search_each_row is to hand out what matches. */
+static int search_begin_each(const struct search_request *request, uint32_t index,
+                             struct scratch *scratch, struct search_source *source)
+{
+    const uint32_t memtables = request->version->memtable_count;
+    if (index < memtables)
+        search_memtable_source(request, index, source);
+    else
+        search_segment_source(request, index - memtables, source);
+    source->hiding = request->txn != NULL ? request : NULL;
+    source->predicate = request->predicate;
+    return request->predicate != NULL && request->predicate->filter != NULL
+               ? search_make_plan_of_filter(source, scratch->memory, &scratch->answers.plan)
+               : OMENDB_OK;
+}
+
+OMENDB_INTERNAL int search_each_of_few(const struct search_request *request, uint32_t index,
+                                       uint32_t most,
+                                       int (*each)(void *context, const struct location *location,
+                                                   const struct txn_write *own),
+                                       void *context, int *few)
+{
+    const struct search_receiver receiver = {each, context};
+    struct scratch *scratch = scratch_take(request->collection->db);
+    struct search_source source;
+    *few = 0;
+    if (scratch == NULL)
+        return OMENDB_NOMEM;
+    int code = search_begin_each(request, index, scratch, &source);
+    *few = code == OMENDB_OK && search_most(&source) <= most;
+    if (*few)
+        code = search_each_row(&source, &receiver);
+    scratch_give(request->collection->db, scratch);
+    return code;
+}
+
+OMENDB_INTERNAL int search_each_location(const struct search_request *request,
+                                         int (*each)(void *context, const struct location *location,
+                                                     const struct txn_write *own),
+                                         void *context)
+{
+    const struct version *version = request->version;
+    const struct search_receiver receiver = {each, context};
+    struct scratch *scratch = scratch_take(request->collection->db);
+    struct search_source source;
+    int code = scratch == NULL ? OMENDB_NOMEM : OMENDB_OK;
+    for (uint32_t i = 0; i < version->memtable_count + version->segment_count && code == OMENDB_OK;
+         i++) {
+        code = search_begin_each(request, i, scratch, &source);
+        if (code == OMENDB_OK)
+            code = search_each_row(&source, &receiver);
+    }
+    for (size_t i = 0; request->txn != NULL && i < request->txn->write_count && code == OMENDB_OK;
+         i++) {
+        const struct txn_write *write = &request->txn->writes[i];
+        const struct location none = {NULL, NULL, NULL, 0};
+        if (write->collection == request->collection && write->vector != NULL &&
+            search_record_matches(request->predicate, write->id, write->document))
+            code = each(context, &none, write);
+    }
+    scratch_give(request->collection->db, scratch);
+    return code;
+}
+
+/* Who gets the ids of what matches. */
+struct search_id_receiver {
+    int (*each)(void *context, uint64_t id);
+    void *context;
+};
+
+static int search_tell_id(void *context, const struct location *location,
+                          const struct txn_write *own)
+{
+    const struct search_id_receiver *receiver = context;
+    uint64_t id = own != NULL ? own->id : 0;
+    int code = own != NULL ? OMENDB_OK : location_id(location, &id);
+    return code == OMENDB_OK ? receiver->each(receiver->context, id) : code;
+}
+
+OMENDB_INTERNAL int search_each_match(const struct search_request *request,
+                                      int (*each)(void *context, uint64_t id), void *context)
+{
+    struct search_id_receiver receiver = {each, context};
+    return search_each_location(request, search_tell_id, &receiver);
+}
+
+/* ==============================================================================================
+ * search.c
+ * ============================================================================================== */
+
+/* search.c: one query over all sources of a version.
+ *
+ * Each memtable and segment is asked on its own (search_scan.c), with the effort that its plan
+ * gives it (search_plan.c); the hits are named, and merged by (distance, id).
+ *
+ * A scan of a whole source gives of the rows at the k-th distance those with the lowest ids, so
+ * that an exact answer does not depend on where rows are stored. It keeps a few rows more than k;
+ * where the last of them is still at that distance, the source is scanned once more for all that
+ * are, unless other sources or the radius have decided already.
+ *
+ * In a writing transaction its own records are compared one by one, and the stored rows that it
+ * changed are left out. Few of those are asked for on top of k and dropped by id; many are hidden
+ * from the walk as deleted rows are, which looks up each row that comes near. So neither the effort
+ * nor the memory of a search follows from what the transaction wrote. */
+
+/* Beyond the hits and search_ties: room for hits with ids, so that what is gathered is seldom put
+ * in order. */
+#define SEARCH_FOUND(k) ((k) / 4 + 64)
+/* Stored rows hidden by the transaction that are asked for on top of k. */
+#define SEARCH_HIDDEN_FEW 32
+/* The transaction's own records: looks at the clock between so many, put in order so many at least
+ * at once. */
+#define SEARCH_OWN_RUN  4096
+#define SEARCH_OWN_SORT 256
+/* Searches with a scratch between two notes that the collection is searched. */
+#define SEARCH_TELL_EACH 32
+
+/* Rows of all sources that their row_limit lets a search see. */
+static uint64_t search_visible_rows(const struct search_request *request)
+{
+    const struct version *version = request->version;
+    uint64_t rows = 0;
+    for (uint32_t i = 0; i < version->memtable_count; i++)
+        rows += memtable_visible_rows(version->memtables[i], request->commit);
+    for (uint32_t i = 0; i < version->segment_count; i++)
+        rows += version->segments[i]->info.rows;
+    return rows;
+}
+
+static int search_is_excluded(const struct search_request *request, uint64_t id)
+{
+    size_t low = 0, high = request->excluded_count;
+    if (id == request->excluded_id)
+        return 1;
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        if (request->excluded[middle] < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < request->excluded_count && request->excluded[low] == id;
 }
 
 static int search_before(const void *left, const void *right)
@@ -40326,128 +40611,6 @@ static int search_source(const struct search_request *request, struct search_sou
     return code;
 }
 
-/* Who gets what matches. */
-struct search_receiver {
-    int (*each)(void *context, const struct location *location, const struct txn_write *own);
-    void *context;
-};
-
-static int search_hand_out(const struct search_source *source, uint32_t row,
-                           const struct search_receiver *receiver)
-{
-    const struct location location = {source->memtable, source->segment, source->overlay, row};
-    if (!search_visible(source, row) ||
-        (source->predicate != NULL && !search_row_matches(source, row)))
-        return OMENDB_OK;
-    return receiver->each(receiver->context, &location, NULL);
-}
-
-/* The rows that are listed, or all. */
-static int search_each_row(struct search_source *source, const struct search_receiver *receiver)
-{
-    uint64_t *bits = NULL;
-    int exact = 0, code = OMENDB_OK;
-    if (search_most(source) < source->row_limit)
-        code = search_list(source, &bits, &exact);
-    if (exact && source->predicate->match == NULL && overlay_count(source->overlay) == 0)
-        source->predicate = NULL; /* nothing is left to ask */
-    for (uint32_t word = 0; word <= source->row_limit / 64 && code == OMENDB_OK; word++) {
-        uint64_t left = bits == NULL ? UINT64_MAX : bits[word];
-        for (; left != 0 && code == OMENDB_OK; left &= left - 1) {
-            const uint32_t row = word * 64 + graph_lowest_bit(left);
-            if (row < source->row_limit)
-                code = search_hand_out(source, row, receiver);
-        }
-    }
-    return code == OMENDB_OK && source->plan != NULL ? source->plan->code : code;
-}
-
-/* Memtable or segment number `index`, of which search_each_row is to hand out what matches. */
-static int search_begin_each(const struct search_request *request, uint32_t index,
-                             struct scratch *scratch, struct search_source *source)
-{
-    const uint32_t memtables = request->version->memtable_count;
-    if (index < memtables)
-        search_memtable_source(request, index, source);
-    else
-        search_segment_source(request, index - memtables, source);
-    source->hiding = request->txn != NULL ? request : NULL;
-    source->predicate = request->predicate;
-    return request->predicate != NULL && request->predicate->filter != NULL
-               ? search_make_plan_of_filter(source, scratch->memory, &scratch->answers.plan)
-               : OMENDB_OK;
-}
-
-OMENDB_INTERNAL int search_each_of_few(const struct search_request *request, uint32_t index,
-                                       uint32_t most,
-                                       int (*each)(void *context, const struct location *location,
-                                                   const struct txn_write *own),
-                                       void *context, int *few)
-{
-    const struct search_receiver receiver = {each, context};
-    struct scratch *scratch = scratch_take(request->collection->db);
-    struct search_source source;
-    *few = 0;
-    if (scratch == NULL)
-        return OMENDB_NOMEM;
-    int code = search_begin_each(request, index, scratch, &source);
-    *few = code == OMENDB_OK && search_most(&source) <= most;
-    if (*few)
-        code = search_each_row(&source, &receiver);
-    scratch_give(request->collection->db, scratch);
-    return code;
-}
-
-OMENDB_INTERNAL int search_each_location(const struct search_request *request,
-                                         int (*each)(void *context, const struct location *location,
-                                                     const struct txn_write *own),
-                                         void *context)
-{
-    const struct version *version = request->version;
-    const struct search_receiver receiver = {each, context};
-    struct scratch *scratch = scratch_take(request->collection->db);
-    struct search_source source;
-    int code = scratch == NULL ? OMENDB_NOMEM : OMENDB_OK;
-    for (uint32_t i = 0; i < version->memtable_count + version->segment_count && code == OMENDB_OK;
-         i++) {
-        code = search_begin_each(request, i, scratch, &source);
-        if (code == OMENDB_OK)
-            code = search_each_row(&source, &receiver);
-    }
-    for (size_t i = 0; request->txn != NULL && i < request->txn->write_count && code == OMENDB_OK;
-         i++) {
-        const struct txn_write *write = &request->txn->writes[i];
-        const struct location none = {NULL, NULL, NULL, 0};
-        if (write->collection == request->collection && write->vector != NULL &&
-            search_record_matches(request->predicate, write->id, write->document))
-            code = each(context, &none, write);
-    }
-    scratch_give(request->collection->db, scratch);
-    return code;
-}
-
-/* Who gets the ids of what matches. */
-struct search_id_receiver {
-    int (*each)(void *context, uint64_t id);
-    void *context;
-};
-
-static int search_tell_id(void *context, const struct location *location,
-                          const struct txn_write *own)
-{
-    const struct search_id_receiver *receiver = context;
-    uint64_t id = own != NULL ? own->id : 0;
-    int code = own != NULL ? OMENDB_OK : location_id(location, &id);
-    return code == OMENDB_OK ? receiver->each(receiver->context, id) : code;
-}
-
-OMENDB_INTERNAL int search_each_match(const struct search_request *request,
-                                      int (*each)(void *context, uint64_t id), void *context)
-{
-    struct search_id_receiver receiver = {each, context};
-    return search_each_location(request, search_tell_id, &receiver);
-}
-
 OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratch *scratch,
                                uint64_t *ids, float *distances, size_t *count,
                                omendb_explain *explain)
@@ -40508,26 +40671,7 @@ OMENDB_INTERNAL int search_run(const struct search_request *asked, struct scratc
     return OMENDB_OK;
 }
 
-#undef SEARCH_SCAN_PER_CANDIDATE
-#undef SEARCH_STRETCH_EF
-#undef SEARCH_RERANK
-#undef SEARCH_RERANK_RUN
-#undef SEARCH_SCAN_RUN
-#undef SEARCH_TIES
-#undef SEARCH_TIES_BITS
 #undef SEARCH_FOUND
-#undef SEARCH_SCAN_EXACTLY
-#undef SEARCH_GATHER
-#undef SEARCH_GATHERED
-#undef SEARCH_SCAN_LISTED
-#undef SEARCH_PER_CANDIDATE
-#undef SEARCH_TESTS
-#undef SEARCH_LOOK
-#undef SEARCH_SAMPLE
-#undef SEARCH_SHARE
-#undef SEARCH_PROBE
-#undef SEARCH_PROBE_SHARE
-#undef SEARCH_LISTS
 #undef SEARCH_HIDDEN_FEW
 #undef SEARCH_OWN_RUN
 #undef SEARCH_OWN_SORT

@@ -1145,7 +1145,7 @@ OMENDB_INTERNAL int work_merge_begin(omendb *db,
                                      void *context);
 OMENDB_INTERNAL void work_merge_end(omendb *db);
 
-/* ---- search.c */
+/* ---- search_source.c, search_plan.c, search_scan.c, search_each.c, search.c */
 struct txn_write; /* txn.c */
 /* A graph to walk and the vectors by which its hits are compared. */
 struct search_target {
