@@ -15,8 +15,8 @@
 // The time is that of the thread, by its CPU clock, on core 0: what others take from the core is
 // left out. Each is the best of several rounds, in which all take turns. In millions a second.
 //
-//   OMENDB_BENCH_IDS_ROWS     the larger of the two sizes (default 10,000,000), far beyond the
-//   cache OMENDB_BENCH_IDS_SMALL    the smaller one (default 100,000; 0: none)
+//   OMENDB_BENCH_IDS_ROWS     the larger of the two sizes (default 10,000,000)
+//   OMENDB_BENCH_IDS_SMALL    the smaller one, in cache (default 100,000; 0: none)
 //   OMENDB_BENCH_IDS_ROUNDS   (default 5)
 //
 // Arguments: the kinds of ids to take instead of all.
