@@ -197,6 +197,38 @@ TEST(rows_closer_together_than_codes_tell_are_found_under_a_filter)
     CHECK_EQ_INT(plans_end(), OMENDB_OK);
 }
 
+/* What a batch puts together is compared by codes and by vectors as where it lies. */
+TEST(a_batch_over_many_listed_rows_finds_what_exact_searches_find)
+{
+    static float vectors[PLANS_QUERIES * VIDEO_DIM];
+    static uint64_t ids[PLANS_QUERIES * PLANS_K], exact[PLANS_QUERIES * PLANS_K];
+    omendb_query query = OMENDB_QUERY_INIT;
+    omendb_filter *filter = NULL;
+    size_t found = 0;
+    CHECK_EQ_INT(plans_begin("plans_batch", VIDEO_DIM), OMENDB_OK);
+    CHECK_EQ_INT(video_fill(), OMENDB_OK);
+    CHECK_EQ_INT(omendb_filter_compile(plans.db, "video = 0", &filter), OMENDB_OK);
+    for (uint64_t i = 0; i < PLANS_QUERIES; i++)
+        video_vector(i + VIDEO_ROWS, 0, vectors + i * VIDEO_DIM);
+    query.filter = filter;
+    query.k = PLANS_K;
+    query.ef = 64;
+    CHECK_EQ_INT(
+        omendb_search_batch(plans.docs, NULL, &query, vectors, PLANS_QUERIES, ids, NULL, NULL),
+        OMENDB_OK);
+    query.ef = 0;
+    query.exact = 1;
+    CHECK_EQ_INT(
+        omendb_search_batch(plans.docs, NULL, &query, vectors, PLANS_QUERIES, exact, NULL, NULL),
+        OMENDB_OK);
+    for (size_t i = 0; i < PLANS_QUERIES * PLANS_K; i++)
+        for (size_t j = i / PLANS_K * PLANS_K; j < (i / PLANS_K + 1) * PLANS_K; j++)
+            found += ids[i] == exact[j];
+    CHECK(found >= PLANS_QUERIES * PLANS_K * 99 / 100);
+    omendb_filter_free(filter);
+    CHECK_EQ_INT(plans_end(), OMENDB_OK);
+}
+
 /* What is kept for comparing again is more than the effort asks for. */
 TEST(few_hits_of_many_that_are_listed_stay_within_their_memory)
 {
@@ -246,6 +278,48 @@ TEST(hits_that_lie_away_from_the_query_are_found)
     CHECK_EQ_INT(plans_end(), OMENDB_OK);
 }
 
+/* Of the records that are there: those that were deleted and still lie in the segment count
+ * neither as matches nor as others. */
+TEST(explain_tells_the_share_of_the_records_that_are_left)
+{
+    static const struct {
+        const char *text;
+        int exact;
+    } asked[] = {{"place < 20", 1}, {"place < 20", 0}, {"any < 300", 1}, {"any < 30", 0}};
+    float vector[PLACES_DIM];
+    uint64_t place, deleted = 0, left = 0, match = 0, ids[PLANS_K];
+    omendb_filter *filter = NULL;
+    CHECK_EQ_INT(plans_begin("plans_share", PLACES_DIM), OMENDB_OK);
+    CHECK_EQ_INT(places_fill(), OMENDB_OK);
+    CHECK_EQ_INT(omendb_filter_compile(plans.db, "place >= 20", &filter), OMENDB_OK);
+    CHECK_EQ_INT(omendb_delete_matching(plans.docs, NULL, filter, NULL, NULL, &deleted), OMENDB_OK);
+    omendb_filter_free(filter);
+    CHECK(deleted > PLACES_ROWS / 10);
+    CHECK_EQ_INT(omendb_count(plans.docs, NULL, &left), OMENDB_OK);
+    CHECK_EQ_INT(left, PLACES_ROWS - deleted);
+    place_vector(PLACES_ROWS, &place, vector);
+    for (size_t i = 0; i < sizeof asked / sizeof *asked; i++) {
+        size_t found = 0;
+        omendb_explain explain = OMENDB_EXPLAIN_INIT;
+        omendb_query query = OMENDB_QUERY_INIT;
+        CHECK_EQ_INT(omendb_filter_compile(plans.db, asked[i].text, &filter), OMENDB_OK);
+        CHECK_EQ_INT(omendb_count_matching(plans.docs, NULL, filter, NULL, NULL, &match),
+                     OMENDB_OK);
+        query.vector = vector;
+        query.k = PLANS_K;
+        query.filter = filter;
+        query.exact = (uint32_t)asked[i].exact;
+        query.explain = &explain;
+        CHECK_EQ_INT(omendb_search(plans.docs, NULL, &query, ids, NULL, &found), OMENDB_OK);
+        const double share = (double)match / (double)left;
+        CHECK(fabs(explain.selectivity - share) <= (asked[i].exact ? 0.0001 : 0.05));
+        omendb_filter_free(filter);
+    }
+    CHECK_EQ_INT(plans_end(), OMENDB_OK);
+}
+
 TEST_MAIN(rows_closer_together_than_codes_tell_are_found_under_a_filter,
+          a_batch_over_many_listed_rows_finds_what_exact_searches_find,
           few_hits_of_many_that_are_listed_stay_within_their_memory,
-          hits_that_lie_away_from_the_query_are_found)
+          hits_that_lie_away_from_the_query_are_found,
+          explain_tells_the_share_of_the_records_that_are_left)
